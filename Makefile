@@ -1,0 +1,62 @@
+# `make` alone lists the commands.
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_VENV ?= .venv-demo
+BIN := $(VENV)/bin
+TIERS ?= unit wiring worker browser services
+VERSIONS ?= 3.13 3.12
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system demo test versions lint types bench check clean constraints
+
+help: ## List these commands
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { gsub(/\$$\(VENV\)/, "$(VENV)"); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(DEMO_VENV)/.installed ## Worker, monitor, Django site and traffic on this machine; CHECK=1 proves it without a person
+	@PYTHONPATH=examples exec $(DEMO_VENV)/bin/python -m demo $(if $(filter-out 0,$(CHECK)),--check) $(ARGS)
+
+test: setup system ## All tests; TIERS="unit wiring" runs some, ARGS="-k name" reaches pytest
+	$(BIN)/python -m pytest -rsx $(addprefix tests/,$(TIERS)) $(ARGS)
+
+versions: ## Unit and wiring tests on further Pythons of this machine; VERSIONS="3.13 3.12" names them
+	@found=$$(scripts/other-pythons $(VERSIONS)); \
+	[ -n "$$found" ] || echo "Of Python $(VERSIONS) this machine has none: only $$($(PYTHON) --version) was tested."; \
+	for python in $$found; do \
+	    venv=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "On $$($$python --version), in $$venv"; \
+	    scripts/make-venv $$python $$venv -r requirements-dev.txt && \
+	    $$venv/bin/python -m pytest tests/unit tests/wiring $(ARGS) || exit 1; \
+	done
+
+lint: setup ## ruff and the layering
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup ## mypy, strict, on the three packages
+	$(BIN)/mypy
+
+bench: setup system ## Measure what measuring costs; writes docs/overhead.md
+	$(BIN)/python -m benchmarks $(ARGS)
+
+check: lint types test ## lint, types and test
+
+setup: $(VENV)/.installed ## The virtual environment for all of the above
+
+system: ## Chromium and the servers that the tests start, from Debian's packages (as root)
+	@scripts/system-packages
+
+clean: ## Remove what the other commands made; the virtual environment $(VENV) stays
+	rm -rf $(DEMO_VENV) .demo build dist .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+constraints: setup ## Write the versions of this virtual environment into constraints.txt
+	@scripts/write-constraints $(BIN)/python
+
+$(VENV)/.installed: pyproject.toml requirements-dev.txt constraints.txt scripts/make-venv
+	@scripts/make-venv $(PYTHON) $(VENV) -r requirements-dev.txt
+
+$(DEMO_VENV)/.installed: pyproject.toml constraints.txt scripts/make-venv
+	@scripts/make-venv $(PYTHON) $(DEMO_VENV) -e '.[demo]'
