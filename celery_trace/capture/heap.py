@@ -1,0 +1,450 @@
+"""
+Values become a table of nodes, within limits, without running any of the user's code.
+
+Whatever the object is, the cost is bounded: nodes, depth, items of a container, characters of
+a text and bytes of the whole. Objects are followed breadth first and iteratively, so a structure
+ten thousand levels deep is as harmless as a flat one; one object seen twice is one node, so cycles
+and sharing survive. What is left out is counted where it is missing, with the true size.
+
+The dispatch is on exact types; how the other types are taken apart is in
+:mod:`celery_trace.capture.shapes`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from celery_trace.capture.anatomy import type_name
+from celery_trace.capture.names import Names, are_parted
+from celery_trace.capture.pairs import attribute_refs, dict_refs, tells_nothing, two_refs
+from celery_trace.capture.scrubbing import scrub_nodes, secrets_in
+from celery_trace.capture.texts import as_name, cleaned, length_of_json
+from celery_trace.model import Node, Variable
+from celery_trace.redaction import Redactor, Scrubber, is_card_number
+from celery_trace.settings import Limits
+
+#: Opens one object; returns its node. Called only while there is room.
+Shape = Callable[["HeapEncoder", Any, int], Node]
+
+_NODE_BYTES = 48  # brackets, quotes, commas, the kind and the numbers of a node; an upper bound
+_REF_BYTES = 8
+_NAME_BYTES = 60  # reserved for a type's name
+_RESERVED_BYTES = _NODE_BYTES + 16  # taken when a value is entered, so that it can at least be named
+_INT64 = 1 << 63
+
+#: Given to nodes without items, so that a capture of a thousand leaves does not make two thousand lists for the
+#: garbage collector to walk. Nobody writes to a node's lists.
+_NO_ITEMS: list[int] = []
+_NO_NAMES: list[str] = []
+
+_NONE = Node("NoneType", "plain", None)
+_TRUE = Node("bool", "plain", True)
+_FALSE = Node("bool", "plain", False)
+
+#: Containers without items, which need not wait to be opened.
+_EMPTY: dict[type, Node] = {
+    dict: Node("dict", "dict", None, _NO_ITEMS, _NO_NAMES, 0),
+    list: Node("list", "list", None, _NO_ITEMS, _NO_NAMES, 0),
+    tuple: Node("tuple", "tuple", None, _NO_ITEMS, _NO_NAMES, 0),
+}
+
+
+class HeapEncoder:
+    """
+    One capture's heap under construction.
+
+    Args:
+        limits: What may be kept. ``nodes`` and ``bytes`` hold for the whole heap.
+        redactor: Decides what is secret.
+        scrubber: Learns what was redacted by name, to take it out of every other text at the end.
+        shape_of: Gives the way to open an object of a type that is no leaf.
+        leaves: By the address of an exact type, what makes its node at once.
+        names: Answers about names that other captures have asked already.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        redactor: Redactor,
+        scrubber: Scrubber,
+        shape_of: Callable[[type], Shape],
+        leaves: dict[int, Callable[[HeapEncoder, Any], Node]],
+        names: Names | None = None,
+    ) -> None:
+        self.limits = limits
+        self.redactor = redactor
+        self.scrubber = scrubber
+        # A place that is None is reserved for a value that waits to be opened.
+        self.nodes: list[Node | None] = []
+        self.pending: deque[tuple[int, object, int]] = deque()
+        self.bytes_left = limits.bytes
+        self.cut_values = 0
+        self.redacted_values = 0
+        self._most_nodes = limits.nodes
+        self._most_depth = limits.depth
+        self._breadth = limits.breadth
+        self._shape_of = shape_of
+        self._leaves = leaves
+        self._refs: dict[int, int] = {}
+        self._alive: list[object] = []  # an address is only an identity while its object lives
+        self.names = names if names is not None else Names(redactor)
+        # Rows of one table have the same keys: by the keys' addresses, a node's items.
+        self._plain_keys: dict[tuple[int, ...], list[int]] = {}
+
+    @property
+    def nodes_left(self) -> int:
+        """How many more values may be entered."""
+        return self._most_nodes - len(self.nodes)
+
+    # --- entering values. The loops over items are written out: most of a capture's time is spent here.
+
+    def visit(self, value: object, depth: int) -> int:
+        """The ref of a value: a leaf is encoded at once, the others are opened when their turn comes. -1: no room."""
+        known = self._refs.get(id(value))
+        return self._enter(value, depth) if known is None else known
+
+    def _enter(self, value: object, depth: int) -> int:
+        """As :meth:`visit`, of a value that was not met before."""
+        refs: list[Any] = [None]
+        self.fill(refs, (value,), depth)
+        return refs[0] if refs else -1
+
+    def refs_of(self, values: Sequence[object], depth: int) -> list[int]:
+        """Refs of values in a row, as many as there is room for. Most are often known: small numbers, shared rows."""
+        refs: list[Any] = list(map(self._refs.get, map(id, values)))
+        if not all(refs):  # as good as `None in refs` and twice as fast; ref 0 does no harm
+            self.fill(refs, values, depth)
+        return refs
+
+    def fill(self, refs: list[Any], values: Iterable[object], depth: int) -> None:
+        """Put the refs of values where ``refs`` has None. Where the room ends, it is cut."""
+        known, alive, nodes = self._refs, self._alive.append, self.nodes
+        most_nodes = self._most_nodes
+        bytes_left = self.bytes_left
+        for place, value in enumerate(values):
+            if refs[place] is not None:
+                continue
+            address = id(value)
+            ref = known.get(address)  # it may stand earlier in this very row
+            if ref is None:
+                ref = len(nodes)
+                if ref >= most_nodes or bytes_left <= 0:
+                    del refs[place:]
+                    break
+                cls = type(value)
+                if cls is str and len(value) < 8 and value.isascii() and value.isprintable():  # type: ignore[arg-type, attr-defined]
+                    # Too short for any pattern of a secret.
+                    bytes_left -= _NODE_BYTES + 20
+                    nodes.append(Node("str", "plain", value, _NO_ITEMS, _NO_NAMES))
+                elif cls is int and -1_000_000_000_000 < value < 1_000_000_000_000:  # type: ignore[operator]
+                    bytes_left -= _NODE_BYTES + 20
+                    nodes.append(Node("int", "plain", value, _NO_ITEMS, _NO_NAMES))
+                elif (cls is dict or cls is list or cls is tuple) and depth < self._most_depth:
+                    bytes_left -= _RESERVED_BYTES
+                    if value:
+                        nodes.append(None)
+                        self.pending.append((ref, value, depth))
+                    else:
+                        nodes.append(_EMPTY[cls])
+                elif value is None:
+                    bytes_left -= _NODE_BYTES + 8
+                    nodes.append(_NONE)
+                elif cls is float and value - value == 0.0:  # type: ignore[operator]
+                    bytes_left -= 64
+                    nodes.append(Node("float", "plain", value, _NO_ITEMS, _NO_NAMES))
+                else:
+                    self.bytes_left = bytes_left
+                    nodes.append(self._node_of(value, cls, ref, depth))
+                    bytes_left = self.bytes_left
+                known[address] = ref
+                alive(value)
+            refs[place] = ref
+        self.bytes_left = bytes_left
+
+    def _node_of(self, value: Any, cls: type, ref: int, depth: int) -> Node | None:
+        """The node of a value that is not among the commonest; None if it waits to be opened."""
+        if cls is str:
+            return self.text_node("str", "plain", value)
+        if cls is bool:
+            self.bytes_left -= _NODE_BYTES + 8
+            return _TRUE if value else _FALSE
+        if cls is int:
+            return self.integer("int", value)
+        leaf = self._leaves.get(id(cls))
+        if leaf is not None:
+            return leaf(self, value)
+        self.bytes_left -= _RESERVED_BYTES + _NAME_BYTES
+        if depth < self._most_depth:
+            self.pending.append((ref, value, depth))
+            return None
+        return self._too_deep(value)
+
+    def _too_deep(self, value: object) -> Node:
+        self.cut_values += 1
+        return _absent(value, "too deep")
+
+    def member(self, name: str, value: object, depth: int) -> int:
+        """As :meth:`visit`, for a value that has a name: a secret one is taken out."""
+        if self.redactor.is_secret_name(name) and not tells_nothing(value):
+            return self.secret(value)
+        known = self._refs.get(id(value))
+        return self._enter(value, depth) if known is None else known
+
+    def variables(self, named: Iterable[tuple[str, object]], depth: int = 0) -> list[Variable]:
+        """Named values in order; those for which no room is left have ref -1."""
+        return [Variable(self.name(name), self.member(name, value, depth)) for name, value in named]
+
+    def row(self, values: Sequence[object], names: Sequence[str]) -> int:
+        """Positional arguments, opened at once; ``names`` are those of the first ones, and tell which are secret."""
+        kind = "tuple" if type(values) is tuple else "list"
+        self.bytes_left -= _NODE_BYTES + 8
+        ref = len(self.nodes)
+        self.nodes.append(None)
+        refs: list[int] = []
+        for place, value in enumerate(values[: self.limits.breadth]):
+            child = self.member(names[place], value, 1) if place < len(names) else self.visit(value, 1)
+            if child < 0:
+                break
+            refs.append(child)
+            self.bytes_left -= _REF_BYTES
+        cut = len(values) - len(refs)
+        self.cut_values += cut
+        self.nodes[ref] = Node(kind, kind, None, refs, length=len(values), cut=cut)
+        return ref
+
+    def secret(self, value: object) -> int:
+        """A node that only says of which type the secret was; the secret itself is learned for the scrubbing."""
+        self.learn(value)
+        if self.nodes_left <= 0 or self.bytes_left <= 0:
+            return -1
+        self.redacted_values += 1
+        name = type_name(type(value))
+        self.bytes_left -= _NODE_BYTES + len(name)
+        self.nodes.append(Node(name, "redacted"))
+        return len(self.nodes) - 1
+
+    def learn(self, value: object) -> None:
+        """Remember the texts and numbers in a secret value."""
+        for secret in secrets_in(value, self.limits.string):
+            self.scrubber.learn(secret)
+
+    # --- opening them
+
+    def open_pending(self, *, nodes: int, bytes: int) -> None:
+        """Open what waits, oldest first, until that many nodes or bytes went into it, or nothing waits."""
+        least_nodes = max(0, self.nodes_left - nodes)
+        least_bytes = max(0, self.bytes_left - bytes)
+        most_nodes = self._most_nodes - least_nodes
+        pending, kept = self.pending, self.nodes
+        while pending and len(kept) < most_nodes and self.bytes_left > least_bytes:
+            ref, value, depth = pending.popleft()
+            cls = type(value)
+            if cls is dict:
+                kept[ref] = self._open_dict(value, depth)  # type: ignore[arg-type]
+            elif (cls is list or cls is tuple) and (len(value) != 2 or not self._is_secret_pair(value)):  # type: ignore[arg-type]
+                kept[ref] = self._open_row(value, depth)  # type: ignore[arg-type]
+            else:
+                node = kept[ref] = self._open(value, depth)
+                if len(node.type) > _NAME_BYTES:
+                    self.bytes_left -= len(node.type)
+
+    def _is_secret_pair(self, value: Sequence[object]) -> bool:
+        """Two items can be a name and its value, as in a list of headers."""
+        name = as_name(value[0])
+        return name is not None and self.redactor.is_secret_name(name)
+
+    def _open_dict(self, value: dict[Any, Any], depth: int) -> Node:
+        try:
+            if len(value) > self._breadth:
+                return self.mapping("dict", value, depth + 1)
+            addresses = tuple(map(id, value))
+            key_refs = self._plain_keys.get(addresses)
+            if key_refs is None:
+                node = self.mapping("dict", value, depth + 1)
+                if not node.cut:
+                    self._remember_keys(addresses, value, node.items)
+                return node
+            refs: list[Any] = list(map(self._refs.get, map(id, value.values())))
+            if not all(refs):
+                self.fill(refs, value.values(), depth + 1)
+            items = key_refs.copy()
+            cut = len(addresses) - len(refs)
+            if cut:
+                del items[2 * len(refs) :]
+                self.cut_values += cut
+            items[1::2] = refs
+        except (RuntimeError, ValueError) as error:
+            return _changed(dict, error)
+        self.bytes_left -= _REF_BYTES * len(items)
+        return Node("dict", "dict", None, items, _NO_NAMES, len(addresses), cut)
+
+    def _remember_keys(self, addresses: tuple[int, ...], value: dict[Any, Any], items: list[int]) -> None:
+        is_secret = self.redactor.known.get
+        for key in value:
+            if type(key) is not str or is_secret(key) is not False:
+                return
+        if are_parted(value):
+            return
+        self._plain_keys[addresses] = items
+
+    def _open_row(self, value: list[Any] | tuple[Any, ...], depth: int) -> Node:
+        """An exact list or tuple."""
+        refs = self.refs_of(value if len(value) <= self._breadth else value[: self._breadth], depth + 1)
+        self.bytes_left -= _REF_BYTES * len(refs)
+        length = len(value)
+        cut = length - len(refs)
+        self.cut_values += cut
+        kind = "list" if type(value) is list else "tuple"
+        return Node(kind, kind, None, refs, _NO_NAMES, length, cut)
+
+    def _open(self, value: object, depth: int) -> Node:
+        cls = type(value)
+        try:
+            return self._shape_of(cls)(self, value, depth + 1)
+        except RuntimeError as error:
+            return _changed(cls, error)
+        except Exception as error:
+            # A type whose parts are not where such types keep them: shown as opaque rather than losing the capture.
+            return Node(type_name(cls), "opaque", note=f"unreadable: {type(error).__name__}")
+
+    def give_up(self, pending: Iterable[tuple[int, object, int]]) -> None:
+        """Say of what is never opened that it is absent, and how long it is."""
+        for ref, value, _ in pending:
+            self.nodes[ref] = _absent(value)
+            self.cut_values += 1
+
+    # --- what shapes are built of
+
+    def items(self, iterator: Iterable[object], depth: int) -> list[int]:
+        """Refs of the first items, as many as breadth and room allow."""
+        refs = self.refs_of(list(islice(iterator, self._breadth)), depth)
+        self.bytes_left -= _REF_BYTES * len(refs)
+        return refs
+
+    def sequence(self, cls_name: str, kind: str, length: int, items: Iterator[object], depth: int, **more: Any) -> Node:
+        """A node for something with items in a row."""
+        pair = length == 2 and kind in ("list", "tuple")
+        refs = two_refs(self, items, depth) if pair else self.items(items, depth)
+        if pair:
+            self.bytes_left -= _REF_BYTES * len(refs)
+        cut = max(0, length - len(refs))
+        self.cut_values += cut
+        return Node(cls_name, kind, None, refs, _NO_NAMES, length, cut, **more)
+
+    def mapping(self, cls_name: str, own: dict[Any, Any], depth: int, **more: Any) -> Node:
+        """A node for a dictionary or a subclass of it, read by dict's own methods."""
+        length = dict.__len__(own)
+        refs = dict_refs(self, own, depth)
+        self.bytes_left -= _REF_BYTES * len(refs)
+        cut = length - len(refs) // 2
+        self.cut_values += cut
+        return Node(cls_name, "dict", None, refs, _NO_NAMES, length, cut, **more)
+
+    def attributes(
+        self, cls_name: str, named: list[tuple[str, object]], depth: int, *, value: str | None = None, **more: Any
+    ) -> Node:
+        """A node for an object with named parts."""
+        plain = self.names.plain([name for name, _ in named]) if len(named) <= self._breadth else None
+        if plain is not None:
+            refs = self.refs_of([part for _, part in named], depth)
+            names = plain.names if len(refs) == len(named) else plain.names[: len(refs)]
+            self.bytes_left -= 2 * plain.characters + 3 * len(refs)
+        else:
+            names, refs = attribute_refs(self, named, depth)
+        self.bytes_left -= _REF_BYTES * len(refs)
+        cut = len(named) - len(refs)
+        self.cut_values += cut
+        if value is not None:
+            value = cleaned(value, self.limits.string, self.redactor)[0]
+            self.bytes_left -= length_of_json(value)
+        for extra in more.values():
+            if type(extra) is str:
+                self.bytes_left -= length_of_json(extra)
+        return Node(cls_name, "object", value, refs, names, cut=cut, **more)
+
+    def name(self, name: str) -> str:
+        """A name as it may be shown. Its bytes are for the caller to count."""
+        shown = self.names.shown(name)
+        if not shown.isascii() or not shown.isprintable():
+            self.bytes_left -= 6 * len(shown)  # more than the callers reckon with
+        return shown
+
+    # --- texts and numbers
+
+    def text_node(self, cls_name: str, kind: str, text: str, *, length: int = -1, cut: int = 0, **more: Any) -> Node:
+        """
+        A node that a text stands for, redacted and cut.
+
+        ``length`` and ``cut`` are given when ``text`` is only a part of what there was.
+        """
+        whole = len(text) if length < 0 else length
+        kept, left_out = cleaned(text, self.limits.string, self.redactor)
+        cut += left_out
+        size = length_of_json(kept)
+        room = self.bytes_left - _NODE_BYTES - len(cls_name)
+        if size > room:
+            short = kept[: max(0, room // 6)]
+            cut += len(kept) - len(short)
+            kept = short
+            size = length_of_json(kept)
+        self.bytes_left -= size + _NODE_BYTES + len(cls_name)
+        for extra in more.values():
+            if type(extra) is str:
+                self.bytes_left -= length_of_json(extra)
+        if cut:
+            self.cut_values += 1
+            length = whole
+        return Node(cls_name, kind, kept, _NO_ITEMS, _NO_NAMES, length, cut, **more)
+
+    def short_text(self, cls_name: str, text: str) -> Node:
+        """A short ASCII text that the interpreter itself made, such as a date: it holds no secret."""
+        self.bytes_left -= _NODE_BYTES + len(cls_name) + len(text)
+        return Node(cls_name, "text", text, _NO_ITEMS, _NO_NAMES)
+
+    def integer(self, cls_name: str, number: int, **more: Any) -> Node:
+        """Numbers over 64 bits become text: other languages and JSON readers lose their digits."""
+        if -_INT64 <= number < _INT64:
+            if number > 1_999_999_999_999 and is_card_number(number):
+                self.redacted_values += 1
+                self.bytes_left -= _NODE_BYTES + len(cls_name)
+                return Node(cls_name, "redacted")
+            self.bytes_left -= _NODE_BYTES + len(cls_name) + 20
+            return Node(cls_name, "plain", number, _NO_ITEMS, _NO_NAMES, **more)
+        bits = int.bit_length(number)
+        if bits <= 4096:
+            return self.text_node(cls_name, "text", str(number), **more)
+        sign = "-" if number < 0 else ""
+        head = f"{sign}{hex(abs(number) >> (bits - 256))}…"
+        return self.text_node(cls_name, "text", head, length=bits, cut=bits - 256, note="bits", **more)
+
+    # --- the end
+
+    def finish(self) -> list[Node]:
+        """The table, with every secret that was learned on the way taken out of every text."""
+        self.give_up(self.pending)
+        self.pending.clear()
+        self._alive.clear()
+        self._refs.clear()
+        nodes = [node if node is not None else _LOST for node in self.nodes]
+        changed, self.bytes_left = scrub_nodes(nodes, self.scrubber, self.bytes_left)
+        self.redacted_values += changed
+        return nodes
+
+
+def _changed(cls: type, error: Exception) -> Node:
+    """Another thread changed a container while we read it. The task goes on; the value is marked."""
+    return Node(type_name(cls), "opaque", note=f"changed while read: {error}"[:80])
+
+
+def _absent(value: object, note: str = "") -> Node:
+    cls = type(value)
+    length = len(value) if any(cls is builtin for builtin in _SIZED) else -1  # type: ignore[arg-type]
+    return Node(type_name(cls)[:_NAME_BYTES], "absent", length=length, note=note)
+
+
+#: For a place that was reserved and never filled; nothing leaves one, but a reader must never meet a hole.
+_LOST = Node("", "absent")
+_SIZED: tuple[Any, ...] = (dict, list, tuple, set, frozenset, deque)

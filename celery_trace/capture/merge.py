@@ -1,0 +1,136 @@
+"""
+Several witnesses of one failed run become one record.
+
+A killed task is seen by its child (frames, but only a ``SystemExit``), by the main process
+(a time limit, but no frames) and by the black box (a last stack). Records arrive in any order and
+more than once, so the merge is a join: commutative, associative and idempotent. Each group
+of fields that belong together is taken whole from the record that tells most; what tells
+most depends on those fields alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from celery_trace.model import Capture, ExceptionInfo, Failure, Outcome
+
+#: What says most of how a run ended, last. A child that is killed at a time limit only knows that it is lost.
+_OUTCOMES: Final = (
+    Outcome.FAILED,
+    Outcome.RETRIED,
+    Outcome.REJECTED,
+    Outcome.INTERNAL_ERROR,
+    Outcome.LOST,
+    Outcome.REVOKED,
+    Outcome.TIME_LIMIT,
+)
+#: Who says best where it ran.
+_WITNESSES: Final = ("", "main", "box", "block", "web", "child")
+#: Exceptions that stand for something else that happened.
+_STAND_INS: Final = {
+    "WorkerLostError": 1,
+    "UnpickleableExceptionWrapper": 1,
+    "ExceptionWithTraceback": 1,
+    "SystemExit": 2,
+    "KeyboardInterrupt": 2,
+    "GreenletExit": 2,
+}
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def _rank(value: Any, order: tuple[Any, ...]) -> int:
+    return order.index(value) if value in order else -1
+
+
+def _exception_rank(exception: ExceptionInfo | None) -> int:
+    return 0 if exception is None else _STAND_INS.get(exception.type, 3)
+
+
+def _verdict(failure: Failure) -> tuple[Any, ...]:
+    # A box that says "lost" of a run that had already told its exception knows less than that exception.
+    known = failure.exception is not None
+    return (
+        known,
+        _rank(failure.outcome, _OUTCOMES),
+        _exception_rank(failure.exception),
+        _encode((failure.exception, failure.outcome, failure.fingerprint)),
+    )
+
+
+def _evidence(failure: Failure) -> tuple[Any, ...]:
+    capture = failure.capture
+    if capture is None:
+        return (0, 0, 0, b"")
+    return (sum(len(exception.frames) for exception in capture.exceptions), *_richness(capture))
+
+
+def _richness(capture: Capture) -> tuple[int, int, bytes]:
+    return len(capture.exceptions), len(capture.heap), _encode(capture)
+
+
+def _place(failure: Failure) -> tuple[Any, ...]:
+    return (
+        _rank(failure.witness, _WITNESSES),
+        failure.pid != 0,
+        _encode((failure.witness, failure.process, failure.pid, failure.hostname)),
+    )
+
+
+def _identity(failure: Failure) -> bytes:
+    return _encode((failure.kind, failure.name, failure.task_id, failure.retries))
+
+
+def _filled(value: Any) -> tuple[int, bytes]:
+    data = b"" if value is None else _encode(value)
+    return len(data), data
+
+
+def _part(name: str) -> Callable[[Failure], Any]:
+    return lambda failure: _filled(getattr(failure, name))
+
+
+def _sample(failure: Failure) -> tuple[Any, ...]:
+    sample = failure.last_sample
+    return (0.0, 0, b"") if sample is None else (sample.at_s, *_filled(sample))
+
+
+#: Fields that are taken together, and what ranks them.
+_GROUPS: Final[tuple[tuple[tuple[str, ...], Callable[[Failure], Any]], ...]] = (
+    (("kind", "name", "task_id", "retries"), _identity),
+    (("outcome", "exception", "fingerprint"), _verdict),
+    (("capture",), _evidence),
+    (("witness", "process", "pid", "hostname"), _place),
+    (("worker",), _part("worker")),
+    (("traceback_text",), _part("traceback_text")),
+    (("task",), _part("task")),
+    (("request",), _part("request")),
+    (("memory",), _part("memory")),
+    (("last_sample",), _sample),
+    (("note",), _part("note")),
+)
+
+
+def merge(old: Failure, new: Failure) -> Failure:
+    """
+    One record of what two witnesses say of the same run, or of what one said twice.
+
+    Args:
+        old, new: Records with the same ``id``; their order does not matter.
+
+    Raises:
+        ValueError: The records are of different runs.
+    """
+    if old.id != new.id:
+        raise ValueError(f"failures {old.id} and {new.id} are of different runs; only one run's can be merged")
+    fields: dict[str, Any] = {"id": old.id, "at_s": min(old.at_s, new.at_s)}
+    durations = [failure.duration_s for failure in (old, new) if failure.duration_s is not None]
+    fields["duration_s"] = max(durations) if durations else None
+    for names, rank in _GROUPS:
+        better = old if rank(old) >= rank(new) else new
+        for name in names:
+            fields[name] = getattr(better, name)
+    return Failure(**fields)

@@ -1,0 +1,106 @@
+"""
+Names and the values beside them: as items of a dictionary, attributes of an object, or a row of two.
+
+A secret name hides its value, and so does a name that itself is a value: ``{"name": "password", "value": "x"}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from celery_trace.capture.names import PARTED, VALUES
+from celery_trace.capture.texts import as_name
+from celery_trace.model import Node
+
+if TYPE_CHECKING:
+    from celery_trace.capture.heap import HeapEncoder
+
+
+def dict_refs(encoder: HeapEncoder, own: dict[Any, Any], depth: int) -> list[int]:
+    """Refs of keys and values in turn, of a dictionary or a subclass of it, read by dict's own methods."""
+    refs: list[int] = []
+    is_secret = encoder.redactor.is_secret_name
+    names_a_secret = False
+    value_at = -1  # where in `refs` a value stands whose name may stand beside it
+    value_beside: object = None
+    for key, value in islice(dict.items(own), encoder.limits.breadth):
+        key_ref = encoder.visit(key, depth)
+        if key_ref < 0:
+            break
+        name = key if type(key) is str else as_name(key)
+        if name is not None and is_secret(name) and not tells_nothing(value):
+            ref = encoder.secret(value)
+        else:
+            if name in PARTED:
+                if name in VALUES:
+                    value_at, value_beside = len(refs) + 1, value
+                else:
+                    text = as_name(value)
+                    names_a_secret = names_a_secret or (text is not None and is_secret(text))
+            ref = encoder.visit(value, depth)
+        if ref < 0:
+            break
+        refs += (key_ref, ref)
+    if names_a_secret and 0 <= value_at < len(refs) and not tells_nothing(value_beside):
+        _hide(encoder, refs, value_at, value_beside)
+    return refs
+
+
+def attribute_refs(encoder: HeapEncoder, named: list[tuple[str, object]], depth: int) -> tuple[list[str], list[int]]:
+    """Shown names and refs where some name is secret, or says what the value beside it is."""
+    names: list[str] = []
+    refs: list[int] = []
+    names_a_secret = False
+    value_at = -1
+    value_beside: object = None
+    for name, part in named if len(named) <= 2 * encoder.limits.breadth else named[: 2 * encoder.limits.breadth]:
+        if name in PARTED:
+            if name in VALUES:
+                value_at, value_beside = len(refs), part
+            else:
+                text = as_name(part)
+                names_a_secret = names_a_secret or (text is not None and encoder.redactor.is_secret_name(text))
+        ref = encoder.member(name, part, depth)
+        if ref < 0:
+            break
+        shown = encoder.name(name)
+        encoder.bytes_left -= 2 * len(shown) + 3
+        names.append(shown)
+        refs.append(ref)
+    if names_a_secret and 0 <= value_at < len(refs) and not tells_nothing(value_beside):
+        _hide(encoder, refs, value_at, value_beside)
+    return names, refs
+
+
+def two_refs(encoder: HeapEncoder, items: Iterator[object], depth: int) -> list[int]:
+    """Two items can be a name and its value, as in a list of headers."""
+    first, second = islice(items, 2)
+    name = as_name(first)
+    if name is not None and encoder.redactor.is_secret_name(name) and not tells_nothing(second):
+        refs = [encoder.visit(first, depth), encoder.secret(second)]
+    else:
+        refs = [encoder.visit(first, depth), encoder.visit(second, depth)]
+    return [ref for ref in refs if ref >= 0] if refs[0] >= 0 else []
+
+
+def _hide(encoder: HeapEncoder, refs: list[int], at: int, value: object) -> None:
+    """
+    A value turned out to be secret after it was entered: its name stood behind it.
+
+    The place that it was given stays, in case it is shared; a text in it is scrubbed like any other.
+    """
+    ref = encoder.secret(value)
+    if encoder.nodes[refs[at]] is not None:
+        node = encoder.nodes[refs[at]]
+        encoder.nodes[refs[at]] = Node(node.type if node else "", "redacted")
+    refs[at] = ref if ref >= 0 else refs[at]
+
+
+def tells_nothing(value: object) -> bool:
+    """None, a boolean and emptiness reveal no secret, and are often just what went wrong."""
+    cls = type(value)
+    if value is None or cls is bool:
+        return True
+    return (cls is str or cls is bytes or cls is dict or cls is list or cls is tuple) and not value

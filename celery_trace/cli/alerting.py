@@ -1,0 +1,96 @@
+"""``celery trace alerts``: states, and what a person does about them."""
+
+from __future__ import annotations
+
+import click
+
+from celery_trace import channels, report, rules
+from celery_trace.alerts import AlertEngine
+from celery_trace.cli.session import Lasting, Refusal, Session, command, listing, unknown, user
+from celery_trace.clock import SystemClock
+from celery_trace.words import duration, size
+
+
+@command
+@listing(
+    click.option("--state", type=click.Choice(["pending", "firing", "resolved"]), default=None),
+    click.option("--ack", metavar="ID", default=None, help="Acknowledge: no repeats until it fires anew."),
+    click.option("--silence", metavar="ID", default=None, help="Deliver nothing about it, for the time of --for."),
+    click.option("--for", "for_s", type=Lasting(), default="1h", show_default=True, help="How long it is silenced."),
+    click.option("--evaluate", is_flag=True, help="Evaluate the rules once and deliver, as the monitor does."),
+    click.option("--test", metavar="CHANNEL", default=None, help="Send a test message; 'all' tests every channel."),
+    click.option("--rules", "rules_", is_flag=True, help="Show the rules in force, and the channels."),
+    click.option("--deliveries", is_flag=True, help="Show the delivery log."),
+)  # fmt: skip
+def alerts(
+    session: Session, state: str | None, ack: str | None, silence: str | None, for_s: float, evaluate: bool,
+    test: str | None, rules_: bool, deliveries: bool, limit: int, cursor: str | None,
+) -> None:  # fmt: skip
+    """Alerts and their states; acknowledge, silence, test."""
+    style = session.style
+    if sum(map(bool, (ack, silence, evaluate, test, rules_, deliveries))) > 1:
+        raise Refusal("One thing at a time: --ack, --silence, --evaluate, --test, --rules or --deliveries.")
+    if rules_:
+        _say_rules(session)
+        return
+    with session.store(create=evaluate) as (store, queries):
+        if ack or silence or evaluate or test:
+            engine = AlertEngine(store, queries, session.settings, SystemClock())
+        if test:
+            _test_channels(session, engine, test)
+        elif ack or silence:
+            alert = engine.acknowledge(ack, user()) if ack else engine.silence(str(silence), for_s, user())
+            if alert is None:
+                raise unknown(str(ack or silence), "alert")
+            session.say(report.alerts([alert], style), alert)
+        elif evaluate:
+            found = engine.evaluate()
+            session.say(report.alerts(found, style), {"alerts": found, "next": None})
+        elif deliveries:
+            page = queries.deliveries(limit=limit, cursor=cursor)
+            session.page(page, report.deliveries(page.rows, style))
+        else:
+            page = queries.alerts(state=state, limit=limit, cursor=cursor)
+            session.page(page, report.alerts(page.rows, style))
+
+
+def _say_rules(session: Session) -> None:
+    described = [rules.describe(rule) for rule in rules.configured(session.settings.alert_rules)]
+    labels = [channel.label for channel in channels.channels(session.settings.alert_channels)]
+    columns = [report.Column("RULE"), report.Column("SEVERITY"), report.Column("ABOVE", right=True),
+               report.Column("FOR", right=True), report.Column("HOLD", right=True),
+               report.Column("REPEAT", right=True), report.Column("MEANING", elastic=True)]  # fmt: skip
+    rows = [
+        [rule["name"], rule["severity"], _amount(rule["above"], rule["unit"]), _time(rule["for_s"]),
+         _time(rule["hold_s"]), _time(rule["repeat_s"]), rule["meaning"]]
+        for rule in described
+    ]  # fmt: skip
+    text = report.table(columns, rows, session.style, "No rule is in force: trace_alert_rules is empty.")
+    named = ", ".join(labels) or "none; set trace_alert_channels, see docs/alerts.md"
+    session.say(f"{text}\nChannels: {report.plain(named)}\n", {"rules": described, "channels": labels})
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return size(value)
+    if unit == "seconds":
+        return duration(value)
+    return f"{value:.0%}" if unit == "share" else f"{value:g}"
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds else "–"
+
+
+def _test_channels(session: Session, engine: AlertEngine, test: str) -> None:
+    labels = engine.channel_labels
+    if not labels:
+        raise Refusal(
+            "There is no channel to test. Set trace_alert_channels, for example to log: (see docs/alerts.md)."
+        )
+    if test != "all" and test not in labels:
+        raise Refusal(f"There is no channel {report.plain(test)}. Channels are: {', '.join(labels)}; or all.")
+    done = [engine.test(label) for label in (labels if test == "all" else [test])]
+    session.say(report.deliveries(done, session.style), {"deliveries": done, "next": None})
+    if not all(delivery.ok for delivery in done):
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,102 @@
+"""The subcommands that show what the store knows, and the one that looks inside a failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from celery_trace import report
+from celery_trace.cli.session import (
+    KIND,
+    NAME,
+    SEARCH,
+    SINCE,
+    WORKER,
+    Refusal,
+    Session,
+    command,
+    listing,
+    unknown,
+    user,
+)
+from celery_trace.model import Outcome, Verdict
+
+
+@command
+@listing(
+    KIND, NAME, WORKER, SEARCH, SINCE,
+    click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), default=None),
+)  # fmt: skip
+def leaks(session: Session, **filters: Any) -> None:
+    """What leaks, how much a run, and where."""
+    with session.store() as (_, queries):
+        page = queries.leaks(**filters)
+    session.page(page, report.leaks(page.rows, session.style))
+
+
+@command
+@listing(
+    KIND, NAME, WORKER, SEARCH, SINCE,
+    click.option("--outcome", type=click.Choice([outcome.value for outcome in Outcome]), default=None),
+    click.option("--task-id", default=None, help="Of one task."),
+    click.option("--fingerprint", default=None, help="Of one group."),
+    click.option("--live", is_flag=True, default=None, help="Only those whose process still holds their objects."),
+)  # fmt: skip
+def failures(session: Session, **filters: Any) -> None:
+    """What failed, was killed or was lost; the newest first."""
+    with session.store() as (_, queries):
+        page = queries.failures(**filters)
+    session.page(page, report.failures(page.rows, session.style))
+
+
+@command
+@listing(SINCE)
+def workers(session: Session, **filters: Any) -> None:
+    """Workers and their processes, with memory and what measuring costs."""
+    with session.store() as (_, queries):
+        page = queries.workers(**filters)
+    session.page(page, report.workers(page.rows, session.style))
+
+
+# --- one ----------------------------------------------------------------------------------------------------
+
+
+@command
+@click.argument("id")
+def show(session: Session, id: str) -> None:
+    """One leak, failure, alert or shell session, by its id."""
+    with session.store() as (_, queries):
+        read: Any
+        text: Any
+        for read, text in (
+            (queries.failure, report.failure),
+            (queries.leak, report.leak),
+            (queries.alert, lambda alert, style: report.alerts([alert], style)),
+            (queries.shell, report.shell),
+        ):
+            found = read(id)
+            if found is not None:
+                session.say(text(found, session.style), found)
+                return
+    raise unknown(id, "leak, failure, alert or shell session")
+
+
+@command
+@click.argument("id")
+@click.option("--recreated", is_flag=True, help="From the capture, even where the process still lives.")
+def shell(session: Session, id: str, recreated: bool) -> None:
+    """Look inside a failure: live in the process that failed, or recreated from what was captured."""
+    if session.settings.shell == "off":
+        raise Refusal("The shell is off (trace_shell = 'off'). Set CELERY_TRACE_SHELL=recreated to look at captures.")
+    with session.store() as (store, queries):
+        if queries.failure_record(id) is None:
+            raise unknown(id, "failure")
+        from celery_trace.shell.terminal import run
+
+        status = run(
+            id, queries=queries, store=store, settings=session.settings, connect=session.app.connection_for_write,
+            user=user(), live=not recreated,
+        )  # fmt: skip
+    if status:
+        raise click.exceptions.Exit(status)

@@ -1,0 +1,92 @@
+"""The subcommand that profiles: memray around the next run of a task, and its flamegraph."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from celery_trace.cli.session import Lasting, Refusal, Session, command, user
+from celery_trace.probes.flamegraph import NoFlamegraph, Profile, Profiles
+from celery_trace.report import plain
+from celery_trace.words import duration, size
+
+#: How often it is looked whether the run is over, seconds.
+LOOK_S = 0.25
+#: After how many seconds of waiting it is said again what is waited for.
+REMIND_S = 15.0
+
+
+@command
+@click.argument("name")
+@click.option("--wait", "wait_s", type=Lasting(), default="10m", show_default=True, help="How long the order stands.")
+@click.option("--view", type=click.Choice(["peak", "kept"]), default="peak", show_default=True,
+              help="The flamegraph of the run's peak, or of what was still there when it ended.")  # fmt: skip
+def profile(session: Session, name: str, wait_s: float, view: str) -> None:
+    """
+    Profile the next run of the task NAME with memray, and make its flamegraph.
+
+    Each running worker profiles one run: this waits for the first on this host. Ctrl-C ends the wait, not the order.
+    """
+    from celery_trace import control
+
+    profiles = Profiles(session.settings.folder)
+    begun_s = time.time()
+    try:
+        answers = control.profile(session.app, session.settings, name, user=user(), seconds=wait_s)
+    except ValueError as error:
+        raise Refusal(f"That order can't be given: {error}.") from None
+    if not answers:
+        raise Refusal(
+            "No worker with celery-trace answered. Is one running, on this broker and with this project? "
+            "celery trace workers shows those that were seen."
+        )
+    for answer in answers:
+        if not answer["ok"]:
+            click.echo(f"{plain(answer['worker'])} will not: {plain(answer['why'])}", err=True)
+    if not any(answer["ok"] for answer in answers):
+        raise Refusal("No worker took the order; the reasons stand above.")
+    found = _wait(profiles, name, begun_s, wait_s)
+    data: dict[str, Any] = {"profile": found, "recording": str(profiles.recording(found.id)), "workers": answers}
+    if found.state != "done":
+        raise Refusal(f"The run of {plain(name)} was not profiled: {plain(found.why)}")
+    try:
+        data["flamegraph"] = str(profiles.flamegraph(found, view))
+        where = f"Flamegraph  {data['flamegraph']}\n"
+    except NoFlamegraph as error:
+        data["flamegraph"] = None
+        where = f"There is no flamegraph: {plain(str(error))}\n"
+    session.say(
+        f"{plain(found.name)}  task {plain(found.task_id)}  pid {found.pid} on {plain(found.host)}\n"
+        f"Took {duration(found.duration_s)} under memray; {size(found.peak_bytes)} at its peak, "
+        f"{found.allocations:,} allocations\n"
+        f"{where}Recording   {data['recording']}\n",
+        data,
+    )
+
+
+def _wait(profiles: Profiles, name: str, since_s: float, wait_s: float) -> Profile:
+    """The first profile of a name that ends. Progress goes to standard error."""
+    click.echo(f"Waiting for the next run of {plain(name)} …", err=True)
+    deadline_s = time.monotonic() + wait_s
+    remind_s = time.monotonic() + REMIND_S
+    running = ""
+    while True:
+        found = [one for one in profiles.all() if one.name == name and one.at >= since_s]
+        over = [one for one in found if one.state != "running"]
+        if over:
+            return over[-1]
+        if found and found[-1].id != running:
+            running = found[-1].id
+            click.echo(f"Profiling task {plain(found[-1].task_id)} in pid {found[-1].pid} …", err=True)
+        now_s = time.monotonic()
+        if now_s >= deadline_s and not found:
+            raise Refusal(
+                f"No run of {plain(name)} began within {duration(wait_s)} on this host. A profile stays on the host of "
+                f"its worker, in {profiles.folder}."
+            )
+        if now_s >= remind_s:
+            remind_s = now_s + REMIND_S
+            click.echo(f"Still waiting, {duration(max(0.0, deadline_s - now_s))} left.", err=True)
+        time.sleep(LOOK_S)

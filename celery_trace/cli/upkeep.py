@@ -1,0 +1,182 @@
+"""The subcommands that keep an installation well: prune, export, collect, doctor."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+import msgspec
+
+from celery_trace import report
+from celery_trace.cli.session import Lasting, Refusal, Session, Since, command
+from celery_trace.clock import SystemClock
+from celery_trace.report import Style
+
+if TYPE_CHECKING:
+    from celery_trace.queries import Queries
+    from celery_trace.transports import Transport
+
+
+@command
+@click.option("--older-than", "age_s", type=Lasting(), default=None, help="Instead of trace_retention_days.")
+@click.option("--keep-runs", type=click.IntRange(0), default=None, help="Instead of trace_retention_runs.")
+def prune(session: Session, age_s: float | None, keep_runs: int | None) -> None:
+    """Remove what is older than the retention, now."""
+    chosen: dict[str, Any] = {}
+    if age_s is not None:
+        chosen["retention_days"] = age_s / 86400
+    if keep_runs is not None:
+        chosen["retention_runs"] = keep_runs
+    with session.store() as (store, _):
+        pruned = store.prune(session.settings.over(**chosen), session.style.now_s)
+    rows = sorted(pruned.rows.items())
+    text = report.table(
+        [report.Column("TABLE"), report.Column("ROWS REMOVED", right=True)], rows, session.style, "Nothing was too old."
+    )
+    session.say(text, {"pruned": pruned.rows, "total": pruned.total})
+
+
+EXPORTS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
+#: What has no object of the JSON API, and is exported as a table only.
+TABLES = ("processes", "totals", "samples", "windows", "deliveries", "audit")
+
+
+@functools.partial(command, shapes=("table", "json", "parquet"))
+@click.option("--what", type=click.Choice(EXPORTS + TABLES), multiple=True, help="Repeatable; by default all of them.")
+@click.option("--since", "since_s", type=Since(), default=None, help="Not older than, such as 12h or 7d.")
+@click.option("--details", is_flag=True, help="Failures with their frames and locals, shells with their lines.")
+@click.option("--output", type=click.Path(), default="-", help="A file instead of the terminal; for parquet a folder.")
+def export(session: Session, what: tuple[str, ...], since_s: float | None, details: bool, output: str) -> None:
+    """
+    Everything, to keep or to analyse elsewhere.
+
+    As JSON it is one object a line, {"record": "leak", …} and so on, in the shapes of the JSON API. As Parquet it is
+    the store's tables, one file each in the folder --output, for DuckDB, pandas and the like (needs pyarrow).
+    """
+    if session.shape == "parquet":
+        _export_parquet(session, what, since_s, output)
+        return
+    with session.store() as (_, queries), _file(output) as file:
+        for noun in what or EXPORTS:
+            if noun in TABLES:
+                raise Refusal(f"{noun} are exported as a table only. Add --format parquet --output FOLDER.")
+            if session.json:
+                for row in _rows(queries, noun, since_s):
+                    whole = _detail(queries, noun, row) if details else row
+                    line = {"record": noun.removesuffix("s"), **msgspec.to_builtins(whole)}
+                    file.write(msgspec.json.encode(line).decode() + "\n")
+            elif noun in _TEXTS:
+                file.write(f"{noun.upper()}\n\n{_TEXTS[noun](list(_rows(queries, noun, since_s)), session.style)}\n")
+            elif what:
+                raise Refusal(f"There is no table of {noun}. Add --format json.")
+
+
+_TEXTS: dict[str, Callable[[list[Any], Style], str]] = {
+    "leaks": report.leaks, "failures": report.failures, "workers": report.workers, "alerts": report.alerts,
+}  # fmt: skip
+
+
+def _export_parquet(session: Session, what: tuple[str, ...], since_s: float | None, output: str) -> None:
+    from celery_trace.export import TABLES, write_parquet
+
+    if output == "-":
+        raise Refusal("Parquet is written to files. Add --output FOLDER.")
+    names = ["processes" if noun == "workers" else noun for noun in what] or list(TABLES)
+    with session.store() as (store, _):
+        try:
+            exported = write_parquet(store, Path(output), dict.fromkeys(names), since_s=since_s)
+        except OSError as error:
+            raise Refusal(f"Can't write to {output}: {error.strerror}. Name another folder.") from None
+    for name, rows in exported.rows.items():
+        click.echo(f"{exported.files[name]}  {rows} rows")
+
+
+@contextmanager
+def _file(output: str) -> Iterator[TextIO]:
+    """Standard output for ``-``, otherwise a new file that only its owner can read: locals stand in it."""
+    if output == "-":
+        yield sys.stdout
+        return
+    try:
+        fd = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Refusal(f"Can't write {output}: {error.strerror}. Name another file.") from None
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        yield file
+
+
+def _rows(queries: Queries, noun: str, since_s: float | None) -> Iterator[Any]:
+    filters = {"since_s": since_s} if noun not in {"alerts", "shells"} else {}
+    cursor: str | None = None
+    while True:
+        page = getattr(queries, noun)(**filters, limit=500, cursor=cursor)
+        yield from page.rows
+        cursor = page.next
+        if cursor is None:
+            return
+
+
+def _detail(queries: Queries, noun: str, row: Any) -> Any:
+    if noun == "failures":
+        return queries.failure(row.id) or row
+    if noun == "shells":
+        return queries.shell(row.id) or row
+    return row
+
+
+@command
+@click.option("--once", is_flag=True, help="One round: hand on what stands in the spool now, then end.")
+def collect(session: Session, once: bool) -> None:
+    """Run the collector here, in the foreground: spool to store (or broker)."""
+    import logging
+    import signal
+    import threading
+
+    from celery_trace import collector as collecting
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    chosen = session.settings
+    if chosen.store_url.startswith("django"):
+        collecting.prepare_django(os.environ.get("DJANGO_SETTINGS_MODULE", ""))
+    if chosen.transport == "broker":
+        from celery_trace.transports.broker import BrokerTransport
+
+        transport: Transport = BrokerTransport(session.app.connection_for_write)
+    else:
+        transport = collecting.make_transport(chosen)
+    try:
+        collector = collecting.Collector(chosen.spool_folder, transport, SystemClock())
+    except collecting.AnotherCollector as other:
+        raise Refusal(str(other)) from None
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        if once:
+            collector.round()
+        else:
+            click.echo(f"Collecting {chosen.spool_folder}. Ctrl-C ends it after a last round.", err=True)
+            collector.run(ended.is_set, ended.wait)
+    finally:
+        collector.close()
+    status = collector.status
+    session.say(f"{status.delivered} records were handed on, {status.corrupt} set aside.\n", status)
+
+
+@command
+def doctor(session: Session) -> None:
+    """Check the installation: what works, what does not, and what to do."""
+    from celery_trace.doctor import examine
+
+    findings = examine(session.app, session.settings)
+    unwell = [finding for finding in findings if finding.level == "fail"]
+    session.say(report.examination(findings, session.style), {"findings": findings, "ok": not unwell})
+    if unwell:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,46 @@
+"""Time, as a collaborator: what reads the clock receives one, so that a test can turn its hands."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What a reader of time needs."""
+
+    def now_s(self) -> float:
+        """Wall clock, seconds since the epoch. May step back."""
+
+    def monotonic_s(self) -> float:
+        """Seconds from an arbitrary start. Never steps back; means nothing in another process."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    now_s = staticmethod(time.time)
+    monotonic_s = staticmethod(time.monotonic)
+
+
+class FakeClock:
+    """A clock that moves only when told to."""
+
+    def __init__(self, now_s: float = 1_700_000_000.0) -> None:
+        self._now_s = now_s
+        self._monotonic_s = 0.0
+
+    def now_s(self) -> float:
+        return self._now_s
+
+    def monotonic_s(self) -> float:
+        return self._monotonic_s
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass on both clocks."""
+        self._now_s += seconds
+        self._monotonic_s += seconds
+
+    def step_back(self, seconds: float) -> None:
+        """Turn the wall clock back, as NTP does; the monotonic one stays."""
+        self._now_s -= seconds

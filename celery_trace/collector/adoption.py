@@ -1,0 +1,60 @@
+"""What can still be said of a process that was killed: its end, and the runs that it was killed in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from celery_trace.capture.fingerprint import fingerprint
+from celery_trace.model import AnyRecord, Failure, Kind, Outcome, ProcessRecord, failure_id, stable_id
+from celery_trace.probes import blackbox
+from celery_trace.probes.blackbox import Running
+
+
+def adopt(process: ProcessRecord | None, box: Path, now_s: float) -> list[AnyRecord]:
+    """
+    The records that speak for a killed process.
+
+    Args:
+        process: From the head of its spool files, where one is left.
+        box: Its black box; may be missing.
+        now_s: When the death was noticed, seconds since the epoch.
+
+    Returns:
+        The process with its end, and a failure for each run that was in progress. Doing it twice gives the same keys.
+    """
+    reading = blackbox.read(box, noticed_at_s=now_s)
+    if process is None and reading is not None:
+        process = reading.process
+    if process is None:
+        return []
+    records: list[AnyRecord] = [replace(process, ended_at_s=now_s, ended_how="killed")]
+    # Several, where threads or greenlets share a process.
+    for run, sample in reading.runs if reading is not None else ():
+        records.append(
+            Failure(
+                id=failure_id(run.task_id, run.retries) if run.task_id else _id_without_task(process, run),
+                process=process.uid,
+                kind=Kind(run.kind),
+                name=run.name,
+                task_id=run.task_id,
+                retries=run.retries,
+                outcome=Outcome.LOST,
+                witness="box",
+                fingerprint=fingerprint(Kind(run.kind), run.name, None, None, Outcome.LOST),
+                worker=process.worker,
+                pid=process.pid,
+                hostname=process.host,
+                at_s=sample.at_s if sample is not None else now_s,
+                duration_s=max(0.0, now_s - run.started_at_s) if run.started_at_s else None,
+                last_sample=sample,
+                note="The process was killed. Its black box tells what it was doing.",
+            )
+        )
+    return records
+
+
+def _id_without_task(process: ProcessRecord, run: Running) -> str:
+    """A request or a block has no task id; which one it was, its start and its thread tell."""
+    return stable_id("lost", process.uid, run.name, repr(run.started_at_s), str(run.thread))

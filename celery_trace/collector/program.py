@@ -1,0 +1,77 @@
+"""
+The collector's program, ``python -m celery_trace.collector``.
+
+It reads its settings as JSON from standard input, so that no password stands in a command line or an environment. It
+ends when its parent is gone or on SIGTERM, each time after a last round.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import msgspec
+
+from celery_trace.clock import SystemClock
+from celery_trace.collector.process import ANOTHER_ONE
+from celery_trace.collector.rounds import AnotherCollector, Collector
+from celery_trace.settings import Settings
+from celery_trace.transports import Transport
+
+logger = logging.getLogger("celery_trace.collector")
+
+
+def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> Transport:
+    """The transport of these settings; ``broker`` tells kombu how to reach it."""
+    if settings.transport == "broker":
+        from celery_trace.transports.broker import BrokerTransport, connect
+
+        return BrokerTransport(lambda: connect(broker or {}))
+    from celery_trace.stores import Store, leak_rows, open_store
+    from celery_trace.transports.direct import DirectTransport
+
+    def refresh(store: Store) -> None:
+        leak_rows.refresh(store, most_s=0.1)
+
+    return DirectTransport(lambda: open_store(settings), refresh)
+
+
+def main() -> int:
+    """Run until the parent is gone or SIGTERM comes."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    job: dict[str, Any] = msgspec.json.decode(sys.stdin.buffer.read())
+    settings = msgspec.convert(job["settings"], Settings)
+    parent: int = job.get("parent", 0)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    if settings.store_url.startswith("django"):
+        prepare_django(job.get("django", ""))
+
+    def should_end() -> bool:
+        return ended.is_set() or (parent != 0 and os.getppid() != parent)
+
+    clock = SystemClock()
+    try:
+        collector = Collector(settings.spool_folder, make_transport(settings, job.get("broker")), clock)
+    except AnotherCollector as other:
+        logger.info("%s", other)
+        return ANOTHER_ONE
+    try:
+        collector.run(should_end, ended.wait)
+    finally:
+        collector.close()
+    return 0
+
+
+def prepare_django(settings_module: str) -> None:
+    """Let ``trace_store = "django"`` find Django's settings, as the process that started us had them."""
+    if settings_module:
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", settings_module)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())

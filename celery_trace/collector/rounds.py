@@ -1,0 +1,285 @@
+"""The rounds of a collector: batches from the spool to the transport, and what is to be tidied up after them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from celery_trace.clock import Clock
+from celery_trace.collector.adoption import adopt
+from celery_trace.collector.status import LOCK_FILE, STATUS_FILE, Status, write_status
+from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
+from celery_trace.spool import segments
+from celery_trace.spool.lines import pack
+from celery_trace.spool.reader import Corrupt, SpoolReader
+from celery_trace.spool.segments import Listing
+from celery_trace.transports import Transport, TransportUnavailable
+
+logger = logging.getLogger("celery_trace.collector")
+
+#: Pause between rounds that found nothing, seconds: short after something came, longer when all is quiet.
+IDLE_S = (0.05, 1.0)
+#: Pause after the store or broker refused, seconds: doubles up to the second number.
+BACK_OFF_S = (0.25, 15.0)
+#: How often the account is written, seconds.
+ACCOUNT_S = 5.0
+#: The last round before the end takes no longer than this, seconds.
+LAST_ROUND_S = 20.0
+#: What could not be read is set aside in this file, up to this size.
+SET_ASIDE_FILE = "set-aside.log"
+SET_ASIDE_BYTES = 4 * 1024 * 1024
+
+
+class AnotherCollector(Exception):
+    """The folder is being collected already."""
+
+
+class Collector:
+    """
+    Drains one spool folder.
+
+    At least once: a batch is handed on, then the files' cursors move. A crash in between sends the batch again,
+    and its keys make that harmless. Memory is bounded by the size of a batch, however long the store was down.
+
+    Args:
+        folder: The spool folder.
+        transport: Where records go.
+        clock: Stamps what the collector itself writes.
+        name: Distinguishes this folder's account from those of other hosts.
+
+    Raises:
+        AnotherCollector: Another one holds the folder's lock.
+    """
+
+    def __init__(self, folder: Path, transport: Transport, clock: Clock, *, name: str = "") -> None:
+        self._folder = folder
+        self._transport = transport
+        self._clock = clock
+        self._reader = SpoolReader(folder)
+        self._name = name or f"{socket.gethostname()}:{stable_id(str(folder))[:6]}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_fd = self._take_folder()
+        self._told_dropped: dict[str, int] = {}  # by dropper, how many records that gave way were told of
+        self.status = Status(pid=os.getpid(), started_at_s=clock.now_s(), transport=transport.name)
+        self._told: dict[str, int] = {}
+        self._told_at_s = -ACCOUNT_S
+        self._incarnation = int(clock.now_s() * 1000)
+
+    def _take_folder(self) -> int:
+        fd = os.open(self._folder / LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise AnotherCollector(
+                f"Another collector works on {self._folder}; one is enough. Nothing to do here."
+            ) from None
+        return fd
+
+    def close(self) -> None:
+        """Give the folder back, and write the last status."""
+        self.status.state = "ended"
+        self._save_status()
+        self._transport.close()
+        os.close(self._lock_fd)
+
+    # --- rounds
+
+    def round(self) -> int:
+        """
+        Hand on everything that stands in the folder now, and tidy up.
+
+        Returns:
+            How many records were handed on.
+
+        Raises:
+            TransportUnavailable: It stopped half-way; what was handed on is remembered.
+        """
+        handed_on = 0
+        while True:
+            listing = self._reader.list()
+            living = {uid for uid in listing.locks if segments.lives(self._folder, uid)}
+            with self._reader.read(listing, living) as batch:
+                if not batch:
+                    break
+                self._send(batch.records)
+                for corrupt in batch.corrupt:
+                    self._set_aside(corrupt)
+                batch.commit()
+                handed_on += len(batch.records)
+        self._tidy(listing, living)
+        self._account(listing)
+        if self.status.state != "ready":
+            self.status.state, self.status.why = "ready", ""
+            self._save_status()
+        return handed_on
+
+    def _send(self, records: list[AnyRecord]) -> None:
+        if not records:
+            return
+        refused = self._transport.send(records)
+        for record, why in refused:
+            line = pack(encode(record))
+            self._set_aside(Corrupt("refused by the store", 0, why, line[:4096]))
+        self.status.delivered += len(records) - len(refused)
+        self.status.last_delivery_at_s = self._clock.now_s()
+
+    def _tidy(self, listing: Listing, living: set[str]) -> None:
+        """Remove what was delivered; take over from the dead."""
+        newest = listing.newest()
+        for name in listing.dropped:
+            self._tell_dropped(name)
+        self._adopt(sorted(listing.locks - living), listing)
+        for segment in listing.segments:
+            finished = segment.uid not in living or newest[segment.lane] != segment.number
+            if finished and not self._reader.remove_if_delivered(segment):
+                self._refuse_foreign(segment.name, segment)
+        known = {segment.uid for segment in listing.segments}
+        for uid in listing.boxes - listing.locks - known:
+            (self._folder / f"{uid}.box").unlink(missing_ok=True)
+        for name in listing.foreign:
+            self._refuse_foreign(name, None)
+
+    def _tell_dropped(self, name: str) -> None:
+        """A name says all that its dropper dropped so far; the store keeps the one with the greatest number."""
+        dropper, times = segments.dropper_of(name)
+        counts = segments.dropped_counts(name)
+        if counts:
+            counters = {f"dropped:{tag}": count for tag, count in counts.items()}
+            self._send([Stats(process=f"dropped:{dropper}", seq=times, at_s=self._clock.now_s(), counters=counters)])
+            before, total = self._told_dropped.get(dropper, 0), sum(counts.values())
+            self._told_dropped[dropper] = max(before, total)
+            self.status.dropped += max(0, total - before)
+        (self._folder / name).unlink(missing_ok=True)
+
+    def _adopt(self, uids: list[str], listing: Listing) -> None:
+        """Processes that did not say goodbye were killed: write down what they were doing."""
+        records: list[AnyRecord] = []
+        for uid in uids:
+            found = adopt(self._reader.process_of(uid, listing), self._folder / f"{uid}.box", self._clock.now_s())
+            records += found
+        if not uids:
+            return
+        self._send(records)
+        self.status.adopted += len(uids)
+        lost = sum(isinstance(record, Failure) for record in records)
+        logger.info("%d processes were killed, %d of them within a run.", len(uids), lost)
+        for uid in uids:
+            (self._folder / f"{uid}.box").unlink(missing_ok=True)
+            (self._folder / f"{uid}.lock").unlink(missing_ok=True)
+        self._save_status()
+
+    def _refuse_foreign(self, name: str, segment: segments.Segment | None) -> None:
+        """A file that is none of ours, whatever its name says, is renamed once and left alone."""
+        if segment is not None and self._reader.is_ours(segment) is not False:
+            return
+        path = self._folder / name
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime < 1.0:
+                return  # perhaps being made right now
+            path.rename(path.with_name(name + ".foreign"))
+            self.status.foreign += 1
+            logger.warning("%s is no spool file of celery-trace; it was renamed to %s.foreign.", path, name)
+
+    def _set_aside(self, corrupt: Corrupt) -> None:
+        self.status.corrupt += 1
+        if self.status.corrupt <= 10:
+            logger.warning(
+                "A record of %s at byte %d was set aside in %s: %s.",
+                corrupt.file, corrupt.offset, SET_ASIDE_FILE, corrupt.why,
+            )  # fmt: skip
+        path = self._folder / SET_ASIDE_FILE
+        try:
+            fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(fd).st_size < SET_ASIDE_BYTES:
+                    head = f"{corrupt.file}:{corrupt.offset}: {corrupt.why}: ".encode("utf-8", "backslashreplace")
+                    os.write(fd, head + repr(corrupt.start).encode() + b"\n")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            logger.warning("It could not be set aside: %s.", error)
+
+    # --- the account
+
+    def _account(self, listing: Listing, *, now: bool = False) -> None:
+        """Every few seconds, tell the store about the spool and ourselves, if anything changed."""
+        monotonic_s = self._clock.monotonic_s()
+        if monotonic_s - self._told_at_s < ACCOUNT_S and not now:
+            return
+        self._told_at_s = monotonic_s
+        self.measure(listing)
+        counters = {
+            "spool:bytes": self.status.spool_bytes,
+            "spool:records": self.status.spool_records,
+            "corrupt:lines": self.status.corrupt,
+            "collector:delivered": self.status.delivered,
+            "collector:adopted": self.status.adopted,
+            "collector:foreign": self.status.foreign,
+            "collector:retries": self.status.retries,
+        }
+        if counters != self._told:
+            seq = self._incarnation + self.status.accounts
+            self.status.accounts += 1
+            account = Stats(
+                process=f"collector:{self._name}:{self._incarnation}", seq=seq, at_s=self._clock.now_s(),
+                counters=counters,
+            )  # fmt: skip
+            self._transport.send([account])
+            self._told = counters
+        self._save_status()
+
+    def measure(self, listing: Listing) -> None:
+        """How much waits."""
+        self.status.spool_bytes, self.status.spool_records = self._reader.backlog(listing)
+        self.status.processes = len(listing.locks)
+
+    def _save_status(self) -> None:
+        self.status.at_s = self._clock.now_s()
+        write_status(self._folder.parent / STATUS_FILE, self.status)
+
+    # --- for long
+
+    def run(self, should_end: Callable[[], bool], wait: Callable[[float], object]) -> None:
+        """
+        Round after round, until told to end; then a last one.
+
+        Args:
+            should_end: Asked between rounds.
+            wait: Waits so many seconds, or less when it is time to end.
+        """
+        idle_s, back_off_s = IDLE_S[0], BACK_OFF_S[0]
+        while not should_end():
+            try:
+                idle_s = IDLE_S[0] if self.round() else min(idle_s * 1.5, IDLE_S[1])
+                back_off_s = BACK_OFF_S[0]
+                wait(idle_s)
+            except TransportUnavailable as error:
+                self._refused(error)
+                wait(back_off_s)
+                back_off_s = min(back_off_s * 2, BACK_OFF_S[1])
+        self.last_round()
+
+    def last_round(self) -> None:
+        """Before the end: what is still there, for a limited time."""
+        until_s = time.monotonic() + LAST_ROUND_S
+        try:
+            while self.round() and time.monotonic() < until_s:
+                pass
+            self._account(self._reader.list(), now=True)
+        except TransportUnavailable as error:
+            self._refused(error)
+
+    def _refused(self, error: TransportUnavailable) -> None:
+        self.status.retries += 1
+        self.measure(self._reader.list())
+        if self.status.state != "waiting" or self.status.why != error.why:
+            logger.warning("%s (%d records wait in the spool.)", error, self.status.spool_records)
+        self.status.state, self.status.why = "waiting", str(error)
+        self._save_status()

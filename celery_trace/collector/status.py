@@ -1,0 +1,64 @@
+"""What the collector says of itself in a file, for readiness checks and for when the store is down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+STATUS_FILE = "collector.json"
+#: In the spool folder; whoever holds its lock is the folder's collector.
+LOCK_FILE = "collector"
+
+
+class Status(Struct, kw_only=True):
+    """
+    The collector now.
+
+    ``state`` is ``starting``, ``ready`` (its last round went through), ``waiting`` (the store or the broker refuses;
+    ``why`` tells what it said) or ``ended``.
+    """
+
+    pid: int
+    started_at_s: float
+    transport: str
+    state: str = "starting"
+    why: str = ""
+    at_s: float = 0.0
+    last_delivery_at_s: float = 0.0
+    delivered: int = 0
+    dropped: int = 0
+    corrupt: int = 0
+    foreign: int = 0
+    adopted: int = 0
+    retries: int = 0
+    accounts: int = 0
+    spool_bytes: int = 0
+    spool_records: int = 0
+    processes: int = 0
+
+
+def write_status(path: Path, status: Status) -> None:
+    """Replace the file in one step. A full disk leaves the old one: the status is not worth more than the records."""
+    nascent = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        fd = os.open(nascent, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, msgspec.json.format(msgspec.json.encode(status), indent=1))
+        finally:
+            os.close(fd)
+        os.replace(nascent, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            nascent.unlink()
+
+
+def read_status(folder: Path) -> Status | None:
+    """The status that stands in ``trace_dir``; None where there is none that can be read."""
+    try:
+        return msgspec.json.decode((folder / STATUS_FILE).read_bytes(), type=Status)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,156 @@
+"""
+Tables of the store as files, to keep or to analyse elsewhere: JSON Lines, or Parquet for DuckDB, pandas and the like.
+
+Rows are read page by page over the index on their time, so that an export of millions holds neither the memory nor
+a lock while it runs. Columns are those of :mod:`celery_trace.stores.schema`; ``payload`` is the record's JSON.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Struct
+
+from celery_trace.queries.cursors import after, ordered
+from celery_trace.refusals import Unavailable
+from celery_trace.stores import Store, schema
+from celery_trace.stores.rows import unsqueeze
+
+#: Table (its name without the prefix) and the column of its time.
+TABLES: dict[str, tuple[sa.Table, str]] = {
+    "processes": (schema.processes, "seen_at_s"),
+    "totals": (schema.totals, "bucket_s"),
+    "runs": (schema.runs, "started_at_s"),
+    "samples": (schema.samples, "at_s"),
+    "windows": (schema.windows, "at_s"),
+    "failures": (schema.failures, "at_s"),
+    "groups": (schema.groups, "last_seen_s"),
+    "leaks": (schema.leaks, "last_seen_s"),
+    "alerts": (schema.alerts, "since_s"),
+    "deliveries": (schema.deliveries, "at_s"),
+    "shells": (schema.shells, "started_at_s"),
+    "audit": (schema.audit, "at_s"),
+}
+
+#: Rows of one read.
+PAGE = 5000
+
+
+class Exported(Struct):
+    """What was written: the file of each table, and its rows."""
+
+    files: dict[str, str]
+    rows: dict[str, int]
+
+
+def rows(store: Store, name: str, *, since_s: float | None = None, page: int = PAGE) -> Iterator[dict[str, Any]]:
+    """
+    A table's rows, oldest first.
+
+    Args:
+        store: The store.
+        name: One of :data:`TABLES`.
+        since_s: Not older than that, seconds since the epoch.
+        page: Rows of one read.
+    """
+    table, time = TABLES[name]
+    key = next(iter(table.primary_key.columns))
+    order = ((table.c[time], False), (key, False))
+    last: Sequence[Any] | None = None
+    while True:
+        wanted = sa.select(table)
+        if since_s is not None:
+            wanted = wanted.where(table.c[time] >= since_s)
+        if last is not None:
+            wanted = wanted.where(after(order, last))
+        with store.reading() as connection:
+            found = connection.execute(ordered(wanted, order).limit(page)).all()
+        for row in found:
+            values = dict(row._mapping)
+            if "payload" in values:
+                values["payload"] = unsqueeze(values["payload"]).decode() if values["payload"] else None
+            yield values
+        if len(found) < page:
+            return
+        last = [found[-1]._mapping[column.name] for column, _ in order]
+
+
+def write_json_lines(
+    store: Store, folder: Path, names: Iterable[str] = tuple(TABLES), *, since_s: float | None = None
+) -> Exported:
+    """One ``<table>.jsonl`` for each table, 0600; an object a line, ``payload`` as an object of its own."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    exported = Exported({}, {})
+    encoder = msgspec.json.Encoder()
+    for name in names:
+        path = folder / f"{name}.jsonl"
+        count = 0
+        with _private(path) as file:
+            for row in rows(store, name, since_s=since_s):
+                if row.get("payload"):
+                    row["payload"] = msgspec.Raw(row["payload"].encode())
+                file.write(encoder.encode(row) + b"\n")
+                count += 1
+        exported.files[name], exported.rows[name] = str(path), count
+    return exported
+
+
+def write_parquet(
+    store: Store, folder: Path, names: Iterable[str] = tuple(TABLES), *, since_s: float | None = None
+) -> Exported:
+    """
+    One ``<table>.parquet`` for each table, 0600, in row groups of one read each.
+
+    Raises:
+        Unavailable: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise Unavailable(
+            "Can't write Parquet", "pyarrow is not installed", "pip install pyarrow, or export JSON Lines."
+        ) from None
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    exported = Exported({}, {})
+    for name in names:
+        table, _ = TABLES[name]
+        fields = pyarrow.schema([(column.name, _arrow_type(pyarrow, column)) for column in table.columns])
+        path = folder / f"{name}.parquet"
+        count = 0
+        with _private(path) as file, parquet.ParquetWriter(file, fields, compression="zstd") as writer:
+            for part in _parts(rows(store, name, since_s=since_s), PAGE):
+                writer.write_table(pyarrow.Table.from_pylist(part, schema=fields))
+                count += len(part)
+        exported.files[name], exported.rows[name] = str(path), count
+    return exported
+
+
+def _parts(iterator: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    part: list[dict[str, Any]] = []
+    for row in iterator:
+        part.append(row)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _arrow_type(pyarrow: Any, column: sa.Column[Any]) -> Any:
+    if isinstance(column.type, sa.Boolean):
+        return pyarrow.bool_()
+    if isinstance(column.type, sa.Double):
+        return pyarrow.float64()
+    if isinstance(column.type, sa.Integer):
+        return pyarrow.int64()
+    return pyarrow.string()
+
+
+def _private(path: Path) -> Any:
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")

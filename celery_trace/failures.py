@@ -1,0 +1,478 @@
+"""
+Which of Celery's signals means which failure, and what can still be seen at that moment.
+
+Celery tells the end of a run in many ways, and some ends in two places; each handler here writes what it
+sees as one record, and records of one run share an id, so that they become one in the store.
+What fires when, and what is alive then, was read in Celery's ``app/trace.py`` and ``worker/request.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+from celery_trace.capture import capture_exception, describe
+from celery_trace.capture.exceptions import traceback_of
+from celery_trace.capture.fingerprint import fingerprint
+from celery_trace.capture.task_facts import (
+    class_name,
+    context_of,
+    field,
+    is_named,
+    is_stand_in,
+    message_being_handled,
+    number,
+    parameters,
+    passed_through,
+    retries_of,
+    retries_of_message,
+    text,
+    time_start,
+    whole,
+)
+from celery_trace.clock import Clock
+from celery_trace.model import (
+    AnyRecord,
+    Capture,
+    ExceptionInfo,
+    Failure,
+    Kind,
+    MemoryState,
+    Outcome,
+    ProcessRecord,
+    Role,
+    TaskContext,
+    failure_id,
+)
+from celery_trace.probes.counters import address_space_bytes
+from celery_trace.probes.process import read_memory
+from celery_trace.redaction import Redactor
+from celery_trace.settings import Settings
+
+#: Ids of failures that this process wrote lately; Celery says some ends twice.
+_REMEMBERED: Final = 512
+#: Errors by which the main process tells that a child could not speak for itself.
+_TOLD_BY_MAIN: Final = frozenset(("TimeLimitExceeded", "WorkerLostError", "Terminated"))
+_TRACEBACK_CHARACTERS: Final = 16 * 1024
+#: Seconds between two failures whose record has all memory counters.
+ALL_COUNTERS_EVERY_S: Final = 1.0
+
+
+class FailureWatcher:
+    """
+    Turns signals into failure records. One per traced process.
+
+    Args:
+        settings: What to capture, and how much of it.
+        process: Who sees it.
+        emit: Takes the record; must not raise.
+        clock: Tells when.
+        keep: Takes the record and the exception itself afterwards, for the live shell.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        process: ProcessRecord,
+        emit: Callable[[AnyRecord], None],
+        clock: Clock,
+        keep: Callable[[Failure, BaseException], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._process = process
+        self._emit = emit
+        self._clock = clock
+        self._keep = keep
+        self._limits = settings.limits
+        self._redactor = Redactor(settings.redact)
+        # By task id, what was written of that run: its try, how it ended, and in the main process when it began.
+        self._written: OrderedDict[str, set[tuple[int, Outcome, float | None]]] = OrderedDict()
+        self._all_counters_at_s = 0.0
+        self._parameters: dict[str, tuple[str, ...]] = {}
+
+    # --- in the process that runs the task
+
+    def prerun(self, task_id: str = "", **_: Any) -> None:
+        """
+        A run begins. A redelivered message begins the same run anew, and its failure is none that was written.
+
+        To be called before each run; it costs one look into a dictionary.
+        """
+        self._written.pop(task_id, None)
+
+    def failure(
+        self,
+        sender: Any = None,
+        task_id: str = "",
+        exception: BaseException | None = None,
+        args: Any = None,
+        kwargs: Any = None,
+        traceback: Any = None,
+        einfo: Any = None,
+        **_: Any,
+    ) -> None:
+        """``task_failure``: the traceback is alive, and is cleared right after this handler."""
+        if class_name(exception) in _TOLD_BY_MAIN or isinstance(traceback, str):
+            # solo, threads and gevent: the worker's own part speaks in the same process.
+            self.main_failure(
+                sender=sender, task_id=task_id, exception=exception, args=args, kwargs=kwargs, traceback=traceback
+            )
+            return
+        error = exception
+        caught = sys.exc_info()[1]
+        if caught is not None and is_stand_in(exception, caught):
+            error = caught  # what Celery could not pickle, it replaced by a wrapper
+        if error is None:
+            return
+        request = getattr(sender, "request", None)
+        outcome = Outcome.TIME_LIMIT if is_named(error, "SoftTimeLimitExceeded") else Outcome.FAILED
+        # Celery has formatted the traceback by now, and so has asked an error with a `__str__` of its own.
+        said = getattr(einfo, "traceback", None)
+        said = said if type(said) is str and error is exception else ""
+        self._record(sender, task_id, request, error, outcome, args=args, kwargs=kwargs, said=said)
+
+    def retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
+        """``task_retry``: the error that led to it, or the ``Retry`` itself."""
+        task_id = text(field(request, "id"))
+        cause = getattr(reason, "exc", None)
+        error = cause if isinstance(cause, BaseException) else reason
+        if not isinstance(error, BaseException):
+            note = "cancelled by the worker, such as after a lost connection to the broker; it is delivered again"
+            self._record_without(sender, task_id, request, Outcome.RETRIED, None, note=note)
+        elif traceback_of(error) is None and self._process.role is Role.MAIN:
+            self._record_without(
+                sender, task_id, request, Outcome.RETRIED, describe(error, self._redactor, self._limits.string)
+            )
+        else:
+            if traceback_of(error) is None and isinstance(reason, BaseException) and traceback_of(reason) is not None:
+                error = reason  # `retry(exc=...)` with an error that was never raised
+            self._record(sender, task_id, request, error, Outcome.RETRIED)
+
+    def internal_error(
+        self,
+        sender: Any = None,
+        task_id: str = "",
+        args: Any = None,
+        kwargs: Any = None,
+        request: Any = None,
+        exception: BaseException | None = None,
+        **_: Any,
+    ) -> None:
+        """``task_internal_error``: something around the task's body broke, or an eager task's error propagates."""
+        if exception is None:
+            return
+        outcome = Outcome.INTERNAL_ERROR
+        if field(request, "is_eager") and not passed_through(exception, "handle_error_state"):
+            outcome = Outcome.TIME_LIMIT if is_named(exception, "SoftTimeLimitExceeded") else Outcome.FAILED
+        self._record(sender, task_id, request, exception, outcome, args=args, kwargs=kwargs)
+
+    def postrun(
+        self,
+        task_id: str = "",
+        task: Any = None,
+        sender: Any = None,
+        args: Any = None,
+        kwargs: Any = None,
+        retval: Any = None,
+        state: str | None = None,
+        **_: Any,
+    ) -> None:
+        """
+        ``task_postrun``: the last moment of a run that is being killed, and the only one of a rejected run.
+
+        While ``SystemExit`` passes (a hard time limit, a revoke, ``sys.exit``), the frames are reachable
+        for about a tenth of a second before the process is killed.
+        """
+        task = task if task is not None else sender
+        request = getattr(task, "request", None)
+        if state in ("REJECTED", "IGNORED"):
+            if self._settings.rejected and isinstance(retval, BaseException):
+                self._record(task, task_id, request, retval, Outcome.REJECTED, args=args, kwargs=kwargs)
+            return
+        if state is not None:
+            return
+        error = sys.exc_info()[1]
+        if error is None or isinstance(error, Exception):
+            return  # an `Exception` reaches task_failure or task_internal_error
+        self._record(task, task_id, request, error, Outcome.LOST, args=args, kwargs=kwargs)
+
+    # --- in the worker's main process
+
+    def main_failure(
+        self,
+        sender: Any = None,
+        task_id: str = "",
+        exception: BaseException | None = None,
+        args: Any = None,
+        kwargs: Any = None,
+        traceback: Any = None,
+        **_: Any,
+    ) -> None:
+        """``task_failure`` where the task did not run: a hard time limit, a lost child, a rejection."""
+        if exception is None:
+            return
+        name = class_name(exception)
+        note = ""
+        if name == "TimeLimitExceeded":
+            outcome = Outcome.TIME_LIMIT
+        elif name in ("WorkerLostError", "Terminated"):
+            outcome = Outcome.LOST
+        elif is_named(exception, "Reject"):
+            if not self._settings.rejected:
+                return
+            outcome = Outcome.REJECTED
+        else:
+            outcome = Outcome.FAILED
+        message = message_being_handled()
+        self._record_without(
+            sender,
+            task_id,
+            getattr(message, "_context", None) or getattr(sender, "request", None),
+            outcome,
+            describe(exception, self._redactor, self._limits.string),
+            retries=retries_of_message(message),
+            args=args,
+            kwargs=kwargs,
+            traceback_text=traceback if isinstance(traceback, str) else "",
+            pid=whole(getattr(message, "worker_pid", None)),
+            started_at_s=getattr(message, "time_start", None),
+            note=note,
+        )
+
+    def revoked(
+        self,
+        sender: Any = None,
+        request: Any = None,
+        terminated: bool | None = None,
+        signum: Any = None,
+        expired: bool | None = None,
+        **_: Any,
+    ) -> None:
+        """``task_revoked``: terminated while it ran, or discarded before it began."""
+        task_id = text(field(request, "id"))
+        how = "terminated" if terminated else "expired" if expired else "revoked"
+        note = "terminated while it ran" if terminated else f"{how} before it began"
+        if signum:
+            note += f", signal {signum}"[:60]
+        message = message_being_handled()
+        self._record_without(
+            sender,
+            task_id,
+            request,
+            Outcome.REVOKED,
+            ExceptionInfo("TaskRevokedError", "celery.exceptions", how),
+            args=getattr(message, "args", None) if message is not None else field(request, "args"),
+            kwargs=getattr(message, "kwargs", None) if message is not None else field(request, "kwargs"),
+            pid=whole(getattr(message, "worker_pid", None)) if terminated else 0,
+            started_at_s=getattr(message, "time_start", None) if terminated else None,
+            note=note,
+        )
+
+    def unknown(self, message: Any = None, name: str = "", id: str = "", **_: Any) -> None:
+        """``task_unknown``: the message names a task that this worker does not have."""
+        if not self._settings.failures:
+            return
+        headers = getattr(message, "headers", None) or {}
+        delivery = getattr(message, "delivery_info", None) or {}
+        try:
+            body = message.payload
+        except Exception:  # not decodable here: its arguments stay unknown
+            body = None
+        args, kwargs = (body[0], body[1]) if isinstance(body, list | tuple) and len(body) >= 2 else (None, None)
+        retries = whole(headers.get("retries"))
+        exception = ExceptionInfo("NotRegistered", "celery.exceptions", name)
+        message_fields = {**headers, "delivery_info": delivery, "headers": headers}
+        self._write(
+            name,
+            id,
+            retries,
+            Outcome.FAILED,
+            exception,
+            capture=self._arguments_only(None, args, kwargs),
+            task=context_of(message_fields, self._redactor, self._limits),
+            note="no worker that took it has a task of this name",
+        )
+
+    # --- writing it down
+
+    def _record(
+        self,
+        task: Any,
+        task_id: str,
+        request: Any,
+        error: BaseException,
+        outcome: Outcome,
+        *,
+        args: Any = None,
+        kwargs: Any = None,
+        said: str = "",
+    ) -> None:
+        """Write a failure with its frames."""
+        retries = retries_of(request)
+        if not self._settings.failures or self._is_written(task_id, retries, outcome):
+            return
+        args = args if args is not None else field(request, "args")
+        kwargs = kwargs if kwargs is not None else field(request, "kwargs")
+        capture = capture_exception(
+            error,
+            limits=self._limits,
+            redactor=self._redactor,
+            in_app=self._settings.in_app,
+            arguments=(args, kwargs, self._parameters_of(task)),
+            said=said,
+        )
+        raised = capture.exceptions[0]
+        started_s = time_start()
+        failure = self._write(
+            text(getattr(task, "name", "")),
+            task_id,
+            retries,
+            outcome,
+            ExceptionInfo(raised.type, raised.module, raised.message),
+            capture=capture,
+            task=context_of(request, self._redactor, self._limits),
+            memory=self._memory(),
+            pid=self._process.pid,
+            duration_s=self._clock.monotonic_s() - started_s if started_s is not None else None,
+        )
+        if self._keep is not None:
+            self._keep(failure, error)
+
+    def _record_without(
+        self,
+        task: Any,
+        task_id: str,
+        request: Any,
+        outcome: Outcome,
+        exception: ExceptionInfo | None,
+        *,
+        retries: int | None = None,
+        args: Any = None,
+        kwargs: Any = None,
+        traceback_text: str = "",
+        pid: int = 0,
+        started_at_s: Any = None,
+        note: str = "",
+    ) -> None:
+        """Write a failure whose frames are out of reach here."""
+        retries = retries_of(request) if retries is None else retries
+        run = number(started_at_s)
+        if not self._settings.failures or self._is_written(task_id, retries, outcome, run):
+            return
+        args = args if args is not None else field(request, "args")
+        kwargs = kwargs if kwargs is not None else field(request, "kwargs")
+        self._write(
+            text(getattr(task, "name", "")) or text(field(request, "task")),
+            task_id,
+            retries,
+            outcome,
+            exception,
+            capture=self._arguments_only(task, args, kwargs),
+            task=context_of(request, self._redactor, self._limits),
+            traceback_text=self._redactor.text(traceback_text[-_TRACEBACK_CHARACTERS:]),
+            pid=pid,
+            duration_s=max(0.0, self._clock.now_s() - run) if run is not None else None,
+            note=note,
+            run=run,
+        )
+
+    def _write(
+        self,
+        name: str,
+        task_id: str,
+        retries: int,
+        outcome: Outcome,
+        exception: ExceptionInfo | None,
+        *,
+        capture: Capture | None,
+        task: TaskContext,
+        memory: MemoryState | None = None,
+        traceback_text: str = "",
+        pid: int = 0,
+        duration_s: float | None = None,
+        note: str = "",
+        run: float | None = None,
+    ) -> Failure:
+        process = self._process
+        failure = Failure(
+            id=failure_id(task_id, retries),
+            process=process.uid,
+            kind=Kind.TASK,
+            name=name,
+            task_id=task_id,
+            retries=retries,
+            outcome=outcome,
+            witness="main" if process.role is Role.MAIN else "child",
+            exception=exception,
+            traceback_text=traceback_text,
+            fingerprint=fingerprint(Kind.TASK, name, capture, exception, outcome),
+            worker=process.worker,
+            pid=pid,
+            hostname=process.host,
+            at_s=self._clock.now_s(),
+            duration_s=duration_s,
+            capture=capture,
+            task=task,
+            memory=memory,
+            note=note,
+        )
+        self._written.setdefault(task_id, set()).add((retries, outcome, run))
+        if len(self._written) > _REMEMBERED:
+            self._written.popitem(last=False)
+        self._emit(failure)
+        return failure
+
+    def _is_written(self, task_id: str, retries: int, outcome: Outcome, run: float | None = None) -> bool:
+        """
+        Celery says some ends twice, such as an ``on_failure`` that raises again while its error is handled.
+
+        ``run`` tells a redelivered run from the one before where no ``task_prerun`` does: in the main process.
+        """
+        return (retries, outcome, run) in self._written.get(task_id, ())
+
+    # --- what is known of the run
+
+    def _arguments_only(self, task: Any, args: Any, kwargs: Any) -> Capture | None:
+        if args is None and kwargs is None:
+            return None
+        capture = capture_exception(
+            _Nothing(),
+            limits=self._limits,
+            redactor=self._redactor,
+            arguments=(args, kwargs, self._parameters_of(task)),
+        )
+        return Capture(
+            heap=capture.heap,
+            args=capture.args,
+            kwargs=capture.kwargs,
+            cut_values=capture.cut_values,
+            redacted_values=capture.redacted_values,
+            took_s=capture.took_s,
+            bytes=capture.bytes,
+        )
+
+    def _parameters_of(self, task: Any) -> tuple[str, ...]:
+        """The names of the task function's positional parameters, so that a positional password is known as one."""
+        name = getattr(task, "name", None)
+        if not isinstance(name, str):
+            return ()
+        known = self._parameters.get(name)
+        if known is None:
+            if len(self._parameters) >= 1024:
+                self._parameters.clear()
+            known = self._parameters[name] = parameters(getattr(task, "run", None))
+        return known
+
+    def _memory(self) -> MemoryState:
+        """The process's memory: all counters now and then, as they cost half a millisecond, else its resident size."""
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._all_counters_at_s:
+            self._all_counters_at_s = now_s + ALL_COUNTERS_EVERY_S
+            return read_memory()
+        return MemoryState(rss_bytes=address_space_bytes()[1])
+
+
+class _Nothing(Exception):
+    """Carries no frames: what is captured are the arguments."""

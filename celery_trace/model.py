@@ -1,0 +1,811 @@
+"""
+Every record of the product, as frozen structs: reading this file tells what celery-trace knows.
+
+The first part is written by traced processes, travels through the spool, and is
+upserted into the store by its ``key``. The second part is what readers get, and what
+the JSON API and the commands show.
+
+Units live in names: ``_s`` is seconds (``at_s`` since the epoch), ``_bytes`` bytes.
+In the shapes of the JSON contract, times are plain (``at``, ``first_seen``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import msgspec
+from msgspec import Struct, field
+
+FORMAT_VERSION = 1
+
+
+class Kind(StrEnum):
+    """What was run."""
+
+    TASK = "task"
+    REQUEST = "request"
+    BLOCK = "block"
+
+
+class Role(StrEnum):
+    """What a traced process does; decides what may be blamed on one run."""
+
+    CHILD = "child"  # prefork: one run at a time
+    MAIN = "main"  # the prefork worker's own process: runs nothing
+    SOLO = "solo"
+    THREADS = "threads"
+    GREEN = "green"  # gevent, eventlet
+    WEB = "web"  # a Django process
+    SCRIPT = "script"  # a block or an eager task outside any worker
+
+
+class Outcome(StrEnum):
+    """How a failed run ended."""
+
+    FAILED = "failed"
+    RETRIED = "retried"
+    REJECTED = "rejected"
+    TIME_LIMIT = "time_limit"
+    REVOKED = "revoked"
+    LOST = "lost"
+    INTERNAL_ERROR = "internal_error"
+
+
+class Verdict(StrEnum):
+    """What the evidence says of a suspected leak."""
+
+    LEAKING = "leaking"
+    GROWING = "growing"
+    SUSPECT = "suspect"
+    STEADY = "steady"
+    TOO_FEW_RUNS = "too_few_runs"
+
+
+class Stage(StrEnum):
+    """Where an investigation stands; each stage that ends writes one :class:`Window`."""
+
+    SUSPECT = "suspect"
+    CENSUS = "census"
+    LOCATED = "located"
+    VERDICT = "verdict"
+    NATIVE = "native"
+    TRACED = "traced"  # `always` mode, or a block with its Top 10 differences
+    PROCESS = "process"  # a window of a process that runs several at once
+
+
+def new_id() -> str:
+    """A fresh random id: 16 hexadecimal digits."""
+    return uuid4().hex[:16]
+
+
+def stable_id(*parts: object) -> str:
+    """The same 16 hexadecimal digits for the same parts, on every host."""
+    text = "\x1f".join(str(part) for part in parts)
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
+
+
+def failure_id(task_id: str, retries: int) -> str:
+    """The one id of a run's failure, whoever saw it: child, main process or both."""
+    return stable_id("failure", task_id, retries)
+
+
+def leak_id(kind: str, name: str, file: str, line: int, native: str | None) -> str:
+    """The id of a row in the leak table: one site (or one native resource) of one task."""
+    return stable_id("leak", kind, name, native or f"{file}:{line}")
+
+
+# --- parts ------------------------------------------------------------------------------------------
+
+
+class Line(Struct, frozen=True):
+    """One line of source that was being executed. ``file`` is ``co_filename`` as it stands."""
+
+    file: str
+    line: int
+    function: str
+    code: str = ""
+
+
+class TypeCount(Struct, frozen=True):
+    """Surviving objects of one type. ``bytes`` is ``sys.getsizeof`` summed, without what they refer to."""
+
+    type: str
+    count: int
+    bytes: int
+
+
+class Site(Struct, frozen=True, kw_only=True):
+    """
+    An allocation site: live blocks gained over the window's runs, by where they were allocated.
+
+    ``traceback`` has the allocating line first and reaches outwards to the user's code.
+    """
+
+    file: str
+    line: int
+    function: str = ""
+    code: str = ""
+    bytes: int
+    blocks: int
+    traceback: list[Line] = []
+
+
+class Node(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
+    """
+    One value in a capture's heap table.
+
+    ``kind`` is one of ``plain`` (``value`` is the value itself: None, bool, int, float, str),
+    ``text`` (``value`` is text that stands for it, as for Decimal, UUID, Path, datetime, bytes),
+    ``list`` / ``tuple`` / ``set`` / ``frozenset`` / ``deque`` (``items`` are refs),
+    ``dict`` (``items`` are refs, key and value in turn), ``object`` (``names`` are attribute names and
+    ``items`` their refs), ``opaque`` (only its type and size are known), ``redacted``, ``absent`` (cut off by a limit).
+    """
+
+    type: str
+    kind: str
+    value: Any = None
+    items: list[int] = []
+    names: list[str] = []
+    length: int = -1  # true length where the type has one, -1 elsewhere
+    cut: int = 0  # how many items, characters or bytes were left out
+    form: str = ""  # what it is to its framework: "dataclass", "model", "queryset", "ndarray", ...
+    note: str = ""
+
+
+class Variable(Struct, frozen=True, array_like=True, gc=False):
+    """A named reference into the heap table; ``-1`` when nothing could be kept."""
+
+    name: str
+    ref: int
+
+
+class Frame(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A stack frame of a failure, after redaction."""
+
+    file: str
+    line: int
+    function: str
+    qualname: str = ""
+    module: str = ""
+    code: str = ""
+    context_start: int = 0  # number of the first context line
+    context: list[str] = []
+    columns: tuple[int, int, int] | None = None  # end line, first column, end column
+    in_app: bool = True
+    locals: list[Variable] = []
+    locals_cut: int = 0
+    folded: int = 0  # how many equal frames stand folded behind this one
+    stale: bool = False  # the file changed after it was imported
+    note: str = ""
+
+
+class ExceptionInfo(Struct, frozen=True):
+    """What was raised, in three strings."""
+
+    type: str
+    module: str
+    message: str
+
+
+class CapturedException(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One exception of a chain. Its frames stand innermost first."""
+
+    type: str
+    module: str
+    message: str
+    frames: list[Frame] = []
+    frames_cut: int = 0
+    link: str = ""  # how the one before leads here: "", "cause", "context" or "group"
+    parent: int = -1  # index of the exception that it hangs from
+    notes: list[str] = []
+    attributes: list[Variable] = []
+
+
+class Capture(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    A failure as values: nothing in it refers to the process that made it.
+
+    ``exceptions[0]`` is what was raised; the others hang from it by ``parent``.
+    ``heap`` is shared by all frames, so that one object seen twice is one node.
+    """
+
+    exceptions: list[CapturedException] = []
+    heap: list[Node] = []
+    args: int = -1
+    kwargs: int = -1
+    cut_values: int = 0
+    redacted_values: int = 0
+    took_s: float = 0.0
+    bytes: int = 0
+
+
+class TaskContext(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a task came from and what held for it."""
+
+    queue: str = ""
+    routing_key: str = ""
+    root_id: str = ""
+    parent_id: str = ""
+    group_id: str = ""
+    eta: str = ""
+    expires: str = ""
+    time_limit_s: float | None = None
+    soft_time_limit_s: float | None = None
+    redelivered: bool = False
+    headers: dict[str, str] = {}
+    eager: bool = False
+
+
+class RequestContext(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A web request, redacted."""
+
+    method: str
+    path: str
+    route: str = ""
+    view: str = ""
+    user: str = ""
+    status: int = 0
+    headers: dict[str, str] = {}
+    get: dict[str, list[str]] = {}
+    post: dict[str, list[str]] = {}
+    cookies: dict[str, str] = {}
+    sql_count: int = 0
+    sql_s: float = 0.0
+    template: Line | None = None
+
+
+class MemoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A process's memory at one moment; ``None`` where this platform has no such counter."""
+
+    rss_bytes: int = 0
+    uss_bytes: int | None = None
+    allocated_blocks: int | None = None  # live pymalloc blocks, sys.getallocatedblocks()
+    malloc_bytes: int | None = None  # live bytes of the C allocator, mallinfo2
+    mmap_bytes: int | None = None
+    fds: int | None = None
+    threads: int | None = None
+
+
+class LastSample(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the black box of a killed process said last."""
+
+    at_s: float
+    age_s: float  # how long before the death was noticed
+    stack: list[Line] = []  # innermost first
+    memory: MemoryState | None = None
+
+
+class Histogram(Struct, frozen=True, array_like=True):
+    """
+    Durations in buckets of a power of two of a tenth of a millisecond.
+
+    ``counts[i]`` holds runs that took up to ``0.0001 * 2**i`` seconds, the last one all longer ones.
+    """
+
+    counts: list[int]
+
+    BUCKETS: ClassVar[int] = 28
+
+    @staticmethod
+    def bucket(duration_s: float) -> int:
+        """Which bucket a duration (seconds) falls in."""
+        tenths_ms = int(duration_s * 10_000)
+        return min(tenths_ms.bit_length(), Histogram.BUCKETS - 1)
+
+
+# --- records: written by a traced process -------------------------------------------------------------
+
+
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="record"):
+    """
+    Something that a traced process says once and that must reach the store.
+
+    Each has a ``key``: two records of one class with the same key are the same fact, and
+    the later one completes the earlier. ``precious`` records are the last to go when the
+    spool is full.
+    """
+
+    precious: ClassVar[bool] = False
+
+
+class ProcessRecord(Record, frozen=True, kw_only=True, tag="process"):
+    """A traced process presents itself; the first record of each spool file."""
+
+    uid: str
+    host: str
+    pid: int
+    started_at_s: float
+    worker: str = ""  # the Celery node name; empty outside a worker
+    role: Role = Role.SCRIPT
+    parent_uid: str = ""
+    python: str = ""
+    counters: list[str] = []  # the exact counters that this interpreter and libc offer
+    mode: str = "auto"
+    ended_at_s: float | None = None
+    ended_how: str = ""  # "exit", "recycled", "killed", ...
+
+    @property
+    def key(self) -> str:
+        return self.uid
+
+
+class Rollup(Record, frozen=True, kw_only=True, tag="rollup"):
+    """
+    A process's runs of one name in one five-minute bucket, so far.
+
+    Totals are cumulative within the bucket and ``seq`` rises, so a store keeps the
+    one with the greatest ``seq`` and a repeated delivery changes nothing.
+    """
+
+    process: str
+    kind: Kind
+    name: str
+    bucket_s: int
+    seq: int
+    runs: int
+    failed: int = 0
+    retried: int = 0
+    duration_s: float = 0.0
+    duration_max_s: float = 0.0
+    durations: Histogram = Histogram([])
+    gated: int = 0  # runs that the gate measured
+    kept_blocks: int = 0  # summed over gated runs; may be negative
+    kept_bytes: int = 0
+    rss_max_bytes: int = 0
+    overhead_s: float = 0.0
+    concurrent: bool = False  # runs overlapped: the kept_* belong to the process, not to this name
+
+    BUCKET_S: ClassVar[int] = 300
+
+    @property
+    def key(self) -> str:
+        return stable_id("rollup", self.process, self.kind, self.name, self.bucket_s)
+
+
+class Run(Record, frozen=True, kw_only=True, tag="run"):
+    """One run that is kept by itself: an outlier, a sampled one, a traced one, or a failed one."""
+
+    id: str
+    process: str
+    kind: Kind
+    name: str
+    task_id: str = ""
+    retries: int = 0
+    queue: str = ""
+    root_id: str = ""
+    started_at_s: float
+    duration_s: float
+    state: str = ""
+    why: str = "sampled"  # "outlier", "sampled", "traced", "failed"
+    kept_blocks: int | None = None
+    kept_bytes: int | None = None
+    memory: MemoryState | None = None
+    top: list[Site] = []  # the Top 10 differences, where the run was traced
+    concurrent: int = 1
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+class Sample(Record, frozen=True, kw_only=True, tag="sample"):
+    """A point in a process's memory series."""
+
+    process: str
+    at_s: float
+    memory: MemoryState
+    runs: int = 0  # runs so far in this process
+    name: str = ""  # what was running
+    kept_failures: int = 0
+    overhead_ratio: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return f"{self.process}:{self.at_s:.3f}"
+
+
+class Window(Record, frozen=True, kw_only=True, tag="window"):
+    """
+    Evidence about one name in one process, gathered over a window of its runs.
+
+    An investigation is the windows that share ``investigation``; the leak table is a
+    function of windows alone (:func:`celery_trace.leaks.leak_table`).
+    """
+
+    precious: ClassVar[bool] = True
+
+    id: str
+    investigation: str
+    process: str
+    kind: Kind
+    name: str
+    stage: Stage
+    verdict: Verdict
+    at_s: float
+    runs: int  # runs that this window looked at
+    run_number: int  # runs of this name in this process when the window closed
+    kept_blocks_per_run: float = 0.0
+    kept_bytes_per_run: float = 0.0
+    sites: list[Site] = []  # bytes and blocks are per run here, greatest first
+    types: list[TypeCount] = []  # per window
+    retained_by: list[str] = []  # root first
+    bounded: str = ""  # "lru_cache (500/500)" where the holder says so
+    native: str = ""  # "malloc", "mmap", "fds", "threads" where it is not Python's heap
+    concurrent: int = 1
+    by_site: bool = False  # attributed by the task's frame in the traceback, not by difference
+    note: str = ""
+    took_s: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+class Failure(Record, frozen=True, kw_only=True, tag="failure"):
+    """
+    A failed run. Several witnesses may write one each under the same ``id``; the store merges them
+    with :func:`celery_trace.capture.merge.merge`.
+    """
+
+    precious: ClassVar[bool] = True
+
+    id: str
+    process: str
+    kind: Kind
+    name: str
+    task_id: str = ""
+    retries: int = 0
+    outcome: Outcome
+    witness: str = "child"  # "child", "main", "box", "web", "block"
+    exception: ExceptionInfo | None = None
+    traceback_text: str = ""  # when only text was to be had
+    fingerprint: str = ""
+    worker: str = ""
+    pid: int = 0
+    hostname: str = ""
+    at_s: float
+    duration_s: float | None = None
+    capture: Capture | None = None
+    task: TaskContext | None = None
+    request: RequestContext | None = None
+    memory: MemoryState | None = None
+    last_sample: LastSample | None = None
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+class Kept(Record, frozen=True, kw_only=True, tag="kept"):
+    """
+    A process says that it holds a failure's live objects, or that it no longer does.
+
+    ``address`` is the queue on which its live keeper listens.
+    """
+
+    process: str
+    failure: str
+    at_s: float
+    until_s: float
+    address: str
+    bytes: int = 0
+    gone: str = ""  # why it is no longer held: "evicted", "expired", "dropped", "shutdown", "recycled"
+
+    @property
+    def key(self) -> str:
+        return f"{self.process}:{self.failure}"
+
+
+class Stats(Record, frozen=True, kw_only=True, tag="stats"):
+    """A process's account of itself; cumulative, so the greatest ``seq`` wins."""
+
+    process: str
+    seq: int
+    at_s: float
+    counters: dict[str, int] = {}  # "written:failure", "dropped:rollup", "cut:values", "own_error:...", "live:refused"
+    overhead_s: float = 0.0
+    process_s: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return self.process
+
+
+class AuditEntry(Record, frozen=True, kw_only=True, tag="audit"):
+    """A command that somebody gave to a process, carried out or refused."""
+
+    precious: ClassVar[bool] = True
+
+    id: str
+    at_s: float
+    where: str  # "monitor", "terminal" or "worker"
+    process: str = ""
+    failure: str = ""
+    session: str = ""
+    user: str = ""
+    command: str = ""
+    verdict: str = "done"  # "done" or "refused: why"
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+AnyRecord = ProcessRecord | Rollup | Run | Sample | Window | Failure | Kept | Stats | AuditEntry
+
+_encoder = msgspec.json.Encoder(order=None)
+_decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
+
+
+def encode(record: AnyRecord) -> bytes:
+    """One line of JSON, without a line feed; lone surrogates are escaped first by whoever made the strings."""
+    return _encoder.encode(record)
+
+
+def decode(data: bytes) -> AnyRecord:
+    """
+    The record that :func:`encode` wrote.
+
+    Raises:
+        msgspec.DecodeError: The bytes are no JSON, or no record of ours (``ValidationError``).
+    """
+    return _decoder.decode(data)
+
+
+# --- what readers get: the JSON contract ----------------------------------------------------------------
+
+
+class Leak(Struct, frozen=True, kw_only=True):
+    """A row of the leak table, as in ``GET /api/trace/leaks``."""
+
+    id: str
+    kind: str
+    name: str
+    verdict: Verdict
+    native: bool
+    file: str
+    line: int
+    function: str
+    code: str
+    kept_bytes_per_run: int
+    kept_blocks_per_run: float
+    kept_bytes_total: int
+    runs: int
+    processes: int
+    traceback: list[Line] = []
+    types: list[TypeCount] = []
+    retained_by: list[str] = []
+    first_seen: float
+    last_seen: float
+    samples: list[tuple[float, int]] = []
+    # beyond the contract
+    resource: str = ""  # for native rows: "malloc", "mmap", "fds", "threads"
+    bounded: str = ""
+    note: str = ""
+    concurrent: bool = False
+
+
+class LocalValue(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A local as text; ``ref`` opens it as a tree in ``heap``."""
+
+    name: str
+    type: str
+    value: str
+    cut: int
+    redacted: bool
+    ref: int = -1
+
+
+class FrameView(Struct, frozen=True, kw_only=True):
+    """A frame as pages and scripts read it."""
+
+    file: str
+    line: int
+    function: str
+    code: str
+    context: list[tuple[int, str]]
+    in_app: bool
+    locals: list[LocalValue]
+    qualname: str = ""
+    module: str = ""
+    columns: tuple[int, int, int] | None = None
+    locals_cut: int = 0
+    folded: int = 0
+    stale: bool = False
+    note: str = ""
+
+
+class ChainLink(Struct, frozen=True, kw_only=True):
+    """One exception of a failure's chain with its own frames; the first is what was raised."""
+
+    type: str
+    module: str
+    message: str
+    link: str
+    parent: int
+    frames: list[FrameView]
+    frames_cut: int = 0
+    notes: list[str] = []
+    attributes: list[LocalValue] = []
+
+
+class FailureSummary(Struct, frozen=True, kw_only=True):
+    """A row of ``GET /api/trace/failures``. ``count`` is how many share the fingerprint."""
+
+    id: str
+    kind: str
+    name: str
+    task_id: str
+    retries: int
+    outcome: Outcome
+    exception: ExceptionInfo | None
+    fingerprint: str
+    count: int
+    worker: str
+    pid: int
+    hostname: str
+    at: float
+    live: bool
+
+
+class FailureDetail(FailureSummary, frozen=True, kw_only=True):
+    """``GET /api/trace/failures/ID``."""
+
+    frames: list[FrameView]
+    chain: list[ChainLink]
+    args: list[LocalValue]
+    kwargs: list[LocalValue]
+    request: RequestContext | None
+    memory: MemoryState | None
+    # beyond the contract
+    process: str = ""
+    task: TaskContext | None = None
+    last_sample: LastSample | None = None
+    traceback_text: str = ""
+    duration_s: float | None = None
+    witness: str = ""
+    note: str = ""
+    heap: list[Node] = []
+    cut_values: int = 0
+    redacted_values: int = 0
+    live_until: float | None = None
+    first_seen: float | None = None
+    last_seen: float | None = None
+
+
+class FailureGroup(Struct, frozen=True, kw_only=True):
+    """Failures that share a fingerprint. ``trend`` counts them per equal slice of time, oldest first."""
+
+    fingerprint: str
+    kind: str
+    name: str
+    exception: ExceptionInfo | None
+    outcome: Outcome
+    count: int
+    first_seen: float
+    last_seen: float
+    latest_id: str
+    state: str = "new"  # "new", "ongoing", "resolved", "regressed"
+    trend: list[tuple[float, int]] = []
+
+
+class ProcessView(Struct, frozen=True, kw_only=True):
+    """One traced process with its latest memory."""
+
+    uid: str
+    pid: int
+    role: Role
+    started_at: float
+    ended_at: float | None
+    ended_how: str
+    memory: MemoryState | None
+    at: float | None
+    running: str = ""
+    runs: int = 0
+    kept_failures: int = 0
+    overhead_ratio: float = 0.0
+    mode: str = ""
+    counters: list[str] = []
+
+
+class WorkerView(Struct, frozen=True, kw_only=True):
+    """A worker (or a web host) and its processes; ``rss_bytes`` is summed over the living ones."""
+
+    name: str
+    host: str
+    role: str
+    alive: bool
+    rss_bytes: int
+    last_seen: float
+    overhead_ratio: float
+    processes: list[ProcessView]
+
+
+class AlertView(Struct, frozen=True, kw_only=True):
+    """An alert as ``GET /api/trace/alerts`` shows it; states are Prometheus' with ``pending`` before ``firing``."""
+
+    id: str
+    rule: str
+    subject: str
+    state: str  # "pending", "firing", "resolved"
+    severity: str
+    text: str
+    value: float
+    threshold: float
+    since: float
+    fired_at: float | None
+    resolved_at: float | None
+    acknowledged_by: str = ""
+    acknowledged_at: float | None = None
+    silenced_until: float | None = None
+    link: str = ""  # path on the monitor, such as "leaks/ID"
+    count: int = 1  # how often it fired
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """One attempt to deliver an alert. ``channel`` is shown without its secrets."""
+
+    id: str
+    alert: str
+    channel: str
+    at: float
+    ok: bool
+    error: str = ""
+    attempt: int = 1
+
+
+class ShellLine(Struct, frozen=True, kw_only=True):
+    """A line of a transcript. ``kind`` is ``input``, ``output``, ``error``, ``remark`` or ``event``."""
+
+    seq: int
+    at: float
+    user: str
+    kind: str
+    text: str
+
+
+class ShellView(Struct, frozen=True, kw_only=True):
+    """A shell session over a failure, with its transcript where one was asked for."""
+
+    id: str
+    failure: str
+    mode: str  # "live" or "recreated"
+    started_at: float
+    ended_at: float | None
+    users: list[str]
+    lines: list[ShellLine] = []
+
+
+class StatsView(Struct, frozen=True, kw_only=True):
+    """``GET /api/trace/stats``: what was kept and what was not, and what measuring costs."""
+
+    records: dict[str, int]  # by kind, as the store holds them
+    written: dict[str, int]  # by kind, as processes wrote them
+    dropped: dict[str, int]
+    cut: dict[str, int]
+    own_errors: dict[str, int]
+    live: dict[str, int]  # commands carried out and refused
+    overhead_ratio: float
+    spool_bytes: int
+    spool_records: int
+    corrupt_lines: int
+    store: str = ""  # URL without password
+    schema: str = ""
+    collector: dict[str, Any] = {}
+
+
+class Page(Struct, frozen=True):
+    """One page of a list, and where the next begins. Serialised as ``{"<noun>": rows, "next": cursor}``."""
+
+    noun: str
+    rows: list[Any]
+    next: str | None = None
+    total: int | None = field(default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The contract's shape of a list."""
+        return {self.noun: self.rows, "next": self.next}

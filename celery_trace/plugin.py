@@ -1,0 +1,342 @@
+"""
+Switches the plugin on in whatever process Celery runs it: worker, child, or a script with eager tasks.
+
+The life of a prefork worker: ``worker_init`` reads the settings and refuses bad ones,
+``worker_ready`` starts the main process's recorder and the collector, each child's
+``worker_process_init`` starts that child's recorder, ``worker_shutdown`` ends both.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from typing import Any
+
+import click
+
+from celery_trace import recorder as recorders
+from celery_trace import settings as settings_module
+from celery_trace import signals
+from celery_trace.failures import FailureWatcher
+from celery_trace.guard import Guard, report
+from celery_trace.model import Kind, Role, new_id
+from celery_trace.recorder import Recorder, RunToken
+from celery_trace.settings import SettingError, Settings
+
+logger = logging.getLogger("celery_trace")
+
+#: How often a process that runs tasks looks for orders, seconds.
+ORDERS_S = 1.0
+
+#: Which pool means which role; by the module that the pool's class comes from.
+_ROLES = {
+    "celery.concurrency.prefork": Role.MAIN,
+    "celery.concurrency.solo": Role.SOLO,
+    "celery.concurrency.thread": Role.THREADS,
+    "celery.concurrency.gevent": Role.GREEN,
+    "celery.concurrency.eventlet": Role.GREEN,
+}
+_POOL_NAMES = {"prefork": Role.MAIN, "processes": Role.MAIN, "solo": Role.SOLO, "threads": Role.THREADS}
+
+_installed: weakref.WeakKeyDictionary[Any, CeleryTrace] = weakref.WeakKeyDictionary()
+
+
+class _Traced:
+    """What one process needs to trace tasks; made anew after each fork."""
+
+    __slots__ = ("open_runs", "recorder", "watcher")
+
+    def __init__(self, recorder: Recorder, watcher: FailureWatcher) -> None:
+        self.recorder = recorder
+        self.watcher = watcher
+        self.open_runs: dict[str, RunToken] = {}
+
+
+class CeleryTrace:
+    """
+    The plugin of one Celery app. Making it twice for the same app gives the first one again.
+
+    Args:
+        app: The Celery application. Its configuration is read when a worker starts, not now.
+        settings: Values to use instead of the app's; for tests and for embedding.
+
+    Raises:
+        SettingError: Only from ``settings``; a bad configuration ends the worker at its start.
+    """
+
+    def __new__(cls, app: Any, settings: Settings | None = None) -> CeleryTrace:
+        plugin = _installed.get(app)
+        if plugin is None:
+            plugin = super().__new__(cls)
+            plugin._set_up(app, settings)
+            _installed[app] = plugin
+        return plugin
+
+    def _set_up(self, app: Any, settings: Settings | None) -> None:
+        self.app_name = app.main
+        self._app = weakref.ref(app)
+        self._settings = settings
+        self._traced: _Traced | None = None
+        self._main_pid = 0
+        self._main_uid = ""
+        self._role = Role.SCRIPT
+        self._worker = ""
+        self._collector: Any = None
+        self._desk: Any = None
+        self._connection = signals.connect(self, uid=f"celery_trace.{id(app)}")
+        app.user_options["worker"].add(
+            click.Option(
+                ["--trace"],
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="A setting of celery-trace for this worker, such as memory=rss or shell=live. Repeatable.",
+            )
+        )
+
+    @property
+    def app(self) -> Any:
+        """The Celery app; None once it is gone."""
+        return self._app()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force, read from the app when first asked."""
+        if self._settings is None:
+            self._settings = settings_module.from_app(self.app)
+        return self._settings
+
+    def close(self) -> None:
+        """Disconnect from all signals, end the collector and this process's recorder."""
+        self._connection.close()
+        if self._collector is not None:
+            self._collector.stop()
+            self._collector = None
+        if self._traced is not None:
+            recorders.close("exit")
+            self._traced = None
+        if self.app is not None:
+            _installed.pop(self.app, None)
+
+    # --- the worker's life -----------------------------------------------------------------------------
+
+    def on_worker_init(self, sender: Any = None, **_: Any) -> None:
+        """Read and check the settings; a bad one ends the worker before it takes a task."""
+        if getattr(sender, "app", self.app) is not self.app:
+            self._connection.close()  # another app's worker runs in this process
+            return
+        try:
+            self._settings = self._settings or settings_module.from_app(self.app, _command_line(sender))
+        except SettingError as error:
+            raise SystemExit(f"celery-trace: {error}") from None
+        if not self._settings.enabled:
+            self._connection.close()
+            return
+        self._main_pid = os.getpid()
+        self._main_uid = new_id()  # named before the pool forks, so that each child knows whose it is
+        self._worker = getattr(sender, "hostname", "") or ""
+        self._role = _role_of(getattr(sender, "pool_cls", None))
+
+    def on_worker_ready(self, **_: Any) -> None:
+        """The pool is up: record the main process too, and see that the records are collected."""
+        with Guard("worker_ready"):
+            if not self._main_pid:
+                return
+            traced = self._trace_here()
+            recorder = traced.recorder
+            if recorder.process.role is Role.MAIN or recorder.process.uid == self._main_uid:
+                from celery_trace.control import OrderDesk
+
+                self._desk = OrderDesk(self.settings, recorder.process, recorder.clock, recorder.write)
+                self._desk.install()
+                recorder.extra_counters.append(lambda: dict(self._desk.counters) if self._desk else {})
+            if self.settings.collector:
+                from celery_trace.collector import CollectorProcess
+
+                self._collector = CollectorProcess(self.settings)
+                self._collector.start()
+                recorder.ticker.every(1.0, self._collector.watch, "collector watch")
+
+    def on_worker_process_init(self, **_: Any) -> None:
+        """A pool process begins: have its recorder ready before its first task."""
+        with Guard("worker_process_init"):
+            if self._main_pid and os.getpid() != self._main_pid:
+                self._role = Role.CHILD
+                self._collector = self._desk = None  # the parent's
+                self._trace_here()
+
+    def on_worker_process_shutdown(self, **_: Any) -> None:
+        """A pool process ends in an orderly way."""
+        with Guard("worker_process_shutdown"):
+            if os.getpid() != self._main_pid:
+                recorders.close("exit")
+                self._traced = None
+
+    def on_worker_shutdown(self, **_: Any) -> None:
+        """The worker ends: the last records first, then the collector, which drains them."""
+        with Guard("worker_shutdown"):
+            if self._desk is not None:
+                self._desk.close()
+                self._desk = None
+            recorders.close("exit")
+            self._traced = None
+            if self._collector is not None:
+                self._collector.stop()
+                self._collector = None
+
+    # --- a task's life ---------------------------------------------------------------------------------
+
+    # The two hot handlers are guarded by hand: a context manager would be a tenth of their cost.
+
+    def on_task_prerun(self, task_id: str = "", task: Any = None, **_: Any) -> None:
+        """A task is about to run."""
+        try:
+            traced = self._traced
+            if traced is None or traced.recorder is not recorders.current():
+                if not self.settings.enabled:  # outside a worker nobody asked before
+                    self._connection.close()
+                    return
+                traced = self._trace_here()
+            traced.watcher.prerun(task_id)
+            request = task.request
+            token = traced.recorder.run_started(Kind.TASK, task.name, task_id=task_id, retries=request.retries or 0)
+            token.describe = lambda: _queue_and_root(request)
+            traced.open_runs[task_id] = token
+        except Exception as error:
+            report("task_prerun", error)
+
+    def on_task_postrun(self, task_id: str = "", state: str | None = None, **rest: Any) -> None:
+        """A task has run, whatever came of it."""
+        try:
+            traced = self._traced
+            if traced is None:
+                return
+            token = traced.open_runs.pop(task_id, None)
+            if state != "SUCCESS":
+                traced.watcher.postrun(task_id=task_id, state=state, **rest)
+            if token is not None:
+                traced.recorder.run_ended(token, state or "", failed=state is None or state == "FAILURE")
+        except Exception as error:
+            report("task_postrun", error)
+
+    def on_task_failure(self, **signal: Any) -> None:
+        """A task failed. In the main process this is a task whose child could not say so itself."""
+        with Guard("task_failure"):
+            traced = self._here()
+            if traced.recorder.process.role is Role.MAIN:
+                traced.watcher.main_failure(**signal)
+            else:
+                traced.watcher.failure(**signal)
+
+    def on_task_retry(self, **signal: Any) -> None:
+        """A task asked to be run again."""
+        with Guard("task_retry"):
+            self._here().watcher.retry(**signal)
+
+    def on_task_internal_error(self, **signal: Any) -> None:
+        """Something around the task broke, such as its ``on_failure``."""
+        with Guard("task_internal_error"):
+            self._here().watcher.internal_error(**signal)
+
+    def on_task_revoked(self, **signal: Any) -> None:
+        """A task was revoked; with ``terminate`` its process is killed."""
+        with Guard("task_revoked"):
+            self._here().watcher.revoked(**signal)
+
+    def on_task_unknown(self, **signal: Any) -> None:
+        """A message names a task that is not registered."""
+        with Guard("task_unknown"):
+            self._here().watcher.unknown(**signal)
+
+    # --- this process ----------------------------------------------------------------------------------
+
+    def _here(self) -> _Traced:
+        traced = self._traced
+        if traced is None or traced.recorder is not recorders.current():
+            traced = self._trace_here()
+        return traced
+
+    def _trace_here(self) -> _Traced:
+        """This process's recorder and watcher, made where they are missing."""
+        settings = self.settings
+        main = self._role is not Role.CHILD
+        recorder = recorders.ensure(
+            settings,
+            self._role,
+            worker=self._worker,
+            parent_uid="" if main else self._main_uid,
+            uid=self._main_uid if main else "",
+        )
+        if self._main_uid and recorder.process.role is not Role.MAIN:
+            self._hear_orders(recorder)
+        if recorder.keeper is None and settings.shell == "live" and recorder.process.role is not Role.MAIN:
+            from celery_trace.shell.keeper import Keeper
+
+            keeper = Keeper(settings, recorder.process, recorder.write, self.app.connection_for_write, recorder.clock)
+            recorder.keeper = keeper
+            recorder.extra_counters.append(lambda: dict(keeper.counters))
+        watcher = FailureWatcher(settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep)
+        self._traced = _Traced(recorder, watcher)
+        return self._traced
+
+    def _hear_orders(self, recorder: Recorder) -> None:
+        """Look now and then whether this worker was told to measure something otherwise."""
+        from celery_trace.control import OrderBook
+
+        def drop(failure: str) -> None:
+            if recorder.keeper is not None:
+                recorder.keeper.drop(failure) if failure else recorder.keeper.drop_all()
+
+        book = OrderBook(
+            self.settings,
+            self._main_uid,
+            recorder.clock,
+            on_mode=recorder.measure,
+            on_profile=recorder.profile_next,
+            on_drop=drop,
+        )
+        recorder.extra_counters.append(lambda: dict(book.counters))
+        recorder.ticker.every(ORDERS_S, book.poll, "orders")
+
+
+def install(app: Any) -> CeleryTrace:
+    """Switch the plugin on for an app; harmless where it is on."""
+    return CeleryTrace(app)
+
+
+def install_when_a_worker_starts() -> None:
+    """Switch the plugin on for whichever app's worker starts in this process."""
+    from celery.signals import worker_init
+
+    worker_init.connect(_install_on_worker_init, weak=False, dispatch_uid="celery_trace.install")
+
+
+def _install_on_worker_init(sender: Any = None, **_: Any) -> None:
+    app = sender.app
+    if app not in _installed:
+        # Connected while this very signal is being sent: Celery may or may not reach it, so say it ourselves.
+        CeleryTrace(app).on_worker_init(sender=sender)
+
+
+def _command_line(worker: Any) -> dict[str, str]:
+    """``--trace NAME=VALUE`` of the worker's command."""
+    values: dict[str, str] = {}
+    for pair in (getattr(worker, "options", None) or {}).get("trace") or ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingError(f"--trace {pair} has no value; write --trace NAME=VALUE, such as --trace memory=rss.")
+        values[name.strip().replace("-", "_")] = value
+    return values
+
+
+def _role_of(pool: Any) -> Role:
+    """The role of a worker's main process, from its pool (a class or one of Celery's names)."""
+    name = pool if isinstance(pool, str) else getattr(pool, "__module__", "")
+    module = name.partition(":")[0]
+    return _POOL_NAMES.get(module) or _ROLES.get(module) or (Role.GREEN if "event" in module else Role.MAIN)
+
+
+def _queue_and_root(request: Any) -> tuple[str, str]:
+    delivery = request.delivery_info or {}
+    # A task that a traced web request sent belongs to that request; see django_bridge.links.
+    return str(delivery.get("routing_key") or ""), str(getattr(request, "trace_request", "") or request.root_id or "")

@@ -1,0 +1,676 @@
+"""
+The memory probe: called around every run of a traced process, some microseconds each.
+
+On the usual path it reads two exact counters and feeds the gate of that name. Only where a name is suspected do
+its next runs go through an :class:`~celery_trace.probes.investigation.Investigation`. It measures what it
+costs, and measures fewer runs when that would pass its budget.
+
+A task's run is settled only when the next one begins: until then its result and Celery's own
+bookkeeping of it are alive and would look like growth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import time
+import weakref
+from array import array
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any, NamedTuple, cast
+
+from celery_trace.clock import Clock
+from celery_trace.guard import report
+from celery_trace.model import Kind, ProcessRecord, Role, Site, Stage, Verdict, Window, new_id
+from celery_trace.probes import counters
+from celery_trace.probes.census import NOTHING_KEPT, CensusWindow, Kept
+from celery_trace.probes.differences import TracedRun, top_differences
+from celery_trace.probes.gate import Gate
+from celery_trace.probes.investigation import USUAL_BLOCK_BYTES, Investigation, Plan, Services
+from celery_trace.probes.lease import FolderLease, Lease, Note
+from celery_trace.probes.locate import LocateWindow
+from celery_trace.probes.native import NativeServices, ResourceWatch
+from celery_trace.probes.source import OwnCode
+from celery_trace.settings import Settings
+
+#: Seconds of measuring that a process may spend ahead of its budget, so that a short life is measured too.
+_CREDIT_S = 0.5
+
+#: The first runs of a name in a process, which are all measured: a leak shows early, and they cost a millisecond.
+_FIRST_RUNS = 160
+
+#: How long a heap stays frozen for the next run of a name, and how long tracing stays on for it, seconds.
+_FROZEN_S = 10.0
+_TRACED_S = 2.0
+
+#: Runs after which the first signs of growth are noted for a process to come.
+_EARLY_RUNS = 6
+
+#: Of the budget, what the gate may use; the rest is for investigations.
+_GATE_SHARE = 0.5
+
+#: Roles in which one run at a time is the rule, and where nothing else happens between two runs.
+_ONE_AT_A_TIME = frozenset({Role.CHILD, Role.SOLO, Role.WEB})
+
+
+class Measured(NamedTuple):
+    """What is known of one run as soon as it ends; None where it was not measured."""
+
+    kept_blocks: int | None
+    kept_bytes: int | None  # small blocks at their usual size plus exact bytes of the C allocator
+    top: list[Site]
+    concurrent: int
+
+
+_MUCH = 1 << 40
+
+#: How deep runs may be nested in each other before they share their place for numbers.
+_SLOTS = 64
+
+_UNMEASURED = Measured(None, None, [], 1)
+
+
+def available_counters() -> list[str]:
+    """Which exact counters this interpreter and C library offer."""
+    return counters.available()
+
+
+class _Name:
+    """One name's state in this process."""
+
+    __slots__ = ("burst", "gate", "investigation", "kind", "name", "resting", "rests", "runs", "watch", "word")
+
+    def __init__(self, kind: Kind, name: str, plan: Plan, watch: ResourceWatch) -> None:
+        self.kind = kind
+        self.name = name
+        self.runs = 0
+        self.watch = watch
+        self.gate = Gate(plan.gate)
+        self.burst = _FIRST_RUNS  # runs that are measured whatever the sampling says
+        self.investigation: Investigation | None = None
+        self.resting = 0  # run number until which the gate stays shut after a false alarm
+        self.rests = 0
+        self.word: Note | None = None  # what an earlier process found out
+
+
+class _Listener(Gate):
+    """A gate that only notes what it is fed, in arrays of its own, as new objects would be what it hears of next."""
+
+    __slots__ = ("blocks", "bytes", "count")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.blocks = array("q", [0] * 16)
+        self.bytes = array("q", [0] * 16)
+
+    def feed(self, blocks: int, live_bytes: int) -> bool:
+        self.blocks[self.count % 16] = blocks
+        self.bytes[self.count % 16] = live_bytes
+        self.count += 1
+        return False
+
+    def usual(self) -> Kept:
+        """The median of what was heard lately."""
+        heard = min(self.count, 16)
+        return Kept(sorted(self.blocks[:heard])[heard // 2], sorted(self.bytes[:heard])[heard // 2])
+
+
+class _IdleInvestigation:
+    """Looks at runs that do nothing, through the same path as any other."""
+
+    over = False
+
+    def __init__(self, window: CensusWindow) -> None:
+        self.window = window
+
+    def wants(self, run_number: int) -> bool:  # noqa: ARG002
+        """All of them."""
+        return not self.window.enough
+
+    def advance(self, run_number: int) -> None:
+        """Nothing follows."""
+
+    def progress(self, run_number: int, gate: Gate) -> None:
+        """And nothing is handed on."""
+
+
+class Token:
+    """A run in progress. Passed back to :meth:`MemoryProbe.after`, from whichever thread."""
+
+    __slots__ = (
+        "gated",
+        "nested",
+        "number",
+        "shared",
+        "slot",
+        "stage",
+        "state",
+        "top",
+        "tracing",
+        "watched",
+        "whose",
+    )  # fmt: skip
+
+    def __init__(self, state: _Name, whose: int, slot: int) -> None:
+        self.state = state
+        self.whose = whose
+        self.slot = slot
+        self.number = state.runs + 1
+        self.top: list[Site] | None = None  # what a traced run gained and gave back
+        self.gated = False
+        self.watched = False
+        self.nested = False
+        self.shared = 1  # the most runs that were in progress at once
+        self.stage: CensusWindow | LocateWindow | None = None
+        self.tracing: TracedRun | None = None
+
+
+class MemoryProbe:
+    """
+    Measures the runs of one process.
+
+    Methods may be called from any thread; an ``after`` may come from another one than its ``before``. Nothing is
+    raised that is not the caller's: own errors go to :mod:`celery_trace.guard`.
+
+    Args:
+        settings: ``memory``, ``memory_budget``, ``memory_recheck_runs`` and ``in_app`` count here.
+        process: The process's record; its role decides what may be blamed on one run.
+        emit: Takes the windows.
+        clock: Time for records and re-checks.
+        lease: Shared knowledge of the host's processes; by default files in ``trace_dir/leases``.
+        settled: Told what a measured run kept, in blocks and bytes, when what was in flight at its end is gone.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        process: ProcessRecord,
+        emit: Callable[[Window], None],
+        clock: Clock,
+        lease: Lease | None = None,
+        settled: Callable[[Kind, str, int, int], None] | None = None,
+    ) -> None:
+        self.overhead_s = 0.0
+        self.plan = Plan.for_recheck(settings.memory_recheck_runs)
+        self._mode = settings.memory
+        self._budget = settings.memory_budget
+        self._clock = clock
+        self._settled: Callable[[Kind, str, int, int], None] | None = None
+        self._settle_late = process.role in _ONE_AT_A_TIME
+        self._pid = os.getpid()
+        self._blocks = counters.block_counter()
+        self._bytes = counters.byte_counter()
+        self._own = OwnCode(settings.in_app)
+        self._services = Services(
+            process=process.uid,
+            fleet=f"{os.getppid()}" if process.role is Role.CHILD else f"{os.getpid()}",
+            emit=emit,
+            clock=clock,
+            lease=lease or FolderLease(settings.folder / "leases"),
+            own=self._own,
+            plan=self.plan,
+            blocks=self._blocks,
+            live_bytes=self._bytes,
+        )
+        self._native = NativeServices(
+            process=process.uid,
+            emit=emit,
+            clock=clock,
+            recheck_runs=self.plan.recheck_runs,
+            blocks=self._blocks,
+        )
+        self._names: dict[Any, _Name] = {}
+        # Four numbers a run: blocks and bytes at its start, blocks and bytes that it kept. In an array, as integers
+        # that come to life during a run would be counted with it.
+        self._numbers = array("q", [0] * 4 * _SLOTS)
+        self._open: list[Token] = []
+        self._pending: Token | None = None
+        #: The window that has frozen the heap, or traces, until the next run of its name; and until when.
+        self._held: CensusWindow | LocateWindow | None = None
+        self._held_until_s = 0.0
+        self._overrides: dict[str, tuple[str, float]] = {}
+        self._closed = False
+        self._collections = 0
+        self._collections_seen = 0
+        self._every = 1
+        self._countdown = 1
+        self._started_s = time.perf_counter()
+        self._mark_s = self._started_s
+        self._mark_overhead_s = 0.0
+        self._runs_since_mark = 0
+        self._gated_since_mark = 0
+        self._idle = [NOTHING_KEPT, NOTHING_KEPT]  # by the gate: settled at once, settled late
+        self._census_idle = [NOTHING_KEPT, NOTHING_KEPT]
+        self._calibrate()
+        self._settled = settled  # from here on: the idle runs of the calibration are nobody's
+        gc.callbacks.append(self._note_collection)
+        _probes.add(self)
+
+    # --- around a run ------------------------------------------------------------------------------------
+
+    def before(self, kind: Kind, name: str) -> Token | None:
+        """A run begins. None when there is nothing to measure; pass it on to :meth:`after` all the same."""
+        started_s = time.perf_counter()
+        if self._closed or os.getpid() != self._pid:
+            return None
+        key = name if kind is Kind.TASK else (kind.value, name)
+        state = self._names.get(key)
+        if state is None:
+            state = self._names[key] = _Name(kind, name, self.plan, ResourceWatch(self._native, kind, name))
+            if self._mode == "auto" or self._mode == "always":
+                state.word = self._services.lease.note(kind, name)
+        token = Token(state, get_ident(), min(len(self._open), _SLOTS - 1) * 4)
+        if self._open:
+            self._note_company(token)
+        pending = self._pending
+        if pending is not None:
+            self._pending = None
+            self._settle(pending, next_state=state)
+        direct = pending is not None and pending.state is state
+        pending = None  # or it would be freed during the run
+        held = self._held
+        if held is not None and started_s > self._held_until_s:
+            self._let_go()
+            held = None
+        state.runs += 1
+        self._open.append(token)
+        self._runs_since_mark += 1
+        mode = self._mode
+        if self._overrides:
+            mode = self._mode_of(name)
+        if mode != "auto":
+            if mode != "always":
+                self.overhead_s += time.perf_counter() - started_s
+                return token
+            token.gated = True
+            token.tracing = TracedRun()
+        elif token.shared == 1 and not (held is not None and isinstance(held, LocateWindow)):
+            # While another name's runs are traced, the traces themselves would be counted.
+            self._countdown -= 1
+            if state.burst > 0:
+                state.burst -= 1
+                token.gated = True
+            elif self._countdown <= 0:
+                # Not every nth exactly: a task that leaks in every tenth run must not fall between.
+                self._countdown = self._every + (state.runs * 7919 >> 3) % 3 - 1 if self._every > 1 else 1
+                token.gated = True
+        if (token.gated or state.watch.counting) and not token.nested and state.watch.wants(state.runs):
+            token.watched = True
+            state.watch.open()
+        if token.gated:
+            self._gated_since_mark += 1
+            if self._gated_since_mark >= 64:
+                self._adjust(started_s)
+            numbers, slot = self._numbers, token.slot
+            numbers[slot] = self._blocks()
+            numbers[slot + 1] = self._bytes()
+        if token.shared == 1 and state.investigation is not None:
+            # After the readings above, so that the census does not find the two numbers.
+            self._begin_stage(token, started_s, direct)
+        if token.tracing is not None:
+            self._start_tracing(token)
+        self.overhead_s += time.perf_counter() - started_s
+        return token
+
+    def after(self, token: Token | None, *, failed: bool = False) -> Measured:  # noqa: ARG002 - part of the seam
+        """A run ended. Gives what is known at once; an investigation settles when the next run begins."""
+        if token is None:
+            return _UNMEASURED
+        started_s = time.perf_counter()
+        if self._closed or os.getpid() != self._pid:
+            return _UNMEASURED
+        running = self._open
+        if running and running[-1] is token:
+            running.pop()
+        else:
+            self._leave_out_of_order(token)
+        top: list[Site] = []
+        if token.tracing is not None:
+            top = token.top = self._end_tracing(token)
+        if token.stage is not None:
+            self._end_stage(token)
+        if not token.gated:
+            if token.stage is not None or token.watched:
+                self._end(token)
+            self.overhead_s += time.perf_counter() - started_s
+            return _UNMEASURED if token.shared == 1 and not top else Measured(None, None, top, token.shared)
+        idle = self._idle[0]
+        numbers, slot = self._numbers, token.slot
+        numbers[slot + 2] = blocks = self._blocks() - numbers[slot] - idle.blocks
+        numbers[slot + 3] = live_bytes = self._bytes() - numbers[slot + 1] - idle.bytes
+        self._end(token)
+        self.overhead_s += time.perf_counter() - started_s
+        return Measured(blocks, live_bytes + blocks * USUAL_BLOCK_BYTES, top, token.shared)
+
+    def _end(self, token: Token) -> None:
+        if self._is_late(token) and not self._open:
+            self._pending = token
+        else:
+            self._settle(token, next_state=None)
+
+    def _is_late(self, token: Token) -> bool:
+        return self._settle_late and not token.nested and token.state.kind is not Kind.BLOCK
+
+    def set_mode(self, name: str, mode: str, until_monotonic_s: float) -> None:
+        """Measure one name in another mode until then, on the clock given at the start."""
+        self._overrides = {**self._overrides, name: (mode, until_monotonic_s)}
+
+    def close(self) -> None:
+        """
+        The process ends: switch everything off. A second call does nothing.
+
+        A process that is killed instead loses nothing: word of an investigation is left as it goes on.
+        """
+        if self._closed:
+            return
+        pending, self._pending = self._pending, None
+        if pending is not None and os.getpid() == self._pid:
+            self._settle(pending, next_state=None)
+        self._closed = True
+        with contextlib.suppress(ValueError):
+            gc.callbacks.remove(self._note_collection)
+        for state in list(self._names.values()):
+            if state.investigation is not None:
+                state.investigation.abandon()
+                state.investigation = None
+
+    def forget(self) -> None:
+        """In a forked child: undo in this copy what was on in the parent, and never measure again."""
+        self._closed = True
+        pending = self._pending
+        for token in [*self._open, *([pending] if pending is not None else [])]:
+            if token.stage is not None:
+                token.stage.abandon()
+            if token.tracing is not None:
+                token.tracing.stop()
+        self._open = []
+        self._pending = None
+
+    def _calibrate(self) -> None:
+        """Learn what a run that does nothing seems to leave: our own token, and the readings' numbers."""
+        settle_late = self._settle_late
+        mode, self._mode = self._mode, "auto"
+        for late in (False, True):
+            self._settle_late = late
+            listener = _Listener()
+            state = self._names[""] = _Name(Kind.TASK, "", self.plan, ResourceWatch(self._native, Kind.TASK, ""))
+            state.gate = listener
+            state.burst = 1_000
+            self._idle_runs(12, late)
+            idle = listener.usual()
+            census = _IdleInvestigation(CensusWindow(6, self._blocks, self._bytes))
+            state.investigation = cast(Investigation, census)
+            self._idle_runs(7, late)
+            self._let_go()
+            self._idle[late] = idle
+            self._census_idle[late] = census.window.usual()
+        del self._names[""]
+        self._mode, self._settle_late = mode, settle_late
+        self.overhead_s = 0.0
+
+    def _note_collection(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"]:
+            self._collections += 1
+
+    def _idle_runs(self, runs: int, late: bool) -> None:
+        for _ in range(runs):
+            token = self.before(Kind.TASK, "")
+            measured = self.after(token)
+            if late and token is not None:
+                # Judged by the later of the two readings alone: the smaller would hide what it adds.
+                self._numbers[token.slot + 2] = self._numbers[token.slot + 3] = _MUCH
+            del token, measured
+        pending, self._pending = self._pending, None
+        if pending is not None and pending.stage is not None:
+            pending.stage.abandon()
+
+    # --- settling ----------------------------------------------------------------------------------------
+
+    def _settle(self, token: Token, next_state: _Name | None) -> None:
+        """The run and all that hung on it is over: judge it by the smaller of its two readings."""
+        state = token.state
+        if token.watched and token.shared == 1:
+            state.watch.settle(state.runs)
+        if token.stage is not None:
+            self._settle_stage(token, next_state)
+            return
+        if token.shared > 1 or not token.gated:
+            return
+        numbers, slot = self._numbers, token.slot
+        if next_state is None:
+            blocks, live_bytes = numbers[slot + 2], numbers[slot + 3]
+        else:
+            idle = self._idle[1]
+            blocks = self._blocks() - numbers[slot] - idle.blocks
+            live_bytes = self._bytes() - numbers[slot + 1] - idle.bytes
+        if self._settled is not None:
+            # Not the smaller reading: garbage that a run leaves and a later one sees cleared away must add up to none.
+            self._settled(state.kind, state.name, blocks, live_bytes + blocks * USUAL_BLOCK_BYTES)
+        blocks, live_bytes = min(blocks, numbers[slot + 2]), min(live_bytes, numbers[slot + 3])
+        if state.runs <= state.resting:
+            return
+        gate = state.gate
+        if self._collections != self._collections_seen:
+            # A collection of old garbage fell into this run, maybe of other tasks': what it freed is not this one's.
+            self._collections_seen = self._collections
+            blocks, live_bytes = max(blocks, 0), max(live_bytes, 0)
+        suspicious = gate.feed(blocks, live_bytes)
+        if state.investigation is not None:
+            state.investigation.progress(state.runs, gate)
+        elif suspicious or (state.word is not None and self._heed(state, state.word)):
+            self._suspect(state, Kept(blocks, live_bytes))
+        elif gate.seen == _EARLY_RUNS and gate.recent_share > 0.8:
+            self._warn(state, Kept(blocks, live_bytes))
+        elif state.burst <= 0 and self._every > 1 and gate.promising:
+            state.burst = self.plan.gate.samples
+
+    def _heed(self, state: _Name, word: Note) -> bool:
+        """Whether what an earlier process left, and what was seen since, are together enough for a suspicion."""
+        gate = state.gate
+        if gate.seen == 4 and gate.recent_share >= 0.75 and word.fleet == self._services.fleet:
+            state.word = None
+            return True
+        if gate.seen >= 4 * self.plan.gate.samples:
+            # So many runs without a suspicion: what an earlier process saw leaking is mended.
+            state.word = None
+            if word.stage == "decided":
+                self._services.lease.leave(state.kind, state.name, None)
+                self._services.emit(
+                    Window(
+                        id=new_id(),
+                        investigation=word.investigation,
+                        process=self._services.process,
+                        kind=state.kind,
+                        name=state.name,
+                        stage=Stage.VERDICT,
+                        verdict=Verdict.STEADY,
+                        at_s=self._clock.now_s(),
+                        runs=gate.seen,
+                        run_number=state.runs,
+                        note="an earlier process saw it leak; here it does not grow",
+                    )
+                )
+        return False
+
+    def _warn(self, state: _Name, last: Kept) -> None:
+        """Processes may be recycled before a suspicion is complete: leave word of the first signs."""
+        lease = self._services.lease
+        if lease.note(state.kind, state.name) is None:
+            lease.leave(
+                state.kind,
+                state.name,
+                Note(
+                    investigation=new_id(),
+                    fleet=self._services.fleet,
+                    process=self._services.process,
+                    at_s=self._clock.now_s(),
+                    stage="suspect",
+                    kept_blocks=last.blocks,
+                    kept_bytes=last.bytes,
+                ),
+            )
+
+    def _suspect(self, state: _Name, last: Kept) -> None:
+        try:
+            rare = state.gate.recent_share < 0.6
+            state.investigation = Investigation(
+                self._services, state.kind, state.name, run_number=state.runs, rare=rare, mean=last
+            )
+        except Exception as error:
+            report("memory probe: suspicion", error)
+        state.gate.restart()
+
+    # --- the stages of an investigation --------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.let_go()
+
+    def _begin_stage(self, token: Token, now_s: float, direct: bool) -> None:
+        investigation = token.state.investigation
+        if investigation is None or not investigation.wants(token.state.runs):
+            return
+        if self.overhead_s > _CREDIT_S + self._budget * (now_s - self._started_s):
+            return  # over budget: the next run will do
+        if token.nested and any(other.stage is not None for other in self._open):
+            return
+        stage = investigation.window
+        if stage is None or (self._held is not None and self._held is not stage):
+            return  # one at a time: a heap that is frozen for one is not thawed for another
+        try:
+            self._held = None
+            if isinstance(stage, LocateWindow):
+                stage.open(direct=direct)
+            else:
+                stage.idle = self._census_idle[self._is_late(token)]
+                stage.open()
+            token.stage = stage
+        except Exception as error:
+            stage.abandon()
+            report("memory probe: stage", error)
+
+    def _end_stage(self, token: Token) -> None:
+        if isinstance(token.stage, CensusWindow):
+            token.stage.middle()
+
+    def _settle_stage(self, token: Token, next_state: _Name | None) -> None:
+        stage, token.stage = token.stage, None
+        state = token.state
+        investigation = state.investigation
+        if stage is None:
+            return
+        wall_s, cpu_s = time.perf_counter(), time.thread_time()
+        try:
+            if token.shared > 1 or investigation is None or investigation.window is not stage:
+                stage.abandon()
+                return
+            stage.settle(same_name_next=next_state is state)
+            investigation.advance(state.runs)
+            if investigation.over:
+                self._rest(state)
+            elif investigation.window is stage and not stage.enough:
+                self._held = stage
+                self._held_until_s = wall_s + (_TRACED_S if isinstance(stage, LocateWindow) else _FROZEN_S)
+                if isinstance(stage, CensusWindow):
+                    stage.resume()
+        except Exception as error:
+            stage.abandon()
+            state.investigation = None
+            self._rest(state)
+            report("memory probe: investigation", error)
+        finally:
+            # On a busy machine much of a long step is waiting for the processor, which costs the task as much
+            # whether we are there or not.
+            waited_s = (time.perf_counter() - wall_s) - (time.thread_time() - cpu_s)
+            self.overhead_s -= max(0.0, waited_s)
+
+    def _rest(self, state: _Name) -> None:
+        """After a false alarm leave a name alone, for longer each time."""
+        state.investigation = None
+        state.resting = state.runs + min(self.plan.recheck_runs << min(state.rests, 5), 4_000)
+        state.rests += 1
+        state.gate.restart(warm_up=1)
+        state.burst = _FIRST_RUNS
+
+    # --- the mode in which each run is traced ----------------------------------------------------------------
+
+    def _mode_of(self, name: str) -> str:
+        override = self._overrides.get(name)
+        if override is None:
+            return self._mode
+        if self._clock.monotonic_s() < override[1]:
+            return override[0]
+        self._overrides = {key: value for key, value in self._overrides.items() if key != name}
+        return self._mode
+
+    def _start_tracing(self, token: Token) -> None:
+        tracing = token.tracing
+        if tracing is not None:
+            tracing.begin()
+
+    def _end_tracing(self, token: Token) -> list[Site]:
+        tracing, token.tracing = token.tracing, None
+        if tracing is None:
+            return []
+        try:
+            return top_differences(tracing.end())
+        except Exception as error:
+            tracing.stop()
+            report("memory probe: tracing", error)
+            return []
+
+    # --- company -----------------------------------------------------------------------------------------
+
+    def _note_company(self, token: Token) -> None:
+        """Other runs are in progress: one that this thread is inside of is no company, all others are."""
+        token.nested = True
+        running = self._open
+        if all(other.whose == token.whose and other.state.kind is not Kind.REQUEST for other in running):
+            return
+        count = len(running) + 1
+        token.shared = count
+        for other in running:
+            other.shared = max(other.shared, count)
+
+    def _leave_out_of_order(self, token: Token) -> None:
+        """Not the latest to begin is the first to end: they ran side by side, as coroutines do."""
+        running = self._open
+        if token in running:
+            running.remove(token)
+            count = len(running) + 1
+            for other in [*running, token]:
+                other.shared = max(other.shared, count)
+
+    # --- the budget ----------------------------------------------------------------------------------------
+
+    def _adjust(self, now_s: float) -> None:
+        """Choose one run in how many is measured, from what measuring cost and how long runs took lately."""
+        elapsed_s = now_s - self._mark_s
+        cost_s = self.overhead_s - self._mark_overhead_s
+        gated = self._gated_since_mark
+        runs = self._runs_since_mark
+        if elapsed_s > 0 and runs:
+            allowed_s = self._budget * _GATE_SHARE * elapsed_s
+            each_s = min(cost_s / gated, 0.002)
+            most = allowed_s / each_s if each_s > 0 else runs
+            self._every = max(1, min(1000, round(runs / most))) if most > 0 else 1000
+        self._mark_s = now_s
+        self._mark_overhead_s = self.overhead_s
+        self._gated_since_mark = 0
+        self._runs_since_mark = 0
+
+
+_probes: weakref.WeakSet[MemoryProbe] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for probe in list(_probes):
+        probe.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,20 @@
+"""
+The one way to read the store.
+
+Every method returns records or views of :mod:`celery_trace.model`; a list is a :class:`~celery_trace.model.Page`.
+All are blocking and thread-safe, and raise :class:`~celery_trace.stores.StoreUnavailable`. A cursor that is none of
+ours is refused with :class:`BadCursor`.
+"""
+
+from celery_trace.queries.cursors import BadCursor
+from celery_trace.queries.failures import FailureQueries
+from celery_trace.queries.leaks import LeakQueries
+from celery_trace.queries.runs import RunQueries
+from celery_trace.queries.watching import WatchingQueries
+
+
+class Queries(LeakQueries, FailureQueries, RunQueries, WatchingQueries):
+    """Reads one store: ``Queries(store)``."""
+
+
+__all__ = ["BadCursor", "Queries"]

@@ -1,0 +1,278 @@
+"""Failures, their groups, and whether the process that failed still holds the objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from msgspec.structs import replace
+
+from celery_trace.model import Failure, FailureDetail, FailureGroup, Kept, Outcome, Page
+from celery_trace.queries.base import Base
+from celery_trace.queries.cursors import like
+from celery_trace.stores import rows as rows_of
+from celery_trace.stores import schema
+from celery_trace.stores.writing import HOUR_S
+
+#: A group is new for this long, seconds.
+NEW_S = 24 * 3600
+#: The trend of a group: so many slices of an hour.
+TREND_HOURS = 24
+#: A search looks at so many groups, the most recent ones first.
+SEARCHED_GROUPS = 300
+
+_failures = schema.failures
+_groups = schema.groups
+_kept = schema.kept
+_processes = schema.processes
+
+
+class FailureQueries(Base):
+    """What failed."""
+
+    def failures(
+        self,
+        *,
+        kind: str | None = None,
+        name: str | None = None,
+        outcome: str | None = None,
+        fingerprint: str | None = None,
+        worker: str | None = None,
+        since_s: float | None = None,
+        until_s: float | None = None,
+        search: str | None = None,
+        task_id: str | None = None,
+        root_id: str | None = None,
+        live: bool | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """
+        Failures, the newest first.
+
+        Args:
+            kind, name, outcome, fingerprint, worker, task_id, root_id: Exactly these, where given.
+            since_s, until_s: Seconds since the epoch; ``until_s`` is not included.
+            search: Part of the task's name or of the exception, or a whole task or failure id.
+            live: Only those that a living process still holds (or none of them).
+            limit, cursor: The page.
+        """
+        columns = [column for column in _failures.columns if column.name != "payload"]
+        wanted = sa.select(*columns)
+        for column, value in (
+            (_failures.c.kind, kind),
+            (_failures.c.name, name),
+            (_failures.c.outcome, outcome),
+            (_failures.c.fingerprint, fingerprint),
+            (_failures.c.worker, worker),
+            (_failures.c.task_id, task_id),
+            (_failures.c.root_id, root_id),
+        ):
+            if value:
+                wanted = wanted.where(column == value)
+        if since_s is not None:
+            wanted = wanted.where(_failures.c.at_s >= since_s)
+        if until_s is not None:
+            wanted = wanted.where(_failures.c.at_s < until_s)
+        with self.store.reading() as connection:
+            if search:
+                wanted = wanted.where(self._matches(connection, search))
+            if live is not None:
+                held = self._held(connection, None)
+                wanted = wanted.where(_failures.c.id.in_(held) if live else _failures.c.id.not_in(held))
+            order = ((_failures.c.at_s, True), (_failures.c.id, True))
+            return self._page(
+                connection, "failures", wanted, order, limit, cursor, lambda rows: self._summaries(connection, rows)
+            )
+
+    def _matches(self, connection: sa.Connection, search: str) -> sa.ColumnElement[bool]:
+        """
+        A search looks at the groups, of which there are few, and at whole ids, which have an index.
+
+        Reading the texts of ten million failures would take minutes.
+        """
+        text = search.strip()
+        found = connection.execute(
+            sa.select(_groups.c.fingerprint)
+            .where(self._group_matches(text))
+            .order_by(_groups.c.last_seen_s.desc())
+            .limit(SEARCHED_GROUPS)
+        ).scalars()
+        ids = connection.execute(
+            sa.union_all(
+                sa.select(_failures.c.id).where(_failures.c.id == text),
+                sa.select(_failures.c.id).where(_failures.c.task_id == text),
+                sa.select(_failures.c.id).where(_failures.c.root_id == text),
+            ).limit(1000)
+        ).scalars()
+        fingerprints, identified = list(found), list(ids)
+        if identified and not fingerprints:
+            return _failures.c.id.in_(identified)
+        if fingerprints and not identified:
+            return _failures.c.fingerprint.in_(fingerprints)
+        return sa.or_(_failures.c.fingerprint.in_(fingerprints), _failures.c.id.in_(identified))
+
+    @staticmethod
+    def _group_matches(search: str) -> sa.ColumnElement[bool]:
+        pattern = like(search.lower())
+        return sa.or_(
+            *(
+                sa.func.lower(column).like(pattern, escape="!")
+                for column in (_groups.c.name, _groups.c.exception_type, _groups.c.exception_message)
+            )
+        )
+
+    def _summaries(self, connection: sa.Connection, rows: Sequence[Any]) -> list[Any]:
+        counts = self._by_key(connection, _groups, {row.fingerprint for row in rows})
+        held = self._held(connection, [row.id for row in rows])
+        return [
+            rows_of.summary(
+                row,
+                count=counts[row.fingerprint]._mapping["count"] if row.fingerprint in counts else 1,
+                live=row.id in held,
+            )
+            for row in rows
+        ]
+
+    def failure_record(self, id: str) -> Failure | None:
+        """The whole record, as it was captured and merged."""
+        with self.store.reading() as connection:
+            row = connection.execute(sa.select(_failures.c.payload).where(_failures.c.id == id)).first()
+        return rows_of.failure(row) if row is not None and row.payload is not None else None
+
+    def failure(self, id: str) -> FailureDetail | None:
+        """All that is known of one failure, in the shape of the contract."""
+        from celery_trace.capture import views
+
+        record = self.failure_record(id)
+        if record is None:
+            return None
+        with self.store.reading() as connection:
+            group = self._by_key(connection, _groups, [rows_of.fingerprint(record)]).get(rows_of.fingerprint(record))
+        kept = self.kept(id)
+        count = group._mapping["count"] if group is not None else 1
+        detail = views.detail(record, count=count, live=kept is not None)
+        return replace(
+            detail,
+            fingerprint=rows_of.fingerprint(record),
+            live_until=kept.until_s if kept else None,
+            first_seen=group.first_seen_s if group is not None else record.at_s,
+            last_seen=group.last_seen_s if group is not None else record.at_s,
+        )
+
+    # --- groups
+
+    def groups(
+        self,
+        *,
+        kind: str | None = None,
+        name: str | None = None,
+        outcome: str | None = None,
+        state: str | None = None,
+        since_s: float | None = None,
+        search: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """
+        Groups of failures that share a fingerprint, the latest seen first.
+
+        Args:
+            kind, name, outcome: Exactly these, where given.
+            state: ``new`` (first seen within a day), ``ongoing``, ``resolved`` or ``regressed``.
+            since_s: Seen since then.
+            search: Part of the task's name or of the exception.
+            limit, cursor: The page.
+        """
+        wanted = sa.select(_groups)
+        for column, value in ((_groups.c.kind, kind), (_groups.c.name, name), (_groups.c.outcome, outcome)):
+            if value:
+                wanted = wanted.where(column == value)
+        if since_s is not None:
+            wanted = wanted.where(_groups.c.last_seen_s >= since_s)
+        if search:
+            wanted = wanted.where(self._group_matches(search.strip()))
+        new_since_s = self._now_s() - NEW_S
+        resolved = _groups.c.resolved_at_s.is_not(None)
+        again = _groups.c.last_seen_s > _groups.c.resolved_at_s
+        conditions = {
+            "new": sa.and_(~resolved, _groups.c.first_seen_s > new_since_s),
+            "ongoing": sa.and_(~resolved, _groups.c.first_seen_s <= new_since_s),
+            "resolved": sa.and_(resolved, ~again),
+            "regressed": sa.and_(resolved, again),
+        }
+        if state:
+            wanted = wanted.where(conditions.get(state, sa.false()))
+        order = ((_groups.c.last_seen_s, True), (_groups.c.fingerprint, True))
+        with self.store.reading() as connection:
+            return self._page(
+                connection, "groups", wanted, order, limit, cursor, lambda rows: self._group_views(connection, rows)
+            )
+
+    def _group_views(self, connection: sa.Connection, rows: Sequence[Any]) -> list[FailureGroup]:
+        now_s = self._now_s()
+        hour_s = int(now_s // HOUR_S) * HOUR_S
+        slices = [hour_s - HOUR_S * back for back in range(TREND_HOURS - 1, -1, -1)]
+        trends = schema.trends
+        counts: dict[tuple[str, int], int] = {}
+        if rows:
+            found = connection.execute(
+                sa.select(trends.c.fingerprint, trends.c.hour_s, trends.c["count"]).where(
+                    trends.c.fingerprint.in_([row.fingerprint for row in rows]), trends.c.hour_s >= slices[0]
+                )
+            )
+            counts = {(fingerprint, hour): count for fingerprint, hour, count in found}
+        return [
+            FailureGroup(
+                fingerprint=row.fingerprint,
+                kind=row.kind,
+                name=row.name,
+                exception=rows_of.exception(row),
+                outcome=Outcome(row.outcome),
+                count=row._mapping["count"],
+                first_seen=row.first_seen_s,
+                last_seen=row.last_seen_s,
+                latest_id=row.latest_id,
+                state=_state(row, now_s),
+                trend=[(float(start), counts.get((row.fingerprint, start), 0)) for start in slices],
+            )
+            for row in rows
+        ]
+
+    # --- live
+
+    def kept(self, failure_id: str) -> Kept | None:
+        """Where a failure's objects can be reached; None once they were let go or their process ended."""
+        with self.store.reading() as connection:
+            rows = connection.execute(
+                sa.select(_kept)
+                .join(_processes, _processes.c.uid == _kept.c.process, isouter=True)
+                .where(
+                    _kept.c.failure == failure_id,
+                    _kept.c.gone == "",
+                    _kept.c.until_s > self._now_s(),
+                    _processes.c.ended_at_s.is_(None),
+                )
+                .order_by(_kept.c.at_s.desc())
+            ).all()
+        return rows_of.kept(rows[0]) if rows else None
+
+    def _held(self, connection: sa.Connection, ids: list[str] | None) -> set[str]:
+        """Which of these failures (or of all) a living process holds."""
+        if ids is not None and not ids:
+            return set()
+        wanted = (
+            sa.select(_kept.c.failure)
+            .join(_processes, _processes.c.uid == _kept.c.process, isouter=True)
+            .where(_kept.c.gone == "", _kept.c.until_s > self._now_s(), _processes.c.ended_at_s.is_(None))
+        )
+        if ids is not None:
+            wanted = wanted.where(_kept.c.failure.in_(ids))
+        return set(connection.execute(wanted).scalars())
+
+
+def _state(row: Any, now_s: float) -> str:
+    if row.resolved_at_s is not None:
+        return "regressed" if row.last_seen_s > row.resolved_at_s else "resolved"
+    return "new" if row.first_seen_s > now_s - NEW_S else "ongoing"

@@ -1,0 +1,192 @@
+"""Alerts, shell sessions, and the product's account of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellLine, ShellView, StatsView
+from celery_trace.queries.base import Base
+from celery_trace.stores import migration, schema
+from celery_trace.stores import rows as rows_of
+
+_alerts = schema.alerts
+_deliveries = schema.deliveries
+_shells = schema.shells
+_audit = schema.audit
+_tallies = schema.tallies
+
+#: The collector's accounts stand among the processes' ones under this name.
+COLLECTORS = "collector:"
+#: An account older than this is not shown as a level any more, seconds.
+STALE_S = 600.0
+
+
+class WatchingQueries(Base):
+    """What the monitor keeps about itself and others."""
+
+    def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+        """Alerts, the newest first."""
+        wanted = sa.select(_alerts)
+        if state:
+            wanted = wanted.where(_alerts.c.state == state)
+        order = ((_alerts.c.since_s, True), (_alerts.c.id, True))
+        with self.store.reading() as connection:
+            return self._page(connection, "alerts", wanted, order, limit, cursor, lambda rows: [*map(_alert, rows)])
+
+    def alert(self, id: str) -> AlertView | None:
+        """One alert."""
+        with self.store.reading() as connection:
+            row = connection.execute(sa.select(_alerts).where(_alerts.c.id == id)).first()
+        return _alert(row) if row is not None else None
+
+    def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page:
+        """Attempts to deliver an alert, or all of them, the newest first."""
+        wanted = sa.select(_deliveries)
+        if alert_id:
+            wanted = wanted.where(_deliveries.c.alert == alert_id)
+        order = ((_deliveries.c.at_s, True), (_deliveries.c.id, True))
+        with self.store.reading() as connection:
+            return self._page(
+                connection, "deliveries", wanted, order, limit, cursor, lambda rows: [*map(_delivery, rows)]
+            )
+
+    # --- shells
+
+    def shells(self, *, failure_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+        """Shell sessions without their lines, the newest first."""
+        wanted = sa.select(_shells)
+        if failure_id:
+            wanted = wanted.where(_shells.c.failure == failure_id)
+        order = ((_shells.c.started_at_s, True), (_shells.c.id, True))
+        with self.store.reading() as connection:
+            return self._page(
+                connection, "shells", wanted, order, limit, cursor, lambda rows: [_shell(row, []) for row in rows]
+            )
+
+    def shell(self, id: str) -> ShellView | None:
+        """One session with its transcript."""
+        lines = schema.shell_lines
+        with self.store.reading() as connection:
+            row = connection.execute(sa.select(_shells).where(_shells.c.id == id)).first()
+            if row is None:
+                return None
+            said = connection.execute(sa.select(lines).where(lines.c.shell == id).order_by(lines.c.seq))
+            return _shell(row, [_line(line) for line in said])
+
+    def audit(
+        self, *, failure_id: str | None = None, session: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page:
+        """Commands that were given to processes, carried out or refused, the newest first."""
+        wanted = sa.select(_audit)
+        if failure_id:
+            wanted = wanted.where(_audit.c.failure == failure_id)
+        if session:
+            wanted = wanted.where(_audit.c.session == session)
+        order = ((_audit.c.at_s, True), (_audit.c.id, True))
+        with self.store.reading() as connection:
+            return self._page(connection, "audit", wanted, order, limit, cursor, lambda rows: [*map(_entry, rows)])
+
+    # --- statistics
+
+    def stats(self) -> StatsView:
+        """What was kept and what was not, from running sums: no table is counted."""
+        now_s = self._now_s()
+        table = schema.stats
+        with self.store.reading() as connection:
+            sums = {row.id: row.value for row in connection.execute(sa.select(_tallies))}
+            collectors = connection.execute(
+                sa.select(table).where(
+                    table.c.process >= COLLECTORS,
+                    table.c.process < COLLECTORS[:-1] + ";",
+                    table.c.at_s > now_s - STALE_S,
+                )
+            ).all()
+            version = migration.version(connection) or ""
+        # The newest account of each folder: a collector that was started again has another number at its end.
+        accounts = {
+            row.process.removeprefix(COLLECTORS).rpartition(":")[0]: msgspec.json.decode(row.counters)
+            for row in collectors
+        }
+        process_us = sums.get("time:process_us", 0)
+        own_errors = _part(sums, "stat:own_error:")
+        return StatsView(
+            records={tag: rows for tag, table in schema.RECORDS.items() if (rows := sums.get(f"rows:{table.name}", 0))},
+            written=_part(sums, "stat:written:"),
+            dropped=_part(sums, "stat:dropped:"),
+            cut=_part(sums, "stat:cut:"),
+            own_errors=own_errors,
+            live=_part(sums, "stat:live:"),
+            overhead_ratio=sums.get("time:overhead_us", 0) / process_us if process_us > 0 else 0.0,
+            spool_bytes=sum(account.get("spool:bytes", 0) for account in accounts.values()),
+            spool_records=sum(account.get("spool:records", 0) for account in accounts.values()),
+            corrupt_lines=sums.get("stat:corrupt:lines", 0),
+            store=self.store.address,
+            schema=version,
+            collector=accounts,
+        )
+
+    def change_token(self) -> str:
+        """A text that differs after anything was written; one row is read."""
+        wanted = sa.select(_tallies.c.value).where(_tallies.c.id == "changes")
+        with self.store.reading() as connection:
+            return str(connection.execute(wanted).scalar() or 0)
+
+
+def _part(sums: dict[str, int], prefix: str) -> dict[str, int]:
+    return {key[len(prefix) :]: value for key, value in sorted(sums.items()) if key.startswith(prefix) and value}
+
+
+def _alert(row: Any) -> AlertView:
+    return AlertView(
+        id=row.id,
+        rule=row.rule,
+        subject=row.subject,
+        state=row.state,
+        severity=row.severity,
+        text=row.text,
+        value=row.value,
+        threshold=row.threshold,
+        since=row.since_s,
+        fired_at=row.fired_at_s,
+        resolved_at=row.resolved_at_s,
+        acknowledged_by=row.acknowledged_by,
+        acknowledged_at=row.acknowledged_at_s,
+        silenced_until=row.silenced_until_s,
+        link=row.link,
+        count=row._mapping["count"],
+    )
+
+
+def _delivery(row: Any) -> Delivery:
+    return Delivery(
+        id=row.id,
+        alert=row.alert,
+        channel=row.channel,
+        at=row.at_s,
+        ok=bool(row.ok),
+        error=row.error,
+        attempt=row.attempt,
+    )
+
+
+def _shell(row: Any, lines: list[ShellLine]) -> ShellView:
+    return ShellView(
+        id=row.id,
+        failure=row.failure,
+        mode=row.mode,
+        started_at=row.started_at_s,
+        ended_at=row.ended_at_s,
+        users=msgspec.json.decode(row.users or "[]"),
+        lines=lines,
+    )
+
+
+def _line(row: Any) -> ShellLine:
+    return ShellLine(seq=row.seq, at=row.at_s, user=row.username, kind=row.kind, text=row.text)
+
+
+def _entry(row: Any) -> AuditEntry:
+    return rows_of.audit(row)

@@ -1,0 +1,497 @@
+"""
+One recorder a process: every record of the process passes here on its way to the spool.
+
+Runs are added up in memory, in rollups of five minutes, and flushed by the ticker;
+what stands for itself (a failure, a window, an outlier) is written at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from celery_trace import guard
+from celery_trace.clock import Clock, SystemClock
+from celery_trace.model import (
+    AnyRecord,
+    Failure,
+    Histogram,
+    Kind,
+    ProcessRecord,
+    Role,
+    Rollup,
+    Run,
+    Sample,
+    Stats,
+    new_id,
+)
+from celery_trace.probes.blackbox import BlackBox
+from celery_trace.probes.memory import MemoryProbe, available_counters
+from celery_trace.probes.process import read_memory
+from celery_trace.probes.profile import NextRunProfile, ProfiledRun
+from celery_trace.rollups import Totals
+from celery_trace.settings import Settings
+from celery_trace.spool import SpoolWriter
+from celery_trace.ticker import Ticker
+
+#: How often the running totals are written, seconds.
+FLUSH_S: Final = 2.0
+#: How often the process accounts for what it wrote, dropped and cost, seconds.
+ACCOUNT_S: Final = 10.0
+#: How often the process's memory is looked at, seconds.
+SAMPLE_S: Final = 10.0
+#: A process whose memory stands still writes a sample only this often, seconds.
+SAMPLE_IDLE_S: Final = 300.0
+#: How often the dearer counters of a sample (USS, handles) are read, seconds.
+SAMPLE_FULL_S: Final = 60.0
+#: Change of RSS that makes a sample worth writing.
+SAMPLE_CHANGE: Final = 0.01
+#: How often the stack of what runs is put in the black box, seconds.
+BLACK_BOX_S: Final = 0.1
+#: One run of each name is kept by itself about this often, seconds, so that a scatter plot has points.
+SCATTER_S: Final = 10.0
+
+
+class LiveKeeper(Protocol):
+    """What holds the objects of the last failures, where the live shell is on."""
+
+    @property
+    def kept_count(self) -> int:
+        """How many failures are held."""
+
+    def keep(self, failure: Failure, error: BaseException) -> None:
+        """Hold on to what ``error`` reaches."""
+
+    def drop(self, failure_id: str) -> bool:
+        """Let one failure go; False if it is not kept."""
+
+    def drop_all(self) -> int:
+        """Let all go; how many there were."""
+
+    def close(self, how: str) -> None:
+        """Let all go and say so."""
+
+
+class RunToken:
+    """A run in progress, from :meth:`Recorder.run_started` to :meth:`Recorder.run_ended`."""
+
+    __slots__ = (
+        "describe", "kind", "name", "probe", "profiled", "queue", "retries", "root_id", "started_at_s", "started_s",
+        "task_id",
+    )  # fmt: skip
+
+    def __init__(self, kind: Kind, name: str, task_id: str, retries: int, queue: str, root_id: str) -> None:
+        self.kind = kind
+        self.name = name
+        self.task_id = task_id
+        self.retries = retries
+        self.queue = queue
+        self.root_id = root_id
+        self.started_at_s = 0.0
+        self.started_s = 0.0
+        self.probe: Any = None
+        self.profiled: ProfiledRun | None = None
+        #: Gives queue and root id, for the few runs that are kept by themselves.
+        self.describe: Callable[[], tuple[str, str]] | None = None
+
+
+class Recorder:
+    """
+    All that a process records.
+
+    Methods may be called from any thread. None of them is guarded: whoever calls from
+    somebody else's code (a signal, a middleware) wraps the call in a
+    :class:`celery_trace.guard.Guard`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        process: ProcessRecord,
+        spool: SpoolWriter,
+        probe: MemoryProbe | None,
+        box: BlackBox | None,
+        ticker: Ticker,
+        clock: Clock,
+    ) -> None:
+        self.settings = settings
+        self.process = process
+        self.spool = spool
+        self.probe = probe
+        self.box = box
+        self.ticker = ticker
+        self.clock = clock
+        self.keeper: LiveKeeper | None = None
+        self.profile: NextRunProfile | None = None
+        self.pid = process.pid
+        self.runs = 0
+        self.extra_counters: list[Callable[[], dict[str, int]]] = []
+        self._totals: dict[tuple[Kind, str], Totals] = {}
+        # Re-entrant: the collector of garbage may run a finalizer that is itself a traced block.
+        self._lock = threading.RLock()
+        self._seq = 0
+        self._running = ""
+        self._last_rss_bytes = 0
+        self._last_sample_s = self._last_full_s = -SAMPLE_IDLE_S
+        self._last_stats: dict[str, int] = {}
+        self._started_s = clock.monotonic_s()
+        self._closed = False
+
+    # --- making one -----------------------------------------------------------------------------------
+
+    @classmethod
+    def start(
+        cls,
+        settings: Settings,
+        *,
+        role: Role,
+        worker: str = "",
+        parent_uid: str = "",
+        uid: str = "",
+        clock: Clock | None = None,
+    ) -> Recorder:
+        """
+        Make this process's recorder, present the process, start the ticker.
+
+        Nothing is written before the first record: a process that does nothing leaves no file.
+        """
+        clock = clock or SystemClock()
+        process = ProcessRecord(
+            uid=uid or new_id(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at_s=clock.now_s(),
+            worker=worker,
+            role=role,
+            parent_uid=parent_uid,
+            python=f"{platform.python_implementation()} {platform.python_version()}",
+            counters=available_counters() if settings.memory in {"auto", "always"} else [],
+            mode=settings.memory,
+        )
+        folder = _private_folder(settings)
+        spool = SpoolWriter(folder, process, cap_bytes=settings.spool_bytes, clock=clock)
+        runs_here = role is not Role.MAIN
+        recorder = cls(
+            settings,
+            process,
+            spool,
+            probe=None,
+            box=BlackBox(folder / f"{process.uid}.box", process, clock) if settings.black_box and runs_here else None,
+            ticker=Ticker(clock),
+            clock=clock,
+        )
+        if runs_here and settings.memory in {"auto", "always"}:
+            # A platform on which measuring fails still has its failures recorded.
+            with guard.Guard("memory probe"):
+                recorder.probe = MemoryProbe(settings, process, recorder.write, clock, settled=recorder.settled)
+        recorder.ticker.every(FLUSH_S, recorder.flush, "flush")
+        recorder.ticker.every(ACCOUNT_S, recorder.account, "account")
+        if settings.memory != "off":
+            recorder.ticker.every(SAMPLE_S, recorder.sample, "sample")
+        if recorder.box is not None:
+            recorder.ticker.every(BLACK_BOX_S, recorder.box.sample, "black box")
+        recorder.ticker.start()
+        return recorder
+
+    # --- what is recorded ------------------------------------------------------------------------------
+
+    def write(self, record: AnyRecord) -> None:
+        """Append one record to the spool. What doesn't fit is counted by the spool."""
+        self.spool.append(record)
+
+    def run_started(
+        self, kind: Kind, name: str, *, task_id: str = "", retries: int = 0, queue: str = "", root_id: str = ""
+    ) -> RunToken:
+        """Note that a run begins. Hot path: a few microseconds."""
+        token = RunToken(kind, name, task_id, retries, queue, root_id)
+        token.started_at_s = self.clock.now_s()
+        self._running = name
+        if self.box is not None:
+            self.box.run_started(kind, name, task_id, retries)
+        if self.profile is not None and name in self.profile.armed:
+            # Not measured otherwise: what memray itself allocates would be counted as the run's.
+            token.profiled = self.profile.started(name, task_id)
+        if self.probe is not None and token.profiled is None:
+            token.probe = self.probe.before(kind, name)
+        token.started_s = time.perf_counter()
+        return token
+
+    def run_ended(self, token: RunToken, state: str = "", *, failed: bool = False) -> None:
+        """
+        Note that a run ended, and add it up.
+
+        Args:
+            token: What :meth:`run_started` gave.
+            state: Celery's word for the end, or the HTTP status.
+            failed: Whether it counts as a failure.
+        """
+        duration_s = time.perf_counter() - token.started_s
+        if token.profiled is not None and self.profile is not None:
+            self.profile.ended(token.profiled)
+        measured = self.probe.after(token.probe, failed=failed) if self.probe is not None and token.probe else None
+        if self.box is not None:
+            self.box.run_ended()
+        self._running = ""
+        why = ""
+        with self._lock:
+            self.runs += 1
+            totals = self._totals_of(token)
+            bucket = Histogram.bucket(duration_s)
+            totals.runs += 1
+            totals.durations[bucket] += 1
+            totals.duration_s += duration_s
+            totals.duration_max_s = max(totals.duration_max_s, duration_s)
+            if failed:
+                totals.failed += 1
+            elif state == "RETRY":
+                totals.retried += 1
+            if measured is not None and measured.kept_blocks is not None:
+                totals.concurrent = totals.concurrent or measured.concurrent > 1
+            totals.dirty = True
+            if measured is not None and measured.top:
+                why = "traced"
+            elif bucket >= totals.slow_bucket:
+                why = "outlier"
+            elif token.started_s >= totals.scatter_due_s:
+                why = "sampled"
+            if why:
+                totals.scatter_due_s = token.started_s + SCATTER_S
+                totals.learn_what_is_slow()
+        if why:
+            if token.describe is not None:
+                token.queue, token.root_id = token.describe()
+            self.write(
+                Run(
+                    id=new_id(),
+                    process=self.process.uid,
+                    kind=token.kind,
+                    name=token.name,
+                    task_id=token.task_id,
+                    retries=token.retries,
+                    queue=token.queue,
+                    root_id=token.root_id,
+                    started_at_s=token.started_at_s,
+                    duration_s=duration_s,
+                    state=state,
+                    why=why,
+                    kept_blocks=measured.kept_blocks if measured else None,
+                    kept_bytes=measured.kept_bytes if measured else None,
+                    top=measured.top if measured else [],
+                    concurrent=measured.concurrent if measured else 1,
+                )
+            )
+
+    def settled(self, kind: Kind, name: str, kept_blocks: int, kept_bytes: int) -> None:
+        """Add what a run kept, as known when the next one begins and nothing of it is in flight any more."""
+        with self._lock:
+            totals = self._totals.get((kind, name))
+            if totals is not None:
+                totals.gated += 1
+                totals.kept_blocks += kept_blocks
+                totals.kept_bytes += kept_bytes
+                totals.dirty = True
+
+    def measure(self, name: str, mode: str, seconds: float) -> None:
+        """Measure the runs of one name in another mode for a while, whatever the process's mode is."""
+        if self.probe is None:
+            if mode in {"off", "rss"} or self.process.role is Role.MAIN:
+                return
+            self.probe = MemoryProbe(self.settings, self.process, self.write, self.clock, settled=self.settled)
+        self.probe.set_mode(name, mode, self.clock.monotonic_s() + seconds)
+
+    def profile_next(self, name: str, claim: Callable[[], bool], seconds: float) -> None:
+        """Profile the next run of one name with memray, if ``claim()`` says then that this process is the one."""
+        if self.profile is None:
+            if self.process.role is Role.MAIN:
+                return
+            self.profile = NextRunProfile(self.settings.folder, self.process, self.clock)
+            self.extra_counters.append(lambda: dict(self.profile.counters) if self.profile else {})
+        self.profile.arm(name, claim, seconds)
+
+    def keep(self, failure: Failure, error: BaseException) -> None:
+        """Hand a failure's live objects to the keeper, where there is one."""
+        if self.keeper is not None:
+            self.keeper.keep(failure, error)
+
+    def _totals_of(self, token: RunToken) -> Totals:
+        key = (token.kind, token.name)
+        bucket_s = int(token.started_at_s) // Rollup.BUCKET_S * Rollup.BUCKET_S
+        totals = self._totals.get(key)
+        if totals is None:
+            totals = self._totals[key] = Totals(token.kind, token.name, bucket_s)
+        elif totals.bucket_s < bucket_s:
+            if totals.dirty:
+                self._write_rollup(totals)
+            totals.begin(bucket_s)
+        return totals
+
+    # --- every so often --------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the rollups that changed."""
+        with self._lock:
+            changed = [totals for totals in self._totals.values() if totals.dirty]
+            for totals in changed:
+                self._write_rollup(totals)
+
+    def account(self) -> None:
+        """Write the process's account of itself, where it changed."""
+        counters = self._counters()
+        if counters != self._last_stats:
+            self._last_stats = counters
+            self._seq += 1
+            self.write(
+                Stats(
+                    process=self.process.uid,
+                    seq=self._seq,
+                    at_s=self.clock.now_s(),
+                    counters=counters,
+                    overhead_s=self.overhead_s,
+                    process_s=self.clock.monotonic_s() - self._started_s,
+                )
+            )
+
+    def sample(self) -> None:
+        """Look at the process's memory, and write a point of its series where it moved."""
+        now_s = self.clock.monotonic_s()
+        full = now_s - self._last_full_s >= SAMPLE_FULL_S
+        memory = read_memory(full=full)
+        moved = abs(memory.rss_bytes - self._last_rss_bytes) > self._last_rss_bytes * SAMPLE_CHANGE
+        if not moved and now_s - self._last_sample_s < SAMPLE_IDLE_S:
+            return
+        self._last_rss_bytes = memory.rss_bytes
+        self._last_sample_s = now_s
+        if full:
+            self._last_full_s = now_s
+        with self._lock:
+            for totals in self._totals.values():
+                if totals.dirty or totals.name == self._running:
+                    totals.rss_max_bytes = max(totals.rss_max_bytes, memory.rss_bytes)
+        self.write(
+            Sample(
+                process=self.process.uid,
+                at_s=self.clock.now_s(),
+                memory=memory,
+                runs=self.runs,
+                name=self._running,
+                kept_failures=self.keeper.kept_count if self.keeper is not None else 0,
+                overhead_ratio=self.overhead_ratio,
+            )
+        )
+
+    @property
+    def overhead_s(self) -> float:
+        """Seconds that measuring took in this process so far."""
+        return self.probe.overhead_s if self.probe is not None else 0.0
+
+    @property
+    def overhead_ratio(self) -> float:
+        """Measuring's share of the process's time."""
+        lived_s = self.clock.monotonic_s() - self._started_s
+        return self.overhead_s / lived_s if lived_s > 0 else 0.0
+
+    def _write_rollup(self, totals: Totals) -> None:
+        self._seq += 1
+        # Before the read: a run that ends now marks the totals dirty again and is in the next rollup.
+        totals.dirty = False
+        self.write(totals.rollup(self.process.uid, self._seq))
+
+    def _counters(self) -> dict[str, int]:
+        counters = {key: count for key, count in self.spool.counters.items() if not key.endswith((":stats", ":sample"))}
+        counters.update({f"own_error:{place}": count for place, count in guard.own_errors.items()})
+        for extra in self.extra_counters:
+            counters.update(extra())
+        return counters
+
+    # --- the end ---------------------------------------------------------------------------------------
+
+    def close(self, how: str = "exit") -> None:
+        """Flush, let the kept failures go, and say goodbye. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self.ticker.stop()
+        if self.keeper is not None:
+            with guard.Guard("live keeper: close"):
+                self.keeper.close(how)
+        if self.profile is not None:
+            self.profile.close()
+        if self.probe is not None:
+            with guard.Guard("memory probe: close"):
+                self.probe.close()
+        with guard.Guard("recorder: last flush"):
+            self.flush()
+            self.account()
+        if self.box is not None:
+            self.box.close()
+        self.spool.close(how)
+
+    def abandon(self) -> None:
+        """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
+        self._closed = True
+        if self.probe is not None:
+            self.probe.forget()
+        self.box = None
+        self.probe = None
+        self.profile = None
+        self.keeper = None
+
+
+def _private_folder(settings: Settings) -> Path:
+    """The spool folder, made 0700 with its parent where it is missing."""
+    for folder in (settings.folder, settings.spool_folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return settings.spool_folder
+
+
+# --- this process's recorder --------------------------------------------------------------------------
+
+_current: Recorder | None = None
+_making = threading.RLock()
+
+
+def current() -> Recorder | None:
+    """This process's recorder, or None. Never a parent's."""
+    return _current
+
+
+def ensure(settings: Settings, role: Role, *, worker: str = "", parent_uid: str = "", uid: str = "") -> Recorder:
+    """This process's recorder; made now where there is none, as after a fork. ``uid`` names a new one."""
+    global _current  # noqa: PLW0603 - one recorder a process is what this module is for
+    recorder = _current
+    if recorder is None:
+        with _making:
+            if _current is None:
+                _current = Recorder.start(settings, role=role, worker=worker, parent_uid=parent_uid, uid=uid)
+                atexit.unregister(close)
+                atexit.register(close)
+            recorder = _current
+    return recorder
+
+
+def close(how: str = "exit") -> None:
+    """Close this process's recorder, if it has one; the next :func:`ensure` makes a new one."""
+    global _current
+    recorder, _current = _current, None
+    if recorder is not None:
+        recorder.close(how)
+
+
+def _forget_after_fork() -> None:
+    """In the child of a fork, the parent's recorder is only a memory."""
+    global _current, _making  # noqa: PLW0603
+    recorder, _current = _current, None
+    _making = threading.RLock()
+    if recorder is not None:
+        recorder.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

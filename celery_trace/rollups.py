@@ -1,0 +1,70 @@
+"""The running totals of a name's runs in the current five minutes, before they become a record."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from celery_trace.model import Histogram, Kind, Rollup
+
+#: A run is an outlier when it took this many times as long as 95 in 100 of its name, after this many runs.
+OUTLIER_TIMES: Final = 4
+OUTLIER_RUNS: Final = 40
+
+
+class Totals:
+    """A name's runs in the current five minutes; grows until its rollup is closed."""
+
+    __slots__ = (
+        "bucket_s", "concurrent", "dirty", "duration_max_s", "duration_s", "durations", "failed", "gated",
+        "kept_blocks", "kept_bytes", "kind", "name", "retried", "rss_max_bytes", "runs", "scatter_due_s", "slow_bucket",
+    )  # fmt: skip
+
+    def __init__(self, kind: Kind, name: str, bucket_s: int) -> None:
+        self.kind = kind
+        self.name = name
+        self.scatter_due_s = 0.0
+        self.slow_bucket = Histogram.BUCKETS
+        self.begin(bucket_s)
+
+    def begin(self, bucket_s: int) -> None:
+        """Start over for a new bucket; what is learned of the name (its usual duration) stays."""
+        self.bucket_s = bucket_s
+        self.runs = self.failed = self.retried = 0
+        self.duration_s = self.duration_max_s = 0.0
+        self.durations = [0] * Histogram.BUCKETS
+        self.gated = self.kept_blocks = self.kept_bytes = self.rss_max_bytes = 0
+        self.concurrent = False
+        self.dirty = False
+
+    def learn_what_is_slow(self) -> None:
+        """Set the duration bucket from which a run is an outlier."""
+        if self.runs < OUTLIER_RUNS:
+            return
+        beyond = self.runs * 0.95
+        seen = 0
+        for bucket, count in enumerate(self.durations):
+            seen += count
+            if seen >= beyond:
+                self.slow_bucket = bucket + OUTLIER_TIMES.bit_length()
+                return
+
+    def rollup(self, process: str, seq: int) -> Rollup:
+        """The totals so far, as a record."""
+        return Rollup(
+            process=process,
+            kind=self.kind,
+            name=self.name,
+            bucket_s=self.bucket_s,
+            seq=seq,
+            runs=self.runs,
+            failed=self.failed,
+            retried=self.retried,
+            duration_s=self.duration_s,
+            duration_max_s=self.duration_max_s,
+            durations=Histogram(list(self.durations)),
+            gated=self.gated,
+            kept_blocks=self.kept_blocks,
+            kept_bytes=self.kept_bytes,
+            rss_max_bytes=self.rss_max_bytes,
+            concurrent=self.concurrent,
+        )

@@ -1,0 +1,480 @@
+"""
+Alert rules: facts from the store go in, readings come out. Pure; nothing here waits, writes or keeps state.
+
+A rule's function looks at :class:`Facts` and yields a :class:`Reading` for each subject (a leak, a worker, a task's
+name) that has a value worth comparing. Whether a value *fires*, for how long and whom it pages is decided by
+:class:`celery_trace.alerts.AlertEngine`. To add a rule: one function, and one row in :data:`KINDS`.
+
+``trace_alert_rules`` is a list of mappings; each names a ``rule`` and overrides what it likes of that rule's
+defaults. :func:`configured` checks them and refuses what it does not know, saying what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from msgspec import Struct
+
+from celery_trace.model import FailureGroup, FailureSummary, Leak, Outcome, Role, Rollup, Verdict, WorkerView, stable_id
+from celery_trace.settings import SettingError
+from celery_trace.words import duration, read_bytes, read_seconds, read_share, read_whole, size, times
+
+SETTING = "trace_alert_rules"
+SEVERITIES = ("info", "warning", "critical")
+
+_MIB = 1024 * 1024
+
+# A leaked descriptor or thread has no size of its own, so that it can be compared with `above` it counts as what the
+# kernel holds for it at least: an open file or socket about 1 KiB, a thread its kernel stack and structures.
+_COUNTABLE = {"fds": "descriptors", "threads": "threads"}
+_WEIGHTS_BYTES = {"fds": 1024, "threads": 32 * 1024}
+
+
+_MAIN_ROLES = {Role.MAIN, Role.SOLO, Role.THREADS, Role.GREEN}
+
+#: An idle process says something this often, seconds; a shorter silence means nothing.
+IDLE_WORD_S = 300.0
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """
+    What the rules look at: one reading of the store.
+
+    ``groups`` and ``losses`` are at least those that were active within the longest window of a rule, ``rollups``
+    those of the buckets that reach into it. ``dropped_records`` counts what the spools dropped and nobody was told of.
+    """
+
+    now_s: float
+    leaks: list[Leak] = []
+    workers: list[WorkerView] = []
+    groups: list[FailureGroup] = []
+    losses: list[FailureSummary] = []
+    rollups: list[Rollup] = []
+    dropped_records: int = 0
+
+
+class Reading(NamedTuple):
+    """The value of one subject under one rule."""
+
+    subject: str  # identifies it among the rule's subjects; shown
+    value: float  # in the rule's unit
+    text: str  # one sentence for a person
+    link: str = ""  # where to look, a path on the monitor
+
+
+class Rule(Struct, frozen=True, kw_only=True):
+    """
+    A checked rule. All times in seconds.
+
+    It fires once a reading's value has been greater than ``above`` for ``for_s``. It is over once the value has
+    stayed at or under ``clear_below`` (a share of ``above``) for ``hold_s``: between the two nothing changes, so that
+    a value that dances on the line pages once.
+    """
+
+    rule: str
+    name: str
+    above: float
+    severity: str = "warning"
+    for_s: float = 0.0
+    hold_s: float = 600.0
+    clear: float = 0.8
+    repeat_s: float = 4 * 3600.0
+    window_s: float = 0.0
+    runs: int = 0
+    names: tuple[str, ...] = ()
+
+    @property
+    def clear_below(self) -> float:
+        """The value at or under which a firing alert may end, in the rule's unit."""
+        return self.above * self.clear
+
+    def wants(self, name: str) -> bool:
+        """Whether the rule looks at this name at all; patterns as in the shell, any of them."""
+        return not self.names or any(fnmatchcase(name, pattern) for pattern in self.names)
+
+
+Reader = Callable[[Facts, Rule], Iterator[Reading]]
+
+
+# --- the shipped rules ----------------------------------------------------------------------------------
+
+
+def _leak(facts: Facts, rule: Rule) -> Iterator[Reading]:
+    """A task keeps more than ``above`` bytes a run, seen over at least ``runs`` runs, and the verdict is in."""
+    for leak in facts.leaks:
+        if leak.verdict is not Verdict.LEAKING or leak.runs < rule.runs or not rule.wants(leak.name):
+            continue
+        countable = _COUNTABLE.get(leak.resource)
+        amount = f"{leak.kept_blocks_per_run:.3g} {countable}" if countable else size(leak.kept_bytes_per_run)
+        where = f"{leak.file}:{leak.line}" if leak.file else f"native memory ({leak.resource or 'malloc'})"
+        held = f", held by {leak.retained_by[0]}" if leak.retained_by else ""
+        yield Reading(
+            subject=f"{leak.kind} {leak.name} at {where}",
+            value=leak.kept_bytes_per_run + leak.kept_blocks_per_run * _WEIGHTS_BYTES.get(leak.resource, 0),
+            text=f"{leak.kind} {leak.name} keeps {amount} each run at {where} over {leak.runs} runs{held}.",
+            link=f"leaks/{leak.id}",
+        )
+
+
+def _process_memory(facts: Facts, rule: Rule) -> Iterator[Reading]:
+    """
+    A living process of a worker holds more than ``above`` bytes of resident memory.
+
+    One subject per worker, its greatest process: children are recycled, and each new pid would page again.
+    """
+    for worker in facts.workers:
+        held = [
+            (process.memory.rss_bytes, process)
+            for process in worker.processes
+            if process.ended_at is None and process.memory is not None
+        ]
+        if not held or not rule.wants(worker.name):
+            continue
+        rss_bytes, process = max(held, key=lambda pair: pair[0])
+        running = f", running {process.running}" if process.running else ""
+        others = sum(1 for other_bytes, _ in held if other_bytes > rule.above) - 1
+        more = f", and {others} more of its processes are over it" if others > 0 else ""
+        yield Reading(
+            subject=worker.name or worker.host,
+            value=float(rss_bytes),
+            text=f"Process {process.pid} of {worker.name or worker.host} holds {size(rss_bytes)}{running}; "
+            f"allowed are {size(rule.above)}{more}.",
+            link="workers",
+        )
+
+
+def _failure_rate(facts: Facts, rule: Rule) -> Iterator[Reading]:
+    """More than the share ``above`` of a name's runs failed in the last ``window_s``, of at least ``runs`` runs."""
+    since_s = facts.now_s - rule.window_s
+    totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for rollup in facts.rollups:
+        if rollup.bucket_s + Rollup.BUCKET_S > since_s and rule.wants(rollup.name):
+            total = totals[str(rollup.kind), rollup.name]
+            total[0] += rollup.runs
+            total[1] += rollup.failed
+    for (kind, name), (runs, failed) in totals.items():
+        if failed and runs >= rule.runs:
+            yield Reading(
+                subject=f"{kind} {name}",
+                value=failed / runs,
+                text=f"{failed} of {runs} runs of {kind} {name} failed in the last {duration(rule.window_s)} "
+                f"({failed / runs:.0%}; allowed are {rule.above:.0%}).",
+                link=f"failures?name={_quote(name)}",
+            )
+
+
+def _new_failure(facts: Facts, rule: Rule) -> Iterator[Reading]:
+    """A failure that was not known before, or that came back after it was resolved; ``above`` counts occurrences."""
+    for group in facts.groups:
+        if group.outcome in {Outcome.REVOKED, Outcome.LOST}:  # somebody wanted it to end; the rule lost tells of it
+            continue
+        newly = group.first_seen if group.state == "new" else group.last_seen
+        if group.state not in {"new", "regressed"} or facts.now_s - newly > rule.window_s or not rule.wants(group.name):
+            continue
+        what = f"{group.exception.type}: {_clean(group.exception.message, 160)}" if group.exception else group.outcome
+        what_type = group.exception.type if group.exception else str(group.outcome)
+        came = "New failure" if group.state == "new" else "A resolved failure is back"
+        yield Reading(
+            subject=f"{group.kind} {group.name}: {what_type} ({group.fingerprint[:8]})",
+            value=float(group.count),
+            text=f"{came} in {group.kind} {group.name}: {what} ({times(group.count)}).",
+            link=f"failures/{group.latest_id}",
+        )
+
+
+def _lost(facts: Facts, rule: Rule) -> Iterator[Reading]:
+    """More than ``above`` runs of a name were lost to a kill (kernel, operator, crash) in the last ``window_s``."""
+    by_name: dict[tuple[str, str], list[FailureSummary]] = defaultdict(list)
+    for failure in facts.losses:
+        recent = facts.now_s - failure.at <= rule.window_s
+        if failure.outcome is Outcome.LOST and recent and rule.wants(failure.name):
+            by_name[failure.kind, failure.name].append(failure)
+    for (kind, name), failures in by_name.items():
+        latest = max(failures, key=lambda failure: failure.at)
+        where = latest.worker or latest.hostname
+        yield Reading(
+            subject=f"{kind} {name}",
+            value=float(len(failures)),
+            text=f"{kind} {name} was killed while it ran ({times(len(failures))} in {duration(rule.window_s)}), "
+            f"last on {where or 'an unknown host'}, pid {latest.pid}.",
+            link=f"failures/{latest.id}",
+        )
+
+
+def _spool_dropping(facts: Facts, rule: Rule) -> Iterator[Reading]:
+    """More than ``above`` records were dropped because the spool was full."""
+    del rule
+    if facts.dropped_records > 0:
+        yield Reading(
+            subject="spool",
+            value=float(facts.dropped_records),
+            text=f"The spool was full and {facts.dropped_records} records were dropped. See whether the collector runs "
+            "and the store answers (celery trace doctor), or raise trace_spool_bytes.",
+            link="",
+        )
+
+
+def _worker_silent(facts: Facts, rule: Rule) -> Iterator[Reading]:
+    """
+    A worker was killed, or nothing was heard of it for more than ``above`` seconds; it did not say goodbye.
+
+    After ``window_s`` it counts as gone for good, and no longer as silent.
+    """
+    for worker in facts.workers:
+        if worker.role in {"web", "script"} or not worker.processes or not rule.wants(worker.name):
+            continue
+        speaks_for_it = [process for process in worker.processes if process.role in _MAIN_ROLES] or worker.processes
+        main = max(speaks_for_it, key=lambda process: process.started_at)
+        killed = main.ended_how == "killed"
+        silent_s = facts.now_s - worker.last_seen
+        if silent_s > rule.window_s or (main.ended_at is not None and not killed):
+            continue
+        name = worker.name or worker.host
+        yield Reading(
+            subject=name,
+            value=max(silent_s, rule.above + 1) if killed else silent_s,
+            text=f"Worker {name} (pid {main.pid}) was killed and is not back."
+            if killed
+            else f"Worker {name} has been silent for {duration(silent_s)} and did not say that it would stop.",
+            link="workers",
+        )
+
+
+class RuleKind(NamedTuple):
+    """One row of :data:`KINDS`."""
+
+    name: str
+    read: Reader
+    unit: str  # of ``above``: "bytes", "share", "count", "seconds"
+    shipped: Rule
+    meaning: str
+    happens: bool = False  # it tells of something that happened and cannot be undone: its end is not announced
+
+
+KINDS: tuple[RuleKind, ...] = (
+    RuleKind(
+        "leak",
+        _leak,
+        "bytes",
+        Rule(rule="leak", name="leak", above=512, runs=20, hold_s=900, severity="warning"),
+        "A task, request or block keeps more than `above` a run, over at least `runs` runs, and the verdict is leaking",
+    ),
+    RuleKind(
+        "process_memory",
+        _process_memory,
+        "bytes",
+        Rule(rule="process_memory", name="process_memory", above=1024 * _MIB, for_s=60, clear=0.9, severity="warning"),
+        "A process holds more than `above` of resident memory",
+    ),
+    RuleKind(
+        "failure_rate",
+        _failure_rate,
+        "share",
+        Rule(rule="failure_rate", name="failure_rate", above=0.2, window_s=900, runs=20, for_s=60, severity="warning"),
+        "More than the share `above` of a name's runs failed within `window`, of at least `runs` runs",
+    ),
+    RuleKind(
+        "new_failure",
+        _new_failure,
+        "count",
+        Rule(rule="new_failure", name="new_failure", above=0, window_s=900, hold_s=0, severity="info"),
+        "A failure group that was not known before or is back after it was resolved, more than `above` times",
+        happens=True,
+    ),
+    RuleKind(
+        "lost",
+        _lost,
+        "count",
+        Rule(rule="lost", name="lost", above=0, window_s=900, hold_s=0, severity="critical"),
+        "More than `above` runs of a name were lost to a kill within `window`",
+        happens=True,
+    ),
+    RuleKind(
+        "spool_dropping",
+        _spool_dropping,
+        "count",
+        Rule(rule="spool_dropping", name="spool_dropping", above=0, window_s=900, hold_s=0, severity="critical"),
+        "More than `above` records were dropped by a full spool within `window`",
+    ),
+    RuleKind(
+        "worker_silent",
+        _worker_silent,
+        "seconds",
+        Rule(
+            rule="worker_silent",
+            name="worker_silent",
+            above=900,
+            window_s=86400,
+            hold_s=0,
+            clear=1,
+            severity="critical",
+        ),
+        "A worker was killed, or said nothing for more than `above`, without goodbye; given up after `window`",
+    ),
+)
+
+_KINDS = {kind.name: kind for kind in KINDS}
+
+#: What holds when ``trace_alert_rules`` is not set.
+SHIPPED: tuple[Rule, ...] = tuple(kind.shipped for kind in KINDS)
+
+
+def evaluate(rule: Rule, facts: Facts) -> list[Reading]:
+    """All readings of one rule, the greatest value first; one for each subject."""
+    readings: dict[str, Reading] = {}
+    for found in _KINDS[rule.rule].read(facts, rule):
+        reading = found._replace(subject=_clean(found.subject, 200), text=_clean(found.text, 600))
+        known = readings.get(reading.subject)
+        if known is None or reading.value > known.value:
+            readings[reading.subject] = reading
+    return sorted(readings.values(), key=lambda reading: (-reading.value, reading.subject))
+
+
+def kind_of(rule: Rule) -> RuleKind:
+    """The row of :data:`KINDS` that a rule was made from."""
+    return _KINDS[rule.rule]
+
+
+def _clean(text: str, most: int) -> str:
+    """
+    One printable line of a bounded length: it goes to logs, mails and terminals, and parts of it come from a task.
+
+    What is cut is still told apart: a digest of the whole stands at its end.
+    """
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return line if len(line) <= most else f"{line[: most - 12]}… {stable_id(line)[:8]}"
+
+
+def _quote(text: str) -> str:
+    return quote(text, safe="")
+
+
+def describe(rule: Rule) -> dict[str, Any]:
+    """A rule as pages and scripts show it: its values, the unit of ``above`` and what it means."""
+    kind = kind_of(rule)
+    return {
+        **{field: getattr(rule, field) for field in rule.__struct_fields__},
+        "unit": kind.unit,
+        "meaning": kind.meaning,
+    }
+
+
+# --- configuration --------------------------------------------------------------------------------------
+
+
+class _Key(NamedTuple):
+    field: str
+    parse: Callable[[Any], Any]
+    allowed: str
+
+
+_TIME = "a time: seconds, or text such as '30s', '10m', '4h', '2d' (at most 366d)"
+_UNITS: dict[str, _Key] = {
+    "bytes": _Key("above", read_bytes, "a size: bytes, or text such as '512 B', '100 KiB', '1.5 GiB'"),
+    "share": _Key("above", read_share, "a share: a number from 0 to 1, or text such as '20%'"),
+    "count": _Key("above", read_whole, "a whole number, 0 or greater"),
+    "seconds": _Key("above", read_seconds, _TIME),
+}
+
+
+def _patterns(value: Any) -> tuple[str, ...] | None:
+    parts = (value,) if isinstance(value, str) else value
+    if isinstance(parts, list | tuple) and parts and all(isinstance(part, str) and part for part in parts):
+        return tuple(parts)
+    return None
+
+
+_KEYS: dict[str, _Key] = {
+    "name": _Key(
+        "name",
+        lambda value: value if isinstance(value, str) and re.fullmatch(r"[\w.:-]{1,64}", value) else None,
+        "a short name of letters, digits, '_', '-', '.' and ':' (at most 64)",
+    ),
+    "severity": _Key(
+        "severity", lambda value: value if value in SEVERITIES else None, "one of " + ", ".join(SEVERITIES)
+    ),
+    "for": _Key("for_s", read_seconds, _TIME),
+    "hold": _Key("hold_s", read_seconds, _TIME),
+    "repeat": _Key("repeat_s", read_seconds, _TIME),
+    "window": _Key("window_s", read_seconds, _TIME),
+    "clear": _Key("clear", read_share, "a share of `above`: a number from 0 to 1, or text such as '80%'"),
+    "runs": _Key("runs", read_whole, "a whole number, 0 or greater"),
+    "names": _Key("names", _patterns, "a pattern such as 'shop.*', or a list of patterns"),
+}
+
+
+def configured(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Rule, ...]:
+    """
+    The rules of ``trace_alert_rules``; the shipped ones when it is not set.
+
+    The entry ``{"rule": "shipped"}`` stands for all shipped rules, so that a list can add to them.
+
+    Raises:
+        SettingError: An entry names no rule, has a key or a value that is not allowed, or two share a name.
+    """
+    if entries is None:
+        return SHIPPED
+    rules: list[Rule] = []
+    for number, entry in enumerate(entries, 1):
+        place = f"{SETTING}[{number}]"
+        if entry.get("rule") == "shipped":
+            if len(entry) > 1:
+                raise SettingError(f"{place}: 'shipped' stands for all shipped rules and takes no other key.")
+            rules.extend(SHIPPED)
+        else:
+            rules.append(_checked(place, entry))
+    seen: dict[str, int] = {}
+    for rule in rules:
+        seen[rule.name] = seen.get(rule.name, 0) + 1
+    twice = [name for name, count in seen.items() if count > 1]
+    if twice:
+        raise SettingError(
+            f"{SETTING} has {len(rules)} rules of which {seen[twice[0]]} are named {twice[0]!r}. "
+            "Their alerts could not be told apart; give each its own 'name'."
+        )
+    return tuple(rules)
+
+
+def _checked(place: str, entry: Mapping[str, Any]) -> Rule:
+    kind = _KINDS.get(str(entry.get("rule")))
+    if kind is None:
+        hint = _near(str(entry.get("rule")), _KINDS)
+        raise SettingError(
+            f"{place}: {entry.get('rule')!r} is no rule.{hint} "
+            f"Rules are: {', '.join(_KINDS)}; or shipped for all of them."
+        )
+    keys = {"above": _UNITS[kind.unit], **_KEYS}
+    values: dict[str, Any] = {}
+    for key, value in entry.items():
+        if key == "rule":
+            continue
+        known = keys.get(key)
+        if known is None:
+            raise SettingError(
+                f"{place}: {key!r} is no key of the rule {kind.name}.{_near(str(key), keys)} "
+                f"Keys are: rule, {', '.join(keys)}."
+            )
+        checked = known.parse(value)
+        if checked is None:
+            raise SettingError(
+                f"{place}: {key!r} of the rule {kind.name} is {value!r}, but it must be {known.allowed}."
+            )
+        values[known.field] = checked
+    if kind.name == "worker_silent" and values.get("above", IDLE_WORD_S + 1) <= IDLE_WORD_S:
+        raise SettingError(
+            f"{place}: 'above' of the rule worker_silent is {entry['above']!r}, but it must be more than "
+            f"{duration(IDLE_WORD_S)}: an idle worker says no more often than that that it lives."
+        )
+    defaults = {field: getattr(kind.shipped, field) for field in kind.shipped.__struct_fields__}
+    return Rule(**{**defaults, **values})
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f" Did you mean {near[0]!r}?" if near else ""

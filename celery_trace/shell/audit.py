@@ -1,0 +1,91 @@
+"""
+Who gave which command to what, and what became of it: one line of JSON each, readable by the owner only.
+
+The log is written where the command was given (monitor) and where it was carried out (worker), so that
+neither can be silent about the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from celery_trace.clock import Clock
+from celery_trace.guard import Guard
+from celery_trace.model import AuditEntry, new_id
+from celery_trace.shell import native
+from celery_trace.shell.session import plain_text
+
+#: Longest command text that an entry keeps, characters; the rest is named by its hash.
+COMMAND_LIMIT = 4096
+#: Greatest size of the file, bytes, before it becomes ``audit.jsonl.1``.
+FILE_LIMIT_BYTES = 16 * 1024 * 1024
+
+
+class AuditLog:
+    """
+    Appends to ``audit.jsonl`` in ``trace_dir`` and hands the same entry on as a record.
+
+    Args:
+        where: ``monitor``, ``terminal`` or ``worker``.
+        emit: Takes the record to the store; None where there is no way.
+    """
+
+    def __init__(
+        self, folder: Path, where: str, clock: Clock, emit: Callable[[AuditEntry], None] | None = None
+    ) -> None:
+        self._path = folder / "audit.jsonl"
+        self._where = where
+        self._clock = clock
+        self._emit = emit
+        self._lock = native.lock()
+
+    def note(
+        self,
+        command: str,
+        *,
+        verdict: str = "done",
+        process: str = "",
+        failure: str = "",
+        session: str = "",
+        user: str = "",
+    ) -> AuditEntry:
+        """Write an entry; a log that can't be written is reported by the guard and stops nothing."""
+        text = plain_text(command)
+        if len(text) > COMMAND_LIMIT:
+            digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+            text = f"{text[:COMMAND_LIMIT]}… {len(text) - COMMAND_LIMIT} more characters, sha256 {digest}"
+        entry = AuditEntry(
+            id=new_id(),
+            at_s=self._clock.now_s(),
+            where=self._where,
+            process=plain_text(process)[:200],
+            failure=plain_text(failure)[:200],
+            session=plain_text(session)[:200],
+            user=plain_text(user)[:200],
+            command=text,
+            verdict=plain_text(verdict)[:500],
+        )
+        with Guard("audit log"):
+            self._append(msgspec.json.encode(entry) + b"\n")
+        if self._emit is not None:
+            with Guard("audit record"):
+                self._emit(entry)
+        return entry
+
+    def _append(self, line: bytes) -> None:
+        with self._lock:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(self._path, flags, 0o600)
+            try:
+                os.write(descriptor, line)
+                full = os.fstat(descriptor).st_size > FILE_LIMIT_BYTES
+            finally:
+                os.close(descriptor)
+            if full:
+                os.replace(self._path, self._path.with_suffix(".jsonl.1"))

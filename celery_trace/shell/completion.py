@@ -1,0 +1,138 @@
+"""
+What could stand at the cursor, found without running anything of the user's.
+
+No property, descriptor, ``__getattr__`` or ``__dir__`` of a user's class is called: instance
+dictionaries and the dictionaries of classes are read as :func:`inspect.getattr_static` does. Nor is ``isinstance``
+asked about a user's object: it may ask the object for its ``__class__``, at which a lazy proxy fetches itself.
+Only the standard library: the sandbox loads this module too.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import keyword
+import re
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from celery_trace.shell.trace_object import Locals, Names
+
+LIMIT = 200
+_EXPRESSION = re.compile(r"((?:[^\W\d]\w*)(?:\.[^\W\d]\w*|\[(?:-?\d+|'[^'\\]*'|\"[^\"\\]*\")\])*)\.(\w*)\Z")
+_KEY = re.compile(r"((?:[^\W\d]\w*)(?:\.[^\W\d]\w*|\[(?:-?\d+|'[^'\\]*'|\"[^\"\\]*\")\])*)\[(['\"])([^'\"\\]*)\Z")
+_NAME = re.compile(r"(?<![\w.\])'\"])([^\W\d]\w*)?\Z")
+_MISSING = object()
+# C-level descriptors whose __get__ only reads memory.
+_PLAIN_DESCRIPTORS = (types.MemberDescriptorType,)
+
+
+def complete(scope: Mapping[str, Any], names: Iterable[str], code: str, cursor: int) -> list[str]:
+    """
+    Words that could replace the one before the cursor, at most :data:`LIMIT`, public ones first.
+
+    Args:
+        scope: Looks a name up; raises KeyError.
+        names: All names that are in scope.
+    """
+    head = code[: max(0, cursor)].rsplit("\n", 1)[-1]
+    if len(head) > 1000:
+        return []
+    if match := _EXPRESSION.search(head):
+        owner = _resolve(scope, match.group(1))
+        return [] if owner is _MISSING else _matching(attribute_names(owner), match.group(2))
+    if match := _KEY.search(head):
+        owner = _resolve(scope, match.group(1))
+        if type(owner) in (dict, Locals):
+            keys = [key for key in list(owner)[: 10 * LIMIT] if type(key) is str and match.group(2) not in key]
+            # A whole word is replaced, so keys that are no words can't be offered.
+            return _matching((key for key in keys if key.isidentifier()), match.group(3))
+        return []
+    if match := _NAME.search(head):
+        prefix = match.group(1) or ""
+        return _matching([*names, *keyword.kwlist, *dir(builtins)], prefix) if prefix else _matching(names, "")
+    return []
+
+
+def _matching(names: Iterable[str], prefix: str) -> list[str]:
+    found = {name for name in names if name.startswith(prefix) and (prefix or not name.startswith("_"))}
+    return sorted(found, key=lambda name: (name.startswith("_"), name))[:LIMIT]
+
+
+def _resolve(scope: Mapping[str, Any], expression: str) -> Any:
+    try:
+        tree = ast.parse(expression, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError):
+        return _MISSING
+    return _value(scope, tree)
+
+
+def _value(scope: Mapping[str, Any], node: ast.expr) -> Any:
+    if isinstance(node, ast.Name):
+        try:
+            return scope[node.id]
+        except KeyError:
+            return getattr(builtins, node.id, _MISSING)
+    if isinstance(node, ast.Attribute):
+        owner = _value(scope, node.value)
+        return _MISSING if owner is _MISSING else _attribute(owner, node.attr)
+    if isinstance(node, ast.Subscript):
+        owner = _value(scope, node.value)
+        try:
+            key = ast.literal_eval(node.slice)
+            if type(owner) in (list, tuple, dict, Locals) and type(key) in (int, str):
+                return owner[key]
+        except (ValueError, LookupError, TypeError):
+            return _MISSING
+    return _MISSING
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    if issubclass(type(owner), Names):
+        return owner._members().get(name, _MISSING)
+    if type(owner) is Locals and name in owner:
+        return owner[name]
+    try:
+        found = inspect.getattr_static(owner, name)
+    except (AttributeError, TypeError, ValueError):
+        return _MISSING
+    if issubclass(type(found), _PLAIN_DESCRIPTORS) and not issubclass(type(owner), type):
+        try:
+            return found.__get__(owner, type(owner))
+        except AttributeError:
+            return _MISSING
+    # A property, a method or anything else with __get__ would have to run to give its value.
+    return _MISSING if hasattr(type(found), "__get__") and not issubclass(type(found), type) else found
+
+
+def attribute_names(owner: Any) -> set[str]:
+    """Names of an object's attributes, from its dictionary, its slots and its classes."""
+    if issubclass(type(owner), Names):
+        return set(owner._members())
+    names: set[str] = set()
+    if type(owner) is Locals:
+        names.update(owner)
+    if issubclass(type(owner), types.ModuleType):
+        names.update(_keys(object.__getattribute__(owner, "__dict__")))
+        return names
+    kind = type(owner)
+    if issubclass(kind, type):
+        for base in type.__dict__["__mro__"].__get__(owner):
+            names.update(_keys(type.__dict__["__dict__"].__get__(base)))
+        return names
+    for base in type.__dict__["__mro__"].__get__(kind):
+        entries = type.__dict__["__dict__"].__get__(base)
+        names.update(_keys(entries))
+        own = entries.get("__dict__")
+        if type(own) is types.GetSetDescriptorType and own.__objclass__ is base:
+            try:
+                names.update(_keys(own.__get__(owner)))
+            except (AttributeError, TypeError):
+                continue
+    return names
+
+
+def _keys(entries: Mapping[Any, Any]) -> list[str]:
+    return [key for key in list(entries) if type(key) is str]

@@ -1,0 +1,58 @@
+"""
+Threads and locks of the operating system, also where gevent or eventlet have replaced Python's.
+
+A command that loops must not stop the event loop of a green worker, so ours run beside it.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Lock(Protocol):
+    """What a lock of either origin offers."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+
+    def release(self) -> None: ...
+
+    def __enter__(self) -> bool: ...
+
+    def __exit__(self, *exc: Any) -> None: ...
+
+
+def _original(name: str) -> Any:
+    """``_thread.<name>`` as it was before a green library replaced it; None if nothing did."""
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched("_thread"):
+        return gevent.get_original("_thread", name)
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        return getattr(eventlet.original("_thread"), name)
+    return None
+
+
+def lock() -> Lock:
+    """A fresh lock that is not re-entrant."""
+    made = _original("allocate_lock")
+    result: Lock = (made or threading.Lock)()
+    return result
+
+
+def ident() -> int:
+    """This thread's identity, as ``PyThreadState_SetAsyncExc`` wants it."""
+    original = _original("get_ident")
+    return int((original or _thread.get_ident)())
+
+
+def start(target: Callable[[], None], name: str) -> None:
+    """Run ``target`` in a daemon thread."""
+    original = _original("start_new_thread")
+    if original is not None:
+        original(target, ())
+        return
+    threading.Thread(target=target, name=name, daemon=True).start()

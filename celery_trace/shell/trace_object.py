@@ -1,0 +1,152 @@
+"""
+``trace``: the failure's context as a person meets it in the shell.
+
+The same object stands in the live shell (where values are the real ones) and in the recreated one
+(where they are decoded from the capture). Only the standard library: the sandbox loads this module too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+class Names:
+    """Something of ours with known members: completion reads them without running anything."""
+
+    def _members(self) -> Mapping[str, Any]:
+        return {}
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._members())
+
+
+class Locals(dict[str, Any]):
+    """A frame's variables: ``locals["a"]`` and ``locals.a``."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            known = ", ".join(sorted(self)[:20]) or "none"
+            raise AttributeError(f"this frame has no variable {name!r}; it has: {known}") from None
+
+
+class Facts(Names):
+    """Plain facts by name, such as a task's queue or a leak's line."""
+
+    def __init__(self, title: str, facts: Mapping[str, Any]) -> None:
+        self.__dict__.update(facts)
+        self._title = title
+
+    def _members(self) -> Mapping[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __repr__(self) -> str:
+        return f"<{self._title} " + " ".join(f"{name}={value!r}" for name, value in self._members().items()) + ">"
+
+
+class ShellFrame(Names):
+    """
+    One frame of the failure.
+
+    Args:
+        namespace: The frame's globals; what no variable has is looked up there. Never written to.
+        source: Gives the source lines around ``line`` as (number, text); run only for ``list``.
+        note: A sentence about what is missing here.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        line: int,
+        function: str,
+        variables: Mapping[str, Any],
+        *,
+        namespace: Mapping[str, Any] | None = None,
+        source: Callable[[], Sequence[tuple[int, str]]] | None = None,
+        in_app: bool = True,
+        note: str = "",
+    ) -> None:
+        self.file = file
+        self.line = line
+        self.function = function
+        self.locals = Locals(variables)
+        self.globals: Mapping[str, Any] = {} if namespace is None else namespace
+        self.in_app = in_app
+        self.note = note
+        self._source = source
+
+    def source(self) -> Sequence[tuple[int, str]]:
+        """Source lines around the failing one; empty where there is no source."""
+        return self._source() if self._source is not None else ()
+
+    def _members(self) -> Mapping[str, Any]:
+        return {name: getattr(self, name) for name in ("file", "line", "function", "locals", "globals")}
+
+    def __repr__(self) -> str:
+        return f"<frame {self.function} at {self.file}:{self.line}, {len(self.locals)} locals>"
+
+
+class Trace(Names):
+    """
+    The failure: ``trace.frames[i].locals``, ``exception``, ``args``, ``kwargs``, ``task``, ``request``, ``leaks``.
+
+    Any other attribute is a variable by that name: the chosen frame's first, then the others' from
+    the innermost outwards.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[ShellFrame],
+        *,
+        exception: Any = None,
+        args: Any = None,
+        kwargs: Any = None,
+        task: Any = None,
+        request: Any = None,
+        leaks: Any = (),
+        mode: str = "recreated",
+    ) -> None:
+        self.frames = list(frames)
+        self.exception = exception
+        self.args = args
+        self.kwargs = kwargs
+        self.task = task
+        self.request = request
+        self.leaks = leaks
+        self.mode = mode
+        self._chosen = 0
+
+    def choose(self, index: int) -> None:
+        """Make a frame the chosen one."""
+        self._chosen = index
+
+    @property
+    def frame(self) -> ShellFrame | None:
+        """The chosen frame."""
+        return self.frames[self._chosen] if self.frames else None
+
+    def _members(self) -> Mapping[str, Any]:
+        members: dict[str, Any] = {}
+        for frame in reversed(self.frames):
+            members.update(frame.locals)
+        if self.frame is not None:
+            members.update(self.frame.locals)
+        members.update({name: value for name, value in self.__dict__.items() if not name.startswith("_")})
+        members["frame"] = self.frame
+        return members
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "frames" not in self.__dict__:
+            raise AttributeError(name)
+        chosen = self.frame
+        for frame in ([chosen] if chosen is not None else []) + self.frames:
+            if name in frame.locals:
+                return frame.locals[name]
+        raise AttributeError(f"no frame of this failure has a variable {name!r}; `where` lists the frames")
+
+    def __repr__(self) -> str:
+        chosen = self.frame
+        at = f"in {chosen.function} at {chosen.file}:{chosen.line}" if chosen is not None else "without frames"
+        return f"<trace ({self.mode}) of {type(self.exception).__name__} {at}; try trace.frames, help>"

@@ -1,0 +1,57 @@
+"""All of Celery's signals that the plugin listens to, connected in one place and undone in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from celery import signals
+
+#: Signal name to the method of :class:`Listener` that hears it.
+HEARD: Final = (
+    "worker_init",
+    "worker_process_init",
+    "worker_process_shutdown",
+    "worker_ready",
+    "worker_shutdown",
+    "before_task_publish",
+    "task_prerun",
+    "task_postrun",
+    "task_failure",
+    "task_retry",
+    "task_internal_error",
+    "task_revoked",
+    "task_rejected",
+    "task_unknown",
+)
+
+
+class Listener(Protocol):
+    """Has a method ``on_<signal>`` for those of :data:`HEARD` that it wants to hear."""
+
+
+class Connection:
+    """Connected receivers; :meth:`close` disconnects them all. A second call does nothing."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], object]] = []
+
+    def add(self, signal: Any, receiver: Callable[..., object], uid: str) -> None:
+        """Connect one receiver strongly: the plugin must hear even when nobody else holds it."""
+        signal.connect(receiver, weak=False, dispatch_uid=uid)
+        self._undo.append(lambda: signal.disconnect(receiver, dispatch_uid=uid))
+
+    def close(self) -> None:
+        """Disconnect everything that was connected here."""
+        while self._undo:
+            self._undo.pop()()
+
+
+def connect(listener: Listener, uid: str = "celery_trace") -> Connection:
+    """Connect each ``on_<signal>`` of ``listener``. With the same ``uid`` a second time changes nothing."""
+    connection = Connection()
+    for name in HEARD:
+        receiver = getattr(listener, f"on_{name}", None)
+        if receiver is not None:
+            connection.add(getattr(signals, name), receiver, f"{uid}.{name}")
+    return connection

@@ -1,0 +1,253 @@
+"""The collector's side of the spool: batches over all files, and cursors that say what was delivered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from celery_trace.model import AnyRecord, ProcessRecord
+from celery_trace.spool import segments
+from celery_trace.spool.lines import CorruptLine, unpack
+from celery_trace.spool.segments import Listing, Segment
+
+#: A backlog is counted record by record up to this size.
+COUNTED_BYTES = 8 * 1024 * 1024
+
+
+class Corrupt(Struct, frozen=True):
+    """A line that could not be read: where it stood, what is wrong with it, and its first bytes."""
+
+    file: str
+    offset: int
+    why: str
+    start: bytes
+
+
+class Reading:
+    """A file that is open and locked, with what was read from it beyond its cursor."""
+
+    __slots__ = ("cursor", "fd", "segment", "size")
+
+    def __init__(self, segment: Segment, fd: int, cursor: int, size: int) -> None:
+        self.segment = segment
+        self.fd = fd
+        self.cursor = cursor
+        self.size = size
+
+
+class Batch:
+    """
+    Records of one delivery. The files they came from stay locked until :meth:`commit` or :meth:`release`.
+
+    Use as a context manager; leaving it without :meth:`commit` leaves the cursors where they were.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[AnyRecord] = []
+        self.corrupt: list[Corrupt] = []
+        self.bytes = 0
+        self._readings: list[Reading] = []
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def __bool__(self) -> bool:
+        return bool(self._readings)
+
+    def add(self, reading: Reading) -> None:
+        """Hold a file until the batch is through."""
+        self._readings.append(reading)
+
+    def commit(self) -> None:
+        """What was read is delivered: move the cursors."""
+        for reading in self._readings:
+            segments.write_cursor(reading.fd, reading.cursor)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the files."""
+        for reading in self._readings:
+            os.close(reading.fd)
+        self._readings.clear()
+
+
+class SpoolReader:
+    """
+    Reads a spool folder in batches of bounded size, precious records first.
+
+    Args:
+        folder: The spool folder.
+        batch_bytes: Most bytes of one batch; a single larger record still makes one.
+        batch_records: Most records of one batch.
+    """
+
+    #: So many files are held open in one batch.
+    BATCH_FILES = 256
+
+    def __init__(self, folder: Path, *, batch_bytes: int = 2 * 1024 * 1024, batch_records: int = 2000) -> None:
+        self._folder = folder
+        self._batch_bytes = batch_bytes
+        self._batch_records = batch_records
+
+    def list(self) -> Listing:
+        """What stands in the folder now."""
+        return segments.list_folder(self._folder)
+
+    def read(self, listing: Listing, living: set[str]) -> Batch:
+        """
+        The next batch.
+
+        Args:
+            listing: The folder as it was just read.
+            living: Uids of processes that live: the last line of their newest files may still be in the making.
+        """
+        batch = Batch()
+        newest = listing.newest()
+        for segment in sorted(listing.segments):
+            growing = segment.uid in living and newest[segment.lane] == segment.number
+            self._read_segment(segment, batch, growing=growing)
+            if (
+                batch.bytes >= self._batch_bytes
+                or len(batch.records) >= self._batch_records
+                or len(batch._readings) >= self.BATCH_FILES
+            ):
+                break
+        return batch
+
+    def _read_segment(self, segment: Segment, batch: Batch, *, growing: bool) -> None:
+        try:
+            fd = os.open(self._folder / segment.name, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return
+        held = False
+        try:
+            if not segments.try_lock(fd) or os.fstat(fd).st_nlink == 0:
+                return
+            cursor = segments.read_cursor(fd)
+            if cursor is None:
+                return
+            size = os.fstat(fd).st_size
+            if cursor >= size:
+                return
+            room = max(self._batch_bytes - batch.bytes, 64 * 1024)
+            data = os.pread(fd, min(size - cursor, room), cursor)
+            cut_short = cursor + len(data) < size
+            if b"\n" not in data and cut_short:  # one record larger than the room that is left
+                data = os.pread(fd, size - cursor, cursor)
+                cut_short = False
+            reading = Reading(segment, fd, cursor, size)
+            if self._take_lines(reading, data, batch, complete=not cut_short and not growing):
+                batch.add(reading)
+                held = True
+        finally:
+            if not held:
+                os.close(fd)
+
+    def _take_lines(self, reading: Reading, data: bytes, batch: Batch, *, complete: bool) -> bool:
+        """Decode whole lines; a last one without its line feed is corrupt only when nobody will complete it."""
+        taken = False
+        for line, whole in _lines(data):
+            if not whole and not complete:
+                break
+            if len(batch.records) >= self._batch_records and taken:
+                break
+            length = len(line) + whole
+            try:
+                if not whole:
+                    raise CorruptLine("it was cut: its end is missing")
+                batch.records.append(unpack(line))
+            except CorruptLine as error:
+                batch.corrupt.append(Corrupt(reading.segment.name, reading.cursor, str(error), line[:4096]))
+            reading.cursor += length
+            batch.bytes += length
+            taken = True
+        return taken
+
+    # --- after delivery
+
+    def remove_if_delivered(self, segment: Segment) -> bool:
+        """Delete a file to which nobody writes any more, if all of it was delivered."""
+        path = self._folder / segment.name
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            if not segments.try_lock(fd):
+                return False
+            cursor = segments.read_cursor(fd)
+            if cursor is None or cursor < os.fstat(fd).st_size:
+                return False
+            path.unlink(missing_ok=True)
+            return True
+        finally:
+            os.close(fd)
+
+    def backlog(self, listing: Listing) -> tuple[int, int]:
+        """
+        What waits beyond the cursors.
+
+        Returns:
+            Bytes, and records: counted up to 8 MiB, and beyond that estimated from the mean size of the counted ones.
+        """
+        waiting = counted_bytes = records = 0
+        for segment in listing.segments:
+            try:
+                fd = os.open(self._folder / segment.name, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                cursor = segments.read_cursor(fd) or 0
+                size = max(0, os.fstat(fd).st_size - cursor)
+                waiting += size
+                if size > 0 and counted_bytes < COUNTED_BYTES:
+                    records += os.pread(fd, size, cursor).count(b"\n")
+                    counted_bytes += size
+            finally:
+                os.close(fd)
+        return waiting, round(records * waiting / counted_bytes) if counted_bytes else 0
+
+    def process_of(self, uid: str, listing: Listing) -> ProcessRecord | None:
+        """The process record at the head of one of its files."""
+        for segment in sorted(listing.segments):
+            if segment.uid != uid:
+                continue
+            try:
+                with open(self._folder / segment.name, "rb") as file:
+                    file.seek(segments.HEADER_BYTES)
+                    record = unpack(file.readline().rstrip(b"\n"))
+            except (OSError, CorruptLine):
+                continue
+            if isinstance(record, ProcessRecord):
+                return record
+        return None
+
+    def is_ours(self, segment: Segment) -> bool | None:
+        """Whether a file with one of our names has our first line; None when it is gone."""
+        try:
+            fd = os.open(self._folder / segment.name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return segments.read_cursor(fd) is not None
+        finally:
+            os.close(fd)
+
+
+def _lines(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Each line without its line feed, and whether it had one."""
+    start = 0
+    while True:
+        end = data.find(b"\n", start)
+        if end < 0:
+            break
+        yield data[start:end], True
+        start = end + 1
+    if start < len(data):
+        yield data[start:], False

@@ -1,0 +1,204 @@
+"""An SQLAlchemy engine for each way to name a store: a URL, or a database of Django's settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Engine, make_url
+
+from celery_trace.stores.errors import StoreUnavailable
+
+#: How long SQLite waits for another writer, seconds.
+BUSY_S = 10.0
+
+_DRIVERS = {
+    "postgresql": ("postgresql+psycopg", "psycopg", "postgres"),
+    "postgres": ("postgresql+psycopg", "psycopg", "postgres"),
+    "mysql": ("mysql+pymysql", "pymysql", "mysql"),
+    "mariadb": ("mariadb+pymysql", "pymysql", "mysql"),
+}
+_DJANGO_BACKENDS = {
+    "sqlite3": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgis": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+}
+
+
+def shown(url: str) -> str:
+    """The address without its password, for logs and pages."""
+    if url == "django" or url.startswith("django:"):
+        return url
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return "(unreadable address)"
+
+
+def make_engine(store_url: str) -> Engine:
+    """
+    The engine for ``trace_store``; nothing is connected yet.
+
+    Raises:
+        StoreUnavailable: The address can't be read, or its driver is not installed.
+    """
+    if store_url == "django" or store_url.startswith("django:"):
+        return _from_url(django_url(store_url), store_url)
+    try:
+        url = make_url(store_url)
+    except sa.exc.ArgumentError as error:
+        raise StoreUnavailable(
+            "Can't open the store", f"its address is no SQLAlchemy URL ({error})", "Correct trace_store."
+        ) from None
+    return _from_url(_with_driver(url), store_url)
+
+
+def _with_driver(url: URL) -> URL:
+    if url.drivername in _DRIVERS:
+        return url.set(drivername=_DRIVERS[url.drivername][0])
+    return url
+
+
+def _from_url(url: URL, store_url: str) -> Engine:
+    backend = url.get_backend_name()
+    arguments: dict[str, Any] = {"pool_pre_ping": True}
+    connect: dict[str, Any] = {}
+    if backend == "sqlite":
+        arguments.pop("pool_pre_ping")
+        connect = {"timeout": BUSY_S, "check_same_thread": False}
+    elif backend == "postgresql":
+        # A prepared plan made while a table was empty would scan it when it has grown.
+        connect = {"connect_timeout": 5, "application_name": "celery-trace", "prepare_threshold": None}
+        arguments["isolation_level"] = "READ COMMITTED"
+    elif backend in {"mysql", "mariadb"}:
+        connect = {"connect_timeout": 5, "read_timeout": 60, "write_timeout": 60}
+        arguments["isolation_level"] = "READ COMMITTED"
+        if "charset" not in url.query:
+            url = url.update_query_dict({"charset": "utf8mb4"})
+    if backend != "sqlite":
+        arguments.update(pool_size=4, max_overflow=8, pool_recycle=1800, pool_timeout=10)
+    try:
+        engine = sa.create_engine(url, connect_args=connect, **arguments)
+    except (ImportError, sa.exc.NoSuchModuleError) as error:
+        extra = next((row[2] for name, row in _DRIVERS.items() if url.drivername.startswith(name)), None)
+        advice = f'pip install "celery-trace[{extra}]"' if extra else "Use sqlite, postgresql, mysql or mariadb."
+        raise StoreUnavailable(f"Can't open the store {shown(store_url)}", str(error), advice) from None
+    if backend == "sqlite":
+        # A database of Django's stays in the mode that its owner chose.
+        wal = not store_url.startswith("django") and "mode=ro" not in store_url
+        _teach_sqlite(engine, wal=wal and url.database not in (None, "", ":memory:"))
+    return engine
+
+
+def _teach_sqlite(engine: Engine, *, wal: bool) -> None:
+    """WAL, so that readers never wait; transactions that begin where we say, writers at once with the lock."""
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes too late for a consistent read
+        cursor = connection.cursor()
+        if wal:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA cache_size=-32000")
+        cursor.execute("PRAGMA temp_store=MEMORY")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        writing = connection.get_execution_options().get("writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def prepare_sqlite_file(engine: Engine, *, create: bool) -> None:
+    """
+    Make the database file, 0600, before SQLite would with the user's umask.
+
+    Raises:
+        StoreUnavailable: It can't be made, or it is missing and should not be made.
+    """
+    path = sqlite_path(engine)
+    if path is None or path.exists():
+        return
+    what = f"Can't open the store {engine.url.render_as_string(hide_password=True)}"
+    if not create:
+        raise StoreUnavailable(
+            what,
+            "the file does not exist",
+            "Nothing was recorded there yet: start a worker with CELERY_TRACE=1, or set CELERY_TRACE_STORE.",
+        )
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreUnavailable(
+            what,
+            f"{error.strerror} for uid {os.getuid()}: {error.filename}",
+            "Set CELERY_TRACE_STORE to a writable place; tasks go on, records wait in the spool.",
+        ) from None
+
+
+def sqlite_path(engine: Engine) -> Path | None:
+    """The database file, where there is one."""
+    name = engine.url.database
+    if engine.dialect.name != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
+        return None  # a file: address says itself how it is to be opened
+    return Path(name)
+
+
+def django_url(store_url: str) -> URL:
+    """
+    The SQLAlchemy URL of ``django[:alias]``, read from Django's ``DATABASES``.
+
+    Raises:
+        StoreUnavailable: Django is not set up here, or the alias or its backend is unknown.
+    """
+    alias = store_url.partition(":")[2] or "default"
+    what = f"Can't open the store {store_url}"
+    try:
+        from django.conf import settings
+        from django.core.exceptions import ImproperlyConfigured
+    except ImportError:
+        raise StoreUnavailable(what, "Django is not installed here", 'pip install "celery-trace[django]"') from None
+    try:
+        databases = settings.DATABASES
+    except (ImproperlyConfigured, ImportError) as error:
+        raise StoreUnavailable(
+            what, f"Django's settings can't be read ({error})", "Set DJANGO_SETTINGS_MODULE."
+        ) from None
+    if alias not in databases:
+        known = ", ".join(databases) or "none"
+        raise StoreUnavailable(what, f"DATABASES has no {alias!r}", f"It has: {known}.")
+    database = databases[alias]
+    backend = str(database.get("ENGINE", "")).rpartition(".")[2]
+    driver = _DJANGO_BACKENDS.get(backend)
+    if driver is None:
+        raise StoreUnavailable(
+            what, f"its ENGINE {database.get('ENGINE')!r} has no counterpart here", "Use sqlite3, postgresql or mysql."
+        )
+    name = str(database.get("NAME") or "")
+    if driver == "sqlite":
+        return URL.create("sqlite", database=name)
+    host = str(database.get("HOST") or "") or None
+    query: dict[str, str] = {}
+    options = database.get("OPTIONS") or {}
+    if driver.startswith("postgresql"):
+        query = {key: str(options[key]) for key in ("sslmode", "sslrootcert", "sslcert", "sslkey") if key in options}
+        if host and host.startswith("/"):
+            query["host"], host = host, None
+    elif host and host.startswith("/"):
+        query["unix_socket"], host = host, "localhost"
+    elif "unix_socket" in options:
+        query["unix_socket"] = str(options["unix_socket"])
+    return URL.create(
+        driver,
+        username=str(database.get("USER") or "") or None,
+        password=str(database.get("PASSWORD") or "") or None,
+        host=host or ("localhost" if driver.startswith("mysql") else None),
+        port=int(database["PORT"]) if database.get("PORT") else None,
+        database=name,
+        query=query,
+    )

@@ -1,0 +1,13 @@
+"""Refusals of the store."""
+
+from __future__ import annotations
+
+from celery_trace.refusals import Unavailable
+
+
+class StoreUnavailable(Unavailable):
+    """The store can't be opened, read or written now."""
+
+
+class Interrupted(Exception):
+    """Another writer was quicker with the same rows; the whole write is tried again."""

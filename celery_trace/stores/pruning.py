@@ -1,0 +1,145 @@
+"""
+Remove what is old, in small batches.
+
+Each batch is a transaction of its own, so a writer waits for one batch at most. Old rows are found over the index on
+their time, never by counting a table; the running sums are corrected in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from msgspec import Struct, field
+
+from celery_trace.model import stable_id
+from celery_trace.settings import Settings
+from celery_trace.stores import schema
+from celery_trace.stores.statements import add_tallies, chunks
+
+if TYPE_CHECKING:
+    from celery_trace.stores.store import Store
+
+#: Rows of one batch.
+BATCH = 500
+DAY_S = 86400.0
+
+#: Table, its column of time, and whether its rows are counted in the running sums.
+_BY_AGE: tuple[tuple[sa.Table, str, bool], ...] = (
+    (schema.runs, "started_at_s", True),
+    (schema.samples, "at_s", True),
+    (schema.rollups, "bucket_s", True),
+    (schema.totals, "bucket_s", False),
+    (schema.windows, "at_s", True),
+    (schema.failures, "at_s", True),
+    (schema.trends, "hour_s", False),
+    (schema.kept, "until_s", True),
+    (schema.stats, "at_s", True),
+    (schema.processes, "seen_at_s", True),
+    (schema.audit, "at_s", True),
+    (schema.deliveries, "at_s", False),
+    (schema.shells, "started_at_s", False),
+)
+
+
+class Pruned(Struct):
+    """How many rows went, by table (its name without the prefix)."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """All tables together."""
+        return sum(self.rows.values())
+
+
+def prune(store: Store, settings: Settings, now_s: float) -> Pruned:
+    """Remove rows older than ``retention_days``, and single runs beyond ``retention_runs``, oldest first."""
+    gone: Counter[str] = Counter()
+    if settings.retention_days > 0:
+        before_s = now_s - settings.retention_days * DAY_S
+        for table, column, counted in _BY_AGE:
+            while True:
+                removed = store.in_transaction(
+                    lambda connection, table=table, column=column, counted=counted: _remove_batch(  # type: ignore[misc]
+                        connection, table, column, before_s, counted=counted
+                    )
+                )
+                gone[_short(table)] += removed
+                if removed < BATCH:
+                    break
+    surplus = _surplus_runs(store, settings.retention_runs)
+    while surplus > 0:
+        size = min(surplus, BATCH)
+        removed = store.in_transaction(
+            lambda connection, size=size: _remove_batch(  # type: ignore[misc]
+                connection, schema.runs, "started_at_s", float("inf"), counted=True, size=size
+            )
+        )
+        gone["runs"] += removed
+        surplus -= removed
+        if removed == 0:
+            break
+    return Pruned({table: count for table, count in gone.items() if count})
+
+
+def _short(table: sa.Table) -> str:
+    return table.name.removeprefix(schema.PREFIX)
+
+
+def _surplus_runs(store: Store, most: int) -> int:
+    with store.reading() as connection:
+        wanted = sa.select(schema.tallies.c.value).where(schema.tallies.c.id == f"rows:{schema.runs.name}")
+        return int(connection.execute(wanted).scalar() or 0) - most
+
+
+def _remove_batch(
+    connection: sa.Connection, table: sa.Table, column: str, before_s: float, *, counted: bool, size: int = BATCH
+) -> int:
+    key = next(iter(table.primary_key.columns))
+    extra = (table.c.fingerprint, table.c.at_s) if table is schema.failures else ()
+    old = sa.select(key, *extra).order_by(table.c[column]).limit(size)
+    if before_s != float("inf"):
+        old = old.where(table.c[column] < before_s)
+    if table is schema.processes:
+        old = old.where(table.c.ended_at_s.is_not(None) | (table.c.seen_at_s < before_s - DAY_S))
+    rows = connection.execute(old).all()
+    if not rows:
+        return 0
+    keys = [row[0] for row in rows]
+    removed = 0
+    for part in chunks(keys):
+        removed += connection.execute(sa.delete(table).where(key.in_(part))).rowcount
+    if table is schema.failures:
+        _take_from_groups(connection, rows)
+    if table is schema.windows:
+        _forget_leaks(connection, before_s)
+    if table is schema.shells:
+        connection.execute(sa.delete(schema.shell_lines).where(schema.shell_lines.c.shell.in_(keys)))
+    changes = {"changes": 1}
+    if counted:
+        changes[f"rows:{table.name}"] = -removed
+    add_tallies(connection, schema.tallies, changes)
+    return removed
+
+
+def _take_from_groups(connection: sa.Connection, rows: Sequence[Any]) -> None:
+    groups, trends = schema.groups, schema.trends
+    fewer: Counter[str] = Counter()
+    hours: Counter[str] = Counter()
+    for row in rows:
+        fewer[row.fingerprint] += 1
+        hours[stable_id("trend", row.fingerprint, int(row.at_s // 3600) * 3600)] += 1
+    for fingerprint, count in sorted(fewer.items()):
+        connection.execute(
+            sa.update(groups).where(groups.c.fingerprint == fingerprint).values(count=groups.c["count"] - count)
+        )
+    for key, count in sorted(hours.items()):
+        connection.execute(sa.update(trends).where(trends.c.id == key).values(count=trends.c["count"] - count))
+    connection.execute(sa.delete(groups).where(groups.c.fingerprint.in_(sorted(fewer)), groups.c["count"] <= 0))
+
+
+def _forget_leaks(connection: sa.Connection, before_s: float) -> None:
+    connection.execute(sa.delete(schema.leaks).where(schema.leaks.c.last_seen_s < before_s))

@@ -1,0 +1,133 @@
+"""The few statements that each database spells differently, and reading rows by many keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from celery_trace.stores.errors import Interrupted
+from celery_trace.stores.rows import Row, fit
+
+#: Keys in one ``IN``, rows in one statement.
+CHUNK = 500
+
+#: SQLAlchemy forgets how many rows a repeated INSERT inserted unless it is asked to remember.
+_COUNTED = {"preserve_rowcount": True}
+
+
+def chunks(items: Iterable[Any], size: int = CHUNK) -> Iterator[list[Any]]:
+    """Slices of at most ``size``."""
+    iterator = iter(items)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+def _is_mysql(connection: sa.Connection) -> bool:
+    return connection.dialect.name in {"mysql", "mariadb"}
+
+
+def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> int:
+    """
+    Insert rows whose key is not there yet; the others stay as they are.
+
+    Returns:
+        How many were new. Waits for another writer's uncommitted rows with the same keys.
+    """
+    if not rows:
+        return 0
+    statement: Any
+    if _is_mysql(connection):
+        statement = mysql.insert(table).prefix_with("IGNORE")
+    elif connection.dialect.name == "sqlite":
+        statement = sqlite.insert(table).on_conflict_do_nothing()
+    else:
+        statement = postgresql.insert(table).on_conflict_do_nothing()
+    new = 0
+    for part in chunks(rows):
+        result = connection.execute(statement, [fit(table, row) for row in part], execution_options=_COUNTED)
+        new += max(result.rowcount, 0)
+    return new
+
+
+def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """
+    Insert rows that were not there when this transaction looked.
+
+    Raises:
+        Interrupted: Another writer has put one of them there since.
+    """
+    if insert_new(connection, table, rows) != len(rows):
+        raise Interrupted(table.name)
+
+
+def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Insert rows, or overwrite all columns of those that are there."""
+    if not rows:
+        return
+    key = next(iter(table.primary_key.columns)).name
+    values = [fit(table, row) for row in rows]
+    changed = [name for name in values[0] if name != key]
+    statement: Any
+    if _is_mysql(connection):
+        base = mysql.insert(table)
+        statement = base.on_duplicate_key_update({name: base.inserted[name] for name in changed})
+    elif connection.dialect.name == "sqlite":
+        lite = sqlite.insert(table)
+        statement = lite.on_conflict_do_update(
+            index_elements=[key], set_={name: lite.excluded[name] for name in changed}
+        )
+    else:
+        post = postgresql.insert(table)
+        statement = post.on_conflict_do_update(
+            index_elements=[key], set_={name: post.excluded[name] for name in changed}
+        )
+    for part in chunks(values):
+        connection.execute(statement, part)
+
+
+def update_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Overwrite rows that this transaction has locked; all have the same columns, the key among them."""
+    if not rows:
+        return
+    key = next(iter(table.primary_key.columns))
+    columns = [name for name in rows[0] if name != key.name]
+    statement = (
+        sa.update(table)
+        .where(key == sa.bindparam("the_key"))
+        .values({name: sa.bindparam(f"new_{name}") for name in columns})
+    )
+    for part in chunks(fit(table, row) for row in rows):
+        connection.execute(
+            statement,
+            [{"the_key": row[key.name], **{f"new_{name}": row[name] for name in columns}} for row in part],
+        )
+
+
+def locked(
+    connection: sa.Connection, table: sa.Table, keys: Iterable[str], columns: Sequence[sa.Column[Any]] = ()
+) -> dict[str, Any]:
+    """Rows by key, locked for this transaction in the order of their keys, so that two writers never wait in a ring."""
+    key = next(iter(table.primary_key.columns))
+    found: dict[str, Any] = {}
+    for part in chunks(sorted(set(keys))):
+        wanted = sa.select(*(columns or (table,))).where(key.in_(part)).order_by(key).with_for_update()
+        for row in connection.execute(wanted):
+            found[row._mapping[key.name]] = row
+    return found
+
+
+def add_tallies(connection: sa.Connection, table: sa.Table, changes: dict[str, int]) -> None:
+    """Add to running sums, making those that are new."""
+    keys = sorted(key for key, value in changes.items() if value)
+    if not keys:
+        return
+    statement = (
+        sa.update(table).where(table.c.id == sa.bindparam("the_key")).values(value=table.c.value + sa.bindparam("more"))
+    )
+    for key in keys:
+        if connection.execute(statement, {"the_key": key[:200], "more": changes[key]}).rowcount == 0:
+            insert_all(connection, table, [{"id": key, "value": changes[key]}])

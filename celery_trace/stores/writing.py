@@ -1,0 +1,433 @@
+"""
+A batch of records into the tables, in one transaction.
+
+At-least-once delivery: every step gives the same result when the same records come again, in another order, or
+from two collectors at once. Rows that are only ever written once are inserted where their key is new. Rows that
+grow are locked, merged and written back. The tables are visited in one fixed order and their rows in the order
+of their keys, so that two writers never wait for each other in a ring.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from celery_trace.model import (
+    AnyRecord,
+    AuditEntry,
+    Failure,
+    Histogram,
+    Kept,
+    ProcessRecord,
+    Rollup,
+    Run,
+    Sample,
+    Stats,
+    Window,
+    stable_id,
+)
+from celery_trace.stores import rows as rows_of
+from celery_trace.stores import schema
+from celery_trace.stores.rows import LARGEST, SUMMED, Row
+from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows
+
+HOUR_S = 3600
+#: Counters of a :class:`Stats` record that are levels, not sums; they are not added up.
+LEVELS = ("spool:", "waiting")
+
+
+class Written(Struct):
+    """
+    What became of a batch.
+
+    ``new`` and ``known`` count by record tag: rows that were new, and records that completed a row or repeated one.
+    ``refused`` are records that the database would not take by themselves, with its reason.
+    """
+
+    new: Counter[str] = field(default_factory=Counter)
+    known: Counter[str] = field(default_factory=Counter)
+    refused: list[tuple[AnyRecord, str]] = []
+
+    def add(self, other: Written) -> None:
+        """Add another batch's counts."""
+        self.new.update(other.new)
+        self.known.update(other.known)
+        self.refused.extend(other.refused)
+
+
+def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float) -> Written:
+    """Write a batch; the caller's transaction holds it together."""
+    by_type: dict[type, list[Any]] = defaultdict(list)
+    for record in records:
+        by_type[type(record)].append(record)
+    written = Written()
+    batch = _Batch(connection, now_s)
+    for kind, step in (
+        (ProcessRecord, batch.processes),
+        (Sample, batch.samples),
+        (Rollup, batch.rollups),
+        (Run, batch.runs),
+        (Window, batch.windows),
+        (Failure, batch.failures),
+        (Kept, batch.kept),
+        (Stats, batch.stats),
+        (AuditEntry, batch.audit),
+    ):
+        given = by_type.get(kind)
+        if not given:
+            continue
+        new = step(given)
+        tag = str(kind.__struct_config__.tag)
+        written.new[tag] += new
+        written.known[tag] += len(given) - new
+        batch.tallies[f"rows:{schema.RECORDS[tag].name}"] += new
+    batch.finish()
+    return written
+
+
+class _Batch:
+    """One transaction's work; ``tallies`` are written last, because every writer touches those few rows."""
+
+    def __init__(self, connection: sa.Connection, now_s: float) -> None:
+        self._connection = connection
+        self._now_s = now_s
+        self.tallies: Counter[str] = Counter({"changes": 1})
+
+    def finish(self) -> None:
+        add_tallies(self._connection, schema.tallies, self.tallies)
+
+    # --- written once
+
+    def runs(self, given: list[Run]) -> int:
+        return insert_new(self._connection, schema.runs, [rows_of.run_row(record) for record in given])
+
+    def audit(self, given: list[AuditEntry]) -> int:
+        return insert_new(self._connection, schema.audit, [rows_of.audit_row(record) for record in given])
+
+    def windows(self, given: list[Window]) -> int:
+        new = insert_new(self._connection, schema.windows, [rows_of.window_row(record) for record in given])
+        if new:
+            names = {rows_of.name_id(record.kind, record.name): record for record in given}
+            state = schema.leak_state
+            keys = sorted(f"name:{key}" for key in names)
+            insert_new(
+                self._connection,
+                state,
+                [
+                    {"id": key, "kind": str(names[key[5:]].kind), "name": names[key[5:]].name, "at_s": self._now_s,
+                     "username": ""}
+                    for key in keys
+                ],
+            )  # fmt: skip
+            # Touch those that stood there: whoever is computing this name now will see that it changed meanwhile.
+            self._connection.execute(
+                sa.update(state)
+                .where(state.c.id.in_(keys))
+                .values(at_s=self._now_s, username=stable_id(given[0].id, new))
+            )
+        return new
+
+    def samples(self, given: list[Sample]) -> int:
+        new = insert_new(self._connection, schema.samples, [rows_of.sample_row(record) for record in given])
+        latest: dict[str, Sample] = {}
+        for record in given:
+            if record.process not in latest or latest[record.process].at_s < record.at_s:
+                latest[record.process] = record
+        table = schema.processes
+        found = locked(self._connection, table, latest, (table.c.uid, table.c.sampled_at_s, table.c.seen_at_s))
+        changed = []
+        for uid, row in found.items():
+            record = latest[uid]
+            if row.sampled_at_s is None or row.sampled_at_s < record.at_s:
+                changed.append(
+                    {
+                        "uid": uid,
+                        "seen_at_s": max(row.seen_at_s, record.at_s),
+                        "sampled_at_s": record.at_s,
+                        "memory": rows_of.text(record.memory),
+                        "running": record.name,
+                        "runs": record.runs,
+                        "kept_failures": record.kept_failures,
+                        "overhead_ratio": record.overhead_ratio,
+                    }
+                )
+        update_rows(self._connection, table, changed)
+        return new
+
+    # --- growing
+
+    def processes(self, given: list[ProcessRecord]) -> int:
+        table = schema.processes
+        latest: dict[str, ProcessRecord] = {}
+        for record in given:
+            known = latest.get(record.uid)
+            if known is None or (record.ended_at_s is not None and not _ended_properly(known)):
+                latest[record.uid] = record
+        found = locked(
+            self._connection, table, latest, (table.c.uid, table.c.ended_at_s, table.c.ended_how, table.c.seen_at_s)
+        )
+        new = [rows_of.process_row(record) for uid, record in sorted(latest.items()) if uid not in found]
+        insert_all(self._connection, table, new)
+        changed = []
+        for uid, row in found.items():
+            record = latest[uid]
+            if record.ended_at_s is None or row.ended_how not in ("", "killed"):
+                continue
+            if row.ended_at_s is None or record.ended_how != "killed":
+                changed.append(
+                    {
+                        "uid": uid,
+                        "ended_at_s": record.ended_at_s,
+                        "ended_how": record.ended_how,
+                        "seen_at_s": max(row.seen_at_s, record.ended_at_s),
+                        "running": "",
+                    }
+                )
+        update_rows(self._connection, table, changed)
+        return len(new)
+
+    def rollups(self, given: list[Rollup]) -> int:
+        table = schema.rollups
+        latest: dict[str, Rollup] = {}
+        for record in given:
+            key = record.key
+            if key not in latest or latest[key].seq < record.seq:
+                latest[key] = record
+        found = locked(self._connection, table, latest)
+        fresh = {key: record for key, record in latest.items() if key not in found}
+        insert_all(self._connection, table, [rows_of.rollup_row(record) for _, record in sorted(fresh.items())])
+        newer = {key: latest[key] for key, row in found.items() if row.seq < latest[key].seq}
+        update_rows(self._connection, table, [rows_of.rollup_row(record) for record in newer.values()])
+        steps: list[tuple[Rollup, Rollup | None]] = [(record, None) for record in fresh.values()]
+        steps += [(record, rows_of.rollup(found[key])) for key, record in newer.items()]
+        self._add_to_totals(steps)
+        return len(fresh)
+
+    def _add_to_totals(self, steps: list[tuple[Rollup, Rollup | None]]) -> None:
+        """Carry each rollup's progress over to the sums of all processes."""
+        sums: dict[str, Rollup] = {}
+        by_name: dict[str, tuple[str, str, Counter[str]]] = {}
+        for record, before in steps:
+            progress = replace(
+                record,
+                process="",
+                **{name: getattr(record, name) - (getattr(before, name) if before else 0) for name in SUMMED},
+                durations=Histogram(_minus(record.durations.counts, before.durations.counts if before else [])),
+            )
+            key = rows_of.total_id(record.kind, record.name, record.bucket_s)
+            sums[key] = _plus(sums[key], progress) if key in sums else progress
+            named = by_name.setdefault(
+                rows_of.name_id(record.kind, record.name), (str(record.kind), record.name, Counter())
+            )
+            named[2].update({"runs": progress.runs, "failed": progress.failed})
+        found = locked(self._connection, schema.totals, sums)
+        fresh: list[Row] = []
+        changed: list[Row] = []
+        for key, progress in sorted(sums.items()):
+            whole = _plus(rows_of.rollup(found[key]), progress) if key in found else progress
+            row = rows_of.rollup_row(whole) | {"id": key}
+            del row["process"], row["seq"]
+            (changed if key in found else fresh).append(row)
+        insert_all(self._connection, schema.totals, fresh)
+        update_rows(self._connection, schema.totals, changed)
+        known = locked(self._connection, schema.names, by_name)
+        fresh, changed = [], []
+        for key, (kind, name, more) in sorted(by_name.items()):
+            before_row = known.get(key)
+            row = {
+                "id": key,
+                "kind": kind,
+                "name": name,
+                "runs": more["runs"] + (before_row.runs if before_row else 0),
+                "failed": more["failed"] + (before_row.failed if before_row else 0),
+            }
+            (changed if before_row else fresh).append(row)
+        insert_all(self._connection, schema.names, fresh)
+        update_rows(self._connection, schema.names, changed)
+
+    def failures(self, given: list[Failure]) -> int:
+        table = schema.failures
+        latest: dict[str, Failure] = {}
+        for record in given:
+            latest[record.id] = _merge(latest[record.id], record) if record.id in latest else record
+        found = locked(self._connection, table, latest)
+        fresh = [rows_of.failure_row(record) for key, record in sorted(latest.items()) if key not in found]
+        insert_all(self._connection, table, fresh)
+        changed: list[Row] = []
+        groups = _Groups()
+        for row in fresh:
+            groups.count(row, +1)
+        for key, row in found.items():
+            merged = rows_of.failure_row(_merge(rows_of.failure(row), latest[key]))
+            changed.append(merged)
+            if merged["fingerprint"] != row.fingerprint or _hour(merged["at_s"]) != _hour(row.at_s):
+                groups.count(row._mapping, -1)
+                groups.count(merged, +1)
+            else:
+                groups.count(merged, 0)
+        update_rows(self._connection, table, changed)
+        groups.write(self._connection)
+        return len(fresh)
+
+    def kept(self, given: list[Kept]) -> int:
+        latest: dict[str, Kept] = {}
+        for record in given:
+            if record.key not in latest or _later(record, latest[record.key]):
+                latest[record.key] = record
+        found = locked(self._connection, schema.kept, latest)
+        fresh = [rows_of.kept_row(record) for key, record in sorted(latest.items()) if key not in found]
+        insert_all(self._connection, schema.kept, fresh)
+        update_rows(
+            self._connection,
+            schema.kept,
+            [rows_of.kept_row(latest[key]) for key, row in found.items() if _later(latest[key], rows_of.kept(row))],
+        )
+        return len(fresh)
+
+    def stats(self, given: list[Stats]) -> int:
+        latest: dict[str, Stats] = {}
+        for record in given:
+            if record.process not in latest or latest[record.process].seq < record.seq:
+                latest[record.process] = record
+        found = locked(self._connection, schema.stats, latest)
+        fresh = [record for key, record in sorted(latest.items()) if key not in found]
+        insert_all(self._connection, schema.stats, [rows_of.stats_row(record) for record in fresh])
+        newer = [latest[key] for key, row in found.items() if row.seq < latest[key].seq]
+        update_rows(self._connection, schema.stats, [rows_of.stats_row(record) for record in newer])
+        for record in fresh:
+            self._tally_stats(record, {}, 0.0, 0.0)
+        for record in newer:
+            row = found[record.process]
+            self._tally_stats(record, msgspec.json.decode(row.counters or "{}"), row.overhead_s, row.process_s)
+        return len(fresh)
+
+    def _tally_stats(self, record: Stats, before: dict[str, int], overhead_s: float, process_s: float) -> None:
+        for name, value in record.counters.items():
+            if not name.startswith(LEVELS):
+                self.tallies[f"stat:{name}"] += value - before.get(name, 0)
+        self.tallies["time:overhead_us"] += round((record.overhead_s - overhead_s) * 1e6)
+        self.tallies["time:process_us"] += round((record.process_s - process_s) * 1e6)
+
+
+class _Groups:
+    """What a batch of failures changes in their groups."""
+
+    def __init__(self) -> None:
+        self._changes: Counter[str] = Counter()
+        self._hours: Counter[tuple[str, int]] = Counter()
+        self._latest: dict[str, Any] = {}
+        self._first_s: dict[str, float] = {}
+
+    def count(self, row: Any, by: int) -> None:
+        """Count a failure's row in (+1) or out (-1) of its group, or only look at it again (0)."""
+        key = row["fingerprint"]
+        self._changes[key] += by
+        self._hours[(key, _hour(row["at_s"]))] += by
+        if by >= 0:
+            if key not in self._latest or self._latest[key]["at_s"] <= row["at_s"]:
+                self._latest[key] = row
+            self._first_s[key] = min(row["at_s"], self._first_s.get(key, row["at_s"]))
+
+    def write(self, connection: sa.Connection) -> None:
+        """Carry the changes over."""
+        found = locked(connection, schema.groups, self._changes)
+        fresh: list[Row] = []
+        changed: list[Row] = []
+        empty: list[str] = []
+        for key, by in sorted(self._changes.items()):
+            before, latest = found.get(key), self._latest.get(key)
+            count = by + (before._mapping["count"] if before else 0)
+            if count <= 0:
+                empty.append(key)
+                continue
+            if before is not None and (latest is None or latest["at_s"] < before.last_seen_s):
+                row = dict(before._mapping)
+            else:
+                assert latest is not None
+                row = {
+                    "fingerprint": key,
+                    **{name: latest[name] for name in _SHARED},
+                    "latest_id": latest["id"],
+                    "last_seen_s": latest["at_s"],
+                    "first_seen_s": before.first_seen_s if before else self._first_s[key],
+                    "resolved_at_s": before.resolved_at_s if before else None,
+                    "resolved_by": before.resolved_by if before else "",
+                }
+            row["count"] = count
+            row["first_seen_s"] = min(row["first_seen_s"], self._first_s.get(key, row["first_seen_s"]))
+            (changed if before else fresh).append(row)
+        insert_all(connection, schema.groups, fresh)
+        update_rows(connection, schema.groups, changed)
+        if empty:
+            connection.execute(sa.delete(schema.groups).where(schema.groups.c.fingerprint.in_(empty)))
+        self._write_hours(connection)
+
+    def _write_hours(self, connection: sa.Connection) -> None:
+        table = schema.trends
+        wanted = {stable_id("trend", *key): (key, by) for key, by in self._hours.items() if by}
+        found = locked(connection, table, wanted)
+        fresh: list[Row] = []
+        changed: list[Row] = []
+        for id_, ((fingerprint, hour_s), by) in sorted(wanted.items()):
+            before = found.get(id_)
+            row = {
+                "id": id_,
+                "fingerprint": fingerprint,
+                "hour_s": hour_s,
+                "count": by + (before.count if before else 0),
+            }
+            (changed if before else fresh).append(row)
+        insert_all(connection, table, fresh)
+        update_rows(connection, table, changed)
+
+
+_SHARED = ("kind", "name", "exception_type", "exception_module", "exception_message", "outcome")
+
+
+def _merge(old: Failure, new: Failure) -> Failure:
+    """Two witnesses of one failure; imported late, because most failures have one witness only."""
+    from celery_trace.capture.merge import merge
+
+    return merge(old, new)
+
+
+def _hour(at_s: float) -> int:
+    return int(at_s // HOUR_S) * HOUR_S
+
+
+def _ended_properly(record: ProcessRecord) -> bool:
+    return record.ended_at_s is not None and record.ended_how != "killed"
+
+
+def _later(record: Kept, than: Kept) -> bool:
+    return (record.at_s, bool(record.gone)) > (than.at_s, bool(than.gone))
+
+
+def _minus(counts: list[int], before: list[int]) -> list[int]:
+    return [count - (before[index] if index < len(before) else 0) for index, count in enumerate(counts)]
+
+
+def _plus(one: Rollup, other: Rollup) -> Rollup:
+    """Two rollups of one name and bucket, added up."""
+    longer, shorter = one.durations.counts, other.durations.counts
+    if len(longer) < len(shorter):
+        longer, shorter = shorter, longer
+    counts = [count + (shorter[index] if index < len(shorter) else 0) for index, count in enumerate(longer)]
+    return replace(
+        one,
+        durations=Histogram(counts),
+        concurrent=one.concurrent or other.concurrent,
+        **{name: getattr(one, name) + getattr(other, name) for name in SUMMED},
+        **{name: max(getattr(one, name), getattr(other, name)) for name in LARGEST},
+    )
+
+
+def tags(records: Iterable[AnyRecord]) -> Counter[str]:
+    """How many records of each tag."""
+    return Counter(str(type(record).__struct_config__.tag) for record in records)

@@ -1,0 +1,36 @@
+"""How the collector hands records on: straight into the store, or through the broker to the monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from celery_trace.model import AnyRecord
+from celery_trace.refusals import Unavailable
+
+
+class TransportUnavailable(Unavailable):
+    """Records can't be handed on now; they stay in the spool."""
+
+
+class Transport(Protocol):
+    """What the collector needs."""
+
+    name: str
+
+    def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
+        """
+        Hand a batch on, all of it or nothing; it has arrived safely when this returns.
+
+        Returns:
+            Records that were refused for what is in them, with the reason; they must not be sent again.
+
+        Raises:
+            TransportUnavailable: Not now.
+        """
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+__all__ = ["Transport", "TransportUnavailable"]

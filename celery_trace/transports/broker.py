@@ -1,0 +1,392 @@
+"""
+The transport ``broker``: batches on a durable queue, from many hosts' collectors to one or more monitors.
+
+A collector publishes a batch and moves its cursors when the broker has confirmed it (RabbitMQ) or taken it (Redis).
+A monitor acknowledges a batch after the store has committed it; one that dies in between leaves the batch to the
+next (:mod:`celery_trace.transports.intake`). So each batch arrives at least once, and the records' keys make the
+second time harmless.
+
+Nothing is pickled: a batch is lines of JSON, compressed, in a raw body with its own content type.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import kombu
+
+from celery_trace.clock import Clock, SystemClock
+from celery_trace.model import AnyRecord, Stats, decode, encode, new_id
+from celery_trace.refusals import Unavailable
+from celery_trace.settings import Settings
+from celery_trace.transports import TransportUnavailable
+from celery_trace.transports.intake import LEASE_S, Intake, Taken, open_intake
+
+logger = logging.getLogger("celery_trace")
+
+QUEUE = "celery_trace.records"
+#: Where a batch goes that can't be read, or that the store refuses again and again.
+SET_ASIDE_QUEUE = "celery_trace.set_aside"
+CONTENT_TYPE = "application/x-celery-trace-1"
+
+#: So many batches may wait at the broker; above that the hosts keep theirs in their spools.
+MOST_WAITING = 1000
+#: Most batches that are set aside.
+MOST_SET_ASIDE = 100
+#: Pause after the store or the broker refused, seconds: doubles up to the second number.
+BACK_OFF_S = (0.5, 15.0)
+#: A batch at which the store fails for no known reason is set aside after so many attempts.
+ATTEMPTS = 3
+#: How long connecting, publishing and confirming may each take, seconds.
+TIMEOUT_S = 5.0
+
+
+class Sink(Protocol):
+    """A store, as far as this transport is concerned."""
+
+    def write(self, records: Sequence[AnyRecord]) -> Any:
+        """Write a batch; the answer has ``refused``."""
+
+
+class HasStore(Protocol):
+    """Whoever has the store, which may come and go."""
+
+    @property
+    def store(self) -> Sink | None:
+        """The store; None while there is none. May raise ``Unavailable``."""
+
+
+def records_queue(name: str = QUEUE, most: int = MOST_WAITING) -> kombu.Queue:
+    """A durable queue, bounded: RabbitMQ refuses (and does not confirm) what is beyond its length."""
+    return kombu.Queue(
+        name,
+        kombu.Exchange("", type="direct"),
+        routing_key=name,
+        durable=True,
+        auto_delete=False,
+        queue_arguments={"x-max-length": most, "x-overflow": "reject-publish"},
+    )
+
+
+def connect(broker: dict[str, Any]) -> kombu.Connection:
+    """
+    A connection from plain values, as :class:`celery_trace.collector.process.CollectorProcess` writes them down.
+
+    Raises:
+        TransportUnavailable: No broker was named.
+    """
+    if not broker.get("hostname"):
+        raise TransportUnavailable(
+            "Can't reach the broker", "no broker was named", "Start the collector from the worker, or with -A proj."
+        )
+    options = dict(broker.get("transport_options") or {})
+    # Publishing must fail soon rather than hang: the records are safe in the spool.
+    url = str(broker["hostname"])
+    if url.startswith(("amqp", "pyamqp")):
+        options.setdefault("confirm_publish", True)
+        options.setdefault("read_timeout", TIMEOUT_S)
+        options.setdefault("write_timeout", TIMEOUT_S)
+    else:
+        options.setdefault("socket_timeout", TIMEOUT_S)
+        options.setdefault("socket_connect_timeout", TIMEOUT_S)
+    return kombu.Connection(
+        url,
+        ssl=broker.get("ssl") or False,
+        transport_options=options,
+        alternates=list(broker.get("failover") or []),
+        connect_timeout=TIMEOUT_S,
+    )
+
+
+#: Greatest batch that is read, bytes as it was before it was compressed, and lines: whoever may publish can send any.
+MOST_BATCH_BYTES = 64 * 1024 * 1024
+MOST_BATCH_LINES = 100_000
+
+
+class CorruptBatch(ValueError):
+    """A message that holds no batch of ours; the text says what is wrong with it."""
+
+
+def pack_batch(records: Sequence[AnyRecord]) -> bytes:
+    """A batch as the body of a message: lines of JSON, compressed; zlib adds a checksum."""
+    return zlib.compress(b"\n".join(encode(record) for record in records), 1)
+
+
+def unpack_batch(body: bytes) -> tuple[list[AnyRecord], list[str]]:
+    """
+    The records of a message, and what is wrong with the lines that could not be read.
+
+    Raises:
+        CorruptBatch: The body as a whole is none of ours.
+    """
+    try:
+        inflater = zlib.decompressobj()
+        data = inflater.decompress(body, MOST_BATCH_BYTES)
+    except (zlib.error, TypeError) as error:
+        raise CorruptBatch(f"it can't be decompressed: {error}") from None
+    if inflater.unconsumed_tail:
+        raise CorruptBatch(f"it is more than {MOST_BATCH_BYTES} bytes")
+    if not inflater.eof:
+        raise CorruptBatch("it is incomplete")
+    lines = data.split(b"\n", MOST_BATCH_LINES)
+    if len(lines) > MOST_BATCH_LINES:
+        raise CorruptBatch(f"it has more than {MOST_BATCH_LINES} lines")
+    records: list[AnyRecord] = []
+    wrong: list[str] = []
+    for line in lines:
+        try:
+            records.append(decode(line))
+        except ValueError as error:  # msgspec.DecodeError is one
+            wrong.append(str(error))
+    if wrong and not records:
+        raise CorruptBatch(f"no line of it is a record: {wrong[0]}")
+    return records, wrong
+
+
+class BrokerTransport:
+    """
+    The collector's end.
+
+    Args:
+        open_connection: Makes a connection; called again after one was lost.
+        queue: The queue's name.
+    """
+
+    name = "broker"
+
+    def __init__(self, open_connection: Callable[[], kombu.Connection], queue: str = QUEUE) -> None:
+        self._open = open_connection
+        self._queue_name = queue
+        self._connection: kombu.Connection | None = None
+        self._producer: kombu.Producer | None = None
+        self._queue: Any = None
+
+    def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
+        """Publish a batch; returns when the broker has it."""
+        try:
+            self._connect()
+            self._check_length()
+            assert self._producer is not None
+            self._producer.publish(
+                pack_batch(records),
+                routing_key=self._queue_name,
+                exchange="",
+                content_type=CONTENT_TYPE,
+                content_encoding="binary",
+                delivery_mode="persistent",
+                mandatory=True,
+                timeout=TIMEOUT_S,
+            )
+        except TransportUnavailable:
+            raise
+        except Exception as error:  # each transport raises errors of its own kinds; all of them mean "not now"
+            self.close()
+            raise TransportUnavailable(
+                "Can't publish records to the broker",
+                f"{type(error).__name__}: {error}",
+                "They wait in the spool and are tried again.",
+            ) from error
+        return []
+
+    def _connect(self) -> None:
+        if self._connection is not None and self._connection.connected:
+            return
+        self.close()
+        connection = self._open()
+        try:
+            connection.connect()
+            channel = connection.default_channel
+            self._queue = records_queue(self._queue_name)(channel)
+            self._queue.queue_declare()
+            self._producer = kombu.Producer(channel, serializer=None, auto_declare=False)
+        except Exception:
+            connection.release()
+            raise
+        self._connection = connection
+
+    def _check_length(self) -> None:
+        """Redis bounds no queue, so we do; on RabbitMQ the broker refuses by itself."""
+        assert self._connection is not None
+        if self._connection.transport.driver_type != "redis":
+            return
+        waiting = self._queue.queue_declare().message_count
+        if waiting >= MOST_WAITING:
+            raise TransportUnavailable(
+                "Can't publish records to the broker",
+                f"{waiting} batches wait there already",
+                "Start a monitor: it takes them. Until then records wait in the spool.",
+            )
+
+    def close(self) -> None:
+        """Close the connection."""
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            try:
+                connection.release()
+            except Exception as error:
+                logger.debug("The broker's connection did not close: %s", error)
+
+
+class BrokerConsumer:
+    """
+    The monitor's end: a thread that writes batches into the store and acknowledges each after its commit.
+
+    While the store or the broker is away it waits, with growing pauses; the batches stay at the broker.
+
+    Args:
+        app: The Celery app whose broker is read.
+        facts: Has the store as ``store``.
+        settings: Those of the monitor; its `trace_dir` names this reader in the account.
+        clock: Stamps the account.
+        queue: The queue's name.
+        lease_s: On Redis: so long after a monitor was killed, what it had taken goes to the next one.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        facts: HasStore,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        queue: str = QUEUE,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        self._app = app
+        self._facts = facts
+        self._clock = clock or SystemClock()
+        self._queue_name = queue
+        self._lease_s = lease_s
+        self._name = f"{socket.gethostname()}.{new_id()}"
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._account = f"consumer:{socket.gethostname()}:{settings.folder.name}:{int(self._clock.now_s() * 1000)}"
+        #: ``batches`` and ``records`` written, ``set_aside`` batches, ``corrupt`` lines, ``refused`` records.
+        self.counters: Counter[str] = Counter()
+        self._failed_with = ""
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        if self._thread is None:
+            self._ended.clear()
+            self._thread = threading.Thread(target=self._run, name="celery-trace broker consumer", daemon=True)
+            self._thread.start()
+
+    def stop(self, timeout: float = 15.0) -> None:
+        """End after the batch that is being written; what was taken and not written goes back."""
+        thread, self._thread = self._thread, None
+        self._ended.set()
+        if thread is not None:
+            thread.join(timeout)
+
+    def _run(self) -> None:
+        pause_s = BACK_OFF_S[0]
+        while not self._ended.is_set():
+            try:
+                with self._app.connection_for_read().clone(connect_timeout=TIMEOUT_S) as connection:
+                    self._consume(connection)
+                pause_s = BACK_OFF_S[0]
+            except Exception as error:  # each transport raises errors of its own kinds
+                if pause_s == BACK_OFF_S[0]:
+                    logger.warning("celery-trace: the broker can't be read (%s: %s).", type(error).__name__, error)
+                self._ended.wait(pause_s)
+                pause_s = min(pause_s * 2, BACK_OFF_S[1])
+
+    def _consume(self, connection: kombu.Connection) -> None:
+        connection.connect()
+        channel = connection.default_channel
+        queue = records_queue(self._queue_name)(channel)
+        queue.queue_declare()
+        with open_intake(connection, queue, name=self._name, lease_s=self._lease_s) as intake:
+            while not self._ended.is_set():
+                taken = intake.take(self._ended.is_set)
+                if taken and not self._ended.is_set():
+                    self._take(channel, intake, taken)
+
+    def _take(self, channel: Any, intake: Intake, messages: Sequence[Taken]) -> None:
+        """Write several batches in one transaction, then acknowledge them."""
+        batches: list[tuple[Taken, list[AnyRecord]]] = []
+        for message in messages:
+            try:
+                records, wrong = unpack_batch(message.body)
+            except CorruptBatch as error:
+                self._set_aside(channel, intake, message, str(error))
+                continue
+            if wrong:
+                self.counters["corrupt"] += len(wrong)
+                records.append(self._stats())
+            batches.append((message, records))
+        if not batches:
+            return
+        together = [record for _, records in batches for record in records]
+        if self._write(intake, together, 1 if len(batches) > 1 else ATTEMPTS):
+            for message, records in batches:
+                self._acknowledge(message, records)
+            return
+        for message, records in batches:  # one of them is poison: which one?
+            if self._write(intake, records, ATTEMPTS):
+                self._acknowledge(message, records)
+            elif not self._ended.is_set():
+                self._set_aside(channel, intake, message, self._failed_with)
+
+    def _acknowledge(self, message: Taken, records: Sequence[AnyRecord]) -> None:
+        self.counters["batches"] += 1
+        self.counters["records"] += len(records)
+        message.ack()
+
+    def _write(self, intake: Intake, records: Sequence[AnyRecord], attempts: int) -> bool:
+        """
+        Write until it is written, however long the store is away.
+
+        Returns:
+            False when the end has come, or when the store failed ``attempts`` times for a reason that is not "not now".
+        """
+        pause_s, failed = BACK_OFF_S[0], 0
+        while not self._ended.is_set():
+            try:
+                store = self._facts.store
+                if store is not None:
+                    self.counters["refused"] += len(store.write(records).refused)
+                    return True
+            except Unavailable as error:
+                if pause_s == BACK_OFF_S[0]:
+                    logger.warning("celery-trace: %s Records wait at the broker.", error)
+            except Exception as error:
+                self._failed_with = f"{type(error).__name__}: {error}"
+                failed += 1
+                if failed >= attempts:
+                    return False
+            intake.renew()
+            self._ended.wait(pause_s)
+            pause_s = min(pause_s * 2, BACK_OFF_S[1])
+        return False
+
+    def _set_aside(self, channel: Any, intake: Intake, message: Taken, why: str) -> None:
+        """Move a message that can't be read to a queue of its own, so that it does not come back for ever."""
+        self.counters["set_aside"] += 1
+        self.counters["corrupt"] += 1
+        logger.warning("celery-trace: a batch was set aside in %s: %s.", SET_ASIDE_QUEUE, why)
+        queue = records_queue(SET_ASIDE_QUEUE, MOST_SET_ASIDE)(channel)
+        if queue.queue_declare().message_count < MOST_SET_ASIDE:
+            kombu.Producer(channel, auto_declare=False).publish(
+                message.body, routing_key=SET_ASIDE_QUEUE, exchange="", content_type=CONTENT_TYPE,
+                content_encoding="binary", delivery_mode="persistent", headers={"why": why[:500]},
+            )  # fmt: skip
+        self._write(intake, [self._stats()], ATTEMPTS)
+        message.ack()
+
+    def _stats(self) -> Stats:
+        """Our account for the store: what could not be read."""
+        self.counters["accounts"] += 1
+        return Stats(
+            process=self._account,
+            seq=self.counters["accounts"],
+            at_s=self._clock.now_s(),
+            counters={"corrupt:lines": self.counters["corrupt"]},
+        )

@@ -1,0 +1,252 @@
+"""
+How a monitor takes batches from the broker so that one it dies with goes to the next.
+
+RabbitMQ keeps what was handed out and not acknowledged, and hands it out again when the connection is gone:
+:class:`KombuIntake` is enough. With Redis, kombu pops a message and notes it down in a second step; a monitor that
+is killed between the two takes the batch with it. :class:`RedisIntake` moves it in one step into a list of its own,
+and whoever comes by puts the lists of the dead back.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Self
+
+import kombu
+
+#: So many batches a monitor takes before it has acknowledged the first, and writes in one transaction.
+PREFETCH = 16
+#: How long it waits for one more of them, seconds.
+LINGER_S = 0.02
+#: How long one call of ``take`` waits for the first batch, seconds.
+PATIENCE_S = 1.0
+#: On Redis, how often it looks whether something came, seconds.
+LOOK_S = 0.2
+#: A monitor that has not been heard of for so long is dead: what it had taken goes back into the queue, seconds.
+LEASE_S = 60.0
+
+
+class Taken(Protocol):
+    """A message that was taken."""
+
+    @property
+    def body(self) -> bytes:
+        """What the collector sent."""
+
+    def ack(self) -> None:
+        """It is safe: the broker may forget it."""
+
+
+class Intake(Protocol):
+    """What a monitor needs of a broker. A context manager; leaving it gives back what was not acknowledged."""
+
+    def __enter__(self) -> Self:
+        """Begin to take."""
+
+    def __exit__(self, *error: object) -> None:
+        """Give back what was not acknowledged."""
+
+    def take(self, ended: Callable[[], bool]) -> Sequence[Taken]:
+        """Up to :data:`PREFETCH` messages; none when there were none for a second, or when the end came."""
+
+    def renew(self) -> None:
+        """Say that the monitor lives and still works on what it took. Called while the store lets it wait."""
+
+
+def open_intake(connection: kombu.Connection, queue: kombu.Queue, *, name: str, lease_s: float = LEASE_S) -> Intake:
+    """
+    The intake that fits the connection's broker.
+
+    Args:
+        connection: Is connected.
+        queue: Bound to the connection's channel and declared.
+        name: Distinguishes this monitor from others; the same one after it has lost its connection.
+        lease_s: See :data:`LEASE_S`.
+    """
+    if connection.transport.driver_type == "redis":
+        return RedisIntake(connection.default_channel, queue.name, name=name, lease_s=lease_s)
+    return KombuIntake(connection, queue)
+
+
+# --- brokers that know acknowledgement --------------------------------------------------------------------
+
+
+class _Message:
+    def __init__(self, message: Any) -> None:
+        self._message = message
+        body = message.body
+        self.body: bytes = body.encode("latin-1", "replace") if isinstance(body, str) else bytes(body)
+
+    def ack(self) -> None:
+        self._message.ack()
+
+
+class KombuIntake:
+    """Kombu's consumer: the broker keeps what is unacknowledged, and hands it out again when the channel closes."""
+
+    def __init__(self, connection: kombu.Connection, queue: kombu.Queue) -> None:
+        self._connection = connection
+        self._arrived: list[Any] = []
+        self._consumer = kombu.Consumer(
+            connection.default_channel, [queue], no_ack=False, accept=None, prefetch_count=PREFETCH,
+            auto_declare=False, on_message=self._arrived.append,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        self._consumer.consume()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._consumer.cancel()
+
+    def take(self, ended: Callable[[], bool]) -> Sequence[Taken]:
+        with contextlib.suppress(TimeoutError):
+            self._connection.drain_events(timeout=PATIENCE_S)
+            while len(self._arrived) < PREFETCH and not ended():  # what is there goes into the same transaction
+                self._connection.drain_events(timeout=LINGER_S)
+        taken = [_Message(message) for message in self._arrived]
+        self._arrived.clear()
+        return taken
+
+    def renew(self) -> None:
+        """Nothing to do: the open connection says it."""
+
+
+# --- Redis and Valkey ------------------------------------------------------------------------------------
+
+
+class _Moved:
+    def __init__(self, item: bytes, forget: Callable[[bytes], object]) -> None:
+        self._item = item
+        self._forget = forget
+        self.body = body_of(item)
+
+    def ack(self) -> None:
+        self._forget(self._item)
+
+
+def body_of(item: bytes) -> bytes:
+    """The body of a message as kombu lays it down in Redis, base64 within JSON; of anything else, the whole of it."""
+    try:
+        message = json.loads(item)
+        body = message["body"]
+        if message["properties"]["body_encoding"] == "base64":
+            return base64.b64decode(body, validate=True)
+        return body.encode() if isinstance(body, str) else item
+    except (ValueError, KeyError, TypeError):
+        return item
+
+
+class RedisIntake:
+    """
+    Takes with ``LMOVE``: at each moment a batch stands in the queue or in the list of the monitor that has it.
+
+    Taking, the note who takes, and the lease are one transaction (``MULTI``), so that a monitor may die, or its
+    answer be lost, at any point: the list stands there under a name that the next one finds, and is put back when the
+    lease is over. Acknowledging removes the batch from the list. Needs Redis 6.2, or any Valkey.
+
+    The keys carry the queue's name in braces, so that a cluster keeps them together.
+
+    Args:
+        channel: Kombu's; lends its connections, its database and its key prefix.
+        queue: The queue's name.
+        name: This monitor's; unique among those that live.
+        lease_s: See :data:`LEASE_S`.
+    """
+
+    def __init__(self, channel: Any, queue: str, *, name: str, lease_s: float = LEASE_S) -> None:
+        import redis
+
+        # Not the channel's own client: that one adds the prefix to some commands and not to others.
+        self._client: Any = redis.Redis(connection_pool=channel.pool)
+        self._queue = f"{channel.global_keyprefix}{queue}"
+        self._takers = f"{{{self._queue}}}.takers"
+        self._name = name
+        self._lease_s = lease_s
+        self._looked_s = -lease_s
+
+    def _list_of(self, name: str) -> str:
+        return f"{{{self._queue}}}.taken.{name}"
+
+    def _lease_of(self, name: str) -> str:
+        return f"{{{self._queue}}}.lease.{name}"
+
+    def __enter__(self) -> Self:
+        self._put_back(self._name)  # what an answer that never came had taken for us
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(Exception):  # the broker is away: the lease runs out, and the next one does it
+            self._put_back(self._name)
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.srem(self._takers, self._name)
+                pipe.delete(self._lease_of(self._name))
+                pipe.execute()
+
+    def take(self, ended: Callable[[], bool]) -> Sequence[Taken]:
+        until_s = time.monotonic() + PATIENCE_S
+        while not ended():
+            if time.monotonic() - self._looked_s > self._lease_s / 4:
+                self._inherit()
+            items = self._move() if self._client.llen(self._queue) else []
+            if items:
+                return [_Moved(item, self._forget) for item in items]
+            if time.monotonic() >= until_s:
+                break
+            time.sleep(LOOK_S)
+        return []
+
+    def _move(self) -> list[bytes]:
+        with self._client.pipeline(transaction=True) as pipe:
+            self._say(pipe)
+            for _ in range(PREFETCH):
+                pipe.lmove(self._queue, self._list_of(self._name), "RIGHT", "RIGHT")
+            answers = pipe.execute()
+        return [item for item in answers[2:] if item is not None]
+
+    def renew(self) -> None:
+        with contextlib.suppress(Exception), self._client.pipeline(transaction=True) as pipe:
+            self._say(pipe)
+            pipe.execute()
+
+    def _say(self, pipe: Any) -> None:
+        pipe.sadd(self._takers, self._name)
+        pipe.set(self._lease_of(self._name), "1", px=int(self._lease_s * 1000))
+
+    def _forget(self, item: bytes) -> None:
+        # By value: if the lease ran out and the batch went back meanwhile, there is nothing of it here any more.
+        self._client.lrem(self._list_of(self._name), 1, item)
+
+    def _inherit(self) -> None:
+        """Put back what dead monitors had taken, and strike them off."""
+        self._looked_s = time.monotonic()
+        for member in self._client.smembers(self._takers):
+            name = member.decode() if isinstance(member, bytes) else str(member)
+            if name == self._name or self._client.exists(self._lease_of(name)):
+                continue
+            self._put_back(name)
+            self._strike_off(name)
+
+    def _put_back(self, name: str) -> None:
+        """The newest first, each to the end that is taken from: they come out in the order they had."""
+        while self._client.lmove(self._list_of(name), self._queue, "RIGHT", "RIGHT") is not None:
+            pass
+
+    def _strike_off(self, name: str) -> None:
+        """Unless it was only slow and takes again: then its list must stay known."""
+        from redis.exceptions import WatchError
+
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.watch(self._list_of(name), self._lease_of(name))
+            if not pipe.exists(self._list_of(name), self._lease_of(name)):
+                pipe.multi()
+                pipe.srem(self._takers, name)
+                with contextlib.suppress(WatchError):
+                    pipe.execute()
+
+
+__all__ = ["LEASE_S", "PREFETCH", "Intake", "KombuIntake", "RedisIntake", "Taken", "body_of", "open_intake"]
