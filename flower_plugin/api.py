@@ -1,0 +1,239 @@
+"""
+The JSON of the contract, under ``/api/trace/``.
+
+Lists are one table of noun, query and parameters; what changes something is a handler of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from kombu.exceptions import OperationalError
+
+from celery_trace.model import AlertView, FailureDetail
+from flower_plugin.handlers import JsonHandler
+from flower_plugin.listings import LISTS, list_arguments
+from flower_plugin.roles import Role
+from flower_plugin.trouble import Trouble
+from flower_plugin.values import without_message, without_values, without_words
+
+logger = logging.getLogger("celery_trace.monitor")
+
+#: What a row of a list loses for who may not see values.
+HIDES: Mapping[str, Callable[[Any], Any]] = {
+    "failures": without_message,
+    "groups": without_message,
+    "alerts": without_words,
+}
+
+
+class ListHandler(JsonHandler):
+    """``GET /api/trace/<noun>``."""
+
+    role = Role.LOOK
+
+    async def get(self, noun: str) -> None:
+        """``{"<noun>": [...], "next": cursor|null}``."""
+        user = self.user
+        arguments = list_arguments(noun, {name: self.get_query_argument(name) for name in self.request.query_arguments})
+        if noun == "shells" and not user.may(Role.LOCALS):
+            raise Trouble(403, "Transcripts show values.", f"{user.name} has the role {user.role.word}.")
+        if arguments.get("search") and noun in {"failures", "groups"} and not user.may(Role.LOCALS):
+            raise Trouble(403, "A search reads local values.", f"{user.name} has the role {user.role.word}.")
+        try:
+            page = await self.off_loop(lambda: getattr(self.application.facts.queries, LISTS[noun].query)(**arguments))
+        except ValueError as error:
+            raise Trouble(400, "The store does not take these parameters.", str(error)) from error
+        answer = page.as_json()
+        if noun in HIDES and not user.may(Role.LOCALS):
+            answer[noun] = [HIDES[noun](row) for row in answer[noun]]
+        self.answer(answer)
+
+
+class OneHandler(JsonHandler):
+    """``GET /api/trace/<noun>/ID``."""
+
+    role = Role.LOOK
+
+    async def get(self, noun: str, identifier: str) -> None:
+        """The object, or 404."""
+        query = {"leaks": "leak", "failures": "failure", "alerts": "alert", "shells": "shell"}[noun]
+        if noun == "shells" and not self.user.may(Role.LOCALS):
+            raise Trouble(403, "Transcripts show values.", f"{self.user.name} has the role {self.user.role.word}.")
+        found = await self.off_loop(lambda: getattr(self.application.facts.queries, query)(identifier))
+        if found is None:
+            raise Trouble(404, f"There is no {query} {identifier[:50]!r}.", "It may have been pruned.")
+        if isinstance(found, FailureDetail) and not self.user.may(Role.LOCALS):
+            found = without_values(found)
+        elif isinstance(found, AlertView) and not self.user.may(Role.LOCALS):
+            found = without_words(found)
+        self.answer(found)
+
+
+class StatsHandler(JsonHandler):
+    """``GET /api/trace/stats``."""
+
+    role = Role.LOOK
+
+    async def get(self) -> None:
+        """Records kept, dropped, cut; own overhead."""
+        facts = self.application.facts
+        # The lambda also keeps the opening of the store off the loop.
+        self.answer(await self.off_loop(lambda: facts.queries.stats()))  # noqa: PLW0108
+
+
+class ChangeHandler(JsonHandler):
+    """Base of everything that changes something: refused in read-only mode, written to the audit log."""
+
+    change_role = Role.LOCALS
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body; an empty one is an empty object."""
+        if not self.request.body:
+            return {}
+        try:
+            body = msgspec.json.decode(self.request.body)
+        except msgspec.DecodeError as error:
+            raise Trouble(400, "The body is no JSON.", str(error)) from error
+        if not isinstance(body, dict):
+            raise Trouble(400, "The body is no JSON object.")
+        return body
+
+    async def post(self, *groups: str) -> None:
+        """Check, do, note."""
+        if self.gatekeeper.read_only:
+            raise Trouble(403, "The monitor is read-only.", "It was started with --read_only or --trace_read_only.")
+        answer = await self.change(*groups)
+        self.gatekeeper.audit.done(who=self.user.name, what=f"POST {self.request.path}", answer=str(answer)[:300])
+        self.answer(answer)
+
+    async def change(self, *groups: str) -> dict[str, Any]:
+        """What it does; returns what it answers."""
+        raise NotImplementedError
+
+    async def over_the_broker(self, call: Callable[[], Any]) -> Any:
+        """
+        Run blocking work that needs the broker.
+
+        Raises:
+            Trouble: 503, the broker does not answer.
+        """
+        try:
+            return await self.off_loop(call)
+        except (OperationalError, OSError) as error:
+            raise Trouble(
+                503, "The broker does not answer.", str(error), "Try again when the banner on top is gone."
+            ) from error
+
+
+class AlertHandler(ChangeHandler):
+    """``POST /api/trace/alerts/ID/ack | silence``; silence takes ``{"seconds": n}``."""
+
+    async def change(self, *groups: str) -> dict[str, Any]:
+        """Acknowledge or silence."""
+        identifier, action = groups
+        user = self.user.name
+        if await self.off_loop(lambda: self.application.facts.queries.alert(identifier)) is None:
+            raise Trouble(404, f"There is no alert {identifier[:50]!r}.", "It may have been pruned.")
+        if action == "ack":
+            await self.off_loop(lambda: self.application.jobs.engine.acknowledge(identifier, user))
+        else:
+            seconds = self.body().get("seconds", 3600)
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 30 * 86_400:
+                raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 0 to 2,592,000 (30 days).")
+            await self.off_loop(lambda: self.application.jobs.engine.silence(identifier, float(seconds), user))
+        alert = await self.off_loop(lambda: self.application.facts.queries.alert(identifier))
+        return {"alert": msgspec.to_builtins(alert)}
+
+
+class ChannelTestHandler(ChangeHandler):
+    """``POST /api/trace/alerts/test``: sends a test message, to all channels or to ``{"channel": n}``."""
+
+    async def change(self, *_: str) -> dict[str, Any]:
+        """Deliver, and say how it went."""
+        engine = await self.off_loop(lambda: self.application.jobs.engine)
+        channels = engine.channel_labels
+        if not channels:
+            raise Trouble(
+                409, "No channel is configured.", "trace_alert_channels is empty.", "Set it; see docs/alerts.md."
+            )
+        chosen = self.body().get("channel")
+        if chosen is not None and (not isinstance(chosen, int) or not 0 <= chosen < len(channels)):
+            raise Trouble(400, f"There is no channel {chosen!r}.", f"Channels are numbered 0 to {len(channels) - 1}.")
+        wanted = channels if chosen is None else (channels[chosen],)
+        deliveries = [await self.off_loop(engine.test, channel) for channel in wanted]
+        return {"deliveries": [msgspec.to_builtins(delivery) for delivery in deliveries]}
+
+
+class ResolveHandler(ChangeHandler):
+    """``POST /api/trace/leaks/ID/resolve`` and ``/api/trace/groups/FINGERPRINT/resolve``."""
+
+    async def change(self, *groups: str) -> dict[str, Any]:
+        """Mark it resolved; it comes back by itself when it is seen again."""
+        noun, identifier = groups
+        user, at_s = self.user.name, self.application.clock.now_s()
+        method = "resolve_leak" if noun == "leaks" else "resolve_group"
+        await self.off_loop(lambda: getattr(self.application.facts.store, method)(identifier, user, at_s))
+        return {"resolved": identifier, "by": user, "at": at_s}
+
+
+class RetryHandler(ChangeHandler):
+    """``POST /api/trace/failures/ID/retry``: send the task again with the arguments that were captured."""
+
+    change_role = Role.LIVE
+
+    async def change(self, *groups: str) -> dict[str, Any]:
+        """Send it; the new task's id is the answer."""
+        from flower_plugin.retry import CannotRetry, retry
+
+        identifier = groups[0]
+        failure = await self.off_loop(lambda: self.application.facts.queries.failure_record(identifier))
+        if failure is None:
+            raise Trouble(404, f"There is no failure {identifier[:50]!r}.", "It may have been pruned.")
+        try:
+            task_id = await self.over_the_broker(lambda: retry(self.application.capp, failure))
+        except CannotRetry as error:
+            raise Trouble(409, "This task can't be sent again from here.", str(error)) from error
+        return {"task_id": task_id, "name": failure.name}
+
+
+class DropHandler(ChangeHandler):
+    """``POST /api/trace/failures/ID/drop``: let the process go of the failure's live objects."""
+
+    change_role = Role.LIVE
+
+    async def change(self, *groups: str) -> dict[str, Any]:
+        """Tell the workers, signed."""
+        from celery_trace.control import drop
+
+        identifier = groups[0]
+        settings, user = self.application.trace_settings, self.user.name
+        if await self.off_loop(lambda: self.application.facts.queries.kept(identifier)) is None:
+            raise Trouble(409, "No process holds this failure any more.", "It was let go of, or its process ended.")
+        answers = await self.over_the_broker(lambda: drop(self.application.capp, settings, identifier, user=user))
+        return {"failure": identifier, "workers": answers}
+
+
+class TraceNowHandler(ChangeHandler):
+    """``POST /api/trace/tasks/trace``: ``{"name": task, "seconds": n}`` measures each run of a task for a while."""
+
+    change_role = Role.LIVE
+
+    async def change(self, *_: str) -> dict[str, Any]:
+        """Tell the workers, signed."""
+        body = self.body()
+        name, seconds = body.get("name"), body.get("seconds", 120)
+        if not isinstance(name, str) or not name or len(name) > 500:
+            raise Trouble(400, "name is missing.", "It must be the name of a task.")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= 3600:
+            raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 1 to 3600.")
+        from celery_trace.control import arm
+
+        settings, user = self.application.trace_settings, self.user.name
+        answers = await self.over_the_broker(
+            lambda: arm(self.application.capp, settings, name, float(seconds), user=user)
+        )
+        return {"name": name, "seconds": seconds, "workers": answers}

@@ -1,0 +1,190 @@
+"""The monitor: Flower, with our routes, the gate in front of all of them, and the work that goes on beside."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from celery.utils.imports import symbol_by_name
+from tornado.web import RequestHandler
+
+from celery_trace.clock import Clock
+from celery_trace.guard import Guard
+from celery_trace.model import AuditEntry
+from celery_trace.settings import Settings
+from flower_plugin import upstream
+from flower_plugin.broker import BrokerLink
+from flower_plugin.facts import Facts
+from flower_plugin.gate import FLOWER_POLICY, Gate, Gatekeeper
+from flower_plugin.jobs import Jobs
+from flower_plugin.live import LiveFeed
+from flower_plugin.roles import Role
+from flower_plugin.routes import routes
+from flower_plugin.shellroom import Opener, ShellRooms
+from flower_plugin.templating import FOLDER, MonitorLoader
+from flower_plugin.wording import Paths, project_roots
+
+logger = logging.getLogger("celery_trace.monitor")
+
+STATIC = Path(__file__).parent / "static"
+
+#: Threads for everything of ours that blocks. A slow store holds these and no page of Flower's.
+THREADS = 12
+
+
+_guarded: dict[type[RequestHandler], type[RequestHandler]] = {}
+
+
+def guarded(handler: type[RequestHandler]) -> type[RequestHandler]:
+    """The handler class that really serves: see :func:`_behind_the_gate`."""
+    if handler not in _guarded:
+        _guarded[handler] = _behind_the_gate(handler)
+    return _guarded[handler]
+
+
+def _behind_the_gate(handler: type[RequestHandler]) -> type[RequestHandler]:
+    """
+    A handler class of Flower's (or Tornado's) with the gate in front of it.
+
+    Reading needs ``look``, and ``locals`` where Flower shows arguments and results; whatever may change
+    something needs ``live``, because Flower's own commands shut workers down and start tasks. Its static
+    files are public: the login page needs them.
+    """
+    if issubclass(handler, Gate):
+        return handler
+    if issubclass(handler, upstream.FlowerLoginHandler):
+        # Its __new__ would make an instance of the configured provider, without the gate.
+        handler = symbol_by_name(upstream.options.auth_provider)
+        roles = {"role": Role.PUBLIC, "change_role": Role.PUBLIC}
+    elif issubclass(handler, upstream.StaticFileHandler):
+        roles = {"role": Role.PUBLIC, "change_role": Role.NOBODY}
+    elif issubclass(handler, upstream.SHOWS_VALUES):
+        reads = issubclass(handler, upstream.READS_BY_POST)
+        roles = {"role": Role.LOCALS, "change_role": Role.LOCALS if reads else Role.LIVE}
+    else:
+        roles = {"role": Role.LOOK, "change_role": Role.LIVE}
+    for_people = not issubclass(handler, upstream.BaseApiHandler)
+    more = {
+        "for_people": for_people,
+        "policy": FLOWER_POLICY,
+        "cacheable": issubclass(handler, upstream.StaticFileHandler),
+    }
+    return type(f"Guarded{handler.__name__}", (Gate, handler), {**roles, **more, "__module__": __name__})
+
+
+class MonitorApplication(upstream.Flower):  # type: ignore[misc]
+    """
+    Flower with the gate and our pages.
+
+    Args:
+        capp: The Celery app.
+        options: Flower's options, ours among them.
+        tornado_settings: From :func:`flower_plugin.upstream.flower_settings`.
+        trace_settings: celery-trace's.
+        facts: The store.
+        gatekeeper: Who may come in.
+        clock: Time.
+        events: Flower's events; tests pass their own.
+        opener: How shell sessions are opened; tests pass their own.
+        jobs: What goes on beside the pages.
+    """
+
+    def __init__(
+        self,
+        *,
+        capp: Any,
+        options: Any,
+        tornado_settings: Mapping[str, Any],
+        trace_settings: Settings,
+        facts: Facts,
+        gatekeeper: Gatekeeper,
+        clock: Clock,
+        link: BrokerLink,
+        events: Any = None,
+        opener: Opener | None = None,
+        jobs: type[Jobs] = Jobs,
+    ) -> None:
+        self.trace_settings = trace_settings
+        self.facts = facts
+        self.gatekeeper = gatekeeper
+        self.clock = clock
+        self.link = link
+        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="trace-monitor")
+        self.paths = Paths(project_roots(trace_settings.in_app))
+        self.base_url = "/" + options.url_prefix.strip("/") if options.url_prefix else ""
+        settings = {
+            **tornado_settings,
+            # A path of our own: Tornado caches loaders by path for the whole process.
+            "template_path": str(FOLDER),
+            "template_loader": MonitorLoader(),
+            "xsrf_cookie_kwargs": {"samesite": "Lax"},
+            "websocket_ping_interval": 20,
+            "websocket_ping_timeout": 20,
+            "websocket_max_message_size": 256 * 1024,
+        }
+        if self.base_url:
+            settings["xsrf_cookie_kwargs"] = {"samesite": "Lax", "path": "/"}
+        super().__init__(options=options, capp=capp, events=events, **settings)
+        #: Where people reach it, with the prefix; known when it listens. Alerts link to it.
+        self.public_address = ""
+        gatekeeper.audit.emit = self._keep_audit_entry
+        self.live = LiveFeed(self)
+        self.rooms = ShellRooms(self, opener)
+        self.jobs = jobs(self)
+        self.add_handlers(r".*", routes(self.base_url, STATIC, oauth=bool(options.auth)))
+
+    def get_handler_delegate(
+        self, request: Any, target_class: type[RequestHandler], *arguments: Any, **keywords: Any
+    ) -> Any:
+        """Tornado asks this for each request: the one place through which every handler class comes."""
+        return super().get_handler_delegate(request, guarded(target_class), *arguments, **keywords)
+
+    def status(self) -> dict[str, Any]:
+        """What every page says about the monitor itself."""
+        broker = self.link.state
+        return {
+            "broker_up": broker.up,
+            "broker_why": broker.why,
+            "broker_since": broker.since_s,
+            "transport": self.trace_settings.transport,
+            "shell": self.trace_settings.shell,
+            "failures_on": self.trace_settings.failures,
+            "memory_mode": self.trace_settings.memory,
+            "app_name": str(self.capp.main or "celery"),
+        }
+
+    def _keep_audit_entry(self, entry: AuditEntry) -> None:
+        def write() -> None:
+            with Guard("audit record"):
+                self.facts.store.write([entry])
+
+        with Guard("audit record"):
+            self.threads.submit(write)
+
+    def asset_url(self, name: str) -> str:
+        """The address of one of our static files; changes with its content."""
+        return f"{self.base_url}/trace/static/{name}?v={_version(name)}"
+
+    def start(self) -> None:
+        """Serve until stopped."""
+        self.jobs.start()
+        super().start()
+
+    def stop(self) -> None:
+        """Stop everything beside the loop, then the loop. Twice is harmless."""
+        self.jobs.stop()
+        self.rooms.close()
+        self.live.close()
+        super().stop()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.facts.close()
+
+
+@cache
+def _version(name: str) -> str:
+    return hashlib.blake2b((STATIC / name).read_bytes(), digest_size=6).hexdigest()

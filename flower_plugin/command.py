@@ -1,0 +1,230 @@
+"""
+``celery -A proj monitor``: starts the monitor.
+
+Flower's own command hard-codes its application class, so its few calls are repeated here, with
+our application, bound to loopback, and closed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from secrets import token_urlsafe
+from typing import Any, NoReturn
+
+from tornado.httpserver import HTTPServer
+from tornado.options import Error as OptionError
+
+from celery_trace import channels, rules
+from celery_trace.clock import SystemClock
+from celery_trace.settings import Settings, from_app
+from flower_plugin import upstream
+from flower_plugin.app import MonitorApplication
+from flower_plugin.audit import AuditLog
+from flower_plugin.broker import BrokerLink
+from flower_plugin.facts import open_facts
+from flower_plugin.gate import Gatekeeper, Hosts
+from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions
+from flower_plugin.roles import RoleMap
+from flower_plugin.upstream import MonitorEvents
+
+logger = logging.getLogger("celery_trace.monitor")
+
+LOOPBACK = "127.0.0.1"
+
+
+def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tuple[Gatekeeper, str]:
+    """
+    Who may come in, from the options and the environment.
+
+    Returns:
+        The gatekeeper, and the password that was generated (empty when one was configured).
+
+    Raises:
+        SettingError: ``--trace_roles`` has an entry that is wrong.
+    """
+    password = os.environ.get("CELERY_TRACE_MONITOR_PASSWORD", "")
+    token = os.environ.get("CELERY_TRACE_MONITOR_TOKEN", "")
+    pairs = list(options.basic_auth or [])
+    generated = ""
+    if not (pairs or options.auth or password):
+        generated = password = token_urlsafe(12)
+    oauth = None
+    if options.auth:
+        pattern = options.auth
+
+        def oauth(name: str) -> bool:
+            return bool(upstream.oauth_user_allowed(pattern, name))
+
+    hours = options.trace_session_hours
+    keeper = Gatekeeper(
+        credentials=Credentials(pairs, password, token),
+        roles=RoleMap.parse(options.trace_roles),
+        hosts=Hosts("*" if options.unix_socket else options.address, options.trace_hosts),
+        sessions=Sessions(clock, hours * 3600),
+        links=OneTimeLinks(clock),
+        guesses=Guesses(clock),
+        audit=AuditLog(settings.folder, clock),
+        oauth=oauth,
+        session_days=hours / 24,
+        read_only=bool(options.read_only or options.trace_read_only),
+    )
+    return keeper, generated
+
+
+def make_application(app: Any, settings: Settings) -> tuple[MonitorApplication, str]:
+    """
+    The monitor of a Celery app, from the options as they stand.
+
+    Returns:
+        The application, not started, and the generated password (empty when one was configured).
+    """
+    options = upstream.options
+    clock = SystemClock()
+    keeper, generated = make_gatekeeper(options, settings, clock)
+    link = BrokerLink(clock)
+    from tornado.ioloop import IOLoop
+
+    loop = IOLoop.instance()
+    events = MonitorEvents(
+        app,
+        db=options.db,
+        persistent=options.persistent,
+        state_save_interval=options.state_save_interval,
+        enable_events=options.enable_events,
+        io_loop=loop,
+        max_workers_in_memory=options.max_workers,
+        max_tasks_in_memory=options.max_tasks,
+        link=link,
+    )
+    monitor = MonitorApplication(
+        capp=app,
+        options=options,
+        tornado_settings=upstream.flower_settings(),
+        trace_settings=settings,
+        facts=open_facts(settings, clock),
+        gatekeeper=keeper,
+        clock=clock,
+        link=link,
+        events=events,
+    )
+    return monitor, generated
+
+
+def _listen(monitor: MonitorApplication) -> int | None:
+    """The port that it really listens on, or None for a Unix socket."""
+    options = upstream.options
+    try:
+        if not options.unix_socket:
+            return int(monitor.start_http_server())
+        from tornado.netutil import bind_unix_socket
+
+        # Flower gives its socket mode 0777; ours is for its owner, and a proxy in the same group.
+        server = HTTPServer(monitor, xheaders=options.xheaders)
+        server.add_socket(bind_unix_socket(options.unix_socket, mode=0o660))
+        return None
+    except (OSError, socket.gaierror) as error:
+        where = options.unix_socket or f"{options.address}:{options.port}"
+        sys.stderr.write(
+            f"Can't listen on {where}: {error}. Choose another with --port=N (0 takes a free one) or --address=HOST.\n"
+        )
+        raise SystemExit(1) from error
+
+
+def _announce(monitor: MonitorApplication, port: int | None, generated: str) -> str:
+    """
+    Print where it is and how to come in. The link works once, so that a log that keeps it gives nothing away.
+
+    Returns:
+        The address without a path of ours; empty for a Unix socket.
+    """
+    options = upstream.options
+    lines = []
+    address = ""
+    if port is None:
+        lines.append(f"celery-trace monitor on the Unix socket {options.unix_socket}")
+    else:
+        host = LOOPBACK if options.address in {"", "0.0.0.0", "::"} else options.address  # noqa: S104 - compared
+        host = f"[{host}]" if ":" in host else host
+        scheme = "https" if monitor.ssl_options else "http"
+        address = f"{scheme}://{host}:{port}{monitor.base_url}"
+        lines.append(f"celery-trace monitor: {address}/trace")
+        if generated:
+            lines.append(f"  open once:  {address}/login?token={monitor.gatekeeper.links.make()}")
+    if generated:
+        lines.append(f"  password:   {generated}")
+        lines.append("  (set CELERY_TRACE_MONITOR_PASSWORD or --basic_auth to choose your own)")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+    return address
+
+
+def _leave(*_: Any) -> NoReturn:
+    raise SystemExit(0)
+
+
+def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None:
+    """
+    Serve the monitor until it is stopped.
+
+    Args:
+        app: The Celery app.
+        argv: Flower's options and ours, without the program's name.
+        settings: celery-trace's; from the app and the environment if None.
+
+    Raises:
+        SettingError: A setting or ``--trace_roles`` is wrong.
+        SystemExit: An option is wrong or the address is taken; it has been said why. 0 on SIGTERM and Ctrl-C.
+    """
+    settings = settings or from_app(app)
+    upstream.define_options()
+    try:
+        upstream.apply_environment()
+        upstream.parse_arguments("monitor", argv)
+    except (OptionError, ValueError) as error:
+        sys.stderr.write(f"An option of the monitor is wrong: {error}. `celery -A proj monitor --help` lists them.\n")
+        raise SystemExit(2) from error
+    options = upstream.options
+    # Wrong rules and channels are refused now, not when the first alert is due.
+    rules.configured(settings.alert_rules)
+    channels.channels(settings.alert_channels)
+    unknown = [argument for argument in argv if argument.startswith("-") and not _known(argument)]
+    if unknown:
+        sys.stderr.write(f"The monitor has no option {unknown[0]}. `celery -A proj monitor --help` lists them.\n")
+        raise SystemExit(2)
+    if not 0 <= options.port <= 65535:  # the system would take it modulo 65536, without a word
+        sys.stderr.write(f"--port={options.port} is no port: it must be from 0 (any free one) to 65535.\n")
+        raise SystemExit(2)
+    if not options.address and not options.unix_socket:
+        options.address = LOOPBACK
+    upstream.setup_logging()
+    monitor, generated = make_application(app, settings)
+    atexit.register(monitor.stop)
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        port = _listen(monitor)
+        if port is not None:
+            # Cookies know no ports: two monitors on one host must not log each other out.
+            monitor.gatekeeper.session_cookie = f"celery_trace_session_{port}"
+        monitor.public_address = _announce(monitor, port, generated)
+        upstream.print_banner(app, monitor.ssl_options is not None, port)
+        monitor.start()
+    except KeyboardInterrupt:
+        logger.info("Stopping.")
+    except SystemExit as leaving:
+        if leaving.code:
+            raise
+        logger.info("Stopping.")
+    finally:
+        monitor.stop()
+        atexit.unregister(monitor.stop)
+
+
+def _known(argument: str) -> bool:
+    name = argument.lstrip("-").partition("=")[0].replace("-", "_")
+    return upstream.known_option(name) or name in {"help", "logging", "log_to_stderr"}

@@ -1,0 +1,329 @@
+"""
+The gate in front of every route, Flower's own included.
+
+:class:`Gate` is mixed in front of each handler class, ours and Flower's. It denies unless the
+class declares a role and the visitor has it, checks Host, Origin and XSRF token, and sets the
+security headers. :class:`Gatekeeper` is what it asks; it belongs to the application.
+"""
+
+from __future__ import annotations
+
+import binascii
+import logging
+import socket
+from base64 import b64decode
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode, urlsplit
+
+import psutil
+from tornado.httputil import HTTPServerRequest
+from tornado.web import HTTPError, RequestHandler
+
+from flower_plugin.audit import AuditLog
+from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions
+from flower_plugin.roles import Role, RoleMap, User
+
+logger = logging.getLogger("celery_trace.monitor")
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+#: Scripts only from our own files; styles likewise; nobody may frame us.
+STRICT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+#: Flower's own pages carry one inline script and inline styles.
+FLOWER_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
+)
+
+
+class Hosts:
+    """
+    The names under which the monitor lets itself be called, against DNS rebinding.
+
+    Args:
+        address: The address that it is bound to.
+        further: Names from ``--trace_hosts``.
+    """
+
+    def __init__(self, address: str, further: Iterable[str] = ()) -> None:
+        names = {"localhost", "127.0.0.1", "::1"}
+        if address in {"0.0.0.0", "::", "*"}:  # noqa: S104 - compared, not bound
+            names |= {socket.gethostname(), socket.getfqdn()}
+            for addresses in psutil.net_if_addrs().values():
+                names |= {entry.address.partition("%")[0] for entry in addresses}
+        elif address:
+            names.add(address)
+        names |= {_hostname(name) for name in further if name.strip()}
+        self._names = frozenset(name.lower() for name in names)
+
+    def allow(self, host: str) -> bool:
+        """Whether a request with this Host header is meant for us."""
+        return _hostname(host).lower() in self._names
+
+
+def _hostname(host: str) -> str:
+    """A Host header without its port; brackets of IPv6 removed."""
+    host = host.strip()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    if host.count(":") > 1:
+        return host
+    return host.partition(":")[0].rstrip(".")
+
+
+class Gatekeeper:
+    """Everything that tells who somebody is and what they may do."""
+
+    def __init__(
+        self,
+        *,
+        credentials: Credentials,
+        roles: RoleMap,
+        hosts: Hosts,
+        sessions: Sessions,
+        links: OneTimeLinks,
+        guesses: Guesses,
+        audit: AuditLog,
+        oauth: Callable[[str], bool] | None = None,
+        session_cookie: str = "celery_trace_session",
+        session_days: float = 0.5,
+        read_only: bool = False,
+    ) -> None:
+        self.credentials = credentials
+        self.roles = roles
+        self.hosts = hosts
+        self.sessions = sessions
+        self.links = links
+        self.guesses = guesses
+        self.audit = audit
+        self.oauth = oauth
+        self.session_cookie = session_cookie
+        self.session_days = session_days
+        self.read_only = read_only
+
+    def user(self, name: str, how: str) -> User:
+        """Somebody who has proved to be ``name``, with their role."""
+        return User(name, self.roles.role(name), how)
+
+    def identify(self, handler: RequestHandler) -> User | None:
+        """
+        Who sent a request.
+
+        Raises:
+            HTTPError: 429 when this address guessed too often.
+        """
+        kind, _, value = handler.request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() in {"basic", "bearer"}:
+            return self._from_header(handler.request, kind.lower(), value.strip())
+        cookie = handler.get_cookie(self.session_cookie)
+        session = self.sessions.find(cookie) if cookie else None
+        if session is not None:
+            return self.user(session.user, "session")
+        if self.oauth is not None and not self.credentials.named:
+            return self._from_oauth(handler)
+        return None
+
+    def _from_header(self, request: HTTPServerRequest, kind: str, value: str) -> User | None:
+        address = request.remote_ip or ""
+        wait_s = self.guesses.wait_s(address)
+        if wait_s > 0:
+            raise HTTPError(429, "Too many wrong passwords; try again in %d s", int(wait_s) + 1)
+        name = None
+        if kind == "bearer":
+            name = self.credentials.check_token(value)
+        else:
+            try:
+                given, colon, password = b64decode(value, validate=True).decode().partition(":")
+            except (binascii.Error, UnicodeDecodeError):
+                given, colon, password = "", "", ""
+            name = self.credentials.check(given, password) if colon else None
+        if name is None:
+            self.guesses.wrong(address)
+            self.audit.refused(who="", what=f"{kind} login", why="wrong password or token", address=address)
+            return None
+        return self.user(name, kind)
+
+    def _from_oauth(self, handler: RequestHandler) -> User | None:
+        cookie = handler.get_signed_cookie("user", max_age_days=self.session_days)
+        name = cookie.decode("utf-8", "replace") if cookie else ""
+        if name and self.oauth is not None and self.oauth(name):
+            return self.user(name, "oauth")
+        return None
+
+
+class Gate(RequestHandler):  # type: ignore[misc]
+    """
+    Denies, unless.
+
+    Set on a handler class: ``role`` for reading and ``change_role`` for everything that may change
+    something. Their default is nobody, so a forgotten declaration shuts a door and opens none.
+    """
+
+    role: Role = Role.NOBODY
+    change_role: Role = Role.NOBODY
+    policy = STRICT_POLICY
+    cacheable = False
+    #: Whether a stranger is led to the login page; scripts get 401.
+    for_people = True
+
+    if TYPE_CHECKING:
+
+        @property
+        def gatekeeper(self) -> Gatekeeper: ...
+
+    else:
+
+        @property
+        def gatekeeper(self):
+            """The application's."""
+            return self.application.gatekeeper
+
+    # --- who -----------------------------------------------------------------------------------------
+
+    def get_current_user(self) -> User | None:
+        """Tornado asks this once a request."""
+        return self.gatekeeper.identify(self)
+
+    @property
+    def needed_role(self) -> Role:
+        """What this request needs."""
+        return self.role if self.request.method in _SAFE_METHODS else self.change_role
+
+    # --- checks --------------------------------------------------------------------------------------
+
+    def check_xsrf_cookie(self) -> None:
+        """
+        Tornado calls this before ``prepare`` for each request that may change something.
+
+        A script that shows its password in a header and is no browser needs no token: nobody else's
+        page can make a browser send such a request.
+        """
+        self._check_host()
+        user = self.current_user
+        if user is None and self.needed_role is not Role.PUBLIC:
+            return  # prepare() denies
+        self._check_site()
+        if user is not None and self.is_a_script(user):
+            return
+        RequestHandler.check_xsrf_cookie(self)
+
+    def prepare(self) -> Any:
+        """The gate itself."""
+        self._check_host()
+        needed = self.needed_role
+        if needed is Role.PUBLIC:
+            return None
+        user = self.current_user
+        if user is None:
+            self.deny_unknown()
+            return None
+        if not user.may(needed):
+            self.gatekeeper.audit.refused(
+                who=user.name, what=f"{self.request.method} {self.request.path}", why=f"needs the role {needed.word}"
+            )
+            raise HTTPError(
+                403,
+                f"{user.name} has the role {user.role.word}, but this needs {needed.word}. "
+                "Roles are given with --trace_roles.",
+            )
+        if user.how == "basic" and self.request.headers.get("Sec-Fetch-Mode") == "navigate":
+            # Some browsers send no password on a WebSocket; a session cookie they all send.
+            self.begin_session(user.name)
+        return None
+
+    def deny_unknown(self) -> None:
+        """Nobody we know: to the login page, or 401."""
+        headers = self.request.headers
+        navigates = (
+            self.for_people
+            and self.request.method in {"GET", "HEAD"}
+            and "text/html" in headers.get("Accept", "")
+            and "Authorization" not in headers
+        )
+        if self.request.headers.get("Upgrade", "").lower() == "websocket":
+            raise HTTPError(401, "Log in first")
+        if navigates and not self.gatekeeper.credentials.named:
+            self.redirect(f"{self.get_login_url()}?{urlencode({'next': self.request.uri or '/'})}")
+            return
+        self.set_status(401)
+        fetched = self.request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+        if self.gatekeeper.credentials.any and not fetched:
+            # A page's own fetch gets no challenge: the browser would open a password box over the page.
+            self.set_header("WWW-Authenticate", 'Basic realm="celery-trace", charset="UTF-8"')
+        self.finish(
+            {
+                "error": {
+                    "what": "You are not logged in.",
+                    "why": "The monitor shows what your tasks hold, so every route is closed.",
+                    "next": f"Open {self.get_login_url()}, or send the password as HTTP basic auth or bearer token.",
+                }
+            }
+        )
+
+    def begin_session(self, name: str) -> None:
+        """Log somebody in by cookie."""
+        gatekeeper = self.gatekeeper
+        self.set_cookie(
+            gatekeeper.session_cookie,
+            gatekeeper.sessions.begin(name),
+            expires_days=None,
+            httponly=True,
+            samesite="Lax",
+            secure=self.request.protocol == "https",
+        )
+
+    def _check_host(self) -> None:
+        host = self.request.headers.get("Host", "")
+        if not self.gatekeeper.hosts.allow(host):
+            self.gatekeeper.audit.refused(who="", what=f"Host {host[:200]}", why="foreign host")
+            raise HTTPError(
+                421,
+                f"This monitor is not called {host[:200]!r}. If it should be, start it with --trace_hosts={host[:200]}",
+            )
+
+    def _check_site(self) -> None:
+        site = self.request.headers.get("Sec-Fetch-Site")
+        if site and site not in {"same-origin", "none"}:
+            self._refuse_origin(f"Sec-Fetch-Site {site}")
+        origin = self.request.headers.get("Origin")
+        if origin is not None and not self.own_origin(origin):
+            self._refuse_origin(origin)
+
+    def own_origin(self, origin: str) -> bool:
+        """Whether a page of ours sent this."""
+        parts = urlsplit(origin)
+        return parts.scheme in {"http", "https"} and parts.netloc.lower() == self.request.host.lower()
+
+    def _refuse_origin(self, origin: str) -> None:
+        user = self.current_user
+        self.gatekeeper.audit.refused(
+            who=user.name if user else "", what=f"{self.request.method} {self.request.path}", why=f"origin {origin}"
+        )
+        raise HTTPError(403, "Another site asked for this; only the monitor's own pages may.")
+
+    def is_a_script(self, user: User) -> bool:
+        """Whether no browser sent this: a page elsewhere can't make a script send its password."""
+        headers = self.request.headers
+        browser = any(name in headers for name in ("Origin", "Sec-Fetch-Site", "Referer", "Cookie"))
+        return user.how == "bearer" or (user.how == "basic" and not browser)
+
+    # --- headers -------------------------------------------------------------------------------------
+
+    def set_default_headers(self) -> None:
+        """Security headers on every answer."""
+        super().set_default_headers()
+        for name in ("Access-Control-Allow-Origin", "Access-Control-Allow-Headers", "Access-Control-Allow-Methods"):
+            self.clear_header(name)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("X-Frame-Options", "DENY")
+        # "no-referrer" would turn the Origin of our own forms into "null".
+        self.set_header("Referrer-Policy", "same-origin")
+        self.set_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.set_header("Content-Security-Policy", self.policy)
+        self.clear_header("Server")
+        if not self.cacheable:
+            self.set_header("Cache-Control", "no-store")

@@ -1,0 +1,150 @@
+"""Our series on Flower's ``/metrics``. No task id and no pid is ever a label."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
+from flower_plugin.handlers import TraceHandler
+from flower_plugin.roles import Role
+
+#: What is exported at most of each kind, so that a store with a million groups stays scrapable.
+MOST_ROWS = 1000
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """The stored facts that metrics are made of."""
+
+    leaks: list[Leak] = []
+    groups: list[FailureGroup] = []
+    workers: list[WorkerView] = []
+    alerts: list[AlertView] = []
+    stats: StatsView | None = None
+
+
+def take(queries: Any) -> Snapshot:
+    """Read the facts; blocks."""
+    return Snapshot(
+        leaks=queries.leaks(limit=MOST_ROWS).rows,
+        groups=queries.groups(limit=MOST_ROWS).rows,
+        workers=queries.workers(limit=MOST_ROWS).rows,
+        alerts=queries.alerts(limit=MOST_ROWS).rows,
+        stats=queries.stats(),
+    )
+
+
+def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Any]:
+    """The series, as Prometheus' client prints them."""
+    up = GaugeMetricFamily("celery_trace_store_up", "Whether the monitor reaches its store")
+    up.add_metric([], float(store_up))
+    yield up
+
+    kept = GaugeMetricFamily(
+        "celery_trace_task_kept_bytes",
+        "Bytes that a run of this task keeps, summed over its sites that grow",
+        labels=["kind", "task"],
+    )
+    by_task: dict[tuple[str, str], float] = defaultdict(float)
+    for leak in snapshot.leaks:
+        if leak.verdict in (Verdict.LEAKING, Verdict.GROWING) and leak.kept_bytes_per_run > 0:
+            by_task[leak.kind, leak.name] += leak.kept_bytes_per_run
+    for labels, value in sorted(by_task.items()):
+        kept.add_metric(list(labels), value)
+    yield kept
+
+    resident = GaugeMetricFamily(
+        "celery_trace_process_resident_memory_bytes", "Resident memory of a worker's processes", labels=["worker"]
+    )
+    by_worker: dict[str, float] = defaultdict(float)
+    for worker in snapshot.workers:
+        if worker.alive:
+            by_worker[worker.name or worker.host] += worker.rss_bytes
+    for name, value in sorted(by_worker.items()):
+        resident.add_metric([name], value)
+    yield resident
+
+    failures = CounterMetricFamily(
+        "celery_trace_task_failures", "Failures that the store holds", labels=["task", "exception", "outcome"]
+    )
+    by_failure: dict[tuple[str, str, str], float] = defaultdict(float)
+    for group in snapshot.groups:
+        exception = group.exception.type if group.exception else ""
+        by_failure[group.name, exception, str(group.outcome)] += group.count
+    for names, value in sorted(by_failure.items()):
+        failures.add_metric(list(names), value)
+    yield failures
+
+    states = GaugeMetricFamily("celery_trace_alerts", "Alerts by rule and state", labels=["rule", "state"])
+    by_state: dict[tuple[str, str], int] = defaultdict(int)
+    for alert in snapshot.alerts:
+        by_state[alert.rule, alert.state] += 1
+    for pair, number in sorted(by_state.items()):
+        states.add_metric(list(pair), number)
+    yield states
+
+    if snapshot.stats is not None:
+        yield from _stats_families(snapshot.stats)
+
+
+def _stats_families(stats: StatsView) -> Iterable[Any]:
+    records = CounterMetricFamily(
+        "celery_trace_records", "Records by what became of them, as traced processes count", labels=["fate"]
+    )
+    fates = {
+        "written": sum(stats.written.values()),
+        "dropped": sum(stats.dropped.values()),
+        "cut": sum(stats.cut.values()),
+        "corrupt": stats.corrupt_lines,
+    }
+    for fate, number in fates.items():
+        records.add_metric([fate], number)
+    yield records
+    yield GaugeMetricFamily("celery_trace_spool_bytes", "Bytes that wait in the spool", value=stats.spool_bytes)
+    yield GaugeMetricFamily(
+        "celery_trace_overhead_ratio", "Share of the processes' time that measuring took", value=stats.overhead_ratio
+    )
+
+
+class _Families(Collector):  # type: ignore[misc]
+    def __init__(self, found: list[Any]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterable[Any]:
+        return self._found
+
+
+def render(snapshot: Snapshot, *, store_up: bool = True) -> bytes:
+    """Our series in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(list(families(snapshot, store_up=store_up))))
+    return bytes(generate_latest(registry))
+
+
+class MetricsHandler(TraceHandler):
+    """``/metrics``: Flower's series and ours."""
+
+    role = Role.LOOK
+    for_people = False
+
+    async def get(self) -> None:
+        """While the store is down Flower's series still come, and ``celery_trace_store_up`` says 0."""
+        self.application.purge_offline_worker_metrics()
+
+        def read() -> bytes:
+            try:
+                return render(take(self.application.facts.queries))
+            except Exception as error:
+                if not hasattr(error, "next"):
+                    raise
+                return render(Snapshot(), store_up=False)
+
+        ours = await self.off_loop(read)
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.finish(generate_latest(REGISTRY) + ours)

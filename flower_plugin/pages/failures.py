@@ -1,0 +1,276 @@
+"""Failures: groups, the list, and one failure with its frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from celery_trace.model import ChainLink, ExceptionInfo, FailureDetail, FailureSummary, FrameView, Outcome
+from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
+from flower_plugin.roles import Role
+from flower_plugin.source import SourceLine, source_lines
+from flower_plugin.values import without_values
+from flower_plugin.wording import visible
+
+MOST_ROWS = 100
+GROUP_STATES = ("new", "ongoing", "regressed", "resolved")
+
+
+class ShownFrame(Struct, frozen=True, kw_only=True):
+    """A frame as the template takes it. ``index`` counts over the whole chain's first exception, for the shell."""
+
+    index: int
+    frame: FrameView
+    file: str
+    source: list[SourceLine]
+    opened: bool
+
+
+class ShownLink(Struct, frozen=True, kw_only=True):
+    """One exception of the chain. ``runs`` are frames in order, grouped by whether they are the user's own."""
+
+    link: ChainLink
+    words: str
+    runs: list[tuple[bool, list[ShownFrame]]]
+
+
+def exception_text(exception: ExceptionInfo | None, outcome: str) -> tuple[str, str]:
+    """Type and message, in words where nothing was raised."""
+    if exception is not None:
+        if exception.type == "TimeLimitExceeded" and exception.message.replace(".", "", 1).isdigit():
+            return exception.type, f"The hard time limit of {exception.message} s killed it"
+        return exception.type, exception.message
+    return {
+        "lost": ("Killed", "The process died while it ran this"),
+        "time_limit": ("Time limit", "The hard time limit killed it"),
+        "revoked": ("Revoked", "It was revoked"),
+    }.get(str(outcome), (str(outcome).replace("_", " ").capitalize(), ""))
+
+
+def _common_filters(visit: Visit) -> dict[str, Any]:
+    wanted: dict[str, Any] = {name: visit.word(name) for name in ("kind", "name")}
+    wanted["outcome"] = visit.word("outcome", tuple(Outcome))
+    wanted["since_s"] = visit.since_s()
+    if visit.may(Role.LOCALS):
+        wanted["search"] = visit.word("search")  # a search reads local values
+    return wanted
+
+
+def _given(wanted: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in wanted.items() if value}
+
+
+def _shared(queries: Any, visit: Visit, filters: dict[str, Any], rows: Sequence[Any]) -> Context:
+    return {
+        "filtered": bool(filters),
+        "ranges": RANGES,
+        "outcomes": list(Outcome),
+        "exception_text": exception_text,
+        "shows_values": visit.may(Role.LOCALS),
+        "any_process": bool(rows) or bool(queries.workers(limit=1).rows),
+    }
+
+
+def groups(queries: Any, visit: Visit) -> Context:
+    """Failures by fingerprint."""
+    filters = _given({**_common_filters(visit), "state": visit.word("state", GROUP_STATES)})
+    page = queries.groups(**filters, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
+    rows = list(page.rows)
+    sort = visit.word("sort", ("count", "first"))
+    if sort == "count":
+        rows.sort(key=lambda group: -group.count)
+    elif sort == "first":
+        rows.sort(key=lambda group: -group.first_seen)
+    return {
+        **_shared(queries, visit, filters, rows),
+        "rows": rows,
+        "next": page.next,
+        "sort": sort,
+        "states": GROUP_STATES,
+    }
+
+
+def listing(queries: Any, visit: Visit) -> Context:
+    """Single failures, newest first."""
+    wanted = {
+        **_common_filters(visit),
+        **{name: visit.word(name) for name in ("fingerprint", "worker", "task_id", "root_id")},
+        "live": visit.word("live") == "1" or None,
+    }
+    filters = _given(wanted)
+    page = queries.failures(**filters, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
+    return {**_shared(queries, visit, filters, page.rows), "rows": page.rows, "next": page.next}
+
+
+_LINK_WORDS = {
+    "cause": "was the direct cause of the exception above",
+    "context": "was being handled when the exception above was raised",
+    "group": "is part of the group above",
+}
+
+
+def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
+    """
+    The exceptions of a failure with their frames, what was raised first.
+
+    Frames of libraries stand folded together between the user's own; the innermost of the user's own is open.
+    """
+    chain = detail.chain or [
+        ChainLink(
+            type=detail.exception.type if detail.exception else "",
+            module=detail.exception.module if detail.exception else "",
+            message=detail.exception.message if detail.exception else "",
+            link="",
+            parent=-1,
+            frames=detail.frames,
+        )
+    ]
+    # A black box does not know whose a frame is, and calls every one the user's own.
+    sampled = detail.last_sample is not None
+    links = []
+    for number, link in enumerate(chain):
+        runs: list[tuple[bool, list[ShownFrame]]] = []
+        opened = next((index for index, frame in enumerate(link.frames) if frame.in_app), 0)
+        for index, frame in enumerate(link.frames):
+            context = frame.context or ([(frame.line, frame.code)] if frame.code else [])
+            shown = ShownFrame(
+                index=index if number == 0 else -1,
+                frame=frame,
+                file=visit.paths.short(frame.file),
+                source=source_lines(context, frame.line, frame.columns),
+                opened=number == 0 and index == opened,
+            )
+            in_app = frame.in_app and not (sampled and visit.paths.is_library(frame.file))
+            if runs and runs[-1][0] == in_app:
+                runs[-1][1].append(shown)
+            else:
+                runs.append((in_app, [shown]))
+        links.append(ShownLink(link=link, words=_LINK_WORDS.get(link.link, ""), runs=runs))
+    return links
+
+
+def as_text(detail: FailureDetail) -> str:
+    """A failure as plain text, for a ticket."""
+    kind, message = exception_text(detail.exception, detail.outcome)
+    lines = [
+        f"{kind}: {message}",
+        f"{detail.kind} {detail.name} ({detail.outcome}), id {detail.task_id or detail.id}, "
+        f"retries {detail.retries}, worker {detail.worker or detail.hostname}, pid {detail.pid}",
+        "",
+    ]
+    for link in detail.chain:
+        if link.link:
+            lines.append(f"\n{link.type}: {link.message} ({_LINK_WORDS.get(link.link, link.link)})")
+        for frame in link.frames:
+            lines.append(f'  File "{frame.file}", line {frame.line}, in {frame.qualname or frame.function}')
+            if frame.code:
+                lines.append(f"    {frame.code.strip()}")
+            lines.extend(f"      {local.name} = {local.value}" for local in frame.locals if frame.in_app)
+    if detail.traceback_text and not detail.frames:
+        lines.append(detail.traceback_text)
+    return visible("\n".join(lines))
+
+
+def _relatives(queries: Any, detail: FailureDetail) -> Sequence[FailureSummary]:
+    """Other failures of the same workflow, and other tries of the same task."""
+    found: dict[str, FailureSummary] = {}
+    if detail.task is not None and detail.task.root_id:
+        for row in queries.failures(root_id=detail.task.root_id, limit=10).rows:
+            found[row.id] = row
+    if detail.task_id:
+        for row in queries.failures(task_id=detail.task_id, limit=20).rows:
+            found[row.id] = row
+    found.pop(detail.id, None)
+    return sorted(found.values(), key=lambda row: row.at)
+
+
+def failure(queries: Any, visit: Visit, identifier: str) -> Context:
+    """
+    One failure.
+
+    Raises:
+        Missing: There is none with this id.
+    """
+    detail: FailureDetail | None = queries.failure(identifier)
+    if detail is None:
+        raise Missing(
+            "There is no failure with this id.",
+            "It may have been pruned, or it has not reached the store yet.",
+            ("trace_failures", "All failures"),
+        )
+    shows_values = visit.may(Role.LOCALS)
+    if not shows_values:
+        detail = without_values(detail)
+    kind, message = exception_text(detail.exception, detail.outcome)
+    shell = visit.settings.shell
+    may_shell = visit.may(Role.RECREATED) and shell != "off"
+    shells = queries.shells(failure_id=identifier, limit=20).rows if shows_values else []
+    return {
+        "title": f"{kind} in {detail.name}",
+        "failure": detail,
+        "kind": kind,
+        "message": message,
+        "chain": shown_chain(detail, visit),
+        "heap": {"heap": detail.heap},
+        "text": as_text(detail),
+        "relatives": _relatives(queries, detail),
+        "exception_text": exception_text,
+        "shows_values": shows_values,
+        "has_shell": may_shell and bool(detail.chain and any(link.frames for link in detail.chain)),
+        "shells": shells,
+        "request_rows": _request_rows(detail),
+        "last_stack": _last_stack(detail, visit),
+    }
+
+
+def _last_stack(detail: FailureDetail, visit: Visit) -> list[tuple[Any, str]]:
+    """The black box's frames with short file names; none where they stand among the failure's frames already."""
+    if detail.last_sample is None:
+        return []
+    shown = [(frame.file, frame.line) for link in shown_chain(detail, visit) for frame in link.link.frames]
+    stack = detail.last_sample.stack
+    if [(line.file, line.line) for line in stack] == shown[: len(stack)]:
+        return []
+    return [(line, visit.paths.short(line.file)) for line in stack]
+
+
+def _request_rows(detail: FailureDetail) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The parts of a Django request that have anything in them."""
+    request = detail.request
+    if request is None:
+        return []
+    parts: list[tuple[str, list[tuple[str, str]]]] = [
+        ("GET", [(name, ", ".join(values)) for name, values in request.get.items()]),
+        ("POST", [(name, ", ".join(values)) for name, values in request.post.items()]),
+        ("Headers", list(request.headers.items())),
+        ("Cookies", list(request.cookies.items())),
+    ]
+    return [(name, rows) for name, rows in parts if rows]
+
+
+GROUPS: Page = Page(
+    path=r"/trace/failures",
+    name="trace_failures",
+    title="Failures",
+    template="trace/failure_groups.html",
+    tab="failures",
+    context=groups,
+)
+LIST: Page = Page(
+    path=r"/trace/failures/all",
+    name="trace_failure_list",
+    title="Failures",
+    template="trace/failure_list.html",
+    tab="failures",
+    context=listing,
+)
+ONE: Page = Page(
+    path=r"/trace/failures/([^/]+)",
+    name="trace_failure",
+    title="Failure",
+    template="trace/failure.html",
+    tab="failures",
+    context=failure,
+)

@@ -1,0 +1,165 @@
+"""Leaks: the table, and one leak with its evidence."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
+from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
+from flower_plugin.source import one_line, source_lines
+
+#: Sort orders of the table: name in the address, heading, key (greatest first).
+SORTS: Mapping[str, Any] = {
+    "per_run": lambda leak: leak.kept_bytes_per_run,
+    "total": lambda leak: leak.kept_bytes_total,
+    "runs": lambda leak: leak.runs,
+    "seen": lambda leak: leak.last_seen,
+    "name": lambda leak: leak.name,
+}
+
+MOST_ROWS = 300
+MOST_LINES_IN_PLOT = 8
+_RANK = {Verdict.LEAKING: 0, Verdict.GROWING: 1, Verdict.SUSPECT: 2, Verdict.TOO_FEW_RUNS: 3, Verdict.STEADY: 4}
+
+
+def _filters(visit: Visit) -> dict[str, Any]:
+    wanted: dict[str, Any] = {name: visit.word(name) for name in ("kind", "name", "worker", "search")}
+    wanted["verdict"] = visit.word("verdict", tuple(Verdict))
+    wanted["since_s"] = visit.since_s()
+    return {name: value for name, value in wanted.items() if value}
+
+
+def table(queries: Any, visit: Visit) -> Context:
+    """The leak table, filtered by the address."""
+    filters = _filters(visit)
+    page = queries.leaks(**filters, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
+    sort = visit.word("sort", tuple(SORTS))
+    rows: list[Leak] = list(page.rows)
+    if sort:
+        rows.sort(key=SORTS[sort], reverse=sort != "name")
+    else:
+        rows.sort(key=lambda leak: (_RANK.get(leak.verdict, 9), -leak.kept_bytes_per_run))
+    return {
+        "rows": rows,
+        "next": page.next,
+        "filtered": bool(filters),
+        "sort": sort,
+        "ranges": RANGES,
+        "verdicts": list(Verdict),
+        "any_process": bool(rows) or bool(queries.workers(limit=1).rows),
+    }
+
+
+def growth(
+    windows: Iterable[Window], rollups: Iterable[Rollup], processes: Mapping[str, ProcessRecord]
+) -> dict[str, Any]:
+    """
+    How what is kept adds up.
+
+    Args:
+        windows: The leak's evidence. A process's line goes from its start through each window: the runs until then
+            times what each kept.
+        rollups: Sums of all processes of one name, in any order: the line "all processes". Overlapping runs are
+            left out, theirs belongs to no single name.
+        processes: By uid.
+
+    Returns:
+        ``lines``: ``{label, points [[time, bytes]]}``, greatest growth first; ``marks``: ``{at, text}`` of the
+        starts and ends of these processes.
+    """
+    lines: list[dict[str, Any]] = []
+    by_process: dict[str, list[Window]] = defaultdict(list)
+    for window in windows:
+        by_process[window.process].append(window)
+    marks = []
+    for uid, found in by_process.items():
+        process = processes.get(uid)
+        if process is None:
+            continue
+        points = [[process.started_at_s, 0.0]]
+        for window in sorted(found, key=lambda window: window.at_s):
+            points.append([window.at_s, max(0.0, window.run_number * window.kept_bytes_per_run)])
+        lines.append({"label": f"pid {process.pid}", "points": points})
+        marks.append({"at": process.started_at_s, "text": f"pid {process.pid} started"})
+        if process.ended_at_s is not None:
+            marks.append({"at": process.ended_at_s, "text": f"pid {process.pid} {process.ended_how or 'ended'}"})
+    lines.sort(key=lambda line: -line["points"][-1][1])
+    lines = lines[: MOST_LINES_IN_PLOT - 1]
+    total = 0.0
+    sums: list[list[float]] = []
+    for row in sorted(rollups, key=lambda row: row.bucket_s):
+        if not row.gated or row.concurrent:
+            continue
+        if not sums:
+            sums.append([float(row.bucket_s), 0.0])
+        # A rollup knows what the runs kept that the gate measured; the others are taken to be like them.
+        total += row.kept_bytes * row.runs / row.gated
+        sums.append([float(row.bucket_s + Rollup.BUCKET_S), total])
+    if sums:
+        lines.insert(0, {"label": "all processes", "points": sums})
+    return {"lines": lines, "marks": sorted(marks, key=lambda mark: float(str(mark["at"])))}
+
+
+def sentence(leak: Leak) -> str:
+    """What the evidence says, in one sentence without markup."""
+    what = {
+        Verdict.LEAKING: "leaks",
+        Verdict.GROWING: "grows",
+        Verdict.SUSPECT: "may leak",
+        Verdict.STEADY: "grew and then stopped",
+        Verdict.TOO_FEW_RUNS: "was seen too few times to tell",
+    }[Verdict(leak.verdict)]
+    if leak.native:
+        return f"{leak.name} {what} outside Python's heap ({leak.resource or 'native memory'})."
+    return f"{leak.name} {what}."
+
+
+def leak(queries: Any, visit: Visit, identifier: str) -> Context:
+    """
+    One leak with its evidence.
+
+    Raises:
+        Missing: There is none with this id.
+    """
+    found: Leak | None = queries.leak(identifier)
+    if found is None:
+        raise Missing(
+            "There is no leak with this id.",
+            "It may have been pruned, or the line has moved since the link was made.",
+            ("trace_leaks", "All leaks"),
+        )
+    windows: Sequence[Window] = sorted(queries.leak_windows(identifier), key=lambda window: -window.at_s)[:100]
+    rollups = queries.rollups(kind=found.kind, name=found.name, since_s=visit.now_s - 7 * 86_400)
+    uids = sorted({window.process for window in windows})
+    processes = queries.processes(uids)
+    context_lines = visit.paths.own_source(found.file, found.line, found.code)
+    if not context_lines and found.code:
+        context_lines = [(found.line, found.code)]
+    return {
+        "title": f"{found.name} · leak",
+        "leak": found,
+        "sentence": sentence(found),
+        "source": source_lines(context_lines, found.line),
+        "traceback": [(line, one_line(line.code)) for line in found.traceback],
+        "windows": windows,
+        "processes": processes,
+        "plot": growth(windows, rollups, processes),
+        "samples": found.samples,
+        "runs": queries.runs(kind=found.kind, name=found.name, limit=8).rows,
+        "types": sorted(found.types, key=lambda row: -row.bytes),
+    }
+
+
+LIST: Page = Page(
+    path=r"/trace/leaks", name="trace_leaks", title="Leaks", template="trace/leaks.html", tab="leaks", context=table
+)
+ONE: Page = Page(
+    path=r"/trace/leaks/([^/]+)",
+    name="trace_leak",
+    title="Leak",
+    template="trace/leak.html",
+    tab="leaks",
+    context=leak,
+)

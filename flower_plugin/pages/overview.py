@@ -1,0 +1,246 @@
+"""Overview: what needs attention now, ranked and in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
+from flower_plugin import marks
+from flower_plugin.pages.failures import exception_text
+from flower_plugin.pages.page import Context, Page, Visit
+from flower_plugin.roles import Role
+from flower_plugin.values import without_words
+from flower_plugin.wording import clip, count, plural, ratio, size_text
+
+MOST_ITEMS = 20
+#: Links that several items may have, each with something else to say.
+_SHARED = frozenset({"/alerts", "/statistics", "/workers", "/leaks", "/failures"})
+DAY_S = 86_400.0
+#: Beyond this share of its processes' time, measuring is itself worth a line.
+COSTLY = 0.03
+
+
+class Item(Struct, frozen=True, kw_only=True):
+    """
+    Something that needs attention.
+
+    ``weight`` ranks, greatest first; ``trend`` is markup; ``link`` is a path below ``/trace``; ``alert`` says how
+    the alert about it stands, and is empty where there is none.
+    """
+
+    weight: float
+    tone: str
+    what: str
+    detail: str
+    link: str
+    at_s: float | None = None
+    trend: str = ""
+    code: str = ""
+    alert: str = ""
+
+
+_SEVERITY_WEIGHT = {"critical": 1100, "warning": 1000, "info": 600}
+
+
+def _of_alert(alert: AlertView) -> Item:
+    told = f"acknowledged by {alert.acknowledged_by}" if alert.acknowledged_by else "alert is on"
+    return Item(
+        weight=_SEVERITY_WEIGHT.get(alert.severity, 1000) - (500 if alert.acknowledged_by else 0),
+        tone="danger" if alert.severity != "info" and not alert.acknowledged_by else "warning",
+        what=alert.text[:1].upper() + alert.text[1:],
+        detail=f"{told[:1].upper()}{told[1:]} · rule {alert.rule}",
+        link=f"/{alert.link.lstrip('/')}" if alert.link else "/alerts",
+        at_s=alert.fired_at or alert.since,
+        alert=told,
+    )
+
+
+def leaks_by_name(leaks: list[Leak]) -> list[list[Leak]]:
+    """The leaking lines of each task, request or block together; the line that keeps most comes first."""
+    names: dict[tuple[str, str], list[Leak]] = {}
+    for leak in leaks:
+        names.setdefault((leak.kind, leak.name), []).append(leak)
+    return [
+        sorted(lines, key=lambda leak: (leak.verdict != Verdict.LEAKING, -leak.kept_bytes_per_run))
+        for lines in names.values()
+    ]
+
+
+def _of_leaks(lines: list[Leak], paths: Any) -> Item:
+    leak = lines[0]
+    leaking = leak.verdict == Verdict.LEAKING
+    verb = "leaks" if leaking else "keeps growing:"
+    where = f"{paths.short(leak.file)}:{leak.line}" if leak.file else (leak.resource or "outside Python's heap")
+    return Item(
+        weight=(700 if leaking else 400) + min(leak.kept_bytes_per_run / 1e5, 100),
+        tone="danger" if leaking else "warning",
+        what=f"{leak.name} {verb} {size_text(leak.kept_bytes_per_run)} a run"
+        if leak.kept_bytes_per_run > 0
+        else f"{leak.name} {'leaks' if leaking else 'keeps growing'}: {leak.resource or 'native memory'}",
+        detail=(
+            leak.note
+            or f"{where}, {size_text(leak.kept_bytes_total)} so far in {plural(leak.processes, 'process', 'processes')}"
+        )
+        + (f", and at {plural(len(lines) - 1, 'further line')}" if len(lines) > 1 else ""),
+        link=f"/leaks/{leak.id}",
+        at_s=leak.last_seen,
+        trend=marks.sparkline(leak.samples, "Kept"),
+        code=leak.code.strip(),
+    )
+
+
+def _of_group(group: FailureGroup, shows_values: bool) -> Item:
+    kind, message = exception_text(group.exception, group.outcome)
+    lost = group.outcome in ("lost", "time_limit")
+    words = {"regressed": "is back", "new": "is new"}.get(group.state, "goes on")
+    weight = {"regressed": 650, "new": 550}.get(group.state, 150) + (150 if lost else 0) + min(group.count, 99)
+    return Item(
+        weight=weight,
+        tone="danger" if lost or group.state == "regressed" else "warning",
+        what=f"{group.name}: {kind}"
+        if not lost
+        else f"{group.name} was killed ({str(group.outcome).replace('_', ' ')})",
+        detail=(f"{clip(message, 120)} · " if message and shows_values else "")
+        + f"{words}, {plural(group.count, 'time')}",
+        link=f"/failures/{group.latest_id}",
+        at_s=group.last_seen,
+        trend=marks.bars(group.trend, "Failures"),
+    )
+
+
+def _of_worker(worker: WorkerView) -> Item | None:
+    # A worker that was stopped in order says so in each of its processes; only silence without a word is news.
+    if worker.alive or all(process.ended_how == "exit" for process in worker.processes):
+        return None
+    killed = sum(process.ended_how == "killed" for process in worker.processes)
+    return Item(
+        weight=300 + killed,
+        tone="warning",
+        what=f"Worker {worker.name or worker.host} is silent",
+        detail=f"{plural(killed, 'process', 'processes')} of it ended by a kill" if killed else "It wrote no goodbye",
+        link=f"/workers?worker={worker.name}",
+        at_s=worker.last_seen,
+    )
+
+
+def _of_stats(stats: StatsView) -> list[Item]:
+    items = []
+    dropped = sum(stats.dropped.values())
+    if dropped:
+        items.append(
+            Item(
+                weight=600,
+                tone="danger",
+                what=f"{plural(dropped, 'record')} could not be kept",
+                detail="The spool was full. See Statistics for which, and the store for why.",
+                link="/statistics",
+            )
+        )
+    if stats.corrupt_lines:
+        items.append(
+            Item(
+                weight=250,
+                tone="warning",
+                what=f"{plural(stats.corrupt_lines, 'line')} of the spool could not be read",
+                detail="They were set aside; the rest went on.",
+                link="/statistics",
+            )
+        )
+    if stats.overhead_ratio > COSTLY:
+        items.append(
+            Item(
+                weight=240,
+                tone="warning",
+                what=f"Measuring takes {ratio(stats.overhead_ratio)} of the processes' time",
+                detail="trace_memory_budget bounds it in the mode auto.",
+                link="/statistics",
+            )
+        )
+    return items
+
+
+def merged(items: list[Item]) -> list[Item]:
+    """
+    Most urgent first; an alert and the fact that it speaks of are one item.
+
+    The fact says it shorter, so its words stand, at the alert's rank and with a word on the alert.
+    """
+    found: dict[str, Item] = {}
+    for item in sorted(items, key=lambda item: -item.weight):
+        first = found.get(item.link)
+        if first is None or item.link in _SHARED:
+            found[item.link if first is None else f"{item.link}#{len(found)}"] = item
+        else:
+            fact, other = (item, first) if first.alert and not item.alert else (first, item)
+            found[item.link] = replace(
+                fact,
+                weight=first.weight,
+                tone="danger" if "danger" in (first.tone, item.tone) else fact.tone,
+                alert=fact.alert or other.alert,
+                trend=fact.trend or other.trend,
+                code=fact.code or other.code,
+            )
+    return list(found.values())
+
+
+def _grow(names: int) -> str:
+    return f"{'name' if names == 1 else 'names'} whose runs keep memory, last 24 hours"
+
+
+def overview(queries: Any, visit: Visit) -> Context:
+    """Everything that needs attention, most urgent first, and four figures."""
+    day = visit.now_s - DAY_S
+    shows_values = visit.may(Role.LOCALS)
+    leaks = [
+        leak
+        for leak in queries.leaks(limit=100, since_s=day).rows
+        if leak.verdict in (Verdict.LEAKING, Verdict.GROWING)
+    ]
+    groups = queries.groups(since_s=day, limit=100).rows
+    workers: list[WorkerView] = queries.workers(since_s=day, limit=100).rows
+    stats: StatsView = queries.stats()
+    firing = queries.alerts(state="firing", limit=50).rows
+    items = [_of_alert(alert if shows_values else without_words(alert)) for alert in firing]
+    by_name = leaks_by_name(leaks)
+    first_line = {f"/leaks/{line.id}": f"/leaks/{lines[0].id}" for lines in by_name for line in lines}
+    items = [replace(item, link=first_line.get(item.link, item.link)) for item in items]
+    latest = {group.fingerprint[:8]: f"/failures/{group.latest_id}" for group in groups}
+    items = [
+        # The alert leads to the failure that was the latest then; its subject ends with the group, "(1a2b3c4d)".
+        replace(item, link=latest.get(alert.subject.rpartition("(")[2][:-1], item.link))
+        if alert.rule == "new_failure"
+        else item
+        for alert, item in zip(firing, items, strict=True)
+    ]
+    items += [_of_leaks(lines, visit.paths) for lines in by_name]
+    items += [_of_group(group, shows_values) for group in groups if group.state != "resolved"]
+    items += [item for worker in workers if (item := _of_worker(worker)) is not None]
+    items += _of_stats(stats)
+    items = merged(items)
+    alive = [worker for worker in workers if worker.alive]
+    failed = sum(sum(number for at_s, number in group.trend if at_s >= day) for group in groups)
+    return {
+        "items": items[:MOST_ITEMS],
+        "more": max(0, len(items) - MOST_ITEMS),
+        "new_here": not workers and not stats.records.get("process", 0) and not stats.records.get("processes", 0),
+        "figures": [
+            ("Leaks", count(len(by_name)), _grow(len(by_name)), "/leaks", "danger" if leaks else "success"),
+            ("Failures", count(failed), "last 24 hours", "/failures?range=day", "danger" if failed else "success"),
+            (
+                "Memory",
+                size_text(sum(worker.rss_bytes for worker in alive)),
+                f"resident in {plural(len(alive), 'worker')}",
+                "/workers",
+                "active",
+            ),
+            ("Cost", ratio(stats.overhead_ratio), "of the processes' time goes to measuring", "/statistics", "active"),
+        ],
+    }
+
+
+PAGE: Page = Page(
+    path=r"/trace/?", name="trace", title="Overview", template="trace/overview.html", tab="trace", context=overview
+)

@@ -1,0 +1,63 @@
+"""Profiles: what memray recorded of single runs on this host, and one flamegraph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_trace.probes.flamegraph import MOST_KEPT, VIEWS, Profiles, available
+from flower_plugin.pages.page import Context, Missing, Page, Visit
+from flower_plugin.roles import Role
+
+
+def profiles(_queries: Any, visit: Visit) -> Context:
+    """All profiles, newest first."""
+    found = Profiles(visit.settings.folder)
+    return {
+        "rows": found.all(),
+        "folder": visit.paths.short(str(found.folder)),
+        "most": MOST_KEPT,
+        "memray": available(),
+    }
+
+
+def profile(_queries: Any, visit: Visit, identifier: str) -> Context:
+    """
+    One profile. Its flamegraph is fetched by the frame on the page, as making it may take some seconds.
+
+    Raises:
+        Missing: There is none with this id.
+    """
+    found = Profiles(visit.settings.folder).find(identifier)
+    if found is None:
+        raise Missing(
+            "There is no profile with this id.",
+            f"It lies on another host, or it was one of more than {MOST_KEPT} and gave way.",
+            ("trace_profiles", "All profiles"),
+        )
+    return {
+        "title": f"{found.name} · profile",
+        "profile": found,
+        "view": visit.word("view", VIEWS, "peak"),
+    }
+
+
+# A flamegraph names the process's command line, where secrets may stand: not for everybody who may look.
+LIST: Page = Page(
+    path=r"/trace/profiles",
+    name="trace_profiles",
+    title="Profiles",
+    template="trace/profiles.html",
+    tab="profiles",
+    context=profiles,
+    role=Role.LOCALS,
+)
+ONE: Page = Page(
+    path=r"/trace/profiles/([^/]+)",
+    name="trace_profile",
+    title="Profile",
+    template="trace/profile.html",
+    tab="profiles",
+    context=profile,
+    role=Role.LOCALS,
+    framing=True,
+)

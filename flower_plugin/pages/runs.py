@@ -1,0 +1,161 @@
+"""Runs: every name, and one name's durations, memory and outliers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from celery_trace.model import Histogram, Rollup, Run
+from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
+
+MOST_RUNS = 500
+
+
+class Totals(Struct, frozen=True, kw_only=True):
+    """Rollups of one name, added up. Durations in seconds."""
+
+    runs: int = 0
+    failed: int = 0
+    retried: int = 0
+    duration_s: float = 0.0
+    longest_s: float = 0.0
+    gated: int = 0
+    kept_bytes: int = 0
+    rss_max_bytes: int = 0
+    overhead_s: float = 0.0
+    percentiles: dict[int, float] = {}
+
+    @property
+    def mean_s(self) -> float | None:
+        """Mean duration."""
+        return self.duration_s / self.runs if self.runs else None
+
+    @property
+    def kept_bytes_per_run(self) -> float | None:
+        """Mean over the runs that were measured."""
+        return self.kept_bytes / self.gated if self.gated else None
+
+
+def percentile_s(counts: Sequence[int], share: float) -> float | None:
+    """
+    An upper bound of the duration that a share of the runs stayed below.
+
+    Args:
+        counts: As in :class:`~celery_trace.model.Histogram`.
+        share: From 0 to 1.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    seen = 0
+    for index, number in enumerate(counts):
+        seen += number
+        if seen >= share * total:
+            return 0.0001 * float(1 << index)
+    return None
+
+
+def totals(rollups: Iterable[Rollup]) -> Totals:
+    """Add up rollups of one name."""
+    rows = list(rollups)
+    counts = [0] * Histogram.BUCKETS
+    for row in rows:
+        for index, number in enumerate(row.durations.counts[: Histogram.BUCKETS]):
+            counts[index] += number
+    found = {share: percentile_s(counts, share / 100) for share in (50, 95, 99)}
+    apart = [row for row in rows if not row.concurrent]
+    return Totals(
+        runs=sum(row.runs for row in rows),
+        failed=sum(row.failed for row in rows),
+        retried=sum(row.retried for row in rows),
+        duration_s=sum(row.duration_s for row in rows),
+        longest_s=max((row.duration_max_s for row in rows), default=0.0),
+        gated=sum(row.gated for row in apart),
+        kept_bytes=sum(row.kept_bytes for row in apart),
+        rss_max_bytes=max((row.rss_max_bytes for row in rows), default=0),
+        overhead_s=sum(row.overhead_s for row in rows),
+        percentiles={share: value for share, value in found.items() if value is not None},
+    )
+
+
+def timeline(rollups: Iterable[Rollup]) -> dict[str, list[float]]:
+    """Runs, failures and mean duration per five minutes, oldest first, all processes together."""
+    by_bucket: dict[int, list[float]] = {}
+    for row in rollups:
+        bucket = by_bucket.setdefault(row.bucket_s, [0, 0, 0.0])
+        bucket[0] += row.runs
+        bucket[1] += row.failed
+        bucket[2] += row.duration_s
+    ordered = sorted(by_bucket.items())
+    return {
+        "at": [float(at_s) for at_s, _ in ordered],
+        "runs": [row[0] for _, row in ordered],
+        "failed": [row[1] for _, row in ordered],
+        "mean_s": [row[2] / row[0] if row[0] else 0.0 for _, row in ordered],
+    }
+
+
+def scatter(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Single runs for the plot, oldest first."""
+    ordered = sorted(runs, key=lambda run: run.started_at_s)
+    return {
+        "at": [run.started_at_s for run in ordered],
+        "duration_s": [run.duration_s for run in ordered],
+        "kept": [run.kept_bytes for run in ordered],
+        "rss": [run.memory.rss_bytes if run.memory else None for run in ordered],
+        "why": [run.why for run in ordered],
+    }
+
+
+def names(queries: Any, visit: Visit) -> Context:
+    """All names that ever ran, busiest first."""
+    search = visit.word("search").lower()
+    rows = [row for row in queries.names() if search in str(row[1]).lower()]
+    rows.sort(key=lambda row: -int(row[2]))
+    return {"rows": rows[:500], "more": max(0, len(rows) - 500), "filtered": bool(search)}
+
+
+def runs(queries: Any, visit: Visit, kind: str, name: str) -> Context:
+    """
+    One name.
+
+    Raises:
+        Missing: Nothing of this name ever ran.
+    """
+    since_s = visit.since_s("day")
+    rollups: list[Rollup] = list(queries.rollups(kind=kind, name=name, since_s=since_s))
+    single: list[Run] = list(queries.runs(kind=kind, name=name, since_s=since_s, limit=MOST_RUNS).rows)
+    if not rollups and not single and not any((row[0], row[1]) == (kind, name) for row in queries.names()):
+        raise Missing(
+            "Nothing of this name was ever measured.",
+            "It may not have run since celery-trace was switched on, or its records were pruned.",
+            ("trace_runs", "All names"),
+        )
+    return {
+        "title": f"{name} · runs",
+        "kind": kind,
+        "name": name,
+        "totals": totals(rollups),
+        "timeline": timeline(rollups),
+        "scatter": scatter(single),
+        "runs": sorted(single, key=lambda run: -run.duration_s)[:100],
+        "leaks": queries.leaks(kind=kind, name=name, limit=10).rows,
+        "groups": queries.groups(kind=kind, name=name, limit=10).rows,
+        "ranges": RANGES,
+        "range": visit.word("range", tuple(RANGES), "day"),
+    }
+
+
+NAMES: Page = Page(
+    path=r"/trace/runs", name="trace_runs", title="Runs", template="trace/run_names.html", tab="runs", context=names
+)
+ONE: Page = Page(
+    path=r"/trace/runs/(task|request|block)/(.+)",
+    name="trace_runs_of",
+    title="Runs",
+    template="trace/runs.html",
+    tab="runs",
+    context=runs,
+)

@@ -1,0 +1,130 @@
+"""Workers' memory: each process over time, what ran, where memory stayed, and what measuring costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from celery_trace.model import Rollup, Sample, WorkerView
+from flower_plugin.pages.page import RANGES, Context, Page, Visit
+
+MOST_POINTS = 300
+MOST_PROCESSES = 24
+MOST_BLAMED = 8
+
+
+def thinned(samples: Sequence[Sample], most: int = MOST_POINTS) -> list[Sample]:
+    """
+    At most ``most`` samples of one process: of each slice of time the one with the most resident memory.
+
+    A peak is what kills a worker, so thinning must not lose it.
+    """
+    if len(samples) <= most:
+        return list(samples)
+    first, last = samples[0].at_s, samples[-1].at_s
+    width_s = (last - first) / most or 1.0
+    kept: dict[int, Sample] = {}
+    for sample in samples:
+        slot = int((sample.at_s - first) / width_s)
+        best = kept.get(slot)
+        if best is None or sample.memory.rss_bytes > best.memory.rss_bytes:
+            kept[slot] = sample
+    return [kept[slot] for slot in sorted(kept)]
+
+
+def series(samples: Iterable[Sample], worker: WorkerView | None) -> dict[str, Any]:
+    """
+    Lines for the plots.
+
+    Returns:
+        ``lines``: per process ``label``, ``at``, and the lists ``rss``, ``uss``, ``fds``, ``threads`` (None
+        where unknown) and ``name`` (what ran), as long as ``at``; ``marks``: starts and ends.
+    """
+    by_process: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_process[sample.process].append(sample)
+    views = {process.uid: process for process in worker.processes} if worker is not None else {}
+    lines: list[dict[str, Any]] = []
+    for uid, all_rows in by_process.items():
+        rows = thinned(sorted(all_rows, key=lambda row: row.at_s))
+        view = views.get(uid)
+        lines.append(
+            {
+                "label": f"{view.role} {view.pid}" if view is not None else uid[:8],
+                "at": [row.at_s for row in rows],
+                "rss": [row.memory.rss_bytes for row in rows],
+                "uss": [row.memory.uss_bytes for row in rows],
+                "fds": [row.memory.fds for row in rows],
+                "threads": [row.memory.threads for row in rows],
+                "name": [row.name for row in rows],
+            }
+        )
+    lines.sort(key=lambda line: -max(line["rss"], default=0))
+    marks = []
+    for view in views.values():
+        if view.uid in by_process:
+            marks.append({"at": view.started_at, "text": f"{view.pid} started"})
+            if view.ended_at is not None:
+                marks.append({"at": view.ended_at, "text": f"{view.pid} {view.ended_how or 'ended'}"})
+    return {"lines": lines[:MOST_PROCESSES], "marks": sorted(marks, key=lambda mark: float(str(mark["at"])))}
+
+
+def blame(rollups: Iterable[Rollup]) -> list[tuple[str, str, int, float]]:
+    """
+    Which names the kept memory comes from, over all workers.
+
+    Returns:
+        ``(kind, name, bytes, share)``, greatest first; only what grew. Overlapping runs are left out.
+    """
+    kept: dict[tuple[str, str], int] = defaultdict(int)
+    for rollup in rollups:
+        if rollup.gated and not rollup.concurrent:
+            kept[rollup.kind, rollup.name] += round(rollup.kept_bytes * rollup.runs / rollup.gated)
+    grown = {key: value for key, value in kept.items() if value > 0}
+    total = sum(grown.values())
+    ranked = sorted(grown.items(), key=lambda pair: -pair[1])[:MOST_BLAMED]
+    return [(kind, name, value, value / total) for (kind, name), value in ranked]
+
+
+def memory(queries: Any, visit: Visit) -> Context:
+    """All workers, and the chosen one (the first alive by default) over time."""
+    since_s = visit.since_s("hour")
+    workers: list[WorkerView] = list(queries.workers(since_s=since_s, limit=200).rows)
+    workers.sort(key=lambda worker: (not worker.alive, -worker.rss_bytes, worker.name))
+    wanted = visit.word("worker")
+    chosen = next((worker for worker in workers if wanted and wanted in (worker.name, worker.host)), None)
+    if chosen is None and not wanted:
+        chosen = workers[0] if workers else None
+    plots: dict[str, Any] = {"lines": [], "marks": []}
+    blamed: list[tuple[str, str, int, float]] = []
+    if chosen is not None:
+        if chosen.name:
+            samples = queries.samples(worker=chosen.name, since_s=since_s)
+        else:
+            samples = [
+                sample
+                for process in chosen.processes[:MOST_PROCESSES]
+                for sample in queries.samples(process=process.uid, since_s=since_s)
+            ]
+        plots = series(samples, chosen)
+        blamed = blame(queries.rollups(since_s=since_s))
+    return {
+        "workers": workers,
+        "chosen": chosen,
+        "unknown": wanted if wanted and chosen is None else "",
+        "plots": plots,
+        "blamed": blamed,
+        "ranges": RANGES,
+        "range": visit.word("range", tuple(RANGES), "hour"),
+    }
+
+
+PAGE: Page = Page(
+    path=r"/trace/workers",
+    name="trace_workers",
+    title="Workers’ memory",
+    template="trace/workers.html",
+    tab="memory",
+    context=memory,
+)

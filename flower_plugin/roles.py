@@ -1,0 +1,82 @@
+"""Who may do what. Roles are steps of one stair: each may do what the ones below it may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+
+from msgspec import Struct
+
+from celery_trace.settings import SettingError
+
+
+class Role(IntEnum):
+    """What somebody may do. A handler that declares no role is for nobody."""
+
+    PUBLIC = 0  # the login page and the style sheets that it needs
+    LOOK = 1  # see leaks, failures and figures, without any of the users' values
+    LOCALS = 2  # see locals, arguments and requests; acknowledge and silence alerts, resolve leaks and groups
+    RECREATED = 3  # open the recreated shell
+    LIVE = 4  # open the live shell, retry a task, give commands to workers
+    NOBODY = 99
+
+    @property
+    def word(self) -> str:
+        """How ``--trace_roles`` spells it."""
+        return self.name.lower()
+
+
+#: What ``--trace_roles`` accepts.
+ASSIGNABLE = (Role.LOOK, Role.LOCALS, Role.RECREATED, Role.LIVE)
+
+
+class User(Struct, frozen=True):
+    """Somebody who has logged in. ``how`` is ``session``, ``basic``, ``bearer`` or ``oauth``."""
+
+    name: str
+    role: Role
+    how: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def may(self, role: Role) -> bool:
+        """Whether this user stands high enough."""
+        return self.role >= role
+
+
+class RoleMap:
+    """
+    User names to roles.
+
+    Without any entry everybody who can log in may do everything, as in Flower itself.
+    With entries, who is not named gets ``*``'s role, and ``look`` where there is no ``*``.
+    """
+
+    def __init__(self, entries: Mapping[str, Role]) -> None:
+        self._entries = dict(entries)
+        self._others = self._entries.pop("*", Role.LOOK if entries else Role.LIVE)
+
+    @classmethod
+    def parse(cls, entries: Iterable[str]) -> RoleMap:
+        """
+        Read ``user:role`` entries; a name may contain colons, so the role stands after the last one.
+
+        Raises:
+            SettingError: An entry has no role, or one that does not exist.
+        """
+        roles: dict[str, Role] = {}
+        words = {role.word: role for role in ASSIGNABLE}
+        for entry in entries:
+            name, colon, word = entry.strip().rpartition(":")
+            if not colon or not name or word not in words:
+                raise SettingError(
+                    f"--trace_roles has the entry {entry!r}, but each must be user:role "
+                    f"with one of the roles {', '.join(words)}; *:role names everybody else."
+                )
+            roles[name] = words[word]
+        return cls(roles)
+
+    def role(self, name: str) -> Role:
+        """The role of somebody who has proved to be ``name``."""
+        return self._entries.get(name, self._others)

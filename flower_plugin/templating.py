@@ -1,0 +1,53 @@
+"""Templates: ours first, then Flower's, with our entries spliced into Flower's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tornado.template import BaseLoader, Template
+
+from flower_plugin import marks, wording
+from flower_plugin.source import one_line
+from flower_plugin.upstream import flower_template_folder, splice
+
+FOLDER = Path(__file__).parent / "templates"
+
+#: Names that every template of ours may use beside Tornado's.
+HELPERS = {
+    "show": wording.show,
+    "clip": wording.clip,
+    "visible": wording.visible,
+    "size": wording.size,
+    "size_text": wording.size_text,
+    "duration": wording.duration,
+    "ratio": wording.ratio,
+    "number": wording.count,
+    "plural": wording.plural,
+    "data_block": wording.data_block,
+    "marks": marks,
+    "one_line": one_line,
+    "range_of": range,
+}
+
+
+class MonitorLoader(BaseLoader):  # type: ignore[misc]
+    """
+    Loads by name from our folder, then from Flower's.
+
+    Names are the templates' own; a name with a path trick in it never comes from a request.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(namespace=HELPERS)
+        self._flower = Path(flower_template_folder())
+
+    def resolve_path(self, name: str, parent_path: str | None = None) -> str:  # noqa: ARG002
+        """Names are absolute: ``trace/x.html`` is ours, the others are Flower's."""
+        return name
+
+    def _create_template(self, name: str) -> Template:
+        ours = FOLDER / name
+        if ours.is_file():
+            return Template(ours.read_text(encoding="utf-8"), name=name, loader=self, whitespace="single")
+        text = (self._flower / name).read_text(encoding="utf-8")
+        return Template(splice(name, text), name=name, loader=self)

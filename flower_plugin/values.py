@@ -1,0 +1,47 @@
+"""What somebody sees who may not see values: failures without locals, arguments, requests and messages."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from celery_trace.model import AlertView, FailureDetail, FailureGroup, FailureSummary
+
+Row = TypeVar("Row", FailureSummary, FailureGroup)
+
+#: Stands where a message was: exceptions like to quote a value.
+HIDDEN = "(hidden: needs the role locals)"
+
+
+def without_values(failure: FailureDetail) -> FailureDetail:
+    """A failure with its frames and lines, and nothing that the user's code held."""
+    frames = [replace(frame, locals=[]) for frame in failure.frames]
+    chain = [
+        replace(link, message=HIDDEN, notes=[], attributes=[], frames=[replace(f, locals=[]) for f in link.frames])
+        for link in failure.chain
+    ]
+    return replace(
+        failure,
+        exception=failure.exception and replace(failure.exception, message=HIDDEN),
+        frames=frames,
+        chain=chain,
+        args=[],
+        kwargs=[],
+        request=None,
+        heap=[],
+        traceback_text="",
+        task=failure.task and replace(failure.task, headers={}),
+    )
+
+
+def without_message(row: Row) -> Row:
+    """A row of a list without its message."""
+    return row if row.exception is None else replace(row, exception=replace(row.exception, message=HIDDEN))
+
+
+def without_words(alert: AlertView) -> AlertView:
+    """An alert whose text may quote the message of a failure, without it."""
+    if not alert.link.startswith("failures/"):
+        return alert
+    return replace(alert, text=f"{alert.subject} {HIDDEN}")
