@@ -1,0 +1,68 @@
+# mypy: disallow-subclassing-any=False
+"""``manage.py trace_export``: everything as JSON Lines, to keep or to analyse elsewhere."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from django.core.management.base import CommandError
+
+from django_bridge.management.store_command import StoreCommand, duration_s, rows
+
+if TYPE_CHECKING:
+    from celery_trace.queries import Queries
+
+NOUNS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
+_WITHOUT_SINCE = frozenset(("alerts", "shells"))
+
+
+class Command(StoreCommand):
+    """One object a line, ``{"record": "leak", …}``, in the shapes of the JSON API."""
+
+    help = "Write leaks, failures, groups, runs, workers, alerts and shells as JSON Lines."
+
+    def add_arguments(self, parser: Any) -> None:
+        """``--what``, ``--since``, ``--details``, ``--output``."""
+        parser.add_argument("--what", action="append", choices=NOUNS, help="repeatable; by default all of them")
+        parser.add_argument("--since", type=duration_s, metavar="TIME", help="not older than, such as 7d")
+        parser.add_argument("--details", action="store_true", help="failures with frames and locals, shells with lines")
+        parser.add_argument("--output", metavar="FILE", help="a file, made with mode 0600; by default the terminal")
+
+    def handle(
+        self, *_: Any, what: list[str] | None, since: float | None, details: bool, output: str | None, **_options: Any
+    ) -> None:
+        """Read page by page and write line by line."""
+        since_s = time.time() - since if since is not None else None
+        with self.store() as (_store, queries):
+            lines = _lines(queries, what or list(NOUNS), since_s, details)
+            if output is None:
+                for line in lines:
+                    self.stdout.write(line)
+                return
+            count = 0
+            try:
+                # Locals of failures are in it: nobody else needs to read it.
+                handle = os.open(Path(output), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            except OSError as error:
+                raise CommandError(f"Can't write {output}: {error.strerror}.") from None
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                for line in lines:
+                    file.write(line + "\n")
+                    count += 1
+        self.stdout.write(f"Wrote {count} records to {output}.")
+
+
+def _lines(queries: Queries, nouns: list[str], since_s: float | None, details: bool) -> Iterator[str]:
+    for noun in nouns:
+        filters = {} if noun in _WITHOUT_SINCE else {"since_s": since_s}
+        for row in rows(queries, noun, **filters):
+            whole = row
+            if details and noun in {"failures", "shells"}:
+                whole = (queries.failure(row.id) if noun == "failures" else queries.shell(row.id)) or row
+            line = {"record": noun.removesuffix("s"), **msgspec.to_builtins(whole)}
+            yield msgspec.json.encode(line).decode()

@@ -1,0 +1,45 @@
+# mypy: disallow-subclassing-any=False
+"""``manage.py trace_report``: which tasks and requests leak, and what failed lately."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from celery_trace import report
+from django_bridge.management.store_command import StoreCommand, duration_s
+
+
+class Command(StoreCommand):
+    """The leak table, the failures and the traced processes, as text or as JSON."""
+
+    help = "Show which tasks and requests leak, what failed lately, and how large the processes are."
+
+    def add_arguments(self, parser: Any) -> None:
+        """``--since``, ``--limit``, ``--format``."""
+        parser.add_argument(
+            "--since", type=duration_s, default=86400.0, metavar="TIME", help="such as 12h (default 1d)"
+        )
+        parser.add_argument("--limit", type=int, default=20, help="rows of each table (default %(default)s)")
+        parser.add_argument("--format", choices=["table", "json"], default="table", help="json: as the JSON API has it")
+
+    def handle(self, *_: Any, since: float, limit: int, format: str, **options: Any) -> None:
+        """Read and print."""
+        since_s = time.time() - since
+        with self.store() as (_store, queries):
+            leaks = queries.leaks(since_s=since_s, limit=limit).rows
+            failures = queries.failures(since_s=since_s, limit=limit).rows
+            workers = queries.workers(since_s=since_s, limit=limit).rows
+        if format == "json":
+            found = {"leaks": leaks, "failures": failures, "workers": workers}
+            self.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+            return
+        style = self.style_of(options)
+        for title, text in (
+            ("LEAKS", report.leaks(leaks, style)),
+            ("FAILURES", report.failures(failures, style)),
+            ("PROCESSES", report.workers(workers, style)),
+        ):
+            self.stdout.write(f"{title}\n\n{text}\n")

@@ -1,0 +1,78 @@
+# mypy: disallow-subclassing-any=False
+"""What our management commands share: the store, its queries, times such as ``12h``, and plain refusals."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from celery_trace.report import Style
+from celery_trace.settings import SettingError
+from django_bridge import configuration
+
+if TYPE_CHECKING:
+    from celery_trace.queries import Queries
+    from celery_trace.stores import Store
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+
+
+def duration_s(text: str) -> float:
+    """``90s``, ``30m``, ``12h``, ``7d`` or ``2w`` in seconds; an argument's type."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write for example 30m, 12h or 7d")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+class StoreCommand(BaseCommand):
+    """A command that reads or prunes the store which ``CELERY_TRACE_STORE`` names."""
+
+    requires_system_checks: list[str] = []  # noqa: RUF012  Django's own form
+
+    @contextmanager
+    def store(self) -> Iterator[tuple[Store, Queries]]:
+        """The store and its queries for the time of a ``with``; a refusal becomes a :class:`CommandError`."""
+        # Here and not above: a process that only lists its commands must not import SQLAlchemy.
+        from celery_trace.queries import Queries
+        from celery_trace.stores import StoreUnavailable, open_store
+
+        try:
+            store = open_store(configuration.read(), create=False)
+        except (SettingError, StoreUnavailable) as error:
+            raise CommandError(str(error)) from None
+        try:
+            yield store, Queries(store)
+        except StoreUnavailable as error:
+            raise CommandError(str(error)) from None
+        finally:
+            store.close()
+
+    def style_of(self, options: dict[str, Any]) -> Style:
+        """How tables look: cut to the terminal and coloured on one, whole elsewhere."""
+        terminal = sys.stdout.isatty() and self.stdout.isatty()
+        colour = terminal and not options.get("no_color")
+        return Style(
+            now_s=time.time(),
+            colour=bool(colour or options.get("force_color")),
+            width=shutil.get_terminal_size((160, 40)).columns if terminal else 0,
+        )
+
+
+def rows(queries: Queries, noun: str, **filters: Any) -> Iterator[Any]:
+    """All rows of a list, page by page."""
+    cursor: str | None = None
+    while True:
+        page = getattr(queries, noun)(**filters, limit=500, cursor=cursor)
+        yield from page.rows
+        cursor = page.next
+        if cursor is None:
+            return

@@ -1,0 +1,57 @@
+"""
+The store's tables as Django models, for ``trace_store = "django"``.
+
+The tables are described in :mod:`celery_trace.stores.schema`; a test holds these models equal to it
+on SQLite, PostgreSQL and MariaDB. Times are seconds since the epoch. The collector writes the
+rows; Django only makes the tables and reads them.
+"""
+
+from django_bridge.models.records import (
+    Failure,
+    Kept,
+    Leak,
+    Process,
+    Rollup,
+    Run,
+    RunName,
+    Sample,
+    Stats,
+    Total,
+    Window,
+)
+from django_bridge.models.state import (
+    Alert,
+    AuditEntry,
+    Delivery,
+    Group,
+    LeakState,
+    Shell,
+    ShellLine,
+    StoreFact,
+    Tally,
+    Trend,
+)
+
+__all__ = [
+    "Alert",
+    "AuditEntry",
+    "Delivery",
+    "Failure",
+    "Group",
+    "Kept",
+    "Leak",
+    "LeakState",
+    "Process",
+    "Rollup",
+    "Run",
+    "RunName",
+    "Sample",
+    "Shell",
+    "ShellLine",
+    "Stats",
+    "StoreFact",
+    "Tally",
+    "Total",
+    "Trend",
+    "Window",
+]

@@ -1,0 +1,102 @@
+# mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
+# ruff: noqa: ARG002, RUF012  the admin's own signatures and form of options
+"""On django-celery-results' page of a task result: the failures of that task, with a way to their frames."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import django_celery_results.admin  # noqa: F401  its own registration must come first
+from django.apps.registry import Apps
+from django.contrib import admin
+from django.db import models
+from django.urls import reverse
+from django.utils.html import format_html
+from django_celery_results.models import TaskResult
+
+from django_bridge.models.columns import PREFIX, KeyField, StoreManager
+from django_bridge.pages import ReadOnly, local_time, store_is_here
+
+#: A registry of its own: in the project's, ``makemigrations`` would see a model whose presence depends on
+#: whether django-celery-results is installed.
+_registry = Apps()
+_registry.register_model("django_celery_results", TaskResult)
+
+
+class TaskFailure(models.Model):
+    """A row of the failures again, with the task's id as the relation that an inline needs. Never written."""
+
+    id = KeyField(primary_key=True, max_length=64)
+    task_result = models.ForeignKey(
+        TaskResult,
+        to_field="task_id",
+        db_column="task_id",
+        db_constraint=False,
+        on_delete=models.DO_NOTHING,
+        related_name="+",
+    )
+    retries = models.BigIntegerField()
+    outcome = models.CharField(max_length=32)
+    exception_type = models.CharField(max_length=255)
+    exception_message = models.CharField(max_length=1000)
+    at_s = models.FloatField()
+
+    objects = StoreManager()
+
+    class Meta:
+        apps = _registry
+        app_label = "django_bridge"
+        managed = False
+        db_table = PREFIX + "failures"
+        verbose_name = "failure"
+        verbose_name_plural = "failures recorded by celery-trace"
+        ordering = ["retries", "at_s"]
+
+    def __str__(self) -> str:
+        return f"{self.exception_type} (retry {self.retries})" if self.retries else str(self.exception_type)
+
+
+class FailureInline(ReadOnly, admin.TabularInline):
+    """The failures of one task: one for each of its attempts that failed."""
+
+    model = TaskFailure
+    extra = 0
+    max_num = 0
+    can_delete = False
+    fields = readonly_fields = ("page", "outcome", "retries", "raised", "at")
+
+    @admin.display(description="failure")
+    def page(self, row: TaskFailure) -> Any:
+        """A link to its frames and locals."""
+        address = reverse("admin:django_bridge_failure_change", args=[row.pk])
+        return format_html('<a href="{}">{}</a>', address, row.pk)
+
+    @admin.display(description="exception")
+    def raised(self, row: TaskFailure) -> str:
+        """Type and message."""
+        return f"{row.exception_type}: {row.exception_message}"
+
+    @admin.display(description="when")
+    def at(self, row: TaskFailure) -> datetime.datetime | None:
+        """When it failed."""
+        return local_time(row.at_s)
+
+    def has_view_permission(self, request: Any, obj: Any = None) -> bool:
+        """Those who may see failures, while the store is a Django database."""
+        return store_is_here() and bool(request.user.has_perm("django_bridge.view_failure"))
+
+
+def add_inline(site: Any = admin.site) -> None:
+    """
+    Put the inline on the page of a task result, whoever registered it; twice changes nothing.
+
+    The registered class is extended, not replaced, so that what a project changed about it stays.
+    """
+    registered = site._registry.get(TaskResult)
+    if registered is None or FailureInline in registered.inlines:
+        return
+    options = type(registered)
+    extended = type(options.__name__, (options,), {"inlines": [*options.inlines, FailureInline]})
+    site.unregister(TaskResult)
+    site.register(TaskResult, extended)

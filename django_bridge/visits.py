@@ -1,0 +1,55 @@
+"""A visit is one request on its way through this process, from the middleware to the last byte of its response."""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+from typing import Any
+
+from celery_trace.model import new_id
+from celery_trace.recorder import RunToken
+
+#: Where the request object carries its visit. A plain attribute, as Django's own middlewares use.
+ATTRIBUTE = "_celery_trace_visit"
+
+#: The visit that the running code belongs to: counts its queries, and links the tasks that it sends.
+current: ContextVar[Visit | None] = ContextVar("celery_trace_visit", default=None)
+
+
+class Visit:
+    """
+    What is known of a request while it is served.
+
+    It never refers to the request, and to an error only until that is recorded:
+    otherwise each failed request would be a reference cycle.
+    """
+
+    __slots__ = (
+        "ended", "error", "first_failure", "id", "inside", "name", "own_page", "propagated", "run", "sql_count",
+        "sql_s", "started_s",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.id = new_id()
+        self.name = ""  # empty until it is routed
+        self.own_page = False
+        self.inside = False  # between the middleware's call and its return
+        self.run: RunToken | None = None
+        self.ended = False
+        self.error: BaseException | None = None
+        self.propagated: BaseException | None = None  # recorded while it went on outwards
+        self.first_failure = True
+        self.sql_count = 0
+        self.sql_s = 0.0
+        self.started_s = time.perf_counter()
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds since the request reached the middleware."""
+        return time.perf_counter() - self.started_s
+
+
+def of(request: Any) -> Visit | None:
+    """The visit of a request, or None where it never reached the middleware."""
+    visit = getattr(request, "__dict__", {}).get(ATTRIBUTE)
+    return visit if isinstance(visit, Visit) else None
