@@ -1,0 +1,72 @@
+"""Traffic: somebody buys tea, something leaks, something fails, something takes too long."""
+
+import itertools
+import threading
+import urllib.error
+import urllib.request
+
+from celery import Celery
+
+
+class Traffic:
+    """
+    Sends tasks to the worker and requests to the site until it is stopped.
+
+    Args:
+        broker_url: Where the worker listens.
+        site_url: The Django site.
+    """
+
+    #: A round of traffic every so many seconds.
+    EVERY_S = 0.15
+
+    def __init__(self, broker_url, site_url):
+        self._app = Celery("demo-traffic", broker=broker_url, set_as_current=False)
+        self._app.conf.task_ignore_result = True
+        self._site_url = site_url
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="demo traffic", daemon=True)
+        self.trouble = ""
+
+    def start(self):
+        """Begin."""
+        self._thread.start()
+
+    def stop(self):
+        """Stop, and wait until the last request has been answered."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(20)
+        self._app.close()
+
+    def _run(self):
+        for number in itertools.count():
+            if self._stop.wait(self.EVERY_S):
+                return
+            try:
+                self._round(number)
+                self.trouble = ""
+            except OSError as error:
+                self.trouble = f"the traffic has trouble: {error}"
+
+    def _round(self, number):
+        send = self._app.send_task
+        send("shop.tasks.remember_order", [number])
+        send("shop.tasks.quote", [number % 300])
+        if number % 2 == 0:
+            send("shop.tasks.rotate_report")
+            self._visit("/leak/" if number % 4 else "/")
+        if number % 10 == 0:
+            send("shop.tasks.add", [number, 1])
+        if number % 40 == 5:
+            send("shop.tasks.create_error")
+            self._visit("/error/")
+        if number % 200 == 15:
+            send("shop.tasks.overrun")
+
+    def _visit(self, path):
+        try:
+            with urllib.request.urlopen(self._site_url + path, timeout=10) as answer:
+                answer.read()
+        except urllib.error.HTTPError as error:
+            error.close()  # /error/ fails on purpose

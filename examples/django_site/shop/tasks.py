@@ -1,0 +1,71 @@
+"""Tasks that show what celery-trace tells: a failure, a leak, two that only look like one, a killed one, a good one."""
+
+import time
+from functools import lru_cache
+
+from celery import shared_task
+
+_receipts = []
+_latest_report = []
+
+
+class Receipt:
+    """What `remember_order` keeps of each order, for ever."""
+
+    def __init__(self, order_id: int) -> None:
+        self.order_id = order_id
+        self.lines = [f"order {order_id}, line {number}: thank you for your purchase" for number in range(100)]
+
+
+@shared_task
+def create_error():
+    """Fail with some locals to look at."""
+    context_data = "Hello"
+    a = 5
+    c = 6
+    d = 10
+    return f"{context_data}: {(a + c) / (d - 10)}"
+
+
+@shared_task
+def remember_order(order_id: int):
+    """Leak about 11 KB a run: the list is never emptied."""
+    receipt = Receipt(order_id)
+    _receipts.append(receipt)  # LEAK: what retains the receipts
+    return len(_receipts)
+
+
+@lru_cache(maxsize=256)
+def _price_list(customer: int) -> tuple[str, ...]:
+    return tuple(f"customer {customer}, product {number}: {customer * number % 97} €" for number in range(20))
+
+
+@shared_task
+def quote(customer: int):
+    """Look leaky while the cache fills up to its 256 entries; no leak."""
+    return len(_price_list(customer))
+
+
+@shared_task
+def rotate_report(rows: int = 2000):
+    """Keep only the latest report: each run's replaces the one before; no leak."""
+    global _latest_report
+    _latest_report = [f"row {number}" for number in range(rows)]
+    return len(_latest_report)
+
+
+@shared_task(time_limit=2)
+def overrun(seconds: float = 60):
+    """Work past the hard time limit; the worker kills the process that runs it."""
+    progress = 0
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        progress += 1
+        time.sleep(0.01)
+    return progress
+
+
+@shared_task
+def add(x: int, y: int):
+    """An ordinary task."""
+    return x + y
