@@ -1,0 +1,262 @@
+"""Every page in a real Chromium: accessible, within its width, safe with hostile strings, live, below a prefix."""
+
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, failure_id
+from celery_trace.settings import load
+from celery_trace.stores import open_store
+from flower_plugin.routes import PAGES
+from tests.support import monitor_facts
+from tests.support.monitor_app import PASSWORD, end_sessions, make_monitor, serving
+
+AXE = next((Path(__file__).parent / "vendor").glob("axe-*.min.js"))
+FAILURE = failure_id("6e1f9b3a-0000-4000-8000-000000000000", 0)
+PREFIX = "pre/fix"
+WIDTHS = (390, 820, 1280)
+
+
+def filled(folder, hostile=False, empty=False):
+    settings = load({"trace_dir": str(folder), "trace_collector": False, "trace_shell": "recreated"}, environment={})
+    if not empty:
+        store = open_store(settings)
+        monitor_facts.fill(store, time.time(), hostile=hostile)
+        store.close()
+    return settings
+
+
+def addresses(application):
+    """Every page of PAGES, with ids that exist where there are any."""
+    leaks = application.facts.queries.leaks(limit=1).rows
+    known = {
+        "trace_leak": leaks[0].id if leaks else "none",
+        "trace_failure": FAILURE,
+        "trace_transcript": "shell-1",
+        "trace_runs_of": ("task", "shop.tasks.remember_order"),
+    }
+    found = {}
+    for page in PAGES:
+        values = known.get(page.name, ())
+        found[page.name] = application.reverse_url(page.name, *((values,) if isinstance(values, str) else values))
+    found["trace"] = found["trace"].removesuffix("?").removesuffix("/")
+    return found
+
+
+@pytest.fixture(scope="module", params=["full", "hostile", "empty"])
+def monitor(request, tmp_path_factory):
+    """A monitor with facts, with hostile ones (and below a prefix), and with none."""
+    kind = request.param
+    folder = tmp_path_factory.mktemp(kind)
+    settings = filled(folder, hostile=kind == "hostile", empty=kind == "empty")
+    options = {"url_prefix": PREFIX} if kind == "hostile" else {}
+    with serving(lambda: make_monitor(folder, settings=settings, **options)) as (base, app):
+        yield kind, base, app
+
+
+@pytest.fixture
+def full(standing):
+    yield standing
+    end_sessions(standing[1])
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    settings = filled(folder)
+    with serving(lambda: make_monitor(folder, settings=settings)) as (base, app):
+        yield base, app
+
+
+def log_in(page, base, app):
+    page.goto(f"{base}{app.base_url}/login")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url("**/trace")
+
+
+def violations(page):
+    """What axe-core finds of serious or critical weight, in words."""
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{one['id']} ({one['impact']}): {node['target']} {node.get('failureSummary', '')[:300]}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"][:3]
+    ]
+
+
+def test_every_page_holds_in_both_themes_and_three_widths(monitor, page):
+    kind, base, app = monitor
+    problems = []
+    console = []
+    page.on("console", lambda message: console.append(message.text) if message.type == "error" else None)
+    log_in(page, base, app)
+    for name, address in addresses(app).items():
+        if kind == "empty" and name in ("trace_leak", "trace_failure", "trace_transcript", "trace_runs_of"):
+            continue
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            page.set_viewport_size({"width": 1280, "height": 900})
+            answer = page.goto(base + address)
+            assert answer.status == 200, address
+            expect(page.locator("h1")).to_be_visible()
+            expect(page.locator("#tr-live-text")).to_have_text("Live")
+            problems += [f"{kind} {name} {theme}: {text}" for text in violations(page)]
+            for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 900})
+                page.wait_for_timeout(30)
+                wide = page.evaluate("document.documentElement.scrollWidth")
+                if wide > width:
+                    problems.append(f"{kind} {name} {theme} is {wide} px wide in a window of {width}")
+        if page.evaluate("window.pwned"):
+            problems.append(f"{kind} {name}: a string of a record ran as a script")
+    assert problems == [], "\n".join(problems)
+    # A browser says here what the content security policy refused.
+    assert console == []
+
+
+def test_the_login_page_and_a_missing_page_are_accessible_too(full, page):
+    base, app = full
+    page.goto(f"{base}/login")
+    assert violations(page) == []
+    log_in(page, base, app)
+    answer = page.goto(f"{base}/trace/leaks/nothing")
+    assert answer.status == 404
+    assert violations(page) == []
+    page.get_by_role("link", name="All leaks").click()
+    expect(page).to_have_url(f"{base}/trace/leaks")
+
+
+def test_a_new_failure_appears_without_reload(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/failures/all")
+    expect(page.locator("#tr-live-text")).to_have_text("Live")
+    page.evaluate("window.same = 'page'")
+    page.get_by_placeholder("Task", exact=True).fill("half typed")
+    app.facts.store.write(
+        [
+            Failure(
+                id=failure_id("fresh", 0), process="child-1", kind=Kind.TASK, name="shop.tasks.brand_new",
+                task_id="fresh", outcome=Outcome.FAILED, at_s=time.time(), fingerprint="fresh",
+                exception=ExceptionInfo("BrandNewError", "shop", "never seen"),
+            )
+        ]
+    )  # fmt: skip
+    expect(page.get_by_role("link", name="BrandNewError")).to_be_visible(timeout=20_000)
+    assert page.evaluate("window.same") == "page"
+    assert page.get_by_placeholder("Task", exact=True).input_value() == "half typed"
+
+
+def test_a_filter_lives_in_the_address(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/leaks")
+    page.get_by_label("Verdict").select_option("steady")
+    page.get_by_role("button", name="Filter").click()
+    expect(page).to_have_url(f"{base}/trace/leaks?verdict=steady")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.get_by_role("link", name="Kept a run").click()
+    expect(page).to_have_url(f"{base}/trace/leaks?verdict=steady&sort=per_run")
+    page.get_by_role("link", name="Clear").click()
+    expect(page.locator("tbody tr")).to_have_count(3)
+
+
+def test_a_local_opens_as_a_tree_by_mouse_and_keyboard(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/failures/{FAILURE}")
+    page.get_by_role("button", name="Open order").first.click()
+    tree = page.get_by_role("tree").first
+    expect(tree.get_by_role("treeitem").first).to_contain_text("3 items")
+    tree.get_by_role("treeitem").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(tree).to_contain_text("ada@example.org")
+    expect(tree).to_contain_text("redacted")
+
+
+def test_the_shell_answers_completes_and_remembers(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/failures/{FAILURE}")
+    box = page.get_by_role("textbox", name="Shell input")
+    log = page.get_by_role("log")
+    box.fill("trace.context_data")
+    page.keyboard.press("Enter")
+    expect(log).to_contain_text("'Hello'", timeout=60_000)
+    box.fill("<img src=x onerror=window.pwned=1>")
+    page.keyboard.press("Enter")
+    expect(log).to_contain_text("SyntaxError")
+    box.press("ArrowUp")
+    box.press("ArrowUp")
+    expect(box).to_have_value("trace.context_data")
+    box.fill("context_d")
+    page.keyboard.press("Tab")
+    expect(box).to_have_value("context_data")
+    box.fill("for name in ['x', 'y']:")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("print(name * 3)")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(log).to_contain_text("yyy")
+    box.fill("# a remark")
+    page.keyboard.press("Enter")
+    expect(log.locator(".tr-log-remark")).to_contain_text("a remark")
+    assert page.evaluate("window.pwned") is None
+    assert violations(page) == []
+    # A second person sees what was said.
+    page.reload()
+    page.get_by_role("textbox", name="Shell input").focus()
+    expect(page.get_by_role("log")).to_contain_text("a remark", timeout=30_000)
+
+
+def test_the_page_says_when_it_is_cut_off(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/leaks")
+    expect(page.locator("#tr-live-text")).to_have_text("Live")
+    app.io_loop.add_callback(app.live.close)
+    expect(page.locator("#tr-live-text")).to_have_text("Cut off, trying again")
+    expect(page.locator("#tr-live-text")).to_have_text("Live", timeout=20_000)
+
+
+def test_an_alert_is_acknowledged_from_the_page(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/alerts?state=firing")
+    page.get_by_role("button", name="Acknowledge").first.click()
+    expect(page.get_by_text("acknowledged by admin")).to_be_visible(timeout=20_000)
+    assert app.facts.queries.alert("alert-leak").acknowledged_by == "admin"
+
+
+def test_ten_thousand_failures_are_a_page_that_is_usable_within_a_second(tmp_path, page):
+    settings = filled(tmp_path)
+    store = open_store(settings)
+    now_s = time.time()
+    rows = list(monitor_facts.failures(now_s, count=200))
+    for start in range(50):
+        store.write(
+            [
+                Failure(
+                    id=failure_id(f"many-{start}-{n}", 0), process="child-1", kind=Kind.TASK, name=rows[n].name,
+                    task_id=f"many-{start}-{n}", outcome=Outcome.FAILED, at_s=now_s - start * 200 - n,
+                    fingerprint=f"many-{n % 40}", exception=rows[n].exception, worker="celery@web-1", pid=1,
+                )
+                for n in range(200)
+            ]
+        )  # fmt: skip
+    store.close()
+    with serving(lambda: make_monitor(tmp_path, settings=settings)) as (base, app):
+        log_in(page, base, app)
+        for address in ("/trace", "/trace/failures", "/trace/failures/all"):
+            page.goto(base + address)  # the first visit fills caches
+            page.goto(base + address)
+            usable_ms = page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+            assert usable_ms < 1000, (address, usable_ms)
+        page.get_by_role("link", name="Older failures").click()
+        expect(page.locator("tbody tr")).to_have_count(100)

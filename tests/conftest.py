@@ -1,0 +1,82 @@
+"""
+What holds for every test: its tier comes from its folder, it has a limit of time, and it leaves nothing behind.
+
+Fixtures that several tiers share stand in ``tests/support/fixtures_*.py`` by subject.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from celery_trace.guard import own_errors
+from tests.support import leftovers
+
+pytest_plugins = [
+    "tests.support.fixtures_broker",
+    "tests.support.fixtures_worker",
+    "tests.support.fixtures_browser",
+    "tests.support.fixtures_services",
+]
+
+HERE = Path(__file__).parent
+
+#: Tier (the folder's name) and the seconds after which one of its tests counts as hung. The order is that of a
+#: run: what is fast and says most comes first; within a tier the order is random.
+TIERS = {"unit": 60, "wiring": 120, "worker": 300, "services": 300, "browser": 420}
+
+#: Tiers that start processes; after their tests the whole machine is searched for what they left.
+STARTS_PROCESSES = {"worker", "services", "browser"}
+
+# A developer's own settings have no say in the tests.
+for name in list(os.environ):
+    if name.startswith(("CELERY_", "DJANGO_", "FLOWER_")):
+        del os.environ[name]
+leftovers.mark_environment()
+
+
+def _tier(path: Path) -> str:
+    parts = path.relative_to(HERE).parts if path.is_relative_to(HERE) else ()
+    return parts[0] if parts and parts[0] in TIERS else ""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        tier = _tier(item.path)
+        if not tier:
+            raise pytest.UsageError(f"{item.nodeid} is in no tier; put it in one of tests/{{{','.join(TIERS)}}}/")
+        item.add_marker(tier)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIERS[tier]))
+    order = list(TIERS)
+    items.sort(key=lambda item: order.index(_tier(item.path)))
+
+
+@pytest.fixture(autouse=True)
+def begins_from_nothing() -> None:
+    """What a process counts and how it logs is not what an earlier test left: own errors, disabled loggers."""
+    own_errors.clear()
+    # A logging configuration (Django's, Celery's) may disable every logger that exists; ours speak again.
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] in {"celery_trace", "flower_plugin", "django_bridge"} and isinstance(
+            logger, logging.Logger
+        ):
+            logger.disabled = False
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test ends with tracemalloc off, and without a receiver, a thread of ours or a process that it started."""
+    before = leftovers.Census(thorough=_tier(request.node.path) in STARTS_PROCESSES)
+    yield
+    faults = before.left_behind()
+    if faults:
+        pytest.fail("The test left something behind: " + "; ".join(faults), pytrace=False)

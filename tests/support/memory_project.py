@@ -1,0 +1,156 @@
+"""A project whose tasks treat the interpreter as users now and then do; each says what it saw afterwards."""
+
+from __future__ import annotations
+
+import gc
+import json
+import mmap
+import os
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_process_init
+
+app = Celery("memory_project", broker=os.environ.get("CELERY_BROKER_URL", "memory://"), set_as_current=False)
+app.conf.update(
+    task_ignore_result=True, broker_connection_retry_on_startup=True, imports=("tests.support.memory_project",)
+)
+
+#: What the user did to a process before its first task; words of MEMORY_PROJECT.
+STATE = os.environ.get("MEMORY_PROJECT", "").split(",")
+_kept: list[Any] = []
+
+
+@worker_process_init.connect(weak=False)
+def prepare(**_: Any) -> None:
+    if "tracing" in STATE:
+        tracemalloc.start(3)
+    if "gc_off" in STATE:
+        gc.disable()
+    if "frozen" in STATE:
+        gc.freeze()
+
+
+def say(to: str, **facts: Any) -> None:
+    """Write what was seen, all at once."""
+    draft = Path(f"{to}.draft")
+    draft.write_text(json.dumps({"pid": os.getpid(), **facts}))
+    draft.rename(to)
+
+
+@app.task(name="memory.keep")
+def keep(size: int = 10_000) -> None:
+    """Leaks."""
+    _kept.append(bytearray(size))  # KEEP
+
+
+@app.task(name="memory.state")
+def state(to: str) -> None:
+    """What the user's own settings are by now."""
+    say(
+        to,
+        tracing=tracemalloc.is_tracing(),
+        depth=tracemalloc.get_traceback_limit(),
+        traces=len(tracemalloc.take_snapshot().traces) if tracemalloc.is_tracing() else 0,
+        collecting=gc.isenabled(),
+        frozen=gc.get_freeze_count(),
+    )
+
+
+@app.task(name="memory.forks")
+def forks(to: str) -> None:
+    """Forks, lets the child work and leave in the raw way, and goes on."""
+    child = os.fork()
+    if child == 0:
+        _kept.append([object() for _ in range(1000)])
+        os._exit(7)
+    say(to, status=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+@app.task(name="memory.forks_and_raises")
+def forks_and_raises(to: str) -> None:
+    """The child comes back into Celery's own code by an exception, and leaves there."""
+    child = os.fork()
+    if child == 0:
+        try:
+            raise KeyError("in the child")
+        finally:
+            os._exit(0)
+    say(to, status=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+@app.task(name="memory.executes")
+def executes(to: str) -> None:
+    """Another program, by fork and exec."""
+    done = subprocess.run([sys.executable, "-c", "print(6 * 7)"], capture_output=True, text=True, check=True)
+    say(to, said=done.stdout.strip())
+
+
+_seen = 0
+
+
+def _profile(*_: Any) -> None:
+    global _seen
+    _seen += 1
+
+
+@app.task(name="memory.set_profile")
+def set_profile() -> None:
+    """Installs a profile function and leaves it on."""
+    sys.setprofile(_profile)
+
+
+@app.task(name="memory.profile_state")
+def profile_state(to: str) -> None:
+    """Whether it is still there."""
+    mine = sys.getprofile() is _profile
+    sys.setprofile(None)
+    say(to, mine=mine, seen=_seen)
+
+
+@app.task(name="memory.leaves")
+def leaves() -> None:
+    """Ends its process without a word."""
+    os._exit(3)
+
+
+_no_source: dict[str, Any] = {}
+exec(compile("held = []\ndef hold(n):\n    held.append(b'x' * n)\n", "<made up>", "exec"), _no_source)
+
+
+@app.task(name="memory.without_source")
+def without_source(size: int = 10_000) -> None:
+    """Leaks at a line that no file has."""
+    _no_source["hold"](size)
+
+
+@app.task(name="memory.from_a_file")
+def from_a_file(path: str, size: int = 10_000) -> None:
+    """Leaks in code that was read from a file once, whatever the file says now."""
+    function = _loaded.get(path)
+    if function is None:
+        space: dict[str, Any] = {}
+        exec(compile(Path(path).read_text(), path, "exec"), space)
+        function = _loaded[path] = space["hold"]
+    function(size)
+
+
+_loaded: dict[str, Any] = {}
+
+
+@app.task(name="memory.native")
+def native(size: int = 3_000_000) -> None:
+    """Maps memory and keeps it, beside what Python does."""
+    _kept.append(mmap.mmap(-1, size))
+    _kept.append([str(number) for number in range(1000)])
+
+
+@app.task(name="memory.slow")
+def slow(seconds: float) -> None:
+    """Takes its time."""
+    time.sleep(seconds)

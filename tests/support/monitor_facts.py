@@ -1,0 +1,443 @@
+"""A store full of facts for the monitor's tests: plausible ones, hostile ones, and very many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from celery_trace.model import (
+    AlertView,
+    AnyRecord,
+    Capture,
+    CapturedException,
+    Delivery,
+    ExceptionInfo,
+    Failure,
+    Frame,
+    Histogram,
+    Kind,
+    LastSample,
+    Line,
+    MemoryState,
+    Node,
+    Outcome,
+    ProcessRecord,
+    RequestContext,
+    Role,
+    Rollup,
+    Run,
+    Sample,
+    ShellLine,
+    ShellView,
+    Site,
+    Stage,
+    Stats,
+    TaskContext,
+    TypeCount,
+    Variable,
+    Verdict,
+    Window,
+    failure_id,
+)
+
+MIB = 1024 * 1024
+WORKER = "celery@web-1"
+
+#: Strings that try to be something else: markup, scripts, templates, direction marks, control characters, length.
+HOSTILE = (
+    "<script>window.pwned = 1</script>",
+    '"><img src=x onerror="window.pwned = 1">',
+    "'; window.pwned = 1; //",
+    "</script><script>window.pwned = 1</script>",
+    "{{ 7 * 7 }}{% raw x %}",
+    "javascript:window.pwned=1",
+    "a\u202egnp.exe\u2066 \u200bhidden",
+    "\x1b[31mred\x1b[0m\x07 bell \x00 nul",
+    "🦑" * 40,
+    "long" * 2000,
+    "שלום עולם و مرحبا",
+    "../../../etc/passwd",
+)
+
+
+def _hostile(text: str, number: int, hostile: bool) -> str:
+    return HOSTILE[number % len(HOSTILE)] if hostile else text
+
+
+def heap() -> list[Node]:
+    """The locals of the seed example, a nested dict, a cycle, something redacted and something cut."""
+    return [
+        Node("str", "plain", "Hello"),
+        Node("int", "plain", 5),
+        Node("int", "plain", 6),
+        Node("int", "plain", 10),
+        Node("dict", "dict", None, [5, 6, 7, 8, 9, 10], [], 3),
+        Node("str", "plain", "customer"),
+        Node("shop.models.Customer", "object", None, [11, 12, 13], ["name", "email", "orders"], -1, 0, "model"),
+        Node("str", "plain", "token"),
+        Node("str", "redacted"),
+        Node("str", "plain", "lines"),
+        Node("list", "list", None, [1, 2, 3, 4], [], 5000, 4996),
+        Node("str", "plain", "Ada Lovelace"),
+        Node("str", "plain", "ada@example.org"),
+        Node("django.db.models.query.QuerySet", "list", None, [], [], 0, 0, "queryset"),
+        Node("decimal.Decimal", "text", "19.99"),
+        Node("tuple", "tuple", None, [], [], 0),
+        Node("str", "plain", "word " * 150, [], [], 750),
+    ]
+
+
+def capture(hostile: bool = False, number: int = 0) -> Capture:
+    """A chain of two exceptions with frames of the user and of libraries."""
+    text = _hostile("division by zero", number, hostile)
+    nodes = heap()
+    if hostile:
+        nodes += [Node(word[:80], "plain", word) for word in HOSTILE]
+    inner = Frame(
+        file="/srv/shop/shop/tasks.py",
+        line=42,
+        function=_hostile("create_error", number + 1, hostile)[:300],
+        qualname=_hostile("create_error", number + 1, hostile)[:300],
+        module="shop.tasks",
+        code="    return d / (a - 5)",
+        context_start=36,
+        context=[
+            "@app.task",
+            "def create_error(context_data):",
+            '    """Fails on purpose, as the seed example does."""',
+            "    a = 5",
+            "    c = 6",
+            "    d = 10",
+            "    return d / (a - 5)" if not hostile else HOSTILE[number % len(HOSTILE)].replace("\n", " "),
+            "",
+            "",
+            "@app.task",
+        ],
+        columns=(42, 11, 22),
+        locals=[
+            Variable("context_data", 0),
+            Variable("a", 1),
+            Variable("c", 2),
+            Variable("d", 3),
+            Variable("order", 4),
+            Variable("price", 14),
+            Variable("text", 16),
+            *([Variable(HOSTILE[i][:60], len(heap()) + i) for i in range(len(HOSTILE))] if hostile else []),
+        ],
+    )
+    library = [
+        Frame(
+            file="/srv/venv/lib/python3.11/site-packages/celery/app/trace.py",
+            line=line,
+            function=name,
+            module="celery.app.trace",
+            code=f"    R = retval = fun(*args, **kwargs)  # {name}",
+            in_app=False,
+            locals=[Variable("args", 15)],
+        )
+        for line, name in ((453, "trace_task"), (736, "__protected_call__"))
+    ]
+    return Capture(
+        exceptions=[
+            CapturedException(type="ZeroDivisionError", module="builtins", message=text, frames=[inner, *library]),
+            CapturedException(
+                type="KeyError",
+                module="builtins",
+                message=_hostile("'rate'", number + 3, hostile),
+                frames=[inner],
+                link="context",
+                parent=0,
+                notes=["while the rate was looked up"],
+            ),
+        ],
+        heap=nodes,
+        args=15,
+        kwargs=4,
+        cut_values=1,
+        redacted_values=1,
+    )
+
+
+def processes(now_s: float) -> list[ProcessRecord]:
+    """A prefork worker with two children and one that was killed, a silent worker, and a web process."""
+    common = {"host": "web-1", "python": "3.11.7", "counters": ["allocated_blocks", "malloc_bytes"]}
+    return [
+        ProcessRecord(uid="main-1", pid=100, started_at_s=now_s - 7200, worker=WORKER, role=Role.MAIN, **common),
+        ProcessRecord(uid="child-1", pid=101, started_at_s=now_s - 7200, worker=WORKER, role=Role.CHILD, **common),
+        ProcessRecord(uid="child-2", pid=102, started_at_s=now_s - 3000, worker=WORKER, role=Role.CHILD, **common),
+        ProcessRecord(
+            uid="child-0",
+            pid=99,
+            started_at_s=now_s - 7200,
+            worker=WORKER,
+            role=Role.CHILD,
+            ended_at_s=now_s - 3100,
+            ended_how="killed",
+            **common,
+        ),
+        ProcessRecord(uid="web-1", pid=300, started_at_s=now_s - 5000, role=Role.WEB, host="web-2", python="3.12.1"),
+        ProcessRecord(
+            uid="gone-1", pid=77, started_at_s=now_s - 9000, worker="celery@batch-7", role=Role.SOLO, host="batch-7"
+        ),
+    ]
+
+
+def samples(now_s: float) -> Iterator[Sample]:
+    """Memory every thirty seconds for an hour and a half; the leaking child grows."""
+    for step in range(180):
+        at_s = now_s - 5400 + step * 30
+        for uid, base, slope, name in (
+            ("main-1", 60, 0.0, ""),
+            ("child-1", 80, 0.9, "shop.tasks.remember_order" if step % 3 else ""),
+            ("child-2", 78, 0.5 if step > 80 else 0, "shop.tasks.render"),
+            ("child-0", 80, 2.5, "shop.tasks.overrun"),
+        ):
+            if (uid == "child-0" and step > 76) or (uid == "child-2" and step < 80):
+                continue
+            rss = int((base + slope * step + 3 * math.sin(step / 5)) * MIB)
+            yield Sample(
+                process=uid,
+                at_s=at_s,
+                memory=MemoryState(rss_bytes=rss, uss_bytes=rss - 25 * MIB, fds=18 + step % 3, threads=4),
+                runs=step * 11,
+                name=name,
+                overhead_ratio=0.006,
+            )
+    yield Sample(process="gone-1", at_s=now_s - 4000, memory=MemoryState(rss_bytes=50 * MIB), runs=3)
+    yield Sample(process="web-1", at_s=now_s - 8, memory=MemoryState(rss_bytes=120 * MIB, threads=9), runs=800)
+
+
+def rollups(now_s: float) -> Iterator[Rollup]:
+    """Runs of five names in both children."""
+    first = int(now_s - 7200) // 300 * 300
+    for slot in range(24):
+        for uid in ("child-1", "child-2"):
+            for index, (name, kept, failed, mean_s) in enumerate(
+                (
+                    ("shop.tasks.remember_order", 104_000, 0, 0.012),
+                    ("shop.tasks.fill_cache", 9_000 if slot < 6 else 0, 0, 0.03),
+                    ("shop.tasks.create_error", 0, 12, 0.004),
+                    ("shop.tasks.render", -300, 0, 0.25),
+                    ("shop.tasks.overrun", 40_000, 1 if slot == 20 else 0, 2.0),
+                )
+            ):
+                runs = 12 + (slot * 7 + index) % 9
+                counts = [0] * Histogram.BUCKETS
+                counts[Histogram.bucket(mean_s)] = runs - 1
+                counts[Histogram.bucket(mean_s * 6)] += 1
+                yield Rollup(
+                    process=uid,
+                    kind=Kind.TASK,
+                    name=name,
+                    bucket_s=first + slot * 300,
+                    seq=1,
+                    runs=runs,
+                    failed=min(failed, runs),
+                    duration_s=mean_s * runs,
+                    duration_max_s=mean_s * 6,
+                    durations=Histogram(counts),
+                    gated=runs,
+                    kept_bytes=kept * runs,
+                    kept_blocks=kept * runs // 80,
+                    rss_max_bytes=150 * MIB,
+                    overhead_s=0.0004 * runs,
+                )
+
+
+def windows(now_s: float, hostile: bool = False) -> Iterator[Window]:
+    """A leak with its line, a cache that filled, a native growth, and a suspect."""
+    name = _hostile("shop.tasks.remember_order", 1, hostile)
+    site = Site(
+        file=_hostile("/srv/shop/shop/tasks.py", 11, hostile),
+        line=57,
+        function=_hostile("remember_order", 0, hostile),
+        code=_hostile("    RECEIPTS.append(Receipt(order, text=THANKS * 800))", 2, hostile),
+        bytes=104_000,
+        blocks=4,
+        traceback=[
+            Line(_hostile("/srv/shop/shop/tasks.py", 6, hostile), 57, "remember_order", "    RECEIPTS.append(r)"),
+            Line("/srv/shop/shop/receipts.py", 12, "Receipt.__init__", "        self.text = text"),
+            Line("/srv/venv/lib/python3.11/site-packages/celery/app/trace.py", 453, "trace_task", "R = fun(*args)"),
+        ],
+    )  # fmt: skip
+    for index, (stage, verdict) in enumerate(
+        ((Stage.CENSUS, Verdict.SUSPECT), (Stage.LOCATED, Verdict.GROWING), (Stage.VERDICT, Verdict.LEAKING))
+    ):
+        for uid in ("child-1", "child-2"):
+            yield Window(
+                id=f"w-leak-{index}-{uid}",
+                investigation=f"inv-leak-{uid}",
+                process=uid,
+                kind=Kind.TASK,
+                name=name,
+                stage=stage,
+                verdict=verdict,
+                at_s=now_s - 2400 + index * 900 + (40 if uid == "child-2" else 0),
+                runs=8 if index else 3,
+                run_number=40 + index * 150,
+                kept_blocks_per_run=4.0,
+                kept_bytes_per_run=104_000.0,
+                sites=[site] if index else [],
+                types=[
+                    TypeCount(_hostile("shop.receipts.Receipt", 3, hostile), 8, 448),
+                    TypeCount("str", 8, 830_000),
+                    TypeCount("dict", 8, 1472),
+                ],
+                retained_by=[
+                    _hostile("module shop.tasks", 4, hostile),
+                    "RECEIPTS: list (1,204 items)",
+                    "[1203]: shop.receipts.Receipt",
+                    ".text: str",
+                ]
+                if index == 2
+                else [],
+                note="found again at the same line" if index == 2 else "",
+            )
+    cache = Site(
+        file="/srv/shop/shop/cache.py",
+        line=9,
+        function="lookup",
+        code="@lru_cache(maxsize=500)",
+        bytes=9000,
+        blocks=3,
+        traceback=[Line("/srv/shop/shop/cache.py", 9, "lookup", "@lru_cache(maxsize=500)")],
+    )
+    yield Window(
+        id="w-cache", investigation="inv-cache", process="child-1", kind=Kind.TASK, name="shop.tasks.fill_cache",
+        stage=Stage.VERDICT, verdict=Verdict.STEADY, at_s=now_s - 1000, runs=8, run_number=700,
+        kept_blocks_per_run=0.1, kept_bytes_per_run=12.0, sites=[cache], bounded="lru_cache (500/500)",
+        retained_by=["module shop.cache", "lookup: functools.lru_cache"],
+    )  # fmt: skip
+    yield Window(
+        id="w-native", investigation="inv-native", process="child-2", kind=Kind.TASK, name="shop.tasks.open_files",
+        stage=Stage.NATIVE, verdict=Verdict.GROWING, at_s=now_s - 500, runs=8, run_number=90, native="fds",
+        kept_bytes_per_run=0.0, note="One descriptor a run stays open.",
+    )  # fmt: skip
+
+
+def failures(now_s: float, hostile: bool = False, count: int = 40) -> Iterator[Failure]:
+    """Failures of several kinds and groups."""
+    for number in range(count):
+        task_id = f"6e1f9b3a-0000-4000-8000-{number:012d}"
+        at_s = now_s - 30 - number * 1700
+        common = {"process": "child-1", "kind": Kind.TASK, "worker": WORKER, "pid": 101, "hostname": "web-1"}
+        if number % 8 == 5:
+            yield Failure(
+                id=failure_id(task_id, 0), name="shop.tasks.overrun", task_id=task_id, outcome=Outcome.TIME_LIMIT,
+                witness="main", at_s=at_s, fingerprint="killed-overrun", duration_s=2.0,
+                last_sample=LastSample(
+                    at_s=at_s - 0.1, age_s=0.12, memory=MemoryState(rss_bytes=270 * MIB),
+                    stack=[Line("/srv/shop/shop/tasks.py", 88, "overrun", "    time.sleep(0.01)")],
+                ),
+                **common,
+            )  # fmt: skip
+            continue
+        if number % 8 == 6:
+            yield Failure(
+                id=failure_id(task_id, 0), name="GET shop:error", outcome=Outcome.FAILED, witness="web",
+                process="web-1", kind=Kind.REQUEST, pid=300, hostname="web-2", at_s=at_s,
+                exception=ExceptionInfo("ZeroDivisionError", "builtins", "division by zero"),
+                fingerprint="web-error", capture=capture(hostile, number), duration_s=0.03,
+                request=RequestContext(
+                    method="GET", path=_hostile("/error/", number, hostile), view="shop.views.error", user="ada",
+                    status=500, headers={"Accept": "text/html", "X-Odd": _hostile("odd", 0, hostile)},
+                    get={"page": [_hostile("2", 3, hostile)]}, sql_count=3, sql_s=0.002,
+                ),
+            )  # fmt: skip
+            continue
+        group = number % 3
+        yield Failure(
+            id=failure_id(task_id, number % 2),
+            name=_hostile(("shop.tasks.create_error", "shop.tasks.charge", "shop.mail.send")[group], number, hostile),
+            task_id=task_id,
+            retries=number % 2,
+            outcome=Outcome.RETRIED if number % 2 else Outcome.FAILED,
+            exception=ExceptionInfo(
+                ("ZeroDivisionError", "CardDeclined", "ConnectionRefusedError")[group],
+                ("builtins", "shop.errors", "builtins")[group],
+                _hostile(("division by zero", "card ending 4242 was declined", "[Errno 111]")[group], number, hostile),
+            ),
+            fingerprint=f"group-{group}",
+            at_s=at_s,
+            duration_s=0.012,
+            capture=capture(hostile, number),
+            task=TaskContext(queue="celery", root_id="6e1f9b3a-0000-4000-8000-000000000000", parent_id=""),
+            memory=MemoryState(rss_bytes=143 * MIB, uss_bytes=110 * MIB, threads=4, fds=19),
+            **common,
+        )
+
+
+def runs(now_s: float) -> Iterator[Run]:
+    """Single runs of one name."""
+    for number in range(60):
+        yield Run(
+            id=f"run-{number}", process="child-1", kind=Kind.TASK, name="shop.tasks.remember_order",
+            task_id=f"7a1f9b3a-0000-4000-8000-{number:012d}", started_at_s=now_s - number * 60, state="SUCCESS",
+            duration_s=0.01 + 0.004 * (number % 7) + (0.3 if number % 17 == 0 else 0),
+            why="outlier" if number % 17 == 0 else "sampled", kept_bytes=104_000 + number, kept_blocks=4,
+            memory=MemoryState(rss_bytes=(90 + number) * MIB),
+            top=[Site(file="/srv/shop/shop/tasks.py", line=57, bytes=104_000, blocks=4, code="RECEIPTS.append(r)")]
+            if number == 3
+            else [],
+        )  # fmt: skip
+
+
+def records(now_s: float, hostile: bool = False) -> list[AnyRecord]:
+    """Everything that processes write."""
+    found: list[AnyRecord] = [*processes(now_s)]
+    found += [*samples(now_s), *rollups(now_s), *windows(now_s, hostile), *failures(now_s, hostile), *runs(now_s)]
+    found.append(
+        Stats(
+            process="child-1",
+            seq=3,
+            at_s=now_s,
+            overhead_s=4.2,
+            process_s=600.0,
+            counters={"written:failure": 40, "written:rollup": 240, "cut:values": 17, "live:refused": 1},
+        )
+    )
+    return found
+
+
+def alerts(now_s: float, hostile: bool = False) -> list[AlertView]:
+    """One alert in each state."""
+    base = {"severity": "warning", "value": 104_000.0, "threshold": 4096.0}
+    return [
+        AlertView(
+            id="alert-leak", rule="leak", subject=_hostile("shop.tasks.remember_order", 0, hostile), state="firing",
+            text=_hostile("shop.tasks.remember_order leaks 101.6 KiB a run", 1, hostile), since=now_s - 1500,
+            fired_at=now_s - 1300, resolved_at=None, link="leaks", **base,
+        ),
+        AlertView(
+            id="alert-memory", rule="process_memory", subject=WORKER, state="pending", since=now_s - 60,
+            text=f"A process of {WORKER} is above 200.0 MiB", fired_at=None, resolved_at=None, link="workers", **base,
+        ),
+        AlertView(
+            id="alert-old", rule="lost", subject="shop.tasks.overrun", state="resolved", since=now_s - 90_000,
+            text="shop.tasks.overrun was killed", fired_at=now_s - 89_000, resolved_at=now_s - 80_000, count=3, **base,
+        ),
+    ]  # fmt: skip
+
+
+def fill(store: object, now_s: float, hostile: bool = False) -> None:
+    """Write all of it into a store."""
+    batch = records(now_s, hostile)
+    for start in range(0, len(batch), 500):
+        store.write(batch[start : start + 500])
+    for alert in alerts(now_s, hostile):
+        store.save_alert(alert)
+    store.save_delivery(Delivery(id="d1", alert="alert-leak", channel="log:", at=now_s - 1300, ok=True))
+    store.save_delivery(
+        Delivery(id="d2", alert="alert-leak", channel="mailto://example.org/…", at=now_s - 1299, ok=False,
+                 error=_hostile("Connection refused", 0, hostile), attempt=2)
+    )  # fmt: skip
+    failure = failure_id("6e1f9b3a-0000-4000-8000-000000000000", 0)
+    store.add_shell(
+        ShellView(id="shell-1", failure=failure, mode="live", started_at=now_s - 600, ended_at=None, users=["ada"])
+    )
+    lines = (("input", "trace.context_data"), ("output", "'Hello'"), ("remark", "that is what we sent"),
+             ("error", "NameError: name 'x' is not defined"), ("event", "The process ended."))  # fmt: skip
+    for seq, (kind, text) in enumerate(lines, 1):
+        line = ShellLine(seq=seq, at=now_s - 590 + seq, user="ada", kind=kind, text=_hostile(text, seq, hostile))
+        store.add_shell_line("shell-1", line)
+    store.end_shell("shell-1", now_s - 500, ["ada", "bob"])

@@ -1,0 +1,49 @@
+"""
+A traced process reduced to its spool: a program for the fault tests.
+
+    python -m tests.support.spool_writer FOLDER TAG FAILURES RUNS CAP_BYTES [die]
+
+Says ``wrote <n>`` after each failure that stands in the spool, then ``done`` with the slowest append; with
+``die`` it ends by SIGKILL without another word, otherwise it waits for its standard input to close and says goodbye.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from celery_trace.clock import SystemClock
+from celery_trace.model import ProcessRecord, Role, new_id
+from celery_trace.spool import SpoolWriter
+from tests.support.store_records import failure, run
+
+
+def main(folder: str, tag: str, failures: int, runs: int, cap_bytes: int, *, die: bool) -> None:
+    process = ProcessRecord(uid=new_id(), host="h", pid=os.getpid(), started_at_s=time.time(), role=Role.CHILD)
+    writer = SpoolWriter(Path(folder), process, cap_bytes=cap_bytes, clock=SystemClock())
+    took_s = []
+    for n in range(failures):
+        for m in range(runs):
+            record = run(f"{tag}-{n}-{m}", process=process.uid, started_at_s=time.time())
+            begun_s = time.perf_counter()
+            writer.append(record)
+            took_s.append(time.perf_counter() - begun_s)
+        lost = failure(f"{tag}-{n}", process=process.uid, at_s=time.time(), fingerprint=f"fp-{n % 7}")
+        begun_s = time.perf_counter()
+        safe = writer.append(lost)
+        took_s.append(time.perf_counter() - begun_s)
+        if safe:
+            os.write(1, f"wrote {tag}-{n}\n".encode())
+    took_s.sort()
+    evicted = writer.counters["evicted:run"]
+    os.write(1, f"done {took_s[int(len(took_s) * 0.99)] * 1e6:.0f} us, evicted {evicted}\n".encode())
+    if die:
+        os.kill(os.getpid(), 9)
+    sys.stdin.read()
+    writer.close("exit")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3], *map(int, sys.argv[3:6]), die=sys.argv[6:] == ["die"])

@@ -1,0 +1,411 @@
+"""
+What every database must do, as functions of an empty store.
+
+The wiring tier runs them on SQLite, the services tier on PostgreSQL and MariaDB.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from msgspec.structs import replace
+
+from celery_trace.clock import FakeClock
+from celery_trace.model import (
+    AlertView,
+    AuditEntry,
+    Capture,
+    Delivery,
+    ExceptionInfo,
+    Kept,
+    Outcome,
+    ShellLine,
+    ShellView,
+    Stats,
+)
+from celery_trace.queries import Queries
+from celery_trace.settings import Settings
+from celery_trace.stores import Store, schema
+from tests.support.store_records import NOW_S, failure, process, rollup, run, sample, window
+
+CONTRACT: list[Callable[[Store], None]] = []
+
+
+def promise(function: Callable[[Store], None]) -> Callable[[Store], None]:
+    CONTRACT.append(function)
+    return function
+
+
+def counted(store: Store) -> dict[str, int]:
+    """Rows as the database counts them, for the tables that the store keeps running sums of."""
+    with store.reading() as connection:
+        counts = {
+            table.name.removeprefix(schema.PREFIX): connection.execute(
+                sa.select(sa.func.count()).select_from(table)
+            ).scalar_one()
+            for table in schema.metadata.sorted_tables
+        }
+    return {name: count for name, count in counts.items() if count}
+
+
+def sums(store: Store) -> dict[str, int]:
+    return Queries(store).stats().records
+
+
+@promise
+def a_batch_that_comes_twice_changes_nothing(store: Store) -> None:
+    batch = [
+        process(),
+        sample(NOW_S, 50_000_000, runs=4),
+        rollup(3, 12, failed=2),
+        run("r1"),
+        window("w1"),
+        failure("t1"),
+        failure("t2", at_s=NOW_S + 1),
+        Kept(process="p1", failure=failure("t1").id, at_s=NOW_S, until_s=NOW_S + 900, address="q1"),
+        Stats(
+            process="p1",
+            seq=2,
+            at_s=NOW_S,
+            counters={"written:run": 12, "cut:values": 3},
+            overhead_s=1.0,
+            process_s=80.0,
+        ),
+        AuditEntry(id="a1", at_s=NOW_S, where="worker", user="ann", command="a + b"),
+    ]
+    first = store.write(batch)
+    before = counted(store), sums(store), Queries(store).groups().rows, Queries(store).rollups(), Queries(store).names()
+    again = store.write(list(reversed(batch)))
+    assert not first.refused
+    assert sum(first.new.values()) == len(batch)
+    assert sum(again.new.values()) == 0
+    after = counted(store), sums(store), Queries(store).groups().rows, Queries(store).rollups(), Queries(store).names()
+    assert after == before
+    stats = Queries(store).stats()
+    assert stats.written == {"run": 12}
+    assert stats.cut == {"values": 3}
+    assert stats.overhead_ratio == 1.0 / 80.0
+
+
+@promise
+def the_running_sums_are_what_the_database_counts(store: Store) -> None:
+    store.write([process(), *(run(f"r{n}") for n in range(30)), *(failure(f"t{n}") for n in range(20))])
+    store.write([run("r5"), run("r31"), failure("t3")])
+    real = counted(store)
+    assert sums(store) == {"process": real["processes"], "run": real["runs"], "failure": real["failures"]}
+    assert real["runs"] == 31
+
+
+@promise
+def the_newest_rollup_of_a_bucket_counts_and_an_older_one_does_not(store: Store) -> None:
+    store.write([rollup(1, 5), rollup(4, 9, failed=1)])
+    store.write([rollup(2, 7)])
+    store.write([rollup(6, 11, failed=2)])
+    store.write([rollup(1, 4, process="p2", duration_max_s=3.0)])
+    (total,) = Queries(store).rollups(name="shop.charge")
+    assert (total.runs, total.failed, total.duration_s, total.duration_max_s) == (15, 2, 7.5, 3.0)
+    assert total.durations.counts == [0, 15]
+    assert Queries(store).names() == [("task", "shop.charge", 15, 2)]
+
+
+@promise
+def two_witnesses_of_one_failure_are_one_row_and_count_once(store: Store) -> None:
+    main = failure(
+        "t1", witness="main", outcome=Outcome.LOST, fingerprint="fp-lost",
+        exception=ExceptionInfo("WorkerLostError", "billiard.exceptions", "signal 9"),
+    )  # fmt: skip
+    child = failure("t1", capture=Capture(args=0))
+    store.write([main])
+    assert [group.fingerprint for group in Queries(store).groups().rows] == ["fp-lost"]
+    store.write([child])
+    store.write([main, child])
+    merged = Queries(store).failure_record(child.id)
+    assert merged is not None
+    assert merged.capture is not None
+    groups = Queries(store).groups().rows
+    assert [(group.fingerprint, group.count) for group in groups] == [(merged.fingerprint, 1)]
+    assert sum(count for _, count in groups[0].trend) in (0, 1)
+    assert sums(store) == {"failure": 1}
+
+
+@promise
+def writers_at_the_same_time_count_each_record_once(store: Store) -> None:
+    # As two monitors that read one queue, where a batch was delivered to both.
+    batches = [
+        [
+            rollup(n, n * 2, process=f"p{n % 3}"),
+            failure(f"t{n}", fingerprint=f"fp{n % 4}"),
+            failure(f"t{n + 1}", fingerprint=f"fp{(n + 1) % 4}"),
+            run(f"r{n}"),
+            Stats(process=f"p{n % 3}", seq=n, at_s=NOW_S, counters={"written:run": n}),
+        ]
+        for n in range(1, 25)
+    ]
+    errors: list[BaseException] = []
+
+    def write_all(seed: int) -> None:
+        shuffled = list(batches)
+        random.Random(seed).shuffle(shuffled)
+        try:
+            for batch in shuffled:
+                while True:
+                    try:
+                        store.write(batch)
+                        break
+                    except Exception as error:
+                        if "quicker" not in str(error):
+                            raise
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write_all, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors[0]
+    queries = Queries(store)
+    assert sums(store) == {"failure": 25, "rollup": 3, "run": 24, "stats": 3}
+    assert sum(group.count for group in queries.groups().rows) == 25
+    assert queries.names() == [("task", "shop.charge", (24 + 23 + 22) * 2, 0)]
+    assert sum(total.runs for total in queries.rollups()) == (24 + 23 + 22) * 2
+    assert queries.stats().written == {"run": 24 + 23 + 22}
+
+
+@promise
+def no_text_and_no_number_makes_the_database_refuse_a_record(store: Store) -> None:
+    long = "é☃𝄞\x00" * 20_000
+    written = store.write(
+        [
+            process("p9", host=long, worker=long),
+            failure("t9", name=long, worker=long, exception=ExceptionInfo(long, long, long), note=long),
+            run("r9", name=long, task_id=long, kept_bytes=2**70, queue="\x00"),
+            rollup(1, 2**66, name=long),
+            AuditEntry(id="a9", at_s=float("inf"), where="worker", command=long, user=long),
+        ]
+    )
+    assert not written.refused
+    assert sum(written.new.values()) == 5
+    record = Queries(store).failure_record(failure("t9").id)
+    assert record is not None
+    assert record.note == long  # the payload is whole, whatever the columns hold
+
+
+@promise
+def pages_give_every_row_once_while_others_are_written(store: Store) -> None:
+    store.write([failure(f"t{n}", at_s=NOW_S + n // 3) for n in range(50)])
+    queries = Queries(store)
+    seen: list[str] = []
+    page = queries.failures(limit=7)
+    while True:
+        seen += [row.task_id for row in page.rows]
+        store.write([failure(f"new{len(seen)}", at_s=NOW_S + 1000)])
+        if page.next is None:
+            break
+        page = queries.failures(limit=7, cursor=page.next)
+    assert sorted(seen) == sorted(f"t{n}" for n in range(50))
+    assert [row.at for row in queries.failures(limit=60).rows] == sorted(
+        (row.at for row in queries.failures(limit=60).rows), reverse=True
+    )
+
+
+@promise
+def failures_are_found_by_each_filter(store: Store) -> None:
+    store.write(
+        [
+            process("p1"),
+            process("p2", worker="w2@h2"),
+            failure("t1", at_s=NOW_S),
+            failure("t2", at_s=NOW_S + 10, worker="w2@h2", process="p2", name="mail.send", fingerprint="fp-mail"),
+            failure("t3", at_s=NOW_S + 20, outcome=Outcome.LOST, fingerprint="fp-lost",
+                    exception=ExceptionInfo("Boom", "m", "100% sure_of it")),
+            Kept(process="p2", failure=failure("t2").id, at_s=NOW_S, until_s=NOW_S + 900, address="q2"),
+        ]
+    )  # fmt: skip
+    queries = Queries(store)
+
+    def found(**wish: object) -> list[str]:
+        return [row.task_id for row in queries.failures(**wish).rows]  # type: ignore[arg-type]
+
+    assert found() == ["t3", "t2", "t1"]
+    assert found(name="mail.send") == ["t2"]
+    assert found(outcome="lost") == ["t3"]
+    assert found(worker="w2@h2") == ["t2"]
+    assert found(fingerprint="fp-value") == ["t1"]
+    assert found(since_s=NOW_S + 10, until_s=NOW_S + 20) == ["t2"]
+    assert found(task_id="t1") == found(search="t1") == found(search=failure("t1").id) == ["t1"]
+    assert found(search="100% SURE_of") == ["t3"]
+    assert found(search="100%%") == []
+    assert found(search="mail") == ["t2"]
+    assert found(live=True) == ["t2"]
+    assert found(live=False) == ["t3", "t1"]
+    assert found(kind="request") == []
+
+
+@promise
+def what_a_process_keeps_is_live_until_it_lets_go_or_ends(store: Store) -> None:
+    first, second = failure("t1").id, failure("t2").id
+    kept = Kept(process="p1", failure=first, at_s=NOW_S, until_s=NOW_S + 900, address="q1", bytes=10)
+    store.write([process(), failure("t1"), failure("t2"), kept, replace(kept, failure=second)])
+    queries = Queries(store)
+    assert queries.kept(first) == kept
+    store.write([replace(kept, at_s=NOW_S + 5, gone="evicted"), kept])  # the older one comes late
+    assert queries.kept(first) is None
+    assert queries.kept(second) is not None
+    store.write([process(ended_at_s=NOW_S + 9, ended_how="killed")])
+    assert queries.kept(second) is None
+
+
+@promise
+def an_end_is_not_forgotten_and_a_goodbye_beats_a_presumed_kill(store: Store) -> None:
+    store.write([process(), process(ended_at_s=NOW_S + 5, ended_how="killed")])
+    store.write([process()])
+    assert Queries(store).processes(["p1"])["p1"].ended_how == "killed"
+    store.write([process(ended_at_s=NOW_S + 4, ended_how="exit")])
+    store.write([process(ended_at_s=NOW_S + 5, ended_how="killed"), process()])
+    ended = Queries(store).processes(["p1", "nobody"])
+    assert {uid: (one.ended_how, one.ended_at_s) for uid, one in ended.items()} == {"p1": ("exit", NOW_S + 4)}
+
+
+@promise
+def workers_show_their_processes_with_the_latest_memory(store: Store) -> None:
+    store.write(
+        [
+            process("p1"),
+            process("p2", pid=12),
+            process("p3", pid=13, worker="w2@h1", ended_at_s=NOW_S, ended_how="exit"),
+            sample(NOW_S - 5, 10, process="p1"),
+            sample(NOW_S - 1, 30, process="p1", name="shop.charge"),
+            sample(NOW_S - 3, 20, process="p2"),
+        ]
+    )
+    store.write([sample(NOW_S - 4, 999, process="p1")])
+    workers = {worker.name: worker for worker in Queries(store).workers().rows}
+    assert (workers["w1@h1"].alive, workers["w1@h1"].rss_bytes) == (True, 50)
+    assert (workers["w2@h1"].alive, workers["w2@h1"].rss_bytes) == (False, 0)
+    assert [view.running for view in workers["w1@h1"].processes if view.uid == "p1"] == ["shop.charge"]
+    series = Queries(store).samples(process="p1")
+    assert [point.memory.rss_bytes for point in series] == [10, 999, 30]
+    assert len(Queries(store).samples(worker="w1@h1")) == 4
+    first = Queries(store).workers(limit=1)
+    assert [worker.name for worker in first.rows] == ["w1@h1"]
+    assert [worker.name for worker in Queries(store).workers(limit=1, cursor=first.next).rows] == ["w2@h1"]
+
+
+@promise
+def a_resolved_group_that_fails_again_has_regressed(store: Store) -> None:
+    store.write([failure("t1")])
+    queries = Queries(store)
+    assert [group.state for group in queries.groups().rows] == ["new"]
+    store.resolve_group("fp-value", "ann", NOW_S + 1)
+    assert [group.state for group in queries.groups(state="resolved").rows] == ["resolved"]
+    store.write([failure("t1")])  # the same one again is no relapse
+    assert queries.groups(state="regressed").rows == []
+    store.write([failure("t2", at_s=NOW_S + 2)])
+    (group,) = queries.groups(state="regressed").rows
+    assert (group.count, group.latest_id) == (2, failure("t2").id)
+
+
+@promise
+def what_is_old_goes_and_the_sums_go_with_it(store: Store) -> None:
+    old_s = NOW_S - 20 * 86400
+    store.write(
+        [
+            process("old", started_at_s=old_s, ended_at_s=old_s + 9, ended_how="exit"),
+            process("new"),
+            *(failure(f"old{n}", at_s=old_s + n) for n in range(1200)),
+            *(failure(f"new{n}", at_s=NOW_S - n) for n in range(30)),
+            *(run(f"old{n}", started_at_s=old_s) for n in range(700)),
+            *(run(f"new{n}", started_at_s=NOW_S - n) for n in range(40)),
+            rollup(1, 5, bucket_s=int(old_s) // 300 * 300),
+            sample(old_s, 1, process="old"),
+            window("w-old", at_s=old_s),
+        ]
+    )
+    pruned = store.prune(Settings(retention_days=14.0, retention_runs=25), NOW_S)
+    assert pruned.rows["failures"] == 1200
+    assert pruned.rows["runs"] == 715
+    assert sums(store) == {"failure": 30, "process": 1, "run": 25}
+    real = counted(store)
+    assert (real["failures"], real["processes"], real["runs"]) == (30, 1, 25)
+    assert [group.count for group in Queries(store).groups().rows] == [30]
+    assert min(one.started_at_s for one in Queries(store).runs(limit=100).rows) == NOW_S - 24
+    assert store.prune(Settings(retention_days=14.0, retention_runs=25), NOW_S).total == 0
+
+
+@promise
+def the_change_token_differs_after_each_write(store: Store) -> None:
+    queries = Queries(store)
+    tokens = [queries.change_token()]
+    for write in (
+        lambda: store.write([run("r1")]),
+        lambda: store.resolve_group("nobody", "ann", NOW_S),
+        lambda: store.end_shell("nobody", NOW_S, []) or store.add_shell_line("s", _line(1)),
+    ):
+        write()
+        tokens.append(queries.change_token())
+    assert len(set(tokens)) == len(tokens)
+    assert queries.change_token() == tokens[-1]
+
+
+def _line(seq: int) -> ShellLine:
+    return ShellLine(seq=seq, at=NOW_S + seq, user="ann", kind="input", text=f"line {seq}")
+
+
+@promise
+def what_the_monitor_writes_comes_back_as_it_was(store: Store) -> None:
+    queries = Queries(store)
+    alert = AlertView(
+        id="a1", rule="task_leaks", subject="shop.charge", state="pending", severity="warning", text="leaks",
+        value=5000.0, threshold=4096.0, since=NOW_S, fired_at=None, resolved_at=None, link="leaks/1",
+    )  # fmt: skip
+    store.save_alert(alert)
+    fired = replace(alert, state="firing", fired_at=NOW_S + 5, acknowledged_by="ann", acknowledged_at=NOW_S + 6)
+    store.save_alert(fired)
+    assert queries.alert("a1") == fired
+    assert queries.alerts(state="firing").rows == [fired]
+    assert queries.alerts(state="pending").rows == []
+    delivery = Delivery(id="d1", alert="a1", channel="log:", at=NOW_S, ok=False, error="no", attempt=2)
+    store.save_delivery(delivery)
+    assert queries.deliveries("a1").rows == queries.deliveries().rows == [delivery]
+    store.add_shell(ShellView(id="s1", failure="f1", mode="live", started_at=NOW_S, ended_at=None, users=["ann"]))
+    for seq in (2, 1, 2):
+        store.add_shell_line("s1", _line(seq))
+    store.end_shell("s1", NOW_S + 60, ["ann", "bob"])
+    shell = queries.shell("s1")
+    assert shell is not None
+    assert (shell.users, shell.ended_at, shell.lines) == (["ann", "bob"], NOW_S + 60, [_line(1), _line(2)])
+    assert [row.lines for row in queries.shells(failure_id="f1").rows] == [[]]
+
+
+@promise
+def what_the_spool_dropped_is_counted_once_by_each_name(store: Store) -> None:
+    gone = Stats(process="dropped:p1.5r", seq=1, at_s=NOW_S, counters={"dropped:run": 400, "dropped:rollup": 3})
+    store.write([gone])
+    store.write([gone, replace(gone, process="dropped:p1.9r")])
+    assert Queries(store).stats().dropped == {"rollup": 6, "run": 800}
+
+
+@promise
+def the_leak_table_follows_the_windows(store: Store) -> None:
+    store.write([process(), window("w1"), window("w2", at_s=NOW_S + 60, run_number=600)])
+    queries = Queries(store)
+    (leak,) = queries.leaks().rows
+    assert (leak.name, leak.file, leak.line) == ("shop.charge", "/srv/shop/tasks.py", 7)
+    assert queries.leak(leak.id) == leak
+    assert [one.id for one in queries.leak_windows(leak.id)] == ["w1", "w2"]
+    assert [one.id for one in queries.leaks(worker="w1@h1").rows] == [leak.id]
+    assert queries.leaks(search="SEEN.append").rows == [leak]
+    assert queries.leaks(search="nothing").rows == queries.leaks(worker="w9").rows == []
+    store.resolve_leak(leak.id, "ann", NOW_S + 100)
+    assert queries.leaks().rows == []
+    store.write([window("w3", at_s=NOW_S + 200, run_number=900)])
+    assert [one.last_seen for one in queries.leaks().rows] == [NOW_S + 200]
+
+
+def open_clock() -> FakeClock:
+    """The clock that the contract's times are told by."""
+    return FakeClock(NOW_S)

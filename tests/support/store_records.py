@@ -1,0 +1,87 @@
+"""Records for tests of the store, the spool and what stands between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_trace.model import (
+    ExceptionInfo,
+    Failure,
+    Histogram,
+    Kind,
+    MemoryState,
+    Outcome,
+    ProcessRecord,
+    Role,
+    Rollup,
+    Run,
+    Sample,
+    Site,
+    Stage,
+    Verdict,
+    Window,
+    failure_id,
+)
+
+NOW_S = 1_700_000_000.0
+
+
+def process(uid: str = "p1", **fields: Any) -> ProcessRecord:
+    known: dict[str, Any] = {"host": "h1", "pid": 11, "started_at_s": NOW_S - 60, "worker": "w1@h1", "role": Role.CHILD}
+    return ProcessRecord(uid=uid, **known | fields)
+
+
+def failure(task_id: str, **fields: Any) -> Failure:
+    known: dict[str, Any] = {
+        "id": failure_id(task_id, fields.get("retries", 0)),
+        "process": "p1",
+        "kind": Kind.TASK,
+        "name": "shop.charge",
+        "outcome": Outcome.FAILED,
+        "exception": ExceptionInfo("ValueError", "builtins", "no such card"),
+        "fingerprint": "fp-value",
+        "worker": "w1@h1",
+        "at_s": NOW_S,
+    }
+    return Failure(task_id=task_id, **known | fields)
+
+
+def run(id: str, **fields: Any) -> Run:
+    known: dict[str, Any] = {"process": "p1", "kind": Kind.TASK, "name": "shop.charge", "started_at_s": NOW_S}
+    return Run(id=id, duration_s=0.5, **known | fields)
+
+
+def rollup(seq: int, runs: int, **fields: Any) -> Rollup:
+    known: dict[str, Any] = {
+        "process": "p1",
+        "kind": Kind.TASK,
+        "name": "shop.charge",
+        "bucket_s": int(NOW_S) // 300 * 300,
+        "durations": Histogram([0, runs]),
+        "duration_s": runs * 0.5,
+    }
+    return Rollup(seq=seq, runs=runs, **known | fields)
+
+
+def sample(at_s: float, rss_bytes: int, **fields: Any) -> Sample:
+    return Sample(process=fields.pop("process", "p1"), at_s=at_s, memory=MemoryState(rss_bytes=rss_bytes), **fields)
+
+
+def window(id: str, **fields: Any) -> Window:
+    known: dict[str, Any] = {
+        "investigation": "i1",
+        "process": "p1",
+        "kind": Kind.TASK,
+        "name": "shop.charge",
+        "stage": Stage.LOCATED,
+        "verdict": Verdict.LEAKING,
+        "at_s": NOW_S,
+        "runs": 3,
+        "run_number": 300,
+        "kept_bytes_per_run": 4096.0,
+        "kept_blocks_per_run": 2.0,
+        "sites": [
+            Site(file="/srv/shop/tasks.py", line=7, function="charge", code="seen.append(x)", bytes=4096, blocks=2)
+        ],
+    }
+    return Window(id=id, **known | fields)

@@ -1,0 +1,143 @@
+"""The black box: what it says of a process that can't speak any more."""
+
+import os
+import threading
+
+import pytest
+
+from celery_trace.clock import FakeClock
+from celery_trace.model import ProcessRecord, Role
+from celery_trace.probes import blackbox
+from celery_trace.probes.blackbox import BlackBox
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def process(clock):
+    return ProcessRecord(uid="u1", host="h", pid=os.getpid(), started_at_s=clock.now_s(), worker="w@h", role=Role.CHILD)
+
+
+@pytest.fixture
+def box(tmp_path, process, clock):
+    box = BlackBox(tmp_path / "u1.box", process, clock)
+    yield box
+    box.close()
+
+
+def test_a_box_tells_the_run_its_stack_and_the_age_of_the_sample(box, tmp_path, clock, process):
+    box.run_started("task", "app.work", "id-1", 2)
+    clock.advance(3)
+    box.sample()
+    clock.advance(0.1)
+    reading = blackbox.read(tmp_path / "u1.box", noticed_at_s=clock.now_s())
+    assert reading.process == process
+    assert (reading.running.name, reading.running.task_id, reading.running.retries) == ("app.work", "id-1", 2)
+    assert reading.sample.age_s == pytest.approx(0.1)
+    assert reading.sample.memory.rss_bytes > 1_000_000
+    functions = [line.function for line in reading.sample.stack]
+    here = test_a_box_tells_the_run_its_stack_and_the_age_of_the_sample.__name__
+    assert here in functions
+    assert functions.index("BlackBox.sample") < functions.index(here), "innermost first"
+
+
+def test_between_runs_nothing_is_running(box, tmp_path, clock):
+    box.run_started("task", "app.work", "id-1", 0)
+    box.sample()
+    box.run_ended()
+    reading = blackbox.read(tmp_path / "u1.box")
+    assert reading.running is None
+    assert reading.sample is None
+
+
+def test_a_sample_of_an_earlier_run_is_not_told_of_the_next(box, tmp_path, clock):
+    box.run_started("task", "app.work", "id-1", 0)
+    box.sample()
+    box.run_ended()
+    clock.advance(1)
+    box.run_started("task", "app.work", "id-2", 0)
+    reading = blackbox.read(tmp_path / "u1.box")
+    assert reading.running.task_id == "id-2"
+    assert reading.sample is None
+
+
+def test_a_task_inside_a_task_does_not_hide_the_outer_one(box, tmp_path):
+    box.run_started("task", "outer", "id-1", 0)
+    box.run_started("task", "inner", "id-2", 0)
+    assert blackbox.read(tmp_path / "u1.box").running.name == "outer"
+    box.run_ended()
+    assert blackbox.read(tmp_path / "u1.box").running.name == "outer"
+
+
+def test_each_thread_has_its_own_run_and_stack(box, tmp_path, clock):
+    started, stop = threading.Event(), threading.Event()
+
+    def in_a_thread():
+        box.run_started("task", "threaded", "id-2", 0)
+        started.set()
+        stop.wait(30)
+        box.run_ended()
+
+    box.run_started("task", "outer", "id-1", 0)
+    thread = threading.Thread(target=in_a_thread)
+    thread.start()
+    try:
+        assert started.wait(30)
+        box.sample()
+        reading = blackbox.read(tmp_path / "u1.box")
+    finally:
+        stop.set()
+        thread.join()
+    stacks = {run.name: [line.function for line in sample.stack] for run, sample in reading.runs}
+    assert any(name.endswith("in_a_thread") for name in stacks["threaded"])
+    assert not any(name.endswith("in_a_thread") for name in stacks["outer"])
+
+
+def test_a_write_cut_short_by_death_leaves_the_one_before(box, tmp_path):
+    box.run_started("task", "first", "id-1", 0)
+    before = (tmp_path / "u1.box").read_bytes()
+    box.run_started("task", "second", "id-2", 0)
+    after = (tmp_path / "u1.box").read_bytes()
+    torn = bytearray(after)
+    changed = next(at for at, (old, new) in enumerate(zip(before, after, strict=True)) if old != new)
+    torn[changed + 20] ^= 0xFF
+    (tmp_path / "torn.box").write_bytes(torn)
+    assert blackbox.read(tmp_path / "torn.box").running.name == "first"
+
+
+def test_a_closed_box_leaves_no_file(tmp_path, process, clock):
+    box = BlackBox(tmp_path / "u2.box", process, clock)
+    box.run_started("task", "app.work", "id-1", 0)
+    box.close()
+    box.close()
+    box.run_ended()
+    box.sample()
+    assert not (tmp_path / "u2.box").exists()
+    assert blackbox.read(tmp_path / "u2.box") is None
+
+
+def test_what_is_no_box_is_read_as_none(tmp_path):
+    (tmp_path / "x.box").write_bytes(b"hello")
+    (tmp_path / "y.box").write_bytes(b"\0" * 100_000)
+    assert blackbox.read(tmp_path / "x.box") is None
+    assert blackbox.read(tmp_path / "y.box") is None
+
+
+def test_a_box_is_readable_by_its_owner_alone(box, tmp_path):
+    assert (tmp_path / "u1.box").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_stack_of_any_depth_fits(box, tmp_path):
+    def deep(levels):
+        if levels:
+            deep(levels - 1)
+        else:
+            box.sample()
+
+    box.run_started("task", "app.work", "id-1", 0)
+    deep(400)
+    stack = blackbox.read(tmp_path / "u1.box").sample.stack
+    assert 10 < len(stack) <= blackbox.MOST_FRAMES

@@ -1,0 +1,97 @@
+"""The pages of docs/ hold what the program has: every setting, command, option, rule and metric."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from celery_trace.cli import COMMANDS
+from celery_trace.commands import SUBCOMMANDS
+from celery_trace.dispatch import BACK_OFF_S, GROUP_S
+from celery_trace.rules import _KEYS, KINDS
+from tests.support.settings_table import table, written
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def text(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def test_every_setting_stands_in_the_table_with_its_default() -> None:
+    assert written() == table(), "run: python -m tests.support.settings_table"
+
+
+@pytest.mark.parametrize("name", ["monitor_password", "monitor_token"])
+def test_what_only_the_monitor_reads_is_named(name: str) -> None:
+    assert f"`CELERY_TRACE_{name.upper()}`" in text("settings.md")
+
+
+def test_commands_are_registered_in_the_order_of_their_names() -> None:
+    assert tuple(COMMANDS) == SUBCOMMANDS
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_command_has_a_section_that_names_its_options(name: str) -> None:
+    sections = re.split(r"^## ", text("commands.md"), flags=re.MULTILINE)
+    section = next((part for part in sections if re.match(rf"celery trace {name}\b", part)), "")
+    assert section, f"docs/commands.md has no section 'celery trace {name}'"
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option) and not parameter.hidden and parameter.opts[0] != "--format":
+            assert f"{parameter.opts[0]}" in section, f"{name}: {parameter.opts[0]} is not described"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_rule_is_described(kind: object) -> None:
+    name = kind.name  # type: ignore[attr-defined]
+    assert f"| `{name}` |" in text("alerts.md")
+
+
+@pytest.mark.parametrize("key", ["rule", "above", *_KEYS])
+def test_every_key_of_a_rule_is_described(key: str) -> None:
+    assert f"| `{key}` |" in text("alerts.md")
+
+
+def test_the_pauses_that_the_page_names_are_those_of_the_program() -> None:
+    assert BACK_OFF_S == (5, 15, 60, 300, 900)
+    assert "after 5 s, 15 s, 1 min, 5 min and then every 15 min" in text("alerts.md")
+    assert GROUP_S == 30
+    assert "waits 30 seconds" in text("alerts.md")
+
+
+METRIC = re.compile(r"\bcelery_trace_[a-z_]+\b")
+
+
+def exported_metrics() -> set[str]:
+    """The names on ``/metrics``, from the program's own families."""
+    metrics = pytest.importorskip("flower_plugin.metrics")
+    from celery_trace.model import StatsView
+
+    stats = StatsView(
+        records={}, written={}, dropped={}, cut={}, own_errors={}, live={}, overhead_ratio=0.0, spool_bytes=0,
+        spool_records=0, corrupt_lines=0,
+    )  # fmt: skip
+    names = set()
+    for family in metrics.families(metrics.Snapshot(stats=stats)):
+        names.add(family.name + ("_total" if family.type == "counter" else ""))
+    return names
+
+
+@pytest.mark.parametrize("page", ["prometheus/celery-trace.rules.yml", "prometheus/grafana-dashboard.json"])
+def test_rules_file_and_dashboard_use_only_metrics_that_exist(page: str) -> None:
+    used = set(METRIC.findall(text(page)))
+    assert used
+    assert used <= exported_metrics()
+
+
+def test_the_dashboard_shows_every_metric() -> None:
+    board = json.loads(text("prometheus/grafana-dashboard.json"))
+    expressions = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    assert set(METRIC.findall(expressions)) >= exported_metrics() - {"celery_trace_store_up"}
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids))

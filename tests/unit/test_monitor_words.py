@@ -1,0 +1,313 @@
+"""Small pure parts of the monitor: words, file names, roles, logins, guesses, retries."""
+
+import json
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_trace.clock import FakeClock
+from celery_trace.model import Capture, Failure, Kind, Node, Outcome, TaskContext
+from celery_trace.settings import SettingError
+from flower_plugin import marks, wording
+from flower_plugin.broker import BrokerLink
+from flower_plugin.entrance import safe_target
+from flower_plugin.gate import Hosts
+from flower_plugin.login import LINK_LIFE_S, Credentials, Guesses, OneTimeLinks, Sessions
+from flower_plugin.pages.alerts import channel_name
+from flower_plugin.retry import CannotRetry, rebuild, retry
+from flower_plugin.roles import Role, RoleMap
+from flower_plugin.source import source_lines
+from flower_plugin.wording import Paths
+from tests.support.monitor_facts import HOSTILE
+
+
+@given(st.text())
+def test_shown_text_holds_no_markup_and_nothing_unseen(text):
+    shown = wording.show(text)
+    assert not re.search(r"[<>\"']", shown)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\u200b]", shown)
+
+
+@given(st.recursive(st.text() | st.integers(-(2**53), 2**53) | st.none(), lambda inner: st.lists(inner), max_leaves=5))
+def test_a_data_block_can_not_end_its_element_and_says_the_same(value):
+    block = wording.data_block(value)
+    assert not re.search("[<>&\u2028\u2029]", block)
+    assert json.loads(block) == value
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_source_lines_are_safe_whatever_stands_in_them(text):
+    (line,) = source_lines([(7, text)], 7, (7, 2, 5))
+    assert re.fullmatch(r"(?:[^<>]|</?span(?: class=\"py-[a-z0-9]+\")?>|</?mark>)*", line.markup)
+
+
+def test_the_marked_part_is_the_expression_that_python_tells():
+    (line,) = source_lines([(42, "    return d / (a - 5)")], 42, (42, 11, 22))
+    marked = re.sub("<[^>]+>", "", re.search("<mark>(.*)</mark>", line.markup)[1])
+    assert marked == "d / (a - 5)"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1536, "1.5 KiB"),
+        (104_858, "0.1 MiB"),
+        (5 << 20, "5.0 MiB"),
+        (3 << 30, "3.00 GiB"),
+        (None, "–"),
+    ],
+)
+def test_bytes_for_people(count, text):
+    assert wording.size_text(count) == text
+
+
+def test_the_exact_bytes_stand_on_hover():
+    assert 'title="5,242,880 bytes"' in wording.size(5 << 20)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1, "now"), (40, "40 s ago"), (600, "10 min ago"), (7300, "2 h ago"), (9e5, "10 days ago"), (-120, "in 2 min")],
+)
+def test_times_for_people(seconds, text):
+    assert wording.ago_text(1e9 - seconds, 1e9) == text
+
+
+@pytest.mark.parametrize("at_s", [None, float("inf"), float("nan"), 1e300, -1e300])
+def test_an_impossible_time_is_a_dash(at_s):
+    assert "–" in wording.ago(at_s, 1e9)
+
+
+def test_file_names_are_relative_to_the_project_or_to_installed_packages(tmp_path):
+    paths = Paths([str(tmp_path)])
+    assert paths.short(str(tmp_path / "shop" / "tasks.py")) == "shop/tasks.py"
+    assert paths.short("/opt/other/lib/python3.12/site-packages/celery/app/trace.py") == "celery/app/trace.py"
+    assert paths.short("/opt/x/lib/python3.12/json/decoder.py") == "python3.12/json/decoder.py"
+    assert paths.short("/elsewhere/tasks.py") == "/elsewhere/tasks.py"
+
+
+def test_source_is_read_from_the_project_only_and_only_where_it_still_fits(tmp_path):
+    project, outside = tmp_path / "project", tmp_path / "outside"
+    project.mkdir()
+    outside.mkdir()
+    for folder in (project, outside):
+        (folder / "tasks.py").write_text("a = 1\nb = 2\n")
+        (folder / "secret.txt").write_text("a = 1\n")
+    (project / "link.py").symlink_to(outside / "tasks.py")
+    paths = Paths([str(project)])
+    assert paths.own_source(str(project / "tasks.py"), 2, "b = 2") == [(1, "a = 1"), (2, "b = 2")]
+    assert paths.own_source(str(project / "tasks.py"), 2, "changed") == []
+    assert paths.own_source(str(project / "tasks.py"), 99, "b = 2") == []
+    assert paths.own_source(str(outside / "tasks.py"), 2, "b = 2") == []
+    assert paths.own_source(str(project / ".." / "outside" / "tasks.py"), 2, "b = 2") == []
+    assert paths.own_source(str(project / "link.py"), 2, "b = 2") == []
+    assert paths.own_source(str(project / "secret.txt"), 1, "a = 1") == []
+    assert paths.own_source("/etc/passwd", 1, "root:x:0:0") == []
+
+
+def test_roles_are_read_and_include_the_lower_ones():
+    roles = RoleMap.parse(["ada:live", "a:b:look", "*:locals"])
+    assert roles.role("ada") is Role.LIVE
+    assert roles.role("a:b") is Role.LOOK
+    assert roles.role("somebody") is Role.LOCALS
+    assert RoleMap.parse(["ada:live"]).role("somebody") is Role.LOOK
+    assert RoleMap.parse([]).role("somebody") is Role.LIVE
+
+
+@pytest.mark.parametrize("entry", ["ada", "ada:", ":live", "ada:root", "ada:LIVE", "ada:nobody", "ada:public"])
+def test_a_wrong_role_is_refused_with_what_is_allowed(entry):
+    with pytest.raises(SettingError, match="look, locals, recreated, live"):
+        RoleMap.parse([entry])
+
+
+def test_credentials_let_in_who_fits_and_nobody_else():
+    named = Credentials(["ada:secret:with:colons"])
+    assert named.check("ada", "secret:with:colons") == "ada"
+    assert named.check("ada", "secret") is None
+    assert named.check("", "") is None
+    alone = Credentials(password="pw", token="tok")
+    assert alone.check("whoever", "pw") == "admin"
+    assert alone.check_token("tok") == "token"
+    assert alone.check_token("") is None
+    assert Credentials().check("", "") is None
+    assert Credentials().check_token("") is None
+
+
+def test_sessions_end_and_are_bounded():
+    clock = FakeClock()
+    sessions = Sessions(clock, life_s=100, most=3)
+    cookies = [sessions.begin(f"user{n}") for n in range(4)]
+    assert sessions.find(cookies[0]) is None
+    assert sessions.find(cookies[3]).user == "user3"
+    clock.advance(101)
+    assert sessions.find(cookies[3]) is None
+    assert sessions.find("made up") is None
+
+
+def test_a_one_time_link_dies_of_use_and_of_age():
+    clock = FakeClock()
+    links = OneTimeLinks(clock)
+    token = links.make()
+    assert links.redeem(token)
+    assert not links.redeem(token)
+    old = links.make()
+    clock.advance(LINK_LIFE_S + 1)
+    assert not links.redeem(old)
+
+
+def test_guessing_is_limited_by_address_and_forgotten_in_time():
+    clock = FakeClock()
+    guesses = Guesses(clock, most=3, window_s=60)
+    for _ in range(3):
+        assert guesses.wait_s("a") == 0
+        guesses.wrong("a")
+    assert guesses.wait_s("a") == pytest.approx(60)
+    assert guesses.wait_s("b") == 0
+    clock.advance(61)
+    assert guesses.wait_s("a") == 0
+
+
+def test_guesses_of_many_addresses_take_bounded_memory():
+    guesses = Guesses(FakeClock(), most_addresses=100)
+    for number in range(1000):
+        guesses.wrong(f"10.0.0.{number}")
+    assert len(guesses._wrong) == 100
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1:5555", True),
+        ("localhost", True),
+        ("[::1]:80", True),
+        ("LOCALHOST:1", True),
+        ("127.0.0.1.", True),
+        ("monitor.example.org:443", True),
+        ("evil.example", False),
+        ("", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost@evil.example", False),
+    ],
+)
+def test_hosts(host, allowed):
+    assert Hosts("127.0.0.1", ["monitor.example.org"]).allow(host) is allowed
+
+
+@pytest.mark.parametrize(
+    ("target", "where"),
+    [
+        ("/trace/leaks?a=b", "/trace/leaks?a=b"),
+        ("", "/trace"),
+        ("/", "/trace"),
+        ("//x", "/trace"),
+        ("http://x/", "/trace"),
+        ("/login", "/trace"),
+        ("/\tx", "/trace"),
+    ],
+)
+def test_a_login_leads_to_a_page_of_ours(target, where):
+    assert safe_target(target, "") == where
+
+
+def test_a_channel_is_named_without_its_secrets():
+    assert channel_name("slack://TokenA/TokenB/TokenC") == "slack:…"
+    assert channel_name("webhook+https://hooks.example.org/secret?key=1") == "webhook+https://hooks.example.org/…"
+    assert "secret" not in channel_name("mailto://user:secret@example.org?to=x@y.z")
+
+
+@pytest.mark.parametrize("word", ["leaking", "made up", "<b>"])
+def test_a_badge_is_markup_whatever_it_says(word):
+    assert "<b>" not in marks.verdict(word)
+    assert marks.state(word).startswith("<span")
+
+
+def test_a_sparkline_of_little_or_nothing_is_no_line():
+    assert "<svg" not in marks.sparkline([], "x")
+    assert "<svg" not in marks.sparkline([(1.0, 5)], "x")
+    assert "<svg" in marks.sparkline([(1.0, 5), (1.0, 5)], "<x>")
+    assert "<x>" not in marks.sparkline([(1.0, 5), (2.0, 7)], "<x>")
+    assert "<svg" not in marks.bars([(1.0, 0)], "x")
+
+
+# --- retry ---------------------------------------------------------------------------------------------
+
+
+class Sender:
+    def __init__(self):
+        self.sent = []
+
+    def send_task(self, name, **options):
+        self.sent.append((name, options))
+        return type("Result", (), {"id": "new-id"})
+
+
+def failed(heap, args, kwargs, **more):
+    capture = Capture(heap=heap, args=args, kwargs=kwargs)
+    return Failure(
+        id="f",
+        process="p",
+        kind=Kind.TASK,
+        name="shop.add",
+        outcome=Outcome.FAILED,
+        at_s=time.time(),
+        capture=capture,
+        **more,
+    )
+
+
+PLAIN = [
+    Node("int", "plain", 1),
+    Node("str", "plain", "two"),
+    Node("tuple", "tuple", None, [0, 1, 3], [], 3),
+    Node("list", "list", None, [0], [], 1),
+    Node("dict", "dict", None, [1, 3], [], 1),
+]
+
+
+def test_a_task_is_sent_again_with_exactly_its_arguments():
+    sender = Sender()
+    assert retry(sender, failed(PLAIN, 2, 4, task=TaskContext(queue="slow"))) == "new-id"
+    assert sender.sent == [
+        ("shop.add", {"args": [1, "two", [1]], "kwargs": {"two": [1]}, "retry": False, "queue": "slow"})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("node", "why"),
+    [
+        (Node("str", "redacted"), "redacted"),
+        (Node("str", "plain", "cut…", [], [], 5000, 4000), "cut"),
+        (Node("shop.Order", "object", None, [], []), "shop.Order"),
+        (Node("decimal.Decimal", "text", "1"), "Decimal"),
+        (Node("list", "list", None, [99], [], 1), "not captured"),
+        (Node("list", "list", None, [5], [], 1), "not captured"),
+        (Node("shop.MyStr", "plain", "x"), "shop.MyStr"),
+    ],
+)
+def test_a_value_that_is_not_exactly_known_is_not_sent(node, why):
+    heap = [*PLAIN, node, Node("list", "list", None, [5], [], 1)]
+    with pytest.raises(CannotRetry, match=re.escape(why)):
+        rebuild(heap, 6, "args")
+
+
+def test_a_request_is_not_retried():
+    with pytest.raises(CannotRetry, match="not a task"):
+        retry(Sender(), Failure(id="f", process="p", kind=Kind.REQUEST, name="x", outcome=Outcome.FAILED, at_s=1.0))
+
+
+@pytest.mark.parametrize("password", ["simple", "p@ss", "a/b", "p@ss/w@rd:x"])
+def test_the_brokers_password_is_in_no_word_about_the_broker(password):
+    link = BrokerLink(FakeClock())
+    link.down(OSError(f"Error 111 connecting to redis://user:{password}@broker:6379/0. Connection refused."))
+    assert link.state.why == "Error 111 connecting to redis://user:***@broker:6379/0. Connection refused."
+
+
+def test_a_short_heap_that_stands_for_very_many_values_is_not_rebuilt():
+    heap = [Node("list", "list", items=[number + 1, number + 1]) for number in range(40)]
+    with pytest.raises(CannotRetry, match="was not captured in full"):
+        rebuild([*heap, Node("int", "plain", value=1)], 0, "args")

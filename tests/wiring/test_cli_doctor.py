@@ -1,0 +1,138 @@
+"""``celery trace doctor``: what it finds in installations that are well and in such that are not."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_trace import doctor
+from celery_trace.collector import STATUS_FILE, Status, write_status
+from celery_trace.doctor import CHECKS, Finding, examine
+from celery_trace.settings import Settings
+from celery_trace.stores import open_store
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "trace"
+    made.mkdir(mode=0o700)
+    return made
+
+
+def look(folder: Path, *, broker: str = "memory://", **values: Any) -> dict[str, Finding]:
+    app = Celery("shop", broker=broker, set_as_current=False)
+    app.conf.broker_connection_retry_on_startup = False
+    findings = examine(app, Settings(dir=str(folder)).over(**values))
+    return {finding.check: finding for finding in findings}
+
+
+def test_a_healthy_installation_has_nothing_to_do_but_switch_on(folder: Path, own_broker_url: str) -> None:
+    open_store(Settings(dir=str(folder))).close()
+    write_status(
+        folder / STATUS_FILE,
+        Status(pid=os.getpid(), started_at_s=time.time(), transport="direct", state="ready", at_s=time.time()),
+    )
+    found = look(folder, broker=own_broker_url, alert_channels="log:")
+    assert {check: finding.level for check, finding in found.items() if finding.level == "fail"} == {}
+    for check in ("store", "collector", "broker", "trace_dir", "alert rules", "alert channels", "python", "flower"):
+        assert found[check].level == "ok", found[check]
+    assert "schema" in found["store"].found
+    assert found["switched on"].level == "warn"
+
+
+def test_every_finding_that_is_not_ok_says_what_to_do(folder: Path) -> None:
+    for finding in look(folder, broker="redis://127.0.0.1:9/0", store="sqlite:////nowhere/x.db").values():
+        assert finding.level in {"ok", "warn", "fail"}
+        assert bool(finding.advice) is (finding.level != "ok"), finding
+
+
+def test_a_broker_that_does_not_answer_is_named_without_its_password(folder: Path) -> None:
+    started = time.monotonic()
+    finding = look(folder, broker="redis://ada:s3cr3t@127.0.0.1:9/0")["broker"]
+    assert finding.level == "fail"
+    assert "127.0.0.1:9" in finding.found
+    assert "s3cr3t" not in finding.found
+    assert time.monotonic() - started < 30
+
+
+def test_a_folder_that_others_can_read_is_refused(folder: Path) -> None:
+    folder.chmod(0o755)
+    finding = look(folder)["trace_dir"]
+    assert (finding.level, finding.advice) == ("fail", f"Run: chmod 700 {folder}")
+
+
+def test_a_file_that_others_can_read_is_named(folder: Path) -> None:
+    (folder / "shell.key").write_text("k")
+    (folder / "shell.key").chmod(0o644)
+    finding = look(folder)["private files"]
+    assert finding.level == "fail"
+    assert "shell.key" in finding.found
+
+
+def test_a_folder_that_does_not_exist_yet_is_no_fault(tmp_path: Path) -> None:
+    found = look(tmp_path / "later")
+    assert found["trace_dir"].level == "ok"
+    assert found["store"].level == "warn"
+    assert not (tmp_path / "later").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "spooled", "level", "says"),
+    [
+        ({"state": "ready"}, 0, "ok", "ready"),
+        ({"state": "waiting", "why": "database is locked"}, 7, "fail", "waits: database is locked; 7 records wait"),
+        ({"state": "ended"}, 0, "warn", "not running"),
+        ({"state": "ready", "at_s": 1000.0}, 9, "fail", "9 records wait in the spool"),
+        ({"state": "ready", "pid": 2**22 + 1}, 0, "warn", "not running"),
+    ],
+)
+def test_the_collector_is_judged_by_what_it_said_last(
+    folder: Path, status: dict[str, Any], spooled: int, level: str, says: str
+) -> None:
+    values = {"pid": os.getpid(), "started_at_s": 1.0, "transport": "direct", "at_s": time.time(), **status}
+    write_status(folder / STATUS_FILE, Status(spool_records=spooled, **values))
+    finding = look(folder)["collector"]
+    assert finding.level == level
+    assert says in finding.found
+
+
+@pytest.mark.parametrize(
+    ("values", "check"),
+    [
+        ({"alert_rules": [{"rule": "leek"}]}, "alert rules"),
+        ({"alert_channels": "https://hooks.shop.test/s3cr3t"}, "alert channels"),
+    ],
+)
+def test_alert_settings_that_would_be_refused_fail(folder: Path, values: dict[str, Any], check: str) -> None:
+    finding = look(folder, **values)[check]
+    assert finding.level == "fail"
+    assert "s3cr3t" not in finding.found
+
+
+def test_what_is_not_installed_is_named_with_its_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    found = look(folder)
+    assert 'pip install "celery-trace[monitor]"' in found["flower"].advice
+    assert 'pip install "celery-trace[django]"' in found["django"].advice
+
+
+def test_a_check_that_breaks_does_not_end_the_examination(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Any) -> Any:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(doctor, "CHECKS", (("first", broken), *CHECKS))
+    found = look(folder)
+    assert found["first"].level == "fail"
+    assert "RuntimeError: surprise" in found["first"].found
+    assert "sandbox" in found
+
+
+def test_the_counters_and_the_sandbox_are_told_as_they_are_here(folder: Path) -> None:
+    found = look(folder)
+    assert "allocated_blocks" in found["exact counters"].found
+    assert "rlimits" in found["sandbox"].found

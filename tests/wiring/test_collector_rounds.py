@@ -1,0 +1,372 @@
+"""The collector, round by round: what it hands on, sets aside, adopts, counts and refuses."""
+
+import fcntl
+import json
+import os
+from collections import Counter
+
+import pytest
+
+from celery_trace.clock import FakeClock
+from celery_trace.collector import ACCOUNT_S, AnotherCollector, Collector, read_status
+from celery_trace.model import ProcessRecord, Stats
+from celery_trace.queries import Queries
+from celery_trace.settings import Settings
+from celery_trace.spool import SpoolWriter, segments
+from celery_trace.stores import StoreUnavailable, open_store
+from celery_trace.transports import TransportUnavailable
+from celery_trace.transports.direct import DirectTransport
+from tests.support.store_records import NOW_S, failure, process, run
+
+
+class Remembering:
+    """A transport that keeps what it gets, and refuses when told to."""
+
+    name = "remembering"
+
+    def __init__(self):
+        self.batches = []
+        self.refuse_after = None
+        self.refuse_record = None
+
+    @property
+    def records(self):
+        return [record for batch in self.batches for record in batch if not isinstance(record, Stats)]
+
+    def send(self, records):
+        if self.refuse_after is not None and len(self.batches) >= self.refuse_after:
+            raise TransportUnavailable("Can't write", "it is down", "Wait.")
+        self.batches.append(list(records))
+        return [(record, "too odd") for record in records if record.key == self.refuse_record]
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def clock():
+    return FakeClock(NOW_S)
+
+
+@pytest.fixture
+def transport():
+    return Remembering()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def collector(folder, transport, clock):
+    collector = Collector(folder, transport, clock, name="here")
+    yield collector
+    collector.close()
+
+
+@pytest.fixture
+def writer(folder, clock):
+    writer = SpoolWriter(folder, process("p1", pid=os.getpid()), cap_bytes=8 * 1024 * 1024, clock=clock)
+    yield writer
+    writer.close("test")
+
+
+def ids(records):
+    return [record.key for record in records if not isinstance(record, ProcessRecord)]
+
+
+def test_each_record_is_handed_on_once(collector, writer, transport):
+    for n in range(10):
+        writer.append(failure(f"t{n}"))
+    collector.round()
+    collector.round()
+    for n in range(10, 20):
+        writer.append(failure(f"t{n}"))
+    collector.round()
+    assert ids(transport.records) == [failure(f"t{n}").id for n in range(20)]
+
+
+def test_a_batch_that_was_refused_comes_again_and_none_is_skipped(collector, writer, transport):
+    for n in range(5000):
+        writer.append(run(f"r{n}"))
+    transport.refuse_after = 1
+    with pytest.raises(TransportUnavailable):
+        collector.round()
+    assert 0 < len(ids(transport.records)) < 5000
+    transport.refuse_after = None
+    collector.round()
+    assert Counter(ids(transport.records)) == Counter(f"r{n}" for n in range(5000))
+
+
+def test_batches_are_bounded(collector, writer, transport):
+    for n in range(9000):
+        writer.append(run(f"r{n}"))
+    collector.round()
+    assert len(transport.batches) > 3
+    assert max(len(batch) for batch in transport.batches) <= 2000
+
+
+def test_files_that_were_delivered_go_and_the_current_ones_stay(collector, writer, folder):
+    for n in range(6000):
+        writer.append(run(f"r{n}", task_id="x" * 100))
+    assert len(list(folder.glob("*.spool"))) > 5
+    collector.round()
+    assert len(list(folder.glob("*.spool"))) == 1  # of the lane that was written to
+    writer.append(run("last"))
+    collector.round()
+    writer.close("exit")
+    collector.round()
+    assert sorted(path.name for path in folder.iterdir()) == ["collector"]
+
+
+def test_a_record_that_the_store_refuses_is_set_aside_and_the_rest_goes_on(collector, writer, transport, folder):
+    transport.refuse_record = "r3"
+    for n in range(6):
+        writer.append(run(f"r{n}"))
+    collector.round()
+    collector.round()
+    assert Counter(ids(transport.records)) == Counter(f"r{n}" for n in range(6))
+    assert collector.status.corrupt == 1
+    aside = (folder / "set-aside.log").read_text()
+    assert "too odd" in aside
+    assert '"r3"' in aside
+    assert (folder / "set-aside.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_corrupt_cut_and_foreign_files_are_counted_and_the_rest_goes_on(collector, writer, transport, folder, clock):
+    writer.append(failure("t1"))
+    writer.append(failure("t2"))
+    writer.append(failure("t3"))
+    path = writer.path
+    path.write_bytes(path.read_bytes().replace(failure("t2").id.encode(), b"0123456789abcdef", 1))
+    foreign = folder / "notes.spool"
+    foreign.write_text("shopping list")
+    disguised = folder / "p9.17.spool"
+    disguised.write_bytes(b"\x00" * 500)
+    (folder / "README").write_text("not ours, not named like ours")
+    for other in (foreign, disguised):
+        os.utime(other, (0, 0))
+    cut = SpoolWriter(folder, process("p2"), cap_bytes=8 * 1024 * 1024, clock=clock)
+    cut.append(failure("t4"))
+    cut.append(failure("t5"))
+    cut.close("exit")
+    cut_path = next(folder.glob("p2.*.spool"))
+    cut_path.write_bytes(cut_path.read_bytes()[:-100])
+    collector.round()
+    assert set(ids(transport.records)) == {failure(task).id for task in ("t1", "t3", "t4", "t5")}
+    assert collector.status.corrupt == 2
+    assert collector.status.foreign == 2
+    assert foreign.with_name("notes.spool.foreign").read_text() == "shopping list"
+    assert disguised.with_name("p9.17.spool.foreign").exists()
+    assert (folder / "README").exists()
+    account = [record for batch in transport.batches for record in batch if isinstance(record, Stats)][-1]
+    clock.advance(ACCOUNT_S + 1)
+    collector.round()
+    account = [record for batch in transport.batches for record in batch if isinstance(record, Stats)][-1]
+    assert account.counters["corrupt:lines"] == 2
+
+
+def test_what_gave_way_is_told_once_under_its_own_name(collector, folder, transport, clock):
+    small = SpoolWriter(folder, process("p3"), cap_bytes=256 * 1024, clock=clock)
+    for n in range(4000):
+        small.append(run(f"r{n}", task_id="x" * 100))
+    evicted = small.counters["evicted:run"]
+    assert evicted > 0
+    collector.round()
+    collector.round()
+    told = [
+        record
+        for batch in transport.batches
+        for record in batch
+        if isinstance(record, Stats) and record.process.startswith("dropped:")
+    ]
+    assert [record.counters for record in told] == [{"dropped:run": evicted}]
+    assert len(ids(transport.records)) + evicted == 4000
+    assert list(folder.glob("*.dropped")) == []
+    small.close("exit")
+
+
+def test_a_killed_process_is_written_down_with_its_end(collector, folder, transport, clock):
+    child = os.fork()
+    if child == 0:
+        try:
+            writer = SpoolWriter(folder, process("victim", pid=os.getpid()), cap_bytes=2**20, clock=clock)
+            writer.append(failure("t1"))
+        finally:
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    collector.round()
+    ends = [record for record in transport.records if isinstance(record, ProcessRecord) and record.ended_how]
+    assert [(record.uid, record.ended_how, record.ended_at_s) for record in ends] == [("victim", "killed", NOW_S)]
+    assert ids(transport.records) == [failure("t1").id]
+    collector.round()
+    assert sorted(path.name for path in folder.iterdir()) == ["collector"]
+    assert collector.status.adopted == 1
+
+
+def test_a_folder_has_one_collector(collector, folder, transport, clock):
+    with pytest.raises(AnotherCollector, match="one is enough"):
+        Collector(folder, transport, clock)
+
+
+def test_a_lock_that_somebody_else_holds_on_a_file_leaves_it_alone(collector, writer, transport, folder):
+    writer.append(failure("t1"))
+    fd = os.open(writer.path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        collector.round()
+        assert transport.records == []
+    finally:
+        os.close(fd)
+    collector.round()
+    assert ids(transport.records) == [failure("t1").id]
+
+
+def test_the_status_file_tells_readiness_and_what_waits(collector, writer, transport, folder):
+    for n in range(100):
+        writer.append(run(f"r{n}"))
+    transport.refuse_after = 0
+    with pytest.raises(TransportUnavailable) as refused:
+        collector.round()
+    collector._refused(refused.value)
+    status = read_status(folder.parent)
+    assert status is not None
+    assert (status.state, status.retries) == ("waiting", 1)
+    assert "it is down" in status.why
+    assert status.spool_bytes > 100 * 100
+    assert status.spool_records == 101  # with the process itself
+    transport.refuse_after = None
+    collector.round()
+    status = read_status(folder.parent)
+    assert (status.state, status.why) == ("ready", "")
+    assert (folder.parent / "collector.json").stat().st_mode & 0o777 == 0o600
+    assert json.loads((folder.parent / "collector.json").read_text())["pid"] == os.getpid()
+
+
+def test_running_goes_on_after_a_refusal_and_ends_with_a_last_round(collector, writer, transport):
+    writer.append(failure("t1"))
+    transport.refuse_after = 0
+    waited = []
+
+    def wait(seconds):
+        waited.append(seconds)
+        if len(waited) == 4:
+            transport.refuse_after = None
+        if len(waited) == 6:
+            writer.append(failure("t2"))
+
+    collector.run(lambda: len(waited) >= 6, wait)
+    assert waited[:4] == [0.25, 0.5, 1.0, 2.0]
+    assert ids(transport.records) == [failure("t1").id, failure("t2").id]
+
+
+def test_the_last_cursor_is_kept_in_the_file_itself(collector, writer, transport, folder):
+    writer.append(failure("t1"))
+    collector.round()
+    fd = os.open(writer.path, os.O_RDONLY)
+    try:
+        assert segments.read_cursor(fd) == os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+
+
+# --- direct, into SQLite
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(dir=str(tmp_path))
+
+
+@pytest.fixture
+def direct(settings, clock):
+    collector = Collector(settings.spool_folder, DirectTransport(lambda: open_store(settings)), clock)
+    yield collector
+    collector.close()
+
+
+def stored(settings):
+    store = open_store(settings, create=False)
+    try:
+        return {row.task_id for row in Queries(store).failures(limit=1000).rows}
+    finally:
+        store.close()
+
+
+def test_records_wait_while_the_store_is_locked_and_none_is_lost(direct, writer, settings, monkeypatch):
+    import sqlite3
+
+    monkeypatch.setattr("celery_trace.stores.engine.BUSY_S", 0.05)
+    writer.append(failure("t1"))
+    direct.round()
+    holder = sqlite3.connect(settings.folder / "trace.db", isolation_level=None)
+    try:
+        holder.execute("BEGIN EXCLUSIVE")
+        writer.append(failure("t2"))
+        direct._transport.close()
+        with pytest.raises(TransportUnavailable, match="locked"):
+            direct.round()
+    finally:
+        holder.close()
+    direct.round()
+    assert stored(settings) == {"t1", "t2"}
+
+
+def test_a_store_whose_tables_are_gone_is_told_and_made_anew(direct, writer, settings):
+    import sqlite3
+
+    writer.append(failure("t1"))
+    direct.round()
+    holder = sqlite3.connect(settings.folder / "trace.db")
+    for (name,) in holder.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall():
+        holder.execute(f"DROP TABLE {name}")
+    holder.commit()
+    holder.close()
+    writer.append(failure("t2"))
+    with pytest.raises(TransportUnavailable, match="no such table"):
+        direct.round()
+    direct.round()
+    assert stored(settings) == {"t2"}
+
+
+def test_a_store_of_a_newer_version_is_left_alone_and_records_wait(direct, writer, settings):
+    import sqlite3
+
+    open_store(settings).close()
+    holder = sqlite3.connect(settings.folder / "trace.db")
+    holder.execute("UPDATE celery_trace_alembic SET version_num = '9999'")
+    holder.commit()
+    writer.append(failure("t1"))
+    with pytest.raises(TransportUnavailable, match="newer celery-trace"):
+        direct.round()
+    holder.execute("UPDATE celery_trace_alembic SET version_num = '0001'")
+    holder.commit()
+    holder.close()
+    direct.round()
+    assert stored(settings) == {"t1"}
+
+
+def test_a_reader_does_not_make_a_store(settings):
+    with pytest.raises(StoreUnavailable, match="does not exist"):
+        open_store(settings, create=False)
+    assert not (settings.folder / "trace.db").exists()
+
+
+def test_a_place_that_can_not_be_written_is_told_with_what_to_do(tmp_path):
+    with pytest.raises(StoreUnavailable) as refused:
+        open_store(Settings(dir=str(tmp_path), store="sqlite:////proc/nowhere/trace.db"))
+    assert "/proc/nowhere" in str(refused.value)
+    assert "CELERY_TRACE_STORE" in refused.value.next
+
+
+def test_a_password_is_in_no_message(tmp_path):
+    with pytest.raises(StoreUnavailable) as refused:
+        open_store(Settings(dir=str(tmp_path), store="postgresql://trace:hunter2@127.0.0.1:1/trace"))
+    assert "hunter2" not in str(refused.value)
+    assert "trace:***@127.0.0.1" in str(refused.value)
+
+
+def test_the_database_file_is_private(settings):
+    open_store(settings).close()
+    assert (settings.folder / "trace.db").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,45 @@
+"""Django's models and the store's schema are one: same tables, columns, keys and indexes."""
+
+import io
+
+import sqlalchemy as sa
+
+from celery_trace.settings import Settings
+from celery_trace.stores import open_store, schema
+from tests.support.schema_facts import tables_of
+
+pytest_plugins = ["tests.support.fixtures_django"]
+
+
+def test_django_makes_the_tables_that_the_store_makes_on_sqlite(django_database, tmp_path):
+    from django.db import connections
+
+    store = open_store(Settings(dir=str(tmp_path)))
+    by_django = sa.create_engine(f"sqlite:///{connections['default'].settings_dict['NAME']}")
+    try:
+        ours, theirs = tables_of(store.engine), tables_of(by_django)
+        assert set(ours) == {table.name for table in schema.metadata.sorted_tables}
+        assert theirs == ours
+    finally:
+        store.close()
+        by_django.dispose()
+
+
+def test_the_migrations_are_those_of_the_models(django_database):
+    from django.core.management import call_command
+
+    out = io.StringIO()
+    call_command("makemigrations", "django_bridge", check=True, dry_run=True, stdout=out)
+    assert "No changes" in out.getvalue()
+
+
+def test_every_default_of_a_model_is_the_schemas(django_database):
+    """A row that Django writes (in a project's own tests, say) is one that the store can read."""
+    from django.apps import apps
+
+    models = {model._meta.db_table: model for model in apps.get_app_config("django_bridge").get_models()}
+    for table in schema.metadata.sorted_tables:
+        for column in table.columns:
+            field = models[table.name]._meta.get_field(column.name)
+            if column.default is not None:
+                assert field.default == column.default.arg, f"{table.name}.{column.name}"

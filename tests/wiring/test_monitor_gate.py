@@ -1,0 +1,317 @@
+"""Every route is closed unless it says otherwise, and each way in is the way that was meant."""
+
+import re
+from base64 import b64encode
+
+import pytest
+from tornado.web import RequestHandler, StaticFileHandler
+
+from celery_trace.clock import FakeClock
+from flower_plugin.app import guarded
+from flower_plugin.audit import AuditLog
+from flower_plugin.gate import Gate
+from flower_plugin.login import Guesses, Sessions
+from flower_plugin.roles import Role
+from tests.support.monitor_app import PASSWORD, Client, make_monitor, serving
+
+
+@pytest.fixture(scope="module")
+def monitor(tmp_path_factory):
+    with serving(lambda: make_monitor(tmp_path_factory.mktemp("gate"), roles=(), token="script-token")) as found:
+        yield found
+
+
+@pytest.fixture
+def client(monitor):
+    monitor[1].gatekeeper.guesses.__init__(monitor[1].clock)
+    return Client(monitor[0])
+
+
+def every_route(application):
+    """(an address that matches, the handler class) of each rule of the application."""
+    found = []
+
+    def walk(rules):
+        for rule in rules:
+            if hasattr(rule.target, "rules"):
+                walk(rule.target.rules)
+                continue
+            pattern = rule.matcher.regex.pattern
+            address = re.sub(r"\((?!\?)[^()]*\|[^()]*\)", lambda m: m.group()[1:-1].split("|")[0], pattern)
+            address = (
+                re.sub(r"\((?:\?:)?[^()]*\)\??", "x", address).replace("/?", "").replace("$", "").replace(".*", "x")
+            )
+            found.append((address.replace("\\", "") or "/", rule.target))
+
+    walk(application.default_router.rules)
+    return found
+
+
+def test_the_walk_sees_flowers_routes_and_ours(monitor):
+    addresses = [address for address, _ in every_route(monitor[1])]
+    for expected in (
+        "/workers",
+        "/api/workers",
+        "/metrics",
+        "/healthcheck",
+        "/trace/leaks",
+        "/api/trace/stats",
+        "/trace/live",
+    ):
+        assert expected in addresses
+    assert len(addresses) > 50
+
+
+def test_every_route_denies_a_stranger(monitor, client):
+    opened = []
+    for address, handler in every_route(monitor[1]):
+        for method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"):
+            answer = client.request(method, address if address.startswith("/") else f"/{address}")
+            if answer.status in (401, 403) or (answer.status == 302 and "/login?" in answer.headers["Location"]):
+                continue
+            if issubclass(handler, StaticFileHandler) and method in ("GET", "HEAD", "OPTIONS"):
+                continue
+            opened.append((method, address, answer.status))
+        client.cookies.clear()
+    # The login page is the one page that is for strangers; a preview of a link (HEAD) gets nothing.
+    assert {entry for entry in opened if "/login" not in entry[1]} == set()
+    assert all(status in (200, 405) for _, _, status in opened)
+
+
+def test_a_handler_without_a_declared_role_is_for_nobody():
+    class Forgotten(Gate):
+        def get(self):
+            self.finish("open")
+
+    assert Forgotten.role is Role.NOBODY
+    assert Forgotten.change_role is Role.NOBODY
+
+
+def test_a_foreign_handler_gets_the_gate_in_front():
+    class Foreign(RequestHandler):
+        def get(self):
+            self.finish("open")
+
+    behind = guarded(Foreign)
+    assert issubclass(behind, Gate)
+    assert behind.__mro__.index(Gate) < behind.__mro__.index(Foreign)
+    assert (behind.role, behind.change_role) == (Role.LOOK, Role.LIVE)
+
+
+def test_the_one_time_link_opens_one_session_and_is_dead_afterwards(monitor, client):
+    token = monitor[1].gatekeeper.links.make()
+    first = client.get(f"/login?token={token}")
+    assert (first.status, first.headers["Location"]) == (302, "/trace")
+    assert "HttpOnly" in str(first.headers.get_all("Set-Cookie"))
+    assert client.get("/trace").status == 200
+    second = Client(monitor[0])
+    answer = second.get(f"/login?token={token}")
+    assert answer.status == 403
+    assert "has been used or is too old" in answer.text
+    assert second.get("/trace").status == 302
+
+
+def test_a_preview_of_the_link_does_not_use_it_up(monitor, client):
+    token = monitor[1].gatekeeper.links.make()
+    client.request("HEAD", f"/login?token={token}")
+    assert client.get(f"/login?token={token}").status == 302
+
+
+def test_the_password_opens_a_session_and_logout_ends_it(client):
+    assert client.log_in().status == 302
+    stolen = dict(client.cookies)
+    assert client.get("/trace").status == 200
+    assert client.post("/logout", xsrf=True).status == 302
+    client.cookies = stolen
+    assert client.get("/trace").status == 302
+
+
+def test_a_wrong_password_opens_nothing_and_guessing_ends(client):
+    statuses = [client.log_in("wrong").status for _ in range(10)]
+    assert statuses[0] == 403
+    assert statuses[-1] == 429
+    assert client.log_in(PASSWORD).status == 429
+
+
+def test_guessing_by_header_ends_too(client):
+    statuses = [client.get("/api/trace/stats", headers={"Authorization": f"Bearer x{i}"}).status for i in range(10)]
+    assert statuses[0] == 401
+    assert statuses[-1] == 429
+
+
+@pytest.mark.parametrize(
+    "header", [f"Bearer {PASSWORD}", "Bearer script-token", "Basic " + b64encode(f"any:{PASSWORD}".encode()).decode()]
+)
+def test_scripts_come_in_by_header(client, header):
+    answer = client.get("/api/trace/stats", headers={"Authorization": header})
+    assert answer.status == 200
+    assert client.get("/metrics", headers={"Authorization": header}).status == 200
+
+
+@pytest.mark.parametrize(
+    "header", ["Bearer", "Basic !!!", "Basic " + b64encode(b"no colon").decode(), "Digest x", "Basic /w=="]
+)
+def test_a_broken_header_is_no_login(client, header):
+    assert client.get("/api/trace/stats", headers={"Authorization": header}).status == 401
+
+
+def test_a_foreign_host_is_refused_before_anything_else(client):
+    answer = client.get("/login", headers={"Host": "evil.example"})
+    assert answer.status == 421
+    assert "--trace_hosts=evil.example" in answer.text
+
+
+def test_a_change_needs_the_token_and_our_origin(client):
+    client.log_in()
+    path = "/api/trace/groups/x/resolve"
+    assert client.post(path).status == 403
+    assert client.post(path, xsrf=True, headers={"Origin": "http://evil.example"}).status == 403
+    assert client.post(path, xsrf=True, headers={"Sec-Fetch-Site": "cross-site"}).status == 403
+    assert client.post(path, xsrf=True, headers={"Origin": client.base}).status == 200
+
+
+def test_a_browsers_remembered_password_needs_the_token_too(client):
+    basic = {"Authorization": "Basic " + b64encode(f"any:{PASSWORD}".encode()).decode()}
+    path = "/api/trace/groups/x/resolve"
+    assert client.post(path, headers={**basic, "Origin": client.base}).status == 403
+    assert client.post(path, headers=basic).status == 200
+
+
+def test_flowers_own_commands_need_the_token_too(client):
+    client.log_in()
+    assert client.post("/api/worker/shutdown/celery@x").status == 403
+    assert client.post("/api/worker/shutdown/celery@x", xsrf=True).status == 404
+
+
+def test_security_headers_stand_on_every_answer(client):
+    for path in ("/login", "/trace", "/api/trace/stats", "/metrics", "/workers", "/nowhere"):
+        headers = client.get(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+        assert headers["Access-Control-Allow-Origin"] is None
+    client.log_in()
+    policy = client.get("/trace/leaks").headers["Content-Security-Policy"]
+    assert "script-src 'self';" in policy
+    assert "unsafe-inline" not in policy
+    assert client.get("/trace").headers["Cache-Control"] == "no-store"
+
+
+def test_flowers_open_api_switch_opens_nothing_here(monitor, client, monkeypatch):
+    monkeypatch.setenv("FLOWER_UNAUTHENTICATED_API", "true")
+    answer = client.get("/api/workers")
+    assert answer.status in (302, 401)
+    assert answer.headers["Access-Control-Allow-Origin"] is None
+
+
+@pytest.mark.parametrize(
+    "target", ["//evil.example", "https://evil.example/", "/\\evil.example", "/a\\b", "/x\r\nSet-Cookie: a=b"]
+)
+def test_a_login_leads_nowhere_else(client, target):
+    client.get("/login")
+    answer = client.post(
+        "/login",
+        {"password": PASSWORD, "next": target, "_xsrf": client.cookies["_xsrf"]},
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert answer.headers["Location"] == "/trace"
+
+
+def test_a_session_ends(tmp_path):
+    clock = FakeClock()
+    with serving(lambda: make_monitor(tmp_path, clock=clock)) as (base, _):
+        client = Client(base)
+        client.log_in()
+        assert client.get("/trace").status == 200
+        clock.advance(3601)
+        assert client.get("/trace").status == 302
+
+
+def test_nobody_can_log_the_others_out_by_logging_in_often():
+    sessions = Sessions(FakeClock(), 3600)
+    first, own = sessions.begin("ada"), sessions.begin("lou")
+    cookies = [sessions.begin("lou") for _ in range(2000)]
+    assert sessions.find(first).user == "ada"
+    assert sessions.find(own) is None
+    assert sessions.find(cookies[-1]).user == "lou"
+    assert len(sessions) == 101
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+def test_guesses_are_counted_for_all_that_one_visitor_has_at_hand(one, other, same):
+    guesses = Guesses(FakeClock())
+    for _ in range(8):
+        guesses.wrong(one)
+    assert guesses.wait_s(one) > 0
+    assert (guesses.wait_s(other) > 0) is same
+
+
+def test_roles_are_steps(tmp_path):
+    pairs = ("lou:1", "val:2", "sue:3", "liv:4", "joe:5")
+    roles = ("lou:look", "val:locals", "sue:recreated", "liv:live")
+    with serving(lambda: make_monitor(tmp_path, pairs=pairs, roles=roles)) as (base, _):
+        statuses = {}
+        for pair in pairs:
+            basic = {"Authorization": "Basic " + b64encode(pair.encode()).decode(), "Accept": "application/json"}
+            client = Client(base)
+            statuses[pair[:3]] = (
+                client.get("/api/trace/failures", headers=basic).status,
+                client.get("/api/trace/shells", headers=basic).status,
+                client.get("/trace/shell/x", headers=basic).status,
+                client.post("/api/trace/failures/x/retry", headers=basic).status,
+            )
+        # 400: the shell's address wants a WebSocket; 404: there is no such failure.
+        assert statuses == {
+            "lou": (200, 403, 403, 403),
+            "val": (200, 200, 403, 403),
+            "sue": (200, 200, 400, 403),
+            "liv": (200, 200, 400, 404),
+            "joe": (200, 403, 403, 403),
+        }
+        assert Client(base).get("/trace").headers["WWW-Authenticate"].startswith("Basic")
+
+
+def test_read_only_changes_nothing(tmp_path):
+    with serving(lambda: make_monitor(tmp_path, read_only=True)) as (base, _):
+        client = Client(base)
+        client.log_in()
+        answer = client.post("/api/trace/groups/x/resolve", xsrf=True)
+        assert answer.status == 403
+        assert "read-only" in answer.text
+        assert client.post("/api/worker/shutdown/celery@x", xsrf=True).status == 403
+
+
+def test_refusals_stand_in_the_audit_log(tmp_path):
+    with serving(lambda: make_monitor(tmp_path)) as (base, _):
+        Client(base).get("/login", headers={"Host": "evil.example"})
+        Client(base).log_in("wrong")
+    log = (tmp_path / "audit.jsonl").read_text()
+    assert "foreign host" in log
+    assert "wrong password" in log
+    assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_flood_of_refusals_does_not_wash_the_audit_log_away(tmp_path):
+    clock = FakeClock()
+    log = AuditLog(tmp_path, clock)
+    log.done(who="ada", what="login")
+    for number in range(5000):
+        log.refused(who="", what=f"Host {number}", why="foreign host")
+        log.refused(who="", what="login", why="wrong password")
+    log.refused(who="lou", what="GET /trace/shells", why="needs the role locals")
+    clock.advance(61)
+    log.refused(who="", what="Host again", why="foreign host")
+    lines = (tmp_path / "audit.jsonl").read_text().splitlines()
+    assert len(lines) == 103
+    assert '"ada"' in lines[0]
+    assert '"lou"' in lines[101]
+    assert "left out before this 9900" in lines[102]

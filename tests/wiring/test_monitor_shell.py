@@ -1,0 +1,439 @@
+"""The shell's WebSocket: people around one session, and nobody who may not."""
+
+import json
+import threading
+import time
+
+import pytest
+import websocket
+
+from celery_trace.model import Kept, failure_id
+from celery_trace.settings import load
+from celery_trace.shell.session import Done, Event, FrameInfo, SessionGone, ShellError
+from celery_trace.stores import open_store
+from tests.support import monitor_facts
+from tests.support.monitor_app import PASSWORD, Client, eventually, make_monitor, serving
+
+FAILURE = failure_id("6e1f9b3a-0000-4000-8000-000000000000", 0)
+
+
+class ScriptedSession:
+    """A session whose answers the test knows."""
+
+    id = "scripted"
+
+    def __init__(self, mode):
+        self.mode = mode
+        self.frames = [
+            FrameInfo("/srv/shop/shop/tasks.py", 42, "create_error"),
+            FrameInfo("/x/trace.py", 1, "trace_task"),
+        ]
+        self.frame = 0
+        self.notices = ["scripted"]
+        self.gone = ""
+        self.closed = False
+        self.interrupted = threading.Event()
+
+    def run(self, code, on_event):
+        if self.gone:
+            raise SessionGone(self.gone)
+        if code.strip() == "loop":
+            on_event(Event("output", "looping\n", "stdout"))
+            assert self.interrupted.wait(20)
+            on_event(Event("error", "KeyboardInterrupt"))
+            return Done(ok=False, took_s=0.1)
+        if code.strip() == "flood":
+            for _ in range(300):
+                on_event(Event("output", "x" * 10_000, "stdout"))
+            return Done(ok=True)
+        if code.strip() == "pieces":
+            for number in range(50_000):
+                on_event(Event("output", "x", ("stdout", "stderr")[number % 2]))
+                on_event(Event("notice", ""))
+            return Done(ok=True)
+        if code.strip() == "leave":
+            self.gone = "The process has ended."
+            raise SessionGone(self.gone)
+        if code.strip() == "refuse":
+            raise ShellError("Not that.")
+        if code.strip() == "if 1:":
+            return Done(ok=True, more=True)
+        on_event(Event("result", f"{self.mode}:{code}"))
+        return Done(ok=True, took_s=0.001, frame=self.frame)
+
+    def complete(self, code, cursor):
+        return ["context_data", "context"]
+
+    def interrupt(self):
+        self.interrupted.set()
+
+    def select_frame(self, index):
+        self.frame = index
+
+    def close(self):
+        self.closed = True
+
+
+class ScriptedOpener:
+    def __init__(self):
+        self.opened = []
+        self.refuse_live = False
+
+    def live(self, kept, failure, user):
+        if self.refuse_live:
+            raise ShellError("It does not answer.")
+        self.opened.append(ScriptedSession("live"))
+        return self.opened[-1]
+
+    def recreated(self, failure):
+        self.opened.append(ScriptedSession("recreated"))
+        return self.opened[-1]
+
+
+class Socket:
+    """One person's console."""
+
+    def __init__(self, base, path=f"/trace/shell/{FAILURE}", **headers):
+        self.socket = websocket.create_connection(
+            base.replace("http", "ws", 1) + path, timeout=20, header=headers or {"Authorization": f"Bearer {PASSWORD}"}
+        )
+        self.heard = []
+
+    def wait(self, kind, **fields):
+        while True:
+            message = json.loads(self.socket.recv())
+            self.heard.append(message)
+            if message["type"] == kind and all(message.get(key) == value for key, value in fields.items()):
+                return message
+
+    def send(self, **message):
+        self.socket.send(json.dumps(message))
+
+    def ask(self, code, number=1):
+        self.send(type="run", id=number, code=code)
+        return self.wait("done", id=number)
+
+    def said(self):
+        return "".join(message["text"] for message in self.heard if message["type"] == "output")
+
+    def close(self):
+        self.socket.close()
+
+
+@pytest.fixture(scope="module")
+def monitor(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shell")
+    settings = load({"trace_dir": str(folder), "trace_collector": False, "trace_shell": "live"}, environment={})
+    now_s = time.time()
+    store = open_store(settings)
+    monitor_facts.fill(store, now_s)
+    store.write([Kept(process="child-1", failure=FAILURE, at_s=now_s, until_s=now_s + 900, address="queue")])
+    store.close()
+    opener = ScriptedOpener()
+    pairs = ("ada:1", "bob:2", "rae:3", "lou:4")
+    with serving(
+        lambda: make_monitor(
+            folder, settings=settings, opener=opener, pairs=pairs, token="script",
+            roles=("ada:live", "bob:live", "token:live", "rae:recreated", "lou:look"),
+        )
+    ) as (base, app):  # fmt: skip
+        app.opener = opener
+        yield base, app
+
+
+@pytest.fixture
+def opener(monitor):
+    app = monitor[1]
+    yield app.opener
+    done = threading.Event()
+    app.io_loop.add_callback(lambda: ([room.end() for room in list(app.rooms._rooms.values())], done.set()))
+    assert done.wait(20)
+    app.opener.opened.clear()
+    app.opener.refuse_live = False
+
+
+def basic(name):
+    from base64 import b64encode
+
+    password = {"ada": 1, "bob": 2, "rae": 3, "lou": 4}[name]
+    return {"Authorization": "Basic " + b64encode(f"{name}:{password}".encode()).decode()}
+
+
+def person(monitor, name):
+    return Socket(monitor[0], **basic(name))
+
+
+def test_a_command_is_answered_in_the_live_process(monitor, opener):
+    ada = person(monitor, "ada")
+    hello = ada.wait("hello")
+    assert (hello["mode"], hello["user"], hello["failure"]) == ("live", "ada", FAILURE)
+    assert hello["frames"][0] == {"file": "/srv/shop/shop/tasks.py", "line": 42, "function": "create_error"}
+    done = ada.ask("trace.context_data")
+    assert done["ok"] is True
+    assert ada.said() == "live:trace.context_data"
+    ada.close()
+
+
+def test_who_joins_sees_what_the_others_do(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    ada.ask("a", 1)
+    bob = person(monitor, "bob")
+    hello = bob.wait("hello")
+    assert [(line["kind"], line["text"]) for line in hello["transcript"]] == [("input", "a"), ("output", "live:a")]
+    assert ada.wait("watchers", names=["ada", "bob"])
+    bob.ask("b", 7)
+    assert ada.wait("input", user="bob")["code"] == "b"
+    assert ada.wait("output")["text"] == "live:b"
+    ada.send(type="run", id=9, code="# look at this")
+    assert bob.wait("remark")["text"] == "look at this"
+    assert len(opener.opened) == 1
+    ada.close()
+    bob.close()
+
+
+def test_somebody_who_may_only_recreate_never_joins_a_live_room(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    rae = person(monitor, "rae")
+    assert rae.wait("hello")["mode"] == "recreated"
+    rae.ask("x")
+    assert rae.said() == "recreated:x"
+    ada.close()
+    rae.close()
+
+
+def test_a_process_that_goes_away_is_replaced_by_the_recreated_shell(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    ada.send(type="run", id=1, code="leave")
+    mode = ada.wait("mode")
+    assert mode["mode"] == "recreated"
+    assert "The process has ended." in mode["why"]
+    ada.ask("again", 2)
+    assert "recreated:again" in ada.said()
+    ada.close()
+
+
+def test_a_goodbye_is_heard_without_anybody_typing(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    opener.opened[0].gone = "The worker shuts down."
+    assert ada.wait("mode")["mode"] == "recreated"
+    eventually(lambda: opener.opened[0].closed)
+    ada.close()
+
+
+def test_a_live_process_that_does_not_answer_is_recreated_at_once(monitor, opener):
+    opener.refuse_live = True
+    ada = person(monitor, "ada")
+    hello = ada.wait("hello")
+    assert hello["mode"] == "recreated"
+    assert "It does not answer." in hello["transcript"][0]["text"]
+    ada.close()
+
+
+def test_a_running_command_is_interrupted(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    ada.send(type="run", id=1, code="loop")
+    ada.wait("output", text="looping\n")
+    ada.send(type="interrupt")
+    assert ada.wait("done", id=1)["ok"] is False
+    assert "KeyboardInterrupt" in ada.said()
+    ada.close()
+
+
+def test_a_flood_is_cut_and_said(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    ada.ask("flood")
+    assert 900_000 < len(ada.said()) < 1_100_000
+    assert "Output was cut" in ada.said()
+    ada.close()
+
+
+def test_a_flood_of_short_and_empty_pieces_is_cut_too(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    ada.ask("pieces")
+    pieces = [message for message in ada.heard if message["type"] == "output"]
+    assert 9_000 < len(pieces) <= 10_001
+    assert "Output was cut" in pieces[-1]["text"]
+    assert all(piece["text"] for piece in pieces)
+    ada.close()
+
+
+def test_a_session_survives_a_cut_of_the_line(monitor, opener):
+    ada = person(monitor, "ada")
+    first = ada.wait("hello")
+    ada.ask("before")
+    ada.close()
+    again = person(monitor, "ada")
+    hello = again.wait("hello")
+    assert hello["session"] == first["session"]
+    assert hello["transcript"][0]["text"] == "before"
+    again.close()
+
+
+def test_completion_frames_and_unfinished_blocks(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    ada.send(type="complete", id=3, code="trace.con", cursor=9)
+    assert ada.wait("completions", id=3) == {
+        "type": "completions", "id": 3, "items": ["context_data", "context"], "start": 6,
+    }  # fmt: skip
+    ada.send(type="frame", index=1)
+    assert ada.wait("frame")["index"] == 1
+    ada.send(type="frame", index=99)
+    assert "no frame 99" in ada.wait("refused")["why"]
+    assert ada.ask("if 1:", 4)["more"] is True
+    ada.close()
+
+
+@pytest.mark.parametrize(
+    "message", ["{", "[]", '{"type":"run"}', '{"type":"evil","id":1}', '{"type":"run","id":"x","code":1}', "\u0000"]
+)
+def test_what_is_no_message_is_refused_and_the_session_goes_on(monitor, opener, message):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    ada.socket.send(message)
+    assert "none of the shell's" in ada.wait("refused")["why"]
+    assert ada.ask("still", 5)["ok"] is True
+    ada.close()
+
+
+def test_code_over_the_limit_is_refused_and_logged(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    assert ada.ask("x" * 70_000, 6)["ok"] is False
+    assert any("at most" in message.get("why", "") for message in ada.heard)
+    assert "at most" in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+    ada.close()
+
+
+def test_every_command_stands_in_the_audit_log_with_its_author(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    ada.ask("audited_command")
+    ada.close()
+    log = [json.loads(line) for line in (monitor[1].trace_settings.folder / "audit.jsonl").read_text().splitlines()]
+    (entry,) = [entry for entry in log if entry["command"] == "audited_command"]
+    assert (entry["user"], entry["failure"], entry["where"]) == ("ada", FAILURE, "monitor")
+
+
+def test_the_transcript_is_stored(monitor, opener):
+    ada = person(monitor, "ada")
+    session = ada.wait("hello")["session"]
+    ada.ask("to be kept")
+    ada.close()
+
+    def stored():
+        shell = monitor[1].facts.queries.shell(session)
+        return shell and [line.text for line in shell.lines][:2] == ["to be kept", "live:to be kept"]
+
+    eventually(stored)
+
+
+@pytest.mark.parametrize("failure", ["nope", "..%2F..%2Fetc%2Fpasswd", "%00", "x" * 500, "%3Cscript%3E"])
+def test_an_unknown_failure_is_refused_with_a_reason(monitor, opener, failure):
+    ada = Socket(monitor[0], f"/trace/shell/{failure}", **basic("ada"))
+    assert "no such failure" in ada.wait("refused")["why"]
+    ada.close()
+
+
+def refused(monitor, **headers):
+    origin, host = headers.pop("Origin", None), headers.pop("Host", None)
+    with pytest.raises(websocket.WebSocketBadStatusException) as caught:
+        websocket.create_connection(
+            monitor[0].replace("http", "ws", 1) + f"/trace/shell/{FAILURE}", timeout=20, header=headers,
+            origin=origin, suppress_origin=origin is None, host=host,
+        )  # fmt: skip
+    return caught.value.status_code
+
+
+def test_strangers_foreign_origins_and_low_roles_get_no_shell(monitor, opener):
+    client = Client(monitor[0])
+    client.log_in("1", "ada")
+    cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    assert refused(monitor) == 401
+    assert refused(monitor, Cookie=cookie) == 403  # by cookie an Origin must be there
+    assert refused(monitor, Cookie=cookie, Origin="http://evil.example") == 403
+    assert refused(monitor, Cookie=cookie, Origin="null") == 403
+    assert refused(monitor, **basic("ada"), Origin="http://evil.example") == 403
+    assert refused(monitor, **basic("lou")) == 403
+    assert refused(monitor, Authorization="Bearer wrong") == 401
+    assert refused(monitor, **basic("ada"), Host="evil.example") == 421
+    assert opener.opened == []
+
+
+def test_a_login_that_ended_ends_the_shell(monitor, opener):
+    client = Client(monitor[0])
+    client.log_in("1", "ada")
+    cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    ada = Socket(monitor[0], Cookie=cookie)
+    ada.wait("hello")
+    client.post("/logout", xsrf=True)
+    ada.send(type="run", id=1, code="too late")
+    assert "login has ended" in ada.wait("refused")["why"]
+    assert "too late" not in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+    ada.close()
+
+
+def test_who_only_watches_sees_nothing_more_after_the_login_has_ended(monitor, opener):
+    client = Client(monitor[0])
+    client.log_in("2", "bob")
+    cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    bob = Socket(monitor[0], Cookie=cookie)
+    bob.wait("hello")
+    page = Socket(monitor[0], "/trace/live", Cookie=cookie)
+    page.wait("state")
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    client.post("/logout", xsrf=True)
+    ada.ask("not for bob")
+    assert "login has ended" in bob.wait("refused")["why"]
+    assert not any("not for bob" in json.dumps(message) for message in bob.heard)
+    eventually(lambda: ada.ask("still here") and ada.heard[-1]["ok"])
+    monitor[1].io_loop.add_callback(monitor[1].live._tell_all)
+    page.socket.settimeout(20)
+    assert page.socket.recv_data()[0] == websocket.ABNF.OPCODE_CLOSE
+    page.socket.shutdown()
+    for socket in (bob, ada):
+        socket.close()
+
+
+def test_guesses_from_the_same_address_disturb_no_open_shell(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    try:
+        for number in range(9):
+            Client(monitor[0]).get("/trace", headers={"Authorization": f"Bearer wrong{number}"})
+        assert Client(monitor[0]).get("/trace", headers=basic("ada")).status == 429
+        assert ada.ask("1 + 1")["ok"] is True
+    finally:
+        monitor[1].gatekeeper.guesses.__init__(monitor[1].clock)
+        ada.close()
+
+
+def test_the_shell_can_be_off(tmp_path):
+    settings = load({"trace_dir": str(tmp_path), "trace_collector": False, "trace_shell": "off"}, environment={})
+    with serving(lambda: make_monitor(tmp_path, settings=settings)) as (base, _):
+        socket = Socket(base)
+        assert "The shell is off" in socket.wait("refused")["why"]
+        socket.close()
+
+
+def test_read_only_opens_no_live_shell(tmp_path):
+    settings = load({"trace_dir": str(tmp_path), "trace_collector": False, "trace_shell": "live"}, environment={})
+    store = open_store(settings)
+    monitor_facts.fill(store, time.time())
+    store.write([Kept(process="child-1", failure=FAILURE, at_s=time.time(), until_s=time.time() + 900, address="q")])
+    store.close()
+    with serving(lambda: make_monitor(tmp_path, settings=settings, opener=ScriptedOpener(), read_only=True)) as (
+        base,
+        _,
+    ):
+        socket = Socket(base)
+        assert socket.wait("hello")["mode"] == "recreated"
+        socket.close()

@@ -1,0 +1,87 @@
+"""Who may not see values sees none: neither on our pages nor on Flower's, neither as JSON nor in an alert's words."""
+
+import time
+from base64 import b64encode
+
+import pytest
+
+from celery_trace.model import AlertView
+from celery_trace.settings import load
+from celery_trace.stores import open_store
+from tests.support import monitor_facts
+from tests.support.monitor_app import Client, make_monitor, serving
+
+SECRET = "customer-4711"
+TABLE = "draw=1&start=0&length=10&order%5B0%5D%5Bcolumn%5D=0&columns%5B0%5D%5Bdata%5D=name"
+
+
+@pytest.fixture(scope="module")
+def monitor(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("values")
+    settings = load({"trace_dir": str(folder), "trace_collector": False}, environment={})
+    now_s = time.time()
+    store = open_store(settings)
+    monitor_facts.fill(store, now_s)
+    store.save_alert(
+        AlertView(
+            id="alert-new", rule="new_failure", subject="task shop.tasks.pay: ValueError (abcd1234)", state="firing",
+            severity="warning", text=f"New failure in task shop.tasks.pay: ValueError: no such {SECRET} (once).",
+            value=1.0, threshold=0.0, since=now_s - 60, fired_at=now_s - 50, resolved_at=None, link="failures/x",
+        )
+    )  # fmt: skip
+    store.close()
+    with serving(
+        lambda: make_monitor(folder, settings=settings, pairs=("lou:1", "val:2"), roles=("lou:look", "val:locals"))
+    ) as (base, app):
+        state = app.events.state
+        for name, more in (
+            ("task-received", {"name": "shop.tasks.pay", "args": f"('{SECRET}',)", "kwargs": "{}"}),
+            ("task-failed", {"exception": f"ValueError('{SECRET}')", "traceback": SECRET}),
+        ):
+            event = {"type": name, "uuid": "u-1", "hostname": "celery@x", "timestamp": now_s, "clock": 1, "pid": 1}
+            state.event({**event, "local_received": now_s, "utcoffset": 0, **more})
+        active = {"id": "u-1", "name": "shop.tasks.pay", "args": [SECRET], "kwargs": {}, "time_start": None}
+        app.inspector.workers["celery@x"].update(active=[active])
+        yield base, app
+
+
+def get(monitor, name, path):
+    pair = {"lou": "lou:1", "val": "val:2"}[name]
+    header = {"Authorization": "Basic " + b64encode(pair.encode()).decode()}
+    return Client(monitor[0]).get(path, headers=header)
+
+
+@pytest.mark.parametrize(
+    "path", ["/tasks", f"/tasks/datatable?{TABLE}", "/task/u-1", "/api/tasks", "/api/task/info/u-1", "/api/workers"]
+)
+def test_flowers_pages_with_arguments_and_results_need_the_role_locals(monitor, path):
+    assert get(monitor, "lou", path).status == 403
+    seen = get(monitor, "val", path)
+    assert seen.status == 200
+    assert SECRET in seen.text or path == "/tasks"  # the page of the table fetches it
+
+
+@pytest.mark.parametrize("path", ["/worker/celery@x", "/api/task/result/u-1"])
+def test_what_workers_run_and_what_a_task_gave_back_need_it_too(monitor, path):
+    assert get(monitor, "lou", path).status == 403
+    assert get(monitor, "val", path).status != 403
+
+
+@pytest.mark.parametrize("path", ["/workers", "/api/task/types", "/metrics", "/trace", "/trace/alerts", "/trace/leaks"])
+def test_figures_are_for_everybody_and_show_no_value(monitor, path):
+    answer = get(monitor, "lou", path)
+    assert answer.status == 200
+    assert SECRET not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/api/trace/alerts", "/api/trace/alerts/alert-new", "/trace/alerts", "/trace"])
+def test_an_alerts_words_quote_no_message_for_who_may_not_see_values(monitor, path):
+    hidden, shown = get(monitor, "lou", path), get(monitor, "val", path)
+    assert (hidden.status, shown.status) == (200, 200)
+    assert SECRET not in hidden.text
+    assert "shop.tasks.pay: ValueError (abcd1234)" in hidden.text
+    assert SECRET in shown.text
+
+
+def test_an_alert_about_something_else_keeps_its_words(monitor):
+    assert "leaks 101.6 KiB a run" in get(monitor, "lou", "/api/trace/alerts").text

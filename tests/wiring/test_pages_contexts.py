@@ -1,0 +1,370 @@
+"""Each page's function, without Tornado: from a store to what the template shows."""
+
+import time
+
+import pytest
+from msgspec.structs import replace
+from prometheus_client.parser import text_string_to_metric_families
+
+from celery_trace.model import (
+    AlertView,
+    ExceptionInfo,
+    Histogram,
+    Kind,
+    MemoryState,
+    Page,
+    ProcessRecord,
+    Rollup,
+    Sample,
+    Stage,
+    Verdict,
+    Window,
+    failure_id,
+)
+from celery_trace.queries import Queries
+from celery_trace.settings import load
+from celery_trace.stores import open_store
+from flower_plugin.metrics import Snapshot, render, take
+from flower_plugin.pages import alerts, failures, leaks, overview, runs, shells, statistics, workers
+from flower_plugin.pages.page import Missing, Visit
+from flower_plugin.roles import Role, User
+from flower_plugin.wording import Paths
+from tests.support import monitor_facts
+
+FAILURE = failure_id("6e1f9b3a-0000-4000-8000-000000000000", 0)
+KILLED = failure_id("6e1f9b3a-0000-4000-8000-000000000005", 0)
+REQUEST = failure_id("6e1f9b3a-0000-4000-8000-000000000006", 0)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return load({"trace_dir": str(tmp_path_factory.mktemp("pages"))}, environment={})
+
+
+@pytest.fixture(scope="module")
+def queries(settings):
+    store = open_store(settings)
+    monitor_facts.fill(store, time.time())
+    yield Queries(store)
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def nothing(tmp_path_factory):
+    store = open_store(load({"trace_dir": str(tmp_path_factory.mktemp("none"))}, environment={}))
+    yield Queries(store)
+    store.close()
+
+
+@pytest.fixture
+def visit(settings):
+    def make(role=Role.LIVE, **arguments):
+        return Visit(
+            arguments=arguments,
+            now_s=time.time(),
+            user=User("ada", role, "session"),
+            paths=Paths(["/srv/shop"]),
+            settings=settings,
+        )
+
+    return make
+
+
+# --- overview ----------------------------------------------------------------------------------------
+
+
+def test_the_overview_ranks_what_needs_attention(queries, visit):
+    context = overview.overview(queries, visit())
+    weights = [item.weight for item in context["items"]]
+    assert weights == sorted(weights, reverse=True)
+    text = " | ".join(f"{item.what} {item.detail}" for item in context["items"])
+    assert "shop.tasks.remember_order leaks 101.6 KiB a run" in text
+    assert "shop.tasks.overrun was killed (time limit)" in text
+    assert "Worker celery@batch-7 is silent" in text
+    assert "shop.tasks.fill_cache" not in text
+    assert not context["new_here"]
+
+
+def test_an_alert_and_the_fact_it_speaks_of_are_one_item():
+    alert = overview.Item(weight=1000, tone="danger", what="alert", detail="", link="/leaks/x", alert="alert is on")
+    leak = overview.Item(weight=700, tone="warning", what="leak", detail="", link="/leaks/x", trend="<svg>", code="x()")
+    others = [overview.Item(weight=n, tone="x", what=f"a{n}", detail="", link="/alerts") for n in (1, 2)]
+    merged = overview.merged([leak, *others, alert])
+    assert [(item.what, item.trend) for item in merged] == [("leak", "<svg>"), ("a2", ""), ("a1", "")]
+    assert (merged[0].weight, merged[0].tone, merged[0].alert) == (1000, "danger", "alert is on")
+
+
+def test_the_lines_of_one_leaking_task_are_one_item(queries, visit):
+    (worst,) = (row for row in leaks.table(queries, visit())["rows"] if row.verdict == "leaking")
+    other = replace(worst, id="another-line", line=worst.line + 4, kept_bytes_per_run=96)
+    (lines,) = overview.leaks_by_name([other, worst])
+    assert lines == [worst, other]
+    item = overview._of_leaks(lines, visit().paths)
+    assert item.link == f"/leaks/{worst.id}"
+    assert "and at 1 further line" in item.detail
+
+
+def test_an_alert_of_a_group_and_the_group_are_one_item_when_it_failed_again(queries, visit, monkeypatch):
+    group = next(row for row in queries.groups(limit=100).rows if row.state == "new" and row.exception)
+    told = AlertView(
+        id="a", rule="new_failure", subject=f"task {group.name}: X ({group.fingerprint[:8]})", state="firing",
+        severity="info", text="New failure", value=1.0, threshold=0.0, since=time.time(),
+        fired_at=time.time(), resolved_at=None, link="failures/an-older-one",
+    )  # fmt: skip
+    monkeypatch.setattr(type(queries), "alerts", lambda self, **_: Page("alerts", [told]))
+    items = [item for item in overview.overview(queries, visit())["items"] if item.alert]
+    assert [(item.link, item.what.startswith(group.name)) for item in items] == [(f"/failures/{group.latest_id}", True)]
+
+
+def test_a_time_limit_is_told_in_words():
+    exceeded = ExceptionInfo("TimeLimitExceeded", "billiard.exceptions", "3")
+    assert failures.exception_text(exceeded, "time_limit")[1] == "The hard time limit of 3 s killed it"
+
+
+def test_the_overview_welcomes_who_has_nothing_yet(nothing, visit):
+    context = overview.overview(nothing, visit())
+    assert context["new_here"]
+    assert context["items"] == []
+
+
+def test_the_overview_quotes_no_message_to_who_may_not_see_values(queries, visit):
+    context = overview.overview(queries, visit(Role.LOOK))
+    assert "4242" not in " ".join(item.detail for item in context["items"])
+
+
+# --- leaks -------------------------------------------------------------------------------------------
+
+
+def test_the_leak_table_has_the_worst_first_and_sorts_as_asked(queries, visit):
+    assert [row.verdict for row in leaks.table(queries, visit())["rows"]] == ["leaking", "growing", "steady"]
+    names = [row.name for row in leaks.table(queries, visit(sort="name"))["rows"]]
+    assert names == sorted(names)
+    assert [row.name for row in leaks.table(queries, visit(verdict="steady"))["rows"]] == ["shop.tasks.fill_cache"]
+    assert leaks.table(queries, visit(search="no such thing"))["rows"] == []
+
+
+def test_a_leak_comes_with_its_evidence(queries, visit):
+    row = leaks.table(queries, visit())["rows"][0]
+    context = leaks.leak(queries, visit(), row.id)
+    assert context["sentence"] == "shop.tasks.remember_order leaks."
+    assert [line.lit for line in context["source"]] == [True]
+    labels = [line["label"] for line in context["plot"]["lines"]]
+    assert labels == ["all processes", "pid 102", "pid 101"]
+    assert {mark["text"] for mark in context["plot"]["marks"]} >= {"pid 101 started", "pid 102 started"}
+    assert len(context["windows"]) == 6
+    assert context["types"][0].type == "str"
+
+
+def test_an_unknown_leak_is_missing_with_a_way_back(queries, visit):
+    with pytest.raises(Missing) as caught:
+        leaks.leak(queries, visit(), "../../x")
+    assert caught.value.back == ("trace_leaks", "All leaks")
+
+
+def test_growth_adds_up_what_the_gate_measured_and_leaves_out_what_overlapped():
+    def rollup(bucket_s, **values):
+        return Rollup(process="", kind=Kind.TASK, name="x", bucket_s=bucket_s, seq=1, durations=Histogram([]), **values)
+
+    window = Window(
+        id="w", investigation="i", process="p", kind=Kind.TASK, name="x", stage=Stage.VERDICT, verdict=Verdict.LEAKING,
+        at_s=900.0, runs=8, run_number=50, kept_bytes_per_run=10.0,
+    )  # fmt: skip
+    process = ProcessRecord(uid="p", host="h", pid=7, started_at_s=100.0, ended_at_s=1000.0, ended_how="killed")
+    rows = [
+        rollup(300, runs=20, gated=10, kept_bytes=1000),
+        rollup(0, runs=10, gated=10, kept_bytes=500),
+        rollup(600, runs=5, gated=5, kept_bytes=10**9, concurrent=True),
+    ]
+    plot = leaks.growth([window], rows, {"p": process})
+    assert plot["lines"] == [
+        {"label": "all processes", "points": [[0.0, 0.0], [300.0, 500.0], [600.0, 2500.0]]},
+        {"label": "pid 7", "points": [[100.0, 0.0], [900.0, 500.0]]},
+    ]
+    assert [mark["text"] for mark in plot["marks"]] == ["pid 7 started", "pid 7 killed"]
+
+
+# --- failures ----------------------------------------------------------------------------------------
+
+
+def test_groups_and_failures_are_filtered_by_the_address(queries, visit):
+    assert len(failures.groups(queries, visit())["rows"]) == 5
+    assert [g.outcome for g in failures.groups(queries, visit(outcome="time_limit"))["rows"]] == ["time_limit"]
+    counts = [g.count for g in failures.groups(queries, visit(sort="count"))["rows"]]
+    assert counts == sorted(counts, reverse=True)
+    assert {row.fingerprint for row in failures.listing(queries, visit(fingerprint="group-1"))["rows"]} == {"group-1"}
+    assert failures.listing(queries, visit(search="CardDeclined"))["rows"]
+
+
+def test_a_search_of_who_may_not_see_values_reads_none(queries, visit):
+    everything = len(failures.listing(queries, visit(Role.LOOK))["rows"])
+    assert len(failures.listing(queries, visit(Role.LOOK, search="4242"))["rows"]) == everything
+
+
+def test_a_failure_shows_its_frames_with_the_users_own_one_open(queries, visit):
+    context = failures.failure(queries, visit(), FAILURE)
+    first = context["chain"][0]
+    assert [(in_app, len(frames)) for in_app, frames in first.runs] == [(True, 1), (False, 2)]
+    shown = first.runs[0][1][0]
+    assert shown.opened
+    assert shown.file == "shop/tasks.py"
+    assert [line.number for line in shown.source if line.lit] == [42]
+    assert context["chain"][1].words == "was being handled when the exception above was raised"
+    assert context["relatives"]
+    assert "create_error" in context["text"]
+    assert context["has_shell"]
+
+
+def test_who_may_not_see_values_sees_none(queries, visit):
+    context = failures.failure(queries, visit(Role.LOOK), FAILURE)
+    assert "Hello" not in repr(context)
+    assert "Ada" not in repr(context)
+    assert context["failure"].args == []
+    assert not context["has_shell"]
+
+
+def test_a_killed_task_shows_its_last_sign_of_life(queries, visit):
+    context = failures.failure(queries, visit(), KILLED)
+    assert context["kind"] == "Time limit"
+    (link,) = context["chain"]
+    assert link.runs[0][1][0].file == "shop/tasks.py"
+    assert context["last_stack"] == [], "the same frames are not told twice"
+    assert not context["has_shell"]
+
+
+def test_the_frames_of_a_black_box_are_folded_where_they_are_not_the_users(queries, visit):
+    detail = queries.failure(KILLED)
+    own = detail.frames[0]
+    packages = "/usr/lib/python3.12/site-packages"
+    frames = [own, *(replace(own, file=f"{packages}/{name}.py") for name in ("celery/app/trace", "billiard/pool"))]
+    (link,) = failures.shown_chain(replace(detail, chain=[], frames=frames), visit())
+    assert [(in_app, len(shown)) for in_app, shown in link.runs] == [(True, 1), (False, 2)]
+
+
+def test_a_request_shows_what_was_asked(queries, visit):
+    rows = dict(failures.failure(queries, visit(), REQUEST)["request_rows"])
+    assert rows["GET"] == [("page", "2")]
+
+
+def test_an_unknown_failure_is_missing(queries, visit):
+    with pytest.raises(Missing):
+        failures.failure(queries, visit(), "nothing")
+
+
+# --- the others --------------------------------------------------------------------------------------
+
+
+def test_workers_show_the_chosen_one_over_time(queries, visit):
+    context = workers.memory(queries, visit(range="day"))
+    assert context["chosen"].name == monitor_facts.WORKER
+    assert {line["label"] for line in context["plots"]["lines"]} == {"main 100", "child 101", "child 102", "child 99"}
+    assert "99 killed" in [mark["text"] for mark in context["plots"]["marks"]]
+    assert context["blamed"][0][1] == "shop.tasks.remember_order"
+    assert sum(share for *_, share in context["blamed"]) == pytest.approx(1)
+    assert workers.memory(queries, visit(worker="nobody"))["unknown"] == "nobody"
+
+
+def test_thinning_keeps_the_peak():
+    samples = [
+        Sample(process="p", at_s=float(n), memory=MemoryState(rss_bytes=10**9 if n == 777 else n)) for n in range(5000)
+    ]
+    kept = workers.thinned(samples, most=100)
+    assert len(kept) <= 101
+    assert max(sample.memory.rss_bytes for sample in kept) == 10**9
+
+
+def test_runs_of_a_name_have_percentiles_and_outliers(queries, visit):
+    context = runs.runs(queries, visit(), "task", "shop.tasks.remember_order")
+    assert context["totals"].runs == context["totals"].gated > 0
+    assert context["totals"].percentiles[50] == pytest.approx(0.0128)
+    assert context["runs"][0].why == "outlier"
+    assert len(context["scatter"]["at"]) == 60
+    with pytest.raises(Missing):
+        runs.runs(queries, visit(), "task", "nothing")
+
+
+def test_names_are_busiest_first(queries, visit):
+    counted = [row[2] for row in runs.names(queries, visit())["rows"]]
+    assert counted == sorted(counted, reverse=True)
+    assert len(runs.names(queries, visit(search="CACHE"))["rows"]) == 1
+
+
+def test_percentiles_are_upper_bounds_of_their_bucket():
+    counts = [0] * Histogram.BUCKETS
+    counts[0], counts[10] = 90, 10
+    assert runs.percentile_s(counts, 0.5) == pytest.approx(0.0001)
+    assert runs.percentile_s(counts, 0.95) == pytest.approx(0.1024)
+    assert runs.percentile_s([], 0.5) is None
+
+
+def test_alerts_have_what_is_urgent_first(queries, visit):
+    context = alerts.alerts(queries, visit())
+    assert [row.state for row in context["rows"]] == ["firing", "pending", "resolved"]
+    assert [rule["name"] for rule in context["rules"]]
+    assert [delivery.ok for delivery in context["deliveries"]] == [False, True]
+
+
+def test_transcripts_are_listed_and_shown(queries, visit):
+    assert shells.shells(queries, visit())["rows"][0].id == "shell-1"
+    shown = shells.shell(queries, visit(), "shell-1")["shell"]
+    assert [line.kind for line in shown.lines] == ["input", "output", "remark", "error", "event"]
+    with pytest.raises(Missing):
+        shells.shell(queries, visit(), "nothing")
+
+
+def test_statistics_count_what_was_kept(queries, visit):
+    kinds = {kind: held for kind, held, *_ in statistics.statistics(queries, visit())["kinds"]}
+    assert max(kinds.values()) > 0
+    assert {"failure", "process"} <= set(kinds)
+    assert not {"failures", "runs", "processes", "rollups"} & set(kinds), "a table and its records are one row"
+
+
+def test_what_a_collector_did_is_told_in_words():
+    counters = {"spool:records": 0, "collector:delivered": 1209, "collector:adopted": 1, "corrupt:lines": 0}
+    assert statistics._in_words(counters) == "handed on 1,209, adopted 1"
+    assert statistics._in_words({"spool:records": 0}) == "nothing yet"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        leaks.table,
+        failures.groups,
+        failures.listing,
+        workers.memory,
+        runs.names,
+        alerts.alerts,
+        shells.shells,
+        statistics.statistics,
+    ],
+)
+def test_every_list_is_calm_when_there_is_nothing(nothing, visit, page):
+    context = page(nothing, visit())
+    assert not context.get("rows")
+
+
+# --- metrics -----------------------------------------------------------------------------------------
+
+
+def test_metrics_parse_and_carry_no_task_id_and_no_pid(queries):
+    text = render(take(queries)).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert set(families) == {
+        "celery_trace_store_up",
+        "celery_trace_task_kept_bytes",
+        "celery_trace_process_resident_memory_bytes",
+        "celery_trace_task_failures",
+        "celery_trace_alerts",
+        "celery_trace_records",
+        "celery_trace_spool_bytes",
+        "celery_trace_overhead_ratio",
+    }
+    (kept,) = families["celery_trace_task_kept_bytes"].samples
+    assert (kept.labels["task"], kept.value) == ("shop.tasks.remember_order", pytest.approx(104_000))
+    failed = {(s.labels["task"], s.labels["outcome"]): s.value for s in families["celery_trace_task_failures"].samples}
+    assert failed["shop.tasks.overrun", "time_limit"] == 5
+    assert "6e1f9b3a" not in text
+    assert "pid" not in text
+
+
+def test_metrics_say_when_the_store_is_down():
+    assert "celery_trace_store_up 0.0" in render(Snapshot(), store_up=False).decode()

