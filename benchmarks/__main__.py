@@ -1,0 +1,461 @@
+"""
+All benchmarks, and the page that tells of them: ``python -m benchmarks [names] [--quick]``.
+
+Without names every one runs and ``docs/overhead.md`` is written; with names those run and are printed. Each runs as a
+process of its own, as one would run it by hand, so none is measured with what another left in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from benchmarks.overhead import WAYS
+
+FOLDER = Path(__file__).parent
+PAGE = FOLDER.parent / "docs" / "overhead.md"
+
+
+class Reach(Struct, frozen=True):
+    """One promise and what was measured; ``held`` None where this run could not tell."""
+
+    what: str
+    promised: str
+    measured: str
+    held: bool | None
+
+
+class Section(Struct, frozen=True):
+    """A subject of the page, in Markdown."""
+
+    title: str
+    words: str
+    tables: list[str]
+    reach: list[Reach]
+
+
+class Benchmark(Struct, frozen=True):
+    """A script, its words in full and in quick, and how its figures become a section."""
+
+    name: str
+    script: str
+    full: list[str]
+    quick: list[str]
+    section: Callable[[Any], Section]
+    timeout_s: float = 1500.0
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; all columns but the first stand to the right."""
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    lines += [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def us(value: float) -> str:
+    """Microseconds for a person."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.2f} s"
+    return f"{value / 1000:.1f} ms" if abs(value) >= 10_000 else f"{value:.1f} µs"
+
+
+# --- the sections ---------------------------------------------------------------------------------------
+
+
+def workers(figures: dict[str, Any]) -> Section:
+    """Tasks a second and CPU a task of a real worker."""
+    tables, reach = [], []
+    for task, words in (("noop", "No-op tasks"), ("allocate", "Allocation-heavy tasks")):
+        rows = []
+        for way, row in figures[task].items():
+            low, high = row["of_bare_spread"]
+            rows.append(
+                (
+                    WAYS[way],
+                    f"{row['rate']:,.1f}",
+                    f"{row['of_bare']:.3f}",
+                    f"{low:.2f} to {high:.2f}",
+                    us(row["cpu_us"]),
+                    us(row["cpu_us_over_bare"]),
+                )
+            )
+        heads = [words, "tasks/s", "of bare", "middle half", "children's CPU a task", "above bare"]
+        tables.append(table(heads, rows))
+        auto = figures[task]["auto"]
+        reach.append(
+            Reach(f"`auto`, {words.lower()}, tasks/s of bare", "at least 0.98", f"{auto['of_bare']:.3f}",
+                  auto["of_bare"] >= 0.98)
+        )  # fmt: skip
+    more_us = figures["noop"]["auto"]["cpu_us_over_bare"]
+    reach.append(
+        Reach(
+            "`auto`, CPU of the child a no-op task, with Celery's dispatch",
+            "at most 20 µs",
+            us(more_us),
+            more_us <= 20,
+        )
+    )
+    return Section(
+        "A prefork worker on Redis",
+        f"`-c 2`, {figures['heap_blocks']:,} allocated blocks in each child, medians of {figures['rounds']} rounds in "
+        "which all ways alternate; ratios are paired within a round. The dear ways ran fewer rounds and tasks. The "
+        "parent process bounds the rate of no-op tasks, so the children's CPU time says more. The two snapshots trace "
+        "since before the heap was built, as `PYTHONTRACEMALLOC` does.",
+        tables,
+        reach,
+    )
+
+
+def tiers(figures: dict[str, Any]) -> Section:
+    """What each tier costs a run, by heap."""
+    heaps = {f"{int(heap):,} blocks": found for heap, found in figures.items()}
+    names = list(heaps)
+    rows: list[list[str]] = []
+
+    def row(words: str, read: Callable[[Any], str]) -> None:
+        rows.append([words, *(read(heaps[name]) for name in names)])
+
+    row("gate (`auto`), run that does nothing", lambda found: us(found["auto"]["noop"]["probe_us"]))
+    row("gate (`auto`), run that builds 3,000 objects", lambda found: us(found["auto"]["build"]["probe_us"]))
+    row("`rss`", lambda found: us(found["rss"]["noop"]["probe_us"]))
+    row("`always`, run that does nothing", lambda found: us(found["always"]["noop"]["run_us"]))
+    row(
+        "`always`, run that builds 3,000 objects (bare)",
+        lambda found: f"{us(found['always']['build']['run_us'])} ({us(found['bare']['build'])})",
+    )
+    row("sample of the process (RSS), every 10 s", lambda found: us(found["sample_us"]))
+    row("full sample (USS, handles), once a minute", lambda found: us(found["full_sample_us"]))
+    row("psutil RSS", lambda found: us(found["psutil_rss_us"]))
+    row("psutil USS", lambda found: us(found["psutil_uss_us"]))
+    row("two snapshots and `compare_to`", lambda found: us(found["naive_us"]))
+    stages: list[list[str]] = []
+    words = {"gate": "runs of the gate alone", "CensusWindow": "census", "LocateWindow": "tracing"}
+    for name, found in heaps.items():
+        for stage, seen in found["investigation"]["stages"].items():
+            stages.append(
+                [f"{name}: {words.get(stage, stage)}", str(seen["runs"]), f"{seen['median_ms']:.2f} ms",
+                 f"{seen['longest_ms']:.1f} ms"]
+            )  # fmt: skip
+        whole = found["investigation"]
+        stages.append(
+            [f"{name}: in all, to the verdict", str(whole["runs_to_verdict"]), f"{whole['total_ms']:.0f} ms", ""]
+        )
+    largest = max(figures, key=int)
+    longest = figures[largest]["investigation"]["longest_pause_ms"]
+    return Section(
+        "What measuring costs a run",
+        "One process, nothing else in it; medians. The gate's counters are read twice a run, and reading live blocks "
+        "takes time with the heap: where that would pass the budget, fewer runs are measured.",
+        [
+            table(["A run", *names], rows),
+            table(["An investigation of one leak", "runs", "median", "longest"], stages),
+        ],
+        [
+            Reach(
+                f"longest pause on a heap of {int(largest):,} blocks",
+                "at most 200 ms",
+                f"{longest:.0f} ms",
+                longest <= 200,
+            )
+        ],
+    )
+
+
+def detection(figures: dict[str, Any]) -> Section:
+    """Runs until a leak is found."""
+    rows = []
+    for setting, sizes in figures["runs"].items():
+        for size, stages in sizes.items():
+            cells = [
+                f"{stages[stage]['median']:g} / {stages[stage]['worst']}" if stages[stage]["median"] else "not found"
+                for stage in ("suspect", "located", "verdict")
+            ]
+            rows.append([f"{size} a run, {setting}", *cells])
+    judged = figures["judged"]
+    worst = {
+        (setting, stage): [row[stage]["worst"] for row in sizes.values()]
+        for setting, sizes in figures["runs"].items()
+        for stage in ("suspect", "located", "verdict")
+    }
+    reach = []
+    for setting, stage, most, words in (
+        ("default", "suspect", 30, "suspect"),
+        ("default", "located", 35, "its line"),
+        ("default", "verdict", 160, "its verdict"),
+        ("fast", "verdict", 85, "its verdict, `trace_memory_recheck_runs` 60"),
+    ):
+        found = worst[setting, stage]
+        known = None not in found
+        text = f"{max(found)} at worst" if known else "not in every case"
+        held = known and max(found) <= most
+        reach.append(Reach(f"a leak of 1 to 100 KB a run: {words}", f"within {most} runs", text, held))
+    leaks, decoys = judged["leaks"], judged["decoys"]
+    reach.append(
+        Reach("leaks at their line, rate within 15 %, holder named", "all", f"{judged['leaks_right']} of {leaks}",
+              judged["leaks_right"] == leaks)
+    )  # fmt: skip
+    reach.append(
+        Reach("decoys that are ever `leaking`", "none", f"{decoys - judged['decoys_right']} of {decoys}",
+              judged["decoys_right"] == decoys)
+    )  # fmt: skip
+    faults = "".join(f"\n- `{name}`: {'; '.join(said)}" for name, said in figures["faults"].items())
+    return Section(
+        "Runs until a leak is found",
+        f"In a real prefork worker, {figures['seeds']} seed(s), median / worst. "
+        + ("The whole corpus was judged." if figures["everything"] else "A choice of the corpus was judged.")
+        + (f"\n\nJudged wrong:\n{faults}" if faults else ""),
+        [table(["Kept", "suspect", "line", "verdict"], rows)],
+        reach,
+    )
+
+
+def capture(figures: dict[str, Any]) -> Section:
+    """What a failure costs."""
+    ratio = figures["ours_over"]["sentry-sdk"]
+    rows = [[name, us(value)] for name, value in figures["median_us"].items()]
+    reach = [Reach("capture, of sentry-sdk's time", "at most 0.2", f"{ratio:.3f}", ratio <= 0.2)]
+    tables = [table([f"{figures['frames']} frames of 10 locals", "CPU time"], rows)]
+    worker = figures.get("worker")
+    if worker:
+        tables.append(
+            table(
+                ["A worker whose every task fails", "tasks/s"],
+                [
+                    ["bare", worker["bare_per_s"]],
+                    ["traced", worker["traced_per_s"]],
+                    ["traced of bare, paired", worker["rate_over_bare"]],
+                ],
+            )
+        )
+        rate = worker["rate_over_bare"]
+        reach.append(Reach("tasks/s where every task fails, of bare", "at least 0.9", f"{rate:.3f}", rate >= 0.9))
+    return Section("Capturing a failure", "Medians; the ways alternate in one process.", tables, reach)
+
+
+def failing(figures: dict[str, Any]) -> Section:
+    """A worker whose every task fails, without the memory probe."""
+    rows = [
+        ["bare", figures["bare_per_s"]],
+        ["traced", figures["traced_per_s"]],
+        ["of bare, paired", figures["rate_over_bare"]],
+    ]
+    return Section(
+        "A worker whose every task fails, capturing alone",
+        f"`trace_memory` off, {figures['pairs']} pairs of {figures['tasks']} tasks.",
+        [table(["Worker", "tasks/s"], rows)],
+        [],
+    )
+
+
+def shell(figures: dict[str, Any]) -> Section:
+    """The live shell."""
+    rows = [
+        [name, f"{figures[key]['p50_ms']:.2f} ms", f"{figures[key]['p95_ms']:.2f} ms"]
+        for key, name in (("ping", "bare message there and back"), ("command", "`1+1` in the failed process"))
+    ]
+    above, idle = figures["above_ms"], figures["idle_share"]
+    return Section(
+        "The live shell",
+        "Over a real broker on loopback.",
+        [table(["Round trip", "p50", "p95"], rows)],
+        [
+            Reach("a command above a bare message", "at most 2 ms", f"{above:.2f} ms", above <= 2),
+            Reach("an idle session over a kept failure", "at most 1 % of a core", f"{idle:.2%}", idle <= 0.01),
+        ],
+    )
+
+
+def stored(figures: dict[str, Any]) -> Section:
+    """Writing and reading the store."""
+    rows = [
+        [what.replace("_", " "), f"{value:,.1f}" if isinstance(value, int | float) else value]
+        for key, found in figures.items()
+        if ":" in key and isinstance(found, dict)
+        for what, value in found.items()
+        if not isinstance(value, dict)
+    ]
+    pages = [
+        [what, f"{value['p50_ms']:.2f} ms", f"{value['p95_ms']:.2f} ms"]
+        for key, found in figures.items()
+        if key.startswith("pages")
+        for what, value in found.items()
+    ]
+    tables = [table(["Spool to SQLite", "figure"], rows)] if rows else []
+    tables += [table(["A page's query", "p50", "p95"], pages)] if pages else []
+    return Section("The store", "SQLite in a temporary folder.", tables, [])
+
+
+BENCHMARKS = (
+    Benchmark(
+        "overhead", "overhead.py", ["--rounds", "9", "--json"], ["--rounds", "3", "--tasks", "500", "--json"], workers
+    ),
+    Benchmark(
+        "memory_cost", "memory_cost.py", ["--runs", "3000", "--json"], ["--runs", "600", "--json"], tiers
+    ),
+    Benchmark(
+        "memory_detect", "memory_detect.py", ["--seeds", "2", "--all", "--json"], ["--seeds", "1", "--json"], detection
+    ),
+    Benchmark(
+        "failure_capture", "failure_capture.py",
+        ["--rounds", "40", "--worker", "--tasks", "600", "--pairs", "3", "--json"], ["--rounds", "15", "--json"],
+        capture,
+    ),
+    Benchmark(
+        "failing_worker", "failing_worker.py", ["--tasks", "600", "--pairs", "3", "--memory", "off"],
+        ["--tasks", "200", "--pairs", "1", "--memory", "off"], failing,
+    ),
+    Benchmark("shell", "shell.py", ["--rounds", "300", "--json"], ["--rounds", "100", "--json"], shell),
+    Benchmark("store", "store.py", ["write", "--records", "20000"], ["write", "--records", "3000"], stored),
+)  # fmt: skip
+
+
+# --- running them -----------------------------------------------------------------------------------------
+
+
+def run(benchmark: Benchmark, *, quick: bool) -> Any:
+    """
+    The figures of one benchmark.
+
+    Raises:
+        RuntimeError: It printed none; with the end of what it said.
+    """
+    words = [sys.executable, str(FOLDER / benchmark.script), *(benchmark.quick if quick else benchmark.full)]
+    with tempfile.TemporaryDirectory(prefix="trace-bench-") as folder:
+        written = Path(folder) / "figures.json"
+        if benchmark.name == "store":
+            words += ["--json", str(written)]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]),
+        }
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=benchmark.timeout_s, check=False, env=environment
+        )
+        text = written.read_text() if written.exists() else done.stdout
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise RuntimeError(f"{benchmark.name} ended with {done.returncode}: {done.stderr[-1500:]}") from None
+
+
+def machine() -> str:
+    """What it ran on, without names of hosts."""
+    model = ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = f", {models[0]}" if models else ""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = []
+    for package in ("celery", "kombu", "sentry-sdk", "memray"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores{model}, {memory_bytes / 2**30:.0f} GiB; "
+        f"{platform.python_implementation()} {platform.python_version()}, {platform.libc_ver()[0]}; {', '.join(found)}"
+    )
+
+
+def page(sections: Sequence[Section], command: str, loads: Sequence[float], missing: Sequence[str]) -> str:
+    """The whole page."""
+    lines = [
+        "# What measuring costs",
+        "",
+        "Written by `make bench`. Ratios carry over to other machines; absolute times do not.",
+        "",
+        f"- Machine: {machine()}",
+        f"- Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        f"- Command: `{command}`",
+        f"- Load of the machine (one minute) between the benchmarks: {min(loads):.1f} to {max(loads):.1f}. Above the "
+        "number of cores, others ran beside us, and rates and pauses are worse than they need be; paired ratios and "
+        "CPU times suffer less.",
+        "",
+        "## Promises",
+        "",
+        table(
+            ["What", "promised", "measured", ""],
+            [
+                [
+                    one.what,
+                    one.promised,
+                    one.measured,
+                    {True: "met", False: "**not met**", None: "not measured"}[one.held],
+                ]
+                for section in sections
+                for one in section.reach
+            ],
+        ),
+    ]
+    for name in missing:
+        lines += ["", f"`{name}` did not run to its end this time; its figures are missing."]
+    for section in sections:
+        lines += ["", f"## {section.title}", "", section.words]
+        for text in section.tables:
+            lines += ["", text]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run what was asked for; 1 if a benchmark did not end well."""
+    names = [benchmark.name for benchmark in BENCHMARKS]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What measuring costs.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(names)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="few rounds: under five minutes, and less sure")
+    parser.add_argument("--output", type=Path, default=None, help="the page; docs/overhead.md when all of them run")
+    parser.add_argument("--keep", type=Path, default=None, help="a folder that takes each benchmark's figures as JSON")
+    parser.add_argument("--from", dest="kept", type=Path, default=None, help="write the page of figures kept before")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(names))
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(names)}")
+    chosen = [benchmark for benchmark in BENCHMARKS if not options.names or benchmark.name in options.names]
+    sections, missing, loads = [], [], [os.getloadavg()[0]]
+    for benchmark in chosen:
+        print(f"{benchmark.name} …", file=sys.stderr, flush=True)
+        begun_s = time.monotonic()
+        try:
+            if options.kept is not None:
+                figures = json.loads((options.kept / f"{benchmark.name}.json").read_text())
+            else:
+                figures = run(benchmark, quick=options.quick)
+            if options.keep is not None:
+                options.keep.mkdir(exist_ok=True)
+                (options.keep / f"{benchmark.name}.json").write_text(json.dumps(figures))
+            sections.append(benchmark.section(figures))
+        except (RuntimeError, subprocess.TimeoutExpired, OSError, KeyError) as error:
+            print(f"{benchmark.name}: {type(error).__name__}: {error}", file=sys.stderr)
+            missing.append(benchmark.name)
+        loads.append(os.getloadavg()[0])
+        print(f"{benchmark.name}: {time.monotonic() - begun_s:.0f} s", file=sys.stderr, flush=True)
+    if options.kept is not None:
+        loads = json.loads((options.kept / "loads.json").read_text())
+    if options.keep is not None:
+        (options.keep / "loads.json").write_text(json.dumps(loads))
+    command = " ".join(["make bench", *(["ARGS=--quick"] if options.quick else [])])
+    text = page(sections, command, loads, missing)
+    output = options.output or (None if options.names else PAGE)
+    if output is not None:
+        output.write_text(text)
+        print(f"{output} was written.", file=sys.stderr)
+    else:
+        print(text)
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
