@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 from kombu.exceptions import OperationalError
 
-from celery_trace.model import AlertView, FailureDetail
+from celery_trace.model import AlertView, FailureDetail, ShellView
 from flower_plugin.handlers import JsonHandler
 from flower_plugin.listings import LISTS, list_arguments
 from flower_plugin.roles import Role
 from flower_plugin.trouble import Trouble
-from flower_plugin.values import without_message, without_values, without_words
+from flower_plugin.values import may_read, without_message, without_values, without_words
 
 logger = logging.getLogger("celery_trace.monitor")
 
@@ -66,6 +66,12 @@ class OneHandler(JsonHandler):
         found = await self.off_loop(lambda: getattr(self.application.facts.queries, query)(identifier))
         if found is None:
             raise Trouble(404, f"There is no {query} {identifier[:50]!r}.", "It may have been pruned.")
+        if isinstance(found, ShellView) and not may_read(self.user, found):
+            raise Trouble(
+                403,
+                "Transcripts of live shells are not redacted: they need the role live.",
+                f"{self.user.name} has the role {self.user.role.word}.",
+            )
         if isinstance(found, FailureDetail) and not self.user.may(Role.LOCALS):
             found = without_values(found)
         elif isinstance(found, AlertView) and not self.user.may(Role.LOCALS):

@@ -69,7 +69,8 @@ def _hostname(host: str) -> str:
     """A Host header without its port; brackets of IPv6 removed."""
     host = host.strip()
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        inside, _, rest = host[1:].partition("]")
+        return inside if not rest or rest.startswith(":") else ""
     if host.count(":") > 1:
         return host
     return host.partition(":")[0].rstrip(".")
@@ -131,6 +132,7 @@ class Gatekeeper:
         address = request.remote_ip or ""
         wait_s = self.guesses.wait_s(address)
         if wait_s > 0:
+            self.audit.refused(who="", what=f"{kind} login", why="too many wrong passwords", address=address)
             raise HTTPError(429, "Too many wrong passwords; try again in %d s", int(wait_s) + 1)
         name = None
         if kind == "bearer":
@@ -209,7 +211,16 @@ class Gate(RequestHandler):  # type: ignore[misc]
         self._check_site()
         if user is not None and self.is_a_script(user):
             return
-        RequestHandler.check_xsrf_cookie(self)
+        try:
+            RequestHandler.check_xsrf_cookie(self)
+        except HTTPError as error:
+            self.gatekeeper.audit.refused(
+                who=user.name if user else "",
+                what=f"{self.request.method} {self.request.path}",
+                why=f"XSRF token: {error.log_message}",
+                address=self.request.remote_ip,
+            )
+            raise
 
     def prepare(self) -> Any:
         """The gate itself."""
@@ -238,6 +249,13 @@ class Gate(RequestHandler):  # type: ignore[misc]
     def deny_unknown(self) -> None:
         """Nobody we know: to the login page, or 401."""
         headers = self.request.headers
+        shown = self.get_cookie(self.gatekeeper.session_cookie)
+        self.gatekeeper.audit.refused(
+            who="",
+            what=f"{self.request.method} {self.request.path}",
+            why="a session that has ended or never was" if shown else "no login",
+            address=self.request.remote_ip,
+        )
         navigates = (
             self.for_people
             and self.request.method in {"GET", "HEAD"}

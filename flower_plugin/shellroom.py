@@ -34,6 +34,10 @@ LINGER_S = 120.0
 #: How often a live room looks whether its process still holds the failure, seconds.
 LOOK_EVERY_S = 2.0
 MOST_ROOMS = 100
+#: Rooms that one person may have opened and not left: each may be a sandbox with memory of its own.
+MOST_ROOMS_OF_ONE = 12
+#: Messages of one person that may wait for their answer; a person's hands never have so many.
+MOST_PENDING = 50
 MOST_LINES = 2000
 MOST_OUTPUT = 1024 * 1024
 #: Pieces of output of one command that can't be joined: each is a line of the transcript.
@@ -129,13 +133,33 @@ class ShellRooms:
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="trace-transcript")
         self._rooms: dict[tuple[str, bool], ShellRoom] = {}
 
-    def room(self, failure: str, live: bool) -> ShellRoom | None:
-        """The room of a failure, new where there is none; None when there are too many."""
+    def room(self, failure: str, live: bool, user: str) -> ShellRoom | None:
+        """
+        The room of a failure, new where there is none; None when there are too many.
+
+        A room that everybody has left waits for them only as long as nobody needs its place.
+        """
         key = (failure, live)
         room = self._rooms.get(key)
-        if room is None and len(self._rooms) < MOST_ROOMS:
-            room = self._rooms[key] = ShellRoom(self, failure, live, lambda: self._rooms.pop(key, None))
+        if room is not None:
+            return room
+        own = [one for one in self._rooms.values() if one.opened_by == user]
+        for several, most in ((own, MOST_ROOMS_OF_ONE), (list(self._rooms.values()), MOST_ROOMS)):
+            if len(several) < most:
+                continue
+            left = next((one for one in several if one.empty), None)
+            if left is None:
+                return None
+            left.end()
+        room = self._rooms[key] = ShellRoom(self, failure, live, user, lambda: self._rooms.pop(key, None))
         return room
+
+    def close_session(self, session: ShellSession) -> None:
+        """End a session in a thread: it may wait for its process."""
+        try:
+            self.threads.submit(_close, session)
+        except RuntimeError:  # the monitor stops, and this one was still being opened
+            _close(session)
 
     def close(self) -> None:
         """End every session."""
@@ -152,6 +176,7 @@ class ShellSocket(SocketHandler):
     role = Role.RECREATED
     room: ShellRoom | None = None
     refused = False
+    pending = 0
 
     async def open(self, *arguments: str, **_: str) -> None:
         """Join the failure's room."""
@@ -160,7 +185,7 @@ class ShellSocket(SocketHandler):
             self.refuse("The shell is off (trace_shell is 'off').")
             return
         live = settings.shell == "live" and self.user.may(Role.LIVE) and not self.gatekeeper.read_only
-        room = self.application.rooms.room(arguments[0], live)
+        room = self.application.rooms.room(arguments[0], live, self.user.name)
         if room is None:
             self.refuse("Too many shells are open. Close one, or wait until one ends.")
             return
@@ -186,6 +211,9 @@ class ShellSocket(SocketHandler):
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self.tell({"type": "refused", "why": f"That message is none of the shell's: {error}"})
             return
+        if self.pending >= MOST_PENDING and not isinstance(wish, Ping):
+            self.refuse(f"{MOST_PENDING} messages of yours wait for their answer; no more are taken. Reload the page.")
+            return
         self.room.hear(self, wish)
 
     def on_close(self) -> None:
@@ -197,7 +225,8 @@ class ShellSocket(SocketHandler):
 class ShellRoom:
     """One session and the people around it."""
 
-    def __init__(self, rooms: ShellRooms, failure: str, live: bool, forget: Callable[[], Any]) -> None:
+    def __init__(self, rooms: ShellRooms, failure: str, live: bool, user: str, forget: Callable[[], Any]) -> None:
+        self.opened_by = user
         self._rooms = rooms
         self._app = rooms.app
         self._failure_id = failure
@@ -211,6 +240,7 @@ class ShellRoom:
         self._record: Failure | None = None
         self._session: ShellSession | None = None
         self._opening: asyncio.Future[None] | None = None
+        self._falling: asyncio.Future[None] | None = None
         self._turn = asyncio.Lock()
         self._running: int | None = None
         self._linger: Any = None
@@ -219,6 +249,11 @@ class ShellRoom:
         self._stored = False
 
     # --- people --------------------------------------------------------------------------------------
+
+    @property
+    def empty(self) -> bool:
+        """Whether everybody has left."""
+        return not self._sockets
 
     async def join(self, socket: ShellSocket) -> None:
         """Somebody comes; the first one opens the session."""
@@ -300,6 +335,9 @@ class ShellRoom:
                 why = f"{error} This shell is recreated from the capture."
         if self._session is None:
             self._session = await self._blocking(self._rooms.opener.recreated, self._record)
+        if self._ended:
+            self._rooms.close_session(self._session)
+            return
         if why:
             self._note("event", "", why)
         if self._session.mode == "live":
@@ -335,6 +373,12 @@ class ShellRoom:
         self._watch = self._app.io_loop.call_later(LOOK_EVERY_S, self._look)
 
     async def _fall_back(self, why: str) -> None:
+        """Go on recreated. Who types and who looks may both notice the end: it happens once."""
+        if self._falling is None:
+            self._falling = asyncio.ensure_future(self._recreate(why))
+        await asyncio.shield(self._falling)
+
+    async def _recreate(self, why: str) -> None:
         old = self._session
         if self._ended or self._record is None or old is None or old.mode != "live":
             return
@@ -346,9 +390,12 @@ class ShellRoom:
             self._tell_all({"type": "refused", "why": str(error)})
             self.end()
             return
+        if self._ended:  # the last one left meanwhile
+            self._rooms.close_session(session)
+            return
         self._session = session
-        self._rooms.threads.submit(_close, old)
-        if frame:
+        self._rooms.close_session(old)
+        if 0 < frame < len(session.frames):
             await self._blocking(session.select_frame, frame)
         text = f"{why} From here on the shell is recreated from the capture."
         self._note("event", "", text, tell=False)
@@ -360,20 +407,52 @@ class ShellRoom:
         """One message of a person."""
         if isinstance(wish, Ping):
             socket.tell({"type": "pong"})
-        elif isinstance(wish, Interrupt):
-            if self._session is not None:
-                self._app.gatekeeper.audit.done(who=socket.user.name, what="interrupt", **self._about())
-                self._rooms.threads.submit(_guarded, self._session.interrupt)
+            return
+        socket.pending += 1
+        answering = asyncio.ensure_future(self._answer(socket, wish))
+
+        def answered(future: asyncio.Future[None]) -> None:
+            socket.pending -= 1
+            if not future.cancelled() and (error := future.exception()) is not None:
+                logger.error("A message to the shell was not answered", exc_info=error)
+
+        answering.add_done_callback(answered)
+
+    async def _answer(self, socket: ShellSocket, wish: Run | Complete | Interrupt | ChooseFrame) -> None:
+        if isinstance(wish, Interrupt):
+            await self._interrupt(socket)
         elif isinstance(wish, Complete):
-            asyncio.ensure_future(self._complete(socket, wish))  # noqa: RUF006 - answers or fails by itself
+            await self._complete(socket, wish)
         elif isinstance(wish, ChooseFrame):
-            asyncio.ensure_future(self._choose(socket, wish.index))  # noqa: RUF006
+            await self._choose(socket, wish.index)
         elif wish.code.lstrip().startswith("#") and "\n" not in wish.code.strip():
-            self._note("remark", socket.user.name, wish.code.strip()[1:].strip(), tell=False)
-            self._tell_all({"type": "remark", "user": socket.user.name, "text": wish.code.strip()[1:].strip()})
-            socket.tell({"type": "done", "id": wish.id, "ok": True, "took_s": 0.0, "more": False})
+            await self._remark(socket, wish)
         else:
-            asyncio.ensure_future(self._run(socket, wish))  # noqa: RUF006
+            await self._run(socket, wish)
+
+    async def _interrupt(self, socket: ShellSocket) -> None:
+        if self._session is not None:
+            self._app.gatekeeper.audit.done(who=socket.user.name, what="interrupt", **self._about())
+            await self._blocking(_guarded, self._session.interrupt)
+
+    async def _remark(self, socket: ShellSocket, wish: Run) -> None:
+        user, text = socket.user.name, wish.code.strip()[1:].strip()
+        refusal = self._too_long(user, wish)
+        if not refusal:
+            self._note("remark", user, text, tell=False)
+            self._tell_all({"type": "remark", "user": user, "text": text})
+            # Whoever floods with remarks waits for the store, which would otherwise collect them all in memory.
+            await self._written()
+        else:
+            socket.tell({"type": "refused", "why": refusal})
+        socket.tell({"type": "done", "id": wish.id, "ok": not refusal, "took_s": 0.0, "more": False})
+
+    def _too_long(self, user: str, wish: Run) -> str:
+        if len(wish.code) <= CODE_LIMIT:
+            return ""
+        why = f"The code has {len(wish.code):,} characters; at most {CODE_LIMIT:,} are allowed."
+        self._app.gatekeeper.audit.refused(who=user, what=wish.code[:200], why=why, **self._about())
+        return why
 
     async def _complete(self, socket: ShellSocket, wish: Complete) -> None:
         items: list[str] = []
@@ -401,9 +480,7 @@ class ShellRoom:
 
     async def _run(self, socket: ShellSocket, wish: Run) -> None:
         user = socket.user.name
-        if len(wish.code) > CODE_LIMIT:
-            why = f"The code has {len(wish.code):,} characters; at most {CODE_LIMIT:,} are allowed."
-            self._app.gatekeeper.audit.refused(who=user, what=wish.code[:200], why=why, **self._about())
+        if why := self._too_long(user, wish):
             socket.tell({"type": "refused", "why": why})
             socket.tell({"type": "done", "id": wish.id, "ok": False, "took_s": 0.0, "more": False})
             return
@@ -418,7 +495,8 @@ class ShellRoom:
             output = _Output(self, wish.id, user)
             frame = session.frame
             try:
-                done = await self._blocking(session.run, wish.code, output.hear)
+                # The worker's audit log names who typed, not who opened the session.
+                done = await self._blocking(lambda: session.run(wish.code, output.hear, user=user))
             except SessionGone as error:
                 done = Done(ok=False, frame=frame)
                 await output.drained()
@@ -426,6 +504,11 @@ class ShellRoom:
             except ShellError as error:
                 done = Done(ok=False, frame=frame)
                 self._say(wish.id, user, Event("error", str(error)))
+            except Exception as error:
+                # A console that hears of no end would wait for ever.
+                logger.exception("A command of the shell failed")
+                done = Done(ok=False, frame=frame)
+                self._say(wish.id, user, Event("error", f"The shell failed ({type(error).__name__}: {error})."))
             finally:
                 self._running = None
             await output.drained()
@@ -465,6 +548,11 @@ class ShellRoom:
         with Guard("shell transcript"):
             self._rooms.writer.submit(write)
 
+    async def _written(self) -> None:
+        """What was to be written until now is."""
+        with Guard("shell transcript"):
+            await asyncio.get_running_loop().run_in_executor(self._rooms.writer, lambda: None)
+
     def _about(self) -> dict[str, Any]:
         mode = self._session.mode if self._session is not None else ""
         return {"failure": self._failure_id, "session": self._id, "mode": mode}
@@ -481,7 +569,7 @@ class ShellRoom:
         for socket in tuple(self._sockets):
             socket.close(1000, "the session ended")
         if self._session is not None:
-            self._rooms.threads.submit(_close, self._session)
+            self._rooms.close_session(self._session)
         if self._stored:
             at_s, users = self._app.clock.now_s(), list(self._users)
             self._write(lambda store: store.end_shell(self._id, at_s, users))

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from celery_trace.model import AlertView, FailureDetail, FailureGroup, FailureSummary
+from celery_trace.model import AlertView, FailureDetail, FailureGroup, FailureSummary, ShellView
+from flower_plugin.roles import Role, User
 
 Row = TypeVar("Row", FailureSummary, FailureGroup)
 
@@ -38,6 +39,16 @@ def without_values(failure: FailureDetail) -> FailureDetail:
 def without_message(row: Row) -> Row:
     """A row of a list without its message."""
     return row if row.exception is None else replace(row, exception=replace(row.exception, message=HIDDEN))
+
+
+def may_read(user: User, shell: ShellView) -> bool:
+    """
+    Whether somebody may read what was said in a shell.
+
+    A recreated one shows what the capture held, redacted. A live one shows the objects themselves, secrets
+    included, so it is for those who could have typed there.
+    """
+    return user.may(Role.LIVE if shell.mode == "live" else Role.LOCALS)
 
 
 def without_words(alert: AlertView) -> AlertView:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from flower_plugin.pages.page import Context, Missing, Page, Visit
 from flower_plugin.roles import Role
+from flower_plugin.values import may_read
 
 
 def shells(queries: Any, visit: Visit) -> Context:
@@ -14,9 +17,9 @@ def shells(queries: Any, visit: Visit) -> Context:
     return {"rows": page.rows, "next": page.next}
 
 
-def shell(queries: Any, _visit: Visit, identifier: str) -> Context:
+def shell(queries: Any, visit: Visit, identifier: str) -> Context:
     """
-    One session with its lines.
+    One session with its lines; those of a live one for who may type there.
 
     Raises:
         Missing: There is none with this id.
@@ -26,7 +29,13 @@ def shell(queries: Any, _visit: Visit, identifier: str) -> Context:
         raise Missing(
             "There is no shell session with this id.", "It may have been pruned.", ("trace_shells", "All shells")
         )
-    return {"title": "Transcript", "shell": found, "failure": queries.failure(found.failure)}
+    shut = not may_read(visit.user, found)
+    return {
+        "title": "Transcript",
+        "shell": replace(found, lines=[]) if shut else found,
+        "shut": shut,
+        "failure": queries.failure(found.failure),
+    }
 
 
 LIST: Page = Page(

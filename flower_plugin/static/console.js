@@ -23,7 +23,8 @@
     let refused = "";
     let session = "";
     let me = root.dataset.user;
-    let next = 1;
+    // Several people share a session and hear each other's answers, so numbers must not be shared.
+    let next = 1 + Math.floor(Math.random() * 2 ** 48);
     let running = null;
     let mine = null;
     let asked = 0;

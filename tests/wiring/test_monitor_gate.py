@@ -1,5 +1,6 @@
 """Every route is closed unless it says otherwise, and each way in is the way that was meant."""
 
+import json
 import re
 from base64 import b64encode
 
@@ -9,7 +10,7 @@ from tornado.web import RequestHandler, StaticFileHandler
 from celery_trace.clock import FakeClock
 from flower_plugin.app import guarded
 from flower_plugin.audit import AuditLog
-from flower_plugin.gate import Gate
+from flower_plugin.gate import Gate, Hosts
 from flower_plugin.login import Guesses, Sessions
 from flower_plugin.roles import Role
 from tests.support.monitor_app import PASSWORD, Client, make_monitor, serving
@@ -161,6 +162,21 @@ def test_a_foreign_host_is_refused_before_anything_else(client):
     assert "--trace_hosts=evil.example" in answer.text
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["[localhost]evil.example", "[::1]evil.example", "localhost.evil.example", "evil.example:127.0.0.1",
+     "a:b:127.0.0.1", "127.0.0.1@evil.example", "127.0.0.1.evil.example", "",
+     "[", "127.0.0.1/evil.example", "127.1", "0x7f.1"],
+)  # fmt: skip
+def test_a_host_that_only_looks_like_ours_is_foreign(host):
+    assert not Hosts("127.0.0.1").allow(host)
+
+
+def test_our_own_names_are_ours_with_any_port():
+    for host in ("localhost", "LOCALHOST:5555", "127.0.0.1:1", "[::1]:5555", "[::1]", "localhost."):
+        assert Hosts("127.0.0.1").allow(host)
+
+
 def test_a_change_needs_the_token_and_our_origin(client):
     client.log_in()
     path = "/api/trace/groups/x/resolve"
@@ -292,11 +308,36 @@ def test_read_only_changes_nothing(tmp_path):
 
 def test_refusals_stand_in_the_audit_log(tmp_path):
     with serving(lambda: make_monitor(tmp_path)) as (base, _):
-        Client(base).get("/login", headers={"Host": "evil.example"})
-        Client(base).log_in("wrong")
-    log = (tmp_path / "audit.jsonl").read_text()
-    assert "foreign host" in log
-    assert "wrong password" in log
+        client = Client(base)
+        client.get("/login", headers={"Host": "evil.example"})
+        client.log_in("wrong")
+        client.get("/trace/leaks")
+        client.get("/api/trace/stats")
+        client.log_in()
+        client.post("/api/trace/groups/x/resolve")
+        client.post("/api/trace/groups/y/resolve", xsrf=True, headers={"Origin": "http://evil.example"})
+        stolen = dict(client.cookies)
+        client.post("/logout", xsrf=True)
+        client.cookies = stolen
+        client.get("/trace/failures")
+        client.cookies = {}
+        client.post("/login", {"password": PASSWORD})
+        for number in range(9):
+            client.get("/metrics", headers={"Authorization": f"Bearer {number}"})
+    log = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    refused = {(entry.get("user", ""), entry["command"], entry["verdict"].partition(" (")[0]) for entry in log}
+    for expected in (
+        ("", "Host evil.example", "refused: foreign host"),
+        ("", "login", "refused: wrong password"),
+        ("", "GET /trace/leaks", "refused: no login"),
+        ("", "GET /api/trace/stats", "refused: no login"),
+        ("admin", "POST /api/trace/groups/x/resolve", "refused: XSRF token: '_xsrf' argument missing from POST"),
+        ("admin", "POST /api/trace/groups/y/resolve", "refused: origin http://evil.example"),
+        ("", "GET /trace/failures", "refused: a session that has ended or never was"),
+        ("", "POST /login", "refused: XSRF token: '_xsrf' argument missing from POST"),
+        ("", "bearer login", "refused: too many wrong passwords"),
+    ):
+        assert expected in refused
     assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
 
 

@@ -11,6 +11,7 @@ from celery_trace.model import Kept, failure_id
 from celery_trace.settings import load
 from celery_trace.shell.session import Done, Event, FrameInfo, SessionGone, ShellError
 from celery_trace.stores import open_store
+from flower_plugin.shellroom import MOST_ROOMS_OF_ONE, ShellRooms
 from tests.support import monitor_facts
 from tests.support.monitor_app import PASSWORD, Client, eventually, make_monitor, serving
 
@@ -33,8 +34,10 @@ class ScriptedSession:
         self.gone = ""
         self.closed = False
         self.interrupted = threading.Event()
+        self.typed = []
 
-    def run(self, code, on_event):
+    def run(self, code, on_event, *, user=""):
+        self.typed.append((user, code))
         if self.gone:
             raise SessionGone(self.gone)
         if code.strip() == "loop":
@@ -56,6 +59,8 @@ class ScriptedSession:
             raise SessionGone(self.gone)
         if code.strip() == "refuse":
             raise ShellError("Not that.")
+        if code.strip() == "break":
+            raise RuntimeError("something that nobody thought of")
         if code.strip() == "if 1:":
             return Done(ok=True, more=True)
         on_event(Event("result", f"{self.mode}:{code}"))
@@ -72,12 +77,15 @@ class ScriptedSession:
 
     def close(self):
         self.closed = True
+        self.interrupted.set()
 
 
 class ScriptedOpener:
     def __init__(self):
         self.opened = []
         self.refuse_live = False
+        self.may_recreate = threading.Event()
+        self.may_recreate.set()
 
     def live(self, kept, failure, user):
         if self.refuse_live:
@@ -86,6 +94,7 @@ class ScriptedOpener:
         return self.opened[-1]
 
     def recreated(self, failure):
+        assert self.may_recreate.wait(20)
         self.opened.append(ScriptedSession("recreated"))
         return self.opened[-1]
 
@@ -150,6 +159,7 @@ def opener(monitor):
     assert done.wait(20)
     app.opener.opened.clear()
     app.opener.refuse_live = False
+    app.opener.may_recreate.set()
 
 
 def basic(name):
@@ -222,6 +232,103 @@ def test_a_goodbye_is_heard_without_anybody_typing(monitor, opener):
     assert ada.wait("mode")["mode"] == "recreated"
     eventually(lambda: opener.opened[0].closed)
     ada.close()
+
+
+def on_the_loop(app, call):
+    """Run something on the monitor's loop, and let what it started get its turn."""
+    done = threading.Event()
+    app.io_loop.add_callback(call)
+    app.io_loop.add_callback(lambda: app.io_loop.add_callback(done.set))
+    assert done.wait(20)
+
+
+def test_an_end_that_two_notice_at_once_is_recreated_once(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    (room,) = monitor[1].rooms._rooms.values()
+    opener.may_recreate.clear()
+    ada.send(type="run", id=1, code="leave")
+    eventually(lambda: room._falling is not None)
+    on_the_loop(monitor[1], room._look)
+    opener.may_recreate.set()
+    ada.wait("mode")
+    ada.wait("done", id=1)
+    ada.ask("again", 2)
+    assert [session.mode for session in opener.opened] == ["live", "recreated"]
+    assert [message["type"] for message in ada.heard].count("mode") == 1
+    ada.close()
+
+
+def test_a_sandbox_that_comes_after_the_end_of_its_room_is_closed(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    (room,) = monitor[1].rooms._rooms.values()
+    opener.may_recreate.clear()
+    opener.opened[0].gone = "The worker shuts down."
+    on_the_loop(monitor[1], room._look)
+    on_the_loop(monitor[1], room.end)
+    opener.may_recreate.set()
+    eventually(lambda: len(opener.opened) == 2 and all(session.closed for session in opener.opened))
+    ada.close()
+
+
+def test_the_process_is_told_who_typed_and_not_who_opened(monitor, opener):
+    ada, bob = person(monitor, "ada"), person(monitor, "bob")
+    ada.wait("hello")
+    bob.wait("hello")
+    ada.ask("a", 1)
+    bob.ask("b", 2)
+    assert opener.opened[0].typed == [("ada", "a"), ("bob", "b")]
+    ada.close()
+    bob.close()
+
+
+def test_an_error_of_the_shell_itself_ends_the_command_and_not_the_session(monitor, opener):
+    ada = person(monitor, "ada")
+    ada.wait("hello")
+    assert ada.ask("break", 1)["ok"] is False
+    assert "something that nobody thought of" in ada.said()
+    assert ada.ask("1 + 1", 2)["ok"] is True
+    ada.close()
+
+
+def test_a_flood_of_messages_is_refused_and_logged_and_the_others_go_on(monitor, opener):
+    ada, bob = person(monitor, "ada"), person(monitor, "bob")
+    ada.wait("hello")
+    bob.wait("hello")
+    ada.send(type="run", id=1, code="loop")
+    ada.wait("output", text="looping\n")
+    for number in range(60):
+        ada.send(type="run", id=2 + number, code=f"flood {number}")
+    assert "50 messages of yours wait" in ada.wait("refused")["why"]
+    assert "50 messages of yours wait" in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+    bob.send(type="interrupt")
+    assert bob.ask("1 + 1", 99)["ok"] is True
+    ada.close()
+    bob.close()
+
+
+class Present:
+    """Somebody who sits in a room."""
+
+    def close(self, code, reason):
+        self.closed = code, reason
+
+
+def test_nobody_can_take_all_rooms_and_a_room_that_was_left_makes_place(monitor, opener):
+    rooms = ShellRooms(monitor[1], opener)
+    opened = [rooms.room(f"failure-{number}", False, "rae") for number in range(MOST_ROOMS_OF_ONE)]
+    for room in opened:
+        room._sockets[Present()] = "rae"
+    assert rooms.room("one more", False, "rae") is None
+    assert rooms.room("failure-0", False, "rae") is opened[0]
+    other = rooms.room("one more", False, "ada")
+    assert other is not None
+    opened[3]._sockets.clear()
+    assert rooms.room("and another", False, "rae") is not None
+    assert opened[3]._ended
+    assert not other._ended
+    rooms.close()
 
 
 def test_a_live_process_that_does_not_answer_is_recreated_at_once(monitor, opener):

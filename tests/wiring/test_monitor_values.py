@@ -5,7 +5,7 @@ from base64 import b64encode
 
 import pytest
 
-from celery_trace.model import AlertView
+from celery_trace.model import AlertView, ShellLine, ShellView
 from celery_trace.settings import load
 from celery_trace.stores import open_store
 from tests.support import monitor_facts
@@ -29,9 +29,15 @@ def monitor(tmp_path_factory):
             value=1.0, threshold=0.0, since=now_s - 60, fired_at=now_s - 50, resolved_at=None, link="failures/x",
         )
     )  # fmt: skip
+    store.add_shell(
+        ShellView(id="shell-2", failure="x", mode="recreated", started_at=1.0, ended_at=None, users=["ada"])
+    )
+    store.add_shell_line("shell-2", ShellLine(seq=1, at=1.0, user="ada", kind="output", text="recreated words"))
     store.close()
     with serving(
-        lambda: make_monitor(folder, settings=settings, pairs=("lou:1", "val:2"), roles=("lou:look", "val:locals"))
+        lambda: make_monitor(
+            folder, settings=settings, pairs=("lou:1", "val:2", "liv:3"), roles=("lou:look", "val:locals", "liv:live")
+        )
     ) as (base, app):
         state = app.events.state
         for name, more in (
@@ -46,7 +52,7 @@ def monitor(tmp_path_factory):
 
 
 def get(monitor, name, path):
-    pair = {"lou": "lou:1", "val": "val:2"}[name]
+    pair = {"lou": "lou:1", "val": "val:2", "liv": "liv:3"}[name]
     header = {"Authorization": "Basic " + b64encode(pair.encode()).decode()}
     return Client(monitor[0]).get(path, headers=header)
 
@@ -85,3 +91,22 @@ def test_an_alerts_words_quote_no_message_for_who_may_not_see_values(monitor, pa
 
 def test_an_alert_about_something_else_keeps_its_words(monitor):
     assert "leaks 101.6 KiB a run" in get(monitor, "lou", "/api/trace/alerts").text
+
+
+def test_what_a_live_shell_said_is_not_redacted_and_so_for_those_who_may_type_there(monitor):
+    said = "context_data"  # a line of the transcript
+    assert said in get(monitor, "liv", "/trace/shells/shell-1").text
+    assert said in get(monitor, "liv", "/api/trace/shells/shell-1").text
+    page = get(monitor, "val", "/trace/shells/shell-1")
+    assert page.status == 200
+    assert "needs the role live" in page.text
+    assert said not in page.text
+    assert get(monitor, "val", "/api/trace/shells/shell-1").status == 403
+    assert said not in get(monitor, "val", "/api/trace/shells").text
+
+
+def test_what_a_recreated_shell_said_is_as_redacted_as_the_page(monitor):
+    assert "recreated words" in get(monitor, "val", "/trace/shells/shell-2").text
+    assert "recreated words" in get(monitor, "val", "/api/trace/shells/shell-2").text
+    assert get(monitor, "lou", "/api/trace/shells/shell-2").status == 403
+    assert get(monitor, "lou", "/trace/shells/shell-2").status == 403
