@@ -650,6 +650,10 @@ class FailureSummary(Struct, frozen=True, kw_only=True):
     hostname: str
     at: float
     live: bool
+    # beyond the contract: where it stood in its workflow
+    root_id: str = ""
+    parent_id: str = ""
+    group_id: str = ""
 
 
 class FailureDetail(FailureSummary, frozen=True, kw_only=True):

@@ -10,13 +10,19 @@ from django.db.migrations.operations.base import Operation
 
 class CompareByBytes(Operation):
     """
-    Give this migration's tables the collation ``utf8mb4_bin`` on MySQL and MariaDB; does nothing elsewhere.
+    Give new tables the collation ``utf8mb4_bin`` on MySQL and MariaDB; does nothing elsewhere.
 
     By default these compare texts without case and trailing spaces, and two of our keys would be one.
+
+    Args:
+        names: The models whose tables are new; all of them when none is named.
     """
 
     reversible = True
     reduces_to_sql = True
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
 
     def state_forwards(self, app_label: str, state: Any) -> None:
         """The models stay as they are."""
@@ -28,6 +34,8 @@ class CompareByBytes(Operation):
         ):
             return
         for model in to_state.apps.get_app_config(app_label).get_models():
+            if self.names and model.__name__ not in self.names:
+                continue
             table = schema_editor.quote_name(model._meta.db_table)
             schema_editor.execute(f"ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
 

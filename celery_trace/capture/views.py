@@ -49,6 +49,9 @@ def summary(failure: Failure, *, count: int = 1, live: bool = False) -> FailureS
         hostname=failure.hostname,
         at=failure.at_s,
         live=live,
+        root_id=failure.task.root_id if failure.task else "",
+        parent_id=failure.task.parent_id if failure.task else "",
+        group_id=failure.task.group_id if failure.task else "",
     )
 
 

@@ -12,7 +12,7 @@ from celery_trace.model import Failure, FailureDetail, FailureGroup, Kept, Outco
 from celery_trace.queries.base import Base
 from celery_trace.queries.cursors import like
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores import schema
+from celery_trace.stores import schema, values
 from celery_trace.stores.writing import HOUR_S
 
 #: A group is new for this long, seconds.
@@ -21,10 +21,15 @@ NEW_S = 24 * 3600
 TREND_HOURS = 24
 #: A search looks at so many groups, the most recent ones first.
 SEARCHED_GROUPS = 300
+#: It reads the values of so many failures that fit the other filters, the most recent ones first.
+SEARCHED_VALUES = 20_000
+#: What it finds there at most.
+MOST_FOUND = 1000
 
 _failures = schema.failures
 _groups = schema.groups
 _kept = schema.kept
+_values = schema.failure_values
 _processes = schema.processes
 
 
@@ -54,12 +59,12 @@ class FailureQueries(Base):
         Args:
             kind, name, outcome, fingerprint, worker, task_id, root_id: Exactly these, where given.
             since_s, until_s: Seconds since the epoch; ``until_s`` is not included.
-            search: Part of the task's name or of the exception, or a whole task or failure id.
+            search: Part of the task's name or of the exception, a whole task or failure id, or part of a local's
+                or an argument's value, also as ``name=value``; see :data:`SEARCHED_VALUES`.
             live: Only those that a living process still holds (or none of them).
             limit, cursor: The page.
         """
-        columns = [column for column in _failures.columns if column.name != "payload"]
-        wanted = sa.select(*columns)
+        conditions: list[sa.ColumnElement[bool]] = []
         for column, value in (
             (_failures.c.kind, kind),
             (_failures.c.name, name),
@@ -70,14 +75,16 @@ class FailureQueries(Base):
             (_failures.c.root_id, root_id),
         ):
             if value:
-                wanted = wanted.where(column == value)
+                conditions.append(column == value)
         if since_s is not None:
-            wanted = wanted.where(_failures.c.at_s >= since_s)
+            conditions.append(_failures.c.at_s >= since_s)
         if until_s is not None:
-            wanted = wanted.where(_failures.c.at_s < until_s)
+            conditions.append(_failures.c.at_s < until_s)
+        columns = [column for column in _failures.columns if column.name != "payload"]
+        wanted = sa.select(*columns).where(*conditions)
         with self.store.reading() as connection:
             if search:
-                wanted = wanted.where(self._matches(connection, search))
+                wanted = wanted.where(self._matches(connection, search, conditions))
             if live is not None:
                 held = self._held(connection, None)
                 wanted = wanted.where(_failures.c.id.in_(held) if live else _failures.c.id.not_in(held))
@@ -86,9 +93,12 @@ class FailureQueries(Base):
                 connection, "failures", wanted, order, limit, cursor, lambda rows: self._summaries(connection, rows)
             )
 
-    def _matches(self, connection: sa.Connection, search: str) -> sa.ColumnElement[bool]:
+    def _matches(
+        self, connection: sa.Connection, search: str, conditions: Sequence[sa.ColumnElement[bool]]
+    ) -> sa.ColumnElement[bool]:
         """
-        A search looks at the groups, of which there are few, and at whole ids, which have an index.
+        A search looks at the groups, of which there are few, at whole ids, which have an index, and at the values of
+        the newest failures.
 
         Reading the texts of ten million failures would take minutes.
         """
@@ -106,12 +116,38 @@ class FailureQueries(Base):
                 sa.select(_failures.c.id).where(_failures.c.root_id == text),
             ).limit(1000)
         ).scalars()
-        fingerprints, identified = list(found), list(ids)
+        fingerprints = list(found)
+        identified = sorted({*ids, *self._with_value(connection, text, conditions)})
         if identified and not fingerprints:
             return _failures.c.id.in_(identified)
         if fingerprints and not identified:
             return _failures.c.fingerprint.in_(fingerprints)
         return sa.or_(_failures.c.fingerprint.in_(fingerprints), _failures.c.id.in_(identified))
+
+    @staticmethod
+    def _with_value(
+        connection: sa.Connection, search: str, conditions: Sequence[sa.ColumnElement[bool]] = ()
+    ) -> Sequence[str]:
+        """Ids of the newest failures among those that fit ``conditions`` which held such a value."""
+        newest = (
+            sa.select(_failures.c.id, _failures.c.at_s)
+            .where(*conditions)
+            .order_by(_failures.c.at_s.desc(), _failures.c.id.desc())
+            .limit(SEARCHED_VALUES)
+            .subquery()
+        )
+        patterns = {like(search.lower()), like(values.pattern_text(search))}
+        return (
+            connection.execute(
+                sa.select(newest.c.id)
+                .join(_values, _values.c.id == newest.c.id)
+                .where(sa.or_(*(_values.c.text.like(pattern, escape="!") for pattern in sorted(patterns))))
+                .order_by(newest.c.at_s.desc())
+                .limit(MOST_FOUND)
+            )
+            .scalars()
+            .all()
+        )
 
     @staticmethod
     def _group_matches(search: str) -> sa.ColumnElement[bool]:
@@ -182,7 +218,7 @@ class FailureQueries(Base):
             kind, name, outcome: Exactly these, where given.
             state: ``new`` (first seen within a day), ``ongoing``, ``resolved`` or ``regressed``.
             since_s: Seen since then.
-            search: Part of the task's name or of the exception.
+            search: Part of the task's name or of the exception, or of a value as in :meth:`failures`.
             limit, cursor: The page.
         """
         wanted = sa.select(_groups)
@@ -191,8 +227,6 @@ class FailureQueries(Base):
                 wanted = wanted.where(column == value)
         if since_s is not None:
             wanted = wanted.where(_groups.c.last_seen_s >= since_s)
-        if search:
-            wanted = wanted.where(self._group_matches(search.strip()))
         new_since_s = self._now_s() - NEW_S
         resolved = _groups.c.resolved_at_s.is_not(None)
         again = _groups.c.last_seen_s > _groups.c.resolved_at_s
@@ -206,6 +240,16 @@ class FailureQueries(Base):
             wanted = wanted.where(conditions.get(state, sa.false()))
         order = ((_groups.c.last_seen_s, True), (_groups.c.fingerprint, True))
         with self.store.reading() as connection:
+            if search:
+                text = search.strip()
+                same = ((_failures.c.kind, kind), (_failures.c.name, name), (_failures.c.outcome, outcome))
+                narrow = [column == value for column, value in same if value]
+                if since_s is not None:
+                    narrow.append(_failures.c.at_s >= since_s)
+                found = self._with_value(connection, text, narrow)
+                held = sa.select(_failures.c.fingerprint).where(_failures.c.id.in_(found))
+                fingerprints = connection.execute(held.distinct()).scalars().all()
+                wanted = wanted.where(sa.or_(self._group_matches(text), _groups.c.fingerprint.in_(fingerprints)))
             return self._page(
                 connection, "groups", wanted, order, limit, cursor, lambda rows: self._group_views(connection, rows)
             )

@@ -11,7 +11,7 @@ from celery_trace.stores import schema
 from celery_trace.stores.errors import StoreUnavailable
 
 #: The revision that this version of the program reads and writes.
-HEAD = "0001"
+HEAD = "0002"
 VERSION_TABLE = schema.PREFIX + "alembic"
 
 _LOCK_NAME = "celery_trace_migration"
@@ -36,9 +36,14 @@ def bring_up_to_date(engine: Engine, address: str, *, create: bool, by_django: b
     """
     with engine.connect() as connection:
         found = version(connection)
-    if found == HEAD or found == "django":
-        return
+        tables = set(sa.inspect(connection).get_table_names()) if found == "django" else set()
     what = f"Can't use the store {address}"
+    if found == "django" and not tables >= {table.name for table in schema.metadata.sorted_tables}:
+        raise StoreUnavailable(
+            what, "its tables are of an older version", "Run: python manage.py migrate django_bridge"
+        )
+    if found in (HEAD, "django"):
+        return
     if by_django:
         raise StoreUnavailable(what, "its tables are missing", "Run: python manage.py migrate django_bridge")
     if found is not None and found > HEAD:

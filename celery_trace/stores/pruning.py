@@ -114,6 +114,9 @@ def _remove_batch(
         removed += connection.execute(sa.delete(table).where(key.in_(part))).rowcount
     if table is schema.failures:
         _take_from_groups(connection, rows)
+        values = schema.failure_values
+        for part in chunks(keys):
+            connection.execute(sa.delete(values).where(values.c.id.in_(part)))
     if table is schema.windows:
         _forget_leaks(connection, before_s)
     if table is schema.shells:

@@ -29,6 +29,7 @@ from celery_trace.model import (
     Window,
     stable_id,
 )
+from celery_trace.stores.values import searchable
 
 Row = dict[str, Any]
 _INT_MOST = 2**63 - 1
@@ -312,6 +313,8 @@ def failure_row(record: Failure) -> Row:
         "task_id": record.task_id,
         "retries": record.retries,
         "root_id": record.task.root_id if record.task else "",
+        "parent_id": record.task.parent_id if record.task else "",
+        "group_id": record.task.group_id if record.task else "",
         "outcome": str(record.outcome),
         "witness": record.witness,
         "exception_type": raised.type if raised else "",
@@ -324,6 +327,10 @@ def failure_row(record: Failure) -> Row:
         "at_s": record.at_s,
         "payload": squeeze(_encoder.encode(record)),
     }
+
+
+def values_row(record: Failure) -> Row:
+    return {"id": record.id, "text": searchable(record)}
 
 
 def failure(row: Any) -> Failure:
@@ -352,6 +359,9 @@ def summary(row: Any, *, count: int, live: bool) -> FailureSummary:
         hostname=row.hostname,
         at=row.at_s,
         live=live,
+        root_id=row.root_id,
+        parent_id=row.parent_id,
+        group_id=row.group_id,
     )
 
 

@@ -162,6 +162,7 @@ runs = _table(
     sa.Index("ct_runs_why", "why", "started_at_s", "id"),
     sa.Index("ct_runs_kind", "kind", "started_at_s", "id"),
     sa.Index("ct_runs_task", "task_id"),
+    sa.Index("ct_runs_root", "root_id"),
 )
 
 samples = _table(
@@ -228,6 +229,8 @@ failures = _table(
     _text("task_id"),
     _number("retries"),
     _text("root_id"),
+    _text("parent_id"),
+    _text("group_id"),
     _text("outcome", WORD),
     _text("witness", WORD),
     _text("exception_type"),
@@ -251,6 +254,9 @@ failures = _table(
     sa.Index("ct_failures_root", "root_id"),
     sa.Index("ct_failures_process", "process"),
 )
+
+#: What a failure held, as short text for the search; apart, so that a search reads narrow rows and a list none of them.
+failure_values = _table("failure_values", _key("id"), _text("text", LONG_TEXT))
 
 groups = _table(
     "groups",

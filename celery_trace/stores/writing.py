@@ -35,7 +35,7 @@ from celery_trace.model import (
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import schema
 from celery_trace.stores.rows import LARGEST, SUMMED, Row
-from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows
+from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
 
 HOUR_S = 3600
 #: Counters of a :class:`Stats` record that are levels, not sums; they are not added up.
@@ -260,11 +260,13 @@ class _Batch:
         fresh = [rows_of.failure_row(record) for key, record in sorted(latest.items()) if key not in found]
         insert_all(self._connection, table, fresh)
         changed: list[Row] = []
+        whole = dict(latest)
         groups = _Groups()
         for row in fresh:
             groups.count(row, +1)
         for key, row in found.items():
-            merged = rows_of.failure_row(_merge(rows_of.failure(row), latest[key]))
+            whole[key] = _merge(rows_of.failure(row), latest[key])
+            merged = rows_of.failure_row(whole[key])
             changed.append(merged)
             if merged["fingerprint"] != row.fingerprint or _hour(merged["at_s"]) != _hour(row.at_s):
                 groups.count(row._mapping, -1)
@@ -272,6 +274,11 @@ class _Batch:
             else:
                 groups.count(merged, 0)
         update_rows(self._connection, table, changed)
+        upsert(
+            self._connection,
+            schema.failure_values,
+            [rows_of.values_row(record) for _, record in sorted(whole.items())],
+        )
         groups.write(self._connection)
         return len(fresh)
 

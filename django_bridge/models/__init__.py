@@ -8,6 +8,7 @@ rows; Django only makes the tables and reads them.
 
 from django_bridge.models.records import (
     Failure,
+    FailureValues,
     Kept,
     Leak,
     Process,
@@ -37,6 +38,7 @@ __all__ = [
     "AuditEntry",
     "Delivery",
     "Failure",
+    "FailureValues",
     "Group",
     "Kept",
     "Leak",

@@ -19,6 +19,8 @@ class Failure(models.Model):
     task_id = models.CharField(max_length=NAME, default="", blank=True)
     retries = models.BigIntegerField(default=0)
     root_id = models.CharField(max_length=NAME, default="", blank=True)
+    parent_id = models.CharField(max_length=NAME, default="", blank=True)
+    group_id = models.CharField(max_length=NAME, default="", blank=True)
     outcome = models.CharField(max_length=WORD, default="", blank=True)
     witness = models.CharField(max_length=WORD, default="", blank=True)
     exception_type = models.CharField(max_length=NAME, default="", blank=True)
@@ -52,6 +54,20 @@ class Failure(models.Model):
 
     def __str__(self) -> str:
         return str(self.name)
+
+
+class FailureValues(models.Model):
+    """What a failure held, as short text for the search."""
+
+    id = KeyField(primary_key=True, max_length=ID)
+    text = models.TextField(default="", blank=True)
+
+    objects = StoreManager()
+
+    class Meta:
+        db_table = PREFIX + "failure_values"
+        verbose_name = "values of a failure"
+        verbose_name_plural = "values of failures"
 
 
 class Kept(models.Model):
@@ -233,6 +249,7 @@ class Run(models.Model):
             models.Index(fields=["started_at_s", "id"], name="ct_runs_at"),
             models.Index(fields=["kind", "started_at_s", "id"], name="ct_runs_kind"),
             models.Index(fields=["name", "started_at_s", "id"], name="ct_runs_name"),
+            models.Index(fields=["root_id"], name="ct_runs_root"),
             models.Index(fields=["task_id"], name="ct_runs_task"),
             models.Index(fields=["why", "started_at_s", "id"], name="ct_runs_why"),
         ]

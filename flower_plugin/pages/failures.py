@@ -63,12 +63,16 @@ def _given(wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shared(queries: Any, visit: Visit, filters: dict[str, Any], rows: Sequence[Any]) -> Context:
+    # SQLAlchemy comes with it, which is there by the time that a page is read.
+    from celery_trace.queries.failures import SEARCHED_VALUES
+
     return {
         "filtered": bool(filters),
         "ranges": RANGES,
         "outcomes": list(Outcome),
         "exception_text": exception_text,
         "shows_values": visit.may(Role.LOCALS),
+        "searched_values": SEARCHED_VALUES,
         "any_process": bool(rows) or bool(queries.workers(limit=1).rows),
     }
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from celery_trace.settings import Settings
 from celery_trace.stores import migration, open_store, schema
-from tests.support.store_contract import CONTRACT, open_clock
+from tests.support.store_contract import CONTRACT, move_up_from_the_first_schema, open_clock
 
 
 @pytest.fixture(params=["postgres_url", "mariadb_url"])
@@ -37,6 +37,10 @@ def store(empty_url, tmp_path):
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
 def test_a_server_database_keeps_the_promise(promise, store):
     promise(store)
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(empty_url, tmp_path, monkeypatch):
+    move_up_from_the_first_schema(Settings(dir=str(tmp_path), store=empty_url), monkeypatch)
 
 
 def test_starters_at_the_same_time_make_the_tables_once(empty_url, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import sqlalchemy as sa
 from msgspec.structs import replace
@@ -18,17 +19,22 @@ from celery_trace.model import (
     AlertView,
     AuditEntry,
     Capture,
+    CapturedException,
     Delivery,
     ExceptionInfo,
+    Failure,
+    Frame,
     Kept,
+    Node,
     Outcome,
     ShellLine,
     ShellView,
     Stats,
+    Variable,
 )
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
-from celery_trace.stores import Store, schema
+from celery_trace.stores import Store, migration, open_store, rows, schema
 from tests.support.store_records import NOW_S, failure, process, rollup, run, sample, window
 
 CONTRACT: list[Callable[[Store], None]] = []
@@ -243,6 +249,63 @@ def failures_are_found_by_each_filter(store: Store) -> None:
     assert found(live=True) == ["t2"]
     assert found(live=False) == ["t3", "t1"]
     assert found(kind="request") == []
+
+
+@promise
+def a_search_finds_the_values_of_the_newest_failures(store: Store) -> None:
+    def holding(task_id: str, number: str, **fields: Any) -> Failure:
+        frame = Frame(file="a.py", line=1, function="f", locals=[Variable("order_id", 0), Variable("secret", 1)])
+        raised = CapturedException(type="ValueError", module="builtins", message="no such card", frames=[frame])
+        heap = [Node("str", "plain", number), Node("str", "redacted")]
+        return failure(task_id, capture=Capture(exceptions=[raised], heap=heap), **fields)
+
+    store.write([
+        holding("t1", "A-84213"), holding("t2", "B_7 100%", at_s=NOW_S + 1, fingerprint="fp-b"),
+        holding("t3", "C\x00é", at_s=NOW_S + 2, name="shop.mail"),
+    ])  # fmt: skip
+    queries = Queries(store)
+
+    def found(**filters: Any) -> list[str]:
+        return [row.task_id for row in queries.failures(**filters).rows]
+
+    assert found(search="a-842") == found(search="Order_ID = A-84213") == ["t1"]
+    assert found(search="b_7 100%") == ["t2"]
+    assert found(search="BX7 100%") == found(search="order_id=84") == []
+    assert found(search="É") == ["t3"]
+    assert found(search="order_id", name="shop.mail") == ["t3"]
+    assert found(search="order_id", since_s=NOW_S + 1, until_s=NOW_S + 2) == ["t2"]
+    assert [group.fingerprint for group in queries.groups(search="84213").rows] == ["fp-value"]
+    assert queries.groups(search="84213", name="shop.mail").rows == []
+    # A second witness completes the row, and what it held can be found.
+    store.write([failure("t4")])
+    assert found(search="d-1") == []
+    store.write([holding("t4", "D-1")])
+    store.write([failure("t4", witness="main")])
+    assert found(search="d-1") == ["t4"]
+    store.prune(Settings(dir=store.settings.dir, retention_days=1), NOW_S + 2 * 86_400)
+    assert "failure_values" not in counted(store)
+
+
+def move_up_from_the_first_schema(settings: Settings, monkeypatch: Any) -> None:
+    """A store that the first version made, with a row, is opened by this version."""
+    with monkeypatch.context() as older:
+        older.setattr(migration, "HEAD", "0001")
+        store = open_store(settings, clock=open_clock())
+        with store.engine.begin() as connection:
+            columns = [column["name"] for column in sa.inspect(connection).get_columns(schema.failures.name)]
+            row = {name: value for name, value in rows.failure_row(failure("t1")).items() if name in columns}
+            connection.execute(sa.table(schema.failures.name, *map(sa.column, row)).insert().values(row))
+        store.close()
+    assert "parent_id" not in columns
+    store = open_store(settings, clock=open_clock())
+    try:
+        with store.reading() as connection:
+            assert migration.version(connection) == migration.HEAD
+        store.write([failure("t2", at_s=NOW_S + 1)])
+        assert [row.task_id for row in Queries(store).failures().rows] == ["t2", "t1"]
+        assert Queries(store).failure(failure("t1").id) is not None
+    finally:
+        store.close()
 
 
 @promise

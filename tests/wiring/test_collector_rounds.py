@@ -13,7 +13,7 @@ from celery_trace.model import ProcessRecord, Stats
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter, segments
-from celery_trace.stores import StoreUnavailable, open_store
+from celery_trace.stores import StoreUnavailable, migration, open_store
 from celery_trace.transports import TransportUnavailable
 from celery_trace.transports.direct import DirectTransport
 from tests.support.store_records import NOW_S, failure, process, run
@@ -340,7 +340,7 @@ def test_a_store_of_a_newer_version_is_left_alone_and_records_wait(direct, write
     writer.append(failure("t1"))
     with pytest.raises(TransportUnavailable, match="newer celery-trace"):
         direct.round()
-    holder.execute("UPDATE celery_trace_alembic SET version_num = '0001'")
+    holder.execute("UPDATE celery_trace_alembic SET version_num = ?", (migration.HEAD,))
     holder.commit()
     holder.close()
     direct.round()

@@ -2,10 +2,11 @@
 
 import io
 
+import pytest
 import sqlalchemy as sa
 
 from celery_trace.settings import Settings
-from celery_trace.stores import open_store, schema
+from celery_trace.stores import StoreUnavailable, open_store, schema
 from tests.support.schema_facts import tables_of
 
 pytest_plugins = ["tests.support.fixtures_django"]
@@ -23,6 +24,21 @@ def test_django_makes_the_tables_that_the_store_makes_on_sqlite(django_database,
     finally:
         store.close()
         by_django.dispose()
+
+
+def test_a_database_that_lacks_a_migration_is_refused_with_the_command_that_helps(django_database, tmp_path):
+    from django.core.management import call_command
+
+    settings = Settings(dir=str(tmp_path), store="django")
+    open_store(settings).close()
+    call_command("migrate", "django_bridge", "0001", verbosity=0)
+    try:
+        with pytest.raises(StoreUnavailable, match="older version") as refused:
+            open_store(settings)
+    finally:
+        call_command("migrate", "django_bridge", verbosity=0)
+    assert "migrate django_bridge" in refused.value.next
+    open_store(settings).close()
 
 
 def test_the_migrations_are_those_of_the_models(django_database):
