@@ -59,8 +59,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def begins_from_nothing() -> None:
-    """What a process counts and how it logs is not what an earlier test left: own errors, disabled loggers."""
+    """What a process counts and how it logs is not what an earlier test left: own errors, levels, disabled loggers."""
     own_errors.clear()
+    logging.root.setLevel(logging.WARNING)  # Celery and Flower set up logging for a process of their own
     # A logging configuration (Django's, Celery's) may disable every logger that exists; ours speak again.
     for name, logger in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] in {"celery_trace", "flower_plugin", "django_bridge"} and isinstance(

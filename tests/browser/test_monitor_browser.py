@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, failure_id
+from celery_trace.probes.flamegraph import Profile, Profiles
 from celery_trace.settings import load
 from celery_trace.stores import open_store
 from flower_plugin.routes import PAGES
@@ -15,6 +16,7 @@ from tests.support.monitor_app import PASSWORD, end_sessions, make_monitor, serv
 
 AXE = next((Path(__file__).parent / "vendor").glob("axe-*.min.js"))
 FAILURE = failure_id("6e1f9b3a-0000-4000-8000-000000000000", 0)
+PROFILE = "0123456789abcdef"
 PREFIX = "pre/fix"
 WIDTHS = (390, 820, 1280)
 
@@ -25,6 +27,8 @@ def filled(folder, hostile=False, empty=False):
         store = open_store(settings)
         monitor_facts.fill(store, time.time(), hostile=hostile)
         store.close()
+        name = monitor_facts.HOSTILE[0] if hostile else "shop.tasks.load"
+        Profiles(folder).write(Profile(id=PROFILE, name=name, at=time.time(), state="failed", why=name))
     return settings
 
 
@@ -36,6 +40,7 @@ def addresses(application):
         "trace_failure": FAILURE,
         "trace_transcript": "shell-1",
         "trace_runs_of": ("task", "shop.tasks.remember_order"),
+        "trace_profile": PROFILE,
     }
     found = {}
     for page in PAGES:
@@ -96,7 +101,13 @@ def test_every_page_holds_in_both_themes_and_three_widths(monitor, page):
     page.on("console", lambda message: console.append(message.text) if message.type == "error" else None)
     log_in(page, base, app)
     for name, address in addresses(app).items():
-        if kind == "empty" and name in ("trace_leak", "trace_failure", "trace_transcript", "trace_runs_of"):
+        if kind == "empty" and name in (
+            "trace_leak",
+            "trace_failure",
+            "trace_transcript",
+            "trace_runs_of",
+            "trace_profile",
+        ):
             continue
         for theme in ("light", "dark"):
             page.emulate_media(color_scheme=theme)
