@@ -39,6 +39,8 @@ _ROLES = {
 }
 _POOL_NAMES = {"prefork": Role.MAIN, "processes": Role.MAIN, "solo": Role.SOLO, "threads": Role.THREADS}
 
+_TASK = Kind.TASK
+
 _installed: weakref.WeakKeyDictionary[Any, CeleryTrace] = weakref.WeakKeyDictionary()
 
 
@@ -199,8 +201,8 @@ class CeleryTrace:
                 traced = self._trace_here()
             traced.watcher.prerun(task_id)
             request = task.request
-            token = traced.recorder.run_started(Kind.TASK, task.name, task_id=task_id, retries=request.retries or 0)
-            token.describe = lambda: _queue_and_root(request)
+            token = traced.recorder.run_started(_TASK, task.name, task_id=task_id, retries=request.retries or 0)
+            token.origin, token.describe = request, _queue_and_root
             traced.open_runs[task_id] = token
         except Exception as error:
             report("task_prerun", error)

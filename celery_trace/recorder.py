@@ -26,7 +26,6 @@ from celery_trace.model import (
     Kind,
     ProcessRecord,
     Role,
-    Rollup,
     Run,
     Sample,
     Stats,
@@ -59,6 +58,10 @@ BLACK_BOX_S: Final = 0.1
 SCATTER_S: Final = 10.0
 
 
+#: Asking an enumeration for its member costs more than all the rest of a look-up by it.
+_TASK: Final = Kind.TASK
+
+
 class LiveKeeper(Protocol):
     """What holds the objects of the last failures, where the live shell is on."""
 
@@ -83,23 +86,25 @@ class RunToken:
     """A run in progress, from :meth:`Recorder.run_started` to :meth:`Recorder.run_ended`."""
 
     __slots__ = (
-        "describe", "kind", "name", "probe", "profiled", "queue", "retries", "root_id", "started_at_s", "started_s",
-        "task_id",
+        "describe", "origin", "probe", "profiled", "queue", "retries", "root_id", "started_at_s",
+        "started_s", "task_id", "totals",
     )  # fmt: skip
 
-    def __init__(self, kind: Kind, name: str, task_id: str, retries: int, queue: str, root_id: str) -> None:
-        self.kind = kind
-        self.name = name
+    def __init__(
+        self, totals: Totals, started_at_s: float, task_id: str, retries: int, queue: str, root_id: str
+    ) -> None:
+        self.totals = totals
+        self.started_at_s = started_at_s
+        self.started_s = 0.0
         self.task_id = task_id
         self.retries = retries
         self.queue = queue
         self.root_id = root_id
-        self.started_at_s = 0.0
-        self.started_s = 0.0
         self.probe: Any = None
         self.profiled: ProfiledRun | None = None
-        #: Gives queue and root id, for the few runs that are kept by themselves.
-        self.describe: Callable[[], tuple[str, str]] | None = None
+        #: Where the run came from, and what reads queue and root id out of that, for the few runs kept by themselves.
+        self.origin: Any = None
+        self.describe: Callable[[Any], tuple[str, str]] | None = None
 
 
 class Recorder:
@@ -133,7 +138,7 @@ class Recorder:
         self.pid = process.pid
         self.runs = 0
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
-        self._totals: dict[tuple[Kind, str], Totals] = {}
+        self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
         # Re-entrant: the collector of garbage may run a finalizer that is itself a traced block.
         self._lock = threading.RLock()
         self._seq = 0
@@ -183,12 +188,15 @@ class Recorder:
             process,
             spool,
             probe=None,
-            box=BlackBox(folder / f"{process.uid}.box", process, clock) if settings.black_box and runs_here else None,
+            box=None,
             ticker=Ticker(clock),
             clock=clock,
         )
+        # A full disk, or a platform on which measuring fails: what else can be recorded is.
+        if runs_here and settings.black_box:
+            with guard.Guard("black box"):
+                recorder.box = BlackBox(folder / f"{process.uid}.box", process, clock)
         if runs_here and settings.memory in {"auto", "always"}:
-            # A platform on which measuring fails still has its failures recorded.
             with guard.Guard("memory probe"):
                 recorder.probe = MemoryProbe(settings, process, recorder.write, clock, settled=recorder.settled)
         recorder.ticker.every(FLUSH_S, recorder.flush, "flush")
@@ -210,8 +218,9 @@ class Recorder:
         self, kind: Kind, name: str, *, task_id: str = "", retries: int = 0, queue: str = "", root_id: str = ""
     ) -> RunToken:
         """Note that a run begins. Hot path: a few microseconds."""
-        token = RunToken(kind, name, task_id, retries, queue, root_id)
-        token.started_at_s = self.clock.now_s()
+        now_s = self.clock.now_s()
+        totals = self._totals.get(name if kind is _TASK else (kind.value, name)) or self._new_totals(kind, name, now_s)
+        token = RunToken(totals, now_s, task_id, retries, queue, root_id)
         self._running = name
         if self.box is not None:
             self.box.run_started(kind, name, task_id, retries)
@@ -240,14 +249,19 @@ class Recorder:
             self.box.run_ended()
         self._running = ""
         why = ""
+        bucket = Histogram.bucket(duration_s)
+        totals = token.totals
         with self._lock:
             self.runs += 1
-            totals = self._totals_of(token)
-            bucket = Histogram.bucket(duration_s)
+            if token.started_at_s >= totals.ends_at_s:
+                if totals.dirty:
+                    self._write_rollup(totals)
+                totals.begin(token.started_at_s)
             totals.runs += 1
             totals.durations[bucket] += 1
             totals.duration_s += duration_s
-            totals.duration_max_s = max(totals.duration_max_s, duration_s)
+            if duration_s > totals.duration_max_s:
+                totals.duration_max_s = duration_s
             if failed:
                 totals.failed += 1
             elif state == "RETRY":
@@ -266,13 +280,13 @@ class Recorder:
                 totals.learn_what_is_slow()
         if why:
             if token.describe is not None:
-                token.queue, token.root_id = token.describe()
+                token.queue, token.root_id = token.describe(token.origin)
             self.write(
                 Run(
                     id=new_id(),
                     process=self.process.uid,
-                    kind=token.kind,
-                    name=token.name,
+                    kind=totals.kind,
+                    name=totals.name,
                     task_id=token.task_id,
                     retries=token.retries,
                     queue=token.queue,
@@ -291,7 +305,7 @@ class Recorder:
     def settled(self, kind: Kind, name: str, kept_blocks: int, kept_bytes: int) -> None:
         """Add what a run kept, as known when the next one begins and nothing of it is in flight any more."""
         with self._lock:
-            totals = self._totals.get((kind, name))
+            totals = self._totals.get(name if kind is _TASK else (kind.value, name))
             if totals is not None:
                 totals.gated += 1
                 totals.kept_blocks += kept_blocks
@@ -320,17 +334,9 @@ class Recorder:
         if self.keeper is not None:
             self.keeper.keep(failure, error)
 
-    def _totals_of(self, token: RunToken) -> Totals:
-        key = (token.kind, token.name)
-        bucket_s = int(token.started_at_s) // Rollup.BUCKET_S * Rollup.BUCKET_S
-        totals = self._totals.get(key)
-        if totals is None:
-            totals = self._totals[key] = Totals(token.kind, token.name, bucket_s)
-        elif totals.bucket_s < bucket_s:
-            if totals.dirty:
-                self._write_rollup(totals)
-            totals.begin(bucket_s)
-        return totals
+    def _new_totals(self, kind: Kind, name: str, at_s: float) -> Totals:
+        with self._lock:
+            return self._totals.setdefault(name if kind is _TASK else (kind.value, name), Totals(kind, name, at_s))
 
     # --- every so often --------------------------------------------------------------------------------
 

@@ -15,20 +15,21 @@ class Totals:
     """A name's runs in the current five minutes; grows until its rollup is closed."""
 
     __slots__ = (
-        "bucket_s", "concurrent", "dirty", "duration_max_s", "duration_s", "durations", "failed", "gated",
+        "bucket_s", "concurrent", "dirty", "duration_max_s", "duration_s", "durations", "ends_at_s", "failed", "gated",
         "kept_blocks", "kept_bytes", "kind", "name", "retried", "rss_max_bytes", "runs", "scatter_due_s", "slow_bucket",
     )  # fmt: skip
 
-    def __init__(self, kind: Kind, name: str, bucket_s: int) -> None:
+    def __init__(self, kind: Kind, name: str, at_s: float) -> None:
         self.kind = kind
         self.name = name
         self.scatter_due_s = 0.0
         self.slow_bucket = Histogram.BUCKETS
-        self.begin(bucket_s)
+        self.begin(at_s)
 
-    def begin(self, bucket_s: int) -> None:
-        """Start over for a new bucket; what is learned of the name (its usual duration) stays."""
-        self.bucket_s = bucket_s
+    def begin(self, at_s: float) -> None:
+        """Start over for the bucket of ``at_s``; what is learned of the name (its usual duration) stays."""
+        self.bucket_s = int(at_s) // Rollup.BUCKET_S * Rollup.BUCKET_S
+        self.ends_at_s = self.bucket_s + Rollup.BUCKET_S
         self.runs = self.failed = self.retried = 0
         self.duration_s = self.duration_max_s = 0.0
         self.durations = [0] * Histogram.BUCKETS

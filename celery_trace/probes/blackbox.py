@@ -7,9 +7,10 @@ the page when the process dies, however it dies. Whoever finds the process dead 
 
 It cannot look while C code holds the GIL, so the age of the sample is told with it.
 
-Layout: a header with the process record, then two areas (what runs, the last sample) of two
-slots each. A slot is ``sequence, length, checksum, JSON``; the writer alternates, so one whole slot
-survives a death in the middle of a write.
+Layout: a header with the process record; a place for each run in progress; the last sample, twice.
+A place is a byte that says whether it is taken, and the run in binary: it is written around every run, so it
+has to be cheap, and the byte is set last and cleared first, so a death in the middle shows no half of a run. A
+sample is ``sequence, length, checksum, JSON``; the writer alternates between the two, so one whole sample survives.
 """
 
 from __future__ import annotations
@@ -32,25 +33,29 @@ import msgspec
 from celery_trace.clock import Clock
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
 
-_MAGIC: Final = b"ctbox\x00\x00\x02"
+_MAGIC: Final = b"ctbox\x00\x00\x03"
 _HEADER = struct.Struct("<8sI")
-_SLOT = struct.Struct("<QII")
+_SAMPLE_HEAD = struct.Struct("<QII")
+#: Behind the byte that says "taken": when it started, in which thread, its retries, and task id, kind and name as
+#: text with zero bytes between; a name that does not fit loses its end.
+_RUN = struct.Struct("<dQi491s")
 _HEADER_BYTES: Final = 4096
-_RUNS_BYTES: Final = 8192
+_PLACE_BYTES: Final = 512
 _SAMPLE_BYTES: Final = 24576
+#: Threads whose runs are kept; more run at once only under gevent, where one of them has a stack.
+_MOST_RUNS: Final = 64
 _RUNS_AT: Final = _HEADER_BYTES
-_SAMPLE_AT: Final = _RUNS_AT + 2 * _RUNS_BYTES
+_SAMPLE_AT: Final = _RUNS_AT + _MOST_RUNS * _PLACE_BYTES
 _SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
 #: Frames kept of one stack, innermost first.
 MOST_FRAMES: Final = 48
-#: Threads whose runs are kept; more run at once only under gevent, where one of them has a stack.
-_MOST_RUNS: Final = 32
+_NO_PLACE: Final = -1
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 _encode = msgspec.json.Encoder().encode
 
 
-class Running(msgspec.Struct, frozen=True, array_like=True):
+class Running(msgspec.Struct, frozen=True):
     """A run in progress, and the thread (or greenlet) that it is in."""
 
     kind: str
@@ -103,7 +108,9 @@ class BlackBox:
         self._path = path
         self._clock = clock
         self._pid = os.getpid()
-        self._runs: dict[int, list[Running]] = {}
+        self._places: dict[int, int] = {}  # thread to where in the file its run stands
+        self._nested: dict[int, int] = {}  # thread to how many runs it is in beyond the outermost
+        self._free = [_RUNS_AT + number * _PLACE_BYTES for number in reversed(range(_MOST_RUNS))]
         self._sequence = 0
         header = _encode(process)
         if len(header) + _HEADER.size > _HEADER_BYTES:
@@ -112,8 +119,13 @@ class BlackBox:
         self._lock = _hold(self._lock_path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, _SIZE)
+            # Not just a length: in a hole of the file, a full disk would kill the process at its next write.
+            os.posix_fallocate(descriptor, 0, _SIZE)
             self._map: mmap.mmap | None = mmap.mmap(descriptor, _SIZE)
+        except OSError:
+            path.unlink()
+            self._let_go()
+            raise
         finally:
             os.close(descriptor)
         self._map[: _HEADER.size + len(header)] = _HEADER.pack(_MAGIC, len(header)) + header
@@ -124,59 +136,65 @@ class BlackBox:
         _boxes.add(self)
 
     def run_started(self, kind: str, name: str, task_id: str, retries: int) -> None:
-        """A run begins in this thread. Runs inside it, such as an eager task, do not hide it."""
-        thread = get_ident()
-        run = Running(str(kind), name, task_id, retries, self._clock.now_s(), thread)
-        self._runs.setdefault(thread, []).append(run)
-        self._write_runs()
+        """A run begins in this thread. Runs inside it, such as an eager task, do not hide it: its end is waited for."""
+        target, thread = self._map, get_ident()
+        if target is None:
+            return
+        if thread in self._places:
+            self._nested[thread] = self._nested.get(thread, 0) + 1
+            return
+        place = self._places[thread] = self._free.pop() if self._free else _NO_PLACE
+        if place != _NO_PLACE:
+            words = f"{task_id}\0{kind}\0{name}".encode("utf-8", "backslashreplace")
+            _RUN.pack_into(target, place + 1, self._clock.now_s(), thread, retries, words)
+            target[place] = 1
 
     def run_ended(self) -> None:
         """The innermost run of this thread is over."""
         thread = get_ident()
-        nested = self._runs.get(thread)
-        if nested:
-            nested.pop()
-            if not nested:
-                del self._runs[thread]
-            self._write_runs()
-
-    def _write_runs(self) -> None:
-        # The outermost run of each thread: it is the one whose end somebody waits for.
-        outermost = [nested[0] for nested in list(self._runs.values())[:_MOST_RUNS] if nested]
-        self._write(_RUNS_AT, _RUNS_BYTES, _encode(outermost))
+        if self._nested and thread in self._nested:
+            self._nested[thread] -= 1
+            if not self._nested[thread]:
+                del self._nested[thread]
+            return
+        place = self._places.pop(thread, _NO_PLACE)
+        if place != _NO_PLACE and self._map is not None:
+            self._map[place] = 0
+            self._free.append(place)
 
     def sample(self) -> None:
         """Look at the stacks of the threads that run something; nothing is written while none does."""
-        if not self._runs or os.getpid() != self._pid:
+        if not self._places or os.getpid() != self._pid:
             return
         frames = sys._current_frames()
-        stacks = {str(thread): _stack_of(frames[thread]) for thread in list(self._runs)[:8] if thread in frames}
+        stacks = {str(thread): _stack_of(frames[thread]) for thread in list(self._places)[:8] if thread in frames}
         if not stacks:
             # Greenlets: only the one that is switched in has a stack of its own to see.
             stacks = {"": _stack_of(frames[get_ident()])} if get_ident() in frames else {}
         del frames
         data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks))
-        while len(data) > _SAMPLE_BYTES - _SLOT.size and stacks:
+        while len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size and stacks:
             stacks = {thread: stack[: len(stack) // 2] for thread, stack in list(stacks.items())[:4]}
             if not any(stacks.values()):
                 stacks = {}
             data = _encode(_Sample(self._clock.now_s(), 0, stacks))
-        self._write(_SAMPLE_AT, _SAMPLE_BYTES, data)
+        self._write_sample(data)
 
     def _resident_bytes(self) -> int:
         if self._statm < 0:
             return 0
         return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE_BYTES
 
-    def _write(self, at: int, size: int, data: bytes) -> None:
+    def _write_sample(self, data: bytes) -> None:
         target = self._map
-        if target is None or len(data) > size - _SLOT.size or os.getpid() != self._pid:
+        if target is None or len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size:
             return
         self._sequence += 1
-        place = at + size * (self._sequence % 2)
-        # The body first: a reader that comes between sees the old head fail its checksum, and takes the other slot.
-        target[place + _SLOT.size : place + _SLOT.size + len(data)] = data
-        target[place : place + _SLOT.size] = _SLOT.pack(self._sequence, len(data), zlib.crc32(data))
+        head = _SAMPLE_AT + _SAMPLE_BYTES * (self._sequence % 2)
+        body = head + _SAMPLE_HEAD.size
+        # The body first: a reader that comes between sees the old head fail its checksum, and takes the other sample.
+        target[body : body + len(data)] = data
+        target[head:body] = _SAMPLE_HEAD.pack(self._sequence, len(data), zlib.crc32(data))
 
     def close(self) -> None:
         """The process ends in an orderly way: there is nothing to find afterwards. A second call does nothing."""
@@ -211,7 +229,7 @@ class BlackBox:
             os.close(self._lock)
             self._lock = -1
         self._map = None
-        self._runs = {}
+        self._places = {}
 
 
 #: Boxes of this process, for the hook after a fork.
@@ -273,24 +291,34 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
     _, length = _HEADER.unpack_from(data)
     try:
         process = msgspec.json.decode(data[_HEADER.size : _HEADER.size + length], type=ProcessRecord)
-        runs = _newest(data, _RUNS_AT, _RUNS_BYTES)
-        running = msgspec.json.decode(runs, type=list[Running]) if runs else []
-        sampled = _newest(data, _SAMPLE_AT, _SAMPLE_BYTES)
+        sampled = _newest_sample(data)
         sample = msgspec.json.decode(sampled, type=_Sample) if sampled else None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return BoxReading(process=process, runs=[(run, _sample_of(run, sample, noticed_at_s)) for run in running])
+    return BoxReading(process=process, runs=[(run, _sample_of(run, sample, noticed_at_s)) for run in _running(data)])
 
 
-def _newest(data: bytes, at: int, size: int) -> bytes:
-    """The body of the newer slot whose checksum holds; empty if neither was ever written."""
-    best, body = -1, b""
-    for place in (at, at + size):
-        sequence, length, checksum = _SLOT.unpack_from(data, place)
-        found = data[place + _SLOT.size : place + _SLOT.size + length]
-        if sequence > best and length and zlib.crc32(found) == checksum:
-            best, body = sequence, found
-    return body
+def _running(data: bytes) -> list[Running]:
+    """The runs whose places are taken."""
+    runs = []
+    for place in range(_RUNS_AT, _SAMPLE_AT, _PLACE_BYTES):
+        if data[place]:
+            started_at_s, thread, retries, words = _RUN.unpack_from(data, place + 1)
+            task_id, _, rest = words.rstrip(b"\0").decode("utf-8", "replace").partition("\0")
+            kind, _, name = rest.partition("\0")
+            runs.append(Running(kind, name, task_id, retries, started_at_s, thread))
+    return runs
+
+
+def _newest_sample(data: bytes) -> bytes:
+    """The body of the newer sample whose checksum holds; empty if neither was ever written."""
+    best, newest = -1, b""
+    for head in (_SAMPLE_AT, _SAMPLE_AT + _SAMPLE_BYTES):
+        sequence, length, checksum = _SAMPLE_HEAD.unpack_from(data, head)
+        body = data[head + _SAMPLE_HEAD.size : head + _SAMPLE_HEAD.size + length]
+        if sequence > best and length and zlib.crc32(body) == checksum:
+            best, newest = sequence, body
+    return newest
 
 
 def _sample_of(run: Running, sample: _Sample | None, noticed_at_s: float) -> LastSample | None:

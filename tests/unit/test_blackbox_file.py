@@ -2,6 +2,7 @@
 
 import os
 import threading
+from unittest.mock import patch
 
 import pytest
 
@@ -96,16 +97,54 @@ def test_each_thread_has_its_own_run_and_stack(box, tmp_path, clock):
     assert not any(name.endswith("in_a_thread") for name in stacks["outer"])
 
 
-def test_a_write_cut_short_by_death_leaves_the_one_before(box, tmp_path):
-    box.run_started("task", "first", "id-1", 0)
+def test_a_sample_cut_short_by_death_leaves_the_one_before(box, tmp_path, clock):
+    box.run_started("task", "app.work", "id-1", 0)
+    box.sample()
+    first_at_s = clock.now_s()
     before = (tmp_path / "u1.box").read_bytes()
-    box.run_started("task", "second", "id-2", 0)
+    clock.advance(1)
+    box.sample()
     after = (tmp_path / "u1.box").read_bytes()
     torn = bytearray(after)
     changed = next(at for at, (old, new) in enumerate(zip(before, after, strict=True)) if old != new)
     torn[changed + 20] ^= 0xFF
     (tmp_path / "torn.box").write_bytes(torn)
-    assert blackbox.read(tmp_path / "torn.box").running.name == "first"
+    assert blackbox.read(tmp_path / "u1.box").sample.at_s == clock.now_s()
+    assert blackbox.read(tmp_path / "torn.box").sample.at_s == first_at_s
+
+
+def test_a_run_whose_writing_was_cut_short_by_death_is_not_told_by_halves(box, tmp_path):
+    box.run_started("task", "first", "id-1", 0)
+    box.run_ended()
+    done = bytearray((tmp_path / "u1.box").read_bytes())
+    box.run_started("task", "second", "id-2", 0)
+    after = (tmp_path / "u1.box").read_bytes()
+    changed = [at for at, (old, new) in enumerate(zip(done, after, strict=True)) if old != new]
+    for at in changed[1:]:  # all that the second run writes, but for the byte that says so: it is written last
+        done[at] = after[at]
+    (tmp_path / "torn.box").write_bytes(done)
+    assert blackbox.read(tmp_path / "torn.box").runs == []
+
+
+def test_words_of_any_length_and_kind_fit(box, tmp_path):
+    box.run_started("task", "naïve.работа" * 100, "id-\ud800" + "x" * 255, 0)
+    running = blackbox.read(tmp_path / "u1.box").running
+    assert running.task_id == "id-\\ud800" + "x" * 255
+    assert running.name.startswith("naïve.работа")
+
+
+def test_more_runs_at_once_than_places_leave_the_others_told(box, tmp_path):
+    many = blackbox._MOST_RUNS + 5
+    for thread in range(many):
+        with patch.object(blackbox, "get_ident", lambda thread=thread: 1_000 + thread):
+            box.run_started("task", "app.work", f"id-{thread}", 0)
+    assert len(blackbox.read(tmp_path / "u1.box").runs) == blackbox._MOST_RUNS
+    for thread in range(many):
+        with patch.object(blackbox, "get_ident", lambda thread=thread: 1_000 + thread):
+            box.run_ended()
+    assert blackbox.read(tmp_path / "u1.box").runs == []
+    box.run_started("task", "later", "id", 0)
+    assert blackbox.read(tmp_path / "u1.box").running.name == "later"
 
 
 def test_a_closed_box_leaves_no_file(tmp_path, process, clock):
@@ -124,6 +163,12 @@ def test_what_is_no_box_is_read_as_none(tmp_path):
     (tmp_path / "y.box").write_bytes(b"\0" * 100_000)
     assert blackbox.read(tmp_path / "x.box") is None
     assert blackbox.read(tmp_path / "y.box") is None
+
+
+def test_a_box_has_all_its_space_from_the_start(box, tmp_path):
+    # A hole of the file that meets a full disk ends the process with SIGBUS, in the middle of a task.
+    status = (tmp_path / "u1.box").stat()
+    assert status.st_blocks * 512 >= status.st_size
 
 
 def test_a_box_is_readable_by_its_owner_alone(box, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from celery_trace import recorder as recorders
 from celery_trace.clock import FakeClock
+from celery_trace.guard import own_errors
 from celery_trace.model import AnyRecord, Kind, Role, Rollup, Run, Sample, Stats, decode
 from celery_trace.recorder import Recorder
 from celery_trace.rollups import OUTLIER_RUNS
@@ -118,11 +121,28 @@ def test_queue_and_root_are_asked_for_only_where_a_run_is_kept(recorder):
     asked = []
     for _ in range(2):
         token = recorder.run_started(Kind.TASK, "t")
-        token.describe = lambda: asked.append(1) or ("orders", "root")
+        token.origin = "a request"
+        token.describe = lambda origin: asked.append(origin) or ("orders", "root")
         recorder.run_ended(token)
     (kept,) = of(Run, recorder.settings.spool_folder)
-    assert asked == [1]
+    assert asked == ["a request"]
     assert (kept.queue, kept.root_id) == ("orders", "root")
+
+
+def test_a_black_box_that_cannot_be_made_costs_no_record(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    settings = Settings(dir=str(tmp_path / "trace"), memory="rss")
+    recorder = Recorder.start(settings, role=Role.CHILD, clock=FakeClock(BUCKET_START_S))
+    run(recorder)
+    recorder.close()
+    assert recorder.box is None
+    assert own_errors["black box"] == 1
+    assert [kept.runs for kept in of(Rollup, recorder.settings.spool_folder)] == [1]
+    assert list(tmp_path.rglob("*.box")) == []
+    assert list(tmp_path.rglob("*.lock")) == []
 
 
 def test_closing_writes_what_was_added_up_and_removes_the_black_box(recorder):
