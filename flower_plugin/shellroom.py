@@ -247,6 +247,8 @@ class ShellRoom:
         self._watch: Any = None
         self._ended = False
         self._stored = False
+        # An input that may turn out to be the beginning of a block: not a line of the transcript before it has run.
+        self._unfinished: ShellLine | None = None
 
     # --- people --------------------------------------------------------------------------------------
 
@@ -343,7 +345,7 @@ class ShellRoom:
         if self._session.mode == "live":
             self._watch = self._app.io_loop.call_later(LOOK_EVERY_S, self._look)
 
-    def _store_begin(self, mode: str) -> None:
+    def _store_begin(self, mode: str, first: ShellLine) -> None:
         """A session that nobody typed into is not worth a row, so it is stored with the first command or remark."""
         view = ShellView(
             id=self._id,
@@ -355,8 +357,9 @@ class ShellRoom:
         )
         self._stored = True
         self._write(lambda store: store.add_shell(view))
-        for line in self._lines[:-1]:
-            self._keep(line)
+        for line in self._lines:
+            if line.seq < first.seq:
+                self._keep(line)
 
     def _keep(self, line: ShellLine) -> None:
         self._write(lambda store: store.add_shell_line(self._id, line))
@@ -489,7 +492,7 @@ class ShellRoom:
             if session is None or self._ended:
                 return
             self._app.gatekeeper.audit.done(who=user, what=wish.code, **self._about())
-            self._note("input", user, wish.code, tell=False)
+            self._unfinished = self._line("input", user, wish.code)
             self._tell_all({"type": "input", "id": wish.id, "user": user, "code": wish.code})
             self._running = wish.id
             output = _Output(self, wish.id, user)
@@ -512,6 +515,10 @@ class ShellRoom:
             finally:
                 self._running = None
             await output.drained()
+            if done.more and self._unfinished is not None:
+                self._lines.remove(self._unfinished)
+                self._unfinished = None
+            self._keep_input()
             message = {"type": "done", "id": wish.id, "ok": done.ok, "took_s": done.took_s, "more": done.more}
             self._tell_all(message)
             if done.frame != frame:
@@ -527,14 +534,27 @@ class ShellRoom:
     # --- the transcript ---------------------------------------------------------------------------------
 
     def _note(self, kind: str, user: str, text: str, *, tell: bool = True) -> None:
+        self._keep_input()
+        line = self._line(kind, user, text)
+        if tell:
+            self._tell_all({"type": "output", "id": 0, "stream": "notice", "text": text})
+        self._store_line(line)
+
+    def _line(self, kind: str, user: str, text: str) -> ShellLine:
         self._seq += 1
         line = ShellLine(seq=self._seq, at=self._app.clock.now_s(), user=user, kind=kind, text=text)
         self._lines.append(line)
         del self._lines[:-MOST_LINES]
-        if tell:
-            self._tell_all({"type": "output", "id": 0, "stream": "notice", "text": text})
-        if not self._stored and kind in ("input", "remark") and self._session is not None:
-            self._store_begin(self._session.mode)
+        return line
+
+    def _keep_input(self) -> None:
+        line, self._unfinished = self._unfinished, None
+        if line is not None:
+            self._store_line(line)
+
+    def _store_line(self, line: ShellLine) -> None:
+        if not self._stored and line.kind in ("input", "remark") and self._session is not None:
+            self._store_begin(self._session.mode, line)
         if self._stored:
             self._keep(line)
 
@@ -561,6 +581,7 @@ class ShellRoom:
         """Close the session and its record. Twice is harmless."""
         if self._ended:
             return
+        self._keep_input()
         self._ended = True
         self._forget()
         for timer in (self._linger, self._watch):

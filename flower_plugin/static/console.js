@@ -27,6 +27,7 @@
     let next = 1 + Math.floor(Math.random() * 2 ** 48);
     let running = null;
     let mine = null;
+    let theirs = null;
     let asked = 0;
     let history = [];
     let place = null;
@@ -169,11 +170,16 @@
         input: function (message) {
             busy(message.id);
             seen += 1;
-            if (!(mine && mine.id === message.id && message.user === me)) { add("input", message.code, message.user); }
+            if (!(mine && mine.id === message.id && message.user === me)) {
+                add("input", message.code, message.user);
+                theirs = {id: message.id, echo: log.lastElementChild};
+            }
         },
         output: function (message) { seen += 1; add(message.stream === "notice" ? "event" : message.stream, message.text); },
         done: function (message) {
             if (running === message.id) { busy(null); }
+            // What somebody else began is shown when it is complete.
+            if (theirs && theirs.id === message.id && message.more) { theirs.echo.remove(); }
             if (mine && mine.id === message.id) {
                 if (message.more) {
                     // The block is not complete: it goes back into the input, for the next line.
@@ -363,6 +369,17 @@
         if (event.key === "c" && event.ctrlKey && !window.getSelection().toString()) { interrupt(); event.preventDefault(); }
     });
     stop.addEventListener("click", interrupt);
+    // A phone's keyboard has no Tab, no arrows and no Ctrl.
+    document.querySelectorAll("[data-key]").forEach(function (button) {
+        button.addEventListener("mousedown", function (event) { event.preventDefault(); });
+        button.addEventListener("click", function () {
+            input.focus();
+            if (button.dataset.key === "complete") { ask(); }
+            else if (button.dataset.key === "earlier") { recall(-1); }
+            else if (button.dataset.key === "later") { recall(1); }
+            else { insert("\n" + indentAfter(input.value.slice(0, input.selectionStart))); }
+        });
+    });
     frames.addEventListener("change", function () { send({type: "frame", index: Number(frames.value)}); });
     document.addEventListener("click", function (event) {
         const button = event.target.closest("[data-choose]");

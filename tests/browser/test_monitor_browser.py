@@ -226,6 +226,54 @@ def test_the_shell_answers_completes_and_remembers(full, page):
     expect(page.get_by_role("log")).to_contain_text("a remark", timeout=30_000)
 
 
+def test_a_desk_and_a_phone_share_a_session_and_a_cut_of_the_line_loses_nothing(full, page, chromium):
+    base, app = full
+    phone = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True).new_page()
+    for one in (page, phone):
+        log_in(one, base, app)
+        one.goto(f"{base}/trace/failures/{FAILURE}")
+        one.get_by_role("textbox", name="Shell input").focus()
+        expect(one.locator("#console-mode")).to_have_text("recreated", timeout=60_000)
+
+    def typed(one, code):
+        one.get_by_role("textbox", name="Shell input").fill(code)
+        one.keyboard.press("Enter")
+
+    # A block that somebody begins is seen by the others when it is complete, once.
+    typed(page, "for name in ['x', 'y']:")
+    expect(page.get_by_role("textbox", name="Shell input")).to_have_value("for name in ['x', 'y']:\n    ")
+    page.keyboard.type("print(name * 3)")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Shift+Home")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(phone.get_by_role("log")).to_contain_text("yyy")
+    expect(phone.locator(".tr-log-input")).to_have_count(1)
+    sockets = [socket for room in app.rooms._rooms.values() for socket, _ in room._sockets.items()]
+    assert len(sockets) == 2
+    app.io_loop.add_callback(lambda: [socket.close(1011, "cut") for socket in sockets])
+    expect(page.locator("#console-mode")).to_have_text("cut off, trying again")
+    typed(page, "while_away = 'kept'")
+    expect(page.locator("#console-mode")).to_have_text("recreated", timeout=30_000)
+    expect(phone.locator("#console-mode")).to_have_text("recreated", timeout=30_000)
+    typed(page, "while_away")
+    expect(page.get_by_role("log")).to_contain_text("'kept'")
+    expect(phone.get_by_role("log")).to_contain_text("'kept'")
+    # What a phone's keyboard lacks stands below the input.
+    phone.get_by_role("textbox", name="Shell input").fill("while_a")
+    phone.get_by_role("button", name="Tab").tap()
+    expect(phone.get_by_role("textbox", name="Shell input")).to_have_value("while_away")
+    phone.get_by_role("textbox", name="Shell input").fill("'phone'")
+    phone.keyboard.press("Enter")
+    expect(page.get_by_role("log")).to_contain_text("'phone'")
+    phone.get_by_role("button", name="Earlier command").tap()
+    expect(phone.get_by_role("textbox", name="Shell input")).to_have_value("'phone'")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    assert violations(phone) == []
+    expect(page.get_by_role("button", name="Earlier command")).to_be_hidden()
+    phone.context.close()
+
+
 def test_the_page_says_when_it_is_cut_off(full, page):
     base, app = full
     log_in(page, base, app)

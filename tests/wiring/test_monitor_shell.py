@@ -442,6 +442,25 @@ def test_the_transcript_is_stored(monitor, opener):
     eventually(stored)
 
 
+def test_the_beginning_of_a_block_is_no_line_of_the_transcript(monitor, opener):
+    ada = person(monitor, "ada")
+    session = ada.wait("hello")["session"]
+    assert ada.ask("if 1:", 1)["more"] is True
+    ada.ask("if 1:\n    2\n", 2)
+    ada.ask("# and a remark", 3)
+    bob = person(monitor, "bob")
+    expected = [("input", "if 1:\n    2\n"), ("output", "live:if 1:\n    2\n"), ("remark", "and a remark")]
+    assert [(line["kind"], line["text"]) for line in bob.wait("hello")["transcript"]] == expected
+    ada.close()
+    bob.close()
+
+    def stored():
+        shell = monitor[1].facts.queries.shell(session)
+        return shell and [(line.kind, line.text) for line in shell.lines] == expected
+
+    eventually(stored)
+
+
 @pytest.mark.parametrize("failure", ["nope", "..%2F..%2Fetc%2Fpasswd", "%00", "x" * 500, "%3Cscript%3E"])
 def test_an_unknown_failure_is_refused_with_a_reason(monitor, opener, failure):
     ada = Socket(monitor[0], f"/trace/shell/{failure}", **basic("ada"))
