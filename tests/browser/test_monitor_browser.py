@@ -7,7 +7,6 @@ import pytest
 from playwright.sync_api import expect
 
 from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, failure_id
-from celery_trace.probes.flamegraph import Profile, Profiles
 from celery_trace.settings import load
 from celery_trace.stores import open_store
 from flower_plugin.routes import PAGES
@@ -16,9 +15,10 @@ from tests.support.monitor_app import PASSWORD, end_sessions, make_monitor, serv
 
 AXE = next((Path(__file__).parent / "vendor").glob("axe-*.min.js"))
 FAILURE = failure_id("6e1f9b3a-0000-4000-8000-000000000000", 0)
-PROFILE = "0123456789abcdef"
 PREFIX = "pre/fix"
 WIDTHS = (390, 820, 1280)
+#: Pages of one thing, which a store without facts has none of.
+OF_ONE = ("trace_leak", "trace_failure", "trace_transcript", "trace_runs_of", "trace_profile")
 
 
 def filled(folder, hostile=False, empty=False):
@@ -27,8 +27,7 @@ def filled(folder, hostile=False, empty=False):
         store = open_store(settings)
         monitor_facts.fill(store, time.time(), hostile=hostile)
         store.close()
-        name = monitor_facts.HOSTILE[0] if hostile else "shop.tasks.load"
-        Profiles(folder).write(Profile(id=PROFILE, name=name, at=time.time(), state="failed", why=name))
+        monitor_facts.write_profiles(settings.folder, time.time(), hostile=hostile)
     return settings
 
 
@@ -40,7 +39,7 @@ def addresses(application):
         "trace_failure": FAILURE,
         "trace_transcript": "shell-1",
         "trace_runs_of": ("task", "shop.tasks.remember_order"),
-        "trace_profile": PROFILE,
+        "trace_profile": monitor_facts.PROFILE,
     }
     found = {}
     for page in PAGES:
@@ -101,13 +100,7 @@ def test_every_page_holds_in_both_themes_and_three_widths(monitor, page):
     page.on("console", lambda message: console.append(message.text) if message.type == "error" else None)
     log_in(page, base, app)
     for name, address in addresses(app).items():
-        if kind == "empty" and name in (
-            "trace_leak",
-            "trace_failure",
-            "trace_transcript",
-            "trace_runs_of",
-            "trace_profile",
-        ):
+        if kind == "empty" and name in OF_ONE:
             continue
         for theme in ("light", "dark"):
             page.emulate_media(color_scheme=theme)

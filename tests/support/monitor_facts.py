@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from celery_trace.model import (
     AlertView,
@@ -39,9 +40,11 @@ from celery_trace.model import (
     Window,
     failure_id,
 )
+from celery_trace.probes.flamegraph import Profile, Profiles
 
 MIB = 1024 * 1024
 WORKER = "celery@web-1"
+PROFILE = "profile1"
 
 #: Strings that try to be something else: markup, scripts, templates, direction marks, control characters, length.
 HOSTILE = (
@@ -441,3 +444,21 @@ def fill(store: object, now_s: float, hostile: bool = False) -> None:
         line = ShellLine(seq=seq, at=now_s - 590 + seq, user="ada", kind=kind, text=_hostile(text, seq, hostile))
         store.add_shell_line("shell-1", line)
     store.end_shell("shell-1", now_s - 500, ["ada", "bob"])
+
+
+def write_profiles(folder: Path, now_s: float, hostile: bool = False) -> None:
+    """A profiled run with its flamegraph, one under way and one that failed, as a worker of this host leaves them."""
+    profiles = Profiles(folder)
+    common = {"host": "web-1", "worker": WORKER, "pid": 101}
+    name = _hostile("shop.tasks.remember_order", 1, hostile)
+    profiles.write(
+        Profile(id=PROFILE, name=name, at=now_s - 600, state="done", task_id="t-1", duration_s=0.8,
+                peak_bytes=40 * MIB, allocations=12_345, **common)
+    )  # fmt: skip
+    profiles.write(Profile(id="profile2", name=name, at=now_s - 60, state="running", **common))
+    why = _hostile("memray could not begin: no space left on device", 2, hostile)
+    profiles.write(Profile(id="profile3", name=name, at=now_s - 6000, state="failed", why=why, **common))
+    page = (
+        '<!doctype html><html lang="en"><head><title>Flamegraph</title></head><body><p>A flamegraph</p></body></html>'
+    )
+    (profiles.folder / f"{PROFILE}.peak.html").write_text(page)
