@@ -7,6 +7,7 @@ neither can be silent about the other.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Callable
@@ -84,8 +85,17 @@ class AuditLog:
             descriptor = os.open(self._path, flags, 0o600)
             try:
                 os.write(descriptor, line)
-                full = os.fstat(descriptor).st_size > FILE_LIMIT_BYTES
+                if os.fstat(descriptor).st_size > FILE_LIMIT_BYTES:
+                    self._turn_over(descriptor)
             finally:
                 os.close(descriptor)
-            if full:
-                os.replace(self._path, self._path.with_suffix(".jsonl.1"))
+
+    def _turn_over(self, descriptor: int) -> None:
+        """Several processes write here; the second one to notice must not put a fresh file in the full one's place."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            same = os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except FileNotFoundError:
+            return
+        if same:
+            os.replace(self._path, self._path.with_suffix(".jsonl.1"))

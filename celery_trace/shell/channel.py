@@ -78,6 +78,22 @@ def publish(channel: Any, address: str, data: bytes) -> None:
     )
 
 
+def let_expire(channel: Any, address: str) -> None:
+    """
+    What was published to somebody who is no longer there goes away with time.
+
+    A broker with real queues drops it or expires the queue. In Redis a queue is a list, which a message brings
+    back after its reader has deleted it, and which then stays for ever.
+    """
+    client = getattr(channel, "client", None)
+    if not hasattr(client, "pexpire"):
+        return
+    # Which commands carry kombu's prefix for keys by themselves depends on its release.
+    prefixed = "PEXPIRE" in getattr(client, "PREFIXED_SIMPLE_COMMANDS", ())
+    prefix = "" if prefixed else getattr(channel, "global_keyprefix", "")
+    client.pexpire(f"{prefix}{address}", int(QUEUE_EXPIRES_S * 1000))
+
+
 def _bytes_of(message: Any) -> bytes:
     body = message.body
     if isinstance(body, str):
@@ -241,9 +257,12 @@ class Sender:
                         if channel is None:
                             connection = prepared(self._connect())
                             channel = connection.channel()
+                        told = {address for address, _data in packed}
                         while packed:
                             publish(channel, *packed[0])
                             del packed[0]
+                        for address in told:
+                            let_expire(channel, address)
                         break
                     except Exception as error:
                         _release(connection)

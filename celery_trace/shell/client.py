@@ -19,7 +19,15 @@ import msgspec
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.guard import Guard
 from celery_trace.model import Kept
-from celery_trace.shell.channel import Connect, Receiver, command_address, prepared, publish, reply_address
+from celery_trace.shell.channel import (
+    Connect,
+    Receiver,
+    command_address,
+    let_expire,
+    prepared,
+    publish,
+    reply_address,
+)
 from celery_trace.shell.live import Body, Reply
 from celery_trace.shell.session import (
     CODE_LIMIT,
@@ -206,6 +214,7 @@ class LiveSession:
                     self._connection = prepared(self._connect())
                     self._channel = self._connection.channel()
                 publish(self._channel, command_address(self._process), data)
+                let_expire(self._channel, command_address(self._process))
             except Exception as error:
                 self._waiting.pop(nonce, None)
                 self._disconnect()

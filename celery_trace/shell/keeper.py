@@ -28,7 +28,7 @@ from celery_trace.shell.audit import AuditLog
 from celery_trace.shell.channel import Connect, Receiver, Sender, command_address
 from celery_trace.shell.estimate import estimate_bytes
 from celery_trace.shell.live import LiveHost, Packer, Target
-from celery_trace.shell.signing import load_key
+from celery_trace.shell.signing import ReplayCache, load_key
 from celery_trace.shell.trace_object import Facts, ShellFrame, Trace
 
 #: Most frames of one failure that are kept.
@@ -87,6 +87,7 @@ class Keeper:
         self._lock = native.lock()
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._key: bytes | None = None
+        self._replays = ReplayCache()
         self._receiver: Receiver | None = None
         self._host: LiveHost | None = None
         self._sender: Sender | None = None
@@ -207,6 +208,7 @@ class Keeper:
                 send=sender.put,
                 audit=AuditLog(self._settings.folder, "worker", self._clock, self._emit),
                 counters=self.counters,
+                replays=self._replays,
             )
             receiver = Receiver(
                 command_address(self._process.uid),

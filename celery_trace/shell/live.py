@@ -137,6 +137,8 @@ class LiveHost:
         drop: Lets go of a kept failure.
         send: Takes a reply; never blocks.
         counters: ``live:done``, ``live:refused`` and ``live:refused:<why>`` are counted here.
+        replays: The nonces that this process has believed. Hosts come and go with what is kept; a message that
+            was meant for one must not be carried out by the next.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class LiveHost:
         send: Callable[[Outgoing], None],
         audit: AuditLog,
         counters: Counter[str],
+        replays: ReplayCache,
         command_limit_s: float = COMMAND_LIMIT_S,
     ) -> None:
         self._process = process
@@ -161,7 +164,7 @@ class LiveHost:
         self._audit = audit
         self._counters = counters
         self._limit_s = command_limit_s
-        self._replays = ReplayCache()
+        self._replays = replays
         self._refusals = RefusalLimit(clock)
         self._sessions: dict[str, _Session] = {}
         self._given_up: list[_Session] = []

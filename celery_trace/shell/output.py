@@ -9,11 +9,12 @@ writes to the stream that was there. Only the standard library: the sandbox load
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TextIO
+
+from celery_trace.shell import native
 
 #: Receives (kind, text, stream), as in :class:`celery_trace.shell.session.Event`.
 Emit = Callable[[str, str, str], None]
@@ -89,7 +90,7 @@ class _Proxy:
         return getattr(self._original, name)
 
 
-_lock = threading.Lock()
+_lock = native.lock()  # sessions are real threads, also beside gevent
 _users = 0
 _proxies: dict[str, _Proxy] = {}
 

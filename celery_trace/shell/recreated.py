@@ -86,6 +86,8 @@ class _Sandbox:
         )
         self._rest = b""
         self.heard_bytes = 0
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         try:
             self._write(first)
             self.hello = self._hello()
@@ -105,9 +107,18 @@ class _Sandbox:
 
     def _write(self, data: bytes) -> None:
         assert self._process.stdin is not None
+        left = memoryview(data + b"\n")
+        deadline_s = time.monotonic() + START_S
         try:
-            self._process.stdin.write(data + b"\n")
-            self._process.stdin.flush()
+            descriptor = self._process.stdin.fileno()
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            while left:
+                # Code that pretends to be done and reads no more must not hold this thread for ever.
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0 or not poll.poll(left_s * 1000):
+                    raise _Died("it does not read what it is told")
+                left = left[os.write(descriptor, left) :]
         except (BrokenPipeError, ValueError):
             raise _Died(self._how()) from None
 
@@ -230,9 +241,11 @@ class RecreatedSession:
                 sandbox.receive(START_S)
             sandbox.send(type="run", code=_encodable(code))
             done = self._answer(sandbox, on_event)
-            self.frame = done.frame
-            sandbox.hello = msgspec.structs.replace(sandbox.hello, frame=done.frame)
-            return Done(ok=done.ok, took_s=time.monotonic() - started_s, more=done.more, frame=done.frame)
+            # A number that is none of its frames is not worth believing.
+            if 0 <= done.frame < len(self.frames):
+                self.frame = done.frame
+                sandbox.hello = msgspec.structs.replace(sandbox.hello, frame=done.frame)
+            return Done(ok=done.ok, took_s=time.monotonic() - started_s, more=done.more, frame=self.frame)
         except _Died as error:
             self._lost()
             if self._closed:

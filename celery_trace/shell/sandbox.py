@@ -30,7 +30,8 @@ PRELOADED = (
     "encodings.latin_1", "encodings.utf_8", "encodings.utf_16", "encodings.unicode_escape", "encodings.hex_codec",
     "asyncio.base_events", "asyncio.selector_events", "concurrent.futures.thread", "xml.etree.ElementTree",
 )  # fmt: skip
-COMMAND_LIMIT = 1024 * 1024
+#: How often a running command makes sure that somebody still waits for it, seconds.
+WATCH_S = 2.0
 
 
 def _own_package() -> None:
@@ -78,11 +79,21 @@ class _Signals:
 
     def __init__(self) -> None:
         self.armed = False
+        self._parent = os.getppid()
         signal.signal(signal.SIGINT, self._interrupted)
+        signal.signal(signal.SIGALRM, self._look)
 
     def _interrupted(self, _number: int, _frame: object) -> None:
         if self.armed:
             raise KeyboardInterrupt
+
+    def watch(self, *, running: bool) -> None:
+        """While a command runs nobody reads the input, whose end says that the parent is gone: look for it."""
+        signal.setitimer(signal.ITIMER_REAL, WATCH_S if running else 0, WATCH_S)
+
+    def _look(self, _number: int, _frame: object) -> None:
+        if os.getppid() != self._parent:
+            os._exit(0)
 
     def deliver(self, wire: _Wire, **message: Any) -> None:
         """Send without being torn in the middle of a line."""
@@ -142,12 +153,14 @@ def main() -> None:
                 signals.deliver(wire, type="event", kind=kind, text=safe, stream=stream)
 
             outcome = None
+            signals.watch(running=True)
             try:
                 signals.armed = True
                 outcome = interpreter.run(message["code"], emit)
                 signals.armed = False
             except KeyboardInterrupt:
                 signals.armed = False
+            signals.watch(running=False)
             ok, more = (outcome.ok, outcome.more) if outcome is not None else (False, False)
             wire.send(type="done", ok=ok, more=more, frame=interpreter.frame)
         elif kind == "complete":

@@ -106,3 +106,19 @@ def test_the_audit_log_turns_over_before_it_fills_the_disk(tmp_path: Path, monke
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert set(sizes) <= {"audit.jsonl", "audit.jsonl.1"}
     assert max(sizes.values()) < 10_000
+
+
+def test_who_notices_second_that_the_log_is_full_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery_trace.shell.audit.FILE_LIMIT_BYTES", 2000)
+    one, other = AuditLog(tmp_path, "worker", SystemClock()), AuditLog(tmp_path, "monitor", SystemClock())
+    one.note("a" * 2500)
+    with open(tmp_path / "audit.jsonl", "wb+") as full:
+        full.write(b"b" * 2500)
+        full.flush()
+        one._turn_over(full.fileno())
+        one.note("fresh")
+        other._turn_over(full.fileno())  # it had the full file open all the time
+    assert (tmp_path / "audit.jsonl.1").read_bytes() == b"b" * 2500
+    assert "fresh" in (tmp_path / "audit.jsonl").read_text()

@@ -352,6 +352,48 @@ def test_the_parents_death_ends_the_sandbox(tmp_path: Path) -> None:
     wait_until(lambda: not psutil.pid_exists(pid), "the sandbox ends with its parent")
 
 
+def test_the_parents_death_ends_a_command_that_sleeps_for_ever_too(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading\n"
+        "from celery_trace.shell.recreated import open_session\n"
+        "from tests.support.shells import SEED\n"
+        "session = open_session(SEED, command_limit_s=600)\n"
+        "def heard(event): print(session.pid, flush=True)\n"
+        "session.run('import time; print(1); time.sleep(10 ** 6)', heard)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_until(lambda: not psutil.pid_exists(pid), "the sandbox ends although it reads nothing")
+
+
+def test_code_that_pretends_to_be_done_and_reads_no_more_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = json.dumps({"type": "done", "ok": True, "frame": 10**9}).encode() + b"\n"
+    session, _said = forged(
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "for fd in range(3, 8):\n"
+        f"    try: os.write(fd, {done!r})\n"
+        "    except OSError: pass\n"
+        "time.sleep(10 ** 6)\n"
+    )
+    try:
+        assert session.frame == 0
+        monkeypatch.setattr(recreated, "START_S", 0.5)
+        outcome, said = say(session, "'" + "é" * 60_000 + "'")  # more than a pipe holds
+        assert not outcome.ok
+        assert "does not read" in said.of("notice")
+        monkeypatch.setattr(recreated, "START_S", 30.0)
+        assert answer(session, "1 + 1") == "2"
+    finally:
+        session.close()
+
+
 def test_an_interpreter_that_is_none_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ShellError, match="did not start"):

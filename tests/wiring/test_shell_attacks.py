@@ -18,7 +18,7 @@ from celery_trace.shell.channel import command_address, reply_address
 from celery_trace.shell.client import LiveSession
 from celery_trace.shell.session import CODE_LIMIT, ShellError
 from celery_trace.shell.signing import MESSAGE_LIMIT_BYTES, sign
-from tests.support.shells import LiveProcess, answer, say
+from tests.support.shells import LiveProcess, answer, outer, say
 from tests.support.waiting import wait_until
 
 
@@ -152,6 +152,22 @@ def test_a_command_that_was_overheard_cannot_be_replayed(
             attacker.publish(command_address(live.process.uid), data)
         expect(live, "replayed", len(seen))
         assert answer(session, "trace.frames[0].locals['count']") == "1"
+
+
+def test_nor_after_the_thread_that_heard_it_has_ended_and_the_same_task_has_failed_again(
+    live: LiveProcess, attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = recorded(live, attacker, monkeypatch)
+    count: list[int] = []
+    with live.session(live.fail("same", lambda: outer(count))) as session:
+        say(session, "context_data.append(1)")
+    live.keeper.drop_all()
+    wait_until(lambda: not live.keeper.listening, "the thread ends when nothing is kept")
+    live.fail("same", lambda: outer(count))  # a task that was delivered again fails under the same id
+    for data in list(seen):
+        attacker.publish(command_address(live.process.uid), data)
+    expect(live, "replayed", len(seen))
+    assert count == [1]
 
 
 def test_an_overheard_command_means_nothing_to_another_process(

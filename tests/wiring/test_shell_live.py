@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from celery_trace.model import AuditEntry, Kept, TaskContext
+from celery_trace.shell.channel import QUEUE_EXPIRES_S, command_address, reply_address
+from celery_trace.shell.client import LiveSession
 from celery_trace.shell.session import CODE_LIMIT, Done, SessionGone, ShellError
 from tests.support.shells import LiveProcess, Said, answer, create_error, outer, say
 from tests.support.waiting import wait_until
@@ -26,6 +28,16 @@ def live(tmp_path: Path, own_broker_url: str) -> Iterator[LiveProcess]:
     process = LiveProcess(tmp_path, own_broker_url)
     yield process
     process.close()
+
+
+class Gate:
+    """Holds a command up until the test lets it go on; long enough for the seed example."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        self.gate = gate
+
+    def __len__(self) -> int:
+        return 1
 
 
 def test_the_failures_context_is_there_as_it_was(live: LiveProcess) -> None:
@@ -249,6 +261,33 @@ def test_a_process_that_is_gone_is_noticed_and_its_queue_removed(live: LiveProce
         live.client().open(nobody, kept.failure, "ann", timeout_s=1.0)
     with live.connect() as connection:
         assert connection.channel().client.keys("celery-trace.live.nobody") == []
+
+
+def test_what_is_said_after_the_session_has_closed_stays_nowhere_for_ever(live: LiveProcess) -> None:
+    gate = threading.Event()
+    kept = live.fail(call=lambda: create_error(Gate(gate)))
+    session = live.client().open(kept, kept.failure, "ann", timeout_s=30.0)
+    said = Said()
+
+    def run() -> None:
+        with pytest.raises(SessionGone):
+            session.run("print('early'); context_data.gate.wait(60); print('late')", said)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: "early" in said.of(), "the command runs")
+    session.close()
+    thread.join(30)
+    wait_until(lambda: not session._thread.is_alive(), "nobody hears the replies any more")
+    gate.set()
+    with live.connect() as connection:
+        client, address = connection.channel().client, reply_address(session.id)
+        wait_until(lambda: client.llen(address) > 0, "the rest of the output waits for nobody")
+        wait_until(lambda: client.pttl(address) > 0, "and goes away by itself")
+        orphan = LiveSession(live.connect, live.key, live.client()._clock, "gone", kept.failure, "ann")
+        orphan._open = True
+        orphan.close()
+        assert 0 < client.pttl(command_address("gone")) <= QUEUE_EXPIRES_S * 1000
 
 
 def test_a_broker_that_is_away_is_told_as_such(tmp_path: Path, live: LiveProcess) -> None:
