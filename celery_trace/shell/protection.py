@@ -33,12 +33,23 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS = 1, 38
 _LD_W_ABS, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
 _PROT_EXEC = 4
+#: What Python asks of a descriptor: is it a terminal and how wide, how much waits, blocking or not, inherited or not.
+#: Others do more than they seem to: FIOSETOWN lets the kernel send a signal to any process of the same user.
+IOCTLS = {
+    "TCGETS": 0x5401,
+    "TIOCGWINSZ": 0x5413,
+    "FIONREAD": 0x541B,
+    "FIONBIO": 0x5421,
+    "FIONCLEX": 0x5450,
+    "FIOCLEX": 0x5451,
+}
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446
 
 
 class _Arch(NamedTuple):
     audit: int
     allowed: dict[str, int]
+    ioctl: int  # allowed for IOCTLS only
     no_exec: dict[str, int]  # allowed unless they ask for executable memory (third argument)
     unknown: dict[str, int]  # answered with ENOSYS, so that libc uses the older call
 
@@ -47,7 +58,7 @@ _X86_64 = _Arch(
     0xC000003E,
     {
         "read": 0, "write": 1, "close": 3, "fstat": 5, "poll": 7, "lseek": 8, "munmap": 11, "brk": 12,
-        "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "ioctl": 16, "readv": 19, "writev": 20,
+        "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "readv": 19, "writev": 20,
         "select": 23, "sched_yield": 24, "mremap": 25, "madvise": 28, "pause": 34, "nanosleep": 35, "getitimer": 36,
         "setitimer": 38, "getpid": 39, "exit": 60, "uname": 63, "getcwd": 79, "gettimeofday": 96, "getrusage": 98,
         "times": 100, "getuid": 102, "getgid": 104, "geteuid": 107, "getegid": 108, "getppid": 110,
@@ -56,13 +67,14 @@ _X86_64 = _Arch(
         "exit_group": 231, "epoll_wait": 232, "epoll_ctl": 233, "pselect6": 270, "ppoll": 271, "set_robust_list": 273,
         "epoll_pwait": 281, "getrandom": 318, "rseq": 334,
     },
+    16,
     {"mmap": 9, "mprotect": 10, "pkey_mprotect": 329},
     {"clone3": 435, "faccessat2": 439, "epoll_pwait2": 441},
 )  # fmt: skip
 _AARCH64 = _Arch(
     0xC00000B7,
     {
-        "getcwd": 17, "epoll_ctl": 21, "epoll_pwait": 22, "ioctl": 29, "close": 57, "lseek": 62, "read": 63,
+        "getcwd": 17, "epoll_ctl": 21, "epoll_pwait": 22, "close": 57, "lseek": 62, "read": 63,
         "write": 64, "readv": 65, "writev": 66, "pselect6": 72, "ppoll": 73, "fstat": 80, "exit": 93,
         "exit_group": 94, "futex": 98, "set_robust_list": 99, "nanosleep": 101, "getitimer": 102, "setitimer": 103,
         "clock_gettime": 113, "clock_getres": 114, "clock_nanosleep": 115, "sched_getaffinity": 123,
@@ -71,6 +83,7 @@ _AARCH64 = _Arch(
         "getppid": 173, "getuid": 174, "geteuid": 175, "getgid": 176, "getegid": 177, "gettid": 178, "brk": 214,
         "munmap": 215, "mremap": 216, "madvise": 233, "getrandom": 278, "rseq": 293,
     },
+    29,
     {"mmap": 222, "mprotect": 226, "pkey_mprotect": 288},
     {"clone3": 435, "faccessat2": 439, "epoll_pwait2": 441},
 )  # fmt: skip
@@ -174,6 +187,10 @@ def seccomp_program(arch: _Arch) -> bytes:
         steps += [_step(_JGE, 0, 1, 0x40000000), _step(_RET, 0, 0, _KILL)]
     for number in sorted(arch.allowed.values()):
         steps += [_step(_JEQ, 0, 1, number), _step(_RET, 0, 0, _ALLOW)]
+    steps += [_step(_JEQ, 0, 2 * len(IOCTLS) + 2, arch.ioctl), _step(_LD_W_ABS, 0, 0, 16 + 8)]
+    for request in IOCTLS.values():
+        steps += [_step(_JEQ, 0, 1, request), _step(_RET, 0, 0, _ALLOW)]
+    steps.append(_step(_RET, 0, 0, _ERRNO | _EPERM))
     for number in arch.unknown.values():
         steps += [_step(_JEQ, 0, 1, number), _step(_RET, 0, 0, _ERRNO | _ENOSYS)]
     for number in arch.no_exec.values():

@@ -125,6 +125,67 @@ def test_no_network_can_be_reached(session: RecreatedSession, code: str) -> None
     assert "rror" in refused(session, code)
 
 
+def test_no_signal_reaches_another_process_by_way_of_a_descriptor(session: RecreatedSession) -> None:
+    aim = "__import__('fcntl').ioctl(fd, 0x8901, __import__('struct').pack('i', os.getppid()))"
+    code = f"import os\naimed = []\nfor fd in range(16):\n    try: {aim}; aimed.append(fd)\n    except OSError: pass\n"
+    say(session, code + "\n")
+    assert answer(session, "aimed") == "[]"
+    assert answer(session, "os.isatty(0)") == "False"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "libc.fork()",
+        "libc.vfork()",
+        "libc.system(b'true')",
+        "libc.open(b'/etc/passwd', 0)",
+        "libc.socket(2, 1, 0)",
+        "libc.kill(os.getppid(), 0)",
+        "libc.ptrace(16, os.getppid(), 0, 0)",
+        "libc.prctl(22, 0, 0, 0, 0)",
+        "libc.setns(0, 0)",
+        "libc.dlopen(b'libsqlite3.so.0', 2) or -1",
+        "libc.mprotect(ctypes.c_void_p(id(libc) & ~4095), 4096, 7)",
+    ],
+)
+def test_machine_code_reached_through_the_module_that_shut_the_door_is_refused_too(
+    session: RecreatedSession, code: str
+) -> None:
+    say(session, "ctypes = sys.modules['ctypes']; libc = ctypes.CDLL(None)")
+    assert int(answer(session, code)) not in (0, 1)
+    assert psutil.Process(session.pid).children() == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "__import__('_io').FileIO('/etc/passwd')",
+        "__import__('_io').open_code('/etc/passwd')",
+        "__import__('importlib.machinery').machinery.SourceFileLoader('x', '/etc/passwd').get_data('/etc/passwd')",
+        "[t for t in object.__subclasses__() if t.__name__ == 'FileLoader'][0]('x', '/').get_data('/etc/passwd')",
+        "next(o for o in __import__('gc').get_objects() if type(o).__name__ == '_Wire')._in.__class__('/etc/passwd')",
+        "sys.modules['celery_trace.shell.protection'].ctypes.CDLL('libsqlite3.so.0')",
+        "sys._getframe().f_back.f_globals['linecache'].sys.modules['importlib'].import_module('sqlite3')",
+        "__import__('linecache').updatecache('/etc/passwd')[0]",
+        "__import__('tokenize').open('/etc/passwd')",
+        "__import__('xml.etree.ElementTree').etree.ElementTree.parse('/etc/passwd')",
+        "__import__('csv').__spec__.loader.get_data('/etc/passwd')",
+    ],
+)
+def test_the_object_graph_leads_to_no_file(session: RecreatedSession, code: str) -> None:
+    assert "rror" in refused(session, code)
+
+
+def test_a_crash_of_the_interpreter_costs_the_sandbox_alone() -> None:
+    session, said = forged("__import__('sys').modules['ctypes'].memset(0, 1, 8)")
+    try:
+        assert "The sandbox ended: a crash of the interpreter (SIGSEGV)" in said
+        assert answer(session, "1 + 1") == "2"
+    finally:
+        session.close()
+
+
 def test_a_shell_command_finds_no_way_out(session: RecreatedSession, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     say(session, f"os.system('echo x > {mark}')")
@@ -157,6 +218,11 @@ RAW_CALLS = {
     "prctl": (157, "38, 0, 0, 0, 0"),
     "seccomp": (317, "1, 0, 0"),
     "personality": (135, "0x0004000"),
+    "ioctl TIOCSTI, which types into a terminal": (16, "0, 0x5412, b'x'"),
+    "ioctl FIOSETOWN, which aims a signal": (16, "0, 0x8901, b'xxxx'"),
+    "ioctl FIOASYNC, which sends it": (16, "0, 0x5452, b'xxxx'"),
+    "fcntl": (72, "0, 8, 1"),
+    "mprotect with PROT_EXEC": (10, "0, 4096, 5"),
     "mmap with PROT_EXEC": (9, "0, 4096, 7, 0x22, -1, 0"),
 }
 
