@@ -118,9 +118,9 @@ def pack_batch(records: Sequence[AnyRecord]) -> bytes:
     return zlib.compress(b"\n".join(encode(record) for record in records), 1)
 
 
-def unpack_batch(body: bytes) -> tuple[list[AnyRecord], list[str]]:
+def unpack_batch(body: bytes) -> tuple[list[AnyRecord], list[tuple[bytes, str]]]:
     """
-    The records of a message, and what is wrong with the lines that could not be read.
+    The records of a message, and the lines that could not be read, each with what is wrong with it.
 
     Raises:
         CorruptBatch: The body as a whole is none of ours.
@@ -138,14 +138,14 @@ def unpack_batch(body: bytes) -> tuple[list[AnyRecord], list[str]]:
     if len(lines) > MOST_BATCH_LINES:
         raise CorruptBatch(f"it has more than {MOST_BATCH_LINES} lines")
     records: list[AnyRecord] = []
-    wrong: list[str] = []
+    wrong: list[tuple[bytes, str]] = []
     for line in lines:
         try:
             records.append(decode(line))
         except ValueError as error:  # msgspec.DecodeError is one
-            wrong.append(str(error))
+            wrong.append((line, str(error)))
     if wrong and not records:
-        raise CorruptBatch(f"no line of it is a record: {wrong[0]}")
+        raise CorruptBatch(f"no line of it is a record: {wrong[0][1]}")
     return records, wrong
 
 
@@ -318,19 +318,19 @@ class BrokerConsumer:
             except CorruptBatch as error:
                 self._set_aside(channel, intake, message, str(error))
                 continue
-            if wrong:
-                self.counters["corrupt"] += len(wrong)
+            if wrong:  # a newer host may know records that this monitor does not
+                self._lay_aside(channel, [line for line, _ in wrong], wrong[0][1])
                 records.append(self._stats())
             batches.append((message, records))
         if not batches:
             return
         together = [record for _, records in batches for record in records]
-        if self._write(intake, together, 1 if len(batches) > 1 else ATTEMPTS):
+        if self._write(channel, intake, together, 1 if len(batches) > 1 else ATTEMPTS):
             for message, records in batches:
                 self._acknowledge(message, records)
             return
         for message, records in batches:  # one of them is poison: which one?
-            if self._write(intake, records, ATTEMPTS):
+            if self._write(channel, intake, records, ATTEMPTS):
                 self._acknowledge(message, records)
             elif not self._ended.is_set():
                 self._set_aside(channel, intake, message, self._failed_with)
@@ -340,9 +340,9 @@ class BrokerConsumer:
         self.counters["records"] += len(records)
         message.ack()
 
-    def _write(self, intake: Intake, records: Sequence[AnyRecord], attempts: int) -> bool:
+    def _write(self, channel: Any, intake: Intake, records: Sequence[AnyRecord], attempts: int) -> bool:
         """
-        Write until it is written, however long the store is away.
+        Write until it is written, however long the store is away; what it refuses for what is in it is laid aside.
 
         Returns:
             False when the end has come, or when the store failed ``attempts`` times for a reason that is not "not now".
@@ -352,8 +352,8 @@ class BrokerConsumer:
             try:
                 store = self._facts.store
                 if store is not None:
-                    self.counters["refused"] += len(store.write(records).refused)
-                    return True
+                    refused = store.write(records).refused
+                    break
             except Unavailable as error:
                 if pause_s == BACK_OFF_S[0]:
                     logger.warning("celery-trace: %s Records wait at the broker.", error)
@@ -365,21 +365,36 @@ class BrokerConsumer:
             intake.renew()
             self._ended.wait(pause_s)
             pause_s = min(pause_s * 2, BACK_OFF_S[1])
-        return False
+        else:
+            return False
+        if refused:
+            self.counters["refused"] += len(refused)
+            self._lay_aside(channel, [encode(record) for record, _ in refused], refused[0][1])
+            return self._write(channel, intake, [self._stats()], attempts)
+        return True
 
     def _set_aside(self, channel: Any, intake: Intake, message: Taken, why: str) -> None:
         """Move a message that can't be read to a queue of its own, so that it does not come back for ever."""
         self.counters["set_aside"] += 1
         self.counters["corrupt"] += 1
-        logger.warning("celery-trace: a batch was set aside in %s: %s.", SET_ASIDE_QUEUE, why)
+        self._publish_aside(channel, message.body, why)
+        self._write(channel, intake, [self._stats()], ATTEMPTS)
+        message.ack()
+
+    def _lay_aside(self, channel: Any, lines: Sequence[bytes], why: str) -> None:
+        """Keep single lines of a batch whose others are written, as a batch of their own."""
+        self.counters["corrupt"] += len(lines)
+        self._publish_aside(channel, zlib.compress(b"\n".join(lines), 1), why)
+
+    @staticmethod
+    def _publish_aside(channel: Any, body: bytes, why: str) -> None:
+        logger.warning("celery-trace: records were set aside in %s: %s.", SET_ASIDE_QUEUE, why)
         queue = records_queue(SET_ASIDE_QUEUE, MOST_SET_ASIDE)(channel)
         if queue.queue_declare().message_count < MOST_SET_ASIDE:
             kombu.Producer(channel, auto_declare=False).publish(
-                message.body, routing_key=SET_ASIDE_QUEUE, exchange="", content_type=CONTENT_TYPE,
+                body, routing_key=SET_ASIDE_QUEUE, exchange="", content_type=CONTENT_TYPE,
                 content_encoding="binary", delivery_mode="persistent", headers={"why": why[:500]},
             )  # fmt: skip
-        self._write(intake, [self._stats()], ATTEMPTS)
-        message.ack()
 
     def _stats(self) -> Stats:
         """Our account for the store: what could not be read."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +18,13 @@ from celery import Celery
 
 from celery_trace.clock import SystemClock
 from celery_trace.collector import Collector
-from celery_trace.model import ProcessRecord, new_id
+from celery_trace.model import AnyRecord, ProcessRecord, decode, new_id
 from celery_trace.queries import Queries
 from celery_trace.refusals import Unavailable
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
 from celery_trace.stores import Store, StoreUnavailable, open_store
+from celery_trace.stores.writing import Written
 from celery_trace.transports import TransportUnavailable, broker
 from tests.support.consumer import LEASE_S
 from tests.support.processes import REPOSITORY
@@ -179,6 +181,39 @@ def what_cannot_be_read_is_set_aside_and_the_rest_goes_on(url: str, folder: Path
         with kombu.Connection(url) as connection:
             aside = broker.records_queue(broker.SET_ASIDE_QUEUE, broker.MOST_SET_ASIDE)(connection.default_channel)
             assert aside.queue_declare().message_count == 3
+
+
+@promise
+def single_records_that_cannot_be_read_or_stored_are_kept_aside_and_counted(url: str, folder: Path) -> None:
+    """A newer host's kind of record, and one that the store refuses by itself, among others that are well."""
+    with site(url, folder) as here:
+        whole = broker.pack_batch([failure("t0"), run("r0"), failure("bad"), failure("t1"), run("r1")])
+        body = zlib.compress(zlib.decompress(whole) + b'\n{"record":"of-tomorrow","id":"x"}')
+        with kombu.Connection(url) as connection:
+            broker.records_queue(here.queue)(connection.default_channel).queue_declare()
+            kombu.Producer(connection.default_channel).publish(
+                body, routing_key=here.queue, exchange="", content_type=broker.CONTENT_TYPE, content_encoding="binary"
+            )
+
+        class Picky:
+            def write(self, records: Sequence[AnyRecord]) -> Written:
+                taken = [record for record in records if getattr(record, "task_id", "") != "bad"]
+                written = here.store.write(taken)
+                written.refused = [(record, "no such letter") for record in records if record not in taken]
+                return written
+
+        with here.consuming(SimpleNamespace(store=Picky())) as consumer:
+            here.wait_for(range(2))
+            wait_until(lambda: Queries(here.store).stats().corrupt_lines == 2, "both are counted", timeout_s=30)
+            wait_until(lambda: consumer.counters["batches"] == 1, "the batch is acknowledged", timeout_s=30)
+        aside = []
+        with kombu.Connection(url) as connection:
+            queue = broker.records_queue(broker.SET_ASIDE_QUEUE, broker.MOST_SET_ASIDE)(connection.default_channel)
+            while (message := queue.get(no_ack=True, accept=None)) is not None:
+                aside.append(zlib.decompress(message.body))
+        assert len(aside) == 2
+        assert aside[0] == b'{"record":"of-tomorrow","id":"x"}'
+        assert decode(aside[1]) == failure("bad")
 
 
 @promise
