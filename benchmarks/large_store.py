@@ -1,4 +1,9 @@
-"""A store with millions of rows, made by the database itself: half failures, half runs, and their sums."""
+"""
+A store with millions of rows, made by the database itself: half failures, half runs.
+
+Beside them stand what a store of that size holds too: the searched values of each failure, a memory sample for each
+five rows, two weeks of sums of five minutes, and the groups.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from celery_trace.model import Histogram, Kind, ProcessRecord, Rollup
+from celery_trace.model import Histogram, Kind, MemoryState, ProcessRecord, Rollup
 from celery_trace.stores import Store, schema
+from celery_trace.stores import rows as rows_of
 
 NAMES = 40
 WORKERS = 50
@@ -17,6 +23,11 @@ GROUPS = 800
 PROCESSES = 500
 #: Seconds between two failures.
 STEP_S = 0.1
+#: One memory sample for so many rows; each process takes one in ten seconds.
+ROWS_A_SAMPLE = 5
+SAMPLE_STEP_S = 10 / PROCESSES
+#: Sums of five minutes go back so many buckets: the fourteen days of the default retention.
+BUCKETS = 14 * 86400 // Rollup.BUCKET_S
 
 _NUMBERS = {
     "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {most}) ",
@@ -63,10 +74,12 @@ def fill_store(store: Store, many: int, payload: bytes) -> None:
     failures, runs = many // 2, many - many // 2
     now_s = time.time()
     with store.engine.connect().execution_options(writing=True) as connection, connection.begin():
-        large = (schema.failures, schema.runs)
+        large = (schema.failures, schema.runs, schema.samples)
         _each_index(connection, large, lambda index: index.drop(connection))
         _fill_failures(connection, dialect, failures, now_s - failures * STEP_S, payload)
         _fill_runs(connection, dialect, runs, now_s - runs * STEP_S)
+        _fill_values(connection, dialect, failures)
+        _fill_samples(connection, dialect, many // ROWS_A_SAMPLE, now_s)
         _each_index(connection, large, lambda index: index.create(connection))
         _fill_sums(connection, dialect, failures, runs, now_s)
     bucket_s = int(now_s) // Rollup.BUCKET_S * Rollup.BUCKET_S
@@ -85,14 +98,17 @@ def fill_store(store: Store, many: int, payload: bytes) -> None:
                 bucket_s=bucket_s - Rollup.BUCKET_S * back,
                 seq=1,
                 runs=9,
+                gated=3,
+                kept_bytes=n * 100,
                 durations=Histogram([0] * 10 + [9]),
             )
             for n in range(NAMES)
-            for back in range(288)
+            for back in range(BUCKETS)
         ]
     )
     with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        tables = f" TABLE {schema.failures.name}, {schema.runs.name}" if dialect.name == "mysql" else ""
+        names = (table.name for table in (*large, schema.failure_values, schema.totals))
+        tables = f" TABLE {', '.join(names)}" if dialect.name == "mysql" else ""
         connection.execute(sa.text("ANALYZE" + tables))
 
 
@@ -144,6 +160,28 @@ def _fill_runs(connection: sa.Connection, dialect: Dialect, many: int, start_s: 
         "concurrent": "1",
     }
     _insert(connection, dialect, schema.runs, columns, many)
+
+
+def _fill_values(connection: sa.Connection, dialect: Dialect, many: int) -> None:
+    """About six hundred letters for each failure, as twelve frames with a few locals of one's own code give."""
+    lines = "\n".join(f"local_{n}=some value of order {n} in shop" for n in range(15))
+    columns = {"id": dialect.joined("f", "n"), "text": dialect.joined(f"{lines}\norder_id=", "n")}
+    _insert(connection, dialect, schema.failure_values, columns, many)
+
+
+def _fill_samples(connection: sa.Connection, dialect: Dialect, many: int, now_s: float) -> None:
+    columns = {
+        "id": dialect.joined("s", "n"),
+        "process": dialect.joined("p", f"n % {PROCESSES}"),
+        "at_s": f"{now_s - many * SAMPLE_STEP_S} + n * {SAMPLE_STEP_S}",
+        "memory": ":memory",
+        "runs": "n",
+        "name": dialect.joined("app.tasks.t", f"n % {NAMES}"),
+        "kept_failures": "0",
+        "overhead_ratio": "0.001",
+    }
+    memory = rows_of.text(MemoryState(rss_bytes=80_000_000, allocated_blocks=400_000))
+    _insert(connection, dialect, schema.samples, columns, many, memory=memory)
 
 
 def _insert(

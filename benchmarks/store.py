@@ -151,6 +151,9 @@ def pages(queries: Queries, failures: int, runs: int, pick: random.Random) -> di
     def name() -> str:
         return f"app.tasks.t{pick.randrange(NAMES)}"
 
+    def worker() -> str:
+        return f"w{pick.randrange(WORKERS)}"
+
     def number() -> int:
         return pick.randrange(1, failures)
 
@@ -160,16 +163,19 @@ def pages(queries: Queries, failures: int, runs: int, pick: random.Random) -> di
         "failures: of a name": lambda: queries.failures(name=name()),
         "failures: rare outcome": lambda: queries.failures(outcome="lost"),
         "failures: name and outcome": lambda: queries.failures(name=name(), outcome="lost"),
-        "failures: of a worker": lambda: queries.failures(worker=f"w{pick.randrange(WORKERS)}"),
-        "failures: worker and name": lambda: queries.failures(worker=f"w{pick.randrange(WORKERS)}", name=name()),
+        "failures: of a worker": lambda: queries.failures(worker=worker()),
+        "failures: worker and name": lambda: queries.failures(worker=worker(), name=name()),
         "failures: of a group": lambda: queries.failures(fingerprint=f"g{pick.randrange(GROUPS)}"),
         "failures: search text": lambda: queries.failures(search=f"card {pick.randrange(GROUPS)}"),
         "failures: search, no match": lambda: queries.failures(search="zebra"),
         "failures: search task id": lambda: queries.failures(search=f"task{number()}"),
+        "failures: search a value": lambda: queries.failures(search=f"order_id={number()}"),
+        "failures: a name, search no match": lambda: queries.failures(name=name(), search="zebra"),
         "failures: live": lambda: queries.failures(live=True),
         "one failure": lambda: queries.failure_record(f"f{number()}"),
         "groups": lambda: queries.groups(),
         "groups: new": lambda: queries.groups(state="new"),
+        "groups: search, no match": lambda: queries.groups(search="zebra"),
         "runs: newest": lambda: queries.runs(),
         "runs: of a name": lambda: queries.runs(name=name()),
         "runs: outliers": lambda: queries.runs(why="outlier"),
@@ -178,6 +184,12 @@ def pages(queries: Queries, failures: int, runs: int, pick: random.Random) -> di
         "workers": lambda: queries.workers(),
         "names": lambda: queries.names(),
         "rollups: a day of a name": lambda: queries.rollups(name=name(), since_s=time.time() - 86400),
+        "rollups: a week of a name": lambda: queries.rollups(name=name(), since_s=time.time() - 7 * 86400),
+        "kept by name: a day": lambda: queries.kept_by_name(since_s=time.time() - 86400),
+        "kept by name: a week": lambda: queries.kept_by_name(since_s=time.time() - 7 * 86400),
+        "kept by name: all": lambda: queries.kept_by_name(),
+        "samples: an hour of a worker": lambda: queries.samples(worker=worker(), since_s=time.time() - 3600),
+        "samples: a week of a worker": lambda: queries.samples(worker=worker(), since_s=time.time() - 7 * 86400),
         "rollups: an hour of all": lambda: queries.rollups(since_s=time.time() - 3600),
         "stats": lambda: queries.stats(),
         "change token": lambda: queries.change_token(),

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from celery_trace.model import Page, ProcessRecord, ProcessView, Rollup, Sample, WorkerView
+from celery_trace.model import Kind, Page, ProcessRecord, ProcessView, Rollup, Sample, WorkerView
 from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import schema
+from celery_trace.stores.statements import chunks
 
 _runs = schema.runs
 _totals = schema.totals
@@ -25,7 +26,12 @@ SILENT_S = 900.0
 RECENT_S = 24 * 3600.0
 #: Processes of one answer; recycled children make many.
 MOST_PROCESSES = 2000
-MOST_SAMPLES = 5000
+#: Points of a series. A longer one is thinned: one point for each slice of time.
+MOST_SAMPLES = 3000
+#: A process takes a sample about so often, seconds.
+SAMPLED_EVERY_S = 10.0
+#: A worker's series shows so many of its processes, those seen last.
+MOST_SERIES = 500
 MOST_ROLLUPS = 20_000
 MOST_NAMES = 10_000
 
@@ -64,7 +70,7 @@ class RunQueries(Base):
         self, *, kind: str | None = None, name: str | None = None, since_s: float | None = None
     ) -> list[Rollup]:
         """Sums of five minutes over all processes (``process`` is empty), oldest first."""
-        wanted = sa.select(_totals)
+        wanted = sa.select(*rows_of.TOTAL_COLUMNS)
         if kind:
             wanted = wanted.where(_totals.c.kind == kind)
         if name:
@@ -73,7 +79,27 @@ class RunQueries(Base):
             wanted = wanted.where(_totals.c.bucket_s >= int(since_s) // Rollup.BUCKET_S * Rollup.BUCKET_S)
         newest = wanted.order_by(_totals.c.bucket_s.desc(), _totals.c.id.desc()).limit(MOST_ROLLUPS)
         with self.store.reading() as connection:
-            return [rows_of.rollup(row) for row in connection.execute(newest)][::-1]
+            return [rows_of.total(row) for row in connection.execute(newest)][::-1]
+
+    def kept_by_name(self, *, since_s: float | None = None) -> list[tuple[Kind, str, int]]:
+        """
+        What the measured runs of each name kept, over all processes.
+
+        Returns:
+            Kind, name and bytes, for the runs that were not measured as much as for those that were; the greatest
+            first. Runs that overlapped with others are left out.
+        """
+        kept = sa.func.sum(_totals.c.kept_bytes * _totals.c.runs * 1.0 / _totals.c.gated)
+        wanted = (
+            sa.select(_totals.c.kind, _totals.c.name, kept.label("kept"))
+            .where(_totals.c.gated > 0, _totals.c.concurrent.is_(False))
+            .group_by(_totals.c.kind, _totals.c.name)
+            .order_by(sa.desc("kept"))
+        )
+        if since_s is not None:
+            wanted = wanted.where(_totals.c.bucket_s >= int(since_s) // Rollup.BUCKET_S * Rollup.BUCKET_S)
+        with self.store.reading() as connection:
+            return [(Kind(row.kind), row.name, round(row.kept)) for row in connection.execute(wanted.limit(MOST_NAMES))]
 
     def names(self) -> list[tuple[str, str, int, int]]:
         """What ever ran: kind, name, runs, failed runs; by name."""
@@ -124,23 +150,63 @@ class RunQueries(Base):
     def samples(
         self, *, process: str | None = None, worker: str | None = None, since_s: float | None = None
     ) -> list[Sample]:
-        """The memory series of a process, or of all processes of a worker, oldest first; the newest 5000 points."""
-        wanted = sa.select(_samples)
-        if process:
-            wanted = wanted.where(_samples.c.process == process)
+        """
+        The memory series of a process, or of all processes of a worker, oldest first.
+
+        At most about :data:`MOST_SAMPLES` points, spread evenly over the time since ``since_s``.
+        """
+        if not process and not worker:
+            raise ValueError("a series needs a process or a worker")
+        wanted = sa.select(_processes.c.uid, _processes.c.started_at_s, _processes.c.seen_at_s)
+        wanted = wanted.where(_processes.c.uid == process if process else _processes.c.worker == worker)
         if since_s is not None:
-            wanted = wanted.where(_samples.c.at_s >= since_s)
+            wanted = wanted.where(_processes.c.seen_at_s >= since_s)
         with self.store.reading() as connection:
-            if worker:
-                uids = connection.execute(
-                    sa.select(_processes.c.uid)
-                    .where(_processes.c.worker == worker)
-                    .order_by(_processes.c.seen_at_s.desc())
-                    .limit(500)
-                ).scalars()
-                wanted = wanted.where(_samples.c.process.in_(list(uids)))
-            rows = connection.execute(wanted.order_by(_samples.c.at_s.desc()).limit(MOST_SAMPLES)).all()
-        return [rows_of.sample(row) for row in reversed(rows)]
+            lives = connection.execute(wanted.order_by(_processes.c.seen_at_s.desc()).limit(MOST_SERIES)).all()
+            begins_s = min((max(row.started_at_s, since_s or 0.0) for row in lives), default=0.0)
+            lived_s = sum(max(0.0, row.seen_at_s - max(row.started_at_s, begins_s)) for row in lives)
+            slice_s = lived_s / MOST_SAMPLES
+            if slice_s < 2 * SAMPLED_EVERY_S:
+                whole = sa.select(_samples).where(_samples.c.process.in_([row.uid for row in lives]))
+                if since_s is not None:
+                    whole = whole.where(_samples.c.at_s >= since_s)
+                newest = whole.order_by(_samples.c.at_s.desc()).limit(3 * MOST_SAMPLES)
+                rows = connection.execute(newest).all()
+            else:
+                ends_s = max(row.seen_at_s for row in lives)
+                ids = _one_in_each_slice(connection, [row.uid for row in lives], begins_s, ends_s, slice_s)
+                rows = list(self._by_key(connection, _samples, ids).values())
+        return sorted(map(rows_of.sample, rows), key=lambda sample: (sample.at_s, sample.process))
+
+
+def _one_in_each_slice(
+    connection: sa.Connection, uids: Sequence[str], begins_s: float, ends_s: float, slice_s: float
+) -> list[str]:
+    """
+    The first sample of each process in each slice of its life, by one look into the index for each.
+
+    Reading a week of a worker's samples only to leave most of them out would take seconds.
+    """
+    slices = sa.select(sa.literal(begins_s, sa.Double).label("at_s")).cte("slices", recursive=True)
+    slices = slices.union_all(sa.select(slices.c.at_s + slice_s).where(slices.c.at_s + slice_s <= ends_s))
+    first = (
+        sa.select(_samples.c.id)
+        .where(
+            _samples.c.process == _processes.c.uid,
+            _samples.c.at_s >= slices.c.at_s,
+            _samples.c.at_s < slices.c.at_s + slice_s,
+        )
+        .order_by(_samples.c.at_s)
+        .limit(1)
+        .correlate(_processes, slices)
+        .scalar_subquery()
+    )
+    living = sa.and_(slices.c.at_s + slice_s > _processes.c.started_at_s, slices.c.at_s <= _processes.c.seen_at_s)
+    found: list[str] = []
+    for part in chunks(uids):
+        wanted = sa.select(first).select_from(_processes.join(slices, living)).where(_processes.c.uid.in_(part))
+        found += [id for id in connection.execute(wanted).scalars() if id is not None]
+    return found
 
 
 def _alive(row: Any, now_s: float) -> bool:

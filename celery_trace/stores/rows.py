@@ -29,6 +29,7 @@ from celery_trace.model import (
     Window,
     stable_id,
 )
+from celery_trace.stores import schema
 from celery_trace.stores.values import searchable
 
 Row = dict[str, Any]
@@ -37,6 +38,9 @@ _INT_MOST = 2**63 - 1
 _COMPRESS_FROM_BYTES = 400
 
 _encoder = msgspec.json.Encoder()
+_memory = msgspec.json.Decoder(MemoryState).decode
+_counts = msgspec.json.Decoder(list[int]).decode
+_KINDS = {str(kind): kind for kind in Kind}
 
 
 def squeeze(payload: bytes) -> bytes:
@@ -148,7 +152,7 @@ def _role(word: str) -> Role:
 
 
 def memory(value: str) -> MemoryState | None:
-    return msgspec.json.decode(value, type=MemoryState) if value else None
+    return _memory(value) if value else None
 
 
 def sample_row(record: Sample) -> Row:
@@ -251,16 +255,38 @@ def rollup_row(record: Rollup) -> Row:
 
 
 def rollup(row: Any) -> Rollup:
-    """A rollup of one process, or (from the totals, without a process) of all of them."""
+    """A rollup of one process."""
     return Rollup(
-        process=getattr(row, "process", ""),
+        process=row.process,
         kind=Kind(row.kind),
         name=row.name,
         bucket_s=row.bucket_s,
-        seq=getattr(row, "seq", 0),
+        seq=row.seq,
         durations=Histogram(msgspec.json.decode(row.durations or "[]")),
         concurrent=bool(row.concurrent),
         **{name: getattr(row, name) for name in (*SUMMED, *LARGEST)},
+    )
+
+
+_PLAIN = (*SUMMED, *LARGEST)
+#: What :func:`total` reads, in its order: a page has thousands of them, and by place is four times faster.
+TOTAL_COLUMNS = tuple(
+    schema.totals.c[name] for name in ("kind", "name", "bucket_s", "durations", "concurrent", *_PLAIN, "id")
+)
+
+
+def total(row: Any) -> Rollup:
+    """What all processes did together, from a row of :data:`TOTAL_COLUMNS`; it belongs to no process."""
+    kind, name, bucket_s, durations, concurrent, *plain, _id = row
+    return Rollup(
+        process="",
+        kind=_KINDS[kind],
+        name=name,
+        bucket_s=bucket_s,
+        seq=0,
+        durations=Histogram(_counts(durations or "[]")),
+        concurrent=bool(concurrent),
+        **dict(zip(_PLAIN, plain, strict=True)),
     )
 
 

@@ -226,11 +226,11 @@ class _Batch:
                 rows_of.name_id(record.kind, record.name), (str(record.kind), record.name, Counter())
             )
             named[2].update({"runs": progress.runs, "failed": progress.failed})
-        found = locked(self._connection, schema.totals, sums)
+        found = locked(self._connection, schema.totals, sums, rows_of.TOTAL_COLUMNS)
         fresh: list[Row] = []
         changed: list[Row] = []
         for key, progress in sorted(sums.items()):
-            whole = _plus(rows_of.rollup(found[key]), progress) if key in found else progress
+            whole = _plus(rows_of.total(found[key]), progress) if key in found else progress
             row = rows_of.rollup_row(whole) | {"id": key}
             del row["process"], row["seq"]
             (changed if key in found else fresh).append(row)

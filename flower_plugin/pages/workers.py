@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from celery_trace.model import Rollup, Sample, WorkerView
+from celery_trace.model import Sample, WorkerView
 from flower_plugin.pages.page import RANGES, Context, Page, Visit
 
 MOST_POINTS = 300
@@ -70,21 +70,19 @@ def series(samples: Iterable[Sample], worker: WorkerView | None) -> dict[str, An
     return {"lines": lines[:MOST_PROCESSES], "marks": sorted(marks, key=lambda mark: float(str(mark["at"])))}
 
 
-def blame(rollups: Iterable[Rollup]) -> list[tuple[str, str, int, float]]:
+def blame(kept: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int, float]]:
     """
     Which names the kept memory comes from, over all workers.
 
+    Args:
+        kept: Kind, name and bytes, the greatest first.
+
     Returns:
-        ``(kind, name, bytes, share)``, greatest first; only what grew. Overlapping runs are left out.
+        ``(kind, name, bytes, share)``, greatest first; only what grew.
     """
-    kept: dict[tuple[str, str], int] = defaultdict(int)
-    for rollup in rollups:
-        if rollup.gated and not rollup.concurrent:
-            kept[rollup.kind, rollup.name] += round(rollup.kept_bytes * rollup.runs / rollup.gated)
-    grown = {key: value for key, value in kept.items() if value > 0}
-    total = sum(grown.values())
-    ranked = sorted(grown.items(), key=lambda pair: -pair[1])[:MOST_BLAMED]
-    return [(kind, name, value, value / total) for (kind, name), value in ranked]
+    grown = [row for row in kept if row[2] > 0]
+    total = sum(value for _, _, value in grown)
+    return [(kind, name, value, value / total) for kind, name, value in grown[:MOST_BLAMED]]
 
 
 def memory(queries: Any, visit: Visit) -> Context:
@@ -108,7 +106,7 @@ def memory(queries: Any, visit: Visit) -> Context:
                 for sample in queries.samples(process=process.uid, since_s=since_s)
             ]
         plots = series(samples, chosen)
-        blamed = blame(queries.rollups(since_s=since_s))
+        blamed = blame(queries.kept_by_name(since_s=since_s))
     return {
         "workers": workers,
         "chosen": chosen,

@@ -6,11 +6,13 @@ The wiring tier runs them on SQLite, the services tier on PostgreSQL and MariaDB
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
@@ -356,6 +358,47 @@ def workers_show_their_processes_with_the_latest_memory(store: Store) -> None:
     first = Queries(store).workers(limit=1)
     assert [worker.name for worker in first.rows] == ["w1@h1"]
     assert [worker.name for worker in Queries(store).workers(limit=1, cursor=first.next).rows] == ["w2@h1"]
+
+
+@promise
+def a_long_series_of_memory_is_thinned_evenly_to_its_very_ends(store: Store) -> None:
+    day_s = 86400.0
+    for uid, ends_s in (("p1", NOW_S + 7 * day_s), ("p2", NOW_S + day_s)):
+        store.write([process(uid, started_at_s=NOW_S)])
+        at_s = NOW_S
+        while at_s <= ends_s:
+            store.write([sample(at_s + n * 600, 1, process=uid) for n in range(144)])
+            at_s += day_s
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("celery_trace.queries.runs.MOST_SAMPLES", 64)
+        queries = Queries(store)
+        series = queries.samples(worker="w1@h1")
+        times_s = [point.at_s for point in series if point.process == "p1"]
+        assert 50 <= len(series) <= 70
+        assert {point.process for point in series} == {"p1", "p2"}
+        assert times_s == sorted(times_s)
+        assert times_s[0] == NOW_S
+        assert times_s[-1] > NOW_S + 7.8 * day_s
+        assert max(after - before for before, after in itertools.pairwise(times_s)) < 0.3 * day_s
+        recent = queries.samples(process="p1", since_s=NOW_S + 7.9 * day_s)
+        assert [point.at_s for point in recent] == [NOW_S + 7 * day_s + n * 600 for n in range(130, 144)]
+
+
+@promise
+def what_names_kept_is_summed_over_buckets_and_overlapping_runs_are_left_out(store: Store) -> None:
+    bucket_s = int(NOW_S) // 300 * 300
+    store.write(
+        [
+            rollup(1, 9, bucket_s=bucket_s, gated=3, kept_bytes=300),
+            rollup(1, 2, bucket_s=bucket_s + 300, gated=2, kept_bytes=50),
+            rollup(1, 5, bucket_s=bucket_s, process="p2", name="shop.refund", gated=5, kept_bytes=-70),
+            rollup(1, 5, bucket_s=bucket_s, name="shop.both", gated=5, kept_bytes=9000, concurrent=True),
+            rollup(1, 5, bucket_s=bucket_s, name="shop.unmeasured"),
+        ]
+    )
+    queries = Queries(store)
+    assert queries.kept_by_name() == [("task", "shop.charge", 950), ("task", "shop.refund", -70)]
+    assert queries.kept_by_name(since_s=bucket_s + 301) == [("task", "shop.charge", 50)]
 
 
 @promise
