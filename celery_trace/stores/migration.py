@@ -27,6 +27,40 @@ def version(connection: sa.Connection) -> str | None:
     return "django" if inspector.has_table(schema.meta.name) else None
 
 
+def _django_revision(connection: sa.Connection) -> str | None:
+    """How far Django has migrated our tables; None where it keeps no account of that (tests without migrations)."""
+    if not sa.inspect(connection).has_table("django_migrations"):
+        return None
+    wanted = sa.text("SELECT MAX(name) FROM django_migrations WHERE app = 'django_bridge'")
+    name = connection.execute(wanted).scalar()
+    return str(name).partition("_")[0] if name else None
+
+
+def _lacks_migrations(connection: sa.Connection) -> bool:
+    revision = _django_revision(connection)
+    if revision is not None:
+        return revision < HEAD
+    return not set(sa.inspect(connection).get_table_names()) >= {table.name for table in schema.metadata.sorted_tables}
+
+
+def refuse_if_newer(connection: sa.Connection, address: str) -> None:
+    """
+    Another host may have been updated, and have migrated the tables, while this one had the store open.
+
+    Raises:
+        StoreUnavailable: They are newer than this program.
+    """
+    found = version(connection)
+    if found == "django":
+        found = _django_revision(connection)
+    if found is not None and found > HEAD:
+        raise StoreUnavailable(
+            f"Can't use the store {address}",
+            f"its tables have version {found}, made by a newer celery-trace; this one knows {HEAD}",
+            'Update this host: pip install -U "celery-trace".',
+        )
+
+
 def bring_up_to_date(engine: Engine, address: str, *, create: bool, by_django: bool) -> None:
     """
     Check the tables' version, and migrate where they are older or missing.
@@ -34,11 +68,12 @@ def bring_up_to_date(engine: Engine, address: str, *, create: bool, by_django: b
     Raises:
         StoreUnavailable: They are newer; or missing, and making them is not ours (a reader, or Django's database).
     """
+    what = f"Can't use the store {address}"
     with engine.connect() as connection:
         found = version(connection)
-        tables = set(sa.inspect(connection).get_table_names()) if found == "django" else set()
-    what = f"Can't use the store {address}"
-    if found == "django" and not tables >= {table.name for table in schema.metadata.sorted_tables}:
+        refuse_if_newer(connection, address)
+        older = found == "django" and _lacks_migrations(connection)
+    if older:
         raise StoreUnavailable(
             what, "its tables are of an older version", "Run: python manage.py migrate django_bridge"
         )
@@ -46,12 +81,6 @@ def bring_up_to_date(engine: Engine, address: str, *, create: bool, by_django: b
         return
     if by_django:
         raise StoreUnavailable(what, "its tables are missing", "Run: python manage.py migrate django_bridge")
-    if found is not None and found > HEAD:
-        raise StoreUnavailable(
-            what,
-            f"its tables have version {found}, made by a newer celery-trace; this one knows {HEAD}",
-            'Update this host: pip install -U "celery-trace".',
-        )
     if found is None and not create:
         raise StoreUnavailable(
             what, "it holds no tables of celery-trace yet", "Start a worker with CELERY_TRACE=1; it makes them."

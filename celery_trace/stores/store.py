@@ -95,6 +95,9 @@ class Store:
         try:
             return self.in_transaction(lambda connection: writing.write(connection, records, now_s))
         except (sa.exc.SQLAlchemyError, ValueError, TypeError, OverflowError) as error:
+            with self.reading() as connection:
+                # Newer tables may refuse every record of ours for what is not in it: they wait for the update.
+                migration.refuse_if_newer(connection, self.address)
             if len(records) == 1:
                 return Written(refused=[(records[0], f"{type(error).__name__}: {error}"[:500])])
         middle = len(records) // 2
@@ -162,6 +165,8 @@ def unavailable(what: str, error: Exception) -> StoreUnavailable:
 
 def is_about_data(error: Exception) -> bool:
     """Whether the database refused a value, not us: too long, out of range, not of its encoding."""
+    if getattr(error, "connection_invalidated", False):
+        return False  # PyMySQL says of a lost connection that it can't be used like this: InterfaceError (0, '')
     if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError | sa.exc.StatementError):
         return not isinstance(error, sa.exc.DBAPIError) or isinstance(
             error, sa.exc.DataError | sa.exc.IntegrityError | sa.exc.InterfaceError

@@ -347,6 +347,36 @@ def test_a_store_of_a_newer_version_is_left_alone_and_records_wait(direct, write
     assert stored(settings) == {"t1"}
 
 
+def test_a_store_that_a_newer_host_migrates_under_a_running_collector_refuses_no_record_for_good(
+    direct, writer, settings, folder
+):
+    """A column that this version does not know and may not leave empty: each record would be refused by itself."""
+    import sqlite3
+
+    writer.append(failure("t1"))
+    direct.round()
+    holder = sqlite3.connect(settings.folder / "trace.db")
+    (made,) = holder.execute("SELECT sql FROM sqlite_master WHERE name = 'celery_trace_failures'").fetchone()
+    holder.execute("ALTER TABLE celery_trace_failures RENAME TO before")
+    holder.execute(made.replace("id VARCHAR(64) NOT NULL", "id VARCHAR(64) NOT NULL, tomorrow INT NOT NULL", 1))
+    holder.execute("UPDATE celery_trace_alembic SET version_num = '9999'")
+    holder.commit()
+    for n in range(2, 10):
+        writer.append(failure(f"t{n}"))
+    for _ in range(2):
+        with pytest.raises(TransportUnavailable, match="newer celery-trace"):
+            direct.round()
+    assert not (folder / "set-aside.log").exists()
+    holder.execute("DROP TABLE celery_trace_failures")
+    holder.execute("ALTER TABLE before RENAME TO celery_trace_failures")
+    holder.execute("UPDATE celery_trace_alembic SET version_num = ?", (migration.HEAD,))
+    holder.commit()
+    holder.close()
+    direct.round()
+    assert stored(settings) == {f"t{n}" for n in range(1, 10)}
+    assert direct.status.corrupt == 0
+
+
 def test_a_reader_does_not_make_a_store(settings):
     with pytest.raises(StoreUnavailable, match="does not exist"):
         open_store(settings, create=False)

@@ -41,6 +41,21 @@ def test_a_database_that_lacks_a_migration_is_refused_with_the_command_that_help
     open_store(settings).close()
 
 
+def test_a_database_that_a_newer_version_has_migrated_is_refused(django_database, tmp_path):
+    from django.db import connections
+    from django.db.migrations.recorder import MigrationRecorder
+
+    settings = Settings(dir=str(tmp_path), store="django")
+    recorder = MigrationRecorder(connections["default"])
+    recorder.record_applied("django_bridge", "9999_of_tomorrow")
+    try:
+        with pytest.raises(StoreUnavailable, match="9999, made by a newer celery-trace"):
+            open_store(settings)
+    finally:
+        recorder.record_unapplied("django_bridge", "9999_of_tomorrow")
+    open_store(settings).close()
+
+
 def test_the_migrations_are_those_of_the_models(django_database):
     from django.core.management import call_command
 
