@@ -26,8 +26,8 @@ from celery_trace.clock import Clock
 from celery_trace.dispatch import DeliveryStore, Dispatcher
 from celery_trace.guard import report
 from celery_trace.model import AlertView, Delivery, Outcome, Page, Rollup, stable_id
-from celery_trace.rules import Facts, Reading, Rule
-from celery_trace.settings import Settings
+from celery_trace.rules import Facts, Reading, Rule, StoredRules
+from celery_trace.settings import SettingError, Settings
 
 logger = logging.getLogger("celery_trace.alerts")
 
@@ -137,7 +137,9 @@ class AlertEngine:
         channels: Sequence[Channel] | None = None,
         base_url: str = "",
     ) -> None:
-        self.rules = rules_module.configured(settings.alert_rules)
+        self._configured = settings.alert_rules
+        self.rules = rules_module.configured(self._configured)
+        self._stored: StoredRules | None = None
         self.channels: list[Channel] = list(
             channels_module.channels(settings.alert_channels) if channels is None else channels
         )
@@ -172,6 +174,7 @@ class AlertEngine:
             return [alert for alert in self._alerts() if alert.state != "resolved"]
         try:
             now_s = self._clock.now_s()
+            self._take_rules()
             readings = self._readings(now_s)
             with self._states:
                 before = {alert.id: alert for alert in self._alerts()}
@@ -184,6 +187,19 @@ class AlertEngine:
             ]
         finally:
             self._turn.release()
+
+    def _take_rules(self) -> None:
+        """What somebody set in the monitor, any monitor over this store, holds from the next round on."""
+        stored: StoredRules | None = self._queries.alert_rules()
+        if stored == self._stored:
+            return
+        self._stored = stored
+        try:
+            self.rules = rules_module.in_force(self._configured, stored)
+        except SettingError as error:
+            logger.warning("The alert rules set in the monitor can't be used, so the configured ones hold: %s", error)
+            self.rules = rules_module.configured(self._configured)
+        self._dispatcher.use(self.rules)
 
     def acknowledge(self, id: str, user: str) -> AlertView | None:
         """Somebody takes care of it: it is not repeated until it fires anew. None if there is no such alert."""

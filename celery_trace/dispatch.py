@@ -76,13 +76,17 @@ class Dispatcher:
         self._store = store
         self._queries = queries
         self._channels = list(channels)
-        self._rules = {rule.name: rule for rule in rules}
+        self.use(rules)
         self._base_url = base_url.rstrip("/")
         self._sent: dict[tuple[str, str], _Sent] = {}
         self._known_log: set[str] = set()  # alerts whose delivery log was read
         self._witnessed: set[str] = set()  # alerts that were seen firing
         self._grouped_at_s: dict[tuple[str, str], float] = {}
         self._health = {channel.label: _Health() for channel in self._channels}
+
+    def use(self, rules: Iterable[Rule]) -> None:
+        """Deliver by these rules from now on."""
+        self._rules = {rule.name: rule for rule in rules}
 
     def test(self, label: str, now_s: float) -> Delivery:
         """

@@ -23,7 +23,17 @@ from msgspec import Struct
 
 from celery_trace.model import FailureGroup, FailureSummary, Leak, Outcome, Role, Rollup, Verdict, WorkerView, stable_id
 from celery_trace.settings import SettingError
-from celery_trace.words import duration, read_bytes, read_seconds, read_share, read_whole, size, times
+from celery_trace.words import (
+    duration,
+    exact_duration,
+    exact_size,
+    read_bytes,
+    read_seconds,
+    read_share,
+    read_whole,
+    size,
+    times,
+)
 
 SETTING = "trace_alert_rules"
 SEVERITIES = ("info", "warning", "critical")
@@ -255,6 +265,7 @@ class RuleKind(NamedTuple):
     shipped: Rule
     meaning: str
     happens: bool = False  # it tells of something that happened and cannot be undone: its end is not announced
+    at_zero: str = ""  # the meaning where ``above`` is 0, in better words
 
 
 KINDS: tuple[RuleKind, ...] = (
@@ -286,6 +297,7 @@ KINDS: tuple[RuleKind, ...] = (
         Rule(rule="new_failure", name="new_failure", above=0, window_s=900, hold_s=0, severity="info"),
         "A failure group that was not known before or is back after it was resolved, more than `above` times",
         happens=True,
+        at_zero="A failure group appears that was not known before, or is back after it was resolved",
     ),
     RuleKind(
         "lost",
@@ -294,6 +306,7 @@ KINDS: tuple[RuleKind, ...] = (
         Rule(rule="lost", name="lost", above=0, window_s=900, hold_s=0, severity="critical"),
         "More than `above` runs of a name were lost to a kill within `window`",
         happens=True,
+        at_zero="A run was lost to a kill (out of memory, SIGKILL, a crash) within `window`",
     ),
     RuleKind(
         "spool_dropping",
@@ -301,6 +314,7 @@ KINDS: tuple[RuleKind, ...] = (
         "count",
         Rule(rule="spool_dropping", name="spool_dropping", above=0, window_s=900, hold_s=0, severity="critical"),
         "More than `above` records were dropped by a full spool within `window`",
+        at_zero="A record was dropped by a full spool within `window`",
     ),
     RuleKind(
         "worker_silent",
@@ -365,6 +379,70 @@ def describe(rule: Rule) -> dict[str, Any]:
     }
 
 
+def sentence(rule: Rule) -> str:
+    """When a rule fires, in words with its own values."""
+    kind = kind_of(rule)
+    values = {"above": _in_words(kind.unit, rule.above), "window": duration(rule.window_s), "runs": str(rule.runs)}
+    meaning = kind.at_zero if kind.at_zero and not rule.above else kind.meaning
+    text = re.sub(r"`(\w+)`", lambda found: values[found[1]], meaning)
+    if rule.for_s:
+        text += f", for {duration(rule.for_s)}"
+    return text
+
+
+def _in_words(unit: str, value: float) -> str:
+    if unit == "bytes":
+        return size(value)
+    if unit == "seconds":
+        return duration(value)
+    return f"{value * 100:g}%" if unit == "share" else f"{value:g}"
+
+
+def written(rule: Rule) -> dict[str, str]:
+    """A rule as somebody would write it: text by key, in the order of a form; :func:`configured` reads it back."""
+    kind = kind_of(rule)
+    above = {"bytes": exact_size, "seconds": exact_duration, "share": _exact_share}.get(kind.unit, _exact_count)
+    found = {"rule": rule.rule, "name": rule.name, "above": above(rule.above), "severity": rule.severity}
+    found |= {
+        "for": exact_duration(rule.for_s),
+        "hold": exact_duration(rule.hold_s),
+        "clear": _exact_share(rule.clear),
+        "repeat": exact_duration(rule.repeat_s),
+    }
+    if kind.shipped.window_s:
+        found["window"] = exact_duration(rule.window_s)
+    if kind.shipped.runs:
+        found["runs"] = str(rule.runs)
+    found["names"] = ", ".join(rule.names)
+    return found
+
+
+def _exact_share(value: float) -> str:
+    return f"{round(value * 100, 10):g}%"
+
+
+def _exact_count(value: float) -> str:
+    return str(int(value))
+
+
+class StoredRules(Struct, frozen=True):
+    """Rules that somebody set in the monitor; they stand in for the configured ones."""
+
+    entries: list[dict[str, Any]]
+    by: str = ""
+    at: float = 0.0
+
+
+def in_force(setting: Iterable[Mapping[str, Any]] | None, stored: StoredRules | None) -> tuple[Rule, ...]:
+    """
+    The rules that hold: what somebody set in the monitor, or else what is configured.
+
+    Raises:
+        SettingError: They can't be used; those of the monitor may have been set by a newer version.
+    """
+    return configured(setting if stored is None else stored.entries)
+
+
 # --- configuration --------------------------------------------------------------------------------------
 
 
@@ -384,7 +462,7 @@ _UNITS: dict[str, _Key] = {
 
 
 def _patterns(value: Any) -> tuple[str, ...] | None:
-    parts = (value,) if isinstance(value, str) else value
+    parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     if isinstance(parts, list | tuple) and parts and all(isinstance(part, str) and part for part in parts):
         return tuple(parts)
     return None

@@ -43,6 +43,27 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d"
 
 
+def exact_size(number_bytes: float) -> str:
+    """Bytes in the largest unit that tells them exactly: ``1 GiB``, ``512 B``; :func:`read_bytes` reads it back."""
+    value = float(number_bytes)
+    if value != int(value):
+        return f"{value:.3f} B"
+    whole, word = int(value), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if whole == 0 or whole % 1024:
+            break
+        whole, word = whole // 1024, larger
+    return f"{whole} {word}"
+
+
+def exact_duration(seconds: float) -> str:
+    """Seconds in the largest unit that tells them exactly: ``15m``, ``4h``; :func:`read_seconds` reads it back."""
+    for word, length_s in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % length_s == 0:
+            return f"{int(seconds // length_s)}{word}"
+    return f"{int(seconds) if seconds == int(seconds) else seconds}s"
+
+
 def times(count: int) -> str:
     """``once``, ``twice``, ``7 times``."""
     return {1: "once", 2: "twice"}.get(count, f"{count} times")

@@ -13,7 +13,9 @@ from typing import Any
 import msgspec
 from kombu.exceptions import OperationalError
 
+from celery_trace import rules
 from celery_trace.model import AlertView, FailureDetail, ShellView
+from celery_trace.settings import SettingError
 from flower_plugin.handlers import JsonHandler
 from flower_plugin.listings import LISTS, list_arguments
 from flower_plugin.roles import Role
@@ -21,6 +23,9 @@ from flower_plugin.trouble import Trouble
 from flower_plugin.values import may_read, without_message, without_values, without_words
 
 logger = logging.getLogger("celery_trace.monitor")
+
+#: More alert rules than this are nobody's.
+MOST_RULES = 200
 
 #: What a row of a list loses for who may not see values.
 HIDES: Mapping[str, Callable[[Any], Any]] = {
@@ -172,6 +177,49 @@ class ChannelTestHandler(ChangeHandler):
         wanted = channels if chosen is None else (channels[chosen],)
         deliveries = [await self.off_loop(engine.test, channel) for channel in wanted]
         return {"deliveries": [msgspec.to_builtins(delivery) for delivery in deliveries]}
+
+
+class AlertRulesHandler(ChangeHandler):
+    """
+    ``GET /api/trace/alerts/rules``: the rules in force. ``POST``: ``{"rules": [...]}`` sets them for every monitor
+    over this store, in the form of ``trace_alert_rules``; ``{"rules": null}`` goes back to the configured ones.
+    """
+
+    role = Role.LOOK
+    change_role = Role.LIVE
+
+    async def get(self) -> None:
+        """Each as :func:`celery_trace.rules.describe` tells it, and who set them, if somebody did."""
+        setting = self.application.trace_settings.alert_rules
+        facts = self.application.facts
+        # The lambda also keeps the opening of the store off the loop.
+        stored = await self.off_loop(lambda: facts.queries.alert_rules())  # noqa: PLW0108
+        try:
+            found = rules.in_force(setting, stored)
+        except SettingError as error:
+            raise Trouble(409, "The rules that were set here can't be used.", str(error)) from error
+        set_by = stored.by if stored else None
+        self.answer({"rules": [rules.describe(rule) for rule in found], "set_by": set_by})
+
+    async def change(self, *_: str) -> dict[str, Any]:
+        """Check them as those of the configuration, then keep them."""
+        body = self.body()
+        entries = body.get("rules", ())
+        if "rules" not in body or not (entries is None or isinstance(entries, list)):
+            raise Trouble(400, "rules is missing.", "It must be a list of rules, or null for the configured ones.")
+        stored = None
+        if entries is not None:
+            if len(entries) > MOST_RULES or not all(isinstance(entry, dict) for entry in entries):
+                raise Trouble(400, "rules is no list of rules.", f"It takes at most {MOST_RULES} objects.")
+            # A form has every field; an empty list of names means all of them.
+            given = [{key: value for key, value in entry.items() if (key, value) != ("names", "")} for entry in entries]
+            try:
+                rules.configured(given)
+            except SettingError as error:
+                raise Trouble(400, "The rules were not taken.", str(error)) from error
+            stored = rules.StoredRules(given, self.user.name, self.application.clock.now_s())
+        await self.off_loop(lambda: self.application.facts.store.save_alert_rules(stored))
+        return {"rules": entries, "set_by": self.user.name if stored else None}
 
 
 class ResolveHandler(ChangeHandler):

@@ -41,6 +41,7 @@ PAGES: tuple[Page, ...] = (
 ADDRESSES: tuple[tuple[str, type[Any], str], ...] = (
     (r"/api/trace/stats", api.StatsHandler, "trace_api_stats"),
     (rf"/api/trace/({'|'.join(LISTS)})", api.ListHandler, "trace_api_list"),
+    (r"/api/trace/alerts/rules", api.AlertRulesHandler, "trace_api_alert_rules"),
     (r"/api/trace/alerts/test", api.ChannelTestHandler, "trace_api_alert_test"),
     (r"/api/trace/alerts/([^/]+)/(ack|silence)", api.AlertHandler, "trace_api_alert"),
     (r"/api/trace/(leaks|groups)/([^/]+)/resolve", api.ResolveHandler, "trace_api_resolve"),

@@ -8,6 +8,7 @@ from celery_trace import channels, report, rules
 from celery_trace.alerts import AlertEngine
 from celery_trace.cli.session import Lasting, Refusal, Session, command, listing, unknown, user
 from celery_trace.clock import SystemClock
+from celery_trace.refusals import Unavailable
 from celery_trace.words import duration, size
 
 
@@ -55,7 +56,12 @@ def alerts(
 
 
 def _say_rules(session: Session) -> None:
-    described = [rules.describe(rule) for rule in rules.configured(session.settings.alert_rules)]
+    try:
+        with session.store() as (_, queries):
+            stored = queries.alert_rules()
+    except Unavailable:  # a store that is down or not made yet has no rules of its own
+        stored = None
+    described = [rules.describe(rule) for rule in rules.in_force(session.settings.alert_rules, stored)]
     labels = [channel.label for channel in channels.channels(session.settings.alert_channels)]
     columns = [report.Column("RULE"), report.Column("SEVERITY"), report.Column("ABOVE", right=True),
                report.Column("FOR", right=True), report.Column("HOLD", right=True),
@@ -67,7 +73,11 @@ def _say_rules(session: Session) -> None:
     ]  # fmt: skip
     text = report.table(columns, rows, session.style, "No rule is in force: trace_alert_rules is empty.")
     named = ", ".join(labels) or "none; set trace_alert_channels, see docs/alerts.md"
-    session.say(f"{text}\nChannels: {report.plain(named)}\n", {"rules": described, "channels": labels})
+    whose = f"The rules were set in the monitor by {report.plain(stored.by or 'somebody')}.\n" if stored else ""
+    session.say(
+        f"{text}\n{whose}Channels: {report.plain(named)}\n",
+        {"rules": described, "channels": labels, "set_by": stored.by if stored else None},
+    )
 
 
 def _amount(value: float, unit: str) -> str:

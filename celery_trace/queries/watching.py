@@ -9,8 +9,10 @@ import sqlalchemy as sa
 
 from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellLine, ShellView, StatsView
 from celery_trace.queries.base import Base
+from celery_trace.rules import StoredRules
 from celery_trace.stores import migration, schema
 from celery_trace.stores import rows as rows_of
+from celery_trace.stores.state import RULES
 
 _alerts = schema.alerts
 _deliveries = schema.deliveries
@@ -41,6 +43,12 @@ class WatchingQueries(Base):
         with self.store.reading() as connection:
             row = connection.execute(sa.select(_alerts).where(_alerts.c.id == id)).first()
         return _alert(row) if row is not None else None
+
+    def alert_rules(self) -> StoredRules | None:
+        """The rules that somebody set in the monitor; None where the configured ones hold."""
+        with self.store.reading() as connection:
+            value = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.id == RULES)).scalar()
+        return msgspec.json.decode(value, type=StoredRules) if value else None
 
     def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page:
         """Attempts to deliver an alert, or all of them, the newest first."""

@@ -8,6 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from celery_trace.model import AlertView, Delivery, ShellLine, ShellView
+from celery_trace.rules import StoredRules
 from celery_trace.stores import schema
 from celery_trace.stores.rows import text
 from celery_trace.stores.statements import add_tallies, locked, upsert
@@ -140,4 +141,17 @@ def resolve_leak(connection: sa.Connection, id: str, by: str, at_s: float) -> No
         schema.leak_state,
         [{"id": f"leak:{id}", "kind": "", "name": "", "at_s": at_s, "username": by}],
     )
+    _changed(connection)
+
+
+#: Where the rules that somebody set in the monitor stand among the store's facts.
+RULES = "alert_rules"
+
+
+def save_alert_rules(connection: sa.Connection, rules: StoredRules | None) -> None:
+    """Keep the rules that somebody set, or None to go back to the configured ones."""
+    if rules is None:
+        connection.execute(sa.delete(schema.meta).where(schema.meta.c.id == RULES))
+    else:
+        upsert(connection, schema.meta, [{"id": RULES, "value": text(rules)}])
     _changed(connection)

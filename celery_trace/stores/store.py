@@ -12,6 +12,7 @@ from sqlalchemy.engine import Engine
 
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.model import AlertView, AnyRecord, Delivery, ShellLine, ShellView
+from celery_trace.rules import StoredRules
 from celery_trace.settings import Settings
 from celery_trace.stores import engine as engines
 from celery_trace.stores import migration, pruning, state, writing
@@ -110,6 +111,10 @@ class Store:
     def save_alert(self, alert: AlertView) -> None:
         """Write an alert's state."""
         self.in_transaction(lambda connection: state.save_alert(connection, alert))
+
+    def save_alert_rules(self, rules: StoredRules | None) -> None:
+        """Keep the alert rules that somebody set in the monitor; None goes back to the configured ones."""
+        self.in_transaction(lambda connection: state.save_alert_rules(connection, rules))
 
     def save_delivery(self, delivery: Delivery) -> None:
         """Write an attempt to deliver an alert."""

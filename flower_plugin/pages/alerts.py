@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from celery_trace.model import AlertView
-from celery_trace.rules import Rule, configured, describe
+from celery_trace.rules import SEVERITIES, SHIPPED, Rule, configured, in_force, sentence, written
+from celery_trace.settings import SettingError
 from flower_plugin.pages.page import Context, Page, Visit
 from flower_plugin.roles import Role
 from flower_plugin.values import without_words
-from flower_plugin.wording import duration, size_text
 
 _ORDER = {"firing": 0, "pending": 1, "resolved": 2}
 STATES = ("firing", "pending", "resolved")
@@ -33,24 +35,48 @@ def channel_name(url: str) -> str:
     return f"{parts.scheme}://{host}/…" if looks_like_host else f"{parts.scheme}:…" if host else f"{parts.scheme}:"
 
 
-def described(rules: Iterable[Rule]) -> list[dict[str, Any]]:
-    """Rules as rows: ``name``, ``meaning`` and the rest as ``name, value`` pairs."""
+#: What the keys of a rule are called in a form, and what may be written there.
+LABELS = {
+    "above": ("More than", "such as 512 B, 20%, 15m or 0, as the rule measures"),
+    "severity": ("Severity", ""),
+    "for": ("For at least", "how long it must hold before it fires: 0s, 60s, 5m"),
+    "hold": ("Ends after", "how long it must be over before it is resolved: 10m"),
+    "clear": ("Over below", "share of the threshold: 80%"),
+    "repeat": ("Remind every", "0s for never: 4h"),
+    "window": ("Looks back", "15m, 24h"),
+    "runs": ("At least runs", "a whole number"),
+    "names": ("Only these names", "patterns with commas between, such as shop.*; empty for all"),
+}
+
+
+class Field(Struct, frozen=True):
+    """One input of a rule's form."""
+
+    key: str
+    label: str
+    hint: str
+    value: str
+
+
+class ShownRule(Struct, frozen=True, kw_only=True):
+    """A rule as the page shows it: its sentence, and the fields that change it."""
+
+    kind: str
+    name: str
+    sentence: str
+    severity: str
+    fields: list[Field]
+
+
+def described(rules: Iterable[Rule]) -> list[ShownRule]:
+    """Rules for the page."""
     rows = []
     for rule in rules:
-        fields = describe(rule)
-        meaning = str(fields.pop("meaning", "")).replace("`", "")
-        unit = fields.pop("unit", "")
-        if unit == "bytes" and fields.get("above") is not None:
-            fields["above"] = size_text(fields["above"])
-        name = str(fields.pop("name", "") or fields["rule"])
-        if fields.get("rule") == name:
-            del fields["rule"]
-        rest = [
-            (key.removesuffix("_s"), duration(value) if key.endswith("_s") else value)
-            for key, value in fields.items()
-            if value not in (None, "", (), [], False)
-        ]
-        rows.append({"name": name, "meaning": meaning, "fields": rest})
+        values = written(rule)
+        fields = [Field(key, *LABELS[key], values[key]) for key in values if key in LABELS]
+        rows.append(
+            ShownRule(kind=rule.rule, name=rule.name, sentence=sentence(rule), severity=rule.severity, fields=fields)
+        )
     return rows
 
 
@@ -65,13 +91,28 @@ def alerts(queries: Any, visit: Visit) -> Context:
     page = queries.alerts(**({"state": state} if state else {}), limit=200)
     shows_values = visit.may(Role.LOCALS)
     rows = sorted((alert if shows_values else without_words(alert) for alert in page.rows), key=rank)
+    stored, complaint = queries.alert_rules(), ""
+    try:
+        rules = in_force(visit.settings.alert_rules, stored)
+    except SettingError as error:
+        rules, complaint = configured(visit.settings.alert_rules), str(error)
+    deliveries = queries.deliveries(limit=50).rows
+    about = {alert.id: alert for alert in rows}
+    for delivery in deliveries:
+        if delivery.alert not in about and (found := queries.alert(delivery.alert)) is not None:
+            about[delivery.alert] = found if shows_values else without_words(found)
     return {
         "rows": rows,
         "state": state,
         "states": STATES,
-        "deliveries": queries.deliveries(limit=50).rows,
+        "deliveries": deliveries,
+        "about": about,
         "channels": [channel_name(url) for url in visit.settings.alert_channels],
-        "rules": described(configured(visit.settings.alert_rules)),
+        "rules": described(rules),
+        "rules_set": stored,
+        "rules_complaint": complaint,
+        "kinds": described(SHIPPED),
+        "severities": SEVERITIES,
         "own_rules": visit.settings.alert_rules is not None,
         "silenced": lambda alert: bool(alert.silenced_until and alert.silenced_until > visit.now_s),
     }

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, failure_id
+from celery_trace.rules import in_force
 from celery_trace.settings import load
 from celery_trace.stores import open_store
 from flower_plugin.routes import PAGES
@@ -284,6 +285,30 @@ def test_an_alert_is_acknowledged_from_the_page(full, page):
     page.get_by_role("button", name="Acknowledge").first.click()
     expect(page.get_by_text("acknowledged by admin")).to_be_visible(timeout=20_000)
     assert app.facts.queries.alert("alert-leak").acknowledged_by == "admin"
+
+
+def test_a_rule_is_changed_on_the_page_and_what_is_wrong_is_said_beside_it(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/alerts")
+    rule = page.locator("[data-rule]", has_text="process_memory")
+    rule.locator("summary").click()
+    rule.get_by_label("More than").fill("lots")
+    page.get_by_role("button", name="Save rules").click()
+    expect(page.get_by_role("alert")).to_contain_text("it must be a size")
+    expect(rule.get_by_label("More than")).to_be_focused()
+    rule.get_by_label("More than").fill("3 GiB")
+    page.get_by_label("Add a rule").select_option("lost")
+    expect(page.get_by_label("Name", exact=True).last).to_have_value("lost-2")
+    assert violations(page) == []
+    page.get_by_role("button", name="Save rules").click()
+    expect(page.get_by_text("A process holds more than 3.0 GiB")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("set here by admin")).to_be_visible()
+    assert [rule.name for rule in in_force(None, app.facts.queries.alert_rules())][-1] == "lost-2"
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Back to the configuration").click()
+    expect(page.get_by_text("as shipped")).to_be_visible(timeout=20_000)
+    assert app.facts.queries.alert_rules() is None
 
 
 def test_ten_thousand_failures_are_a_page_that_is_usable_within_a_second(tmp_path, page):

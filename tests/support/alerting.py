@@ -9,6 +9,7 @@ from celery_trace.alerts import AlertEngine
 from celery_trace.channels import DeliveryFailed, Message
 from celery_trace.clock import FakeClock
 from celery_trace.model import AlertView, Delivery, Leak, Page, Rollup, StatsView, Verdict
+from celery_trace.rules import StoredRules
 from celery_trace.settings import Settings
 
 
@@ -21,6 +22,7 @@ class MemoryStore:
         self.facts: dict[str, list[Any]] = {}
         self.dropped: dict[str, int] = {}
         self.saves = 0
+        self.stored_rules: StoredRules | None = None
 
     def save_alert(self, alert: AlertView) -> None:
         self.saves += 1
@@ -31,6 +33,9 @@ class MemoryStore:
 
     def alert(self, id: str) -> AlertView | None:
         return self.alerts_by_id.get(id)
+
+    def alert_rules(self) -> StoredRules | None:
+        return self.stored_rules
 
     def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
         del cursor

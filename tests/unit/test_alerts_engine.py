@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from celery_trace.alerts import advance
 from celery_trace.clock import FakeClock
 from celery_trace.guard import own_errors
-from celery_trace.rules import Reading, Rule
+from celery_trace.rules import Reading, Rule, StoredRules
 from tests.support.alerting import MemoryChannel, MemoryStore, engine, leak
 
 
@@ -419,3 +419,24 @@ def test_whatever_the_values_do_states_only_move_along_their_path(steps: list[tu
         if (was, now) == ("firing", "resolved"):
             assert value is None or value <= rule.clear_below
             assert alert.fired_at is not None
+
+
+def test_rules_set_in_the_monitor_hold_from_the_next_round_and_go_back(
+    store: MemoryStore, clock: FakeClock, channel: MemoryChannel
+) -> None:
+    alerts = engine(store, clock, channel)
+    store.facts["leaks"] = [leak(5000)]
+    store.stored_rules = StoredRules([{"rule": "leak", "above": "1 MiB"}], "ada", 1.0)
+    assert alerts.evaluate() == []
+    store.stored_rules = None
+    assert [alert.state for alert in alerts.evaluate()] == ["firing"]
+    assert channel.heard == [("firing", 1)]
+
+
+def test_rules_of_the_monitor_that_cannot_be_used_give_way_to_the_configured_ones(
+    store: MemoryStore, clock: FakeClock, channel: MemoryChannel, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.facts["leaks"] = [leak(5000)]
+    store.stored_rules = StoredRules([{"rule": "of a newer version"}], "ada", 1.0)
+    assert [alert.rule for alert in engine(store, clock, channel).evaluate()] == ["leak"]
+    assert "can't be used" in caplog.text

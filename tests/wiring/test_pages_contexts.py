@@ -299,7 +299,7 @@ def test_percentiles_are_upper_bounds_of_their_bucket():
 def test_alerts_have_what_is_urgent_first(queries, visit):
     context = alerts.alerts(queries, visit())
     assert [row.state for row in context["rows"]] == ["firing", "pending", "resolved"]
-    assert [rule["name"] for rule in context["rules"]]
+    assert "keeps more than 512 B a run, over at least 20 runs" in context["rules"][0].sentence
     assert [delivery.ok for delivery in context["deliveries"]] == [False, True]
 
 
