@@ -85,8 +85,8 @@ def let_expire(channel: Any, address: str) -> None:
     A broker with real queues drops it or expires the queue. In Redis a queue is a list, which a message brings
     back after its reader has deleted it, and which then stays for ever.
     """
-    client = getattr(channel, "client", None)
-    if not hasattr(client, "pexpire"):
+    client: Any = getattr(channel, "client", None)
+    if client is None or not hasattr(client, "pexpire"):
         return
     # Which commands carry kombu's prefix for keys by themselves depends on its release.
     prefixed = "PEXPIRE" in getattr(client, "PREFIXED_SIMPLE_COMMANDS", ())

@@ -6,18 +6,25 @@ import json
 import re
 import sqlite3
 import sys
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import ExitStack, suppress
 
+import kombu
 import pytest
 
+from celery_trace.settings import Settings
+from celery_trace.shell.client import LiveClient
+from celery_trace.shell.signing import load_key
 from tests.support.processes import REPOSITORY, Program, free_port, trace_environment
+from tests.support.shells import answer, say
 from tests.support.waiting import wait_until
 
 SITE = REPOSITORY / "examples" / "django_site"
 SETTINGS = {"memory_recheck_runs": 20}
+LOOP = "while True: pass\n"
 
 
 class Browser:
@@ -208,31 +215,55 @@ def test_in_a_django_database_the_admin_shows_what_the_worker_and_the_site_recor
     assert links[0].partition("?")[0] in stored
 
 
-def test_the_live_shell_opens_in_the_web_process_that_failed(
+SERVERS = {
+    "runserver": ("django", "runserver", "127.0.0.1:PORT", "--noreload"),
+    "runserver that reloads": ("django", "runserver", "127.0.0.1:PORT"),
+    "gunicorn": GUNICORN,
+    "gunicorn with threads": ("gunicorn", "config.wsgi", "--bind", "127.0.0.1:PORT", "--threads", "4"),
+    "uvicorn": UVICORN,
+}
+
+
+def test_the_live_shell_opens_in_the_web_process_that_failed_whatever_serves_it(
     serve, start_worker, environment, own_broker_url, trace_dir, records
 ):
     """The shop asks for the live shell; its web processes answer over the broker, each command signed."""
-    import kombu
-
-    from celery_trace.settings import Settings
-    from celery_trace.shell.client import LiveClient
-    from celery_trace.shell.signing import load_key
-
     start_worker("config", SITE, switch=False, extra=environment)
-    serve(*GUNICORN).get("/error/")
-    failure = failure_named(records, "GET /error/")
-    kept = records.wait(lambda queries: queries.kept(failure.id), "the process says that it keeps the objects")
     client = LiveClient(lambda: kombu.Connection(own_broker_url), load_key(Settings(dir=str(trace_dir))))
-    session = client.open(kept, failure.id, "tester")
-    said = []
-    try:
-        session.run("trace.context_data", said.append)
-        session.run("trace.frames[0].locals['request'].path", said.append)
-    finally:
-        session.close()
-    text = "".join(event.text for event in said)
-    assert "Hello" in text
-    assert "/error/" in text
+    seen = set()
+    for name, words in SERVERS.items():
+        browser = serve(*words)
+        browser.get("/error/")
+
+        def new_one(queries, name=name):
+            rows = queries.failures(name="GET /error/").rows
+            return next((queries.kept(row.id) for row in rows if row.id not in seen), None)
+
+        kept = records.wait(new_one, f"the process of {name} says that it keeps the objects")
+        seen.add(kept.failure)
+        session = client.open(kept, kept.failure, "tester", timeout_s=30.0)
+        try:
+            assert answer(session, "trace.context_data") == "'Hello'", name
+            assert answer(session, "trace.request.path, request is trace.request") == "('/error/', True)", name
+            pid = int(answer(session, "__import__('os').getpid()"))
+            assert pid == records.queries.failure(kept.failure).pid, name
+            # A command that loops stops no request.
+            done = []
+            thread = threading.Thread(target=lambda session=session, done=done: done.append(say(session, LOOP)))
+            thread.start()
+            assert browser.get("/")[0] == 200, name
+            wait_until(
+                lambda session=session, thread=thread: session.interrupt() or not thread.is_alive(),
+                "the loop is interrupted",
+                every_s=0.3,
+            )
+            assert "KeyboardInterrupt" in done[0][1].of("error"), name
+            assert browser.program.stop() is not None, name
+            wait_until(lambda session=session: session.gone, f"{name} says goodbye", explain=browser.program.tail)
+            assert "the process" in session.gone, name
+        finally:
+            session.close()
+        records.wait(lambda queries, kept=kept: queries.kept(kept.failure) is None, f"the store knows of {name}'s end")
 
 
 def test_a_view_that_leaks_is_accused_at_its_line(serve, start_worker, environment, records):
