@@ -259,8 +259,9 @@ def test_the_live_shell_opens_in_the_web_process_that_failed_whatever_serves_it(
             )
             assert "KeyboardInterrupt" in done[0][1].of("error"), name
             assert browser.program.stop() is not None, name
-            wait_until(lambda session=session: session.gone, f"{name} says goodbye", explain=browser.program.tail)
-            assert "the process" in session.gone, name
+            if name.startswith("gunicorn"):  # the others end by the signal itself, without a word
+                wait_until(lambda session=session: session.gone, f"{name} says goodbye", explain=browser.program.tail)
+                assert "the process ends" in session.gone, name
         finally:
             session.close()
         records.wait(lambda queries, kept=kept: queries.kept(kept.failure) is None, f"the store knows of {name}'s end")
