@@ -122,6 +122,8 @@ class CensusWindow:
         self.remembered: dict[int, type] = {}
         self._frozen = False
         self._latest: dict[int, type] = {}
+        self._whole = True  # frozen once, so that all that came to life since the first run is listed by itself
+        self._listed: list[Any] | None = None  # that, from the last run to what follows from it
         self._alive: set[int] | None = None  # by the last listing
         self._in_flight: set[int] = set()  # by the first
 
@@ -164,6 +166,7 @@ class CensusWindow:
 
     def open(self) -> None:
         """Just before the run."""
+        self._listed = None
         self._frozen = self._collector.freeze()
         if self._resumed is not None:
             now, before = self._read(), self._resumed
@@ -207,7 +210,9 @@ class CensusWindow:
         self._resumed = None
         self._remember()
         if self.enough:
-            self._collector.thaw()
+            if self._frozen and self._whole:
+                self._listed = gc.get_objects()
+            self.thaw()
         return kept
 
     def resume(self) -> None:
@@ -218,12 +223,17 @@ class CensusWindow:
 
     def let_go(self) -> None:
         """The next run of this name is long in coming: thaw meanwhile."""
-        self._collector.thaw()
+        self.thaw()
         self._alive = None
 
     def abandon(self) -> None:
         """Leave the collector as it was found, whatever happened."""
         self._collector.thaw()
+
+    def thaw(self) -> None:
+        """List the whole heap again: what the next run finds is no longer only what came to life since the first."""
+        self._collector.thaw()
+        self._whole = False
 
     def _read(self) -> Kept:
         return Kept(self._blocks(), self._bytes())
@@ -282,14 +292,16 @@ class CensusWindow:
         A value that every run replaces is in this list once, however many runs there were.
         """
         # Whatever is still young belongs to the runs about now, maybe at the address of something that has died.
-        frozen = self._collector.frozen
-        if frozen:
-            self._collector.thaw()  # what is frozen is not listed
+        everything, self._listed = self._listed, None
+        if everything is None:
+            if not (self._frozen and self._whole):
+                self.thaw()  # what is frozen is not listed, and some of it came to life in these runs
+            everything = gc.get_objects()
         remembered, latest = self.remembered, self._latest
         mine = self._ours()
         self.survivors = [
             thing
-            for thing in gc.get_objects()
+            for thing in everything
             if id(thing) in remembered
             and id(thing) not in latest
             and type(thing) is remembered[id(thing)]
@@ -304,6 +316,7 @@ class CensusWindow:
     def release(self) -> None:
         """Let the survivors go: holding them would be a leak of our own."""
         self.survivors = []
+        self._listed = None
         self.remembered = {}
         self._latest = {}
         self._alive = None

@@ -191,6 +191,7 @@ class Investigation:
         known = sum(size_of(thing) for thing in window.find_survivors() if not is_machinery(thing))
         window.survivors = []
         if known < 0.5 * _weight(kept) * (len(window.kept) - 1):
+            window.thaw()
             self._lengths = Lengths(self._services.own)
 
     def _conclude_census(self, window: CensusWindow, run_number: int) -> None:

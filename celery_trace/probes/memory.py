@@ -28,15 +28,17 @@ from celery_trace.probes import counters
 from celery_trace.probes.census import NOTHING_KEPT, CensusWindow, Kept
 from celery_trace.probes.differences import TracedRun, top_differences
 from celery_trace.probes.gate import Gate
-from celery_trace.probes.investigation import USUAL_BLOCK_BYTES, Investigation, Plan, Services
+from celery_trace.probes.investigation import USUAL_BLOCK_BYTES, Investigation, Plan, Services, Step
 from celery_trace.probes.lease import FolderLease, Lease, Note
 from celery_trace.probes.locate import LocateWindow
 from celery_trace.probes.native import NativeServices, ResourceWatch
 from celery_trace.probes.source import OwnCode
 from celery_trace.settings import Settings
 
-#: Seconds of measuring that a process may spend ahead of its budget, so that a short life is measured too.
+#: Seconds of measuring that a process may spend ahead of its budget, so that a short life is measured too: to begin
+#: with a suspicion, and to end what was begun, as half an investigation has cost and tells nothing.
 _CREDIT_S = 0.5
+_CREDIT_TO_END_S = 1.0
 
 #: The first runs of a name in a process, which are all measured: a leak shows early, and they cost a millisecond.
 _FIRST_RUNS = 160
@@ -122,6 +124,7 @@ class _IdleInvestigation:
     """Looks at runs that do nothing, through the same path as any other."""
 
     over = False
+    step = Step.CENSUS
 
     def __init__(self, window: CensusWindow) -> None:
         self.window = window
@@ -534,13 +537,15 @@ class MemoryProbe:
         investigation = token.state.investigation
         if investigation is None or not investigation.wants(token.state.runs):
             return
-        if self.overhead_s > _CREDIT_S + self._budget * (now_s - self._started_s):
+        credit_s = _CREDIT_S if investigation.step is Step.CENSUS else _CREDIT_TO_END_S
+        if self.overhead_s > credit_s + self._budget * (now_s - self._started_s):
             return  # over budget: the next run will do
         if token.nested and any(other.stage is not None for other in self._open):
             return
         stage = investigation.window
         if stage is None or (self._held is not None and self._held is not stage):
             return  # one at a time: a heap that is frozen for one is not thawed for another
+        wall_s, cpu_s = time.perf_counter(), time.thread_time()
         try:
             self._held = None
             if isinstance(stage, LocateWindow):
@@ -552,10 +557,24 @@ class MemoryProbe:
         except Exception as error:
             stage.abandon()
             report("memory probe: stage", error)
+        finally:
+            self._forgive_waiting(wall_s, cpu_s)
 
     def _end_stage(self, token: Token) -> None:
         if isinstance(token.stage, CensusWindow):
+            wall_s, cpu_s = time.perf_counter(), time.thread_time()
             token.stage.middle()
+            self._forgive_waiting(wall_s, cpu_s)
+
+    def _forgive_waiting(self, wall_s: float, cpu_s: float) -> None:
+        """
+        Take the waiting since then out of what measuring cost.
+
+        On a busy machine much of a long step is waiting for the processor, which costs the task as much
+        whether we are there or not.
+        """
+        waited_s = (time.perf_counter() - wall_s) - (time.thread_time() - cpu_s)
+        self.overhead_s -= max(0.0, waited_s)
 
     def _settle_stage(self, token: Token, next_state: _Name | None) -> None:
         stage, token.stage = token.stage, None
@@ -583,10 +602,7 @@ class MemoryProbe:
             self._rest(state)
             report("memory probe: investigation", error)
         finally:
-            # On a busy machine much of a long step is waiting for the processor, which costs the task as much
-            # whether we are there or not.
-            waited_s = (time.perf_counter() - wall_s) - (time.thread_time() - cpu_s)
-            self.overhead_s -= max(0.0, waited_s)
+            self._forgive_waiting(wall_s, cpu_s)
 
     def _rest(self, state: _Name) -> None:
         """After a false alarm leave a name alone, for longer each time."""

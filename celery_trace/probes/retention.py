@@ -25,6 +25,10 @@ from celery_trace.probes.source import is_ours
 #: Containers whose length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
 _SIZED: frozenset[type] = frozenset({dict, list, set, deque, OrderedDict, defaultdict, bytearray})
 _TEXT: frozenset[type] = frozenset({str, bytes})
+_KIND_BITS = 4
+_KIND_MASK = (1 << _KIND_BITS) - 1
+#: Each of them by a number that fits those bits; the last number is everything else's.
+_KINDS: dict[type, int] = {kind: number for number, kind in enumerate(sorted(_SIZED, key=lambda kind: kind.__name__))}
 _LRU = type(functools.lru_cache(lambda: None))
 _HEAP_TYPE = 1 << 9
 
@@ -325,24 +329,25 @@ class Lengths:
     The lengths of the process's containers at one moment, to see later which of them grew.
 
     All containers that the collector tracks, and those below the user's modules that it does not (a dict of texts
-    is not tracked). Holds identities, no objects.
+    is not tracked). Holds identities, no objects, and numbers alone: a heap has a hundred thousand of them, and what
+    the collector tracks of ours would set it to work.
     """
 
     def __init__(self, user_modules: Callable[[str], bool], *, within_s: float = 0.08) -> None:
         self._user_modules = user_modules
-        self.lengths: dict[int, tuple[type, int]] = {}
-        started_s = time.thread_time()
-        for thing in self._containers(started_s + within_s):
-            self.lengths[id(thing)] = (type(thing), measure(thing))
+        kinds = _KINDS
+        # What is tracked is listed second: it is most, and comes in one go.
+        self.lengths: dict[int, int] = {id(thing): _reading(thing) for thing in self._below_modules(within_s)}
+        self.lengths.update(
+            {
+                id(thing): len(thing) << _KIND_BITS | kind
+                for thing in gc.get_objects()
+                if (kind := kinds.get(type(thing))) is not None and len(thing) > 3
+            }
+        )
 
-    def _containers(self, until_s: float) -> Iterable[Any]:
-        yield from self._below_modules(until_s)
-        sized = _SIZED
-        for thing in gc.get_objects():
-            if type(thing) in sized and len(thing) > 3:
-                yield thing
-
-    def _below_modules(self, until_s: float) -> Iterable[Any]:
+    def _below_modules(self, within_s: float) -> Iterable[Any]:
+        until_s = time.thread_time() + within_s
         queue: deque[tuple[Any, int]] = deque()
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None) if type(module) is types.ModuleType else None
@@ -365,22 +370,35 @@ class Lengths:
 
     def grown(self, least: int, *, ignore: Iterable[Any] = ()) -> list[tuple[Any, int]]:
         """Containers that are longer now by at least ``least`` entries, with by how many, most first."""
-        earlier = self.lengths
-        found: list[tuple[Any, int]] = []
-        seen = {id(earlier), id(found), id(ignore)} | {id(thing) for thing in ignore}
+        earlier, kinds, step = self.lengths, _KINDS, least << _KIND_BITS
+        # Another container may live at the same address by now; mostly it is of another type, and its reading ends
+        # in other bits.
+        things = [
+            thing
+            for thing in gc.get_objects()
+            if (before := earlier.get(id(thing))) is not None
+            and (kind := kinds.get(type(thing))) is not None
+            and before & _KIND_MASK == kind
+            and (len(thing) << _KIND_BITS) - before >= step - kind
+        ]
+        things += self._below_modules(0.08)
+        seen = {id(earlier), id(things), id(ignore)} | {id(thing) for thing in ignore}
         seen.add(id(seen))
-        for thing in self._containers(time.thread_time() + 0.08):
-            if id(thing) in seen:
+        found: list[tuple[Any, int]] = []
+        for thing in things:
+            before = earlier.get(id(thing))
+            if before is None or id(thing) in seen or (_reading(thing) ^ before) & _KIND_MASK:
                 continue
             seen.add(id(thing))
-            before = earlier.get(id(thing))
-            # Another container may live at the same address by now; mostly it is of another type.
-            if before is None or before[0] is not type(thing):
-                continue
-            gained = measure(thing) - before[1]
+            gained = measure(thing) - (before >> _KIND_BITS)
             if gained >= least:
                 found.append((thing, gained))
         return sorted(found, key=lambda pair: -pair[1])
+
+
+def _reading(thing: Any) -> int:
+    """A container's length, and in the lowest bits which type it is of."""
+    return measure(thing) << _KIND_BITS | _KINDS.get(type(thing), _KIND_MASK)
 
 
 def measure(thing: Any) -> int:

@@ -25,11 +25,12 @@ class Bench:
         memory: str = "auto",
         lease: Lease | None = None,
         process: str = "process-1",
+        budget: float = 1.0,
         **probe: Any,
     ) -> None:
         self.windows: list[Window] = []
         self.probe = MemoryProbe(
-            Settings(memory=memory, memory_recheck_runs=recheck_runs, memory_budget=1.0),
+            Settings(memory=memory, memory_recheck_runs=recheck_runs, memory_budget=budget),
             ProcessRecord(uid=process, host="host", pid=1, started_at_s=0.0, role=role),
             self.windows.append,
             SystemClock(),

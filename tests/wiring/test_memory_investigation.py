@@ -6,6 +6,7 @@ import ctypes
 import gc
 import mmap
 import os
+import time
 import tracemalloc
 from collections import deque
 from functools import lru_cache
@@ -16,6 +17,7 @@ import pytest
 
 from celery_trace.leaks import leak_table
 from celery_trace.model import Kind, Stage, Verdict
+from celery_trace.probes.census import CensusWindow
 from celery_trace.probes.lease import AloneLease
 from tests.support.memory_runs import Bench, rows_of
 
@@ -69,6 +71,37 @@ def test_the_fast_setting_decides_within_eighty_five_runs() -> None:
     bench = Bench(recheck_runs=60).run(leak_lines, 90)
     assert bench.close()[0].verdict is Verdict.LEAKING
     assert bench.runs_until(Stage.VERDICT) <= 85
+
+
+def test_over_budget_nothing_is_begun_and_what_was_begun_is_ended() -> None:
+    bench = Bench(budget=0.0001).run(leak_lines, 40)
+    assert "located" in bench.stages()
+    bench.probe.overhead_s = 0.7  # above the credit for beginnings, below the one for endings
+    bench.run(leak_orders, 40)
+    assert [str(one.stage) for one in bench.windows if one.name == "leak_orders"] == ["suspect"]
+    bench.run(leak_lines, 125, start=40)
+    assert bench.close()[0].verdict is Verdict.LEAKING
+
+
+def test_above_all_credit_an_investigation_waits() -> None:
+    bench = Bench(budget=0.0001).run(leak_lines, 40)
+    bench.probe.overhead_s = 1.2
+    bench.run(leak_lines, 125, start=40)
+    assert "verdict" not in bench.stages()
+    bench.close()
+
+
+def test_waiting_for_the_processor_is_not_charged_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_to_get_the_processor(*_: Any, **__: Any) -> None:
+        time.sleep(0.2)
+
+    bench = Bench(budget=0.0001).run(leak_lines, 19)
+    monkeypatch.setattr(CensusWindow, "resume", slow_to_get_the_processor)
+    before_s = bench.probe.overhead_s
+    bench.run(leak_lines, 6, start=19)
+    bench.close()
+    assert bench.stages()[:2] == ["suspect", "census"]
+    assert bench.probe.overhead_s - before_s < 0.2
 
 
 def test_a_row_names_the_line_the_rate_and_what_retains_it() -> None:
