@@ -29,13 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import sqlalchemy as sa
 from celery import Celery
 from celery.events import EventDispatcher
 
 from celery_trace.model import Kind, MemoryState, Sample, Site, Stage, TypeCount, Verdict, Window
 from celery_trace.settings import Settings
-from celery_trace.stores import Store, open_store, schema
+from celery_trace.stores import open_store
 
 if __package__:
     from benchmarks.large_store import NAMES, PROCESSES, fill_store
@@ -59,7 +58,6 @@ def fill(settings: Settings, many: int) -> None:
         now_s = time.time()
         record = a_failure(1, "p1", now_s)
         fill_store(store, many, rows.squeeze(rows._encoder.encode(record)))
-        _values(store)
         for number in range(NAMES):
             name = f"app.tasks.t{number}"
             store.write([_window(name, f"p{process}", now_s - 60 * process) for process in range(4)])
@@ -72,19 +70,6 @@ def fill(settings: Settings, many: int) -> None:
         )
     finally:
         store.close()
-
-
-def _values(store: Store) -> None:
-    """Each failure with values such as a task of ten locals has."""
-    words = "\n".join(f"local_{number}=some value of it {number * 7919}" for number in range(12))
-    with store.engine.connect().execution_options(writing=True) as connection, connection.begin():
-        connection.execute(
-            sa.text(
-                f"INSERT INTO {schema.failure_values.name} (id, text) "
-                f"SELECT id, 'order_id=' || substr(id, 2) || char(10) || :words FROM {schema.failures.name}"
-            ),
-            {"words": words},
-        )
 
 
 def _window(name: str, process: str, at_s: float) -> Window:

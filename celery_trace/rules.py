@@ -155,7 +155,7 @@ def _process_memory(facts: Facts, rule: Rule) -> Iterator[Reading]:
             value=float(rss_bytes),
             text=f"Process {process.pid} of {worker.name or worker.host} holds {size(rss_bytes)}{running}; "
             f"allowed are {size(rule.above)}{more}.",
-            link="workers",
+            link=f"workers?worker={_quote(worker.name or worker.host)}",
         )
 
 
@@ -252,7 +252,7 @@ def _worker_silent(facts: Facts, rule: Rule) -> Iterator[Reading]:
             text=f"Worker {name} (pid {main.pid}) was killed and is not back."
             if killed
             else f"Worker {name} has been silent for {duration(silent_s)} and did not say that it would stop.",
-            link="workers",
+            link=f"workers?worker={_quote(name)}",
         )
 
 

@@ -155,6 +155,8 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
             "shell": self.trace_settings.shell,
             "failures_on": self.trace_settings.failures,
             "memory_mode": self.trace_settings.memory,
+            # Celery counts it in KiB.
+            "child_limit_bytes": (self.capp.conf.worker_max_memory_per_child or 0) * 1024,
             "app_name": str(self.capp.main or "celery"),
         }
 

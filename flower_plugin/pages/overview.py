@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
+from celery_trace.model import AlertView, FailureGroup, Leak, ProcessView, StatsView, Verdict, WorkerView
+from celery_trace.rules import Rule, configured, in_force
+from celery_trace.settings import SettingError
 from flower_plugin import marks
 from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.page import Context, Page, Visit
 from flower_plugin.roles import Role
 from flower_plugin.values import without_words
-from flower_plugin.wording import clip, count, plural, ratio, size_text
+from flower_plugin.wording import clip, count, duration, plural, ratio, size_text
 
 MOST_ITEMS = 20
 #: Links that several items may have, each with something else to say.
 _SHARED = frozenset({"/alerts", "/statistics", "/workers", "/leaks", "/failures"})
 DAY_S = 86_400.0
+#: From this share of a limit a process is near it; so many workers are named.
+NEAR = 0.8
+MOST_NEAR = 5
+#: What stays open or alive where no memory does, in words.
+RESOURCES = {"fds": "descriptors stay open", "threads": "threads stay alive", "": "native memory"}
 #: Beyond this share of its processes' time, measuring is itself worth a line.
 COSTLY = 0.03
 
@@ -27,8 +36,8 @@ class Item(Struct, frozen=True, kw_only=True):
     """
     Something that needs attention.
 
-    ``weight`` ranks, greatest first; ``trend`` is markup; ``link`` is a path below ``/trace``; ``alert`` says how
-    the alert about it stands, and is empty where there is none.
+    ``weight`` ranks, greatest first; ``trend`` is markup, or makes it when the item is shown; ``link`` is a path
+    below ``/trace``; ``alert`` says how the alert about it stands, and is empty where there is none.
     """
 
     weight: float
@@ -37,20 +46,31 @@ class Item(Struct, frozen=True, kw_only=True):
     detail: str
     link: str
     at_s: float | None = None
-    trend: str = ""
+    trend: str | Callable[[], str] = ""
     code: str = ""
     alert: str = ""
+
+
+class Limit(Struct, frozen=True):
+    """A size that a process must not outgrow; ``rule`` is None where it is not an alert rule's."""
+
+    bytes: float
+    what: str
+    rule: Rule | None
 
 
 _SEVERITY_WEIGHT = {"critical": 1100, "warning": 1000, "info": 600}
 
 
 def _of_alert(alert: AlertView) -> Item:
+    first = alert.text.split(" ", 1)[0]
+    # A sentence begins with a capital, the name of a task as it is.
+    what = alert.text[:1].upper() + alert.text[1:] if first.isalpha() else alert.text
     told = f"acknowledged by {alert.acknowledged_by}" if alert.acknowledged_by else "alert is on"
     return Item(
         weight=_SEVERITY_WEIGHT.get(alert.severity, 1000) - (500 if alert.acknowledged_by else 0),
         tone="danger" if alert.severity != "info" and not alert.acknowledged_by else "warning",
-        what=alert.text[:1].upper() + alert.text[1:],
+        what=what,
         detail=f"{told[:1].upper()}{told[1:]} · rule {alert.rule}",
         link=f"/{alert.link.lstrip('/')}" if alert.link else "/alerts",
         at_s=alert.fired_at or alert.since,
@@ -73,21 +93,23 @@ def _of_leaks(lines: list[Leak], paths: Any) -> Item:
     leak = lines[0]
     leaking = leak.verdict == Verdict.LEAKING
     verb = "leaks" if leaking else "keeps growing:"
-    where = f"{paths.short(leak.file)}:{leak.line}" if leak.file else (leak.resource or "outside Python's heap")
+    where = f"{paths.short(leak.file)}:{leak.line}" if leak.file else "outside Python's heap"
     return Item(
         weight=(700 if leaking else 400) + min(leak.kept_bytes_per_run / 1e5, 100),
         tone="danger" if leaking else "warning",
         what=f"{leak.name} {verb} {size_text(leak.kept_bytes_per_run)} a run"
         if leak.kept_bytes_per_run > 0
-        else f"{leak.name} {'leaks' if leaking else 'keeps growing'}: {leak.resource or 'native memory'}",
+        else f"{leak.name} {'leaks' if leaking else 'keeps growing'}: {RESOURCES.get(leak.resource, leak.resource)}",
         detail=(
             leak.note
-            or f"{where}, {size_text(leak.kept_bytes_total)} so far in {plural(leak.processes, 'process', 'processes')}"
+            if leak.native and leak.note
+            else f"{where}, {size_text(leak.kept_bytes_total)} so far in "
+            f"{plural(leak.processes, 'process', 'processes')}"
         )
         + (f", and at {plural(len(lines) - 1, 'further line')}" if len(lines) > 1 else ""),
         link=f"/leaks/{leak.id}",
         at_s=leak.last_seen,
-        trend=marks.sparkline(leak.samples, "Kept"),
+        trend=lambda: marks.sparkline(leak.samples, "Kept"),
         code=leak.code.strip(),
     )
 
@@ -107,8 +129,88 @@ def _of_group(group: FailureGroup, shows_values: bool) -> Item:
         + f"{words}, {plural(group.count, 'time')}",
         link=f"/failures/{group.latest_id}",
         at_s=group.last_seen,
-        trend=marks.bars(group.trend, "Failures"),
+        trend=lambda: marks.bars(group.trend, "Failures"),
     )
+
+
+def limits(rules: Iterable[Rule], child_limit_bytes: float | None) -> list[Limit]:
+    """What a process must not outgrow: the thresholds of rules, and Celery's ``worker_max_memory_per_child``."""
+    found = [
+        Limit(rule.above, f"where the alert {rule.name} fires", rule)
+        for rule in rules
+        if rule.rule == "process_memory" and rule.above > 0
+    ]
+    if child_limit_bytes:
+        found.append(Limit(child_limit_bytes, "where Celery replaces it", None))
+    return found
+
+
+def _nearest(worker: WorkerView, known: Iterable[Limit]) -> tuple[float, ProcessView, Limit] | None:
+    """The process of a worker that stands nearest to a limit, as (share of it, process, limit)."""
+    found = [
+        (process.memory.rss_bytes / limit.bytes, process, limit)
+        for process in worker.processes
+        if process.ended_at is None and process.memory is not None
+        for limit in known
+        if (limit.rule.wants(worker.name) if limit.rule else process.role == "child")
+    ]
+    return max(found, key=lambda row: row[0], default=None)
+
+
+def seconds_left(series: Sequence[tuple[float, float]], limit_bytes: float) -> float | None:
+    """
+    When growth as it was reaches a limit.
+
+    Args:
+        series: ``(seconds, bytes)``, oldest first.
+
+    Returns:
+        Seconds after the last point, by the line of least squares; None where it does not grow, or there is too
+        little to say so.
+    """
+    if len(series) < 5 or series[-1][0] - series[0][0] < 300:
+        return None
+    mean_s = sum(at_s for at_s, _ in series) / len(series)
+    mean_bytes = sum(value for _, value in series) / len(series)
+    spread = sum((at_s - mean_s) ** 2 for at_s, _ in series)
+    slope = sum((at_s - mean_s) * (value - mean_bytes) for at_s, value in series) / spread
+    left = limit_bytes - series[-1][1]
+    return left / slope if slope > 0 and left > 0 else None
+
+
+def _near_limits(queries: Any, workers: Iterable[WorkerView], known: list[Limit], now_s: float) -> list[Item]:
+    """Workers whose greatest process is near a limit, the nearest first."""
+    near = [
+        (*nearest, worker)
+        for worker in workers
+        if worker.alive and (nearest := _nearest(worker, known)) is not None and nearest[0] >= NEAR
+    ]
+    near.sort(key=lambda row: -row[0])
+    items = []
+    for share, process, limit, worker in near[:MOST_NEAR]:
+        assert process.memory is not None
+        series = [
+            (sample.at_s, float(sample.memory.rss_bytes))
+            for sample in queries.samples(process=process.uid, since_s=now_s - 3600)
+        ]
+        left_s = seconds_left(series, limit.bytes)
+        soon = f", reached in about {duration(round(left_s, -1))} at this pace" if left_s and left_s < DAY_S else ""
+        items.append(
+            Item(
+                weight=(480 if share < 1 else 620) + min(share, 2) * 20,
+                tone="danger" if share >= 1 else "warning",
+                what=f"{worker.name or worker.host} "
+                + ("is beyond its limit" if share >= 1 else "is near its limit")
+                + f": {size_text(process.memory.rss_bytes)} of {size_text(limit.bytes)}",
+                detail=f"pid {process.pid}"
+                + (f", running {process.running}" if process.running else "")
+                + f"; the limit is {limit.what}{soon}",
+                link=f"/workers?worker={quote(worker.name or worker.host, safe='')}",
+                at_s=process.at,
+                trend=lambda series=series: marks.sparkline(series, "Resident memory"),  # type: ignore[misc]
+            )
+        )
+    return items
 
 
 def _of_worker(worker: WorkerView) -> Item | None:
@@ -121,7 +223,7 @@ def _of_worker(worker: WorkerView) -> Item | None:
         tone="warning",
         what=f"Worker {worker.name or worker.host} is silent",
         detail=f"{plural(killed, 'process', 'processes')} of it ended by a kill" if killed else "It wrote no goodbye",
-        link=f"/workers?worker={worker.name}",
+        link=f"/workers?worker={quote(worker.name or worker.host, safe='')}",
         at_s=worker.last_seen,
     )
 
@@ -217,13 +319,19 @@ def overview(queries: Any, visit: Visit) -> Context:
     ]
     items += [_of_leaks(lines, visit.paths) for lines in by_name]
     items += [_of_group(group, shows_values) for group in groups if group.state != "resolved"]
+    try:
+        rules = in_force(visit.settings.alert_rules, queries.alert_rules())
+    except SettingError:
+        rules = configured(visit.settings.alert_rules)  # the Alerts page says what is wrong with the others
+    items += _near_limits(queries, workers, limits(rules, visit.monitor.get("child_limit_bytes")), visit.now_s)
     items += [item for worker in workers if (item := _of_worker(worker)) is not None]
     items += _of_stats(stats)
     items = merged(items)
     alive = [worker for worker in workers if worker.alive]
     failed = sum(sum(number for at_s, number in group.trend if at_s >= day) for group in groups)
+    shown = [replace(item, trend=item.trend() if callable(item.trend) else item.trend) for item in items[:MOST_ITEMS]]
     return {
-        "items": items[:MOST_ITEMS],
+        "items": shown,
         "more": max(0, len(items) - MOST_ITEMS),
         "new_here": not workers and not stats.records.get("process", 0) and not stats.records.get("processes", 0),
         "figures": [

@@ -75,13 +75,13 @@ def blame(kept: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int, flo
     Which names the kept memory comes from, over all workers.
 
     Args:
-        kept: Kind, name and bytes, the greatest first.
+        kept: ``(kind, name, bytes)``, greatest first.
 
     Returns:
         ``(kind, name, bytes, share)``, greatest first; only what grew.
     """
     grown = [row for row in kept if row[2] > 0]
-    total = sum(value for _, _, value in grown)
+    total = sum(row[2] for row in grown)
     return [(kind, name, value, value / total) for kind, name, value in grown[:MOST_BLAMED]]
 
 

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from celery_trace import model
 from celery_trace.model import (
     AlertView,
     ExceptionInfo,
@@ -368,3 +369,43 @@ def test_metrics_parse_and_carry_no_task_id_and_no_pid(queries):
 
 def test_metrics_say_when_the_store_is_down():
     assert "celery_trace_store_up 0.0" in render(Snapshot(), store_up=False).decode()
+
+
+def test_the_overview_names_workers_near_their_limit_and_when_they_reach_it(tmp_path, visit):
+    now_s = time.time()
+    store = open_store(load({"trace_dir": str(tmp_path)}, environment={}))
+    mib = monitor_facts.MIB
+    common = {"host": "h", "role": model.Role.CHILD, "started_at_s": now_s - 3600}
+    store.write([ProcessRecord(uid="p1", pid=7, worker="big@h", **common)])
+    store.write([ProcessRecord(uid="p2", pid=8, worker="ok@h", **common)])
+    for step in range(30):  # 10 MiB a minute
+        at_s = now_s - (29 - step) * 60
+        store.write(
+            [
+                Sample(
+                    process="p1", at_s=at_s, memory=MemoryState(rss_bytes=(610 + 10 * step) * mib), name="shop.load"
+                ),
+                Sample(process="p2", at_s=at_s, memory=MemoryState(rss_bytes=700 * mib)),
+            ]
+        )
+    queries = Queries(store)
+    (item,) = overview.overview(queries, visit())["items"]
+    assert item.what == "big@h is near its limit: 900.0 MiB of 1.00 GiB"
+    assert "pid 7, running shop.load" in item.detail
+    assert "reached in about 12 min" in item.detail
+    assert "<svg" in item.trend
+    # Celery's own limit counts too, for children; what is beyond one is told before what is near another.
+    context = overview.overview(queries, replace(visit(), monitor={"child_limit_bytes": 650 * mib}))
+    assert [item.what.split(":")[0] for item in context["items"]] == [
+        "big@h is beyond its limit",
+        "ok@h is beyond its limit",
+    ]
+    store.close()
+
+
+def test_growth_that_stands_still_or_is_too_short_to_tell_reaches_no_limit():
+    flat = [(float(at_s), 100.0) for at_s in range(0, 600, 60)]
+    assert overview.seconds_left(flat, 200.0) is None
+    assert overview.seconds_left([(0.0, 1.0), (60.0, 2.0)], 200.0) is None
+    rising = [(float(at_s), float(at_s)) for at_s in range(0, 601, 60)]
+    assert overview.seconds_left(rising, 900.0) == pytest.approx(300)
