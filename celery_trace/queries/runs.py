@@ -101,26 +101,6 @@ class RunQueries(Base):
         with self.store.reading() as connection:
             return [(Kind(row.kind), row.name, round(row.kept)) for row in connection.execute(wanted.limit(MOST_NAMES))]
 
-    def kept(self, *, since_s: float) -> list[tuple[str, str, int]]:
-        """
-        How many bytes the runs of each name kept since then, over all processes: kind, name, bytes; greatest first.
-
-        Runs that were not measured are taken to be like those that were; overlapping ones are left out.
-        """
-        bytes_ = sa.func.sum(_totals.c.kept_bytes * 1.0 * _totals.c.runs / _totals.c.gated)
-        wanted = (
-            sa.select(_totals.c.kind, _totals.c.name, bytes_)
-            .where(
-                _totals.c.bucket_s >= int(since_s) // Rollup.BUCKET_S * Rollup.BUCKET_S,
-                _totals.c.gated > 0,
-                _totals.c.concurrent.is_(False),
-            )
-            .group_by(_totals.c.kind, _totals.c.name)
-        )
-        with self.store.reading() as connection:
-            found = [(kind, name, round(float(value or 0))) for kind, name, value in connection.execute(wanted)]
-        return sorted(found, key=lambda row: (-row[2], row[0], row[1]))
-
     def names(self) -> list[tuple[str, str, int, int]]:
         """What ever ran: kind, name, runs, failed runs; by name."""
         table = schema.names
@@ -262,7 +242,7 @@ def _process(row: Any) -> ProcessView:
     return ProcessView(
         uid=row.uid,
         pid=row.pid,
-        role=rows_of.role(row.role),
+        role=rows_of.process(row).role,
         started_at=row.started_at_s,
         ended_at=row.ended_at_s,
         ended_how=row.ended_how,

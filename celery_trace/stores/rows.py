@@ -38,8 +38,6 @@ _INT_MOST = 2**63 - 1
 _COMPRESS_FROM_BYTES = 400
 
 _encoder = msgspec.json.Encoder()
-_counts = msgspec.json.Decoder(list[int])
-_memory = msgspec.json.Decoder(MemoryState)
 _memory = msgspec.json.Decoder(MemoryState).decode
 _counts = msgspec.json.Decoder(list[int]).decode
 _KINDS = {str(kind): kind for kind in Kind}
@@ -135,7 +133,7 @@ def process(row: Any) -> ProcessRecord:
         host=row.host,
         pid=row.pid,
         worker=row.worker,
-        role=role(row.role),
+        role=_role(row.role),
         parent_uid=row.parent_uid,
         python=row.python,
         counters=msgspec.json.decode(row.counters or "[]"),
@@ -146,8 +144,7 @@ def process(row: Any) -> ProcessRecord:
     )
 
 
-def role(word: str) -> Role:
-    """The role that a word names."""
+def _role(word: str) -> Role:
     try:
         return Role(word)
     except ValueError:  # written by a newer version
@@ -241,7 +238,6 @@ def run(row: Any) -> Run:
 #: The columns of a rollup that add up over processes.
 SUMMED = ("runs", "failed", "retried", "duration_s", "gated", "kept_blocks", "kept_bytes", "overhead_s")
 LARGEST = ("duration_max_s", "rss_max_bytes")
-_FIGURES = (*SUMMED, *LARGEST)
 
 
 def rollup_row(record: Rollup) -> Row:
