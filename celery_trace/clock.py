@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Final, Protocol
+
+#: When this process, or the one that it was forked from, began to import. A file that is newer may not be what runs.
+IMPORTED_AT_S: Final = time.time()
 
 
 class Clock(Protocol):

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import msgspec
 
 from celery_trace.capture.texts import encodable
+from celery_trace.clock import IMPORTED_AT_S
 from celery_trace.redaction import Redactor
 
 #: Lines shown before and after a frame's own line.
@@ -31,9 +32,6 @@ WIDTH = 200
 #: Seconds for which a file is taken to be as it was when last looked at.
 LOOK_EVERY_S = 1.0
 _REMEMBERED = 256
-
-#: When this process (or the one that it was forked from) began to import; a file that is newer may have changed since.
-_IMPORTED_AT_S = time.time()
 
 
 class SourceContext(NamedTuple):
@@ -81,7 +79,7 @@ class SourceLines:
         key = (file, line)
         known = self._known.get(key)
         if known is None or known[0] != changed_at_s:
-            known = (changed_at_s, self._read(file, line, changed_at_s > _IMPORTED_AT_S))
+            known = (changed_at_s, self._read(file, line, changed_at_s > IMPORTED_AT_S))
             self._known[key] = known
             if len(self._known) > _REMEMBERED:
                 with suppress(KeyError):  # another thread was faster

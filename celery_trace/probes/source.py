@@ -8,6 +8,7 @@ import re
 import sysconfig
 from collections.abc import Iterable, Sequence
 
+from celery_trace.clock import IMPORTED_AT_S
 from celery_trace.model import Line
 
 #: Of a file, only so much is read.
@@ -98,7 +99,7 @@ class SourceReader:
         self._files: dict[str, list[str]] = {}
 
     def line(self, file: str, line: int) -> Line:
-        """The line as a record; text and function are empty where no source can be read."""
+        """The line as a record; text and function are empty where no source can be read, or not the one that runs."""
         lines = self._lines(file)
         if not 0 < line <= len(lines):
             return Line(file=_printable(file), line=line, function="")
@@ -129,6 +130,8 @@ def _read(file: str) -> list[str]:
         return []
     try:
         with open(file, "rb") as stream:
+            if os.fstat(stream.fileno()).st_mtime > IMPORTED_AT_S:
+                return []  # what runs may be an older text, and a line of another one would be a false witness
             data = stream.read(_MOST_READ_BYTES)
         return data.decode("utf-8", "replace").splitlines()
     except (OSError, ValueError):

@@ -254,9 +254,9 @@ def test_a_positional_secret_is_taken_out_of_source_message_and_arguments(module
 
 def test_a_file_that_changed_after_import_is_marked(module, monkeypatch):
     error, file = module("def f():\n    raise ValueError(1)\n")
-    monkeypatch.setattr(source_module, "_IMPORTED_AT_S", time.time() - 3600)
+    monkeypatch.setattr(source_module, "IMPORTED_AT_S", time.time() - 3600)
     assert captured(error).exceptions[0].frames[0].stale
-    monkeypatch.setattr(source_module, "_IMPORTED_AT_S", time.time() + 3600)
+    monkeypatch.setattr(source_module, "IMPORTED_AT_S", time.time() + 3600)
     file.write_text("# one more line\n" + file.read_text())
     assert not captured(error).exceptions[0].frames[0].stale
 

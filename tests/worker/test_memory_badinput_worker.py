@@ -151,11 +151,6 @@ def test_a_leak_in_code_without_a_file_is_told_at_the_line_that_called_it(plain:
     assert [(line.line, line.code) for line in made_up] == [(3, "")]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="probes.source.SourceReader reads the file as it is now: a file younger than its process is no witness, "
-    "and its line should be left out",
-)
 def test_code_that_changed_on_disk_does_not_lend_its_lines(plain: MemoryWorker, tmp_path: Path) -> None:
     """What the process runs is the old text: a line of the new one would be a false witness."""
     path = tmp_path / "orders.py"
