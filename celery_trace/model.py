@@ -326,6 +326,7 @@ class ProcessRecord(Record, frozen=True, kw_only=True, tag="process"):
     mode: str = "auto"
     ended_at_s: float | None = None
     ended_how: str = ""  # "exit", "recycled", "killed", ...
+    release: str = ""  # what was deployed, as ``trace_release`` says
 
     @property
     def key(self) -> str:

@@ -179,6 +179,7 @@ class Recorder:
             python=f"{platform.python_implementation()} {platform.python_version()}",
             counters=available_counters() if settings.memory in {"auto", "always"} else [],
             mode=settings.memory,
+            release=settings.release[:100],
         )
         folder = _private_folder(settings)
         spool = SpoolWriter(folder, process, cap_bytes=settings.spool_bytes, clock=clock)

@@ -70,6 +70,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_runs: int = 1_000_000
     alert_channels: tuple[str, ...] = ()
     alert_rules: tuple[Mapping[str, Any], ...] | None = None
+    release: str = ""
 
     @property
     def folder(self) -> Path:
@@ -242,6 +243,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("retention_runs", _integer(0), "Most single runs that the store keeps"),
     Setting("alert_channels", _texts, "Where alerts go: log:, webhook+https://…, and Apprise URLs"),
     Setting("alert_rules", _rules, "Alert rules; by default the shipped ones"),
+    Setting("release", _text, "What is deployed, such as a version or a commit; plots mark where it changes"),
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -206,6 +206,7 @@ class FailureQueries(Base):
         state: str | None = None,
         since_s: float | None = None,
         search: str | None = None,
+        sort: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
@@ -217,6 +218,7 @@ class FailureQueries(Base):
             state: ``new`` (first seen within a day), ``ongoing``, ``resolved`` or ``regressed``.
             since_s: Seen since then.
             search: Part of the task's name or of the exception, or of a value as in :meth:`failures`.
+            sort: ``count`` for the most frequent first, ``first`` for the latest to appear first.
             limit, cursor: The page.
         """
         wanted = sa.select(_groups)
@@ -236,7 +238,8 @@ class FailureQueries(Base):
         }
         if state:
             wanted = wanted.where(conditions.get(state, sa.false()))
-        order = ((_groups.c.last_seen_s, True), (_groups.c.fingerprint, True))
+        column = {"count": _groups.c["count"], "first": _groups.c.first_seen_s}.get(sort or "", _groups.c.last_seen_s)
+        order = ((column, True), (_groups.c.fingerprint, True))
         with self.store.reading() as connection:
             if search:
                 text = search.strip()

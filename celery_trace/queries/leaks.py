@@ -15,6 +15,15 @@ from celery_trace.stores import rows as rows_of
 
 _leaks = schema.leaks
 _state = schema.leak_state
+#: Orders of the table beside that by urgency: column, and whether the greatest comes first.
+SORTS: dict[str, tuple[tuple[sa.Column[Any], bool], ...]] = {
+    "per_run": ((_leaks.c.kept_bytes_per_run, True),),
+    "total": ((_leaks.c.kept_bytes_total, True),),
+    "runs": ((_leaks.c.runs, True),),
+    "seen": ((_leaks.c.last_seen_s, True),),
+    "name": ((_leaks.c.name, False),),
+}
+MOST_QUEUES = 500
 #: A question for one worker looks at so many of its newest windows.
 WORKER_WINDOWS = 2000
 
@@ -29,8 +38,10 @@ class LeakQueries(Base):
         name: str | None = None,
         verdict: str | None = None,
         worker: str | None = None,
+        queue: str | None = None,
         since_s: float | None = None,
         search: str | None = None,
+        sort: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
@@ -42,12 +53,14 @@ class LeakQueries(Base):
         Args:
             kind, name, verdict: Exactly these, where given.
             worker: Computed from this worker's processes alone.
+            queue: Of tasks that were seen in this queue.
             since_s: Seen since then.
             search: Part of the name, file, function or code.
+            sort: Instead of that order one of :data:`SORTS`; a worker's leaks are few, and keep theirs.
             limit, cursor: The page.
         """
         if worker:
-            return self._of_worker(worker, kind, name, verdict, since_s, search, limit)
+            return self._of_worker(worker, kind, name, verdict, queue, since_s, search, limit)
         leak_rows.refresh(self.store)
         resolved = _state.alias()
         wanted = (
@@ -58,6 +71,8 @@ class LeakQueries(Base):
         for column, value in ((_leaks.c.kind, kind), (_leaks.c.name, name), (_leaks.c.verdict, verdict)):
             if value:
                 wanted = wanted.where(column == value)
+        if queue:
+            wanted = wanted.where(self._in_queue(queue))
         if since_s is not None:
             wanted = wanted.where(_leaks.c.last_seen_s >= since_s)
         if search:
@@ -65,9 +80,25 @@ class LeakQueries(Base):
             wanted = wanted.where(
                 sa.or_(*(sa.func.lower(c).like(pattern, escape="!") for c in (_leaks.c.name, _leaks.c.place)))
             )
-        order = ((_leaks.c.rank, False), (_leaks.c.kept_bytes_per_run, True), (_leaks.c.id, True))
+        by_urgency = ((_leaks.c.rank, False), (_leaks.c.kept_bytes_per_run, True))
+        order = (*(SORTS.get(sort or "", by_urgency)), (_leaks.c.id, True))
         with self.store.reading() as connection:
             return self._page(connection, "leaks", wanted, order, limit, cursor, _build)
+
+    @staticmethod
+    def _in_queue(queue: str) -> sa.ColumnElement[bool]:
+        table = schema.queues
+        return sa.exists(
+            sa.select(table.c.id).where(
+                table.c.queue == queue, table.c.name == _leaks.c.name, table.c.kind == _leaks.c.kind
+            )
+        )
+
+    def queues(self) -> list[str]:
+        """The queues in which anything was seen, by name."""
+        wanted = sa.select(schema.queues.c.queue).distinct().order_by(schema.queues.c.queue).limit(MOST_QUEUES)
+        with self.store.reading() as connection:
+            return list(connection.execute(wanted).scalars())
 
     def _of_worker(
         self,
@@ -75,6 +106,7 @@ class LeakQueries(Base):
         kind: str | None,
         name: str | None,
         verdict: str | None,
+        queue: str | None,
         since_s: float | None,
         search: str | None,
         limit: int,
@@ -95,12 +127,16 @@ class LeakQueries(Base):
             wanted = wanted.where(windows.c.name == name)
         with self.store.reading() as connection:
             evidence = [rows_of.window(row) for row in connection.execute(wanted)]
+            table = schema.queues
+            here = sa.select(table.c.kind, table.c.name).where(table.c.queue == queue)
+            in_queue = {tuple(row) for row in connection.execute(here)} if queue else None
         found = leak_table(evidence, now_s=self._now_s())
         text = (search or "").strip().lower()
         kept = [
             leak
             for leak in found
             if (not verdict or leak.verdict == verdict)
+            and (in_queue is None or (str(leak.kind), leak.name) in in_queue)
             and (since_s is None or leak.last_seen >= since_s)
             and text in f"{leak.name} {leak.file} {leak.function} {leak.code}".lower()
         ]

@@ -106,6 +106,8 @@ def leak_row(leak: Leak) -> rows_of.Row:
         "verdict": str(leak.verdict),
         "rank": RANKS.get(leak.verdict, len(RANKS)),
         "kept_bytes_per_run": leak.kept_bytes_per_run,
+        "kept_bytes_total": leak.kept_bytes_total,
+        "runs": leak.runs,
         "last_seen_s": leak.last_seen,
         "place": f"{leak.file}:{leak.line} {leak.function} {leak.resource} {leak.code}",
         "payload": rows_of.squeeze(msgspec.json.encode(leak)),

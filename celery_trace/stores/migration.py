@@ -11,7 +11,7 @@ from celery_trace.stores import schema
 from celery_trace.stores.errors import StoreUnavailable
 
 #: The revision that this version of the program reads and writes.
-HEAD = "0002"
+HEAD = "0003"
 VERSION_TABLE = schema.PREFIX + "alembic"
 
 _LOCK_NAME = "celery_trace_migration"

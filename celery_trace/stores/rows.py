@@ -114,6 +114,7 @@ def process_row(record: ProcessRecord) -> Row:
         "python": record.python,
         "counters": text(record.counters),
         "mode": record.mode,
+        "release": record.release,
         "started_at_s": record.started_at_s,
         "ended_at_s": record.ended_at_s,
         "ended_how": record.ended_how,
@@ -141,6 +142,7 @@ def process(row: Any) -> ProcessRecord:
         started_at_s=row.started_at_s,
         ended_at_s=row.ended_at_s,
         ended_how=row.ended_how,
+        release=row.release,
     )
 
 

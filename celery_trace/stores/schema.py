@@ -67,6 +67,7 @@ processes = _table(
     _text("python"),
     _text("counters", LONG_TEXT),  # JSON list
     _text("mode", WORD),
+    _text("release"),
     _seconds("started_at_s"),
     _maybe("ended_at_s"),
     _text("ended_how", WORD),
@@ -139,6 +140,16 @@ names = _table(
     sa.Index("ct_names_name", "name"),
 )
 
+#: Which names were seen in which queue of the broker, for filters.
+queues = _table(
+    "queues",
+    _key("id"),
+    _text("queue"),
+    _text("kind", WORD),
+    _text("name"),
+    sa.Index("ct_queues_queue", "queue", "name"),
+)
+
 runs = _table(
     "runs",
     _key("id"),
@@ -203,6 +214,8 @@ leaks = _table(
     _text("verdict", WORD),
     _number("rank"),
     _number("kept_bytes_per_run"),
+    _number("kept_bytes_total"),
+    _number("runs"),
     _seconds("last_seen_s"),
     _text("place", MESSAGE),  # file, function and line of code, for the search
     _maybe("payload", BLOB),

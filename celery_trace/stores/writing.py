@@ -104,7 +104,16 @@ class _Batch:
 
     # --- written once
 
+    def _queues(self, seen: Iterable[tuple[str, str, str]]) -> None:
+        rows = {
+            stable_id("queue", *found): {"queue": found[0], "kind": found[1], "name": found[2]}
+            for found in seen
+            if found[0]
+        }
+        insert_new(self._connection, schema.queues, [{"id": key, **row} for key, row in sorted(rows.items())])
+
     def runs(self, given: list[Run]) -> int:
+        self._queues((record.queue, str(record.kind), record.name) for record in given)
         return insert_new(self._connection, schema.runs, [rows_of.run_row(record) for record in given])
 
     def audit(self, given: list[AuditEntry]) -> int:
@@ -279,6 +288,7 @@ class _Batch:
             schema.failure_values,
             [rows_of.values_row(record) for _, record in sorted(whole.items())],
         )
+        self._queues((record.task.queue, str(record.kind), record.name) for record in given if record.task is not None)
         groups.write(self._connection)
         return len(fresh)
 

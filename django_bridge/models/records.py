@@ -103,6 +103,8 @@ class Leak(models.Model):
     verdict = models.CharField(max_length=WORD, default="", blank=True)
     rank = models.BigIntegerField(default=0)
     kept_bytes_per_run = models.BigIntegerField(default=0)
+    kept_bytes_total = models.BigIntegerField(default=0)
+    runs = models.BigIntegerField(default=0)
     last_seen_s = models.FloatField(default=0.0)
     place = models.CharField(max_length=MESSAGE, default="", blank=True)
     payload = models.BinaryField(null=True)
@@ -157,6 +159,7 @@ class Process(models.Model):
     python = models.CharField(max_length=NAME, default="", blank=True)
     counters = models.TextField(default="", blank=True)
     mode = models.CharField(max_length=WORD, default="", blank=True)
+    release = models.CharField(max_length=NAME, default="", blank=True)
     started_at_s = models.FloatField(default=0.0)
     ended_at_s = models.FloatField(null=True, blank=True)
     ended_how = models.CharField(max_length=WORD, default="", blank=True)
@@ -181,6 +184,28 @@ class Process(models.Model):
 
     def __str__(self) -> str:
         return str(self.uid)
+
+
+class Queue(models.Model):
+    """A name that was seen in a queue of the broker."""
+
+    id = KeyField(primary_key=True, max_length=ID)
+    queue = models.CharField(max_length=NAME, default="", blank=True)
+    kind = models.CharField(max_length=WORD, default="", blank=True)
+    name = models.CharField(max_length=NAME, default="", blank=True)
+
+    objects = StoreManager()
+
+    class Meta:
+        db_table = PREFIX + "queues"
+        verbose_name = "queue of a name"
+        verbose_name_plural = "queues of names"
+        indexes = [
+            models.Index(fields=["queue", "name"], name="ct_queues_queue"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.queue)
 
 
 class Rollup(models.Model):

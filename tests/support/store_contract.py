@@ -32,6 +32,7 @@ from celery_trace.model import (
     ShellLine,
     ShellView,
     Stats,
+    TaskContext,
     Variable,
 )
 from celery_trace.queries import Queries
@@ -251,6 +252,49 @@ def failures_are_found_by_each_filter(store: Store) -> None:
     assert found(live=True) == ["t2"]
     assert found(live=False) == ["t3", "t1"]
     assert found(kind="request") == []
+
+
+@promise
+def leaks_are_found_by_queue_and_sorted_over_all_of_them(store: Store) -> None:
+    store.write([
+        window("w1", kept_bytes_per_run=100.0, run_number=900),
+        window("w2", name="shop.mail", kept_bytes_per_run=900.0, run_number=10, at_s=NOW_S + 50),
+        run("r1", queue="slow"), run("r2", queue="fast", name="shop.mail"), run("r3", queue="fast", name="shop.mail"),
+        failure("t1", task=TaskContext(queue="odd"), name="shop.mail"),
+    ])  # fmt: skip
+    queries = Queries(store)
+
+    def names(**wish: Any) -> list[str]:
+        return [leak.name for leak in queries.leaks(**wish).rows]
+
+    assert queries.queues() == ["fast", "odd", "slow"]
+    assert names(queue="slow") == names(queue="slow", worker="") == ["shop.charge"]
+    assert names(queue="odd") == names(queue="fast") == ["shop.mail"]
+    assert names(queue="none") == []
+    assert names(sort="per_run") == names(sort="seen") == ["shop.mail", "shop.charge"]
+    assert names(sort="runs") == names(sort="name") == ["shop.charge", "shop.mail"]
+    first = queries.leaks(sort="name", limit=1)
+    assert [leak.name for leak in queries.leaks(sort="name", limit=1, cursor=first.next).rows] == ["shop.mail"]
+    store.write([process()])
+    assert names(queue="slow", worker="w1@h1") == ["shop.charge"]
+
+
+@promise
+def groups_are_sorted_over_all_of_them(store: Store) -> None:
+    store.write([
+        failure("t1", fingerprint="fp-a", at_s=NOW_S + 9), failure("t2", fingerprint="fp-b"),
+        failure("t3", fingerprint="fp-b", at_s=NOW_S + 1), failure("t4", fingerprint="fp-c", at_s=NOW_S + 5),
+    ])  # fmt: skip
+    queries = Queries(store)
+
+    def prints(**wish: Any) -> list[str]:
+        return [group.fingerprint for group in queries.groups(**wish).rows]
+
+    assert prints() == ["fp-a", "fp-c", "fp-b"]
+    assert prints(sort="count")[0] == "fp-b"
+    assert prints(sort="first") == ["fp-a", "fp-c", "fp-b"]
+    first = queries.groups(sort="count", limit=1)
+    assert "fp-b" not in [group.fingerprint for group in queries.groups(sort="count", cursor=first.next).rows]
 
 
 @promise
