@@ -149,6 +149,9 @@ class RedisIntake:
     answer be lost, at any point: the list stands there under a name that the next one finds, and is put back when the
     lease is over. Acknowledging removes the batch from the list. Needs Redis 6.2, or any Valkey.
 
+    A server that has no memory left refuses ``LMOVE``, and would never get rid of the batches that fill it. Then they are
+    read where they stand and removed once they are stored; two monitors may read the same ones, which is harmless.
+
     The keys carry the queue's name in braces, so that a cluster keeps them together.
 
     Args:
@@ -160,7 +163,9 @@ class RedisIntake:
 
     def __init__(self, channel: Any, queue: str, *, name: str, lease_s: float = LEASE_S) -> None:
         import redis
+        from redis.exceptions import OutOfMemoryError
 
+        self._full = OutOfMemoryError
         # Not the channel's own client: that one adds the prefix to some commands and not to others.
         self._client: Any = redis.Redis(connection_pool=channel.pool)
         self._queue = f"{channel.global_keyprefix}{queue}"
@@ -176,7 +181,8 @@ class RedisIntake:
         return f"{{{self._queue}}}.lease.{name}"
 
     def __enter__(self) -> Self:
-        self._put_back(self._name)  # what an answer that never came had taken for us
+        with contextlib.suppress(self._full):
+            self._put_back(self._name)  # what an answer that never came had taken for us
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -192,13 +198,20 @@ class RedisIntake:
         while not ended():
             if time.monotonic() - self._looked_s > self._lease_s / 4:
                 self._inherit()
-            items = self._move() if self._client.llen(self._queue) else []
-            if items:
-                return [_Moved(item, self._forget) for item in items]
+            taken = self._take() if self._client.llen(self._queue) else []
+            if taken:
+                return taken
             if time.monotonic() >= until_s:
                 break
             time.sleep(LOOK_S)
         return []
+
+    def _take(self) -> list[_Moved]:
+        try:
+            return [_Moved(item, self._forget) for item in self._move()]
+        except self._full:
+            standing = self._client.lrange(self._queue, -PREFETCH, -1)[::-1]
+            return [_Moved(item, self._remove) for item in standing]
 
     def _move(self) -> list[bytes]:
         with self._client.pipeline(transaction=True) as pipe:
@@ -221,6 +234,9 @@ class RedisIntake:
         # By value: if the lease ran out and the batch went back meanwhile, there is nothing of it here any more.
         self._client.lrem(self._list_of(self._name), 1, item)
 
+    def _remove(self, item: bytes) -> None:
+        self._client.lrem(self._queue, -1, item)
+
     def _inherit(self) -> None:
         """Put back what dead monitors had taken, and strike them off."""
         self._looked_s = time.monotonic()
@@ -228,8 +244,9 @@ class RedisIntake:
             name = member.decode() if isinstance(member, bytes) else str(member)
             if name == self._name or self._client.exists(self._lease_of(name)):
                 continue
-            self._put_back(name)
-            self._strike_off(name)
+            with contextlib.suppress(self._full):  # looked at again later
+                self._put_back(name)
+                self._strike_off(name)
 
     def _put_back(self, name: str) -> None:
         """The newest first, each to the end that is taken from: they come out in the order they had."""

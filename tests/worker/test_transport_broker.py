@@ -138,6 +138,24 @@ def test_a_broker_that_is_killed_and_started_again_loses_nothing(own_server, tmp
             here.wait_for(range(150))
 
 
+def test_a_broker_without_memory_refuses_more_and_can_still_be_emptied(own_server, tmp_path):
+    server = own_server()
+    with site(f"redis://127.0.0.1:{server.port}/0", tmp_path) as here, server.client() as client:
+        for part in range(3):
+            here.fail(range(part * 10, part * 10 + 10))
+            here.collector.round()
+        client.config_set("maxmemory", 1)
+        here.fail(range(30, 40))
+        with pytest.raises(TransportUnavailable, match="wait in the spool"):
+            here.collector.round()
+        with here.consuming(), here.consuming():
+            here.wait_for(range(30))
+            wait_until(lambda: client.llen(here.queue) == 0, "the queue is empty", timeout_s=30)
+            client.config_set("maxmemory", 0)
+            here.collector.round()
+            here.wait_for(range(40))
+
+
 def test_a_broker_restarted_under_collector_and_monitor_is_used_again_by_both(own_server, tmp_path):
     server = own_server()
     with site(f"redis://127.0.0.1:{server.port}/0", tmp_path) as here, here.consuming():
