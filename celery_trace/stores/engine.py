@@ -68,7 +68,9 @@ def _from_url(url: URL, store_url: str) -> Engine:
     connect: dict[str, Any] = {}
     if backend == "sqlite":
         arguments.pop("pool_pre_ping")
-        connect = {"timeout": BUSY_S, "check_same_thread": False}
+        connect = {"check_same_thread": False}
+        if "timeout" not in url.query:
+            connect["timeout"] = BUSY_S
     elif backend == "postgresql":
         # A prepared plan made while a table was empty would scan it when it has grown.
         connect = {"connect_timeout": 5, "application_name": "celery-trace", "prepare_threshold": None}

@@ -11,6 +11,8 @@ import pytest
 from celery_trace.clock import FakeClock
 from celery_trace.model import AuditEntry, ProcessRecord, Stats
 from celery_trace.spool import SpoolWriter, lives, segments
+from celery_trace.spool import cap as spool_cap
+from celery_trace.spool import writer as spool_writer
 from celery_trace.spool.reader import SpoolReader
 from tests.support.store_records import failure, process, run
 
@@ -149,6 +151,60 @@ def test_when_only_failures_are_left_the_oldest_go_and_are_counted(folder, make_
     assert 0 < len(kept) < 3000
     assert len(kept) + writer.counters["evicted:failure"] == 3000
     assert kept[-1].task_id == "t2999"
+
+
+class Counting:
+    """The module ``os`` for one module of ours: every call is noted down."""
+
+    def __init__(self):
+        self.calls = Counter()
+
+    def __getattr__(self, name):
+        found = getattr(os, name)
+        if not callable(found):
+            return found
+
+        def call(*words, **named):
+            self.calls[name] += 1
+            return found(*words, **named)
+
+        return call
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    counting = Counting()
+    for module in (spool_writer, spool_cap, segments):
+        monkeypatch.setattr(module, "os", counting)
+    return counting
+
+
+def test_an_append_is_one_write_and_waits_for_nothing(folder, make_writer, counting):
+    """No time is measured: no lock of others, no disk and no network are asked, whatever the store is doing."""
+    writer = make_writer()
+    writer.append(run("first"))
+    writer.append(failure("first"))
+    counting.calls.clear()
+    for n in range(50):
+        writer.append(run(f"r{n}"))
+        writer.append(failure(f"t{n}"))
+    assert counting.calls == {"getpid": 100, "write": 100}
+
+
+def test_the_calls_of_an_append_to_a_full_spool_are_bounded(folder, make_writer, counting):
+    writer = make_writer(cap_bytes=512 * 1024)
+    most = Counter()
+    for n in range(6000):
+        counting.calls.clear()
+        writer.append(run(f"r{n}" + "x" * 200))
+        most |= counting.calls
+    assert evicted(writer) > 1000, "the cap was at work"
+    # Its own line and the head of the next file; one look into the folder; two files that give way.
+    assert most["write"] == 2
+    assert most["listdir"] == 1
+    assert most["rename"] <= spool_cap.MOST_AT_ONCE
+    assert most["pread"] <= 2 * spool_cap.MOST_AT_ONCE
+    assert set(most) <= {"getpid", "write", "open", "close", "listdir", "rename", "pread", "fstat", "ftruncate"}
 
 
 def test_what_the_collector_has_delivered_is_not_counted_as_dropped(folder, make_writer):

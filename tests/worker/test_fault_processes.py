@@ -27,9 +27,9 @@ def settings(tmp_path):
     return Settings(dir=str(tmp_path))
 
 
-def start_writer(settings, tag, failures, runs=0, *, cap_bytes=CAP, die=False):
+def start_writer(settings, tag, failures, runs=0, *, cap_bytes=CAP, how=()):
     words = [sys.executable, "-m", "tests.support.spool_writer", str(settings.spool_folder), tag]
-    words += [str(failures), str(runs), str(cap_bytes), *(["die"] if die else [])]
+    words += [str(failures), str(runs), str(cap_bytes), *how]
     return subprocess.Popen(words, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
@@ -166,6 +166,25 @@ for pid in children:
     with reading(settings) as queries:
         ends = [view.ended_how for worker in queries.workers(since_s=0).rows for view in worker.processes]
     assert (ends.count("killed"), ends.count("exit")) == (100, 100)
+
+
+def test_a_clock_that_steps_back_an_hour_and_again_loses_nothing_and_doubles_nothing(settings):
+    writers = [start_writer(settings, f"w{n}", 150, 200, how=["back"]) for n in range(2)]
+    with collecting(settings) as collector:
+        written = set().union(*map(finish, writers))
+        wait_until(
+            lambda: not set(settings.spool_folder.iterdir()) - {settings.spool_folder / "collector"},
+            "the spool is empty", timeout_s=DEADLINE_S, explain=lambda: str(collector.status()),
+        )  # fmt: skip
+    tasks, grouped = stored_failures(settings)
+    assert len(written) == 300
+    assert sorted(tasks) == sorted(written)
+    assert grouped == 300
+    assert count(settings)["run"] == 60_000
+    with reading(settings) as queries:
+        assert queries.stats().dropped == {}
+        at_s = [row.at for row in queries.failures(limit=1000).rows]
+        assert max(at_s) - min(at_s) > 7000, "the clock went back"
 
 
 def test_what_the_cap_takes_is_counted_exactly_while_the_collector_is_away(settings):

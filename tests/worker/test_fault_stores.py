@@ -1,7 +1,12 @@
-"""Disks that are full or read-only under a real collector: records wait, nothing fails, nothing is lost."""
+"""
+Stores that can't be written to under a real collector: records wait, nothing fails, nothing is lost.
+
+Disks that are full or read-only, a database that somebody holds, tables of another version.
+"""
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -11,7 +16,7 @@ import pytest
 from celery_trace.collector import CollectorProcess
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
-from celery_trace.stores import open_store
+from celery_trace.stores import migration, open_store
 from tests.support.processes import REPOSITORY
 from tests.support.waiting import wait_until
 
@@ -117,3 +122,64 @@ def test_a_store_that_is_read_only_loses_nothing(settings, disk):
         assert slow_us < 1000
         assert mount("-o", "remount,rw", str(disk))
         assert_stored_once(settings, collector, first | second, 20 * 5 + 50 * 5)
+
+
+@pytest.fixture
+def database(tmp_path):
+    """A store on the machine's own disk, which does not wait long for other writers."""
+    return Settings(dir=str(tmp_path / "trace"), store=f"sqlite:///{tmp_path / 'trace.db'}?timeout=0.2")
+
+
+@contextmanager
+def holding(settings, *statements):
+    """Another program in the same database."""
+    holder = sqlite3.connect(settings.store.removeprefix("sqlite:///").partition("?")[0], isolation_level=None)
+    try:
+        for statement in statements:
+            holder.execute(statement)
+        yield holder
+    finally:
+        holder.close()
+
+
+def test_a_store_that_another_program_holds_loses_nothing_and_no_append_waits(database):
+    with collecting(database) as collector:
+        first, _ = write(database, "before", 20, 5)
+        wait_until(lambda: not spooled(database), "the first ones are stored", explain=lambda: str(collector.status()))
+        with holding(database, "BEGIN EXCLUSIVE"):
+            second, slow_us = write(database, "held", 50, 5)
+            wait_for_refusal(collector, "locked")
+        assert slow_us < 1000
+        assert_stored_once(database, collector, first | second, 20 * 5 + 50 * 5)
+
+
+def test_a_store_of_the_first_version_is_migrated_by_the_collector_with_what_it_holds(database):
+    with pytest.MonkeyPatch.context() as older:
+        older.setattr(migration, "HEAD", "0001")
+        open_store(database).close()
+    with holding(database) as before:
+        before.execute(
+            "INSERT INTO celery_trace_tallies (id, value) VALUES ('rows:celery_trace_runs', 3), ('stat:cut:x', 5)"
+        )
+    written, _ = write(database, "first", 50, 5)
+    with collecting(database) as collector:
+        more, _ = write(database, "second", 50, 5)
+        assert_stored_once(database, collector, written | more, 2 * 50 * 5 + 3)
+    with holding(database) as after:
+        assert after.execute(f"SELECT version_num FROM {migration.VERSION_TABLE}").fetchone() == (migration.HEAD,)
+
+
+def test_a_store_that_a_newer_host_has_migrated_keeps_records_waiting_until_this_host_is_updated(database):
+    with collecting(database) as collector:
+        first, _ = write(database, "before", 20, 5)
+        wait_until(lambda: not spooled(database), "the first ones are stored", explain=lambda: str(collector.status()))
+    with holding(database, f"UPDATE {migration.VERSION_TABLE} SET version_num = '9999'"):
+        pass
+    with collecting(database) as collector:
+        second, slow_us = write(database, "newer", 50, 5)
+        wait_for_refusal(collector, "newer celery-trace")
+        assert slow_us < 1000
+    with holding(database, f"UPDATE {migration.VERSION_TABLE} SET version_num = '{migration.HEAD}'"):
+        pass
+    with collecting(database) as collector:
+        assert_stored_once(database, collector, first | second, 20 * 5 + 50 * 5)
