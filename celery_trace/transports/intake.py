@@ -149,8 +149,8 @@ class RedisIntake:
     answer be lost, at any point: the list stands there under a name that the next one finds, and is put back when the
     lease is over. Acknowledging removes the batch from the list. Needs Redis 6.2, or any Valkey.
 
-    A server that has no memory left refuses ``LMOVE``, and would never get rid of the batches that fill it. Then they are
-    read where they stand and removed once they are stored; two monitors may read the same ones, which is harmless.
+    A server that has no memory left refuses ``LMOVE``, and would never get rid of the batches that fill it. Then they
+    are read where they stand and removed once they are stored; two monitors may read the same ones, which is harmless.
 
     The keys carry the queue's name in braces, so that a cluster keeps them together.
 

@@ -17,13 +17,58 @@ from celery_trace.transports import TransportUnavailable
 from celery_trace.transports.direct import DirectTransport
 from tests.support.store_records import failure
 from tests.support.tcp_relay import Relay
-from tests.support.transport_contract import CONTRACT
+from tests.support.transport_contract import CONTRACT, site
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("broker", ["redis_url", "rabbitmq_url"])
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
 def test_a_broker_keeps_the_promise(promise, broker, request, tmp_path):
     promise(request.getfixturevalue(broker), tmp_path)
+
+
+def test_rabbitmq_that_is_stopped_and_started_again_loses_nothing(rabbitmq, tmp_path):
+    with site(rabbitmq.url, tmp_path) as here:
+        here.fail(range(50))
+        here.collector.round()
+        waiting = here.waiting()
+        rabbitmq.control("stop_app")
+        try:
+            here.fail(range(50, 100))
+            with pytest.raises(TransportUnavailable, match="wait in the spool"):
+                here.collector.round()
+        finally:
+            rabbitmq.control("start_app")
+        assert here.waiting() == waiting >= 1, "what it had confirmed stands on its disk"
+        with here.consuming():
+            wait_until(lambda: catches_up(here), "the spool is emptied", timeout_s=60)
+            here.wait_for(range(100))
+
+
+def test_rabbitmq_that_takes_nothing_for_want_of_memory_loses_nothing_and_holds_nobody_up(rabbitmq, tmp_path):
+    """It stops reading from whoever publishes: without a limit of time the collector would hang for as long."""
+    with site(rabbitmq.url, tmp_path) as here:
+        here.fail(range(20))
+        here.collector.round()
+        with here.consuming():
+            here.wait_for(range(20))
+            rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
+            try:
+                here.fail(range(20, 60))
+                with pytest.raises(TransportUnavailable, match="wait in the spool"):
+                    here.collector.round()
+            finally:
+                rabbitmq.control("set_vm_memory_high_watermark", "0.6")
+            wait_until(lambda: catches_up(here), "the spool is emptied", timeout_s=60)
+            here.wait_for(range(60))
+
+
+def catches_up(here):
+    try:
+        here.collector.round()
+    except TransportUnavailable:
+        return False
+    return True
 
 
 @pytest.fixture(params=["postgres_url", "mariadb_url"])

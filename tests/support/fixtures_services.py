@@ -13,8 +13,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,22 @@ def redis_url() -> Iterator[str]:
             yield f"redis://127.0.0.1:{port}/0"
 
 
+@dataclass(frozen=True)
+class RabbitMQ:
+    """A running RabbitMQ: its address, and its ``rabbitmqctl``."""
+
+    url: str
+    control: Callable[..., None]
+
+
 @pytest.fixture(scope="session")
-def rabbitmq_url() -> Iterator[str]:
+def rabbitmq_url(rabbitmq: RabbitMQ) -> str:
+    """The address of RabbitMQ with its default user."""
+    return rabbitmq.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
     """RabbitMQ with its default user; plugins off."""
     server = requirements.program("rabbitmq-server", package="rabbitmq-server")
     # Debian's wrapper insists on its own user and folders; the program behind it runs as whoever starts it.
@@ -125,7 +140,14 @@ def rabbitmq_url() -> Iterator[str]:
         # Erlang would leave a port mapper of its own behind; ours ends with the fixture.
         with _serving([epmd, "-port", str(epmd_port)], folder=folder, port=epmd_port, environment=environment):
             with _serving([server], folder=folder, port=port, environment=environment, timeout_s=120):
-                yield f"amqp://guest:guest@127.0.0.1:{port}//"
+
+                def control(*words: str) -> None:
+                    program = str(Path(server).with_name("rabbitmqctl"))
+                    # Its own short life needs no scheduler for each core either.
+                    limits = {"RABBITMQ_CTL_ERL_ARGS": "+S 1:1"}
+                    _run([program, *words], cwd=folder, env=environment | limits)
+
+                yield RabbitMQ(f"amqp://guest:guest@127.0.0.1:{port}//", control)
 
 
 @pytest.fixture(scope="session")
