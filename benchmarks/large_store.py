@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from celery_trace.model import Histogram, Kind, MemoryState, ProcessRecord, Rollup
+from celery_trace.model import Histogram, Kind, MemoryState, ProcessRecord, Rollup, Sample
 from celery_trace.stores import Store, schema
 from celery_trace.stores import rows as rows_of
 
@@ -73,6 +73,7 @@ def fill_store(store: Store, many: int, payload: bytes) -> None:
     dialect = Dialect(store.engine.dialect.name)
     failures, runs = many // 2, many - many // 2
     now_s = time.time()
+    began_s = now_s - many // ROWS_A_SAMPLE * SAMPLE_STEP_S
     with store.engine.connect().execution_options(writing=True) as connection, connection.begin():
         large = (schema.failures, schema.runs, schema.samples)
         _each_index(connection, large, lambda index: index.drop(connection))
@@ -85,10 +86,12 @@ def fill_store(store: Store, many: int, payload: bytes) -> None:
     bucket_s = int(now_s) // Rollup.BUCKET_S * Rollup.BUCKET_S
     store.write(
         [
-            ProcessRecord(uid=f"p{n}", host="h", pid=n, started_at_s=now_s - 50, worker=f"w{n % WORKERS}")
+            ProcessRecord(uid=f"p{n}", host="h", pid=n, started_at_s=began_s, worker=f"w{n % WORKERS}")
             for n in range(PROCESSES)
         ]
     )
+    memory = MemoryState(rss_bytes=80_000_000, allocated_blocks=400_000)
+    store.write([Sample(process=f"p{n}", at_s=now_s, memory=memory) for n in range(PROCESSES)])
     store.write(
         [
             Rollup(
@@ -109,7 +112,8 @@ def fill_store(store: Store, many: int, payload: bytes) -> None:
     with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         names = (table.name for table in (*large, schema.failure_values, schema.totals))
         tables = f" TABLE {', '.join(names)}" if dialect.name == "mysql" else ""
-        connection.execute(sa.text("ANALYZE" + tables))
+        # PostgreSQL's own vacuum would come some minutes later, and until then every first reader of a row pays for it.
+        connection.execute(sa.text(("VACUUM " if dialect.name == "postgresql" else "") + "ANALYZE" + tables))
 
 
 def _each_index(connection: sa.Connection, tables: tuple[sa.Table, ...], act: Callable[[sa.Index], None]) -> None:

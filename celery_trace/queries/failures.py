@@ -13,7 +13,7 @@ from celery_trace.queries.base import Base
 from celery_trace.queries.cursors import like
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import schema, values
-from celery_trace.stores.statements import chunks
+from celery_trace.stores.statements import by_key
 from celery_trace.stores.writing import HOUR_S
 
 #: A group is new for this long, seconds.
@@ -23,8 +23,7 @@ TREND_HOURS = 24
 #: A search looks at so many groups, the most recent ones first.
 SEARCHED_GROUPS = 300
 #: It reads the values of so many failures that fit the other filters, the most recent ones first.
-SEARCHED_VALUES = 10_000
-SEARCHED_AT_ONCE = 1000
+SEARCHED_VALUES = 5_000
 #: What it finds there at most.
 MOST_FOUND = 1000
 
@@ -132,20 +131,22 @@ class FailureQueries(Base):
     ) -> Sequence[str]:
         """Ids of the newest failures among those that fit ``conditions`` which held such a value."""
         newest = (
-            sa.select(_failures.c.id)
+            sa.select(_failures.c.id, _failures.c.at_s)
             .where(*conditions)
             .order_by(_failures.c.at_s.desc(), _failures.c.id.desc())
             .limit(SEARCHED_VALUES)
+            .subquery()
         )
         patterns = sorted({like(search.lower()), like(values.pattern_text(search))})
-        matches = sa.or_(*(_values.c.text.like(pattern, escape="!") for pattern in patterns))
-        found: list[str] = []
-        # By key, part by part: a join makes PostgreSQL read the texts of all failures that there are.
-        for part in chunks(connection.execute(newest).scalars(), SEARCHED_AT_ONCE):
-            found += connection.execute(sa.select(_values.c.id).where(_values.c.id.in_(part), matches)).scalars()
-            if len(found) >= MOST_FOUND:
-                break
-        return found[:MOST_FOUND]
+        wanted = (
+            sa.select(newest.c.id)
+            .join(_values, _values.c.id == newest.c.id)
+            .where(sa.or_(*(_values.c.text.like(pattern, escape="!") for pattern in patterns)))
+            .order_by(newest.c.at_s.desc())
+            .limit(MOST_FOUND)
+        )
+        with by_key(connection):
+            return connection.execute(wanted).scalars().all()
 
     @staticmethod
     def _group_matches(search: str) -> sa.ColumnElement[bool]:

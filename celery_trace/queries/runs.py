@@ -27,7 +27,7 @@ RECENT_S = 24 * 3600.0
 #: Processes of one answer; recycled children make many.
 MOST_PROCESSES = 2000
 #: Points of a series. A longer one is thinned: one point for each slice of time.
-MOST_SAMPLES = 3000
+MOST_SAMPLES = 1500
 #: A process takes a sample about so often, seconds.
 SAMPLED_EVERY_S = 10.0
 #: A worker's series shows so many of its processes, those seen last.
@@ -89,7 +89,8 @@ class RunQueries(Base):
             Kind, name and bytes, for the runs that were not measured as much as for those that were; the greatest
             first. Runs that overlapped with others are left out.
         """
-        kept = sa.func.sum(_totals.c.kept_bytes * _totals.c.runs * 1.0 / _totals.c.gated)
+        # Multiplied as floating point: whole numbers could overflow, and PostgreSQL's decimals take four times as long.
+        kept = sa.func.sum(sa.literal(1.0, sa.Double) * _totals.c.kept_bytes * _totals.c.runs / _totals.c.gated)
         wanted = (
             sa.select(_totals.c.kind, _totals.c.name, kept.label("kept"))
             .where(_totals.c.gated > 0, _totals.c.concurrent.is_(False))
@@ -170,7 +171,7 @@ class RunQueries(Base):
                 whole = sa.select(_samples).where(_samples.c.process.in_([row.uid for row in lives]))
                 if since_s is not None:
                     whole = whole.where(_samples.c.at_s >= since_s)
-                newest = whole.order_by(_samples.c.at_s.desc()).limit(3 * MOST_SAMPLES)
+                newest = whole.order_by(_samples.c.at_s.desc()).limit(4 * MOST_SAMPLES)
                 rows = connection.execute(newest).all()
             else:
                 ends_s = max(row.seen_at_s for row in lives)
