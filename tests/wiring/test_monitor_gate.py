@@ -79,6 +79,61 @@ def test_every_route_denies_a_stranger(monitor, client):
     assert all(status in (200, 405) for _, _, status in opened)
 
 
+OWN_CONCERNS = {"/api/trace/alerts/x/ack", "/api/trace/alerts/test", "/api/trace/leaks/x/resolve"}
+
+
+@pytest.mark.parametrize(
+    ("name", "read_only", "may"), [("lou", False, set()), ("val", False, OWN_CONCERNS), ("liv", True, set())]
+)
+def test_no_route_lets_who_may_not_change_anything(tmp_path, name, read_only, may):
+    """Flower's routes shut workers down, start tasks and revoke them; ours retry, drop and give orders."""
+    pairs, roles = ("lou:1", "val:2", "liv:4"), ("lou:look", "val:locals", "liv:live")
+    with serving(lambda: make_monitor(tmp_path, pairs=pairs, roles=roles, read_only=read_only)) as (base, app):
+        pair = next(pair for pair in pairs if pair.startswith(name))
+        basic = {"Authorization": "Basic " + b64encode(pair.encode()).decode(), "Accept": "application/json"}
+        allowed = set()
+        for address, _ in every_route(app):
+            path = address if address.startswith("/") else f"/{address}"
+            for method in ("POST", "PUT", "DELETE", "PATCH"):
+                status = Client(base).request(method, path, headers=basic).status
+                nothing_there = status == 404 and path in ("/x", "/trace/x", "/api/tracex")
+                if status not in (403, 405) and not nothing_there:
+                    allowed.add(path)
+        # The table of Flower's tasks is read by POST, and everybody may leave.
+        assert allowed - {"/logout", "/tasks/datatable"} == may
+        assert ("/tasks/datatable" in allowed) is (name != "lou")
+
+
+def test_a_session_cookie_that_somebody_else_chose_is_not_taken_over(monitor, client):
+    client.cookies["celery_trace_session"] = "chosen-by-an-attacker"
+    client.log_in()
+    assert client.cookies["celery_trace_session"] != "chosen-by-an-attacker"
+    assert client.get("/trace").status == 200
+    client.cookies = {"celery_trace_session": "chosen-by-an-attacker"}
+    assert client.get("/trace").status == 302
+
+
+def test_nobody_is_logged_in_by_another_sites_form(monitor, client):
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert client.post("/login", {"password": PASSWORD}, headers=form).status == 403
+    client.get("/login")
+    fields = {"password": PASSWORD, "_xsrf": client.cookies["_xsrf"]}
+    for foreign in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert client.post("/login", fields, headers={**form, **foreign}).status == 403
+    assert client.get("/trace").status == 302
+
+
+def test_the_links_token_goes_nowhere_but_to_us(monitor, client):
+    token = monitor[1].gatekeeper.links.make()
+    answer = client.get(f"/login?token={token}&next=/trace/leaks")
+    assert answer.headers["Location"] == "/trace/leaks"
+    assert answer.headers["Referrer-Policy"] == "same-origin"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert token not in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+    client.get(f"/login?token={token}")
+    assert token not in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+
+
 def test_a_handler_without_a_declared_role_is_for_nobody():
     class Forgotten(Gate):
         def get(self):
