@@ -69,6 +69,10 @@ class Screen:
         if not self._at_margin:
             self._write("\n", "")
 
+    def new_line(self) -> None:
+        """Leave the line that is being typed: the prompt and what follows it are not of our writing."""
+        self._write("\n", "")
+
     def prompt(self, text: str) -> str:
         """A prompt as ``input`` wants it: colours between marks that readline does not count."""
         return f"\x01\x1b[{_COLOURS['prompt']}m\x02{text}\x01\x1b[0m\x02" if self._colour else text
@@ -221,7 +225,7 @@ class Terminal:
                 return
             except KeyboardInterrupt:
                 self._reading = False
-                self._screen.fresh_line()
+                self._screen.new_line()
                 self._pending.clear()
                 continue
             self._pending.append(line)

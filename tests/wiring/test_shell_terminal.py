@@ -235,6 +235,11 @@ def test_a_person_at_a_terminal_completes_interrupts_and_leaves(tmp_path: Path) 
         wait_until(lambda: "while True" in read().rpartition("'Hello'")[2], "the loop is typed", explain=read)
         process.send_signal(signal.SIGINT)
         wait_until(lambda: "KeyboardInterrupt" in read(), "the loop is interrupted", explain=read)
+        os.write(main, b"half a li")
+        wait_until(lambda: "half a li" in read(), "half a line is typed", explain=read)
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: "recreated> " in read().rpartition("half a li")[2], "a fresh prompt", explain=read)
+        assert "half a li\r\n" in seen
         os.write(main, b"\x04")
         assert process.wait(30) == 1
     finally:
