@@ -103,6 +103,8 @@ _LITERAL = re.compile(
     r"""(?<![\w\-])(?P<name>[\w\-]++)(?P<gap>["']?\s{0,40}\]?\s{0,40}(?::[^=,(){}\n"']{1,40})?(?:==?|:|,)\s{0,40})"""
     r"""(?P<prefix>[bBrRuUfF]{0,2})(?P<quote>\"\"\"|'''|["'])"""
 )
+#: Characters of a name that are looked at; longer ones are the user's data, and not remembered.
+_LONGEST_NAME = 256
 _HARMLESS = frozenset({"", "none", "null", "true", "false", "nil", MARK.lower()})
 
 
@@ -194,9 +196,11 @@ class Redactor:
         """Whether a variable, key, attribute, header or cookie of that name holds a secret."""
         known = self.known.get(name)
         if known is None:
-            if len(self.known) > 4096:  # keys can be the user's data: never grow with them
-                self.known.clear()
-            known = self.known[name] = self._decide(name[:256])
+            known = self._decide(name[:_LONGEST_NAME])
+            if len(name) <= _LONGEST_NAME:
+                if len(self.known) > 4096:  # keys can be the user's data: never grow with them
+                    self.known.clear()
+                self.known[name] = known
         return known
 
     def _decide(self, name: str) -> bool:
@@ -306,6 +310,10 @@ class Scrubber:
 
     def __bool__(self) -> bool:
         return bool(self._secrets)
+
+    def has_short_or_digits(self, length: int) -> bool:
+        """Whether a secret can stand in a text of fewer than ``length`` characters, or in a number."""
+        return any(len(spelling) < length or spelling.strip("-").isdigit() for spelling in self._spellings())
 
     def may_be_in(self, text: str) -> bool:
         """Whether any learned secret is somewhere in a text. Much cheaper than :meth:`text` on each part of it."""

@@ -20,7 +20,7 @@ from typing import Any
 from celery_trace.capture.anatomy import type_name
 from celery_trace.capture.names import Names, are_parted
 from celery_trace.capture.pairs import attribute_refs, dict_refs, tells_nothing, two_refs
-from celery_trace.capture.scrubbing import scrub_nodes, secrets_in
+from celery_trace.capture.scrubbing import scrub_nodes, secrets_in, texts_of_nodes
 from celery_trace.capture.texts import as_name, cleaned, length_of_json
 from celery_trace.model import Node, Variable
 from celery_trace.redaction import Redactor, Scrubber, is_card_number
@@ -30,9 +30,13 @@ from celery_trace.settings import Limits
 Shape = Callable[["HeapEncoder", Any, int], Node]
 
 _NODE_BYTES = 48  # brackets, quotes, commas, the kind and the numbers of a node; an upper bound
+_LEAF_BYTES = _NODE_BYTES + 20
 _REF_BYTES = 8
 _NAME_BYTES = 60  # reserved for a type's name
 _RESERVED_BYTES = _NODE_BYTES + 16  # taken when a value is entered, so that it can at least be named
+_ROOMY_BYTES = 256
+_SHORT = 8  # characters; fewer are too few for any pattern of a secret
+_SMALL = 1_000_000_000_000  # a number of fewer digits is no card's
 _INT64 = 1 << 63
 
 #: Given to nodes without items, so that a capture of a thousand leaves does not make two thousand lists for the
@@ -89,6 +93,10 @@ class HeapEncoder:
         self._shape_of = shape_of
         self._leaves = leaves
         self._refs: dict[int, int] = {}
+        self._texts: dict[str, int] = {}
+        self._numbers: dict[int, int] = {}
+        # Nodes with names, notes or long texts: where a learned secret of some length can be.
+        self._uncommon: list[Node] = []
         self._alive: list[object] = []  # an address is only an identity while its object lives
         self.names = names if names is not None else Names(redactor)
         # Rows of one table have the same keys: by the keys' addresses, a node's items.
@@ -99,70 +107,99 @@ class HeapEncoder:
         """How many more values may be entered."""
         return self._most_nodes - len(self.nodes)
 
-    # --- entering values. The loops over items are written out: most of a capture's time is spent here.
+    def has_room_for(self, count: int) -> bool:
+        """Whether that many values, and the bytes of their names at least, fit for sure."""
+        return count <= self.nodes_left and count * _ROOMY_BYTES <= self.bytes_left
+
+    # --- entering values. The loop is written out: most of a capture's time is spent here.
 
     def visit(self, value: object, depth: int) -> int:
         """The ref of a value: a leaf is encoded at once, the others are opened when their turn comes. -1: no room."""
         known = self._refs.get(id(value))
-        return self._enter(value, depth) if known is None else known
+        if known is None:
+            refs = self.refs_of((value,), depth)
+            return refs[0] if refs else -1
+        return known
 
-    def _enter(self, value: object, depth: int) -> int:
-        """As :meth:`visit`, of a value that was not met before."""
-        refs: list[Any] = [None]
-        self.fill(refs, (value,), depth)
-        return refs[0] if refs else -1
+    def refs_of(self, values: Sequence[Any], depth: int) -> list[int]:
+        """
+        Refs of values in a row, as many as there is room for.
 
-    def refs_of(self, values: Sequence[object], depth: int) -> list[int]:
-        """Refs of values in a row, as many as there is room for. Most are often known: small numbers, shared rows."""
-        refs: list[Any] = list(map(self._refs.get, map(id, values)))
-        if not all(refs):  # as good as `None in refs` and twice as fast; ref 0 does no harm
-            self.fill(refs, values, depth)
+        Short texts and small numbers are the same wherever they stand; all else is by identity.
+
+        Args:
+            values: A tuple, or a list that nobody else writes to.
+            depth: How deep they stand.
+        """
+        known, texts, numbers, nodes = self._refs, self._texts, self._numbers, self.nodes
+        refs: list[int] = []
+        add = refs.append
+        self._alive += values
+        most_nodes, bytes_left = self._most_nodes, self.bytes_left
+        least, most = -_SMALL, _SMALL
+        for value in values:
+            cls = type(value)
+            if cls is str and len(value) < _SHORT:
+                ref = texts.get(value)
+                if ref is None:
+                    ref = len(nodes)
+                    if ref >= most_nodes or bytes_left <= 0:
+                        break
+                    if value.isascii() and value.isprintable():
+                        bytes_left -= _LEAF_BYTES
+                        nodes.append(Node("str", "plain", value, _NO_ITEMS, _NO_NAMES))
+                    else:
+                        self.bytes_left = bytes_left
+                        nodes.append(self.text_node("str", "plain", value))
+                        bytes_left = self.bytes_left
+                    texts[value] = ref
+            elif cls is int and least < value < most:
+                ref = numbers.get(value)
+                if ref is None:
+                    ref = len(nodes)
+                    if ref >= most_nodes or bytes_left <= 0:
+                        break
+                    bytes_left -= _LEAF_BYTES
+                    nodes.append(Node("int", "plain", value, _NO_ITEMS, _NO_NAMES))
+                    numbers[value] = ref
+            else:
+                address = id(value)
+                ref = known.get(address)
+                if ref is None:
+                    ref = len(nodes)
+                    if ref >= most_nodes or bytes_left <= 0:
+                        break
+                    if (cls is dict or cls is list or cls is tuple) and depth < self._most_depth:
+                        bytes_left -= _RESERVED_BYTES
+                        if value:
+                            nodes.append(None)
+                            self.pending.append((ref, value, depth))
+                        else:
+                            nodes.append(_EMPTY[cls])
+                    elif value is None:
+                        bytes_left -= _NODE_BYTES + 8
+                        nodes.append(_NONE)
+                    elif cls is float and value - value == 0.0:
+                        bytes_left -= 64
+                        nodes.append(Node("float", "plain", value, _NO_ITEMS, _NO_NAMES))
+                    else:
+                        self.bytes_left = bytes_left
+                        node = self._node_of(value, cls, ref, depth)
+                        nodes.append(node)
+                        if node is not None:
+                            self._uncommon.append(node)
+                        bytes_left = self.bytes_left
+                    known[address] = ref
+            add(ref)
+        self.bytes_left = bytes_left
         return refs
 
-    def fill(self, refs: list[Any], values: Iterable[object], depth: int) -> None:
-        """Put the refs of values where ``refs`` has None. Where the room ends, it is cut."""
-        known, alive, nodes = self._refs, self._alive.append, self.nodes
-        most_nodes = self._most_nodes
-        bytes_left = self.bytes_left
-        for place, value in enumerate(values):
-            if refs[place] is not None:
-                continue
-            address = id(value)
-            ref = known.get(address)  # it may stand earlier in this very row
-            if ref is None:
-                ref = len(nodes)
-                if ref >= most_nodes or bytes_left <= 0:
-                    del refs[place:]
-                    break
-                cls = type(value)
-                if cls is str and len(value) < 8 and value.isascii() and value.isprintable():  # type: ignore[arg-type, attr-defined]
-                    # Too short for any pattern of a secret.
-                    bytes_left -= _NODE_BYTES + 20
-                    nodes.append(Node("str", "plain", value, _NO_ITEMS, _NO_NAMES))
-                elif cls is int and -1_000_000_000_000 < value < 1_000_000_000_000:  # type: ignore[operator]
-                    bytes_left -= _NODE_BYTES + 20
-                    nodes.append(Node("int", "plain", value, _NO_ITEMS, _NO_NAMES))
-                elif (cls is dict or cls is list or cls is tuple) and depth < self._most_depth:
-                    bytes_left -= _RESERVED_BYTES
-                    if value:
-                        nodes.append(None)
-                        self.pending.append((ref, value, depth))
-                    else:
-                        nodes.append(_EMPTY[cls])
-                elif value is None:
-                    bytes_left -= _NODE_BYTES + 8
-                    nodes.append(_NONE)
-                elif cls is float and value - value == 0.0:  # type: ignore[operator]
-                    bytes_left -= 64
-                    nodes.append(Node("float", "plain", value, _NO_ITEMS, _NO_NAMES))
-                else:
-                    self.bytes_left = bytes_left
-                    nodes.append(self._node_of(value, cls, ref, depth))
-                    bytes_left = self.bytes_left
-                known[address] = ref
-                alive(value)
-            refs[place] = ref
-        self.bytes_left = bytes_left
+    def stand_in(self, ref: int) -> object:
+        """Something to put in a row in place of a value that has its node already, such as a secret."""
+        placeholder = object()
+        self._alive.append(placeholder)
+        self._refs[id(placeholder)] = ref
+        return placeholder
 
     def _node_of(self, value: Any, cls: type, ref: int, depth: int) -> Node | None:
         """The node of a value that is not among the commonest; None if it waits to be opened."""
@@ -190,8 +227,7 @@ class HeapEncoder:
         """As :meth:`visit`, for a value that has a name: a secret one is taken out."""
         if self.redactor.is_secret_name(name) and not tells_nothing(value):
             return self.secret(value)
-        known = self._refs.get(id(value))
-        return self._enter(value, depth) if known is None else known
+        return self.visit(value, depth)
 
     def variables(self, named: Iterable[tuple[str, object]], depth: int = 0) -> list[Variable]:
         """Named values in order; those for which no room is left have ref -1."""
@@ -238,16 +274,29 @@ class HeapEncoder:
         least_nodes = max(0, self.nodes_left - nodes)
         least_bytes = max(0, self.bytes_left - bytes)
         most_nodes = self._most_nodes - least_nodes
-        pending, kept = self.pending, self.nodes
+        pending, kept, breadth = self.pending, self.nodes, self._breadth
         while pending and len(kept) < most_nodes and self.bytes_left > least_bytes:
             ref, value, depth = pending.popleft()
             cls = type(value)
-            if cls is dict:
-                kept[ref] = self._open_dict(value, depth)  # type: ignore[arg-type]
-            elif (cls is list or cls is tuple) and (len(value) != 2 or not self._is_secret_pair(value)):  # type: ignore[arg-type]
-                kept[ref] = self._open_row(value, depth)  # type: ignore[arg-type]
+            if cls is list or cls is tuple:
+                length = len(value)  # type: ignore[arg-type]
+                if length == 2 and self._is_secret_pair(value):  # type: ignore[arg-type]
+                    kept[ref] = self._open(value, depth)  # neither names nor notes in it
+                    continue
+                # Of a list a copy, as it may change meanwhile; of a short tuple itself.
+                refs = self.refs_of(value[:breadth], depth + 1)  # type: ignore[index]
+                count = len(refs)
+                cut = length - count
+                if cut:
+                    self.cut_values += cut
+                self.bytes_left -= _REF_BYTES * count
+                kind = "list" if cls is list else "tuple"
+                kept[ref] = Node(kind, kind, None, refs, _NO_NAMES, length, cut)
+            elif cls is dict:
+                self._open_dicts(ref, value, depth, most_nodes, least_bytes)  # type: ignore[arg-type]
             else:
                 node = kept[ref] = self._open(value, depth)
+                self._uncommon.append(node)
                 if len(node.type) > _NAME_BYTES:
                     self.bytes_left -= len(node.type)
 
@@ -256,32 +305,70 @@ class HeapEncoder:
         name = as_name(value[0])
         return name is not None and self.redactor.is_secret_name(name)
 
-    def _open_dict(self, value: dict[Any, Any], depth: int) -> Node:
+    def _open_dicts(self, ref: int, value: dict[Any, Any], depth: int, most_nodes: int, least_bytes: int) -> None:
+        """
+        An exact dictionary, and those that wait behind it and have the same keys: the rows of a table.
+
+        Their values are entered together, which takes half the time; most of a capture's values are such rows.
+        """
+        nodes = self.nodes
         try:
             if len(value) > self._breadth:
-                return self.mapping("dict", value, depth + 1)
+                nodes[ref] = self.mapping("dict", value, depth + 1)
+                return
             addresses = tuple(map(id, value))
+            count = len(addresses)
             key_refs = self._plain_keys.get(addresses)
             if key_refs is None:
-                node = self.mapping("dict", value, depth + 1)
+                node = nodes[ref] = self.mapping("dict", value, depth + 1)
                 if not node.cut:
                     self._remember_keys(addresses, value, node.items)
-                return node
-            refs: list[Any] = list(map(self._refs.get, map(id, value.values())))
-            if not all(refs):
-                self.fill(refs, value.values(), depth + 1)
-            items = key_refs.copy()
-            cut = len(addresses) - len(refs)
-            if cut:
-                del items[2 * len(refs) :]
-                self.cut_values += cut
-            items[1::2] = refs
+                return
+            row = list(value.values())
+            if len(row) != count:
+                raise RuntimeError("between its keys and its values")
         except (RuntimeError, ValueError) as error:
-            return _changed(dict, error)
-        self.bytes_left -= _REF_BYTES * len(items)
-        return Node("dict", "dict", None, items, _NO_NAMES, len(addresses), cut)
+            nodes[ref] = _changed(dict, error)
+            return
+        opened = [ref]
+        # As many as there surely is room for, so that one table does not take what belongs to the others.
+        most = min((most_nodes - len(nodes)) // count, (self.bytes_left - least_bytes) // (count * _ROOMY_BYTES), 32)
+        pending = self.pending
+        while len(opened) < most and pending:
+            ref, other, level = pending[0]
+            if type(other) is not dict or len(other) != count or level != depth:
+                break
+            try:
+                if tuple(map(id, other)) != addresses:
+                    break
+                more = list(other.values())
+            except RuntimeError:
+                break
+            if len(more) != count:
+                break  # another thread changes it: when its turn comes, it is told so
+            row += more
+            pending.popleft()
+            opened.append(ref)
+        refs = self.refs_of(row, depth + 1)
+        self.bytes_left -= 2 * _REF_BYTES * len(refs)
+        start = 0
+        for ref in opened:
+            items = key_refs.copy()
+            if start + count <= len(refs):
+                items[1::2] = refs[start : start + count]
+                nodes[ref] = Node("dict", "dict", None, items, _NO_NAMES, count)
+            else:
+                part = refs[start : start + count]
+                del items[2 * len(part) :]
+                items[1::2] = part
+                cut = count - len(part)
+                self.cut_values += cut
+                nodes[ref] = Node("dict", "dict", None, items, _NO_NAMES, count, cut)
+            start += count
 
     def _remember_keys(self, addresses: tuple[int, ...], value: dict[Any, Any], items: list[int]) -> None:
+        if not addresses:
+            return  # another thread emptied it
         is_secret = self.redactor.known.get
         for key in value:
             if type(key) is not str or is_secret(key) is not False:
@@ -292,7 +379,7 @@ class HeapEncoder:
 
     def _open_row(self, value: list[Any] | tuple[Any, ...], depth: int) -> Node:
         """An exact list or tuple."""
-        refs = self.refs_of(value if len(value) <= self._breadth else value[: self._breadth], depth + 1)
+        refs = self.refs_of(value[: self._breadth], depth + 1)  # of a list a copy, of a short tuple the tuple itself
         self.bytes_left -= _REF_BYTES * len(refs)
         length = len(value)
         cut = length - len(refs)
@@ -428,9 +515,15 @@ class HeapEncoder:
         self.pending.clear()
         self._alive.clear()
         self._refs.clear()
+        self._texts.clear()
+        self._numbers.clear()
         nodes = [node if node is not None else _LOST for node in self.nodes]
-        changed, self.bytes_left = scrub_nodes(nodes, self.scrubber, self.bytes_left)
-        self.redacted_values += changed
+        if self.scrubber:
+            # Whatever is entered at once is a number or a text of fewer characters.
+            suspects = nodes if self.scrubber.has_short_or_digits(_SHORT) else self._uncommon
+            if self.scrubber.may_be_in(texts_of_nodes(suspects)):
+                changed, self.bytes_left = scrub_nodes(nodes, self.scrubber, self.bytes_left)
+                self.redacted_values += changed
         return nodes
 
 

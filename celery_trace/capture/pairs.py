@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 def dict_refs(encoder: HeapEncoder, own: dict[Any, Any], depth: int) -> list[int]:
     """Refs of keys and values in turn, of a dictionary or a subclass of it, read by dict's own methods."""
+    at_once = _refs_at_once(encoder, own, depth)
+    if at_once is not None:
+        return at_once
     refs: list[int] = []
     is_secret = encoder.redactor.is_secret_name
     names_a_secret = False
@@ -46,6 +49,36 @@ def dict_refs(encoder: HeapEncoder, own: dict[Any, Any], depth: int) -> list[int
     if names_a_secret and 0 <= value_at < len(refs) and not tells_nothing(value_beside):
         _hide(encoder, refs, value_at, value_beside)
     return refs
+
+
+def _refs_at_once(encoder: HeapEncoder, own: dict[Any, Any], depth: int) -> list[int] | None:
+    """
+    As :func:`dict_refs`, in few steps, where all keys are texts, none is half of a pair, and there is room for all.
+
+    None where that does not hold.
+    """
+    count = dict.__len__(own)
+    if count > encoder.limits.breadth or not encoder.has_room_for(2 * count):
+        return None
+    keys, values = list(dict.keys(own)), list(dict.values(own))
+    if len(keys) != len(values):  # another thread changed it between the two
+        return None
+    is_known, is_secret = encoder.redactor.known.get, encoder.redactor.is_secret_name
+    secret_at: list[int] = []
+    for place, key in enumerate(keys):
+        if type(key) is not str or key in PARTED:
+            return None
+        known = is_known(key)
+        if (known or (known is None and is_secret(key))) and not tells_nothing(values[place]):
+            secret_at.append(place)
+    key_refs = encoder.refs_of(keys, depth)
+    for place in secret_at:
+        values[place] = encoder.stand_in(encoder.secret(values[place]))
+    refs = encoder.refs_of(values, depth)
+    del key_refs[len(refs) :]
+    items = key_refs * 2
+    items[::2], items[1::2] = key_refs, refs
+    return items
 
 
 def attribute_refs(encoder: HeapEncoder, named: list[tuple[str, object]], depth: int) -> tuple[list[str], list[int]]:

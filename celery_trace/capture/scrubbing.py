@@ -74,17 +74,16 @@ def scrub_nodes(nodes: list[Node], scrubber: Scrubber, room: int) -> tuple[int, 
         How many nodes were changed, and the room that is left.
     """
     changed = 0
-    if scrubber and scrubber.may_be_in(_texts_of_nodes(nodes)):
-        for ref, node in enumerate(nodes):
-            scrubbed, room = _scrubbed_node(node, scrubber, room)
-            if scrubbed is not node:
-                changed += 1
-                nodes[ref] = scrubbed
+    for ref, node in enumerate(nodes):
+        scrubbed, room = _scrubbed_node(node, scrubber, room)
+        if scrubbed is not node:
+            changed += 1
+            nodes[ref] = scrubbed
     return changed, room
 
 
-def _texts_of_nodes(nodes: list[Node]) -> str:
-    """All texts of a heap in one, to find out with one search that no secret is among them."""
+def texts_of_nodes(nodes: list[Node]) -> str:
+    """All texts of nodes in one, to find out with one search that no secret is among them."""
     values = [node.value for node in nodes]
     texts: list[str] = [value for value in values if type(value) is str]
     texts += [str(value) for value in values if type(value) is int and not -99_999 <= value <= 99_999]

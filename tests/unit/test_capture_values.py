@@ -473,6 +473,31 @@ def test_rows_of_one_table_are_each_looked_at_for_secrets():
         assert secret.encode() not in Encoded(rows).data
 
 
+def test_rows_of_one_table_keep_their_own_values_whatever_stands_between_them():
+    rows = [{"sku": f"A-{place}", "price": place, "note": None} for place in range(40)]
+    rows[7] = {"sku": "other", "price": 7}
+    rows[20] = {"note": 1, "sku": 2, "price": 3}
+    rows[30] = rows[3]
+    assert render.text(Encoded(rows).nodes, Encoded(rows).ref, 10_000) == repr(rows)
+
+
+def test_equal_texts_and_numbers_are_one_value_and_true_is_no_one():
+    texts = ["".join(["a", str(place)]) for place in (1, 1, 2)]
+    encoded = Encoded([*texts, 1, True, 1.0, 10**11, 10**11 + 0])
+    refs = encoded.node.items
+    assert refs[0] == refs[1] != refs[2]
+    assert encoded.text == "['a1', 'a1', 'a2', 1, True, 1.0, 100000000000, 100000000000]"
+
+
+@pytest.mark.parametrize("secret", ["1234", "-98765", "987654", 987654, "ab\ncd"])
+def test_a_short_secret_is_taken_out_of_short_texts_and_numbers_too(secret):
+    others = [secret, f"{secret}"[:7], {"n": secret}, (secret,)]
+    encoded = Encoded(
+        {"others": others, "number": int(secret) if str(secret).strip("-").isdigit() else 0, "pin": secret}
+    )
+    assert msgspec.json.encode(str(secret))[1:-1] not in encoded.data
+
+
 def test_rows_of_one_table_are_cut_where_the_room_ends():
     rows = [{"left": str(number) * 3, "right": number + 0.5} for number in range(40)]
     encoded = Encoded(rows, nodes=50)

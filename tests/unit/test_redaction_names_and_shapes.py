@@ -98,6 +98,13 @@ def test_a_word_that_only_contains_a_telling_one_is_not(name):
     assert not REDACTOR.is_secret_name(name)
 
 
+def test_a_key_that_is_a_whole_text_is_not_remembered():
+    redactor = Redactor()
+    assert not redactor.is_secret_name("x" * 1_000_000)
+    assert redactor.is_secret_name("password" + " x" * 1_000_000)
+    assert sum(map(len, redactor.known)) < 1000
+
+
 def test_further_names_match_whole_and_inside_a_longer_name():
     redactor = Redactor(["tenant_code"])
     assert redactor.is_secret_name("tenant_code")
