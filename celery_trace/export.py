@@ -114,7 +114,9 @@ def write_parquet(
         from pyarrow import parquet
     except ImportError:
         raise Unavailable(
-            "Can't write Parquet", "pyarrow is not installed", "pip install pyarrow, or export JSON Lines."
+            "Can't write Parquet",
+            "pyarrow is not installed",
+            'pip install "celery-trace[parquet]", or export JSON Lines.',
         ) from None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     exported = Exported({}, {})

@@ -57,7 +57,8 @@ def export(session: Session, what: tuple[str, ...], since_s: float | None, detai
     Everything, to keep or to analyse elsewhere.
 
     As JSON it is one object a line, {"record": "leak", …} and so on, in the shapes of the JSON API. As Parquet it is
-    the store's tables, one file each in the folder --output, for DuckDB, pandas and the like (needs pyarrow).
+    the store's tables, one file each in the folder --output, for DuckDB, pandas and the like; it needs
+    celery-trace[parquet].
     """
     if session.shape == "parquet":
         _export_parquet(session, what, since_s, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ _DJANGO_BACKENDS = {
     "postgis": "postgresql+psycopg",
     "mysql": "mysql+pymysql",
 }
+#: What Django hands on to libpq from OPTIONS, as far as it says where and how to connect.
+_LIBPQ = frozenset(
+    ["service", "passfile", "options", "hostaddr", "target_session_attrs", "channel_binding", "gssencmode", "krbsrvname", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslnegotiation", "ssl_min_protocol_version", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"]
+)
 
 
 def shown(url: str) -> str:
@@ -176,7 +181,7 @@ def django_url(store_url: str) -> URL:
         raise StoreUnavailable(what, f"DATABASES has no {alias!r}", f"It has: {known}.")
     database = databases[alias]
     backend = str(database.get("ENGINE", "")).rpartition(".")[2]
-    driver = _DJANGO_BACKENDS.get(backend)
+    driver = _DJANGO_BACKENDS.get(backend) or _driver_of_a_wrapper(alias)
     if driver is None:
         raise StoreUnavailable(
             what, f"its ENGINE {database.get('ENGINE')!r} has no counterpart here", "Use sqlite3, postgresql or mysql."
@@ -185,22 +190,46 @@ def django_url(store_url: str) -> URL:
     if driver == "sqlite":
         return URL.create("sqlite", database=name)
     host = str(database.get("HOST") or "") or None
-    query: dict[str, str] = {}
     options = database.get("OPTIONS") or {}
     if driver.startswith("postgresql"):
-        query = {key: str(options[key]) for key in ("sslmode", "sslrootcert", "sslcert", "sslkey") if key in options}
+        query = {key: str(value) for key, value in options.items() if key in _LIBPQ}
+        if options.get("assume_role"):
+            query["options"] = f"{query.get('options', '')} -c role={options['assume_role']}".strip()
         if host and host.startswith("/"):
             query["host"], host = host, None
-    elif host and host.startswith("/"):
-        query["unix_socket"], host = host, "localhost"
-    elif "unix_socket" in options:
-        query["unix_socket"] = str(options["unix_socket"])
+    else:
+        query = _mysql_query(options)
+        if host and host.startswith("/"):
+            query["unix_socket"], host = host, "localhost"
     return URL.create(
         driver,
         username=str(database.get("USER") or "") or None,
         password=str(database.get("PASSWORD") or "") or None,
         host=host or ("localhost" if driver.startswith("mysql") else None),
         port=int(database["PORT"]) if database.get("PORT") else None,
-        database=name,
+        database=name or None,  # a PostgreSQL service may name it
         query=query,
     )
+
+
+def _driver_of_a_wrapper(alias: str) -> str | None:
+    """Many packages (for metrics, tenants, pools) bring an ENGINE of their own around one of Django's."""
+    from django.core.exceptions import ImproperlyConfigured
+    from django.db import connections
+
+    try:
+        vendor = str(connections[alias].vendor)
+    except (ImproperlyConfigured, ImportError):
+        return None
+    return {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}.get(vendor)
+
+
+def _mysql_query(options: Mapping[str, Any]) -> dict[str, str]:
+    """Django's OPTIONS for mysqlclient, as SQLAlchemy writes the same for PyMySQL."""
+    query = {name: str(options[name]) for name in ("unix_socket", "charset", "init_command") if options.get(name)}
+    # mysqlclient takes them from the file; PyMySQL reads the same one.
+    query |= {name: str(options[name]) for name in ("read_default_file", "read_default_group") if options.get(name)}
+    ssl = options.get("ssl")
+    if isinstance(ssl, Mapping):
+        query |= {f"ssl_{name}": str(ssl[name]) for name in ("ca", "cert", "key", "capath", "cipher") if ssl.get(name)}
+    return query
