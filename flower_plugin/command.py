@@ -29,7 +29,7 @@ from flower_plugin.audit import AuditLog
 from flower_plugin.broker import BrokerLink
 from flower_plugin.facts import open_facts
 from flower_plugin.gate import Gatekeeper, Hosts
-from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions
+from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
 from flower_plugin.roles import RoleMap
 from flower_plugin.upstream import MonitorEvents
 
@@ -70,6 +70,7 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
         links=OneTimeLinks(clock),
         guesses=Guesses(clock),
         audit=AuditLog(settings.folder, clock),
+        spent=SpentCookies(clock, hours * 3600),
         oauth=oauth,
         session_days=hours / 24,
         read_only=bool(options.read_only or options.trace_read_only),

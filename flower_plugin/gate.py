@@ -21,7 +21,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler
 
 from flower_plugin.audit import AuditLog
-from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions
+from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
 from flower_plugin.roles import Role, RoleMap, User
 
 logger = logging.getLogger("celery_trace.monitor")
@@ -89,6 +89,7 @@ class Gatekeeper:
         links: OneTimeLinks,
         guesses: Guesses,
         audit: AuditLog,
+        spent: SpentCookies,
         oauth: Callable[[str], bool] | None = None,
         session_cookie: str = "celery_trace_session",
         session_days: float = 0.5,
@@ -101,6 +102,7 @@ class Gatekeeper:
         self.links = links
         self.guesses = guesses
         self.audit = audit
+        self.spent = spent
         self.oauth = oauth
         self.session_cookie = session_cookie
         self.session_days = session_days
@@ -152,7 +154,7 @@ class Gatekeeper:
     def _from_oauth(self, handler: RequestHandler) -> User | None:
         cookie = handler.get_signed_cookie("user", max_age_days=self.session_days)
         name = cookie.decode("utf-8", "replace") if cookie else ""
-        if name and self.oauth is not None and self.oauth(name):
+        if name and self.oauth is not None and self.oauth(name) and handler.get_cookie("user") not in self.spent:
             return self.user(name, "oauth")
         return None
 
@@ -244,12 +246,23 @@ class Gate(RequestHandler):  # type: ignore[misc]
         if user.how == "basic" and self.request.headers.get("Sec-Fetch-Mode") == "navigate":
             # Some browsers send no password on a WebSocket; a session cookie they all send.
             self.begin_session(user.name)
+        elif user.how == "oauth" and not self.is_a_socket:
+            # From here on by a session of ours, which a logout ends for whoever holds a copy as well.
+            self.gatekeeper.spent.spend(self.get_cookie("user") or "")
+            self.clear_cookie("user")
+            self.gatekeeper.audit.done(who=user.name, what="login by OAuth", address=self.request.remote_ip)
+            self.begin_session(user.name)
         return None
+
+    @property
+    def is_a_socket(self) -> bool:
+        """Whether this asks for a WebSocket, whose answer carries no cookie."""
+        return bool(self.request.headers.get("Upgrade", "").lower() == "websocket")
 
     def deny_unknown(self) -> None:
         """Nobody we know: to the login page, or 401."""
         headers = self.request.headers
-        shown = self.get_cookie(self.gatekeeper.session_cookie)
+        shown = self.get_cookie(self.gatekeeper.session_cookie) or self.get_cookie("user")
         self.gatekeeper.audit.refused(
             who="",
             what=f"{self.request.method} {self.request.path}",
@@ -262,7 +275,7 @@ class Gate(RequestHandler):  # type: ignore[misc]
             and "text/html" in headers.get("Accept", "")
             and "Authorization" not in headers
         )
-        if self.request.headers.get("Upgrade", "").lower() == "websocket":
+        if self.is_a_socket:
             raise HTTPError(401, "Log in first")
         if navigates and not self.gatekeeper.credentials.named:
             self.redirect(f"{self.get_login_url()}?{urlencode({'next': self.request.uri or '/'})}")

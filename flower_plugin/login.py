@@ -152,6 +152,29 @@ class OneTimeLinks:
         return ends_s is not None and ends_s > self._clock.monotonic_s()
 
 
+class SpentCookies:
+    """
+    Signed cookies of the OAuth login that were exchanged for a session.
+
+    Such a cookie proves who somebody is to whoever has it, for as long as its signature counts. So each opens one
+    session, which a logout ends; a copy opens none.
+    """
+
+    def __init__(self, clock: Clock, life_s: float) -> None:
+        self._clock = clock
+        self._life_s = life_s
+        self._ends_s: dict[bytes, float] = {}
+
+    def spend(self, cookie: str) -> None:
+        """It has opened its session."""
+        now_s = self._clock.monotonic_s()
+        self._ends_s = {digest: ends_s for digest, ends_s in self._ends_s.items() if ends_s > now_s}
+        self._ends_s[_digest(cookie)] = now_s + self._life_s
+
+    def __contains__(self, cookie: str) -> bool:
+        return _digest(cookie) in self._ends_s
+
+
 def network_of(address: str) -> str:
     """What one visitor has at hand: an IPv4 address itself, of an IPv6 address its /64."""
     try:

@@ -22,7 +22,7 @@ from flower_plugin.broker import BrokerLink
 from flower_plugin.facts import Facts, open_facts
 from flower_plugin.gate import Gatekeeper, Hosts
 from flower_plugin.jobs import Jobs
-from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions
+from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
 from flower_plugin.roles import RoleMap
 
 PASSWORD = "correct horse"
@@ -106,6 +106,9 @@ def make_monitor(
         links=OneTimeLinks(clock),
         guesses=Guesses(clock),
         audit=AuditLog(settings.folder, clock),
+        spent=SpentCookies(clock, 3600),
+        oauth=(lambda name: bool(upstream.oauth_user_allowed(options["auth"], name))) if options.get("auth") else None,
+        session_days=1 / 24,
         read_only=bool(options.get("read_only")),
     )
     from tornado.ioloop import IOLoop

@@ -2,10 +2,11 @@
 
 import json
 import re
+import time
 from base64 import b64encode
 
 import pytest
-from tornado.web import RequestHandler, StaticFileHandler
+from tornado.web import RequestHandler, StaticFileHandler, create_signed_value
 
 from celery_trace.clock import FakeClock
 from flower_plugin.app import guarded
@@ -349,6 +350,61 @@ def test_roles_are_steps(tmp_path):
             "joe": (200, 403, 403, 403),
         }
         assert Client(base).get("/trace").headers["WWW-Authenticate"].startswith("Basic")
+
+
+@pytest.fixture
+def oauth(tmp_path):
+    """A monitor behind an OAuth provider, and what the provider's handler leaves in the browser."""
+    roles = ("ada@example.org:live", "lou@example.org:look")
+    with serving(
+        lambda: make_monitor(tmp_path, auth="ada@example.org|lou@example.org|joe@example.org", roles=roles)
+    ) as (base, app):
+
+        def cookie(name, *, secret=None, age_s=0.0):
+            secret = secret or app.settings["cookie_secret"]
+            value = create_signed_value(secret, "user", name, clock=lambda: time.time() - age_s)
+            return {"user": value.decode()}
+
+        yield base, app, cookie
+
+
+def test_who_comes_by_oauth_has_the_role_of_the_address(oauth):
+    base, _, cookie = oauth
+    statuses = {}
+    for name in ("ada@example.org", "lou@example.org", "joe@example.org", "eve@example.org"):
+        client = Client(base)
+        client.cookies = cookie(name)
+        pages = [client.get(path).status for path in ("/trace", "/trace/shells")]
+        client.get("/trace")
+        statuses[name[:3]] = (*pages, client.post("/api/trace/failures/x/retry", xsrf=True).status)
+    assert statuses == {"ada": (200, 200, 404), "lou": (200, 403, 403), "joe": (200, 403, 403), "eve": (302, 302, 401)}
+
+
+def test_an_oauth_cookie_that_is_forged_old_or_was_used_opens_nothing(oauth):
+    base, app, cookie = oauth
+    for bad in (
+        cookie("ada@example.org", secret="guessed"),
+        cookie("ada@example.org", age_s=2 * 86400),
+        {"user": "ada@example.org"},
+        {"user": '"2|1:0|10:0|4:user|0:|"'},
+    ):
+        client = Client(base)
+        client.cookies = bad
+        assert client.get("/trace").status == 302, bad
+        assert client.get("/api/trace/stats").status == 401, bad
+    client, stolen = Client(base), cookie("ada@example.org")
+    client.cookies = dict(stolen)
+    assert client.get("/trace").status == 200
+    assert client.get("/trace").status == 200  # by our session from here on
+    assert client.post("/api/trace/groups/x/resolve").status == 403  # needs the token
+    copy = {**client.cookies, **stolen}
+    assert client.post("/logout", xsrf=True).status == 302
+    thief = Client(base)
+    thief.cookies = copy
+    assert thief.get("/trace").status == 302
+    log = (app.trace_settings.folder / "audit.jsonl").read_text()
+    assert "login by OAuth" in log
+    assert "a session that has ended or never was" in log
 
 
 def test_read_only_changes_nothing(tmp_path):
