@@ -158,6 +158,7 @@ class OrderDesk:
         except Refused as refused:
             self.counters["control:refused"] += 1
             self.counters[f"control:refused:{refused.why}"] += 1
+            claims = claims or refused.claims
             if self._refusals.admit():
                 logger.warning("celery-trace: an order was refused (%s): %s", refused.why, refused)
                 self._audit.note(
@@ -165,8 +166,8 @@ class OrderDesk:
                     verdict=f"refused: {refused.why}: {refused}",
                     process=self._process.uid,
                     user=claims.user if claims else "",
+                    stranger=claims is None,
                 )
-            claims = claims or refused.claims
             if claims is None:
                 return ""
             answer = Answer(self._process.worker, False, f"{refused.why}: {refused}")

@@ -24,9 +24,9 @@ class AuditLog:
     """
     Entries in ``audit.jsonl`` of ``trace_dir``, in the log ``celery_trace.audit``, and in the store.
 
-    What strangers try goes to the file and the log only: nobody who has not logged in can fill the store. Of
-    refusals the first of each minute are written in full and the others as a count, for strangers and for users
-    apart: a flood of them would turn the file over, and so wash away who did what.
+    What strangers try goes to ``strangers.jsonl`` and the log only: nobody who has not logged in can fill the store
+    or turn the audit file over. Of refusals the first of each minute are written in full and the others as a count,
+    for strangers and for users apart.
 
     Attributes:
         emit: Takes an entry to the store without blocking; None until the monitor has one.
@@ -51,12 +51,22 @@ class AuditLog:
         left_out, self._unwritten[known] = self._unwritten[known], 0
         if left_out:
             more["left out before this"] = left_out
-        self._note(who, what, f"refused: {why}", failure, session, more)
+        self._note(who, what, f"refused: {why}", failure, session, more, stranger=not known)
 
-    def _note(self, who: str, what: str, verdict: str, failure: str, session: str, more: dict[str, Any]) -> None:
+    def _note(
+        self,
+        who: str,
+        what: str,
+        verdict: str,
+        failure: str,
+        session: str,
+        more: dict[str, Any],
+        *,
+        stranger: bool = False,
+    ) -> None:
         if more:
             verdict += f" ({', '.join(f'{key} {value}' for key, value in more.items() if value)})"
-        entry = self._file.note(what, verdict=verdict, failure=failure, session=session, user=who)
+        entry = self._file.note(what, verdict=verdict, failure=failure, session=session, user=who, stranger=stranger)
         logger.info("%s", msgspec.json.encode(entry).decode())
-        if who and self.emit is not None:
+        if who and not stranger and self.emit is not None:
             self.emit(entry)

@@ -1,6 +1,9 @@
 """
 Who gave which command to what, and what became of it: one line of JSON each, readable by the owner only.
 
+What somebody tried who proved to be nobody (without a login, without the key) stands in ``strangers.jsonl`` beside it:
+both files turn over when they are full, and who can only knock must not be able to wash away who did what.
+
 The log is written where the command was given (monitor) and where it was carried out (worker), so that
 neither can be silent about the other.
 """
@@ -23,13 +26,14 @@ from celery_trace.shell.session import plain_text
 
 #: Longest command text that an entry keeps, characters; the rest is named by its hash.
 COMMAND_LIMIT = 4096
-#: Greatest size of the file, bytes, before it becomes ``audit.jsonl.1``.
+FILE, STRANGERS_FILE = "audit.jsonl", "strangers.jsonl"
+#: Greatest size of a file, bytes, before it becomes ``audit.jsonl.1``.
 FILE_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 class AuditLog:
     """
-    Appends to ``audit.jsonl`` in ``trace_dir`` and hands the same entry on as a record.
+    Appends to ``audit.jsonl`` or ``strangers.jsonl`` in ``trace_dir`` and hands the same entry on as a record.
 
     Args:
         where: ``monitor``, ``terminal`` or ``worker``.
@@ -39,7 +43,7 @@ class AuditLog:
     def __init__(
         self, folder: Path, where: str, clock: Clock, emit: Callable[[AuditEntry], None] | None = None
     ) -> None:
-        self._path = folder / "audit.jsonl"
+        self._folder = folder
         self._where = where
         self._clock = clock
         self._emit = emit
@@ -54,6 +58,7 @@ class AuditLog:
         failure: str = "",
         session: str = "",
         user: str = "",
+        stranger: bool = False,
     ) -> AuditEntry:
         """Write an entry; a log that can't be written is reported by the guard and stops nothing."""
         text = plain_text(command)
@@ -72,30 +77,31 @@ class AuditLog:
             verdict=plain_text(verdict)[:500],
         )
         with Guard("audit log"):
-            self._append(msgspec.json.encode(entry) + b"\n")
+            self._append(self._folder / (STRANGERS_FILE if stranger else FILE), msgspec.json.encode(entry) + b"\n")
         if self._emit is not None:
             with Guard("audit record"):
                 self._emit(entry)
         return entry
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, path: Path, line: bytes) -> None:
         with self._lock:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-            descriptor = os.open(self._path, flags, 0o600)
+            descriptor = os.open(path, flags, 0o600)
             try:
                 os.write(descriptor, line)
                 if os.fstat(descriptor).st_size > FILE_LIMIT_BYTES:
-                    self._turn_over(descriptor)
+                    _turn_over(path, descriptor)
             finally:
                 os.close(descriptor)
 
-    def _turn_over(self, descriptor: int) -> None:
-        """Several processes write here; the second one to notice must not put a fresh file in the full one's place."""
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            same = os.path.samestat(os.fstat(descriptor), os.stat(self._path))
-        except FileNotFoundError:
-            return
-        if same:
-            os.replace(self._path, self._path.with_suffix(".jsonl.1"))
+
+def _turn_over(path: Path, descriptor: int) -> None:
+    """Several processes write here; the second one to notice must not put a fresh file in the full one's place."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        same = os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return
+    if same:
+        os.replace(path, path.with_suffix(".jsonl.1"))

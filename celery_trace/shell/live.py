@@ -212,6 +212,7 @@ class LiveHost:
                 failure=claims.failure if claims is not None else "",
                 session=claims.session if claims is not None else "",
                 user=claims.user if claims is not None else "",
+                stranger=claims is None,
             )
         # A replayed message's session may be a stranger's: say nothing. What came fresh from a key holder gets a word.
         if claims is not None and claims.target == self._process and refused.why != "replayed" and claims.session:

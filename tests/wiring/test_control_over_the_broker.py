@@ -15,7 +15,7 @@ from celery_trace.clock import SystemClock
 from celery_trace.control import Order, OrderBook, OrderClient, OrderDesk
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
 from celery_trace.settings import Settings
-from celery_trace.shell.audit import AuditLog
+from celery_trace.shell.audit import AuditLog, _turn_over
 
 WORKER = "orders@here"
 
@@ -112,13 +112,13 @@ def test_who_notices_second_that_the_log_is_full_replaces_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("celery_trace.shell.audit.FILE_LIMIT_BYTES", 2000)
-    one, other = AuditLog(tmp_path, "worker", SystemClock()), AuditLog(tmp_path, "monitor", SystemClock())
+    one = AuditLog(tmp_path, "worker", SystemClock())
     one.note("a" * 2500)
     with open(tmp_path / "audit.jsonl", "wb+") as full:
         full.write(b"b" * 2500)
         full.flush()
-        one._turn_over(full.fileno())
+        _turn_over(tmp_path / "audit.jsonl", full.fileno())
         one.note("fresh")
-        other._turn_over(full.fileno())  # it had the full file open all the time
+        _turn_over(tmp_path / "audit.jsonl", full.fileno())  # it had the full file open all the time
     assert (tmp_path / "audit.jsonl.1").read_bytes() == b"b" * 2500
     assert "fresh" in (tmp_path / "audit.jsonl").read_text()

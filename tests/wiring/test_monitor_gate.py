@@ -130,9 +130,9 @@ def test_the_links_token_goes_nowhere_but_to_us(monitor, client):
     assert answer.headers["Location"] == "/trace/leaks"
     assert answer.headers["Referrer-Policy"] == "same-origin"
     assert answer.headers["Cache-Control"] == "no-store"
-    assert token not in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
     client.get(f"/login?token={token}")
-    assert token not in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+    for name in ("audit.jsonl", "strangers.jsonl"):
+        assert token not in (monitor[1].trace_settings.folder / name).read_text()
 
 
 def test_a_handler_without_a_declared_role_is_for_nobody():
@@ -402,9 +402,9 @@ def test_an_oauth_cookie_that_is_forged_old_or_was_used_opens_nothing(oauth):
     thief = Client(base)
     thief.cookies = copy
     assert thief.get("/trace").status == 302
-    log = (app.trace_settings.folder / "audit.jsonl").read_text()
-    assert "login by OAuth" in log
-    assert "a session that has ended or never was" in log
+    folder = app.trace_settings.folder
+    assert "login by OAuth" in (folder / "audit.jsonl").read_text()
+    assert "a session that has ended or never was" in (folder / "strangers.jsonl").read_text()
 
 
 def test_read_only_changes_nothing(tmp_path):
@@ -435,7 +435,11 @@ def test_refusals_stand_in_the_audit_log(tmp_path):
         client.post("/login", {"password": PASSWORD})
         for number in range(9):
             client.get("/metrics", headers={"Authorization": f"Bearer {number}"})
-    log = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    log = [
+        json.loads(line)
+        for name in ("audit.jsonl", "strangers.jsonl")
+        for line in (tmp_path / name).read_text().splitlines()
+    ]
     refused = {(entry.get("user", ""), entry["command"], entry["verdict"].partition(" (")[0]) for entry in log}
     for expected in (
         ("", "Host evil.example", "refused: foreign host"),
@@ -449,21 +453,25 @@ def test_refusals_stand_in_the_audit_log(tmp_path):
         ("", "bearer login", "refused: too many wrong passwords"),
     ):
         assert expected in refused
-    assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+    for name in ("audit.jsonl", "strangers.jsonl"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_flood_of_refusals_does_not_wash_the_audit_log_away(tmp_path):
     clock = FakeClock()
     log = AuditLog(tmp_path, clock)
+    stored = []
+    log.emit = stored.append
     log.done(who="ada", what="login")
     for number in range(5000):
         log.refused(who="", what=f"Host {number}", why="foreign host")
-        log.refused(who="", what="login", why="wrong password")
+        log.refused(who="ada", what="login", why="wrong password")
     log.refused(who="lou", what="GET /trace/shells", why="needs the role locals")
     clock.advance(61)
     log.refused(who="", what="Host again", why="foreign host")
-    lines = (tmp_path / "audit.jsonl").read_text().splitlines()
-    assert len(lines) == 103
-    assert '"ada"' in lines[0]
-    assert '"lou"' in lines[101]
-    assert "left out before this 9900" in lines[102]
+    ours, theirs = ((tmp_path / name).read_text().splitlines() for name in ("audit.jsonl", "strangers.jsonl"))
+    assert [entry["user"] for entry in map(json.loads, ours)] == ["ada", "lou"]
+    assert len(theirs) == 101
+    assert "left out before this 9900" in theirs[-1]
+    # Nobody fills the store who has not logged in, under whatever name.
+    assert [entry.user for entry in stored] == ["ada", "lou"]
