@@ -29,7 +29,29 @@ _DJANGO_BACKENDS = {
 }
 #: What Django hands on to libpq from OPTIONS, as far as it says where and how to connect.
 _LIBPQ = frozenset(
-    ["service", "passfile", "options", "hostaddr", "target_session_attrs", "channel_binding", "gssencmode", "krbsrvname", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslnegotiation", "ssl_min_protocol_version", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"]
+    [
+        "service",
+        "passfile",
+        "options",
+        "hostaddr",
+        "target_session_attrs",
+        "channel_binding",
+        "gssencmode",
+        "krbsrvname",
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "sslpassword",
+        "sslcrl",
+        "sslcrldir",
+        "sslnegotiation",
+        "ssl_min_protocol_version",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+    ]
 )
 
 
