@@ -125,7 +125,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
             "xsrf_cookie_kwargs": {"samesite": "Lax"},
             "websocket_ping_interval": 20,
             "websocket_ping_timeout": 20,
-            "websocket_max_message_size": 256 * 1024,
+            "websocket_max_message_size": 1024 * 1024,
         }
         if self.base_url:
             settings["xsrf_cookie_kwargs"] = {"samesite": "Lax", "path": "/"}

@@ -36,6 +36,8 @@ LOOK_EVERY_S = 2.0
 MOST_ROOMS = 100
 #: Rooms that one person may have opened and not left: each may be a sandbox with memory of its own.
 MOST_ROOMS_OF_ONE = 12
+#: Greatest message, bytes: the greatest code, with room for its escapes. Tornado ends what is several times as long.
+MOST_MESSAGE_BYTES = 400 * 1024
 #: Messages of one person that may wait for their answer; a person's hands never have so many.
 MOST_PENDING = 50
 MOST_LINES = 2000
@@ -205,6 +207,9 @@ class ShellSocket(SocketHandler):
             return
         if not self.still_logged_in():
             self.refuse(LOGIN_ENDED)
+            return
+        if len(message) > MOST_MESSAGE_BYTES:
+            self.refuse(f"A message of {len(message):,} characters; at most {MOST_MESSAGE_BYTES:,} are read.")
             return
         try:
             wish = _wish.decode(message)

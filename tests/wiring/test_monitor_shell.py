@@ -110,7 +110,10 @@ class Socket:
 
     def wait(self, kind, **fields):
         while True:
-            message = json.loads(self.socket.recv())
+            said = self.socket.recv()
+            if not said:
+                raise websocket.WebSocketConnectionClosedException("the monitor has closed it")
+            message = json.loads(said)
             self.heard.append(message)
             if message["type"] == kind and all(message.get(key) == value for key, value in fields.items()):
                 return message
@@ -417,6 +420,23 @@ def test_code_over_the_limit_is_refused_and_logged(monitor, opener):
     assert any("at most" in message.get("why", "") for message in ada.heard)
     assert "at most" in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
     ada.close()
+
+
+@pytest.mark.parametrize(("size", "said"), [(500_000, True), (2_000_000, False)])
+def test_a_frame_over_the_limit_ends_its_connection_and_no_other(monitor, opener, size, said):
+    ada, bob = person(monitor, "ada"), person(monitor, "bob")
+    ada.wait("hello")
+    bob.wait("hello")
+    ada.send(type="run", id=1, code="x" * size)
+    if said:
+        assert "at most" in ada.wait("refused")["why"]
+        assert "A message of 500,0" in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+    else:
+        with pytest.raises((websocket.WebSocketException, OSError)):
+            ada.wait("done")
+    assert bob.ask("1 + 1", 2)["ok"] is True
+    ada.socket.shutdown()
+    bob.close()
 
 
 def test_every_command_stands_in_the_audit_log_with_its_author(monitor, opener):
