@@ -48,7 +48,7 @@ from celery_trace.model import (
 )
 from celery_trace.probes.counters import address_space_bytes
 from celery_trace.probes.process import read_memory
-from celery_trace.redaction import Redactor
+from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Settings
 
 #: Ids of failures that this process wrote lately; Celery says some ends twice.
@@ -284,14 +284,15 @@ class FailureWatcher:
         retries = whole(headers.get("retries"))
         exception = ExceptionInfo("NotRegistered", "celery.exceptions", name)
         message_fields = {**headers, "delivery_info": delivery, "headers": headers}
+        scrubber = Scrubber()
         self._write(
             name,
             id,
             retries,
             Outcome.FAILED,
             exception,
-            capture=self._arguments_only(None, args, kwargs),
-            task=context_of(message_fields, self._redactor, self._limits),
+            capture=self._arguments_only(None, args, kwargs, scrubber),
+            task=context_of(message_fields, self._redactor, self._limits, scrubber),
             note="no worker that took it has a task of this name",
         )
 
@@ -315,6 +316,7 @@ class FailureWatcher:
             return
         args = args if args is not None else field(request, "args")
         kwargs = kwargs if kwargs is not None else field(request, "kwargs")
+        scrubber = Scrubber()
         capture = capture_exception(
             error,
             limits=self._limits,
@@ -322,6 +324,7 @@ class FailureWatcher:
             in_app=self._settings.in_app,
             arguments=(args, kwargs, self._parameters_of(task)),
             said=said,
+            scrubber=scrubber,
         )
         raised = capture.exceptions[0]
         started_s = time_start()
@@ -332,7 +335,7 @@ class FailureWatcher:
             outcome,
             ExceptionInfo(raised.type, raised.module, raised.message),
             capture=capture,
-            task=context_of(request, self._redactor, self._limits),
+            task=context_of(request, self._redactor, self._limits, scrubber),
             memory=self._memory(),
             pid=self._process.pid,
             duration_s=self._clock.monotonic_s() - started_s if started_s is not None else None,
@@ -363,15 +366,20 @@ class FailureWatcher:
             return
         args = args if args is not None else field(request, "args")
         kwargs = kwargs if kwargs is not None else field(request, "kwargs")
+        # What the arguments tell to be a secret is in the error's words and in the traceback too.
+        scrubber = Scrubber()
+        capture = self._arguments_only(task, args, kwargs, scrubber)
+        if exception is not None:
+            exception = ExceptionInfo(exception.type, exception.module, scrubber.text(exception.message))
         self._write(
             text(getattr(task, "name", "")) or text(field(request, "task")),
             task_id,
             retries,
             outcome,
             exception,
-            capture=self._arguments_only(task, args, kwargs),
-            task=context_of(request, self._redactor, self._limits),
-            traceback_text=self._redactor.text(traceback_text[-_TRACEBACK_CHARACTERS:]),
+            capture=capture,
+            task=context_of(request, self._redactor, self._limits, scrubber),
+            traceback_text=scrubber.text(self._redactor.text(traceback_text[-_TRACEBACK_CHARACTERS:])),
             pid=pid,
             duration_s=max(0.0, self._clock.now_s() - run) if run is not None else None,
             note=note,
@@ -434,7 +442,7 @@ class FailureWatcher:
 
     # --- what is known of the run
 
-    def _arguments_only(self, task: Any, args: Any, kwargs: Any) -> Capture | None:
+    def _arguments_only(self, task: Any, args: Any, kwargs: Any, scrubber: Scrubber) -> Capture | None:
         if args is None and kwargs is None:
             return None
         capture = capture_exception(
@@ -442,6 +450,7 @@ class FailureWatcher:
             limits=self._limits,
             redactor=self._redactor,
             arguments=(args, kwargs, self._parameters_of(task)),
+            scrubber=scrubber,
         )
         return Capture(
             heap=capture.heap,

@@ -52,6 +52,7 @@ _SHAPES = re.compile(
       (?P<pem>-----BEGIN[ ][A-Z0-9 ]*PRIVATE[ ]KEY[A-Z0-9 ]*-----.*?(?:-----END[ ][A-Z0-9 ]+-----|\Z))
     | (?P<jwt>\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?)
     | (?P<url>(?<=://)[^\s/:@'"<>]*:[^\s/@'"<>]*(?:@|\Z))
+    | (?P<login>(?<![\w/:.@+%-])[\w.+%-]{1,64}:[^\s/@:'"<>]{3,128}@(?=[\w\[]))
     | (?P<scheme>\b(?:Bearer|Basic|Digest|Negotiate)[ ]+[A-Za-z0-9._~+/=-]{6,})
     | (?P<vendor>
           \b(?:sk|rk|pk)[-_][A-Za-z0-9_-]{12,}
@@ -71,7 +72,7 @@ def _may_have_a_shape(text: str) -> bool:
 
     Plain searches, the rarest character of a group first, beat a pattern of alternatives.
     """
-    if "://" in text or "eyJ" in text:
+    if "://" in text or "eyJ" in text or ("@" in text and ":" in text):
         return True
     if "A" in text and ("AKIA" in text or "ASIA" in text or "AIza" in text):
         return True
@@ -136,7 +137,7 @@ def is_card_number(number: int) -> bool:
 def _without_shape(match: re.Match[str]) -> str:
     kind = match.lastgroup
     text = match.group()
-    if kind == "url":
+    if kind == "url" or kind == "login":
         user, _, _ = text.partition(":")
         return f"{user}:{MARK}@" if text.endswith("@") else f"{user}:{MARK}"
     if kind == "scheme":

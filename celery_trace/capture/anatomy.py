@@ -98,8 +98,10 @@ class Anatomy:
         for base in mro(cls):
             own = namespace(base)
             if self.dict_getter is None:
-                candidate = own.get("__dict__")
-                if type(candidate) is GetSetDescriptorType and base is not type:
+                candidate: Any = own.get("__dict__")
+                # A member in C classes such as `SimpleNamespace`.
+                kind = type(candidate)
+                if (kind is GetSetDescriptorType or kind is MemberDescriptorType) and base is not type:
                     self.dict_getter = candidate.__get__
             if (_flags_of(base) & _HEAP_TYPE and "__slots__" in own) or "__struct_fields__" in own:
                 self.slot_getters += [

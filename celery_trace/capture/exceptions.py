@@ -179,11 +179,13 @@ def _workshop(redactor: Redactor, in_app: tuple[str, ...]) -> tuple[SourceLines,
 class _Capturing:
     """One capture under way."""
 
-    def __init__(self, limits: Limits, redactor: Redactor, in_app: Sequence[str]) -> None:
+    def __init__(
+        self, limits: Limits, redactor: Redactor, in_app: Sequence[str], scrubber: Scrubber | None = None
+    ) -> None:
         self.started_s = time.perf_counter()
         self.limits = limits
         self.redactor = redactor
-        self.scrubber = Scrubber()
+        self.scrubber = scrubber if scrubber is not None else Scrubber()
         source, ownership, names = _workshop(redactor, tuple(in_app))
         self.heap = HeapEncoder(limits, redactor, self.scrubber, shape_of, LEAVES, names)
         self.frames = FrameEncoder(self.heap, source, ownership)
@@ -263,6 +265,7 @@ def capture_exception(
     in_app: Sequence[str] = (),
     arguments: Arguments | tuple[Any, ...] | None = None,
     said: str = "",
+    scrubber: Scrubber | None = None,
 ) -> Capture:
     """
     An exception as values: frames with their locals, causes and groups, redacted and within the limits.
@@ -277,8 +280,9 @@ def capture_exception(
         in_app: Further folders or module prefixes that are the user's own.
         arguments: ``(args, kwargs, names of the parameters)`` of the run.
         said: The traceback as text, if somebody formatted it already; see :func:`message_of`.
+        scrubber: Learns the secrets that were met, for the texts that go with the capture and are not part of it.
     """
-    capturing = _Capturing(limits, redactor, in_app)
+    capturing = _Capturing(limits, redactor, in_app, scrubber)
     given = Arguments(*arguments) if arguments is not None else None
     # The frame that failed matters most, and the arguments must not starve: they open before its callers.
     args, kwargs = capturing.arguments(given)

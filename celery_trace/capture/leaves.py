@@ -16,6 +16,7 @@ from typing import Any
 from celery_trace.capture import frameworks
 from celery_trace.capture.anatomy import is_kind_of, type_name
 from celery_trace.capture.heap import HeapEncoder
+from celery_trace.capture.texts import uuid_text
 from celery_trace.model import Node
 
 Leaf = Callable[[HeapEncoder, Any], Node]
@@ -122,11 +123,6 @@ def _datetime(encoder: HeapEncoder, value: datetime.datetime) -> Node:
         return encoder.short_text("datetime.datetime", value.isoformat())
     text, note = moment_text(value)
     return encoder.text_node("datetime.datetime", "text", text, note=note)
-
-
-def uuid_text(number: int) -> str:
-    digits = f"{number:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _exact_uuid(encoder: HeapEncoder, value: uuid.UUID) -> Node:

@@ -2,53 +2,96 @@
 
 from __future__ import annotations
 
+import decimal
+import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from msgspec.structs import replace
 
-from celery_trace.capture.texts import BEYOND, encodable
+from celery_trace.capture.anatomy import anatomy, mro, part
+from celery_trace.capture.texts import BEYOND, encodable, uuid_text
 from celery_trace.model import CapturedException, Frame, Node
 from celery_trace.redaction import Scrubber
 
 _INT64 = 1 << 63
-#: Values that are looked at inside one secret container.
+#: Values that are looked at inside one secret container or object.
 _MOST_INSIDE = 64
+#: Characters of a text inside one; a shorter one would blot out innocent text.
+_LONG = 8
+#: What is read in a way of its own, subclasses too; anything else by its slots and its dictionary.
+_TELLING: tuple[Any, ...] = (
+    str, bytes, bytearray, memoryview, int, decimal.Decimal, uuid.UUID, dict, list, tuple, set, frozenset, deque,
+    BaseException,
+)  # fmt: skip
+_args_of = BaseException.__dict__["args"].__get__
 
 
 def secrets_in(value: object, longest: int) -> Iterator[str]:
     """
-    The texts and numbers in a secret value; those inside builtin containers only when they are long.
+    The texts and numbers in a secret value; those inside another object only when they are long.
 
     Args:
-        value: Read by builtin methods only.
+        value: Read by builtin methods, slots and instance dictionaries only.
         longest: Characters of a text that are of interest.
     """
     if type(value) is str and len(value) <= longest:
         yield encodable(value)
         return
     left = _MOST_INSIDE
-    pending = deque([(value, Scrubber.SHORTEST)])
+    pending: deque[tuple[Any, int]] = deque([(value, Scrubber.SHORTEST)])
     while pending and left > 0:
         left -= 1
         found, shortest = pending.popleft()
-        cls = type(found)
-        if cls is str:
-            if len(found) >= shortest:  # type: ignore[arg-type]
-                yield encodable(found[: longest + BEYOND])  # type: ignore[index]
-        elif cls is bytes or cls is bytearray:
-            text = bytes(found[: longest + BEYOND]).decode("utf-8", "backslashreplace")  # type: ignore[index]
+        texts, inside = _parts_of(found, longest, left)
+        for text in texts:
             if len(text) >= shortest:
                 yield encodable(text)
-        elif cls is int:
-            if 99_999 < found < _INT64:  # type: ignore[operator]
-                yield str(found)
-        elif cls is dict:
-            pending.extend((item, 8) for item in islice(_snapshot(found.values()), left))  # type: ignore[attr-defined]
-        elif cls is list or cls is tuple or cls is set or cls is frozenset:
-            pending.extend((item, 8) for item in islice(_snapshot(found), left))
+        pending.extend((item, _LONG) for item in inside)
+
+
+def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Sequence[Any]]:
+    """What a value says as text, and the values inside it."""
+    cls = type(found)
+    order = mro(cls)
+    kind = next((base for base in _TELLING if any(base is ancestor for ancestor in order)), None)
+    if kind is None:
+        return (), [item for _, item in islice(anatomy(cls).attributes_of(found), most)]
+    if kind is str:
+        return (str.__getitem__(found, slice(0, longest + BEYOND)),), ()
+    if kind is bytes or kind is bytearray:
+        head: Any = kind.__getitem__(found, slice(0, longest + BEYOND))
+        return (bytes(head).decode("utf-8", "backslashreplace"),), ()
+    if kind is memoryview:
+        try:
+            return (found[: longest + BEYOND].tobytes().decode("utf-8", "backslashreplace"),), ()
+        except (ValueError, NotImplementedError, TypeError):  # released, or of a shape that can't be sliced
+            return (), ()
+    if kind is int:
+        number = abs(int.__int__(found))
+        return ((str(number),) if number > 99_999 and number.bit_length() <= 4096 else ()), ()
+    if kind is decimal.Decimal:
+        speak: Any = decimal.Decimal.__dict__["__str__"]
+        text = speak(found)
+        return ((text,) if 6 <= len(text) <= longest else ()), ()
+    if kind is uuid.UUID:
+        number = part(found, "int")
+        digits = f"{number:032x}" if type(number) is int and 0 <= number < 1 << 128 else ""
+        return ((digits, uuid_text(number)) if digits else ()), ()
+    if kind is dict:
+        keys = [key for key in _snapshot(dict.keys(found)) if type(key) is str and _looks_made(key)]
+        return (), [*keys, *_snapshot(dict.values(found))][:most]
+    if kind is BaseException:
+        return (), [*_snapshot(_args_of(found)), *(item for _, item in anatomy(cls).attributes_of(found))][:most]
+    iterate: Any = kind.__iter__
+    return (), _snapshot(iterate(found))[:most]
+
+
+def _looks_made(key: str) -> bool:
+    """Whether a key is more like a token than like the name of a field."""
+    return len(key) >= _LONG + 4 and any(character.isdigit() for character in key)
 
 
 def _snapshot(values: Any) -> list[Any]:

@@ -23,7 +23,8 @@ from typing import Any
 from celery_trace.capture import frameworks
 from celery_trace.capture.anatomy import anatomy, class_value, is_kind_of, module_name, mro, namespace, part, type_name
 from celery_trace.capture.heap import HeapEncoder, Shape
-from celery_trace.capture.leaves import bytes_node, moment_text, uuid_text
+from celery_trace.capture.leaves import bytes_node, moment_text
+from celery_trace.capture.texts import uuid_text
 from celery_trace.model import Node
 
 # --- containers -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, Final
 from celery_trace.capture.anatomy import mro, type_name
 from celery_trace.capture.exceptions import traceback_of
 from celery_trace.model import TaskContext
-from celery_trace.redaction import Redactor
+from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Limits
 
 #: Message headers that Celery makes for itself; the rest are the user's.
@@ -154,8 +154,16 @@ def retries_of_message(message: Any) -> int | None:
     return whole(headers.get("retries")) if isinstance(headers, Mapping) else None
 
 
-def context_of(request: Any, redactor: Redactor, limits: Limits) -> TaskContext:
-    """Where a task came from and what held for it, from its request; headers without their secrets."""
+def context_of(request: Any, redactor: Redactor, limits: Limits, scrubber: Scrubber) -> TaskContext:
+    """
+    Where a task came from and what held for it, from its request; headers without their secrets.
+
+    Args:
+        request: The task's request, or a message's fields.
+        redactor: Knows secrets by their names and shapes.
+        limits: How many headers, and how much of each.
+        scrubber: Knows those that were met in this run's values.
+    """
     delivery = field(request, "delivery_info")
     delivery = delivery if isinstance(delivery, Mapping) else {}
     times = field(request, "timelimit")
@@ -173,12 +181,12 @@ def context_of(request: Any, redactor: Redactor, limits: Limits) -> TaskContext:
         time_limit_s=number(hard),
         soft_time_limit_s=number(soft),
         redelivered=bool(delivery.get("redelivered")),
-        headers=_headers(field(request, "headers"), redactor, limits),
+        headers=_headers(field(request, "headers"), redactor, limits, scrubber),
         eager=bool(field(request, "is_eager")),
     )
 
 
-def _headers(headers: Any, redactor: Redactor, limits: Limits) -> dict[str, str]:
+def _headers(headers: Any, redactor: Redactor, limits: Limits, scrubber: Scrubber) -> dict[str, str]:
     """The user's own headers that are texts or numbers."""
     if not isinstance(headers, Mapping):
         return {}
@@ -187,4 +195,4 @@ def _headers(headers: Any, redactor: Redactor, limits: Limits) -> dict[str, str]
         for name, value in list(headers.items())[: limits.breadth]
         if isinstance(name, str) and name not in _OWN_HEADERS and isinstance(value, str | int | float | bool)
     }
-    return {name: value[: limits.string] for name, value in redactor.mapping(texts).items()}
+    return {name: scrubber.text(value)[: limits.string] for name, value in redactor.mapping(texts).items()}

@@ -55,3 +55,9 @@ def as_name(value: object) -> str | None:
     if cls is bytes:
         return value.decode("latin-1") if len(value) <= 256 else None  # type: ignore[attr-defined, arg-type]
     return None
+
+
+def uuid_text(number: int) -> str:
+    """A UUID as it is written, from its 128 bits."""
+    digits = f"{number:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

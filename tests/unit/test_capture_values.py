@@ -10,6 +10,7 @@ import enum
 import functools
 import pathlib
 import time
+import types
 import uuid
 import weakref
 
@@ -369,6 +370,62 @@ def test_a_container_that_changes_while_it_is_read_is_marked():
 )
 def test_a_secret_is_nowhere_in_the_bytes(value):
     assert b"hunter2x" not in Encoded(value).data
+
+
+HIDDEN = "hunter2-and-more"
+
+
+class Login:
+    def __init__(self):
+        self.word = HIDDEN
+
+
+class Text(str):
+    pass
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    word: str
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        Text(HIDDEN),
+        memoryview(HIDDEN.encode()),
+        bytearray(HIDDEN.encode()),
+        Login(),
+        Slotted(HIDDEN),
+        Point("bob", HIDDEN),
+        collections.OrderedDict(word=HIDDEN),
+        collections.deque([HIDDEN]),
+        collections.ChainMap({"word": HIDDEN}),
+        types.SimpleNamespace(word=HIDDEN),
+        enum.Enum("Words", {"FIRST": HIDDEN}).FIRST,
+        pydantic.SecretStr(HIDDEN),
+        {HIDDEN: "by its key"},
+        ValueError(HIDDEN),
+    ],
+    ids=lambda holder: type(holder).__name__,
+)
+def test_a_secret_in_whatever_object_is_known_in_every_other_text(holder):
+    assert HIDDEN.encode() not in Encoded({"password": holder, "message": f"no login with {HIDDEN}"}).data
+
+
+@pytest.mark.parametrize(
+    ("secret", "spelled"),
+    [
+        (uuid.UUID(int=7 << 90), str(uuid.UUID(int=7 << 90))),
+        (uuid.UUID(int=7 << 90), uuid.UUID(int=7 << 90).hex),
+        (decimal.Decimal("123456.78"), "123456.78"),
+        (-1234567, "-1234567"),
+        (10**30 + 7, str(10**30 + 7)),
+    ],
+)
+def test_a_secret_that_is_no_text_is_known_by_how_it_is_written(secret, spelled):
+    data = Encoded({"token": secret, "message": f"refused: {spelled}.", "same": secret}).data
+    assert spelled.strip("-").encode() not in data
 
 
 def test_what_tells_nothing_is_shown_under_a_secret_name():

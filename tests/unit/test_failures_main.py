@@ -4,7 +4,7 @@ import pytest
 
 from celery_trace.clock import FakeClock
 from celery_trace.failures import FailureWatcher
-from celery_trace.model import Outcome, ProcessRecord, Role, failure_id
+from celery_trace.model import Outcome, ProcessRecord, Role, encode, failure_id
 from celery_trace.settings import Settings
 
 
@@ -62,6 +62,34 @@ def test_a_task_that_was_terminated_tells_its_process_and_how_long_it_ran(watche
     assert failure.pid == 77
     assert failure.duration_s is not None
     assert failure.note == "terminated while it ran, signal SIGTERM"
+
+
+def test_what_the_arguments_tell_to_be_secret_is_in_no_other_part_of_the_record(watcher, records):
+    said = "Traceback …\nValueError: no entry with open sesame 12"
+    watcher.main_failure(
+        task_id="t2",
+        exception=ValueError("no entry with open sesame 12"),
+        args=(),
+        kwargs={"password": "open sesame 12"},
+        traceback=said,
+    )
+    watcher.unknown(
+        message=UnknownMessage({"id": "t3", "retries": 0, "note": "open sesame 12"}, {"password": "open sesame 12"}),
+        name="shop.gone",
+        id="t3",
+    )
+    assert [record.task_id for record in records] == ["t2", "t3"]
+    assert records[0].traceback_text.startswith("Traceback")
+    assert "note" in records[1].task.headers
+    assert b"open sesame" not in encode(records[0]) + encode(records[1])
+
+
+class UnknownMessage:
+    delivery_info: dict = {}  # noqa: RUF012
+
+    def __init__(self, headers, kwargs):
+        self.headers = headers
+        self.payload = [(), kwargs, {}]
 
 
 def test_the_same_revoke_told_twice_is_one_record(watcher, records):

@@ -120,6 +120,7 @@ def test_further_names_match_whole_and_inside_a_longer_name():
         ("postgres://bob:hunter2@db/app", "hunter2"),
         ("amqp://:hunter2@broker//", "hunter2"),
         ("redis://bob:hunter2", "hunter2"),
+        ("SplitResult(netloc='bob:hunter2@host')", "hunter2"),
         ("token eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl end", "c2lnbmF0dXJl"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----", "MIIEow"),
         ("-----BEGIN PRIVATE KEY-----\nMIIEow and then it was cut", "MIIEow"),
