@@ -288,7 +288,7 @@ KINDS: tuple[RuleKind, ...] = (
         _failure_rate,
         "share",
         Rule(rule="failure_rate", name="failure_rate", above=0.2, window_s=900, runs=20, for_s=60, severity="warning"),
-        "More than the share `above` of a name's runs failed within `window`, of at least `runs` runs",
+        "More than `above` of a name's runs failed within `window`, of at least `runs` runs",
     ),
     RuleKind(
         "new_failure",

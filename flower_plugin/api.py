@@ -272,7 +272,10 @@ class DropHandler(ChangeHandler):
 
 
 class TraceNowHandler(ChangeHandler):
-    """``POST /api/trace/tasks/trace``: ``{"name": task, "seconds": n}`` measures each run of a task for a while."""
+    """
+    ``POST /api/trace/tasks/trace``: ``{"name": task, "seconds": n}`` measures each run of a task for a while; 0 seconds
+    end that.
+    """
 
     change_role = Role.LIVE
 
@@ -282,12 +285,18 @@ class TraceNowHandler(ChangeHandler):
         name, seconds = body.get("name"), body.get("seconds", 120)
         if not isinstance(name, str) or not name or len(name) > 500:
             raise Trouble(400, "name is missing.", "It must be the name of a task.")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= 3600:
-            raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 1 to 3600.")
+        if (
+            isinstance(seconds, bool)
+            or not isinstance(seconds, int | float)
+            or not (seconds == 0 or 1 <= seconds <= 3600)
+        ):
+            raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 1 to 3600, or 0 to stop.")
         from celery_trace.control import arm
 
         settings, user = self.application.trace_settings, self.user.name
+        # An order takes the place of an earlier one of its kind: to stop is to measure as usual, from now on.
+        mode, lasts_s = ("always", float(seconds)) if seconds else (settings.memory, 1.0)
         answers = await self.over_the_broker(
-            lambda: arm(self.application.capp, settings, name, float(seconds), user=user)
+            lambda: arm(self.application.capp, settings, name, lasts_s, user=user, mode=mode)
         )
         return {"name": name, "seconds": seconds, "workers": answers}

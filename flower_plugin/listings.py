@@ -38,7 +38,9 @@ class Listing(Struct, frozen=True):
 _SINCE = {"since": _number}
 
 LISTS: Mapping[str, Listing] = {
-    "leaks": Listing("leaks", {**dict.fromkeys(("kind", "name", "verdict", "worker", "search"), _text), **_SINCE}),
+    "leaks": Listing(
+        "leaks", {**dict.fromkeys(("kind", "name", "verdict", "worker", "queue", "search", "sort"), _text), **_SINCE}
+    ),
     "failures": Listing(
         "failures",
         {
@@ -50,8 +52,10 @@ LISTS: Mapping[str, Listing] = {
             "live": _flag,
         },
     ),
-    "groups": Listing("groups", {**dict.fromkeys(("kind", "name", "outcome", "state", "search"), _text), **_SINCE}),
-    "runs": Listing("runs", {**dict.fromkeys(("kind", "name", "why", "task_id"), _text), **_SINCE}),
+    "groups": Listing(
+        "groups", {**dict.fromkeys(("kind", "name", "outcome", "state", "search", "sort"), _text), **_SINCE}
+    ),
+    "runs": Listing("runs", {**dict.fromkeys(("kind", "name", "why", "task_id", "root_id"), _text), **_SINCE}),
     "workers": Listing("workers", dict(_SINCE)),
     "alerts": Listing("alerts", {"state": _text}),
     "shells": Listing("shells", {"failure": _text}),

@@ -61,6 +61,7 @@ __all__ = [
     "reserved_template_names",
     "setup_logging",
     "splice",
+    "workflow",
 ]
 
 logger = logging.getLogger("celery_trace.monitor")
@@ -220,6 +221,29 @@ class MonitorEvents(Events):  # type: ignore[misc]
                 self._link.down(error)
                 self._sleep(wait_s)
                 wait_s = min(wait_s * 2, BROKER_RETRY_S)
+
+
+def workflow(events: Any, root_id: str, most: int = 100) -> list[tuple[str, str, str, str, float | None]]:
+    """
+    The tasks below a root that Flower remembers, the root among them.
+
+    Returns:
+        ``(task id, name, state, parent id, seconds since the epoch)``; empty once Flower has forgotten the root.
+    """
+    tasks = events.state.tasks
+    root = tasks.get(root_id)
+    found: dict[str, tuple[str, str, str, str, float | None]] = {}
+    waiting = [root] if root is not None else []
+    while waiting and len(found) < most:
+        task = waiting.pop()
+        if task.uuid in found:
+            continue
+        at_s = task.started or task.received or task.timestamp
+        parent_id = str(task.parent_id or "")
+        found[task.uuid] = (str(task.uuid), str(task.name or ""), str(task.state or ""), parent_id, at_s)
+        # Copied at once: the thread of the events adds to it.
+        waiting.extend(tuple(task.children))
+    return list(found.values())
 
 
 def environment_flag(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from celery_trace.model import Kind, Page, ProcessRecord, ProcessView, Rollup, Sample, WorkerView
+from celery_trace.model import Kind, Page, ProcessRecord, ProcessView, Role, Rollup, Run, Sample, WorkerView
 from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
 from celery_trace.stores import rows as rows_of
@@ -26,6 +26,8 @@ SILENT_S = 900.0
 RECENT_S = 24 * 3600.0
 #: Processes of one answer; recycled children make many.
 MOST_PROCESSES = 2000
+#: Roles of a worker's first process.
+MAIN_ROLES = tuple(str(role) for role in (Role.MAIN, Role.SOLO, Role.THREADS, Role.GREEN))
 #: Points of a series. A longer one is thinned: one point for each slice of time.
 MOST_SAMPLES = 1500
 #: A process takes a sample about so often, seconds.
@@ -46,6 +48,7 @@ class RunQueries(Base):
         name: str | None = None,
         why: str | None = None,
         task_id: str | None = None,
+        root_id: str | None = None,
         since_s: float | None = None,
         limit: int = 100,
         cursor: str | None = None,
@@ -57,6 +60,7 @@ class RunQueries(Base):
             (_runs.c.name, name),
             (_runs.c.why, why),
             (_runs.c.task_id, task_id),
+            (_runs.c.root_id, root_id),
         ):
             if value:
                 wanted = wanted.where(column == value)
@@ -65,6 +69,12 @@ class RunQueries(Base):
         order = ((_runs.c.started_at_s, True), (_runs.c.id, True))
         with self.store.reading() as connection:
             return self._page(connection, "runs", wanted, order, limit, cursor, lambda rows: [*map(rows_of.run, rows)])
+
+    def run(self, id: str) -> Run | None:
+        """One run that is kept by itself."""
+        with self.store.reading() as connection:
+            row = connection.execute(sa.select(_runs).where(_runs.c.id == id)).first()
+        return rows_of.run(row) if row is not None else None
 
     def rollups(
         self, *, kind: str | None = None, name: str | None = None, since_s: float | None = None
@@ -142,6 +152,17 @@ class RunQueries(Base):
         if start + limit < len(views):
             following = cursors.encode([page[-1].name, page[-1].host])
         return Page("workers", page, following)
+
+    def starts(self, *, since_s: float | None = None, worker: str | None = None) -> list[ProcessRecord]:
+        """Main processes of workers that were heard of since then, oldest first; the newest 500."""
+        wanted = sa.select(_processes).where(_processes.c.worker != "", _processes.c.role.in_(MAIN_ROLES))
+        if worker:
+            wanted = wanted.where(_processes.c.worker == worker)
+        if since_s is not None:
+            wanted = wanted.where(_processes.c.seen_at_s >= since_s)
+        with self.store.reading() as connection:
+            rows = connection.execute(wanted.order_by(_processes.c.seen_at_s.desc()).limit(500)).all()
+        return sorted((rows_of.process(row) for row in rows), key=lambda process: process.started_at_s)
 
     def processes(self, uids: Iterable[str]) -> dict[str, ProcessRecord]:
         """Processes by uid; an unknown one is left out."""

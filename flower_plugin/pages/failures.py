@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from celery_trace.model import ChainLink, ExceptionInfo, FailureDetail, FailureSummary, FrameView, Outcome
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
@@ -15,6 +18,7 @@ from flower_plugin.values import without_values
 from flower_plugin.wording import visible
 
 MOST_ROWS = 100
+MOST_MEMBERS = 100
 GROUP_STATES = ("new", "ongoing", "regressed", "resolved")
 
 
@@ -80,13 +84,9 @@ def _shared(queries: Any, visit: Visit, filters: dict[str, Any], rows: Sequence[
 def groups(queries: Any, visit: Visit) -> Context:
     """Failures by fingerprint."""
     filters = _given({**_common_filters(visit), "state": visit.word("state", GROUP_STATES)})
-    page = queries.groups(**filters, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
-    rows = list(page.rows)
     sort = visit.word("sort", ("count", "first"))
-    if sort == "count":
-        rows.sort(key=lambda group: -group.count)
-    elif sort == "first":
-        rows.sort(key=lambda group: -group.first_seen)
+    page = queries.groups(**filters, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
+    rows = list(page.rows)
     return {
         **_shared(queries, visit, filters, rows),
         "rows": rows,
@@ -177,17 +177,99 @@ def as_text(detail: FailureDetail) -> str:
     return visible("\n".join(lines))
 
 
-def _relatives(queries: Any, detail: FailureDetail) -> Sequence[FailureSummary]:
-    """Other failures of the same workflow, and other tries of the same task."""
-    found: dict[str, FailureSummary] = {}
-    if detail.task is not None and detail.task.root_id:
-        for row in queries.failures(root_id=detail.task.root_id, limit=10).rows:
-            found[row.id] = row
-    if detail.task_id:
-        for row in queries.failures(task_id=detail.task_id, limit=20).rows:
-            found[row.id] = row
-    found.pop(detail.id, None)
-    return sorted(found.values(), key=lambda row: row.at)
+class Member(Struct, frozen=True, kw_only=True):
+    """
+    A task of a workflow, as the page shows it.
+
+    Attributes:
+        relation: What it is to the failed task: ``root``, ``parent``, ``child``, ``sibling``, ``this`` or nothing.
+        depth: How far below the root.
+        link: A path below the prefix; empty where nothing more is known.
+    """
+
+    task_id: str
+    name: str
+    state: str
+    parent_id: str
+    at_s: float | None
+    link: str
+    relation: str = ""
+    depth: int = 0
+
+
+def tries(queries: Any, detail: FailureDetail) -> list[FailureSummary]:
+    """The other failed tries of the same task, oldest first."""
+    if not detail.task_id:
+        return []
+    rows = queries.failures(task_id=detail.task_id, limit=30).rows
+    return sorted((row for row in rows if row.id != detail.id), key=lambda row: row.at)
+
+
+def workflow(queries: Any, visit: Visit, detail: FailureDetail) -> list[Member]:
+    """
+    The tasks of the same chain, group or chord: from the root downwards, children below their parents.
+
+    Failed ones and single runs are in the store; those that went well are known while Flower remembers them.
+    """
+    root_id = detail.task.root_id if detail.task is not None else ""
+    if not root_id:
+        return []
+    found: dict[str, Member] = {}
+    remembered = visit.monitor.get("workflow")
+    for task_id, name, state, parent_id, at_s in remembered(root_id) if remembered is not None else ():
+        found[task_id] = Member(
+            task_id=task_id, name=name, state=state, parent_id=parent_id, at_s=at_s, link=f"/task/{quote(task_id)}"
+        )
+    for run in queries.runs(root_id=root_id, limit=MOST_MEMBERS).rows:
+        known = found.get(run.task_id)
+        found[run.task_id] = Member(
+            task_id=run.task_id, name=run.name, state=run.state, at_s=run.started_at_s,
+            parent_id=known.parent_id if known else "" if run.task_id == root_id else root_id,
+            link=f"/trace/runs/{run.kind}/{quote(run.name, safe='')}?run={quote(run.id)}",
+        )  # fmt: skip
+    for row in reversed(queries.failures(root_id=root_id, limit=MOST_MEMBERS).rows):
+        found[row.task_id] = Member(
+            task_id=row.task_id, name=row.name, state=str(row.outcome), parent_id=row.parent_id, at_s=row.at,
+            link=f"/trace/failures/{quote(row.id)}",
+        )  # fmt: skip
+    if len(found) < 2 and not detail.parent_id and root_id == detail.task_id:
+        return []
+    for missing, above in ((root_id, ""), (detail.parent_id, root_id)):
+        if missing and missing not in found:
+            # It went well, so nothing of it was kept; its place in the tree is known all the same.
+            found[missing] = Member(
+                task_id=missing, name="", state="", parent_id=above, at_s=None, link=f"/task/{quote(missing)}"
+            )
+    return _as_tree(found, root_id, detail)
+
+
+def _as_tree(found: dict[str, Member], root_id: str, detail: FailureDetail) -> list[Member]:
+    below: dict[str, list[Member]] = defaultdict(list)
+    for member in found.values():
+        if member.task_id != root_id:
+            below[member.parent_id if member.parent_id in found else root_id].append(member)
+    ordered: list[Member] = []
+    waiting = [(found[root_id], 0)]
+    while waiting:
+        member, depth = waiting.pop()
+        if any(one.task_id == member.task_id for one in ordered):
+            continue  # records that claim to be each other's parents
+        ordered.append(replace(member, depth=min(depth, 6), relation=_relation(member, root_id, detail)))
+        children = sorted(below[member.task_id], key=lambda one: -(one.at_s or 0.0))
+        waiting.extend((child, depth + 1) for child in children)
+    return ordered[:MOST_MEMBERS]
+
+
+def _relation(member: Member, root_id: str, detail: FailureDetail) -> str:
+    if member.task_id == detail.task_id:
+        return "this"
+    if member.task_id == detail.parent_id:
+        return "parent"
+    if member.task_id == root_id:
+        return "root"
+    if member.parent_id == detail.task_id:
+        return "child"
+    return "sibling" if member.parent_id == detail.parent_id and detail.parent_id else ""
 
 
 def failure(queries: Any, visit: Visit, identifier: str) -> Context:
@@ -219,7 +301,8 @@ def failure(queries: Any, visit: Visit, identifier: str) -> Context:
         "chain": shown_chain(detail, visit),
         "heap": {"heap": detail.heap},
         "text": as_text(detail),
-        "relatives": _relatives(queries, detail),
+        "tries": tries(queries, detail),
+        "workflow": workflow(queries, visit, detail),
         "exception_text": exception_text,
         "shows_values": shows_values,
         "has_shell": may_shell and bool(detail.chain and any(link.frames for link in detail.chain)),

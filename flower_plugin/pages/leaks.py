@@ -8,9 +8,10 @@ from typing import Any
 
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
+from flower_plugin.pages.timemarks import marks_of
 from flower_plugin.source import one_line, source_lines
 
-#: Sort orders of the table: name in the address, heading, key (greatest first).
+#: Sort orders of the table: name in the address, and the key (greatest first) where the store does not sort.
 SORTS: Mapping[str, Any] = {
     "per_run": lambda leak: leak.kept_bytes_per_run,
     "total": lambda leak: leak.kept_bytes_total,
@@ -21,11 +22,10 @@ SORTS: Mapping[str, Any] = {
 
 MOST_ROWS = 300
 MOST_LINES_IN_PLOT = 8
-_RANK = {Verdict.LEAKING: 0, Verdict.GROWING: 1, Verdict.SUSPECT: 2, Verdict.TOO_FEW_RUNS: 3, Verdict.STEADY: 4}
 
 
 def _filters(visit: Visit) -> dict[str, Any]:
-    wanted: dict[str, Any] = {name: visit.word(name) for name in ("kind", "name", "worker", "search")}
+    wanted: dict[str, Any] = {name: visit.word(name) for name in ("kind", "name", "worker", "queue", "search")}
     wanted["verdict"] = visit.word("verdict", tuple(Verdict))
     wanted["since_s"] = visit.since_s()
     return {name: value for name, value in wanted.items() if value}
@@ -34,13 +34,11 @@ def _filters(visit: Visit) -> dict[str, Any]:
 def table(queries: Any, visit: Visit) -> Context:
     """The leak table, filtered by the address."""
     filters = _filters(visit)
-    page = queries.leaks(**filters, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
     sort = visit.word("sort", tuple(SORTS))
+    page = queries.leaks(**filters, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
     rows: list[Leak] = list(page.rows)
-    if sort:
+    if sort and "worker" in filters:  # computed from that worker's evidence alone, so not sorted by the store
         rows.sort(key=SORTS[sort], reverse=sort != "name")
-    else:
-        rows.sort(key=lambda leak: (_RANK.get(leak.verdict, 9), -leak.kept_bytes_per_run))
     return {
         "rows": rows,
         "next": page.next,
@@ -48,12 +46,17 @@ def table(queries: Any, visit: Visit) -> Context:
         "sort": sort,
         "ranges": RANGES,
         "verdicts": list(Verdict),
+        "queues": queries.queues(),
+        "names": sorted({leak.name for leak in rows}),
         "any_process": bool(rows) or bool(queries.workers(limit=1).rows),
     }
 
 
 def growth(
-    windows: Iterable[Window], rollups: Iterable[Rollup], processes: Mapping[str, ProcessRecord]
+    windows: Iterable[Window],
+    rollups: Iterable[Rollup],
+    processes: Mapping[str, ProcessRecord],
+    starts: Iterable[ProcessRecord] = (),
 ) -> dict[str, Any]:
     """
     How what is kept adds up.
@@ -64,16 +67,16 @@ def growth(
         rollups: Sums of all processes of one name, in any order: the line "all processes". Overlapping runs are
             left out, theirs belongs to no single name.
         processes: By uid.
+        starts: Main processes of workers, for the marks of restarts and deploys.
 
     Returns:
-        ``lines``: ``{label, points [[time, bytes]]}``, greatest growth first; ``marks``: ``{at, text}`` of the
-        starts and ends of these processes.
+        ``lines``: ``{label, points [[time, bytes]]}``, greatest growth first; ``marks``: see :func:`marks_of`.
     """
     lines: list[dict[str, Any]] = []
     by_process: dict[str, list[Window]] = defaultdict(list)
     for window in windows:
         by_process[window.process].append(window)
-    marks = []
+    shown = []
     for uid, found in by_process.items():
         process = processes.get(uid)
         if process is None:
@@ -82,9 +85,7 @@ def growth(
         for window in sorted(found, key=lambda window: window.at_s):
             points.append([window.at_s, max(0.0, window.run_number * window.kept_bytes_per_run)])
         lines.append({"label": f"pid {process.pid}", "points": points})
-        marks.append({"at": process.started_at_s, "text": f"pid {process.pid} started"})
-        if process.ended_at_s is not None:
-            marks.append({"at": process.ended_at_s, "text": f"pid {process.pid} {process.ended_how or 'ended'}"})
+        shown.append(process)
     lines.sort(key=lambda line: -line["points"][-1][1])
     lines = lines[: MOST_LINES_IN_PLOT - 1]
     total = 0.0
@@ -99,7 +100,16 @@ def growth(
         sums.append([float(row.bucket_s + Rollup.BUCKET_S), total])
     if sums:
         lines.insert(0, {"label": "all processes", "points": sums})
-    return {"lines": lines, "marks": sorted(marks, key=lambda mark: float(str(mark["at"])))}
+    return {"lines": lines, "marks": marks_of(shown, starts)}
+
+
+def _first_s(
+    windows: Iterable[Window], rollups: Iterable[Rollup], processes: Mapping[str, ProcessRecord]
+) -> float | None:
+    """The earliest time of the plot."""
+    times = [process.started_at_s for process in processes.values()]
+    times += [float(row.bucket_s) for row in rollups] + [window.at_s for window in windows]
+    return min(times, default=None)
 
 
 def sentence(leak: Leak) -> str:
@@ -145,7 +155,7 @@ def leak(queries: Any, visit: Visit, identifier: str) -> Context:
         "traceback": [(line, one_line(line.code)) for line in found.traceback],
         "windows": windows,
         "processes": processes,
-        "plot": growth(windows, rollups, processes),
+        "plot": growth(windows, rollups, processes, queries.starts(since_s=_first_s(windows, rollups, processes))),
         "samples": found.samples,
         "runs": queries.runs(kind=found.kind, name=found.name, limit=8).rows,
         "types": sorted(found.types, key=lambda row: -row.bytes),

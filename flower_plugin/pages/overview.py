@@ -10,10 +10,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from celery_trace.model import AlertView, FailureGroup, Leak, ProcessView, StatsView, Verdict, WorkerView
-from celery_trace.rules import Rule, configured, in_force
-from celery_trace.settings import SettingError
 from flower_plugin import marks
 from flower_plugin.pages.failures import exception_text
+from flower_plugin.pages.limits import Limit, limits_of
 from flower_plugin.pages.page import Context, Page, Visit
 from flower_plugin.roles import Role
 from flower_plugin.values import without_words
@@ -49,14 +48,6 @@ class Item(Struct, frozen=True, kw_only=True):
     trend: str | Callable[[], str] = ""
     code: str = ""
     alert: str = ""
-
-
-class Limit(Struct, frozen=True):
-    """A size that a process must not outgrow; ``rule`` is None where it is not an alert rule's."""
-
-    bytes: float
-    what: str
-    rule: Rule | None
 
 
 _SEVERITY_WEIGHT = {"critical": 1100, "warning": 1000, "info": 600}
@@ -131,18 +122,6 @@ def _of_group(group: FailureGroup, shows_values: bool) -> Item:
         at_s=group.last_seen,
         trend=lambda: marks.bars(group.trend, "Failures"),
     )
-
-
-def limits(rules: Iterable[Rule], child_limit_bytes: float | None) -> list[Limit]:
-    """What a process must not outgrow: the thresholds of rules, and Celery's ``worker_max_memory_per_child``."""
-    found = [
-        Limit(rule.above, f"where the alert {rule.name} fires", rule)
-        for rule in rules
-        if rule.rule == "process_memory" and rule.above > 0
-    ]
-    if child_limit_bytes:
-        found.append(Limit(child_limit_bytes, "where Celery replaces it", None))
-    return found
 
 
 def _nearest(worker: WorkerView, known: Iterable[Limit]) -> tuple[float, ProcessView, Limit] | None:
@@ -319,11 +298,7 @@ def overview(queries: Any, visit: Visit) -> Context:
     ]
     items += [_of_leaks(lines, visit.paths) for lines in by_name]
     items += [_of_group(group, shows_values) for group in groups if group.state != "resolved"]
-    try:
-        rules = in_force(visit.settings.alert_rules, queries.alert_rules())
-    except SettingError:
-        rules = configured(visit.settings.alert_rules)  # the Alerts page says what is wrong with the others
-    items += _near_limits(queries, workers, limits(rules, visit.monitor.get("child_limit_bytes")), visit.now_s)
+    items += _near_limits(queries, workers, limits_of(queries, visit), visit.now_s)
     items += [item for worker in workers if (item := _of_worker(worker)) is not None]
     items += _of_stats(stats)
     items = merged(items)

@@ -106,6 +106,7 @@ def scatter(runs: Sequence[Run]) -> dict[str, list[Any]]:
         "kept": [run.kept_bytes for run in ordered],
         "rss": [run.memory.rss_bytes if run.memory else None for run in ordered],
         "why": [run.why for run in ordered],
+        "id": [run.id for run in ordered],
     }
 
 
@@ -133,13 +134,22 @@ def runs(queries: Any, visit: Visit, kind: str, name: str) -> Context:
             "It may not have run since celery-trace was switched on, or its records were pruned.",
             ("trace_runs", "All names"),
         )
+    opened = None
+    if wanted := visit.word("run"):
+        opened = next((run for run in single if run.id == wanted), None) or queries.run(wanted)
+        if opened is None or (opened.kind, opened.name) != (kind, name):
+            raise Missing("There is no such run of this name.", "It may have been pruned.", ("trace_runs", "All names"))
+    added = totals(rollups)
     return {
+        "opened": opened,
+        "opened_failures": queries.failures(task_id=opened.task_id, limit=5).rows if opened and opened.task_id else [],
+        "opened_process": queries.processes([opened.process]).get(opened.process) if opened else None,
         "title": f"{name} · runs",
         "kind": kind,
         "name": name,
-        "totals": totals(rollups),
+        "totals": added,
         "timeline": timeline(rollups),
-        "scatter": scatter(single),
+        "scatter": {**scatter(single), "percentiles": {f"{at} %": value for at, value in added.percentiles.items()}},
         "runs": sorted(single, key=lambda run: -run.duration_s)[:100],
         "leaks": queries.leaks(kind=kind, name=name, limit=10).rows,
         "groups": queries.groups(kind=kind, name=name, limit=10).rows,

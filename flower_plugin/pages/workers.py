@@ -6,12 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from celery_trace.model import Sample, WorkerView
+from msgspec import Struct
+
+from celery_trace.model import ProcessRecord, Sample, WorkerView
+from flower_plugin.pages.limits import limits_of
 from flower_plugin.pages.page import RANGES, Context, Page, Visit
+from flower_plugin.pages.timemarks import marks_of
 
 MOST_POINTS = 300
 MOST_PROCESSES = 24
 MOST_BLAMED = 8
+#: Roles of a worker's first process; its start is a restart of the worker.
+MAIN_ROLES = frozenset({"main", "solo", "threads", "green"})
 
 
 def thinned(samples: Sequence[Sample], most: int = MOST_POINTS) -> list[Sample]:
@@ -33,7 +39,9 @@ def thinned(samples: Sequence[Sample], most: int = MOST_POINTS) -> list[Sample]:
     return [kept[slot] for slot in sorted(kept)]
 
 
-def series(samples: Iterable[Sample], worker: WorkerView | None) -> dict[str, Any]:
+def series(
+    samples: Iterable[Sample], worker: WorkerView | None, starts: Iterable[ProcessRecord] = ()
+) -> dict[str, Any]:
     """
     Lines for the plots.
 
@@ -61,13 +69,40 @@ def series(samples: Iterable[Sample], worker: WorkerView | None) -> dict[str, An
             }
         )
     lines.sort(key=lambda line: -max(line["rss"], default=0))
-    marks = []
-    for view in views.values():
-        if view.uid in by_process:
-            marks.append({"at": view.started_at, "text": f"{view.pid} started"})
-            if view.ended_at is not None:
-                marks.append({"at": view.ended_at, "text": f"{view.pid} {view.ended_how or 'ended'}"})
-    return {"lines": lines[:MOST_PROCESSES], "marks": sorted(marks, key=lambda mark: float(str(mark["at"])))}
+    shown = [
+        ProcessRecord(
+            uid=view.uid, host="", pid=view.pid, started_at_s=view.started_at, ended_at_s=view.ended_at,
+            ended_how=view.ended_how,
+        )
+        for view in views.values()
+        if view.uid in by_process and view.role not in MAIN_ROLES
+    ]  # fmt: skip
+    return {"lines": lines[:MOST_PROCESSES], "marks": marks_of(shown, starts)}
+
+
+class Recycling(Struct, frozen=True):
+    """How a worker's children came to their ends: mean life in seconds, mean resident bytes at the end."""
+
+    ended: int
+    killed: int
+    life_s: float | None
+    bytes_at_end: float | None
+
+
+def recycling(worker: WorkerView, since_s: float | None) -> Recycling:
+    """What became of the children that ended since then."""
+    ended = [
+        process
+        for process in worker.processes
+        if process.role == "child" and process.ended_at is not None and process.ended_at >= (since_s or 0.0)
+    ]
+    sizes = [process.memory.rss_bytes for process in ended if process.memory is not None]
+    return Recycling(
+        ended=len(ended),
+        killed=sum(process.ended_how == "killed" for process in ended),
+        life_s=sum((p.ended_at or p.started_at) - p.started_at for p in ended) / len(ended) if ended else None,
+        bytes_at_end=sum(sizes) / len(sizes) if sizes else None,
+    )
 
 
 def blame(kept: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int, float]]:
@@ -105,7 +140,10 @@ def memory(queries: Any, visit: Visit) -> Context:
                 for process in chosen.processes[:MOST_PROCESSES]
                 for sample in queries.samples(process=process.uid, since_s=since_s)
             ]
-        plots = series(samples, chosen)
+        starts = queries.starts(worker=chosen.name, since_s=since_s) if chosen.name else []
+        plots = series(samples, chosen, [main for main in starts if since_s is None or main.started_at_s >= since_s])
+        known = [limit for limit in limits_of(queries, visit) if limit.rule is None or limit.rule.wants(chosen.name)]
+        plots["limit"] = min((limit.bytes for limit in known), default=None)
         blamed = blame(queries.kept_by_name(since_s=since_s))
     return {
         "workers": workers,
@@ -113,6 +151,7 @@ def memory(queries: Any, visit: Visit) -> Context:
         "unknown": wanted if wanted and chosen is None else "",
         "plots": plots,
         "blamed": blamed,
+        "recycled": recycling(chosen, since_s) if chosen is not None else None,
         "ranges": RANGES,
         "range": visit.word("range", tuple(RANGES), "hour"),
     }

@@ -18,28 +18,147 @@
         const common = {stroke: ink, grid: {stroke: rule, width: 1}, ticks: {stroke: rule, width: 1}};
         return [
             Object.assign({}, common, {space: 70}),
-            Object.assign({}, common, {size: 74, values: function (_, values) { return values.map(format); }})
+            Object.assign({}, common, {size: 74, values: function (_, values) { return values.map(tick(format)); }},
+                format === trace.size ? {incrs: BYTE_STEPS} : {})
         ];
     }
 
+    // Ticks at whole steps of 1024, so that an axis in MiB says 50 and 100, not 47.7 and 95.4.
+    const BYTE_STEPS = [];
+    for (let unit = 1; unit < Math.pow(1024, 5); unit *= 1024) {
+        [1, 2, 5, 10, 20, 50, 100, 200, 500].forEach(function (step) { BYTE_STEPS.push(step * unit); });
+    }
+
+    function tick(format) {
+        return format === trace.size ? function (value) { return value === 0 ? "0" : trace.size(value).replace(".0 ", " ").replace(".00 ", " "); } : format;
+    }
+
+    const MARKS = {
+        deploy: ["--bs-primary", [], 1], restart: ["--tr-info", [6, 3], 0.9], killed: ["--flower-danger", [4, 3], 0.9],
+        start: ["--flower-text-muted", [2, 4], 0.6], end: ["--flower-text-muted", [2, 4], 0.6]
+    };
+
+    // Lines across the plot, with words on top where they find room; the others say theirs beside the cursor.
     function marksPlugin(marks) {
         return {hooks: {draw: [function (plot) {
             if (!marks || !marks.length) { return; }
             const context = plot.ctx;
+            const ratio = window.devicePixelRatio || 1;
+            let free = -Infinity;
             context.save();
-            context.strokeStyle = css("--flower-text-muted");
-            context.globalAlpha = 0.55;
-            context.setLineDash([4, 4]);
+            context.font = 11 * ratio + "px " + (css("font-family") || "sans-serif");
+            context.textAlign = "left";
+            context.textBaseline = "bottom";
             marks.forEach(function (mark) {
-                const x = plot.valToPos(mark.at, "x", true);
+                const x = Math.round(plot.valToPos(mark.at, "x", true));
                 if (x < plot.bbox.left || x > plot.bbox.left + plot.bbox.width) { return; }
+                const look = MARKS[mark.kind] || MARKS.start;
+                context.strokeStyle = context.fillStyle = css(look[0]) || css("--flower-text-muted");
+                context.globalAlpha = look[2];
+                context.lineWidth = (mark.kind === "deploy" ? 2 : 1) * ratio;
+                context.setLineDash(look[1].map(function (length) { return length * ratio; }));
                 context.beginPath();
                 context.moveTo(x, plot.bbox.top);
                 context.lineTo(x, plot.bbox.top + plot.bbox.height);
                 context.stroke();
+                context.globalAlpha = 1;
+                const text = mark.text.length > 26 ? mark.text.slice(0, 25) + "…" : mark.text;
+                const width = context.measureText(text).width;
+                const left = Math.min(x + 3 * ratio, plot.bbox.left + plot.bbox.width - width);
+                if (left > free) {
+                    context.fillText(trace.visible(text), left, plot.bbox.top - 2 * ratio);
+                    free = left + width + 10 * ratio;
+                }
             });
             context.restore();
         }]}};
+    }
+
+    // Values across the plot, such as a limit or percentiles: [value, words], in the plot's own scale.
+    function levelsPlugin(levels, token) {
+        return {hooks: {draw: [function (plot) {
+            const context = plot.ctx;
+            const ratio = window.devicePixelRatio || 1;
+            context.save();
+            context.strokeStyle = context.fillStyle = css(token);
+            context.setLineDash([8 * ratio, 4 * ratio]);
+            context.lineWidth = ratio;
+            context.font = 11 * ratio + "px " + (css("font-family") || "sans-serif");
+            context.textAlign = "right";
+            context.textBaseline = "bottom";
+            let last = Infinity;
+            levels.forEach(function (level) {
+                const y = plot.valToPos(level[0], "y", true);
+                if (y < plot.bbox.top || y > plot.bbox.top + plot.bbox.height) { return; }
+                context.beginPath();
+                context.moveTo(plot.bbox.left, y);
+                context.lineTo(plot.bbox.left + plot.bbox.width, y);
+                context.stroke();
+                if (Math.abs(last - y) > 12 * ratio) {
+                    context.fillText(level[1], plot.bbox.left + plot.bbox.width - 4 * ratio, y - 2 * ratio);
+                    last = y;
+                }
+            });
+            context.restore();
+        }]}};
+    }
+
+    // What ran when: a lane for each process, a colour for each name.
+    function lanes(place, plot, lines) {
+        const old = place.parentElement.querySelector(".tr-lanes");
+        if (old) { old.remove(); }
+        const runs = new Map();
+        lines.forEach(function (one) {
+            one.name.forEach(function (name) { if (name) { runs.set(name, (runs.get(name) || 0) + 1); } });
+        });
+        if (!runs.size) { return; }
+        const names = Array.from(runs.keys()).sort(function (a, b) { return runs.get(b) - runs.get(a); });
+        const colours = new Map(names.map(function (name, at) { return [name, at < 7 ? colour(at + 1) : css("--flower-text-muted")]; }));
+        const box = document.createElement("div");
+        box.className = "tr-lanes";
+        const title = document.createElement("h3");
+        title.textContent = "What ran when";
+        box.appendChild(title);
+        const ratio = window.devicePixelRatio || 1;
+        const low = plot.scales.x.min;
+        const span = plot.scales.x.max - low || 1;
+        lines.slice(0, 12).forEach(function (one) {
+            const lane = document.createElement("div");
+            lane.className = "tr-lane";
+            const label = document.createElement("span");
+            label.textContent = one.label;
+            label.style.width = plot.bbox.left / ratio + 4 + "px";
+            const track = document.createElement("div");
+            track.style.width = plot.bbox.width / ratio + "px";
+            one.x.forEach(function (at, index) {
+                const name = one.name[index];
+                if (!name || (index && one.name[index - 1] === name && one.x[index] - one.x[index - 1] < span / 20)) { return; }
+                let end = index;
+                while (end + 1 < one.x.length && one.name[end + 1] === name && one.x[end + 1] - one.x[end] < span / 20) { end += 1; }
+                const until = end + 1 < one.x.length && one.x[end + 1] - one.x[end] < span / 20 ? one.x[end + 1] : one.x[end];
+                if (until < low || at > low + span) { return; }
+                const bar = document.createElement("i");
+                const left = Math.max(0, (at - low) / span * 100);
+                bar.style.left = left + "%";
+                bar.style.width = Math.max(0.4, Math.min(100, (until - low) / span * 100) - left) + "%";
+                bar.style.background = colours.get(name);
+                bar.title = trace.visible(name) + ", " + exact(at) + (until > at ? " to " + exact(until) : "");
+                track.appendChild(bar);
+            });
+            lane.append(label, track);
+            box.appendChild(lane);
+        });
+        const legend = document.createElement("p");
+        names.slice(0, 8).forEach(function (name) {
+            const item = document.createElement("span");
+            const dot = document.createElement("i");
+            dot.style.background = colours.get(name);
+            item.append(dot, trace.visible(name.length > 60 ? name.slice(0, 59) + "…" : name));
+            legend.appendChild(item);
+        });
+        if (names.length > 8) { legend.append(" and " + (names.length - 8) + " more names, in grey"); }
+        box.appendChild(legend);
+        place.after(box);
     }
 
     // Says beside the cursor what a plain legend can't: exact bytes, what ran, which process started.
@@ -89,6 +208,7 @@
         place.replaceChildren();
         const plot = new uPlot(Object.assign({
             width: width, height: Math.max(200, Math.min(320, width * 0.42)),
+            padding: [18, 26, 0, 0],
             cursor: {drag: {x: true, y: false}},
             legend: {show: true, live: false}
         }, options), data, place);
@@ -139,11 +259,20 @@
                 one.x.forEach(function (at, index) { map.set(at, one.name[index]); });
                 return map;
             });
+            // A limit far above everything would only press the lines flat.
+            const most = Math.max.apply(null, lines.map(function (one) { return Math.max.apply(null, one.y); }));
+            const limit = chosen === "rss" && data.limit && data.limit < most * 1.6 ? [[data.limit, "limit " + trace.size(data.limit)]] : [];
+            let shown = "";
             draw(place, joined(lines), {
                 axes: axes(format),
-                scales: {y: {range: function (_, low, high) { return [0, high > 0 ? high * 1.08 : 1]; }}},
+                // The lanes follow when somebody zooms.
+                hooks: {draw: [function (plot) {
+                    const span = [plot.scales.x.min, plot.scales.x.max, plot.bbox.width].join();
+                    if (span !== shown) { shown = span; lanes(place, plot, lines); }
+                }]},
+                scales: {y: {range: function (_, low, high) { return [0, Math.max(high > 0 ? high * 1.08 : 1, limit.length ? limit[0][0] * 1.05 : 0)]; }}},
                 series: [{}].concat(lines.map(function (one, at) { return line(one.label, at, {points: {show: one.x.length < 40}}); })),
-                plugins: [marksPlugin(data.marks), wordsPlugin(function (plot, index) {
+                plugins: [marksPlugin(data.marks), levelsPlugin(limit, "--flower-danger"), wordsPlugin(function (plot, index) {
                     const at = plot.data[0][index];
                     const words = [exact(at)];
                     lines.forEach(function (one, number) {
@@ -160,7 +289,11 @@
         timeline: function (place, data) {
             draw(place, [data.at, data.runs, data.failed], {
                 axes: axes(function (value) { return value.toLocaleString(); }),
-                scales: {y: {range: function (_, low, high) { return [0, Math.max(1, high * 1.08)]; }}},
+                scales: {
+                    // Half a slice of room on both sides, or the first and the last bar are cut.
+                    x: {range: function (_, low, high) { return [low - 200, high + 200]; }},
+                    y: {range: function (_, low, high) { return [0, Math.max(1, high * 1.08)]; }}
+                },
                 series: [{}, line("runs", 0, {paths: uPlot.paths.bars({size: [0.7, 60]}), fill: colour(0) + "55", points: {show: false}}),
                     line("failed", 5, {paths: uPlot.paths.bars({size: [0.7, 60]}), fill: colour(5) + "99", points: {show: false}})],
                 plugins: [wordsPlugin(function (plot, index) {
@@ -176,15 +309,33 @@
             const columns = reasons.map(function (reason) {
                 return data[chosen].map(function (value, at) { return data.why[at] === reason ? value : null; });
             });
-            draw(place, [data.at].concat(columns), {
+            const levels = chosen === "duration_s" ? Object.keys(data.percentiles || {}).map(function (name) {
+                return [data.percentiles[name], name + " within " + format(data.percentiles[name])];
+            }) : [];
+            const plot = draw(place, [data.at].concat(columns), {
                 axes: axes(format),
+                scales: {
+                    x: {range: function (_, low, high) { const room = Math.max(1, (high - low) * 0.02); return [low - room, high + room]; }},
+                    y: {range: function (_, low, high) { const room = (high - low || Math.abs(high) || 1) * 0.08; return [Math.min(0, low - (low < 0 ? room : 0)), high + room]; }}
+                },
                 series: [{}].concat(reasons.map(function (reason, at) {
                     return {label: reason, stroke: colour(at), paths: function () { return null; }, points: {show: true, size: 7, fill: colour(at) + "aa"}};
                 })),
-                plugins: [wordsPlugin(function (plot, index) {
+                plugins: [levelsPlugin(levels, "--flower-text-muted"), wordsPlugin(function (plot, index) {
                     const value = data[chosen][index];
-                    return [exact(data.at[index]), data.why[index] + ": " + (value === null ? "not measured" : format(value))];
+                    return [exact(data.at[index]), data.why[index] + ": " + (value === null ? "not measured" : format(value)), "click to open"];
                 })]
+            });
+            let pressed = 0;
+            plot.over.addEventListener("mousedown", function (event) { pressed = event.clientX; });
+            plot.over.addEventListener("click", function (event) {
+                const index = plot.cursor.idx;
+                // A drag zooms; only a click that stood still opens a run.
+                if (index === null || index === undefined || Math.abs(event.clientX - pressed) > 3) { return; }
+                const address = new URL(window.location.href);
+                address.searchParams.set("run", data.id[index]);
+                address.hash = "opened-run";
+                window.location.assign(address.href);
             });
         }
     };

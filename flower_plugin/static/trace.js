@@ -171,6 +171,9 @@
                 } else {
                     trace.toast(button.dataset.done + (value.task_id ? " Its id is " + value.task_id + "." : ""));
                 }
+                if (button.dataset.lasts && !(value.workers && !value.workers.length)) {
+                    tracing(button.dataset.task, Number(button.dataset.lasts));
+                }
                 if (button.dataset.then) { window.location.assign(button.dataset.then); }
                 refresh();
             } catch (error) {
@@ -182,6 +185,48 @@
             }
         }
     });
+
+    // --- a task that is measured for a while: how long still, and an end before its time -----------------------
+
+    const panel = document.getElementById("tr-tracing");
+
+    function tracing(name, seconds) {
+        try { window.sessionStorage.setItem("trace:" + name, JSON.stringify([Date.now(), seconds])); } catch (error) { /* none here */ }
+        showTracing();
+    }
+
+    function showTracing() {
+        if (!panel) { return; }
+        let held = null;
+        try { held = JSON.parse(window.sessionStorage.getItem("trace:" + panel.dataset.task) || "null"); } catch (error) { held = null; }
+        const left = held ? held[1] - (Date.now() - held[0]) / 1000 : 0;
+        const before = panel.hidden;
+        panel.hidden = left <= 0;
+        if (left <= 0) {
+            if (held) { window.sessionStorage.removeItem("trace:" + panel.dataset.task); }
+            if (!before) { refresh(); }
+            return;
+        }
+        const bar = document.getElementById("tr-tracing-bar");
+        bar.max = held[1];
+        bar.value = held[1] - left;
+        document.getElementById("tr-tracing-words").textContent = "Each run is measured, " + Math.floor(left / 60) + ":" + String(Math.floor(left % 60)).padStart(2, "0") + " left";
+    }
+
+    if (panel) {
+        showTracing();
+        window.setInterval(showTracing, 1000);
+        document.getElementById("tr-tracing-stop").addEventListener("click", async function () {
+            try {
+                await trace.post(panel.dataset.address, JSON.stringify({name: panel.dataset.task, seconds: 0}));
+                window.sessionStorage.removeItem("trace:" + panel.dataset.task);
+                trace.toast("Stopped: runs are measured as usual again.");
+                showTracing();
+            } catch (error) {
+                trace.toast(error.message, true);
+            }
+        });
+    }
 
     // --- live -------------------------------------------------------------------------------------------
 

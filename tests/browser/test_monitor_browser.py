@@ -311,6 +311,68 @@ def test_a_rule_is_changed_on_the_page_and_what_is_wrong_is_said_beside_it(full,
     assert app.facts.queries.alert_rules() is None
 
 
+def test_a_failure_is_found_by_the_value_of_a_local(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/failures/all")
+    page.get_by_role("searchbox").fill("Email = ada@example")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("tbody tr").first).to_be_visible()
+    expect(page.get_by_text("the arguments and locals of the newest")).to_be_visible()
+    page.get_by_role("searchbox").fill("grace@example")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_text("Nothing fits this filter")).to_be_visible()
+
+
+def test_an_outlier_is_opened_from_the_plot_and_closed_again(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/runs/task/shop.tasks.remember_order")
+    place = page.locator('[data-plot="scatter"] .u-over')
+    place.scroll_into_view_if_needed()
+    box = place.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator('[data-plot="scatter"] .tr-plot-words')).to_contain_text("click to open")
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_url("**run=run-*")
+    expect(page.get_by_role("heading", name="One run")).to_be_visible()
+    assert violations(page) == []
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_role("heading", name="One run")).to_have_count(0)
+
+
+def test_the_memory_page_shows_what_ran_when(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/workers")
+    lanes = page.locator(".tr-lanes")
+    expect(lanes.get_by_text("shop.tasks.remember_order")).to_be_visible()
+    expect(lanes.locator(".tr-lane")).to_have_count(4)
+    expect(lanes.locator('i[title^="shop.tasks.overrun"]')).to_have_count(1)
+
+
+def test_a_task_that_is_traced_shows_how_long_still_and_can_be_stopped(full, page):
+    base, app = full
+    log_in(page, base, app)
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.post_data_json["seconds"])
+        route.fulfill(json={"workers": [{"worker": "w1@h", "ok": True, "why": ""}]})
+
+    page.route("**/api/trace/tasks/trace", answer)
+    page.goto(base + addresses(app)["trace_leak"])
+    page.get_by_role("button", name="Trace this task now").click()
+    words = page.locator("#tr-tracing-words")
+    expect(words).to_contain_text("Each run is measured, 1:5")
+    page.reload()
+    expect(words).to_contain_text("left")
+    assert violations(page) == []
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(words).to_be_hidden()
+    assert asked == [120, 0]
+
+
 def test_ten_thousand_failures_are_a_page_that_is_usable_within_a_second(tmp_path, page):
     settings = filled(tmp_path)
     store = open_store(settings)

@@ -161,11 +161,28 @@ def capture(hostile: bool = False, number: int = 0) -> Capture:
     )
 
 
+#: The first task of a workflow whose further tasks failed.
+ROOT = "6e1f9b3a-0000-4000-8000-00000000root"
+
+
 def processes(now_s: float) -> list[ProcessRecord]:
     """A prefork worker with two children and one that was killed, a silent worker, and a web process."""
     common = {"host": "web-1", "python": "3.11.7", "counters": ["allocated_blocks", "malloc_bytes"]}
     return [
-        ProcessRecord(uid="main-1", pid=100, started_at_s=now_s - 7200, worker=WORKER, role=Role.MAIN, **common),
+        ProcessRecord(
+            uid="main-0",
+            pid=90,
+            started_at_s=now_s - 9000,
+            worker=WORKER,
+            role=Role.MAIN,
+            release="1.4.1",
+            ended_at_s=now_s - 4010,
+            ended_how="exit",
+            **common,
+        ),
+        ProcessRecord(
+            uid="main-1", pid=100, started_at_s=now_s - 4000, worker=WORKER, role=Role.MAIN, release="1.4.2", **common
+        ),
         ProcessRecord(uid="child-1", pid=101, started_at_s=now_s - 7200, worker=WORKER, role=Role.CHILD, **common),
         ProcessRecord(uid="child-2", pid=102, started_at_s=now_s - 3000, worker=WORKER, role=Role.CHILD, **common),
         ProcessRecord(
@@ -364,18 +381,28 @@ def failures(now_s: float, hostile: bool = False, count: int = 40) -> Iterator[F
             at_s=at_s,
             duration_s=0.012,
             capture=capture(hostile, number),
-            task=TaskContext(queue="celery", root_id="6e1f9b3a-0000-4000-8000-000000000000", parent_id=""),
+            task=TaskContext(
+                queue="celery",
+                root_id=ROOT if number < 3 else task_id,
+                parent_id="" if number > 2 else ROOT if number == 0 else "6e1f9b3a-0000-4000-8000-000000000000",
+            ),
             memory=MemoryState(rss_bytes=143 * MIB, uss_bytes=110 * MIB, threads=4, fds=19),
             **common,
         )
 
 
 def runs(now_s: float) -> Iterator[Run]:
-    """Single runs of one name."""
+    """Single runs of one name, and two of a workflow."""
+    for task_id, name in ((ROOT, "shop.tasks.checkout"), ("receipt", "shop.mail.receipt")):
+        yield Run(
+            id=f"run-{name}", process="child-1", kind=Kind.TASK, name=name, task_id=task_id, root_id=ROOT,
+            started_at_s=now_s - 5200, state="SUCCESS", duration_s=0.2, why="sampled", queue="orders",
+        )  # fmt: skip
     for number in range(60):
         yield Run(
             id=f"run-{number}", process="child-1", kind=Kind.TASK, name="shop.tasks.remember_order",
             task_id=f"7a1f9b3a-0000-4000-8000-{number:012d}", started_at_s=now_s - number * 60, state="SUCCESS",
+            queue="orders",
             duration_s=0.01 + 0.004 * (number % 7) + (0.3 if number % 17 == 0 else 0),
             why="outlier" if number % 17 == 0 else "sampled", kept_bytes=104_000 + number, kept_blocks=4,
             memory=MemoryState(rss_bytes=(90 + number) * MIB),

@@ -28,6 +28,7 @@ from celery_trace.stores import open_store
 from flower_plugin.metrics import Snapshot, render, take
 from flower_plugin.pages import alerts, failures, leaks, overview, runs, shells, statistics, workers
 from flower_plugin.pages.page import Missing, Visit
+from flower_plugin.pages.timemarks import marks_of
 from flower_plugin.roles import Role, User
 from flower_plugin.wording import Paths
 from tests.support import monitor_facts
@@ -210,7 +211,6 @@ def test_a_failure_shows_its_frames_with_the_users_own_one_open(queries, visit):
     assert shown.file == "shop/tasks.py"
     assert [line.number for line in shown.source if line.lit] == [42]
     assert context["chain"][1].words == "was being handled when the exception above was raised"
-    assert context["relatives"]
     assert "create_error" in context["text"]
     assert context["has_shell"]
 
@@ -258,7 +258,7 @@ def test_workers_show_the_chosen_one_over_time(queries, visit):
     context = workers.memory(queries, visit(range="day"))
     assert context["chosen"].name == monitor_facts.WORKER
     assert {line["label"] for line in context["plots"]["lines"]} == {"main 100", "child 101", "child 102", "child 99"}
-    assert "99 killed" in [mark["text"] for mark in context["plots"]["marks"]]
+    assert "pid 99 killed" in [mark["text"] for mark in context["plots"]["marks"]]
     assert context["blamed"][0][1] == "shop.tasks.remember_order"
     assert sum(share for *_, share in context["blamed"]) == pytest.approx(1)
     assert workers.memory(queries, visit(worker="nobody"))["unknown"] == "nobody"
@@ -409,3 +409,86 @@ def test_growth_that_stands_still_or_is_too_short_to_tell_reaches_no_limit():
     assert overview.seconds_left([(0.0, 1.0), (60.0, 2.0)], 200.0) is None
     rising = [(float(at_s), float(at_s)) for at_s in range(0, 601, 60)]
     assert overview.seconds_left(rising, 900.0) == pytest.approx(300)
+
+
+def test_a_workflow_shows_root_parent_children_and_siblings_also_those_that_went_well(queries, visit):
+    second = failure_id("6e1f9b3a-0000-4000-8000-000000000001", 1)
+    tree = [
+        (one.depth, one.relation, one.name, one.state) for one in failures.failure(queries, visit(), second)["workflow"]
+    ]
+    assert tree == [
+        (0, "root", "shop.tasks.checkout", "SUCCESS"),
+        (1, "", "shop.mail.receipt", "SUCCESS"),
+        (1, "parent", "shop.tasks.create_error", "failed"),
+        (2, "sibling", "shop.mail.send", "failed"),
+        (2, "this", "shop.tasks.charge", "retried"),
+    ]
+    first = {one.name: one for one in failures.failure(queries, visit(), FAILURE)["workflow"]}
+    assert {name: one.relation for name, one in first.items() if one.relation} == {
+        "shop.tasks.checkout": "parent", "shop.tasks.create_error": "this",
+        "shop.mail.send": "child", "shop.tasks.charge": "child", "shop.mail.receipt": "sibling",
+    }  # fmt: skip
+    assert first["shop.tasks.checkout"].link.startswith("/trace/runs/task/shop.tasks.checkout?run=")
+
+
+def test_what_flower_remembers_of_a_workflow_is_shown_and_a_ring_of_parents_ends(queries, visit):
+    def remembered(root_id):
+        return [
+            ("a", "shop.a", "SUCCESS", "b", 5.0),
+            ("b", "shop.b", "STARTED", "a", 6.0),
+            ("c", "shop.c", "", root_id, 1.0),
+        ]
+
+    here = replace(visit(), monitor={"workflow": remembered})
+    tree = failures.failure(queries, here, FAILURE)["workflow"]
+    assert {"shop.c"} <= {one.name for one in tree}
+    assert len(tree) == len({one.task_id for one in tree})
+
+
+def test_a_failure_of_no_workflow_shows_none(queries, visit):
+    alone = failure_id("6e1f9b3a-0000-4000-8000-000000000004", 0)
+    assert failures.failure(queries, visit(), alone)["workflow"] == []
+    assert failures.failure(queries, visit(), REQUEST)["workflow"] == []
+
+
+def test_a_run_is_opened_by_its_id_and_only_under_its_name(queries, visit):
+    name = "shop.tasks.remember_order"
+    context = runs.runs(queries, visit(run="run-3"), "task", name)
+    assert context["opened"].id == "run-3"
+    assert context["opened_process"].pid == 101
+    assert set(context["scatter"]["percentiles"]) == {"50 %", "95 %", "99 %"}
+    with pytest.raises(Missing):
+        runs.runs(queries, visit(run="run-3"), "task", "shop.tasks.fill_cache")
+    with pytest.raises(Missing):
+        runs.runs(queries, visit(run="nothing"), "task", name)
+
+
+def test_plots_mark_restarts_deploys_and_kills(queries, visit):
+    marks = {mark["text"]: mark["kind"] for mark in workers.memory(queries, visit(range="all"))["plots"]["marks"]}
+    assert marks["1.4.2 deployed: celery@web-1 started"] == "deploy"
+    assert marks["pid 99 killed"] == "killed"
+    assert marks["celery@web-1 started"] == "restart"
+
+
+def test_starts_of_one_moment_are_one_mark():
+    def main(worker, at_s, release):
+        return ProcessRecord(uid=f"{worker}{at_s}", host="h", pid=1, worker=worker, started_at_s=at_s, release=release)
+
+    mains = [main("a", 0, "1"), main("b", 5, "1"), main("a", 1000, "2"), main("b", 1030, "2"), main("c", 1050, "2")]
+    assert [(mark["at"], mark["text"], mark["kind"]) for mark in marks_of([], mains)] == [
+        (0, "a and 1 more started", "restart"),
+        (1000, "2 deployed: a and 1 more started", "deploy"),
+        (1050, "c started", "restart"),
+    ]
+
+
+def test_a_workers_recycling_says_how_long_children_live_and_how_large_they_get(queries, visit):
+    told = workers.memory(queries, visit(range="day"))["recycled"]
+    assert (told.ended, told.killed, told.life_s) == (1, 1, pytest.approx(4100, abs=5))
+    assert told.bytes_at_end > 200 * monitor_facts.MIB
+
+
+def test_leaks_are_filtered_by_queue_and_sorted_by_the_store(queries, visit):
+    context = leaks.table(queries, visit(queue="orders", sort="name"))
+    assert [leak.name for leak in context["rows"]] == ["shop.tasks.remember_order"]
+    assert context["queues"] == ["celery", "orders"]

@@ -1,0 +1,41 @@
+"""Sizes that a worker's process must not outgrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct
+
+from celery_trace.rules import Rule, configured, in_force
+from celery_trace.settings import SettingError
+from flower_plugin.pages.page import Visit
+
+
+class Limit(Struct, frozen=True):
+    """A size that a process must not outgrow; ``rule`` is None where it is not an alert rule's."""
+
+    bytes: float
+    what: str
+    rule: Rule | None
+
+
+def limits(rules: Iterable[Rule], child_limit_bytes: float | None) -> list[Limit]:
+    """What a process must not outgrow: the thresholds of rules, and Celery's ``worker_max_memory_per_child``."""
+    found = [
+        Limit(rule.above, f"where the alert {rule.name} fires", rule)
+        for rule in rules
+        if rule.rule == "process_memory" and rule.above > 0
+    ]
+    if child_limit_bytes:
+        found.append(Limit(child_limit_bytes, "where Celery replaces it", None))
+    return found
+
+
+def limits_of(queries: Any, visit: Visit) -> list[Limit]:
+    """The limits that hold for this monitor."""
+    try:
+        rules = in_force(visit.settings.alert_rules, queries.alert_rules())
+    except SettingError:
+        rules = configured(visit.settings.alert_rules)  # the Alerts page says what is wrong with the others
+    return limits(rules, visit.monitor.get("child_limit_bytes"))
