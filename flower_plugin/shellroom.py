@@ -441,7 +441,8 @@ class ShellRoom:
     async def _interrupt(self, socket: ShellSocket) -> None:
         if self._session is not None:
             self._app.gatekeeper.audit.done(who=socket.user.name, what="interrupt", **self._about())
-            await self._blocking(_guarded, self._session.interrupt)
+            session, user = self._session, socket.user.name
+            await self._blocking(_guarded, lambda: session.interrupt(user=user))
 
     async def _remark(self, socket: ShellSocket, wish: Run) -> None:
         user, text = socket.user.name, wish.code.strip()[1:].strip()

@@ -322,9 +322,9 @@ class LiveSession:
             return []
         return list(self.ask("complete", Body(code=code, cursor=cursor), timeout_s=3.0).items)
 
-    def interrupt(self) -> None:
+    def interrupt(self, *, user: str = "") -> None:
         if not self.gone:
-            self._send("interrupt", Body(), None)
+            self._send("interrupt", Body(), None, user)
 
     def select_frame(self, index: int) -> None:
         reply = self.ask("frame", Body(index=index))

@@ -298,7 +298,7 @@ class RecreatedSession:
         finally:
             self._lock.release()
 
-    def interrupt(self) -> None:
+    def interrupt(self, *, user: str = "") -> None:  # noqa: ARG002
         sandbox = self._sandbox
         if sandbox is not None:
             sandbox.interrupt()

@@ -104,8 +104,8 @@ class ShellSession(Protocol):
     def complete(self, code: str, cursor: int) -> list[str]:
         """What could stand at the cursor, whole words; they replace the text from :func:`completion_start`."""
 
-    def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in the running command, if there is one."""
+    def interrupt(self, *, user: str = "") -> None:
+        """Raise KeyboardInterrupt in the running command, if there is one. ``user`` is who wants that."""
 
     def select_frame(self, index: int) -> None:
         """Choose a frame; its names become plain variables."""

@@ -243,10 +243,12 @@ class Terminal:
             done = self._ran(session, code)
         except SessionGone as error:
             self._pending.clear()
+            self._audited(code, f"the session ended: {error}")
             self._note("input", code)
             return self._fall_back(str(error))
         except ShellError as error:
             self._pending.clear()
+            self._audited(code, f"refused: {error}")
             self._screen.event(Event("error", f"{error}\n"))
             return False
         if not done.more:
@@ -282,12 +284,15 @@ class Terminal:
         if isinstance(result, BaseException):
             raise result
         if not result.more:
-            self._audit.note(code, failure=self._failure.id, session=self._id, user=self._user)
+            self._audited(code)
             self._note("input", code)
             for kind, events in itertools.groupby(said, key=lambda event: event.kind):
                 text = "".join(event.text for event in events)
                 self._note({"error": "error", "notice": "event"}.get(kind, "output"), text)
         return result
+
+    def _audited(self, code: str, verdict: str = "done") -> None:
+        self._audit.note(code, verdict=verdict, failure=self._failure.id, session=self._id, user=self._user)
 
     def _fall_back(self, why: str) -> bool:
         old = self.session

@@ -69,7 +69,8 @@ class ScriptedSession:
     def complete(self, code, cursor):
         return ["context_data", "context"]
 
-    def interrupt(self):
+    def interrupt(self, *, user=""):
+        self.typed.append((user, "interrupt"))
         self.interrupted.set()
 
     def select_frame(self, index):
@@ -351,6 +352,7 @@ def test_a_running_command_is_interrupted(monitor, opener):
     ada.send(type="interrupt")
     assert ada.wait("done", id=1)["ok"] is False
     assert "KeyboardInterrupt" in ada.said()
+    assert opener.opened[0].typed == [("ada", "loop"), ("ada", "interrupt")]
     ada.close()
 
 

@@ -232,6 +232,19 @@ def test_every_command_is_in_the_audit_log_and_a_record(live: LiveProcess, tmp_p
     assert [one.command for one in live.records if isinstance(one, AuditEntry)] == ["open", "secret_word = 1"]
 
 
+def test_what_somebody_else_types_in_the_session_stands_under_their_name(live: LiveProcess) -> None:
+    with live.session(live.fail(), "ann") as session:
+        session.run("1", Said(), user="bob")
+        session.interrupt(user="cem")
+        answer(session, "2")
+
+    def who() -> list[tuple[str, str]]:
+        return [(one.user, one.command) for one in live.records if isinstance(one, AuditEntry)]
+
+    wait_until(lambda: ("ann", "2") in who(), "all is written down")
+    assert who() == [("ann", "open"), ("bob", "1"), ("cem", "interrupt"), ("ann", "2")]
+
+
 def test_when_the_process_lets_go_the_session_learns_why(live: LiveProcess) -> None:
     kept, _stays = live.fail(), live.fail()
     with live.session(kept) as session:

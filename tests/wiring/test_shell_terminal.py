@@ -180,6 +180,9 @@ def test_when_the_process_ends_the_shell_goes_on_recreated(live: LiveProcess, tm
     assert status == 0, said
     assert "the process ends (recycled). From here on the shell is recreated from the capture." in said
     assert "10000" in said
+    audit = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    (last_words,) = [one["verdict"] for one in audit if one["where"] == "terminal" and one["command"] == "a * 1000"]
+    assert "the session ended" in last_words
     assert "event" in [line.kind for line in store.lines]
 
 
