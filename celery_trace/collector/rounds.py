@@ -14,6 +14,7 @@ from pathlib import Path
 from celery_trace.clock import Clock
 from celery_trace.collector.adoption import adopt
 from celery_trace.collector.status import LOCK_FILE, STATUS_FILE, Status, write_status
+from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
 from celery_trace.spool import segments
 from celery_trace.spool.lines import pack
@@ -125,8 +126,7 @@ class Collector:
             return
         refused = self._transport.send(records)
         for record, why in refused:
-            line = pack(encode(record))
-            self._set_aside(Corrupt("refused by the store", 0, why, line[:4096]))
+            self._set_aside(Corrupt("refused by the store", 0, why, pack(encode(record))))
         self.status.delivered += len(records) - len(refused)
         self.status.last_delivery_at_s = self._clock.now_s()
 
@@ -162,8 +162,9 @@ class Collector:
         """Processes that did not say goodbye were killed: write down what they were doing."""
         records: list[AnyRecord] = []
         for uid in uids:
-            found = adopt(self._reader.process_of(uid, listing), self._folder / f"{uid}.box", self._clock.now_s())
-            records += found
+            with Guard("adopting a killed process"):  # a damaged black box tells nothing, and stops nobody
+                process = self._reader.process_of(uid, listing)
+                records += adopt(process, self._folder / f"{uid}.box", self._clock.now_s())
         if not uids:
             return
         self._send(records)

@@ -282,7 +282,7 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
             Now, if not given.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if path.is_file() else b""  # a pipe of that name would never end
     except OSError:
         return None
     if len(data) < _SIZE or not data.startswith(_MAGIC):

@@ -98,7 +98,7 @@ class Cap:
     def _drop(self, segment: Segment) -> Counter[str] | None:
         path = self._folder / segment.name
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            fd = segments.open_file(path, write=True)
         except OSError:
             return None
         try:

@@ -122,7 +122,7 @@ class SpoolReader:
 
     def _read_segment(self, segment: Segment, batch: Batch, *, growing: bool) -> None:
         try:
-            fd = os.open(self._folder / segment.name, os.O_RDWR | os.O_CLOEXEC)
+            fd = segments.open_file(self._folder / segment.name, write=True)
         except OSError:
             return
         held = False
@@ -175,7 +175,7 @@ class SpoolReader:
         """Delete a file to which nobody writes any more, if all of it was delivered."""
         path = self._folder / segment.name
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            fd = segments.open_file(path, write=True)
         except OSError:
             return False
         try:
@@ -199,7 +199,7 @@ class SpoolReader:
         waiting = counted_bytes = records = 0
         for segment in listing.segments:
             try:
-                fd = os.open(self._folder / segment.name, os.O_RDONLY | os.O_CLOEXEC)
+                fd = segments.open_file(self._folder / segment.name, write=False)
             except OSError:
                 continue
             try:
@@ -219,7 +219,7 @@ class SpoolReader:
             if segment.uid != uid:
                 continue
             try:
-                with open(self._folder / segment.name, "rb") as file:
+                with open(segments.open_file(self._folder / segment.name, write=False), "rb") as file:
                     file.seek(segments.HEADER_BYTES)
                     record = unpack(file.readline().rstrip(b"\n"))
             except (OSError, CorruptLine):
@@ -231,7 +231,7 @@ class SpoolReader:
     def is_ours(self, segment: Segment) -> bool | None:
         """Whether a file with one of our names has our first line; None when it is gone."""
         try:
-            fd = os.open(self._folder / segment.name, os.O_RDONLY | os.O_CLOEXEC)
+            fd = segments.open_file(self._folder / segment.name, write=False)
         except OSError:
             return None
         try:

@@ -17,9 +17,11 @@ the cursor or removes the file holds the file's flock, so collector and cap neve
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -111,13 +113,32 @@ def header(cursor: int = HEADER_BYTES) -> bytes:
     return b"%b%0*d\n" % (_MAGIC, _DIGITS, cursor)
 
 
+def open_file(path: Path, *, write: bool) -> int:
+    """
+    A descriptor of a file, for whoever looks into a folder that others write to as well.
+
+    Raises:
+        OSError: It is gone, or no plain file: a pipe of that name would make its reader wait for ever.
+    """
+    fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return fd
+
+
 def read_cursor(fd: int) -> int | None:
-    """How far the file was delivered (bytes from its start), or None when it is no spool file of ours."""
+    """
+    How far the file was delivered (bytes from its start), or None when it is no spool file of ours.
+
+    One beyond the file's end was damaged: then nothing counts as delivered, for a record told twice is harmless.
+    """
     line = os.pread(fd, HEADER_BYTES, 0)
     if len(line) != HEADER_BYTES or not line.startswith(_MAGIC):
         return None
     digits = line[len(_MAGIC) : -1]
-    return max(HEADER_BYTES, int(digits)) if digits.isdigit() else HEADER_BYTES
+    cursor = int(digits) if digits.isdigit() else 0
+    return cursor if HEADER_BYTES < cursor <= os.fstat(fd).st_size else HEADER_BYTES
 
 
 def write_cursor(fd: int, cursor: int) -> None:
@@ -137,9 +158,10 @@ def try_lock(fd: int) -> bool:
 def lives(folder: Path, uid: str) -> bool:
     """Whether the process of that uid still runs: it holds the lock on its ``.lock`` file."""
     try:
-        fd = os.open(folder / f"{uid}.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+        fd = open_file(folder / f"{uid}.lock", write=False)
+    except OSError as error:
+        # Whoever can't look (no descriptor left, another user's file) must not take a living process for dead.
+        return error.errno not in (errno.ENOENT, errno.EINVAL, errno.ELOOP, errno.ENXIO)
     try:
         return not try_lock(fd)
     finally:

@@ -8,11 +8,13 @@ with every window that is kept, so its result stands in a table and is computed 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
 
+from celery_trace.guard import report
 from celery_trace.model import Leak, Verdict, Window
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import schema
@@ -72,10 +74,19 @@ def refresh(store: Store, *, most_s: float = 0.5) -> int:
             _refresh_name(store, row)
         except StoreUnavailable:
             break  # the reader still gets what stands there
+        except Exception as error:  # a mistake of ours about one name; the others are not to wait behind it
+            report(f"computing the leaks of {row.name}", error)
+            store.in_transaction(partial(_forget, row=row))
         done += 1
         if time.monotonic() - started_s > most_s:
             break
     return done
+
+
+def _forget(connection: sa.Connection, row: Any) -> None:
+    """Take the mark off a name, unless more windows came meanwhile."""
+    state = schema.leak_state
+    connection.execute(sa.delete(state).where(state.c.id == row.id, state.c.username == row.username))
 
 
 def _refresh_name(store: Store, due: Any) -> None:
@@ -84,11 +95,10 @@ def _refresh_name(store: Store, due: Any) -> None:
     with store.reading() as connection:
         windows = windows_of(connection, due.kind, due.name)
     leaks = leak_table(windows, now_s=store.clock.now_s())
-    state = schema.leak_state
 
     def replace_rows(connection: sa.Connection) -> None:
         # If more windows came meanwhile the mark has another stamp, stays, and the name is computed once more.
-        connection.execute(sa.delete(state).where(state.c.id == due.id, state.c.username == due.username))
+        _forget(connection, due)
         keep = [leak.id for leak in leaks]
         stale = sa.delete(schema.leaks).where(schema.leaks.c.name == due.name, schema.leaks.c.kind == due.kind)
         connection.execute(stale.where(schema.leaks.c.id.not_in(keep)) if keep else stale)

@@ -95,7 +95,9 @@ class Store:
         now_s = self.clock.now_s()
         try:
             return self.in_transaction(lambda connection: writing.write(connection, records, now_s))
-        except (sa.exc.SQLAlchemyError, ValueError, TypeError, OverflowError) as error:
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # the database's, about a value, or a mistake of ours: one record stops no other
             with self.reading() as connection:
                 # Newer tables may refuse every record of ours for what is not in it: they wait for the update.
                 migration.refuse_if_newer(connection, self.address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from celery_trace.guard import report
 from celery_trace.model import AnyRecord
 from celery_trace.refusals import Unavailable
 from celery_trace.transports import TransportUnavailable
@@ -43,7 +44,12 @@ class DirectTransport:
                 self._sink = self._open()
             refused: list[tuple[AnyRecord, str]] = self._sink.write(records).refused
             if self._after is not None:
-                self._after(self._sink)
+                try:
+                    self._after(self._sink)
+                except Unavailable:
+                    raise
+                except Exception as error:  # the records are written: they must not come again for this
+                    report("computing what follows from new records", error)
         except Unavailable as error:
             self.close()  # it may have been replaced, or its tables made anew
             raise TransportUnavailable(error.what, error.why, error.next) from error

@@ -1,5 +1,6 @@
 """The collector, round by round: what it hands on, sets aside, adopts, counts and refuses."""
 
+import ast
 import fcntl
 import json
 import os
@@ -9,14 +10,14 @@ import pytest
 
 from celery_trace.clock import FakeClock
 from celery_trace.collector import ACCOUNT_S, AnotherCollector, Collector, read_status
-from celery_trace.model import ProcessRecord, Stats
+from celery_trace.model import ExceptionInfo, ProcessRecord, Stats
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
-from celery_trace.spool import SpoolWriter, segments
+from celery_trace.spool import SpoolWriter, segments, unpack
 from celery_trace.stores import StoreUnavailable, migration, open_store
 from celery_trace.transports import TransportUnavailable
 from celery_trace.transports.direct import DirectTransport
-from tests.support.store_records import NOW_S, failure, process, run
+from tests.support.store_records import NOW_S, failure, process, run, window
 
 
 class Remembering:
@@ -167,6 +168,41 @@ def test_corrupt_cut_and_foreign_files_are_counted_and_the_rest_goes_on(collecto
     assert account.counters["corrupt:lines"] == 2
 
 
+def test_a_cursor_beyond_the_end_of_its_file_is_not_believed(collector, writer, transport, folder, clock):
+    """Told again, records do no harm; taken for delivered, they would be gone."""
+    for n in range(5):
+        writer.append(failure(f"t{n}"))
+    path = writer.path
+    writer.close("exit")
+    with path.open("r+b") as file:
+        segments.write_cursor(file.fileno(), 10**9)
+    collector.round()
+    assert set(ids(transport.records)) == {failure(f"t{n}").id for n in range(5)}
+    collector.round()
+    assert not path.exists()
+
+
+def test_things_that_are_no_files_hold_nobody_up(collector, writer, transport, folder):
+    writer.append(failure("t1"))
+    for name in ("pipe.18.spool", "pipe.lock", "pipe.box"):
+        os.mkfifo(folder / name)
+    (folder / "folder.19.spool").mkdir()
+    (folder / "link.20.spool").symlink_to("/dev/zero")
+    collector.round()
+    collector.measure(collector._reader.list())
+    assert ids(transport.records) == [failure("t1").id]
+
+
+def test_a_failure_that_the_store_refuses_is_set_aside_whole(collector, writer, transport, folder):
+    odd = failure("t1", exception=ExceptionInfo("ValueError", "builtins", "long " * 5000))
+    transport.refuse_record = odd.id
+    writer.append(odd)
+    collector.round()
+    line = (folder / "set-aside.log").read_bytes().rstrip(b"\n")
+    kept = ast.literal_eval(line[line.index(b" b'") + 1 :].decode())
+    assert unpack(kept.rstrip(b"\n")) == odd
+
+
 def test_what_gave_way_is_told_once_under_its_own_name(collector, folder, transport, clock):
     small = SpoolWriter(folder, process("p3"), cap_bytes=256 * 1024, clock=clock)
     for n in range(4000):
@@ -311,6 +347,64 @@ def test_records_wait_while_the_store_is_locked_and_none_is_lost(direct, writer,
         holder.close()
     direct.round()
     assert stored(settings) == {"t1", "t2"}
+
+
+def test_a_record_at_which_our_own_code_fails_holds_up_no_other(direct, writer, settings, monkeypatch):
+    """Otherwise the collector would come to it again and again, and nothing of its host would arrive any more."""
+    from celery_trace.stores import rows
+
+    whole = rows.failure_row
+
+    def failing(record):
+        if record.task_id == "t5":
+            raise KeyError("a mistake of ours")
+        return whole(record)
+
+    monkeypatch.setattr(rows, "failure_row", failing)
+    for n in range(10):
+        writer.append(failure(f"t{n}"))
+    direct.round()
+    assert stored(settings) == {f"t{n}" for n in range(10)} - {"t5"}
+    assert direct.status.corrupt == 1
+    assert "a mistake of ours" in (settings.spool_folder / "set-aside.log").read_text()
+
+
+def test_what_is_computed_after_a_delivery_may_fail_and_the_delivery_stands(settings, writer, clock, caplog):
+    def fail(store):
+        raise KeyError("a mistake of ours")
+
+    collector = Collector(settings.spool_folder, DirectTransport(lambda: open_store(settings), fail), clock)
+    try:
+        for n in range(2):
+            writer.append(failure(f"t{n}"))
+            collector.round()
+    finally:
+        collector.close()
+    assert stored(settings) == {"t0", "t1"}
+    assert caplog.text.count("a mistake of ours") >= 1
+    assert collector.status.spool_records == 0
+
+
+def test_windows_that_our_own_code_can_not_read_keep_no_other_name_from_its_row(direct, writer, settings, monkeypatch):
+    from celery_trace import leaks
+    from celery_trace.stores import leak_rows
+
+    whole = leaks.leak_table
+
+    def failing(windows, *, now_s):
+        if windows[0].name == "shop.odd":
+            raise KeyError("a mistake of ours")
+        return whole(windows, now_s=now_s)
+
+    monkeypatch.setattr(leaks, "leak_table", failing)
+    store = open_store(settings)
+    try:
+        store.write([window(f"w{n}", name=name) for n, name in enumerate(("shop.odd", "shop.charge"))])
+        leak_rows.refresh(store)
+        assert leak_rows.refresh(store) == 0, "it is not tried for ever"
+        assert {leak.name for leak in Queries(store).leaks().rows} == {"shop.charge"}
+    finally:
+        store.close()
 
 
 def test_a_store_whose_tables_are_gone_is_told_and_made_anew(direct, writer, settings):
