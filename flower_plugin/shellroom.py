@@ -339,7 +339,7 @@ class ShellRoom:
             try:
                 self._session = await self._blocking(self._rooms.opener.live, kept, self._record, user)
             except ShellError as error:
-                why = f"{error} This shell is recreated from the capture."
+                why = f"{_sentence(str(error))} This shell is recreated from the capture."
         if self._session is None:
             self._session = await self._blocking(self._rooms.opener.recreated, self._record)
         if self._ended:
@@ -394,7 +394,7 @@ class ShellRoom:
         try:
             session = await self._blocking(self._rooms.opener.recreated, self._record)
         except ShellError as error:
-            self._note("event", "", f"{why} The shell can't be recreated either: {error}")
+            self._note("event", "", f"{_sentence(why)} The shell can't be recreated either: {error}")
             self._tell_all({"type": "refused", "why": str(error)})
             self.end()
             return
@@ -405,9 +405,11 @@ class ShellRoom:
         self._rooms.close_session(old)
         if 0 < frame < len(session.frames):
             await self._blocking(session.select_frame, frame)
-        text = f"{why} From here on the shell is recreated from the capture."
+        text = f"{_sentence(why)} From here on the shell is recreated from the capture."
         self._note("event", "", text, tell=False)
         self._tell_all({"type": "mode", "mode": session.mode, "why": text, "frame": session.frame})
+        for notice in session.notices:
+            self._note("event", "", notice)
 
     # --- what people do ---------------------------------------------------------------------------------
 
@@ -653,6 +655,12 @@ class _Output:
     async def drained(self) -> None:
         """Everything that was heard has been told."""
         self._flush()
+
+
+def _sentence(words: str) -> str:
+    """The reason that a process gave, as a sentence."""
+    words = words.strip()
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
 
 
 def _close(session: ShellSession) -> None:

@@ -320,8 +320,9 @@ def recreated_trace(failure: Mapping[str, Any], leaks: Sequence[Mapping[str, Any
     raised = exceptions[0] if exceptions else {}
     frames = [_frame(frame, heap) for frame in raised.get("frames") or []]
     task: dict[str, Any] = dict(failure.get("task") or {})
-    for name in ("name", "task_id", "retries", "worker", "pid", "hostname", "outcome", "duration_s", "note"):
+    for name in ("name", "task_id", "worker", "pid", "hostname", "outcome", "duration_s", "note"):
         task.setdefault(name, failure.get(name))
+    task.setdefault("retries", failure.get("retries", 0))  # a record leaves out what is as usual
     request = failure.get("request")
     return Trace(
         frames,

@@ -232,8 +232,12 @@ def test_a_process_that_goes_away_is_replaced_by_the_recreated_shell(monitor, op
 def test_a_goodbye_is_heard_without_anybody_typing(monitor, opener):
     ada = person(monitor, "ada")
     ada.wait("hello")
-    opener.opened[0].gone = "The worker shuts down."
-    assert ada.wait("mode")["mode"] == "recreated"
+    opener.opened[0].gone = "the worker shuts down"
+    mode = ada.wait("mode")
+    assert mode["mode"] == "recreated"
+    assert mode["why"] == "The worker shuts down. From here on the shell is recreated from the capture."
+    # What protects the sandbox, and what does not, is said here too.
+    assert ada.wait("output", stream="notice")["text"] == "scripted"
     eventually(lambda: opener.opened[0].closed)
     ada.close()
 

@@ -174,7 +174,7 @@ def test_a_failure_without_a_capture_still_has_its_facts() -> None:
     session = open_session(record)
     try:
         assert answer(session, "trace.exception") == "<recreated WorkerLostError: signal 9>"
-        assert answer(session, "trace.task.queue, trace.task.outcome") == "('q', 'failed')"
+        assert answer(session, "trace.task.queue, trace.task.outcome, trace.task.retries") == "('q', 'failed', 0)"
         assert "no frames" in say(session, "where")[1].of("notice")
     finally:
         session.close()
