@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
-from celery_trace.shell import output
+from celery_trace.shell import native, output
 from celery_trace.shell.audit import AuditLog
 from celery_trace.shell.awaiting import Loop
 from celery_trace.shell.channel import reply_address
@@ -39,6 +39,9 @@ GIVE_UP_S = 10.0
 #: A session from which nothing is heard for so long is over, seconds.
 SILENT_S = 150.0
 SESSIONS = 8
+#: A pause after each message that was not signed with our key, seconds: a flood of them is worked off slowly, as the
+#: thread that reads them shares the interpreter with the tasks.
+STRANGER_PAUSE_S = 0.002
 _SESSION_ID_LIMIT = 64
 
 
@@ -168,6 +171,8 @@ class LiveHost:
         self._refusals = RefusalLimit(clock)
         self._sessions: dict[str, _Session] = {}
         self._given_up: list[_Session] = []
+        self._pause = native.lock()
+        self._pause.acquire()
 
     @property
     def busy(self) -> bool:
@@ -214,6 +219,8 @@ class LiveHost:
                 user=claims.user if claims is not None else "",
                 stranger=claims is None,
             )
+        if claims is None:
+            self._pause.acquire(timeout=STRANGER_PAUSE_S)
         # A replayed message's session may be a stranger's: say nothing. What came fresh from a key holder gets a word.
         if claims is not None and claims.target == self._process and refused.why != "replayed" and claims.session:
             reply = Reply(done=True, ok=False, why=f"{refused.why}: {refused}")

@@ -37,6 +37,7 @@
     let start = 0;
     let seen = 0;
     let waiting = [];
+    let leaving = false;
 
     try { history = JSON.parse(window.localStorage.getItem(HISTORY) || "[]"); } catch (error) { history = []; }
 
@@ -345,6 +346,9 @@
     input.addEventListener("input", function () { hideMenu(); grow(); });
     input.addEventListener("blur", hideMenu);
     input.addEventListener("keydown", function (event) {
+        // Tab belongs to the completion; after Escape it leads out of the field, as a keyboard needs.
+        const left = leaving;
+        leaving = event.key === "Escape";
         const single = !input.value.includes("\n");
         const before = input.value.slice(0, input.selectionStart);
         if (!menu.hidden && event.key === "ArrowDown") { mark(chosen + 1); }
@@ -354,8 +358,8 @@
         else if (event.key === "Enter" && event.shiftKey) { insert("\n" + indentAfter(before)); }
         else if (event.key === "Enter") { run(); }
         else if (event.key === " " && event.ctrlKey) { ask(); }
-        // Tab completes after a word and leaves the field elsewhere, so a keyboard is never caught here.
-        else if (event.key === "Tab" && !event.shiftKey && /[\w.]$/.test(before)) { ask(); }
+        // Tab completes after a word and leaves the field elsewhere.
+        else if (event.key === "Tab" && !event.shiftKey && !left && /[\w.]$/.test(before)) { ask(); }
         else if (event.key === "ArrowUp" && (single || !before.includes("\n"))) { recall(-1); }
         else if (event.key === "ArrowDown" && (single || !input.value.slice(input.selectionStart).includes("\n"))) { recall(1); }
         else if (event.key === "c" && event.ctrlKey && input.selectionStart === input.selectionEnd) {
