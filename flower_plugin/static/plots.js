@@ -38,13 +38,14 @@
         start: ["--flower-text-muted", [2, 4], 0.6], end: ["--flower-text-muted", [2, 4], 0.6]
     };
 
+    const RANK = ["deploy", "killed", "restart", "end", "start"];
+
     // Lines across the plot, with words on top where they find room; the others say theirs beside the cursor.
     function marksPlugin(marks) {
         return {hooks: {draw: [function (plot) {
             if (!marks || !marks.length) { return; }
             const context = plot.ctx;
             const ratio = window.devicePixelRatio || 1;
-            let free = -Infinity;
             context.save();
             context.font = 11 * ratio + "px " + (css("font-family") || "sans-serif");
             context.textAlign = "left";
@@ -61,13 +62,21 @@
                 context.moveTo(x, plot.bbox.top);
                 context.lineTo(x, plot.bbox.top + plot.bbox.height);
                 context.stroke();
-                context.globalAlpha = 1;
-                const text = mark.text.length > 26 ? mark.text.slice(0, 25) + "…" : mark.text;
+            });
+            // Words go to what matters most first, and to no place twice.
+            const taken = [];
+            context.globalAlpha = 1;
+            marks.slice().sort(function (a, b) { return RANK.indexOf(a.kind) - RANK.indexOf(b.kind); }).forEach(function (mark) {
+                const x = Math.round(plot.valToPos(mark.at, "x", true));
+                if (x < plot.bbox.left || x > plot.bbox.left + plot.bbox.width) { return; }
+                context.fillStyle = css((MARKS[mark.kind] || MARKS.start)[0]) || css("--flower-text-muted");
+                const text = trace.visible(mark.text.length > 26 ? mark.text.slice(0, 25) + "…" : mark.text);
                 const width = context.measureText(text).width;
-                const left = Math.min(x + 3 * ratio, plot.bbox.left + plot.bbox.width - width);
-                if (left > free) {
-                    context.fillText(trace.visible(text), left, plot.bbox.top - 2 * ratio);
-                    free = left + width + 10 * ratio;
+                const left = Math.max(plot.bbox.left, Math.min(x + 3 * ratio, plot.bbox.left + plot.bbox.width - width));
+                const room = 10 * ratio;
+                if (taken.every(function (other) { return left > other[1] + room || left + width < other[0] - room; })) {
+                    context.fillText(text, left, plot.bbox.top - 2 * ratio);
+                    taken.push([left, left + width]);
                 }
             });
             context.restore();
