@@ -84,9 +84,9 @@ def make_engine(store_url: str) -> Engine:
 
 
 def _with_driver(url: URL) -> URL:
-    if url.drivername in _DRIVERS:
-        return url.set(drivername=_DRIVERS[url.drivername][0])
-    return url
+    """With the driver that we install and know, also where an application's own address names another one."""
+    backend = url.drivername.partition("+")[0]
+    return url.set(drivername=_DRIVERS[backend][0]) if backend in _DRIVERS else url
 
 
 def _from_url(url: URL, store_url: str) -> Engine:
