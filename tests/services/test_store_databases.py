@@ -22,7 +22,8 @@ def empty_url(request):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {migration.VERSION_TABLE}"))
 
     clear()
-    yield url
+    # As people write it, and not as our engine spells it.
+    yield url.replace("mysql+pymysql://", "mariadb://").replace("postgresql+psycopg://", "postgres://")
     clear()
     engine.dispose()
 
