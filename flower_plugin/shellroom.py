@@ -214,7 +214,9 @@ class ShellSocket(SocketHandler):
         try:
             wish = _wish.decode(message)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self.tell({"type": "refused", "why": f"That message is none of the shell's: {error}"})
+            why = f"That message is none of the shell's: {error}"
+            self.gatekeeper.audit.refused(who=self.user.name, what=f"shell {self.request.path}", why=why)
+            self.tell({"type": "refused", "why": why})
             return
         if self.pending >= MOST_PENDING and not isinstance(wish, Ping):
             self.refuse(f"{MOST_PENDING} messages of yours wait for their answer; no more are taken. Reload the page.")

@@ -202,7 +202,12 @@
             add("event", message.why);
             tell("The shell is now " + message.mode);
         },
-        frame: function (message) { markFrame(message.index); },
+        frame: function (message) {
+            markFrame(message.index);
+            tell("Frame " + message.index);
+            // Somebody else's choice changes what the names mean here too.
+            if (message.user !== me) { add("event", message.user + " chose frame " + message.index); }
+        },
         remark: function (message) { seen += 1; add("remark", message.text, message.user); },
         refused: function (message) { refused = message.why; add("error", message.why); busy(null); }
     };

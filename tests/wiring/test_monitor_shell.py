@@ -1,6 +1,7 @@
 """The shell's WebSocket: people around one session, and nobody who may not."""
 
 import json
+import pickle
 import threading
 import time
 
@@ -242,6 +243,14 @@ def test_a_goodbye_is_heard_without_anybody_typing(monitor, opener):
     ada.close()
 
 
+def entries(monitor, words):
+    """What was written down with these words as its verdict."""
+    folder = monitor[1].trace_settings.folder
+    files = [folder / name for name in ("audit.jsonl", "strangers.jsonl") if (folder / name).exists()]
+    found = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [entry for entry in found if words in entry["verdict"]]
+
+
 def on_the_loop(app, call):
     """Run something on the monitor's loop, and let what it started get its turn."""
     done = threading.Event()
@@ -408,13 +417,25 @@ def test_completion_frames_and_unfinished_blocks(monitor, opener):
 
 
 @pytest.mark.parametrize(
-    "message", ["{", "[]", '{"type":"run"}', '{"type":"evil","id":1}', '{"type":"run","id":"x","code":1}', "\u0000"]
+    "message",
+    [
+        pickle.dumps(print),
+        b"\xff",
+        "{",
+        "[]",
+        '{"type":"run"}',
+        '{"type":"evil","id":1}',
+        '{"type":"run","id":"x","code":1}',
+        "\u0000",
+    ],
 )
 def test_what_is_no_message_is_refused_and_the_session_goes_on(monitor, opener, message):
     ada = person(monitor, "ada")
     ada.wait("hello")
-    ada.socket.send(message)
+    before = entries(monitor, "none of the shell's")
+    ada.socket.send(message, websocket.ABNF.OPCODE_BINARY if isinstance(message, bytes) else websocket.ABNF.OPCODE_TEXT)
     assert "none of the shell's" in ada.wait("refused")["why"]
+    assert len(entries(monitor, "none of the shell's")) == len(before) + 1
     assert ada.ask("still", 5)["ok"] is True
     ada.close()
 
@@ -517,6 +538,17 @@ def test_strangers_foreign_origins_and_low_roles_get_no_shell(monitor, opener):
     assert refused(monitor, Authorization="Bearer wrong") == 401
     assert refused(monitor, **basic("ada"), Host="evil.example") == 421
     assert opener.opened == []
+    shell = f"GET /trace/shell/{FAILURE}"
+    for user, what, why in (
+        ("", shell, "no login"),
+        ("ada", shell, "origin None"),
+        ("ada", shell, "origin http://evil.example"),
+        ("ada", shell, "origin null"),
+        ("lou", shell, "needs the role recreated"),
+        ("", "bearer login", "wrong password or token"),
+        ("", "Host evil.example", "foreign host"),
+    ):
+        assert [one for one in entries(monitor, why) if (one.get("user", ""), one["command"]) == (user, what)], why
 
 
 def test_a_login_that_ended_ends_the_shell(monitor, opener):
