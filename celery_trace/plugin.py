@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from types import CodeType
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from celery_trace import signals
 from celery_trace.failures import FailureWatcher
 from celery_trace.guard import Guard, report
 from celery_trace.model import Kind, Role, new_id
+from celery_trace.probes.overlap import code_of
 from celery_trace.recorder import Recorder, RunToken
 from celery_trace.settings import SettingError, Settings
 
@@ -277,9 +279,17 @@ class CeleryTrace:
             keeper = Keeper(settings, recorder.process, recorder.write, self.app.connection_for_write, recorder.clock)
             recorder.keeper = keeper
             recorder.extra_counters.append(lambda: dict(keeper.counters))
+        if recorder.probe is not None:
+            recorder.probe.overlap.code_of = self._code_of
         watcher = FailureWatcher(settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep)
         self._traced = _Traced(recorder, watcher)
         return self._traced
+
+    def _code_of(self, kind: Kind, name: str) -> list[CodeType]:
+        """The code of a task's own function, so that what grows while runs overlap finds whose it is."""
+        task = self.app.tasks.get(name) if kind is _TASK and self.app is not None else None
+        # With `autoretry_for` the function that the user wrote stands behind Celery's wrapper.
+        return code_of(getattr(task, "_orig_run", None) or getattr(task, "run", None))
 
     def _hear_orders(self, recorder: Recorder) -> None:
         """Look now and then whether this worker was told to measure something otherwise."""

@@ -33,6 +33,7 @@ from celery_trace.model import (
 )
 from celery_trace.probes.blackbox import BlackBox
 from celery_trace.probes.memory import MemoryProbe, available_counters
+from celery_trace.probes.overlap import LOOK_S
 from celery_trace.probes.process import read_memory
 from celery_trace.probes.profile import NextRunProfile, ProfiledRun
 from celery_trace.rollups import Totals
@@ -57,6 +58,9 @@ BLACK_BOX_S: Final = 0.1
 #: One run of each name is kept by itself about this often, seconds, so that a scatter plot has points.
 SCATTER_S: Final = 10.0
 
+
+#: Roles whose processes never run two at once.
+_ALONE: Final = frozenset({Role.CHILD, Role.SOLO})
 
 #: Asking an enumeration for its member costs more than all the rest of a look-up by it.
 _TASK: Final = Kind.TASK
@@ -200,6 +204,8 @@ class Recorder:
         if runs_here and settings.memory in {"auto", "always"}:
             with guard.Guard("memory probe"):
                 recorder.probe = MemoryProbe(settings, process, recorder.write, clock, settled=recorder.settled)
+            if recorder.probe is not None and role not in _ALONE:
+                recorder.ticker.every(LOOK_S, recorder.probe.overlap.look, "overlap")
         recorder.ticker.every(FLUSH_S, recorder.flush, "flush")
         recorder.ticker.every(ACCOUNT_S, recorder.account, "account")
         if settings.memory != "off":

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
+from types import CodeType
 from typing import Any, Final
 
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
@@ -23,6 +24,7 @@ from celery_trace import recorder as recorders
 from celery_trace.capture import Arguments, capture_exception, fingerprint
 from celery_trace.guard import Guard
 from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, Role, TaskContext, new_id
+from celery_trace.probes.overlap import code_of
 from celery_trace.probes.process import read_memory
 from celery_trace.recorder import Recorder
 from celery_trace.redaction import Redactor
@@ -41,6 +43,9 @@ SUSPICIONS_S: Final = 60.0
 #: Two threads may serve a process's first requests.
 _making = threading.Lock()
 
+#: Views that are remembered; a site with more routes is told of the rest without blame.
+_MOST_VIEWS = 2_000
+
 _NOT_RECORDED = (KeyboardInterrupt, GeneratorExit)
 
 
@@ -58,6 +63,8 @@ class Tracer:
         self.redactor = redactor
         #: Anybody can make these from outside, as often as they like.
         self.suspicions = Allowance(SUSPICIONS, SUSPICIONS_S)
+        #: The view behind each name of a run: whose code it is that keeps what grows while requests overlap.
+        self._views: dict[str, Any] = {}
 
     # --- a request's way -------------------------------------------------------------------------------
 
@@ -76,6 +83,8 @@ class Tracer:
                 visit.own_page = True
                 return
             visit.name = routes.run_name(request.method, routes.route_of(match))
+            if visit.name not in self._views and len(self._views) < _MOST_VIEWS:
+                self._views[visit.name] = match.func
             visit.run = self.recorder().run_started(Kind.REQUEST, visit.name, task_id=visit.id, root_id=visit.id)
 
     def noted(self, request: Any, error: BaseException) -> None:
@@ -199,10 +208,15 @@ class Tracer:
             atexit.unregister(recorders.close)
             atexit.register(recorders.close)
             recorder.extra_counters.append(self._counters)
+            if recorder.probe is not None:
+                recorder.probe.overlap.code_of = self._code_of
             with Guard("django: live shell"), _making:
                 if self.settings.shell == "live" and recorder.keeper is None:
                     _keep_live(recorder)
         return recorder
+
+    def _code_of(self, kind: Kind, name: str) -> list[CodeType]:
+        return code_of(self._views.get(name)) if kind is Kind.REQUEST else []
 
     def _counters(self) -> dict[str, int]:
         refused = self.suspicions.refused

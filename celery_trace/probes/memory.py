@@ -32,6 +32,7 @@ from celery_trace.probes.investigation import USUAL_BLOCK_BYTES, Investigation, 
 from celery_trace.probes.lease import FolderLease, Lease, Note
 from celery_trace.probes.locate import LocateWindow
 from celery_trace.probes.native import NativeServices, ResourceWatch
+from celery_trace.probes.overlap import OverlapWatch
 from celery_trace.probes.source import OwnCode
 from celery_trace.settings import Settings
 
@@ -55,6 +56,10 @@ _GATE_SHARE = 0.5
 
 #: Roles in which one run at a time is the rule, and where nothing else happens between two runs.
 _ONE_AT_A_TIME = frozenset({Role.CHILD, Role.SOLO, Role.WEB})
+
+#: Roles in which other threads or greenlets are at work beside a run even when no other run is: they take in messages
+#: and send results. A difference over a run is never that run's there.
+_NEVER_ALONE = frozenset({Role.THREADS, Role.GREEN})
 
 
 class Measured(NamedTuple):
@@ -203,6 +208,9 @@ class MemoryProbe:
         self._clock = clock
         self._settled: Callable[[Kind, str, int, int], None] | None = None
         self._settle_late = process.role in _ONE_AT_A_TIME
+        self._may_overlap = process.role not in (Role.CHILD, Role.SOLO)
+        #: Whether runs overlap in this process, so that none is measured by itself any more.
+        self._crowded = False
         self._pid = os.getpid()
         self._blocks = counters.block_counter()
         self._bytes = counters.byte_counter()
@@ -217,6 +225,9 @@ class MemoryProbe:
             plan=self.plan,
             blocks=self._blocks,
             live_bytes=self._bytes,
+        )
+        self.overlap = OverlapWatch(
+            self._services, may_spend=self._may_spend, spent=self._spend, busy=self._is_investigating
         )
         self._native = NativeServices(
             process=process.uid,
@@ -248,6 +259,7 @@ class MemoryProbe:
         self._idle = [NOTHING_KEPT, NOTHING_KEPT]  # by the gate: settled at once, settled late
         self._census_idle = [NOTHING_KEPT, NOTHING_KEPT]
         self._calibrate()
+        self._crowded = process.role in _NEVER_ALONE
         self._settled = settled  # from here on: the idle runs of the calibration are nobody's
         gc.callbacks.append(self._note_collection)
         _probes.add(self)
@@ -290,7 +302,7 @@ class MemoryProbe:
                 return token
             token.gated = True
             token.tracing = TracedRun()
-        elif token.shared == 1 and not (held is not None and isinstance(held, LocateWindow)):
+        elif token.shared == 1 and not self._crowded and not (held is not None and isinstance(held, LocateWindow)):
             # While another name's runs are traced, the traces themselves would be counted.
             self._countdown -= 1
             if state.burst > 0:
@@ -330,6 +342,8 @@ class MemoryProbe:
             running.pop()
         else:
             self._leave_out_of_order(token)
+        if self._crowded and self._mode == "auto":
+            self.overlap.ended(token.state.kind, token.state.name, token.shared)
         top: list[Site] = []
         if token.tracing is not None:
             top = token.top = self._end_tracing(token)
@@ -375,6 +389,7 @@ class MemoryProbe:
         self._closed = True
         with contextlib.suppress(ValueError):
             gc.callbacks.remove(self._note_collection)
+        self.overlap.close()
         for state in list(self._names.values()):
             if state.investigation is not None:
                 state.investigation.abandon()
@@ -389,6 +404,7 @@ class MemoryProbe:
                 token.stage.abandon()
             if token.tracing is not None:
                 token.tracing.stop()
+        self.overlap.close()
         self._open = []
         self._pending = None
 
@@ -537,9 +553,8 @@ class MemoryProbe:
         investigation = token.state.investigation
         if investigation is None or not investigation.wants(token.state.runs):
             return
-        credit_s = _CREDIT_S if investigation.step is Step.CENSUS else _CREDIT_TO_END_S
-        if self.overhead_s > credit_s + self._budget * (now_s - self._started_s):
-            return  # over budget: the next run will do
+        if self._crowded or not self._may_spend(investigation.step is Step.CENSUS, now_s):
+            return  # the next run will do
         if token.nested and any(other.stage is not None for other in self._open):
             return
         stage = investigation.window
@@ -651,6 +666,17 @@ class MemoryProbe:
         token.shared = count
         for other in running:
             other.shared = max(other.shared, count)
+        self._note_crowd()
+
+    def _note_crowd(self) -> None:
+        """Runs overlap here, as in a web server with threads: from now on the process is measured as a whole."""
+        if self._crowded or not self._may_overlap:
+            return
+        self._crowded = True
+        for state in list(self._names.values()):
+            investigation, state.investigation = state.investigation, None
+            if investigation is not None:
+                investigation.abandon()
 
     def _leave_out_of_order(self, token: Token) -> None:
         """Not the latest to begin is the first to end: they ran side by side, as coroutines do."""
@@ -660,8 +686,22 @@ class MemoryProbe:
             count = len(running) + 1
             for other in [*running, token]:
                 other.shared = max(other.shared, count)
+            self._note_crowd()
 
     # --- the budget ----------------------------------------------------------------------------------------
+
+    def _may_spend(self, beginning: bool, now_s: float = 0.0) -> bool:
+        """Whether there is budget for a step of an investigation; more to end one than to begin."""
+        credit_s = _CREDIT_S if beginning else _CREDIT_TO_END_S
+        lived_s = (now_s or time.perf_counter()) - self._started_s
+        return self.overhead_s <= credit_s + self._budget * lived_s
+
+    def _spend(self, seconds: float) -> None:
+        self.overhead_s += seconds
+
+    def _is_investigating(self) -> bool:
+        """Whether a single run is being examined, so that nobody else may freeze, thaw or trace."""
+        return self._held is not None or any(token.stage or token.tracing for token in list(self._open))
 
     def _adjust(self, now_s: float) -> None:
         """Choose one run in how many is measured, from what measuring cost and how long runs took lately."""

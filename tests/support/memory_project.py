@@ -49,6 +49,19 @@ def keep(size: int = 10_000) -> None:
     _kept.append(bytearray(size))  # KEEP
 
 
+@app.task(name="memory.keep_slowly")
+def keep_slowly(size: int = 4_000) -> None:
+    """Leaks, and waits as a task waits for its database."""
+    _kept.append(bytes(size))  # KEEP SLOWLY
+    time.sleep(0.01)
+
+
+@app.task(name="memory.wait")
+def wait() -> None:
+    """Waits, and keeps nothing."""
+    time.sleep(0.01)
+
+
 @app.task(name="memory.state")
 def state(to: str) -> None:
     """What the user's own settings are by now."""

@@ -64,14 +64,17 @@ class MemoryWorker:
 
 
 @contextmanager
-def memory_worker(broker_url: str, folder: Path, *, state: str = "", **settings: object) -> Iterator[MemoryWorker]:
+def memory_worker(
+    broker_url: str, folder: Path, *, state: str = "", pool: str = "prefork", concurrency: int = 1, **settings: object
+) -> Iterator[MemoryWorker]:
     """
-    Start one with one child and wait until it takes tasks.
+    Start one, by default with one child, and wait until it takes tasks.
 
     Args:
         broker_url: A broker of its own.
         folder: For logs, records and answers.
         state: What the user did to the interpreter; see the project.
+        pool: Celery's pool; ``concurrency`` processes, threads or greenlets.
         settings: celery-trace's, by bare name.
     """
     environment = trace_environment(
@@ -80,8 +83,8 @@ def memory_worker(broker_url: str, folder: Path, *, state: str = "", **settings:
     environment |= {"PYTHONPATH": str(REPOSITORY), "MEMORY_PROJECT": state}
     app = Celery("memory-client", broker=broker_url, set_as_current=False)
     process = WorkerProcess(
-        "tests.support.memory_project", cwd=REPOSITORY, work=folder, environment=environment, concurrency=1,
-        name=folder.name,
+        "tests.support.memory_project", cwd=REPOSITORY, work=folder, environment=environment, pool=pool,
+        concurrency=concurrency, name=folder.name,
     )  # fmt: skip
     try:
         with process:

@@ -5,7 +5,7 @@ import gc
 import pytest
 from django.test.utils import override_settings
 
-from celery_trace.model import Outcome, Role
+from celery_trace.model import Kind, Outcome, Role
 from tests.support import django_project as project
 from tests.support.django_project import MIDDLEWARE, TRACE
 
@@ -76,6 +76,21 @@ def test_each_failure_of_a_route_shares_its_fingerprint_whatever_the_object(site
     first, second = site.failures()
     assert first.fingerprint == second.fingerprint
     assert first.id != second.id
+
+
+def test_the_code_behind_a_route_is_known_for_what_grows_while_requests_overlap(site):
+    from django_bridge.tracer import of_this_process
+
+    client = site.client()
+    client.get("/class/")
+    client.get("/shop/1/")
+    names = {
+        name: {code.co_name for code in of_this_process()._code_of(Kind.REQUEST, name)}
+        for name in ("GET /class/", "GET /shop/<int:pk>/", "GET /never-asked/")
+    }
+    assert "get" in names["GET /class/"]
+    assert names["GET /shop/<int:pk>/"]
+    assert names["GET /never-asked/"] == set()
 
 
 def test_a_class_based_view_is_named_by_its_class(site):

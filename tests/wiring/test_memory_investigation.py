@@ -17,6 +17,7 @@ import pytest
 
 from celery_trace.leaks import leak_table
 from celery_trace.model import Kind, Stage, Verdict
+from celery_trace.probes import memory
 from celery_trace.probes.census import CensusWindow
 from celery_trace.probes.lease import AloneLease
 from tests.support.memory_runs import Bench, rows_of
@@ -73,10 +74,12 @@ def test_the_fast_setting_decides_within_eighty_five_runs() -> None:
     assert bench.runs_until(Stage.VERDICT) <= 85
 
 
-def test_over_budget_nothing_is_begun_and_what_was_begun_is_ended() -> None:
+def test_over_budget_nothing_is_begun_and_what_was_begun_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CREDIT_S", 50.0)
+    monkeypatch.setattr(memory, "_CREDIT_TO_END_S", 150.0)
     bench = Bench(budget=0.0001).run(leak_lines, 40)
     assert "located" in bench.stages()
-    bench.probe.overhead_s = 0.7  # above the credit for beginnings, below the one for endings
+    bench.probe.overhead_s = 100.0
     bench.run(leak_orders, 40)
     assert [str(one.stage) for one in bench.windows if one.name == "leak_orders"] == ["suspect"]
     bench.run(leak_lines, 125, start=40)
@@ -85,7 +88,7 @@ def test_over_budget_nothing_is_begun_and_what_was_begun_is_ended() -> None:
 
 def test_above_all_credit_an_investigation_waits() -> None:
     bench = Bench(budget=0.0001).run(leak_lines, 40)
-    bench.probe.overhead_s = 1.2
+    bench.probe.overhead_s = 100.0
     bench.run(leak_lines, 125, start=40)
     assert "verdict" not in bench.stages()
     bench.close()

@@ -1,0 +1,39 @@
+"""Pools in which tasks overlap: the one that leaks is blamed by its code, and no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from celery_trace.leaks import leak_table
+from celery_trace.model import Verdict, Window
+from tests.support import memory_project
+from tests.support.memory_worker import memory_worker
+from tests.support.waiting import wait_until
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_the_task_that_leaks_is_blamed_among_those_that_run_at_once(
+    pool: str, own_broker_url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / pool
+    folder.mkdir()
+    with memory_worker(
+        own_broker_url, folder, pool=pool, concurrency=4, memory_recheck_runs=60, memory_budget=0.5
+    ) as worker:
+        with worker.app.connection_for_write() as connection, worker.app.amqp.Producer(connection) as producer:
+
+            def leaking() -> bool:
+                for name in ("memory.keep_slowly", "memory.wait") * 25:
+                    worker.app.send_task(name, producer=producer, ignore_result=True)
+                return any(window.verdict is Verdict.LEAKING for window in worker.of(Window))
+
+            wait_until(leaking, "a verdict", timeout_s=90, every_s=0.3, explain=worker.process.tail)
+        rows = leak_table(worker.of(Window), now_s=0.0)
+    (row,) = [row for row in rows if row.verdict is Verdict.LEAKING]
+    source = Path(memory_project.__file__).read_text().splitlines()
+    line = next(number for number, text in enumerate(source, 1) if text.endswith("# KEEP SLOWLY"))
+    assert (row.name, row.file, row.line) == ("memory.keep_slowly", memory_project.__file__, line)
+    assert row.kept_bytes_per_run == pytest.approx(4_033, rel=0.4)
+    assert row.concurrent
