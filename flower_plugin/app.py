@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from celery.utils.imports import symbol_by_name
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
 from tornado.web import RequestHandler
 
 from celery_trace.clock import Clock
@@ -32,6 +34,11 @@ from flower_plugin.wording import Paths, project_roots
 logger = logging.getLogger("celery_trace.monitor")
 
 STATIC = Path(__file__).parent / "static"
+
+#: Greatest body of a request, bytes. Tornado reads bodies before anybody is asked for a login, up to 100 MB each.
+MOST_BODY_BYTES = 4 * 1024 * 1024
+#: How long a body may take to arrive, and a connection to say nothing, seconds.
+BODY_S, SILENT_S = 60.0, 300.0
 
 #: Threads for everything of ours that blocks. A slow store holds these and no page of Flower's.
 THREADS = 12
@@ -172,6 +179,24 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
     def asset_url(self, name: str) -> str:
         """The address of one of our static files; changes with its content."""
         return f"{self.base_url}/trace/static/{name}?v={_version(name)}"
+
+    def http_server(self) -> HTTPServer:
+        """A server of this application that listens nowhere yet."""
+        return HTTPServer(
+            self,
+            ssl_options=self.ssl_options,
+            xheaders=self.options.xheaders,
+            max_body_size=MOST_BODY_BYTES,
+            max_buffer_size=2 * MOST_BODY_BYTES,
+            body_timeout=BODY_S,
+            idle_connection_timeout=SILENT_S,
+        )
+
+    def start_http_server(self) -> int:
+        """Listen where the options say; returns the port."""
+        server, sockets = self.http_server(), bind_sockets(self.options.port, address=self.options.address)
+        server.add_sockets(sockets)
+        return int(sockets[0].getsockname()[1])
 
     def start(self) -> None:
         """Serve until stopped."""

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from secrets import token_urlsafe
 from typing import Any, NoReturn
 
-from tornado.httpserver import HTTPServer
 from tornado.options import Error as OptionError
 
 from celery_trace import channels, rules
@@ -122,11 +121,11 @@ def _listen(monitor: MonitorApplication) -> int | None:
     options = upstream.options
     try:
         if not options.unix_socket:
-            return int(monitor.start_http_server())
+            return monitor.start_http_server()
         from tornado.netutil import bind_unix_socket
 
         # Flower gives its socket mode 0777; ours is for its owner, and a proxy in the same group.
-        server = HTTPServer(monitor, xheaders=options.xheaders)
+        server = monitor.http_server()
         server.add_socket(bind_unix_socket(options.unix_socket, mode=0o660))
         return None
     except (OSError, socket.gaierror) as error:

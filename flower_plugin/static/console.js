@@ -14,7 +14,7 @@
     const watchers = document.getElementById("console-watchers");
     const stop = document.getElementById("console-stop");
     const state = document.getElementById("console-state");
-    const HISTORY = "celery-trace-history";
+    const HISTORY = "celery-trace-history:" + root.dataset.user;
     const MOST_HISTORY = 300;
     const MOST_LINES = 2000;
 

@@ -215,6 +215,8 @@ def serving(make: Any) -> Any:
     import asyncio
     import threading
 
+    from tornado.netutil import bind_sockets
+
     ready = threading.Event()
     held: dict[str, Any] = {}
 
@@ -225,8 +227,8 @@ def serving(make: Any) -> Any:
         async def main() -> None:
             try:
                 application = make()
-                server = application.listen(0, "127.0.0.1")
-                (socket,) = server._sockets.values()
+                server, (socket,) = application.http_server(), bind_sockets(0, "127.0.0.1")
+                server.add_socket(socket)
                 held.update(app=application, port=socket.getsockname()[1], stop=asyncio.Event(), loop=loop)
                 application.jobs.start()
             except BaseException as error:

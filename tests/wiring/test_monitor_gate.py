@@ -2,8 +2,10 @@
 
 import json
 import re
+import socket
 import time
 from base64 import b64encode
+from urllib.parse import urlsplit
 
 import pytest
 from tornado.web import RequestHandler, StaticFileHandler, create_signed_value
@@ -181,6 +183,16 @@ def test_the_password_opens_a_session_and_logout_ends_it(client):
     assert client.post("/logout", xsrf=True).status == 302
     client.cookies = stolen
     assert client.get("/trace").status == 302
+
+
+@pytest.mark.parametrize("length", ["50000000", "99999999999999999999"])
+def test_a_stranger_cannot_fill_the_memory_with_a_body(monitor, length):
+    address = urlsplit(monitor[0])
+    with socket.create_connection((address.hostname, address.port), timeout=30) as line:
+        head = f"POST /login HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {length}\r\n\r\n"
+        line.sendall(head.encode())
+        said = line.makefile("rb").read()
+    assert said.startswith(b"HTTP/1.1 400")
 
 
 def test_a_wrong_password_opens_nothing_and_guessing_ends(client):
