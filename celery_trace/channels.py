@@ -186,11 +186,17 @@ def _listening() -> Iterator[list[str]]:
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(" ".join(record.getMessage().split()))  # type: ignore[method-assign]
     log = logging.getLogger("apprise")
+    # An application's logging may have switched it off, as Django's does with every logger that it does not name.
+    level, disabled = log.level, log.disabled
+    log.setLevel(logging.WARNING)
+    log.disabled = False
     log.addHandler(handler)
     try:
         yield said
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
+        log.disabled = disabled
 
 
 def channel(address: str) -> Channel:

