@@ -16,6 +16,7 @@ from typing import Any, Final
 from celery_trace.capture import capture_exception, describe
 from celery_trace.capture.exceptions import traceback_of
 from celery_trace.capture.fingerprint import fingerprint
+from celery_trace.capture.repeats import Repeats
 from celery_trace.capture.task_facts import (
     class_name,
     context_of,
@@ -58,6 +59,8 @@ _TOLD_BY_MAIN: Final = frozenset(("TimeLimitExceeded", "WorkerLostError", "Termi
 _TRACEBACK_CHARACTERS: Final = 16 * 1024
 #: Seconds between two failures whose record has all memory counters.
 ALL_COUNTERS_EVERY_S: Final = 1.0
+#: Seconds for which a look at the resident size serves; only tasks that fail by the hundred a second share one.
+RESIDENT_EVERY_S: Final = 0.02
 
 
 class FailureWatcher:
@@ -90,7 +93,15 @@ class FailureWatcher:
         # By task id, what was written of that run: its try, how it ended, and in the main process when it began.
         self._written: OrderedDict[str, set[tuple[int, Outcome, float | None]]] = OrderedDict()
         self._all_counters_at_s = 0.0
+        self._resident_at_s = -RESIDENT_EVERY_S
+        self._resident = MemoryState()
+        self._repeats = Repeats(settings.capture_budget)
         self._parameters: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the process's account says of captures: how many were in brief."""
+        return {"cut:captures": self._repeats.brief} if self._repeats.brief else {}
 
     # --- in the process that runs the task
 
@@ -325,6 +336,7 @@ class FailureWatcher:
             arguments=(args, kwargs, self._parameters_of(task)),
             said=said,
             scrubber=scrubber,
+            repeats=self._repeats,
         )
         raised = capture.exceptions[0]
         started_s = time_start()
@@ -339,6 +351,7 @@ class FailureWatcher:
             memory=self._memory(),
             pid=self._process.pid,
             duration_s=self._clock.monotonic_s() - started_s if started_s is not None else None,
+            note=capture.brief,
         )
         if self._keep is not None:
             self._keep(failure, error)
@@ -480,7 +493,10 @@ class FailureWatcher:
         if now_s >= self._all_counters_at_s:
             self._all_counters_at_s = now_s + ALL_COUNTERS_EVERY_S
             return read_memory()
-        return MemoryState(rss_bytes=address_space_bytes()[1])
+        if now_s - self._resident_at_s >= RESIDENT_EVERY_S:
+            self._resident_at_s = now_s
+            self._resident = MemoryState(rss_bytes=address_space_bytes()[1])
+        return self._resident
 
 
 class _Nothing(Exception):

@@ -220,6 +220,7 @@ class Capture(Struct, frozen=True, kw_only=True, omit_defaults=True):
     redacted_values: int = 0
     took_s: float = 0.0
     bytes: int = 0
+    brief: str = ""  # why it has not all locals: the same failure was captured in full just before
 
 
 class TaskContext(Struct, frozen=True, kw_only=True, omit_defaults=True):

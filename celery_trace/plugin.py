@@ -282,6 +282,7 @@ class CeleryTrace:
         if recorder.probe is not None:
             recorder.probe.overlap.code_of = self._code_of
         watcher = FailureWatcher(settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep)
+        recorder.extra_counters.append(lambda: watcher.counters)
         self._traced = _Traced(recorder, watcher)
         return self._traced
 

@@ -53,6 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     rejected: bool = False
     black_box: bool = True
     in_app: tuple[str, ...] = ()
+    capture_budget: float = 0.05
     capture_bytes: int = 256 * 1024
     capture_nodes: int = 4000
     capture_depth: int = 6
@@ -226,6 +227,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("rejected", _boolean, "Record runs that raised Ignore or Reject too"),
     Setting("black_box", _boolean, "Sample each process's stack ten times a second, so that a killed task has one"),
     Setting("in_app", _texts, "Further folders or module prefixes whose frames count as the user's own"),
+    Setting(
+        "capture_budget", _number(0.0, 1.0), "Share of a process's time for capturing repeats of a failure in full"
+    ),
     Setting("capture_bytes", _integer(1024), "Most bytes of one capture"),
     Setting("capture_nodes", _integer(16), "Most values of one capture"),
     Setting("capture_depth", _integer(1), "How deep a value is followed"),

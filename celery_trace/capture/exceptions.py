@@ -9,6 +9,8 @@ from functools import lru_cache
 from types import TracebackType, WrapperDescriptorType
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from celery_trace.capture import sensitive
 from celery_trace.capture.anatomy import anatomy, class_value, is_kind_of, module_name, part, type_name
 from celery_trace.capture.frames import (
@@ -24,6 +26,7 @@ from celery_trace.capture.frames import (
 from celery_trace.capture.heap import HeapEncoder
 from celery_trace.capture.leaves import LEAVES
 from celery_trace.capture.names import Names
+from celery_trace.capture.repeats import Outline, Repeats, identity_of
 from celery_trace.capture.scrubbing import scrubbed_exceptions
 from celery_trace.capture.shapes import exception_parts, shape_of
 from celery_trace.capture.source import Ownership, SourceLines
@@ -183,6 +186,7 @@ class _Capturing:
         self, limits: Limits, redactor: Redactor, in_app: Sequence[str], scrubber: Scrubber | None = None
     ) -> None:
         self.started_s = time.perf_counter()
+        self.brief = ""
         self.limits = limits
         self.redactor = redactor
         self.scrubber = scrubber if scrubber is not None else Scrubber()
@@ -219,8 +223,7 @@ class _Capturing:
         cls = type(error)
         qualname = type_name(cls)
         module = module_name(cls)
-        message = self.text(message_of(error, self.limits.string, said), self.limits.string)
-        notes = [self.text(note, self.limits.string) for note in _notes_of(error)]
+        message, notes = self.words(error, said)
         self.heap.bytes_left -= 160 + len(qualname) + len(module)
         places, cut = without_middle(folded(places_of(traceback_of(error))), most_frames)
         frames = self.frames.encode(places, sensitive.hidden_locals(places))
@@ -242,6 +245,31 @@ class _Capturing:
             attributes=attributes,
         )
 
+    def in_full(self, tree: list[Raised], said: str) -> list[CapturedException]:
+        exceptions: list[CapturedException] = []
+        for raised in tree:
+            if exceptions and self.heap.bytes_left < 1024:
+                break
+            first = not exceptions
+            exceptions.append(self.exception(raised, MOST_FRAMES if first else MOST_FRAMES // 2, said if first else ""))
+        return exceptions
+
+    def in_brief(self, tree: list[Raised], outline: Outline, said: str) -> list[CapturedException]:
+        """As the outline has it; anew is what each exception says."""
+        self.brief = f"in brief, without locals: {outline.full} of the last minute are in full (trace_capture_budget)"
+        self.heap.bytes_left -= outline.bytes
+        self.heap.cut_values += outline.left_out
+        exceptions: list[CapturedException] = []
+        for raised, known in zip(tree, outline.exceptions, strict=False):
+            message, notes = self.words(raised.error, "" if exceptions else said)
+            exceptions.append(replace(known, message=message, notes=notes))
+        return exceptions
+
+    def words(self, error: BaseException, said: str) -> tuple[str, list[str]]:
+        """An exception's message and its notes."""
+        most = self.limits.string
+        return self.text(message_of(error, most, said), most), [self.text(note, most) for note in _notes_of(error)]
+
     def finish(self, exceptions: list[CapturedException], args: int, kwargs: int) -> Capture:
         open_fairly(self.heap, self.frames.waiting)
         nodes = self.heap.finish()
@@ -254,6 +282,7 @@ class _Capturing:
             redacted_values=self.heap.redacted_values,
             took_s=round(time.perf_counter() - self.started_s, 6),
             bytes=self.limits.bytes - self.heap.bytes_left,
+            brief=self.brief,
         )
 
 
@@ -266,6 +295,7 @@ def capture_exception(
     arguments: Arguments | tuple[Any, ...] | None = None,
     said: str = "",
     scrubber: Scrubber | None = None,
+    repeats: Repeats | None = None,
 ) -> Capture:
     """
     An exception as values: frames with their locals, causes and groups, redacted and within the limits.
@@ -281,20 +311,26 @@ def capture_exception(
         arguments: ``(args, kwargs, names of the parameters)`` of the run.
         said: The traceback as text, if somebody formatted it already; see :func:`message_of`.
         scrubber: Learns the secrets that were met, for the texts that go with the capture and are not part of it.
+        repeats: Remembers what was captured lately, and so decides whether this one is captured in brief.
     """
     capturing = _Capturing(limits, redactor, in_app, scrubber)
     given = Arguments(*arguments) if arguments is not None else None
+    tree = tree_of(error)
+    identity = outline = None
+    started_s = 0.0
+    if repeats is not None:
+        started_s = time.thread_time()
+        identity = identity_of(tree, traceback_of)
+        outline = repeats.outline_of(identity)
     # The frame that failed matters most, and the arguments must not starve: they open before its callers.
     args, kwargs = capturing.arguments(given)
-    exceptions: list[CapturedException] = []
-    for raised in tree_of(error):
-        if exceptions and capturing.heap.bytes_left < 1024:
-            break
-        first = not exceptions
-        exceptions.append(
-            capturing.exception(raised, MOST_FRAMES if first else MOST_FRAMES // 2, said if first else "")
-        )
-    return capturing.finish(exceptions, args, kwargs)
+    told_by_arguments = len(capturing.scrubber)
+    exceptions = capturing.in_brief(tree, outline, said) if outline is not None else capturing.in_full(tree, said)
+    capture = capturing.finish(exceptions, args, kwargs)
+    if repeats is not None and identity is not None and outline is None:
+        secretive = len(capturing.scrubber) > told_by_arguments
+        repeats.captured(identity, capture.exceptions, time.thread_time() - started_s, secretive=secretive)
+    return capture
 
 
 def capture_frames(

@@ -8,7 +8,8 @@ when a run began) is a local of one of them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import FrameType, FunctionType, MethodType
 from typing import Any, Final
 
@@ -164,26 +165,31 @@ def context_of(request: Any, redactor: Redactor, limits: Limits, scrubber: Scrub
         limits: How many headers, and how much of each.
         scrubber: Knows those that were met in this run's values.
     """
-    delivery = field(request, "delivery_info")
+    get: Callable[[str], Any] = request.get if isinstance(request, Mapping) else partial(_attribute, request)
+    delivery = get("delivery_info")
     delivery = delivery if isinstance(delivery, Mapping) else {}
-    times = field(request, "timelimit")
+    times = get("timelimit")
     hard, soft = (times[0], times[1]) if isinstance(times, list | tuple) and len(times) >= 2 else (None, None)
     routing_key = text(delivery.get("routing_key"))
     return TaskContext(
         queue=routing_key,
         routing_key=routing_key,
         # A task that a traced web request sent belongs to that request; see django_bridge.links.
-        root_id=text(field(request, "trace_request")) or text(field(request, "root_id")),
-        parent_id=text(field(request, "parent_id")),
-        group_id=text(field(request, "group")),
-        eta=text(field(request, "eta")),
-        expires=text(field(request, "expires")),
+        root_id=text(get("trace_request")) or text(get("root_id")),
+        parent_id=text(get("parent_id")),
+        group_id=text(get("group")),
+        eta=text(get("eta")),
+        expires=text(get("expires")),
         time_limit_s=number(hard),
         soft_time_limit_s=number(soft),
         redelivered=bool(delivery.get("redelivered")),
-        headers=_headers(field(request, "headers"), redactor, limits, scrubber),
-        eager=bool(field(request, "is_eager")),
+        headers=_headers(get("headers"), redactor, limits, scrubber),
+        eager=bool(get("is_eager")),
     )
+
+
+def _attribute(request: Any, name: str) -> Any:
+    return getattr(request, name, None)
 
 
 def _headers(headers: Any, redactor: Redactor, limits: Limits, scrubber: Scrubber) -> dict[str, str]:
