@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -14,6 +15,8 @@ from celery_trace.stores.errors import StoreUnavailable
 HEAD = "0003"
 VERSION_TABLE = schema.PREFIX + "alembic"
 
+#: Alembic's context is one for the process: two stores that were migrated at once would mix theirs up.
+_one_at_a_time = threading.Lock()
 _LOCK_NAME = "celery_trace_migration"
 _LOCK_NUMBER = 0x63745F6D  # the same as a number, for PostgreSQL
 
@@ -102,7 +105,7 @@ def _upgrade(engine: Engine) -> None:
     configuration = Config()
     configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     dialect = engine.dialect.name
-    with engine.connect().execution_options(writing=True) as connection:
+    with _one_at_a_time, engine.connect().execution_options(writing=True) as connection:
         if dialect in {"mysql", "mariadb"}:  # DDL commits there, so the lock belongs to the connection
             connection.execute(sa.text("SELECT GET_LOCK(:name, 60)"), {"name": _LOCK_NAME})
             connection.commit()

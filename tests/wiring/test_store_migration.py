@@ -1,5 +1,7 @@
 """A store of an older version is brought up to date with what it holds."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import sqlalchemy as sa
 
 from celery_trace.queries import Queries
@@ -30,3 +32,13 @@ def test_migrated_tables_are_those_of_the_schema(tmp_path, monkeypatch):
         migrated.close()
         fresh.close()
         by_schema.dispose()
+
+
+def test_several_stores_are_made_at_once_in_one_process(tmp_path):
+    every = [Settings(dir=str(tmp_path / str(number))) for number in range(4)]
+    with ThreadPoolExecutor(len(every)) as threads:
+        stores = list(threads.map(open_store, every))
+    tables = [tables_of(store.engine) for store in stores]
+    for store in stores:
+        store.close()
+    assert tables[1:] == tables[:-1]
