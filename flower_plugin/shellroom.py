@@ -38,13 +38,16 @@ MOST_ROOMS = 100
 MOST_ROOMS_OF_ONE = 12
 #: Greatest message, bytes: the greatest code, with room for its escapes. Tornado ends what is several times as long.
 MOST_MESSAGE_BYTES = 400 * 1024
+#: Pages that may be open in one room.
+MOST_WATCHERS = 50
 #: Messages of one person that may wait for their answer; a person's hands never have so many.
 MOST_PENDING = 50
 MOST_LINES = 2000
 MOST_OUTPUT = 1024 * 1024
 #: Pieces of output of one command that can't be joined: each is a line of the transcript.
 MOST_PIECES = 10_000
-THREADS = 64
+#: A command in every room leaves as many for interrupts and completion; a thread is made when it is needed.
+THREADS = 2 * MOST_ROOMS
 LOGIN_ENDED = "Your login has ended. Log in again; the session waits for two minutes."
 
 
@@ -203,7 +206,7 @@ class ShellSocket(SocketHandler):
 
     def on_message(self, message: str | bytes) -> None:
         """A wish of this person."""
-        if self.room is None:
+        if self.room is None or self.refused:  # who was refused may go on sending until the line is closed
             return
         if not self.still_logged_in():
             self.refuse(LOGIN_ENDED)
@@ -266,6 +269,9 @@ class ShellRoom:
 
     async def join(self, socket: ShellSocket) -> None:
         """Somebody comes; the first one opens the session."""
+        if len(self._sockets) >= MOST_WATCHERS:
+            socket.refuse(f"{MOST_WATCHERS} pages are open in this shell already. Close one and try again.")
+            return
         if self._linger is not None:
             self._app.io_loop.remove_timeout(self._linger)
             self._linger = None

@@ -325,6 +325,21 @@ def test_a_flood_of_messages_is_refused_and_logged_and_the_others_go_on(monitor,
     bob.close()
 
 
+def test_a_room_holds_so_many_and_the_next_is_told(monitor, opener, monkeypatch):
+    monkeypatch.setattr("flower_plugin.shellroom.MOST_WATCHERS", 2)
+    ada, bob, third = (person(monitor, name) for name in ("ada", "bob", "ada"))
+    try:
+        # Who was refused may go on sending: nothing of it is heard.
+        third.send(type="run", id=7, code="not heard")
+        assert "pages are open in this shell already" in third.wait("refused")["why"]
+        ada.wait("hello")
+        assert ada.ask("1 + 1", 1)["ok"] is True
+        assert opener.opened[0].typed == [("ada", "1 + 1")]
+    finally:
+        for socket in (ada, bob, third):
+            socket.close()
+
+
 class Present:
     """Somebody who sits in a room."""
 
