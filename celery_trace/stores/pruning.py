@@ -41,6 +41,8 @@ _BY_AGE: tuple[tuple[sa.Table, str, bool], ...] = (
     (schema.audit, "at_s", True),
     (schema.deliveries, "at_s", False),
     (schema.shells, "started_at_s", False),
+    (schema.alerts, "since_s", False),
+    (schema.leak_state, "at_s", False),
 )
 
 
@@ -105,6 +107,10 @@ def _remove_batch(
         old = old.where(table.c[column] < before_s)
     if table is schema.processes:
         old = old.where(table.c.ended_at_s.is_not(None) | (table.c.seen_at_s < before_s - DAY_S))
+    if table is schema.alerts:
+        old = old.where(table.c.state == "resolved", table.c.resolved_at_s < before_s)
+    if table is schema.leak_state:  # what somebody resolved; the other rows are work that is still to be done
+        old = old.where(table.c.id >= "leak:", table.c.id < "leak;")
     rows = connection.execute(old).all()
     if not rows:
         return 0

@@ -475,8 +475,18 @@ def what_is_old_goes_and_the_sums_go_with_it(store: Store) -> None:
             window("w-old", at_s=old_s),
         ]
     )
+    alert = AlertView(
+        id="", rule="r", subject="s", state="", severity="warning", text="", value=1, threshold=1, since=old_s,
+        fired_at=None, resolved_at=None,
+    )  # fmt: skip
+    for id, state, resolved_at_s in (("a1", "resolved", old_s + 1), ("a2", "resolved", NOW_S), ("a3", "firing", None)):
+        store.save_alert(replace(alert, id=id, state=state, resolved_at=resolved_at_s))
+    store.resolve_leak("l1", "ada", old_s)
+    store.resolve_leak("l2", "ada", NOW_S)
     pruned = store.prune(Settings(retention_days=14.0, retention_runs=25), NOW_S)
     assert pruned.rows["failures"] == 1200
+    assert (pruned.rows["alerts"], pruned.rows["leak_state"]) == (1, 1)
+    assert {one.id for one in Queries(store).alerts().rows} == {"a2", "a3"}
     assert pruned.rows["runs"] == 715
     assert sums(store) == {"failure": 30, "process": 1, "run": 25}
     real = counted(store)
