@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from celery_trace.model import Kind, Page, ProcessRecord, ProcessView, Role, Rollup, Run, Sample, WorkerView
 from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
+from celery_trace.stores import day_sums, schema
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores import schema
 from celery_trace.stores.statements import chunks
 
 _runs = schema.runs
@@ -36,6 +36,8 @@ SAMPLED_EVERY_S = 10.0
 MOST_SERIES = 500
 MOST_ROLLUPS = 20_000
 MOST_NAMES = 10_000
+#: What names kept is added up from five minutes for shorter times than this, and from days for longer ones, seconds.
+BY_DAYS_FROM_S = 2 * 86_400.0
 
 
 class RunQueries(Base):
@@ -97,18 +99,25 @@ class RunQueries(Base):
 
         Returns:
             Kind, name and bytes, for the runs that were not measured as much as for those that were; the greatest
-            first. Runs that overlapped with others are left out.
+            first. Runs that overlapped with others are left out. Longer times than :data:`BY_DAYS_FROM_S` begin with
+            a whole day (UTC).
         """
+        table, begins_s = _totals, Rollup.BUCKET_S
+        if since_s is None or self._now_s() - since_s > BY_DAYS_FROM_S:
+            table, begins_s = schema.days, day_sums.DAY_S
+        column = table.c.bucket_s if table is _totals else table.c.day_s
         # Multiplied as floating point: whole numbers could overflow, and PostgreSQL's decimals take four times as long.
-        kept = sa.func.sum(sa.literal(1.0, sa.Double) * _totals.c.kept_bytes * _totals.c.runs / _totals.c.gated)
+        kept = sa.func.sum(sa.literal(1.0, sa.Double) * table.c.kept_bytes * table.c.runs / table.c.gated)
         wanted = (
-            sa.select(_totals.c.kind, _totals.c.name, kept.label("kept"))
-            .where(_totals.c.gated > 0, _totals.c.concurrent.is_(False))
-            .group_by(_totals.c.kind, _totals.c.name)
+            sa.select(table.c.kind, table.c.name, kept.label("kept"))
+            .where(table.c.gated > 0)
+            .group_by(table.c.kind, table.c.name)
             .order_by(sa.desc("kept"))
         )
+        if table is _totals:
+            wanted = wanted.where(table.c.concurrent.is_(False))
         if since_s is not None:
-            wanted = wanted.where(_totals.c.bucket_s >= int(since_s) // Rollup.BUCKET_S * Rollup.BUCKET_S)
+            wanted = wanted.where(column >= int(since_s) // begins_s * begins_s)
         with self.store.reading() as connection:
             return [(Kind(row.kind), row.name, round(row.kept)) for row in connection.execute(wanted.limit(MOST_NAMES))]
 

@@ -32,6 +32,7 @@ _BY_AGE: tuple[tuple[sa.Table, str, bool], ...] = (
     (schema.samples, "at_s", True),
     (schema.rollups, "bucket_s", True),
     (schema.totals, "bucket_s", False),
+    (schema.days, "day_s", False),
     (schema.windows, "at_s", True),
     (schema.failures, "at_s", True),
     (schema.trends, "hour_s", False),

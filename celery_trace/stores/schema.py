@@ -129,6 +129,19 @@ totals = _table(
     sa.Index("ct_totals_name", "name", "bucket_s"),
 )
 
+#: What names kept in each day, from runs that did not overlap: a week of totals is too much to add up for a page.
+days = _table(
+    "days",
+    _key("id"),
+    _text("kind", WORD),
+    _text("name"),
+    _number("day_s"),
+    _number("runs"),
+    _number("gated"),
+    _number("kept_bytes"),
+    sa.Index("ct_days_day", "day_s"),
+)
+
 #: One row for each name that ever ran.
 names = _table(
     "names",
@@ -259,6 +272,7 @@ failures = _table(
     sa.Index("ct_failures_name", "name", "at_s", "id"),
     # Half a second without it at ten million rows, for a task that rarely fails on that worker.
     sa.Index("ct_failures_both", "name", "worker", "at_s", "id"),
+    sa.Index("ct_failures_ended", "name", "outcome", "at_s", "id"),
     sa.Index("ct_failures_outcome", "outcome", "at_s", "id"),
     sa.Index("ct_failures_kind", "kind", "at_s", "id"),
     sa.Index("ct_failures_print", "fingerprint", "at_s", "id"),

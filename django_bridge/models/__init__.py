@@ -7,6 +7,7 @@ rows; Django only makes the tables and reads them.
 """
 
 from django_bridge.models.records import (
+    Day,
     Failure,
     FailureValues,
     Kept,
@@ -37,6 +38,7 @@ from django_bridge.models.state import (
 __all__ = [
     "Alert",
     "AuditEntry",
+    "Day",
     "Delivery",
     "Failure",
     "FailureValues",

@@ -44,6 +44,7 @@ class Failure(models.Model):
             models.Index(fields=["name", "worker", "at_s", "id"], name="ct_failures_both"),
             models.Index(fields=["kind", "at_s", "id"], name="ct_failures_kind"),
             models.Index(fields=["name", "at_s", "id"], name="ct_failures_name"),
+            models.Index(fields=["name", "outcome", "at_s", "id"], name="ct_failures_ended"),
             models.Index(fields=["outcome", "at_s", "id"], name="ct_failures_outcome"),
             models.Index(fields=["fingerprint", "at_s", "id"], name="ct_failures_print"),
             models.Index(fields=["process"], name="ct_failures_process"),
@@ -358,6 +359,29 @@ class Total(models.Model):
             models.Index(fields=["bucket_s", "id"], name="ct_totals_bucket"),
             models.Index(fields=["name", "bucket_s"], name="ct_totals_name"),
         ]
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+
+class Day(models.Model):
+    """What a name kept in a day."""
+
+    id = KeyField(primary_key=True, max_length=ID)
+    kind = models.CharField(max_length=WORD, default="", blank=True)
+    name = models.CharField(max_length=NAME, default="", blank=True)
+    day_s = models.BigIntegerField(default=0)
+    runs = models.BigIntegerField(default=0)
+    gated = models.BigIntegerField(default=0)
+    kept_bytes = models.BigIntegerField(default=0)
+
+    objects = StoreManager()
+
+    class Meta:
+        db_table = PREFIX + "days"
+        verbose_name = "day of a name"
+        verbose_name_plural = "days of names"
+        indexes = [models.Index(fields=["day_s"], name="ct_days_day")]
 
     def __str__(self) -> str:
         return str(self.name)

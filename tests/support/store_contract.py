@@ -341,6 +341,9 @@ def move_up_from_the_first_schema(settings: Settings, monkeypatch: Any) -> None:
             columns = [column["name"] for column in sa.inspect(connection).get_columns(schema.failures.name)]
             row = {name: value for name, value in rows.failure_row(failure("t1")).items() if name in columns}
             connection.execute(sa.table(schema.failures.name, *map(sa.column, row)).insert().values(row))
+            total = rows.rollup_row(rollup(1, 9, gated=3, kept_bytes=300)) | {"id": "t"}
+            del total["process"], total["seq"]
+            connection.execute(sa.table(schema.totals.name, *map(sa.column, total)).insert().values(total))
         store.close()
     assert "parent_id" not in columns
     store = open_store(settings, clock=open_clock())
@@ -350,6 +353,7 @@ def move_up_from_the_first_schema(settings: Settings, monkeypatch: Any) -> None:
         store.write([failure("t2", at_s=NOW_S + 1)])
         assert [row.task_id for row in Queries(store).failures().rows] == ["t2", "t1"]
         assert Queries(store).failure(failure("t1").id) is not None
+        assert Queries(store).kept_by_name() == [("task", "shop.charge", 900)], "the days begin with what was there"
     finally:
         store.close()
 
@@ -441,8 +445,14 @@ def what_names_kept_is_summed_over_buckets_and_overlapping_runs_are_left_out(sto
         ]
     )
     queries = Queries(store)
-    assert queries.kept_by_name() == [("task", "shop.charge", 950), ("task", "shop.refund", -70)]
+    assert queries.kept_by_name(since_s=bucket_s) == [("task", "shop.charge", 950), ("task", "shop.refund", -70)]
     assert queries.kept_by_name(since_s=bucket_s + 301) == [("task", "shop.charge", 50)]
+    # The mean of a day times its runs.
+    assert queries.kept_by_name() == [("task", "shop.charge", 770), ("task", "shop.refund", -70)]
+    store.write([rollup(2, 10, bucket_s=bucket_s, gated=4, kept_bytes=400)])
+    assert queries.kept_by_name()[0] == ("task", "shop.charge", 900), "450 bytes in 6 measured of 12 runs"
+    assert queries.kept_by_name(since_s=NOW_S - 30 * 86_400) == queries.kept_by_name()
+    assert queries.kept_by_name(since_s=NOW_S - 3 * 86_400) == queries.kept_by_name()
 
 
 @promise
