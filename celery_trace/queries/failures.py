@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,12 @@ NEW_S = 24 * 3600
 TREND_HOURS = 24
 #: A search looks at so many groups, the most recent ones first.
 SEARCHED_GROUPS = 300
-#: It reads the values of so many failures that fit the other filters, the most recent ones first.
+#: It reads the values of up to so many failures that fit the other filters, the most recent ones first.
 SEARCHED_VALUES = 5_000
+#: So many in one go; after each it looks at the time.
+SEARCHED_AT_ONCE = 500
+#: Where each text has to be fetched from a disk, it ends after this time, seconds: a page does not wait for more.
+SEARCH_S = 0.06
 #: What it finds there at most.
 MOST_FOUND = 1000
 
@@ -85,7 +90,7 @@ class FailureQueries(Base):
         wanted = sa.select(*columns).where(*conditions)
         with self.store.reading() as connection:
             if search:
-                wanted = wanted.where(self._matches(connection, search, conditions))
+                wanted = wanted.where(self._matches(connection, search, conditions, kind, name))
             if live is not None:
                 held = self._held(connection, None)
                 wanted = wanted.where(_failures.c.id.in_(held) if live else _failures.c.id.not_in(held))
@@ -95,7 +100,12 @@ class FailureQueries(Base):
             )
 
     def _matches(
-        self, connection: sa.Connection, search: str, conditions: Sequence[sa.ColumnElement[bool]]
+        self,
+        connection: sa.Connection,
+        search: str,
+        conditions: Sequence[sa.ColumnElement[bool]],
+        kind: str | None,
+        name: str | None,
     ) -> sa.ColumnElement[bool]:
         """
         A search looks at the groups, of which there are few, at whole ids, which have an index, and at the values of
@@ -104,12 +114,12 @@ class FailureQueries(Base):
         Reading the texts of ten million failures would take minutes.
         """
         text = search.strip()
-        found = connection.execute(
-            sa.select(_groups.c.fingerprint)
-            .where(self._group_matches(text))
-            .order_by(_groups.c.last_seen_s.desc())
-            .limit(SEARCHED_GROUPS)
-        ).scalars()
+        # A group has one kind and one name: without these, each failure of the name would be held against other groups.
+        groups = sa.select(_groups.c.fingerprint).where(self._group_matches(text))
+        for column, value in ((_groups.c.kind, kind), (_groups.c.name, name)):
+            if value:
+                groups = groups.where(column == value)
+        found = connection.execute(groups.order_by(_groups.c.last_seen_s.desc()).limit(SEARCHED_GROUPS)).scalars()
         ids = connection.execute(
             sa.union_all(
                 sa.select(_failures.c.id).where(_failures.c.id == text),
@@ -119,6 +129,8 @@ class FailureQueries(Base):
         ).scalars()
         fingerprints = list(found)
         identified = sorted({*ids, *self._with_value(connection, text, conditions)})
+        if not identified and not fingerprints:
+            return sa.false()
         if identified and not fingerprints:
             return _failures.c.id.in_(identified)
         if fingerprints and not identified:
@@ -134,19 +146,20 @@ class FailureQueries(Base):
             sa.select(_failures.c.id, _failures.c.at_s)
             .where(*conditions)
             .order_by(_failures.c.at_s.desc(), _failures.c.id.desc())
-            .limit(SEARCHED_VALUES)
-            .subquery()
+            .limit(SEARCHED_AT_ONCE)
         )
         patterns = sorted({like(search.lower()), like(values.pattern_text(search))})
-        wanted = (
-            sa.select(newest.c.id)
-            .join(_values, _values.c.id == newest.c.id)
-            .where(sa.or_(*(_values.c.text.like(pattern, escape="!") for pattern in patterns)))
-            .order_by(newest.c.at_s.desc())
-            .limit(MOST_FOUND)
-        )
+        matches = sa.or_(*(_values.c.text.like(pattern, escape="!") for pattern in patterns))
+        found: list[str] = []
+        until_s = time.monotonic() + SEARCH_S
         with by_key(connection):
-            return connection.execute(wanted).scalars().all()
+            for start in range(0, SEARCHED_VALUES, SEARCHED_AT_ONCE):
+                part = newest.offset(start).subquery()
+                wanted = sa.select(part.c.id).join(_values, _values.c.id == part.c.id).where(matches)
+                found += connection.execute(wanted).scalars()
+                if len(found) >= MOST_FOUND or time.monotonic() > until_s:
+                    break
+        return found[:MOST_FOUND]
 
     @staticmethod
     def _group_matches(search: str) -> sa.ColumnElement[bool]:

@@ -328,6 +328,9 @@ def a_search_finds_the_values_of_the_newest_failures(store: Store) -> None:
     store.write([holding("t4", "D-1")])
     store.write([failure("t4", witness="main")])
     assert found(search="d-1") == ["t4"]
+    assert found(search="no such card", name="shop.charge") == found(name="shop.charge") != []
+    assert found(search="no such card", name="shop.refund") == []
+    assert found(search="no such card", kind="request") == []
     store.prune(Settings(dir=store.settings.dir, retention_days=1), NOW_S + 2 * 86_400)
     assert "failure_values" not in counted(store)
 
