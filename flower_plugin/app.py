@@ -164,6 +164,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
             "memory_mode": self.trace_settings.memory,
             # Celery counts it in KiB.
             "child_limit_bytes": (self.capp.conf.worker_max_memory_per_child or 0) * 1024,
+            "events_skipped": getattr(self.events, "skipped", 0),
             "workflow": lambda root_id: upstream.workflow(self.events, root_id),
             "app_name": str(self.capp.main or "celery"),
         }

@@ -13,6 +13,7 @@ import os
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,11 @@ logger = logging.getLogger("celery_trace.monitor")
 SHOWS_VALUES = (TasksView, TasksDataTable, TaskView, WorkerView, ListTasks, TaskInfo, TaskResult, ListWorkers)
 #: Those whose POST only reads.
 READS_BY_POST = (TasksDataTable,)
+
+#: How long the loop takes events in before it looks at its other work, seconds.
+SLICE_S = 0.005
+#: Events that wait at most; at two thousand a second, what comes within some ten seconds.
+MOST_WAITING = 20_000
 
 #: The longest wait between two tries to reach a broker that went away, seconds.
 BROKER_RETRY_S = 4.0
@@ -190,13 +196,56 @@ class MonitorEvents(Events):  # type: ignore[misc]
 
     Flower doubles its wait without a bound, so after an outage of an hour it looks again an hour
     later; this one waits :data:`BROKER_RETRY_S` at most and tells the pages how the broker is.
+
+    Flower also puts one callback for each event on the loop, and a request waits behind all of them: where events
+    come faster than they are taken in, pages took a minute. Here they wait in a queue of their own, and the loop
+    takes :data:`SLICE_S` of them at a time between its other work. What does not fit in is counted in ``skipped``.
     """
 
     def __init__(self, *args: Any, link: BrokerLink, sleep: Callable[[float], None] = time.sleep, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.skipped = 0
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._taking = False
+        self._turn = threading.Lock()
         self._link = link
         self._sleep = sleep
         self._closing = threading.Event()
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """An event has come, in the thread that receives them."""
+        with self._turn:
+            if len(self._waiting) >= MOST_WAITING:
+                self._waiting.popleft()
+                self.skipped += 1
+                if self.skipped == 1:
+                    logger.warning(
+                        "Events come faster than this monitor takes them in; the oldest are skipped, so Flower's own "
+                        "pages miss some tasks. Leaks and failures do not depend on events."
+                    )
+            self._waiting.append(event)
+            if self._taking:
+                return
+            self._taking = True
+        self.io_loop.add_callback(self._take)
+
+    def _take(self) -> None:
+        """Some of the events that wait, on the loop; the rest in the loop's next round, after what else is due."""
+        end_s = time.perf_counter() + SLICE_S
+        while True:
+            with self._turn:
+                if not self._waiting:
+                    self._taking = False
+                    return
+                event = self._waiting.popleft()
+            try:
+                self.state.event(event)
+            except Exception:
+                # Such as one without a hostname: anybody on the broker can send what Flower does not expect.
+                logger.debug("An event was not understood: %.200r", event, exc_info=True)
+            if time.perf_counter() >= end_s:
+                break
+        self.io_loop.add_callback(self._take)
 
     def start(self) -> None:
         self.name = "trace-events"

@@ -54,6 +54,7 @@ def statistics(queries: Any, visit: Visit) -> Context:
         ],
         "collectors": [(host, _in_words(facts)) for host, facts in sorted(stats.collector.items())],
         "lost": sum(stats.dropped.values()),
+        "events_skipped": visit.monitor.get("events_skipped", 0),
         "chosen": [
             ("trace_memory", settings.memory, "how memory is measured"),
             (
