@@ -109,6 +109,8 @@ class CensusWindow:
         self.kept: list[Kept] = []
         self.survivors: list[Any] = []
         self.skipped_types = False
+        #: Called just before the last run, to see what that run alone changes.
+        self.before_last: Callable[[], None] | None = None
         self._blocks = blocks
         self._bytes = live_bytes
         self.idle = NOTHING_KEPT  # what the readings leave behind when nothing runs between them
@@ -167,10 +169,16 @@ class CensusWindow:
     def open(self) -> None:
         """Just before the run."""
         self._listed = None
+        if self.before_last is not None and len(self.kept) >= self.wanted - 1:
+            self.thaw()
+            self.before_last()
         self._frozen = self._collector.freeze()
         if self._resumed is not None:
             now, before = self._read(), self._resumed
             self._between.append(Kept(now.blocks - before.blocks, now.bytes - before.bytes))
+            if self._alive is not None:
+                # What runs of other names left in between is not this one's.
+                self._alive.update(map(id, gc.get_objects()))
         self._known = None
         if not self._frozen:
             alive = gc.get_objects()

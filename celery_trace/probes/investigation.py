@@ -174,6 +174,10 @@ class Investigation:
             if self.rare and self._more_rare_runs(window):
                 window.wanted += 1
                 return
+            if window.before_last is not None and not _grew(window.kept[-1]) and self._looked < 4:
+                self._looked += 1
+                window.wanted += 1  # the run that was to show what grows kept nothing
+                return
             self._conclude_census(window, run_number)
         elif isinstance(window, LocateWindow) and window.enough:
             self._conclude_locate(window, run_number)
@@ -183,16 +187,30 @@ class Investigation:
         return hits < 3 and len(window.kept) < self._plan.rare_census_runs
 
     def _watch_lengths(self, window: CensusWindow) -> None:
-        """What grows but is not known to the collector is found by the lengths of containers: note them early."""
+        """
+        What grows but is not known to the collector is found by the lengths of containers.
+
+        They are noted before the last run, as other names' containers grow between two runs of this one. Where most
+        runs keep nothing, the last one may be such a one: there they are noted now.
+        """
         kept = window.kept[-1]
-        if self._lengths is not None or window.enough or not _grew(kept) or self._looked >= 2 or len(window.kept) < 2:
+        if window.before_last is not None or self._lengths is not None or window.enough or not _grew(kept):
+            return
+        if self._looked >= 2 or len(window.kept) < 2:
             return
         self._looked += 1
         known = sum(size_of(thing) for thing in window.find_survivors() if not is_machinery(thing))
         window.survivors = []
-        if known < 0.5 * _weight(kept) * (len(window.kept) - 1):
-            window.thaw()
-            self._lengths = Lengths(self._services.own)
+        if known >= 0.5 * _weight(kept) * (len(window.kept) - 1):
+            return
+        if not self.rare:
+            window.before_last = self._note_lengths
+            return
+        window.thaw()
+        self._note_lengths()
+
+    def _note_lengths(self) -> None:
+        self._lengths = Lengths(self._services.own)
 
     def _conclude_census(self, window: CensusWindow, run_number: int) -> None:
         started_s = self._services.clock.monotonic_s()
@@ -244,10 +262,9 @@ class Investigation:
             least = 0.02 if self.rare else 0.5
             types = count_types(survivors, runs=runs - 1, least_share=least)
             retention = Retention([], "", "")
-            grown = (
-                self._grown_containers(window, self._lengths, runs) if self._lengths is not None else ([], retention)
-            )
-            if sum(row.bytes for row in grown[0]) > 2 * sum(row.bytes for row in types):
+            grown = self._grown_containers(window, self._lengths) if self._lengths is not None else ([], retention)
+            grown_bytes = sum(row.bytes for row in grown[0]) * (1 if window.before_last is None else runs - 1)
+            if grown_bytes > 2 * sum(row.bytes for row in types):
                 types, retention = grown
             elif types:
                 wanted = types[0].type
@@ -270,11 +287,10 @@ class Investigation:
             self._lengths = None
             window.release()
 
-    def _grown_containers(self, window: CensusWindow, lengths: Lengths, runs: int) -> tuple[list[TypeCount], Retention]:
-        least = 1 if self.rare else max(1, (runs - 2) // 2)
+    def _grown_containers(self, window: CensusWindow, lengths: Lengths) -> tuple[list[TypeCount], Retention]:
         grown = [
             (thing, gained)
-            for thing, gained in lengths.grown(least, ignore=window.bookkeeping)[:40]
+            for thing, gained in lengths.grown(1, ignore=window.bookkeeping)[:40]
             if not window.is_young(thing)
         ]
         weighed = [(sum(row.bytes for row in content_types(thing, gained)), thing, gained) for thing, gained in grown]
