@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import codeop
 import inspect
+import itertools
 import linecache
 import traceback
 import types
@@ -27,6 +28,8 @@ from celery_trace.shell.trace_object import ShellFrame, Trace
 OUTPUT_LIMIT = 256 * 1024
 _ASYNC = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _REMEMBERED_SOURCES = 50
+# Python keeps source lines for the whole process: two shells in it must not have each other's.
+_numbers = itertools.count(1)
 _HERE = __file__.rpartition("/")[0] + "/"
 
 HELP = """\
@@ -97,7 +100,6 @@ class Interpreter:
         self._shared: dict[str, Any] = {"trace": trace, "input": _no_keyboard, "breakpoint": _no_keyboard}
         self._scopes: dict[int, _Scope] = {}
         self._nowhere = ShellFrame("<shell>", 0, "<no frame>", {})
-        self._count = 0
         self._sources: list[str] = []
         self._compile = codeop.CommandCompiler()
         self._compile.compiler.flags |= _ASYNC
@@ -166,8 +168,7 @@ class Interpreter:
         if self._incomplete(code):
             return Outcome(True, more=True)
         scope = self._scope
-        self._count += 1
-        file = f"<shell-{self._count}>"
+        file = f"<shell-{next(_numbers)}>"
         self._remember(file, code)
         try:
             with warnings.catch_warnings():

@@ -137,6 +137,18 @@ def test_an_exception_is_shown_with_the_typed_lines_and_without_ours(typed: Type
     assert typed.said[0][0] == "error"
 
 
+def test_two_shells_of_one_process_show_each_its_own_lines(typed: Typed) -> None:
+    other = Typed()
+    try:
+        typed("def broken():\n    return 'mine' / 0\n\n")
+        other("def broken():\n    return 'a secret of another session' / 0\n\n")
+        assert "return 'mine' / 0" in typed("broken()")
+        assert "another session" in other("broken()")
+    finally:
+        other.interpreter.close()
+    assert "return 'mine' / 0" in typed("broken()")
+
+
 @pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()", "BaseException('x')"])
 def test_nothing_that_is_raised_leaves_the_shell(typed: Typed, error: str) -> None:
     assert error.partition("(")[0] in typed(f"raise {error}")
