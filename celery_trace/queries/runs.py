@@ -29,7 +29,7 @@ MOST_PROCESSES = 2000
 #: Roles of a worker's first process.
 MAIN_ROLES = tuple(str(role) for role in (Role.MAIN, Role.SOLO, Role.THREADS, Role.GREEN))
 #: Points of a series. A longer one is thinned: one point for each slice of time.
-MOST_SAMPLES = 1500
+MOST_SAMPLES = 1000
 #: A process takes a sample about so often, seconds.
 SAMPLED_EVERY_S = 10.0
 #: A worker's series shows so many of its processes, those seen last.
