@@ -72,13 +72,21 @@ def a_batch(host: int, serial: int, size: int) -> list[Any]:
     return records
 
 
-def send(url: str, queue: str, hosts: int, rate: int, until_s: float) -> None:
-    """A process that is ``hosts`` hosts; prints what it did as JSON."""
+def send(url: str, queue: str, hosts: int, rate: int) -> None:
+    """
+    A process that is ``hosts`` hosts; prints what it did as JSON.
+
+    It connects, says so, and begins when it is told until when (a line with seconds since the epoch).
+    """
     transports = [broker.BrokerTransport(lambda: broker.connect({"hostname": url}), queue) for _ in range(hosts)]
     sent = refused = late = 0
     took_s: list[float] = []
     size = max(1, int(rate * BATCH_S))
-    for serial in itertools.count():
+    for host, transport in enumerate(transports):
+        transport.send(a_batch(os.getpid() * 1000 + host, 0, 1))
+    print("ready", flush=True)
+    until_s = float(sys.stdin.readline())
+    for serial in itertools.count(1):
         begun_s = time.time()
         if begun_s >= until_s:
             break
@@ -137,14 +145,21 @@ def step(
 ) -> Any:
     """So many hosts for so long."""
     senders = min(hosts, 2)
+    words = [sys.executable, __file__, "send", url, queue]
+    programs = [
+        subprocess.Popen([*words, str(share), str(rate)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for share in (hosts // senders + (n < hosts % senders) for n in range(senders))
+    ]
+    for program in programs:
+        assert program.stdout is not None
+        program.stdout.readline()
     backlog, before = waiting(url, queue), stored(settings)
     cpu_s = sum(watched.cpu_times()[:2])
     until_s = time.time() + seconds
-    words = [sys.executable, __file__, "send", url, queue]
-    programs = [
-        subprocess.Popen([*words, str(share), str(rate), str(until_s)], stdout=subprocess.PIPE, text=True)
-        for share in (hosts // senders + (n < hosts % senders) for n in range(senders))
-    ]
+    for program in programs:
+        assert program.stdin is not None
+        program.stdin.write(f"{until_s}\n")
+        program.stdin.flush()
     told = [json.loads(program.communicate()[0]) for program in programs]
     figures = {
         "hosts": hosts,
@@ -188,7 +203,7 @@ def line(figures: dict[str, Any]) -> str:
 def main() -> None:
     """Read the command line, step up, print."""
     if sys.argv[1:2] == ["send"]:
-        send(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6]))
+        send(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
         return
     if sys.argv[1:2] == ["monitor"]:
         monitor(*sys.argv[2:6])
