@@ -45,6 +45,8 @@ else:
 
 PASSWORD = "for-the-benchmark"
 APP = "import os\nfrom celery import Celery\napp = Celery('bench', broker=os.environ['BENCH_BROKER'])\n"
+#: A page that has not begun to answer by then is given up, seconds; a stock Flower that fell behind may take minutes.
+LONGEST_S = 15.0
 #: Flower's own, asked of both.
 THEIRS = ("/workers", "/tasks", "/broker", "/api/workers", "/api/tasks?limit=100")
 #: The address of a search that reads values.
@@ -159,16 +161,20 @@ class Events:
 class Visitor:
     """Asks over one kept connection, as a browser does."""
 
-    def __init__(self, port: int, password: str = "") -> None:
-        self._connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    def __init__(self, port: int, password: str = "", longest_s: float = LONGEST_S) -> None:
+        self._connection = HTTPConnection("127.0.0.1", port, timeout=longest_s)
         words = base64.b64encode(f"admin:{password}".encode()).decode()
         self._headers = {"Authorization": f"Basic {words}"} if password else {}
 
     def first_byte_ms(self, address: str) -> float:
-        """Milliseconds until the answer's first line."""
+        """Milliseconds until the answer's first line; :data:`LONGEST_S` where none came until then."""
         begun_s = time.perf_counter()
-        self._connection.request("GET", address, headers=self._headers)
-        answer = self._connection.getresponse()
+        try:
+            self._connection.request("GET", address, headers=self._headers)
+            answer = self._connection.getresponse()
+        except TimeoutError:
+            self._connection.close()
+            return LONGEST_S * 1000
         took_ms = (time.perf_counter() - begun_s) * 1000
         body = answer.read()
         if answer.status != 200:
@@ -308,7 +314,7 @@ def measure(many: int, rate: int, repeat: int, *, browser: bool) -> dict[str, An
 
 def _warm(port: int) -> None:
     """Until Flower has heard of the worker, and each page was read once."""
-    visitor = Visitor(port, PASSWORD)
+    visitor = Visitor(port, PASSWORD, 120.0)
     for address in [*our_addresses(visitor).values(), *THEIRS]:
         visitor.first_byte_ms(address)
     time.sleep(3)

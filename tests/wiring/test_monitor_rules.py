@@ -61,3 +61,16 @@ def test_what_is_no_rule_is_refused_with_what_is_allowed_and_nothing_changes(mon
 def test_who_may_only_see_values_reads_the_rules_and_sets_none(monitor):
     assert ask(monitor, user="val:2").status == 200
     assert ask(monitor, {"rules": None}, user="val:2").status == 403
+
+
+def test_who_may_not_change_rules_reads_them_on_the_page_without_a_form(monitor):
+    pages = {}
+    for user in ("val:2", "liv:3"):
+        header = {"Authorization": "Basic " + b64encode(user.encode()).decode()}
+        pages[user] = Client(monitor[0]).get("/trace/alerts", headers=header).text
+    for text in pages.values():
+        assert "keeps more than 512 B a run" in text
+    assert "rules-save" in pages["liv:3"]
+    assert "rules-save" not in pages["val:2"]
+    assert 'data-key="above"' not in pages["val:2"]
+    assert "<dt>More than</dt>" in pages["val:2"]
