@@ -279,12 +279,13 @@ class HeapEncoder:
             ref, value, depth = pending.popleft()
             cls = type(value)
             if cls is list or cls is tuple:
-                length = len(value)  # type: ignore[arg-type]
-                if length == 2 and self._is_secret_pair(value):  # type: ignore[arg-type]
-                    kept[ref] = self._open(value, depth)  # neither names nor notes in it
+                # Of a list a copy, as another thread may change it meanwhile; of a short tuple itself.
+                row = value[:breadth]  # type: ignore[index]
+                length = max(len(value), len(row))  # type: ignore[arg-type]
+                if length == 2 and len(row) == 2 and self._is_secret_pair(row):
+                    kept[ref] = self._open(row, depth)  # neither names nor notes in it
                     continue
-                # Of a list a copy, as it may change meanwhile; of a short tuple itself.
-                refs = self.refs_of(value[:breadth], depth + 1)  # type: ignore[index]
+                refs = self.refs_of(row, depth + 1)
                 count = len(refs)
                 cut = length - count
                 if cut:
@@ -316,17 +317,18 @@ class HeapEncoder:
             if len(value) > self._breadth:
                 nodes[ref] = self.mapping("dict", value, depth + 1)
                 return
-            addresses = tuple(map(id, value))
+            row = list(value.values())  # before the keys, which tell that nobody changed it meanwhile
+            keys = list(value)
+            addresses = tuple(map(id, keys))
             count = len(addresses)
             key_refs = self._plain_keys.get(addresses)
             if key_refs is None:
                 node = nodes[ref] = self.mapping("dict", value, depth + 1)
                 if not node.cut:
-                    self._remember_keys(addresses, value, node.items)
+                    self._remember_keys(addresses, keys, depth + 1)
                 return
-            row = list(value.values())
             if len(row) != count:
-                raise RuntimeError("between its keys and its values")
+                raise RuntimeError("between its values and its keys")
         except (RuntimeError, ValueError) as error:
             nodes[ref] = _changed(dict, error)
             return
@@ -339,12 +341,10 @@ class HeapEncoder:
             if type(other) is not dict or len(other) != count or level != depth:
                 break
             try:
-                if tuple(map(id, other)) != addresses:
-                    break
                 more = list(other.values())
+                if tuple(map(id, other)) != addresses or len(more) != count:
+                    break
             except RuntimeError:
-                break
-            if len(more) != count:
                 break  # another thread changes it: when its turn comes, it is told so
             row += more
             pending.popleft()
@@ -366,26 +366,19 @@ class HeapEncoder:
                 nodes[ref] = Node("dict", "dict", None, items, _NO_NAMES, count, cut)
             start += count
 
-    def _remember_keys(self, addresses: tuple[int, ...], value: dict[Any, Any], items: list[int]) -> None:
-        if not addresses:
-            return  # another thread emptied it
+    def _remember_keys(self, addresses: tuple[int, ...], keys: list[Any], depth: int) -> None:
+        """By the very keys that were looked at: the dictionary may have others by now."""
         is_secret = self.redactor.known.get
-        for key in value:
+        for key in keys:
             if type(key) is not str or is_secret(key) is not False:
                 return
-        if are_parted(value):
+        if not keys or are_parted(keys):
             return
-        self._plain_keys[addresses] = items
-
-    def _open_row(self, value: list[Any] | tuple[Any, ...], depth: int) -> Node:
-        """An exact list or tuple."""
-        refs = self.refs_of(value[: self._breadth], depth + 1)  # of a list a copy, of a short tuple the tuple itself
-        self.bytes_left -= _REF_BYTES * len(refs)
-        length = len(value)
-        cut = length - len(refs)
-        self.cut_values += cut
-        kind = "list" if type(value) is list else "tuple"
-        return Node(kind, kind, None, refs, _NO_NAMES, length, cut)
+        refs = self.refs_of(keys, depth)
+        if len(refs) == len(keys):
+            items = refs * 2
+            items[::2] = refs
+            self._plain_keys[addresses] = items
 
     def _open(self, value: object, depth: int) -> Node:
         cls = type(value)

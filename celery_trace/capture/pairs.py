@@ -57,12 +57,13 @@ def _refs_at_once(encoder: HeapEncoder, own: dict[Any, Any], depth: int) -> list
 
     None where that does not hold.
     """
-    count = dict.__len__(own)
-    if count > encoder.limits.breadth or not encoder.has_room_for(2 * count):
+    if dict.__len__(own) > encoder.limits.breadth:
         return None
-    keys, values = list(dict.keys(own)), list(dict.values(own))
-    if len(keys) != len(values):  # another thread changed it between the two
+    pairs = list(dict.items(own))  # at once: what is whose must not change between the keys and the values
+    if len(pairs) > encoder.limits.breadth or not encoder.has_room_for(2 * len(pairs)):
         return None
+    keys: list[Any] = [key for key, _ in pairs]
+    values: list[Any] = [value for _, value in pairs]
     is_known, is_secret = encoder.redactor.known.get, encoder.redactor.is_secret_name
     secret_at: list[int] = []
     for place, key in enumerate(keys):

@@ -21,6 +21,8 @@ _INT64 = 1 << 63
 _MOST_INSIDE = 64
 #: Characters of a text inside one; a shorter one would blot out innocent text.
 _LONG = 8
+#: Characters of a key that are looked at.
+_KEY = 256
 #: What is read in a way of its own, subclasses too; anything else by its slots and its dictionary.
 _TELLING: tuple[Any, ...] = (
     str, bytes, bytearray, memoryview, int, decimal.Decimal, uuid.UUID, dict, list, tuple, set, frozenset, deque,
@@ -91,7 +93,7 @@ def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Seque
 
 def _looks_made(key: str) -> bool:
     """Whether a key is more like a token than like the name of a field."""
-    return len(key) >= _LONG + 4 and any(character.isdigit() for character in key)
+    return len(key) >= _LONG + 4 and any(character.isdigit() for character in key[:_KEY])
 
 
 def _snapshot(values: Any) -> list[Any]:

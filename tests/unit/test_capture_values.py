@@ -9,6 +9,9 @@ import decimal
 import enum
 import functools
 import pathlib
+import random
+import sys
+import threading
 import time
 import types
 import uuid
@@ -342,6 +345,50 @@ def test_a_container_that_changes_while_it_is_read_is_marked():
     assert node.kind == "opaque"
     assert "changed while read" in node.note
     assert encoder.nodes_left == Limits().nodes
+
+
+@pytest.fixture
+def hasty_threads():
+    """Threads that take turns after each step."""
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval_s)
+
+
+def test_what_another_thread_changes_meanwhile_is_never_mixed_up(hasty_threads):
+    rows = [{"a": number, "b": -number} for number in range(1, 60)]
+    pair = [1, 2]
+    done = threading.Event()
+
+    def change():
+        dice = random.Random(7)
+        while not done.is_set():
+            row, number = dice.choice(rows), dice.randrange(1, 10**6)
+            row.pop("b", None)
+            row["a"], row["b"] = number, -number
+            if dice.random() < 0.2:
+                row.clear()
+            pair.clear()
+            pair.extend(range(dice.randrange(5)))
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(150):
+            encoded = Encoded({"rows": rows, "pair": pair, "again": [pair]})
+            for node in encoded.nodes:
+                if node.kind == "list":
+                    assert node.cut >= 0
+                    assert node.length == len(node.items) + node.cut
+            for row in encoded.nodes[encoded.node.items[1]].items:
+                values = [encoded.nodes[ref].value for ref in encoded.nodes[row].items]
+                found = dict(zip(values[::2], values[1::2], strict=True))
+                assert set(found) <= {"a", "b"}
+                assert found.get("a", 1) > 0 > found.get("b", -1)
+    finally:
+        done.set()
+        thread.join()
 
 
 # --- secrets ---------------------------------------------------------------------------------------------
