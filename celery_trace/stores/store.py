@@ -95,7 +95,7 @@ class Store:
         now_s = self.clock.now_s()
         try:
             return self.in_transaction(lambda connection: writing.write(connection, records, now_s))
-        except StoreUnavailable:
+        except (StoreUnavailable, MemoryError):
             raise
         except Exception as error:  # the database's, about a value, or a mistake of ours: one record stops no other
             with self.reading() as connection:

@@ -1,5 +1,6 @@
 """The writer's files: private, rotated, capped, and safe when a process forks or dies."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -108,6 +109,17 @@ def test_a_living_process_holds_its_lock_and_a_closed_one_leaves_none(folder, ma
     assert not lives(folder, "p1")
     assert SpoolReader(folder).list().locks == set()
     assert read_all(folder)[0][1].ended_how == "exit"
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_who_can_not_look_takes_nobody_for_dead(folder, make_writer, monkeypatch, error):
+    make_writer().append(run("r1"))
+
+    def refuse(path, *, write):
+        raise OSError(error, os.strerror(error), str(path))
+
+    monkeypatch.setattr(segments, "open_file", refuse)
+    assert lives(folder, "p1")
 
 
 def test_files_are_rotated_and_each_begins_with_the_process(folder, make_writer):

@@ -369,6 +369,24 @@ def test_a_record_at_which_our_own_code_fails_holds_up_no_other(direct, writer, 
     assert "a mistake of ours" in (settings.spool_folder / "set-aside.log").read_text()
 
 
+def test_want_of_memory_is_no_records_fault(direct, writer, settings, monkeypatch):
+    """The collector ends and is started again; nothing is set aside for it."""
+    from celery_trace.stores import rows
+
+    def failing(record):
+        raise MemoryError
+
+    for n in range(4):
+        writer.append(failure(f"t{n}"))
+    with monkeypatch.context() as scarce:
+        scarce.setattr(rows, "failure_row", failing)
+        with pytest.raises(MemoryError):
+            direct.round()
+    direct.round()
+    assert stored(settings) == {f"t{n}" for n in range(4)}
+    assert direct.status.corrupt == 0
+
+
 def test_what_is_computed_after_a_delivery_may_fail_and_the_delivery_stands(settings, writer, clock, caplog):
     def fail(store):
         raise KeyError("a mistake of ours")
