@@ -77,7 +77,8 @@ def test_what_a_far_worker_recorded_reaches_the_store_of_a_monitor_that_is_kille
             grind(range(100, 200))
             monitor.kill()
         grind(range(200, 300))
-        wait_until(lambda: worker.output.count("raised unexpected") >= 150, "all tasks went", timeout_s=90, explain=worker.tail)
+        raised = "raised unexpected"
+        wait_until(lambda: worker.output.count(raised) >= 150, "all tasks went", timeout_s=90, explain=worker.tail)
         with monitoring() as monitor, open_records(tmp_path / "elsewhere") as records:
             records.wait(
                 lambda _: len(stored(records)[0]) == 150 and records.runs_of("mill.grind") == 300, "all of them",
