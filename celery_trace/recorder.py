@@ -251,7 +251,9 @@ class Recorder:
         duration_s = time.perf_counter() - token.started_s
         if token.profiled is not None and self.profile is not None:
             self.profile.ended(token.profiled)
-        measured = self.probe.after(token.probe, failed=failed) if self.probe is not None and token.probe else None
+        measured = None
+        if self.probe is not None and token.probe:
+            measured = self.probe.after(token.probe, failed=failed or state == "RETRY")
         if self.box is not None:
             self.box.run_ended()
         self._running = ""

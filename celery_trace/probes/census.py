@@ -124,6 +124,7 @@ class CensusWindow:
         self.remembered: dict[int, type] = {}
         self._frozen = False
         self._latest: dict[int, type] = {}
+        self._newest: set[int] = set()  # all that came to life since the last run began
         self._whole = True  # frozen once, so that all that came to life since the first run is listed by itself
         self._listed: list[Any] | None = None  # that, from the last run to what follows from it
         self._alive: set[int] | None = None  # by the last listing
@@ -145,12 +146,12 @@ class CensusWindow:
         Whether growth over a run shows from one run's beginning to the next one's, too: at least half of it.
 
         The sum over such cycles is the difference of two states with the same in flight, so what a single run
-        merely holds at its end does not add up in it. Blocks or bytes will do, and so will the middle or the mean:
-        where other names run in between, what they keep and give back is in it as well.
+        merely holds at its end does not add up in it. Blocks or bytes will do. It is the middle of the cycles: where
+        other names run in between, what they keep and give back is in some of them as well.
 
         Args:
             kept: What a run seemed to keep.
-            first: Take the first run's cycle along.
+            first: Most runs keep nothing, so take the mean, and the first run's cycle along.
         """
         cycles = [
             Kept(run.blocks + between.blocks, run.bytes + between.bytes)
@@ -160,10 +161,9 @@ class CensusWindow:
         if not cycles:
             return True
         blocks, live_bytes = [one.blocks for one in cycles], [one.bytes for one in cycles]
-        return any(
-            (kept.blocks > 2 and centre(blocks) >= 0.5 * kept.blocks)
-            or (kept.bytes > 128 and centre(live_bytes) >= 0.5 * kept.bytes)
-            for centre in (statistics.fmean, statistics.median)
+        centre = statistics.fmean if first else statistics.median
+        return (kept.blocks > 2 and centre(blocks) >= 0.5 * kept.blocks) or (
+            kept.bytes > 128 and centre(live_bytes) >= 0.5 * kept.bytes
         )
 
     def open(self) -> None:
@@ -262,6 +262,8 @@ class CensusWindow:
             self.skipped_types = True
             return
         self._known = None
+        if self.before_last is not None:
+            self._newest = {id(thing) for thing in fresh}
         # What the last run left is remembered only when the next is settled: until then it may be in flight.
         self.remembered.update(self._latest)
         # Powers of two, so that a sparser sample is part of a denser one.
@@ -319,7 +321,7 @@ class CensusWindow:
 
     def is_young(self, thing: Any) -> bool:
         """Whether an object came to life with the run that was settled last, or the next one's message."""
-        return id(thing) in self._latest
+        return id(thing) in self._latest or id(thing) in self._newest
 
     def release(self) -> None:
         """Let the survivors go: holding them would be a leak of our own."""
@@ -327,6 +329,7 @@ class CensusWindow:
         self._listed = None
         self.remembered = {}
         self._latest = {}
+        self._newest = set()
         self._alive = None
         self._in_flight = set()
 

@@ -232,7 +232,7 @@ class Investigation:
             if growing and not self.rare and self._in_doubt(window):
                 return
         if growing:
-            self._name_survivors(window, runs)
+            self._name_survivors(window, runs, kept)
         window.release()
         took_s = self._services.clock.monotonic_s() - started_s
         if self.step is Step.CENSUS:
@@ -256,15 +256,19 @@ class Investigation:
         window.wanted += _DOUBTED_RUNS
         return True
 
-    def _name_survivors(self, window: CensusWindow, runs: int) -> None:
+    def _name_survivors(self, window: CensusWindow, runs: int, kept: Kept) -> None:
         survivors = window.find_survivors()
         try:
             least = 0.02 if self.rare else 0.5
             types = count_types(survivors, runs=runs - 1, least_share=least)
             retention = Retention([], "", "")
             grown = self._grown_containers(window, self._lengths) if self._lengths is not None else ([], retention)
-            grown_bytes = sum(row.bytes for row in grown[0]) * (1 if window.before_last is None else runs - 1)
-            if grown_bytes > 2 * sum(row.bytes for row in types):
+            over_runs = runs - 1 if window.before_last is None else 1  # those that the containers were watched for
+            grown_bytes = sum(row.bytes for row in grown[0]) / over_runs
+            known_bytes = sum(row.bytes for row in types) / (runs - 1)
+            # A container that took one more entry in one run may be anybody's: where there are survivors to show, what
+            # it gained has to explain the growth.
+            if grown[0] and (not types or grown_bytes > max(2 * known_bytes, 0.3 * _weight(kept))):
                 types, retention = grown
             elif types:
                 wanted = types[0].type

@@ -41,7 +41,8 @@ from celery_trace.settings import Settings
 _CREDIT_S = 0.5
 _CREDIT_TO_END_S = 1.0
 
-#: The first runs of a name in a process, which are all measured: a leak shows early, and they cost a millisecond.
+#: The first runs of a name in a process, which are all measured: a leak shows early, and they cost a millisecond. Where
+#: they cost more (on a fragmented heap reading the C allocator's bytes takes milliseconds) the budget ends it.
 _FIRST_RUNS = 160
 
 #: How long a heap stays frozen for the next run of a name, and how long tracing stays on for it, seconds.
@@ -149,6 +150,7 @@ class Token:
     """A run in progress. Passed back to :meth:`MemoryProbe.after`, from whichever thread."""
 
     __slots__ = (
+        "after_failure",
         "gated",
         "nested",
         "number",
@@ -168,6 +170,7 @@ class Token:
         self.slot = slot
         self.number = state.runs + 1
         self.top: list[Site] | None = None  # what a traced run gained and gave back
+        self.after_failure = False  # of another name: its traceback is let go of in the middle of this run
         self.gated = False
         self.watched = False
         self.nested = False
@@ -242,6 +245,7 @@ class MemoryProbe:
         self._numbers = array("q", [0] * 4 * _SLOTS)
         self._open: list[Token] = []
         self._pending: Token | None = None
+        self._failed: _Name | None = None  # whose run was the last, if it failed
         #: The window that has frozen the heap, or traces, until the next run of its name; and until when.
         self._held: CensusWindow | LocateWindow | None = None
         self._held_until_s = 0.0
@@ -280,6 +284,8 @@ class MemoryProbe:
         token = Token(state, get_ident(), min(len(self._open), _SLOTS - 1) * 4)
         if self._open:
             self._note_company(token)
+        failed, self._failed = self._failed, None
+        token.after_failure = failed is not None and failed is not state
         pending = self._pending
         if pending is not None:
             self._pending = None
@@ -293,6 +299,7 @@ class MemoryProbe:
         state.runs += 1
         self._open.append(token)
         self._runs_since_mark += 1
+        alone = token.shared == 1 and not self._crowded and not token.after_failure
         mode = self._mode
         if self._overrides:
             mode = self._mode_of(name)
@@ -302,10 +309,10 @@ class MemoryProbe:
                 return token
             token.gated = True
             token.tracing = TracedRun()
-        elif token.shared == 1 and not self._crowded and not (held is not None and isinstance(held, LocateWindow)):
+        elif alone and not (held is not None and isinstance(held, LocateWindow)):
             # While another name's runs are traced, the traces themselves would be counted.
             self._countdown -= 1
-            if state.burst > 0:
+            if state.burst > 0 and self.overhead_s <= _CREDIT_S + self._budget * (started_s - self._started_s):
                 state.burst -= 1
                 token.gated = True
             elif self._countdown <= 0:
@@ -322,7 +329,7 @@ class MemoryProbe:
             numbers, slot = self._numbers, token.slot
             numbers[slot] = self._blocks()
             numbers[slot + 1] = self._bytes()
-        if token.shared == 1 and state.investigation is not None:
+        if alone and state.investigation is not None:
             # After the readings above, so that the census does not find the two numbers.
             self._begin_stage(token, started_s, direct)
         if token.tracing is not None:
@@ -330,7 +337,7 @@ class MemoryProbe:
         self.overhead_s += time.perf_counter() - started_s
         return token
 
-    def after(self, token: Token | None, *, failed: bool = False) -> Measured:  # noqa: ARG002 - part of the seam
+    def after(self, token: Token | None, *, failed: bool = False) -> Measured:
         """A run ended. Gives what is known at once; an investigation settles when the next run begins."""
         if token is None:
             return _UNMEASURED
@@ -342,6 +349,9 @@ class MemoryProbe:
             running.pop()
         else:
             self._leave_out_of_order(token)
+        if failed and self._settle_late:
+            # A worker's child holds the error of a run, with all that its frames held, until the next run has ended.
+            self._failed = token.state
         if self._crowded and self._mode == "auto":
             self.overlap.ended(token.state.kind, token.state.name, token.shared)
         top: list[Site] = []

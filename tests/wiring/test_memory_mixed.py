@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import random
 from typing import Any
 
 import pytest
 
 from celery_trace.leaks import leak_table
-from celery_trace.model import Role, Verdict
+from celery_trace.model import Kind, Role, Verdict
 from tests.support.memory_runs import Bench
 
 _receipts: list[Any] = []
@@ -49,6 +50,32 @@ def begins_empty() -> None:
     _texts.clear()
     _latest.clear()
     _prices.cache_clear()
+
+
+def only_raises(number: int) -> None:
+    numbers = [number] * 20_000
+    raise ValueError(f"{len(numbers)} numbers")
+
+
+def test_an_error_that_is_held_until_the_next_run_ends_accuses_nobody_and_hides_nothing() -> None:
+    """As billiard's loop holds the last result: a failed run's traceback, its frames and their locals."""
+    bench, held = Bench(role=Role.CHILD), None
+    tasks = [keeps_receipts, keeps_receipts, only_raises, replaces]
+    chooser = random.Random(1)
+    for number in range(900):
+        task = chooser.choice(tasks)
+        token = bench.probe.before(Kind.TASK, task.__name__)
+        error = None
+        try:
+            task(number)
+        except ValueError as raised:
+            error = raised
+        bench.probe.after(token, failed=error is not None)
+        held, error, token = error, None, None
+    del held
+    verdicts = {(row.name, row.verdict) for row in bench.close()}
+    assert ("keeps_receipts", Verdict.LEAKING) in verdicts
+    assert [name for name, verdict in verdicts if verdict is Verdict.LEAKING] == ["keeps_receipts"]
 
 
 @pytest.fixture
