@@ -95,3 +95,11 @@ def test_the_dashboard_shows_every_metric() -> None:
     assert set(METRIC.findall(expressions)) >= exported_metrics() - {"celery_trace_store_up"}
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
+
+
+def test_every_decision_is_in_their_index_under_its_own_title() -> None:
+    folder = DOCS / "decisions"
+    index = (folder / "README.md").read_text()
+    for page in sorted(folder.glob("0*.md")):
+        title = page.read_text().splitlines()[0].lstrip("# ")
+        assert f"[{title}]({page.name})" in index, page.name
