@@ -190,6 +190,11 @@ def single_records_that_cannot_be_read_or_stored_are_kept_aside_and_counted(url:
         whole = broker.pack_batch([failure("t0"), run("r0"), failure("bad"), failure("t1"), run("r1")])
         body = zlib.compress(zlib.decompress(whole) + b'\n{"record":"of-tomorrow","id":"x"}')
         with kombu.Connection(url) as connection:
+            aside_queue = broker.records_queue(broker.SET_ASIDE_QUEUE, broker.MOST_SET_ASIDE)(
+                connection.default_channel
+            )
+            aside_queue.queue_declare()
+            aside_queue.purge()  # what an earlier promise set aside on this broker
             broker.records_queue(here.queue)(connection.default_channel).queue_declare()
             kombu.Producer(connection.default_channel).publish(
                 body, routing_key=here.queue, exchange="", content_type=broker.CONTENT_TYPE, content_encoding="binary"

@@ -95,8 +95,11 @@ def test_above_all_credit_an_investigation_waits() -> None:
 
 
 def test_waiting_for_the_processor_is_not_charged_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+
     def slow_to_get_the_processor(*_: Any, **__: Any) -> None:
-        time.sleep(0.2)
+        waits.append(0.4)
+        time.sleep(waits[-1])
 
     bench = Bench(budget=0.0001).run(leak_lines, 19)
     monkeypatch.setattr(CensusWindow, "resume", slow_to_get_the_processor)
@@ -104,7 +107,7 @@ def test_waiting_for_the_processor_is_not_charged_to_the_budget(monkeypatch: pyt
     bench.run(leak_lines, 6, start=19)
     bench.close()
     assert bench.stages()[:2] == ["suspect", "census"]
-    assert bench.probe.overhead_s - before_s < 0.2
+    assert bench.probe.overhead_s - before_s < 0.5 * sum(waits)
 
 
 def test_a_row_names_the_line_the_rate_and_what_retains_it() -> None:
