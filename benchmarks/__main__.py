@@ -254,7 +254,8 @@ def failing(figures: dict[str, Any]) -> Section:
     ]
     return Section(
         "A worker whose every task fails, capturing alone",
-        f"`trace_memory` off, {figures['pairs']} pairs of {figures['tasks']} tasks.",
+        f"`trace_memory` off, {figures['tasks']} tasks in {figures['pairs']} turns of each worker; half of the paired "
+        f"ratios lie from {figures['middle_half'][0]:.2f} to {figures['middle_half'][1]:.2f}.",
         [table(["Worker", "tasks/s"], rows)],
         [],
     )
@@ -369,12 +370,12 @@ BENCHMARKS = (
     ),
     Benchmark(
         "failure_capture", "failure_capture.py",
-        ["--rounds", "40", "--worker", "--tasks", "600", "--pairs", "3", "--json"], ["--rounds", "15", "--json"],
+        ["--rounds", "40", "--worker", "--tasks", "6000", "--pairs", "20", "--json"], ["--rounds", "15", "--json"],
         capture,
     ),
     Benchmark(
-        "failing_worker", "failing_worker.py", ["--tasks", "600", "--pairs", "3", "--memory", "off"],
-        ["--tasks", "200", "--pairs", "1", "--memory", "off"], failing,
+        "failing_worker", "failing_worker.py", ["--tasks", "6000", "--pairs", "20", "--memory", "off"],
+        ["--tasks", "1500", "--pairs", "5", "--memory", "off"], failing,
     ),
     Benchmark("shell", "shell.py", ["--rounds", "300", "--throughput", "--json"], ["--rounds", "100", "--json"], shell),
     Benchmark("pages", "pages.py", ["--json"], ["--rows", "100000", "--repeat", "15", "--json"], pages),

@@ -1,12 +1,12 @@
 """
 What capturing costs a worker whose every task fails: tasks a second, traced over bare.
 
-Bare and traced workers alternate on one embedded broker. For each the queue is filled while nobody
-consumes; the clock runs from the moment when consuming begins until every task is acknowledged. Beside the rate stands
-the CPU time that the worker's processes spent on a task, which other load on the machine sways less; the collector, a
-process of its own at low priority, is not in it.
+A bare and a traced worker live side by side on one embedded broker and work in turns of about a second, so that a
+machine whose pace drifts slows both alike. For each turn the queue is filled while its worker takes nothing; the clock
+runs from the moment when it begins to until every task is acknowledged. Beside the rate stands the CPU time that the
+worker's processes spent on a task; the collector, a process of its own at low priority, is not in it.
 
-    python benchmarks/failing_worker.py [--tasks 2000] [--pairs 5]
+    python benchmarks/failing_worker.py [--tasks 6000] [--pairs 20]
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def cpu_s(pid: int) -> float:
 
 
 class Rig:
-    """A broker, a project and a client that fills and watches the queue."""
+    """A broker, a project and a client that fills and watches a queue."""
 
     def __init__(self, folder: Path, server: ValkeyServer) -> None:
         self.folder = folder
@@ -66,82 +66,107 @@ class Rig:
         self.store = server.client(db=0)
         (folder / "failing.py").write_text(PROJECT)
 
-    def waiting(self) -> int:
-        """Tasks that are queued or not acknowledged yet."""
-        return int(self.store.llen("celery")) + int(self.store.hlen("unacked"))
-
-    def drain(self) -> None:
+    def drain(self, queue: str) -> None:
         """Wait until every task is acknowledged."""
         deadline_s = time.monotonic() + 300
-        while self.waiting():
+        while self.store.llen(queue) or self.store.hlen("unacked"):
             if time.monotonic() > deadline_s:
-                raise TimeoutError(f"{self.waiting()} tasks were not run within 300 s")
-            time.sleep(0.01)
+                raise TimeoutError(f"the queue {queue!r} was not empty within 300 s")
+            time.sleep(0.005)
 
-    def send(self, count: int) -> None:
+    def send(self, queue: str, count: int) -> None:
         """Fill the queue."""
         with self.app.producer_pool.acquire(block=True) as producer:
             for number in range(count):
-                self.app.send_task("failing.fail", (number,), producer=producer)
+                self.app.send_task("failing.fail", (number,), producer=producer, queue=queue)
 
-    def rate(self, tasks: int, *, traced: bool, memory: str = "auto") -> tuple[float, float]:
-        """Tasks a second of a fresh worker, and CPU seconds a task in its processes."""
-        self.store.flushdb()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERY_")}
-        environment["BROKER"] = self.url
+
+class Worker:
+    """One worker with a queue of its own, from which it takes only while it is measured."""
+
+    def __init__(self, rig: Rig, name: str, *, traced: bool, memory: str) -> None:
+        self._rig = rig
+        self.name = name
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("CELERY_")}
+        environment["BROKER"] = rig.url
         if traced:
             environment |= {"CELERY_TRACE": "1", "CELERY_TRACE_MEMORY": memory}
-            environment |= {"CELERY_TRACE_DIR": str(self.folder / f"trace-{time.time_ns()}")}
-        words = [sys.executable, "-m", "celery", "-A", "failing", "worker", "-P", "prefork", "-c", "1", "-l", "ERROR"]
-        with (self.folder / "worker.log").open("ab") as log:
-            worker = subprocess.Popen(words, cwd=self.folder, env=environment, stdout=log, stderr=log)
-        try:
-            self.send(100)
-            self.drain()  # warm
-            self.app.control.cancel_consumer("celery", reply=True, timeout=5)
-            self.send(tasks)
-            start_s, spent_s = time.perf_counter(), cpu_s(worker.pid)
-            self.app.control.add_consumer("celery")
-            self.drain()
-            return tasks / (time.perf_counter() - start_s), (cpu_s(worker.pid) - spent_s) / tasks
-        finally:
-            worker.send_signal(signal.SIGTERM)
-            worker.wait(60)
+            environment["CELERY_TRACE_DIR"] = str(rig.folder / f"trace-{name}")
+        words = [
+            *(sys.executable, "-m", "celery", "-A", "failing", "worker", "-P", "prefork", "-c", "1", "-l", "ERROR"),
+            *("-Q", name, "-n", f"{name}@failing", "--without-gossip", "--without-mingle"),
+        ]
+        with (rig.folder / "worker.log").open("ab") as log:
+            self._process = subprocess.Popen(words, cwd=rig.folder, env=environment, stdout=log, stderr=log)
+
+    def warm(self, tasks: int) -> None:
+        """Let it run some, then take nothing until it is measured."""
+        self._rig.send(self.name, tasks)
+        self._rig.drain(self.name)
+        self._consume("cancel_consumer")
+
+    def _consume(self, command: str) -> None:
+        reply = getattr(self._rig.app.control, command)(
+            self.name, reply=True, timeout=5, destination=[f"{self.name}@failing"], limit=1
+        )
+        if not reply:
+            raise RuntimeError(f"the worker {self.name!r} did not answer {command}")
+
+    def measure(self, tasks: int) -> tuple[float, float]:
+        """Tasks a second from the moment when it begins to take them, and CPU seconds a task in its processes."""
+        self._rig.send(self.name, tasks)
+        start_s, spent_s = time.perf_counter(), cpu_s(self._process.pid)
+        self._rig.app.control.add_consumer(self.name, destination=[f"{self.name}@failing"])
+        self._rig.drain(self.name)
+        measured = tasks / (time.perf_counter() - start_s), (cpu_s(self._process.pid) - spent_s) / tasks
+        self._consume("cancel_consumer")
+        return measured
+
+    def stop(self) -> None:
+        """End it, and the collector with it."""
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
 
 
 def measure_worker(tasks: int, pairs: int, memory: str = "auto") -> dict[str, Any]:
-    """Rates and the median of the paired ratios."""
-    rates: dict[str, list[float]] = {"bare": [], "traced": []}
-    spent: dict[str, list[float]] = {"bare": [], "traced": []}
+    """Rates and the median of the paired ratios; ``tasks`` in all for each worker, spread over the pairs."""
+    figures: dict[str, list[tuple[float, float]]] = {"bare": [], "traced": []}
     with tempfile.TemporaryDirectory() as folder, ValkeyServer() as server:
         rig = Rig(Path(folder), server)
-        for number in range(pairs):
-            order = ("bare", "traced") if number % 2 == 0 else ("traced", "bare")
-            for way in order:
-                rate, cpu = rig.rate(tasks, traced=way == "traced", memory=memory)
-                rates[way].append(rate)
-                spent[way].append(cpu)
-        rig.app.close()
-    ratios = [traced / bare for traced, bare in zip(rates["traced"], rates["bare"], strict=True)]
+        workers: list[Worker] = []
+        try:
+            for name in figures:
+                workers.append(Worker(rig, name, traced=name == "traced", memory=memory))
+            for worker in workers:
+                worker.warm(200)
+            for number in range(pairs):
+                for worker in workers if number % 2 == 0 else workers[::-1]:
+                    figures[worker.name].append(worker.measure(max(1, tasks // pairs)))
+        finally:
+            for worker in workers:
+                worker.stop()
+            rig.app.close()
+    rates = {name: [rate for rate, _cpu in found] for name, found in figures.items()}
+    spent = {name: [cpu for _rate, cpu in found] for name, found in figures.items()}
+    ratios = sorted(traced / bare for traced, bare in zip(rates["traced"], rates["bare"], strict=True))
+    quarter = len(ratios) // 4
     return {
         "tasks": tasks,
         "pairs": pairs,
         "bare_per_s": round(statistics.median(rates["bare"])),
         "traced_per_s": round(statistics.median(rates["traced"])),
         "rate_over_bare": round(statistics.median(ratios), 3),
-        "bare_cpu_us": round(statistics.median(spent["bare"]) * 1e6),
-        "traced_cpu_us": round(statistics.median(spent["traced"]) * 1e6),
-        "bare_cpu_over_traced": round(
-            statistics.median(bare / traced for bare, traced in zip(spent["bare"], spent["traced"], strict=True)), 3
-        ),
-        "ratios": [round(ratio, 3) for ratio in ratios],
+        "middle_half": [round(ratios[quarter], 3), round(ratios[-1 - quarter], 3)],
+        "bare_cpu_us": round(statistics.mean(spent["bare"]) * 1e6),
+        "traced_cpu_us": round(statistics.mean(spent["traced"]) * 1e6),
+        "bare_cpu_over_traced": round(statistics.mean(spent["bare"]) / statistics.mean(spent["traced"]), 3),
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("--tasks", type=int, default=2000)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--tasks", type=int, default=6000)
+    parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument(
         "--memory", default="auto", help="trace_memory of the traced worker; off measures capturing alone"
     )

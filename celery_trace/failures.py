@@ -9,6 +9,7 @@ What fires when, and what is alive then, was read in Celery's ``app/trace.py`` a
 from __future__ import annotations
 
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
@@ -59,8 +60,8 @@ _TOLD_BY_MAIN: Final = frozenset(("TimeLimitExceeded", "WorkerLostError", "Termi
 _TRACEBACK_CHARACTERS: Final = 16 * 1024
 #: Seconds between two failures whose record has all memory counters.
 ALL_COUNTERS_EVERY_S: Final = 1.0
-#: Seconds for which a look at the resident size serves; only tasks that fail by the hundred a second share one.
-RESIDENT_EVERY_S: Final = 0.02
+#: Seconds for which a look at the resident size serves; only tasks that fail by the dozen a second share one.
+RESIDENT_EVERY_S: Final = 0.1
 
 
 class FailureWatcher:
@@ -338,6 +339,7 @@ class FailureWatcher:
             scrubber=scrubber,
             repeats=self._repeats,
         )
+        captured_s = 0.0 if capture.brief else time.thread_time()
         raised = capture.exceptions[0]
         started_s = time_start()
         failure = self._write(
@@ -353,8 +355,11 @@ class FailureWatcher:
             duration_s=self._clock.monotonic_s() - started_s if started_s is not None else None,
             note=capture.brief,
         )
+        if capture.brief:
+            return  # nor are its objects kept: a thousand of them would drive out those whose locals were captured
         if self._keep is not None:
             self._keep(failure, error)
+        self._repeats.charge(time.thread_time() - captured_s)
 
     def _record_without(
         self,

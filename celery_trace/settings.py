@@ -53,7 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     rejected: bool = False
     black_box: bool = True
     in_app: tuple[str, ...] = ()
-    capture_budget: float = 0.05
+    capture_budget: float = 0.01
     capture_bytes: int = 256 * 1024
     capture_nodes: int = 4000
     capture_depth: int = 6

@@ -319,9 +319,10 @@ def capture_exception(
     identity = outline = None
     started_s = 0.0
     if repeats is not None:
-        started_s = time.thread_time()
         identity = identity_of(tree, traceback_of)
         outline = repeats.outline_of(identity)
+        if outline is None:
+            started_s = time.thread_time()
     # The frame that failed matters most, and the arguments must not starve: they open before its callers.
     args, kwargs = capturing.arguments(given)
     told_by_arguments = len(capturing.scrubber)

@@ -132,6 +132,10 @@ class Repeats:
         self.brief += 1
         return known.outline._replace(full=known.full)
 
+    def charge(self, took_s: float) -> None:
+        """Take processor time from the credit that a failure in full took: its capture, or what is done with it."""
+        self._credit_s = max(-CREDIT_S, self._credit_s - took_s)
+
     def captured(
         self, identity: Identity, exceptions: list[CapturedException], took_s: float, *, secretive: bool = False
     ) -> None:
@@ -146,7 +150,7 @@ class Repeats:
         """
         if self._budget >= 1:
             return
-        self._credit_s = max(-CREDIT_S, self._credit_s - took_s)
+        self.charge(took_s)
         known = self._known.get(identity.key)
         if known is None:
             if len(self._known) >= _REMEMBERED:

@@ -7,6 +7,7 @@ ends when its parent is gone or on SIGTERM, each time after a last round.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -23,6 +24,9 @@ from celery_trace.settings import Settings
 from celery_trace.transports import Transport
 
 logger = logging.getLogger("celery_trace.collector")
+
+#: Beside tasks that want the processor, a worker's collector gets about a tenth of a core; the spool waits for it.
+NICENESS = 10
 
 
 def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> Transport:
@@ -47,6 +51,9 @@ def main() -> int:
     job: dict[str, Any] = msgspec.json.decode(sys.stdin.buffer.read())
     settings = msgspec.convert(job["settings"], Settings)
     parent: int = job.get("parent", 0)
+    if parent:
+        with contextlib.suppress(OSError):
+            os.nice(NICENESS)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

@@ -26,6 +26,10 @@ logger = logging.getLogger("celery_trace.collector")
 
 #: Pause between rounds that found nothing, seconds: short after something came, longer when all is quiet.
 IDLE_S = (0.05, 1.0)
+#: Share of the time that rounds take while records keep coming, and the longest pause for that, seconds. What one round
+#: costs beside its records is then paid a few times a second, and records reach the store within that pause.
+SHARE = 0.1
+PACE_S = 1.0
 #: Pause after the store or broker refused, seconds: doubles up to the second number.
 BACK_OFF_S = (0.25, 15.0)
 #: How often the account is written, seconds.
@@ -114,6 +118,9 @@ class Collector:
                     self._set_aside(corrupt)
                 batch.commit()
                 handed_on += len(batch.records)
+                # What came meanwhile is the next round's: one after the other would be a batch each.
+                if not batch.full:
+                    break
         self._tidy(listing, living)
         self._account(listing)
         if self.status.state != "ready":
@@ -257,10 +264,12 @@ class Collector:
         """
         idle_s, back_off_s = IDLE_S[0], BACK_OFF_S[0]
         while not should_end():
+            begun_s = time.monotonic()
             try:
                 idle_s = IDLE_S[0] if self.round() else min(idle_s * 1.5, IDLE_S[1])
                 back_off_s = BACK_OFF_S[0]
-                wait(idle_s)
+                took_s = time.monotonic() - begun_s
+                wait(max(idle_s, min(took_s * (1 / SHARE - 1), PACE_S)))
             except TransportUnavailable as error:
                 self._refused(error)
                 wait(back_off_s)

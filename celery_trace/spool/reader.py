@@ -49,6 +49,8 @@ class Batch:
         self.records: list[AnyRecord] = []
         self.corrupt: list[Corrupt] = []
         self.bytes = 0
+        #: Whether more stood in the folder than one batch takes.
+        self.full = False
         self._readings: list[Reading] = []
 
     def __enter__(self) -> Batch:
@@ -117,6 +119,7 @@ class SpoolReader:
                 or len(batch.records) >= self._batch_records
                 or len(batch._readings) >= self.BATCH_FILES
             ):
+                batch.full = True
                 break
         return batch
 
@@ -141,6 +144,7 @@ class SpoolReader:
             if b"\n" not in data and cut_short:  # one record larger than the room that is left
                 data = os.pread(fd, size - cursor, cursor)
                 cut_short = False
+            batch.full = batch.full or cut_short
             reading = Reading(segment, fd, cursor, size)
             if self._take_lines(reading, data, batch, complete=not cut_short and not growing):
                 batch.add(reading)

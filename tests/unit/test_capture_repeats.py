@@ -133,6 +133,15 @@ def test_repeats_are_in_full_while_the_budget_lasts(now):
     assert not captured(repeats, error).brief
 
 
+def test_what_else_a_failure_in_full_takes_is_charged_too(now):
+    repeats = Repeats(0.1, now)
+    error = fail(1)
+    for _ in range(FULL_A_MINUTE + 1):
+        assert not captured(repeats, error).brief
+    repeats.charge(2 * CREDIT_S)
+    assert captured(repeats, error).brief
+
+
 def spend(repeats, error):
     """As if capturing had taken long."""
     from celery_trace.capture.exceptions import traceback_of, tree_of
@@ -165,7 +174,10 @@ def test_what_is_remembered_is_bounded_and_keeps_no_frame_alive(now):
 def test_a_task_that_fails_over_and_over_is_recorded_each_time_and_the_account_says_how_many_in_brief():
     records = []
     process = ProcessRecord(uid="u", host="h", pid=1, started_at_s=0.0, role=Role.CHILD)
-    watcher = FailureWatcher(Settings(capture_budget=0.0), process, records.append, FakeClock())
+    kept = []
+    watcher = FailureWatcher(
+        Settings(capture_budget=0.0), process, records.append, FakeClock(), keep=lambda failure, _: kept.append(failure)
+    )
     assert watcher.counters == {}
     for number in range(FULL_A_MINUTE + 4):
         watcher.failure(task_id=f"t{number}", exception=fail(number, None), args=(number,), kwargs={})
@@ -174,3 +186,4 @@ def test_a_task_that_fails_over_and_over_is_recorded_each_time_and_the_account_s
     assert {record.kind for record in records} == {Kind.TASK}
     assert [record.note.startswith("in brief") for record in records] == [False] * FULL_A_MINUTE + [True] * 4
     assert watcher.counters == {"cut:captures": 4}
+    assert kept == records[:FULL_A_MINUTE], "those in brief would drive out those whose locals were captured"
