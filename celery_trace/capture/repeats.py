@@ -22,10 +22,10 @@ from msgspec.structs import replace
 from celery_trace.model import CapturedException, Frame
 
 #: Captured in full of each failure in each minute, whatever the budget says.
-FULL_A_MINUTE: Final = 5
+FULL_A_MINUTE: Final = 10
 _MINUTE_S: Final = 60.0
 #: Processor time that a process may spend on repeats at once, seconds; the budget's share fills it up again.
-CREDIT_S: Final = 0.05
+CREDIT_S: Final = 0.25
 #: Different failures that are remembered; the one that was longest unseen goes first.
 _REMEMBERED: Final = 64
 #: Places of one traceback that tell failures apart, from the outermost on; deep recursion looks alike behind them.

@@ -55,6 +55,7 @@ class Gate:
         "_rules",
         "_slow_left",
         "hits",
+        "rising",
         "seen",
     )
 
@@ -70,6 +71,8 @@ class Gate:
         """Forget what was seen: after an investigation, or when the process has changed."""
         self.seen = -warm_up
         self.hits = 0
+        #: Whether the low-water mark rose when last asked, which young garbage can make it do too.
+        self.rising = False
         self._mask = 0
         self._blocks = 0
         self._bytes = 0
@@ -100,8 +103,10 @@ class Gate:
         if self._bytes < self._low_bytes:
             self._low_bytes = self._bytes
         self._slow_left -= 1
-        if not self._slow_left and self._close_slow_window():
-            return True
+        if not self._slow_left:
+            self.rising = self._close_slow_window()
+            if self.rising:
+                return True
         return self.seen >= self._rules.samples and mask.bit_count() >= self._need
 
     def _close_slow_window(self) -> bool:

@@ -88,7 +88,7 @@ def available_counters() -> list[str]:
 class _Name:
     """One name's state in this process."""
 
-    __slots__ = ("burst", "gate", "investigation", "kind", "name", "resting", "rests", "runs", "watch", "word")
+    __slots__ = ("burst", "gate", "investigation", "kind", "name", "resting", "rests", "runs", "swept", "watch", "word")
 
     def __init__(self, kind: Kind, name: str, plan: Plan, watch: ResourceWatch) -> None:
         self.kind = kind
@@ -100,6 +100,7 @@ class _Name:
         self.investigation: Investigation | None = None
         self.resting = 0  # run number until which the gate stays shut after a false alarm
         self.rests = 0
+        self.swept = False
         self.word: Note | None = None  # what an earlier process found out
 
 
@@ -153,7 +154,6 @@ class Token:
         "after_failure",
         "gated",
         "nested",
-        "number",
         "shared",
         "slot",
         "stage",
@@ -168,7 +168,6 @@ class Token:
         self.state = state
         self.whose = whose
         self.slot = slot
-        self.number = state.runs + 1
         self.top: list[Site] | None = None  # what a traced run gained and gave back
         self.after_failure = False  # of another name: its traceback is let go of in the middle of this run
         self.gated = False
@@ -312,7 +311,8 @@ class MemoryProbe:
         elif alone and not (held is not None and isinstance(held, LocateWindow)):
             # While another name's runs are traced, the traces themselves would be counted.
             self._countdown -= 1
-            if state.burst > 0 and self.overhead_s <= _CREDIT_S + self._budget * (started_s - self._started_s):
+            bursting = state.burst > 0 and state.runs > state.resting
+            if bursting and self.overhead_s <= _CREDIT_S + self._budget * (started_s - self._started_s):
                 state.burst -= 1
                 token.gated = True
             elif self._countdown <= 0:
@@ -490,11 +490,27 @@ class MemoryProbe:
         if state.investigation is not None:
             state.investigation.progress(state.runs, gate)
         elif suspicious or (state.word is not None and self._heed(state, state.word)):
-            self._suspect(state, Kept(blocks, live_bytes))
+            if gate.rising and not state.swept:
+                self._sweep(state)
+            else:
+                self._suspect(state, Kept(blocks, live_bytes))
         elif gate.seen == _EARLY_RUNS and gate.recent_share > 0.8:
             self._warn(state, Kept(blocks, live_bytes))
         elif state.burst <= 0 and self._every > 1 and gate.promising:
             state.burst = self.plan.gate.samples
+
+    def _sweep(self, state: _Name) -> None:
+        """
+        Clear young garbage away and have the low-water mark rise once more before it counts.
+
+        In its first hundred runs a child's memory rises by some blocks a run whatever the task does: what Celery leaves
+        for the collector of garbage piles up until that comes by for the first time, and the interpreter's free lists
+        fill. An investigation would cost a thousand times as much, and find nothing.
+        """
+        state.swept = True
+        if gc.isenabled():
+            gc.collect(1)
+        state.gate.restart()
 
     def _heed(self, state: _Name, word: Note) -> bool:
         """Whether what an earlier process left, and what was seen since, are together enough for a suspicion."""
@@ -635,7 +651,7 @@ class MemoryProbe:
         state.resting = state.runs + min(self.plan.recheck_runs << min(state.rests, 5), 4_000)
         state.rests += 1
         state.gate.restart(warm_up=1)
-        state.burst = _FIRST_RUNS
+        state.burst = self.plan.gate.slow_window * (self.plan.gate.slow_windows + 1)  # what its slower rule needs
 
     # --- the mode in which each run is traced ----------------------------------------------------------------
 
