@@ -258,7 +258,7 @@ class AlertEngine:
             now_s=now_s,
             leaks=rows("leak", queries.leaks, verdict="leaking"),
             workers=_all(queries.workers) if used & {"process_memory", "worker_silent"} else [],
-            groups=rows("new_failure", queries.groups, since_s=now_s - windows_s.get("new_failure", 0.0)),
+            groups=rows("new_failure", queries.groups, since_s=now_s - windows_s.get("new_failure", 0.0), trends=False),
             losses=rows(
                 "lost", queries.failures, outcome=Outcome.LOST.value, since_s=now_s - windows_s.get("lost", 0.0)
             ),

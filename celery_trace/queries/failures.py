@@ -223,6 +223,7 @@ class FailureQueries(Base):
         sort: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
+        trends: bool = True,
     ) -> Page:
         """
         Groups of failures that share a fingerprint, the latest seen first.
@@ -234,6 +235,7 @@ class FailureQueries(Base):
             search: Part of the task's name or of the exception, or of a value as in :meth:`failures`.
             sort: ``count`` for the most frequent first, ``first`` for the latest to appear first.
             limit, cursor: The page.
+            trends: Whether each has its trend, which takes longer than all the rest.
         """
         wanted = sa.select(_groups)
         for column, value in ((_groups.c.kind, kind), (_groups.c.name, name), (_groups.c.outcome, outcome)):
@@ -266,19 +268,25 @@ class FailureQueries(Base):
                 fingerprints = connection.execute(held.distinct()).scalars().all()
                 wanted = wanted.where(sa.or_(self._group_matches(text), _groups.c.fingerprint.in_(fingerprints)))
             return self._page(
-                connection, "groups", wanted, order, limit, cursor, lambda rows: self._group_views(connection, rows)
+                connection,
+                "groups",
+                wanted,
+                order,
+                limit,
+                cursor,
+                lambda rows: self._group_views(connection, rows, trends=trends),
             )
 
-    def _group_views(self, connection: sa.Connection, rows: Sequence[Any]) -> list[FailureGroup]:
+    def _group_views(self, connection: sa.Connection, rows: Sequence[Any], *, trends: bool) -> list[FailureGroup]:
         now_s = self._now_s()
         hour_s = int(now_s // HOUR_S) * HOUR_S
-        slices = [hour_s - HOUR_S * back for back in range(TREND_HOURS - 1, -1, -1)]
-        trends = schema.trends
+        slices = [hour_s - HOUR_S * back for back in range(TREND_HOURS - 1, -1, -1)] if trends else []
         counts: dict[tuple[str, int], int] = {}
-        if rows:
+        if rows and trends:
+            hours = schema.trends.c
             found = connection.execute(
-                sa.select(trends.c.fingerprint, trends.c.hour_s, trends.c["count"]).where(
-                    trends.c.fingerprint.in_([row.fingerprint for row in rows]), trends.c.hour_s >= slices[0]
+                sa.select(hours.fingerprint, hours.hour_s, hours["count"]).where(
+                    hours.fingerprint.in_([row.fingerprint for row in rows]), hours.hour_s >= slices[0]
                 )
             )
             counts = {(fingerprint, hour): count for fingerprint, hour, count in found}
