@@ -99,8 +99,11 @@ def verdict_of(windows: Sequence[Window]) -> Verdict:
     steady = [window for window in latest.values() if window.verdict is Verdict.STEADY]
     if leaking:
         last_leak_s = max(window.at_s for window in leaking)
-        # Another process looked later and found nothing: the code was mended in between.
-        if any(window.at_s > last_leak_s and window.stage is Stage.VERDICT for window in steady):
+        # A process looked later and found nothing, whatever came of it since: the code was mended in between.
+        if any(
+            window.at_s > last_leak_s and window.stage is Stage.VERDICT and window.verdict is Verdict.STEADY
+            for window in windows
+        ):
             return Verdict.STEADY
         return Verdict.LEAKING
     growing = [window for window in latest.values() if window.verdict is Verdict.GROWING]

@@ -203,6 +203,7 @@ def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None
     if not options.address and not options.unix_socket:
         options.address = LOOPBACK
     upstream.setup_logging()
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # not what it loads, but what it migrates
     monitor, generated = make_application(app, settings)
     atexit.register(monitor.stop)
     signal.signal(signal.SIGTERM, _leave)

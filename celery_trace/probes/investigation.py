@@ -42,6 +42,9 @@ _STILL_GROWING = 0.5
 
 FAST_CENSUS_RUNS = 4
 
+#: How the root of a path is marked that says for sure what holds the growth.
+_ROOTS = ("(module)", "(class)", "(thread)")
+
 
 class Plan(Struct, frozen=True, kw_only=True):
     """How many runs each step takes."""
@@ -389,8 +392,22 @@ class Investigation:
                 processes=processes,
                 kept_blocks=kept.blocks,
                 kept_bytes=kept.bytes,
+                bounded=self._bound(),
             ),
         )
+
+    def _bound(self) -> str:
+        """
+        What holds the growth and has a bound; empty where nothing is known to.
+
+        Which sample leads to a root is chance, so where none did here, the word of an earlier process counts.
+        """
+        found = self._retention
+        if found.bounded or (found.path and found.path[0].endswith(_ROOTS)):
+            return found.bounded
+        note = self._services.lease.note(self.kind, self.name)
+        words = [one for one in (note, self._earlier) if one is not None and one.fleet == self._services.fleet]
+        return next((one.bounded for one in words if one.bounded), "")
 
     def _may_trace(self) -> bool:
         return not Tracing.too_much_foreign() and self._services.lease.acquire(self.kind, self.name)
@@ -504,7 +521,7 @@ class Investigation:
             self._decide(run_number)
 
     def _decide(self, run_number: int) -> None:
-        bounded = self._retention.bounded
+        bounded = self._bound()
         self._decided = Verdict.GROWING if bounded or not self._is_located() else Verdict.LEAKING
         rates = steady_rates(self._evidence, rare=self.rare)
         self._write(
@@ -572,7 +589,7 @@ class Investigation:
                 sites=self._sites if grows and not native else [],
                 types=self._types if grows and not native else [],
                 retained_by=self._retention.path if grows and not native else [],
-                bounded=self._retention.bounded if grows and not native else "",
+                bounded=self._bound() if grows and not native else "",
                 native=native,
                 note=note or (self._retention.note if grows and not native else ""),
                 took_s=took_s,

@@ -32,6 +32,7 @@ class Note(Struct, frozen=True, kw_only=True, omit_defaults=True):
     processes: int = 0  # how many of them saw it grow
     kept_blocks: int = 0  # a run, by the census
     kept_bytes: int = 0
+    bounded: str = ""  # what holds it and has a bound, where a process has seen that
 
 
 #: How far an investigation can be: first signs, growth that survives a collection, its line, its verdict.

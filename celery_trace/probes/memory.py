@@ -33,6 +33,7 @@ from celery_trace.probes.lease import FolderLease, Lease, Note
 from celery_trace.probes.locate import LocateWindow
 from celery_trace.probes.native import NativeServices, ResourceWatch
 from celery_trace.probes.overlap import OverlapWatch
+from celery_trace.probes.process import parent_started_at_s
 from celery_trace.probes.source import OwnCode
 from celery_trace.settings import Settings
 
@@ -41,9 +42,20 @@ from celery_trace.settings import Settings
 _CREDIT_S = 0.5
 _CREDIT_TO_END_S = 1.0
 
+#: The same for a child that takes the place of another one, and for the age of its worker from which it does, seconds.
+#: Where children are replaced after half a minute, each would otherwise spend its credit, and the worker many budgets.
+_CREDIT_AGAIN_S = 0.1
+_CREDIT_TO_END_AGAIN_S = 0.3
+_POOL_STARTS_S = 30.0
+
 #: The first runs of a name in a process, which are all measured: a leak shows early, and they cost a millisecond. Where
 #: they cost more (on a fragmented heap reading the C allocator's bytes takes milliseconds) the budget ends it.
 _FIRST_RUNS = 160
+
+#: How long what one child of a worker has settled counts for the others, seconds; a cache that was seen to grow in so
+#: many of them is settled too.
+_SETTLED_FOR_S = 30.0
+_SEEN_BY = 4
 
 #: How long a heap stays frozen for the next run of a name, and how long tracing stays on for it, seconds.
 _FROZEN_S = 10.0
@@ -207,6 +219,10 @@ class MemoryProbe:
         self.plan = Plan.for_recheck(settings.memory_recheck_runs)
         self._mode = settings.memory
         self._budget = settings.memory_budget
+        late = bool(process.parent_uid) and process.started_at_s - parent_started_at_s() > _POOL_STARTS_S
+        replaces = late and process.role is Role.CHILD
+        self._credit_s = _CREDIT_AGAIN_S if replaces else _CREDIT_S
+        self._credit_to_end_s = _CREDIT_TO_END_AGAIN_S if replaces else _CREDIT_TO_END_S
         self._clock = clock
         self._settled: Callable[[Kind, str, int, int], None] | None = None
         self._settle_late = process.role in _ONE_AT_A_TIME
@@ -312,7 +328,7 @@ class MemoryProbe:
             # While another name's runs are traced, the traces themselves would be counted.
             self._countdown -= 1
             bursting = state.burst > 0 and state.runs > state.resting
-            if bursting and self.overhead_s <= _CREDIT_S + self._budget * (started_s - self._started_s):
+            if bursting and self.overhead_s <= self._credit_s + self._budget * (started_s - self._started_s):
                 state.burst -= 1
                 token.gated = True
             elif self._countdown <= 0:
@@ -492,12 +508,27 @@ class MemoryProbe:
         elif suspicious or (state.word is not None and self._heed(state, state.word)):
             if gate.rising and not state.swept:
                 self._sweep(state)
+            elif self._is_known(state):
+                state.gate.restart()
+                state.resting = state.runs + self.plan.recheck_runs
             else:
                 self._suspect(state, Kept(blocks, live_bytes))
         elif gate.seen == _EARLY_RUNS and gate.recent_share > 0.8:
             self._warn(state, Kept(blocks, live_bytes))
         elif state.burst <= 0 and self._every > 1 and gate.promising:
             state.burst = self.plan.gate.samples
+
+    def _is_known(self, state: _Name) -> bool:
+        """
+        Whether another child of this worker has lately settled the same question.
+
+        A worker that replaces its children every few runs would otherwise pay for the same answer in each.
+        """
+        word = self._services.lease.note(state.kind, state.name)
+        if word is None or word.fleet != self._services.fleet or word.process == self._services.process:
+            return False
+        settled = word.stage == "decided" or (bool(word.bounded) and word.processes >= _SEEN_BY)
+        return settled and 0 <= self._clock.now_s() - word.at_s < _SETTLED_FOR_S
 
     def _sweep(self, state: _Name) -> None:
         """
@@ -718,7 +749,7 @@ class MemoryProbe:
 
     def _may_spend(self, beginning: bool, now_s: float = 0.0) -> bool:
         """Whether there is budget for a step of an investigation; more to end one than to begin."""
-        credit_s = _CREDIT_S if beginning else _CREDIT_TO_END_S
+        credit_s = self._credit_s if beginning else self._credit_to_end_s
         lived_s = (now_s or time.perf_counter()) - self._started_s
         return self.overhead_s <= credit_s + self._budget * lived_s
 

@@ -39,7 +39,7 @@ _CONTEXT_LINES = 5
 
 
 class _Held:
-    __slots__ = ("bytes", "context", "failure", "trace", "until_monotonic_s", "until_s")
+    __slots__ = ("bytes", "context", "failure", "trace", "unfinished", "until_monotonic_s", "until_s")
 
     def __init__(
         self,
@@ -56,6 +56,17 @@ class _Held:
         self.bytes = size
         self.until_s = until_s
         self.until_monotonic_s = until_monotonic_s
+        #: Frames of Celery's that hold the exception and were not over when it was kept.
+        self.unfinished = _celerys_frames(trace.exception)
+
+    def lighten(self) -> None:
+        """
+        Empty Celery's frames once they are over.
+
+        Celery clears the user's frames itself, but can't clear its own while it runs. What that one holds in the end, a
+        copy of the whole stack made to be sent, is a hundred times as large as most failures.
+        """
+        self.unfinished = [frame for frame in self.unfinished if not _is_cleared(frame)]
 
 
 class Keeper:
@@ -133,6 +144,7 @@ class Keeper:
                 now_s + seconds,
                 self._clock.monotonic_s() + seconds,
             )
+            self._lighten()
             with self._lock:
                 self._held.pop(failure.id, None)
                 self._held[failure.id] = held
@@ -144,6 +156,11 @@ class Keeper:
                 self._emit(self._record(held, gone="evicted"))
             del gone, held, trace
             self._ensure_thread()
+
+    def _lighten(self) -> None:
+        for held in list(self._held.values()):
+            if held.unfinished:
+                held.lighten()
 
     def _over_limits(self) -> list[_Held]:
         """Under the lock: take out the oldest until number and memory are within the limits."""
@@ -236,6 +253,7 @@ class Keeper:
     def _tick(self) -> None:
         with Guard("live keeper: tick"):
             now_s = self._clock.monotonic_s()
+            self._lighten()
             for held in list(self._held.values()):
                 if held.until_monotonic_s <= now_s:
                     self._let_go(held.failure, "expired")
@@ -286,8 +304,7 @@ def live_trace(failure: Failure, error: BaseException) -> Trace | None:
         return None
     arguments, keywords, request = None, None, None
     for frame, _line in stack:
-        name, file = frame.f_code.co_name, frame.f_code.co_filename
-        if name == "trace_task" and file.endswith("celery/app/trace.py"):
+        if _is_celerys(frame.f_code):
             arguments, keywords = frame.f_locals.get("args"), frame.f_locals.get("kwargs")
         elif failure.request is not None and "request" in frame.f_locals:
             request = frame.f_locals["request"]  # the outermost one stays: the loop ends there
@@ -304,6 +321,30 @@ def live_trace(failure: Failure, error: BaseException) -> Trace | None:
         request=request if request is not None else failure.request,
         mode="live",
     )
+
+
+def _is_celerys(code: types.CodeType) -> bool:
+    return code.co_name == "trace_task" and code.co_filename.endswith("celery/app/trace.py")
+
+
+def _celerys_frames(error: BaseException | None) -> list[types.FrameType]:
+    """The frames of an exception's traceback in which Celery runs a task, with those that called them."""
+    found: list[types.FrameType] = []
+    for outer, _line in _frames(error) if error is not None else ():
+        frame: types.FrameType | None = outer if _is_celerys(outer.f_code) else None
+        while frame is not None and frame.f_code.co_filename == outer.f_code.co_filename:
+            found.append(frame)
+            frame = frame.f_back
+    return found
+
+
+def _is_cleared(frame: types.FrameType) -> bool:
+    """Clear a frame if it is over; False while it runs."""
+    try:
+        frame.clear()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _frames(error: BaseException) -> Iterator[tuple[types.FrameType, int]]:

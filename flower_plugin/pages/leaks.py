@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -57,6 +58,7 @@ def growth(
     rollups: Iterable[Rollup],
     processes: Mapping[str, ProcessRecord],
     starts: Iterable[ProcessRecord] = (),
+    now_s: float = math.inf,
 ) -> dict[str, Any]:
     """
     How what is kept adds up.
@@ -68,6 +70,7 @@ def growth(
             left out, theirs belongs to no single name.
         processes: By uid.
         starts: Main processes of workers, for the marks of restarts and deploys.
+        now_s: The sum of five minutes that are not over yet stands at this time, and not in the future.
 
     Returns:
         ``lines``: ``{label, points [[time, bytes]]}``, greatest growth first; ``marks``: see :func:`marks_of`.
@@ -94,10 +97,11 @@ def growth(
         if not row.gated or row.concurrent:
             continue
         if not sums:
-            sums.append([float(row.bucket_s), 0.0])
+            began_s = min((process.started_at_s for process in shown), default=0.0)
+            sums.append([min(max(float(row.bucket_s), began_s), float(row.bucket_s + Rollup.BUCKET_S)), 0.0])
         # A rollup knows what the runs kept that the gate measured; the others are taken to be like them.
         total += row.kept_bytes * row.runs / row.gated
-        sums.append([float(row.bucket_s + Rollup.BUCKET_S), total])
+        sums.append([max(sums[-1][0], min(float(row.bucket_s + Rollup.BUCKET_S), now_s)), total])
     if sums:
         lines.insert(0, {"label": "all processes", "points": sums})
     return {"lines": lines, "marks": marks_of(shown, starts)}
@@ -155,7 +159,9 @@ def leak(queries: Any, visit: Visit, identifier: str) -> Context:
         "traceback": [(line, one_line(line.code)) for line in found.traceback],
         "windows": windows,
         "processes": processes,
-        "plot": growth(windows, rollups, processes, queries.starts(since_s=_first_s(windows, rollups, processes))),
+        "plot": growth(
+            windows, rollups, processes, queries.starts(since_s=_first_s(windows, rollups, processes)), visit.now_s
+        ),
         "samples": found.samples,
         "runs": queries.runs(kind=found.kind, name=found.name, limit=8).rows,
         "types": sorted(found.types, key=lambda row: -row.bytes),

@@ -64,6 +64,44 @@ class Precious:
     pass
 
 
+def test_what_celerys_own_frame_ends_with_is_not_kept(away: LiveProcess) -> None:
+    """It stays in the traceback's frame: all of the stack once more, made to be sent to the main process."""
+    names: dict[str, Any] = {}
+    source = """
+def trace_task(fail, keep):
+    try:
+        fail()
+    except ValueError as error:
+        seen = error
+        keep(error)
+    result = Result()
+    return error_of(seen)
+
+def fast_trace_task(fail, keep):
+    returned = Result()
+    trace_task(fail, keep)
+"""
+    exec(compile(source, "/site-packages/celery/app/trace.py", "exec"), names)
+    results: list[weakref.ref[Precious]] = []
+
+    def result() -> Precious:
+        made = Precious()
+        results.append(weakref.ref(made))
+        return made
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    names |= {"Result": result, "error_of": type}
+    names["fast_trace_task"](fail, lambda error: away.keeper.keep(failure("f"), error))
+    gc.collect()
+    assert [made() is None for made in results] == [False, False], "the traceback keeps the frames"
+    away.fail("g")
+    gc.collect()
+    assert [made() is None for made in results] == [True, True]
+    assert away.keeper.kept_count == 2
+
+
 def test_letting_go_lets_the_objects_go(away: LiveProcess) -> None:
     thing = Precious()
     watch = weakref.ref(thing)

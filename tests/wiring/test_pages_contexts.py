@@ -179,9 +179,11 @@ def test_growth_adds_up_what_the_gate_measured_and_leaves_out_what_overlapped():
     ]
     plot = leaks.growth([window], rows, {"p": process})
     assert plot["lines"] == [
-        {"label": "all processes", "points": [[0.0, 0.0], [300.0, 500.0], [600.0, 2500.0]]},
+        {"label": "all processes", "points": [[100.0, 0.0], [300.0, 500.0], [600.0, 2500.0]]},
         {"label": "pid 7", "points": [[100.0, 0.0], [900.0, 500.0]]},
     ]
+    young = leaks.growth([window], rows, {"p": process}, now_s=410.0)["lines"][0]
+    assert young["points"][-1] == [410.0, 2500.0], "no point lies in the future"
     assert [mark["text"] for mark in plot["marks"]] == ["pid 7 started", "pid 7 killed"]
 
 
