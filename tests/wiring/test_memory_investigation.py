@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from celery_trace.leaks import leak_table
 from celery_trace.model import Kind, Stage, Verdict
-from celery_trace.probes import memory
+from celery_trace.probes import investigation, memory
 from celery_trace.probes.census import CensusWindow
 from celery_trace.probes.lease import AloneLease
+from celery_trace.probes.retention import Retention
 from tests.support.memory_runs import Bench, rows_of
 
 HERE = str(Path(__file__))
@@ -185,6 +187,15 @@ def test_what_only_looks_like_a_leak_is_never_leaking(task: Any) -> None:
     assert Verdict.LEAKING not in {window.verdict for window in bench.windows}
 
 
+@lru_cache(maxsize=100_000)
+def _large(number: int) -> list[str]:
+    return [f"product {number}, {line}" for line in range(20)]
+
+
+def fill_a_large_cache(number: int) -> None:
+    _large(number)
+
+
 def test_a_cache_with_a_bound_says_which() -> None:
     rows = rows_of(fill_a_deque, 200)
     assert rows[0].bounded.startswith("deque (")
@@ -251,6 +262,47 @@ def test_a_verdict_is_reached_over_processes_that_each_live_for_few_runs() -> No
     rows = leak_table(windows, now_s=0.0)
     assert (rows[0].verdict, rows[0].line) == (Verdict.LEAKING, line_of("LEAK bytes"))
     assert rows[0].processes > 3
+
+
+def test_what_one_child_has_settled_is_not_investigated_again_by_the_next_ones_for_a_while() -> None:
+    lease = AloneLease()
+    first = Bench(lease=lease, recheck_runs=30, process="first").run(leak_bytes, 70)
+    first.close()
+    assert first.windows[-1].verdict is Verdict.LEAKING
+    second = Bench(lease=lease, recheck_runs=30, process="second").run(leak_bytes, 20)
+    second.close()
+    assert second.windows == []
+    stale = lease.note(Kind.TASK, "leak_bytes")
+    assert stale is not None
+    lease.leave(Kind.TASK, "leak_bytes", replace(stale, at_s=stale.at_s - 60))
+    third = Bench(lease=lease, recheck_runs=30, process="third").run(leak_bytes, 20)
+    third.close()
+    assert third.stages() == ["suspect", "census"]
+
+
+def test_a_bound_that_one_process_saw_holds_where_another_finds_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    lease, windows = AloneLease(), []
+    nowhere = Retention(["method × 1"], "", "held from C code or from a running frame")
+    for process in range(30):
+        if process == 3:  # from here on chance has it that no sample leads to a root
+            monkeypatch.setattr(investigation, "who_retains", lambda *_, **__: nowhere)
+        bench = Bench(lease=lease, process=f"process-{process}")
+        bench.run(fill_a_large_cache, 12, start=100 * process)
+        bench.close()
+        windows += bench.windows
+    assert windows[-1].process != "process-0"
+    assert {window.verdict for window in windows} <= {Verdict.SUSPECT, Verdict.GROWING}
+    assert [row.verdict for row in leak_table(windows, now_s=0.0)] == [Verdict.GROWING]
+
+
+def test_young_garbage_that_piles_up_is_swept_and_not_suspected() -> None:
+    def untidy(_: int) -> None:
+        cycle: list[Any] = []
+        cycle.append(cycle)
+
+    bench = Bench().run(untidy, 100)
+    bench.close()
+    assert bench.windows == []
 
 
 def test_a_new_process_of_the_mended_code_takes_the_row_back_to_steady() -> None:
