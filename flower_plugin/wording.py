@@ -173,6 +173,10 @@ class Paths:
                 return file.rpartition(mark)[2]
         return re.sub(r"^.*/lib/(python3\.\d+)/", r"\1/", file)
 
+    def in_text(self, text: str) -> str:
+        """A sentence with the files that it names shown as :meth:`short` shows them."""
+        return re.sub(r"/[^\s:'\"]+\.py(?=:\d|\b)", lambda match: self.short(match.group()), text)
+
     def is_library(self, file: str) -> bool:
         """Whether a file is an installed package's, Python's own, or a program that starts one (``bin/celery``)."""
         if any(mark in file for mark in ("/site-packages/", "/dist-packages/")) or file.startswith("<frozen "):

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from celery_trace.model import AlertView
 from celery_trace.rules import SEVERITIES, SHIPPED, Rule, configured, in_force, sentence, written
@@ -90,7 +91,12 @@ def alerts(queries: Any, visit: Visit) -> Context:
     state = visit.word("state", STATES)
     page = queries.alerts(**({"state": state} if state else {}), limit=200)
     shows_values = visit.may(Role.LOCALS)
-    rows = sorted((alert if shows_values else without_words(alert) for alert in page.rows), key=rank)
+
+    def shown(alert: AlertView) -> AlertView:
+        alert = alert if shows_values else without_words(alert)
+        return replace(alert, text=visit.paths.in_text(alert.text), subject=visit.paths.in_text(alert.subject))
+
+    rows = sorted(map(shown, page.rows), key=rank)
     stored, complaint = queries.alert_rules(), ""
     try:
         rules = in_force(visit.settings.alert_rules, stored)
@@ -100,7 +106,7 @@ def alerts(queries: Any, visit: Visit) -> Context:
     about = {alert.id: alert for alert in rows}
     for delivery in deliveries:
         if delivery.alert not in about and (found := queries.alert(delivery.alert)) is not None:
-            about[delivery.alert] = found if shows_values else without_words(found)
+            about[delivery.alert] = shown(found)
     return {
         "rows": rows,
         "state": state,

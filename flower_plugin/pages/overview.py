@@ -27,7 +27,7 @@ NEAR = 0.8
 MOST_NEAR = 5
 #: What stays open or alive where no memory does, in words.
 RESOURCES = {"fds": "descriptors stay open", "threads": "threads stay alive", "": "native memory"}
-#: Beyond this share of its processes' time, measuring is itself worth a line.
+#: Beyond this share of its processes' time, and beyond what it was allowed, measuring is itself worth a line.
 COSTLY = 0.03
 
 
@@ -207,7 +207,7 @@ def _of_worker(worker: WorkerView) -> Item | None:
     )
 
 
-def _of_stats(stats: StatsView) -> list[Item]:
+def _of_stats(stats: StatsView, budget: float) -> list[Item]:
     items = []
     dropped = sum(stats.dropped.values())
     if dropped:
@@ -230,7 +230,7 @@ def _of_stats(stats: StatsView) -> list[Item]:
                 link="/statistics",
             )
         )
-    if stats.overhead_ratio > COSTLY:
+    if stats.overhead_ratio > max(COSTLY, budget):
         items.append(
             Item(
                 weight=240,
@@ -284,7 +284,8 @@ def overview(queries: Any, visit: Visit) -> Context:
     workers: list[WorkerView] = queries.workers(since_s=day, limit=100).rows
     stats: StatsView = queries.stats()
     firing = queries.alerts(state="firing", limit=50).rows
-    items = [_of_alert(alert if shows_values else without_words(alert)) for alert in firing]
+    told = [alert if shows_values else without_words(alert) for alert in firing]
+    items = [_of_alert(replace(alert, text=visit.paths.in_text(alert.text))) for alert in told]
     by_name = leaks_by_name(leaks)
     first_line = {f"/leaks/{line.id}": f"/leaks/{lines[0].id}" for lines in by_name for line in lines}
     items = [replace(item, link=first_line.get(item.link, item.link)) for item in items]
@@ -300,7 +301,7 @@ def overview(queries: Any, visit: Visit) -> Context:
     items += [_of_group(group, shows_values) for group in groups if group.state != "resolved"]
     items += _near_limits(queries, workers, limits_of(queries, visit), visit.now_s)
     items += [item for worker in workers if (item := _of_worker(worker)) is not None]
-    items += _of_stats(stats)
+    items += _of_stats(stats, visit.settings.memory_budget)
     items = merged(items)
     alive = [worker for worker in workers if worker.alive]
     failed = sum(sum(number for at_s, number in group.trend if at_s >= day) for group in groups)

@@ -89,6 +89,8 @@ def test_file_names_are_relative_to_the_project_or_to_installed_packages(tmp_pat
     assert paths.short("/opt/other/lib/python3.12/site-packages/celery/app/trace.py") == "celery/app/trace.py"
     assert paths.short("/opt/x/lib/python3.12/json/decoder.py") == "python3.12/json/decoder.py"
     assert paths.short("/elsewhere/tasks.py") == "/elsewhere/tasks.py"
+    told = f"task shop.keep keeps 4 KiB each run at {tmp_path}/shop/tasks.py:17 over 52 runs, see https://example.org/a/b.py?x"
+    assert paths.in_text(told) == told.replace(f"{tmp_path}/", "")
 
 
 def test_source_is_read_from_the_project_only_and_only_where_it_still_fits(tmp_path):
