@@ -199,7 +199,7 @@ class _OneRun:
             return False
         self.top = measured.top
         self._concurrent = measured.shared
-        self._write(recorder, measured.number)
+        self._write(recorder, measured.runs)
         return True
 
     def _write(self, recorder: Recorder, number: int) -> None:

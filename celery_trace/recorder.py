@@ -32,7 +32,7 @@ from celery_trace.model import (
     new_id,
 )
 from celery_trace.probes.blackbox import BlackBox
-from celery_trace.probes.memory import MemoryProbe, available_counters
+from celery_trace.probes.memory import MemoryProbe, Token, available_counters
 from celery_trace.probes.overlap import LOOK_S
 from celery_trace.probes.process import read_memory
 from celery_trace.probes.profile import NextRunProfile, ProfiledRun
@@ -104,7 +104,7 @@ class RunToken:
         self.retries = retries
         self.queue = queue
         self.root_id = root_id
-        self.probe: Any = None
+        self.probe: Token | None = None
         self.profiled: ProfiledRun | None = None
         #: Where the run came from, and what reads queue and root id out of that, for the few runs kept by themselves.
         self.origin: Any = None

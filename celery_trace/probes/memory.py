@@ -189,6 +189,11 @@ class Token:
         self.stage: CensusWindow | LocateWindow | None = None
         self.tracing: TracedRun | None = None
 
+    @property
+    def runs(self) -> int:
+        """How many runs of this name the process has begun by now; its own number, if none began since."""
+        return self.state.runs
+
 
 class MemoryProbe:
     """
