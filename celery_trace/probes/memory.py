@@ -33,7 +33,6 @@ from celery_trace.probes.lease import FolderLease, Lease, Note
 from celery_trace.probes.locate import LocateWindow
 from celery_trace.probes.native import NativeServices, ResourceWatch
 from celery_trace.probes.overlap import OverlapWatch
-from celery_trace.probes.process import parent_started_at_s
 from celery_trace.probes.source import OwnCode
 from celery_trace.settings import Settings
 
@@ -41,12 +40,6 @@ from celery_trace.settings import Settings
 #: with a suspicion, and to end what was begun, as half an investigation has cost and tells nothing.
 _CREDIT_S = 0.5
 _CREDIT_TO_END_S = 1.0
-
-#: The same for a child that takes the place of another one, and for the age of its worker from which it does, seconds.
-#: Where children are replaced after half a minute, each would otherwise spend its credit, and the worker many budgets.
-_CREDIT_AGAIN_S = 0.1
-_CREDIT_TO_END_AGAIN_S = 0.3
-_POOL_STARTS_S = 30.0
 
 #: The first runs of a name in a process, which are all measured: a leak shows early, and they cost a millisecond. Where
 #: they cost more (on a fragmented heap reading the C allocator's bytes takes milliseconds) the budget ends it.
@@ -224,10 +217,6 @@ class MemoryProbe:
         self.plan = Plan.for_recheck(settings.memory_recheck_runs)
         self._mode = settings.memory
         self._budget = settings.memory_budget
-        late = bool(process.parent_uid) and process.started_at_s - parent_started_at_s() > _POOL_STARTS_S
-        replaces = late and process.role is Role.CHILD
-        self._credit_s = _CREDIT_AGAIN_S if replaces else _CREDIT_S
-        self._credit_to_end_s = _CREDIT_TO_END_AGAIN_S if replaces else _CREDIT_TO_END_S
         self._clock = clock
         self._settled: Callable[[Kind, str, int, int], None] | None = None
         self._settle_late = process.role in _ONE_AT_A_TIME
@@ -333,7 +322,7 @@ class MemoryProbe:
             # While another name's runs are traced, the traces themselves would be counted.
             self._countdown -= 1
             bursting = state.burst > 0 and state.runs > state.resting
-            if bursting and self.overhead_s <= self._credit_s + self._budget * (started_s - self._started_s):
+            if bursting and self.overhead_s <= _CREDIT_S + self._budget * (started_s - self._started_s):
                 state.burst -= 1
                 token.gated = True
             elif self._countdown <= 0:
@@ -754,7 +743,7 @@ class MemoryProbe:
 
     def _may_spend(self, beginning: bool, now_s: float = 0.0) -> bool:
         """Whether there is budget for a step of an investigation; more to end one than to begin."""
-        credit_s = self._credit_s if beginning else self._credit_to_end_s
+        credit_s = _CREDIT_S if beginning else _CREDIT_TO_END_S
         lived_s = (now_s or time.perf_counter()) - self._started_s
         return self.overhead_s <= credit_s + self._budget * lived_s
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from functools import lru_cache
 
@@ -16,14 +15,6 @@ from celery_trace.probes import counters
 def _process(pid: int) -> psutil.Process:
     """psutil's handle of this process; made once a pid, as a new one costs more than the reading."""
     return psutil.Process(pid)
-
-
-def parent_started_at_s() -> float:
-    """When this process's parent began, seconds since the epoch; infinity where the system does not say."""
-    try:
-        return float(psutil.Process(os.getppid()).create_time())
-    except psutil.Error:
-        return math.inf
 
 
 def read_memory(full: bool = False) -> MemoryState:
