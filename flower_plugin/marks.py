@@ -6,6 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from flower_plugin.wording import show, size_text
 
+#: What a single run's bytes and blocks mean, on hover.
+HELD_AT_END = (
+    "What the run had added when it ended, with its result and what Celery had not let go of yet. "
+    "What stays for good is the verdict's matter."
+)
+
 #: (what a badge says, its colour, what it means on hover)
 _VERDICTS: Mapping[str, tuple[str, str, str]] = {
     "leaking": (

@@ -373,8 +373,8 @@ class Investigation:
             stage = max(stage, earlier.stage, key=STAGES.index)
         if self._decided is Verdict.LEAKING:
             stage = "decided"
-        note = lease.note(self.kind, self.name)
-        if note is not None and note.fleet == self._services.fleet:
+        note = self._word()
+        if note is not None:
             # Another process of the fleet may have come further meanwhile.
             runs, processes = max(runs, note.runs), max(processes, note.processes)
             stage = max(stage, note.stage, key=STAGES.index)
@@ -396,6 +396,11 @@ class Investigation:
             ),
         )
 
+    def _word(self) -> Note | None:
+        """What a process of this worker left last about the name."""
+        note = self._services.lease.note(self.kind, self.name)
+        return note if note is not None and note.fleet == self._services.fleet else None
+
     def _bound(self) -> str:
         """
         What holds the growth and has a bound; empty where nothing is known to.
@@ -405,9 +410,7 @@ class Investigation:
         found = self._retention
         if found.bounded or (found.path and found.path[0].endswith(_ROOTS)):
             return found.bounded
-        note = self._services.lease.note(self.kind, self.name)
-        words = [one for one in (note, self._earlier) if one is not None and one.fleet == self._services.fleet]
-        return next((one.bounded for one in words if one.bounded), "")
+        return next((one.bounded for one in (self._word(), self._earlier) if one is not None and one.bounded), "")
 
     def _may_trace(self) -> bool:
         return not Tracing.too_much_foreign() and self._services.lease.acquire(self.kind, self.name)

@@ -8,14 +8,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from celery_trace.model import AlertView
 from celery_trace.rules import SEVERITIES, SHIPPED, Rule, configured, in_force, sentence, written
 from celery_trace.settings import SettingError
 from flower_plugin.pages.page import Context, Page, Visit
-from flower_plugin.roles import Role
-from flower_plugin.values import without_words
 
 _ORDER = {"firing": 0, "pending": 1, "resolved": 2}
 STATES = ("firing", "pending", "resolved")
@@ -90,13 +87,7 @@ def alerts(queries: Any, visit: Visit) -> Context:
     """All alerts with what can be done about them."""
     state = visit.word("state", STATES)
     page = queries.alerts(**({"state": state} if state else {}), limit=200)
-    shows_values = visit.may(Role.LOCALS)
-
-    def shown(alert: AlertView) -> AlertView:
-        alert = alert if shows_values else without_words(alert)
-        return replace(alert, text=visit.paths.in_text(alert.text), subject=visit.paths.in_text(alert.subject))
-
-    rows = sorted(map(shown, page.rows), key=rank)
+    rows = sorted(map(visit.alert, page.rows), key=rank)
     stored, complaint = queries.alert_rules(), ""
     try:
         rules = in_force(visit.settings.alert_rules, stored)
@@ -106,7 +97,7 @@ def alerts(queries: Any, visit: Visit) -> Context:
     about = {alert.id: alert for alert in rows}
     for delivery in deliveries:
         if delivery.alert not in about and (found := queries.alert(delivery.alert)) is not None:
-            about[delivery.alert] = shown(found)
+            about[delivery.alert] = visit.alert(found)
     return {
         "rows": rows,
         "state": state,

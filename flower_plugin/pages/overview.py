@@ -15,7 +15,6 @@ from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of
 from flower_plugin.pages.page import Context, Page, Visit
 from flower_plugin.roles import Role
-from flower_plugin.values import without_words
 from flower_plugin.wording import clip, count, duration, plural, ratio, size_text
 
 MOST_ITEMS = 20
@@ -284,8 +283,7 @@ def overview(queries: Any, visit: Visit) -> Context:
     workers: list[WorkerView] = queries.workers(since_s=day, limit=100).rows
     stats: StatsView = queries.stats()
     firing = queries.alerts(state="firing", limit=50).rows
-    told = [alert if shows_values else without_words(alert) for alert in firing]
-    items = [_of_alert(replace(alert, text=visit.paths.in_text(alert.text))) for alert in told]
+    items = [_of_alert(visit.alert(alert)) for alert in firing]
     by_name = leaks_by_name(leaks)
     first_line = {f"/leaks/{line.id}": f"/leaks/{lines[0].id}" for lines in by_name for line in lines}
     items = [replace(item, link=first_line.get(item.link, item.link)) for item in items]

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from celery_trace.model import AlertView
 from celery_trace.settings import Settings
 from flower_plugin.roles import Role, User
+from flower_plugin.values import without_words
 from flower_plugin.wording import Paths
 
 Context = dict[str, Any]
@@ -55,6 +58,11 @@ class Visit(Struct, frozen=True, kw_only=True):
     def may(self, role: Role) -> bool:
         """Whether the visitor may, and read-only does not forbid."""
         return self.user.may(role)
+
+    def alert(self, alert: AlertView) -> AlertView:
+        """An alert as the visitor may see it, with files as pages show them."""
+        seen = alert if self.may(Role.LOCALS) else without_words(alert)
+        return replace(seen, text=self.paths.in_text(seen.text), subject=self.paths.in_text(seen.subject))
 
 
 class Missing(Exception):
