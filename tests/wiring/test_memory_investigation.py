@@ -84,7 +84,8 @@ def test_over_budget_nothing_is_begun_and_what_was_begun_is_ended(monkeypatch: p
     assert "located" in bench.stages()
     bench.probe.overhead_s = 100.0
     bench.run(leak_orders, 40)
-    assert [one for one in bench.windows if one.name == "leak_orders"] == []
+    # A suspicion may be noted, which costs nothing.
+    assert {one.stage for one in bench.windows if one.name == "leak_orders"} <= {Stage.SUSPECT}
     bench.run(leak_lines, 125, start=40)
     assert bench.close()[0].verdict is Verdict.LEAKING
 

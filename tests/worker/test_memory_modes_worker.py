@@ -45,15 +45,26 @@ def line_of(mark: str) -> int:
         return next(number for number, text in enumerate(file, 1) if text.rstrip().endswith(f"# {mark}"))
 
 
-def rollup_of(worker: MemoryWorker, name: str, runs: int) -> Rollup:
-    """The sum of a name's runs, once it counts so many."""
+def newest_rollups(worker: MemoryWorker, name: str) -> list[Rollup]:
+    """The last word on each five minutes of each process: a test may run over the end of a bucket."""
+    newest = {rollup.key: rollup for rollup in sorted(worker.of(Rollup, name=name), key=lambda rollup: rollup.seq)}
+    return list(newest.values())
+
+
+def runs_of(worker: MemoryWorker, name: str) -> int:
+    """How many runs of a name the totals count."""
+    return sum(rollup.runs for rollup in newest_rollups(worker, name))
+
+
+def rollups_of(worker: MemoryWorker, name: str, runs: int) -> list[Rollup]:
+    """The totals of a name, once they count so many runs."""
     wait_until(
-        lambda: any(found.runs >= runs for found in worker.of(Rollup, name=name)),
+        lambda: runs_of(worker, name) >= runs,
         f"{runs} runs of {name} in the totals",
         timeout_s=60,
         explain=worker.process.tail,
     )
-    return worker.of(Rollup, name=name)[-1]
+    return newest_rollups(worker, name)
 
 
 # --- always ------------------------------------------------------------------------------------------
@@ -93,8 +104,8 @@ def test_always_leaves_no_tracing_on_between_runs(always: MemoryWorker) -> None:
 def test_rss_reads_the_process_and_nothing_of_a_run(rss: MemoryWorker) -> None:
     for _ in range(40):
         rss.send(KEEP)
-    totals = rollup_of(rss, KEEP, 40)
-    assert (totals.gated, totals.kept_blocks, totals.kept_bytes) == (0, 0, 0)
+    for totals in rollups_of(rss, KEEP, 40):
+        assert (totals.gated, totals.kept_blocks, totals.kept_bytes) == (0, 0, 0)
     assert rss.of(Window) == []
     samples = rss.wait_of(Sample)
     assert all(sample.memory.rss_bytes > 5_000_000 for sample in samples)
@@ -105,12 +116,12 @@ def test_off_has_no_probe_and_no_samples_but_counts_runs(off: MemoryWorker) -> N
     for _ in range(40):
         off.send(KEEP)
     started_s = time.monotonic()
-    totals = rollup_of(off, KEEP, 40)
-    assert (totals.gated, totals.kept_bytes, totals.rss_max_bytes) == (0, 0, 0)
+    for totals in rollups_of(off, KEEP, 40):
+        assert (totals.gated, totals.kept_bytes, totals.rss_max_bytes) == (0, 0, 0)
     assert off.ask("memory.state")["tracing"] is False
     # Where samples are taken, the first comes within eleven seconds.
     off.send("memory.slow", max(0.1, 12.5 - (time.monotonic() - started_s)))
-    rollup_of(off, "memory.slow", 1)
+    rollups_of(off, "memory.slow", 1)
     assert off.of(Sample) == []
     assert off.of(Window) == []
 
@@ -132,10 +143,10 @@ def test_a_task_can_be_traced_for_a_while_and_it_ends_by_itself(rss: MemoryWorke
 
     def untraced() -> bool:
         before = len(traced())
-        total = sum(rollup.runs for rollup in rss.of(Rollup, name="memory.without_source")[-1:])
+        total = runs_of(rss, "memory.without_source")
         for _ in range(3):
             rss.send("memory.without_source")
-        rollup_of(rss, "memory.without_source", total + 3)
+        rollups_of(rss, "memory.without_source", total + 3)
         return len([run for run in rss.of(Run, name="memory.without_source") if run.why == "traced"]) == before
 
     wait_until(untraced, "the order has ended", timeout_s=60, explain=rss.process.tail)
@@ -180,5 +191,5 @@ def test_the_next_run_of_a_task_is_profiled_with_memray_once(rss: MemoryWorker) 
     seen = rss.ask("memory.state")
     assert seen["pid"] == profile.pid, "the process goes on"
     rss.send("memory.native")
-    rollup_of(rss, "memory.native", 2)
+    rollups_of(rss, "memory.native", 2)
     assert len(profiles.all()) == 1
