@@ -21,6 +21,7 @@ from celery_trace import settings as settings_module
 from celery_trace.guard import Guard, report
 from celery_trace.model import Kind, Role, Site, Stage, Verdict, Window, new_id, stable_id
 from celery_trace.probes.differences import table
+from celery_trace.probes.memory import Token
 from celery_trace.recorder import Recorder, RunToken
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -195,7 +196,7 @@ class _OneRun:
             return False
         recorder.run_ended(token, "FAILURE" if failed else "SUCCESS", failed=failed)
         measured = token.probe
-        if measured is None or measured.top is None:
+        if not isinstance(measured, Token) or measured.top is None:
             return False
         self.top = measured.top
         self._concurrent = measured.shared

@@ -196,7 +196,7 @@ class CeleryTrace:
         """A task is about to run."""
         try:
             traced = self._traced
-            if traced is None or traced.recorder is not recorders.current():
+            if traced is None or traced.recorder.closed:
                 if not self.settings.enabled:  # outside a worker nobody asked before
                     self._connection.close()
                     return
@@ -256,7 +256,7 @@ class CeleryTrace:
 
     def _here(self) -> _Traced:
         traced = self._traced
-        if traced is None or traced.recorder is not recorders.current():
+        if traced is None or traced.recorder.closed:
             traced = self._trace_here()
         return traced
 

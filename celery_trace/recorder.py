@@ -32,7 +32,7 @@ from celery_trace.model import (
     new_id,
 )
 from celery_trace.probes.blackbox import BlackBox
-from celery_trace.probes.memory import MemoryProbe, Token, available_counters
+from celery_trace.probes.memory import Begun, MemoryProbe, available_counters
 from celery_trace.probes.overlap import LOOK_S
 from celery_trace.probes.process import read_memory
 from celery_trace.probes.profile import NextRunProfile, ProfiledRun
@@ -104,7 +104,7 @@ class RunToken:
         self.retries = retries
         self.queue = queue
         self.root_id = root_id
-        self.probe: Token | None = None
+        self.probe: Begun | None = None
         self.profiled: ProfiledRun | None = None
         #: Where the run came from, and what reads queue and root id out of that, for the few runs kept by themselves.
         self.origin: Any = None
@@ -151,7 +151,8 @@ class Recorder:
         self._last_sample_s = self._last_full_s = -SAMPLE_IDLE_S
         self._last_stats: dict[str, int] = {}
         self._started_s = clock.monotonic_s()
-        self._closed = False
+        #: Whether it takes no more: the process ends, or was forked from the one it belongs to.
+        self.closed = False
 
     # --- making one -----------------------------------------------------------------------------------
 
@@ -404,7 +405,7 @@ class Recorder:
     @property
     def overhead_s(self) -> float:
         """Seconds that measuring took in this process so far."""
-        return self.probe.overhead_s if self.probe is not None else 0.0
+        return self.probe.budget.spent_s if self.probe is not None else 0.0
 
     @property
     def overhead_ratio(self) -> float:
@@ -429,9 +430,9 @@ class Recorder:
 
     def close(self, how: str = "exit") -> None:
         """Flush, let the kept failures go, and say goodbye. A second call does nothing."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self.ticker.stop()
         if self.keeper is not None:
             with guard.Guard("live keeper: close"):
@@ -450,7 +451,7 @@ class Recorder:
 
     def abandon(self) -> None:
         """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
-        self._closed = True
+        self.closed = True
         if self.probe is not None:
             self.probe.forget()
         self.box = None

@@ -20,6 +20,10 @@ from typing import Any
 from msgspec import Struct
 
 from celery_trace.model import TypeCount
+from celery_trace.probes.gate import grew
+
+#: What a block of CPython's allocator is taken to weigh before its line is known, bytes.
+USUAL_BLOCK_BYTES = 64
 
 #: Objects of one run whose identity is remembered; a run that leaves more is sampled.
 MOST_REMEMBERED = 20_000
@@ -35,6 +39,16 @@ class Kept(Struct, frozen=True):
 
     blocks: int
     bytes: int
+
+    @property
+    def grew(self) -> bool:
+        """Whether it is more than noise."""
+        return grew(self.blocks, self.bytes)
+
+    @property
+    def weight(self) -> int:
+        """Bytes, with the small blocks at their usual size."""
+        return max(0, self.blocks) * USUAL_BLOCK_BYTES + max(0, self.bytes)
 
 
 NOTHING_KEPT = Kept(0, 0)

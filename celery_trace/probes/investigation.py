@@ -9,80 +9,21 @@ verdict it goes on watching, ever more rarely, so that a leak that was mended go
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from enum import StrEnum
 
-from msgspec import Struct
-
-from celery_trace.clock import Clock
-from celery_trace.model import Kind, Site, Stage, TypeCount, Verdict, Window, new_id
-from celery_trace.probes.census import NOTHING_KEPT, CensusWindow, Kept, count_types, is_machinery, size_of, type_name
-from celery_trace.probes.gate import FAST, THOROUGH, Gate, GateRules
-from celery_trace.probes.lease import STAGES, Lease, Note
+from celery_trace.model import Kind, Site, Stage, Verdict, Window, new_id
+from celery_trace.probes.census import NOTHING_KEPT, CensusWindow, Kept
+from celery_trace.probes.gate import GROWN_BLOCKS, GROWN_BYTES, Gate
+from celery_trace.probes.holding import Holding
+from celery_trace.probes.lease import STAGES, Note
 from celery_trace.probes.locate import LocateWindow, Rate, TracedChange, Tracing, sites, steady_rates
-from celery_trace.probes.retention import Lengths, Retention, content_types, measure, who_retains
-from celery_trace.probes.source import OwnCode
-
-#: What a block of CPython's allocator is taken to weigh before its line is known, bytes.
-USUAL_BLOCK_BYTES = 64
-
-#: A censused run grew from here on.
-_CENSUS_BLOCKS = 8
-_CENSUS_BYTES = 512
-
-#: The walk to what retains it may take so long, seconds.
-_RETENTION_S = 0.12
+from celery_trace.probes.plan import FAST_CENSUS_RUNS, Services
 
 #: Censused runs that settle a doubt: more than the period of most buffers that are flushed when full.
 _DOUBTED_RUNS = 60
 
 #: A verdict needs growth that is still at least this share of what it was: a cache that fills slows down.
 _STILL_GROWING = 0.5
-
-
-FAST_CENSUS_RUNS = 4
-
-#: How the root of a path is marked that says for sure what holds the growth.
-_ROOTS = ("(module)", "(class)", "(thread)")
-
-
-class Plan(Struct, frozen=True, kw_only=True):
-    """How many runs each step takes."""
-
-    gate: GateRules
-    census_runs: int
-    rare_census_runs: int = 60
-    locate_runs: int = 4
-    rare_locate_runs: int = 45
-    recheck_runs: int
-    deep_nframe: int = 16
-
-    @classmethod
-    def for_recheck(cls, recheck_runs: int) -> Plan:
-        """The thorough plan, or for a re-check within sixty runs the fast one for development."""
-        if recheck_runs <= 60:
-            return cls(
-                gate=FAST,
-                census_runs=FAST_CENSUS_RUNS,
-                rare_census_runs=40,
-                rare_locate_runs=35,
-                recheck_runs=recheck_runs,
-            )
-        return cls(gate=THOROUGH, census_runs=6, recheck_runs=recheck_runs)
-
-
-class Services(Struct, frozen=True, kw_only=True):
-    """What every investigation of a process shares."""
-
-    process: str
-    fleet: str
-    emit: Callable[[Window], None]
-    clock: Clock
-    lease: Lease
-    own: OwnCode
-    plan: Plan
-    blocks: Callable[[], int]
-    live_bytes: Callable[[], int]
 
 
 class Step(StrEnum):
@@ -122,8 +63,8 @@ class Investigation:
         self._progress_run = 0
         self.id = earlier.investigation if earlier is not None else new_id()
         self.window: CensusWindow | LocateWindow | None = self._census()
-        self._lengths: Lengths | None = None
-        self._looked = 0
+        self._holding = Holding(services.own, rare=rare)
+        self._extra_runs = 0
         self._kept: Kept | None = None  # a run's growth by the first census, median or (when rare) mean
         self._meanwhile: Kept | None = None  # a run's growth by the gate, over all runs since the suspicion
         self._doubted = False
@@ -132,8 +73,6 @@ class Investigation:
         self._native = False  # the first look found memory that no line accounts for
         self._bytes_repeat = False
         self._sites: list[Site] = []
-        self._types: list[TypeCount] = []
-        self._retention = Retention([], "", "")
         self._decided: Verdict | None = None
         self._write(Stage.SUSPECT, Verdict.SUSPECT, runs=0, run_number=run_number, kept=mean)
         self._leave_word(0)
@@ -171,14 +110,14 @@ class Investigation:
         """Take what the window has gathered; when it is complete, conclude and go to the next step."""
         window = self.window
         if isinstance(window, CensusWindow):
-            self._watch_lengths(window)
+            self._holding.watch(window)
             if not window.enough:
                 return
             if self.rare and self._more_rare_runs(window):
                 window.wanted += 1
                 return
-            if window.before_last is not None and not _grew(window.kept[-1]) and self._looked < 4:
-                self._looked += 1
+            if window.before_last is not None and not window.kept[-1].grew and self._extra_runs < 4:
+                self._extra_runs += 1
                 window.wanted += 1  # the run that was to show what grows kept nothing
                 return
             self._conclude_census(window, run_number)
@@ -186,40 +125,14 @@ class Investigation:
             self._conclude_locate(window, run_number)
 
     def _more_rare_runs(self, window: CensusWindow) -> bool:
-        hits = sum(_grew(kept) for kept in window.kept)
+        hits = sum(kept.grew for kept in window.kept)
         return hits < 3 and len(window.kept) < self._plan.rare_census_runs
-
-    def _watch_lengths(self, window: CensusWindow) -> None:
-        """
-        What grows but is not known to the collector is found by the lengths of containers.
-
-        They are noted before the last run, as other names' containers grow between two runs of this one. Where most
-        runs keep nothing, the last one may be such a one: there they are noted now.
-        """
-        kept = window.kept[-1]
-        if window.before_last is not None or self._lengths is not None or window.enough or not _grew(kept):
-            return
-        if self._looked >= 2 or len(window.kept) < 2:
-            return
-        self._looked += 1
-        known = sum(size_of(thing) for thing in window.find_survivors() if not is_machinery(thing))
-        window.survivors = []
-        if known >= 0.5 * _weight(kept) * (len(window.kept) - 1):
-            return
-        if not self.rare:
-            window.before_last = self._note_lengths
-            return
-        window.thaw()
-        self._note_lengths()
-
-    def _note_lengths(self) -> None:
-        self._lengths = Lengths(self._services.own)
 
     def _conclude_census(self, window: CensusWindow, run_number: int) -> None:
         started_s = self._services.clock.monotonic_s()
         self.window = None
         runs = len(window.kept)
-        hits = sum(_grew(kept) for kept in window.kept)
+        hits = sum(kept.grew for kept in window.kept)
         if self.rare or self._doubted:
             growing = hits >= 2 and (self.rare or hits >= 0.75 * runs)
             kept = window.usual(statistics.fmean)
@@ -231,11 +144,11 @@ class Investigation:
             growing = window.repeats(kept, first=self.rare)
             self._bytes_repeat = window.repeats(Kept(0, kept.bytes), first=self.rare)
         if growing and self.step is Step.RECENSUS and self._kept is not None:
-            growing = _weight(kept) >= _STILL_GROWING * _weight(self._kept)
+            growing = kept.weight >= _STILL_GROWING * self._kept.weight
             if growing and not self.rare and self._in_doubt(window):
                 return
         if growing:
-            self._name_survivors(window, runs, kept)
+            self._holding.name(window, kept)
         window.release()
         took_s = self._services.clock.monotonic_s() - started_s
         if self.step is Step.CENSUS:
@@ -252,62 +165,12 @@ class Investigation:
         """
         if self._doubted or self._meanwhile is None or self._kept is None:
             return False
-        if _weight(self._meanwhile) >= _STILL_GROWING * _weight(self._kept):
+        if self._meanwhile.weight >= _STILL_GROWING * self._kept.weight:
             return False
         self._doubted = True
         self.window = window
         window.wanted += _DOUBTED_RUNS
         return True
-
-    def _name_survivors(self, window: CensusWindow, runs: int, kept: Kept) -> None:
-        survivors = window.find_survivors()
-        try:
-            least = 0.02 if self.rare else 0.5
-            types = count_types(survivors, runs=runs - 1, least_share=least)
-            retention = Retention([], "", "")
-            grown = self._grown_containers(window, self._lengths) if self._lengths is not None else ([], retention)
-            over_runs = runs - 1 if window.before_last is None else 1  # those that the containers were watched for
-            grown_bytes = sum(row.bytes for row in grown[0]) / over_runs
-            known_bytes = sum(row.bytes for row in types) / (runs - 1)
-            # A container that took one more entry in one run may be anybody's: where there are survivors to show, what
-            # it gained has to explain the growth.
-            if grown[0] and (not types or grown_bytes > max(2 * known_bytes, 0.3 * _weight(kept))):
-                types, retention = grown
-            elif types:
-                wanted = types[0].type
-                sort = [thing for thing in survivors if type_name(type(thing)) == wanted]
-                samples = [sort[0], sort[-1]] if len(sort) > 1 else sort
-                retention = who_retains(
-                    samples, within_s=_RETENTION_S, ignore=[survivors, sort, window, vars(window), samples]
-                )
-                del sort, samples
-            if types:
-                self._types = types
-            if not types and not retention.path:
-                retention = Retention([], "", "held from C code or from a running frame")
-            known = self._retention
-            if known.path and known.path[0].endswith("(module)") and retention.path[:1] != known.path[:1]:
-                pass  # what a module holds says more than what happens to be in flight
-            elif retention.path or retention.note:
-                self._retention = retention
-        finally:
-            self._lengths = None
-            window.release()
-
-    def _grown_containers(self, window: CensusWindow, lengths: Lengths) -> tuple[list[TypeCount], Retention]:
-        grown = [
-            (thing, gained)
-            for thing, gained in lengths.grown(1, ignore=window.bookkeeping)[:40]
-            if not window.is_young(thing)
-        ]
-        weighed = [(sum(row.bytes for row in content_types(thing, gained)), thing, gained) for thing, gained in grown]
-        if not weighed:
-            return [], Retention([], "", "")
-        _, container, gained = max(weighed, key=lambda entry: (entry[0], entry[2]))
-        types = content_types(container, gained)
-        leaf = f"{types[0].type.rpartition('.')[2]} × {measure(container)}" if types else ""
-        ignore = [grown, weighed, *weighed, *grown]
-        return types, who_retains([container], within_s=_RETENTION_S, ignore=ignore, inside=leaf)
 
     # --- what follows from what --------------------------------------------------------------------------
 
@@ -320,6 +183,7 @@ class Investigation:
             self._write(Stage.CENSUS, Verdict.STEADY, runs=runs, run_number=run_number, kept=kept, note=note)
             return
         self._kept = kept
+        self._holding.watch_caches(run_number)
         self._write(Stage.CENSUS, Verdict.GROWING, runs=runs, run_number=run_number, kept=kept, took_s=took_s)
         earlier = self._earlier
         if earlier is not None and earlier.stage != "decided" and self._jointly_proven(earlier):
@@ -407,9 +271,9 @@ class Investigation:
 
         Which sample leads to a root is chance, so where none did here, the word of an earlier process counts.
         """
-        found = self._retention
-        if found.bounded or (found.path and found.path[0].endswith(_ROOTS)):
-            return found.bounded
+        holding = self._holding
+        if holding.bounded or holding.is_rooted:
+            return holding.bounded
         return next((one.bounded for one in (self._word(), self._earlier) if one is not None and one.bounded), "")
 
     def _may_trace(self) -> bool:
@@ -457,9 +321,9 @@ class Investigation:
             return True
         kept_bytes = sum(rate.bytes for rate in rates)
         kept_blocks = sum(rate.blocks for rate in rates)
-        if kept_bytes < _CENSUS_BYTES and kept_blocks < _CENSUS_BLOCKS:
+        if kept_bytes < GROWN_BYTES and kept_blocks < GROWN_BLOCKS:
             return False
-        return kept_blocks >= 0.5 * self._kept.blocks or kept_bytes >= 0.5 * _weight(self._kept)
+        return kept_blocks >= 0.5 * self._kept.blocks or kept_bytes >= 0.5 * self._kept.weight
 
     def _too_much(self, rates: list[Rate]) -> bool:
         """Whether runs that were traced one by one show much more than stays: a value that is replaced."""
@@ -524,6 +388,7 @@ class Investigation:
             self._decide(run_number)
 
     def _decide(self, run_number: int) -> None:
+        self._holding.find_filling_cache(run_number)
         bounded = self._bound()
         self._decided = Verdict.GROWING if bounded or not self._is_located() else Verdict.LEAKING
         rates = steady_rates(self._evidence, rare=self.rare)
@@ -570,7 +435,7 @@ class Investigation:
         took_s: float = 0.0,
     ) -> None:
         grows = verdict in (Verdict.GROWING, Verdict.LEAKING)
-        kept_bytes = float(kept.bytes if native else _weight(kept))
+        kept_bytes = float(kept.bytes if native else kept.weight)
         kept_blocks = float(kept.blocks)
         if rates:
             kept_bytes = sum(rate.bytes for rate in rates)
@@ -590,20 +455,11 @@ class Investigation:
                 kept_blocks_per_run=kept_blocks,
                 kept_bytes_per_run=kept_bytes,
                 sites=self._sites if grows and not native else [],
-                types=self._types if grows and not native else [],
-                retained_by=self._retention.path if grows and not native else [],
+                types=self._holding.types if grows and not native else [],
+                retained_by=self._holding.retention.path if grows and not native else [],
                 bounded=self._bound() if grows and not native else "",
                 native=native,
-                note=note or (self._retention.note if grows and not native else ""),
+                note=note or (self._holding.retention.note if grows and not native else ""),
                 took_s=took_s,
             )
         )
-
-
-def _grew(kept: Kept) -> bool:
-    return kept.blocks >= _CENSUS_BLOCKS or kept.bytes >= _CENSUS_BYTES
-
-
-def _weight(kept: Kept) -> float:
-    """Bytes, with the small blocks at their usual size."""
-    return max(0, kept.blocks) * USUAL_BLOCK_BYTES + max(0, kept.bytes)

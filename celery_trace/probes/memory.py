@@ -19,36 +19,29 @@ import weakref
 from array import array
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from celery_trace.clock import Clock
 from celery_trace.guard import report
-from celery_trace.model import Kind, ProcessRecord, Role, Site, Stage, Verdict, Window, new_id
+from celery_trace.model import Kind, ProcessRecord, Role, Site, Window
 from celery_trace.probes import counters
-from celery_trace.probes.census import NOTHING_KEPT, CensusWindow, Kept
+from celery_trace.probes.budget import Budget
+from celery_trace.probes.census import NOTHING_KEPT, USUAL_BLOCK_BYTES, CensusWindow, Kept
 from celery_trace.probes.differences import TracedRun, top_differences
 from celery_trace.probes.gate import Gate
-from celery_trace.probes.investigation import USUAL_BLOCK_BYTES, Investigation, Plan, Services, Step
+from celery_trace.probes.investigation import Investigation, Step
 from celery_trace.probes.lease import FolderLease, Lease, Note
 from celery_trace.probes.locate import LocateWindow
 from celery_trace.probes.native import NativeServices, ResourceWatch
+from celery_trace.probes.others import Others
 from celery_trace.probes.overlap import OverlapWatch
+from celery_trace.probes.plan import Plan, Services
 from celery_trace.probes.source import OwnCode
 from celery_trace.settings import Settings
-
-#: Seconds of measuring that a process may spend ahead of its budget, so that a short life is measured too: to begin
-#: with a suspicion, and to end what was begun, as half an investigation has cost and tells nothing.
-_CREDIT_S = 0.5
-_CREDIT_TO_END_S = 1.0
 
 #: The first runs of a name in a process, which are all measured: a leak shows early, and they cost a millisecond. Where
 #: they cost more (on a fragmented heap reading the C allocator's bytes takes milliseconds) the budget ends it.
 _FIRST_RUNS = 160
-
-#: How long what one child of a worker has settled counts for the others, seconds; a cache that was seen to grow in so
-#: many of them is settled too.
-_SETTLED_FOR_S = 30.0
-_SEEN_BY = 4
 
 #: How long a heap stays frozen for the next run of a name, and how long tracing stays on for it, seconds.
 _FROZEN_S = 10.0
@@ -57,15 +50,16 @@ _TRACED_S = 2.0
 #: Runs after which the first signs of growth are noted for a process to come.
 _EARLY_RUNS = 6
 
-#: Of the budget, what the gate may use; the rest is for investigations.
-_GATE_SHARE = 0.5
-
 #: Roles in which one run at a time is the rule, and where nothing else happens between two runs.
 _ONE_AT_A_TIME = frozenset({Role.CHILD, Role.SOLO, Role.WEB})
 
 #: Roles in which other threads or greenlets are at work beside a run even when no other run is: they take in messages
 #: and send results. A difference over a run is never that run's there.
 _NEVER_ALONE = frozenset({Role.THREADS, Role.GREEN})
+
+
+#: Asking an enumeration for its member costs more than a look into a dictionary.
+_TASK: Final = Kind.TASK
 
 
 class Measured(NamedTuple):
@@ -188,6 +182,10 @@ class Token:
         return self.state.runs
 
 
+#: A run that has begun. Of one that nothing is to be seen of there is no more than its name.
+Begun: TypeAlias = Token | _Name
+
+
 class MemoryProbe:
     """
     Measures the runs of one process.
@@ -213,10 +211,9 @@ class MemoryProbe:
         lease: Lease | None = None,
         settled: Callable[[Kind, str, int, int], None] | None = None,
     ) -> None:
-        self.overhead_s = 0.0
+        self.budget = Budget(settings.memory_budget)
         self.plan = Plan.for_recheck(settings.memory_recheck_runs)
         self._mode = settings.memory
-        self._budget = settings.memory_budget
         self._clock = clock
         self._settled: Callable[[Kind, str, int, int], None] | None = None
         self._settle_late = process.role in _ONE_AT_A_TIME
@@ -238,6 +235,7 @@ class MemoryProbe:
             blocks=self._blocks,
             live_bytes=self._bytes,
         )
+        self._others = Others(self._services)
         self.overlap = OverlapWatch(
             self._services, may_spend=self._may_spend, spent=self._spend, busy=self._is_investigating
         )
@@ -262,36 +260,53 @@ class MemoryProbe:
         self._closed = False
         self._collections = 0
         self._collections_seen = 0
-        self._every = 1
-        self._countdown = 1
-        self._started_s = time.perf_counter()
-        self._mark_s = self._started_s
-        self._mark_overhead_s = 0.0
-        self._runs_since_mark = 0
-        self._gated_since_mark = 0
+        #: Whether runs go one by one here and nobody asked for anything but ``auto``; set when the probe is ready.
+        self._calm = False
+        #: The threads of the runs in progress that have no token, as nothing is to be seen of them.
+        self._quiet: list[int] = []
         self._idle = [NOTHING_KEPT, NOTHING_KEPT]  # by the gate: settled at once, settled late
         self._census_idle = [NOTHING_KEPT, NOTHING_KEPT]
         self._calibrate()
         self._crowded = process.role in _NEVER_ALONE
+        self._calm = self._mode == "auto" and not self._may_overlap
         self._settled = settled  # from here on: the idle runs of the calibration are nobody's
         gc.callbacks.append(self._note_collection)
         _probes.add(self)
 
     # --- around a run ------------------------------------------------------------------------------------
 
-    def before(self, kind: Kind, name: str) -> Token | None:
+    def before(self, kind: Kind, name: str) -> Begun | None:
         """A run begins. None when there is nothing to measure; pass it on to :meth:`after` all the same."""
         started_s = time.perf_counter()
         if self._closed or os.getpid() != self._pid:
             return None
-        key = name if kind is Kind.TASK else (kind.value, name)
+        budget = self.budget
+        key = name if kind is _TASK else (kind.value, name)
         state = self._names.get(key)
+        if (
+            # Most runs of a busy process: not measured, and nothing is going on that they could disturb.
+            state is not None
+            and self._calm
+            and kind is _TASK
+            and state.burst <= 0
+            and state.investigation is None
+            and self._pending is None
+            and self._held is None
+            and self._failed is None
+            and not self._open
+            and not state.watch.counting
+            and budget.skips()
+        ):
+            state.runs += 1
+            self._quiet.append(get_ident())
+            budget.spent_s += time.perf_counter() - started_s
+            return state
         if state is None:
             state = self._names[key] = _Name(kind, name, self.plan, ResourceWatch(self._native, kind, name))
             if self._mode == "auto" or self._mode == "always":
-                state.word = self._services.lease.note(kind, name)
+                state.word = self._others.word(kind, name)
         token = Token(state, get_ident(), min(len(self._open), _SLOTS - 1) * 4)
-        if self._open:
+        if self._open or self._quiet:
             self._note_company(token)
         failed, self._failed = self._failed, None
         token.after_failure = failed is not None and failed is not state
@@ -307,35 +322,27 @@ class MemoryProbe:
             held = None
         state.runs += 1
         self._open.append(token)
-        self._runs_since_mark += 1
         alone = token.shared == 1 and not self._crowded and not token.after_failure
         mode = self._mode
         if self._overrides:
             mode = self._mode_of(name)
         if mode != "auto":
             if mode != "always":
-                self.overhead_s += time.perf_counter() - started_s
+                budget.spent_s += time.perf_counter() - started_s
                 return token
             token.gated = True
             token.tracing = TracedRun()
         elif alone and not (held is not None and isinstance(held, LocateWindow)):
             # While another name's runs are traced, the traces themselves would be counted.
-            self._countdown -= 1
-            bursting = state.burst > 0 and state.runs > state.resting
-            if bursting and self.overhead_s <= _CREDIT_S + self._budget * (started_s - self._started_s):
+            token.gated = budget.is_due(state.runs)
+            if state.burst > 0 and state.runs > state.resting and budget.covers(beginning=True, now_s=started_s):
                 state.burst -= 1
-                token.gated = True
-            elif self._countdown <= 0:
-                # Not every nth exactly: a task that leaks in every tenth run must not fall between.
-                self._countdown = self._every + (state.runs * 7919 >> 3) % 3 - 1 if self._every > 1 else 1
                 token.gated = True
         if (token.gated or state.watch.counting) and not token.nested and state.watch.wants(state.runs):
             token.watched = True
             state.watch.open()
         if token.gated:
-            self._gated_since_mark += 1
-            if self._gated_since_mark >= 64:
-                self._adjust(started_s)
+            budget.count_measured(started_s)
             numbers, slot = self._numbers, token.slot
             numbers[slot] = self._blocks()
             numbers[slot + 1] = self._bytes()
@@ -344,16 +351,23 @@ class MemoryProbe:
             self._begin_stage(token, started_s, direct)
         if token.tracing is not None:
             self._start_tracing(token)
-        self.overhead_s += time.perf_counter() - started_s
+        budget.spent_s += time.perf_counter() - started_s
         return token
 
-    def after(self, token: Token | None, *, failed: bool = False) -> Measured:
+    def after(self, token: Begun | None, *, failed: bool = False) -> Measured:
         """A run ended. Gives what is known at once; an investigation settles when the next run begins."""
         if token is None:
+            return _UNMEASURED
+        if isinstance(token, _Name):
+            if self._quiet:
+                self._quiet.pop()
+            if failed and self._settle_late:
+                self._failed = token
             return _UNMEASURED
         started_s = time.perf_counter()
         if self._closed or os.getpid() != self._pid:
             return _UNMEASURED
+        budget = self.budget
         running = self._open
         if running and running[-1] is token:
             running.pop()
@@ -372,14 +386,14 @@ class MemoryProbe:
         if not token.gated:
             if token.stage is not None or token.watched:
                 self._end(token)
-            self.overhead_s += time.perf_counter() - started_s
+            budget.spent_s += time.perf_counter() - started_s
             return _UNMEASURED if token.shared == 1 and not top else Measured(None, None, top, token.shared)
         idle = self._idle[0]
         numbers, slot = self._numbers, token.slot
         numbers[slot + 2] = blocks = self._blocks() - numbers[slot] - idle.blocks
         numbers[slot + 3] = live_bytes = self._bytes() - numbers[slot + 1] - idle.bytes
         self._end(token)
-        self.overhead_s += time.perf_counter() - started_s
+        budget.spent_s += time.perf_counter() - started_s
         return Measured(blocks, live_bytes + blocks * USUAL_BLOCK_BYTES, top, token.shared)
 
     def _end(self, token: Token) -> None:
@@ -394,6 +408,7 @@ class MemoryProbe:
     def set_mode(self, name: str, mode: str, until_monotonic_s: float) -> None:
         """Measure one name in another mode until then, on the clock given at the start."""
         self._overrides = {**self._overrides, name: (mode, until_monotonic_s)}
+        self._calm = False
 
     def close(self) -> None:
         """
@@ -448,7 +463,7 @@ class MemoryProbe:
             self._census_idle[late] = census.window.usual()
         del self._names[""]
         self._mode, self._settle_late = mode, settle_late
-        self.overhead_s = 0.0
+        self.budget.start()
 
     def _note_collection(self, phase: str, info: dict[str, int]) -> None:
         if phase == "stop" and info["generation"]:
@@ -458,7 +473,7 @@ class MemoryProbe:
         for _ in range(runs):
             token = self.before(Kind.TASK, "")
             measured = self.after(token)
-            if late and token is not None:
+            if late and isinstance(token, Token):
                 # Judged by the later of the two readings alone: the smaller would hide what it adds.
                 self._numbers[token.slot + 2] = self._numbers[token.slot + 3] = _MUCH
             del token, measured
@@ -499,30 +514,18 @@ class MemoryProbe:
         suspicious = gate.feed(blocks, live_bytes)
         if state.investigation is not None:
             state.investigation.progress(state.runs, gate)
-        elif suspicious or (state.word is not None and self._heed(state, state.word)):
+        elif suspicious or (state.word is not None and self._heed(state)):
             if gate.rising and not state.swept:
                 self._sweep(state)
-            elif self._is_known(state):
+            elif self._others.have_settled(state.kind, state.name):
                 state.gate.restart()
                 state.resting = state.runs + self.plan.recheck_runs
             else:
                 self._suspect(state, Kept(blocks, live_bytes))
         elif gate.seen == _EARLY_RUNS and gate.recent_share > 0.8:
-            self._warn(state, Kept(blocks, live_bytes))
-        elif state.burst <= 0 and self._every > 1 and gate.promising:
+            self._others.warn(state.kind, state.name, Kept(blocks, live_bytes))
+        elif state.burst <= 0 and self.budget.samples and gate.promising:
             state.burst = self.plan.gate.samples
-
-    def _is_known(self, state: _Name) -> bool:
-        """
-        Whether another child of this worker has lately settled the same question.
-
-        A worker that replaces its children every few runs would otherwise pay for the same answer in each.
-        """
-        word = self._services.lease.note(state.kind, state.name)
-        if word is None or word.fleet != self._services.fleet or word.process == self._services.process:
-            return False
-        settled = word.stage == "decided" or (bool(word.bounded) and word.processes >= _SEEN_BY)
-        return settled and 0 <= self._clock.now_s() - word.at_s < _SETTLED_FOR_S
 
     def _sweep(self, state: _Name) -> None:
         """
@@ -537,51 +540,19 @@ class MemoryProbe:
             gc.collect(1)
         state.gate.restart()
 
-    def _heed(self, state: _Name, word: Note) -> bool:
+    def _heed(self, state: _Name) -> bool:
         """Whether what an earlier process left, and what was seen since, are together enough for a suspicion."""
-        gate = state.gate
+        gate, word = state.gate, state.word
+        if word is None:
+            return False
         if gate.seen == 4 and gate.recent_share >= 0.75 and word.fleet == self._services.fleet:
             state.word = None
             return True
         if gate.seen >= 4 * self.plan.gate.samples:
             # So many runs without a suspicion: what an earlier process saw leaking is mended.
             state.word = None
-            if word.stage == "decided":
-                self._services.lease.leave(state.kind, state.name, None)
-                self._services.emit(
-                    Window(
-                        id=new_id(),
-                        investigation=word.investigation,
-                        process=self._services.process,
-                        kind=state.kind,
-                        name=state.name,
-                        stage=Stage.VERDICT,
-                        verdict=Verdict.STEADY,
-                        at_s=self._clock.now_s(),
-                        runs=gate.seen,
-                        run_number=state.runs,
-                        note="an earlier process saw it leak; here it does not grow",
-                    )
-                )
+            self._others.take_back(state.kind, state.name, word, runs=gate.seen, run_number=state.runs)
         return False
-
-    def _warn(self, state: _Name, last: Kept) -> None:
-        """Processes may be recycled before a suspicion is complete: leave word of the first signs."""
-        lease = self._services.lease
-        if lease.note(state.kind, state.name) is None:
-            lease.leave(
-                state.kind,
-                state.name,
-                Note(
-                    investigation=new_id(),
-                    fleet=self._services.fleet,
-                    process=self._services.process,
-                    at_s=self._clock.now_s(),
-                    stage="suspect",
-                    kept_blocks=last.blocks,
-                    kept_bytes=last.bytes,
-                ),
-            )
 
     def _suspect(self, state: _Name, last: Kept) -> None:
         try:
@@ -604,7 +575,7 @@ class MemoryProbe:
         investigation = token.state.investigation
         if investigation is None or not investigation.wants(token.state.runs):
             return
-        if self._crowded or not self._may_spend(investigation.step is Step.CENSUS, now_s):
+        if self._crowded or not self.budget.covers(beginning=investigation.step is Step.CENSUS, now_s=now_s):
             return  # the next run will do
         if token.nested and any(other.stage is not None for other in self._open):
             return
@@ -624,23 +595,13 @@ class MemoryProbe:
             stage.abandon()
             report("memory probe: stage", error)
         finally:
-            self._forgive_waiting(wall_s, cpu_s)
+            self.budget.forgive_waiting(wall_s, cpu_s)
 
     def _end_stage(self, token: Token) -> None:
         if isinstance(token.stage, CensusWindow):
             wall_s, cpu_s = time.perf_counter(), time.thread_time()
             token.stage.middle()
-            self._forgive_waiting(wall_s, cpu_s)
-
-    def _forgive_waiting(self, wall_s: float, cpu_s: float) -> None:
-        """
-        Take the waiting since then out of what measuring cost.
-
-        On a busy machine much of a long step is waiting for the processor, which costs the task as much
-        whether we are there or not.
-        """
-        waited_s = (time.perf_counter() - wall_s) - (time.thread_time() - cpu_s)
-        self.overhead_s -= max(0.0, waited_s)
+            self.budget.forgive_waiting(wall_s, cpu_s)
 
     def _settle_stage(self, token: Token, next_state: _Name | None) -> None:
         stage, token.stage = token.stage, None
@@ -668,7 +629,7 @@ class MemoryProbe:
             self._rest(state)
             report("memory probe: investigation", error)
         finally:
-            self._forgive_waiting(wall_s, cpu_s)
+            self.budget.forgive_waiting(wall_s, cpu_s)
 
     def _rest(self, state: _Name) -> None:
         """After a false alarm leave a name alone, for longer each time."""
@@ -687,6 +648,7 @@ class MemoryProbe:
         if self._clock.monotonic_s() < override[1]:
             return override[0]
         self._overrides = {key: value for key, value in self._overrides.items() if key != name}
+        self._calm = self._mode == "auto" and not self._may_overlap and not self._overrides
         return self._mode
 
     def _start_tracing(self, token: Token) -> None:
@@ -710,10 +672,12 @@ class MemoryProbe:
     def _note_company(self, token: Token) -> None:
         """Other runs are in progress: one that this thread is inside of is no company, all others are."""
         token.nested = True
-        running = self._open
-        if all(other.whose == token.whose and other.state.kind is not Kind.REQUEST for other in running):
+        running, quiet = self._open, self._quiet
+        if all(other.whose == token.whose and other.state.kind is not Kind.REQUEST for other in running) and all(
+            whose == token.whose for whose in quiet
+        ):
             return
-        count = len(running) + 1
+        count = len(running) + len(quiet) + 1
         token.shared = count
         for other in running:
             other.shared = max(other.shared, count)
@@ -739,36 +703,17 @@ class MemoryProbe:
                 other.shared = max(other.shared, count)
             self._note_crowd()
 
-    # --- the budget ----------------------------------------------------------------------------------------
+    # --- the process as a whole ----------------------------------------------------------------------------
 
-    def _may_spend(self, beginning: bool, now_s: float = 0.0) -> bool:
-        """Whether there is budget for a step of an investigation; more to end one than to begin."""
-        credit_s = _CREDIT_S if beginning else _CREDIT_TO_END_S
-        lived_s = (now_s or time.perf_counter()) - self._started_s
-        return self.overhead_s <= credit_s + self._budget * lived_s
+    def _may_spend(self, beginning: bool) -> bool:
+        return self.budget.covers(beginning=beginning)
 
     def _spend(self, seconds: float) -> None:
-        self.overhead_s += seconds
+        self.budget.spent_s += seconds
 
     def _is_investigating(self) -> bool:
         """Whether a single run is being examined, so that nobody else may freeze, thaw or trace."""
         return self._held is not None or any(token.stage or token.tracing for token in list(self._open))
-
-    def _adjust(self, now_s: float) -> None:
-        """Choose one run in how many is measured, from what measuring cost and how long runs took lately."""
-        elapsed_s = now_s - self._mark_s
-        cost_s = self.overhead_s - self._mark_overhead_s
-        gated = self._gated_since_mark
-        runs = self._runs_since_mark
-        if elapsed_s > 0 and runs:
-            allowed_s = self._budget * _GATE_SHARE * elapsed_s
-            each_s = min(cost_s / gated, 0.002)
-            most = allowed_s / each_s if each_s > 0 else runs
-            self._every = max(1, min(1000, round(runs / most))) if most > 0 else 1000
-        self._mark_s = now_s
-        self._mark_overhead_s = self.overhead_s
-        self._gated_since_mark = 0
-        self._runs_since_mark = 0
 
 
 _probes: weakref.WeakSet[MemoryProbe] = weakref.WeakSet()

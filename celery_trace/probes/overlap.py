@@ -21,9 +21,9 @@ from typing import Any
 from msgspec import Struct
 
 from celery_trace.model import Kind, Stage, TypeCount, Verdict, Window, new_id
-from celery_trace.probes.census import Collector, Kept
-from celery_trace.probes.investigation import USUAL_BLOCK_BYTES, Services
+from celery_trace.probes.census import USUAL_BLOCK_BYTES, Collector, Kept
 from celery_trace.probes.locate import Rate, Reading, Tracing, difference, sites, total_of
+from celery_trace.probes.plan import Services
 from celery_trace.probes.retention import Lengths, Retention, content_types, measure, who_retains
 from celery_trace.probes.source import Frames
 

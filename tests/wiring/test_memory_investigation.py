@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from celery_trace.leaks import leak_table
 from celery_trace.model import Kind, Stage, Verdict
-from celery_trace.probes import investigation, memory
+from celery_trace.probes import budget, holding
 from celery_trace.probes.census import CensusWindow
 from celery_trace.probes.lease import AloneLease
 from celery_trace.probes.retention import Retention
@@ -78,11 +78,11 @@ def test_the_fast_setting_decides_within_eighty_five_runs() -> None:
 
 
 def test_over_budget_nothing_is_begun_and_what_was_begun_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_CREDIT_S", 50.0)
-    monkeypatch.setattr(memory, "_CREDIT_TO_END_S", 150.0)
+    monkeypatch.setattr(budget, "CREDIT_S", 50.0)
+    monkeypatch.setattr(budget, "CREDIT_TO_END_S", 150.0)
     bench = Bench(budget=0.0001).run(leak_lines, 40)
     assert "located" in bench.stages()
-    bench.probe.overhead_s = 100.0
+    bench.probe.budget.spent_s = 100.0
     bench.run(leak_orders, 40)
     # A suspicion may be noted, which costs nothing.
     assert {one.stage for one in bench.windows if one.name == "leak_orders"} <= {Stage.SUSPECT}
@@ -92,7 +92,7 @@ def test_over_budget_nothing_is_begun_and_what_was_begun_is_ended(monkeypatch: p
 
 def test_above_all_credit_an_investigation_waits() -> None:
     bench = Bench(budget=0.0001).run(leak_lines, 40)
-    bench.probe.overhead_s = 100.0
+    bench.probe.budget.spent_s = 100.0
     bench.run(leak_lines, 125, start=40)
     assert "verdict" not in bench.stages()
     bench.close()
@@ -107,11 +107,11 @@ def test_waiting_for_the_processor_is_not_charged_to_the_budget(monkeypatch: pyt
 
     bench = Bench(budget=0.0001).run(leak_lines, 19)
     monkeypatch.setattr(CensusWindow, "resume", slow_to_get_the_processor)
-    before_s = bench.probe.overhead_s
+    before_s = bench.probe.budget.spent_s
     bench.run(leak_lines, 6, start=19)
     bench.close()
     assert bench.stages()[:2] == ["suspect", "census"]
-    assert bench.probe.overhead_s - before_s < 0.5 * sum(waits)
+    assert bench.probe.budget.spent_s - before_s < 0.5 * sum(waits)
 
 
 def test_a_row_names_the_line_the_rate_and_what_retains_it() -> None:
@@ -185,7 +185,7 @@ def fill_a_deque(_: int) -> None:
 )
 def test_what_only_looks_like_a_leak_is_never_leaking(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # The walk to what retains it may take long here: the heap of this process is what hundreds of tests left.
-    monkeypatch.setattr(investigation, "_RETENTION_S", 2.0)
+    monkeypatch.setattr(holding, "_RETENTION_S", 2.0)
     bench = Bench().run(task, 300)
     bench.close()
     assert Verdict.LEAKING not in {window.verdict for window in bench.windows}
@@ -289,7 +289,7 @@ def test_a_bound_that_one_process_saw_holds_where_another_finds_no_root(monkeypa
     nowhere = Retention(["method × 1"], "", "held from C code or from a running frame")
     for process in range(30):
         if process == 3:  # from here on chance has it that no sample leads to a root
-            monkeypatch.setattr(investigation, "who_retains", lambda *_, **__: nowhere)
+            monkeypatch.setattr(holding, "who_retains", lambda *_, **__: nowhere)
         bench = Bench(lease=lease, process=f"process-{process}")
         bench.run(fill_a_large_cache, 12, start=100 * process)
         bench.close()
@@ -297,6 +297,45 @@ def test_a_bound_that_one_process_saw_holds_where_another_finds_no_root(monkeypa
     assert windows[-1].process != "process-0"
     assert {window.verdict for window in windows} <= {Verdict.SUSPECT, Verdict.GROWING}
     assert [row.verdict for row in leak_table(windows, now_s=0.0)] == [Verdict.GROWING]
+
+
+@lru_cache(maxsize=170)
+def _middling(number: int) -> list[str]:
+    return [f"product {number}, {line}" for line in range(20)]
+
+
+def fill_a_middling_cache(number: int) -> None:
+    _middling(number)
+
+
+def test_a_cache_that_is_filling_is_known_where_the_walk_to_it_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    gave_up = Retention(["list × 1"], "", "gave up after 120 ms")
+    monkeypatch.setattr(holding, "who_retains", lambda *_, **__: gave_up)
+    bench = Bench().run(fill_a_middling_cache, 165)
+    assert bench.windows[-1].stage is Stage.VERDICT
+    assert bench.windows[-1].verdict is Verdict.GROWING
+    assert bench.windows[-1].bounded.endswith("/170)")
+    bench.run(fill_a_middling_cache, 400, start=165)
+    bench.close()
+    assert {window.verdict for window in bench.windows} == {Verdict.SUSPECT, Verdict.GROWING, Verdict.STEADY}
+
+
+def test_beside_a_cache_that_has_filled_a_leak_is_known_by_its_next_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leak_beside_a_cache(number: int) -> None:
+        leak_lines(number)
+        _beside(number)
+
+    gave_up = Retention(["list × 1"], "", "gave up after 120 ms")
+    monkeypatch.setattr(holding, "who_retains", lambda *_, **__: gave_up)
+    bench = Bench().run(leak_beside_a_cache, 420)
+    bench.close()
+    verdicts = [window.verdict for window in bench.windows if window.stage is Stage.VERDICT]
+    assert verdicts == [Verdict.GROWING, Verdict.LEAKING]
+
+
+@lru_cache(maxsize=140)
+def _beside(number: int) -> list[str]:
+    return [f"line {number}, {line}" for line in range(4)]
 
 
 def test_young_garbage_that_piles_up_is_swept_and_not_suspected() -> None:

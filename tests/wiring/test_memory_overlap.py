@@ -183,7 +183,7 @@ def test_tracing_that_the_user_started_goes_on() -> None:
 
 def test_without_budget_nothing_is_collected_or_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     crowd = Crowd(leaks, passes, recheck_runs=60, budget=0.0001)
-    crowd.bench.probe.overhead_s = 5.0
+    crowd.bench.probe.budget.spent_s = 5.0
     monkeypatch.setattr("tracemalloc.start", lambda *_: pytest.fail("it traced over budget"))
     crowd.look_until(lambda: crowd.watch._runs > 600)
     assert crowd.windows == []
