@@ -73,6 +73,14 @@ def prune(store: Store, settings: Settings, now_s: float) -> Pruned:
                 gone[_short(table)] += removed
                 if removed < BATCH:
                     break
+        for table in (schema.names, schema.queues):  # after the totals, by which a name is known to be in use
+            while True:
+                removed = store.in_transaction(
+                    lambda connection, table=table: _remove_unused(connection, table)  # type: ignore[misc]
+                )
+                gone[_short(table)] += removed
+                if removed < BATCH:
+                    break
     surplus = _surplus_runs(store, settings.retention_runs)
     while surplus > 0:
         size = min(surplus, BATCH)
@@ -133,6 +141,22 @@ def _remove_batch(
         changes[f"rows:{table.name}"] = -removed
     add_tallies(connection, schema.tallies, changes)
     return removed
+
+
+def _remove_unused(connection: sa.Connection, table: sa.Table) -> int:
+    """
+    Forget names that have not run for as long as anything is kept, such as routes of an older release.
+
+    One that runs again just then comes back with its next rollup; what it counts begins anew.
+    """
+    totals = schema.totals
+    used = sa.exists().where(totals.c.name == table.c.name, totals.c.kind == table.c.kind)
+    keys = connection.execute(sa.select(table.c.id).where(~used).limit(BATCH)).scalars().all()
+    for part in chunks(keys):
+        connection.execute(sa.delete(table).where(table.c.id.in_(part)))
+    if keys:
+        add_tallies(connection, schema.tallies, {"changes": 1})
+    return len(keys)
 
 
 def _take_from_groups(connection: sa.Connection, rows: Sequence[Any]) -> None:

@@ -510,6 +510,27 @@ def what_is_old_goes_and_the_sums_go_with_it(store: Store) -> None:
 
 
 @promise
+def a_name_goes_with_its_last_totals_and_comes_back_when_it_runs(store: Store) -> None:
+    settings = Settings(retention_days=14.0)
+    now_bucket_s = int(NOW_S) // 300 * 300
+    old_bucket_s = now_bucket_s - 20 * 86_400
+    store.write([
+        replace(rollup(1, 5, bucket_s=old_bucket_s), name="GET /old-route"),
+        replace(run("r1", started_at_s=NOW_S - 20 * 86_400), name="GET /old-route", queue="slow"),
+        rollup(1, 5, bucket_s=now_bucket_s),
+        replace(run("r2", started_at_s=NOW_S), queue="fast"),
+    ])  # fmt: skip
+    names = {name for _, name, *_ in Queries(store).names()}
+    pruned = store.prune(settings, NOW_S)
+    kept = {name for _, name, *_ in Queries(store).names()}
+    assert names - kept == {"GET /old-route"}
+    assert pruned.rows["names"] == pruned.rows["queues"] == 1
+    assert store.prune(settings, NOW_S).total == 0
+    store.write([replace(rollup(2, 3, bucket_s=now_bucket_s), name="GET /old-route")])
+    assert ("GET /old-route", 3) in {(name, runs) for _, name, runs, _ in Queries(store).names()}
+
+
+@promise
 def the_change_token_differs_after_each_write(store: Store) -> None:
     queries = Queries(store)
     tokens = [queries.change_token()]
