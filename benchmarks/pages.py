@@ -3,9 +3,9 @@ How fast the monitor's pages are over a large store while events come, and wheth
 
     python benchmarks/pages.py [--rows 1000000] [--rate 2000] [--repeat 40] [--no-browser] [--json]
 
-A real monitor and a stock Flower of the same installation run side by side on one broker and hear the same events.
-Flower's pages are asked of both in turn. "Usable" is what Chromium says of its own loading: the document is parsed
-and every script has run.
+A real monitor and a stock Flower of the same installation hear the same events, and Flower's own pages are asked of
+both in turn. Then the stock Flower ends, and our pages are asked of the monitor alone, as people run it. "Usable" is
+what Chromium says of its own loading: the document is parsed and every script has run.
 """
 
 from __future__ import annotations
@@ -213,14 +213,20 @@ def spread(took_ms: list[float]) -> dict[str, float]:
     return {"p50_ms": round(percentile(took_ms, 0.5), 2), "p95_ms": round(percentile(took_ms, 0.95), 2)}
 
 
-def first_bytes(port: int, stock: int, repeat: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of our pages; and of Flower's pages, here and in stock Flower, in turn."""
-    here, there = Visitor(port, PASSWORD), Visitor(stock)
-    ours: dict[str, list[float]] = {}
-    addresses = our_addresses(here)
+def first_bytes(port: int, repeat: int) -> dict[str, Any]:
+    """Of each of our pages, in turn."""
+    visitor = Visitor(port, PASSWORD)
+    taken: dict[str, list[float]] = {}
+    addresses = our_addresses(visitor)
     for _ in range(repeat):
         for name, address in addresses.items():
-            ours.setdefault(name, []).append(here.first_byte_ms(address))
+            taken.setdefault(name, []).append(visitor.first_byte_ms(address))
+    return {name: spread(found) for name, found in taken.items()}
+
+
+def beside_stock(port: int, stock: int, repeat: int) -> dict[str, Any]:
+    """First bytes of Flower's own pages, here and in a stock Flower, in turn."""
+    here, there = Visitor(port, PASSWORD), Visitor(stock)
     theirs: dict[str, tuple[list[float], list[float]]] = {address: ([], []) for address in THEIRS}
     for turn in range(repeat):
         for address, (mine, stocks) in theirs.items():
@@ -231,7 +237,7 @@ def first_bytes(port: int, stock: int, repeat: int) -> tuple[dict[str, Any], dic
     for address, (mine, stocks) in theirs.items():
         pairs = [one / other for one, other in zip(mine, stocks, strict=True)]
         told[address] = {"here": spread(mine), "stock": spread(stocks), "ratio": round(percentile(pairs, 0.5), 3)}
-    return {name: spread(taken) for name, taken in ours.items()}, told
+    return told
 
 
 def usable(port: int, addresses: dict[str, str], repeat: int) -> dict[str, Any]:
@@ -288,12 +294,13 @@ def measure(many: int, rate: int, repeat: int, *, browser: bool) -> dict[str, An
         }
         port, stock = free_port(), free_port()
         monitor = stack.enter_context(program(["monitor"], folder, environment, port))
-        stack.enter_context(program(["flower"], folder, environment, stock))
         events = Events(url, rate)
         try:
-            _warm(port)
+            with program(["flower"], folder, environment, stock):
+                _warm(port)
+                theirs = beside_stock(port, stock, repeat)
             cpu_s, begun_s = sum(monitor.cpu_times()[:2]), time.monotonic()
-            ours, theirs = first_bytes(port, stock, repeat)
+            ours = first_bytes(port, repeat)
             busy = (sum(monitor.cpu_times()[:2]) - cpu_s) / (time.monotonic() - begun_s)
             seen = usable(port, our_addresses(Visitor(port, PASSWORD)), max(3, repeat // 8)) if browser else {}
         finally:

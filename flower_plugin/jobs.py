@@ -1,4 +1,4 @@
-"""What goes on beside the pages: alerts, pruning, the collector, the broker's queue. All of it off the loop."""
+"""What goes on beside the pages: alerts, pruning, the collector, the broker's queue, garbage. All off the loop."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tornado.ioloop import PeriodicCallback
 
 from celery_trace.guard import report
+from flower_plugin.garbage import TIDY_EVERY_S, GarbageRounds
 
 if TYPE_CHECKING:
     from flower_plugin.app import MonitorApplication
@@ -77,11 +78,13 @@ class Jobs:
         self._engine: Any = None
         self._collector: Any = None
         self._consumer: Any = None
+        self._garbage = GarbageRounds(app.clock)
         self._jobs = [
             Job(app, "Alerts", ALERTS_EVERY_S, self._evaluate),
             Job(app, "Pruning", PRUNE_EVERY_S, self._prune),
             Job(app, "Live pages", LIVE_EVERY_S, app.live.look),
             Job(app, "Watching the collector", WATCH_EVERY_S, self._watch_collector),
+            Job(app, "Garbage", TIDY_EVERY_S, self._garbage.tidy),
         ]
         self._stopped = False
 
@@ -151,3 +154,4 @@ class Jobs:
             if part is not None:
                 part.stop()
         self._consumer = self._collector = None
+        self._garbage.close()
