@@ -112,10 +112,11 @@ def test_every_page_holds_in_both_themes_and_three_widths(monitor, page):
             assert answer.status == 200, address
             expect(page.locator("h1")).to_be_visible()
             expect(page.locator("#tr-live-text")).to_have_text("Live")
-            problems += [f"{kind} {name} {theme}: {text}" for text in violations(page)]
             for width in WIDTHS:
                 page.set_viewport_size({"width": width, "height": 900})
                 page.wait_for_timeout(30)
+                if width == 1280 or (kind == "full" and theme == "light"):  # the rest differs in nothing that counts
+                    problems += [f"{kind} {name} {theme} {width} px: {text}" for text in violations(page)]
                 wide = page.evaluate("document.documentElement.scrollWidth")
                 if wide > width:
                     problems.append(f"{kind} {name} {theme} is {wide} px wide in a window of {width}")
@@ -171,6 +172,19 @@ def test_a_filter_lives_in_the_address(full, page):
     expect(page).to_have_url(f"{base}/trace/leaks?verdict=steady&sort=per_run")
     page.get_by_role("link", name="Clear").click()
     expect(page.locator("tbody tr")).to_have_count(3)
+
+
+def test_a_phone_sorts_by_a_choice_as_its_tables_have_no_headings(full, page):
+    base, app = full
+    log_in(page, base, app)
+    for address, label, sort in (("/trace/leaks", "By task", "name"), ("/trace/failures", "Most often first", "count")):
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.goto(base + address)
+        expect(page.get_by_label("Sort", exact=True)).to_be_hidden()
+        page.set_viewport_size({"width": 390, "height": 900})
+        page.get_by_label("Sort", exact=True).select_option(label)
+        expect(page).to_have_url(f"{base}{address}?sort={sort}")
+        expect(page.get_by_label("Sort", exact=True)).to_have_value(sort)
 
 
 def test_a_local_opens_as_a_tree_by_mouse_and_keyboard(full, page):
