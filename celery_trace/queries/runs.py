@@ -93,19 +93,25 @@ class RunQueries(Base):
         with self.store.reading() as connection:
             return [rows_of.total(row) for row in connection.execute(newest)][::-1]
 
-    def kept_by_name(self, *, since_s: float | None = None) -> list[tuple[Kind, str, int]]:
+    def kept_by_name(
+        self, *, since_s: float | None = None, processes: Sequence[str] = ()
+    ) -> list[tuple[Kind, str, int]]:
         """
-        What the measured runs of each name kept, over all processes.
+        What the measured runs of each name kept, over all processes or some.
+
+        Args:
+            since_s: From the five minutes on in which this is. Longer times than :data:`BY_DAYS_FROM_S` begin with a
+                whole day (UTC).
+            processes: Their ids. Only for an hour or so: what each process did is not added up any further.
 
         Returns:
             Kind, name and bytes, for the runs that were not measured as much as for those that were; the greatest
-            first. Runs that overlapped with others are left out. Longer times than :data:`BY_DAYS_FROM_S` begin with
-            a whole day (UTC).
+            first. Runs that overlapped with others are left out.
         """
-        table, begins_s = _totals, Rollup.BUCKET_S
-        if since_s is None or self._now_s() - since_s > BY_DAYS_FROM_S:
+        table, begins_s = schema.rollups if processes else _totals, Rollup.BUCKET_S
+        if not processes and (since_s is None or self._now_s() - since_s > BY_DAYS_FROM_S):
             table, begins_s = schema.days, day_sums.DAY_S
-        column = table.c.bucket_s if table is _totals else table.c.day_s
+        column = table.c.day_s if table is schema.days else table.c.bucket_s
         # Multiplied as floating point: whole numbers could overflow, and PostgreSQL's decimals take four times as long.
         kept = sa.func.sum(sa.literal(1.0, sa.Double) * table.c.kept_bytes * table.c.runs / table.c.gated)
         wanted = (
@@ -114,8 +120,10 @@ class RunQueries(Base):
             .group_by(table.c.kind, table.c.name)
             .order_by(sa.desc("kept"))
         )
-        if table is _totals:
+        if table is not schema.days:
             wanted = wanted.where(table.c.concurrent.is_(False))
+        if processes:
+            wanted = wanted.where(table.c.process.in_(processes))
         if since_s is not None:
             wanted = wanted.where(column >= int(since_s) // begins_s * begins_s)
         with self.store.reading() as connection:

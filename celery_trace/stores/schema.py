@@ -104,6 +104,7 @@ rollups = _table(
     _seconds("overhead_s"),
     sa.Column("concurrent", sa.Boolean, nullable=False, default=False),
     sa.Index("ct_rollups_bucket", "bucket_s"),
+    sa.Index("ct_rollups_process", "process", "bucket_s"),
 )
 
 #: Rollups of all processes added up, kept current as rollups arrive: what the pages plot.

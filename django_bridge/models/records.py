@@ -239,6 +239,7 @@ class Rollup(models.Model):
         verbose_name_plural = "rollups"
         indexes = [
             models.Index(fields=["bucket_s"], name="ct_rollups_bucket"),
+            models.Index(fields=["process", "bucket_s"], name="ct_rollups_process"),
         ]
 
     def __str__(self) -> str:

@@ -16,6 +16,7 @@ from flower_plugin.pages.timemarks import marks_of
 MOST_POINTS = 300
 MOST_PROCESSES = 24
 MOST_BLAMED = 8
+MOST_BLAMED_PROCESSES = 200
 #: Roles of a worker's first process; its start is a restart of the worker.
 MAIN_ROLES = frozenset({"main", "solo", "threads", "green"})
 
@@ -107,7 +108,7 @@ def recycling(worker: WorkerView, since_s: float | None) -> Recycling:
 
 def blame(kept: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int, float]]:
     """
-    Which names the kept memory comes from, over all workers.
+    Which names the kept memory comes from.
 
     Args:
         kept: ``(kind, name, bytes)``, greatest first.
@@ -123,6 +124,7 @@ def blame(kept: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int, flo
 def memory(queries: Any, visit: Visit) -> Context:
     """All workers, and the chosen one (the first alive by default) over time."""
     since_s = visit.since_s("hour")
+    word = visit.word("range", tuple(RANGES), "hour")
     workers: list[WorkerView] = list(queries.workers(since_s=since_s, limit=200).rows)
     workers.sort(key=lambda worker: (not worker.alive, -worker.rss_bytes, worker.name))
     wanted = visit.word("worker")
@@ -144,16 +146,19 @@ def memory(queries: Any, visit: Visit) -> Context:
         plots = series(samples, chosen, [main for main in starts if since_s is None or main.started_at_s >= since_s])
         known = [limit for limit in limits_of(queries, visit) if limit.rule is None or limit.rule.wants(chosen.name)]
         plots["limit"] = min((limit.bytes for limit in known), default=None)
-        blamed = blame(queries.kept_by_name(since_s=since_s))
+        # What each process did is added up over an hour only; longer times are told of all workers together.
+        of_it = [process.uid for process in chosen.processes[:MOST_BLAMED_PROCESSES]] if word == "hour" else []
+        blamed = blame(queries.kept_by_name(since_s=since_s, processes=of_it))
     return {
         "workers": workers,
         "chosen": chosen,
         "unknown": wanted if wanted and chosen is None else "",
         "plots": plots,
         "blamed": blamed,
+        "blamed_here": word == "hour",
         "recycled": recycling(chosen, since_s) if chosen is not None else None,
         "ranges": RANGES,
-        "range": visit.word("range", tuple(RANGES), "hour"),
+        "range": word,
     }
 
 

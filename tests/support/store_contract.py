@@ -459,6 +459,23 @@ def what_names_kept_is_summed_over_buckets_and_overlapping_runs_are_left_out(sto
 
 
 @promise
+def what_names_kept_is_told_of_some_processes_too(store: Store) -> None:
+    bucket_s = int(NOW_S) // 300 * 300
+    store.write([
+        replace(rollup(1, 5, bucket_s=bucket_s, gated=5, kept_bytes=500), process="a"),
+        replace(rollup(1, 5, bucket_s=bucket_s, gated=5, kept_bytes=70), process="b"),
+        replace(rollup(1, 5, bucket_s=bucket_s - 7200, gated=5, kept_bytes=1), process="b"),
+        replace(rollup(1, 5, bucket_s=bucket_s, gated=5, kept_bytes=900), process="b", name="shop.mail"),
+    ])  # fmt: skip
+    queries = Queries(store)
+    assert queries.kept_by_name(since_s=NOW_S - 3600, processes=["a"]) == [("task", "shop.charge", 500)]
+    assert queries.kept_by_name(since_s=NOW_S - 3600, processes=["b", "c"]) == [
+        ("task", "shop.mail", 900),
+        ("task", "shop.charge", 70),
+    ]
+
+
+@promise
 def a_resolved_group_that_fails_again_has_regressed(store: Store) -> None:
     store.write([failure("t1")])
     queries = Queries(store)

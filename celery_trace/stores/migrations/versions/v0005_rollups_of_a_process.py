@@ -1,0 +1,10 @@
+"""What one worker's runs kept: rollups by process."""
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    op.create_index("ct_rollups_process", "celery_trace_rollups", ["process", "bucket_s"], unique=False)
