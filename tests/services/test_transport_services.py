@@ -7,12 +7,12 @@ import pytest
 import sqlalchemy as sa
 
 from celery_trace.clock import SystemClock
-from celery_trace.collector import Collector
+from celery_trace.collector import Collector, CollectorProcess
 from celery_trace.model import ProcessRecord
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
-from celery_trace.stores import leak_rows, migration, open_store, schema
+from celery_trace.stores import StoreUnavailable, leak_rows, migration, open_store, schema
 from celery_trace.transports import TransportUnavailable
 from celery_trace.transports.direct import DirectTransport
 from tests.support.store_records import failure
@@ -128,3 +128,53 @@ def test_a_store_that_stops_and_slows_down_loses_nothing_and_no_append_waits(rel
     finally:
         writer.close("exit")
         collector.close()
+
+
+def test_a_collector_outlasts_a_store_that_goes_away_again_and_again_and_says_so(relayed, tmp_path):
+    relay, url = relayed
+    settings = Settings(dir=str(tmp_path), store=url)
+    process = ProcessRecord(uid="p1", host="h", pid=1, started_at_s=1.0)
+    writer = SpoolWriter(settings.spool_folder, process, cap_bytes=2**26, clock=SystemClock())
+    collector = CollectorProcess(settings)
+    numbers = iter(range(10_000))
+    took_s = []
+
+    def fail():
+        begun_s = time.thread_time()
+        writer.append(failure(f"t{next(numbers)}"))
+        took_s.append(time.thread_time() - begun_s)
+
+    def stored():
+        store = open_store(settings)
+        try:
+            return [row.task_id for row in Queries(store).failures(limit=1000).rows]
+        except StoreUnavailable:
+            return []
+        finally:
+            store.close()
+
+    def complains():
+        fail()
+        status = collector.status()
+        return status is not None and status.state == "waiting" and status.why
+
+    collector.start()
+    try:
+        fail()
+        wait_until(lambda: stored() == ["t0"], "the first is stored", timeout_s=60, explain=lambda: collector.status())
+        for _ in range(3):
+            relay.cut()
+            wait_until(complains, "the collector says that the store is away", timeout_s=60)
+            relay.open()
+            relay.delay_s = 0.01
+            wait_until(
+                lambda: len(stored()) == len(took_s), "it has caught up", timeout_s=60,
+                explain=lambda: str((len(stored()), collector.status())),
+            )  # fmt: skip
+        relay.delay_s = 0.0
+        tasks = stored()
+        assert sorted(tasks) == sorted(f"t{n}" for n in range(len(took_s)))
+        assert sorted(took_s)[int(len(took_s) * 0.99)] < 0.001
+    finally:
+        writer.close("exit")
+        collector.stop()
