@@ -194,12 +194,24 @@ class HeapEncoder:
         self.bytes_left = bytes_left
         return refs
 
+    def keep(self, value: Any) -> Any:
+        """Hold on to what was made for this capture, so that nothing else is taken for it by its address."""
+        self._alive.append(value)
+        return value
+
     def stand_in(self, ref: int) -> object:
         """Something to put in a row in place of a value that has its node already, such as a secret."""
-        placeholder = object()
-        self._alive.append(placeholder)
+        placeholder = self.keep(object())
         self._refs[id(placeholder)] = ref
         return placeholder
+
+    def masked(self, named: Iterable[tuple[str | None, object]]) -> list[object]:
+        """The values of a row whose names are known, secret ones by a stand-in."""
+        is_secret = self.redactor.is_secret_name
+        return [
+            self.stand_in(self.secret(value)) if name and is_secret(name) and not tells_nothing(value) else value
+            for name, value in named
+        ]
 
     def _node_of(self, value: Any, cls: type, ref: int, depth: int) -> Node | None:
         """The node of a value that is not among the commonest; None if it waits to be opened."""

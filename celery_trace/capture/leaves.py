@@ -16,7 +16,7 @@ from typing import Any
 from celery_trace.capture import frameworks
 from celery_trace.capture.anatomy import is_kind_of, type_name
 from celery_trace.capture.heap import HeapEncoder
-from celery_trace.capture.texts import uuid_text
+from celery_trace.capture.texts import bare_moment, uuid_text
 from celery_trace.model import Node
 
 Leaf = Callable[[HeapEncoder, Any], Node]
@@ -99,18 +99,8 @@ _SAFE_ZONES: tuple[tuple[str, str], ...] = (("datetime", "timezone"), ("zoneinfo
 
 def moment_text(value: datetime.datetime) -> tuple[str, str]:
     """ISO text of a datetime or of a subclass, and what its zone is where only user code could tell the offset."""
-    get = datetime.datetime
-    bare = get(
-        get.year.__get__(value),
-        get.month.__get__(value),
-        get.day.__get__(value),
-        get.hour.__get__(value),
-        get.minute.__get__(value),
-        get.second.__get__(value),
-        get.microsecond.__get__(value),
-        fold=get.fold.__get__(value),
-    )
-    zone = get.tzinfo.__get__(value)
+    bare = bare_moment(value)
+    zone = datetime.datetime.tzinfo.__get__(value)
     if zone is None:
         return bare.isoformat(), ""
     if any(type(zone) is frameworks.resident(*where) for where in _SAFE_ZONES):

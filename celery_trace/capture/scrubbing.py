@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import decimal
 import uuid
 from collections import deque
@@ -12,7 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from celery_trace.capture.anatomy import anatomy, mro, part
-from celery_trace.capture.texts import BEYOND, encodable, uuid_text
+from celery_trace.capture.texts import BEYOND, bare_moment, encodable, uuid_text
 from celery_trace.model import CapturedException, Frame, Node
 from celery_trace.redaction import Scrubber
 
@@ -21,12 +22,14 @@ _INT64 = 1 << 63
 _MOST_INSIDE = 64
 #: Characters of a text inside one; a shorter one would blot out innocent text.
 _LONG = 8
+#: Characters of a number that is no whole one; shorter ones are everywhere.
+_FIGURES = 6
 #: Characters of a key that are looked at.
 _KEY = 256
 #: What is read in a way of its own, subclasses too; anything else by its slots and its dictionary.
 _TELLING: tuple[Any, ...] = (
-    str, bytes, bytearray, memoryview, int, decimal.Decimal, uuid.UUID, dict, list, tuple, set, frozenset, deque,
-    BaseException,
+    str, bytes, bytearray, memoryview, int, float, decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, dict,
+    list, tuple, set, frozenset, deque, BaseException,
 )  # fmt: skip
 _args_of = BaseException.__dict__["args"].__get__
 
@@ -74,10 +77,18 @@ def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Seque
     if kind is int:
         number = abs(int.__int__(found))
         return ((str(number),) if number > 99_999 and number.bit_length() <= 4096 else ()), ()
+    if kind is float:
+        spelled = float.__repr__(abs(float.__float__(found)))
+        return ((spelled,) if len(spelled) >= _FIGURES else ()), ()
+    if kind is datetime.datetime:
+        moment = bare_moment(found)
+        return (moment.isoformat(), moment.isoformat(" ")), ()
+    if kind is datetime.date:
+        return (datetime.date.isoformat(found),), ()
     if kind is decimal.Decimal:
         speak: Any = decimal.Decimal.__dict__["__str__"]
         text = speak(found)
-        return ((text,) if 6 <= len(text) <= longest else ()), ()
+        return ((text,) if _FIGURES <= len(text) <= longest else ()), ()
     if kind is uuid.UUID:
         number = part(found, "int")
         digits = f"{number:032x}" if type(number) is int and 0 <= number < 1 << 128 else ""
@@ -132,6 +143,7 @@ def texts_of_nodes(nodes: list[Node]) -> str:
     values = [node.value for node in nodes]
     texts: list[str] = [value for value in values if type(value) is str]
     texts += [str(value) for value in values if type(value) is int and not -99_999 <= value <= 99_999]
+    texts += [str(value) for value in values if type(value) is float]
     for node in nodes:
         if node.names:
             texts += node.names
@@ -142,7 +154,7 @@ def texts_of_nodes(nodes: list[Node]) -> str:
 
 def _scrubbed_node(node: Node, scrubber: Scrubber, room: int) -> tuple[Node, int]:
     value = node.value
-    if type(value) is int and node.kind == "plain":
+    if (type(value) is int or type(value) is float) and node.kind == "plain":
         shown = str(value)
         return (Node(node.type, "redacted") if scrubber.text(shown) != shown else node), room
     changed = False

@@ -13,6 +13,7 @@ import asyncio
 import datetime
 import decimal
 import functools
+import gc
 import itertools
 import types
 import uuid
@@ -24,7 +25,7 @@ from celery_trace.capture import frameworks
 from celery_trace.capture.anatomy import anatomy, class_value, is_kind_of, module_name, mro, namespace, part, type_name
 from celery_trace.capture.heap import HeapEncoder, Shape
 from celery_trace.capture.leaves import bytes_node, moment_text
-from celery_trace.capture.texts import uuid_text
+from celery_trace.capture.texts import as_name, uuid_text
 from celery_trace.model import Node
 
 # --- containers -----------------------------------------------------------------------------------------
@@ -110,6 +111,21 @@ def _view(encoder: HeapEncoder, value: Any, depth: int) -> Node:
     return encoder.sequence(type_name(type(value)), "list", len(value), iter(value), depth)
 
 
+def _values(encoder: HeapEncoder, value: Any, depth: int) -> Node:
+    """``dict.values()``: the keys that are not shown tell which of them are secret."""
+    items: Any = ((as_name(key), item) for key, item in dict.items(gc.get_referents(value)[0]))
+    shown = encoder.masked(itertools.islice(items, encoder.limits.breadth))
+    return encoder.sequence(type_name(type(value)), "list", len(value), iter(shown), depth)
+
+
+def _proxy(encoder: HeapEncoder, value: types.MappingProxyType[Any, Any], depth: int) -> Node:
+    """A view of a mapping that can't be changed; what it views may be anything, and only a dictionary is opened."""
+    viewed = gc.get_referents(value)
+    if len(viewed) == 1 and is_kind_of(type(viewed[0]), dict):
+        return encoder.mapping("mappingproxy", viewed[0], depth)
+    return Node("mappingproxy", "opaque")
+
+
 def _array(encoder: HeapEncoder, value: array.array[Any], depth: int) -> Node:
     items = iter(value[: encoder.limits.breadth])
     return encoder.sequence("array.array", "list", len(value), items, depth, form="array", note=value.typecode)
@@ -144,7 +160,13 @@ def _method(encoder: HeapEncoder, value: types.MethodType, depth: int) -> Node:
 
 def _partial(encoder: HeapEncoder, value: functools.partial[Any], depth: int) -> Node:
     get = functools.partial.__dict__
-    named = [(name, get[name].__get__(value)) for name in ("func", "args", "keywords")]
+    function, arguments, keywords = (get[name].__get__(value) for name in ("func", "args", "keywords"))
+    if type(function) is types.FunctionType:
+        # The function's parameters tell which of the arguments are secret.
+        code = function.__code__
+        parameters = itertools.chain(code.co_varnames[: code.co_argcount], itertools.repeat(None))
+        arguments = encoder.keep(tuple(encoder.masked(zip(parameters, arguments, strict=False))))
+    named = [("func", function), ("args", arguments), ("keywords", keywords)]
     return encoder.attributes("functools.partial", named, depth, form="partial")
 
 
@@ -297,7 +319,8 @@ _EXACT: dict[int, Shape] = {
     id(deque): _row(deque, "deque", "collections.deque"),
     id(dict): _dict,
     id(type({}.keys())): _view,
-    id(type({}.values())): _view,
+    id(type({}.values())): _values,
+    id(types.MappingProxyType): _proxy,
     id(type({}.items())): _view,
     id(array.array): _array,
     id(slice): _slice,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import msgspec
 
 from celery_trace.redaction import Redactor
@@ -55,6 +57,21 @@ def as_name(value: object) -> str | None:
     if cls is bytes:
         return value.decode("latin-1") if len(value) <= 256 else None  # type: ignore[attr-defined, arg-type]
     return None
+
+
+def bare_moment(value: datetime.datetime) -> datetime.datetime:
+    """A datetime, or one of a subclass, as a plain one without its zone, which may be the user's code."""
+    get = datetime.datetime
+    return get(
+        get.year.__get__(value),
+        get.month.__get__(value),
+        get.day.__get__(value),
+        get.hour.__get__(value),
+        get.minute.__get__(value),
+        get.second.__get__(value),
+        get.microsecond.__get__(value),
+        fold=get.fold.__get__(value),
+    )
 
 
 def uuid_text(number: int) -> str:

@@ -394,6 +394,10 @@ def test_what_another_thread_changes_meanwhile_is_never_mixed_up(hasty_threads):
 # --- secrets ---------------------------------------------------------------------------------------------
 
 
+def log_in(user, password):
+    """Never called."""
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -412,8 +416,13 @@ def test_what_another_thread_changes_meanwhile_is_never_mixed_up(hasty_threads):
         functools.partial(print, password="hunter2x"),
         collections.ChainMap({"password": "hunter2x"}),
         {"password": b"hunter2x", "raw": b"..hunter2x.."},
+        types.MappingProxyType({"password": "hunter2x"}),
+        [types.MappingProxyType({"password": "hunter2x"}), "it was hunter2x"],
+        {"user": "ada", "password": "hunter2x"}.values(),
+        functools.partial(log_in, "ada", "hunter2x"),
+        [functools.partial(log_in, "ada", "hunter2x"), "it was hunter2x"],
     ],
-    ids=range(15),
+    ids=range(20),
 )
 def test_a_secret_is_nowhere_in_the_bytes(value):
     assert b"hunter2x" not in Encoded(value).data
@@ -468,11 +477,24 @@ def test_a_secret_in_whatever_object_is_known_in_every_other_text(holder):
         (decimal.Decimal("123456.78"), "123456.78"),
         (-1234567, "-1234567"),
         (10**30 + 7, str(10**30 + 7)),
+        (-31415.9265, "31415.9265"),
+        (datetime.date(1987, 3, 14), "1987-03-14"),
+        (datetime.datetime(1987, 3, 14, 15, 9), "1987-03-14T15:09:00"),
+        (datetime.datetime(1987, 3, 14, 15, 9, tzinfo=datetime.UTC), "1987-03-14 15:09:00"),
     ],
 )
 def test_a_secret_that_is_no_text_is_known_by_how_it_is_written(secret, spelled):
     data = Encoded({"token": secret, "message": f"refused: {spelled}.", "same": secret}).data
     assert spelled.strip("-").encode() not in data
+
+
+def test_what_is_no_secret_beside_one_is_shown():
+    partial = Encoded(functools.partial(log_in, "ada", "hunter2x", 7))
+    assert "'ada'" in partial.text
+    assert "7" in partial.text
+    assert Encoded({"user": "ada", "password": "hunter2x"}.values()).data.count(b"redacted") == 1
+    assert Encoded(types.MappingProxyType({"user": "ada"})).text == "mappingproxy({'user': 'ada'})"
+    assert Encoded(types.MappingProxyType(collections.ChainMap({"a": 1}))).text == "<mappingproxy>"
 
 
 def test_what_tells_nothing_is_shown_under_a_secret_name():
