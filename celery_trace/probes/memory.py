@@ -292,11 +292,11 @@ class MemoryProbe:
             and state.investigation is None
             and self._pending is None
             and self._held is None
-            and self._failed is None
             and not self._open
             and not state.watch.counting
             and budget.skips()
         ):
+            self._failed = None
             state.runs += 1
             self._quiet.append(get_ident())
             budget.spent_s += time.perf_counter() - started_s

@@ -90,6 +90,34 @@ def test_over_budget_nothing_is_begun_and_what_was_begun_is_ended(monkeypatch: p
     assert bench.close()[0].verdict is Verdict.LEAKING
 
 
+def test_a_leak_that_begins_in_a_busy_process_is_found_though_most_runs_are_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def leaks_late(number: int) -> None:
+        if number >= 400:
+            leak_lines(number)
+
+    monkeypatch.setattr(budget, "_MOST_SKIPPED", 5)
+    bench = Bench(budget=1e-6).run(leaks_late, 400)
+    assert bench.windows == []
+    bench.run(leaks_late, 500, start=400)
+    assert bench.close()[0].verdict is Verdict.LEAKING
+    assert 400 < bench.runs_until(Stage.SUSPECT) < 460
+
+
+def test_a_block_inside_a_run_that_is_not_measured_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(budget=1e-6)
+
+    def outer(number: int) -> None:
+        if number >= 300:
+            bench.run(leak_lines, 1, kind=Kind.BLOCK, start=number)
+
+    monkeypatch.setattr(budget, "_MOST_SKIPPED", 5)
+    bench.run(outer, 700)
+    rows = bench.close()
+    assert (Kind.BLOCK, "leak_lines", Verdict.LEAKING) in [(row.kind, row.name, row.verdict) for row in rows]
+
+
 def test_above_all_credit_an_investigation_waits() -> None:
     bench = Bench(budget=0.0001).run(leak_lines, 40)
     bench.probe.budget.spent_s = 100.0
