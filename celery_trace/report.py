@@ -347,7 +347,8 @@ def failure(found: FailureDetail, style: Style) -> str:
         f"  {plain(what, lines=True)}",
         "",
         f"  at         {style.at(found.at)} ({style.ago(found.at)})",
-        f"  where      {plain(found.worker or found.hostname)}, pid {found.pid}"
+        f"  where      {plain(found.worker or found.hostname)}"
+        + (f", pid {found.pid}" if found.pid else ", in no process of its pool")
         + (f"; still held there until {style.at(found.live_until)}" if found.live and found.live_until else ""),
     ]
     if found.task_id:

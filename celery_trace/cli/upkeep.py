@@ -153,7 +153,7 @@ def collect(session: Session, once: bool) -> None:
     else:
         transport = collecting.make_transport(chosen)
     try:
-        collector = collecting.Collector(chosen.spool_folder, transport, SystemClock())
+        collector = collecting.Collector(chosen.spool_folder, transport, SystemClock(), redact=chosen.redact)
     except collecting.AnotherCollector as other:
         raise Refusal(str(other)) from None
     ended = threading.Event()

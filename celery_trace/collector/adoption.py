@@ -7,12 +7,13 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from celery_trace.capture.fingerprint import fingerprint
-from celery_trace.model import AnyRecord, Failure, Kind, Outcome, ProcessRecord, failure_id, stable_id
+from celery_trace.capture.source import SourceLines
+from celery_trace.model import AnyRecord, Failure, Kind, Line, Outcome, ProcessRecord, failure_id, stable_id
 from celery_trace.probes import blackbox
 from celery_trace.probes.blackbox import Running
 
 
-def adopt(process: ProcessRecord | None, box: Path, now_s: float) -> list[AnyRecord]:
+def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: SourceLines | None = None) -> list[AnyRecord]:
     """
     The records that speak for a killed process.
 
@@ -20,6 +21,7 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float) -> list[AnyRec
         process: From the head of its spool files, where one is left.
         box: Its black box; may be missing.
         now_s: When the death was noticed, seconds since the epoch.
+        source: Reads the lines at which the process was; without it they are told by file and number alone.
 
     Returns:
         The process with its end, and a failure for each run that was in progress. Doing it twice gives the same keys.
@@ -32,6 +34,8 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float) -> list[AnyRec
     records: list[AnyRecord] = [replace(process, ended_at_s=now_s, ended_how="killed")]
     # Several, where threads or greenlets share a process.
     for run, sample in reading.runs if reading is not None else ():
+        if sample is not None and source is not None:
+            sample = replace(sample, stack=_with_source(sample.stack, source, process.started_at_s))  # noqa: PLW2901
         records.append(
             Failure(
                 id=failure_id(run.task_id, run.retries) if run.task_id else _id_without_task(process, run),
@@ -53,6 +57,18 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float) -> list[AnyRec
             )
         )
     return records
+
+
+def _with_source(stack: list[Line], source: SourceLines, started_at_s: float) -> list[Line]:
+    """Lines with their text, where the file is not newer than the process: it may hold something else by now."""
+    told = []
+    for line in stack:
+        changed_at_s = source.changed_at_s(line.file)
+        if changed_at_s is not None and changed_at_s < started_at_s:
+            told.append(replace(line, code=source.around(line.file, line.line, changed_at_s).code))
+        else:
+            told.append(line)
+    return told
 
 
 def _id_without_task(process: ProcessRecord, run: Running) -> str:

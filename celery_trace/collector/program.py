@@ -65,7 +65,9 @@ def main() -> int:
 
     clock = SystemClock()
     try:
-        collector = Collector(settings.spool_folder, make_transport(settings, job.get("broker")), clock)
+        collector = Collector(
+            settings.spool_folder, make_transport(settings, job.get("broker")), clock, redact=settings.redact
+        )
     except AnotherCollector as other:
         logger.info("%s", other)
         return ANOTHER_ONE

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import linecache
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from celery_trace.capture.source import SourceLines
 from celery_trace.clock import Clock
 from celery_trace.collector.adoption import adopt
 from celery_trace.collector.status import LOCK_FILE, STATUS_FILE, Status, write_status
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
+from celery_trace.redaction import Redactor
 from celery_trace.spool import segments
 from celery_trace.spool.lines import pack
 from celery_trace.spool.reader import Corrupt, SpoolReader
@@ -57,15 +60,19 @@ class Collector:
         transport: Where records go.
         clock: Stamps what the collector itself writes.
         name: Distinguishes this folder's account from those of other hosts.
+        redact: Further names whose values are secret, in the source lines of killed processes.
 
     Raises:
         AnotherCollector: Another one holds the folder's lock.
     """
 
-    def __init__(self, folder: Path, transport: Transport, clock: Clock, *, name: str = "") -> None:
+    def __init__(
+        self, folder: Path, transport: Transport, clock: Clock, *, name: str = "", redact: Sequence[str] = ()
+    ) -> None:
         self._folder = folder
         self._transport = transport
         self._clock = clock
+        self._source = SourceLines(Redactor(redact))
         self._reader = SpoolReader(folder)
         self._name = name or f"{socket.gethostname()}:{stable_id(str(folder))[:6]}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -171,9 +178,10 @@ class Collector:
         for uid in uids:
             with Guard("adopting a killed process"):  # a damaged black box tells nothing, and stops nobody
                 process = self._reader.process_of(uid, listing)
-                records += adopt(process, self._folder / f"{uid}.box", self._clock.now_s())
+                records += adopt(process, self._folder / f"{uid}.box", self._clock.now_s(), self._source)
         if not uids:
             return
+        linecache.clearcache()  # kills are rare, and each may be of another project
         self._send(records)
         self.status.adopted += len(uids)
         lost = sum(isinstance(record, Failure) for record in records)

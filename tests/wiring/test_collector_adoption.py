@@ -35,11 +35,18 @@ ready = threading.Barrier(runs + 1)
 def baking_bread(number):
     box.run_started("task", f"bakery.bake{number}", f"t{number}", number)
     ready.wait()
-    time.sleep(600)
+    sleep(600, password="hunter2-literal")
+
+def sleep(seconds, password):
+    time.sleep(seconds)
 
 for number in range(runs):
     threading.Thread(target=baking_bread, args=(number,), daemon=True).start()
 ready.wait()
+deadline = time.monotonic() + 30
+while sum(frame.f_code.co_name == "sleep" for frame in sys._current_frames().values()) < runs:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
 box.sample()
 if told:
     SpoolWriter(folder, process, cap_bytes=2**24, clock=SystemClock()).append(
@@ -56,10 +63,18 @@ def settings(tmp_path):
 
 
 @pytest.fixture
-def kill(settings):
+def script(tmp_path):
+    path = tmp_path / "victim.py"
+    path.write_text(VICTIM)
+    return path
+
+
+@pytest.fixture
+def kill(settings, script):
     def kill(runs, told=False):
-        words = [sys.executable, "-c", VICTIM, str(settings.spool_folder), str(runs), "told" if told else ""]
-        with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as victim:
+        words = [sys.executable, str(script), str(settings.spool_folder), str(runs), "told" if told else ""]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as victim:
             assert victim.stdout.readline() == "baking\n"
             os.kill(victim.pid, signal.SIGKILL)
 
@@ -91,6 +106,26 @@ def test_a_run_that_was_killed_before_anything_was_written_is_lost_and_tells_its
     assert failure.last_sample.memory.rss_bytes > 1_000_000
     (worker,) = queries.workers(since_s=0).rows
     assert [view.ended_how for view in worker.processes] == ["killed"]
+
+
+def test_a_killed_runs_lines_are_shown_without_their_secrets_where_the_file_is_still_what_ran(
+    kill, script, collector, queries
+):
+    kill(1)
+    collector.round()
+    failure = queries.failure_record(queries.failures().rows[0].id)
+    code = {line.function: line.code for line in failure.last_sample.stack}
+    assert code["sleep"] == "time.sleep(seconds)"
+    assert code["baking_bread"].startswith("sleep(600, password=")
+    assert "hunter2" not in str(failure)
+
+
+def test_a_killed_runs_lines_are_not_shown_from_a_file_that_was_changed_meanwhile(kill, script, collector, queries):
+    kill(1)
+    script.write_text("# another\n" * 60)
+    collector.round()
+    failure = queries.failure_record(queries.failures().rows[0].id)
+    assert {line.code for line in failure.last_sample.stack if line.file == str(script)} == {""}
 
 
 def test_each_of_several_runs_in_one_process_is_lost_and_has_a_stack_of_its_own(kill, collector, queries):
