@@ -264,12 +264,26 @@ class MonitorEvents(Events):  # type: ignore[misc]
                     receiver = EventReceiver(connection, handlers={"*": self.on_event}, app=self.capp)
                     self._link.up()
                     wait_s = 0.5
-                    receiver.capture(limit=None, timeout=None, wakeup=True)
+                    self.io_loop.add_callback(self.io_loop.run_in_executor, None, self._wake_workers)
+                    receiver.capture(limit=None, timeout=None, wakeup=False)
             except Exception as error:
                 # Any driver raises its own kind here, and this thread must outlive them all.
                 self._link.down(error)
                 self._sleep(wait_s)
                 wait_s = min(wait_s * 2, BROKER_RETRY_S)
+
+
+    def _wake_workers(self) -> None:
+        """
+        Ask all workers for a sign of life, so that pages show them at once.
+
+        In a thread of its own, not where events are received, as the receiver would by itself: the request is tried
+        again without end where the broker goes away just then, and nobody would notice that it has.
+        """
+        try:
+            self.capp.control.broadcast("heartbeat")
+        except Exception as error:
+            logger.debug("Workers could not be asked for a sign of life: %s", error)
 
 
 def workflow(events: Any, root_id: str, most: int = 100) -> list[tuple[str, str, str, str, float | None]]:

