@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
+# Most tests of real processes wait; the tests of a file stay together, as they share what it starts.
+SIDE_BY_SIDE = -n $(JOBS) --dist loadfile
 TIERS ?= unit wiring worker browser services
 VERSIONS ?= 3.13 3.12
+JOBS ?= 3
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -17,8 +20,8 @@ help: ## List these commands
 demo: $(DEMO_VENV)/.installed ## Worker, monitor, Django site and traffic on this machine; CHECK=1 proves it without a person
 	@PYTHONPATH=examples exec $(DEMO_VENV)/bin/python -m demo $(if $(filter-out 0,$(CHECK)),--check) $(ARGS)
 
-test: setup system ## All tests; TIERS="unit wiring" runs some, ARGS="-k name" reaches pytest
-	$(BIN)/python -m pytest -rsx $(addprefix tests/,$(TIERS)) $(ARGS)
+test: setup system ## All tests; TIERS="unit wiring" runs some, ARGS="-k name" reaches pytest, JOBS=1 side by side
+	$(BIN)/python -m pytest -rsx $(SIDE_BY_SIDE) $(addprefix tests/,$(TIERS)) $(ARGS)
 
 versions: ## Unit and wiring tests on further Pythons of this machine; VERSIONS="3.13 3.12" names them
 	@found=$$(scripts/other-pythons $(VERSIONS)); \
@@ -27,7 +30,7 @@ versions: ## Unit and wiring tests on further Pythons of this machine; VERSIONS=
 	    venv=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	    echo "On $$($$python --version), in $$venv"; \
 	    scripts/make-venv $$python $$venv -r requirements-dev.txt && \
-	    $$venv/bin/python -m pytest tests/unit tests/wiring $(ARGS) || exit 1; \
+	    $$venv/bin/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/wiring $(ARGS) || exit 1; \
 	done
 
 lint: setup ## ruff and the layering

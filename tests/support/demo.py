@@ -12,9 +12,12 @@ class Demo(Program):
     """``python -m demo`` with the tests' interpreter; ``options`` follow."""
 
     def __init__(self, *options: str, work: Path) -> None:
+        #: Where it makes its own folder; other demos may run at the same time.
+        self.folders = work / "tmp"
+        self.folders.mkdir()
         super().__init__(
             [sys.executable, "-m", "demo", *options],
             cwd=REPOSITORY,
             log=work / "demo.log",
-            environment=clean_environment({"PYTHONPATH": str(REPOSITORY / "examples")}),
+            environment=clean_environment({"PYTHONPATH": str(REPOSITORY / "examples"), "TMPDIR": str(self.folders)}),
         )

@@ -98,6 +98,8 @@ def test_a_leak_that_begins_in_a_busy_process_is_found_though_most_runs_are_not_
             leak_lines(number)
 
     monkeypatch.setattr(budget, "_MOST_SKIPPED", 5)
+    monkeypatch.setattr(budget, "CREDIT_S", 50.0)
+    monkeypatch.setattr(budget, "CREDIT_TO_END_S", 150.0)
     bench = Bench(budget=1e-6).run(leaks_late, 400)
     assert bench.windows == []
     bench.run(leaks_late, 500, start=400)
@@ -113,6 +115,8 @@ def test_a_block_inside_a_run_that_is_not_measured_is_measured(monkeypatch: pyte
             bench.run(leak_lines, 1, kind=Kind.BLOCK, start=number)
 
     monkeypatch.setattr(budget, "_MOST_SKIPPED", 5)
+    monkeypatch.setattr(budget, "CREDIT_S", 50.0)
+    monkeypatch.setattr(budget, "CREDIT_TO_END_S", 150.0)
     bench.run(outer, 700)
     rows = bench.close()
     assert (Kind.BLOCK, "leak_lines", Verdict.LEAKING) in [(row.kind, row.name, row.verdict) for row in rows]

@@ -2,8 +2,6 @@
 
 import re
 import signal
-import tempfile
-from pathlib import Path
 
 import psutil
 
@@ -14,12 +12,7 @@ from tests.support.waiting import wait_until
 FACTS = ("failure", "shell", "request", "killed", "leak", "alert")
 
 
-def _demo_folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("celery-trace-demo-*"))
-
-
 def test_the_check_sees_every_fact_and_says_what_it_saw(tmp_path):
-    before = _demo_folders()
     with Demo("--check", work=tmp_path) as demo:
         status = demo.wait(180)
     said = demo.output
@@ -31,11 +24,10 @@ def test_the_check_sees_every_fact_and_says_what_it_saw(tmp_path):
     assert "context_data='Hello', a=5, c=6, d=10" in lines["request"]
     assert ">>> trace.context_data  'Hello'" in lines["shell"]
     assert said.rstrip().endswith("Everything has stopped; nothing was left behind.")
-    assert _demo_folders() == before
+    assert list(demo.folders.iterdir()) == []
 
 
 def test_ctrl_c_during_the_start_leaves_nothing_behind(tmp_path):
-    before = _demo_folders()
     with Demo(work=tmp_path) as demo:
         demo.wait_for(r"Starting the worker")
         wait_until(lambda: demo.children("celery"), "the demo has started a process of Celery's")
@@ -45,7 +37,7 @@ def test_ctrl_c_during_the_start_leaves_nothing_behind(tmp_path):
     assert "Traceback" not in demo.output
     assert demo.output.rstrip().endswith("Everything has stopped; nothing was left behind.")
     assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    assert _demo_folders() == before
+    assert list(demo.folders.iterdir()) == []
 
 
 def test_a_process_that_dies_ends_the_demo_with_its_last_words(tmp_path):
