@@ -332,10 +332,10 @@ def pages(figures: dict[str, Any]) -> Section:
     middle = ratios[len(ratios) // 2]
     return Section(
         "The monitor's pages",
-        f"{figures['rows']:,} rows in SQLite, {figures['events_per_s']:,} events a second to the monitor and to a "
-        f"stock Flower on the same broker; the monitor took {figures['monitor_cpu']:.0%} of a core and "
-        f"{figures['monitor_rss_mib']} MiB, Flower's memory of tasks included. Usable: Chromium has parsed the page "
-        "and run its scripts.",
+        f"{figures['rows']:,} rows in SQLite and {figures['events_per_s']:,} events a second, with one page asked for "
+        f"after the other; the monitor took {figures['monitor_cpu']:.0%} of a core and {figures['monitor_rss_mib']} "
+        "MiB, Flower's memory of tasks included. Usable: Chromium has parsed the page and run its scripts. Flower's "
+        "own pages are asked of the monitor and of a stock Flower in turn, while both hear the same events.",
         [
             table(["Page", "first byte p50", "p95", "usable p50", "p95"], rows),
             table(["Flower's own", "in the monitor, p50", "stock Flower, p50", "paired"], beside),

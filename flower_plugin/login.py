@@ -205,6 +205,8 @@ class Guesses:
 
     def wait_s(self, address: str) -> float:
         """Seconds until this address may try again; 0 when it may now."""
+        if not self._wrong:
+            return 0.0
         times = self._recent(network_of(address))
         if len(times) < self._most:
             return 0.0

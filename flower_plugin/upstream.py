@@ -272,7 +272,6 @@ class MonitorEvents(Events):  # type: ignore[misc]
                 self._sleep(wait_s)
                 wait_s = min(wait_s * 2, BROKER_RETRY_S)
 
-
     def _wake_workers(self) -> None:
         """
         Ask all workers for a sign of life, so that pages show them at once.

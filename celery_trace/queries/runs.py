@@ -254,7 +254,7 @@ def _alive(row: Any, now_s: float) -> bool:
 
 def _worker(name: str, host: str, rows: Sequence[Any], now_s: float) -> WorkerView:
     rows = sorted(rows, key=lambda row: (not _alive(row, now_s), -row.seen_at_s))
-    living = [row for row in rows if _alive(row, now_s)]
+    living = [row for row in rows if _alive(row, now_s)]  # the first ones
     views = [_process(row) for row in rows]
     ratios = [row.overhead_ratio for row in living if row.sampled_at_s is not None]
     return WorkerView(
@@ -262,9 +262,7 @@ def _worker(name: str, host: str, rows: Sequence[Any], now_s: float) -> WorkerVi
         host=host,
         role=_shared_role(rows),
         alive=bool(living),
-        rss_bytes=sum(
-            view.memory.rss_bytes for view, row in zip(views, rows, strict=True) if row in living and view.memory
-        ),
+        rss_bytes=sum(view.memory.rss_bytes for view in views[: len(living)] if view.memory),
         last_seen=max(row.seen_at_s for row in rows),
         overhead_ratio=max(ratios, default=0.0),
         processes=views,
@@ -281,7 +279,7 @@ def _process(row: Any) -> ProcessView:
     return ProcessView(
         uid=row.uid,
         pid=row.pid,
-        role=rows_of.process(row).role,
+        role=rows_of.role(row.role),
         started_at=row.started_at_s,
         ended_at=row.ended_at_s,
         ended_how=row.ended_how,

