@@ -57,10 +57,15 @@ def _signals() -> list[tuple[Any, Callable[..., None]]]:
 
 def connect() -> None:
     """Connect what records requests and their failures; doing it twice changes nothing."""
+    from django.db import connections
+
+    from django_bridge import database_time
     from django_bridge.security_log import SuspicionHandler
 
     for signal, receiver in _signals():
         signal.connect(receiver, weak=False, dispatch_uid=f"{UID}.{receiver.__qualname__}.{receiver.__module__}")
+    for connection in connections.all(initialized_only=True):
+        database_time.watch_connection(connection=connection)  # another app opened it before this one was ready
     security = logging.getLogger("django.security")
     if not any(isinstance(handler, SuspicionHandler) for handler in security.handlers):
         security.addHandler(SuspicionHandler())

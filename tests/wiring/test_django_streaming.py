@@ -62,6 +62,23 @@ def test_queries_made_while_streaming_belong_to_the_request(site):
     response.close()
 
 
+def test_queries_over_a_connection_that_was_open_before_the_bridge_are_counted_too(site):
+    from django.db import connections
+
+    from django_bridge import apps, visits
+
+    apps.disconnect()
+    connections.close_all()
+    connections["default"].execute_wrappers.clear()
+    connections["default"].ensure_connection()
+    apps.connect()
+    response = site.client().get("/stream/")
+    visit = visits.of(response.wsgi_request)
+    response.getvalue()
+    assert visit.sql_count == 1
+    response.close()
+
+
 def test_a_file_is_still_handed_to_the_server_as_a_file(site):
     """Wrapping its content would cost ``wsgi.file_wrapper``, with which a server sends it without Python."""
     from django.core.handlers.wsgi import WSGIHandler
