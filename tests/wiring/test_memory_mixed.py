@@ -108,4 +108,5 @@ def test_a_cache_that_fills_beside_a_leak_is_known_by_its_bound(rows: dict[str, 
 
 
 def test_a_value_that_is_replaced_beside_a_leak_is_not_leaking(rows: dict[str, list[Any]]) -> None:
-    assert {row.verdict for row in rows.get("replaces", [])} <= {Verdict.STEADY}
+    # A suspicion may be on its way to being refuted when the runs end.
+    assert Verdict.LEAKING not in {row.verdict for row in rows.get("replaces", [])}
