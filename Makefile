@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE = -n $(JOBS) --dist loadfile
 TIERS ?= unit wiring worker browser services
 VERSIONS ?= 3.13 3.12
-JOBS ?= 3
+JOBS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
