@@ -57,7 +57,8 @@ def test_it_prints_where_it_is_takes_a_free_port_and_is_closed(tmp_path, broker_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_in_order(tmp_path, broker_url, number):
     with monitor(tmp_path, broker_url, "--port=0") as program:
-        printed(program, r"celery-trace monitor: (\S+)")
+        address = printed(program, r"celery-trace monitor: (http://127\.0\.0\.1:\d+)/trace\n")
+        assert Client(address).get("/login").status == 200
         program.send(number)
         assert program.wait(30) == 0
 
