@@ -13,7 +13,7 @@ from celery_trace.probes import blackbox
 from celery_trace.probes.blackbox import Running
 
 
-def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: SourceLines | None = None) -> list[AnyRecord]:
+def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: SourceLines) -> list[AnyRecord]:
     """
     The records that speak for a killed process.
 
@@ -21,7 +21,7 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
         process: From the head of its spool files, where one is left.
         box: Its black box; may be missing.
         now_s: When the death was noticed, seconds since the epoch.
-        source: Reads the lines at which the process was; without it they are told by file and number alone.
+        source: Reads the lines at which the process was.
 
     Returns:
         The process with its end, and a failure for each run that was in progress. Doing it twice gives the same keys.
@@ -33,9 +33,8 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
         return []
     records: list[AnyRecord] = [replace(process, ended_at_s=now_s, ended_how="killed")]
     # Several, where threads or greenlets share a process.
-    for run, sample in reading.runs if reading is not None else ():
-        if sample is not None and source is not None:
-            sample = replace(sample, stack=_with_source(sample.stack, source, process.started_at_s))  # noqa: PLW2901
+    for run, seen in reading.runs if reading is not None else ():
+        sample = seen and replace(seen, stack=_with_source(seen.stack, source, process.started_at_s))
         records.append(
             Failure(
                 id=failure_id(run.task_id, run.retries) if run.task_id else _id_without_task(process, run),

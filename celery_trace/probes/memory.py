@@ -260,7 +260,7 @@ class MemoryProbe:
         self._closed = False
         self._collections = 0
         self._collections_seen = 0
-        #: Whether runs go one by one here and nobody asked for anything but ``auto``; set when the probe is ready.
+        #: Whether runs go one by one here, in the mode ``auto``; set when the probe is ready.
         self._calm = False
         #: The threads of the runs in progress that have no token, as nothing is to be seen of them.
         self._quiet: list[int] = []
@@ -287,6 +287,7 @@ class MemoryProbe:
             # Most runs of a busy process: not measured, and nothing is going on that they could disturb.
             state is not None
             and self._calm
+            and not self._overrides
             and kind is _TASK
             and state.burst <= 0
             and state.investigation is None
@@ -408,7 +409,6 @@ class MemoryProbe:
     def set_mode(self, name: str, mode: str, until_monotonic_s: float) -> None:
         """Measure one name in another mode until then, on the clock given at the start."""
         self._overrides = {**self._overrides, name: (mode, until_monotonic_s)}
-        self._calm = False
 
     def close(self) -> None:
         """
@@ -648,7 +648,6 @@ class MemoryProbe:
         if self._clock.monotonic_s() < override[1]:
             return override[0]
         self._overrides = {key: value for key, value in self._overrides.items() if key != name}
-        self._calm = self._mode == "auto" and not self._may_overlap and not self._overrides
         return self._mode
 
     def _start_tracing(self, token: Token) -> None:

@@ -8,7 +8,8 @@ their time, never by counting a table; the running sums are corrected in the sam
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -64,36 +65,32 @@ def prune(store: Store, settings: Settings, now_s: float) -> Pruned:
     if settings.retention_days > 0:
         before_s = now_s - settings.retention_days * DAY_S
         for table, column, counted in _BY_AGE:
-            while True:
-                removed = store.in_transaction(
-                    lambda connection, table=table, column=column, counted=counted: _remove_batch(  # type: ignore[misc]
-                        connection, table, column, before_s, counted=counted
-                    )
-                )
-                gone[_short(table)] += removed
-                if removed < BATCH:
-                    break
+            remove = partial(_remove_batch, table=table, column=column, before_s=before_s, counted=counted)
+            gone[_short(table)] += _until_none_is_left(store, remove)
         for table in (schema.names, schema.queues):  # after the totals, by which a name is known to be in use
-            while True:
-                removed = store.in_transaction(
-                    lambda connection, table=table: _remove_unused(connection, table)  # type: ignore[misc]
-                )
-                gone[_short(table)] += removed
-                if removed < BATCH:
-                    break
+            gone[_short(table)] += _until_none_is_left(store, partial(_remove_unused, table=table))
     surplus = _surplus_runs(store, settings.retention_runs)
     while surplus > 0:
         size = min(surplus, BATCH)
-        removed = store.in_transaction(
-            lambda connection, size=size: _remove_batch(  # type: ignore[misc]
-                connection, schema.runs, "started_at_s", float("inf"), counted=True, size=size
-            )
+        oldest = partial(
+            _remove_batch, table=schema.runs, column="started_at_s", before_s=float("inf"), counted=True, size=size
         )
+        removed = store.in_transaction(oldest)
         gone["runs"] += removed
         surplus -= removed
         if removed == 0:
             break
     return Pruned({table: count for table, count in gone.items() if count})
+
+
+def _until_none_is_left(store: Store, remove: Callable[[sa.Connection], int]) -> int:
+    """Remove batch after batch, each in a transaction of its own; how many rows went."""
+    total = 0
+    while True:
+        removed = store.in_transaction(remove)
+        total += removed
+        if removed < BATCH:
+            return total
 
 
 def _short(table: sa.Table) -> str:
