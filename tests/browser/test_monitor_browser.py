@@ -12,7 +12,7 @@ from celery_trace.settings import load
 from celery_trace.stores import open_store
 from flower_plugin.routes import PAGES
 from tests.support import monitor_facts
-from tests.support.monitor_app import PASSWORD, end_sessions, make_monitor, serving
+from tests.support.monitor_app import PASSWORD, end_sessions, eventually, make_monitor, serving
 
 AXE = next((Path(__file__).parent / "vendor").glob("axe-*.min.js"))
 FAILURE = failure_id("6e1f9b3a-0000-4000-8000-000000000000", 0)
@@ -352,11 +352,14 @@ def test_an_outlier_is_opened_from_the_plot_and_closed_again(full, page):
     log_in(page, base, app)
     page.goto(f"{base}/trace/runs/task/shop.tasks.remember_order")
     place = page.locator('[data-plot="scatter"] .u-over')
-    place.scroll_into_view_if_needed()
-    box = place.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    expect(page.locator('[data-plot="scatter"] .tr-plot-words')).to_contain_text("click to open", timeout=SLOW_MS)
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    words = page.locator('[data-plot="scatter"] .tr-plot-words')
+
+    def pointed_at():
+        place.hover()  # again where fresh facts drew the plot anew
+        return "click to open" in (words.text_content(timeout=SLOW_MS) or "")
+
+    eventually(pointed_at)
+    place.click()
     page.wait_for_url("**run=run-*")
     expect(page.get_by_role("heading", name="One run")).to_be_visible(timeout=SLOW_MS)
     assert violations(page) == []
