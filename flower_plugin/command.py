@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from secrets import token_urlsafe
 from typing import Any, NoReturn
 
+from tornado.ioloop import IOLoop
 from tornado.options import Error as OptionError
 
 from celery_trace import channels, rules
@@ -88,8 +89,6 @@ def make_application(app: Any, settings: Settings) -> tuple[MonitorApplication, 
     clock = SystemClock()
     keeper, generated = make_gatekeeper(options, settings, clock)
     link = BrokerLink(clock)
-    from tornado.ioloop import IOLoop
-
     loop = IOLoop.instance()
     events = MonitorEvents(
         app,
@@ -164,8 +163,17 @@ def _announce(monitor: MonitorApplication, port: int | None, generated: str) -> 
     return address
 
 
-def _leave(*_: Any) -> NoReturn:
-    raise SystemExit(0)
+def _leave_on(number: int, loop: IOLoop) -> None:
+    """
+    Leave when a signal comes: at once, and where what runs at that moment swallows the exception (a callback of a
+    weak reference, a library that catches everything), as soon as the loop runs.
+    """
+
+    def leave(*_: Any) -> NoReturn:
+        loop.asyncio_loop.call_soon_threadsafe(loop.stop)
+        raise SystemExit(0)
+
+    signal.signal(number, leave)
 
 
 def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None:
@@ -206,7 +214,7 @@ def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # not what it loads, but what it migrates
     monitor, generated = make_application(app, settings)
     atexit.register(monitor.stop)
-    signal.signal(signal.SIGTERM, _leave)
+    _leave_on(signal.SIGTERM, monitor.io_loop)
     try:
         port = _listen(monitor)
         if port is not None:

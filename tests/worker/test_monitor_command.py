@@ -18,8 +18,23 @@ PROJECT = (
 )
 
 
-def monitor(folder, broker, *options, **environment):
-    (folder / "proj.py").write_text(PROJECT.format(broker=broker))
+#: A library that is told to leave in the midst of the monitor's start, and swallows it.
+SWALLOWS = """
+import os, signal
+from flower_plugin import upstream
+banner = upstream.print_banner
+def swallowing(*arguments):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException:
+        print("swallowed", flush=True)
+    banner(*arguments)
+upstream.print_banner = swallowing
+"""
+
+
+def monitor(folder, broker, *options, more="", **environment):
+    (folder / "proj.py").write_text(PROJECT.format(broker=broker) + more)
     extra = {"CELERY_TRACE_DIR": str(folder / "trace"), "PYTHONPATH": str(folder), **environment}
     words = [sys.executable, "-m", "celery", "-A", "proj", "monitor", *options]
     return Program(words, cwd=folder, environment=clean_environment(extra), log=folder / "monitor.log")
@@ -60,6 +75,12 @@ def test_it_stops_in_order(tmp_path, broker_url, number):
         address = printed(program, r"celery-trace monitor: (http://127\.0\.0\.1:\d+)/trace\n")
         assert Client(address).get("/login").status == 200
         program.send(number)
+        assert program.wait(30) == 0
+
+
+def test_a_stop_that_a_library_swallows_during_the_start_is_kept_until_the_loop_runs(tmp_path, broker_url):
+    with monitor(tmp_path, broker_url, "--port=0", more=SWALLOWS) as program:
+        printed(program, "(swallowed)")
         assert program.wait(30) == 0
 
 
