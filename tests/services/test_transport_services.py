@@ -101,9 +101,9 @@ def test_a_store_that_stops_and_slows_down_loses_nothing_and_no_append_waits(rel
 
     def fail(first):
         for n in range(first, first + 50):
-            begun_s = time.thread_time()
+            begun_s = time.monotonic()
             writer.append(failure(f"t{n}"))
-            took_s.append(time.thread_time() - begun_s)
+            took_s.append(time.monotonic() - begun_s)
 
     try:
         fail(0)
@@ -124,7 +124,7 @@ def test_a_store_that_stops_and_slows_down_loses_nothing_and_no_append_waits(rel
         store.close()
         assert sorted(row.task_id for row in rows) == sorted(f"t{n}" for n in range(200))
         assert [group.count for group in groups] == [200]
-        assert sorted(took_s)[int(len(took_s) * 0.99)] < 0.001
+        assert max(took_s) < 5  # no append waits for the store; benchmarks/store.py tells how long one takes
     finally:
         writer.close("exit")
         collector.close()
@@ -140,9 +140,9 @@ def test_a_collector_outlasts_a_store_that_goes_away_again_and_again_and_says_so
     took_s = []
 
     def fail():
-        begun_s = time.thread_time()
+        begun_s = time.monotonic()
         writer.append(failure(f"t{next(numbers)}"))
-        took_s.append(time.thread_time() - begun_s)
+        took_s.append(time.monotonic() - begun_s)
 
     def stored():
         store = open_store(settings)
@@ -174,7 +174,7 @@ def test_a_collector_outlasts_a_store_that_goes_away_again_and_again_and_says_so
         relay.delay_s = 0.0
         tasks = stored()
         assert sorted(tasks) == sorted(f"t{n}" for n in range(len(took_s)))
-        assert sorted(took_s)[int(len(took_s) * 0.99)] < 0.001
+        assert max(took_s) < 5  # no append waits for the store; benchmarks/store.py tells how long one takes
     finally:
         writer.close("exit")
         collector.stop()

@@ -113,9 +113,9 @@ def test_recursion_is_told_once():
         error = raised(endless, 0)
     finally:
         sys.setrecursionlimit(limit)
-    started_s = time.perf_counter()
+    started_s = time.thread_time()
     capture = captured(error)
-    assert time.perf_counter() - started_s < 0.5
+    assert time.thread_time() - started_s < 0.5
     frames = capture.exceptions[0].frames
     assert len(frames) < 12
     assert sum(frame.folded for frame in frames) > 900
