@@ -317,7 +317,8 @@ def test_what_one_child_has_settled_is_not_investigated_again_by_the_next_ones_f
 
 
 def test_a_bound_that_one_process_saw_holds_where_another_finds_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    _large.cache_clear()  # the cases above filled it as far as the first processes here do
+    _large.cache_clear()
+    monkeypatch.setattr(holding, "_RETENTION_S", 2.0)  # the walk may take long here, see above
     lease, windows = AloneLease(), []
     nowhere = Retention(["method × 1"], "", "held from C code or from a running frame")
     for process in range(30):
