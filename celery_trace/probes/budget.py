@@ -9,9 +9,10 @@ import time
 CREDIT_S = 0.5
 CREDIT_TO_END_S = 1.0
 
-#: Of the budget, what the gate may use; the rest is for investigations. A leak is not found later for it: where the
-#: latest measured runs grew, the next ones are all measured.
-_GATE_SHARE = 0.2
+#: Of the budget, what the gate may use, and that of busy time only: a worker that stands idle saves nothing up for the
+#: moment when its queue is full. The rest is for investigations. A leak is not found later for it: where the latest
+#: measured runs grew, the next ones are all measured.
+_GATE_SHARE = 0.3
 
 #: One run in so many is measured at the least.
 _MOST_SKIPPED = 1_000
@@ -32,7 +33,8 @@ class Budget:
     """
 
     __slots__ = (
-        "_countdown", "_every", "_gated", "_mark_s", "_mark_spent_s", "_runs", "_share", "_started_s", "spent_s",
+        "_countdown", "_cpu_mark_s", "_every", "_gated", "_mark_s", "_mark_spent_s", "_ran_s", "_runs", "_share",
+        "_started_s", "spent_s",
     )  # fmt: skip
 
     def __init__(self, share: float) -> None:
@@ -42,7 +44,8 @@ class Budget:
         self._started_s = time.perf_counter()
         self._every = self._countdown = 1
         self._mark_s = self._started_s
-        self._mark_spent_s = 0.0
+        self._mark_spent_s = self._ran_s = 0.0
+        self._cpu_mark_s = time.process_time()
         self._runs = self._gated = 0
 
     def start(self) -> None:
@@ -87,15 +90,24 @@ class Budget:
         self._gated += 1
         if self._gated < _ADJUST_AFTER:
             return
-        elapsed_s = now_s - self._mark_s
-        if elapsed_s > 0 and self._runs:
-            allowed_s = self._share * _GATE_SHARE * elapsed_s
+        cpu_s = time.process_time()
+        if self._runs:
+            # What waits in a run is busy too; what measured runs tell of that holds for all.
+            in_runs_s = self._ran_s / self._gated * self._runs
+            busy_s = min(now_s - self._mark_s, max(cpu_s - self._cpu_mark_s, in_runs_s))
+            allowed_s = self._share * _GATE_SHARE * busy_s
             each_s = min((self.spent_s - self._mark_spent_s) / self._gated, _MOST_A_RUN_S)
             most = allowed_s / each_s if each_s > 0 else self._runs
             self._every = max(1, min(_MOST_SKIPPED, round(self._runs / most))) if most > 0 else _MOST_SKIPPED
         self._mark_s = now_s
+        self._cpu_mark_s = cpu_s
         self._mark_spent_s = self.spent_s
+        self._ran_s = 0.0
         self._gated = self._runs = 0
+
+    def measured_run_took(self, seconds: float) -> None:
+        """Note how long a run took that was measured, with its waiting."""
+        self._ran_s += seconds
 
     def forgive_waiting(self, wall_s: float, cpu_s: float) -> None:
         """

@@ -156,6 +156,7 @@ class Token:
         "shared",
         "slot",
         "stage",
+        "started_s",
         "state",
         "top",
         "tracing",
@@ -167,6 +168,7 @@ class Token:
         self.state = state
         self.whose = whose
         self.slot = slot
+        self.started_s = 0.0  # by `time.perf_counter()`; of runs that are measured
         self.top: list[Site] | None = None  # what a traced run gained and gave back
         self.after_failure = False  # of another name: its traceback is let go of in the middle of this run
         self.gated = False
@@ -344,6 +346,7 @@ class MemoryProbe:
             state.watch.open()
         if token.gated:
             budget.count_measured(started_s)
+            token.started_s = started_s
             numbers, slot = self._numbers, token.slot
             numbers[slot] = self._blocks()
             numbers[slot + 1] = self._bytes()
@@ -394,6 +397,7 @@ class MemoryProbe:
         numbers[slot + 2] = blocks = self._blocks() - numbers[slot] - idle.blocks
         numbers[slot + 3] = live_bytes = self._bytes() - numbers[slot + 1] - idle.bytes
         self._end(token)
+        budget.measured_run_took(started_s - token.started_s)
         budget.spent_s += time.perf_counter() - started_s
         return Measured(blocks, live_bytes + blocks * USUAL_BLOCK_BYTES, top, token.shared)
 
