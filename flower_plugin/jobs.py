@@ -21,6 +21,7 @@ ALERTS_EVERY_S = 3.0
 PRUNE_EVERY_S = 600.0
 LIVE_EVERY_S = 1.0
 WATCH_EVERY_S = 1.0
+LEAKS_EVERY_S = 5.0
 
 
 class Job:
@@ -86,6 +87,8 @@ class Jobs:
             Job(app, "Watching the collector", WATCH_EVERY_S, self._watch_collector),
             Job(app, "Garbage", TIDY_EVERY_S, self._garbage.tidy),
         ]
+        if app.trace_settings.transport == "broker":  # with another transport the collector does it
+            self._jobs.append(Job(app, "Runs of leaks", LEAKS_EVERY_S, self._count_leaks))
         self._stopped = False
 
     @property
@@ -115,6 +118,11 @@ class Jobs:
 
     def _prune(self) -> None:
         self._app.facts.store.prune(self._app.trace_settings, self._app.clock.now_s())
+
+    def _count_leaks(self) -> None:
+        from celery_trace.stores import leak_rows
+
+        leak_rows.count_on(self._app.facts.store)
 
     def start(self) -> None:
         """Begin all of them."""

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 import msgspec
@@ -38,8 +39,14 @@ def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> 
     from celery_trace.stores import Store, leak_rows, open_store
     from celery_trace.transports.direct import DirectTransport
 
+    counted_s = 0.0
+
     def refresh(store: Store) -> None:
+        nonlocal counted_s
         leak_rows.refresh(store, most_s=0.1)
+        if time.monotonic() - counted_s >= leak_rows.COUNT_ON_EVERY_S:
+            leak_rows.count_on(store)
+            counted_s = time.monotonic()
 
     return DirectTransport(lambda: open_store(settings), refresh)
 

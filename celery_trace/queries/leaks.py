@@ -83,7 +83,7 @@ class LeakQueries(Base):
         by_urgency = ((_leaks.c.rank, False), (_leaks.c.kept_bytes_per_run, True))
         order = (*(SORTS.get(sort or "", by_urgency)), (_leaks.c.id, True))
         with self.store.reading() as connection:
-            return self._page(connection, "leaks", wanted, order, limit, cursor, _build)
+            return self._page(connection, "leaks", wanted, order, limit, cursor, self._build)
 
     @staticmethod
     def _in_queue(queue: str) -> sa.ColumnElement[bool]:
@@ -148,7 +148,7 @@ class LeakQueries(Base):
         leak_rows.refresh(self.store)
         with self.store.reading() as connection:
             row = connection.execute(sa.select(_leaks).where(_leaks.c.id == id)).first()
-        return leak_rows.leak(row) if row is not None else None
+        return leak_rows.leak(row, self._now_s()) if row is not None else None
 
     def leak_windows(self, id: str) -> list[Window]:
         """The windows behind a row, oldest first: those that show its site, and those without sites."""
@@ -166,6 +166,5 @@ class LeakQueries(Base):
             and (not window.sites or any((site.file, site.line) == (leak.file, leak.line) for site in window.sites))
         ]
 
-
-def _build(rows: Sequence[Any]) -> list[Any]:
-    return [leak_rows.leak(row) for row in rows]
+    def _build(self, rows: Sequence[Any]) -> list[Any]:
+        return [leak_rows.leak(row, self._now_s()) for row in rows]

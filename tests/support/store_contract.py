@@ -31,13 +31,15 @@ from celery_trace.model import (
     Outcome,
     ShellLine,
     ShellView,
+    Stage,
     Stats,
     TaskContext,
     Variable,
+    Verdict,
 )
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
-from celery_trace.stores import Store, migration, open_store, rows, schema
+from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema
 from tests.support.store_records import NOW_S, failure, process, rollup, run, sample, window
 
 CONTRACT: list[Callable[[Store], None]] = []
@@ -615,6 +617,40 @@ def the_leak_table_follows_the_windows(store: Store) -> None:
     assert queries.leaks().rows == []
     store.write([window("w3", at_s=NOW_S + 200, run_number=900)])
     assert [one.last_seen for one in queries.leaks().rows] == [NOW_S + 200]
+
+
+@promise
+def the_runs_of_a_leak_are_counted_on_between_its_windows(store: Store) -> None:
+    bucket_s = int(NOW_S) // 300 * 300
+    store.write([process(), window("w1", run_number=300), rollup(1, 320), rollup(1, 50, name="shop.other")])
+    (leak,) = Queries(store).leaks().rows
+    assert (leak.runs, leak.kept_bytes_total, leak.last_seen) == (320, 320 * 4096, NOW_S)
+    store.write([rollup(2, 500), rollup(1, 1000, bucket_s=bucket_s + 300), rollup(1, 40, process="p2")])
+    assert leak_rows.count_on(store) == 1
+    assert leak_rows.count_on(store) == 0, "nothing ran since"
+    (leak,) = Queries(store).leaks(sort="total").rows
+    assert (leak.runs, leak.kept_bytes_total, leak.last_seen) == (1540, 1540 * 4096, NOW_S)
+    assert leak.samples[-1][1] - leak.samples[-2][1] == 1240 * 4096
+    # Its own word is worth more than what was counted on, and what is steady again keeps what it had come to.
+    store.write([window("w2", run_number=1540, at_s=bucket_s + 600.0, verdict=Verdict.STEADY, stage=Stage.VERDICT)])
+    store.write([rollup(1, 9000, bucket_s=bucket_s + 900)])
+    leak_rows.refresh(store)
+    assert leak_rows.count_on(store) == 0
+    (leak,) = Queries(store).leaks().rows
+    assert (leak.verdict, leak.runs) == (Verdict.STEADY, 1540)
+
+
+@promise
+def runs_before_a_window_are_not_counted_twice(store: Store) -> None:
+    bucket_s = int(NOW_S) // 300 * 300
+    suspected = window("w1", at_s=bucket_s - 700.0, run_number=100, verdict=Verdict.SUSPECT, stage=Stage.SUSPECT)
+    # A third of the five minutes had gone when the verdict came, and so had a third of its runs.
+    store.write([process(), suspected, window("w2", at_s=bucket_s + 100.0, run_number=300)])
+    store.write([rollup(1, 90, bucket_s=bucket_s - 900), rollup(1, 300), rollup(1, 600, bucket_s=bucket_s + 300)])
+    store.clock.advance(3000)  # type: ignore[attr-defined]
+    leak_rows.count_on(store)
+    (leak,) = Queries(store).leaks().rows
+    assert leak.runs == 300 + 200 + 600
 
 
 def open_clock() -> FakeClock:
