@@ -21,7 +21,6 @@ ALERTS_EVERY_S = 3.0
 PRUNE_EVERY_S = 600.0
 LIVE_EVERY_S = 1.0
 WATCH_EVERY_S = 1.0
-LEAKS_EVERY_S = 5.0
 
 
 class Job:
@@ -88,7 +87,9 @@ class Jobs:
             Job(app, "Garbage", TIDY_EVERY_S, self._garbage.tidy),
         ]
         if app.trace_settings.transport == "broker":  # with another transport the collector does it
-            self._jobs.append(Job(app, "Runs of leaks", LEAKS_EVERY_S, self._count_leaks))
+            from celery_trace.stores.leak_rows import COUNT_ON_EVERY_S
+
+            self._jobs.append(Job(app, "Runs of leaks", COUNT_ON_EVERY_S, self._count_leaks))
         self._stopped = False
 
     @property

@@ -139,14 +139,14 @@ def count_on(store: Store, *, most_s: float = 0.1) -> int:
             if time.monotonic() > until_s:
                 break
             known = msgspec.json.decode(rows_of.unsqueeze(row.payload), type=Leak)
-            counted = leak_row(known, _runs_since_windows(connection, known, now_s))
-            if counted["runs"] != row.runs:
+            runs, total = _counted(known, _runs_since_windows(connection, known, now_s))
+            if runs != row.runs:
                 changed.append(
                     {
                         "of_id": row.id,
                         "of_seen_s": row.last_seen_s,
-                        "now_runs": counted["runs"],
-                        "now_total": counted["kept_bytes_total"],
+                        "now_runs": runs,
+                        "now_total": total,
                     }
                 )
     if changed:
@@ -170,7 +170,7 @@ def _refresh_name(store: Store, due: Any) -> None:
     now_s = store.clock.now_s()
     with store.reading() as connection:
         leaks = leak_table(windows_of(connection, due.kind, due.name), now_s=now_s)
-        after: dict[str, int] = {}  # native rows have windows of their own
+        after: dict[str, int] = {}
         for leak in leaks:
             if RANKS[leak.verdict] <= RANKS[Verdict.GROWING]:
                 after[leak.id] = _runs_since_windows(connection, leak, now_s)
@@ -186,8 +186,14 @@ def _refresh_name(store: Store, due: Any) -> None:
     store.in_transaction(replace_rows)
 
 
+def _counted(leak: Leak, runs_after: int) -> tuple[int, int]:
+    """Runs and bytes of a leak in all, when so many runs came after its latest window."""
+    return leak.runs + runs_after, leak.kept_bytes_total + leak.kept_bytes_per_run * runs_after
+
+
 def leak_row(leak: Leak, runs_after: int = 0) -> rows_of.Row:
     """A leak's row; so many runs came after its latest window."""
+    runs, total = _counted(leak, runs_after)
     return {
         "id": leak.id,
         "kind": leak.kind,
@@ -195,8 +201,8 @@ def leak_row(leak: Leak, runs_after: int = 0) -> rows_of.Row:
         "verdict": str(leak.verdict),
         "rank": RANKS.get(leak.verdict, len(RANKS)),
         "kept_bytes_per_run": leak.kept_bytes_per_run,
-        "kept_bytes_total": leak.kept_bytes_total + leak.kept_bytes_per_run * runs_after,
-        "runs": leak.runs + runs_after,
+        "kept_bytes_total": total,
+        "runs": runs,
         "last_seen_s": leak.last_seen,
         "place": f"{leak.file}:{leak.line} {leak.function} {leak.resource} {leak.code}",
         "payload": rows_of.squeeze(msgspec.json.encode(leak)),
