@@ -40,6 +40,7 @@ from celery_trace.model import (
     Capture,
     ExceptionInfo,
     Failure,
+    Frame,
     Kind,
     MemoryState,
     Outcome,
@@ -98,6 +99,8 @@ class FailureWatcher:
         self._resident = MemoryState()
         self._repeats = Repeats(settings.capture_budget)
         self._parameters: dict[str, tuple[str, ...]] = {}
+        # Captures in brief share their frames. By their address, the task and the outcome: the group, and the frames.
+        self._groups: dict[tuple[int, str, Outcome], tuple[str, list[Frame]]] = {}
 
     @property
     def counters(self) -> dict[str, int]:
@@ -123,9 +126,14 @@ class FailureWatcher:
         kwargs: Any = None,
         traceback: Any = None,
         einfo: Any = None,
+        started_s: float | None = None,
         **_: Any,
     ) -> None:
-        """``task_failure``: the traceback is alive, and is cleared right after this handler."""
+        """
+        ``task_failure``: the traceback is alive, and is cleared right after this handler.
+
+        Who knows when the run began, by the monotonic clock, says it in ``started_s``: else Celery's stack is asked.
+        """
         if class_name(exception) in _TOLD_BY_MAIN or isinstance(traceback, str):
             # solo, threads and gevent: the worker's own part speaks in the same process.
             self.main_failure(
@@ -143,7 +151,7 @@ class FailureWatcher:
         # Celery has formatted the traceback by now, and so has asked an error with a `__str__` of its own.
         said = getattr(einfo, "traceback", None)
         said = said if type(said) is str and error is exception else ""
-        self._record(sender, task_id, request, error, outcome, args=args, kwargs=kwargs, said=said)
+        self._record(sender, task_id, request, error, outcome, args=args, kwargs=kwargs, said=said, started_s=started_s)
 
     def retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
         """``task_retry``: the error that led to it, or the ``Retry`` itself."""
@@ -182,23 +190,25 @@ class FailureWatcher:
 
     def postrun(
         self,
-        task_id: str = "",
         task: Any = None,
-        sender: Any = None,
+        task_id: str = "",
+        state: str | None = None,
+        request: Any = None,
         args: Any = None,
         kwargs: Any = None,
         retval: Any = None,
-        state: str | None = None,
         **_: Any,
     ) -> None:
         """
-        ``task_postrun``: the last moment of a run that is being killed, and the only one of a rejected run.
+        ``task_postrun``, or what is heard in its place.
+
+        It is the last moment of a run that is being killed, and the only one of a rejected run.
 
         While ``SystemExit`` passes (a hard time limit, a revoke, ``sys.exit``), the frames are reachable
         for about a tenth of a second before the process is killed.
         """
-        task = task if task is not None else sender
-        request = getattr(task, "request", None)
+        if request is None:
+            request = getattr(task, "request", None)
         if state in ("REJECTED", "IGNORED"):
             if self._settings.rejected and isinstance(retval, BaseException):
                 self._record(task, task_id, request, retval, Outcome.REJECTED, args=args, kwargs=kwargs)
@@ -321,6 +331,7 @@ class FailureWatcher:
         args: Any = None,
         kwargs: Any = None,
         said: str = "",
+        started_s: float | None = None,
     ) -> None:
         """Write a failure with its frames."""
         retries = retries_of(request)
@@ -341,7 +352,7 @@ class FailureWatcher:
         )
         captured_s = 0.0 if capture.brief else time.thread_time()
         raised = capture.exceptions[0]
-        started_s = time_start()
+        started_s = time_start() if started_s is None else started_s
         failure = self._write(
             text(getattr(task, "name", "")),
             task_id,
@@ -433,7 +444,7 @@ class FailureWatcher:
             witness="main" if process.role is Role.MAIN else "child",
             exception=exception,
             traceback_text=traceback_text,
-            fingerprint=fingerprint(Kind.TASK, name, capture, exception, outcome),
+            fingerprint=self._group_of(name, capture, exception, outcome),
             worker=process.worker,
             pid=pid,
             hostname=process.host,
@@ -479,6 +490,18 @@ class FailureWatcher:
             took_s=capture.took_s,
             bytes=capture.bytes,
         )
+
+    def _group_of(self, name: str, capture: Capture | None, exception: ExceptionInfo | None, outcome: Outcome) -> str:
+        if capture is None or not capture.brief:
+            return fingerprint(Kind.TASK, name, capture, exception, outcome)
+        frames = capture.exceptions[0].frames
+        known = self._groups.get((id(frames), name, outcome))
+        if known is None:
+            if len(self._groups) >= _REMEMBERED:
+                self._groups.clear()
+            group = fingerprint(Kind.TASK, name, capture, exception, outcome)
+            known = self._groups[id(frames), name, outcome] = group, frames
+        return known[0]
 
     def _parameters_of(self, task: Any) -> tuple[str, ...]:
         """The names of the task function's positional parameters, so that a positional password is known as one."""

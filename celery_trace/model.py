@@ -83,7 +83,7 @@ def new_id() -> str:
 
 def stable_id(*parts: object) -> str:
     """The same 16 hexadecimal digits for the same parts, on every host."""
-    text = "\x1f".join(str(part) for part in parts)
+    text = "\x1f".join(map(str, parts))
     return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
@@ -18,7 +19,8 @@ import click
 
 from celery_trace import recorder as recorders
 from celery_trace import settings as settings_module
-from celery_trace import signals
+from celery_trace import signals, tracers
+from celery_trace.capture.task_facts import field, retries_of
 from celery_trace.failures import FailureWatcher
 from celery_trace.guard import Guard, report
 from celery_trace.model import Kind, Role, new_id
@@ -88,6 +90,7 @@ class CeleryTrace:
         self._worker = ""
         self._collector: Any = None
         self._desk: Any = None
+        self._forget_tracers: Callable[[], None] | None = None
         self._connection = signals.connect(self, uid=f"celery_trace.{id(app)}")
         app.user_options["worker"].add(
             click.Option(
@@ -113,6 +116,9 @@ class CeleryTrace:
     def close(self) -> None:
         """Disconnect from all signals, end the collector and this process's recorder."""
         self._connection.close()
+        if self._forget_tracers is not None:
+            self._forget_tracers()
+            self._forget_tracers = None
         if self._collector is not None:
             self._collector.stop()
             self._collector = None
@@ -168,6 +174,9 @@ class CeleryTrace:
                 self._role = Role.CHILD
                 self._collector = self._desk = None  # the parent's
                 self._trace_here()
+                self._forget_tracers = tracers.hear(self.app, self)
+                if self._forget_tracers is not None:
+                    self._connection.drop("task_prerun", "task_postrun")
 
     def on_worker_process_shutdown(self, **_: Any) -> None:
         """A pool process ends in an orderly way."""
@@ -190,9 +199,9 @@ class CeleryTrace:
 
     # --- a task's life ---------------------------------------------------------------------------------
 
-    # The two hot handlers are guarded by hand: a context manager would be a tenth of their cost.
+    # What is called around every run is guarded by hand: a context manager would be a tenth of its cost.
 
-    def on_task_prerun(self, task_id: str = "", task: Any = None, **_: Any) -> None:
+    def run_begins(self, task: Any, task_id: str, request: Any) -> None:
         """A task is about to run."""
         try:
             traced = self._traced
@@ -202,14 +211,13 @@ class CeleryTrace:
                     return
                 traced = self._trace_here()
             traced.watcher.prerun(task_id)
-            request = task.request
-            token = traced.recorder.run_started(_TASK, task.name, task_id=task_id, retries=request.retries or 0)
+            token = traced.recorder.run_started(_TASK, task.name, task_id=task_id, retries=retries_of(request))
             token.origin, token.describe = request, _queue_and_root
             traced.open_runs[task_id] = token
         except Exception as error:
             report("task_prerun", error)
 
-    def on_task_postrun(self, task_id: str = "", state: str | None = None, **rest: Any) -> None:
+    def run_ends(self, task: Any, task_id: str, state: str | None, **rest: Any) -> None:
         """A task has run, whatever came of it."""
         try:
             traced = self._traced
@@ -217,20 +225,29 @@ class CeleryTrace:
                 return
             token = traced.open_runs.pop(task_id, None)
             if state != "SUCCESS":
-                traced.watcher.postrun(task_id=task_id, state=state, **rest)
+                traced.watcher.postrun(task=task, task_id=task_id, state=state, **rest)
             if token is not None:
                 traced.recorder.run_ended(token, state or "", failed=state is None or state == "FAILURE")
         except Exception as error:
             report("task_postrun", error)
 
-    def on_task_failure(self, **signal: Any) -> None:
+    def on_task_prerun(self, task_id: str = "", task: Any = None, **_: Any) -> None:
+        """A task is about to run, where nothing is around its tracer."""
+        self.run_begins(task, task_id, getattr(task, "request", None))
+
+    def on_task_postrun(self, task: Any = None, task_id: str = "", state: str | None = None, **rest: Any) -> None:
+        """A task has run, where nothing is around its tracer."""
+        self.run_ends(task, task_id, state, **rest)
+
+    def on_task_failure(self, task_id: str = "", **signal: Any) -> None:
         """A task failed. In the main process this is a task whose child could not say so itself."""
         with Guard("task_failure"):
             traced = self._here()
             if traced.recorder.process.role is Role.MAIN:
-                traced.watcher.main_failure(**signal)
+                traced.watcher.main_failure(task_id=task_id, **signal)
             else:
-                traced.watcher.failure(**signal)
+                run = traced.open_runs.get(task_id)
+                traced.watcher.failure(task_id=task_id, started_s=run.started_s if run is not None else None, **signal)
 
     def on_task_retry(self, **signal: Any) -> None:
         """A task asked to be run again."""
@@ -350,6 +367,7 @@ def _role_of(pool: Any) -> Role:
 
 
 def _queue_and_root(request: Any) -> tuple[str, str]:
-    delivery = request.delivery_info or {}
+    delivery = field(request, "delivery_info") or {}
     # A task that a traced web request sent belongs to that request; see django_bridge.links.
-    return str(delivery.get("routing_key") or ""), str(getattr(request, "trace_request", "") or request.root_id or "")
+    root_id = field(request, "trace_request") or field(request, "root_id")
+    return str(delivery.get("routing_key") or ""), str(root_id or "")

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from msgspec import Struct
+
 from celery_trace import guard
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.model import (
@@ -31,7 +33,7 @@ from celery_trace.model import (
     Stats,
     new_id,
 )
-from celery_trace.probes.blackbox import BlackBox
+from celery_trace.probes.blackbox import BlackBox, label
 from celery_trace.probes.memory import Begun, MemoryProbe, available_counters
 from celery_trace.probes.overlap import LOOK_S
 from celery_trace.probes.process import read_memory
@@ -64,6 +66,7 @@ _ALONE: Final = frozenset({Role.CHILD, Role.SOLO})
 
 #: Asking an enumeration for its member costs more than all the rest of a look-up by it.
 _TASK: Final = Kind.TASK
+_LAST_BUCKET: Final = Histogram.BUCKETS - 1
 
 
 class LiveKeeper(Protocol):
@@ -86,29 +89,25 @@ class LiveKeeper(Protocol):
         """Let all go and say so."""
 
 
-class RunToken:
-    """A run in progress, from :meth:`Recorder.run_started` to :meth:`Recorder.run_ended`."""
+class RunToken(Struct):
+    """
+    A run in progress, from :meth:`Recorder.run_started` to :meth:`Recorder.run_ended`.
 
-    __slots__ = (
-        "describe", "origin", "probe", "profiled", "queue", "retries", "root_id", "started_at_s",
-        "started_s", "task_id", "totals",
-    )  # fmt: skip
+    A structure and no class of ours with a method to fill it: one is made around every run.
+    """
 
-    def __init__(
-        self, totals: Totals, started_at_s: float, task_id: str, retries: int, queue: str, root_id: str
-    ) -> None:
-        self.totals = totals
-        self.started_at_s = started_at_s
-        self.started_s = 0.0
-        self.task_id = task_id
-        self.retries = retries
-        self.queue = queue
-        self.root_id = root_id
-        self.probe: Begun | None = None
-        self.profiled: ProfiledRun | None = None
-        #: Where the run came from, and what reads queue and root id out of that, for the few runs kept by themselves.
-        self.origin: Any = None
-        self.describe: Callable[[Any], tuple[str, str]] | None = None
+    totals: Totals
+    started_at_s: float
+    task_id: str
+    retries: int
+    queue: str
+    root_id: str
+    started_s: float = 0.0
+    probe: Begun | None = None
+    profiled: ProfiledRun | None = None
+    #: Where the run came from, and what reads queue and root id out of that, for the few runs kept by themselves.
+    origin: Any = None
+    describe: Callable[[Any], tuple[str, str]] | None = None
 
 
 class Recorder:
@@ -231,7 +230,7 @@ class Recorder:
         token = RunToken(totals, now_s, task_id, retries, queue, root_id)
         self._running = name
         if self.box is not None:
-            self.box.run_started(kind, name, task_id, retries)
+            self.box.run_started(totals.label, task_id, retries, now_s)
         if self.profile is not None and name in self.profile.armed:
             # Not measured otherwise: what memray itself allocates would be counted as the run's.
             token.profiled = self.profile.started(name, task_id)
@@ -259,7 +258,11 @@ class Recorder:
             self.box.run_ended()
         self._running = ""
         why = ""
-        bucket = Histogram.bucket(duration_s)
+        bucket = int(
+            duration_s * 10_000
+        ).bit_length()  # as Histogram.bucket has it; a call would be a tenth of all this
+        if bucket > _LAST_BUCKET:
+            bucket = _LAST_BUCKET
         totals = token.totals
         with self._lock:
             self.runs += 1
@@ -346,7 +349,8 @@ class Recorder:
 
     def _new_totals(self, kind: Kind, name: str, at_s: float) -> Totals:
         with self._lock:
-            return self._totals.setdefault(name if kind is _TASK else (kind.value, name), Totals(kind, name, at_s))
+            key = name if kind is _TASK else (kind.value, name)
+            return self._totals.setdefault(key, Totals(kind, name, at_s, label(kind, name)))
 
     # --- every so often --------------------------------------------------------------------------------
 

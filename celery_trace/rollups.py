@@ -16,12 +16,14 @@ class Totals:
 
     __slots__ = (
         "bucket_s", "concurrent", "dirty", "duration_max_s", "duration_s", "durations", "ends_at_s", "failed", "gated",
-        "kept_blocks", "kept_bytes", "kind", "name", "retried", "rss_max_bytes", "runs", "scatter_due_s", "slow_bucket",
+        "kept_blocks", "kept_bytes", "kind", "label", "name", "retried", "rss_max_bytes", "runs", "scatter_due_s",
+        "slow_bucket",
     )  # fmt: skip
 
-    def __init__(self, kind: Kind, name: str, at_s: float) -> None:
+    def __init__(self, kind: Kind, name: str, at_s: float, label: bytes = b"") -> None:
         self.kind = kind
         self.name = name
+        self.label = label  # what the black box is told of each run
         self.scatter_due_s = 0.0
         self.slow_bucket = Histogram.BUCKETS
         self.begin(at_s)

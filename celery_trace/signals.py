@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from celery import signals
 
@@ -34,17 +34,24 @@ class Connection:
     """Connected receivers; :meth:`close` disconnects them all. A second call does nothing."""
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], object]] = []
+        self._undo: dict[str, Callable[[], object]] = {}
 
-    def add(self, signal: Any, receiver: Callable[..., object], uid: str) -> None:
+    def add(self, name: str, receiver: Callable[..., object], uid: str) -> None:
         """Connect one receiver strongly: the plugin must hear even when nobody else holds it."""
+        signal = getattr(signals, name)
         signal.connect(receiver, weak=False, dispatch_uid=uid)
-        self._undo.append(lambda: signal.disconnect(receiver, dispatch_uid=uid))
+        self._undo[name] = lambda: signal.disconnect(receiver, dispatch_uid=uid)
+
+    def drop(self, *names: str) -> None:
+        """Disconnect the receivers of these signals."""
+        for name in names:
+            undo = self._undo.pop(name, None)
+            if undo is not None:
+                undo()
 
     def close(self) -> None:
         """Disconnect everything that was connected here."""
-        while self._undo:
-            self._undo.pop()()
+        self.drop(*list(self._undo))
 
 
 def connect(listener: Listener, uid: str = "celery_trace") -> Connection:
@@ -53,5 +60,5 @@ def connect(listener: Listener, uid: str = "celery_trace") -> Connection:
     for name in HEARD:
         receiver = getattr(listener, f"on_{name}", None)
         if receiver is not None:
-            connection.add(getattr(signals, name), receiver, f"{uid}.{name}")
+            connection.add(name, receiver, f"{uid}.{name}")
     return connection

@@ -49,6 +49,8 @@ _context_of = _field(BaseException, "__context__")
 _suppress_of = _field(BaseException, "__suppress_context__")
 _traceback_of = _field(BaseException, "__traceback__")
 _args_of = _field(BaseException, "args")
+#: Says ``args``, and no more; most exceptions, the user's too, speak by it.
+_PLAIN_SPEECH = BaseException.__dict__["__str__"]
 _members_of = _field(BaseExceptionGroup, "exceptions")
 
 
@@ -112,6 +114,8 @@ def message_of(error: BaseException, most: int = 1024, said: str = "") -> str:
     cls = type(error)
     args = _args_of(error)
     speaks = class_value(cls, "__str__")
+    if speaks is _PLAIN_SPEECH and len(args) == 1 and type(args[0]) is str:
+        return str(args[0][: 4 * most])
     if is_kind_of(cls, BaseExceptionGroup):
         message = part(error, "message", "")
         count = len(_members_of(error))

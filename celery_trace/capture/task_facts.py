@@ -49,9 +49,7 @@ def parameters(function: Any) -> tuple[str, ...]:
 
 def field(request: Any, name: str) -> Any:
     """One field of a task's request, which is a ``Context``, a mapping or nothing."""
-    if request is None:
-        return None
-    if isinstance(request, Mapping):
+    if type(request) is dict or isinstance(request, Mapping):
         return request.get(name)
     return getattr(request, name, None)
 
@@ -165,7 +163,7 @@ def context_of(request: Any, redactor: Redactor, limits: Limits, scrubber: Scrub
         limits: How many headers, and how much of each.
         scrubber: Knows those that were met in this run's values.
     """
-    get: Callable[[str], Any] = request.get if isinstance(request, Mapping) else partial(_attribute, request)
+    get = _reader(request)
     delivery = get("delivery_info")
     delivery = delivery if isinstance(delivery, Mapping) else {}
     times = get("timelimit")
@@ -186,6 +184,16 @@ def context_of(request: Any, redactor: Redactor, limits: Limits, scrubber: Scrub
         headers=_headers(get("headers"), redactor, limits, scrubber),
         eager=bool(get("is_eager")),
     )
+
+
+def _reader(request: Any) -> Callable[[str], Any]:
+    """What gives a field of a request, or None."""
+    if isinstance(request, Mapping):
+        return request.get
+    own = getattr(request, "__dict__", None)
+    if type(own) is dict and class_name(request) == "Context":
+        return own.get  # what its class says beside is None or False of every field
+    return partial(_attribute, request)
 
 
 def _attribute(request: Any, name: str) -> Any:

@@ -32,6 +32,7 @@ import msgspec
 
 from celery_trace.clock import Clock
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
+from celery_trace.probes.source import WRAPPERS
 
 _MAGIC: Final = b"ctbox\x00\x00\x03"
 _HEADER = struct.Struct("<8sI")
@@ -50,6 +51,8 @@ _SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
 #: Frames kept of one stack, innermost first.
 MOST_FRAMES: Final = 48
 _NO_PLACE: Final = -1
+#: Characters that have no bytes are written as their escapes.
+_VISIBLE: Final = "backslashreplace"
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 _encode = msgspec.json.Encoder().encode
@@ -72,6 +75,11 @@ class _Sample(msgspec.Struct, frozen=True, array_like=True):
     at_s: float
     rss_bytes: int
     stacks: dict[str, list[tuple[str, int, str]]]
+
+
+def label(kind: str, name: str) -> bytes:
+    """What a box is told of each run of a name; made once, as a run is told of every time."""
+    return f"\0{kind}\0{name}".encode("utf-8", _VISIBLE)
 
 
 class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,8 +143,16 @@ class BlackBox:
             self._statm = -1
         _boxes.add(self)
 
-    def run_started(self, kind: str, name: str, task_id: str, retries: int) -> None:
-        """A run begins in this thread. Runs inside it, such as an eager task, do not hide it: its end is waited for."""
+    def run_started(self, what: bytes, task_id: str, retries: int, now_s: float) -> None:
+        """
+        A run begins in this thread. Runs inside it, such as an eager task, do not hide it: its end is waited for.
+
+        Args:
+            what: What runs, from :func:`label`.
+            task_id: The task's id.
+            retries: Which try it is.
+            now_s: The time, seconds since the epoch.
+        """
         target, thread = self._map, get_ident()
         if target is None:
             return
@@ -145,8 +161,7 @@ class BlackBox:
             return
         place = self._places[thread] = self._free.pop() if self._free else _NO_PLACE
         if place != _NO_PLACE:
-            words = f"{task_id}\0{kind}\0{name}".encode("utf-8", "backslashreplace")
-            _RUN.pack_into(target, place + 1, self._clock.now_s(), thread, retries, words)
+            _RUN.pack_into(target, place + 1, now_s, thread, retries, task_id.encode("utf-8", _VISIBLE) + what)
             target[place] = 1
 
     def run_ended(self) -> None:
@@ -267,7 +282,8 @@ def _stack_of(frame: FrameType | None) -> list[tuple[str, int, str]]:
     stack: list[tuple[str, int, str]] = []
     while frame is not None and len(stack) < MOST_FRAMES:
         code = frame.f_code
-        stack.append((code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname))
+        if code.co_filename not in WRAPPERS:
+            stack.append((code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname))
         frame = frame.f_back
     return stack
 

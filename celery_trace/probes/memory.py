@@ -279,8 +279,7 @@ class MemoryProbe:
 
     def before(self, kind: Kind, name: str) -> Begun | None:
         """A run begins. None when there is nothing to measure; pass it on to :meth:`after` all the same."""
-        started_s = time.perf_counter()
-        if self._closed or os.getpid() != self._pid:
+        if self._closed:  # in a forked child too, by the hook at the end of this module
             return None
         budget = self.budget
         key = name if kind is _TASK else (kind.value, name)
@@ -302,8 +301,8 @@ class MemoryProbe:
             self._failed = None
             state.runs += 1
             self._quiet.append(get_ident())
-            budget.spent_s += time.perf_counter() - started_s
             return state
+        started_s = time.perf_counter()
         if state is None:
             state = self._names[key] = _Name(kind, name, self.plan, ResourceWatch(self._native, kind, name))
             if self._mode == "auto" or self._mode == "always":

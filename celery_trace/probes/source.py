@@ -30,7 +30,8 @@ def _library_folders() -> tuple[str, ...]:
 
 _LIBRARIES = _library_folders()
 _OURSELVES = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_WRAPPER = _OURSELVES + "blocks.py"
+#: Files of ours that only call what is the user's: around a traced block, around a task's tracer.
+WRAPPERS = frozenset((_OURSELVES + "blocks.py", _OURSELVES + "tracers.py"))
 
 
 def is_ours(file: str) -> bool:
@@ -42,11 +43,11 @@ def is_our_own(frames: Frames) -> bool:
     """
     Whether an allocation is celery-trace's own doing.
 
-    Frames of the wrapper around a traced block do not count: what it calls is the user's.
+    Frames of the wrappers around what is the user's do not count.
     """
     if frames[0][0].startswith(_OURSELVES):
         return True
-    return any(file.startswith(_OURSELVES) and file != _WRAPPER for file, _ in frames)
+    return any(file.startswith(_OURSELVES) and file not in WRAPPERS for file, _ in frames)
 
 
 class OwnCode:

@@ -9,7 +9,7 @@ import pytest
 from celery_trace.clock import FakeClock
 from celery_trace.model import ProcessRecord, Role
 from celery_trace.probes import blackbox
-from celery_trace.probes.blackbox import BlackBox
+from celery_trace.probes.blackbox import BlackBox, label
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def box(tmp_path, process, clock):
 
 
 def test_a_box_tells_the_run_its_stack_and_the_age_of_the_sample(box, tmp_path, clock, process):
-    box.run_started("task", "app.work", "id-1", 2)
+    box.run_started(label("task", "app.work"), "id-1", 2, now_s=clock.now_s())
     clock.advance(3)
     box.sample()
     clock.advance(0.1)
@@ -46,7 +46,7 @@ def test_a_box_tells_the_run_its_stack_and_the_age_of_the_sample(box, tmp_path, 
 
 
 def test_between_runs_nothing_is_running(box, tmp_path, clock):
-    box.run_started("task", "app.work", "id-1", 0)
+    box.run_started(label("task", "app.work"), "id-1", 0, now_s=clock.now_s())
     box.sample()
     box.run_ended()
     reading = blackbox.read(tmp_path / "u1.box")
@@ -55,19 +55,19 @@ def test_between_runs_nothing_is_running(box, tmp_path, clock):
 
 
 def test_a_sample_of_an_earlier_run_is_not_told_of_the_next(box, tmp_path, clock):
-    box.run_started("task", "app.work", "id-1", 0)
+    box.run_started(label("task", "app.work"), "id-1", 0, now_s=clock.now_s())
     box.sample()
     box.run_ended()
     clock.advance(1)
-    box.run_started("task", "app.work", "id-2", 0)
+    box.run_started(label("task", "app.work"), "id-2", 0, now_s=clock.now_s())
     reading = blackbox.read(tmp_path / "u1.box")
     assert reading.running.task_id == "id-2"
     assert reading.sample is None
 
 
-def test_a_task_inside_a_task_does_not_hide_the_outer_one(box, tmp_path):
-    box.run_started("task", "outer", "id-1", 0)
-    box.run_started("task", "inner", "id-2", 0)
+def test_a_task_inside_a_task_does_not_hide_the_outer_one(box, tmp_path, clock):
+    box.run_started(label("task", "outer"), "id-1", 0, now_s=clock.now_s())
+    box.run_started(label("task", "inner"), "id-2", 0, now_s=clock.now_s())
     assert blackbox.read(tmp_path / "u1.box").running.name == "outer"
     box.run_ended()
     assert blackbox.read(tmp_path / "u1.box").running.name == "outer"
@@ -77,12 +77,12 @@ def test_each_thread_has_its_own_run_and_stack(box, tmp_path, clock):
     started, stop = threading.Event(), threading.Event()
 
     def in_a_thread():
-        box.run_started("task", "threaded", "id-2", 0)
+        box.run_started(label("task", "threaded"), "id-2", 0, now_s=clock.now_s())
         started.set()
         stop.wait(30)
         box.run_ended()
 
-    box.run_started("task", "outer", "id-1", 0)
+    box.run_started(label("task", "outer"), "id-1", 0, now_s=clock.now_s())
     thread = threading.Thread(target=in_a_thread)
     thread.start()
     try:
@@ -98,7 +98,7 @@ def test_each_thread_has_its_own_run_and_stack(box, tmp_path, clock):
 
 
 def test_a_sample_cut_short_by_death_leaves_the_one_before(box, tmp_path, clock):
-    box.run_started("task", "app.work", "id-1", 0)
+    box.run_started(label("task", "app.work"), "id-1", 0, now_s=clock.now_s())
     box.sample()
     first_at_s = clock.now_s()
     before = (tmp_path / "u1.box").read_bytes()
@@ -113,11 +113,11 @@ def test_a_sample_cut_short_by_death_leaves_the_one_before(box, tmp_path, clock)
     assert blackbox.read(tmp_path / "torn.box").sample.at_s == first_at_s
 
 
-def test_a_run_whose_writing_was_cut_short_by_death_is_not_told_by_halves(box, tmp_path):
-    box.run_started("task", "first", "id-1", 0)
+def test_a_run_whose_writing_was_cut_short_by_death_is_not_told_by_halves(box, tmp_path, clock):
+    box.run_started(label("task", "first"), "id-1", 0, now_s=clock.now_s())
     box.run_ended()
     done = bytearray((tmp_path / "u1.box").read_bytes())
-    box.run_started("task", "second", "id-2", 0)
+    box.run_started(label("task", "second"), "id-2", 0, now_s=clock.now_s())
     after = (tmp_path / "u1.box").read_bytes()
     changed = [at for at, (old, new) in enumerate(zip(done, after, strict=True)) if old != new]
     for at in changed[1:]:  # all that the second run writes, but for the byte that says so: it is written last
@@ -126,30 +126,30 @@ def test_a_run_whose_writing_was_cut_short_by_death_is_not_told_by_halves(box, t
     assert blackbox.read(tmp_path / "torn.box").runs == []
 
 
-def test_words_of_any_length_and_kind_fit(box, tmp_path):
-    box.run_started("task", "naïve.работа" * 100, "id-\ud800" + "x" * 255, 0)
+def test_words_of_any_length_and_kind_fit(box, tmp_path, clock):
+    box.run_started(label("task", "naïve.работа" * 100), "id-\ud800" + "x" * 255, 0, now_s=clock.now_s())
     running = blackbox.read(tmp_path / "u1.box").running
     assert running.task_id == "id-\\ud800" + "x" * 255
     assert running.name.startswith("naïve.работа")
 
 
-def test_more_runs_at_once_than_places_leave_the_others_told(box, tmp_path):
+def test_more_runs_at_once_than_places_leave_the_others_told(box, tmp_path, clock):
     many = blackbox._MOST_RUNS + 5
     for thread in range(many):
         with patch.object(blackbox, "get_ident", lambda thread=thread: 1_000 + thread):
-            box.run_started("task", "app.work", f"id-{thread}", 0)
+            box.run_started(label("task", "app.work"), f"id-{thread}", 0, now_s=clock.now_s())
     assert len(blackbox.read(tmp_path / "u1.box").runs) == blackbox._MOST_RUNS
     for thread in range(many):
         with patch.object(blackbox, "get_ident", lambda thread=thread: 1_000 + thread):
             box.run_ended()
     assert blackbox.read(tmp_path / "u1.box").runs == []
-    box.run_started("task", "later", "id", 0)
+    box.run_started(label("task", "later"), "id", 0, now_s=clock.now_s())
     assert blackbox.read(tmp_path / "u1.box").running.name == "later"
 
 
 def test_a_closed_box_leaves_no_file(tmp_path, process, clock):
     box = BlackBox(tmp_path / "u2.box", process, clock)
-    box.run_started("task", "app.work", "id-1", 0)
+    box.run_started(label("task", "app.work"), "id-1", 0, now_s=clock.now_s())
     box.close()
     box.close()
     box.run_ended()
@@ -175,14 +175,14 @@ def test_a_box_is_readable_by_its_owner_alone(box, tmp_path):
     assert (tmp_path / "u1.box").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_stack_of_any_depth_fits(box, tmp_path):
+def test_a_stack_of_any_depth_fits(box, tmp_path, clock):
     def deep(levels):
         if levels:
             deep(levels - 1)
         else:
             box.sample()
 
-    box.run_started("task", "app.work", "id-1", 0)
+    box.run_started(label("task", "app.work"), "id-1", 0, now_s=clock.now_s())
     deep(400)
     stack = blackbox.read(tmp_path / "u1.box").sample.stack
     assert 10 < len(stack) <= blackbox.MOST_FRAMES

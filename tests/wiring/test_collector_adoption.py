@@ -22,7 +22,7 @@ import sys, threading, time
 from pathlib import Path
 from celery_trace.clock import SystemClock
 from celery_trace.model import ProcessRecord, Role
-from celery_trace.probes.blackbox import BlackBox
+from celery_trace.probes.blackbox import BlackBox, label
 from celery_trace.spool import SpoolWriter
 from tests.support.store_records import failure
 
@@ -33,7 +33,7 @@ box = BlackBox(folder / "victim.box", process, SystemClock())
 ready = threading.Barrier(runs + 1)
 
 def baking_bread(number):
-    box.run_started("task", f"bakery.bake{number}", f"t{number}", number)
+    box.run_started(label("task", f"bakery.bake{number}"), f"t{number}", number, now_s=time.time())
     ready.wait()
     sleep(600, password="hunter2-literal")
 
