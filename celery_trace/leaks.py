@@ -19,6 +19,8 @@ RUNS_FOR_A_JOINT_VERDICT = 100
 PROCESSES_FOR_A_JOINT_VERDICT = 3
 #: A site seen in fewer runs than this has no verdict yet.
 FEWEST_RUNS = 3
+#: How the first word of a path ends that was followed up to a root.
+_ROOTS = ("(module)", "(class)", "(thread)")
 #: Points of a row's plot.
 MOST_SAMPLES = 200
 
@@ -186,7 +188,10 @@ def _row(
     runs: dict[str, int] = {}
     for window in of_name:
         runs[window.process] = max(runs.get(window.process, 0), window.run_number)
-    retained = next((window for window in reversed(of_name) if window.retained_by and not resource), None)
+    samples = _samples(of_name, kept_bytes)
+    held = [window.retained_by for window in reversed(of_name) if window.retained_by and not resource]
+    # A walk that met no root, as in a run that was busy with the objects, does not take back what an earlier one found.
+    retained = next((path for path in held if path[0].endswith(_ROOTS)), held[0] if held else [])
     typed = next((window for window in reversed(of_name) if window.types and not resource), None)
     return Leak(
         id=leak_id(last.kind, last.name, key[0] if key else "", key[1] if key else 0, resource or None),
@@ -200,15 +205,15 @@ def _row(
         code=site.code if site else "",
         kept_bytes_per_run=round(kept_bytes),
         kept_blocks_per_run=round(kept_blocks, 2),
-        kept_bytes_total=round(kept_bytes * sum(runs.values())),
+        kept_bytes_total=samples[-1][1],
         runs=sum(runs.values()),
         processes=len(runs),
         traceback=list(site.traceback) if site else [],
         types=list(typed.types) if typed else [],
-        retained_by=list(retained.retained_by) if retained else [],
+        retained_by=list(retained),
         first_seen=of_name[0].at_s,
         last_seen=of_name[-1].at_s,
-        samples=_samples(of_name, kept_bytes),
+        samples=samples,
         resource=resource,
         bounded=next((window.bounded for window in reversed(evidence) if window.bounded), ""),
         note=last.note,

@@ -290,14 +290,28 @@ class OverlapWatch:
             return
         grew = self._low.since(self._start) if self._low is not None else 0.0
         least = max(_LEAST_BYTES, _STILL * self._grew)
-        if grew < least:
+        if grew < _LEAST_BYTES:
             self._calm_down()
+            return
+        if grew < least:
+            self._grow_slower(grew)
             return
         if not self._grew:
             self._grew = grew
             self._due_runs = self._runs + self._interval
         self._evidence = _Evidence()
         self._step = _Step.WINDOW
+
+    def _grow_slower(self, grew: float) -> None:
+        """
+        It still grows, by less than half of what it did, as where others' pools filled the first time.
+
+        That is no reason to say that nothing grows: the next proof goes by what grows now. Each such step is by more
+        than half, so what fills ever more slowly is calm after a few.
+        """
+        self._grew = grew
+        self._step = _Step.WAIT
+        self._due_runs = self._runs + self._interval
 
     def _calm_down(self) -> None:
         """It does not grow, or no longer: leave the process alone for a while, for longer each time."""

@@ -35,6 +35,9 @@ COUNT_ON_EVERY_S = 5.0
 #: Rows whose runs are counted on, the most urgent ones.
 MOST_COUNTED = 200
 
+#: Of the runs that there were, the share that has to have kept something for all of them to count.
+_NEARLY = 0.95
+
 #: The order of the table: what needs attention first.
 RANKS = {
     Verdict.LEAKING: 0,
@@ -43,6 +46,10 @@ RANKS = {
     Verdict.TOO_FEW_RUNS: 3,
     Verdict.STEADY: 4,
 }
+
+
+#: Verdicts of what is counted on.
+_GOES_ON = frozenset({Verdict.LEAKING, Verdict.GROWING})
 
 
 def windows_of(connection: sa.Connection, kind: str, name: str, limit: int = MOST_WINDOWS) -> list[Window]:
@@ -91,29 +98,37 @@ def refresh(store: Store, *, most_s: float = 0.5) -> int:
     return done
 
 
-def _runs_since_windows(connection: sa.Connection, known: Leak, now_s: float) -> int:
+def _runs_by_now(connection: sa.Connection, known: Leak, now_s: float) -> int:
     """
-    How many runs of a leak's name ended after its latest window.
+    How many runs of a leak's name there were, as far as windows and totals tell: the greater of two counts.
 
-    Totals are of five minutes. Of those in which the window came, all runs count that the windows do not know if
-    they saw the name's first run then too, and otherwise those in proportion to the time.
+    One is of all runs since the five minutes in which it was first seen: those of processes too that ended before they
+    looked, or never did. The other goes on from the windows, which know of runs before that: of the five minutes in
+    which the latest came, all runs count that the windows do not know if they saw the name's first run then too,
+    and otherwise those in proportion to the time. Only the other holds where some runs kept nothing, as the leak
+    was mended for a while.
     """
     totals = schema.totals
+    first_s = int(known.first_seen) // Rollup.BUCKET_S * Rollup.BUCKET_S
     since_s = int(known.last_seen) // Rollup.BUCKET_S * Rollup.BUCKET_S
+    bucket, runs = totals.c.bucket_s, totals.c.runs
     summed = (
         sa.select(
-            sa.func.coalesce(sa.func.sum(sa.case((totals.c.bucket_s == since_s, totals.c.runs), else_=0)), 0),
-            sa.func.coalesce(sa.func.sum(totals.c.runs), 0),
+            sa.func.coalesce(sa.func.sum(runs), 0),
+            sa.func.coalesce(sa.func.sum(sa.case((bucket == since_s, runs), else_=0)), 0),
+            sa.func.coalesce(sa.func.sum(sa.case((bucket > since_s, runs), else_=0)), 0),
         )
-        .where(totals.c.name == known.name, totals.c.kind == known.kind, totals.c.bucket_s >= since_s)
+        .where(totals.c.name == known.name, totals.c.kind == known.kind, bucket >= first_s)
     )  # fmt: skip
-    first, all_runs = map(int, connection.execute(summed).one())
-    if known.first_seen >= since_s and first >= known.runs:
-        in_first = first - known.runs
+    all_runs, in_latest, later = map(int, connection.execute(summed).one())
+    if known.first_seen >= since_s and in_latest >= known.runs:
+        in_latest -= known.runs
     else:
         ended_s = max(known.last_seen + 1, min(now_s, since_s + Rollup.BUCKET_S))
-        in_first = int(first * (ended_s - known.last_seen) / (ended_s - since_s))
-    return in_first + all_runs - first
+        in_latest = int(in_latest * (ended_s - known.last_seen) / (ended_s - since_s))
+    from_windows = known.runs + in_latest + later
+    every_run_kept = known.kept_bytes_total >= _NEARLY * known.kept_bytes_per_run * known.runs
+    return max(from_windows, all_runs) if every_run_kept else from_windows
 
 
 def count_on(store: Store, *, most_s: float = 0.1) -> int:
@@ -139,8 +154,8 @@ def count_on(store: Store, *, most_s: float = 0.1) -> int:
             if time.monotonic() > until_s:
                 break
             known = msgspec.json.decode(rows_of.unsqueeze(row.payload), type=Leak)
-            runs, total = _counted(known, _runs_since_windows(connection, known, now_s))
-            if runs != row.runs:
+            runs, total = _counted(known, _runs_by_now(connection, known, now_s))
+            if runs > row.runs:
                 changed.append(
                     {
                         "of_id": row.id,
@@ -168,32 +183,45 @@ def _refresh_name(store: Store, due: Any) -> None:
     from celery_trace.leaks import leak_table
 
     now_s = store.clock.now_s()
+    table = schema.leaks
     with store.reading() as connection:
-        leaks = leak_table(windows_of(connection, due.kind, due.name), now_s=now_s)
-        after: dict[str, int] = {}
-        for leak in leaks:
-            if RANKS[leak.verdict] <= RANKS[Verdict.GROWING]:
-                after[leak.id] = _runs_since_windows(connection, leak, now_s)
+        before = sa.select(table).where(table.c.name == due.name, table.c.kind == due.kind)
+        known = {row.id: row for row in connection.execute(before)}
+        leaks = []
+        runs: dict[str, int] = {}
+        for found in leak_table(windows_of(connection, due.kind, due.name), now_s=now_s):
+            old = known.get(found.id)
+            leak = _seen_since(found, old) if old is not None else found
+            by_now = _runs_by_now(connection, leak, now_s) if leak.verdict in _GOES_ON else leak.runs
+            runs[leak.id] = max(by_now, int(old.runs) if old is not None else 0)
+            leaks.append(leak)
 
     def replace_rows(connection: sa.Connection) -> None:
         # If more windows came meanwhile the mark has another stamp, stays, and the name is computed once more.
         _forget(connection, due)
         keep = [leak.id for leak in leaks]
-        stale = sa.delete(schema.leaks).where(schema.leaks.c.name == due.name, schema.leaks.c.kind == due.kind)
-        connection.execute(stale.where(schema.leaks.c.id.not_in(keep)) if keep else stale)
-        upsert(connection, schema.leaks, [leak_row(leak, after.get(leak.id, 0)) for leak in leaks])
+        stale = sa.delete(table).where(table.c.name == due.name, table.c.kind == due.kind)
+        connection.execute(stale.where(table.c.id.not_in(keep)) if keep else stale)
+        upsert(connection, table, [leak_row(leak, runs[leak.id]) for leak in leaks])
 
     store.in_transaction(replace_rows)
 
 
-def _counted(leak: Leak, runs_after: int) -> tuple[int, int]:
-    """Runs and bytes of a leak in all, when so many runs came after its latest window."""
-    return leak.runs + runs_after, leak.kept_bytes_total + leak.kept_bytes_per_run * runs_after
+def _seen_since(leak: Leak, row: Any) -> Leak:
+    """A leak, first seen when its row says, if that is earlier: of very many windows only the newest are read."""
+    known = msgspec.json.decode(rows_of.unsqueeze(row.payload), type=Leak)
+    return msgspec.structs.replace(leak, first_seen=min(leak.first_seen, known.first_seen))
 
 
-def leak_row(leak: Leak, runs_after: int = 0) -> rows_of.Row:
-    """A leak's row; so many runs came after its latest window."""
-    runs, total = _counted(leak, runs_after)
+def _counted(leak: Leak, runs: int) -> tuple[int, int]:
+    """Runs and bytes of a leak in all, when there were so many runs."""
+    runs = max(runs, leak.runs)
+    return runs, leak.kept_bytes_total + leak.kept_bytes_per_run * (runs - leak.runs)
+
+
+def leak_row(leak: Leak, runs: int = 0) -> rows_of.Row:
+    """A leak's row; there were so many runs in all, if those are more than its windows say."""
+    runs, total = _counted(leak, runs)
     return {
         "id": leak.id,
         "kind": leak.kind,
@@ -215,11 +243,10 @@ def leak(row: Any, now_s: float) -> Leak:
     if row.runs <= known.runs:
         return known
     total = int(row.kept_bytes_total)
-    # At the same rate: what the line on the plot would come to if somebody looked again now.
-    grown = (known.samples[-1][1] if known.samples else 0) + total - known.kept_bytes_total
+    at_s = max(now_s, known.last_seen) if known.verdict in _GOES_ON else known.last_seen
     return msgspec.structs.replace(
         known,
         runs=int(row.runs),
         kept_bytes_total=total,
-        samples=[*known.samples, (max(now_s, known.last_seen), grown)],
+        samples=[*known.samples, (at_s, total)],
     )

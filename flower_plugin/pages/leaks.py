@@ -54,6 +54,7 @@ def table(queries: Any, visit: Visit) -> Context:
 
 
 def growth(
+    leak: Leak,
     windows: Iterable[Window],
     rollups: Iterable[Rollup],
     processes: Mapping[str, ProcessRecord],
@@ -64,10 +65,10 @@ def growth(
     How what is kept adds up.
 
     Args:
-        windows: The leak's evidence. A process's line goes from its start through each window: the runs until then
-            times what each kept.
-        rollups: Sums of all processes of one name, in any order: the line "all processes". Overlapping runs are
-            left out, theirs belongs to no single name.
+        leak: The row. The line "all processes" comes to its total.
+        windows: The leak's evidence. A process's line goes from its start through each window: the runs since the
+            one before times what each kept; steady ones kept nothing.
+        rollups: Sums of all processes of one name, in any order: when the runs were.
         processes: By uid.
         starts: Main processes of workers, for the marks of restarts and deploys.
         now_s: The sum of five minutes that are not over yet stands at this time, and not in the future.
@@ -85,26 +86,44 @@ def growth(
         if process is None:
             continue
         points = [[process.started_at_s, 0.0]]
-        for window in sorted(found, key=lambda window: window.at_s):
-            points.append([window.at_s, max(0.0, window.run_number * window.kept_bytes_per_run)])
+        ran = 0
+        for window in sorted(found, key=lambda window: (window.at_s, window.run_number)):
+            rate = _rate(window, leak) if window.verdict is not Verdict.STEADY else 0.0
+            points.append([window.at_s, points[-1][1] + max(0.0, (window.run_number - ran) * rate)])
+            ran = max(ran, window.run_number)
         lines.append({"label": f"pid {process.pid}", "points": points})
         shown.append(process)
     lines.sort(key=lambda line: -line["points"][-1][1])
     lines = lines[: MOST_LINES_IN_PLOT - 1]
-    total = 0.0
-    sums: list[list[float]] = []
-    for row in sorted(rollups, key=lambda row: row.bucket_s):
-        if not row.gated or row.concurrent:
-            continue
-        if not sums:
-            began_s = min((process.started_at_s for process in shown), default=0.0)
-            sums.append([min(max(float(row.bucket_s), began_s), float(row.bucket_s + Rollup.BUCKET_S)), 0.0])
-        # A rollup knows what the runs kept that the gate measured; the others are taken to be like them.
-        total += row.kept_bytes * row.runs / row.gated
-        sums.append([max(sums[-1][0], min(float(row.bucket_s + Rollup.BUCKET_S), now_s)), total])
-    if sums:
-        lines.insert(0, {"label": "all processes", "points": sums})
+    total = _total_line(leak, sorted(rollups, key=lambda row: row.bucket_s), shown, now_s)
+    if total:
+        lines.insert(0, {"label": "all processes", "points": total})
     return {"lines": lines, "marks": marks_of(shown, starts)}
+
+
+def _rate(window: Window, leak: Leak) -> float:
+    """What a run kept at the leak's line, bytes, as a window says."""
+    of_site = (site.bytes for site in window.sites if (site.file, site.line) == (leak.file, leak.line))
+    return float(next(of_site, window.kept_bytes_per_run))
+
+
+def _total_line(
+    leak: Leak, rollups: Sequence[Rollup], shown: Sequence[ProcessRecord], now_s: float
+) -> list[list[float]]:
+    """From nothing, or from what was kept before the first of the sums, to the row's total."""
+    rows = [row for row in rollups if row.runs and row.bucket_s + Rollup.BUCKET_S > leak.first_seen]
+    if not rows or leak.kept_bytes_total <= 0:
+        return []
+    rate = max(leak.kept_bytes_per_run, 0)
+    began_s = min((process.started_at_s for process in shown), default=0.0)
+    first_s = float(rows[0].bucket_s)
+    kept = max(0.0, leak.kept_bytes_total - rate * sum(row.runs for row in rows))
+    points = [[min(max(first_s, began_s), first_s + Rollup.BUCKET_S), kept]]
+    for row in rows:
+        kept = min(kept + rate * row.runs, float(leak.kept_bytes_total))
+        points.append([max(points[-1][0], min(float(row.bucket_s + Rollup.BUCKET_S), now_s)), kept])
+    points[-1][1] = float(leak.kept_bytes_total)
+    return points
 
 
 def _first_s(
@@ -148,6 +167,7 @@ def leak(queries: Any, visit: Visit, identifier: str) -> Context:
     rollups = queries.rollups(kind=found.kind, name=found.name, since_s=visit.now_s - 7 * 86_400)
     uids = sorted({window.process for window in windows})
     processes = queries.processes(uids)
+    starts = queries.starts(since_s=_first_s(windows, rollups, processes))
     context_lines = visit.paths.own_source(found.file, found.line, found.code)
     if not context_lines and found.code:
         context_lines = [(found.line, found.code)]
@@ -159,9 +179,7 @@ def leak(queries: Any, visit: Visit, identifier: str) -> Context:
         "traceback": [(line, one_line(line.code)) for line in found.traceback],
         "windows": windows,
         "processes": processes,
-        "plot": growth(
-            windows, rollups, processes, queries.starts(since_s=_first_s(windows, rollups, processes)), visit.now_s
-        ),
+        "plot": growth(found, windows, rollups, processes, starts, visit.now_s),
         "samples": found.samples,
         "runs": queries.runs(kind=found.kind, name=found.name, limit=8).rows,
         "types": sorted(found.types, key=lambda row: -row.bytes),

@@ -641,6 +641,26 @@ def the_runs_of_a_leak_are_counted_on_between_its_windows(store: Store) -> None:
 
 
 @promise
+def runs_of_processes_that_never_looked_count_and_none_is_taken_back(store: Store) -> None:
+    bucket_s = int(NOW_S) // 300 * 300
+    store.write([process(), window("w1", at_s=NOW_S, run_number=100), rollup(1, 100), rollup(1, 400, process="p2")])
+    store.write([rollup(1, 2000, process="p3", bucket_s=bucket_s + 300)])
+    queries = Queries(store)
+    (leak,) = queries.leaks().rows
+    assert (leak.runs, leak.kept_bytes_total) == (2500, 2500 * 4096)
+    # A process that is young looks next: what it knows of is less than what was counted.
+    store.write([window("w2", process="p4", at_s=bucket_s + 700.0, run_number=30), rollup(1, 30, process="p4")])
+    (leak,) = queries.leaks().rows
+    assert (leak.runs, leak.samples[-1][1]) == (2530, leak.kept_bytes_total)
+    steady = window(
+        "w3", process="p4", at_s=bucket_s + 800.0, run_number=60, verdict=Verdict.STEADY, stage=Stage.VERDICT
+    )
+    store.write([steady])
+    (leak,) = queries.leaks().rows
+    assert (leak.verdict, leak.runs) == (Verdict.STEADY, 2530)
+
+
+@promise
 def runs_before_a_window_are_not_counted_twice(store: Store) -> None:
     bucket_s = int(NOW_S) // 300 * 300
     suspected = window("w1", at_s=bucket_s - 700.0, run_number=100, verdict=Verdict.SUSPECT, stage=Stage.SUSPECT)

@@ -86,3 +86,20 @@ def test_growth_to_the_end_of_several_processes_is_a_leak_unless_it_has_a_bound(
     assert the_row(*windows[:2]).verdict is Verdict.GROWING
     bounded = window("p9", 9.0, Stage.CENSUS, Verdict.GROWING, 80, bounded="deque (40/100)")
     assert the_row(*windows, bounded).verdict is Verdict.GROWING
+
+
+def test_a_walk_that_met_no_root_does_not_take_back_what_an_earlier_one_found() -> None:
+    path = ["shop.registry (module)", "_orders: list[120]", "Order × 120"]
+    found = window("a", 1.0, Stage.LOCATED, Verdict.GROWING, retained_by=path)
+    lost = window("a", 2.0, Stage.VERDICT, Verdict.LEAKING, retained_by=["dict × 1", "dict"])
+    assert the_row(found, lost).retained_by == path
+    assert the_row(lost).retained_by == ["dict × 1", "dict"]
+
+
+def test_runs_of_a_steady_phase_are_in_no_total() -> None:
+    row = the_row(
+        window("a", 1.0, Stage.VERDICT, Verdict.LEAKING, run_number=100),
+        window("a", 2.0, Stage.VERDICT, Verdict.STEADY, run_number=400),
+    )
+    assert (row.runs, row.kept_bytes_total) == (400, 100 * 4096)
+    assert row.samples[-1][1] == row.kept_bytes_total

@@ -29,6 +29,7 @@ def line_of(mark: str) -> int:
 
 
 _lock = threading.Lock()
+POOL_IS_FULL = threading.Event()
 _kept: list[Any] = []
 _latest: dict[str, Any] = {}
 _cache = functools.lru_cache(maxsize=10_000)(lambda number: [f"{number}" * 300])
@@ -46,6 +47,13 @@ def leaks_through_another(number: int) -> None:
 def keep_for(number: int) -> None:
     with _lock:
         _kept.append(bytes(3_000 + number % 2))  # LEAK below
+
+
+def leaks_beside_a_pool(number: int) -> None:
+    leaks(number)
+    if not POOL_IS_FULL.is_set():
+        with _lock:
+            _kept.append(bytes(20_000 + number % 2))
 
 
 def replaces(number: int) -> None:
@@ -133,6 +141,19 @@ def test_a_leak_below_the_task_is_blamed_by_the_tasks_frame_in_the_traceback() -
     (row,) = [row for row in crowd.rows() if row.verdict is Verdict.LEAKING]
     assert (row.name, row.line) == ("leaks_through_another", line_of("LEAK below"))
     assert row.kept_bytes_per_run == pytest.approx(3_050, rel=0.3)
+
+
+def test_a_leak_is_not_called_steady_because_something_else_filled_at_first() -> None:
+    POOL_IS_FULL.clear()
+    crowd = Crowd(leaks_beside_a_pool, recheck_runs=60)
+
+    def leaking() -> bool:
+        if crowd.windows:  # the first proof saw both grow
+            POOL_IS_FULL.set()
+        return any(window.verdict is Verdict.LEAKING for window in crowd.windows)
+
+    crowd.look_until(leaking)
+    assert not [window for window in crowd.windows if window.verdict is Verdict.STEADY]
 
 
 def test_code_that_is_nobodys_is_told_as_the_processs_own() -> None:

@@ -32,6 +32,7 @@ from flower_plugin.pages.timemarks import marks_of
 from flower_plugin.roles import Role, User
 from flower_plugin.wording import Paths
 from tests.support import monitor_facts
+from tests.support.alerting import leak as a_leak
 
 FAILURE = failure_id("6e1f9b3a-0000-4000-8000-000000000000", 0)
 KILLED = failure_id("6e1f9b3a-0000-4000-8000-000000000005", 0)
@@ -163,28 +164,34 @@ def test_an_unknown_leak_is_missing_with_a_way_back(queries, visit):
     assert caught.value.back == ("trace_leaks", "All leaks")
 
 
-def test_growth_adds_up_what_the_gate_measured_and_leaves_out_what_overlapped():
-    def rollup(bucket_s, **values):
-        return Rollup(process="", kind=Kind.TASK, name="x", bucket_s=bucket_s, seq=1, durations=Histogram([]), **values)
+def test_growth_comes_to_what_the_table_says_and_no_line_goes_down():
+    def rollup(bucket_s, runs):
+        none = Histogram([])
+        return Rollup(process="", kind=Kind.TASK, name="x", bucket_s=bucket_s, seq=1, runs=runs, durations=none)
 
-    window = Window(
-        id="w", investigation="i", process="p", kind=Kind.TASK, name="x", stage=Stage.VERDICT, verdict=Verdict.LEAKING,
-        at_s=900.0, runs=8, run_number=50, kept_bytes_per_run=10.0,
-    )  # fmt: skip
+    def window(id, at_s, run_number, verdict=Verdict.LEAKING, kept=10.0):
+        return Window(
+            id=id, investigation="i", process="p", kind=Kind.TASK, name="x", stage=Stage.VERDICT, verdict=verdict,
+            at_s=at_s, runs=8, run_number=run_number, kept_bytes_per_run=kept,
+        )  # fmt: skip
+
     process = ProcessRecord(uid="p", host="h", pid=7, started_at_s=100.0, ended_at_s=1000.0, ended_how="killed")
-    rows = [
-        rollup(300, runs=20, gated=10, kept_bytes=1000),
-        rollup(0, runs=10, gated=10, kept_bytes=500),
-        rollup(600, runs=5, gated=5, kept_bytes=10**9, concurrent=True),
-    ]
-    plot = leaks.growth([window], rows, {"p": process})
+    row = replace(a_leak(10), kept_bytes_total=450, first_seen=200.0)
+    windows = [window("w1", 500.0, 20), window("w2", 700.0, 30, Verdict.STEADY, 0.0), window("w3", 900.0, 50, kept=5.0)]
+    rows = [rollup(300, 20), rollup(0, 10), rollup(-300, 10**6), rollup(600, 5)]
+    plot = leaks.growth(row, windows, rows, {"p": process})
     assert plot["lines"] == [
-        {"label": "all processes", "points": [[100.0, 0.0], [300.0, 500.0], [600.0, 2500.0]]},
-        {"label": "pid 7", "points": [[100.0, 0.0], [900.0, 500.0]]},
+        {"label": "all processes", "points": [[100.0, 100.0], [300.0, 200.0], [600.0, 400.0], [900.0, 450.0]]},
+        {"label": "pid 7", "points": [[100.0, 0.0], [500.0, 200.0], [700.0, 200.0], [900.0, 300.0]]},
     ]
-    young = leaks.growth([window], rows, {"p": process}, now_s=410.0)["lines"][0]
-    assert young["points"][-1] == [410.0, 2500.0], "no point lies in the future"
+    young = leaks.growth(row, windows, rows, {"p": process}, now_s=710.0)["lines"][0]
+    assert young["points"][-1] == [710.0, 450.0], "no point lies in the future"
     assert [mark["text"] for mark in plot["marks"]] == ["pid 7 started", "pid 7 killed"]
+    mended = replace(row, kept_bytes_total=200)
+    ends = [point[1] for point in leaks.growth(mended, windows, rows, {"p": process})["lines"][0]["points"]]
+    assert ends == [0.0, 100.0, 200.0, 200.0], "runs after it was mended add nothing"
+    nothing = replace(row, kept_bytes_per_run=0, kept_bytes_total=0)
+    assert [line["label"] for line in leaks.growth(nothing, windows, rows, {"p": process})["lines"]] == ["pid 7"]
 
 
 # --- failures ----------------------------------------------------------------------------------------
