@@ -23,6 +23,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from benchmarks import run_cost
 from benchmarks.overhead import WAYS
 
 FOLDER = Path(__file__).parent
@@ -102,7 +103,7 @@ def workers(figures: dict[str, Any]) -> Section:
     more_us = figures["noop"]["auto"]["cpu_us_over_bare"]
     reach.append(
         Reach(
-            "`auto`, CPU of the child a no-op task, with Celery's dispatch",
+            "`auto`, CPU of the child a no-op task, with Celery's dispatch, in a worker",
             "at most 20 µs",
             us(more_us),
             more_us <= 20,
@@ -116,6 +117,30 @@ def workers(figures: dict[str, Any]) -> Section:
         "since before the heap was built, as `PYTHONTRACEMALLOC` does.",
         tables,
         reach,
+    )
+
+
+def runs(figures: dict[str, Any]) -> Section:
+    """What a run costs in one process."""
+    rows = [
+        (words, us(figures[way]["bare_us"]), us(figures[way]["traced_us"]), us(figures[way]["over_bare_us"]))
+        for way, words in run_cost.WAYS.items()
+    ]
+    more_us = figures["auto"]["over_bare_us"]
+    return Section(
+        "A no-op task in one process",
+        "CPU time from the message to the stored result, Celery's dispatch included, in pool processes without a broker. "
+        "Runs as Celery makes them and runs of each way take turns by the hundred; told is the cheapest tenth of the "
+        "batches. The code stays in the processor's caches here; between the tasks of a worker others use them.",
+        [table(["Way", "bare", "with it", "above bare"], rows)],
+        [
+            Reach(
+                "`auto`, CPU of a no-op task, with Celery's dispatch, in one process",
+                "at most 20 µs",
+                us(more_us),
+                more_us <= 20,
+            )
+        ],
     )
 
 
@@ -362,6 +387,7 @@ BENCHMARKS = (
     Benchmark(
         "overhead", "overhead.py", ["--rounds", "9", "--json"], ["--rounds", "3", "--tasks", "500", "--json"], workers
     ),
+    Benchmark("run_cost", "run_cost.py", ["--json"], ["--rounds", "60", "--json"], runs),
     Benchmark(
         "memory_cost", "memory_cost.py", ["--runs", "3000", "--json"], ["--runs", "600", "--json"], tiers
     ),
