@@ -44,12 +44,16 @@ def grow(blocks: int) -> list[Any]:
     return heap
 
 
+def noop() -> None:
+    """A task that does nothing."""
+
+
 def project() -> Celery:
     """An app with a task that does nothing."""
     app = Celery("run_cost", broker="memory://", set_as_current=True)
     app.conf.task_ignore_result = True
 
-    app.task(name="noop")(lambda: None)
+    app.task(name="noop")(noop)
     app.finalize()
     return app
 
