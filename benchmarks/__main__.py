@@ -130,8 +130,8 @@ def runs(figures: dict[str, Any]) -> Section:
     return Section(
         "A no-op task in one process",
         "CPU time from the message to the stored result, Celery's dispatch included, in pool processes without a "
-        "broker. Runs as Celery makes them and runs of each way take turns by the hundred; told is the cheapest tenth of the "
-        "batches. The code stays in the processor's caches here; between the tasks of a worker others use them.",
+        "broker. Runs as Celery makes them and runs of each way take turns by the hundred; told is the cheapest tenth "
+        "of the batches. The code stays in the processor's caches here; between the tasks of a worker others use them.",
         [table(["Way", "bare", "with it", "above bare"], rows)],
         [
             Reach(

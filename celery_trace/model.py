@@ -719,7 +719,11 @@ class ProcessView(Struct, frozen=True, kw_only=True):
 
 
 class WorkerView(Struct, frozen=True, kw_only=True):
-    """A worker (or a web host) and its processes; ``rss_bytes`` is summed over the living ones."""
+    """
+    A worker (or a web host) and its processes.
+
+    ``rss_bytes`` is summed over the living ones whose memory is known by now, of which there are ``rss_processes``.
+    """
 
     name: str
     host: str
@@ -729,6 +733,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     last_seen: float
     overhead_ratio: float
     processes: list[ProcessView]
+    # beyond the contract
+    rss_processes: int = 0
 
 
 class AlertView(Struct, frozen=True, kw_only=True):

@@ -163,6 +163,10 @@ def _state(state: str) -> tuple[str, str]:
 # --- lists ------------------------------------------------------------------------------------------------
 
 
+def _without_line(leak: Leak) -> str:
+    return f"native ({leak.resource or 'memory'})" if leak.native else "line not found yet"
+
+
 def leaks(rows: Iterable[Leak], style: Style) -> str:
     """The leak table: what each run keeps, where."""
     return table(
@@ -173,7 +177,7 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
         (
             [
                 _state(leak.verdict), amount(leak), size(leak.kept_bytes_total), leak.runs, f"{leak.kind} {leak.name}",
-                style.place(leak.file, leak.line) if leak.file else f"native ({leak.resource or 'memory'})",
+                style.place(leak.file, leak.line) if leak.file else _without_line(leak),
                 style.ago(leak.last_seen), leak.id,
             ]
             for leak in rows

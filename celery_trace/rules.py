@@ -122,7 +122,8 @@ def _leak(facts: Facts, rule: Rule) -> Iterator[Reading]:
             continue
         countable = _COUNTABLE.get(leak.resource)
         amount = f"{leak.kept_blocks_per_run:.3g} {countable}" if countable else size(leak.kept_bytes_per_run)
-        where = f"{leak.file}:{leak.line}" if leak.file else f"native memory ({leak.resource or 'malloc'})"
+        no_line = f"native memory ({leak.resource or 'malloc'})" if leak.native else "a line not found yet"
+        where = f"{leak.file}:{leak.line}" if leak.file else no_line
         held = f", held by {leak.retained_by[0]}" if leak.retained_by else ""
         yield Reading(
             subject=f"{leak.kind} {leak.name} at {where}",

@@ -256,16 +256,19 @@ def _worker(name: str, host: str, rows: Sequence[Any], now_s: float) -> WorkerVi
     rows = sorted(rows, key=lambda row: (not _alive(row, now_s), -row.seen_at_s))
     living = [row for row in rows if _alive(row, now_s)]  # the first ones
     views = [_process(row) for row in rows]
+    # A child that has just begun has no sample yet.
+    resident = [view.memory.rss_bytes for view in views[: len(living)] if view.memory]
     ratios = [row.overhead_ratio for row in living if row.sampled_at_s is not None]
     return WorkerView(
         name=name,
         host=host,
         role=_shared_role(rows),
         alive=bool(living),
-        rss_bytes=sum(view.memory.rss_bytes for view in views[: len(living)] if view.memory),
+        rss_bytes=sum(resident),
         last_seen=max(row.seen_at_s for row in rows),
         overhead_ratio=max(ratios, default=0.0),
         processes=views,
+        rss_processes=len(resident),
     )
 
 

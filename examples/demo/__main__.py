@@ -9,7 +9,7 @@ import time
 from demo.facts import FACTS, accused, watch
 from demo.monitor import Monitor
 from demo.programs import DemoError
-from demo.stage import Stage
+from demo.stage import QUICK, Stage
 from demo.traffic import Traffic
 
 #: A check that takes longer than this has failed, seconds; with what it takes to stop it stays under three minutes.
@@ -23,11 +23,15 @@ def say(text=""):
 
 def look_around(stage):
     """Where things are and what to look at."""
+    budget = float(QUICK["CELERY_TRACE_MEMORY_BUDGET"])
     say(f"""
   Monitor   {stage.login_link}
             (that link works once; later: {stage.monitor_page} with the password {stage.password})
   Site      {stage.site_url}/        a page with a button for each task, and links that fail
   Admin     {stage.site_url}/admin/  user demo, password {stage.admin_password}
+
+  So that things show soon, measuring may take up to {budget:.0%} of each process's time in this demo.
+  The default is 1 %: what its pages say of the cost holds for the demo alone.
 
   What to look at
     Leaks      shop.tasks.remember_order stands there within a minute or so: open it to see its growth, its line

@@ -151,7 +151,10 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
                 runs[-1][1].append(shown)
             else:
                 runs.append((in_app, [shown]))
-        links.append(ShownLink(link=link, words=_LINK_WORDS.get(link.link, ""), runs=runs))
+        # At a hard time limit the child sees a SystemExit; its attributes are not those of the title's exception.
+        other = number == 0 and detail.exception is not None and link.type != detail.exception.type
+        shown_link = replace(link, attributes=[]) if other else link
+        links.append(ShownLink(link=shown_link, words=_LINK_WORDS.get(link.link, ""), runs=runs))
     return links
 
 

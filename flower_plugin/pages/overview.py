@@ -83,7 +83,8 @@ def _of_leaks(lines: list[Leak], paths: Any) -> Item:
     leak = lines[0]
     leaking = leak.verdict == Verdict.LEAKING
     verb = "leaks" if leaking else "keeps growing:"
-    where = f"{paths.short(leak.file)}:{leak.line}" if leak.file else "outside Python's heap"
+    no_line = "outside Python's heap" if leak.native else "line not found yet"
+    where = f"{paths.short(leak.file)}:{leak.line}" if leak.file else no_line
     return Item(
         weight=(700 if leaking else 400) + min(leak.kept_bytes_per_run / 1e5, 100),
         tone="danger" if leaking else "warning",

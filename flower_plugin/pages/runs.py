@@ -24,7 +24,6 @@ class Totals(Struct, frozen=True, kw_only=True):
     gated: int = 0
     kept_bytes: int = 0
     rss_max_bytes: int = 0
-    overhead_s: float = 0.0
     percentiles: dict[int, float] = {}
 
     @property
@@ -75,7 +74,6 @@ def totals(rollups: Iterable[Rollup]) -> Totals:
         gated=sum(row.gated for row in apart),
         kept_bytes=sum(row.kept_bytes for row in apart),
         rss_max_bytes=max((row.rss_max_bytes for row in rows), default=0),
-        overhead_s=sum(row.overhead_s for row in rows),
         percentiles={share: value for share, value in found.items() if value is not None},
     )
 

@@ -13,6 +13,11 @@ TOGETHER_S = 120.0
 MOST_MARKS = 60
 
 
+def ended_words(how: str) -> str:
+    """How a process ended, in a word: one that said goodbye ended, the others were killed."""
+    return "ended" if how in ("", "exit") else how
+
+
 def marks_of(processes: Iterable[ProcessRecord], starts: Iterable[ProcessRecord]) -> list[dict[str, Any]]:
     """
     The marks of a plot.
@@ -29,7 +34,7 @@ def marks_of(processes: Iterable[ProcessRecord], starts: Iterable[ProcessRecord]
     for process in processes:
         marks.append({"at": process.started_at_s, "text": f"pid {process.pid} started", "kind": "start"})
         if process.ended_at_s is not None:
-            how = process.ended_how or "ended"
+            how = ended_words(process.ended_how)
             kind = "killed" if how == "killed" else "end"
             marks.append({"at": process.ended_at_s, "text": f"pid {process.pid} {how}", "kind": kind})
     marks = marks[-MOST_MARKS:] + _starts(sorted(starts, key=lambda process: process.started_at_s))

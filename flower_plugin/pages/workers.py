@@ -11,7 +11,7 @@ from msgspec import Struct
 from celery_trace.model import ProcessRecord, Sample, WorkerView
 from flower_plugin.pages.limits import limits_of
 from flower_plugin.pages.page import RANGES, Context, Page, Visit
-from flower_plugin.pages.timemarks import marks_of
+from flower_plugin.pages.timemarks import ended_words, marks_of
 
 MOST_POINTS = 300
 MOST_PROCESSES = 24
@@ -82,9 +82,14 @@ def series(
 
 
 class Recycling(Struct, frozen=True):
-    """How a worker's children came to their ends: mean life in seconds, mean resident bytes at the end."""
+    """
+    How a worker's children came to their ends.
 
-    ended: int
+    Those that said goodbye were recycled, or stopped with their worker: of them the mean life in seconds and the mean
+    of resident bytes at the end. Those that did not were killed: by a hard time limit, a signal or for want of memory.
+    """
+
+    in_order: int
     killed: int
     life_s: float | None
     bytes_at_end: float | None
@@ -97,11 +102,13 @@ def recycling(worker: WorkerView, since_s: float | None) -> Recycling:
         for process in worker.processes
         if process.role == "child" and process.ended_at is not None and process.ended_at >= (since_s or 0.0)
     ]
-    sizes = [process.memory.rss_bytes for process in ended if process.memory is not None]
+    in_order = [process for process in ended if process.ended_how != "killed"]
+    lives = [(process.ended_at or process.started_at) - process.started_at for process in in_order]
+    sizes = [process.memory.rss_bytes for process in in_order if process.memory is not None]
     return Recycling(
-        ended=len(ended),
-        killed=sum(process.ended_how == "killed" for process in ended),
-        life_s=sum((p.ended_at or p.started_at) - p.started_at for p in ended) / len(ended) if ended else None,
+        in_order=len(in_order),
+        killed=len(ended) - len(in_order),
+        life_s=sum(lives) / len(lives) if lives else None,
         bytes_at_end=sum(sizes) / len(sizes) if sizes else None,
     )
 
@@ -156,6 +163,7 @@ def memory(queries: Any, visit: Visit) -> Context:
         "plots": plots,
         "blamed": blamed,
         "blamed_here": word == "hour",
+        "ended_words": ended_words,
         "recycled": recycling(chosen, since_s) if chosen is not None else None,
         "ranges": RANGES,
         "range": word,

@@ -76,8 +76,7 @@
         const found = await get(base + "/api/trace/workers?limit=1000");
         const list = element("dl", "detail-list");
         found.workers.filter(function (one) { return one.name === name; }).forEach(function (one) {
-            const living = one.processes.filter(function (process) { return !process.ended_at; }).length;
-            row(list, "Memory", [link(size(one.rss_bytes) + " resident in " + living + " processes", base + "/trace/workers?worker=" + encodeURIComponent(name))]);
+            row(list, "Memory", [link(size(one.rss_bytes) + " resident in " + one.rss_processes + (one.rss_processes === 1 ? " process" : " processes"), base + "/trace/workers?worker=" + encodeURIComponent(name))]);
             row(list, "Cost of measuring", [(one.overhead_ratio * 100).toFixed(2) + " % of its time"]);
             row(list, "Failures", [link("of this worker", base + "/trace/failures/all?worker=" + encodeURIComponent(name))]);
         });

@@ -12,6 +12,7 @@ from celery_trace.model import (
     ExceptionInfo,
     Histogram,
     Kind,
+    LocalValue,
     MemoryState,
     Page,
     ProcessRecord,
@@ -105,6 +106,12 @@ def test_the_lines_of_one_leaking_task_are_one_item(queries, visit):
     item = overview._of_leaks(lines, visit().paths)
     assert item.link == f"/leaks/{worst.id}"
     assert "and at 1 further line" in item.detail
+
+
+@pytest.mark.parametrize(("native", "where"), [(True, "outside Python's heap"), (False, "line not found yet")])
+def test_only_native_growth_is_said_to_be_outside_of_pythons_heap(visit, native, where):
+    item = overview._of_leaks([a_leak(1000, file="", line=0, native=native)], visit().paths)
+    assert item.detail.startswith(f"{where}, ")
 
 
 def test_an_alert_of_a_group_and_the_group_are_one_item_when_it_failed_again(queries, visit, monkeypatch):
@@ -239,6 +246,18 @@ def test_a_killed_task_shows_its_last_sign_of_life(queries, visit):
     assert link.runs[0][1][0].file == "shop/tasks.py"
     assert context["last_stack"] == [], "the same frames are not told twice"
     assert not context["has_shell"]
+
+
+def test_attributes_of_the_exit_that_a_child_saw_are_not_shown_as_those_of_the_time_limit(queries, visit):
+    detail = queries.failure(FAILURE)
+    code = LocalValue(name="code", type="int", value="-241", cut=0, redacted=False)
+    seen = replace(detail.chain[0], type="SystemExit", attributes=[code])
+    cause = replace(detail.chain[1], attributes=[code])
+    for title, attributes in (("TimeLimitExceeded", []), ("SystemExit", [code])):
+        told = replace(detail, exception=ExceptionInfo(title, "", "3"), chain=[seen, cause])
+        chain = failures.shown_chain(told, visit())
+        assert [shown.link.attributes for shown in chain] == [attributes, [code]]
+        assert chain[0].link.frames == seen.frames
 
 
 def test_the_frames_of_a_black_box_are_folded_where_they_are_not_the_users(queries, visit):
@@ -479,6 +498,15 @@ def test_plots_mark_restarts_deploys_and_kills(queries, visit):
     assert marks["celery@web-1 started"] == "restart"
 
 
+def test_a_mark_says_in_a_word_how_a_process_ended():
+    ends = [
+        ProcessRecord(uid=how, host="h", pid=7, started_at_s=1.0, ended_at_s=2.0, ended_how=how)
+        for how in ("exit", "killed")
+    ]
+    marks = [mark for mark in marks_of(ends, []) if mark["at"] == 2.0]
+    assert [(mark["text"], mark["kind"]) for mark in marks] == [("pid 7 ended", "end"), ("pid 7 killed", "killed")]
+
+
 def test_starts_of_one_moment_are_one_mark():
     def main(worker, at_s, release):
         return ProcessRecord(uid=f"{worker}{at_s}", host="h", pid=1, worker=worker, started_at_s=at_s, release=release)
@@ -491,10 +519,19 @@ def test_starts_of_one_moment_are_one_mark():
     ]
 
 
-def test_a_workers_recycling_says_how_long_children_live_and_how_large_they_get(queries, visit):
+def test_a_workers_recycling_says_how_long_children_live_and_how_large_they_get_and_leaves_out_killed_ones(
+    queries, visit
+):
     told = workers.memory(queries, visit(range="day"))["recycled"]
-    assert (told.ended, told.killed, told.life_s) == (1, 1, pytest.approx(4100, abs=5))
-    assert told.bytes_at_end > 200 * monitor_facts.MIB
+    assert (told.in_order, told.killed, told.life_s, told.bytes_at_end) == (0, 1, None, None)
+    (worker,) = (row for row in queries.workers(limit=100).rows if row.name == monitor_facts.WORKER)
+    (killed,) = (process for process in worker.processes if process.ended_how == "killed")
+    recycled = replace(
+        killed, ended_how="exit", ended_at=killed.started_at + 60, memory=MemoryState(rss_bytes=7 * monitor_facts.MIB)
+    )
+    told = workers.recycling(replace(worker, processes=[killed, recycled]), None)
+    assert (told.in_order, told.killed, told.bytes_at_end) == (1, 1, 7 * monitor_facts.MIB)
+    assert told.life_s == pytest.approx(60)
 
 
 def test_leaks_are_filtered_by_queue_and_sorted_by_the_store(queries, visit):

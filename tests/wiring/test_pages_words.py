@@ -1,0 +1,128 @@
+"""What pages say in words, read from the pages themselves."""
+
+import re
+import time
+
+import pytest
+
+from celery_trace.model import (
+    AlertView,
+    Kind,
+    MemoryState,
+    ProcessRecord,
+    Role,
+    Rollup,
+    Sample,
+    Site,
+    Stage,
+    Verdict,
+    Window,
+    leak_id,
+)
+from celery_trace.settings import load
+from celery_trace.stores import open_store
+from tests.support.monitor_app import Client, make_monitor, serving
+
+MIB = 1024 * 1024
+SITE = Site(file="/srv/shop/views.py", line=90, bytes=4096, blocks=4)
+
+
+def processes(now_s):
+    """A worker, a child that lives, one too young for a sample, one that was recycled and one that was killed."""
+    for uid, role, ended_how in (
+        ("main", Role.MAIN, ""),
+        ("child", Role.CHILD, ""),
+        ("young", Role.CHILD, ""),
+        ("recycled", Role.CHILD, "exit"),
+        ("killed", Role.CHILD, "killed"),
+    ):
+        yield ProcessRecord(
+            uid=uid, host="h1", pid=1, worker="w1@h1", role=role, started_at_s=now_s - 700,
+            ended_at_s=now_s - 100 if ended_how else None, ended_how=ended_how,
+        )  # fmt: skip
+        if uid != "young":
+            memory = MemoryState(rss_bytes=50 * MIB)
+            yield Sample(process=uid, at_s=now_s - 200, memory=memory, kept_failures=0 if uid == "main" else 3)
+
+
+def windows(now_s):
+    """Growth with a line, and growth without one: on Python's heap and beyond it, with a note and without."""
+    for name, verdict, native, note, sites in (
+        ("leak", Verdict.LEAKING, "", "", [SITE]),
+        ("sought", Verdict.GROWING, "", "", []),
+        ("noted", Verdict.GROWING, "", "still growing", []),
+        ("steady", Verdict.STEADY, "", "it has stopped growing", []),
+        ("beyond", Verdict.GROWING, "malloc", "", []),
+    ):
+        yield Window(
+            id=name, investigation=name, process="child", kind=Kind.TASK, name=f"shop.{name}", stage=Stage.VERDICT,
+            verdict=verdict, at_s=now_s - 60, runs=40, run_number=90, kept_bytes_per_run=4096.0,
+            kept_blocks_per_run=4.0, native=native, note=note, sites=sites,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("words")
+    settings = load({"trace_dir": str(folder), "trace_collector": False}, environment={})
+    now_s = time.time()
+    store = open_store(settings)
+    bucket_s = int(now_s) // Rollup.BUCKET_S * Rollup.BUCKET_S
+    rollup = Rollup(process="child", kind=Kind.TASK, name="shop.leak", bucket_s=bucket_s, seq=1, runs=9, gated=9)
+    store.write([*processes(now_s), *windows(now_s), rollup])
+    store.save_alert(
+        AlertView(
+            id="on", rule="leak", subject="shop.leak", state="firing", severity="warning", text="shop.leak leaks",
+            value=4096.0, threshold=1.0, since=now_s, fired_at=now_s, resolved_at=None,
+            link=f"leaks/{leak_id(Kind.TASK, 'shop.leak', SITE.file, SITE.line, None)}",
+        )
+    )  # fmt: skip
+    store.close()
+    with serving(lambda: make_monitor(folder, settings=settings)) as (base, _):
+        found = Client(base)
+        found.log_in()
+        yield found
+
+
+def words(client, path):
+    """A page's text without its markup, as it is read out."""
+    answer = client.get(path)
+    assert answer.status == 200
+    text = re.sub(r"<(script|style)\b.*?</\1>", "", answer.text, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text))
+
+
+def test_resident_memory_counts_the_processes_that_it_is_known_of(client):
+    assert "100.0 MiB in 2 living processes" in words(client, "/trace/workers")
+    (worker,) = client.get("/api/trace/workers").json()["workers"]
+    assert (worker["rss_bytes"], worker["rss_processes"]) == (100 * MIB, 2)
+
+
+def test_a_killed_child_is_not_told_as_one_that_ended_in_order(client):
+    text = words(client, "/trace/workers")
+    assert "Ended in order 1 recycled or stopped after 10 min on average, at 50.0 MiB" in text
+    assert "Killed 1 ended without a goodbye" in text
+    states = re.findall(r'data-label="Running"><span class="tr-badge[^>]*>(\w+)', client.get("/trace/workers").text)
+    assert sorted(states) == ["ended", "killed"]
+
+
+def test_a_process_that_ended_holds_nothing_for_the_shell(client):
+    assert words(client, "/trace/workers").count("holds 3") == 1
+
+
+def test_growth_without_a_line_says_where_it_stands(client):
+    text = words(client, "/trace/leaks")
+    assert "shop.sought line not found yet " in text
+    assert "shop.noted line not found yet: still growing " in text
+    assert "shop.steady it has stopped growing " in text
+    assert "shop.beyond outside Python’s heap, so without a line" in text
+
+
+def test_the_word_on_an_alert_and_what_it_is_about_are_apart(client):
+    assert re.search(r"alert is on · \S*shop/views\.py:90", words(client, "/trace"))
+
+
+def test_the_page_of_a_name_says_nothing_of_a_cost_that_nobody_measured(client):
+    text = words(client, "/trace/runs/task/shop.leak")
+    assert "Kept a run" in text
+    assert "measuring took" not in text
