@@ -112,10 +112,25 @@ def verdict_of(windows: Sequence[Window]) -> Verdict:
     if growing:
         last_steady_s = max((window.at_s for window in steady), default=0.0)
         unrefuted = [window for window in growing if window.at_s > last_steady_s]
-        return _joint_verdict(windows, unrefuted) if unrefuted else Verdict.STEADY
+        together = _joint_verdict(windows, unrefuted) if unrefuted else Verdict.STEADY
+        if together is not Verdict.GROWING or not _is_first_glance(windows, last_steady_s):
+            return together
+        return Verdict.SUSPECT if not steady else Verdict.STEADY
     if any(window.verdict is Verdict.SUSPECT for window in latest.values()):
         return Verdict.SUSPECT if not steady else Verdict.STEADY
     return Verdict.STEADY if steady else Verdict.TOO_FEW_RUNS
+
+
+def _is_first_glance(windows: Sequence[Window], since_s: float) -> bool:
+    """
+    Whether all that was seen to grow since then is a census, one of each process, without a line.
+
+    It can't tell what is kept from what the next run replaces; the look for the line does, mostly within seconds.
+    """
+    grown = [window for window in windows if window.verdict is Verdict.GROWING and window.at_s > since_s]
+    if any(window.sites or window.stage is not Stage.CENSUS for window in grown):
+        return False
+    return len({window.process for window in grown}) == len(grown)
 
 
 def _joint_verdict(windows: Sequence[Window], growing: Sequence[Window]) -> Verdict:

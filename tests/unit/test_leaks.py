@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+from msgspec.structs import replace
+
 from celery_trace.leaks import leak_table
 from celery_trace.model import Kind, Leak, Site, Stage, Verdict, Window
 
@@ -103,3 +105,14 @@ def test_runs_of_a_steady_phase_are_in_no_total() -> None:
     )
     assert (row.runs, row.kept_bytes_total) == (400, 100 * 4096)
     assert row.samples[-1][1] == row.kept_bytes_total
+
+
+def test_a_first_census_is_a_suspicion_until_somebody_looked_again_or_found_the_line() -> None:
+    census = replace(window("a", 2.0, Stage.CENSUS, Verdict.GROWING), sites=[])
+    assert the_row(census).verdict is Verdict.SUSPECT
+    steady = window("b", 1.0, Stage.LOCATED, Verdict.STEADY)
+    assert the_row(steady, census).verdict is Verdict.STEADY
+    again = replace(census, id="again", at_s=3.0, run_number=80)
+    assert the_row(steady, census, again).verdict is Verdict.GROWING
+    located = window("a", 3.0, Stage.LOCATED, Verdict.GROWING)
+    assert the_row(steady, census, located).verdict is Verdict.GROWING
