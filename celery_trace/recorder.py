@@ -66,7 +66,6 @@ _ALONE: Final = frozenset({Role.CHILD, Role.SOLO})
 
 #: Asking an enumeration for its member costs more than all the rest of a look-up by it.
 _TASK: Final = Kind.TASK
-_LAST_BUCKET: Final = Histogram.BUCKETS - 1
 
 
 class LiveKeeper(Protocol):
@@ -258,11 +257,7 @@ class Recorder:
             self.box.run_ended()
         self._running = ""
         why = ""
-        bucket = int(
-            duration_s * 10_000
-        ).bit_length()  # as Histogram.bucket has it; a call would be a tenth of all this
-        if bucket > _LAST_BUCKET:
-            bucket = _LAST_BUCKET
+        bucket = Histogram.bucket(duration_s)
         totals = token.totals
         with self._lock:
             self.runs += 1
