@@ -6,7 +6,10 @@ other gets its batch, in another order each round. Ratios are of the batches of 
 what else the machine does meets all ways alike. The parent process bounds how many no-op tasks a second there are,
 so the children's CPU time says more than the rate.
 
-    python benchmarks/overhead.py [--tasks 2000] [--rounds 7] [--heap 300000] [--ways bare,auto] [--json]
+Fewer ways and more, shorter rounds tell smaller differences apart; ``control``, a second bare worker, shows which
+differences are this machine's own.
+
+    python benchmarks/overhead.py [--tasks 2000] [--rounds 7] [--heap 300000] [--ways bare,auto,control] [--json]
 """
 
 from __future__ import annotations
@@ -142,6 +145,7 @@ elif WAY == "sentry":
 #: Every way, and what it is called in the table.
 WAYS = {
     "bare": "bare worker",
+    "control": "another bare worker",
     "handlers": "empty prerun and postrun handlers",
     "auto": "celery-trace, `auto`",
     "auto_memory": "celery-trace, `auto`, failures and black box off",
@@ -158,6 +162,7 @@ TRACED = {
     "rss": {"MEMORY": "rss"},
     "always": {"MEMORY": "always"},
 }
+TASKS = ("noop", "allocate")
 #: Ways so slow that a hundredth of the tasks is enough; with the whole batch they would take hours.
 SLOW = {"naive": 0.005, "always": 0.1}
 
@@ -258,8 +263,16 @@ class Worker:
 
     def hold(self) -> None:
         """Stop consuming, so that a queue can be filled."""
+        self._order("cancel_consumer")
+
+    def let_go(self) -> None:
+        """Consume again."""
+        self._order("add_consumer")
+
+    def _order(self, command: str) -> None:
         for _ in range(10):
-            if self.app.control.cancel_consumer("celery", destination=[self.node], reply=True, timeout=5, limit=1):
+            order = getattr(self.app.control, command)
+            if order("celery", destination=[self.node], reply=True, timeout=5, limit=1):
                 return
         raise TimeoutError(f"{self.way} does not answer.\n{self.log.read_text()[-2000:]}")
 
@@ -289,15 +302,13 @@ class Worker:
         children = self.children()
         before_s = sum(map(cpu_s, children))
         start_s = time.perf_counter()
-        self.app.control.add_consumer("celery", destination=[self.node])
+        self.let_go()
         self.drain()
         took_s = time.perf_counter() - start_s
         return many / took_s, (sum(map(cpu_s, children)) - before_s) / many
 
 
-def measure(
-    *, tasks: int = 2000, rounds: int = 7, heap_blocks: int = 300_000, ways: Sequence[str] = tuple(WAYS)
-) -> dict[str, Any]:
+def measure(*, tasks: int = 2000, rounds: int = 7, heap_blocks: int = 300_000, ways: Sequence[str]) -> dict[str, Any]:
     """
     Every way's rate and CPU time a task, beside the bare worker's.
 
@@ -311,7 +322,7 @@ def measure(
         url = stack.enter_context(redis_server(folder))
         workers = {way: stack.enter_context(Worker(way, url, folder, heap_blocks)) for way in ways}
         for worker in workers.values():
-            for task in ("noop", "allocate"):
+            for task in TASKS:
                 worker.warm(task, 4 if worker.way == "naive" else 400)
         for task, share in (("noop", 1.0), ("allocate", 0.5)):
             counts = {way: max(4, int(tasks * share * SLOW.get(way, 1.0))) for way in ways}
@@ -350,7 +361,7 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=2000, help="no-op tasks a batch; half as many that allocate")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--heap", type=int, default=300_000, help="allocated blocks in each child")
-    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--ways", default=",".join(way for way in WAYS if way != "control"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     ways = options.ways.split(",")
@@ -360,7 +371,7 @@ def main() -> int:
     if options.json:
         print(json.dumps(figures, indent=2))
         return 0
-    for task in ("noop", "allocate"):
+    for task in TASKS:
         print(f"{task}: tasks/s, of bare, the children's CPU a task, over bare")
         for way, row in figures[task].items():
             low, high = row["of_bare_spread"]

@@ -52,6 +52,18 @@ class Guard:
         return True
 
 
+def swallow(place: str, error: Exception) -> None:
+    """
+    Report an error that came up in code of ours before a run; what belongs to the task is raised again.
+
+    Raises:
+        SoftTimeLimitExceeded: As ``error``: it was meant for the task, which has not begun yet.
+    """
+    if _belongs_to_the_task(error):
+        raise error
+    report(place, error)
+
+
 def report(place: str, error: BaseException) -> None:
     """Count an error of ours and log it, in full, the first time that this place fails."""
     own_errors[place] += 1

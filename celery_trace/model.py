@@ -12,6 +12,7 @@ In the shapes of the JSON contract, times are plain (``at``, ``first_seen``).
 from __future__ import annotations
 
 import hashlib
+import math
 from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -295,6 +296,13 @@ class Histogram(Struct, frozen=True, array_like=True):
         """Which bucket a duration (seconds) falls in."""
         tenths_ms = int(duration_s * 10_000)
         return min(tenths_ms.bit_length(), Histogram.BUCKETS - 1)
+
+    @staticmethod
+    def begins_s(bucket: int) -> float:
+        """The shortest duration (seconds) that falls in a bucket; infinite behind the last one."""
+        if bucket >= Histogram.BUCKETS:
+            return math.inf
+        return (1 << bucket >> 1) / 10_000
 
 
 # --- records: written by a traced process -------------------------------------------------------------

@@ -22,9 +22,10 @@ from celery_trace import settings as settings_module
 from celery_trace import signals, tracers
 from celery_trace.capture.task_facts import field, retries_of
 from celery_trace.failures import FailureWatcher
-from celery_trace.guard import Guard, report
+from celery_trace.guard import Guard, report, swallow
 from celery_trace.model import Kind, Role, new_id
 from celery_trace.probes.overlap import code_of
+from celery_trace.quiet import QuietTask
 from celery_trace.recorder import Recorder, RunToken
 from celery_trace.settings import SettingError, Settings
 
@@ -215,7 +216,7 @@ class CeleryTrace:
             token.origin, token.describe = request, _queue_and_root
             traced.open_runs[task_id] = token
         except Exception as error:
-            report("task_prerun", error)
+            swallow("task_prerun", error)
 
     def run_ends(self, task: Any, task_id: str, state: str | None, **rest: Any) -> None:
         """A task has run, whatever came of it."""
@@ -223,6 +224,7 @@ class CeleryTrace:
             traced = self._traced
             if traced is None:
                 return
+            traced.recorder.surface()
             token = traced.open_runs.pop(task_id, None)
             if state != "SUCCESS":
                 traced.watcher.postrun(task=task, task_id=task_id, state=state, **rest)
@@ -271,10 +273,23 @@ class CeleryTrace:
 
     # --- this process ----------------------------------------------------------------------------------
 
+    def quiet_task(self, name: str) -> QuietTask | None:
+        """The task's runs that pass by :meth:`run_begins` and :meth:`run_ends`, as nothing is to be seen of them."""
+        return self._here().recorder.quiet_task(name, self._on_surfaced)
+
+    def _on_surfaced(self, token: RunToken) -> None:
+        """A quiet run is one no longer: from here on, it is as if :meth:`run_begins` had been told of it."""
+        traced = self._traced
+        if traced is not None:
+            traced.watcher.prerun(token.task_id)
+            token.describe = _queue_and_root
+            traced.open_runs[token.task_id] = token
+
     def _here(self) -> _Traced:
         traced = self._traced
         if traced is None or traced.recorder.closed:
             traced = self._trace_here()
+        traced.recorder.surface()
         return traced
 
     def _trace_here(self) -> _Traced:

@@ -38,6 +38,7 @@ from celery_trace.probes.memory import Begun, MemoryProbe, available_counters
 from celery_trace.probes.overlap import LOOK_S
 from celery_trace.probes.process import read_memory
 from celery_trace.probes.profile import NextRunProfile, ProfiledRun
+from celery_trace.quiet import QuietRuns, QuietTask
 from celery_trace.rollups import Totals
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
@@ -137,8 +138,11 @@ class Recorder:
         self.clock = clock
         self.keeper: LiveKeeper | None = None
         self.profile: NextRunProfile | None = None
+        #: Where runs that nothing is to be seen of pass by this recorder.
+        self.quiet: QuietRuns | None = None
+        self._surfaced: Callable[[RunToken], None] | None = None
         self.pid = process.pid
-        self.runs = 0
+        self._ordinary_runs = 0
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
         # Re-entrant: the collector of garbage may run a finalizer that is itself a traced block.
@@ -224,6 +228,10 @@ class Recorder:
         self, kind: Kind, name: str, *, task_id: str = "", retries: int = 0, queue: str = "", root_id: str = ""
     ) -> RunToken:
         """Note that a run begins. Hot path: a few microseconds."""
+        if self.quiet is not None:
+            self.quiet.calm = False  # until this run has ended
+            if self.quiet.running is not None:
+                self.surface()
         now_s = self.clock.now_s()
         totals = self._totals.get(name if kind is _TASK else (kind.value, name)) or self._new_totals(kind, name, now_s)
         token = RunToken(totals, now_s, task_id, retries, queue, root_id)
@@ -260,8 +268,10 @@ class Recorder:
         bucket = Histogram.bucket(duration_s)
         totals = token.totals
         with self._lock:
-            self.runs += 1
+            self._ordinary_runs += 1
             if token.started_at_s >= totals.ends_at_s:
+                if self.quiet is not None:
+                    self.quiet.add_up()
                 if totals.dirty:
                     self._write_rollup(totals)
                 totals.begin(token.started_at_s)
@@ -309,6 +319,35 @@ class Recorder:
                     concurrent=measured.concurrent if measured else 1,
                 )
             )
+        if self.quiet is not None:
+            self.quiet.ended(totals, self.clock.now_s(), calm=self.profile is None or not self.profile.armed)
+
+    def quiet_task(self, name: str, surfaced: Callable[[RunToken], None]) -> QuietTask:
+        """
+        A task whose runs may be quiet, in a process that runs one task after the other in the thread that asks.
+
+        Args:
+            name: The task's.
+            surfaced: Takes the token of a run that was quiet at its begin and is an ordinary one from now on.
+        """
+        if self.quiet is None:
+            self.quiet = QuietRuns(self._lock, self.box, self.probe)
+        self._surfaced = surfaced
+        return self.quiet.task(name)
+
+    def surface(self) -> None:
+        """If the run in progress is a quiet one of this thread, go on as if :meth:`run_started` had been told of it."""
+        task = self.quiet.surface() if self.quiet is not None else None
+        if task is None or task.totals is None or self._surfaced is None:
+            return
+        request, task.request = task.request, None
+        started_at_s = self.clock.now_s() - (time.perf_counter() - task.started_s)
+        token = RunToken(task.totals, started_at_s, task.task_id, task.retries, "", "", task.started_s, origin=request)
+        if self.probe is not None:
+            state = self.probe.state_of(_TASK, task.name)
+            token.probe = self.probe.joined(state) if state is not None else None
+        self._running = task.name
+        self._surfaced(token)
 
     def settled(self, kind: Kind, name: str, kept_blocks: int, kept_bytes: int) -> None:
         """Add what a run kept, as known when the next one begins and nothing of it is in flight any more."""
@@ -327,6 +366,8 @@ class Recorder:
                 return
             self.probe = MemoryProbe(self.settings, self.process, self.write, self.clock, settled=self.settled)
         self.probe.set_mode(name, mode, self.clock.monotonic_s() + seconds)
+        if self.quiet is not None:
+            self.quiet.measure(self.probe)
 
     def profile_next(self, name: str, claim: Callable[[], bool], seconds: float) -> None:
         """Profile the next run of one name with memray, if ``claim()`` says then that this process is the one."""
@@ -336,6 +377,8 @@ class Recorder:
             self.profile = NextRunProfile(self.settings.folder, self.process, self.clock)
             self.extra_counters.append(lambda: dict(self.profile.counters) if self.profile else {})
         self.profile.arm(name, claim, seconds)
+        if self.quiet is not None:
+            self.quiet.calm = False
 
     def keep(self, failure: Failure, error: BaseException) -> None:
         """Hand a failure's live objects to the keeper, where there is one."""
@@ -352,6 +395,8 @@ class Recorder:
     def flush(self) -> None:
         """Write the rollups that changed."""
         with self._lock:
+            if self.quiet is not None:
+                self.quiet.add_up()
             changed = [totals for totals in self._totals.values() if totals.dirty]
             for totals in changed:
                 self._write_rollup(totals)
@@ -385,9 +430,13 @@ class Recorder:
         self._last_sample_s = now_s
         if full:
             self._last_full_s = now_s
+        running = self._running
         with self._lock:
+            if self.quiet is not None:
+                self.quiet.add_up()
+                running = running or self.quiet.running_name
             for totals in self._totals.values():
-                if totals.dirty or totals.name == self._running:
+                if totals.dirty or totals.name == running:
                     totals.rss_max_bytes = max(totals.rss_max_bytes, memory.rss_bytes)
         self.write(
             Sample(
@@ -395,11 +444,16 @@ class Recorder:
                 at_s=self.clock.now_s(),
                 memory=memory,
                 runs=self.runs,
-                name=self._running,
+                name=running,
                 kept_failures=self.keeper.kept_count if self.keeper is not None else 0,
                 overhead_ratio=self.overhead_ratio,
             )
         )
+
+    @property
+    def runs(self) -> int:
+        """How many runs have ended here, those left out that are still to be added up."""
+        return self._ordinary_runs + (self.quiet.count if self.quiet is not None else 0)
 
     @property
     def overhead_s(self) -> float:
@@ -433,6 +487,8 @@ class Recorder:
             return
         self.closed = True
         self.ticker.stop()
+        if self.quiet is not None:
+            self.quiet.close()
         if self.keeper is not None:
             with guard.Guard("live keeper: close"):
                 self.keeper.close(how)
@@ -451,6 +507,8 @@ class Recorder:
     def abandon(self) -> None:
         """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
         self.closed = True
+        if self.quiet is not None:
+            self.quiet.close()
         if self.probe is not None:
             self.probe.forget()
         self.box = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from celery_trace.model import Histogram, Kind, Rollup
@@ -38,6 +39,15 @@ class Totals:
         self.gated = self.kept_blocks = self.kept_bytes = self.rss_max_bytes = 0
         self.concurrent = False
         self.dirty = False
+
+    def add(self, durations: Sequence[float]) -> None:
+        """Add runs that ended well and were not measured, by their durations (seconds)."""
+        for duration_s in durations:
+            self.durations[Histogram.bucket(duration_s)] += 1
+        self.runs += len(durations)
+        self.duration_s += sum(durations)
+        self.duration_max_s = max(self.duration_max_s, *durations)
+        self.dirty = True
 
     def learn_what_is_slow(self) -> None:
         """Set the duration bucket from which a run is an outlier."""

@@ -39,7 +39,7 @@ _HEADER = struct.Struct("<8sI")
 _SAMPLE_HEAD = struct.Struct("<QII")
 #: Behind the byte that says "taken": when it started, in which thread, its retries, and task id, kind and name as
 #: text with zero bytes between; a name that does not fit loses its end.
-_RUN = struct.Struct("<dQi491s")
+RUN: Final = struct.Struct("<dQi491s")
 _HEADER_BYTES: Final = 4096
 _PLACE_BYTES: Final = 512
 _SAMPLE_BYTES: Final = 24576
@@ -52,7 +52,7 @@ _SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
 MOST_FRAMES: Final = 48
 _NO_PLACE: Final = -1
 #: Characters that have no bytes are written as their escapes.
-_VISIBLE: Final = "backslashreplace"
+VISIBLE: Final = "backslashreplace"
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 _encode = msgspec.json.Encoder().encode
@@ -79,7 +79,7 @@ class _Sample(msgspec.Struct, frozen=True, array_like=True):
 
 def label(kind: str, name: str) -> bytes:
     """What a box is told of each run of a name; made once, as a run is told of every time."""
-    return f"\0{kind}\0{name}".encode("utf-8", _VISIBLE)
+    return f"\0{kind}\0{name}".encode("utf-8", VISIBLE)
 
 
 class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +117,7 @@ class BlackBox:
         self._clock = clock
         self._pid = os.getpid()
         self._places: dict[int, int] = {}  # thread to where in the file its run stands
+        self._lent: dict[int, int] = {}  # place that somebody else writes to, to the thread whose runs stand there
         self._nested: dict[int, int] = {}  # thread to how many runs it is in beyond the outermost
         self._free = [_RUNS_AT + number * _PLACE_BYTES for number in reversed(range(_MOST_RUNS))]
         self._sequence = 0
@@ -161,7 +162,7 @@ class BlackBox:
             return
         place = self._places[thread] = self._free.pop() if self._free else _NO_PLACE
         if place != _NO_PLACE:
-            _RUN.pack_into(target, place + 1, now_s, thread, retries, task_id.encode("utf-8", _VISIBLE) + what)
+            RUN.pack_into(target, place + 1, now_s, thread, retries, task_id.encode("utf-8", VISIBLE) + what)
             target[place] = 1
 
     def run_ended(self) -> None:
@@ -177,12 +178,34 @@ class BlackBox:
             self._map[place] = 0
             self._free.append(place)
 
+    def take_place(self) -> tuple[mmap.mmap, int] | None:
+        """
+        A place for one run after the other of the thread that asks, which writes there itself until :meth:`adopt`.
+
+        Returns:
+            The file's memory, and where the place begins: a byte that says "taken", then :data:`RUN`. None when all
+            places are taken.
+        """
+        if self._map is None or not self._free:
+            return None
+        place = self._free.pop()
+        self._lent[place] = get_ident()
+        return self._map, place
+
+    def adopt(self, place: int) -> None:
+        """The run in a place that was taken is from here on as if begun by :meth:`run_started`."""
+        self._places[self._lent.pop(place)] = place
+
     def sample(self) -> None:
         """Look at the stacks of the threads that run something; nothing is written while none does."""
-        if not self._places or os.getpid() != self._pid:
+        target = self._map
+        if target is None or os.getpid() != self._pid:
+            return
+        running = [*list(self._places)[:8], *(thread for place, thread in list(self._lent.items()) if target[place])]
+        if not running:
             return
         frames = sys._current_frames()
-        stacks = {str(thread): _stack_of(frames[thread]) for thread in list(self._places)[:8] if thread in frames}
+        stacks = {str(thread): _stack_of(frames[thread]) for thread in running if thread in frames}
         if not stacks:
             # Greenlets: only the one that is switched in has a stack of its own to see.
             stacks = {"": _stack_of(frames[get_ident()])} if get_ident() in frames else {}
@@ -245,6 +268,7 @@ class BlackBox:
             self._lock = -1
         self._map = None
         self._places = {}
+        self._lent = {}
 
 
 #: Boxes of this process, for the hook after a fork.
@@ -319,7 +343,7 @@ def _running(data: bytes) -> list[Running]:
     runs = []
     for place in range(_RUNS_AT, _SAMPLE_AT, _PLACE_BYTES):
         if data[place]:
-            started_at_s, thread, retries, words = _RUN.unpack_from(data, place + 1)
+            started_at_s, thread, retries, words = RUN.unpack_from(data, place + 1)
             task_id, _, rest = words.rstrip(b"\0").decode("utf-8", "replace").partition("\0")
             kind, _, name = rest.partition("\0")
             runs.append(Running(kind, name, task_id, retries, started_at_s, thread))

@@ -36,8 +36,8 @@ class Budget:
     """
 
     __slots__ = (
-        "_countdown", "_cpu_mark_s", "_every", "_gated", "_mark_s", "_mark_spent_s", "_ran_s", "_runs", "_share",
-        "_started_s", "spent_s",
+        "_cpu_mark_s", "_every", "_gated", "_mark_s", "_mark_spent_s", "_ran_s", "_runs", "_share", "_started_s",
+        "countdown", "spent_s",
     )  # fmt: skip
 
     def __init__(self, share: float) -> None:
@@ -45,7 +45,10 @@ class Budget:
         self.spent_s = 0.0
         self._share = share
         self._started_s = time.perf_counter()
-        self._every = self._countdown = 1
+        self._every = 1
+        #: The run that is to be measured next, counted from the last one: above 1, the next may pass unmeasured. Who
+        #: lets one pass takes 1 off, and tells of it by and by with :meth:`passed`.
+        self.countdown = 1
         self._mark_s = self._started_s
         self._mark_spent_s = self._ran_s = 0.0
         self._cpu_mark_s = time.process_time()
@@ -72,21 +75,25 @@ class Budget:
 
     def skips(self) -> bool:
         """Whether the run that begins is not to be measured; if so, it is counted here, else by :meth:`is_due`."""
-        if self._countdown <= 1:
+        if self.countdown <= 1:
             return False
-        self._countdown -= 1
-        self._runs += 1
-        self.spent_s += QUIET_RUN_S
+        self.countdown -= 1
+        self.passed(1)
         return True
+
+    def passed(self, runs: int) -> None:
+        """Count runs that were let pass."""
+        self._runs += runs
+        self.spent_s += runs * QUIET_RUN_S
 
     def is_due(self, run_number: int) -> bool:
         """Count a run that begins. Whether it is one of those that are measured."""
         self._runs += 1
-        self._countdown -= 1
-        if self._countdown > 0:
+        self.countdown -= 1
+        if self.countdown > 0:
             return False
         # Not every nth exactly: a task that leaks in every tenth run must not fall between.
-        self._countdown = self._every + (run_number * 7919 >> 3) % 3 - 1 if self._every > 1 else 1
+        self.countdown = self._every + (run_number * 7919 >> 3) % 3 - 1 if self._every > 1 else 1
         return True
 
     def count_measured(self, now_s: float) -> None:

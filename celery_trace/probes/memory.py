@@ -19,7 +19,7 @@ import weakref
 from array import array
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 from celery_trace.clock import Clock
 from celery_trace.guard import report
@@ -87,7 +87,20 @@ def available_counters() -> list[str]:
 class _Name:
     """One name's state in this process."""
 
-    __slots__ = ("burst", "gate", "investigation", "kind", "name", "resting", "rests", "runs", "swept", "watch", "word")
+    __slots__ = (
+        "burst",
+        "gate",
+        "investigation",
+        "kind",
+        "name",
+        "quiet",
+        "resting",
+        "rests",
+        "runs",
+        "swept",
+        "watch",
+        "word",
+    )  # fmt: skip
 
     def __init__(self, kind: Kind, name: str, plan: Plan, watch: ResourceWatch) -> None:
         self.kind = kind
@@ -96,11 +109,22 @@ class _Name:
         self.watch = watch
         self.gate = Gate(plan.gate)
         self.burst = _FIRST_RUNS  # runs that are measured whatever the sampling says
+        self.quiet = False  # whether nothing is to be seen of its next runs, but for those that the sampling takes
         self.investigation: Investigation | None = None
         self.resting = 0  # run number until which the gate stays shut after a false alarm
         self.rests = 0
         self.swept = False
         self.word: Note | None = None  # what an earlier process found out
+
+
+class Passing(Protocol):
+    """Who lets runs pass by the probe, one at a time."""
+
+    thread: int
+
+    @property
+    def running(self) -> object | None:
+        """What runs now, in that thread; None while nothing does."""
 
 
 class _Listener(Gate):
@@ -266,6 +290,8 @@ class MemoryProbe:
         self._calm = False
         #: The threads of the runs in progress that have no token, as nothing is to be seen of them.
         self._quiet: list[int] = []
+        #: And who knows of such runs that pass by.
+        self.passing: Passing | None = None
         self._idle = [NOTHING_KEPT, NOTHING_KEPT]  # by the gate: settled at once, settled late
         self._census_idle = [NOTHING_KEPT, NOTHING_KEPT]
         self._calibrate()
@@ -290,12 +316,10 @@ class MemoryProbe:
             and self._calm
             and not self._overrides
             and kind is _TASK
-            and state.burst <= 0
-            and state.investigation is None
+            and state.quiet
             and self._pending is None
             and self._held is None
             and not self._open
-            and not state.watch.counting
             and budget.skips()
         ):
             self._failed = None
@@ -308,7 +332,7 @@ class MemoryProbe:
             if self._mode == "auto" or self._mode == "always":
                 state.word = self._others.word(kind, name)
         token = Token(state, get_ident(), min(len(self._open), _SLOTS - 1) * 4)
-        if self._open or self._quiet:
+        if self._open or self._quiet or (self.passing is not None and self.passing.running is not None):
             self._note_company(token)
         failed, self._failed = self._failed, None
         token.after_failure = failed is not None and failed is not state
@@ -409,6 +433,35 @@ class MemoryProbe:
     def _is_late(self, token: Token) -> bool:
         return self._settle_late and not token.nested and token.state.kind is not Kind.BLOCK
 
+    @property
+    def rests(self) -> bool:
+        """Whether runs go one by one here, and nothing is in hand that the next one would end or disturb."""
+        return (
+            self._calm
+            and not self._closed
+            and self._pending is None
+            and self._held is None
+            and self._failed is None
+            and not self._open
+            and not self._quiet
+            and not self._is_overridden()
+        )
+
+    def state_of(self, kind: Kind, name: str) -> _Name | None:
+        """What is known of a name here; its ``quiet`` says whether its next runs may pass."""
+        return self._names.get(name if kind is _TASK else (kind.value, name))
+
+    def passed(self, state: _Name, runs: int) -> None:
+        """So many runs passed that were neither begun nor ended here."""
+        state.runs += runs
+        self.budget.passed(runs)
+
+    def joined(self, state: _Name) -> Begun:
+        """A run that was let pass goes on as one that had begun here; its thread asks."""
+        self.passed(state, 1)
+        self._quiet.append(get_ident())
+        return state
+
     def set_mode(self, name: str, mode: str, until_monotonic_s: float) -> None:
         """Measure one name in another mode until then, on the clock given at the start."""
         self._overrides = {**self._overrides, name: (mode, until_monotonic_s)}
@@ -487,8 +540,18 @@ class MemoryProbe:
     # --- settling ----------------------------------------------------------------------------------------
 
     def _settle(self, token: Token, next_state: _Name | None) -> None:
-        """The run and all that hung on it is over: judge it by the smaller of its two readings."""
+        """The run and all that hung on it is over: judge it, and find out what its name's next runs are to be."""
         state = token.state
+        self._judge(token, state, next_state)
+        state.quiet = (
+            state.investigation is None
+            and not state.watch.counting
+            # Runs that are all to be measured are not, while the gate is shut or the budget is spent.
+            and (state.burst <= 0 or state.runs <= state.resting or not self.budget.covers(beginning=True))
+        )
+
+    def _judge(self, token: Token, state: _Name, next_state: _Name | None) -> None:
+        """Judge a run by the smaller of its two readings."""
         if token.watched and token.shared == 1:
             state.watch.settle(state.runs)
         if token.stage is not None:
@@ -644,14 +707,16 @@ class MemoryProbe:
 
     # --- the mode in which each run is traced ----------------------------------------------------------------
 
+    def _is_overridden(self) -> bool:
+        """Whether any name is to be measured in another mode now; forgets what has run out."""
+        if self._overrides:
+            now_s = self._clock.monotonic_s()
+            self._overrides = {name: order for name, order in self._overrides.items() if now_s < order[1]}
+        return bool(self._overrides)
+
     def _mode_of(self, name: str) -> str:
-        override = self._overrides.get(name)
-        if override is None:
-            return self._mode
-        if self._clock.monotonic_s() < override[1]:
-            return override[0]
-        self._overrides = {key: value for key, value in self._overrides.items() if key != name}
-        return self._mode
+        override = self._overrides.get(name) if self._is_overridden() else None
+        return self._mode if override is None else override[0]
 
     def _start_tracing(self, token: Token) -> None:
         tracing = token.tracing
@@ -675,6 +740,8 @@ class MemoryProbe:
         """Other runs are in progress: one that this thread is inside of is no company, all others are."""
         token.nested = True
         running, quiet = self._open, self._quiet
+        if self.passing is not None and self.passing.running is not None:
+            quiet = [*quiet, self.passing.thread]
         if all(other.whose == token.whose and other.state.kind is not Kind.REQUEST for other in running) and all(
             whose == token.whose for whose in quiet
         ):

@@ -1,0 +1,363 @@
+"""Quiet runs: nearly all runs of a pool process leave no more than their count; each that is more is seen whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app import trace
+from celery.exceptions import SoftTimeLimitExceeded
+
+from celery_trace import trace_memory
+from celery_trace.guard import own_errors
+from celery_trace.model import AnyRecord, Failure, Kind, Rollup, Run, decode
+from celery_trace.plugin import CeleryTrace
+from celery_trace.probes import blackbox, budget, memory
+from celery_trace.recorder import Recorder
+from celery_trace.settings import Settings
+
+#: What a task does while it runs, by the test that needs it.
+_inside: dict[str, Callable[[], Any]] = {}
+
+
+class Pool:
+    """A pool process's plugin and tasks, in this process."""
+
+    def __init__(self, app: Celery, plugin: CeleryTrace) -> None:
+        self.app = app
+        self.plugin = plugin
+        self.recorder: Recorder = plugin._here().recorder
+
+    def run(self, name: str, *args: Any, task_id: str = "id") -> tuple[Any, ...]:
+        request = {"id": task_id, "task": name, "retries": 2, "is_eager": False, "args": args, "kwargs": {}}
+        request["delivery_info"] = {"routing_key": "bakery"}
+        request["root_id"] = "root"
+        return self.app.tasks[name].__trace__(task_id, args, {}, request)
+
+    def runs(self, name: str, count: int) -> None:
+        for number in range(count):
+            self.run(name, number)
+
+    @property
+    def quiet(self) -> int:
+        """How many runs have been quiet so far."""
+        self.recorder.flush()
+        return self.recorder.quiet.count if self.recorder.quiet is not None else 0
+
+    def quietly(self, inside: Callable[[], Any], *, task_id: str = "id") -> tuple[Any, ...]:
+        """A run that is quiet at its begin, and calls that."""
+        self.runs("add", 3)
+        self.runs("work", 3)
+        assert self.recorder.quiet is not None
+        assert self.recorder.quiet.calm
+        seen: list[str] = []
+
+        def first() -> Any:
+            seen.append(self.recorder.quiet.running_name if self.recorder.quiet is not None else "")
+            return inside()
+
+        _inside["work"] = first
+        try:
+            return self.run("work", task_id=task_id)
+        finally:
+            _inside.clear()
+            assert seen == ["work"]
+
+    def learn(self, name: str) -> None:
+        """Have a name's quiet runs take over what was changed in its totals."""
+        assert self.recorder.quiet is not None
+        self.recorder.quiet.task(name).learn(self.recorder._totals[name], time.time())
+
+    def written(self, kind: type[AnyRecord]) -> list[Any]:
+        self.recorder.flush()
+        records = []
+        for path in sorted(self.recorder.settings.spool_folder.glob("*.spool")):
+            for line in path.read_bytes().splitlines()[1:]:
+                records.append(decode(line.split(b" ", 2)[2]))
+        return [record for record in records if isinstance(record, kind)]
+
+    def totals(self, name: str) -> list[Rollup]:
+        """The last word on each five minutes."""
+        return list({one.key: one for one in self.written(Rollup) if one.name == name}.values())
+
+
+@pytest.fixture
+def pool(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pool]:
+    app = Celery("quiet", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+    @app.task(name="add", shared=False)
+    def add(number: int) -> int:
+        return number + 1
+
+    @app.task(name="work", shared=False)
+    def work(*_: Any) -> Any:
+        return _inside["work"]() if "work" in _inside else None
+
+    app.finalize()
+    for name, task in app.tasks.items():
+        task.__trace__ = trace.build_tracer(name, task, app.loader, "host", app=app)
+    plugin = CeleryTrace(app, Settings(dir=str(tmp_path / "trace"), memory=getattr(request, "param", "off")))
+    plugin._main_pid = os.getppid()
+    plugin.on_worker_process_init()
+    yield Pool(app, plugin)
+    plugin.close()
+    app.close()
+
+
+def test_each_run_is_counted_once_with_its_duration(pool: Pool) -> None:
+    pool.runs("add", 1500)
+    assert pool.quiet > 1400
+    [totals] = pool.totals("add")
+    assert (totals.runs, totals.failed, sum(totals.durations.counts)) == (1500, 0, 1500)
+    assert 0 < totals.duration_s < 10
+    assert totals.duration_s / 1500 <= totals.duration_max_s <= totals.duration_s
+    assert pool.recorder.runs == 1500
+
+
+def test_runs_that_are_added_up_while_others_go_on_are_all_there(pool: Pool) -> None:
+    going_on = threading.Event()
+
+    def add_up() -> None:
+        while not going_on.is_set():
+            pool.recorder.flush()
+
+    adding = threading.Thread(target=add_up)
+    adding.start()
+    pool.runs("add", 3000)
+    going_on.set()
+    adding.join()
+    assert [totals.runs for totals in pool.totals("add")] == [3000]
+
+
+def test_a_quiet_run_that_fails_is_recorded_as_any_other(pool: Pool) -> None:
+    def fail() -> None:
+        order = {"id": 7}
+        time.sleep(0.02)
+        raise ValueError(f"no price for {order['id']}")
+
+    pool.quietly(fail, task_id="broken")
+    [failure] = pool.written(Failure)
+    assert (failure.task_id, failure.retries, failure.name) == ("broken", 2, "work")
+    assert failure.duration_s == pytest.approx(0.02, abs=0.5)
+    assert failure.duration_s >= 0.02
+    assert failure.capture is not None
+    assert [value.name for value in failure.capture.exceptions[0].frames[0].locals] == ["order"]
+    [totals] = pool.totals("work")
+    assert (totals.runs, totals.failed) == (4, 1)
+    before = pool.quiet
+    pool.runs("add", 5)
+    assert pool.quiet >= before + 3
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_passes_a_quiet_run_ends_it(pool: Pool, error: type[BaseException]) -> None:
+    def leave() -> None:
+        raise error
+
+    with pytest.raises(error) as raised:
+        pool.quietly(leave)
+    assert not any("celery_trace" in entry.path.parts for entry in raised.traceback if hasattr(entry.path, "parts"))
+    [totals] = pool.totals("work")
+    assert (totals.runs, totals.failed) == (4, 1)
+    assert blackbox.read(next(pool.recorder.settings.spool_folder.glob("*.box"))).runs == []
+
+
+def test_a_message_that_is_delivered_again_counts_as_no_success(pool: Pool) -> None:
+    pool.runs("add", 3)
+    tracer = pool.app.tasks["add"].__trace__
+    told: list[tuple[Any, ...]] = []
+    pool.plugin.run_ends = lambda *told_of, **rest: told.append(told_of)  # type: ignore[method-assign]
+    from celery_trace import tracers
+
+    skipped = tracers.around(
+        lambda *_: (None, None, None, None), pool.app.tasks["add"], pool.plugin, pool.plugin.quiet_task("add")
+    )
+    skipped("id", (), {}, {"id": "id"})
+    assert [of[2] for of in told] == ["IGNORED"]
+    assert tracer is not skipped
+
+
+def test_a_run_inside_a_quiet_one_leaves_both_seen(pool: Pool) -> None:
+    def outer() -> None:
+        pool.app.tasks["add"].apply((1,)).get(disable_sync_subtasks=False)
+        reading = blackbox.read(next(pool.recorder.settings.spool_folder.glob("*.box")))
+        assert reading is not None
+        assert [run.name for run, _ in reading.runs] == ["work"]
+
+    assert pool.quietly(outer)[1] is None
+    assert [totals.runs for totals in pool.totals("work")] == [4]
+    assert [totals.runs for totals in pool.totals("add")] == [4]
+    before = pool.quiet
+    pool.runs("add", 5)
+    assert pool.quiet >= before + 3
+
+
+def test_the_black_box_tells_of_a_quiet_run(pool: Pool) -> None:
+    def look() -> blackbox.BoxReading | None:
+        assert pool.recorder.box is not None
+        pool.recorder.box.sample()
+        return blackbox.read(next(pool.recorder.settings.spool_folder.glob("*.box")))
+
+    seen: list[blackbox.BoxReading | None] = []
+    pool.quietly(lambda: seen.append(look()), task_id="watched")
+    [reading] = seen
+    assert reading is not None
+    [(run, sample)] = reading.runs
+    assert (run.kind, run.name, run.task_id, run.retries) == ("task", "work", "watched", 2)
+    assert run.thread == threading.get_ident()
+    assert run.started_at_s == pytest.approx(time.time(), abs=5)
+    assert sample is not None
+    assert any("look" in line.function for line in sample.stack)
+    after = look()
+    assert after is not None
+    assert after.runs == []
+
+
+def test_a_quiet_run_that_takes_unusually_long_is_kept_by_itself(pool: Pool) -> None:
+    pool.runs("work", 60)
+    pool.recorder.flush()
+    totals = pool.recorder._totals["work"]
+    totals.scatter_due_s = 0.0  # the next one is kept by itself, and what is slow is learned with it
+    pool.learn("work")
+    pool.run("work")
+    pool.quietly(lambda: time.sleep(0.05), task_id="slow")
+    [slow] = [run for run in pool.written(Run) if run.task_id == "slow"]
+    assert (slow.why, slow.queue, slow.root_id, slow.state) == ("outlier", "bakery", "root", "SUCCESS")
+    assert slow.duration_s >= 0.05
+    assert slow.started_at_s == pytest.approx(time.time(), abs=5)
+
+
+def test_one_run_in_ten_seconds_is_kept_though_the_others_are_quiet(pool: Pool) -> None:
+    pool.runs("work", 50)
+    assert len([run for run in pool.written(Run) if run.name == "work"]) == 1
+    pool.recorder._totals["work"].scatter_due_s = time.perf_counter()
+    pool.runs("add", 1)
+    pool.learn("work")
+    pool.runs("work", 2)
+    assert len([run for run in pool.written(Run) if run.name == "work"]) == 2
+
+
+def test_runs_count_for_the_five_minutes_that_they_began_in(pool: Pool) -> None:
+    pool.runs("work", 10)
+    totals = pool.recorder._totals["work"]
+    totals.ends_at_s = time.time() + 0.05
+    pool.learn("work")
+    pool.runs("work", 5)
+    assert totals.bucket_s + Rollup.BUCKET_S > totals.ends_at_s
+    time.sleep(0.1)
+    seen: list[int] = []
+    begin = totals.begin
+    pool.recorder.flush()
+    before = pool.totals("work")[-1].runs
+
+    class Watched(type(totals)):  # type: ignore[misc]
+        __slots__ = ()
+
+        def begin(self, at_s: float) -> None:
+            seen.append(self.runs)
+            begin(at_s)
+
+    totals.__class__ = Watched
+    pool.runs("work", 3)
+    assert before == 15
+    assert seen == [15]
+    assert totals.runs + pool.quiet >= 3
+
+
+@pytest.mark.parametrize("pool", ["auto"], indirect=True)
+def test_an_order_to_measure_ends_the_quiet(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_FIRST_RUNS", 5)
+    pool.recorder.measure("add", "always", 60)
+    pool.runs("add", 2)
+    assert {run.why for run in pool.written(Run) if run.name == "add"} == {"traced"}
+    before = pool.quiet
+    pool.runs("work", 3)
+    assert pool.quiet == before
+
+
+@pytest.mark.parametrize("pool", ["auto"], indirect=True)
+def test_where_runs_are_sampled_those_between_are_quiet_and_counted_by_the_probe(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "_MOST_SKIPPED", 50)
+    monkeypatch.setattr(memory.MemoryProbe, "_suspect", lambda *_: None)
+    assert pool.recorder.probe is not None
+    pool.recorder.probe.budget._share = 1e-9
+    pool.runs("add", 1500)
+    state = pool.recorder.probe.state_of(Kind.TASK, "add")
+    assert state is not None
+    assert pool.quiet > 800
+    assert state.runs == 1500
+    [totals] = pool.totals("add")
+    assert totals.runs == 1500
+    assert totals.gated < 700
+
+
+@pytest.mark.parametrize("pool", ["auto"], indirect=True)
+def test_a_block_inside_a_quiet_run_is_measured(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "_MOST_SKIPPED", 1000)
+    monkeypatch.setattr(memory.MemoryProbe, "_suspect", lambda *_: None)
+    assert pool.recorder.probe is not None
+    pool.recorder.probe.budget._share = 1e-9
+    kept: list[bytes] = []
+
+    def block() -> None:
+        with trace_memory("counting"):
+            kept.append(bytes(100_000))
+
+    pool.runs("work", 600)
+    pool.runs("add", 600)
+    pool.recorder.probe.budget.countdown = 500
+    pool.quietly(block)
+    assert [totals.runs for totals in pool.totals("counting")] == [1]
+    assert [totals.runs for totals in pool.totals("work")] == [604]
+
+
+def test_a_block_of_another_thread_leaves_the_quiet_run_alone_and_knows_of_it(pool: Pool) -> None:
+    def beside() -> None:
+        with trace_memory("beside"):
+            pass
+
+    def run() -> None:
+        thread = threading.Thread(target=beside)
+        thread.start()
+        thread.join()
+        assert pool.recorder.quiet is not None
+        assert pool.recorder.quiet.running_name == "work"
+
+    assert pool.quietly(run)[1] is None
+    assert [totals.runs for totals in pool.totals("work")] == [4]
+    assert [totals.runs for totals in pool.totals("beside")] == [1]
+
+
+def test_a_process_that_a_task_forks_has_no_quiet_runs(pool: Pool) -> None:
+    pool.runs("add", 5)
+    child = os.fork()
+    if child == 0:
+        calm = pool.recorder.quiet is not None and pool.recorder.quiet.calm
+        os._exit(1 if calm else 0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_time_limit_that_meets_us_is_the_tasks(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.runs("add", 5)
+    raised: list[type[Exception]] = [SoftTimeLimitExceeded, ValueError]
+
+    def struck(_: Any) -> int:
+        raise raised.pop(0)
+
+    monkeypatch.setattr("celery_trace.quiet.retries_of", struck)
+    with pytest.raises(SoftTimeLimitExceeded):
+        pool.run("add", 1)
+    own_errors.clear()
+    monkeypatch.setattr("celery_trace.plugin.retries_of", struck)
+    assert pool.run("add", 1)[0] == 2, sys.exc_info()
+    assert own_errors["task_prerun"] == 1
+    own_errors.clear()
