@@ -58,6 +58,12 @@ NOTHING_KEPT = Kept(0, 0)
 FROZEN_AT_START = gc.get_freeze_count() if gc.get_freeze_count() < 2_000 else 0
 
 
+#: The interpreter's own function for it, "when hunting for leaks"; another one from 3.13 on.
+_forget_attributes: Callable[[], object] | None = getattr(
+    sys, "_clear_internal_caches" if sys.version_info >= (3, 13) else "_clear_type_cache", None
+)
+
+
 class Collector:
     """
     The user's garbage collector, driven so that it is left as it was found.
@@ -97,9 +103,16 @@ class Collector:
 
     @staticmethod
     def collect(*, everything: bool) -> None:
-        """Collect: everything that is not frozen, or only the younger generations. Empties the free lists."""
+        """
+        Collect: everything that is not frozen, or only the younger generations. Empties the free lists.
+
+        And the interpreter's cache of attributes: it holds on to each name that was looked up, four thousand of them,
+        so that tasks which look up names that they made (unpickling, matching on classes) seem to leak until it is full.
+        """
         if gc.isenabled():
             gc.collect(2 if everything else 1)
+        if _forget_attributes is not None:
+            _forget_attributes()
 
 
 class CensusWindow:
@@ -183,7 +196,8 @@ class CensusWindow:
     def open(self) -> None:
         """Just before the run."""
         self._listed = None
-        if self.before_last is not None and len(self.kept) >= self.wanted - 1:
+        # Dear, and for nothing where what grew at first has stopped, such as the error of a failed run in flight.
+        if self.before_last is not None and len(self.kept) >= self.wanted - 1 and self.kept[-1].grew:
             self.thaw()
             self.before_last()
         self._frozen = self._collector.freeze()

@@ -53,6 +53,11 @@ class Holding:
         path = self.retention.path
         return bool(path) and path[0].endswith(_ROOTS)
 
+    @property
+    def compares(self) -> bool:
+        """Whether the lengths of containers were noted, to be compared when the window is complete."""
+        return self._lengths is not None
+
     def watch(self, window: CensusWindow) -> None:
         """
         Look after a censused run whether the lengths of containers are to be noted.

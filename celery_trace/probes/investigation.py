@@ -119,9 +119,10 @@ class Investigation:
             if self.rare and self._more_rare_runs(window):
                 window.wanted += 1
                 return
-            if window.before_last is not None and not window.kept[-1].grew and self._extra_runs < 4:
+            shown = window.kept[-1].grew and self._holding.compares
+            if window.before_last is not None and not shown and self._extra_runs < 4:
                 self._extra_runs += 1
-                window.wanted += 1  # the run that was to show what grows kept nothing
+                window.wanted += 1  # the run that was to show what grows kept nothing, or the one before it did
                 return
             self._conclude_census(window, run_number)
         elif isinstance(window, LocateWindow) and window.enough:

@@ -221,6 +221,16 @@ def compiled_patterns(number: int) -> None:
 _tasks: dict[int, list[int]] = {}
 
 
+_parts = [type(f"Part{place}", (), {})() for place in range(12)]
+
+
+@decoy
+def names_that_are_looked_up(number: int) -> None:
+    # The interpreter's cache of attributes holds on to each of them until it is full. Unpickling does so, too.
+    for part in _parts:
+        getattr(part, f"of order {number}", None)
+
+
 @decoy
 def added_and_taken_later(number: int) -> None:
     _tasks[number] = [number] * 500

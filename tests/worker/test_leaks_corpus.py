@@ -27,6 +27,7 @@ DECOYS = [
     "corpus.sawtooth_of_fifty",
     "corpus.only_raises",
     "corpus.large_result",
+    "corpus.names_that_are_looked_up",
 ]
 
 
