@@ -355,13 +355,15 @@
         return button ? button.dataset.series : otherwise;
     }
 
-    function drawAll(root) {
+    function drawAll(root, kept) {
+        function stays(place) { return (kept || []).some(function (card) { return card.contains(place); }); }
         plots = plots.filter(function (one) {
-            if (document.contains(one.place) && !root.contains(one.place)) { return true; }
+            if (document.contains(one.place) && (stays(one.place) || !root.contains(one.place))) { return true; }
             one.plot.destroy();
             return false;
         });
         root.querySelectorAll("[data-plot]").forEach(function (place) {
+            if (stays(place)) { return; }
             const data = trace.data(place.dataset.source);
             if (data) { kinds[place.dataset.plot](place, data); }
         });
@@ -375,7 +377,7 @@
         });
         drawAll(button.closest(".tr-card"));
     });
-    document.addEventListener("trace:fresh", function (event) { drawAll(event.target); });
+    document.addEventListener("trace:fresh", function (event) { drawAll(event.target, event.detail.kept); });
     new MutationObserver(function () { drawAll(document.body); })
         .observe(document.documentElement, {attributes: true, attributeFilter: ["data-bs-theme"]});
     let resizing = 0;

@@ -252,9 +252,60 @@
         banner.textContent = words || "";
     }
 
+    // A plot that somebody points at, or has reached by keyboard, stays as it is until they leave it.
+    function inUse(card) { return card.matches(":hover") || card.querySelector(":focus-visible") !== null; }
+
+    function plotCard(root, source) {
+        const place = root.querySelector('[data-plot][data-source="' + source + '"]');
+        return place && place.closest(".tr-card");
+    }
+
+    // The cards of plots in use, each with the one that is to take its place.
+    function plotsInUse(old, fresh) {
+        const found = [];
+        old.querySelectorAll("[data-plot]").forEach(function (place) {
+            const card = place.closest(".tr-card");
+            if (card && inUse(card)) { found.push([card, plotCard(fresh, place.dataset.source)]); }
+        });
+        return found;
+    }
+
+    function catchUpAfter(card) {
+        if (card.dataset.waits) { return; }
+        card.dataset.waits = "1";
+        function left() { window.setTimeout(function () { if (card.isConnected && !inUse(card)) { refresh(); } }); }
+        card.addEventListener("mouseleave", left);
+        card.addEventListener("focusout", left);
+    }
+
+    // Exchanges all that is around some elements, which never leave the page: one that did would lose its pointer.
+    function exchangeAround(old, fresh, kept) {
+        const stays = new Map();
+        kept.forEach(function (pair) {
+            let mine = pair[0];
+            let its = pair[1];
+            while (mine.parentNode !== old) { mine = mine.parentNode; }
+            while (its.parentNode !== fresh) { its = its.parentNode; }
+            stays.set(its, mine);
+        });
+        const staying = Array.from(stays.values());
+        Array.from(old.childNodes).forEach(function (node) { if (!staying.includes(node)) { node.remove(); } });
+        let next = old.firstChild;
+        Array.from(fresh.childNodes).forEach(function (node) {
+            const mine = stays.get(node);
+            if (!mine) { old.insertBefore(node, next); return; }
+            next = mine.nextSibling;
+            const inside = kept.filter(function (pair) { return pair[0] !== mine && mine.contains(pair[0]); });
+            if (inside.length) { exchangeAround(mine, node, inside); }
+        });
+    }
+
     // What a person has opened, typed or scrolled inside a region survives its exchange.
     function exchange(old, fresh) {
         if (old.innerHTML === fresh.innerHTML) { return; }
+        const kept = plotsInUse(old, fresh);
+        kept.forEach(function (pair) { catchUpAfter(pair[0]); });
+        if (kept.some(function (pair) { return !pair[1]; })) { return; }  // the plot is gone; so it is once they leave
         const open = Array.from(old.querySelectorAll("details")).map(function (element) { return element.open; });
         const scrolled = Array.from(old.querySelectorAll(".tr-scroll, .tr-source, .tr-console-log")).map(function (element) {
             return [element.scrollLeft, element.scrollTop];
@@ -265,7 +316,7 @@
         const active = document.activeElement;
         const focusable = "a, button, input, select, summary, [tabindex]";
         const index = old.contains(active) ? Array.from(old.querySelectorAll(focusable)).indexOf(active) : -1;
-        old.replaceChildren.apply(old, Array.from(fresh.childNodes));
+        exchangeAround(old, fresh, kept);
         const details = old.querySelectorAll("details");
         if (details.length === open.length) { details.forEach(function (element, at) { element.open = open[at]; }); }
         old.querySelectorAll(".tr-scroll, .tr-source, .tr-console-log").forEach(function (element, at) {
@@ -274,13 +325,15 @@
         old.querySelectorAll("[data-series]").forEach(function (element, at) {
             if (pressed[at]) { element.setAttribute("aria-pressed", pressed[at]); }
         });
-        if (index >= 0) {
+        if (index >= 0 && !old.contains(document.activeElement)) {
             const again = old.querySelectorAll(focusable)[index];
             if (again) { again.focus({preventScroll: true}); }
         }
         keepFilter(old);
         tick(old);
-        old.dispatchEvent(new CustomEvent("trace:fresh", {bubbles: true}));
+        old.dispatchEvent(new CustomEvent("trace:fresh", {
+            bubbles: true, detail: {kept: kept.map(function (pair) { return pair[0]; })}
+        }));
     }
 
     async function refresh() {

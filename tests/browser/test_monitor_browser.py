@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, failure_id
+from celery_trace.model import ExceptionInfo, Failure, Kind, MemoryState, Outcome, Sample, failure_id
 from celery_trace.rules import in_force
 from celery_trace.settings import load
 from celery_trace.stores import open_store
@@ -17,6 +17,7 @@ from tests.support.monitor_app import PASSWORD, end_sessions, eventually, make_m
 AXE = next((Path(__file__).parent / "vendor").glob("axe-*.min.js"))
 FAILURE = failure_id("6e1f9b3a-0000-4000-8000-000000000000", 0)
 PREFIX = "pre/fix"
+MIB = 1024 * 1024
 #: What a machine that does many other things may take for a page, milliseconds.
 SLOW_MS = 30_000
 WIDTHS = (390, 820, 1280)
@@ -365,6 +366,47 @@ def test_an_outlier_is_opened_from_the_plot_and_closed_again(full, page):
     assert violations(page) == []
     page.get_by_role("link", name="Close").click()
     expect(page.get_by_role("heading", name="One run")).to_have_count(0, timeout=SLOW_MS)
+
+
+def test_a_plot_under_the_pointer_stays_and_is_drawn_anew_when_the_pointer_leaves(full, page):
+    base, app = full
+
+    def another_sample(runs):
+        memory = MemoryState(rss_bytes=150 * MIB)
+        app.facts.store.write([Sample(process="child-1", at_s=time.time(), memory=memory, runs=runs)])
+
+    def same_plot():
+        return page.evaluate("document.querySelector('[data-plot] .uplot').dataset.same") == "plot"
+
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/workers")
+    expect(page.locator("#tr-live-text")).to_have_text("Live")
+    words = page.locator('[data-plot="memory"] .tr-plot-words')
+
+    def pointed_at():
+        page.locator('[data-plot="memory"] .u-over').hover()
+        return words.is_visible()
+
+    eventually(pointed_at)
+    page.evaluate("document.querySelector('[data-plot] .uplot').dataset.same = 'plot'")
+    said = words.text_content()
+    another_sample(4_321)
+    expect(page.get_by_role("cell", name="4,321")).to_be_visible(timeout=SLOW_MS)
+    assert same_plot()
+    assert words.is_visible()
+    assert words.text_content() == said
+    page.mouse.move(5, 5)
+    eventually(lambda: not same_plot())
+    # So it does under the eyes of who came by keyboard.
+    page.get_by_role("button", name="Its own").focus()
+    page.keyboard.press("Enter")
+    page.evaluate("document.querySelector('[data-plot] .uplot').dataset.same = 'plot'")
+    another_sample(5_432)
+    expect(page.get_by_role("cell", name="5,432")).to_be_visible(timeout=SLOW_MS)
+    assert same_plot()
+    expect(page.get_by_role("button", name="Its own")).to_be_focused()
+    page.get_by_role("link", name="Alerts").focus()
+    eventually(lambda: not same_plot())
 
 
 def test_the_memory_page_shows_what_ran_when(full, page):
