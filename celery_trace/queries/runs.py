@@ -158,7 +158,7 @@ class RunQueries(Base):
             rows = connection.execute(wanted).all()
         together: dict[tuple[str, str], list[Any]] = {}
         for row in rows:
-            together.setdefault((row.worker or f"{row.role}@{row.host}", row.host), []).append(row)
+            together.setdefault((_name(row), row.host), []).append(row)
         views = [_worker(name, host, group, now_s) for (name, host), group in sorted(together.items())]
         start = 0
         if cursor:
@@ -190,14 +190,14 @@ class RunQueries(Base):
         self, *, process: str | None = None, worker: str | None = None, since_s: float | None = None
     ) -> list[Sample]:
         """
-        The memory series of a process, or of all processes of a worker, oldest first.
+        The memory series of a process, or of all processes of a worker as :meth:`workers` names it, oldest first.
 
         At most about :data:`MOST_SAMPLES` points, spread evenly over the time since ``since_s``.
         """
         if not process and not worker:
             raise ValueError("a series needs a process or a worker")
         wanted = sa.select(_processes.c.uid, _processes.c.started_at_s, _processes.c.seen_at_s)
-        wanted = wanted.where(_processes.c.uid == process if process else _processes.c.worker == worker)
+        wanted = wanted.where(_processes.c.uid == process if process else _is_of(worker or ""))
         if since_s is not None:
             wanted = wanted.where(_processes.c.seen_at_s >= since_s)
         with self.store.reading() as connection:
@@ -216,6 +216,18 @@ class RunQueries(Base):
                 ids = _one_in_each_slice(connection, [row.uid for row in lives], begins_s, ends_s, slice_s)
                 rows = list(self._by_key(connection, _samples, ids).values())
         return sorted(map(rows_of.sample, rows), key=lambda sample: (sample.at_s, sample.process))
+
+
+def _name(row: Any) -> str:
+    """Web hosts and scripts have no name of their own; they are named after what they do, and where."""
+    return row.worker or f"{row.role}@{row.host}"
+
+
+def _is_of(name: str) -> sa.ColumnElement[bool]:
+    """Whether a process belongs to the worker that :func:`_name` calls so."""
+    role, _, host = name.partition("@")
+    unnamed = sa.and_(_processes.c.worker == "", _processes.c.role == role, _processes.c.host == host)
+    return sa.or_(_processes.c.worker == name, unnamed)
 
 
 def _one_in_each_slice(

@@ -13,6 +13,8 @@ from flower_plugin.pages.limits import limits_of
 from flower_plugin.pages.page import RANGES, Context, Page, Visit
 from flower_plugin.pages.timemarks import ended_words, marks_of
 
+#: When a process takes its first sample, seconds after its start.
+FIRST_SAMPLE_S = 10.0
 MOST_POINTS = 300
 MOST_PROCESSES = 24
 MOST_BLAMED = 8
@@ -81,6 +83,31 @@ def series(
     return {"lines": lines[:MOST_PROCESSES], "marks": marks_of(shown, starts)}
 
 
+class Silence(Struct, frozen=True):
+    """Why there is nothing to plot, in a sentence; and when the first sample is due, seconds since the epoch."""
+
+    why: str
+    due_s: float | None = None
+
+
+def silence(worker: WorkerView, now_s: float) -> Silence:
+    """Why a worker has no sample within the time."""
+    living = [process for process in worker.processes if process.ended_at is None]
+    if living and all(process.mode == "off" for process in living):
+        return Silence("Memory is not measured here: trace_memory is off in its processes.")
+    never = [process for process in worker.processes if process.at is None]
+    if len(never) == len(worker.processes):
+        first = "the first comes ten seconds after the start of a process"
+        if not living:
+            return Silence(f"No sample: {first}, and these ended before.")
+        due_s = min(process.started_at for process in living) + FIRST_SAMPLE_S
+        return Silence(f"No sample yet: {first}", due_s if due_s > now_s else None)
+    return Silence(
+        "No sample within this time. One is taken whenever memory moves by one per cent, and every five minutes "
+        "otherwise: a longer time shows the ones before."
+    )
+
+
 class Recycling(Struct, frozen=True):
     """
     How a worker's children came to their ends.
@@ -141,15 +168,8 @@ def memory(queries: Any, visit: Visit) -> Context:
     plots: dict[str, Any] = {"lines": [], "marks": []}
     blamed: list[tuple[str, str, int, float]] = []
     if chosen is not None:
-        if chosen.name:
-            samples = queries.samples(worker=chosen.name, since_s=since_s)
-        else:
-            samples = [
-                sample
-                for process in chosen.processes[:MOST_PROCESSES]
-                for sample in queries.samples(process=process.uid, since_s=since_s)
-            ]
-        starts = queries.starts(worker=chosen.name, since_s=since_s) if chosen.name else []
+        samples = queries.samples(worker=chosen.name, since_s=since_s)
+        starts = queries.starts(worker=chosen.name, since_s=since_s)
         plots = series(samples, chosen, [main for main in starts if since_s is None or main.started_at_s >= since_s])
         known = [limit for limit in limits_of(queries, visit) if limit.rule is None or limit.rule.wants(chosen.name)]
         plots["limit"] = min((limit.bytes for limit in known), default=None)
@@ -161,6 +181,7 @@ def memory(queries: Any, visit: Visit) -> Context:
         "chosen": chosen,
         "unknown": wanted if wanted and chosen is None else "",
         "plots": plots,
+        "silence": silence(chosen, visit.now_s) if chosen is not None and not plots["lines"] else None,
         "blamed": blamed,
         "blamed_here": word == "hour",
         "ended_words": ended_words,

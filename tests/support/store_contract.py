@@ -29,6 +29,7 @@ from celery_trace.model import (
     Kept,
     Node,
     Outcome,
+    Role,
     ShellLine,
     ShellView,
     Stage,
@@ -408,6 +409,10 @@ def workers_show_their_processes_with_the_latest_memory(store: Store) -> None:
     series = Queries(store).samples(process="p1")
     assert [point.memory.rss_bytes for point in series] == [10, 999, 30]
     assert len(Queries(store).samples(worker="w1@h1")) == 4
+    # A web process belongs to no worker; its host's line is found under the name that it is listed by.
+    store.write([process("p4", pid=14, worker="", role=Role.WEB, host="h2"), sample(NOW_S - 2, 40, process="p4")])
+    (web,) = [worker for worker in Queries(store).workers().rows if worker.role == "web"]
+    assert [point.memory.rss_bytes for point in Queries(store).samples(worker=web.name)] == [40]
     first = Queries(store).workers(limit=1)
     assert [worker.name for worker in first.rows] == ["w1@h1"]
     assert [worker.name for worker in Queries(store).workers(limit=1, cursor=first.next).rows] == ["w2@h1"]

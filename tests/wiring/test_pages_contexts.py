@@ -16,11 +16,13 @@ from celery_trace.model import (
     MemoryState,
     Page,
     ProcessRecord,
+    ProcessView,
     Rollup,
     Sample,
     Stage,
     Verdict,
     Window,
+    WorkerView,
     failure_id,
 )
 from celery_trace.queries import Queries
@@ -290,6 +292,36 @@ def test_workers_show_the_chosen_one_over_time(queries, visit):
     assert context["blamed"][0][1] == "shop.tasks.remember_order"
     assert sum(share for *_, share in context["blamed"]) == pytest.approx(1)
     assert workers.memory(queries, visit(worker="nobody"))["unknown"] == "nobody"
+
+
+def test_the_line_of_a_web_process_is_plotted_though_it_belongs_to_no_worker(queries, visit):
+    context = workers.memory(queries, visit(worker="web@web-2"))
+    assert [line["label"] for line in context["plots"]["lines"]] == ["web 300"]
+    assert context["silence"] is None
+
+
+@pytest.mark.parametrize(
+    "values, why, due_s",
+    [
+        ({"started_at": 95.0}, "No sample yet: the first comes ten seconds after the start of a process", 105.0),
+        ({"started_at": 85.0}, "No sample yet: the first comes ten seconds after the start of a process", None),
+        ({"started_at": 95.0, "mode": "off"}, "Memory is not measured here: trace_memory is off", None),
+        ({"started_at": 80.0, "ended_at": 85.0}, "No sample: the first comes ten seconds after the start", None),
+        ({"started_at": 5.0, "at": 40.0}, "No sample within this time", None),
+    ],
+)
+def test_a_worker_without_a_sample_says_why_and_when_the_first_comes(values, why, due_s):
+    known = {"uid": "u", "pid": 1, "role": model.Role.WEB, "ended_at": None, "ended_how": "", "memory": None, "at": None}
+    process = ProcessView(**known | values)
+    told = workers.silence(
+        WorkerView(
+            name="web@h", host="h", role="web", alive=True, rss_bytes=0, last_seen=99.0, overhead_ratio=0.0,
+            processes=[process],
+        ),
+        now_s=100.0,
+    )  # fmt: skip
+    assert told.why.startswith(why)
+    assert told.due_s == due_s
 
 
 def test_thinning_keeps_the_peak():

@@ -69,7 +69,8 @@ def client(tmp_path_factory):
     store = open_store(settings)
     bucket_s = int(now_s) // Rollup.BUCKET_S * Rollup.BUCKET_S
     rollup = Rollup(process="child", kind=Kind.TASK, name="shop.leak", bucket_s=bucket_s, seq=1, runs=9, gated=9)
-    store.write([*processes(now_s), *windows(now_s), rollup])
+    web = ProcessRecord(uid="web", host="h2", pid=2, role=Role.WEB, started_at_s=now_s + 60)
+    store.write([*processes(now_s), *windows(now_s), rollup, web])
     store.save_alert(
         AlertView(
             id="on", rule="leak", subject="shop.leak", state="firing", severity="warning", text="shop.leak leaks",
@@ -94,7 +95,7 @@ def words(client, path):
 
 def test_resident_memory_counts_the_processes_that_it_is_known_of(client):
     assert "100.0 MiB in 2 living processes" in words(client, "/trace/workers")
-    (worker,) = client.get("/api/trace/workers").json()["workers"]
+    worker = next(row for row in client.get("/api/trace/workers").json()["workers"] if row["name"] == "w1@h1")
     assert (worker["rss_bytes"], worker["rss_processes"]) == (100 * MIB, 2)
 
 
@@ -108,6 +109,14 @@ def test_a_killed_child_is_not_told_as_one_that_ended_in_order(client):
 
 def test_a_process_that_ended_holds_nothing_for_the_shell(client):
     assert words(client, "/trace/workers").count("holds 3") == 1
+
+
+def test_a_process_without_a_sample_has_no_plot_and_says_when_its_first_comes(client):
+    page = client.get("/trace/workers?worker=web@h2").text
+    assert "data-plot" not in page
+    assert "data-series" not in page
+    text = words(client, "/trace/workers?worker=web@h2")
+    assert re.search(r"No sample yet: the first comes ten seconds after the start of a process, here in \d+ s \.", text)
 
 
 def test_growth_without_a_line_says_where_it_stands(client):
