@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +27,7 @@ from celery_trace.model import (
     Line,
     LocalValue,
     MemoryState,
+    ProcessView,
     ShellView,
     Site,
     WorkerView,
@@ -238,8 +240,7 @@ def workers(rows: Iterable[WorkerView], style: Style) -> str:
                     ]
                 )  # fmt: skip
         if ended:
-            how = ", ".join(sorted({process.ended_how or "ended" for process in ended}))
-            lines.append([f"  {len(ended)} ended ({how})", *[""] * 9])
+            lines.append([f"  {_ended(ended)}", *[""] * 9])
     return table(
         [
             Column("WORKER", elastic=True), Column("STATE"), Column("ROLE"), Column("RSS", right=True),
@@ -250,6 +251,12 @@ def workers(rows: Iterable[WorkerView], style: Style) -> str:
         style,
         "No worker has reported. Start one with: CELERY_TRACE=1 celery -A proj worker -E",
     )  # fmt: skip
+
+
+def _ended(processes: Sequence[ProcessView]) -> str:
+    """How many processes ended, and in which way: ``3 ended: 2 by exit, 1 killed``."""
+    ways = Counter("by exit" if process.ended_how in {"", "exit"} else process.ended_how for process in processes)
+    return f"{len(processes)} ended: " + ", ".join(f"{count} {how}" for how, count in sorted(ways.items()))
 
 
 def alerts(rows: Iterable[AlertView], style: Style) -> str:

@@ -20,9 +20,12 @@ from celery_trace.model import (
     Line,
     LocalValue,
     Outcome,
+    ProcessView,
+    Role,
     Site,
     TypeCount,
     Verdict,
+    WorkerView,
 )
 from celery_trace.report import Column, Style, columns_of, plain, shortened, table
 from tests.support.alerting import leak
@@ -164,6 +167,21 @@ def test_a_leaked_descriptor_is_counted_and_not_weighed() -> None:
     found = leak(0, resource="fds", native=True, file="", line=0, kept_blocks_per_run=1.0, verdict=Verdict.LEAKING)
     assert "1 fds" in report.leaks([found], PLAIN)
     assert "native (fds)" in report.leaks([found], PLAIN)
+
+
+def test_ended_processes_are_counted_by_the_way_they_ended() -> None:
+    processes = [
+        ProcessView(
+            uid=str(pid), pid=pid, role=Role.CHILD, started_at=1.0, ended_at=ended_at, ended_how=how, memory=None, at=None
+        )
+        for pid, (ended_at, how) in enumerate([(None, ""), (5.0, "exit"), (6.0, "killed"), (7.0, "exit")])
+    ]  # fmt: skip
+    worker = WorkerView(
+        name="w1@h1", host="h1", role="child", alive=True, rss_bytes=0, last_seen=NOW_S, overhead_ratio=0.0,
+        processes=processes,
+    )  # fmt: skip
+    lines = [line.strip() for line in report.workers([worker], PLAIN).splitlines()]
+    assert "3 ended: 2 by exit, 1 killed" in lines
 
 
 def test_a_failure_is_told_with_its_chain_and_what_was_left_out() -> None:
