@@ -212,6 +212,13 @@
         return uPlot.join(lines.map(function (line) { return [line.x, line.y]; }));
     }
 
+    // uPlot gives a moment that is alone an axis of years.
+    function atLeastAMinute(plot, low, high) {
+        if (plot.data[0].length === 1) { low = high = plot.data[0][0]; }
+        const room = Math.max(0, (60 - (high - low)) / 2);
+        return [low - room, high + room];
+    }
+
     function draw(place, data, options) {
         const width = Math.max(240, place.clientWidth - 16);
         place.replaceChildren();
@@ -220,7 +227,7 @@
             padding: [18, 26, 0, 0],
             cursor: {drag: {x: true, y: false}},
             legend: {show: true, live: false}
-        }, options), data, place);
+        }, options, {scales: Object.assign({x: {range: atLeastAMinute}}, options.scales)}), data, place);
         place.setAttribute("role", "img");
         place.setAttribute("aria-label", place.dataset.label || "Plot");
         plots.push({place: place, plot: plot});

@@ -1,12 +1,13 @@
 """Every page in a real Chromium: accessible, within its width, safe with hostile strings, live, below a prefix."""
 
+import re
 import time
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from celery_trace.model import ExceptionInfo, Failure, Kind, MemoryState, Outcome, Sample, failure_id
+from celery_trace.model import ExceptionInfo, Failure, Kind, MemoryState, Outcome, ProcessRecord, Role, Sample, failure_id
 from celery_trace.rules import in_force
 from celery_trace.settings import load
 from celery_trace.stores import open_store
@@ -417,6 +418,18 @@ def test_the_memory_page_shows_what_ran_when(full, page):
     expect(lanes.get_by_text("shop.tasks.remember_order")).to_be_visible(timeout=SLOW_MS)
     expect(lanes.locator(".tr-lane")).to_have_count(4, timeout=SLOW_MS)
     expect(lanes.locator('i[title^="shop.tasks.overrun"]')).to_have_count(1, timeout=SLOW_MS)
+
+
+def test_a_single_sample_stands_in_the_middle_of_a_minute(full, page):
+    base, app = full
+    now_s = time.time()
+    host = ProcessRecord(uid="lonely", host="lonely", pid=1, started_at_s=now_s - 60, role=Role.WEB)
+    memory = MemoryState(rss_bytes=120 * MIB)
+    app.facts.store.write([host, Sample(process="lonely", at_s=now_s, memory=memory, name="GET /")])
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/workers?worker=web@lonely")
+    expect(page.get_by_text("One sample of it so far")).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator(".tr-lanes .tr-lane i")).to_have_attribute("style", re.compile("left: 50%"), timeout=SLOW_MS)
 
 
 def test_a_task_that_is_traced_shows_how_long_still_and_can_be_stopped(full, page):
