@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from msgspec import Struct
 
-from celery_trace.model import ProcessRecord, Sample, WorkerView
+from celery_trace.model import MemoryState, ProcessRecord, Sample, WorkerView
 from flower_plugin.pages.limits import limits_of
 from flower_plugin.pages.page import RANGES, Context, Page, Visit
 from flower_plugin.pages.timemarks import ended_words, marks_of
 
 #: When a process takes its first sample, seconds after its start.
 FIRST_SAMPLE_S = 10.0
+#: A process that lives takes a sample at least every five minutes; after this time it was not there, or not measured.
+SILENT_S = 400.0
 MOST_POINTS = 300
+#: The store thins a longer series to about so many samples, one for each slice of the time that processes lived.
+MOST_STORED_POINTS = 1000
 MOST_PROCESSES = 24
 MOST_BLAMED = 8
 MOST_BLAMED_PROCESSES = 200
@@ -42,6 +47,11 @@ def thinned(samples: Sequence[Sample], most: int = MOST_POINTS) -> list[Sample]:
     return [kept[slot] for slot in sorted(kept)]
 
 
+def silent_from_s(rows: Sequence[Sample], longest_s: float) -> list[float]:
+    """When a process fell silent for longer than that: the times of its last samples before; oldest first."""
+    return [one.at_s for one, following in pairwise(rows) if following.at_s - one.at_s > longest_s]
+
+
 def series(
     samples: Iterable[Sample], worker: WorkerView | None, starts: Iterable[ProcessRecord] = ()
 ) -> dict[str, Any]:
@@ -56,22 +66,22 @@ def series(
     for sample in samples:
         by_process[sample.process].append(sample)
     views = {process.uid: process for process in worker.processes} if worker is not None else {}
+    ordered = {uid: sorted(rows, key=lambda row: row.at_s) for uid, rows in by_process.items()}
+    lived_s = sum(rows[-1].at_s - rows[0].at_s for rows in ordered.values())
+    longest_s = max(SILENT_S, 3 * lived_s / MOST_STORED_POINTS)
     lines: list[dict[str, Any]] = []
-    for uid, all_rows in by_process.items():
-        rows = thinned(sorted(all_rows, key=lambda row: row.at_s))
+    for uid, all_rows in ordered.items():
         view = views.get(uid)
-        lines.append(
-            {
-                "label": f"{view.role} {view.pid}" if view is not None else uid[:8],
-                "at": [row.at_s for row in rows],
-                "rss": [row.memory.rss_bytes for row in rows],
-                "uss": [row.memory.uss_bytes for row in rows],
-                "fds": [row.memory.fds for row in rows],
-                "threads": [row.memory.threads for row in rows],
-                "name": [row.name for row in rows],
-            }
-        )
-    lines.sort(key=lambda line: -max(line["rss"], default=0))
+        line: dict[str, Any] = {"label": f"{view.role} {view.pid}" if view is not None else uid[:8]}
+        line |= {what: [] for what in ("at", "rss", "uss", "fds", "threads", "name")}
+        silences = silent_from_s(all_rows, longest_s)
+        for row in thinned(all_rows):
+            if line["at"] and silences and silences[0] < row.at_s:
+                _add(line, max(silences[0], line["at"][-1]) + 1.0, None, "")
+            silences = [at_s for at_s in silences if at_s >= row.at_s]
+            _add(line, row.at_s, row.memory, row.name)
+        lines.append(line)
+    lines.sort(key=lambda line: -max(rss or 0 for rss in line["rss"]))
     shown = [
         ProcessRecord(
             uid=view.uid, host="", pid=view.pid, started_at_s=view.started_at, ended_at_s=view.ended_at,
@@ -81,6 +91,15 @@ def series(
         if view.uid in by_process and view.role not in MAIN_ROLES
     ]  # fmt: skip
     return {"lines": lines[:MOST_PROCESSES], "marks": marks_of(shown, starts)}
+
+
+def _add(line: dict[str, Any], at_s: float, memory: MemoryState | None, name: str) -> None:
+    line["at"].append(at_s)
+    line["rss"].append(memory.rss_bytes if memory is not None else None)
+    line["uss"].append(memory.uss_bytes if memory is not None else None)
+    line["fds"].append(memory.fds if memory is not None else None)
+    line["threads"].append(memory.threads if memory is not None else None)
+    line["name"].append(name)
 
 
 class Silence(Struct, frozen=True):

@@ -112,7 +112,10 @@
         }]}};
     }
 
-    // What ran when: a lane for each process, a colour for each name.
+    // A bar goes on to the next sample only if that comes at once: a quiet process is not looked at for minutes.
+    const AT_ONCE_S = 30;
+
+    // What ran when: a lane for each process, a colour for each name; a point without a name breaks a bar.
     function lanes(place, plot, lines) {
         const old = place.parentElement.querySelector(".tr-lanes");
         if (old) { old.remove(); }
@@ -141,10 +144,12 @@
             track.style.width = plot.bbox.width / ratio + "px";
             one.x.forEach(function (at, index) {
                 const name = one.name[index];
-                if (!name || (index && one.name[index - 1] === name && one.x[index] - one.x[index - 1] < span / 20)) { return; }
+                if (!name || (index && one.name[index - 1] === name)) { return; }
                 let end = index;
-                while (end + 1 < one.x.length && one.name[end + 1] === name && one.x[end + 1] - one.x[end] < span / 20) { end += 1; }
-                const until = end + 1 < one.x.length && one.x[end + 1] - one.x[end] < span / 20 ? one.x[end + 1] : one.x[end];
+                while (end + 1 < one.x.length && one.name[end + 1] === name) { end += 1; }
+                const next = end + 1;
+                const goesOn = next < one.x.length && one.measured[next] && one.x[next] - one.x[end] < AT_ONCE_S;
+                const until = goesOn ? one.x[next] : one.x[end];
                 if (until < low || at > low + span) { return; }
                 const bar = document.createElement("i");
                 const left = Math.max(0, (at - low) / span * 100);
@@ -238,6 +243,15 @@
         return Object.assign({label: label, stroke: colour(at), width: 2, spanGaps: true, points: {size: 5}}, more || {});
     }
 
+    // Which points have no line to either side, and would not be seen without a dot.
+    function alone(one) {
+        function dot(at) { return at < 0 || at >= one.y.length || one.y[at] === null; }
+        const times = new Set(one.x.filter(function (_, at) { return one.y[at] !== null && dot(at - 1) && dot(at + 1); }));
+        return function (plot, number, shown) {
+            return shown ? null : Array.from(plot.data[0].keys()).filter(function (at) { return times.has(plot.data[0][at]) && plot.data[number][at] !== undefined; });
+        };
+    }
+
     const kinds = {
         growth: function (place, data) {
             let lines = data.lines.map(function (one) {
@@ -267,13 +281,18 @@
             const chosen = series(place, "rss");
             const bytes = chosen === "rss" || chosen === "uss";
             const format = bytes ? trace.size : function (value) { return value === null ? "–" : value.toLocaleString(); };
-            const lines = data.lines.map(function (one) { return {label: one.label, x: one.at, y: one[chosen], name: one.name}; })
-                .filter(function (one) { return one.y.some(function (value) { return value !== null; }); });
-            if (!lines.length) { place.textContent = "This platform does not tell it."; return; }
-            const ran = lines.map(function (one) {
-                const map = new Map();
-                one.x.forEach(function (at, index) { map.set(at, one.name[index]); });
-                return map;
+            const shownLines = data.lines.filter(function (one) { return one[chosen].some(function (value) { return value !== null; }); });
+            if (!shownLines.length) { place.textContent = "This platform does not tell it."; return; }
+            const ran = shownLines.map(function (one) {
+                return {label: one.label, x: one.at, name: one.name, measured: one.rss.map(function (value) { return value !== null; })};
+            });
+            // A point without any memory breaks the line; one that only lacks what is plotted does not.
+            const lines = shownLines.map(function (one) {
+                const told = Array.from(one.at.keys()).filter(function (at) { return one[chosen][at] !== null || one.rss[at] === null; });
+                return {label: one.label, x: told.map(function (at) { return one.at[at]; }), y: told.map(function (at) { return one[chosen][at]; })};
+            });
+            const names = ran.map(function (one) {
+                return new Map(one.x.map(function (at, index) { return [at, one.name[index]]; }));
             });
             // A limit far above everything would only press the lines flat.
             const most = Math.max.apply(null, lines.map(function (one) { return Math.max.apply(null, one.y); }));
@@ -284,18 +303,20 @@
                 // The lanes follow when somebody zooms.
                 hooks: {draw: [function (plot) {
                     const span = [plot.scales.x.min, plot.scales.x.max, plot.bbox.width].join();
-                    if (span !== shown) { shown = span; lanes(place, plot, lines); }
+                    if (span !== shown) { shown = span; lanes(place, plot, ran); }
                 }]},
                 scales: {y: {range: function (_, low, high) { return [0, Math.max(high > 0 ? high * 1.08 : 1, limit.length ? limit[0][0] * 1.05 : 0)]; }}},
-                series: [{}].concat(lines.map(function (one, at) { return line(one.label, at, {points: {show: one.x.length < 40}}); })),
+                series: [{}].concat(lines.map(function (one, at) { return line(one.label, at, {spanGaps: false, points: {show: one.x.length < 40, filter: alone(one)}}); })),
                 plugins: [marksPlugin(data.marks), levelsPlugin(limit, "--flower-danger"), wordsPlugin(function (plot, index) {
                     const at = plot.data[0][index];
                     const words = [exact(at)];
                     lines.forEach(function (one, number) {
                         const value = plot.data[number + 1][index];
                         if (value !== null && value !== undefined) {
-                            const name = ran[number].get(at);
+                            const name = names[number].get(at);
                             words.push(one.label + ": " + format(value) + (name ? " · " + name : ""));
+                        } else if (value === null) {
+                            words.push(one.label + ": not measured from here on");
                         }
                     });
                     return words.slice(0, 10).concat(near(data.marks, at, plot.scales.x.max - plot.scales.x.min));

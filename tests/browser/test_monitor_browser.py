@@ -420,6 +420,21 @@ def test_the_memory_page_shows_what_ran_when(full, page):
     expect(lanes.locator('i[title^="shop.tasks.overrun"]')).to_have_count(1, timeout=SLOW_MS)
 
 
+def test_a_bar_of_what_ran_ends_where_its_process_was_not_measured(full, page):
+    base, app = full
+    now_s = time.time()
+    samples = [
+        Sample(process="gaps", at_s=now_s - ago_s, memory=MemoryState(rss_bytes=90 * MIB), name="shop.tasks.pausing")
+        for ago_s in (3500, 3490, 3200, 2000, 1990)
+    ]
+    worker = ProcessRecord(uid="gaps", host="gaps", pid=7, started_at_s=now_s - 3600, worker="w@gaps", role=Role.SOLO)
+    app.facts.store.write([worker, *samples])
+    log_in(page, base, app)
+    for query in ("?worker=w@gaps", "?worker=w@gaps&range=week"):
+        page.goto(f"{base}/trace/workers{query}")
+        expect(page.locator(".tr-lanes .tr-lane i")).to_have_count(2, timeout=SLOW_MS)
+
+
 def test_a_single_sample_stands_in_the_middle_of_a_minute(full, page):
     base, app = full
     now_s = time.time()

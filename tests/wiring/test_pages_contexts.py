@@ -300,6 +300,28 @@ def test_the_line_of_a_web_process_is_plotted_though_it_belongs_to_no_worker(que
     assert context["silence"] is None
 
 
+def test_a_line_breaks_where_a_process_was_silent_and_not_where_it_was_only_quiet():
+    times_s = [0.0, 10.0, 310.0, 320.0, 2000.0, 2010.0]
+    samples = [Sample(process="p", at_s=at_s, memory=MemoryState(rss_bytes=5), name="shop.run") for at_s in times_s]
+    (line,) = workers.series(samples, None)["lines"]
+    assert line["at"] == [0.0, 10.0, 310.0, 320.0, 321.0, 2000.0, 2010.0]
+    assert line["rss"] == [5, 5, 5, 5, None, 5, 5]
+    assert line["name"][4] == ""
+    assert {len(line[what]) for what in ("at", "rss", "uss", "fds", "threads", "name")} == {7}
+
+
+def test_a_line_that_was_thinned_breaks_where_its_process_was_silent_all_the_same():
+    times_s = [10.0 * n for n in range(1000) if not 400 < n < 500]
+    samples = [Sample(process="p", at_s=at_s, memory=MemoryState(rss_bytes=int(at_s))) for at_s in times_s]
+    (line,) = workers.series(samples, None)["lines"]
+    assert len(line["at"]) <= workers.MOST_POINTS + 2
+    assert [at_s for at_s, rss in zip(line["at"], line["rss"], strict=True) if rss is None] == [4001.0]
+    assert line["at"] == sorted(line["at"])
+    # A week of one process is one sample in ten minutes, which is no silence.
+    week = [Sample(process="p", at_s=600.0 * n, memory=MemoryState(rss_bytes=5)) for n in range(1000)]
+    assert None not in workers.series(week, None)["lines"][0]["rss"]
+
+
 @pytest.mark.parametrize(
     "values, why, due_s",
     [
