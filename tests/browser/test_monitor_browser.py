@@ -443,7 +443,7 @@ def test_a_single_sample_stands_in_the_middle_of_a_minute(full, page):
     app.facts.store.write([host, Sample(process="lonely", at_s=now_s, memory=memory, name="GET /")])
     log_in(page, base, app)
     page.goto(f"{base}/trace/workers?worker=web@lonely")
-    expect(page.get_by_text("One sample of it so far")).to_be_visible(timeout=SLOW_MS)
+    expect(page.get_by_text("One sample so far")).to_be_visible(timeout=SLOW_MS)
     expect(page.locator(".tr-lanes .tr-lane i")).to_have_attribute("style", re.compile("left: 50%"), timeout=SLOW_MS)
 
 

@@ -119,6 +119,12 @@ def test_a_process_without_a_sample_has_no_plot_and_says_when_its_first_comes(cl
     assert re.search(r"No sample yet: the first comes ten seconds after the start of a process, here in \d+ s \.", text)
 
 
+def test_memory_that_nobody_has_told_is_not_called_nothing(client):
+    text = words(client, "/trace/workers?worker=web@h2")
+    assert "Resident – not told yet" in text
+    assert "0 B" not in text
+
+
 def test_growth_without_a_line_says_where_it_stands(client):
     text = words(client, "/trace/leaks")
     assert "shop.sought line not found yet " in text
