@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from playwright.sync_api import expect
 
-from celery_trace.model import ExceptionInfo, Failure, Kind, MemoryState, Outcome, ProcessRecord, Role, Sample, failure_id
+from celery_trace.model import ExceptionInfo, Failure, Kept, Kind, MemoryState, Outcome, ProcessRecord, Role, Sample, failure_id
 from celery_trace.rules import in_force
 from celery_trace.settings import load
 from celery_trace.stores import open_store
@@ -160,6 +161,24 @@ def test_a_new_failure_appears_without_reload(full, page):
     expect(page.get_by_role("link", name="BrandNewError")).to_be_visible(timeout=20_000)
     assert page.evaluate("window.same") == "page"
     assert page.get_by_placeholder("Task", exact=True).input_value() == "half typed"
+
+
+def test_a_failure_is_held_alive_no_longer_than_its_process_lives(full, page):
+    base, app = full
+    now_s = time.time()
+    process = ProcessRecord(uid="holder", host="h", pid=8, started_at_s=now_s - 60, worker="w@holder", role=Role.CHILD)
+    failure = Failure(
+        id=failure_id("held", 0), process="holder", kind=Kind.TASK, name="shop.tasks.held", task_id="held",
+        outcome=Outcome.FAILED, at_s=now_s, fingerprint="held", exception=ExceptionInfo("HeldError", "shop", "still"),
+    )  # fmt: skip
+    kept = Kept(process="holder", failure=failure.id, at_s=now_s, until_s=now_s + 900, address="q")
+    app.facts.store.write([process, failure, kept])
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/failures/{failure.id}")
+    expect(page.locator("#tr-live-text")).to_have_text("Live")
+    expect(page.get_by_text("Held alive")).to_be_visible()
+    app.facts.store.write([replace(process, ended_at_s=now_s + 1, ended_how="exit")])
+    expect(page.get_by_text("Held alive")).to_have_count(0, timeout=SLOW_MS)
 
 
 def test_a_filter_lives_in_the_address(full, page):
