@@ -195,6 +195,37 @@ def test_a_filter_lives_in_the_address(full, page):
     expect(page.locator("tbody tr")).to_have_count(3)
 
 
+#: Filters that have less room than their words take: [name, room, width of the words], pixels.
+CUT_OFF = """() => {
+    const ink = document.createElement("canvas").getContext("2d");
+    return Array.from(document.querySelectorAll(".tr-filters input:not([type=hidden]), .tr-filters select"))
+        .filter(field => field.offsetParent !== null)
+        .map(field => {
+            const style = getComputedStyle(field);
+            ink.font = style.font;
+            const words = field.selectedOptions ? field.selectedOptions[0].text : field.placeholder;
+            const room = field.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+            return [field.name, Math.round(room), Math.ceil(ink.measureText(words).width)];
+        })
+        .filter(([, room, width]) => room < width);
+}"""
+
+
+def test_no_filter_is_cut_off(full, page):
+    base, app = full
+    log_in(page, base, app)
+    filters = "?outcome=internal_error&verdict=too_few_runs&state=regressed&live=1&range=day"
+    problems = []
+    for address in ("/trace/leaks", "/trace/failures", "/trace/failures/all", "/trace/runs", "/trace/workers"):
+        for query in ("", filters):
+            page.goto(base + address + query)
+            for width in (1280, 1024, 390):
+                page.set_viewport_size({"width": width, "height": 900})
+                page.wait_for_timeout(30)
+                problems += [f"{address}{query} {width} px: {field}" for field in page.evaluate(CUT_OFF)]
+    assert problems == [], "\n".join(problems)
+
+
 def test_a_phone_sorts_by_a_choice_as_its_tables_have_no_headings(full, page):
     base, app = full
     log_in(page, base, app)
