@@ -243,10 +243,18 @@ def leak(row: Any, now_s: float) -> Leak:
     if row.runs <= known.runs:
         return known
     total = int(row.kept_bytes_total)
-    at_s = max(now_s, known.last_seen) if known.verdict in _GOES_ON else known.last_seen
-    return msgspec.structs.replace(
-        known,
-        runs=int(row.runs),
-        kept_bytes_total=total,
-        samples=[*known.samples, (at_s, total)],
-    )
+    if known.verdict in _GOES_ON:
+        samples = [*known.samples, (max(now_s, known.last_seen), total)]
+    else:
+        samples = _spread(known.samples, total)
+    return msgspec.structs.replace(known, runs=int(row.runs), kept_bytes_total=total, samples=samples)
+
+
+def _spread(samples: list[tuple[float, int]], total: int) -> list[tuple[float, int]]:
+    """
+    The samples of what grows no more, as they are when they come to a total.
+
+    What was counted on while it grew lies somewhere between its windows, and not at the end where it stood still.
+    """
+    last = samples[-1][1]
+    return [(at_s, round(kept * (total / last))) for at_s, kept in samples] if last > 0 else samples

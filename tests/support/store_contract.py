@@ -663,6 +663,9 @@ def runs_of_processes_that_never_looked_count_and_none_is_taken_back(store: Stor
     store.write([steady])
     (leak,) = queries.leaks().rows
     assert (leak.verdict, leak.runs) == (Verdict.STEADY, 2530)
+    # It ends as evenly as its windows do, and not with a step to the total.
+    assert [at_s for at_s, _ in leak.samples] == [NOW_S, bucket_s + 700.0, bucket_s + 800.0]
+    assert leak.samples[0][1] < leak.samples[1][1] == leak.samples[2][1] == leak.kept_bytes_total
 
 
 @promise
