@@ -34,25 +34,27 @@ class TraceConfig(AppConfig):
             connect()
 
 
-def _signals() -> list[tuple[Any, Callable[..., None]]]:
-    """Which signals the bridge hears, and with what."""
-    from celery.signals import before_task_publish, task_prerun
+def _signals() -> list[tuple[Any, Callable[..., None], Any]]:
+    """Which signals the bridge hears, with what, and of whom; None is of everybody."""
+    from celery.signals import before_task_publish
     from django.apps import apps
     from django.core.signals import got_request_exception, setting_changed
     from django.db.backends.signals import connection_created
+    from django.db.models.signals import pre_save
 
     from django_bridge import configuration, database_time, links, tracer
 
-    pairs: list[tuple[Any, Callable[..., None]]] = [
-        (setting_changed, configuration.forget),
-        (setting_changed, tracer.forget),
-        (got_request_exception, tracer.note_uncaught),
-        (connection_created, database_time.watch_connection),
-        (before_task_publish, links.add_request_header),
+    found: list[tuple[Any, Callable[..., None], Any]] = [
+        (setting_changed, configuration.forget, None),
+        (setting_changed, tracer.forget, None),
+        (got_request_exception, tracer.note_uncaught, None),
+        (connection_created, database_time.watch_connection, None),
+        (before_task_publish, links.add_request_header, None),
     ]
     if apps.is_installed("django_celery_results"):
-        pairs.append((task_prerun, links.note_in_result_before_run))
-    return pairs
+        results = apps.get_model("django_celery_results", "TaskResult")
+        found.append((pre_save, links.note_in_failed_result, results))
+    return found
 
 
 def connect() -> None:
@@ -62,8 +64,9 @@ def connect() -> None:
     from django_bridge import database_time
     from django_bridge.security_log import SuspicionHandler
 
-    for signal, receiver in _signals():
-        signal.connect(receiver, weak=False, dispatch_uid=f"{UID}.{receiver.__qualname__}.{receiver.__module__}")
+    for signal, receiver, sender in _signals():
+        uid = f"{UID}.{receiver.__qualname__}.{receiver.__module__}"
+        signal.connect(receiver, sender=sender, weak=False, dispatch_uid=uid)
     for connection in connections.all(initialized_only=True):
         database_time.watch_connection(connection=connection)  # another app opened it before this one was ready
     security = logging.getLogger("django.security")
@@ -75,8 +78,8 @@ def disconnect() -> None:
     """Undo :func:`connect`."""
     from django_bridge.security_log import SuspicionHandler
 
-    for signal, receiver in _signals():
-        signal.disconnect(dispatch_uid=f"{UID}.{receiver.__qualname__}.{receiver.__module__}")
+    for signal, receiver, sender in _signals():
+        signal.disconnect(sender=sender, dispatch_uid=f"{UID}.{receiver.__qualname__}.{receiver.__module__}")
     security = logging.getLogger("django.security")
     for handler in [handler for handler in security.handlers if isinstance(handler, SuspicionHandler)]:
         security.removeHandler(handler)

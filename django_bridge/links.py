@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
 from celery_trace.guard import Guard
 from celery_trace.model import failure_id
-from django_bridge import visits
+from django_bridge import configuration, visits
 
 #: The header of a task's message that names the request behind it; also an attribute of the task's ``request``.
 HEADER = "trace_request"
 
 #: The key in django-celery-results' ``TaskResult.meta`` under which our record's id stands.
 META_KEY = "celery_trace"
+
+#: States of a stored result of which there is a failure among our records.
+FAILED = frozenset({"FAILURE", "RETRY"})
 
 _guard = Guard("django: link to the request")
 
@@ -41,23 +45,28 @@ def _inherited() -> str:
     return value if isinstance(value, str) else ""
 
 
-def note_in_result(task_request: Any) -> None:
+def note_in_failed_result(*, instance: Any = None, **_: Any) -> None:
     """
-    Have django-celery-results store the id under which a failure of this run would be recorded.
+    Have django-celery-results store, with a failed attempt of a task, the id under which we record that failure.
 
-    The result row is written before the task's failure is known, so the id is given
-    beforehand: it follows from the task's id and its retries. Called in ``task_prerun``; what
-    the task itself put into ``request.meta`` stays.
+    Connected to ``pre_save`` of its ``TaskResult``. The result is written before anybody is told of the failure, but
+    the id follows from the task's id and its retries. What the task itself put into ``request.meta`` stays, and a
+    result that went well gets nothing, as there is nothing to lead to.
     """
     with _guard:
-        meta = getattr(task_request, "meta", None)
-        if meta is not None and not isinstance(meta, dict):
+        if instance is None or instance.status not in FAILED or instance.content_type != "application/json":
             return
-        key = failure_id(task_request.id, task_request.retries or 0)
-        task_request.meta = {**(meta or {}), META_KEY: {"failure": key}}
+        request = _running(instance.task_id)
+        if request is None or not configuration.settings().failures:
+            return
+        meta = json.loads(instance.meta or "{}")
+        if isinstance(meta, dict):
+            key = failure_id(instance.task_id, request.retries or 0)
+            instance.meta = json.dumps({**meta, META_KEY: {"failure": key}})
 
 
-def note_in_result_before_run(*, task: Any = None, **_: Any) -> None:
-    """:func:`note_in_result` as a receiver of ``task_prerun``."""
-    if task is not None:
-        note_in_result(task.request)
+def _running(task_id: str) -> Any:
+    """The request of the task that runs here, if it is that one; None in a process that only speaks for it."""
+    state = sys.modules.get("celery._state")
+    task = state.get_current_task() if state is not None else None
+    return task.request if task is not None and task.request.id == task_id else None

@@ -83,8 +83,10 @@ class FailureInline(ReadOnly, admin.TabularInline):
         return local_time(row.at_s)
 
     def has_view_permission(self, request: Any, obj: Any = None) -> bool:
-        """Those who may see failures, while the store is a Django database."""
-        return store_is_here() and bool(request.user.has_perm("django_bridge.view_failure"))
+        """Those who may see failures, while the store is a Django database; of a task that has any."""
+        if not store_is_here() or not request.user.has_perm("django_bridge.view_failure"):
+            return False
+        return obj is None or TaskFailure.objects.filter(task_result=obj.task_id).exists()
 
 
 def add_inline(site: Any = admin.site) -> None:

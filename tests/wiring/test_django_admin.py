@@ -116,6 +116,17 @@ def test_a_stored_result_shows_the_failures_of_its_task_and_they_lead_back(store
         TaskResult.objects.all().delete()
 
 
+def test_a_stored_result_without_a_failure_says_nothing_of_failures(store, root):
+    from django_celery_results.models import TaskResult
+
+    result = TaskResult.objects.create(task_id="fine", status="SUCCESS")
+    try:
+        page = root.get(f"/admin/django_celery_results/taskresult/{result.pk}/change/").content.decode()
+        assert "failures recorded by celery-trace" not in page.lower()
+    finally:
+        TaskResult.objects.all().delete()
+
+
 def test_a_request_and_the_failed_tasks_that_it_sent_lead_to_each_other(site, store, root):
     site.client().get("/divide/")
     request = site.failure()
