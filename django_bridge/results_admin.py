@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
-# ruff: noqa: ARG002, RUF012  the admin's own signatures and form of options
+# ruff: noqa: RUF012  the admin's own form of options
 """On django-celery-results' page of a task result: the failures of that task, with a way to their frames."""
 
 from __future__ import annotations

@@ -217,11 +217,13 @@
         return uPlot.join(lines.map(function (line) { return [line.x, line.y]; }));
     }
 
-    // uPlot gives a moment that is alone an axis of years.
-    function atLeastAMinute(plot, low, high) {
-        if (plot.data[0].length === 1) { low = high = plot.data[0][0]; }
-        const room = Math.max(0, (60 - (high - low)) / 2);
-        return [low - room, high + room];
+    // The range of an axis of time: room on both sides, and so many seconds at least.
+    function times(least, room) {
+        return function (plot, low, high) {
+            if (plot.data[0].length === 1) { low = high = plot.data[0][0]; }  // uPlot gives it years
+            const more = Math.max(room(high - low), (least - (high - low)) / 2);
+            return [low - more, high + more];
+        };
     }
 
     function draw(place, data, options) {
@@ -232,7 +234,7 @@
             padding: [18, 26, 0, 0],
             cursor: {drag: {x: true, y: false}},
             legend: {show: true, live: false}
-        }, options, {scales: Object.assign({x: {range: atLeastAMinute}}, options.scales)}), data, place);
+        }, options, {scales: Object.assign({x: {range: times(60, function () { return 0; })}}, options.scales)}), data, place);
         place.setAttribute("role", "img");
         place.setAttribute("aria-label", place.dataset.label || "Plot");
         plots.push({place: place, plot: plot});
@@ -328,7 +330,7 @@
                 axes: axes(function (value) { return value.toLocaleString(); }),
                 scales: {
                     // Half a slice of room on both sides, or the first and the last bar are cut.
-                    x: {range: function (_, low, high) { return [low - 200, high + 200]; }},
+                    x: {range: times(1800, function () { return 200; })},
                     y: {range: function (_, low, high) { return [0, Math.max(1, high * 1.08)]; }}
                 },
                 series: [{}, line("runs", 0, {paths: uPlot.paths.bars({size: [0.7, 60]}), fill: colour(0) + "55", points: {show: false}}),
@@ -352,7 +354,7 @@
             const plot = draw(place, [data.at].concat(columns), {
                 axes: axes(format),
                 scales: {
-                    x: {range: function (_, low, high) { const room = Math.max(1, (high - low) * 0.02); return [low - room, high + room]; }},
+                    x: {range: times(60, function (span) { return span * 0.02; })},
                     y: {range: function (_, low, high) { const room = (high - low || Math.abs(high) || 1) * 0.08; return [Math.min(0, low - (low < 0 ? room : 0)), high + room]; }}
                 },
                 series: [{}].concat(reasons.map(function (reason, at) {

@@ -8,7 +8,19 @@ import pytest
 from msgspec.structs import replace
 from playwright.sync_api import expect
 
-from celery_trace.model import ExceptionInfo, Failure, Kept, Kind, MemoryState, Outcome, ProcessRecord, Role, Sample, failure_id
+from celery_trace.model import (
+    ExceptionInfo,
+    Failure,
+    Kept,
+    Kind,
+    MemoryState,
+    Outcome,
+    ProcessRecord,
+    Role,
+    Rollup,
+    Sample,
+    failure_id,
+)
 from celery_trace.rules import in_force
 from celery_trace.settings import load
 from celery_trace.stores import open_store
@@ -99,6 +111,13 @@ def violations(page):
     ]
 
 
+#: How cards begin that are narrower than what stands in them: they hide the rest, and the page gets no wider for it.
+#: A plot is drawn anew a moment after the window has another width.
+CUT_CARDS = """() => Array.from(document.querySelectorAll(".tr-card"))
+    .filter(card => card.scrollWidth > card.clientWidth + 1 && !card.querySelector("[data-plot]"))
+    .map(card => card.textContent.trim().slice(0, 60))"""
+
+
 def test_every_page_holds_in_both_themes_and_three_widths(monitor, page):
     kind, base, app = monitor
     problems = []
@@ -120,6 +139,8 @@ def test_every_page_holds_in_both_themes_and_three_widths(monitor, page):
                 page.wait_for_timeout(30)
                 if width == 1280 or (kind == "full" and theme == "light"):  # the rest differs in nothing that counts
                     problems += [f"{kind} {name} {theme} {width} px: {text}" for text in violations(page)]
+                cut = page.evaluate(CUT_CARDS)
+                problems += [f"{kind} {name} {theme} {width} px: a card cuts off what it holds: {text}" for text in cut]
                 wide = page.evaluate("document.documentElement.scrollWidth")
                 if wide > width:
                     problems.append(f"{kind} {name} {theme} is {wide} px wide in a window of {width}")
@@ -495,6 +516,26 @@ def test_a_single_sample_stands_in_the_middle_of_a_minute(full, page):
     page.goto(f"{base}/trace/workers?worker=web@lonely")
     expect(page.get_by_text("One sample so far")).to_be_visible(timeout=SLOW_MS)
     expect(page.locator(".tr-lanes .tr-lane i")).to_have_attribute("style", re.compile("left: 50%"), timeout=SLOW_MS)
+
+
+def test_five_minutes_that_are_alone_stand_in_the_middle(full, page):
+    base, app = full
+    bucket_s = int(time.time()) // Rollup.BUCKET_S * Rollup.BUCKET_S
+    app.facts.store.write(
+        [Rollup(process="child-1", kind=Kind.TASK, name="shop.tasks.once", bucket_s=bucket_s, seq=1, runs=7)]
+    )
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/runs/task/shop.tasks.once")
+    over = page.locator('[data-plot="timeline"] .u-over')
+
+    def place():
+        over.hover()
+        point = page.locator('[data-plot="timeline"] .u-cursor-pt').first.bounding_box()
+        box = over.bounding_box()
+        return point and (point["x"] + point["width"] / 2 - box["x"]) / box["width"]
+
+    eventually(lambda: (place() or 0) > 0)
+    assert place() == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_task_that_is_traced_shows_how_long_still_and_can_be_stopped(full, page):

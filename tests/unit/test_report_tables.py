@@ -172,7 +172,7 @@ def test_a_leaked_descriptor_is_counted_and_not_weighed() -> None:
 def test_ended_processes_are_counted_by_the_way_they_ended() -> None:
     processes = [
         ProcessView(
-            uid=str(pid), pid=pid, role=Role.CHILD, started_at=1.0, ended_at=ended_at, ended_how=how, memory=None, at=None
+            uid="u", pid=pid, role=Role.CHILD, started_at=1.0, ended_at=ended_at, ended_how=how, memory=None, at=None
         )
         for pid, (ended_at, how) in enumerate([(None, ""), (5.0, "exit"), (6.0, "killed"), (7.0, "exit")])
     ]  # fmt: skip

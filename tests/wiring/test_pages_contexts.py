@@ -323,7 +323,7 @@ def test_a_line_that_was_thinned_breaks_where_its_process_was_silent_all_the_sam
 
 
 @pytest.mark.parametrize(
-    "values, why, due_s",
+    ("values", "why", "due_s"),
     [
         ({"started_at": 95.0}, "No sample yet: the first comes ten seconds after the start of a process", 105.0),
         ({"started_at": 85.0}, "No sample yet: the first comes ten seconds after the start of a process", None),
@@ -333,8 +333,8 @@ def test_a_line_that_was_thinned_breaks_where_its_process_was_silent_all_the_sam
     ],
 )
 def test_a_worker_without_a_sample_says_why_and_when_the_first_comes(values, why, due_s):
-    known = {"uid": "u", "pid": 1, "role": model.Role.WEB, "ended_at": None, "ended_how": "", "memory": None, "at": None}
-    process = ProcessView(**known | values)
+    known = {"uid": "u", "pid": 1, "role": model.Role.WEB, "memory": None, "at": None}
+    process = ProcessView(**known | {"ended_at": None, "ended_how": ""} | values)
     told = workers.silence(
         WorkerView(
             name="web@h", host="h", role="web", alive=True, rss_bytes=0, last_seen=99.0, overhead_ratio=0.0,
