@@ -216,6 +216,25 @@ def test_a_filter_lives_in_the_address(full, page):
     expect(page.locator("tbody tr")).to_have_count(3)
 
 
+#: Cells of a table whose words begin left of where the first of them does, below their label: [label, how far], pixels.
+BELOW_LABELS = """() => Array.from(document.querySelectorAll(".tr-table td[data-label]")).map(cell => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    const lefts = Array.from(range.getClientRects()).filter(box => box.width > 1).map(box => box.left);
+    return [cell.dataset.label, Math.round(lefts[0] - Math.min(...lefts))];
+}).filter(([, far]) => far > 2)"""
+
+
+def test_a_phone_has_the_words_of_a_cell_beside_its_label(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.set_viewport_size({"width": 390, "height": 900})
+    for address in ("/trace/failures/all", "/trace/leaks", "/trace/alerts", "/trace/runs", "/trace/workers"):
+        page.goto(base + address)
+        expect(page.locator("td[data-label]").first).to_be_visible()
+        assert page.evaluate(BELOW_LABELS) == [], address
+
+
 #: Filters that have less room than their words take: [name, room, width of the words], pixels.
 CUT_OFF = """() => {
     const ink = document.createElement("canvas").getContext("2d");
