@@ -240,9 +240,14 @@
     let again = false;
     let lastRefresh = 0;
 
+    // Whether something newer waits for the reader to let go of the text that they have selected.
+    let waits = false;
+    let said = ["", "Connecting…"];
+
     function say(state, words) {
+        said = [state, words];
         if (!text) { return; }
-        text.textContent = words;
+        text.textContent = state === "live" && waits ? "Waits while text is selected" : words;
         dot.className = "status-dot" + (state === "live" ? " status-dot-live" : state === "cut" ? " status-dot-error" : "");
     }
 
@@ -300,9 +305,38 @@
         });
     }
 
-    // What a person has opened, typed or scrolled inside a region survives its exchange.
+    // A region's markup without what this script does to it: words of times, and addresses that keep the filter.
+    function plain(root) {
+        const copy = root.cloneNode(true);
+        copy.querySelectorAll("time.tr-time").forEach(function (element) {
+            element.textContent = "";
+            element.removeAttribute("title");
+            element.removeAttribute("data-zoned");
+        });
+        copy.querySelectorAll("a[data-argument]").forEach(function (link) { link.removeAttribute("href"); });
+        return copy.innerHTML;
+    }
+
+    function selected() {
+        const selection = document.getSelection();
+        return selection && !selection.isCollapsed ? selection : null;
+    }
+
+    document.addEventListener("selectionchange", function () {
+        if (!waits || selected()) { return; }
+        waits = false;
+        say.apply(null, said);
+        refresh();
+    });
+
+    // What a person has opened, typed, scrolled or selected inside a region survives its exchange.
     function exchange(old, fresh) {
-        if (old.innerHTML === fresh.innerHTML) { return; }
+        if (plain(old) === plain(fresh)) { return; }
+        if (selected() && selected().containsNode(old, true)) {
+            waits = true;
+            say.apply(null, said);
+            return;
+        }
         const kept = plotsInUse(old, fresh);
         kept.forEach(function (pair) { catchUpAfter(pair[0]); });
         if (kept.some(function (pair) { return !pair[1]; })) { return; }  // the plot is gone; so it is once they leave

@@ -202,6 +202,38 @@ def test_a_failure_is_held_alive_no_longer_than_its_process_lives(full, page):
     expect(page.get_by_text("Held alive")).to_have_count(0, timeout=SLOW_MS)
 
 
+def test_selected_text_is_not_taken_away_and_what_is_new_comes_after_it(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/failures/all")
+    expect(page.locator("#tr-live-text")).to_have_text("Live")
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('td .tr-mono'))")
+    chosen = page.evaluate("getSelection().toString()")
+    assert chosen
+    new = Failure(
+        id=failure_id("later", 0), process="child-1", kind=Kind.TASK, name="shop.tasks.later", task_id="later",
+        outcome=Outcome.FAILED, at_s=time.time(), fingerprint="later", exception=ExceptionInfo("LaterError", "s", ""),
+    )  # fmt: skip
+    app.facts.store.write([new])
+    expect(page.locator("#tr-live-text")).to_have_text("Waits while text is selected", timeout=SLOW_MS)
+    assert page.evaluate("getSelection().toString()") == chosen
+    page.evaluate("getSelection().removeAllRanges()")
+    expect(page.get_by_role("link", name="LaterError")).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator("#tr-live-text")).to_have_text("Live")
+
+
+def test_what_stays_the_same_is_not_exchanged(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/failures")
+    expect(page.locator("#tr-live-text")).to_have_text("Live")
+    page.evaluate("document.querySelector('tbody tr').same = true")
+    with page.expect_response(lambda answer: answer.url.endswith("/trace/failures")):
+        app.facts.store.write([Sample(process="child-2", at_s=time.time(), memory=MemoryState(rss_bytes=MIB))])
+    page.evaluate("new Promise(resolve => setTimeout(resolve, 300))")
+    assert page.evaluate("document.querySelector('tbody tr').same") is True
+
+
 def test_a_filter_lives_in_the_address(full, page):
     base, app = full
     log_in(page, base, app)
