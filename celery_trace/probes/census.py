@@ -106,8 +106,8 @@ class Collector:
         """
         Collect: everything that is not frozen, or only the younger generations. Empties the free lists.
 
-        And the interpreter's cache of attributes: it holds on to each name that was looked up, four thousand of them,
-        so that tasks which look up names that they made (unpickling, matching on classes) seem to leak until it is full.
+        And the interpreter's cache of attributes: it holds on to each name that was looked up, thousands of them, so
+        that tasks which look up names that they made (unpickling, matching on classes) seem to leak until it is full.
         """
         if gc.isenabled():
             gc.collect(2 if everything else 1)
