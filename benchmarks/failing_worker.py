@@ -138,7 +138,7 @@ def measure_worker(tasks: int, pairs: int, memory: str = "auto") -> dict[str, An
             for name in figures:
                 workers.append(Worker(rig, name, traced=name == "traced", memory=memory))
             for worker in workers:
-                worker.warm(200)
+                worker.warm(1000)  # until what repeats is captured in brief, and the heap is as it will be
             for number in range(pairs):
                 for worker in workers if number % 2 == 0 else workers[::-1]:
                     figures[worker.name].append(worker.measure(max(1, tasks // pairs)))

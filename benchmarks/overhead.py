@@ -308,33 +308,53 @@ class Worker:
         return many / took_s, (sum(map(cpu_s, children)) - before_s) / many
 
 
-def measure(*, tasks: int = 2000, rounds: int = 7, heap_blocks: int = 300_000, ways: Sequence[str]) -> dict[str, Any]:
+def measure(
+    *,
+    tasks: int = 2000,
+    rounds: int = 7,
+    heap_blocks: int = 300_000,
+    ways: Sequence[str],
+    generations: int = 1,
+) -> dict[str, Any]:
     """
     Every way's rate and CPU time a task, beside the bare worker's.
+
+    Args:
+        tasks: No-op tasks a batch; half as many that allocate.
+        rounds: Batches of each way and task, over all generations.
+        heap_blocks: Allocated blocks in each child.
+        ways: Which of :data:`WAYS`; ``bare`` is one of them.
+        generations: How often all workers are started anew. Two workers of one kind differ for as long as they live,
+            by where their memory happens to lie.
 
     Returns:
         ``{"noop" | "allocate": {way: {"rate", "of_bare", "cpu_us", "cpu_us_over_bare", "tasks"}}}`` and what was done.
         ``of_bare`` is the median of the paired ratios, ``spread`` the quarter points of those ratios.
     """
-    figures: dict[str, Any] = {"rounds": rounds, "heap_blocks": heap_blocks}
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trace-overhead-")))
-        url = stack.enter_context(redis_server(folder))
-        workers = {way: stack.enter_context(Worker(way, url, folder, heap_blocks)) for way in ways}
-        for worker in workers.values():
+    counts = {
+        task: {way: max(4, int(tasks * share * SLOW.get(way, 1.0))) for way in ways}
+        for task, share in (("noop", 1.0), ("allocate", 0.5))
+    }
+    seen: dict[str, dict[str, list[tuple[float, float]]]] = {task: {way: [] for way in ways} for task in TASKS}
+    for generation in range(generations):
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trace-overhead-")))
+            url = stack.enter_context(redis_server(folder))
+            workers = {way: stack.enter_context(Worker(way, url, folder, heap_blocks)) for way in ways}
+            for worker in workers.values():
+                for task in TASKS:
+                    worker.warm(task, 4 if worker.way == "naive" else 400)
             for task in TASKS:
-                worker.warm(task, 4 if worker.way == "naive" else 400)
-        for task, share in (("noop", 1.0), ("allocate", 0.5)):
-            counts = {way: max(4, int(tasks * share * SLOW.get(way, 1.0))) for way in ways}
-            seen: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-            for number in range(rounds):
-                turn = number % len(ways)
-                order = [*ways[turn:], *ways[:turn]]
-                for way in order if number % 2 else reversed(order):
-                    if way in SLOW and number >= max(2, rounds // 3):
-                        continue
-                    seen[way].append(workers[way].batch(task, counts[way]))
-            figures[task] = {way: _sum_up(seen[way], seen["bare"], counts[way]) for way in ways}
+                for number in range(generation, rounds, generations):
+                    turn = number % len(ways)
+                    order = [*ways[turn:], *ways[:turn]]
+                    for way in order if number % 2 else reversed(order):
+                        if way in SLOW and number >= max(2, rounds // 3):
+                            continue
+                        seen[task][way].append(workers[way].batch(task, counts[task][way]))
+    figures: dict[str, Any] = {"rounds": rounds, "generations": generations, "heap_blocks": heap_blocks}
+    for task, found in seen.items():
+        figures[task] = {way: _sum_up(found[way], found["bare"], counts[task][way]) for way in ways}
     return figures
 
 
@@ -360,6 +380,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--tasks", type=int, default=2000, help="no-op tasks a batch; half as many that allocate")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--generations", type=int, default=1, help="how often all workers are started anew")
     parser.add_argument("--heap", type=int, default=300_000, help="allocated blocks in each child")
     parser.add_argument("--ways", default=",".join(way for way in WAYS if way != "control"))
     parser.add_argument("--json", action="store_true")
@@ -367,7 +388,13 @@ def main() -> int:
     ways = options.ways.split(",")
     if "bare" not in ways or set(ways) - set(WAYS):
         parser.error(f"--ways takes bare and any of {', '.join(WAYS)}")
-    figures = measure(tasks=options.tasks, rounds=options.rounds, heap_blocks=options.heap, ways=ways)
+    figures = measure(
+        tasks=options.tasks,
+        rounds=options.rounds,
+        heap_blocks=options.heap,
+        ways=ways,
+        generations=options.generations,
+    )
     if options.json:
         print(json.dumps(figures, indent=2))
         return 0

@@ -10,7 +10,7 @@ than that *surfaces*, and goes on as if it had begun as an ordinary one. See ``d
 from __future__ import annotations
 
 from array import array
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from threading import get_ident
 from time import perf_counter, time
 from typing import Any, Final, NamedTuple
@@ -65,8 +65,9 @@ class QuietRuns:
         #: How many there have been, of those that are added up.
         self.count = 0
         self.box = box
-        self.memory: Any = bytearray(RUN.size + 1)
-        self.place = 0
+        self.memory: Any
+        self.place: int
+        self._leave_box()
         self._tasks: dict[str, QuietTask] = {}
         self._closed = False
         self.measure(probe)
@@ -107,7 +108,7 @@ class QuietRuns:
             return None
         task, self.running = self.running, None
         self.calm = False
-        if self.box is not None:
+        if self.box is not None and not self._closed:
             self.box.adopt(self.place)
             self._take_place()
         return task
@@ -124,15 +125,26 @@ class QuietRuns:
             task.add_up()
 
     def close(self) -> None:
-        """No further run is quiet."""
+        """No further run is quiet. One that is in progress ends where nobody sees it."""
         self._closed = True
         self.calm = False
+        self._leave_box()
+
+    def forget(self) -> None:
+        """In a forked child: as :meth:`close`; the run in progress, and what it is told to, are the parent's."""
+        self.running = self.box = None
+        self.close()
+
+    def _leave_box(self) -> None:
+        self.memory, self.place = bytearray(RUN.size + 1), 0
 
     def _take_place(self) -> None:
-        taken = self.box.take_place() if self.box is not None else None
+        if self.box is None:
+            return
+        taken = self.box.take_place()
         if taken is not None:
             self.memory, self.place = taken
-        elif self.box is not None:
+        else:
             self.close()
 
 
@@ -185,6 +197,8 @@ class QuietTask:
                 self.started_s = perf_counter()
             except Exception as error:
                 runs.running = None
+                with suppress(ValueError):
+                    runs.memory[runs.place] = 0
                 runs.close()
                 swallow("quiet run", error)
                 return False

@@ -508,7 +508,7 @@ class Recorder:
         """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
         self.closed = True
         if self.quiet is not None:
-            self.quiet.close()
+            self.quiet.forget()
         if self.probe is not None:
             self.probe.forget()
         self.box = None

@@ -79,6 +79,9 @@ def traceback_of(error: BaseException) -> TracebackType | None:
 def tree_of(error: BaseException) -> list[Raised]:
     """The exception and all that hangs from it, breadth first; each once, so that a cycle ends."""
     found = [Raised(error, "", -1)]
+    alone = _cause_of(error) is None and (_suppress_of(error) or _context_of(error) is None)
+    if alone and not is_kind_of(type(error), BaseExceptionGroup):
+        return found
     seen = {id(error)}
     at = 0
     while at < len(found) and len(found) < MOST_EXCEPTIONS:

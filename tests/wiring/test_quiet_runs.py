@@ -346,6 +346,37 @@ def test_a_process_that_a_task_forks_has_no_quiet_runs(pool: Pool) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_a_process_forked_in_a_quiet_run_may_go_its_way_to_the_end_of_the_task(pool: Pool) -> None:
+    ours = os.getpid()
+    seen: list[blackbox.BoxReading | None] = []
+
+    def fork() -> None:
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            seen.append(blackbox.read(next(pool.recorder.settings.spool_folder.glob("*.box"))))
+
+    try:
+        pool.quietly(fork)
+    finally:
+        if os.getpid() != ours:
+            os._exit(0)
+    [reading] = seen
+    assert reading is not None
+    assert [run.name for run, _ in reading.runs] == ["work"]
+    assert [totals.runs for totals in pool.totals("work")] == [4]
+
+
+def test_a_recorder_that_ends_in_a_quiet_run_leaves_the_run_alone(pool: Pool) -> None:
+    def end() -> str:
+        pool.recorder.close()
+        return "done"
+
+    own_errors.clear()
+    assert pool.quietly(end)[0] == "done"
+    assert not own_errors
+
+
 def test_a_time_limit_that_meets_us_is_the_tasks(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     pool.runs("add", 5)
     raised: list[type[Exception]] = [SoftTimeLimitExceeded, ValueError]
