@@ -20,10 +20,13 @@ from typing import Any
 from msgspec import Struct
 
 from celery_trace.model import TypeCount
-from celery_trace.probes.gate import grew
+from celery_trace.probes.gate import GROWN_BLOCKS, grew
 
 #: What a block of CPython's allocator is taken to weigh before its line is known, bytes.
 USUAL_BLOCK_BYTES = 64
+
+#: Growth of fewer bytes, and of no blocks, is as often freed memory that glibc keeps for the next request.
+SLIGHT_BYTES = 4096
 
 #: Objects of one run whose identity is remembered; a run that leaves more is sampled.
 MOST_REMEMBERED = 20_000
@@ -44,6 +47,11 @@ class Kept(Struct, frozen=True):
     def grew(self) -> bool:
         """Whether it is more than noise."""
         return grew(self.blocks, self.bytes)
+
+    @property
+    def is_slight(self) -> bool:
+        """Whether it is no more than the C allocator keeps at hand after a run now and then, and counts as live."""
+        return self.blocks < GROWN_BLOCKS and self.bytes < SLIGHT_BYTES
 
     @property
     def weight(self) -> int:

@@ -58,9 +58,12 @@ class Holding:
         """Whether the lengths of containers were noted, to be compared when the window is complete."""
         return self._lengths is not None
 
-    def watch(self, window: CensusWindow) -> None:
+    def watch(self, window: CensusWindow, *, first: bool = False) -> None:
         """
         Look after a censused run whether the lengths of containers are to be noted.
+
+        In the first census of a name that is not done for slight growth, which is seldom any: it takes tens of
+        milliseconds, and there is another census before a verdict.
 
         They are noted before the last run, as other names' containers grow between two runs of this one. Where most
         runs keep nothing, the last one may be such a one: there they are noted now.
@@ -68,7 +71,7 @@ class Holding:
         kept = window.kept[-1]
         if window.before_last is not None or self._lengths is not None or window.enough or not kept.grew:
             return
-        if self._looked >= 2 or len(window.kept) < 2:
+        if self._looked >= 2 or len(window.kept) < 2 or (first and kept.is_slight):
             return
         self._looked += 1
         known = sum(size_of(thing) for thing in window.find_survivors() if not is_machinery(thing))
@@ -76,13 +79,14 @@ class Holding:
         if known >= 0.5 * kept.weight * (len(window.kept) - 1):
             return
         if not self._rare:
-            window.before_last = self._note_lengths
+            window.before_last = lambda: self._note_lengths(window, first=first)
             return
         window.thaw()
-        self._note_lengths()
+        self._note_lengths(window, first=first)
 
-    def _note_lengths(self) -> None:
-        self._lengths = Lengths(self._own)
+    def _note_lengths(self, window: CensusWindow, *, first: bool) -> None:
+        if not (first and window.kept[-1].is_slight):
+            self._lengths = Lengths(self._own)
 
     def name(self, window: CensusWindow, kept: Kept) -> None:
         """Name types and holder of what a complete window's runs kept. The window is released."""

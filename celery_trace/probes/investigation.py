@@ -113,7 +113,7 @@ class Investigation:
         """Take what the window has gathered; when it is complete, conclude and go to the next step."""
         window = self.window
         if isinstance(window, CensusWindow):
-            self._holding.watch(window)
+            self._holding.watch(window, first=self.step is Step.CENSUS)
             if not window.enough:
                 return
             if self.rare and self._more_rare_runs(window):
@@ -151,7 +151,7 @@ class Investigation:
             growing = growing and kept.weight >= _STILL_GROWING * self._kept.weight
             if not self.rare and self._in_doubt(window, self._kept, growing=growing):
                 return
-        if growing:
+        if growing and not (self.step is Step.CENSUS and kept.is_slight):
             self._holding.name(window, kept)
         window.release()
         took_s = self._services.clock.monotonic_s() - started_s

@@ -441,7 +441,6 @@ class MemoryProbe:
             and not self._closed
             and self._pending is None
             and self._held is None
-            and self._failed is None
             and not self._open
             and not self._quiet
             and not self._is_overridden()
@@ -453,6 +452,7 @@ class MemoryProbe:
 
     def passed(self, state: _Name, runs: int) -> None:
         """So many runs passed that were neither begun nor ended here."""
+        self._failed = None  # what an earlier run left behind is let go of by now
         state.runs += runs
         self.budget.passed(runs)
 
