@@ -113,14 +113,14 @@ class Holding:
                     samples, within_s=_RETENTION_S, ignore=[survivors, sort, window, vars(window), samples]
                 )
                 del sort, samples
-            if types:
-                self.types = types
             if not types and not retention.path:
                 retention = Retention([], "", "held from C code or from a running frame")
             known = self.retention
             if known.path and known.path[0].endswith("(module)") and retention.path[:1] != known.path[:1]:
-                pass  # what a module holds says more than what happens to be in flight
-            elif retention.path or retention.note:
+                return  # what a module holds, and of which types it is, says more than what happens to be in flight
+            if types:
+                self.types = types
+            if retention.path or retention.note:
                 self.retention = retention
         finally:
             self._lengths = None
