@@ -199,8 +199,8 @@ class QuietTask:
                 runs.running = None
                 with suppress(ValueError):
                     runs.memory[runs.place] = 0
-                runs.close()
                 swallow("quiet run", error)
+                runs.close()
                 return False
             return True
         if self._number != self._added:

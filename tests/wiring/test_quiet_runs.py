@@ -387,7 +387,12 @@ def test_a_time_limit_that_meets_us_is_the_tasks(pool: Pool, monkeypatch: pytest
     monkeypatch.setattr("celery_trace.quiet.retries_of", struck)
     with pytest.raises(SoftTimeLimitExceeded):
         pool.run("add", 1)
+    assert pool.recorder.quiet is not None
+    assert pool.recorder.quiet.calm
+    assert pool.run("add", 1)[0] == 2
+    assert own_errors["quiet run"] == 1
     own_errors.clear()
+    raised.append(ValueError)
     monkeypatch.setattr("celery_trace.plugin.retries_of", struck)
     assert pool.run("add", 1)[0] == 2, sys.exc_info()
     assert own_errors["task_prerun"] == 1
