@@ -92,9 +92,9 @@ class FailureWatcher:
         self._keep = keep
         self._limits = settings.limits
         self._redactor = Redactor(settings.redact)
-        # By task id, what was written of that run: its try, how it ended, and in the main process when it began.
         # In a pool process, where only the run at hand may fail, few: what is remembered of it would look like a leak.
         self._most_written = 16 if process.role is Role.CHILD else _REMEMBERED
+        # By task id, what was written of that run: its try, how it ended, and in the main process when it began.
         self._written: OrderedDict[str, set[tuple[int, Outcome, float | None]]] = OrderedDict()
         self._all_counters_at_s = 0.0
         self._resident_at_s = -RESIDENT_EVERY_S

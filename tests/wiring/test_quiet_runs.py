@@ -15,7 +15,7 @@ from celery import Celery
 from celery.app import trace
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_trace import trace_memory
+from celery_trace import trace_memory, tracers
 from celery_trace.guard import own_errors
 from celery_trace.model import AnyRecord, Failure, Kind, Rollup, Run, decode
 from celery_trace.plugin import CeleryTrace
@@ -169,13 +169,11 @@ def test_what_passes_a_quiet_run_ends_it(pool: Pool, error: type[BaseException])
     assert blackbox.read(next(pool.recorder.settings.spool_folder.glob("*.box"))).runs == []
 
 
-def test_a_message_that_is_delivered_again_counts_as_no_success(pool: Pool) -> None:
+def test_a_message_that_is_delivered_again_counts_as_no_success(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     pool.runs("add", 3)
     tracer = pool.app.tasks["add"].__trace__
     told: list[tuple[Any, ...]] = []
-    pool.plugin.run_ends = lambda *told_of, **rest: told.append(told_of)  # type: ignore[method-assign]
-    from celery_trace import tracers
-
+    monkeypatch.setattr(pool.plugin, "run_ends", lambda *told_of, **_: told.append(told_of))
     skipped = tracers.around(
         lambda *_: (None, None, None, None), pool.app.tasks["add"], pool.plugin, pool.plugin.quiet_task("add")
     )
@@ -257,7 +255,7 @@ def test_runs_count_for_the_five_minutes_that_they_began_in(pool: Pool) -> None:
     pool.recorder.flush()
     before = pool.totals("work")[-1].runs
 
-    class Watched(type(totals)):  # type: ignore[misc]
+    class Watched(type(totals)):
         __slots__ = ()
 
         def begin(self, at_s: float) -> None:
