@@ -12,21 +12,13 @@ import pytest
 from celery_trace import recorder as recorders
 from celery_trace.clock import FakeClock
 from celery_trace.guard import own_errors
-from celery_trace.model import AnyRecord, Kind, Role, Rollup, Run, Sample, Stats, decode
+from celery_trace.model import Kind, Role, Rollup, Run, Sample, Stats
 from celery_trace.recorder import Recorder
 from celery_trace.rollups import OUTLIER_RUNS
 from celery_trace.settings import Settings
+from tests.support.spooled import written
 
 BUCKET_START_S = 1_700_000_100.0  # a multiple of 300
-
-
-def written(folder: Path) -> list[AnyRecord]:
-    """Every record in a spool folder, headers and process records aside."""
-    records = []
-    for path in sorted(folder.glob("*.spool")):
-        for line in path.read_bytes().splitlines()[1:]:
-            records.append(decode(line.split(b" ", 2)[2]))
-    return [record for record in records if type(record).__name__ != "ProcessRecord"]
 
 
 def of(kind: type, folder: Path) -> list:

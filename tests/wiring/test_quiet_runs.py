@@ -17,11 +17,12 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_trace import trace_memory, tracers
 from celery_trace.guard import own_errors
-from celery_trace.model import AnyRecord, Failure, Kind, Rollup, Run, decode
+from celery_trace.model import AnyRecord, Failure, Kind, Rollup, Run
 from celery_trace.plugin import CeleryTrace
 from celery_trace.probes import blackbox, budget, memory
 from celery_trace.recorder import Recorder
 from celery_trace.settings import Settings
+from tests.support.spooled import written
 
 #: What a task does while it runs, by the test that needs it.
 _inside: dict[str, Callable[[], Any]] = {}
@@ -77,11 +78,7 @@ class Pool:
 
     def written(self, kind: type[AnyRecord]) -> list[Any]:
         self.recorder.flush()
-        records = []
-        for path in sorted(self.recorder.settings.spool_folder.glob("*.spool")):
-            for line in path.read_bytes().splitlines()[1:]:
-                records.append(decode(line.split(b" ", 2)[2]))
-        return [record for record in records if isinstance(record, kind)]
+        return [record for record in written(self.recorder.settings.spool_folder) if isinstance(record, kind)]
 
     def totals(self, name: str) -> list[Rollup]:
         """The last word on each five minutes."""
