@@ -2,7 +2,8 @@
 The collector: one process per spool folder that hands records on, and adopts what dead processes left.
 
 ``process`` starts it and looks after it from a worker or a monitor, ``program`` is what runs there, ``rounds`` what it
-does, ``adoption`` what it says for the dead, and ``status`` what it says of itself.
+does, ``priority`` how it stands back for tasks, ``adoption`` what it says for the dead, and ``status`` what it says of
+itself.
 """
 
 from celery_trace.collector.process import CollectorProcess

@@ -7,7 +7,6 @@ ends when its parent is gone or on SIGTERM, each time after a last round.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
@@ -19,15 +18,13 @@ from typing import Any
 import msgspec
 
 from celery_trace.clock import SystemClock
+from celery_trace.collector.priority import give_way, look_for_garbage_seldom
 from celery_trace.collector.process import ANOTHER_ONE
 from celery_trace.collector.rounds import AnotherCollector, Collector
 from celery_trace.settings import Settings
 from celery_trace.transports import Transport
 
 logger = logging.getLogger("celery_trace.collector")
-
-#: Beside tasks that want the processor, a worker's collector gets about a tenth of a core; the spool waits for it.
-NICENESS = 10
 
 
 def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> Transport:
@@ -58,9 +55,6 @@ def main() -> int:
     job: dict[str, Any] = msgspec.json.decode(sys.stdin.buffer.read())
     settings = msgspec.convert(job["settings"], Settings)
     parent: int = job.get("parent", 0)
-    if parent:
-        with contextlib.suppress(OSError):
-            os.nice(NICENESS)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -78,6 +72,9 @@ def main() -> int:
     except AnotherCollector as other:
         logger.info("%s", other)
         return ANOTHER_ONE
+    look_for_garbage_seldom()
+    if parent:  # after the imports: who starts a worker waits for the store to be there
+        give_way()
     try:
         collector.run(should_end, ended.wait)
     finally:

@@ -297,6 +297,27 @@ def test_running_goes_on_after_a_refusal_and_ends_with_a_last_round(collector, w
     assert ids(transport.records) == [failure("t1").id, failure("t2").id]
 
 
+@pytest.mark.parametrize(("took_s", "most_s"), [(0.0, 0.05), (0.004, 0.15), (0.05, 1.0)], ids=["none", "lone", "many"])
+def test_rounds_that_cost_much_are_further_apart_but_never_by_more_than_a_second(
+    collector, writer, transport, clock, took_s, most_s, monkeypatch
+):
+    send, waited = transport.send, []
+
+    def slow_send(records):
+        clock.advance(took_s)
+        return send(records)
+
+    def wait(seconds):
+        waited.append(seconds)
+        writer.append(failure(f"t{len(waited)}"))
+
+    monkeypatch.setattr(transport, "send", slow_send)
+    writer.append(failure("t0"))
+    collector.run(lambda: len(waited) >= 5, wait)
+    assert max(waited[1:]) <= most_s
+    assert took_s <= 0.04 * min(waited[1:]) or waited[1:] == [1.0] * 4
+
+
 def test_the_last_cursor_is_kept_in_the_file_itself(collector, writer, transport, folder):
     writer.append(failure("t1"))
     collector.round()
