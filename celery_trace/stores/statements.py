@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,6 +32,27 @@ def _is_mysql(connection: sa.Connection) -> bool:
     return connection.dialect.name in {"mysql", "mariadb"}
 
 
+def _fits_sqlite(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> bool:
+    return connection.dialect.name == "sqlite" and len(rows[0]) == len(table.columns)
+
+
+def _insert_into_sqlite(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], on_conflict: str) -> int:
+    """
+    Insert rows that have all columns of the table; returns how many SQLite says it wrote.
+
+    SQLAlchemy takes the parameters of each row apart and together again, at half the time that SQLite needs to store
+    it. SQLite binds what rows hold (texts, numbers, bytes, None) as it is.
+    """
+    names = list(rows[0])
+    columns = ", ".join(f'"{name}"' for name in names)
+    places = ", ".join("?" * len(names))
+    # Names of our own tables and columns.
+    statement = f'INSERT INTO "{table.name}" ({columns}) VALUES ({places}) ON CONFLICT {on_conflict}'  # noqa: S608
+    in_order = itemgetter(*names)
+    values = [in_order(fit(table, row)) for row in rows]
+    return connection.exec_driver_sql(statement, values, execution_options=_COUNTED).rowcount
+
+
 def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> int:
     """
     Insert rows whose key is not there yet; the others stay as they are.
@@ -40,6 +62,8 @@ def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) 
     """
     if not rows:
         return 0
+    if _fits_sqlite(connection, table, rows):
+        return sum(_insert_into_sqlite(connection, table, part, "DO NOTHING") for part in chunks(rows))
     statement: Any
     if _is_mysql(connection):
         statement = mysql.insert(table).prefix_with("IGNORE")
@@ -70,8 +94,13 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> N
     if not rows:
         return
     key = next(iter(table.primary_key.columns)).name
+    changed = [name for name in rows[0] if name != key]
+    if _fits_sqlite(connection, table, rows):
+        settings = ", ".join(f'"{name}" = excluded."{name}"' for name in changed)
+        for part in chunks(rows):
+            _insert_into_sqlite(connection, table, part, f'("{key}") DO UPDATE SET {settings}')
+        return
     values = [fit(table, row) for row in rows]
-    changed = [name for name in values[0] if name != key]
     statement: Any
     if _is_mysql(connection):
         base = mysql.insert(table)

@@ -107,7 +107,7 @@ class _Batch:
     def _queues(self, seen: Iterable[tuple[str, str, str]]) -> None:
         rows = {
             stable_id("queue", *found): {"queue": found[0], "kind": found[1], "name": found[2]}
-            for found in seen
+            for found in set(seen)
             if found[0]
         }
         insert_new(self._connection, schema.queues, [{"id": key, **row} for key, row in sorted(rows.items())])
