@@ -62,7 +62,14 @@ class Outline(NamedTuple):
     exceptions: list[CapturedException]
     left_out: int  # locals that a capture in brief does not have
     bytes: int
+
+
+class Repeat(NamedTuple):
+    """A failure that was captured in full before: what is new of it, read from its objects and not redacted yet."""
+
+    outline: Outline
     full: int  # how many of the last minute were captured in full
+    words: list[tuple[str, list[str]]]  # what each exception says, and its notes
 
 
 class _Known:
@@ -113,8 +120,11 @@ class Repeats:
         self._known: OrderedDict[tuple[Any, ...], _Known] = OrderedDict()
         self.brief = 0
 
-    def outline_of(self, identity: Identity) -> Outline | None:
-        """What to build a capture in brief from; None to capture in full."""
+    def outline_of(self, identity: Identity) -> tuple[Outline, int] | None:
+        """
+        What to build a capture in brief from, and how many of the last minute were captured in full; None to capture
+        this one so.
+        """
         if self._budget >= 1:
             return None
         known = self._known.get(identity.key)
@@ -130,7 +140,7 @@ class Repeats:
         if self._credit_s > 0:
             return None
         self.brief += 1
-        return known.outline._replace(full=known.full)
+        return known.outline, known.full
 
     def charge(self, took_s: float) -> None:
         """Take processor time from the credit that a failure in full took: its capture, or what is done with it."""
@@ -168,7 +178,7 @@ def _outline(exceptions: list[CapturedException]) -> Outline:
         for exception in exceptions
     ]
     left_out = sum(len(frame.locals) for exception in exceptions for frame in exception.frames)
-    return Outline(outlined, left_out, len(_json(outlined)), 0)
+    return Outline(outlined, left_out, len(_json(outlined)))
 
 
 def _bare(frame: Frame) -> Frame:

@@ -87,7 +87,10 @@ def class_name(error: object) -> str:
 
 def is_named(error: BaseException, name: str) -> bool:
     """Whether the error's class or one of its bases is called so; Celery's and billiard's, without importing them."""
-    return any(base.__name__ == name for base in mro(type(error)))
+    for base in mro(type(error)):  # noqa: SIM110 - asked of each failure, and `any` takes twice as long
+        if base.__name__ == name:
+            return True
+    return False
 
 
 def is_stand_in(exception: BaseException | None, caught: BaseException) -> bool:

@@ -1,12 +1,17 @@
 """The same failure again and again: the first ones in full, the rest in brief, none left out."""
 
 import sys
+from unittest.mock import patch
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from celery_trace.capture import capture_exception
+from celery_trace.capture.exceptions import Arguments, capture_repeat, sight
 from celery_trace.capture.fingerprint import fingerprint
+from celery_trace.capture.plain import plain_arguments
 from celery_trace.capture.repeats import CREDIT_S, FULL_A_MINUTE, Repeats
 from celery_trace.clock import FakeClock
 from celery_trace.failures import FailureWatcher
@@ -187,3 +192,51 @@ def test_a_task_that_fails_over_and_over_is_recorded_each_time_and_the_account_s
     assert [record.note.startswith("in brief") for record in records] == [False] * FULL_A_MINUTE + [True] * 4
     assert watcher.counters == {"cut:captures": 4}
     assert kept == records[:FULL_A_MINUTE], "those in brief would drive out those whose locals were captured"
+
+
+TEXTS = st.one_of(st.text(max_size=30), st.sampled_from(["hunter2", "api_key=abcdefgh", "name", "value", "password"]))
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS, st.text(min_size=1000, max_size=1100))
+VALUES = st.one_of(LEAVES, st.lists(LEAVES, max_size=2))
+
+
+def shown(capture):
+    """What a reader sees of a capture's arguments and words."""
+
+    def told(ref):
+        node = capture.heap[ref]
+        items = [told(item) for item in node.items]
+        return node.type, node.kind, repr(node.value), items, node.length, node.cut
+
+    return told(capture.args), told(capture.kwargs), capture.exceptions, capture.redacted_values, capture.cut_values
+
+
+@given(st.lists(VALUES, max_size=4), st.dictionaries(TEXTS, VALUES, max_size=3), TEXTS, st.booleans())
+def test_the_short_way_to_a_capture_in_brief_shows_what_the_long_one_does(args, kwargs, message, as_list):
+    def stop():
+        raise ValueError(message)
+
+    repeats = Repeats(0.0, Now())
+    names = ("order", "password")
+    given_arguments = Arguments(args if as_list else tuple(args), kwargs, names)
+    for _ in range(FULL_A_MINUTE + 1):
+        error = raised_by(stop)
+        capture_exception(error, limits=Limits(), redactor=REDACTOR, repeats=repeats)
+    repeat = sight(error, repeats, Limits()).repeat
+    assert repeat is not None
+    capture = capture_repeat(repeat, given_arguments, limits=Limits(), redactor=REDACTOR)
+    with patch("celery_trace.capture.exceptions.plain_arguments", return_value=None):
+        long = capture_repeat(repeat, given_arguments, limits=Limits(), redactor=REDACTOR)
+    assert shown(capture) == shown(long)
+    assert len(msgspec.json.encode(capture)) <= Limits().bytes
+    assert len(msgspec.json.encode((capture.exceptions, capture.heap))) <= capture.bytes + 64
+
+
+def test_most_arguments_go_the_short_way(now):
+    plain = plain_arguments((1, "order 7", None, 2.5), {"dry": True, "city": "Oslo"}, ("id",), Limits(), REDACTOR)
+    assert plain is not None
+    assert [node.value for node in plain.nodes if node.kind == "plain"] == [
+        *(1, "order 7", None, 2.5),
+        *("dry", True, "city", "Oslo"),
+    ]
+    for args, kwargs in [((1, []), {}), ((), {"password": "x"}), (("x", "hunter2"), {}), ((4111111111111111,), {})]:
+        assert plain_arguments(args, kwargs, ("id", "password"), Limits(), REDACTOR) is None
