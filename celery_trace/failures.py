@@ -14,8 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
+from celery_trace.backlog import Backlog, Waiting, may_wait
 from celery_trace.capture import capture_exception, describe
-from celery_trace.capture.exceptions import traceback_of
+from celery_trace.capture.exceptions import Arguments, capture_repeat, info_of, sight, traceback_of
 from celery_trace.capture.fingerprint import fingerprint
 from celery_trace.capture.repeats import Repeats
 from celery_trace.capture.task_facts import (
@@ -49,6 +50,7 @@ from celery_trace.model import (
     TaskContext,
     failure_id,
 )
+from celery_trace.probes.blackbox import BlackBox
 from celery_trace.probes.counters import address_space_bytes
 from celery_trace.probes.process import read_memory
 from celery_trace.redaction import Redactor, Scrubber
@@ -75,6 +77,7 @@ class FailureWatcher:
         emit: Takes the record; must not raise.
         clock: Tells when.
         keep: Takes the record and the exception itself afterwards, for the live shell.
+        box: The process's black box; with it, what repeats may wait for a moment before it is written.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class FailureWatcher:
         emit: Callable[[AnyRecord], None],
         clock: Clock,
         keep: Callable[[Failure, BaseException], None] | None = None,
+        box: BlackBox | None = None,
     ) -> None:
         self._settings = settings
         self._process = process
@@ -103,11 +107,18 @@ class FailureWatcher:
         self._parameters: dict[str, tuple[str, ...]] = {}
         # Captures in brief share their frames. By their address, the task and the outcome: the group, and the frames.
         self._groups: dict[tuple[int, str, Outcome], tuple[str, list[Frame]]] = {}
+        # Only where one task runs at a time does the black box say of each run how it goes.
+        self._backlog = Backlog(box, self._write_repeat) if box is not None and process.role is Role.CHILD else None
 
     @property
     def counters(self) -> dict[str, int]:
         """What the process's account says of captures: how many were in brief."""
         return {"cut:captures": self._repeats.brief} if self._repeats.brief else {}
+
+    def write_waiting(self) -> None:
+        """Write the failures that wait to be written."""
+        if self._backlog is not None:
+            self._backlog.flush()
 
     # --- in the process that runs the task
 
@@ -144,7 +155,7 @@ class FailureWatcher:
             return
         error = exception
         caught = sys.exc_info()[1]
-        if caught is not None and is_stand_in(exception, caught):
+        if caught is not exception and caught is not None and is_stand_in(exception, caught):
             error = caught  # what Celery could not pickle, it replaced by a wrapper
         if error is None:
             return
@@ -309,6 +320,7 @@ class FailureWatcher:
         exception = ExceptionInfo("NotRegistered", "celery.exceptions", name)
         message_fields = {**headers, "delivery_info": delivery, "headers": headers}
         scrubber = Scrubber()
+        self._note(id, retries, Outcome.FAILED)
         self._write(
             name,
             id,
@@ -341,38 +353,70 @@ class FailureWatcher:
             return
         args = args if args is not None else field(request, "args")
         kwargs = kwargs if kwargs is not None else field(request, "kwargs")
+        name = text(getattr(task, "name", ""))
+        arguments = Arguments(args, kwargs, self._parameters_of(task))
+        started_s = time_start() if started_s is None else started_s
+        duration_s = self._clock.monotonic_s() - started_s if started_s is not None else None
+        sighting = sight(error, self._repeats, self._limits, said)
+        if sighting.repeat is not None:
+            # Its objects are not kept: a thousand of them would drive out those whose locals were captured.
+            repeat = Waiting(
+                sighting.repeat, name, task_id, retries, outcome, arguments, request, self._clock.now_s(), duration_s
+            )
+            self._note(task_id, retries, outcome)
+            if self._backlog is None or not may_wait(args, kwargs) or not self._backlog.add(repeat):
+                self._write_repeat(repeat)
+            return
         scrubber = Scrubber()
         capture = capture_exception(
             error,
             limits=self._limits,
             redactor=self._redactor,
             in_app=self._settings.in_app,
-            arguments=(args, kwargs, self._parameters_of(task)),
+            arguments=arguments,
             said=said,
             scrubber=scrubber,
             repeats=self._repeats,
+            sighting=sighting,
         )
-        captured_s = 0.0 if capture.brief else time.thread_time()
-        raised = capture.exceptions[0]
-        started_s = time_start() if started_s is None else started_s
+        captured_s = time.thread_time()
+        self._note(task_id, retries, outcome)
         failure = self._write(
-            text(getattr(task, "name", "")),
+            name,
             task_id,
             retries,
             outcome,
-            ExceptionInfo(raised.type, raised.module, raised.message),
+            info_of(capture),
             capture=capture,
             task=context_of(request, self._redactor, self._limits, scrubber),
             memory=self._memory(),
             pid=self._process.pid,
-            duration_s=self._clock.monotonic_s() - started_s if started_s is not None else None,
-            note=capture.brief,
+            duration_s=duration_s,
         )
-        if capture.brief:
-            return  # nor are its objects kept: a thousand of them would drive out those whose locals were captured
         if self._keep is not None:
             self._keep(failure, error)
         self._repeats.charge(time.thread_time() - captured_s)
+
+    def _write_repeat(self, seen: Waiting) -> None:
+        """Write a failure that repeats, in brief."""
+        scrubber = Scrubber()
+        capture = capture_repeat(
+            seen.repeat, seen.arguments, limits=self._limits, redactor=self._redactor, scrubber=scrubber
+        )
+        self._write(
+            seen.name,
+            seen.task_id,
+            seen.retries,
+            seen.outcome,
+            info_of(capture),
+            capture=capture,
+            task=context_of(seen.request, self._redactor, self._limits, scrubber),
+            memory=self._memory(),
+            pid=self._process.pid,
+            at_s=seen.at_s,
+            duration_s=seen.duration_s,
+            note=capture.brief,
+        )
 
     def _record_without(
         self,
@@ -402,6 +446,7 @@ class FailureWatcher:
         capture = self._arguments_only(task, args, kwargs, scrubber)
         if exception is not None:
             exception = ExceptionInfo(exception.type, exception.module, scrubber.text(exception.message))
+        self._note(task_id, retries, outcome, run)
         self._write(
             text(getattr(task, "name", "")) or text(field(request, "task")),
             task_id,
@@ -414,7 +459,6 @@ class FailureWatcher:
             pid=pid,
             duration_s=max(0.0, self._clock.now_s() - run) if run is not None else None,
             note=note,
-            run=run,
         )
 
     def _write(
@@ -430,9 +474,9 @@ class FailureWatcher:
         memory: MemoryState | None = None,
         traceback_text: str = "",
         pid: int = 0,
+        at_s: float | None = None,
         duration_s: float | None = None,
         note: str = "",
-        run: float | None = None,
     ) -> Failure:
         process = self._process
         failure = Failure(
@@ -450,18 +494,21 @@ class FailureWatcher:
             worker=process.worker,
             pid=pid,
             hostname=process.host,
-            at_s=self._clock.now_s(),
+            at_s=self._clock.now_s() if at_s is None else at_s,
             duration_s=duration_s,
             capture=capture,
             task=task,
             memory=memory,
             note=note,
         )
+        self._emit(failure)
+        return failure
+
+    def _note(self, task_id: str, retries: int, outcome: Outcome, run: float | None = None) -> None:
+        """Remember what is being written, for :meth:`_is_written`."""
         self._written.setdefault(task_id, set()).add((retries, outcome, run))
         if len(self._written) > self._most_written:
             self._written.popitem(last=False)
-        self._emit(failure)
-        return failure
 
     def _is_written(self, task_id: str, retries: int, outcome: Outcome, run: float | None = None) -> bool:
         """

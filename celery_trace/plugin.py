@@ -313,8 +313,11 @@ class CeleryTrace:
             recorder.extra_counters.append(lambda: dict(keeper.counters))
         if recorder.probe is not None:
             recorder.probe.overlap.code_of = self._code_of
-        watcher = FailureWatcher(settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep)
+        watcher = FailureWatcher(
+            settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep, box=recorder.box
+        )
         recorder.extra_counters.append(lambda: watcher.counters)
+        recorder.let_wait(watcher.write_waiting)
         self._traced = _Traced(recorder, watcher)
         return self._traced
 

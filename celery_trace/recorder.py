@@ -46,6 +46,8 @@ from celery_trace.ticker import Ticker
 
 #: How often the running totals are written, seconds.
 FLUSH_S: Final = 2.0
+#: How long a failure that repeats waits to be written at most, seconds.
+WAIT_S: Final = 0.25
 #: How often the process accounts for what it wrote, dropped and cost, seconds.
 ACCOUNT_S: Final = 10.0
 #: How often the process's memory is looked at, seconds.
@@ -144,6 +146,8 @@ class Recorder:
         self.pid = process.pid
         self._ordinary_runs = 0
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
+        #: Writes the failures that wait to be written.
+        self.write_waiting: Callable[[], None] | None = None
         self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
         # Re-entrant: the collector of garbage may run a finalizer that is itself a traced block.
         self._lock = threading.RLock()
@@ -359,12 +363,21 @@ class Recorder:
                 totals.kept_bytes += kept_bytes
                 totals.dirty = True
 
+    def let_wait(self, write_waiting: Callable[[], None]) -> None:
+        """Have ``write_waiting`` called, which writes what waits to be written, soon and whenever that must be done."""
+        self.write_waiting = write_waiting
+        if self.probe is not None:
+            self.probe.tidy = write_waiting
+        self.ticker.every(WAIT_S, write_waiting, "waiting failures")
+
     def measure(self, name: str, mode: str, seconds: float) -> None:
         """Measure the runs of one name in another mode for a while, whatever the process's mode is."""
         if self.probe is None:
             if mode in {"off", "rss"} or self.process.role is Role.MAIN:
                 return
             self.probe = MemoryProbe(self.settings, self.process, self.write, self.clock, settled=self.settled)
+            if self.write_waiting is not None:
+                self.probe.tidy = self.write_waiting
         self.probe.set_mode(name, mode, self.clock.monotonic_s() + seconds)
         if self.quiet is not None:
             self.quiet.measure(self.probe)
@@ -393,7 +406,9 @@ class Recorder:
     # --- every so often --------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write the rollups that changed."""
+        """Write what waits to be written, and the rollups that changed."""
+        if self.write_waiting is not None:
+            self.write_waiting()
         with self._lock:
             if self.quiet is not None:
                 self.quiet.add_up()
@@ -507,6 +522,7 @@ class Recorder:
     def abandon(self) -> None:
         """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
         self.closed = True
+        self.write_waiting = None
         if self.quiet is not None:
             self.quiet.forget()
         if self.probe is not None:

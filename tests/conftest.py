@@ -20,6 +20,7 @@ pytest_plugins = [
     "tests.support.fixtures_broker",
     "tests.support.fixtures_worker",
     "tests.support.fixtures_browser",
+    "tests.support.fixtures_pool",
     "tests.support.fixtures_services",
 ]
 

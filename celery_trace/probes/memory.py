@@ -73,6 +73,11 @@ class Measured(NamedTuple):
 
 _MUCH = 1 << 40
 
+
+def _nothing() -> None:
+    """Nothing is held."""
+
+
 #: How deep runs may be nested in each other before they share their place for numbers.
 _SLOTS = 64
 
@@ -292,6 +297,8 @@ class MemoryProbe:
         self._quiet: list[int] = []
         #: And who knows of such runs that pass by.
         self.passing: Passing | None = None
+        #: Lets go of what we hold of earlier runs, so that it is not taken for what a run keeps.
+        self.tidy: Callable[[], None] = _nothing
         self._idle = [NOTHING_KEPT, NOTHING_KEPT]  # by the gate: settled at once, settled late
         self._census_idle = [NOTHING_KEPT, NOTHING_KEPT]
         self._calibrate()
@@ -368,6 +375,7 @@ class MemoryProbe:
             token.watched = True
             state.watch.open()
         if token.gated:
+            self.tidy()
             budget.count_measured(started_s)
             token.started_s = started_s
             numbers, slot = self._numbers, token.slot
@@ -542,6 +550,7 @@ class MemoryProbe:
     def _settle(self, token: Token, next_state: _Name | None) -> None:
         """The run and all that hung on it is over: judge it, and find out what its name's next runs are to be."""
         state = token.state
+        self.tidy()
         self._judge(token, state, next_state)
         state.quiet = (
             state.investigation is None
@@ -648,6 +657,7 @@ class MemoryProbe:
         stage = investigation.window
         if stage is None or (self._held is not None and self._held is not stage):
             return  # one at a time: a heap that is frozen for one is not thawed for another
+        self.tidy()
         wall_s, cpu_s = time.perf_counter(), time.thread_time()
         try:
             self._held = None

@@ -140,6 +140,11 @@ def out_of_memory():
 
 
 @app.task
+def without_price(order):
+    raise LookupError(f"no price for {order}")
+
+
+@app.task
 def killed(seconds, password):
     until = time.monotonic() + seconds
     while time.monotonic() < until:

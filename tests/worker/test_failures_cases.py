@@ -237,3 +237,19 @@ def test_rejected_runs_are_left_out_unless_asked_for(start_worker, project, send
     worker.wait_for(r"failing\.ignores\[\S+\] ignored")
     worker.stop()
     assert [row.name for row in records.queries.failures().rows] == ["failing.boom"]
+
+
+def test_a_child_that_is_killed_behind_many_failures_leaves_none_out(start_worker, project, send, records):
+    worker = start_worker("failing", project, settings=SETTINGS | {"capture_budget": "0"}, concurrency=1)
+    ids = {send("without_price", number) for number in range(150)}
+    last = send("killed", 0, "hunter2")
+
+    def all_of_them(queries):
+        rows = queries.failures(limit=500).rows
+        return {row.task_id for row in rows} == ids | {last} and rows
+
+    rows = records.wait(all_of_them, "a record of each", explain=worker.tail)
+    assert len(rows) == len(ids) + 1
+    outcomes = {row.task_id: row.outcome for row in rows}
+    assert outcomes.pop(last) == "lost"
+    assert set(outcomes.values()) == {"failed"}
