@@ -30,8 +30,8 @@ logger = logging.getLogger("celery_trace.collector")
 #: Pause between rounds that found nothing, seconds: short after something came, longer when all is quiet.
 IDLE_S = (0.05, 1.0)
 #: Share of the time that rounds take while records keep coming, and the longest pause for that, seconds. A round costs
-#: some 4 ms beside its records: that is paid once a second where failures come by the hundred, and the record that
-#: comes after a lone one waits for an eighth of a second.
+#: some 3 ms beside its records: that is paid once a second where failures come by the hundred, and the record that
+#: comes after a lone one waits for a tenth of a second.
 SHARE = 0.03
 PACE_S = 1.0
 #: Pause after the store or broker refused, seconds: doubles up to the second number.

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql
 
 from celery_trace.stores.errors import Interrupted
 from celery_trace.stores.rows import Row, fit
@@ -32,13 +32,9 @@ def _is_mysql(connection: sa.Connection) -> bool:
     return connection.dialect.name in {"mysql", "mariadb"}
 
 
-def _fits_sqlite(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> bool:
-    return connection.dialect.name == "sqlite" and len(rows[0]) == len(table.columns)
-
-
 def _insert_into_sqlite(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], on_conflict: str) -> int:
     """
-    Insert rows that have all columns of the table; returns how many SQLite says it wrote.
+    Insert rows that have all columns of the table, and return how many SQLite says it wrote.
 
     SQLAlchemy takes the parameters of each row apart and together again, at half the time that SQLite needs to store
     it. SQLite binds what rows hold (texts, numbers, bytes, None) as it is.
@@ -62,13 +58,11 @@ def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) 
     """
     if not rows:
         return 0
-    if _fits_sqlite(connection, table, rows):
+    if connection.dialect.name == "sqlite":
         return sum(_insert_into_sqlite(connection, table, part, "DO NOTHING") for part in chunks(rows))
     statement: Any
     if _is_mysql(connection):
         statement = mysql.insert(table).prefix_with("IGNORE")
-    elif connection.dialect.name == "sqlite":
-        statement = sqlite.insert(table).on_conflict_do_nothing()
     else:
         statement = postgresql.insert(table).on_conflict_do_nothing()
     new = 0
@@ -95,7 +89,7 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> N
         return
     key = next(iter(table.primary_key.columns)).name
     changed = [name for name in rows[0] if name != key]
-    if _fits_sqlite(connection, table, rows):
+    if connection.dialect.name == "sqlite":
         settings = ", ".join(f'"{name}" = excluded."{name}"' for name in changed)
         for part in chunks(rows):
             _insert_into_sqlite(connection, table, part, f'("{key}") DO UPDATE SET {settings}')
@@ -105,11 +99,6 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> N
     if _is_mysql(connection):
         base = mysql.insert(table)
         statement = base.on_duplicate_key_update({name: base.inserted[name] for name in changed})
-    elif connection.dialect.name == "sqlite":
-        lite = sqlite.insert(table)
-        statement = lite.on_conflict_do_update(
-            index_elements=[key], set_={name: lite.excluded[name] for name in changed}
-        )
     else:
         post = postgresql.insert(table)
         statement = post.on_conflict_do_update(
