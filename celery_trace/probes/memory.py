@@ -553,11 +553,16 @@ class MemoryProbe:
         self.tidy()
         self._judge(token, state, next_state)
         state.quiet = (
-            state.investigation is None
+            self._is_left_alone(state)
             and not state.watch.counting
             # Runs that are all to be measured are not, while the gate is shut or the budget is spent.
             and (state.burst <= 0 or state.runs <= state.resting or not self.budget.covers(beginning=True))
         )
+
+    def _is_left_alone(self, state: _Name) -> bool:
+        """Whether no investigation is in progress, or none that the budget lets go on: a sampled run asks again."""
+        investigation = state.investigation
+        return investigation is None or not self.budget.covers(beginning=investigation.step is Step.CENSUS)
 
     def _judge(self, token: Token, state: _Name, next_state: _Name | None) -> None:
         """Judge a run by the smaller of its two readings."""

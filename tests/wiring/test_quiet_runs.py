@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
@@ -15,6 +16,7 @@ from celery_trace import trace_memory, tracers
 from celery_trace.guard import own_errors
 from celery_trace.model import Failure, Kind, Rollup, Run
 from celery_trace.probes import blackbox, budget, memory
+from celery_trace.probes.investigation import Step
 from tests.support.fixtures_pool import Pool
 
 
@@ -203,6 +205,25 @@ def test_where_runs_are_sampled_those_between_are_quiet_and_counted_by_the_probe
     [totals] = pool.totals("add")
     assert totals.runs == 1500
     assert totals.gated < 700
+
+
+@pytest.mark.parametrize("pool", ["auto"], indirect=True)
+def test_runs_are_quiet_while_an_investigation_has_to_wait_for_its_budget(pool: Pool) -> None:
+    class Waits:
+        step, window = Step.LOCATE, None
+        wants = progress = abandon = Mock(return_value=False)
+
+    probe = pool.recorder.probe
+    assert probe is not None
+    pool.runs("add", 3)
+    state: Any = probe.state_of(Kind.TASK, "add")
+    state.investigation = Waits()
+    for spent_s, quiet in ((1e6, True), (0.0, False), (1e6, True)):
+        probe.budget.spent_s = spent_s
+        probe.budget.countdown = 1  # this one is measured, and settled when the next one begins
+        pool.runs("add", 2)
+        assert state.quiet is quiet
+    state.investigation = None
 
 
 @pytest.mark.parametrize("pool", ["auto"], indirect=True)
