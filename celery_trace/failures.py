@@ -107,18 +107,13 @@ class FailureWatcher:
         self._parameters: dict[str, tuple[str, ...]] = {}
         # Captures in brief share their frames. By their address, the task and the outcome: the group, and the frames.
         self._groups: dict[tuple[int, str, Outcome], tuple[str, list[Frame]]] = {}
-        # Only where one task runs at a time does the black box say of each run how it goes.
-        self._backlog = Backlog(box, self._write_repeat) if box is not None and process.role is Role.CHILD else None
+        #: Where failures that repeat wait. Only where one task runs at a time does the black box tell of each run.
+        self.backlog = Backlog(box, self._write_repeat) if box is not None and process.role is Role.CHILD else None
 
     @property
     def counters(self) -> dict[str, int]:
         """What the process's account says of captures: how many were in brief."""
         return {"cut:captures": self._repeats.brief} if self._repeats.brief else {}
-
-    def write_waiting(self) -> None:
-        """Write the failures that wait to be written."""
-        if self._backlog is not None:
-            self._backlog.flush()
 
     # --- in the process that runs the task
 
@@ -364,7 +359,9 @@ class FailureWatcher:
                 sighting.repeat, name, task_id, retries, outcome, arguments, request, self._clock.now_s(), duration_s
             )
             self._note(task_id, retries, outcome)
-            if self._backlog is None or not may_wait(args, kwargs) or not self._backlog.add(repeat):
+            backlog = self.backlog
+            # A run that is being killed has no later.
+            if backlog is None or outcome is Outcome.LOST or not may_wait(args, kwargs) or not backlog.add(repeat):
                 self._write_repeat(repeat)
             return
         scrubber = Scrubber()

@@ -317,7 +317,8 @@ class CeleryTrace:
             settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep, box=recorder.box
         )
         recorder.extra_counters.append(lambda: watcher.counters)
-        recorder.let_wait(watcher.write_waiting)
+        if watcher.backlog is not None:
+            recorder.let_wait(watcher.backlog.flush)
         self._traced = _Traced(recorder, watcher)
         return self._traced
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -186,12 +187,25 @@ def test_a_time_limit_while_they_are_written_is_the_tasks_and_loses_none(
             raise SoftTimeLimitExceeded
 
     monkeypatch.setattr(watcher, "_emit", strikes)
+    assert pool.recorder.write_waiting is not None
     with pytest.raises(SoftTimeLimitExceeded):
-        watcher.write_waiting()
-    watcher.write_waiting()
+        pool.recorder.write_waiting()
+    pool.recorder.write_waiting()
     found = failures(pool)
     assert {f"id-{number}" for number in range(3)} <= set(found)
     assert len({failure.id for failure in found["id-0"]}) == 1, "twice is one"
+
+
+def test_a_run_that_is_being_killed_does_not_wait(pool: Pool, fails: Callable[..., None]) -> None:
+    assert fails
+    # The interpreter may tell the same call by another instruction, once it has seen it often.
+    ids = [f"exits-{number}" for number in range(2 * repeats.FULL_A_MINUTE + 1)]
+    for task_id in ids:
+        with pytest.raises(SystemExit):
+            pool.quietly(lambda: sys.exit(3), task_id=task_id)
+    found = failures(pool)
+    assert [found[task_id][0].outcome for task_id in ids] == [Outcome.LOST] * len(ids)
+    assert found[ids[-1]][0].note.startswith("in brief")
 
 
 def test_an_error_of_ours_costs_one_and_is_counted(
@@ -209,7 +223,8 @@ def test_an_error_of_ours_costs_one_and_is_counted(
         write(record)
 
     monkeypatch.setattr(watcher, "_emit", breaks)
-    watcher.write_waiting()
+    assert pool.recorder.write_waiting is not None
+    pool.recorder.write_waiting()
     assert {"id-0", "id-2"} <= set(failures(pool))
     assert own_errors["writing a failure that waited"] == before + 1
     del own_errors["writing a failure that waited"]
