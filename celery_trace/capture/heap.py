@@ -36,23 +36,23 @@ _NAME_BYTES = 60  # reserved for a type's name
 _RESERVED_BYTES = _NODE_BYTES + 16  # taken when a value is entered, so that it can at least be named
 _ROOMY_BYTES = 256
 _SHORT = 8  # characters; fewer are too few for any pattern of a secret
-_SMALL = 1_000_000_000_000  # a number of fewer digits is no card's
+SMALL = 1_000_000_000_000  # a number of fewer digits is no card's
 _INT64 = 1 << 63
 
 #: Given to nodes without items, so that a capture of a thousand leaves does not make two thousand lists for the
 #: garbage collector to walk. Nobody writes to a node's lists.
-_NO_ITEMS: list[int] = []
-_NO_NAMES: list[str] = []
+NO_ITEMS: list[int] = []
+NO_NAMES: list[str] = []
 
-_NONE = Node("NoneType", "plain", None)
-_TRUE = Node("bool", "plain", True)
-_FALSE = Node("bool", "plain", False)
+NONE = Node("NoneType", "plain", None)
+TRUE = Node("bool", "plain", True)
+FALSE = Node("bool", "plain", False)
 
 #: Containers without items, which need not wait to be opened.
 _EMPTY: dict[type, Node] = {
-    dict: Node("dict", "dict", None, _NO_ITEMS, _NO_NAMES, 0),
-    list: Node("list", "list", None, _NO_ITEMS, _NO_NAMES, 0),
-    tuple: Node("tuple", "tuple", None, _NO_ITEMS, _NO_NAMES, 0),
+    dict: Node("dict", "dict", None, NO_ITEMS, NO_NAMES, 0),
+    list: Node("list", "list", None, NO_ITEMS, NO_NAMES, 0),
+    tuple: Node("tuple", "tuple", None, NO_ITEMS, NO_NAMES, 0),
 }
 
 
@@ -136,7 +136,7 @@ class HeapEncoder:
         add = refs.append
         self._alive += values
         most_nodes, bytes_left = self._most_nodes, self.bytes_left
-        least, most = -_SMALL, _SMALL
+        least, most = -SMALL, SMALL
         for value in values:
             cls = type(value)
             if cls is str and len(value) < _SHORT:
@@ -147,7 +147,7 @@ class HeapEncoder:
                         break
                     if value.isascii() and value.isprintable():
                         bytes_left -= _LEAF_BYTES
-                        nodes.append(Node("str", "plain", value, _NO_ITEMS, _NO_NAMES))
+                        nodes.append(Node("str", "plain", value, NO_ITEMS, NO_NAMES))
                     else:
                         self.bytes_left = bytes_left
                         nodes.append(self.text_node("str", "plain", value))
@@ -160,7 +160,7 @@ class HeapEncoder:
                     if ref >= most_nodes or bytes_left <= 0:
                         break
                     bytes_left -= _LEAF_BYTES
-                    nodes.append(Node("int", "plain", value, _NO_ITEMS, _NO_NAMES))
+                    nodes.append(Node("int", "plain", value, NO_ITEMS, NO_NAMES))
                     numbers[value] = ref
             else:
                 address = id(value)
@@ -178,10 +178,10 @@ class HeapEncoder:
                             nodes.append(_EMPTY[cls])
                     elif value is None:
                         bytes_left -= _NODE_BYTES + 8
-                        nodes.append(_NONE)
+                        nodes.append(NONE)
                     elif cls is float and value - value == 0.0:
                         bytes_left -= 64
-                        nodes.append(Node("float", "plain", value, _NO_ITEMS, _NO_NAMES))
+                        nodes.append(Node("float", "plain", value, NO_ITEMS, NO_NAMES))
                     else:
                         self.bytes_left = bytes_left
                         node = self._node_of(value, cls, ref, depth)
@@ -219,7 +219,7 @@ class HeapEncoder:
             return self.text_node("str", "plain", value)
         if cls is bool:
             self.bytes_left -= _NODE_BYTES + 8
-            return _TRUE if value else _FALSE
+            return TRUE if value else FALSE
         if cls is int:
             return self.integer("int", value)
         leaf = self._leaves.get(id(cls))
@@ -304,7 +304,7 @@ class HeapEncoder:
                     self.cut_values += cut
                 self.bytes_left -= _REF_BYTES * count
                 kind = "list" if cls is list else "tuple"
-                kept[ref] = Node(kind, kind, None, refs, _NO_NAMES, length, cut)
+                kept[ref] = Node(kind, kind, None, refs, NO_NAMES, length, cut)
             elif cls is dict:
                 self._open_dicts(ref, value, depth, most_nodes, least_bytes)  # type: ignore[arg-type]
             else:
@@ -368,14 +368,14 @@ class HeapEncoder:
             items = key_refs.copy()
             if start + count <= len(refs):
                 items[1::2] = refs[start : start + count]
-                nodes[ref] = Node("dict", "dict", None, items, _NO_NAMES, count)
+                nodes[ref] = Node("dict", "dict", None, items, NO_NAMES, count)
             else:
                 part = refs[start : start + count]
                 del items[2 * len(part) :]
                 items[1::2] = part
                 cut = count - len(part)
                 self.cut_values += cut
-                nodes[ref] = Node("dict", "dict", None, items, _NO_NAMES, count, cut)
+                nodes[ref] = Node("dict", "dict", None, items, NO_NAMES, count, cut)
             start += count
 
     def _remember_keys(self, addresses: tuple[int, ...], keys: list[Any], depth: int) -> None:
@@ -424,7 +424,7 @@ class HeapEncoder:
             self.bytes_left -= _REF_BYTES * len(refs)
         cut = max(0, length - len(refs))
         self.cut_values += cut
-        return Node(cls_name, kind, None, refs, _NO_NAMES, length, cut, **more)
+        return Node(cls_name, kind, None, refs, NO_NAMES, length, cut, **more)
 
     def mapping(self, cls_name: str, own: dict[Any, Any], depth: int, **more: Any) -> Node:
         """A node for a dictionary or a subclass of it, read by dict's own methods."""
@@ -433,7 +433,7 @@ class HeapEncoder:
         self.bytes_left -= _REF_BYTES * len(refs)
         cut = length - len(refs) // 2
         self.cut_values += cut
-        return Node(cls_name, "dict", None, refs, _NO_NAMES, length, cut, **more)
+        return Node(cls_name, "dict", None, refs, NO_NAMES, length, cut, **more)
 
     def attributes(
         self, cls_name: str, named: list[tuple[str, object]], depth: int, *, value: str | None = None, **more: Any
@@ -489,12 +489,12 @@ class HeapEncoder:
         if cut:
             self.cut_values += 1
             length = whole
-        return Node(cls_name, kind, kept, _NO_ITEMS, _NO_NAMES, length, cut, **more)
+        return Node(cls_name, kind, kept, NO_ITEMS, NO_NAMES, length, cut, **more)
 
     def short_text(self, cls_name: str, text: str) -> Node:
         """A short ASCII text that the interpreter itself made, such as a date: it holds no secret."""
         self.bytes_left -= _NODE_BYTES + len(cls_name) + len(text)
-        return Node(cls_name, "text", text, _NO_ITEMS, _NO_NAMES)
+        return Node(cls_name, "text", text, NO_ITEMS, NO_NAMES)
 
     def integer(self, cls_name: str, number: int, **more: Any) -> Node:
         """Numbers over 64 bits become text: other languages and JSON readers lose their digits."""
@@ -504,7 +504,7 @@ class HeapEncoder:
                 self.bytes_left -= _NODE_BYTES + len(cls_name)
                 return Node(cls_name, "redacted")
             self.bytes_left -= _NODE_BYTES + len(cls_name) + 20
-            return Node(cls_name, "plain", number, _NO_ITEMS, _NO_NAMES, **more)
+            return Node(cls_name, "plain", number, NO_ITEMS, NO_NAMES, **more)
         bits = int.bit_length(number)
         if bits <= 4096:
             return self.text_node(cls_name, "text", str(number), **more)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from celery_trace.capture.heap import FALSE, NO_ITEMS, NO_NAMES, NONE, SMALL, TRUE
 from celery_trace.capture.names import PARTED
 from celery_trace.model import Node
 from celery_trace.redaction import Redactor
@@ -17,14 +18,6 @@ from celery_trace.settings import Limits
 
 #: As JSON, a node takes no more besides the text in it, with the reference to it.
 _NODE_BYTES: Final = 76
-#: A number of fewer digits is no payment card's.
-_SMALL: Final = 1_000_000_000_000
-
-_NO_ITEMS: list[int] = []
-_NO_NAMES: list[str] = []
-_NONE: Final = Node("NoneType", "plain", None)
-_TRUE: Final = Node("bool", "plain", True)
-_FALSE: Final = Node("bool", "plain", False)
 
 
 class PlainArguments(NamedTuple):
@@ -60,7 +53,7 @@ def plain_arguments(
     if max(count, len(named)) > limits.breadth or count + 2 * len(named) + 2 > limits.nodes:
         return None
     is_secret = redactor.is_secret_name
-    nodes: list[Node] = [_NONE]  # for the row, whose items are known in the end
+    nodes: list[Node] = [NONE]  # for the row, whose items are known in the end
     size = 2 * _NODE_BYTES
     for place, value in enumerate(values):
         if place < len(names) and is_secret(names[place]):
@@ -71,9 +64,9 @@ def plain_arguments(
         nodes.append(node)
         size += _size(node)
     kind = "tuple" if row is tuple else "list"
-    nodes[0] = Node(kind, kind, None, list(range(1, count + 1)), _NO_NAMES, count)
+    nodes[0] = Node(kind, kind, None, list(range(1, count + 1)), NO_NAMES, count)
     at = len(nodes)
-    nodes.append(_NONE)
+    nodes.append(NONE)
     for name, value in named:
         if type(name) is not str or name in PARTED or is_secret(name):
             return None
@@ -82,7 +75,7 @@ def plain_arguments(
             return None
         nodes += (key, node)
         size += _size(key) + _size(node)
-    nodes[at] = Node("dict", "dict", None, list(range(at + 1, len(nodes))), _NO_NAMES, len(named))
+    nodes[at] = Node("dict", "dict", None, list(range(at + 1, len(nodes))), NO_NAMES, len(named))
     return PlainArguments(nodes, at, size)
 
 
@@ -92,15 +85,15 @@ def _plain(value: Any, limits: Limits, redactor: Redactor) -> Node | None:
         harmless = len(value) <= limits.string and value.isascii() and value.isprintable()
         if not harmless or redactor.text(value) is not value:
             return None
-        return Node("str", "plain", value, _NO_ITEMS, _NO_NAMES)
+        return Node("str", "plain", value, NO_ITEMS, NO_NAMES)
     if cls is int:
-        return Node("int", "plain", value, _NO_ITEMS, _NO_NAMES) if -_SMALL < value < _SMALL else None
+        return Node("int", "plain", value, NO_ITEMS, NO_NAMES) if -SMALL < value < SMALL else None
     if value is None:
-        return _NONE
+        return NONE
     if cls is bool:
-        return _TRUE if value else _FALSE
+        return TRUE if value else FALSE
     if cls is float and value - value == 0.0:
-        return Node("float", "plain", value, _NO_ITEMS, _NO_NAMES)
+        return Node("float", "plain", value, NO_ITEMS, NO_NAMES)
     return None
 
 
