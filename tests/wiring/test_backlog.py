@@ -17,6 +17,7 @@ from celery_trace.backlog import may_wait
 from celery_trace.capture import repeats
 from celery_trace.capture.source import SourceLines
 from celery_trace.collector.adoption import adopt
+from celery_trace.failures import FailureWatcher
 from celery_trace.guard import own_errors
 from celery_trace.model import Failure, Kind, Outcome
 from tests.support.fixtures_pool import Pool, inside_of_work
@@ -42,6 +43,14 @@ def fails(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     for number in range(repeats.FULL_A_MINUTE):
         fails(number, task_id=f"full-{number}")
     return fails
+
+
+@pytest.fixture
+def three_wait(pool: Pool, fails: Callable[..., None]) -> FailureWatcher:
+    """The watcher, with the failures of ``id-0`` to ``id-2`` in its backlog."""
+    for number in range(3):
+        fails(number, task_id=f"id-{number}")
+    return pool.plugin._here().watcher
 
 
 def failures(pool: Pool) -> dict[str, list[Failure]]:
@@ -172,12 +181,9 @@ def test_plain_values_may_wait(args: Any, kwargs: Any, may: bool) -> None:
 
 
 def test_a_time_limit_while_they_are_written_is_the_tasks_and_loses_none(
-    pool: Pool, fails: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    pool: Pool, three_wait: FailureWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(3):
-        fails(number, task_id=f"id-{number}")
-    watcher = pool.plugin._here().watcher
-    write = watcher._emit
+    write = three_wait._emit
     struck: list[Any] = []
 
     def strikes(record: Any) -> None:
@@ -186,7 +192,7 @@ def test_a_time_limit_while_they_are_written_is_the_tasks_and_loses_none(
             struck.append(record)
             raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr(watcher, "_emit", strikes)
+    monkeypatch.setattr(three_wait, "_emit", strikes)
     assert pool.recorder.write_waiting is not None
     with pytest.raises(SoftTimeLimitExceeded):
         pool.recorder.write_waiting()
@@ -209,12 +215,9 @@ def test_a_run_that_is_being_killed_does_not_wait(pool: Pool, fails: Callable[..
 
 
 def test_an_error_of_ours_costs_one_and_is_counted(
-    pool: Pool, fails: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    pool: Pool, three_wait: FailureWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(3):
-        fails(number, task_id=f"id-{number}")
-    watcher = pool.plugin._here().watcher
-    write = watcher._emit
+    write = three_wait._emit
     before = own_errors["writing a failure that waited"]
 
     def breaks(record: Any) -> None:
@@ -222,7 +225,7 @@ def test_an_error_of_ours_costs_one_and_is_counted(
             raise RuntimeError("ours")
         write(record)
 
-    monkeypatch.setattr(watcher, "_emit", breaks)
+    monkeypatch.setattr(three_wait, "_emit", breaks)
     assert pool.recorder.write_waiting is not None
     pool.recorder.write_waiting()
     assert {"id-0", "id-2"} <= set(failures(pool))
