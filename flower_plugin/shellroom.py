@@ -21,6 +21,7 @@ from msgspec import Struct
 from celery_trace.guard import Guard
 from celery_trace.model import Failure, Kept, ShellLine, ShellView, new_id
 from celery_trace.shell.session import CODE_LIMIT, Done, Event, SessionGone, ShellError, ShellSession, completion_start
+from flower_plugin import wire
 from flower_plugin.live import SocketHandler
 from flower_plugin.roles import Role
 
@@ -80,7 +81,7 @@ class Ping(Struct, tag="ping"):
     """Are you there?"""
 
 
-_wish = msgspec.json.Decoder(Run | Complete | Interrupt | ChooseFrame | Ping)
+Wish = Run | Complete | Interrupt | ChooseFrame | Ping
 
 
 class Opener(Protocol):
@@ -215,8 +216,8 @@ class ShellSocket(SocketHandler):
             self.refuse(f"A message of {len(message):,} characters; at most {MOST_MESSAGE_BYTES:,} are read.")
             return
         try:
-            wish = _wish.decode(message)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            wish = msgspec.convert(wire.read(message, MOST_MESSAGE_BYTES), type=Wish)
+        except (wire.BadJson, msgspec.ValidationError) as error:
             why = f"That message is none of the shell's: {error}"
             self.gatekeeper.audit.refused(who=self.user.name, what=f"shell {self.request.path}", why=why)
             self.tell({"type": "refused", "why": why})

@@ -23,24 +23,31 @@ def encode(values: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(list(values))).rstrip(b"=").decode()
 
 
-def decode(cursor: str, length: int) -> list[Any]:
+def decode(cursor: str, kinds: Sequence[type]) -> list[Any]:
     """
     The values of a cursor.
+
+    Args:
+        cursor: What somebody sent.
+        kinds: The type of each value, as the order's columns have it.
 
     Raises:
         BadCursor: It is none of ours, or belongs to another list.
     """
     try:
         values = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, msgspec.DecodeError, UnicodeError, ValueError):
+    except (binascii.Error, msgspec.DecodeError, UnicodeError, ValueError, RecursionError):
         raise BadCursor(f"{cursor[:80]!r} is no cursor. Leave it out to begin with the first page.") from None
-    if (
-        not isinstance(values, list)
-        or len(values) != length
-        or not all(isinstance(v, str | int | float) for v in values)
-    ):
+    if not isinstance(values, list) or len(values) != len(kinds) or not all(map(_fits, values, kinds)):
         raise BadCursor(f"{cursor[:80]!r} belongs to another list. Leave it out to begin with the first page.")
     return list(values)
+
+
+def _fits(value: Any, kind: type) -> bool:
+    """Whether a database can compare a value with a column of this type: what it can't, some refuse with an error."""
+    if kind is str:
+        return isinstance(value, str) and "\0" not in value
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def after(order: Sequence[tuple[sa.Column[Any], bool]], values: Sequence[Any]) -> sa.ColumnElement[bool]:

@@ -162,7 +162,7 @@ class RunQueries(Base):
         views = [_worker(name, host, group, now_s) for (name, host), group in sorted(together.items())]
         start = 0
         if cursor:
-            after = tuple(cursors.decode(cursor, 2))
+            after = tuple(cursors.decode(cursor, (str, str)))
             start = sum((view.name, view.host) <= after for view in views)
         page = views[start : start + limit]
         following = None
