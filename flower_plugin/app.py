@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from celery.utils.imports import symbol_by_name
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
-from tornado.web import RequestHandler
+from tornado.web import HTTPError, RequestHandler
 
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import AuditEntry
 from celery_trace.settings import Settings
-from flower_plugin import upstream
+from flower_plugin import upstream, wire
 from flower_plugin.broker import BrokerLink
 from flower_plugin.facts import Facts
 from flower_plugin.gate import FLOWER_POLICY, Gate, Gatekeeper
+from flower_plugin.handlers import NotFoundHandler
 from flower_plugin.jobs import Jobs
 from flower_plugin.live import LiveFeed
+from flower_plugin.proxies import ProxiedServer, Proxies
 from flower_plugin.roles import Role
 from flower_plugin.routes import routes
 from flower_plugin.shellroom import Opener, ShellRooms
@@ -39,6 +40,9 @@ STATIC = Path(__file__).parent / "static"
 MOST_BODY_BYTES = 4 * 1024 * 1024
 #: How long a body may take to arrive, and a connection to say nothing, seconds.
 BODY_S, SILENT_S = 60.0, 300.0
+
+#: Lists and objects inside each other in the arguments of a task that is sent by Flower's API.
+MOST_TASK_DEPTH = 100
 
 #: Threads for everything of ours that blocks. A slow store holds these and no page of Flower's.
 THREADS = 12
@@ -67,21 +71,58 @@ def _behind_the_gate(handler: type[RequestHandler]) -> type[RequestHandler]:
     if issubclass(handler, upstream.FlowerLoginHandler):
         # Its __new__ would make an instance of the configured provider, without the gate.
         handler = symbol_by_name(upstream.options.auth_provider)
-        roles = {"role": Role.PUBLIC, "change_role": Role.PUBLIC}
+        roles: dict[str, Any] = {"role": Role.PUBLIC}
     elif issubclass(handler, upstream.StaticFileHandler):
-        roles = {"role": Role.PUBLIC, "change_role": Role.NOBODY}
+        roles = {"role": Role.PUBLIC}
     elif issubclass(handler, upstream.SHOWS_VALUES):
-        reads = issubclass(handler, upstream.READS_BY_POST)
-        roles = {"role": Role.LOCALS, "change_role": Role.LOCALS if reads else Role.LIVE}
+        roles = {"role": Role.LOCALS, "change_role": Role.LIVE}
+        if issubclass(handler, upstream.READS_BY_POST):
+            roles["reading_methods"] = Gate.reading_methods | {"POST"}
     else:
         roles = {"role": Role.LOOK, "change_role": Role.LIVE}
-    for_people = not issubclass(handler, upstream.BaseApiHandler)
     more = {
-        "for_people": for_people,
+        "for_people": not issubclass(handler, upstream.BaseApiHandler),
         "policy": FLOWER_POLICY,
         "cacheable": issubclass(handler, upstream.StaticFileHandler),
+        "__module__": __name__,
     }
-    return type(f"Guarded{handler.__name__}", (Gate, handler), {**roles, **more, "__module__": __name__})
+    front = FlowerGate if issubclass(handler, upstream.FlowerHandler) else Gate
+    return type(f"Guarded{handler.__name__}", (front, handler), {**roles, **more})
+
+
+class FlowerGate(Gate):
+    """The gate in front of what Flower's own handlers do, and where they differ behind it."""
+
+    #: Flower's API answers nobody where Flower knows of no login. It knows none of ours; the gate does.
+    unauthenticated_api = True
+
+    def render(self, template_name: str, **keywords: Any) -> Any:
+        """A page of Flower's, without buttons that the gate would refuse."""
+        if "read_only" in keywords:
+            user = self.current_user
+            changes = user is not None and user.may(self.change_role) and not self.gatekeeper.read_only
+            keywords["read_only"] = keywords["read_only"] or not changes
+        return super().render(template_name, **keywords)
+
+    def get_task_args(self) -> Any:
+        """The body of Flower's orders to run a task, refused where Flower would fail at it."""
+        try:
+            args, kwargs, options = super().get_task_args()
+            wire.check((args, kwargs, options), MOST_TASK_DEPTH)
+        except RecursionError:
+            raise HTTPError(400, wire.TOO_DEEP) from None
+        except wire.BadJson as error:
+            raise HTTPError(400, str(error)) from None
+        if not isinstance(kwargs, dict):
+            raise HTTPError(400, "kwargs must be an object")
+        return args, kwargs, options
+
+    def normalize_options(self, options: Any) -> None:
+        """Flower's reading of ``eta``, ``countdown`` and ``expires``, which takes texts and numbers for granted."""
+        try:
+            super().normalize_options(options)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
 
 
 class StaticFiles(upstream.StaticFileHandler):  # type: ignore[misc]
@@ -138,6 +179,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         self.link = link
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="trace-monitor")
         self.paths = Paths(project_roots(trace_settings.in_app))
+        self.proxies = Proxies(options.trace_trusted_proxies)
         self.base_url = "/" + options.url_prefix.strip("/") if options.url_prefix else ""
         settings = {
             **tornado_settings,
@@ -149,6 +191,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
             "websocket_ping_interval": 20,
             "websocket_ping_timeout": 20,
             "websocket_max_message_size": 1024 * 1024,
+            "default_handler_class": NotFoundHandler,
         }
         if self.base_url:
             settings["xsrf_cookie_kwargs"] = {"samesite": "Lax", "path": "/"}
@@ -197,17 +240,19 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         """The address of one of our static files; changes with its content."""
         return f"{self.base_url}/trace/static/{name}?v={_version(name)}"
 
-    def http_server(self) -> HTTPServer:
+    def http_server(self) -> ProxiedServer:
         """A server of this application that listens nowhere yet."""
-        return HTTPServer(
+        server = ProxiedServer(
             self,
             ssl_options=self.ssl_options,
-            xheaders=self.options.xheaders,
+            xheaders=bool(self.options.xheaders or self.proxies),
             max_body_size=MOST_BODY_BYTES,
             max_buffer_size=2 * MOST_BODY_BYTES,
             body_timeout=BODY_S,
             idle_connection_timeout=SILENT_S,
         )
+        server.proxies = self.proxies
+        return server
 
     def start_http_server(self) -> int:
         """Listen where the options say; returns the port."""

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from secrets import token_urlsafe
 from typing import Any, NoReturn
 
@@ -46,7 +46,7 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
         The gatekeeper, and the password that was generated (empty when one was configured).
 
     Raises:
-        SettingError: ``--trace_roles`` has an entry that is wrong.
+        SettingError: ``--trace_roles`` or ``--basic_auth`` has an entry that is wrong.
     """
     password = os.environ.get("CELERY_TRACE_MONITOR_PASSWORD", "")
     token = os.environ.get("CELERY_TRACE_MONITOR_TOKEN", "")
@@ -62,13 +62,14 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
             return bool(upstream.oauth_user_allowed(pattern, name))
 
     hours = options.trace_session_hours
+    credentials = Credentials(pairs, password, token)
     keeper = Gatekeeper(
-        credentials=Credentials(pairs, password, token),
+        credentials=credentials,
         roles=RoleMap.parse(options.trace_roles),
         hosts=Hosts("*" if options.unix_socket else options.address, options.trace_hosts),
         sessions=Sessions(clock, hours * 3600),
         links=OneTimeLinks(clock),
-        guesses=Guesses(clock),
+        guesses=Guesses(clock, credentials.accounts),
         audit=AuditLog(settings.folder, clock),
         spent=SpentCookies(clock, hours * 3600),
         oauth=oauth,
@@ -76,6 +77,48 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
         read_only=bool(options.read_only or options.trace_read_only),
     )
     return keeper, generated
+
+
+#: Options that hold a secret.
+SECRET_OPTIONS = ("basic_auth", "oauth2_secret", "cookie_secret", "broker_api")
+
+
+def warnings(options: Any, argv: Sequence[str], keeper: Gatekeeper) -> list[str]:
+    """
+    What is allowed and probably not meant, a plain sentence or two each.
+
+    Args:
+        options: Flower's and ours.
+        argv: The command line.
+        keeper: Who may come in.
+    """
+    found = []
+    given = {_option_name(argument) for argument in argv if argument.startswith("-")}
+    if shown := [name for name in SECRET_OPTIONS if name in given]:
+        found.append(
+            f"{_listed(f'--{name}' for name in shown)} on the command line can be read by every user of this machine "
+            f"(ps shows it). Set {_listed(f'FLOWER_{name.upper()}' for name in shown)} in the environment instead, or "
+            f"{_listed(shown)} in a flowerconfig.py that only you can read."
+        )
+    if options.xheaders and not (options.trace_trusted_proxies or options.unix_socket):
+        found.append(
+            "--xheaders has no effect without --trace_trusted_proxies: anybody can send X-Real-Ip, so it is believed "
+            "from named proxies only. Until one is named, all visitors have the proxy's address and share its limit "
+            "of wrong passwords, and cookies are not marked Secure. Name the addresses that your proxies connect "
+            "from, such as --trace_trusted_proxies=127.0.0.1."
+        )
+    unknown = sorted(keeper.roles.names - keeper.credentials.accounts)
+    if unknown and not options.auth:
+        found.append(
+            f"--trace_roles names {_listed(map(repr, unknown))}, but nobody can log in under that name. "
+            f"Those who can: {', '.join(sorted(keeper.credentials.accounts))}."
+        )
+    return found
+
+
+def _listed(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def make_application(app: Any, settings: Settings) -> tuple[MonitorApplication, str]:
@@ -213,6 +256,8 @@ def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None
     upstream.setup_logging()
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # not what it loads, but what it migrates
     monitor, generated = make_application(app, settings)
+    for warning in warnings(options, argv, monitor.gatekeeper):
+        sys.stderr.write(f"Warning: {warning}\n")
     atexit.register(monitor.stop)
     _leave_on(signal.SIGTERM, monitor.io_loop)
     try:
@@ -234,6 +279,10 @@ def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None
         atexit.unregister(monitor.stop)
 
 
+def _option_name(argument: str) -> str:
+    return argument.lstrip("-").partition("=")[0].replace("-", "_")
+
+
 def _known(argument: str) -> bool:
-    name = argument.lstrip("-").partition("=")[0].replace("-", "_")
+    name = _option_name(argument)
     return upstream.known_option(name) or name in {"help", "logging", "log_to_stderr"}

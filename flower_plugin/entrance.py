@@ -13,15 +13,13 @@ from flower_plugin.trouble import Trouble
 def safe_target(target: str, base: str) -> str:
     """Where to go after the login: a path of this monitor, else its overview."""
     start = f"{base}/trace"
-    parts = urlsplit(target)
-    if (
-        not target.startswith("/")
-        or target.startswith(("//", "/\\"))
-        or "\\" in target
-        or parts.scheme
-        or parts.netloc
-        or any(ord(character) < 32 for character in target)
-    ):
+    if not target.startswith("/") or target.startswith(("//", "/\\")) or "\\" in target or not target.isprintable():
+        return start
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return start
+    if parts.scheme or parts.netloc:
         return start
     if parts.path.rstrip("/") in {base, f"{base}/login", f"{base}/logout"}:
         return start
@@ -32,7 +30,7 @@ class LoginHandler(HtmlHandler):
     """``/login``: a form, and the place where a one-time link is exchanged for a session."""
 
     role = Role.PUBLIC
-    change_role = Role.PUBLIC
+    reading_methods = HtmlHandler.reading_methods | {"POST"}
 
     def head(self) -> None:
         """A preview of a link must not use it up."""
@@ -55,20 +53,23 @@ class LoginHandler(HtmlHandler):
         target = safe_target(self.get_body_argument("next", ""), self.application.base_url)
         address = self.request.remote_ip or ""
         keeper = self.gatekeeper
-        wait_s = keeper.guesses.wait_s(address)
+        given = self.get_body_argument("name", "")
+        accounts = keeper.credentials.tried(given)
+        wait_s = keeper.guesses.wait_s(address, accounts)
         if wait_s > 0:
+            keeper.audit.refused(who=given[:100], what="login", why="too many wrong passwords", address=address)
             self.set_status(429)
             self.set_header("Retry-After", str(int(wait_s) + 1))
-            self._form(target, f"Too many wrong passwords from your address. Try again in {int(wait_s) + 1} s.")
+            self._form(target, f"Too many wrong passwords. Try again in {int(wait_s) + 1} s.")
             return
-        given = self.get_body_argument("name", "")
         name = keeper.credentials.check(given, self.get_body_argument("password", "", strip=False))
         if name is None:
-            keeper.guesses.wrong(address)
+            keeper.guesses.wrong(address, accounts)
             keeper.audit.refused(who=given[:100], what="login", why="wrong password", address=address)
             self.set_status(403)
             self._form(target, "That is not the right password.")
             return
+        keeper.guesses.right(address, name)
         keeper.audit.done(who=name, what="login", address=address)
         self.begin_session(name)
         self.redirect(target)
@@ -79,6 +80,7 @@ class LoginHandler(HtmlHandler):
         if keeper.guesses.wait_s(address) > 0:
             raise Trouble(429, "Too many tries.", "Links and passwords were tried too often from your address.")
         if keeper.links.redeem(token):
+            keeper.guesses.right(address, OWNER)
             keeper.audit.done(who=OWNER, what="login by one-time link", address=address)
             self.begin_session(OWNER)
             return True
@@ -101,7 +103,7 @@ class LogoutHandler(HtmlHandler):
     """``/logout``: ends the session. A POST, so that no picture on another site can log anybody out."""
 
     role = Role.LOOK
-    change_role = Role.LOOK
+    reading_methods = HtmlHandler.reading_methods | {"POST"}
 
     def get(self) -> None:
         """Flower's link is a GET: ask."""

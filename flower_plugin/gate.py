@@ -13,7 +13,7 @@ import logging
 import socket
 from base64 import b64decode
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlencode, urlsplit
 
 import psutil
@@ -26,7 +26,10 @@ from flower_plugin.roles import Role, RoleMap, User
 
 logger = logging.getLogger("celery_trace.monitor")
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+#: What is said of everything that a read-only monitor refuses.
+READ_ONLY = (
+    "This monitor is read-only, so nothing can be changed here: it was started with --trace_read_only or --read_only."
+)
 
 #: Scripts only from our own files; styles likewise; nobody may frame us.
 STRICT_POLICY = (
@@ -131,24 +134,29 @@ class Gatekeeper:
         return None
 
     def _from_header(self, request: HTTPServerRequest, kind: str, value: str) -> User | None:
-        address = request.remote_ip or ""
-        wait_s = self.guesses.wait_s(address)
-        if wait_s > 0:
-            self.audit.refused(who="", what=f"{kind} login", why="too many wrong passwords", address=address)
-            raise HTTPError(429, "Too many wrong passwords; try again in %d s", int(wait_s) + 1)
-        name = None
-        if kind == "bearer":
-            name = self.credentials.check_token(value)
-        else:
+        given = colon = password = ""
+        if kind == "basic":
             try:
                 given, colon, password = b64decode(value, validate=True).decode().partition(":")
             except (binascii.Error, UnicodeDecodeError):
                 given, colon, password = "", "", ""
+            accounts = self.credentials.tried(given)
+        else:
+            accounts = self.credentials.tried_by_token()
+        address = request.remote_ip or ""
+        wait_s = self.guesses.wait_s(address, accounts)
+        if wait_s > 0:
+            self.audit.refused(who="", what=f"{kind} login", why="too many wrong passwords", address=address)
+            raise HTTPError(429, "Too many wrong passwords; try again in %d s", int(wait_s) + 1)
+        if kind == "bearer":
+            name = self.credentials.check_token(value)
+        else:
             name = self.credentials.check(given, password) if colon else None
         if name is None:
-            self.guesses.wrong(address)
+            self.guesses.wrong(address, accounts)
             self.audit.refused(who="", what=f"{kind} login", why="wrong password or token", address=address)
             return None
+        self.guesses.right(address, name)
         return self.user(name, kind)
 
     def _from_oauth(self, handler: RequestHandler) -> User | None:
@@ -163,12 +171,15 @@ class Gate(RequestHandler):  # type: ignore[misc]
     """
     Denies, unless.
 
-    Set on a handler class: ``role`` for reading and ``change_role`` for everything that may change
-    something. Their default is nobody, so a forgotten declaration shuts a door and opens none.
+    Set on a handler class: ``role`` for the methods that only read, ``change_role`` for all others, and
+    ``reading_methods`` where these are not the usual ones. A read-only monitor refuses all others to everybody. The
+    roles' default is nobody, so a forgotten declaration shuts a door and opens none.
     """
 
     role: Role = Role.NOBODY
     change_role: Role = Role.NOBODY
+    #: Methods that change nothing beyond the visitor's own login.
+    reading_methods = frozenset({"GET", "HEAD", "OPTIONS"})
     policy = STRICT_POLICY
     cacheable = False
     #: Whether a stranger is led to the login page; scripts get 401.
@@ -193,9 +204,21 @@ class Gate(RequestHandler):  # type: ignore[misc]
         return self.gatekeeper.identify(self)
 
     @property
+    def only_reads(self) -> bool:
+        """Whether this request changes nothing."""
+        return self.request.method in self.reading_methods
+
+    @property
     def needed_role(self) -> Role:
         """What this request needs."""
-        return self.role if self.request.method in _SAFE_METHODS else self.change_role
+        return self.role if self.only_reads else self.change_role
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """A part of the address as text."""
+        text = str(super().decode_argument(value, name))
+        if "\0" in text:  # no name has one, and neither PostgreSQL nor the file system takes one
+            raise HTTPError(400, "The address has a zero byte.")
+        return text
 
     # --- checks --------------------------------------------------------------------------------------
 
@@ -216,33 +239,42 @@ class Gate(RequestHandler):  # type: ignore[misc]
         try:
             RequestHandler.check_xsrf_cookie(self)
         except HTTPError as error:
-            self.gatekeeper.audit.refused(
-                who=user.name if user else "",
-                what=f"{self.request.method} {self.request.path}",
-                why=f"XSRF token: {error.log_message}",
-                address=self.request.remote_ip,
-            )
-            raise
+            self._refuse(f"XSRF token: {error.log_message}", f"The XSRF token is missing or wrong: {error.log_message}")
 
     def prepare(self) -> Any:
-        """The gate itself."""
+        """The gate itself; behind it, what the handler answers here: a redirect, a refusal, something to wait for."""
+        self.admit()
+        return None if self._finished else super().prepare()
+
+    def admit(self) -> None:
+        """
+        Let the visitor in, or refuse.
+
+        Raises:
+            HTTPError: They may not. Who is not logged in may get the finished answer instead.
+        """
         self._check_host()
         needed = self.needed_role
-        if needed is Role.PUBLIC:
-            return None
-        user = self.current_user
-        if user is None:
-            self.deny_unknown()
-            return None
-        if not user.may(needed):
-            self.gatekeeper.audit.refused(
-                who=user.name, what=f"{self.request.method} {self.request.path}", why=f"needs the role {needed.word}"
-            )
-            raise HTTPError(
-                403,
-                f"{user.name} has the role {user.role.word}, but this needs {needed.word}. "
-                "Roles are given with --trace_roles.",
-            )
+        user = None if needed is Role.PUBLIC else self.current_user
+        if needed is not Role.PUBLIC:
+            if user is None:
+                self.deny_unknown()
+                return
+            if needed is Role.NOBODY:
+                raise HTTPError(405)
+            if not user.may(needed):
+                self._refuse(
+                    f"needs the role {needed.word}",
+                    f"{user.name} has the role {user.role.word}, but this needs {needed.word}. "
+                    "Roles are given with --trace_roles.",
+                )
+        if self.gatekeeper.read_only and not self.only_reads:
+            self._refuse("the monitor is read-only", READ_ONLY)
+        if user is not None:
+            self._renew(user)
+
+    def _renew(self, user: User) -> None:
+        """A session of ours instead of what a browser can't send everywhere, or what a logout would not end."""
         if user.how == "basic" and self.request.headers.get("Sec-Fetch-Mode") == "navigate":
             # Some browsers send no password on a WebSocket; a session cookie they all send.
             self.begin_session(user.name)
@@ -252,7 +284,16 @@ class Gate(RequestHandler):  # type: ignore[misc]
             self.clear_cookie("user")
             self.gatekeeper.audit.done(who=user.name, what="login by OAuth", address=self.request.remote_ip)
             self.begin_session(user.name)
-        return None
+
+    def _refuse(self, why: str, message: str) -> NoReturn:
+        user = self.current_user
+        self.gatekeeper.audit.refused(
+            who=user.name if user else "",
+            what=f"{self.request.method} {self.request.path}",
+            why=why,
+            address=self.request.remote_ip,
+        )
+        raise HTTPError(403, message)
 
     @property
     def is_a_socket(self) -> bool:
@@ -326,15 +367,14 @@ class Gate(RequestHandler):  # type: ignore[misc]
 
     def own_origin(self, origin: str) -> bool:
         """Whether a page of ours sent this."""
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:  # such as a bracket that is not closed
+            return False
         return parts.scheme in {"http", "https"} and parts.netloc.lower() == self.request.host.lower()
 
-    def _refuse_origin(self, origin: str) -> None:
-        user = self.current_user
-        self.gatekeeper.audit.refused(
-            who=user.name if user else "", what=f"{self.request.method} {self.request.path}", why=f"origin {origin}"
-        )
-        raise HTTPError(403, "Another site asked for this; only the monitor's own pages may.")
+    def _refuse_origin(self, origin: str) -> NoReturn:
+        self._refuse(f"origin {origin}", "Another site asked for this; only the monitor's own pages may.")
 
     def is_a_script(self, user: User) -> bool:
         """Whether no browser sent this: a page elsewhere can't make a script send its password."""

@@ -28,14 +28,13 @@ class SocketHandler(TraceHandler, WebSocketHandler):  # type: ignore[misc]
     remembered password must show an Origin, and it must be ours.
     """
 
-    def prepare(self) -> Any:
+    def admit(self) -> None:
         """The gate, then the Origin."""
-        result = super().prepare()
+        super().admit()
         user = self.current_user
         origin = self.request.headers.get("Origin")
         if isinstance(user, User) and not self.is_a_script(user) and (origin is None or not self.own_origin(origin)):
             self._refuse_origin(str(origin))
-        return result
 
     def still_logged_in(self) -> bool:
         """Whether the login that opened this socket stands and still gives the role, however long ago that was."""

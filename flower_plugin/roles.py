@@ -57,22 +57,32 @@ class RoleMap:
         self._entries = dict(entries)
         self._others = self._entries.pop("*", Role.LOOK if entries else Role.LIVE)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Who has a role of their own."""
+        return frozenset(self._entries)
+
     @classmethod
     def parse(cls, entries: Iterable[str]) -> RoleMap:
         """
-        Read ``user:role`` entries; a name may contain colons, so the role stands after the last one.
+        Read ``user:role`` entries; a name from an OAuth provider may contain colons, so the role is after the last one.
 
         Raises:
-            SettingError: An entry has no role, or one that does not exist.
+            SettingError: An entry has no role, or one that does not exist, or a name has two.
         """
         roles: dict[str, Role] = {}
         words = {role.word: role for role in ASSIGNABLE}
         for entry in entries:
             name, colon, word = entry.strip().rpartition(":")
+            name = name.strip()
             if not colon or not name or word not in words:
                 raise SettingError(
                     f"--trace_roles has the entry {entry!r}, but each must be user:role "
                     f"with one of the roles {', '.join(words)}; *:role names everybody else."
+                )
+            if name in roles:
+                raise SettingError(
+                    f"--trace_roles gives {name!r} two roles. Each name may stand there once; remove one."
                 )
             roles[name] = words[word]
         return cls(roles)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tornado.web import URLSpec, url
+from tornado.web import RedirectHandler, URLSpec, url
 
 from flower_plugin import api, entrance
 from flower_plugin.handlers import JsonNotFoundHandler, NotFoundHandler, PageHandler
@@ -74,5 +74,7 @@ def routes(base: str, static: Path, *, oauth: bool) -> list[URLSpec]:
     found.append(url(rf"{base}/trace/static/(.*)", StaticFileHandler, {"path": str(static)}, name="trace_static"))
     if not oauth:
         found.append(url(rf"{base}/login/?", entrance.LoginHandler, name="trace_login"))
+    if base:
+        found.append(url(base, RedirectHandler, {"url": f"{base}/", "permanent": False}, name="trace_without_slash"))
     found.extend(url(rf"{base}{path}", handler, name=name) for path, handler, name in ADDRESSES)
     return found

@@ -91,7 +91,14 @@ _OPTIONS: tuple[tuple[str, Any, type, bool, str], ...] = (
         "*:role names everybody else",
     ),
     ("trace_hosts", [], str, True, "further Host names under which the monitor is reached, such as behind a proxy"),
-    ("trace_read_only", False, bool, False, "nobody may change anything or open a live shell"),
+    (
+        "trace_trusted_proxies",
+        [],
+        str,
+        True,
+        "addresses or networks of the proxies in front of the monitor, whose X-Forwarded-For or X-Real-Ip is believed",
+    ),
+    ("trace_read_only", False, bool, False, "nobody may change anything, through Flower either, or open a live shell"),
     ("trace_session_hours", 12.0, float, False, "hours after which a login ends"),
 )
 

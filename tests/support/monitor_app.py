@@ -60,6 +60,12 @@ def end_sessions(application: MonitorApplication) -> None:
         session.close()
 
 
+def forget_guesses(application: MonitorApplication) -> None:
+    """Nobody has guessed a password yet."""
+    keeper = application.gatekeeper
+    keeper.guesses = Guesses(application.clock, keeper.credentials.accounts)
+
+
 class Options:
     """Flower's options with some of them laid over, without touching the global table."""
 
@@ -98,18 +104,19 @@ def make_monitor(
     chosen = Options(**options)
     capp = Celery("shop", broker="memory://", set_as_current=False)
     link = BrokerLink(clock)
+    credentials = Credentials(pairs, "" if pairs else password, token)
     keeper = Gatekeeper(
-        credentials=Credentials(pairs, "" if pairs else password, token),
+        credentials=credentials,
         roles=RoleMap.parse(roles),
         hosts=Hosts("127.0.0.1", hosts),
         sessions=Sessions(clock, 3600),
         links=OneTimeLinks(clock),
-        guesses=Guesses(clock),
+        guesses=Guesses(clock, credentials.accounts),
         audit=AuditLog(settings.folder, clock),
         spent=SpentCookies(clock, 3600),
         oauth=(lambda name: bool(upstream.oauth_user_allowed(options["auth"], name))) if options.get("auth") else None,
         session_days=1 / 24,
-        read_only=bool(options.get("read_only")),
+        read_only=bool(chosen.read_only or chosen.trace_read_only),
     )
     from tornado.ioloop import IOLoop
 

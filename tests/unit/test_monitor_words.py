@@ -10,15 +10,13 @@ from hypothesis import strategies as st
 
 from celery_trace.clock import FakeClock
 from celery_trace.model import Capture, Failure, Kind, Node, Outcome, TaskContext
-from celery_trace.settings import SettingError
 from flower_plugin import marks, wording
 from flower_plugin.broker import BrokerLink
 from flower_plugin.entrance import safe_target
 from flower_plugin.gate import Hosts
-from flower_plugin.login import LINK_LIFE_S, Credentials, Guesses, OneTimeLinks, Sessions
+from flower_plugin.login import LINK_LIFE_S, OneTimeLinks, Sessions
 from flower_plugin.pages.alerts import channel_name
 from flower_plugin.retry import CannotRetry, rebuild, retry
-from flower_plugin.roles import Role, RoleMap
 from flower_plugin.source import source_lines
 from flower_plugin.wording import Paths
 from tests.support.monitor_facts import HOSTILE
@@ -112,34 +110,6 @@ def test_source_is_read_from_the_project_only_and_only_where_it_still_fits(tmp_p
     assert paths.own_source("/etc/passwd", 1, "root:x:0:0") == []
 
 
-def test_roles_are_read_and_include_the_lower_ones():
-    roles = RoleMap.parse(["ada:live", "a:b:look", "*:locals"])
-    assert roles.role("ada") is Role.LIVE
-    assert roles.role("a:b") is Role.LOOK
-    assert roles.role("somebody") is Role.LOCALS
-    assert RoleMap.parse(["ada:live"]).role("somebody") is Role.LOOK
-    assert RoleMap.parse([]).role("somebody") is Role.LIVE
-
-
-@pytest.mark.parametrize("entry", ["ada", "ada:", ":live", "ada:root", "ada:LIVE", "ada:nobody", "ada:public"])
-def test_a_wrong_role_is_refused_with_what_is_allowed(entry):
-    with pytest.raises(SettingError, match="look, locals, recreated, live"):
-        RoleMap.parse([entry])
-
-
-def test_credentials_let_in_who_fits_and_nobody_else():
-    named = Credentials(["ada:secret:with:colons"])
-    assert named.check("ada", "secret:with:colons") == "ada"
-    assert named.check("ada", "secret") is None
-    assert named.check("", "") is None
-    alone = Credentials(password="pw", token="tok")
-    assert alone.check("whoever", "pw") == "admin"
-    assert alone.check_token("tok") == "token"
-    assert alone.check_token("") is None
-    assert Credentials().check("", "") is None
-    assert Credentials().check_token("") is None
-
-
 def test_sessions_end_and_are_bounded():
     clock = FakeClock()
     sessions = Sessions(clock, life_s=100, most=3)
@@ -160,25 +130,6 @@ def test_a_one_time_link_dies_of_use_and_of_age():
     old = links.make()
     clock.advance(LINK_LIFE_S + 1)
     assert not links.redeem(old)
-
-
-def test_guessing_is_limited_by_address_and_forgotten_in_time():
-    clock = FakeClock()
-    guesses = Guesses(clock, most=3, window_s=60)
-    for _ in range(3):
-        assert guesses.wait_s("a") == 0
-        guesses.wrong("a")
-    assert guesses.wait_s("a") == pytest.approx(60)
-    assert guesses.wait_s("b") == 0
-    clock.advance(61)
-    assert guesses.wait_s("a") == 0
-
-
-def test_guesses_of_many_addresses_take_bounded_memory():
-    guesses = Guesses(FakeClock(), most_addresses=100)
-    for number in range(1000):
-        guesses.wrong(f"10.0.0.{number}")
-    assert len(guesses._wrong) == 100
 
 
 @pytest.mark.parametrize(
