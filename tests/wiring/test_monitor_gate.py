@@ -1,19 +1,25 @@
 """Every route is closed unless it says otherwise, and each way in is the way that was meant."""
 
+import asyncio
+import http.client
 import json
+import re
 import socket
+import threading
 import time
 from base64 import b64encode
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import pytest
-from tornado.web import RequestHandler, create_signed_value
+from tornado.netutil import bind_unix_socket
+from tornado.web import HTTPError, RequestHandler, create_signed_value
 
 from celery_trace.clock import FakeClock
 from flower_plugin.app import guarded
 from flower_plugin.audit import AuditLog
 from flower_plugin.gate import Gate, Hosts
-from flower_plugin.login import Sessions
+from flower_plugin.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, Sessions
 from flower_plugin.roles import Role
 from tests.support.monitor_app import PASSWORD, Client, forget_guesses, make_monitor, serving
 
@@ -80,6 +86,74 @@ def test_a_foreign_handler_gets_the_gate_in_front():
     assert (behind.role, behind.change_role) == (Role.LOOK, Role.LIVE)
 
 
+class AnswersEarly(RequestHandler):
+    """What a handler may do in ``prepare``, as Tornado's redirects and errors do."""
+
+    ran: ClassVar[list[str]] = []
+
+    def prepare(self):
+        kind = self.path_args[0]
+        self.ran.append(kind)
+        if kind == "redirect":
+            self.redirect("/elsewhere")
+        elif kind == "refuse":
+            raise HTTPError(410, "gone")
+        elif kind == "wait":
+            return self.wait()
+        return None
+
+    async def wait(self):
+        await asyncio.sleep(0)
+        self.finish("answered after a wait")
+
+    def get(self, kind):
+        self.finish(f"got {kind}")
+
+
+@pytest.mark.parametrize("prefix", ["", "/flower"], ids=["at the root", "below a prefix"])
+def test_what_a_handler_answers_in_its_own_prepare_is_the_answer_to_who_was_let_in(tmp_path, prefix):
+    def make():
+        app = make_monitor(tmp_path, **({"url_prefix": "flower"} if prefix else {}))
+        app.add_handlers(r".*", [(rf"{prefix}/early/(.*)", AnswersEarly)])
+        return app
+
+    AnswersEarly.ran.clear()
+    with serving(make) as (base, _):
+        client = Client(base)
+        for kind in ("redirect", "refuse", "wait", "nothing"):
+            answer = client.get(f"{prefix}/early/{kind}")
+            assert (answer.status, "/login?" in answer.headers["Location"]) == (302, True)
+        assert AnswersEarly.ran == []
+        client.log_in(prefix=prefix)
+        answers = {kind: client.get(f"{prefix}/early/{kind}") for kind in ("redirect", "refuse", "wait", "nothing")}
+        assert AnswersEarly.ran == list(answers)
+    assert (answers["redirect"].status, answers["redirect"].headers["Location"]) == (302, "/elsewhere")
+    assert answers["refuse"].status == 410
+    assert (answers["wait"].status, answers["wait"].text) == (200, "answered after a wait")
+    assert (answers["nothing"].status, answers["nothing"].text) == (200, "got nothing")
+
+
+def test_below_a_prefix_its_address_without_the_slash_leads_there_and_others_are_not_found(tmp_path):
+    with serving(lambda: make_monitor(tmp_path, url_prefix="flower")) as (base, _):
+        client = Client(base)
+        for address in ("/", "/flower", "/flower/", "/flowers", "/trace"):
+            answer = client.get(address)
+            assert answer.status == 302
+            assert answer.headers["Location"].startswith("/flower/login?")
+        client.log_in(prefix="/flower")
+        found = {
+            address: client.get(address).status
+            for address in ("/", "/trace", "/other", "/flower/", "/flower/trace", "/flower/nowhere", "/flower/trace/no")
+        }
+        assert found == {
+            "/": 404, "/trace": 404, "/other": 404, "/flower/": 200, "/flower/trace": 200, "/flower/nowhere": 404,
+            "/flower/trace/no": 404,
+        }  # fmt: skip
+        answer = client.get("/flower?refresh=1")
+        assert (answer.status, answer.headers["Location"]) == (302, "/flower/?refresh=1")
+        assert client.post("/", xsrf=True).status == 404
+
+
 def test_the_one_time_link_opens_one_session_and_is_dead_afterwards(monitor, client):
     token = monitor[1].gatekeeper.links.make()
     first = client.get(f"/login?token={token}")
@@ -129,6 +203,134 @@ def test_guessing_by_header_ends_too(client):
     statuses = [client.get("/api/trace/stats", headers={"Authorization": f"Bearer x{i}"}).status for i in range(10)]
     assert statuses[0] == 401
     assert statuses[-1] == 429
+
+
+def guess(client, number, name="ada", **headers):
+    """The statuses of that many wrong passwords through the form."""
+    client.get("/login")
+    fields = {"name": name, "password": "wrong", "_xsrf": client.cookies["_xsrf"]}
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    found = []
+    for index in range(number):
+        sent = {key.replace("_", "-"): value.format(index) for key, value in headers.items()}
+        found.append(client.post("/login", fields, headers={**form, **sent}).status)
+    return found
+
+
+PAIRS = {"pairs": ("ada:secret", "bob:other"), "password": ""}
+
+
+@pytest.mark.parametrize("header", ["X_Real_Ip", "X_Forwarded_For"])
+@pytest.mark.parametrize(
+    "options", [{}, {"trace_trusted_proxies": ["192.0.2.1"]}], ids=["no proxy is named", "another proxy is named"]
+)
+def test_a_made_up_address_gives_no_further_guesses(tmp_path, header, options):
+    with serving(lambda: make_monitor(tmp_path, xheaders=True, **PAIRS, **options)) as (base, _):
+        statuses = guess(Client(base), 60, **{header: "198.51.100.{}"})
+        assert statuses == [403] * MOST_BY_ADDRESS + [429] * (60 - MOST_BY_ADDRESS)
+
+
+def test_guessing_from_many_addresses_ends_too_and_shuts_out_nobody_who_was_there_before(tmp_path):
+    options = {"xheaders": True, "trace_trusted_proxies": ["127.0.0.0/8"], **PAIRS}
+    clock = FakeClock()
+    with serving(lambda: make_monitor(tmp_path, clock=clock, **options)) as (base, _):
+        home, form = {"X-Real-Ip": "203.0.113.7"}, {"Content-Type": "application/x-www-form-urlencoded"}
+
+        def log_in(name, password, headers):
+            visitor = Client(base)
+            visitor.get("/login", headers=headers)
+            fields = {"name": name, "password": password, "_xsrf": visitor.cookies["_xsrf"]}
+            return visitor, visitor.post("/login", fields, headers={**form, **headers})
+
+        ada, answer = log_in("ada", "secret", home)
+        assert answer.status == 302
+        assert guess(Client(base), 60, X_Real_Ip="198.51.100.{}").count(403) == MOST_BY_ACCOUNT
+        assert guess(Client(base), 60, name="nobody", X_Real_Ip="198.51.101.{}").count(403) == MOST_BY_ACCOUNT
+        # Her session goes on, and she may log in from where she was before; from a new place she waits.
+        assert ada.get("/trace", headers=home).status == 200
+        assert log_in("ada", "secret", home)[1].status == 302
+        basic = {"Authorization": "Basic " + b64encode(b"ada:secret").decode(), **home}
+        assert Client(base).get("/api/trace/stats", headers=basic).status == 200
+        elsewhere = log_in("ada", "secret", {"X-Real-Ip": "203.0.113.8"})[1]
+        assert elsewhere.status == 429
+        assert 1 <= int(elsewhere.headers["Retry-After"]) <= WINDOW_S + 1
+        assert "Try again in" in elsewhere.text
+        # Somebody else is not concerned.
+        assert log_in("bob", "other", {"X-Real-Ip": "203.0.113.9"})[1].status == 302
+        clock.advance(WINDOW_S + 1)
+        assert log_in("ada", "secret", {"X-Real-Ip": "203.0.113.8"})[1].status == 302
+
+
+def addresses_in_the_log(folder):
+    """The addresses of what strangers tried, in order."""
+    lines = (folder / "strangers.jsonl").read_text().splitlines()
+    return [re.search(r"address (\S+?)\)", json.loads(line)["verdict"])[1] for line in lines]
+
+
+def test_an_address_from_a_proxy_holds_for_one_request_on_its_line(tmp_path):
+    options = {"trace_trusted_proxies": ["127.0.0.1"], **PAIRS}
+    with serving(lambda: make_monitor(tmp_path, **options)) as (base, _):
+        line = http.client.HTTPConnection(urlsplit(base).netloc, timeout=30)
+        for forwarded in ("198.51.100.1", None, "203.0.113.1, 198.51.100.2", "nonsense", "198.51.100.3, 127.0.0.1"):
+            line.request("GET", "/metrics", headers={"X-Forwarded-For": forwarded} if forwarded else {})
+            assert line.getresponse().read()
+        line.close()
+    assert addresses_in_the_log(tmp_path) == ["198.51.100.1", "127.0.0.1", "198.51.100.2", "127.0.0.1", "198.51.100.3"]
+
+
+@pytest.mark.parametrize(("proxies", "secure"), [(["127.0.0.1"], True), ([], False)])
+@pytest.mark.parametrize("header", ["X-Forwarded-Proto", "X-Scheme"])
+def test_only_a_named_proxy_says_that_the_visitor_came_by_tls(tmp_path, proxies, secure, header):
+    with serving(lambda: make_monitor(tmp_path, xheaders=True, trace_trusted_proxies=proxies)) as (base, app):
+        answer = Client(base).get(f"/login?token={app.gatekeeper.links.make()}", headers={header: "https"})
+        cookie = next(line for line in answer.headers.get_all("Set-Cookie") if "session" in line)
+        assert ("Secure" in cookie) is secure
+
+
+def test_over_a_unix_socket_the_one_who_may_open_it_is_the_proxy(tmp_path):
+    path = str(tmp_path / "monitor.sock")
+    with serving(lambda: make_monitor(tmp_path, xheaders=True, **PAIRS)) as (_, app):
+        opened = threading.Event()
+        servers = []
+
+        def open_socket():
+            servers.append(app.http_server())
+            servers[0].add_socket(bind_unix_socket(path, mode=0o600))
+            opened.set()
+
+        app.io_loop.add_callback(open_socket)
+        assert opened.wait(20)
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(20)
+            line.connect(path)
+            line.sendall(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Real-Ip: 198.51.100.9\r\n\r\n")
+            assert line.recv(100).startswith(b"HTTP/1.1 401")
+        app.io_loop.add_callback(servers[0].stop)
+    assert addresses_in_the_log(tmp_path) == ["198.51.100.9"]
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "role"),
+    [
+        ("bob", "live:secret", "look"),
+        ("bob:live", "secret", None),
+        ("bob:live:secret", "", None),
+        ("bob", "secret", None),
+    ],
+)
+def test_a_colon_in_a_password_gives_nobody_another_name_or_role(tmp_path, name, password, role):
+    make = lambda: make_monitor(tmp_path, pairs=("bob:live:secret",), roles=("bob:look", "*:live"))  # noqa: E731
+    with serving(make) as (base, _):
+        client = Client(base)
+        assert client.log_in(password, name).status == (302 if role else 403)
+        assert client.post("/api/trace/failures/x/retry", xsrf=True).status == (403 if role else 401)
+        if role:
+            assert "Role: look" in client.get("/trace").text
+        header = {"Authorization": "Basic " + b64encode(f"{name}:{password}".encode()).decode()}
+        # HTTP itself knows no colon in a name: what is sent is one text, and its first colon divides it.
+        fits = f"{name}:{password}" == "bob:live:secret"
+        assert Client(base).get("/api/trace/stats", headers=header).status == (200 if fits else 401)
+        assert Client(base).post("/api/trace/failures/x/retry", headers=header).status == (403 if fits else 401)
 
 
 @pytest.mark.parametrize(
