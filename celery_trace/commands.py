@@ -55,11 +55,12 @@ def monitor(ctx: click.Context, options: tuple[str, ...]) -> None:
     Flower, with leaks, failures, shells and alerts.
 
     Takes Flower's options (--port, --address, --url-prefix, --basic-auth …) as Flower does, and
-    --trace_roles=ada:live,*:look (who may do what), --trace_hosts=NAME (behind a proxy),
-    --trace_read_only and --trace_session_hours=12.
+    --trace_roles=ada:live,*:look (who may do what), --trace_hosts=NAME and --trace_trusted_proxies=ADDRESS (behind
+    a proxy), --trace_read_only and --trace_session_hours=12.
 
     It is closed: without a login of yours it makes a password and prints it with a link that works once.
-    CELERY_TRACE_MONITOR_PASSWORD and CELERY_TRACE_MONITOR_TOKEN in the environment set your own.
+    CELERY_TRACE_MONITOR_PASSWORD and CELERY_TRACE_MONITOR_TOKEN in the environment set your own, and
+    FLOWER_BASIC_AUTH several people's: a command line can be read by every user of the machine.
     """
     try:
         # By name: the core stands below the monitor and must not depend on it.

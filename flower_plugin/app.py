@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from celery.utils.imports import symbol_by_name
 from tornado.netutil import bind_sockets
 from tornado.web import HTTPError, RequestHandler
 
@@ -70,7 +69,7 @@ def _behind_the_gate(handler: type[RequestHandler]) -> type[RequestHandler]:
         return handler
     if issubclass(handler, upstream.FlowerLoginHandler):
         # Its __new__ would make an instance of the configured provider, without the gate.
-        handler = symbol_by_name(upstream.options.auth_provider)
+        handler = upstream.login_handler(upstream.options.auth_provider)
         roles: dict[str, Any] = {"role": Role.PUBLIC}
     elif issubclass(handler, upstream.StaticFileHandler):
         roles = {"role": Role.PUBLIC}

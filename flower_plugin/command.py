@@ -22,7 +22,7 @@ from tornado.options import Error as OptionError
 
 from celery_trace import channels, rules
 from celery_trace.clock import SystemClock
-from celery_trace.settings import Settings, from_app
+from celery_trace.settings import SettingError, Settings, from_app
 from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
 from flower_plugin.audit import AuditLog
@@ -46,7 +46,7 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
         The gatekeeper, and the password that was generated (empty when one was configured).
 
     Raises:
-        SettingError: ``--trace_roles`` or ``--basic_auth`` has an entry that is wrong.
+        SettingError: ``--trace_roles`` or ``--basic_auth`` has an entry that is wrong, or ``--auth`` no provider.
     """
     password = os.environ.get("CELERY_TRACE_MONITOR_PASSWORD", "")
     token = os.environ.get("CELERY_TRACE_MONITOR_TOKEN", "")
@@ -57,6 +57,13 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
     oauth = None
     if options.auth:
         pattern = options.auth
+        hint = "Give one of Flower's, such as flower.views.auth.GoogleAuth2LoginHandler."
+        if not options.auth_provider:
+            raise SettingError(f"--auth is set without --auth_provider, so nobody could log in. {hint}")
+        try:
+            upstream.login_handler(options.auth_provider)
+        except ValueError as error:
+            raise SettingError(f"--auth_provider={options.auth_provider} can't be used: {error}. {hint}") from None
 
         def oauth(name: str) -> bool:
             return bool(upstream.oauth_user_allowed(pattern, name))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery.events import EventReceiver
+from celery.utils.imports import symbol_by_name
 from flower import command as flower_command
 from flower import urls as flower_urls
 from flower.api import BaseApiHandler
@@ -31,11 +32,12 @@ from flower.utils.authentication import authenticate as oauth_user_allowed
 from flower.views import BaseHandler as FlowerHandler
 from flower.views.auth import LoginHandler as FlowerLoginHandler
 from flower.views.auth import LogoutHandler as FlowerLogoutHandler
+from flower.views.error import NotFoundErrorHandler
 from flower.views.monitor import Metrics as FlowerMetrics
 from flower.views.tasks import TasksDataTable, TasksView, TaskView
 from flower.views.workers import WorkerView
 from tornado.options import define
-from tornado.web import StaticFileHandler
+from tornado.web import RequestHandler, StaticFileHandler
 
 from flower_plugin.broker import BrokerLink
 
@@ -55,6 +57,7 @@ __all__ = [
     "define_options",
     "flower_settings",
     "flower_template_folder",
+    "login_handler",
     "oauth_user_allowed",
     "options",
     "parse_arguments",
@@ -139,6 +142,22 @@ def flower_settings() -> dict[str, Any]:
     finally:
         flower_urls.settings.clear()
         flower_urls.settings.update(original)
+
+
+def login_handler(provider: Any) -> type[Any]:
+    """
+    The handler of ``--auth_provider``, by its dotted name; Flower's "not found" where none is given.
+
+    Raises:
+        ValueError: There is no such handler; the text says why.
+    """
+    try:
+        handler = symbol_by_name(provider or NotFoundErrorHandler)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"it can't be imported ({error})") from error
+    if not (isinstance(handler, type) and issubclass(handler, RequestHandler)):
+        raise ValueError("it is no handler of Tornado's")
+    return handler
 
 
 def setup_logging() -> None:

@@ -32,6 +32,13 @@ def test_what_only_the_monitor_reads_is_named(name: str) -> None:
     assert f"`CELERY_TRACE_{name.upper()}`" in text("settings.md")
 
 
+def test_every_option_of_the_monitor_is_described() -> None:
+    upstream = pytest.importorskip("flower_plugin.upstream")
+    for name, *_ in upstream._OPTIONS:
+        assert f"| `--{name}` |" in text("monitor.md")
+        assert f"`--{name}`" in text("settings.md")
+
+
 def test_commands_are_registered_in_the_order_of_their_names() -> None:
     assert tuple(COMMANDS) == SUBCOMMANDS
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from msgspec.structs import replace
+from tornado.web import create_signed_value
 
 from celery_trace.model import Kept, Node, failure_id
 from celery_trace.settings import load
@@ -419,6 +420,25 @@ def test_the_token_of_a_script_is_limited_by_its_role_too(tmp_path, filled, effe
             for address in CHANGE_NEEDS:
                 assert client.post(address, BODIES.get(address, {}), headers=header).status == 403, address
         assert effects == ([], [])
+
+
+def test_behind_an_oauth_provider_every_route_is_closed_the_same_way(tmp_path, effects):
+    address = "lou@example.org"
+    with serving(lambda: make_monitor(tmp_path, auth=address, roles=(f"{address}:look",))) as (base, app):
+        stranger, lou = Client(base), Client(base)
+        lou.cookies["user"] = create_signed_value(app.settings["cookie_secret"], "user", address).decode()
+        assert lou.get("/trace").status == 200
+        assert set(served(app, "")) == set(READ_NEEDS)
+        for path in served(app, ""):
+            for method in ("GET", "POST", "DELETE"):
+                answer = stranger.request(method, path)
+                if method == "GET" and READ_NEEDS[path] is Role.PUBLIC:
+                    assert answer.status in (200, 404), path
+                else:
+                    assert denied(answer.status, answer.headers["Location"] or ""), (method, path, answer.status)
+            if path in CHANGE_NEEDS:
+                assert lou.post(path, BODIES.get(path, {}), xsrf=True).status == 403, path
+    assert effects == ([], [])
 
 
 # --- what read-only says ------------------------------------------------------------------------------

