@@ -50,7 +50,8 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
     """
     password = os.environ.get("CELERY_TRACE_MONITOR_PASSWORD", "")
     token = os.environ.get("CELERY_TRACE_MONITOR_TOKEN", "")
-    pairs = list(options.basic_auth or [])
+    # A variable that is set and empty, or a comma at the end, names nobody.
+    pairs = [pair for pair in options.basic_auth or () if pair.strip()]
     generated = ""
     if not (pairs or options.auth or password):
         generated = password = token_urlsafe(12)
@@ -114,11 +115,12 @@ def warnings(options: Any, argv: Sequence[str], keeper: Gatekeeper) -> list[str]
             "of wrong passwords, and cookies are not marked Secure. Name the addresses that your proxies connect "
             "from, such as --trace_trusted_proxies=127.0.0.1."
         )
-    unknown = sorted(keeper.roles.names - keeper.credentials.accounts)
+    accounts = sorted(keeper.credentials.accounts)
+    unknown = sorted(keeper.roles.unmatched(accounts))
     if unknown and not options.auth:
         found.append(
             f"--trace_roles names {_listed(map(repr, unknown))}, but nobody can log in under that name. "
-            f"Those who can: {', '.join(sorted(keeper.credentials.accounts))}."
+            f"Those who can: {', '.join(accounts)}."
         )
     return found
 

@@ -50,17 +50,17 @@ class RoleMap:
     User names to roles.
 
     Without any entry everybody who can log in may do everything, as in Flower itself.
-    With entries, who is not named gets ``*``'s role, and ``look`` where there is no ``*``.
+    With entries, who is not named gets ``*``'s role, and ``look`` where there is no ``*``. The case of an address does
+    not matter: OAuth providers hand it on in different ones, and who is limited must not get ``*``'s role by that.
     """
 
     def __init__(self, entries: Mapping[str, Role]) -> None:
         self._entries = dict(entries)
         self._others = self._entries.pop("*", Role.LOOK if entries else Role.LIVE)
 
-    @property
-    def names(self) -> frozenset[str]:
-        """Who has a role of their own."""
-        return frozenset(self._entries)
+    def unmatched(self, accounts: Iterable[str]) -> frozenset[str]:
+        """The names among the entries that none of these accounts has."""
+        return frozenset(self._entries) - frozenset(map(_as_key, accounts))
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> RoleMap:
@@ -74,7 +74,7 @@ class RoleMap:
         words = {role.word: role for role in ASSIGNABLE}
         for entry in entries:
             name, colon, word = entry.strip().rpartition(":")
-            name = name.strip()
+            name = _as_key(name.strip())
             if not colon or not name or word not in words:
                 raise SettingError(
                     f"--trace_roles has the entry {entry!r}, but each must be user:role "
@@ -89,4 +89,8 @@ class RoleMap:
 
     def role(self, name: str) -> Role:
         """The role of somebody who has proved to be ``name``."""
-        return self._entries.get(name, self._others)
+        return self._entries.get(_as_key(name), self._others)
+
+
+def _as_key(name: str) -> str:
+    return name.casefold() if "@" in name else name

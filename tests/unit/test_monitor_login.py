@@ -28,6 +28,16 @@ def test_a_wrong_role_is_refused_with_what_is_allowed(entry):
         RoleMap.parse([entry])
 
 
+def test_the_case_of_an_address_does_not_change_its_role():
+    roles = RoleMap.parse(["Lou@Example.org:look", "Ada:locals", "*:live"])
+    assert roles.role("lou@example.org") is roles.role("LOU@example.ORG") is Role.LOOK
+    assert roles.role("Ada") is Role.LOCALS
+    assert roles.role("ada") is Role.LIVE
+    assert roles.unmatched(["lou@example.org"]) == {"Ada"}
+    with pytest.raises(SettingError, match="two roles"):
+        RoleMap.parse(["Lou@Example.org:look", "lou@example.org:live"])
+
+
 def test_a_name_with_two_roles_is_refused():
     with pytest.raises(SettingError, match="gives 'ada' two roles"):
         RoleMap.parse(["ada:look", "bob:live", "ada:live"])

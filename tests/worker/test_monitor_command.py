@@ -47,7 +47,7 @@ def printed(program, pattern):
 
 
 def test_it_prints_where_it_is_takes_a_free_port_and_is_closed(tmp_path, broker_url):
-    with monitor(tmp_path, broker_url, "--port=0") as program:
+    with monitor(tmp_path, broker_url, "--port=0", FLOWER_BASIC_AUTH="") as program:
         address = printed(program, r"celery-trace monitor: (http://127\.0\.0\.1:\d+)/trace\n")
         link = printed(program, r"open once:  (\S+)")
         password = printed(program, r"password:   (\S+)")
