@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
 import sqlite3
 import time
@@ -483,3 +484,29 @@ def on_worker_page(folder, filled, person, *, read_only):
 def test_flowers_page_offers_no_button_that_would_be_refused(tmp_path, filled, effects, person, read_only, offered):
     text = on_worker_page(tmp_path, filled, person, read_only=read_only)
     assert ('id="worker-shutdown"' in text) is offered
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["writable", "read-only"])
+def test_our_pages_offer_what_is_allowed_and_nothing_that_would_be_refused(tmp_path, filled, effects, read_only):
+    words = "leaks failures workers runs runs/task/shop.tasks.remember_order alerts profiles statistics"
+    pages = ["/trace", f"/trace/failures/{FAILURE}", *(f"/trace/{word}" for word in words.split())]
+    known = {address: re.compile(re.escape(address).replace("/x/", "/[^/]+/") + "$") for address in CHANGE_NEEDS}
+    offered = {name: set() for name in PEOPLE if name != "stranger"}
+    with serving(lambda: attacked(tmp_path, filled, read_only=read_only, prefix="")) as (base, app):
+        row = app.facts.queries.leaks(limit=1).rows[0]
+        for name, found in offered.items():
+            client = Client(base)
+            client.log_in(f"{name}'s", name)
+            for page in (*pages, f"/trace/leaks/{row.id}"):
+                answer = client.get(page)
+                assert answer.status == (403 if page == "/trace/profiles" and name == "lou" else 200), (name, page)
+                for address in re.findall(r'data-post="([^"]+)"', answer.text):
+                    found.update(route for route, pattern in known.items() if pattern.match(address))
+                    assert any(pattern.match(address) for pattern in known.values()), address
+    for name, found in offered.items():
+        assert all(may(name, "POST", address, read_only) for address in found), (name, found)
+    if not read_only:
+        # The button of the rules takes them back, and there is nothing to take back.
+        ours = {address for address in CHANGE_NEEDS if address.startswith("/api/trace/")} - {"/api/trace/alerts/rules"}
+        assert offered["liv"] == ours
+        assert offered["val"] == {address for address in ours if CHANGE_NEEDS[address] is Role.LOCALS}
