@@ -28,7 +28,7 @@ logger = logging.getLogger("celery_trace.monitor")
 #: More alert rules than this are nobody's.
 MOST_RULES = 200
 #: The greatest body that is read, bytes: that many rules, written out at length.
-MOST_BODY_BYTES = 512 * 1024
+MOST_BODY_BYTES = 256 * 1024
 
 #: What a row of a list loses for who may not see values.
 HIDES: Mapping[str, Callable[[Any], Any]] = {

@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -21,7 +21,6 @@ from msgspec import Struct
 from celery_trace.guard import Guard
 from celery_trace.model import Failure, Kept, ShellLine, ShellView, new_id
 from celery_trace.shell.session import CODE_LIMIT, Done, Event, SessionGone, ShellError, ShellSession, completion_start
-from flower_plugin import wire
 from flower_plugin.live import SocketHandler
 from flower_plugin.roles import Role
 
@@ -52,19 +51,23 @@ THREADS = 2 * MOST_ROOMS
 LOGIN_ENDED = "Your login has ended. Log in again; the session waits for two minutes."
 
 
+#: A number that JSON carries back as it came.
+Number = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
 class Run(Struct, tag="run"):
     """Run a command."""
 
-    id: int
+    id: Number
     code: str
 
 
 class Complete(Struct, tag="complete"):
     """What could stand at the cursor?"""
 
-    id: int
+    id: Number
     code: str
-    cursor: int
+    cursor: Number
 
 
 class Interrupt(Struct, tag="interrupt"):
@@ -74,14 +77,14 @@ class Interrupt(Struct, tag="interrupt"):
 class ChooseFrame(Struct, tag="frame"):
     """Choose a frame."""
 
-    index: int
+    index: Number
 
 
 class Ping(Struct, tag="ping"):
     """Are you there?"""
 
 
-Wish = Run | Complete | Interrupt | ChooseFrame | Ping
+_wish = msgspec.json.Decoder(Run | Complete | Interrupt | ChooseFrame | Ping)
 
 
 class Opener(Protocol):
@@ -216,9 +219,10 @@ class ShellSocket(SocketHandler):
             self.refuse(f"A message of {len(message):,} characters; at most {MOST_MESSAGE_BYTES:,} are read.")
             return
         try:
-            wish = msgspec.convert(wire.read(message, MOST_MESSAGE_BYTES), type=Wish)
-        except (wire.BadJson, msgspec.ValidationError) as error:
-            why = f"That message is none of the shell's: {error}"
+            wish = _wish.decode(message)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            deep = isinstance(error, RecursionError)
+            why = f"That message is none of the shell's: {'it is nested too deeply' if deep else error}"
             self.gatekeeper.audit.refused(who=self.user.name, what=f"shell {self.request.path}", why=why)
             self.tell({"type": "refused", "why": why})
             return
