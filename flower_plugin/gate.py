@@ -79,6 +79,14 @@ def _hostname(host: str) -> str:
     return host.partition(":")[0].rstrip(".")
 
 
+class TooManyGuesses(HTTPError):  # type: ignore[misc]
+    """429: no password is tried before ``wait_s`` seconds have passed, rounded up."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = int(wait_s) + 1
+        super().__init__(429, "Too many wrong passwords; try again in %d s", self.wait_s)
+
+
 class Gatekeeper:
     """Everything that tells who somebody is and what they may do."""
 
@@ -120,7 +128,7 @@ class Gatekeeper:
         Who sent a request.
 
         Raises:
-            HTTPError: 429 when this address guessed too often.
+            TooManyGuesses: No password is tried from this address, or for this account from it, for a while.
         """
         kind, _, value = handler.request.headers.get("Authorization", "").partition(" ")
         if kind.lower() in {"basic", "bearer"}:
@@ -147,7 +155,7 @@ class Gatekeeper:
         wait_s = self.guesses.wait_s(address, accounts)
         if wait_s > 0:
             self.audit.refused(who="", what=f"{kind} login", why="too many wrong passwords", address=address)
-            raise HTTPError(429, "Too many wrong passwords; try again in %d s", int(wait_s) + 1)
+            raise TooManyGuesses(wait_s)
         if kind == "bearer":
             name = self.credentials.check_token(value)
         else:
@@ -184,6 +192,8 @@ class Gate(RequestHandler):  # type: ignore[misc]
     cacheable = False
     #: Whether a stranger is led to the login page; scripts get 401.
     for_people = True
+    #: Seconds until another password may be tried; 0 where it may now. An answer's headers are made anew for an error.
+    retry_after_s = 0
 
     if TYPE_CHECKING:
 
@@ -201,7 +211,11 @@ class Gate(RequestHandler):  # type: ignore[misc]
 
     def get_current_user(self) -> User | None:
         """Tornado asks this once a request."""
-        return self.gatekeeper.identify(self)
+        try:
+            return self.gatekeeper.identify(self)
+        except TooManyGuesses as error:
+            self.retry_after_s = error.wait_s
+            raise
 
     @property
     def only_reads(self) -> bool:
@@ -396,5 +410,7 @@ class Gate(RequestHandler):  # type: ignore[misc]
         self.set_header("Cross-Origin-Opener-Policy", "same-origin")
         self.set_header("Content-Security-Policy", self.policy)
         self.clear_header("Server")
+        if self.retry_after_s:
+            self.set_header("Retry-After", str(self.retry_after_s))
         if not self.cacheable:
             self.set_header("Cache-Control", "no-store")

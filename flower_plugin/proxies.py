@@ -1,9 +1,9 @@
 """
-Whose word is taken for a visitor's address and scheme: that of the proxies that were named, and of nobody else.
+The proxies that are trusted to say where a visitor comes from.
 
 Tornado's ``xheaders`` believes ``X-Real-Ip`` and ``X-Forwarded-For`` whoever sends them, and its
-``trusted_downstream`` only says which entries of ``X-Forwarded-For`` to skip. So the headers are settled here, before
-Tornado reads them: of a stranger they are removed, of a proxy one address is left.
+``trusted_downstream`` only says which entries of ``X-Forwarded-For`` to skip. So these headers are checked here,
+before Tornado reads them: if the sender is no trusted proxy they are removed, otherwise one address is left.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ class Proxies:
         return bool(self._networks)
 
     def trust(self, address: Address | None) -> bool:
-        """Whether a proxy of ours has this address."""
+        """Whether this is the address of a trusted proxy."""
         return address is not None and any(address in network for network in self._networks)
 
     def visitor(self, headers: HTTPHeaders) -> str:
         """
         Who sent a request that one of these proxies handed on.
 
-        In ``X-Forwarded-For`` each proxy appends whom it talked to, so the visitor is the last entry that is no proxy
-        of ours; what stands before it was made up by whoever sent it. A proxy that sets only one of the two headers
-        lets the other through as it came. Where both are there and differ, one is made up and nobody knows which.
+        In ``X-Forwarded-For`` each proxy appends the address that connected to it, so the visitor is the last entry
+        that is no trusted proxy; the entries before it may be made up. A proxy that sets only one of the two headers
+        passes on the other as the visitor sent it. So if both are present and differ, neither can be believed.
 
         Returns:
             The address; empty where the headers name none that can be believed.
@@ -93,7 +93,7 @@ class Proxies:
 
 
 class _Sifted(HTTPMessageDelegate):  # type: ignore[misc]
-    """A request on its way to Tornado, with the proxy's headers settled."""
+    """Passes a request on to Tornado after checking its proxy headers."""
 
     def __init__(self, delegate: HTTPMessageDelegate, proxies: Proxies, trusted: bool) -> None:
         self._delegate = delegate
@@ -122,7 +122,7 @@ class ProxiedServer(HTTPServer):  # type: ignore[misc]
     """
     A server that takes a visitor's address and scheme from :attr:`proxies` alone.
 
-    Over a Unix socket whoever may open it is a proxy: the file's owner and group say who that is.
+    Whoever can open its Unix socket is trusted too: the file's owner and group decide who that is.
     """
 
     proxies = Proxies()

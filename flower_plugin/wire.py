@@ -1,4 +1,4 @@
-"""JSON that somebody sent: read strictly, within bounds, and never with an error of ours."""
+"""Strict and bounded reading of the JSON that visitors send."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOO_LARGE = "It has a number that is too large."
 
 
 class BadJson(ValueError):
-    """Something that is no JSON, or not within our bounds; the text says what is wrong with it."""
+    """The text is not valid JSON, or exceeds a limit. The message says which."""
 
 
 def read(sent: bytes | str, most_bytes: int) -> Any:

@@ -200,9 +200,11 @@ def test_a_wrong_password_opens_nothing_and_guessing_ends(client):
 
 
 def test_guessing_by_header_ends_too(client):
-    statuses = [client.get("/api/trace/stats", headers={"Authorization": f"Bearer x{i}"}).status for i in range(10)]
-    assert statuses[0] == 401
-    assert statuses[-1] == 429
+    answers = [client.get("/api/trace/stats", headers={"Authorization": f"Bearer x{i}"}) for i in range(10)]
+    assert answers[0].status == 401
+    assert answers[-1].status == 429
+    assert 1 <= int(answers[-1].headers["Retry-After"]) <= WINDOW_S + 1
+    assert answers[-1].json()["error"]["what"] == "Too many tries."
 
 
 def guess(client, number, name="ada", **headers):
