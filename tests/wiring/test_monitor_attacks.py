@@ -189,7 +189,7 @@ def attacked(folder, filled, *, read_only, prefix):
         folder, settings=settings, pairs=tuple(pairs), roles=tuple(roles), trace_read_only=read_only, **options
     )
     app.capp.conf.result_backend = "cache+memory://"
-    app.capp.task(name="x")(nothing)
+    app.capp.task(name="x", shared=False)(nothing)
     app.inspector.workers["x"] = {}
     return app
 

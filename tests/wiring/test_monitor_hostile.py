@@ -26,7 +26,7 @@ def client(tmp_path_factory):
 
     def make():
         app = make_monitor(folder, settings=settings, inspect_timeout=10.0)
-        app.capp.task(name="x")(nothing)
+        app.capp.task(name="x", shared=False)(nothing)
         return app
 
     with serving(make) as (base, _):
