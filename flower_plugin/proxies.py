@@ -23,6 +23,8 @@ logger = logging.getLogger("celery_trace.monitor")
 
 _HEADERS = ("X-Real-Ip", "X-Forwarded-For", "X-Scheme", "X-Forwarded-Proto")
 
+_HINT = "Give the addresses that your proxies connect from, such as 127.0.0.1 or 10.0.0.0/8."
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -43,19 +45,25 @@ class Proxies:
         entries: ``--trace_trusted_proxies``: addresses, or networks such as ``10.0.0.0/8``.
 
     Raises:
-        SettingError: An entry is neither.
+        SettingError: An entry is neither, or stands for all addresses.
     """
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
         self._networks = []
         for entry in filter(None, map(str.strip, entries)):
             try:
-                self._networks.append(ipaddress.ip_network(entry))
+                network = ipaddress.ip_network(entry)
             except ValueError as error:
                 raise SettingError(
                     f"--trace_trusted_proxies has the entry {entry!r}, which is no address or network ({error}). "
-                    "Give the addresses that your proxies connect from, such as 127.0.0.1 or 10.0.0.0/8."
+                    f"{_HINT}"
                 ) from None
+            if network.prefixlen == 0:
+                raise SettingError(
+                    f"--trace_trusted_proxies has the entry {entry!r}, which trusts every visitor to name an address "
+                    f"of their choice. {_HINT}"
+                )
+            self._networks.append(network)
 
     def __bool__(self) -> bool:
         return bool(self._networks)

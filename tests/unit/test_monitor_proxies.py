@@ -35,6 +35,12 @@ def test_an_entry_that_is_no_address_is_refused(entry):
         Proxies([entry])
 
 
+@pytest.mark.parametrize("entry", ["0.0.0.0/0", "::/0"])
+def test_everybody_is_no_proxy(entry):
+    with pytest.raises(SettingError, match="trusts every visitor"):
+        Proxies(["127.0.0.1", entry])
+
+
 def test_empty_entries_name_nobody():
     assert not Proxies(["", " "])
 
