@@ -16,6 +16,7 @@ from tornado.web import HTTPError, RequestHandler
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import AuditEntry
+from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings
 from flower_plugin import upstream, wire
 from flower_plugin.broker import BrokerLink
@@ -80,13 +81,15 @@ def _behind_the_gate(handler: type[RequestHandler]) -> type[RequestHandler]:
     else:
         roles = {"role": Role.LOOK, "change_role": Role.LIVE}
     more = {
-        "for_people": not issubclass(handler, upstream.BaseApiHandler),
         "policy": FLOWER_POLICY,
+        "for_people": not issubclass(handler, upstream.BaseApiHandler),
         "cacheable": issubclass(handler, upstream.StaticFileHandler),
         "__module__": __name__,
     }
-    front = FlowerGate if issubclass(handler, upstream.FlowerHandler) else Gate
-    return type(f"Guarded{handler.__name__}", (front, handler), {**roles, **more})
+    bases: tuple[type, ...] = (FlowerGate if issubclass(handler, upstream.FlowerHandler) else Gate, handler)
+    if issubclass(handler, upstream.RedactedResults.__base__):
+        bases = (bases[0], upstream.RedactedResults, handler)
+    return type(f"Guarded{handler.__name__}", bases, {**roles, **more})
 
 
 class FlowerGate(Gate):
@@ -195,6 +198,11 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         if self.base_url:
             settings["xsrf_cookie_kwargs"] = {"samesite": "Lax", "path": "/"}
         super().__init__(options=options, capp=capp, events=events, **settings)
+        #: The one that decides what Flower's pages and answers show; the same names as in traced processes.
+        self.redactor = Redactor(trace_settings.redact)
+        self.inspector = upstream.MonitorInspector(
+            self.io_loop, self.capp, options.inspect_timeout / 1000.0, self.redactor
+        )
         #: Where people reach it, with the prefix; known when it listens. Alerts link to it.
         self.public_address = ""
         gatekeeper.audit.emit = self._keep_audit_entry
@@ -222,7 +230,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
             "memory_mode": self.trace_settings.memory,
             # Celery counts it in KiB.
             "child_limit_bytes": (self.capp.conf.worker_max_memory_per_child or 0) * 1024,
-            "events_skipped": getattr(self.events, "skipped", 0),
+            "events": self.events.counts,
             "workflow": lambda root_id: upstream.workflow(self.events, root_id),
             "app_name": str(self.capp.main or "celery"),
         }

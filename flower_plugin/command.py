@@ -22,11 +22,13 @@ from tornado.options import Error as OptionError
 
 from celery_trace import channels, rules
 from celery_trace.clock import SystemClock
+from celery_trace.redaction import Redactor
 from celery_trace.settings import SettingError, Settings, from_app
 from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
 from flower_plugin.audit import AuditLog
 from flower_plugin.broker import BrokerLink
+from flower_plugin.events import EventCheck
 from flower_plugin.facts import open_facts
 from flower_plugin.gate import Gatekeeper, Hosts
 from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
@@ -144,14 +146,12 @@ def make_application(app: Any, settings: Settings) -> tuple[MonitorApplication, 
     loop = IOLoop.instance()
     events = MonitorEvents(
         app,
-        db=options.db,
-        persistent=options.persistent,
-        state_save_interval=options.state_save_interval,
+        loop,
         enable_events=options.enable_events,
-        io_loop=loop,
         max_workers_in_memory=options.max_workers,
         max_tasks_in_memory=options.max_tasks,
         link=link,
+        check=EventCheck(Redactor(settings.redact), clock),
     )
     monitor = MonitorApplication(
         capp=app,
@@ -259,6 +259,15 @@ def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None
         raise SystemExit(2)
     if not 0 <= options.port <= 65535:  # the system would take it modulo 65536, without a word
         sys.stderr.write(f"--port={options.port} is no port: it must be from 0 (any free one) to 65535.\n")
+        raise SystemExit(2)
+    if options.persistent or options.db != upstream.NO_DATABASE:
+        name = "persistent" if options.persistent else "db"
+        sys.stderr.write(
+            f"The monitor does not take --{name}: Flower would keep arguments and results of tasks in a file that is "
+            "read with pickle, so whoever can write it runs code here. Start without it (also in flowerconfig.py and "
+            "FLOWER_*). Failures, leaks, runs and alerts are in the store and outlive a restart; only Flower's own "
+            "lists of tasks and workers begin empty.\n"
+        )
         raise SystemExit(2)
     if not options.address and not options.unix_socket:
         options.address = LOOPBACK

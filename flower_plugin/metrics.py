@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -27,11 +27,14 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     workers: list[WorkerView] = []
     alerts: list[AlertView] = []
     stats: StatsView | None = None
+    #: The monitor's own count of Celery's events that it did not take in as they came.
+    events: Mapping[str, int] = {}
 
 
-def take(queries: Any) -> Snapshot:
+def take(queries: Any, events: Mapping[str, int]) -> Snapshot:
     """Read the facts; blocks."""
     return Snapshot(
+        events=events,
         leaks=queries.leaks(limit=MOST_ROWS).rows,
         groups=queries.groups(limit=MOST_ROWS).rows,
         workers=queries.workers(limit=MOST_ROWS).rows,
@@ -45,6 +48,13 @@ def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Any]:
     up = GaugeMetricFamily("celery_trace_store_up", "Whether the monitor reaches its store")
     up.add_metric([], float(store_up))
     yield up
+
+    events = CounterMetricFamily(
+        "celery_trace_events", "Events of Celery that Flower's pages miss, by what became of them", labels=["fate"]
+    )
+    for fate, count in snapshot.events.items():
+        events.add_metric([fate], count)
+    yield events
 
     kept = GaugeMetricFamily(
         "celery_trace_task_kept_bytes",
@@ -137,13 +147,15 @@ class MetricsHandler(TraceHandler):
         """While the store is down Flower's series still come, and ``celery_trace_store_up`` says 0."""
         self.application.purge_offline_worker_metrics()
 
+        events = self.application.events.counts
+
         def read() -> bytes:
             try:
-                return render(take(self.application.facts.queries))
+                return render(take(self.application.facts.queries, events))
             except Exception as error:
                 if not hasattr(error, "next"):
                     raise
-                return render(Snapshot(), store_up=False)
+                return render(Snapshot(events=events), store_up=False)
 
         ours = await self.off_loop(read)
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")

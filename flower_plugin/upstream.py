@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from celery.events import EventReceiver
@@ -22,10 +23,11 @@ from celery.utils.imports import symbol_by_name
 from flower import command as flower_command
 from flower import urls as flower_urls
 from flower.api import BaseApiHandler
-from flower.api.tasks import GetQueueLengths, ListTasks, TaskInfo, TaskResult
+from flower.api.tasks import BaseTaskHandler, GetQueueLengths, ListTasks, TaskInfo, TaskResult
 from flower.api.workers import ListWorkers
 from flower.app import Flower
-from flower.events import Events
+from flower.events import Events, EventsState
+from flower.inspector import Inspector
 from flower.options import default_options, options
 from flower.utils import template as template_functions
 from flower.utils.authentication import authenticate as oauth_user_allowed
@@ -39,9 +41,13 @@ from flower.views.workers import WorkerView
 from tornado.options import define
 from tornado.web import RequestHandler, StaticFileHandler
 
+from celery_trace.redaction import Redactor
 from flower_plugin.broker import BrokerLink
+from flower_plugin.events import EventCheck
+from flower_plugin.redacted import redacted, redacted_settings, text_of
 
 __all__ = [
+    "NO_DATABASE",
     "READS_BY_POST",
     "SHOWS_VALUES",
     "BaseApiHandler",
@@ -52,6 +58,8 @@ __all__ = [
     "FlowerMetrics",
     "GetQueueLengths",
     "MonitorEvents",
+    "MonitorInspector",
+    "RedactedResults",
     "StaticFileHandler",
     "apply_environment",
     "define_options",
@@ -75,6 +83,9 @@ logger = logging.getLogger("celery_trace.monitor")
 SHOWS_VALUES = (TasksView, TasksDataTable, TaskView, WorkerView, ListTasks, TaskInfo, TaskResult, ListWorkers)
 #: Those whose POST only reads.
 READS_BY_POST = (TasksDataTable,)
+
+#: What Flower's option ``--db`` holds where nobody gave it.
+NO_DATABASE = "flower"
 
 #: How long the loop takes events in before it looks at its other work, seconds.
 SLICE_S = 0.005
@@ -216,6 +227,54 @@ def splice(name: str, text: str) -> str:
 # --- events ------------------------------------------------------------------------------------------
 
 
+class CheckedReceiver(EventReceiver):  # type: ignore[misc]
+    """
+    Takes in what comes on the broker, whoever published it.
+
+    Celery's own reads the clock and the time of an event as they came, and one that is ill-formed ends the connection.
+    """
+
+    def __init__(self, connection: Any, *, check: EventCheck, take: Callable[[dict[str, Any]], None], app: Any) -> None:
+        super().__init__(connection, handlers={"*": take}, app=app)
+        self._check = check
+
+    def get_consumers(self, consumer: Any, channel: Any) -> list[Any]:  # noqa: ARG002
+        return [consumer(queues=[self.queue], callbacks=[self.receive], no_ack=True, accept=self.accept)]
+
+    def receive(self, body: Any, message: Any = None) -> None:  # noqa: ARG002
+        """One message: an event, or a list of them."""
+        for event in body if isinstance(body, list) else [body]:
+            checked = self._check.checked(event)
+            if checked is not None:
+                self.process(*self.event_from_message(checked))
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """What can't be read. It was delivered without a need to acknowledge."""
+        self._check.refuse(f"it can't be decoded ({type(exc).__name__}, {message.content_type!s:.60})")
+
+
+class MonitorState(EventsState):  # type: ignore[misc]
+    """Flower's memory of tasks and workers, where names of workers that nobody has seen for long take no room."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        super().event(event)
+        # Celery forgets the worker that was silent for longest; its counters and series would stay for ever.
+        if len(self.counter) > 2 * self.max_workers_in_memory:
+            gone = {name for name in self.counter if name not in self.workers}
+            self.metrics.remove_workers(gone)
+            for name in gone:
+                del self.counter[name]
+                self.tasks_by_worker.pop(name, None)
+
+    def _index_task(self, task: Any, evicted: Any) -> None:
+        try:
+            super()._index_task(task, evicted)
+        except (TypeError, RecursionError, MemoryError):
+            # Flower reads the keyword arguments as Python, and some are none: found by everything else, then.
+            bare = {name: getattr(task, name) for name in ("uuid", "name", "state", "worker", "args", "result")}
+            self.search_engine.upsert(SimpleNamespace(**bare, kwargs=None))
+
+
 class MonitorEvents(Events):  # type: ignore[misc]
     """
     Flower's event thread, which comes back soon after the broker does.
@@ -226,11 +285,28 @@ class MonitorEvents(Events):  # type: ignore[misc]
     Flower also puts one callback for each event on the loop, and a request waits behind all of them: where events
     come faster than they are taken in, pages took a minute. Here they wait in a queue of their own, and the loop
     takes :data:`SLICE_S` of them at a time between its other work. What does not fit in is counted in ``skipped``.
+
+    Each event is checked and redacted by ``check`` before it waits. Nothing is written to a file: Flower's
+    ``--persistent`` keeps its memory as a pickle.
     """
 
-    def __init__(self, *args: Any, link: BrokerLink, sleep: Callable[[float], None] = time.sleep, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        capp: Any,
+        io_loop: Any,
+        *,
+        link: BrokerLink,
+        check: EventCheck,
+        max_tasks_in_memory: int,
+        max_workers_in_memory: int = 5000,
+        enable_events: bool = True,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__(capp, io_loop, enable_events=enable_events, max_tasks_in_memory=max_tasks_in_memory)
+        self.state = MonitorState(max_tasks_in_memory=max_tasks_in_memory, max_workers_in_memory=max_workers_in_memory)
+        self.check = check
         self.skipped = 0
+        self.not_understood = 0
         self._waiting: deque[dict[str, Any]] = deque()
         self._taking = False
         self._turn = threading.Lock()
@@ -238,8 +314,21 @@ class MonitorEvents(Events):  # type: ignore[misc]
         self._sleep = sleep
         self._closing = threading.Event()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What became of events that Flower's pages miss, by a word that metrics use as a label."""
+        return {
+            "skipped": self.skipped,
+            "refused": self.check.refused + self.not_understood,
+            "field_left_out": self.check.fields_left_out,
+        }
+
+    def receiver(self, connection: Any) -> CheckedReceiver:
+        """What receives events over a connection."""
+        return CheckedReceiver(connection, check=self.check, take=self.on_event, app=self.capp)
+
     def on_event(self, event: dict[str, Any]) -> None:
-        """An event has come, in the thread that receives them."""
+        """A checked event has come, in the thread that receives them."""
         with self._turn:
             if len(self._waiting) >= MOST_WAITING:
                 self._waiting.popleft()
@@ -267,7 +356,8 @@ class MonitorEvents(Events):  # type: ignore[misc]
             try:
                 self.state.event(event)
             except Exception:
-                # Such as one without a hostname: anybody on the broker can send what Flower does not expect.
+                # A checked event has what Flower needs, but one event must not hold up the others whatever it is.
+                self.not_understood += 1
                 logger.debug("An event was not understood: %.200r", event, exc_info=True)
             if time.perf_counter() >= end_s:
                 break
@@ -287,7 +377,7 @@ class MonitorEvents(Events):  # type: ignore[misc]
             try:
                 with self.capp.connection() as connection:
                     connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=BROKER_RETRY_S)
-                    receiver = EventReceiver(connection, handlers={"*": self.on_event}, app=self.capp)
+                    receiver = self.receiver(connection)
                     self._link.up()
                     wait_s = 0.5
                     self.io_loop.add_callback(self.io_loop.run_in_executor, None, self._wake_workers)
@@ -309,6 +399,106 @@ class MonitorEvents(Events):  # type: ignore[misc]
             self.capp.control.broadcast("heartbeat")
         except Exception as error:
             logger.debug("Workers could not be asked for a sign of life: %s", error)
+
+
+# --- what workers and result backends answer -----------------------------------------------------------
+
+
+class MonitorInspector(Inspector):  # type: ignore[misc]
+    """Flower's inspection of workers, which keeps their answers redacted and in the shape that its pages expect."""
+
+    def __init__(self, io_loop: Any, capp: Any, timeout_s: float, redactor: Redactor) -> None:
+        super().__init__(io_loop, capp, timeout_s)
+        self._redactor = redactor
+
+    def _on_update(self, workername: str, method: str, response: Any) -> None:
+        try:
+            shown = _inspected(method, response, self._redactor)
+        except _NoAnswer as error:
+            logger.warning("What %.100r answered to %s can't be shown: %s", workername, method, error)
+            return
+        super()._on_update(workername, method, shown)
+
+
+class _NoAnswer(Exception):
+    """A worker's answer that none of Celery's has given."""
+
+
+def _inspected(method: str, response: Any, redactor: Redactor) -> Any:
+    """
+    An answer to an inspect command, redacted.
+
+    Raises:
+        _NoAnswer: It has not the shape that Flower's page of a worker takes for granted.
+    """
+    if not isinstance(response, dict if method in {"stats", "conf"} else list):
+        raise _NoAnswer(f"it is of type {type(response).__name__}")
+    if isinstance(response, dict) and method == "conf":
+        return redacted_settings(response, redactor)
+    shown = redacted(response, redactor)
+    if method == "stats":
+        return _stats(shown)
+    if method in {"registered", "revoked"}:
+        return [one for one in shown if isinstance(one, str) and one]
+    return [_TASKS[method](one) for one in shown if isinstance(one, dict)]
+
+
+def _stats(stats: dict[str, Any]) -> dict[str, Any]:
+    for name in ("total", "pool", "broker", "autoscaler"):
+        if not isinstance(stats.get(name, {}), dict):
+            del stats[name]
+    consumer = stats.get("consumer")
+    if consumer is not None and not (isinstance(consumer, dict) and isinstance(consumer.get("broker"), dict)):
+        del stats["consumer"]
+    stats.setdefault("total", {})
+    stats.setdefault("broker", {})
+    stats["total"] = {name: number for name, number in stats["total"].items() if isinstance(number, int)}
+    if not isinstance(stats.get("uptime", 0), int | float):
+        del stats["uptime"]
+    usage = stats.get("rusage")
+    if isinstance(usage, dict):
+        for name in ("utime", "stime"):
+            if not isinstance(usage.get(name, 0), int | float):
+                del usage[name]
+    return stats
+
+
+def _request(task: dict[str, Any]) -> dict[str, Any]:
+    wanted = {"name": "", "id": "", "acknowledged": None, "worker_pid": None, "args": "", "kwargs": ""}
+    return {**wanted, **task, "id": str(task.get("id") or "?"), "name": str(task.get("name") or "")}
+
+
+def _scheduled(task: dict[str, Any]) -> dict[str, Any]:
+    request = task.get("request")
+    return {**task, "request": _request(request if isinstance(request, dict) else {})}
+
+
+def _queue(queue: dict[str, Any]) -> dict[str, Any]:
+    wanted = ("exclusive", "exchange", "durable", "routing_key", "no_ack", "alias", "queue_arguments",
+              "binding_arguments", "auto_delete")  # fmt: skip
+    return {**dict.fromkeys(wanted), **queue, "name": str(queue.get("name") or "")}
+
+
+_TASKS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "active_queues": _queue,
+    "scheduled": _scheduled,
+    "active": _request,
+    "reserved": _request,
+}
+
+
+class RedactedResults(BaseTaskHandler):  # type: ignore[misc]
+    """Mixed in front of Flower's handlers that answer with what the result backend holds."""
+
+    def safe_result(self, result: Any) -> Any:
+        """As JSON, without secrets."""
+        return redacted(result, self.application.redactor)
+
+    def update_response_result(self, response: dict[str, Any], result: Any) -> None:
+        """A traceback is there where the task failed."""
+        super().update_response_result(response, result)
+        if response.get("traceback") is not None:
+            response["traceback"] = text_of(str(response["traceback"]), self.application.redactor)
 
 
 def workflow(events: Any, root_id: str, most: int = 100) -> list[tuple[str, str, str, str, float | None]]:

@@ -17,6 +17,12 @@ _KINDS = {
     "stats": "own account",
     "window": "step of an investigation",
 }
+#: Events of Celery that Flower's own pages miss, by what became of them.
+_EVENTS = {
+    "skipped": "Events skipped because they came too fast",
+    "refused": "Events refused because no worker of Celery sends such",
+    "field_left_out": "Fields left out of events because they were not what they should be",
+}
 
 
 def _singular(table: str) -> str:
@@ -54,7 +60,7 @@ def statistics(queries: Any, visit: Visit) -> Context:
         ],
         "collectors": [(host, _in_words(facts)) for host, facts in sorted(stats.collector.items())],
         "lost": sum(stats.dropped.values()),
-        "events_skipped": visit.monitor.get("events_skipped", 0),
+        "events": [(words, visit.monitor.get("events", {}).get(fate, 0)) for fate, words in _EVENTS.items()],
         "chosen": [
             ("trace_memory", settings.memory, "how memory is measured"),
             (

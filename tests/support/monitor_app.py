@@ -14,11 +14,13 @@ from typing import Any
 from celery import Celery
 
 from celery_trace.clock import SystemClock
+from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings, load
 from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
 from flower_plugin.audit import AuditLog
 from flower_plugin.broker import BrokerLink
+from flower_plugin.events import EventCheck
 from flower_plugin.facts import Facts, open_facts
 from flower_plugin.gate import Gatekeeper, Hosts
 from flower_plugin.jobs import Jobs
@@ -134,7 +136,13 @@ def make_monitor(
         gatekeeper=keeper,
         clock=clock,
         link=link,
-        events=QuietEvents(capp, io_loop=IOLoop.current(), max_tasks_in_memory=1000, link=link),
+        events=QuietEvents(
+            capp,
+            IOLoop.current(),
+            max_tasks_in_memory=1000,
+            link=link,
+            check=EventCheck(Redactor(settings.redact), clock),
+        ),
         opener=opener,
         jobs=QuietJobs,
     )

@@ -8,8 +8,10 @@ from celery import Celery
 from tornado.ioloop import IOLoop
 
 from celery_trace.clock import SystemClock
+from celery_trace.redaction import Redactor
 from flower_plugin import upstream
 from flower_plugin.broker import BrokerLink
+from flower_plugin.events import EventCheck
 from tests.support.monitor_app import QuietEvents
 
 
@@ -18,7 +20,10 @@ def with_events(test):
 
     async def main():
         capp = Celery("shop", broker="memory://", set_as_current=False)
-        events = QuietEvents(capp, io_loop=IOLoop.current(), max_tasks_in_memory=100, link=BrokerLink(SystemClock()))
+        clock = SystemClock()
+        events = QuietEvents(
+            capp, IOLoop.current(), max_tasks_in_memory=100, link=BrokerLink(clock), check=EventCheck(Redactor(), clock)
+        )
         told = []
         events.state.event = told.append
         await test(events, told)

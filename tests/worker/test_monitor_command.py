@@ -214,6 +214,16 @@ def test_a_number_beyond_all_ports_is_refused_and_not_wrapped(tmp_path, broker_u
         assert "--port=99999 is no port" in program.log.read_text()
 
 
+@pytest.mark.parametrize("option", ["--persistent", "--persistent=true", "--db=flower.db"])
+def test_a_file_of_pickles_is_refused_with_what_to_do(tmp_path, broker_url, option):
+    with monitor(tmp_path, broker_url, option) as program:
+        assert program.wait(60) == 2
+        said = program.log.read_text()
+        assert f"does not take {option.partition('=')[0]}: " in said
+        assert "read with pickle" in said
+        assert "Start without it" in said
+
+
 def test_a_taken_port_is_said_with_a_way_out(tmp_path, broker_url):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,0 +1,211 @@
+"""
+Celery's events, checked before Flower sees them.
+
+Everybody who reaches the broker can publish an event, and Flower takes each field of it as an attribute of a task or
+a worker: a text where a number should be, ``heartbeats``, ``_fields``. From there it comes to pages, answers and
+metrics. So an event is made anew here: only the fields that Celery's own events have, each of its type and within its
+range; arguments, results and exceptions are redacted on the way.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery_trace.clock import Clock
+from celery_trace.redaction import Redactor
+from flower_plugin.redacted import text_of
+from flower_plugin.wording import visible
+
+logger = logging.getLogger("celery_trace.monitor")
+
+#: ``group-subject``, where an application's own events may have any subject.
+_TYPE = re.compile(r"(?P<group>[A-Za-z0-9_.:]{1,50})(?:-(?P<subject>[A-Za-z0-9_.:-]{1,50}))?")
+
+#: How far the clock of another host may be ahead, seconds. Flower takes a worker for online until some seconds after
+#: the newest time that it has of it.
+MOST_AHEAD_S = 86_400.0
+#: Greatest integer that a browser keeps exactly.
+MOST_INTEGER = 2**53 - 1
+#: Characters of one value. Celery itself cuts arguments and results at 1,024.
+MOST_VALUE = 16 * 1024
+MOST_TRACEBACK = 64 * 1024
+#: Characters of a name or an id.
+MOST_NAME = 400
+#: Different names of tasks, and different types of events, that are told apart. Flower and Prometheus' client keep a
+#: series for each as long as the monitor lives.
+MOST_NAMES, MOST_TYPES = 10_000, 500
+
+
+class Refused(Exception):
+    """This is no event that Celery sends."""
+
+
+def _number(least: float, most: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise Refused
+        return value
+
+    return check
+
+
+def _integer(most: int = MOST_INTEGER, least: int = 0) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise Refused
+        return value
+
+    return check
+
+
+def _name(value: Any, most: int = MOST_NAME) -> str:
+    """A name or an id: one line without anything that hides or turns what stands beside it."""
+    if not isinstance(value, str) or not 0 < len(value) <= most or value.isspace():
+        raise Refused
+    # Most are printable, which is quickly found out; a few more are that Python would write as an escape, such as a
+    # no-break space.
+    if not value.isprintable() and ("\n" in value or "\t" in value or visible(value) != value):
+        raise Refused
+    return value
+
+
+def _load(value: Any) -> list[float]:
+    if not isinstance(value, list | tuple) or not 0 < len(value) <= 3:
+        raise Refused
+    return [_LOAD(one) for one in value]
+
+
+_LOAD = _number(0.0, 1e6)
+
+#: What every event may have. ``timestamp`` and ``hostname`` are checked apart, as Flower can't do without.
+_COMMON: Mapping[str, Callable[[Any], Any]] = {
+    "clock": _integer(),
+    "utcoffset": _number(-24, 24),  # hours
+    "pid": _integer(2**32),
+}
+_WORKER: Mapping[str, Callable[[Any], Any]] = {
+    **_COMMON,
+    # A worker counts as online for two of these after its last heartbeat.
+    "freq": _number(0.001, 86_400.0),
+    "active": _integer(),
+    "processed": _integer(),
+    "loadavg": _load,
+    "sw_ident": _name,
+    "sw_ver": _name,
+    "sw_sys": _name,
+}
+_TASK: Mapping[str, Callable[[Any], Any]] = {
+    **_COMMON,
+    "uuid": _name,
+    "name": _name,
+    "root_id": _name,
+    "parent_id": _name,
+    "retries": _integer(),
+    "eta": _name,
+    "expires": _name,
+    "queue": _name,
+    "exchange": _name,
+    "routing_key": _name,
+    "runtime": _number(0.0, 1e9),
+}
+#: Texts that show values of the user's.
+_VALUES: Mapping[str, int] = {
+    "args": MOST_VALUE,
+    "kwargs": MOST_VALUE,
+    "result": MOST_VALUE,
+    "exception": MOST_VALUE,
+    "traceback": MOST_TRACEBACK,
+}
+
+
+class EventCheck:
+    """
+    Makes events that Flower can take from what the broker delivers.
+
+    Used by the one thread that receives events; the counters may be read by any.
+    """
+
+    def __init__(self, redactor: Redactor, clock: Clock) -> None:
+        #: Events that were refused, and fields of others that were left out.
+        self.refused = 0
+        self.fields_left_out = 0
+        self._redactor = redactor
+        self._clock = clock
+        self._names: set[str] = set()
+        self._types: set[str] = set()
+
+    def refuse(self, why: str) -> None:
+        """Count an event that can't be taken."""
+        self.refused += 1
+        if self.refused == 1:
+            logger.warning(
+                "An event on the broker was refused: %s. Further ones are only counted, on the page Statistics. If no "
+                "worker of yours sends such events, somebody else publishes on your broker.",
+                why,
+            )
+
+    def checked(self, event: Any) -> dict[str, Any] | None:
+        """The event as Celery would have sent it, or None, which is counted."""
+        try:
+            return self._checked(event)
+        except Refused as error:
+            self.refuse(str(error))
+            return None
+
+    def _checked(self, event: Any) -> dict[str, Any]:
+        if not isinstance(event, dict):
+            raise Refused("it is not a mapping")
+        kind = event.get("type")
+        match = _TYPE.fullmatch(kind) if isinstance(kind, str) else None
+        if match is None or not self._known(self._types, str(kind), MOST_TYPES):
+            raise Refused("it has no valid type")
+        fields: Mapping[str, Callable[[Any], Any]] = {"task": _TASK, "worker": _WORKER}.get(match["group"], _COMMON)
+        found = {
+            "type": kind,
+            "hostname": self._needed(event, "hostname", _name),
+            "timestamp": self._needed(event, "timestamp", _number(1.0, self._clock.now_s() + MOST_AHEAD_S)),
+        }
+        if fields is _TASK:
+            if not match["subject"]:
+                raise Refused("it has no valid type")
+            found["uuid"] = self._needed(event, "uuid", _name)
+        for name, check in fields.items():
+            value = event.get(name)
+            if value is None or value == "" or name in found:
+                continue
+            try:
+                found[name] = check(value)
+            except Refused:
+                self.fields_left_out += 1
+        if fields is _TASK:
+            self._add_values(event, found)
+        return found
+
+    @staticmethod
+    def _needed(event: dict[str, Any], name: str, check: Callable[[Any], Any]) -> Any:
+        try:
+            return check(event.get(name))
+        except Refused:
+            raise Refused(f"its {name} is missing or not what it should be") from None
+
+    def _add_values(self, event: dict[str, Any], found: dict[str, Any]) -> None:
+        for name, most in _VALUES.items():
+            value = event.get(name)
+            if isinstance(value, str):
+                found[name] = text_of(value, self._redactor, most)
+            elif value is not None:
+                self.fields_left_out += 1
+        if "name" in found and not self._known(self._names, found["name"], MOST_NAMES):
+            del found["name"]
+            self.fields_left_out += 1
+
+    @staticmethod
+    def _known(names: set[str], name: str, most: int) -> bool:
+        if name not in names:
+            if len(names) >= most:
+                return False
+            names.add(name)
+        return True
