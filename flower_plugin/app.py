@@ -21,7 +21,7 @@ from celery_trace.settings import Settings
 from flower_plugin import upstream, wire
 from flower_plugin.broker import BrokerLink
 from flower_plugin.facts import Facts
-from flower_plugin.gate import FLOWER_POLICY, Gate, Gatekeeper
+from flower_plugin.gate import Gate, Gatekeeper
 from flower_plugin.handlers import NotFoundHandler
 from flower_plugin.jobs import Jobs
 from flower_plugin.live import LiveFeed
@@ -81,13 +81,14 @@ def _behind_the_gate(handler: type[RequestHandler]) -> type[RequestHandler]:
     else:
         roles = {"role": Role.LOOK, "change_role": Role.LIVE}
     more = {
-        "policy": FLOWER_POLICY,
         "for_people": not issubclass(handler, upstream.BaseApiHandler),
         "cacheable": issubclass(handler, upstream.StaticFileHandler),
         "__module__": __name__,
     }
     bases: tuple[type, ...] = (FlowerGate if issubclass(handler, upstream.FlowerHandler) else Gate, handler)
-    if issubclass(handler, upstream.RedactedResults.__base__):
+    if issubclass(handler, upstream.StaticFileHandler):
+        bases = (Gate, StaticFiles)
+    elif issubclass(handler, upstream.RedactedResults.__base__):
         bases = (bases[0], upstream.RedactedResults, handler)
     return type(f"Guarded{handler.__name__}", bases, {**roles, **more})
 
@@ -128,9 +129,27 @@ class FlowerGate(Gate):
 
 
 class StaticFiles(upstream.StaticFileHandler):  # type: ignore[misc]
-    """Flower's static files. Their addresses, a dozen on each page, are made once: the files do not change."""
+    """
+    Flower's static files and ours. Their addresses, a dozen on each page, are made once: the files do not change.
+
+    Flower's script is served with what :data:`flower_plugin.upstream.SCRIPT_FIXES` makes of it. Its address changes
+    with that, so no browser goes on with the one that it has.
+    """
 
     _addresses: ClassVar[dict[tuple[str, str, bool], str]] = {}
+    # Not Tornado's own, where the version of the file as Flower ships it may be.
+    _static_hashes: ClassVar[dict[str, str | None]] = {}
+
+    @classmethod
+    def get_content(cls, abspath: str, start: int | None = None, end: int | None = None) -> Any:
+        """The bytes to serve."""
+        fixed = upstream.fixed_script(abspath)
+        return super().get_content(abspath, start, end) if fixed is None else fixed[start:end]
+
+    def get_content_size(self) -> int:
+        """How many there are."""
+        fixed = upstream.fixed_script(str(self.absolute_path))
+        return int(super().get_content_size()) if fixed is None else len(fixed)
 
     @classmethod
     def make_static_url(cls, settings: dict[str, Any], path: str, include_version: bool = True) -> str:

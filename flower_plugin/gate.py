@@ -31,15 +31,10 @@ READ_ONLY = (
     "This monitor is read-only, so nothing can be changed here: it was started with --trace_read_only or --read_only."
 )
 
-#: Scripts only from our own files; styles likewise; nobody may frame us.
+#: Of every page, Flower's too: scripts and styles only from our own files, and no site may frame us.
 STRICT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-#: Flower's own pages carry one inline script and inline styles.
-FLOWER_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
 )
 
 

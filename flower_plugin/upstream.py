@@ -15,6 +15,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,6 +65,7 @@ __all__ = [
     "StaticFileHandler",
     "apply_environment",
     "define_options",
+    "fixed_script",
     "flower_settings",
     "flower_template_folder",
     "login_handler",
@@ -208,6 +211,18 @@ SPLICES: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 
 
+#: What our pages' policy does not let run or apply: (in Flower's template, what stands there instead).
+REPLACED: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "workers.html": (
+        (
+            r"<script[^>]*>\s*var autorefresh = \{\{ autorefresh \}\};\s*</script>",
+            '<input type="hidden" id="trace-autorefresh" value="{{ autorefresh }}">',
+        ),
+    ),
+    "worker.html": ((r'<th style="width: 125px;"></th>', '<th class="tr-on-flower-action"></th>'),),
+}
+
+
 def splice(name: str, text: str) -> str:
     """
     One of Flower's templates with our parts in it.
@@ -221,7 +236,48 @@ def splice(name: str, text: str) -> str:
             logger.warning("Flower's %s has no %r any more; our part is left out of it.", name, pattern)
             continue
         text = text[: found.start()] + ours + text[found.start() :]
+    return _replaced(name, text, REPLACED.get(name, ()))
+
+
+def _replaced(name: str, text: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    for pattern, ours in pairs:
+        text, number = re.subn(pattern, lambda match, ours=ours: match.expand(ours), text)  # type: ignore[misc]
+        if not number:
+            logger.warning("Flower's %s has no %r any more; it was to be %r.", name, pattern, ours)
     return text
+
+
+#: Where Flower's script makes markup or an address of a value as it came: (what stands there, what it must be).
+#: DataTables writes what a column's ``render`` returns to ``innerHTML``, and what it returns for a search as well.
+SCRIPT_FIXES: tuple[tuple[str, str], ...] = (
+    # A list or an object passed as it was, and its items are markup once it is text.
+    (
+        r"return typeof d === 'string' \?\s*d\.replace(.+) :\s*d;",
+        r"return d === null || d === undefined ? '' : String(d).replace\1;",
+    ),
+    (r"var count = data \|\| 0;", "var count = Number(data) || 0;"),
+    (
+        r"return type === 'display' \? workerNameLink\(data\) : data;",
+        "return type === 'display' ? workerNameLink(data) : htmlEscapeEntities(data);",
+    ),
+    (r"return data\.join\(' '\);", "return htmlEscapeEntities(data.join(' '));"),
+    # An id or a name with a slash in it is another address: a button for one task would do something else.
+    (
+        r"(url_prefix\(\) \+ '/api/[a-z/-]+/' \+) (workername|taskname|taskid),",
+        r"\1 encodeURIComponent(\2),",
+    ),
+    (r"show_alert\(\$\(data\.responseText\)\.text\(\), ", "show_alert(data.responseText, "),
+    # The template said it in an inline script.
+    (r"if \(autorefresh !== 0\)", "if ($('#trace-autorefresh').val() !== '0')"),
+)
+
+
+@cache
+def fixed_script(path: str) -> bytes | None:
+    """What to serve in the place of one of Flower's static files; None where it is served as it is."""
+    if Path(path) != Path(flower_urls.settings["static_path"]) / "js" / "flower.js":
+        return None
+    return _replaced("flower.js", Path(path).read_text(encoding="utf-8"), SCRIPT_FIXES).encode()
 
 
 # --- events ------------------------------------------------------------------------------------------

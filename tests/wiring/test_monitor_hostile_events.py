@@ -10,6 +10,7 @@ import pytest
 from kombu import Exchange
 
 from flower_plugin import events as checks
+from flower_plugin import upstream
 from tests.support.hostile_text import TEXTS, nested, odd_values
 from tests.support.monitor_app import Client, eventually, make_monitor, serving
 
@@ -335,3 +336,9 @@ def test_a_clock_from_an_event_stays_in_a_range_that_can_be_counted_on(monitor):
     before = app.capp.clock.value
     deliver(app, [event("worker-heartbeat", clock=value) for value in (10**400, "9" * 400, -5, True, [1], nested(100))])
     assert before <= app.capp.clock.value < before + 100
+
+
+def test_the_address_of_a_task_or_worker_can_not_become_another_address():
+    script = upstream.fixed_script(f"{upstream.flower_urls.settings['static_path']}/js/flower.js").decode()
+    assert not re.findall(r"url: url_prefix\(\) \+ '[^']+/' \+ \w+,", script)
+    assert len(re.findall(r"url: url_prefix\(\) \+ '[^']+/' \+ encodeURIComponent\(\w+\),", script)) == 11
