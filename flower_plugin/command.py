@@ -151,7 +151,7 @@ def make_application(app: Any, settings: Settings) -> tuple[MonitorApplication, 
         max_workers_in_memory=options.max_workers,
         max_tasks_in_memory=options.max_tasks,
         link=link,
-        check=EventCheck(Redactor(settings.redact), clock),
+        check=EventCheck(Redactor(settings.redact), clock, lambda name: name in app.tasks),
     )
     monitor = MonitorApplication(
         capp=app,

@@ -34,9 +34,16 @@ MOST_VALUE = 16 * 1024
 MOST_TRACEBACK = 64 * 1024
 #: Characters of a name or an id.
 MOST_NAME = 400
-#: Different names of tasks, and different types of events, that are told apart. Flower and Prometheus' client keep a
-#: series for each as long as the monitor lives.
+#: Different names of tasks that the monitor's app does not have, and different types of an application's own events,
+#: that are told apart. Flower and Prometheus' client keep a series for each as long as the monitor lives.
 MOST_NAMES, MOST_TYPES = 10_000, 500
+#: Celery's own, which somebody who makes up others can't crowd out.
+_CELERYS = frozenset(
+    (
+        "worker-online", "worker-heartbeat", "worker-offline", "task-sent", "task-received", "task-started",
+        "task-succeeded", "task-failed", "task-retried", "task-revoked", "task-rejected", "task-cancelled",
+    )
+)  # fmt: skip
 
 
 class Refused(Exception):
@@ -70,6 +77,15 @@ def _name(value: Any, most: int = MOST_NAME) -> str:
     if not value.isprintable() and ("\n" in value or "\t" in value or visible(value) != value):
         raise Refused
     return value
+
+
+def is_name(value: Any) -> bool:
+    """Whether something can be the name of a worker."""
+    try:
+        _name(value)
+    except Refused:
+        return False
+    return True
 
 
 def _load(value: Any) -> list[float]:
@@ -126,14 +142,22 @@ class EventCheck:
     Makes events that Flower can take from what the broker delivers.
 
     Used by the one thread that receives events; the counters may be read by any.
+
+    Args:
+        redactor: Takes the secrets out.
+        clock: What is in the future.
+        has_task: Whether the monitor's app has a task of a name.
     """
 
-    def __init__(self, redactor: Redactor, clock: Clock) -> None:
+    def __init__(
+        self, redactor: Redactor, clock: Clock, has_task: Callable[[str], bool] = frozenset[str]().__contains__
+    ) -> None:
         #: Events that were refused, and fields of others that were left out.
         self.refused = 0
         self.fields_left_out = 0
         self._redactor = redactor
         self._clock = clock
+        self._has_task = has_task
         self._names: set[str] = set()
         self._types: set[str] = set()
 
@@ -160,8 +184,10 @@ class EventCheck:
             raise Refused("it is not a mapping")
         kind = event.get("type")
         match = _TYPE.fullmatch(kind) if isinstance(kind, str) else None
-        if match is None or not self._known(self._types, str(kind), MOST_TYPES):
+        if match is None:
             raise Refused("it has no valid type")
+        if kind not in _CELERYS and not self._known(self._types, match.group(), MOST_TYPES):
+            raise Refused("there are too many different types")
         fields: Mapping[str, Callable[[Any], Any]] = {"task": _TASK, "worker": _WORKER}.get(match["group"], _COMMON)
         found = {
             "type": kind,
@@ -198,7 +224,8 @@ class EventCheck:
                 found[name] = text_of(value, self._redactor, most)
             elif value is not None:
                 self.fields_left_out += 1
-        if "name" in found and not self._known(self._names, found["name"], MOST_NAMES):
+        name = str(found.get("name", ""))
+        if name and not self._has_task(name) and not self._known(self._names, name, MOST_NAMES):
             del found["name"]
             self.fields_left_out += 1
 

@@ -45,7 +45,7 @@ from tornado.web import RequestHandler, StaticFileHandler
 
 from celery_trace.redaction import Redactor
 from flower_plugin.broker import BrokerLink
-from flower_plugin.events import EventCheck
+from flower_plugin.events import EventCheck, is_name
 from flower_plugin.redacted import redacted, redacted_settings, text_of
 
 __all__ = [
@@ -467,13 +467,33 @@ class MonitorInspector(Inspector):  # type: ignore[misc]
         super().__init__(io_loop, capp, timeout_s)
         self._redactor = redactor
 
-    def _on_update(self, workername: str, method: str, response: Any) -> None:
+    def _inspect(self, method: str, workername: str | None) -> None:
+        """Ask one command, in a thread: thousands of tasks take a while to redact."""
+        inspect = self.capp.control.inspect(timeout=self.timeout, destination=[workername] if workername else None)
         try:
-            shown = _inspected(method, response, self._redactor)
-        except _NoAnswer as error:
-            logger.warning("What %.100r answered to %s can't be shown: %s", workername, method, error)
+            answers = inspect.active(safe=True) if method == "active" else getattr(inspect, method)()
+        except Exception as error:
+            if not self._is_connection_error(error):
+                raise
+            answers = None
+        if answers is None:
+            logger.warning("No worker answered to %s", method)
             return
-        super()._on_update(workername, method, shown)
+        for name, answer in answers.items():
+            if answer is not None:
+                self.keep(name, method, answer)
+
+    def keep(self, name: str, method: str, answer: Any) -> None:
+        """Put what a worker answered onto Flower's pages, in the loop's next round."""
+        if not is_name(name):
+            logger.warning("Something answered to %s that no worker is called: %.100r", method, name)
+            return
+        try:
+            shown = _inspected(method, answer, self._redactor)
+        except _NoAnswer as error:
+            logger.warning("What %s answered to %s can't be shown: %s", name, method, error)
+            return
+        self.io_loop.add_callback(self._on_update, name, method, shown)
 
 
 class _NoAnswer(Exception):
@@ -489,11 +509,9 @@ def _inspected(method: str, response: Any, redactor: Redactor) -> Any:
     """
     if not isinstance(response, dict if method in {"stats", "conf"} else list):
         raise _NoAnswer(f"it is of type {type(response).__name__}")
-    if isinstance(response, dict) and method == "conf":
-        return redacted_settings(response, redactor)
-    shown = redacted(response, redactor)
-    if method == "stats":
-        return _stats(shown)
+    if isinstance(response, dict):
+        return redacted_settings(response, redactor) if method == "conf" else _stats(redacted(response, redactor))
+    shown = [redacted(one, redactor) for one in response]  # each may be as large as a value can be
     if method in {"registered", "revoked"}:
         return [one for one in shown if isinstance(one, str) and one]
     return [_TASKS[method](one) for one in shown if isinstance(one, dict)]

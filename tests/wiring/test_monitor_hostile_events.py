@@ -9,6 +9,8 @@ from urllib.parse import quote
 import pytest
 from kombu import Exchange
 
+from celery_trace.clock import SystemClock
+from celery_trace.redaction import Redactor
 from flower_plugin import events as checks
 from flower_plugin import upstream
 from tests.support.hostile_text import TEXTS, nested, odd_values
@@ -229,6 +231,14 @@ def test_names_of_workers_that_are_gone_take_no_room(monitor):
     assert len(held & {f"celery@{number}" for number in range(200)}) <= 10
 
 
+def test_a_task_of_the_app_has_its_name_however_many_others_were_made_up(monkeypatch):
+    monkeypatch.setattr(checks, "MOST_NAMES", 20)
+    check = checks.EventCheck(Redactor(), SystemClock(), {"shop.pay"}.__contains__)
+    names = [check.checked(event("task-sent", name=f"name-{number}")).get("name") for number in range(50)]
+    assert names[20:] == [None] * 30
+    assert check.checked(event("task-sent"))["name"] == "shop.pay"
+
+
 def test_types_and_names_without_an_end_are_bounded(monitor, monkeypatch):
     app, _ = monitor
     monkeypatch.setattr(checks, "MOST_NAMES", 20)
@@ -236,7 +246,9 @@ def test_types_and_names_without_an_end_are_bounded(monitor, monkeypatch):
     deliver(app, [event("task-received", uuid=f"u{number}", name=f"name-{number}") for number in range(50)])
     assert len(app.events.state.task_types()) == 20
     deliver(app, [event(f"shop-{number}") for number in range(50)])
-    assert len(app.events.state.counter["celery@sound"]) == 30
+    assert len(app.events.state.counter["celery@sound"]) == 31  # and task-received, which is Celery's own
+    deliver(app, [event("worker-heartbeat", active=3)])
+    assert app.events.state.workers["celery@sound"].active == 3
 
 
 METHODS = ("stats", "active_queues", "registered", "scheduled", "active", "reserved", "revoked", "conf")
@@ -276,12 +288,28 @@ def test_whatever_a_worker_answers_its_page_comes(answering, answers):
     name = "celery@answers"
     app.inspector.workers.clear()
     for method, answer in {**{name: [] for name in METHODS}, "stats": {}, "conf": {}}.items():
-        app.inspector._on_update(name, method, answer)
+        app.inspector.keep(name, method, answer)
     for method, answer in answers.items():
-        app.inspector._on_update(name, method, answer)
+        app.inspector.keep(name, method, answer)
     for path in (f"/worker/{name}", "/api/workers", f"/api/workers?workername={name}"):
         assert get(path).status == 200, path
     json.loads(get("/api/workers").text, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "\ud800", "x\u202ey", "x" * 1000, None, 5])
+def test_an_answer_of_nobody_is_not_kept(answering, name):
+    app, get = answering
+    before = set(app.inspector.workers)
+    app.inspector.keep(name, "revoked", ["x"])
+    assert get("/api/workers").status == 200
+    assert set(app.inspector.workers) == before
+
+
+def test_a_worker_with_very_many_waiting_tasks_keeps_them_all(answering):
+    app, get = answering
+    request = {"id": "x", "name": "shop.pay", "args": "()", "kwargs": "{}", "more": list(range(20))}
+    app.inspector.keep("celery@many", "scheduled", [{"request": request, "eta": "x"}] * 3000)
+    assert len(get("/api/workers").json()["celery@many"]["scheduled"]) == 3000
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def monitor(tmp_path_factory, formatted):
                 "beat_schedule": {"pay": {"args": [TEXT], "kwargs": TREE}}, "task_default_queue": "shop-queue",
             },
         }.items():  # fmt: skip
-            app.inspector._on_update("celery@x", method, answer)
+            app.inspector.keep("celery@x", method, answer)
         yield base, app
 
 
