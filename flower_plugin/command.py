@@ -265,8 +265,8 @@ def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None
         sys.stderr.write(
             f"The monitor does not take --{name}: Flower would keep arguments and results of tasks in a file that is "
             "read with pickle, so whoever can write it runs code here. Start without it (also in flowerconfig.py and "
-            "FLOWER_*). Failures, leaks, runs and alerts are in the store and outlive a restart; only Flower's own "
-            "lists of tasks and workers begin empty.\n"
+            "FLOWER_*), and delete the file if there is one. Failures, leaks, runs and alerts are in the store and "
+            "outlive a restart; only Flower's own lists of tasks and workers begin empty.\n"
         )
         raise SystemExit(2)
     if not options.address and not options.unix_socket:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from base64 import b64encode
+from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from flower_plugin.audit import AuditLog
 from flower_plugin.gate import Gate, Hosts
 from flower_plugin.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, Sessions
 from flower_plugin.roles import Role
+from flower_plugin.upstream import flower_template_folder, splice
 from tests.support.monitor_app import PASSWORD, Client, forget_guesses, make_monitor, serving
 
 
@@ -402,10 +404,32 @@ def test_security_headers_stand_on_every_answer(client):
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
         assert headers["Access-Control-Allow-Origin"] is None
     client.log_in()
-    policy = client.get("/trace/leaks").headers["Content-Security-Policy"]
-    assert "script-src 'self';" in policy
-    assert "unsafe-inline" not in policy
     assert client.get("/trace").headers["Cache-Control"] == "no-store"
+
+
+#: A script, a style or a handler of an event within a page.
+INLINE = re.compile(r"<script(?![^>]*(\bsrc=|application/json))[^>]*>|\sstyle=|<[^>]*\son[a-z]+=")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/workers", "/tasks", "/task/x", "/worker/x", "/broker", "/api/workers", "/api/tasks", "/nowhere", "/logout",
+     "/login", "/metrics", "/static/js/flower.js", "/trace", "/trace/leaks", "/trace/nowhere", "/api/trace/leaks"],
+)  # fmt: skip
+def test_no_page_of_ours_or_flowers_may_run_an_inline_script_and_none_has_one(client, path):
+    client.log_in()
+    answer = client.get(path)
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in policy
+    if answer.headers["Content-Type"].startswith("text/html"):
+        assert not INLINE.search(answer.text)
+
+
+@pytest.mark.parametrize("path", sorted(Path(flower_template_folder()).glob("*.html")), ids=lambda path: path.name)
+def test_no_template_of_flowers_has_anything_inline_once_it_is_spliced(path, caplog):
+    assert not INLINE.search(splice(path.name, path.read_text()))
+    assert not caplog.records  # each place that we change is there
 
 
 def test_flowers_open_api_switch_opens_nothing_here(monitor, client, monkeypatch):

@@ -366,7 +366,9 @@ def test_a_clock_from_an_event_stays_in_a_range_that_can_be_counted_on(monitor):
     assert before <= app.capp.clock.value < before + 100
 
 
-def test_the_address_of_a_task_or_worker_can_not_become_another_address():
+def test_the_address_of_a_task_or_worker_can_not_become_another_address(caplog):
+    upstream.fixed_script.cache_clear()
     script = upstream.fixed_script(f"{upstream.flower_urls.settings['static_path']}/js/flower.js").decode()
     assert not re.findall(r"url: url_prefix\(\) \+ '[^']+/' \+ \w+,", script)
     assert len(re.findall(r"url: url_prefix\(\) \+ '[^']+/' \+ encodeURIComponent\(\w+\),", script)) == 11
+    assert not caplog.records  # each place of Flower's script that we change is there

@@ -429,10 +429,11 @@ def test_every_list_is_calm_when_there_is_nothing(nothing, visit, page):
 
 
 def test_metrics_parse_and_carry_no_task_id_and_no_pid(queries):
-    text = render(take(queries)).decode()
+    text = render(take(queries, {"refused": 3})).decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert set(families) == {
         "celery_trace_store_up",
+        "celery_trace_events",
         "celery_trace_task_kept_bytes",
         "celery_trace_process_resident_memory_bytes",
         "celery_trace_task_failures",
