@@ -40,6 +40,7 @@ from flower.views.error import NotFoundErrorHandler
 from flower.views.monitor import Metrics as FlowerMetrics
 from flower.views.tasks import TasksDataTable, TasksView, TaskView
 from flower.views.workers import WorkerView
+from kombu.exceptions import OperationalError
 from tornado.options import define
 from tornado.web import RequestHandler, StaticFileHandler
 
@@ -86,6 +87,9 @@ logger = logging.getLogger("celery_trace.monitor")
 SHOWS_VALUES = (TasksView, TasksDataTable, TaskView, WorkerView, ListTasks, TaskInfo, TaskResult, ListWorkers)
 #: Those whose POST only reads.
 READS_BY_POST = (TasksDataTable,)
+
+#: The wait after a message that can't be read, seconds: should each fail alike, the thread is no burden.
+RUBBISH_S = 0.05
 
 #: What Flower's option ``--db`` holds where nobody gave it.
 NO_DATABASE = "flower"
@@ -290,6 +294,9 @@ class CheckedReceiver(EventReceiver):  # type: ignore[misc]
     Celery's own reads the clock and the time of an event as they came, and one that is ill-formed ends the connection.
     """
 
+    #: kombu would try without end to connect again, and nobody would be told that the broker is gone.
+    connect_max_retries = 1
+
     def __init__(self, connection: Any, *, check: EventCheck, take: Callable[[dict[str, Any]], None], app: Any) -> None:
         super().__init__(connection, handlers={"*": take}, app=app)
         self._check = check
@@ -437,12 +444,32 @@ class MonitorEvents(Events):  # type: ignore[misc]
                     self._link.up()
                     wait_s = 0.5
                     self.io_loop.add_callback(self.io_loop.run_in_executor, None, self._wake_workers)
-                    receiver.capture(limit=None, timeout=None, wakeup=False)
+                    self._capture(receiver, connection)
             except Exception as error:
                 # Any driver raises its own kind here, and this thread must outlive them all.
                 self._link.down(error)
                 self._sleep(wait_s)
                 wait_s = min(wait_s * 2, BROKER_RETRY_S)
+
+    def _capture(self, receiver: CheckedReceiver, connection: Any) -> None:
+        """
+        Receive until the connection is gone.
+
+        A message that is none ends kombu's loop as well, long before it is decoded: the envelope that transports such
+        as Redis put around it has to be right too. The broker is there all the same, so go on over the next connection.
+        """
+        errors = (*connection.connection_errors, *connection.channel_errors, OperationalError)
+        # For Redis kombu counts the KeyError among them that an odd envelope raises.
+        gone = tuple(kind for kind in errors if not issubclass(kind, LookupError))
+        while not self._closing.is_set():
+            try:
+                receiver.capture(limit=None, timeout=None, wakeup=False)
+                return
+            except gone:
+                raise
+            except Exception as error:
+                self.check.refuse(f"its message can't be read ({type(error).__name__}: {error!s:.100})")
+                self._sleep(RUBBISH_S)
 
     def _wake_workers(self) -> None:
         """

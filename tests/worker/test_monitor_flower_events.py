@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import redis
 from celery import Celery
 from celery.events.event import get_exchange
 
@@ -83,3 +84,23 @@ def test_a_forged_heartbeat_changes_no_figure_and_breaks_no_page(standing):
     (worker,) = get("/workers?json=1").json()["data"]
     assert isinstance(worker["active"], int)
     assert worker["status"] is True
+
+
+RUBBISH = (b"{}", b"[]", b"7", b"no json", b"[" * 100_000, b'{"body": 5, "properties": {}}', b"\xff", b"null")
+
+
+def test_rubbish_on_the_brokers_channel_is_counted_and_the_broker_is_still_there(standing, own_broker_url, tmp_path):
+    _, node, get = standing
+    server = redis.Redis.from_url(own_broker_url)
+    channel = f"/{server.connection_pool.connection_kwargs['db']}.celeryev/worker.heartbeat"
+
+    def heartbeats():
+        return get("/workers?json=1").json()["data"][0].get("worker-heartbeat", 0)
+
+    for raw in RUBBISH:
+        wait_until(lambda raw=raw: server.publish(channel, raw) > 0, "somebody listens")
+    so_far = heartbeats()
+    wait_until(lambda: heartbeats() > so_far, "the worker's next heartbeat is taken")
+    assert fates(get)["refused"] > 0
+    assert get(f"/workers?worker={node}").status == 200
+    assert "The broker does not answer" not in (tmp_path / "monitor.log").read_text()
