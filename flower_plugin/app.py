@@ -20,6 +20,7 @@ from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings
 from flower_plugin import upstream, wire
 from flower_plugin.broker import BrokerLink
+from flower_plugin.calls import Calls, parameters_of
 from flower_plugin.facts import Facts
 from flower_plugin.gate import Gate, Gatekeeper
 from flower_plugin.handlers import NotFoundHandler
@@ -219,8 +220,9 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         super().__init__(options=options, capp=capp, events=events, **settings)
         #: The one that decides what Flower's pages and answers show; the same names as in traced processes.
         self.redactor = Redactor(trace_settings.redact)
+        calls = Calls(self.redactor, parameters_of(self.capp))
         self.inspector = upstream.MonitorInspector(
-            self.io_loop, self.capp, options.inspect_timeout / 1000.0, self.redactor
+            self.io_loop, self.capp, options.inspect_timeout / 1000.0, self.redactor, calls
         )
         #: Where people reach it, with the prefix; known when it listens. Alerts link to it.
         self.public_address = ""

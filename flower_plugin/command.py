@@ -28,6 +28,7 @@ from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
 from flower_plugin.audit import AuditLog
 from flower_plugin.broker import BrokerLink
+from flower_plugin.calls import Calls, parameters_of
 from flower_plugin.events import EventCheck
 from flower_plugin.facts import open_facts
 from flower_plugin.gate import Gatekeeper, Hosts
@@ -144,6 +145,7 @@ def make_application(app: Any, settings: Settings) -> tuple[MonitorApplication, 
     keeper, generated = make_gatekeeper(options, settings, clock)
     link = BrokerLink(clock)
     loop = IOLoop.instance()
+    redactor = Redactor(settings.redact)
     events = MonitorEvents(
         app,
         loop,
@@ -151,7 +153,7 @@ def make_application(app: Any, settings: Settings) -> tuple[MonitorApplication, 
         max_workers_in_memory=options.max_workers,
         max_tasks_in_memory=options.max_tasks,
         link=link,
-        check=EventCheck(Redactor(settings.redact), clock, lambda name: name in app.tasks),
+        check=EventCheck(redactor, clock, Calls(redactor, parameters_of(app))),
     )
     monitor = MonitorApplication(
         capp=app,

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery_trace.clock import Clock
-from celery_trace.redaction import Redactor
+from celery_trace.redaction import Redactor, Scrubber
+from flower_plugin.calls import Calls
 from flower_plugin.redacted import text_of
 from flower_plugin.wording import visible
 
@@ -37,6 +39,8 @@ MOST_NAME = 400
 #: Different names of tasks that the monitor's app does not have, and different types of an application's own events,
 #: that are told apart. Flower and Prometheus' client keep a series for each as long as the monitor lives.
 MOST_NAMES, MOST_TYPES = 10_000, 500
+#: Tasks whose secrets are remembered.
+MOST_LEARNED = 10_000
 #: Celery's own, which somebody who makes up others can't crowd out.
 _CELERYS = frozenset(
     (
@@ -146,18 +150,18 @@ class EventCheck:
     Args:
         redactor: Takes the secrets out.
         clock: What is in the future.
-        has_task: Whether the monitor's app has a task of a name.
+        calls: Finds those that only the name of a parameter gives away.
     """
 
-    def __init__(
-        self, redactor: Redactor, clock: Clock, has_task: Callable[[str], bool] = frozenset[str]().__contains__
-    ) -> None:
+    def __init__(self, redactor: Redactor, clock: Clock, calls: Calls) -> None:
         #: Events that were refused, and fields of others that were left out.
         self.refused = 0
         self.fields_left_out = 0
         self._redactor = redactor
         self._clock = clock
-        self._has_task = has_task
+        self._calls = calls
+        #: Secrets of tasks by id: a later event may quote them, as the message of an exception does.
+        self._learned: OrderedDict[str, Scrubber] = OrderedDict()
         self._names: set[str] = set()
         self._types: set[str] = set()
 
@@ -218,16 +222,27 @@ class EventCheck:
             raise Refused(f"its {name} is missing or not what it should be") from None
 
     def _add_values(self, event: dict[str, Any], found: dict[str, Any]) -> None:
+        scrubber = self._scrubber(event, found)
         for name, most in _VALUES.items():
             value = event.get(name)
             if isinstance(value, str):
-                found[name] = text_of(value, self._redactor, most)
+                found[name] = text_of(value, self._redactor, most, scrubber)
             elif value is not None:
                 self.fields_left_out += 1
         name = str(found.get("name", ""))
-        if name and not self._has_task(name) and not self._known(self._names, name, MOST_NAMES):
+        if name and not self._calls.knows(name) and not self._known(self._names, name, MOST_NAMES):
             del found["name"]
             self.fields_left_out += 1
+
+    def _scrubber(self, event: dict[str, Any], found: dict[str, Any]) -> Scrubber | None:
+        args, kwargs = event.get("args"), event.get("kwargs")
+        if isinstance(args, str) or isinstance(kwargs, str):
+            learned = self._calls.scrubber(str(found.get("name", "")), args, kwargs)
+            if learned is not None:
+                self._learned[found["uuid"]] = learned
+                if len(self._learned) > MOST_LEARNED:
+                    self._learned.popitem(last=False)
+        return self._learned.get(found["uuid"])
 
     @staticmethod
     def _known(names: set[str], name: str, most: int) -> bool:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from celery_trace.redaction import MARK, Redactor, is_card_number
+from celery_trace.redaction import MARK, Redactor, Scrubber, is_card_number
 from flower_plugin.wording import visible
 
 #: Characters of one text that are kept, how deep a value is followed, and how many values are kept in all.
@@ -27,23 +27,28 @@ _GREATEST = 2**63
 _SECRET_SETTINGS = frozenset({"trace_shell_key", "trace_alert_channels"})
 
 
-def text_of(text: str, redactor: Redactor, most: int = MOST_CHARACTERS) -> str:
-    """A text without secrets, cut to ``most`` characters, with control and direction characters spelled out."""
+def text_of(text: str, redactor: Redactor, most: int = MOST_CHARACTERS, scrubber: Scrubber | None = None) -> str:
+    """
+    A text without secrets, cut to ``most`` characters, with control and direction characters spelled out.
+
+    Args:
+        scrubber: Secrets that are known from elsewhere.
+    """
     cut = text if len(text) <= most else text[:most]
-    shown = redactor.text(cut)
+    shown = redactor.text(cut if scrubber is None else scrubber.text(cut))
     if not shown.isprintable():
         shown = visible(shown)
     return shown if cut is text else shown + CUT
 
 
-def redacted(value: Any, redactor: Redactor) -> Any:
+def redacted(value: Any, redactor: Redactor, scrubber: Scrubber | None = None) -> Any:
     """
     Any value as plain JSON types, without secrets.
 
     A value under a secret name is replaced as a whole. What JSON has no type for, such as NaN or an object, becomes
     text.
     """
-    return _Redaction(redactor).value(value, 0)
+    return _Redaction(redactor, scrubber).value(value, 0)
 
 
 def redacted_settings(settings: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
@@ -59,8 +64,9 @@ def redacted_settings(settings: Mapping[str, Any], redactor: Redactor) -> dict[s
 class _Redaction:
     """One pass over one value."""
 
-    def __init__(self, redactor: Redactor) -> None:
+    def __init__(self, redactor: Redactor, scrubber: Scrubber | None) -> None:
         self._redactor = redactor
+        self._scrubber = scrubber
         self._left = MOST_VALUES
 
     def value(self, value: Any, depth: int) -> Any:
@@ -68,7 +74,7 @@ class _Redaction:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
-            return text_of(value, self._redactor)
+            return text_of(value, self._redactor, scrubber=self._scrubber)
         if isinstance(value, int):
             return self._integer(value)
         if isinstance(value, float):
@@ -80,7 +86,7 @@ class _Redaction:
         if isinstance(value, list | tuple | set | frozenset):
             return self._items(value, depth)
         try:
-            return text_of(repr(value), self._redactor)
+            return text_of(repr(value), self._redactor, scrubber=self._scrubber)
         except Exception:
             # The repr of somebody's class; what it raises says nothing about the value.
             return f"<{type(value).__name__}>"

@@ -44,8 +44,9 @@ from kombu.exceptions import OperationalError
 from tornado.options import define
 from tornado.web import RequestHandler, StaticFileHandler
 
-from celery_trace.redaction import Redactor
+from celery_trace.redaction import Redactor, Scrubber
 from flower_plugin.broker import BrokerLink
+from flower_plugin.calls import Calls
 from flower_plugin.events import EventCheck, is_name
 from flower_plugin.redacted import redacted, redacted_settings, text_of
 
@@ -490,9 +491,10 @@ class MonitorEvents(Events):  # type: ignore[misc]
 class MonitorInspector(Inspector):  # type: ignore[misc]
     """Flower's inspection of workers, which keeps their answers redacted and in the shape that its pages expect."""
 
-    def __init__(self, io_loop: Any, capp: Any, timeout_s: float, redactor: Redactor) -> None:
+    def __init__(self, io_loop: Any, capp: Any, timeout_s: float, redactor: Redactor, calls: Calls) -> None:
         super().__init__(io_loop, capp, timeout_s)
         self._redactor = redactor
+        self._calls = calls
 
     def _inspect(self, method: str, workername: str | None) -> None:
         """Ask one command, in a thread: thousands of tasks take a while to redact."""
@@ -516,7 +518,7 @@ class MonitorInspector(Inspector):  # type: ignore[misc]
             logger.warning("Something answered to %s that no worker is called: %.100r", method, name)
             return
         try:
-            shown = _inspected(method, answer, self._redactor)
+            shown = _inspected(method, answer, self._redactor, self._calls)
         except _NoAnswer as error:
             logger.warning("What %s answered to %s can't be shown: %s", name, method, error)
             return
@@ -527,7 +529,7 @@ class _NoAnswer(Exception):
     """A worker's answer that none of Celery's has given."""
 
 
-def _inspected(method: str, response: Any, redactor: Redactor) -> Any:
+def _inspected(method: str, response: Any, redactor: Redactor, calls: Calls) -> Any:
     """
     An answer to an inspect command, redacted.
 
@@ -538,10 +540,19 @@ def _inspected(method: str, response: Any, redactor: Redactor) -> Any:
         raise _NoAnswer(f"it is of type {type(response).__name__}")
     if isinstance(response, dict):
         return redacted_settings(response, redactor) if method == "conf" else _stats(redacted(response, redactor))
-    shown = [redacted(one, redactor) for one in response]  # each may be as large as a value can be
+    # Each may be as large as a value can be.
+    shown = [redacted(one, redactor, _secrets_of(one, calls)) for one in response]
     if method in {"registered", "revoked"}:
         return [one for one in shown if isinstance(one, str) and one]
     return [_TASKS[method](one) for one in shown if isinstance(one, dict)]
+
+
+def _secrets_of(task: Any, calls: Calls) -> Scrubber | None:
+    """Those in the arguments of a task that a worker has."""
+    request = task.get("request", task) if isinstance(task, dict) else None
+    if not isinstance(request, dict) or not isinstance(request.get("name"), str):
+        return None
+    return calls.scrubber(request["name"], request.get("args"), request.get("kwargs"))
 
 
 def _stats(stats: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
 from flower_plugin.audit import AuditLog
 from flower_plugin.broker import BrokerLink
+from flower_plugin.calls import Calls, parameters_of
 from flower_plugin.events import EventCheck
 from flower_plugin.facts import Facts, open_facts
 from flower_plugin.gate import Gatekeeper, Hosts
@@ -107,6 +108,7 @@ def make_monitor(
     capp = Celery("shop", broker="memory://", set_as_current=False)
     link = BrokerLink(clock)
     credentials = Credentials(pairs, "" if pairs else password, token)
+    redactor = Redactor(settings.redact)
     keeper = Gatekeeper(
         credentials=credentials,
         roles=RoleMap.parse(roles),
@@ -141,7 +143,7 @@ def make_monitor(
             IOLoop.current(),
             max_tasks_in_memory=1000,
             link=link,
-            check=EventCheck(Redactor(settings.redact), clock),
+            check=EventCheck(redactor, clock, Calls(redactor, parameters_of(capp))),
         ),
         opener=opener,
         jobs=QuietJobs,

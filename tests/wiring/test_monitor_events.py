@@ -11,6 +11,7 @@ from celery_trace.clock import SystemClock
 from celery_trace.redaction import Redactor
 from flower_plugin import upstream
 from flower_plugin.broker import BrokerLink
+from flower_plugin.calls import Calls
 from flower_plugin.events import EventCheck
 from tests.support.monitor_app import QuietEvents
 
@@ -21,9 +22,8 @@ def with_events(test):
     async def main():
         capp = Celery("shop", broker="memory://", set_as_current=False)
         clock = SystemClock()
-        events = QuietEvents(
-            capp, IOLoop.current(), max_tasks_in_memory=100, link=BrokerLink(clock), check=EventCheck(Redactor(), clock)
-        )
+        check = EventCheck(Redactor(), clock, Calls(Redactor()))
+        events = QuietEvents(capp, IOLoop.current(), max_tasks_in_memory=100, link=BrokerLink(clock), check=check)
         told = []
         events.state.event = told.append
         await test(events, told)

@@ -7,8 +7,11 @@ from base64 import b64encode
 
 import pytest
 
+from celery_trace.clock import SystemClock
 from celery_trace.redaction import MARK, Redactor
 from celery_trace.settings import load
+from flower_plugin import events
+from flower_plugin.calls import Calls
 from flower_plugin.redacted import CUT, MOST_CHARACTERS, redacted, text_of
 from tests.support.hostile_text import TEXTS, nested, odd_values
 from tests.support.monitor_app import Client, eventually, make_monitor, serving
@@ -116,6 +119,85 @@ def test_no_secret_is_in_the_memory_of_events_nor_reaches_format_task(monitor, f
     (held,) = monitor[1].events.state.tasks.values()
     for task in (held, formatted[-1]):
         assert_without_secrets(json.dumps(task.as_dict(), default=str))
+
+
+LOGIN = {
+    "named": {"args": "('ada',)", "kwargs": "{'password': 'shown-nowhere', 'more': {'x': 1}}"},
+    "nested": {"args": "()", "kwargs": "{'who': [{'password': ['shown-nowhere']}]}"},
+    "positional": {"args": "('ada', 'shown-nowhere')", "kwargs": "{}"},
+    "of a bound task": {"name": "shop.bound", "args": "('ada', 'shown-nowhere')", "kwargs": "{}"},
+}
+
+
+@pytest.fixture(scope="module")
+def tasks(monitor):
+    @monitor[1].capp.task(name="shop.login")
+    def login(user, password):
+        raise AssertionError
+
+    @monitor[1].capp.task(name="shop.bound", bind=True)
+    def bound(self, user, password):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("call", LOGIN)
+def test_a_secret_that_a_parameters_name_tells_stands_in_no_later_event(monitor, tasks, call):
+    _, app = monitor
+    uuid = f"login {call}"
+    with app.capp.connection() as connection:
+        receiver = app.events.receiver(connection)
+        for kind, more in (
+            ("task-received", {"name": "shop.login", **LOGIN[call]}),
+            ("task-failed", {"exception": "ValueError('no: shown-nowhere')", "traceback": "x\nno: shown-nowhere\n"}),
+            ("task-succeeded", {"result": "'ada has shown-nowhere'"}),
+        ):
+            receiver.receive(
+                {"type": kind, "uuid": uuid, "hostname": "celery@y", "timestamp": time.time(), "clock": 1, **more}
+            )
+    eventually(lambda: not app.events._taking)
+    answer = get(monitor, f"/api/task/info/{uuid.replace(' ', '%20')}")
+    assert "shown-nowhere" not in answer.text
+    assert answer.json()["exception"] == f"ValueError('no: {MARK}')"
+    assert answer.json()["result"] == f"'ada has {MARK}'"
+    assert "ada" in get(monitor, f"/task/{uuid.replace(' ', '%20')}").text
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"args": ["ada", "shown-nowhere"], "kwargs": {}},
+        {"args": "('ada', 'shown-nowhere')", "kwargs": "{}"},
+        {"args": ["ada"], "kwargs": {"password": "shown-nowhere", "note": "it is shown-nowhere"}},
+    ],
+)
+@pytest.mark.parametrize("method", ["active", "scheduled", "reserved"])
+def test_a_secret_argument_of_a_task_that_a_worker_holds_is_not_shown(monitor, tasks, method, request_):
+    _, app = monitor
+    task = {"id": "u-9", "name": "shop.login", **request_}
+    app.inspector.keep("celery@y", method, [{"request": task} if method == "scheduled" else task])
+    text = get(monitor, "/api/workers").text
+    assert "ada" in text
+    assert "shown-nowhere" not in text
+
+
+def test_arguments_that_can_not_be_read_are_redacted_by_what_stands_beside_them():
+    calls = Calls(Redactor(), {"shop.login": ("user", "password")}.get)
+    for args in ("('ada', 'shown-no...", "(<Order 5>, 'x')", "(" * 5000, "x" * 100_000, "{[1]: 2}", None, 5, ["ada"]):
+        assert calls.scrubber("shop.login", args, "{'password': <secret>}") is None
+    assert calls.scrubber("shop.login", nested(100), {"password": nested(100)}) is None
+    assert calls.scrubber("shop.other", "('ada', 'x' * 9)", "{}") is None
+    assert not calls.knows("shop.other")
+
+
+def test_the_secrets_of_many_tasks_are_forgotten_in_turn(monkeypatch):
+    monkeypatch.setattr(events, "MOST_LEARNED", 10)
+    check = events.EventCheck(Redactor(), SystemClock(), Calls(Redactor()))
+    for number in range(100):
+        check.checked(
+            {"type": "task-sent", "uuid": f"u{number}", "hostname": "h", "timestamp": 1e9,
+             "kwargs": "{'password': 'opensesame'}"}
+        )  # fmt: skip
+    assert list(check._learned) == [f"u{number}" for number in range(90, 100)]
 
 
 def test_a_search_finds_no_secret(monitor):
