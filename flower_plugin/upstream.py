@@ -248,7 +248,7 @@ def _replaced(name: str, text: str, pairs: tuple[tuple[str, str], ...]) -> str:
     for pattern, ours in pairs:
         text, number = re.subn(pattern, lambda match, ours=ours: match.expand(ours), text)  # type: ignore[misc]
         if not number:
-            logger.warning("Flower's %s has no %r any more; it was to be %r.", name, pattern, ours)
+            logger.warning("Flower's %s no longer has %r, which should become %r.", name, pattern, ours)
     return text
 
 
@@ -333,8 +333,9 @@ class MonitorState(EventsState):  # type: ignore[misc]
     def _index_task(self, task: Any, evicted: Any) -> None:
         try:
             super()._index_task(task, evicted)
-        except (TypeError, RecursionError, MemoryError):
-            # Flower reads the keyword arguments as Python, and some are none: found by everything else, then.
+        except Exception:
+            # Flower reads the keyword arguments as Python, which may raise anything: {[]: 1}, "-" * 9000, a number too
+            # long to be printed. The task is found by everything else, then.
             bare = {name: getattr(task, name) for name in ("uuid", "name", "state", "worker", "args", "result")}
             self.search_engine.upsert(SimpleNamespace(**bare, kwargs=None))
 

@@ -213,11 +213,11 @@ def test_what_celery_sends_is_taken_as_it_is(monitor):
 
 def test_keyword_arguments_that_are_no_python_are_found_by_the_rest(monitor):
     app, get = monitor
-    for uuid, kwargs in (("odd", "{[1]: 2}"), ("deep", "-" * 9000 + "1")):
+    for uuid, kwargs in (("odd", "{[1]: 2}"), ("deep", "-" * 9000 + "1"), ("long", f"{{'x': 0x{'f' * 8000}}}")):
         deliver(app, [event("task-received", uuid=uuid, kwargs=kwargs)])
     assert app.events.not_understood == 0
     found = get(f"/tasks/datatable?{TABLE.format(sort='name')}&search%5Bvalue%5D=name:shop.pay").json()
-    assert {row["uuid"] for row in found["data"]} == {"odd", "deep"}
+    assert {row["uuid"] for row in found["data"]} == {"odd", "deep", "long"}
 
 
 def test_names_of_workers_that_are_gone_take_no_room(monitor):
