@@ -16,6 +16,7 @@ import msgspec
 import sqlalchemy as sa
 from msgspec import Struct
 
+from celery_trace import private_files
 from celery_trace.queries.cursors import after, ordered
 from celery_trace.refusals import Unavailable
 from celery_trace.stores import Store, schema
@@ -84,7 +85,7 @@ def write_json_lines(
     store: Store, folder: Path, names: Iterable[str] = tuple(TABLES), *, since_s: float | None = None
 ) -> Exported:
     """One ``<table>.jsonl`` for each table, 0600; an object a line, ``payload`` as an object of its own."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_files.make_folder(folder)
     exported = Exported({}, {})
     encoder = msgspec.json.Encoder()
     for name in names:
@@ -118,7 +119,7 @@ def write_parquet(
             "pyarrow is not installed",
             'pip install "celery-trace[parquet]", or export JSON Lines.',
         ) from None
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_files.make_folder(folder)
     exported = Exported({}, {})
     for name in names:
         table, _ = TABLES[name]
@@ -155,4 +156,4 @@ def _arrow_type(pyarrow: Any, column: sa.Column[Any]) -> Any:
 
 
 def _private(path: Path) -> Any:
-    return os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
+    return os.fdopen(private_files.create(path), "wb")

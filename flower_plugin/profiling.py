@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from celery_trace import private_files
 from celery_trace.probes.flamegraph import VIEWS, NoFlamegraph, Profiles
 from flower_plugin.api import ChangeHandler
 from flower_plugin.handlers import HtmlHandler
@@ -75,7 +76,7 @@ class FlamegraphHandler(HtmlHandler):
         if profile is None:
             raise Trouble(404, "There is no profile with this id.", "It may have given way to newer ones.")
         try:
-            page = profiles.flamegraph(profile, view).read_bytes()
+            page = private_files.read(profiles.flamegraph(profile, view))
         except (NoFlamegraph, OSError) as error:
             raise Trouble(409, "There is no flamegraph of this run.", str(error)) from error
         return page.replace(b"<head>", b"<head>" + STORAGE, 1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+
+from celery_trace import private_files
 
 STATUS_FILE = "collector.json"
 #: In the spool folder; whoever holds its lock is the folder's collector.
@@ -43,22 +44,13 @@ class Status(Struct, kw_only=True):
 
 def write_status(path: Path, status: Status) -> None:
     """Replace the file in one step. A full disk leaves the old one: the status is not worth more than the records."""
-    nascent = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        fd = os.open(nascent, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, msgspec.json.format(msgspec.json.encode(status), indent=1))
-        finally:
-            os.close(fd)
-        os.replace(nascent, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            nascent.unlink()
+    with contextlib.suppress(OSError):
+        private_files.replace(path, msgspec.json.format(msgspec.json.encode(status), indent=1))
 
 
 def read_status(folder: Path) -> Status | None:
     """The status that stands in ``trace_dir``; None where there is none that can be read."""
     try:
-        return msgspec.json.decode((folder / STATUS_FILE).read_bytes(), type=Status)
+        return msgspec.json.decode(private_files.read(folder / STATUS_FILE), type=Status)
     except (OSError, msgspec.DecodeError):
         return None

@@ -31,6 +31,7 @@ from typing import Final
 
 import msgspec
 
+from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
 from celery_trace.probes.source import WRAPPERS
@@ -136,17 +137,19 @@ class BlackBox:
             header = _encode(msgspec.structs.replace(process, counters=[], worker=process.worker[:200]))
         self._lock_path = path.with_suffix(".lock")
         self._lock = _hold(self._lock_path)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = -1
         try:
+            descriptor = private_files.create(path)
             # Not just a length: in a hole of the file, a full disk would kill the process at its next write.
             os.posix_fallocate(descriptor, 0, _SIZE)
             self._map: mmap.mmap | None = mmap.mmap(descriptor, _SIZE)
         except OSError:
-            path.unlink()
+            path.unlink(missing_ok=True)
             self._let_go()
             raise
         finally:
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
         self._map[: _HEADER.size + len(header)] = _HEADER.pack(_MAGIC, len(header)) + header
         try:
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
@@ -341,7 +344,7 @@ def _hold(path: Path) -> int:
     Locked before it has its name, so that nobody sees the file of a living process unlocked.
     """
     nascent = path.with_suffix(f".{os.getpid()}.box-nascent")
-    descriptor = os.open(nascent, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = private_files.create(nascent)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if path.exists():
         os.unlink(nascent)  # the spool's writer was first, and holds it
@@ -370,7 +373,7 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
             Now, if not given.
     """
     try:
-        data = path.read_bytes() if path.is_file() else b""  # a pipe of that name would never end
+        data = private_files.read(path)
     except OSError:
         return None
     if len(data) < _SIZE or not data.startswith(_MAGIC):

@@ -7,8 +7,10 @@ is of, ``<id>.peak.html`` and ``<id>.kept.html`` are made when somebody asks for
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+
+from celery_trace import private_files
 
 #: Profiles that a host keeps; the oldest give way.
 MOST_KEPT: Final = 20
@@ -93,17 +97,21 @@ class Profiles:
     def write(self, profile: Profile) -> None:
         """Keep what is known of a profile (0600), and let the oldest give way."""
         self.make_folder()
-        draft = self.folder / f"{profile.id}.{os.getpid()}.draft"
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(profile))
-        os.replace(draft, self.folder / f"{profile.id}.json")
+        private_files.replace(self.folder / f"{profile.id}.json", msgspec.json.encode(profile))
         for old in self.all()[MOST_KEPT:]:
             for path in self.folder.glob(f"{old.id}.*"):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def make_folder(self) -> None:
-        """The folder, for its owner alone."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """
+        The folder, for its owner alone.
+
+        Raises:
+            OSError: It can't be made, or others can write into it: memray opens its files by name.
+        """
+        private_files.make_part(self.folder)
+        private_files.check_guarded(self.folder)
 
     def flamegraph(self, profile: Profile, view: str = "peak") -> Path:
         """
@@ -117,20 +125,20 @@ class Profiles:
         if view not in VIEWS:
             raise NoFlamegraph(f"{view!r} is no view; there are {', '.join(VIEWS)}.")
         made = self.folder / f"{profile.id}.{view}.html"
-        if made.exists():
+        if _is_ours(made):
             return made
         if profile.state != "done":
             raise NoFlamegraph(profile.why or "The run that is profiled has not ended yet.")
         recording = self.recording(profile.id)
-        if not recording.exists():
-            raise NoFlamegraph(f"Its file {recording} is gone.")
+        if not _is_ours(recording):
+            raise NoFlamegraph(f"Its file {recording} is gone, or is none of ours.")
         if not available():
             raise NoFlamegraph(MISSING)
-        # Opened before memray writes, 0600; and nobody sees half a page.
-        descriptor, draft = tempfile.mkstemp(prefix=f"{profile.id}.", suffix=".draft", dir=self.folder)
-        os.close(descriptor)
+        # memray opens what it writes by name and follows a link there: so that name is in a new folder of our own.
+        room = Path(tempfile.mkdtemp(prefix=f"{profile.id}.", suffix=".draft", dir=self.folder))
+        draft = room / "page.html"
         try:
-            words = [sys.executable, "-m", "memray", "flamegraph", "--no-web", "--force", "--output", draft]
+            words = [sys.executable, "-m", "memray", "flamegraph", "--no-web", "--force", "--output", str(draft)]
             if view == "kept":
                 words.append("--leaks")
             done = subprocess.run(
@@ -140,6 +148,7 @@ class Profiles:
                 text=True,
                 errors="replace",
                 timeout=RENDER_S,
+                umask=0o077,
                 check=False,
             )
             if done.returncode:
@@ -149,15 +158,23 @@ class Profiles:
         except subprocess.TimeoutExpired:
             raise NoFlamegraph(f"memray took more than {RENDER_S:g} s. Its file is {recording}.") from None
         finally:
-            Path(draft).unlink(missing_ok=True)
+            shutil.rmtree(room, ignore_errors=True)
         return made
 
     @staticmethod
     def _read(path: Path) -> Profile | None:
         try:
-            return _lost(_profiles.decode(path.read_bytes()))
+            return _lost(_profiles.decode(private_files.read(path)))
         except (OSError, msgspec.DecodeError):
             return None
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        os.close(private_files.open_file(path, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 def _lost(profile: Profile) -> Profile:

@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
+from celery_trace import private_files
 from celery_trace.model import Kind, stable_id
 
 
@@ -71,8 +72,8 @@ class FolderLease:
         if held is not None and held[1] == os.getpid():
             return True
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            private_files.make_part(self._folder)
+            descriptor = private_files.open_file(path, os.O_RDWR | os.O_CREAT)
         except OSError:
             return False
         try:
@@ -91,7 +92,7 @@ class FolderLease:
 
     def note(self, kind: Kind, name: str) -> Note | None:
         try:
-            return msgspec.json.decode(self._path(kind, name, "note").read_bytes(), type=Note)
+            return msgspec.json.decode(private_files.read(self._path(kind, name, "note")), type=Note)
         except (OSError, msgspec.DecodeError):
             return None
 
@@ -101,10 +102,8 @@ class FolderLease:
             if note is None:
                 path.unlink(missing_ok=True)
                 return
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = path.with_suffix(f".{os.getpid()}.tmp")
-            draft.write_bytes(msgspec.json.encode(note))
-            draft.replace(path)
+            private_files.make_part(self._folder)
+            private_files.replace(path, msgspec.json.encode(note))
         except OSError:
             return  # a full disk costs the hand-over, not the task
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import ProcessRecord, new_id
@@ -136,7 +137,7 @@ class NextRunProfile:
         try:
             self._profiles.write(run.profile)
             # memray would make the file with whatever mode the umask leaves: it is made here, for its owner alone.
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.close(private_files.create(path))
             # Python's own allocator is followed too: what it keeps in its pools would look like kept by the task.
             tracker = memray.Tracker(
                 destination=memray.FileDestination(path, overwrite=True), trace_python_allocators=True
@@ -169,8 +170,8 @@ class NextRunProfile:
             self._running = None
             run.tracker.__exit__(None, None, None)
             path = self._profiles.recording(run.profile.id)
-            os.chmod(path, 0o600)
             try:
+                private_files.make_private(path)  # memray packs it into a new file at the end
                 with contextlib.closing(self._load().FileReader(path)) as reader:
                     peak, allocations = reader.metadata.peak_memory, reader.metadata.total_allocations
             except Exception as error:

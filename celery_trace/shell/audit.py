@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import AuditEntry, new_id
 from celery_trace.shell import native
 from celery_trace.shell.session import plain_text
+
+logger = logging.getLogger("celery_trace")
 
 #: Longest command text that an entry keeps, characters; the rest is named by its hash.
 COMMAND_LIMIT = 4096
@@ -85,15 +89,25 @@ class AuditLog:
 
     def _append(self, path: Path, line: bytes) -> None:
         with self._lock:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
-            descriptor = os.open(path, flags, 0o600)
+            private_files.make_trace_dir(path.parent)
+            descriptor = _open(path)
             try:
                 os.write(descriptor, line)
                 if os.fstat(descriptor).st_size > FILE_LIMIT_BYTES:
                     _turn_over(path, descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """The log, to append to. What is none of ours and has its name is renamed, so that the log goes on."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    try:
+        return private_files.open_file(path, flags)
+    except private_files.NotOurs as error:
+        aside = private_files.set_aside(path)
+        logger.warning("celery-trace: %s It was renamed to %s, and a new file was begun.", error, aside.name)
+        return private_files.open_file(path, flags)
 
 
 def _turn_over(path: Path, descriptor: int) -> None:

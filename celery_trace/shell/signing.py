@@ -17,13 +17,13 @@ import hashlib
 import hmac
 import os
 import secrets
-import stat
 import threading
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.settings import SettingError, Settings
 
@@ -250,7 +250,8 @@ def load_key(settings: Settings) -> bytes:
     processes that race, both read what one wrote.
 
     Raises:
-        SettingError: The key is too short, or its file can't be read or is open to others.
+        SettingError: The key is too short, or its file can't be read, is open to others, is another user's, or stands
+            behind a link.
     """
     spelled = settings.shell_key
     if spelled and not spelled.startswith("file:"):
@@ -273,15 +274,11 @@ def _checked(text: str, where: str) -> bytes:
 
 def _read_private(path: Path) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with open(descriptor, encoding="utf-8") as file:
-            status = os.fstat(file.fileno())
-            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise SettingError(
-                    f"The shell key {path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o}). "
-                    f"Whoever has it can run code in the workers. Do: chmod 600 {path}, and change the key."
-                )
-            return file.read(4096)
+        return private_files.read(path, 4096, secret=True).decode("utf-8")
+    except private_files.NotOurs as error:
+        raise SettingError(
+            f"The shell key {path} is refused: {error.why}. Who knows the key can run code in the workers. {error.next}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(
             f"Can't read the shell key {path}: {error}. Set trace_shell_key to the key or to file:PATH."
@@ -289,23 +286,21 @@ def _read_private(path: Path) -> str:
 
 
 def _make_key(path: Path) -> None:
-    if path.exists():
-        return
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    """The key of this ``trace_dir``; of several processes that need it at once, one makes it."""
+    folder = path.parent
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(secrets.token_hex(32) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            # A link fails if the name exists, a rename would replace it: so the first writer's key stays.
-            os.link(draft, path)
-        except FileExistsError:
+        private_files.make_trace_dir(folder)
+        private_files.check_guarded(folder)
+        if os.path.lexists(path):
             return
-        finally:
-            draft.unlink(missing_ok=True)
+        with private_files.locked(folder):
+            if not os.path.lexists(path):
+                private_files.replace(path, secrets.token_hex(32).encode() + b"\n", durable=True)
+    except private_files.NotOurs as error:
+        raise SettingError(
+            f"The shell key {path} is refused: in {folder}, {error.why}. Who can replace the key can run code in the "
+            f"workers. {error.next}"
+        ) from None
     except OSError as error:
         raise SettingError(
             f"Can't make the shell key {path}: {error}. Set trace_shell_key, or trace_dir to a writable place."

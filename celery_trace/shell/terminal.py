@@ -13,13 +13,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TextIO
 
 import msgspec
 
+from celery_trace import private_files
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.guard import Guard
 from celery_trace.model import AuditEntry, Failure, Kept, ShellLine, ShellView, new_id
@@ -341,19 +342,20 @@ def _line_editor(complete: Callable[[str, int], list[str]], history: Path) -> It
     readline.set_completer(completer)
     readline.set_completer_delims(" \t\n`~!@#$%^&*()-=+[{]}\\|;:'\",<>/?.")
     readline.parse_and_bind("tab: complete")
-    try:
-        readline.read_history_file(history)
-    except OSError:
-        readline.clear_history()
+    readline.clear_history()
+    with suppress(OSError):
+        for line in private_files.read(history).decode("utf-8", "replace").splitlines():
+            readline.add_history(line)
     try:
         yield
     finally:
         readline.set_completer(before[0])
         readline.set_completer_delims(before[1])
-        readline.set_history_length(HISTORY_LINES)
         with Guard("shell history"):
-            os.close(os.open(history, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            readline.write_history_file(history)
+            last = readline.get_current_history_length()
+            lines = [readline.get_history_item(n) for n in range(max(1, last - HISTORY_LINES + 1), last + 1)]
+            text = "".join(f"{line}\n" for line in lines if line)
+            private_files.replace(history, text.encode("utf-8", "replace"))
 
 
 def _write(store: Transcript, entry: AuditEntry) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine, make_url
 
+from celery_trace import private_files
 from celery_trace.stores.errors import StoreUnavailable
 
 #: How long SQLite waits for another writer, seconds.
@@ -160,8 +161,8 @@ def prepare_sqlite_file(engine: Engine, *, create: bool) -> None:
             "Nothing was recorded there yet: start a worker with CELERY_TRACE=1, or set CELERY_TRACE_STORE.",
         )
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        private_files.make_trace_dir(path.parent)
+        os.close(private_files.open_file(path, os.O_CREAT | os.O_RDWR))
     except OSError as error:
         raise StoreUnavailable(
             what,
