@@ -18,9 +18,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from celery_trace import orders, private_files
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.guard import Guard
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
+from celery_trace.orders import LONGEST_S
 from celery_trace.probes import flamegraph
 from celery_trace.settings import Settings
 from celery_trace.shell.audit import AuditLog
@@ -30,8 +32,6 @@ logger = logging.getLogger("celery_trace.control")
 
 #: Names of the remote control commands.
 HELLO, ORDER = "trace_hello", "trace_order"
-#: An order may stand at most so long, seconds.
-LONGEST_S = 3600.0
 #: How many orders stand at once in a worker; a further one replaces the oldest.
 STANDING = 50
 ANSWER_S = 2.0
@@ -74,7 +74,7 @@ _answers = msgspec.json.Decoder(Answer)
 
 def orders_file(settings: Settings, main_uid: str) -> Path:
     """Where the orders to a worker stand, by the uid of its main process."""
-    return settings.folder / "orders" / f"{main_uid}.json"
+    return orders.file(settings.folder, main_uid)
 
 
 class OrderDesk:
@@ -96,6 +96,7 @@ class OrderDesk:
         self._process = process
         self._clock = clock
         self._key = load_key(settings)
+        self._folder = settings.folder
         self._path = orders_file(settings, process.uid)
         self._replays = ReplayCache()
         self._refusals = RefusalLimit(clock)
@@ -125,7 +126,7 @@ class OrderDesk:
             Panel.data.pop(name, None)
             Panel.meta.pop(name, None)
         with Guard("control: orders' file"):
-            self._path.unlink(missing_ok=True)
+            orders.forget(self._folder, self._process.uid)
 
     def hear(self, message: str) -> str:
         """
@@ -188,6 +189,7 @@ class OrderDesk:
 
     def _stand(self, order: Order) -> None:
         now_s = self._clock.now_s()
+        expired = [one for one in self._standing if one.until_s <= now_s]
         still = [
             one
             for one in self._standing
@@ -203,12 +205,10 @@ class OrderDesk:
             body=msgspec.json.encode(_Standing(self._standing)).decode("utf-8"),
             valid_s=LONGEST_S,
         )
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self._path.with_suffix(f".{os.getpid()}.draft")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(draft, self._path)
+        private_files.make_part(self._path.parent)
+        private_files.replace(self._path, data)
+        for over in expired:
+            orders.mark(self._folder, self._process.uid, over.id).unlink(missing_ok=True)
 
 
 def _checked(order: Order, now_s: float) -> Order:
@@ -270,7 +270,7 @@ class OrderBook:
         """Carry out what is new. One ``stat`` where nothing is."""
         with Guard("control: orders"):
             try:
-                status = os.stat(self._path)
+                status = os.lstat(self._path)
             except FileNotFoundError:
                 return
             seen = (status.st_mtime_ns, status.st_ino)
@@ -286,7 +286,7 @@ class OrderBook:
         try:
             message = verify(
                 self._key,
-                self._path.read_bytes(),
+                private_files.read(self._path),
                 kind="standing",
                 target=self._main_uid,
                 now_s=self._clock.now_s(),
@@ -297,6 +297,11 @@ class OrderBook:
             self.counters["control:refused"] += 1
             self.counters[f"control:refused:{refused.why}"] += 1
             logger.warning("celery-trace: the orders in %s were refused (%s): %s", self._path, refused.why, refused)
+            return []
+        except private_files.NotOurs as refused:
+            self.counters["control:refused"] += 1
+            self.counters["control:refused:file"] += 1
+            logger.warning("celery-trace: the orders were refused: %s", refused)
             return []
 
     def _carry_out(self, order: Order) -> None:
@@ -317,7 +322,7 @@ class OrderBook:
     def _claim(self, order_id: str) -> bool:
         """True in the first process of the worker that asks."""
         try:
-            path = self._path.with_name(f"{self._main_uid}.{order_id}.taken")
+            path = orders.mark(self._settings.folder, self._main_uid, order_id)
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except OSError:
             return False
@@ -326,8 +331,7 @@ class OrderBook:
 
 def forget_orders(settings: Settings, main_uid: str) -> None:
     """Remove what a dead worker left: its orders and the marks of who carried them out."""
-    for path in orders_file(settings, main_uid).parent.glob(f"{main_uid}.*"):
-        path.unlink(missing_ok=True)
+    orders.forget(settings.folder, main_uid)
 
 
 # --- giving orders --------------------------------------------------------------------------------------
