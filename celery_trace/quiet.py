@@ -65,6 +65,7 @@ class QuietRuns:
         #: How many there have been, of those that are added up.
         self.count = 0
         self.box = box
+        self._late_box: BlackBox | None = None
         self.memory: Any
         self.place: int
         self._leave_box()
@@ -84,6 +85,11 @@ class QuietRuns:
             self.budget = Budget(1.0)
             self.budget.countdown = _ALL
 
+    def open_box(self, box: BlackBox) -> None:
+        """Use a black box that was made late: from the end of the next ordinary run on, in the thread of the runs."""
+        self._late_box = box
+        self.calm = False
+
     def task(self, name: str) -> QuietTask:
         """The runs of the task of that name."""
         return self._tasks.setdefault(name, QuietTask(name, self))
@@ -97,6 +103,9 @@ class QuietRuns:
             now_s: The time, seconds since the epoch.
             calm: Whether nobody but the memory probe wants to see a run.
         """
+        if self._late_box is not None and get_ident() == self.thread and self.running is None and not self._closed:
+            self.box, self._late_box = self._late_box, None
+            self._take_place()
         self.calm = calm and not self._closed and (self.probe is None or self.probe.rests)
         task = self._tasks.get(totals.name)
         if task is not None and totals.kind is _TASK:
@@ -132,7 +141,7 @@ class QuietRuns:
 
     def forget(self) -> None:
         """In a forked child: as :meth:`close`; the run in progress, and what it is told to, are the parent's."""
-        self.running = self.box = None
+        self.running = self.box = self._late_box = None
         self.close()
 
     def _leave_box(self) -> None:

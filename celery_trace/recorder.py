@@ -14,12 +14,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from celery_trace import guard
+from celery_trace import guard, private_files
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.model import (
     AnyRecord,
@@ -60,6 +59,8 @@ SAMPLE_FULL_S: Final = 60.0
 SAMPLE_CHANGE: Final = 0.01
 #: How often the stack of what runs is put in the black box, seconds.
 BLACK_BOX_S: Final = 0.1
+#: A black box that could not be made is tried again after so long, seconds.
+BOX_AGAIN_S: Final = 10.0
 #: One run of each name is kept by itself about this often, seconds, so that a scatter plot has points.
 SCATTER_S: Final = 10.0
 
@@ -156,6 +157,7 @@ class Recorder:
         self._last_rss_bytes = 0
         self._last_sample_s = self._last_full_s = -SAMPLE_IDLE_S
         self._last_stats: dict[str, int] = {}
+        self._box_due_s = 0.0
         self._started_s = clock.monotonic_s()
         #: Whether it takes no more: the process ends, or was forked from the one it belongs to.
         self.closed = False
@@ -192,8 +194,11 @@ class Recorder:
             mode=settings.memory,
             release=settings.release[:100],
         )
-        folder = _private_folder(settings)
-        spool = SpoolWriter(folder, process, cap_bytes=settings.spool_bytes, clock=clock)
+        spool = SpoolWriter(settings.spool_folder, process, cap_bytes=settings.spool_bytes, clock=clock)
+        try:
+            private_files.make_part(settings.spool_folder)
+        except OSError as error:
+            spool.refused(error)
         runs_here = role is not Role.MAIN
         recorder = cls(
             settings,
@@ -206,8 +211,8 @@ class Recorder:
         )
         # A full disk, or a platform on which measuring fails: what else can be recorded is.
         if runs_here and settings.black_box:
-            with guard.Guard("black box"):
-                recorder.box = BlackBox(folder / f"{process.uid}.box", process, clock)
+            recorder.ticker.every(BLACK_BOX_S, recorder.look_at_what_runs, "black box")
+            recorder.open_box()
         if runs_here and settings.memory in {"auto", "always"}:
             with guard.Guard("memory probe"):
                 recorder.probe = MemoryProbe(settings, process, recorder.write, clock, settled=recorder.settled)
@@ -217,8 +222,6 @@ class Recorder:
         recorder.ticker.every(ACCOUNT_S, recorder.account, "account")
         if settings.memory != "off":
             recorder.ticker.every(SAMPLE_S, recorder.sample, "sample")
-        if recorder.box is not None:
-            recorder.ticker.every(BLACK_BOX_S, recorder.box.sample, "black box")
         recorder.ticker.start()
         return recorder
 
@@ -405,10 +408,29 @@ class Recorder:
 
     # --- every so often --------------------------------------------------------------------------------
 
+    def open_box(self) -> None:
+        """Make the black box; where that fails, as on a full disk, it is tried again after :data:`BOX_AGAIN_S`."""
+        self._box_due_s = self.clock.monotonic_s() + BOX_AGAIN_S
+        if self.spool.trouble is not None:
+            return  # it has been said, and would fail for the same reason
+        with guard.Guard("black box"):
+            box = BlackBox(self.settings.spool_folder / f"{self.process.uid}.box", self.process, self.clock)
+            self.box = box
+            if self.quiet is not None:
+                self.quiet.open_box(box)
+
+    def look_at_what_runs(self) -> None:
+        """Put the stack of what runs in the black box."""
+        if self.box is not None:
+            self.box.sample()
+        elif self.clock.monotonic_s() >= self._box_due_s and not self.closed:
+            self.open_box()
+
     def flush(self) -> None:
         """Write what waits to be written, and the rollups that changed."""
         if self.write_waiting is not None:
             self.write_waiting()
+        self.spool.settle()
         with self._lock:
             if self.quiet is not None:
                 self.quiet.add_up()
@@ -488,7 +510,8 @@ class Recorder:
         self.write(totals.rollup(self.process.uid, self._seq))
 
     def _counters(self) -> dict[str, int]:
-        counters = {key: count for key, count in self.spool.counters.items() if not key.endswith((":stats", ":sample"))}
+        written = self.spool.account()
+        counters = {key: count for key, count in written.items() if not key.endswith((":stats", ":sample"))}
         counters.update({f"own_error:{place}": count for place, count in guard.own_errors.items()})
         for extra in self.extra_counters:
             counters.update(extra())
@@ -514,6 +537,7 @@ class Recorder:
                 self.probe.close()
         with guard.Guard("recorder: last flush"):
             self.flush()
+            self.spool.prepare_end()  # from here on it is known what is lost
             self.account()
         if self.box is not None:
             self.box.close()
@@ -531,13 +555,6 @@ class Recorder:
         self.probe = None
         self.profile = None
         self.keeper = None
-
-
-def _private_folder(settings: Settings) -> Path:
-    """The spool folder, made 0700 with its parent where it is missing."""
-    for folder in (settings.folder, settings.spool_folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return settings.spool_folder
 
 
 # --- this process's recorder --------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import msgspec
 
-from celery_trace import report
+from celery_trace import report, unrecorded
 from celery_trace.cli.session import Lasting, Refusal, Session, Since, command
 from celery_trace.clock import SystemClock
 from celery_trace.report import Style
@@ -156,6 +156,8 @@ def collect(session: Session, once: bool) -> None:
         collector = collecting.Collector(chosen.spool_folder, transport, SystemClock(), redact=chosen.redact)
     except collecting.AnotherCollector as other:
         raise Refusal(str(other)) from None
+    except OSError as error:
+        raise Refusal(f"Can't collect {chosen.spool_folder}: {error}. {unrecorded.advice(error)}") from None
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from celery_trace import private_files, unrecorded
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.collector.status import LOCK_FILE, Status, read_status
 from celery_trace.settings import Settings
@@ -70,12 +71,19 @@ class CollectorProcess:
                 self._spawn_unless_taken()
 
     def _spawn_unless_taken(self) -> None:
-        """Ask for the folder's lock before a Python is started only to find it taken."""
-        if folder_is_taken(self._settings.spool_folder):
-            self._again_at_s = self._clock.monotonic_s() + ELSEWHERE_S
-        else:
-            self._again_at_s = 0.0
-            self._spawn()
+        """Look at the folder before a Python is started only to find it taken, or not writable."""
+        folder = self._settings.spool_folder
+        self._again_at_s = self._clock.monotonic_s() + ELSEWHERE_S
+        if folder_is_taken(folder):
+            return
+        try:
+            private_files.check_writable(folder)
+        except OSError as error:  # a collector would find no room either, not even for its lock
+            unrecorded.say(folder, error)
+            if not unrecorded.is_full(error):
+                return
+        self._again_at_s = 0.0
+        self._spawn()
 
     def _spawn(self) -> None:
         job = msgspec.json.encode(
@@ -155,7 +163,7 @@ class CollectorProcess:
 def folder_is_taken(spool_folder: Path) -> bool:
     """Whether a collector holds the lock of a spool folder. Shared, so that two who ask do not see each other."""
     try:
-        descriptor = os.open(spool_folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = private_files.open_file(spool_folder / LOCK_FILE, os.O_RDONLY)
     except OSError:
         return False
     try:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from celery_trace import unrecorded
 from celery_trace.clock import SystemClock
 from celery_trace.collector.priority import give_way, look_for_garbage_seldom
 from celery_trace.collector.process import ANOTHER_ONE
@@ -72,6 +73,9 @@ def main() -> int:
     except AnotherCollector as other:
         logger.info("%s", other)
         return ANOTHER_ONE
+    except OSError as error:
+        logger.error("Can't collect %s: %s. %s", settings.spool_folder, error, unrecorded.advice(error))
+        return 1
     look_for_garbage_seldom()
     if parent:  # after the imports: who starts a worker waits for the store to be there
         give_way()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from celery_trace import orders, private_files
 from celery_trace.capture.source import SourceLines
 from celery_trace.clock import Clock
 from celery_trace.collector.adoption import adopt
@@ -65,6 +66,7 @@ class Collector:
 
     Raises:
         AnotherCollector: Another one holds the folder's lock.
+        OSError: The folder can't be made or written to.
     """
 
     def __init__(
@@ -76,16 +78,17 @@ class Collector:
         self._source = SourceLines(Redactor(redact))
         self._reader = SpoolReader(folder)
         self._name = name or f"{socket.gethostname()}:{stable_id(str(folder))[:6]}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_files.make_part(folder)
         self._lock_fd = self._take_folder()
-        self._told_dropped: dict[str, int] = {}  # by dropper, how many records that gave way were told of
+        orders.forget_old(folder.parent)
+        self._told_dropped: dict[str, tuple[int, int]] = {}  # by dropper: its last account that was told, and the sum
         self.status = Status(pid=os.getpid(), started_at_s=clock.now_s(), transport=transport.name)
         self._told: dict[str, int] = {}
         self._told_at_s = -ACCOUNT_S
         self._incarnation = int(clock.now_s() * 1000)
 
     def _take_folder(self) -> int:
-        fd = os.open(self._folder / LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fd = private_files.open_file(self._folder / LOCK_FILE, os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -156,22 +159,32 @@ class Collector:
             if finished and not self._reader.remove_if_delivered(segment):
                 self._refuse_foreign(segment.name, segment)
         known = {segment.uid for segment in listing.segments}
-        for uid in listing.boxes - listing.locks - known:
-            (self._folder / f"{uid}.box").unlink(missing_ok=True)
+        for uid in (listing.boxes - known | listing.reserves) - listing.locks:
+            if not segments.lives(self._folder, uid):  # it may have begun while the folder was listed
+                self._forget_process(uid)
         for name in listing.foreign:
             self._refuse_foreign(name, None)
 
     def _tell_dropped(self, name: str) -> None:
-        """A name says all that its dropper dropped so far; the store keeps the one with the greatest number."""
+        """
+        A name says all that its dropper lost so far; the store keeps the account with the greatest number.
+
+        What waits in the memory of a living process is not lost yet: the name stays until it is written or lost.
+        """
         dropper, times = segments.dropper_of(name)
-        counts = segments.dropped_counts(name)
-        if counts:
+        dead = not segments.lives(self._folder, segments.process_of(dropper))
+        counts, waiting = segments.dropped_counts(name), segments.dropped_counts(name, waiting=True)
+        account = 2 * times + dead
+        if dead:
+            counts = waiting
+        told, before = self._told_dropped.get(dropper, (0, 0))
+        if counts and account > told:
             counters = {f"dropped:{tag}": count for tag, count in counts.items()}
-            self._send([Stats(process=f"dropped:{dropper}", seq=times, at_s=self._clock.now_s(), counters=counters)])
-            before, total = self._told_dropped.get(dropper, 0), sum(counts.values())
-            self._told_dropped[dropper] = max(before, total)
-            self.status.dropped += max(0, total - before)
-        (self._folder / name).unlink(missing_ok=True)
+            self._send([Stats(process=f"dropped:{dropper}", seq=account, at_s=self._clock.now_s(), counters=counters)])
+            self._told_dropped[dropper] = (account, max(before, counts.total()))
+            self.status.dropped += max(0, counts.total() - before)
+        if counts == waiting:
+            (self._folder / name).unlink(missing_ok=True)
 
     def _adopt(self, uids: list[str], listing: Listing) -> None:
         """Processes that did not say goodbye were killed: write down what they were doing."""
@@ -188,9 +201,15 @@ class Collector:
         lost = sum(isinstance(record, Failure) for record in records)
         logger.info("%d processes were killed, %d of them within a run.", len(uids), lost)
         for uid in uids:
-            (self._folder / f"{uid}.box").unlink(missing_ok=True)
-            (self._folder / f"{uid}.lock").unlink(missing_ok=True)
+            self._forget_process(uid)
+        orders.forget_old(self._folder.parent)
         self._save_status()
+
+    def _forget_process(self, uid: str) -> None:
+        """Remove what a process that is no more left beside its records."""
+        for ending in ("box", "reserve", "lock"):
+            (self._folder / f"{uid}.{ending}").unlink(missing_ok=True)
+        orders.forget(self._folder.parent, uid)
 
     def _refuse_foreign(self, name: str, segment: segments.Segment | None) -> None:
         """A file that is none of ours, whatever its name says, is renamed once and left alone."""
@@ -198,11 +217,11 @@ class Collector:
             return
         path = self._folder / name
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime < 1.0:
+            if time.time() - path.lstat().st_mtime < 1.0:
                 return  # perhaps being made right now
-            path.rename(path.with_name(name + ".foreign"))
+            aside = private_files.set_aside(path)
             self.status.foreign += 1
-            logger.warning("%s is no spool file of celery-trace; it was renamed to %s.foreign.", path, name)
+            logger.warning("%s is no spool file of celery-trace; it was renamed to %s.", path, aside.name)
 
     def _set_aside(self, corrupt: Corrupt) -> None:
         self.status.corrupt += 1
@@ -213,7 +232,7 @@ class Collector:
             )  # fmt: skip
         path = self._folder / SET_ASIDE_FILE
         try:
-            fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fd = private_files.open_file(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             try:
                 if os.fstat(fd).st_size < SET_ASIDE_BYTES:
                     head = f"{corrupt.file}:{corrupt.offset}: {corrupt.why}: ".encode("utf-8", "backslashreplace")
@@ -298,7 +317,7 @@ class Collector:
     def _refused(self, error: TransportUnavailable) -> None:
         self.status.retries += 1
         self.measure(self._reader.list())
-        if self.status.state != "waiting" or self.status.why != error.why:
+        if self.status.state != "waiting" or self.status.why != str(error):
             logger.warning("%s (%d records wait in the spool.)", error, self.status.spool_records)
         self.status.state, self.status.why = "waiting", str(error)
         self._save_status()

@@ -2,8 +2,8 @@
 The spool's cap: make room by dropping whole files, oldest routine ones first, and count what was in them.
 
 Any process may drop any other's finished file. It takes the file's lock first, so a file from which the collector
-is delivering stays; counts what lies beyond the cursor; and renames the file to a name that holds the counts.
-That is atomic, works on a full disk, and survives a kill: the collector turns the name into statistics.
+is delivering stays; counts what lies beyond the cursor; and renames the file to a name that holds the counts
+(see :mod:`celery_trace.spool.losses`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from celery_trace.model import AuditEntry, Failure, Kept, ProcessRecord, Rollup, Run, Sample, Stats, Window, new_id
+from celery_trace.model import AuditEntry, Failure, Kept, ProcessRecord, Rollup, Run, Sample, Stats, Window
 from celery_trace.spool import segments
 from celery_trace.spool.lines import opening
+from celery_trace.spool.losses import Losses
 from celery_trace.spool.segments import HEADER_BYTES, Listing, Segment
 
 TAGS: dict[type, str] = {
@@ -39,13 +40,10 @@ class Cap:
     A file holds up to ``segment_bytes`` (more only when a single record is larger), so the estimate is an upper bound.
     """
 
-    def __init__(self, folder: Path, cap_bytes: int, segment_bytes: int) -> None:
+    def __init__(self, folder: Path, cap_bytes: int, segment_bytes: int, losses: Losses) -> None:
         self._folder = folder
         self._most_segments = max(2, cap_bytes // segment_bytes)
-        self._uid = new_id()  # names what this cap drops; a forked child has a cap of its own
-        self._dropped: Counter[str] = Counter()
-        self._times = 0
-        self._tombstone: Path | None = None
+        self._losses = losses
         self._next: deque[Segment] = deque()
 
     def make_room(self, own: set[Segment], *, at_least: int = 0) -> Counter[str]:
@@ -105,14 +103,7 @@ class Cap:
             if not segments.try_lock(fd) or os.fstat(fd).st_nlink == 0:
                 return None  # the collector delivers from it, or was quicker
             counts = undelivered(fd, _ROUTINE_OPENINGS if segment.routine else _OPENINGS)
-            so_far = self._dropped + counts
-            tombstone = self._folder / segments.dropped_name(self._uid, self._times + 1, sorted(so_far.items()))
-            os.rename(path, tombstone)
-            self._dropped = so_far
-            self._times += 1
-            last, self._tombstone = self._tombstone, tombstone
-            if last is not None:
-                last.unlink(missing_ok=True)
+            self._losses.give_way(path, counts)
             os.ftruncate(fd, 0)
             return counts
         except OSError:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
 from celery_trace.model import AnyRecord, ProcessRecord
+from celery_trace.private_files import NotOurs
 from celery_trace.spool import segments
 from celery_trace.spool.lines import CorruptLine, unpack
 from celery_trace.spool.segments import Listing, Segment
 
 #: A backlog is counted record by record up to this size.
 COUNTED_BYTES = 8 * 1024 * 1024
+#: The room of what was delivered is given back in steps of so many bytes, while the file is still written to.
+GIVEN_BACK_BYTES = 16 * 1024
+_BLOCK_BYTES = 4096
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of linux/falloc.h
 
 
 class Corrupt(Struct, frozen=True):
@@ -29,12 +35,12 @@ class Corrupt(Struct, frozen=True):
 class Reading:
     """A file that is open and locked, with what was read from it beyond its cursor."""
 
-    __slots__ = ("cursor", "fd", "segment", "size")
+    __slots__ = ("began", "cursor", "fd", "segment", "size")
 
     def __init__(self, segment: Segment, fd: int, cursor: int, size: int) -> None:
         self.segment = segment
         self.fd = fd
-        self.cursor = cursor
+        self.began = self.cursor = cursor
         self.size = size
 
 
@@ -67,9 +73,11 @@ class Batch:
         self._readings.append(reading)
 
     def commit(self) -> None:
-        """What was read is delivered: move the cursors."""
+        """What was read is delivered: move the cursors, and give the room on the disk back."""
         for reading in self._readings:
             segments.write_cursor(reading.fd, reading.cursor)
+            if reading.cursor // GIVEN_BACK_BYTES > reading.began // GIVEN_BACK_BYTES:
+                _give_back(reading.fd, reading.cursor)
         self.release()
 
     def release(self) -> None:
@@ -233,9 +241,11 @@ class SpoolReader:
         return None
 
     def is_ours(self, segment: Segment) -> bool | None:
-        """Whether a file with one of our names has our first line; None when it is gone."""
+        """Whether a file with one of our names is ours and has our first line; None when it is gone."""
         try:
             fd = segments.open_file(self._folder / segment.name, write=False)
+        except NotOurs:
+            return False
         except OSError:
             return None
         try:
@@ -255,3 +265,26 @@ def _lines(data: bytes) -> Iterator[tuple[bytes, bool]]:
         start = end + 1
     if start < len(data):
         yield data[start:], False
+
+
+def _give_back(fd: int, cursor: int) -> None:
+    """
+    Give the room of what was delivered back to the disk, while the file keeps its size and is written to.
+
+    The first block stays, with the cursor and the process record. Where the file system can't do it, nothing happens.
+    """
+    end = cursor - cursor % _BLOCK_BYTES
+    if _fallocate is not None and end > _BLOCK_BYTES:
+        _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, _BLOCK_BYTES, end - _BLOCK_BYTES)
+
+
+def _find_fallocate() -> Callable[[int, int, int, int], int] | None:
+    libc = ctypes.CDLL(None)
+    # The first is glibc's with 64 bits everywhere; musl has the second only, with as many.
+    found = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    if found is not None:
+        found.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return found
+
+
+_fallocate = _find_fallocate()

@@ -6,9 +6,11 @@ The files of a spool folder: their names, the cursor that each carries, and who 
 runs and never a failure. ``n`` rises and is the time in milliseconds at which the file was begun,
 so that the names alone tell which of two files is older, also across processes.
 
-``<uid>.lock`` is locked (flock) by the living process and removed when it ends cleanly.
-``<dropper>.<n>.run-12_rollup-3.dropped`` is what is left of files that gave way: all that one dropper has dropped
-stands in the name, so that dropping and counting are one atomic rename; the greatest ``n`` holds the others.
+``<uid>.lock`` is locked (flock) by the living process and removed when it ends cleanly. ``<uid>.reserve`` is a spool
+file in the making, whose room on the disk is taken in advance for the process's last words.
+``<uid>-<id>.<n>.run-12_rollup-3_+failure-2.dropped`` says in its name all that a process has lost, and with a ``+``
+what it would lose if it were killed now: counting needs no room on a full disk, and dropping a file and counting it are
+one atomic rename. The greatest ``n`` holds the others.
 
 Each file begins with a line of fixed width that holds the cursor: how far the collector came. It is
 overwritten in place, which needs no space on a full disk and vanishes with the file. Whoever moves
@@ -21,13 +23,14 @@ import errno
 import fcntl
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from celery_trace import private_files
 from celery_trace.model import Rollup, Run, Sample
+from celery_trace.private_files import NotOurs
 
 ROUTINE = (Run, Rollup, Sample)
 
@@ -37,7 +40,7 @@ _DIGITS = 16
 HEADER_BYTES = len(_MAGIC) + _DIGITS + 1
 
 _SEGMENT = re.compile(r"([0-9A-Za-z_-]+)\.(\d+)(r?)\.spool\Z")
-_DROPPED = re.compile(r"([0-9A-Za-z_-]+)\.(\d+)\.((?:[a-z]+-\d+_?)*)\.dropped\Z")
+_DROPPED = re.compile(r"([0-9A-Za-z_-]+)\.(\d+)\.((?:\+?[a-z]+-\d+_?)*)\.dropped\Z")
 
 
 class Segment(NamedTuple):
@@ -64,6 +67,7 @@ class Listing(NamedTuple):
     segments: list[Segment]
     locks: set[str]  # uids
     boxes: set[str]  # uids
+    reserves: set[str]  # uids
     dropped: list[str]  # file names
     foreign: list[str]  # file names of nobody we know
 
@@ -86,7 +90,7 @@ def list_folder(folder: Path) -> Listing:
 
 def list_names(names: Iterable[str]) -> Listing:
     """What the names in a spool folder stand for."""
-    listing = Listing([], set(), set(), [], [])
+    listing = Listing([], set(), set(), set(), [], [])
     for name in names:
         segment = parse_name(name)
         if segment is not None:
@@ -95,6 +99,8 @@ def list_names(names: Iterable[str]) -> Listing:
             listing.locks.add(name[:-5])
         elif name.endswith(".box"):
             listing.boxes.add(name[:-4])
+        elif name.endswith(".reserve"):
+            listing.reserves.add(name[:-8])
         elif name.endswith(".dropped"):
             (listing.dropped if _DROPPED.match(name) else listing.foreign).append(name)
         elif name.endswith(".spool"):
@@ -115,16 +121,13 @@ def header(cursor: int = HEADER_BYTES) -> bytes:
 
 def open_file(path: Path, *, write: bool) -> int:
     """
-    A descriptor of a file, for whoever looks into a folder that others write to as well.
+    A descriptor of a file that another process of ours made.
 
     Raises:
-        OSError: It is gone, or no plain file: a pipe of that name would make its reader wait for ever.
+        NotOurs: Something else stands there.
+        OSError: It is gone, or can't be opened.
     """
-    fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    return fd
+    return private_files.open_file(path, os.O_RDWR if write else os.O_RDONLY)
 
 
 def read_cursor(fd: int) -> int | None:
@@ -159,19 +162,25 @@ def lives(folder: Path, uid: str) -> bool:
     """Whether the process of that uid still runs: it holds the lock on its ``.lock`` file."""
     try:
         fd = open_file(folder / f"{uid}.lock", write=False)
+    except NotOurs:
+        return False
     except OSError as error:
-        # Whoever can't look (no descriptor left, another user's file) must not take a living process for dead.
-        return error.errno not in (errno.ENOENT, errno.EINVAL, errno.ELOOP, errno.ENXIO)
+        # Whoever can't look (no descriptor left, no right to) must not take a living process for dead.
+        return error.errno != errno.ENOENT
     try:
         return not try_lock(fd)
     finally:
         os.close(fd)
 
 
-def dropped_name(dropper: str, times: int, counts: Iterable[tuple[str, int]]) -> str:
-    """The name of a file that gave way: who dropped it, as the how manyth, and all that it has dropped so far."""
-    told = "_".join(f"{tag}-{count}" for tag, count in counts if count)
-    return f"{dropper}.{times}.{told}.dropped"
+def dropped_name(
+    dropper: str, times: int, counts: Iterable[tuple[str, int]], waiting: Iterable[tuple[str, int]] = ()
+) -> str:
+    """The name that says what a dropper has lost so far and what waits in its memory, as its how manyth."""
+    words = [f"{tag}-{count}" for tag, count in counts if count] + [
+        f"+{tag}-{count}" for tag, count in waiting if count
+    ]
+    return f"{dropper}.{times}.{'_'.join(words)}.dropped"
 
 
 def dropper_of(name: str) -> tuple[str, int]:
@@ -180,11 +189,17 @@ def dropper_of(name: str) -> tuple[str, int]:
     return (match[1], int(match[2])) if match else (name, 0)
 
 
-def dropped_counts(name: str) -> Counter[str]:
-    """What :func:`dropped_name` told, by record tag."""
+def process_of(dropper: str) -> str:
+    """The uid of the process that a dropper belongs to; empty where the name does not say (0.1.0)."""
+    return dropper.rpartition("-")[0]
+
+
+def dropped_counts(name: str, *, waiting: bool = False) -> Counter[str]:
+    """What :func:`dropped_name` says was lost, by record tag; with ``waiting`` what waits as well."""
     match = _DROPPED.match(name)
     counts: Counter[str] = Counter()
     for part in match[3].split("_") if match and match[3] else ():
         tag, _, count = part.rpartition("-")
-        counts[tag] += int(count)
+        if waiting or not tag.startswith("+"):
+            counts[tag.removeprefix("+")] += int(count)
     return counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import threading
 import weakref
@@ -12,13 +13,17 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from celery_trace import private_files, unrecorded
 from celery_trace.clock import Clock
 from celery_trace.guard import report
 from celery_trace.model import AnyRecord, ProcessRecord, encode, new_id
 from celery_trace.spool import segments
 from celery_trace.spool.cap import TAGS, Cap
 from celery_trace.spool.lines import pack
+from celery_trace.spool.losses import Losses
 from celery_trace.spool.segments import ROUTINE, Segment
+
+logger = logging.getLogger("celery_trace")
 
 #: A single record larger than this is dropped: a capture is bounded at a tenth of it.
 MOST_RECORD_BYTES = 8 * 1024 * 1024
@@ -26,6 +31,10 @@ _LEAST_SEGMENT_BYTES = 16 * 1024
 _MOST_SEGMENT_BYTES = 256 * 1024
 #: Precious records that found no room on the disk wait in memory, up to this.
 _MOST_WAITING_BYTES = 4 * 1024 * 1024
+#: Room on the disk that a process takes in advance for its last account and its end.
+RESERVE_BYTES = 16 * 1024
+#: A folder that can't be written to is tried again after so many seconds; until then no call into it delays a task.
+RETRY_S = 1.0
 
 _living: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
 _hooked = False
@@ -75,11 +84,11 @@ class SpoolWriter:
         self._cap_bytes = cap_bytes
         self._segment_bytes = max(_LEAST_SEGMENT_BYTES, min(_MOST_SEGMENT_BYTES, cap_bytes // 64))
         #: ``written:<tag>`` appended; ``dropped:<tag>`` refused by this process (no room on the disk, too large);
-        #: ``evicted:<tag>`` taken from finished files to stay below the cap. What was evicted also reaches the
-        #: store by itself, as ``dropped``, whatever becomes of this process.
+        #: ``evicted:<tag>`` taken from finished files to stay below the cap. Both reach the store by themselves, as
+        #: ``dropped``, whatever becomes of this process; see :meth:`account` for those that could not.
         self.counters: Counter[str] = Counter()
         self._lock = threading.RLock()
-        self._closed = False
+        self._closed = self._ending = False
         self._begin(process)
         if not _hooked:
             os.register_at_fork(after_in_child=_forget_in_the_child)
@@ -96,6 +105,17 @@ class SpoolWriter:
         """Who writes here; another one after a fork."""
         return self._process
 
+    @property
+    def trouble(self) -> OSError | None:
+        """Why nothing can be written now; None where it can, and where there is only no room."""
+        return None if self._trouble is not None and unrecorded.is_full(self._trouble) else self._trouble
+
+    def account(self) -> dict[str, int]:
+        """The counters for the process's own account: of what was dropped, only what nothing else tells of."""
+        with self._lock:
+            counters = {name: count for name, count in self.counters.items() if not name.startswith("dropped:")}
+            return counters | {f"dropped:{tag}": count for tag, count in self._losses.untold.items()}
+
     def append(self, record: AnyRecord) -> bool:
         """
         Write one record.
@@ -109,13 +129,14 @@ class SpoolWriter:
             line = pack(encode(record))
         except (UnicodeError, TypeError, ValueError, OverflowError) as error:
             report("encoding a record for the spool", error)
-            self.counters[f"dropped:{tag}"] += 1
+            with self._lock:
+                self._lose(tag)
             return False
         with self._lock:
             if os.getpid() != self._pid:
                 self._begin_again()
             if self._closed or len(line) > MOST_RECORD_BYTES:
-                self.counters[f"dropped:{tag}"] += 1
+                self._lose(tag)
                 return False
             if self._waiting:
                 self._write_waiting()
@@ -123,25 +144,75 @@ class SpoolWriter:
             if self._write(self._routine if routine else self._precious, line, patient=not routine):
                 self.counters[f"written:{tag}"] += 1
                 return True
-            if routine or self._waiting_bytes + len(line) > _MOST_WAITING_BYTES:
-                self.counters[f"dropped:{tag}"] += 1
+            if self._ending and self._write_to_reserve(line):
+                self.counters[f"written:{tag}"] += 1
+                return True
+            if routine or self._ending or self._waiting_bytes + len(line) > _MOST_WAITING_BYTES:
+                self._lose(tag)
             else:
                 self._waiting.append((tag, line))
                 self._waiting_bytes += len(line)
+                self._losses.wait(tag, 1)
                 self.counters["waiting"] = len(self._waiting)
+                self._tell_losses()
             return False
+
+    def settle(self) -> None:
+        """Try again to write what waits; where nothing could be written, see whether it can be by now."""
+        with self._lock:
+            if self._closed or self._pid != os.getpid():
+                return
+            if self._waiting:
+                self._write_waiting()
+            elif self._trouble is not None and self._may_try():
+                try:
+                    private_files.check_writable(self._folder)
+                except OSError as error:
+                    self._refused(error)
+                else:
+                    self._recovered()
+            if self._losses.untold:
+                self._tell_losses()
+
+    def refused(self, error: OSError) -> None:
+        """Somebody who tried found that nothing can be written to the folder."""
+        with self._lock:
+            self._refused(error)
+
+    def prepare_end(self) -> None:
+        """
+        The process ends: try once more to write what waits, and count the rest as lost.
+
+        What is appended from here on, the last account, may use the room that was kept for it.
+        """
+        with self._lock:
+            if self._closed or self._ending or self._pid != os.getpid():
+                return
+            self._try_again_s = 0.0
+            self._write_waiting()
+            self._ending = True
+            if not self._waiting:
+                return
+            for tag, _ in self._waiting:
+                self._losses.wait(tag, -1)
+                self._lose(tag, tell=False)
+            self._waiting.clear()
+            self._waiting_bytes = self.counters["waiting"] = 0
+            self._tell_losses()
 
     def close(self, how: str) -> None:
         """Write how and when the process ended, and let go of the files; the collector removes them once delivered."""
         with self._lock:
             if self._closed:
                 return
-            if os.getpid() == self._pid and self._lock_fd >= 0:
-                self.append(replace(self._process, ended_at_s=self._clock.now_s(), ended_how=how))
-                for tag, _ in self._waiting:  # there was no room for them to the very end
-                    self.counters[f"dropped:{tag}"] += 1
-                with contextlib.suppress(OSError):
-                    (self._folder / f"{self._process.uid}.lock").unlink()
+            if os.getpid() == self._pid:
+                self.prepare_end()
+                if self._lock_fd >= 0:
+                    self.append(replace(self._process, ended_at_s=self._clock.now_s(), ended_how=how))
+                    self._give_reserve_back()
+                    with contextlib.suppress(OSError):
+                        (self._folder / f"{self._process.uid}.lock").unlink()
+                self._say_what_nobody_counts()
             self._closed = True
             self._forget()
         _living.discard(self)
@@ -155,15 +226,20 @@ class SpoolWriter:
         self._precious, self._routine = _Lane(), _Lane()
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._waiting_bytes = 0
-        self._lock_fd = -1
-        self._cap = Cap(self._folder, self._cap_bytes, self._segment_bytes)
+        self._lock_fd = self._reserve_fd = -1
+        self._reserve_used = 0
+        self._ending = False
+        self._trouble: OSError | None = None
+        self._try_again_s = 0.0
+        self._losses: Losses = Losses(self._folder, process.uid)
+        self._cap = Cap(self._folder, self._cap_bytes, self._segment_bytes, self._losses)
 
     def _announce_life(self) -> None:
         """Lock first, then name: nobody ever sees the lock file of a living process unlocked."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_files.make_part(self._folder)
         path = self._folder / f"{self._process.uid}.lock"
         nascent = path.with_suffix(f".{self._pid}.nascent")
-        self._lock_fd = os.open(nascent, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._lock_fd = private_files.create(nascent)
         segments.try_lock(self._lock_fd)
         os.rename(nascent, path)
 
@@ -186,10 +262,94 @@ class SpoolWriter:
                 with contextlib.suppress(OSError):
                     os.close(lane.fd)
                 lane.fd = -1
-        if self._lock_fd >= 0:
+        for fd in (self._lock_fd, self._reserve_fd):
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._lock_fd = self._reserve_fd = -1
+        self._reserve_used = 0
+
+    # --- the room for the last words
+
+    @property
+    def _reserve_path(self) -> Path:
+        return self._folder / f"{self._process.uid}.reserve"
+
+    def _take_reserve(self) -> None:
+        """
+        Take room on the disk for the end, if there is some.
+
+        Room that is only set free when it is needed goes to whoever comes first. So this is a spool file in the
+        making: its blocks are this process's already, and it only has to be renamed.
+        """
+        fd = -1
+        try:
+            fd = private_files.create(self._reserve_path)
+            os.posix_fallocate(fd, 0, RESERVE_BYTES)
+            self._reserve_fd, fd = fd, -1
+        except OSError:  # tried again with the next file
             with contextlib.suppress(OSError):
-                os.close(self._lock_fd)
-            self._lock_fd = -1
+                self._reserve_path.unlink(missing_ok=True)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _write_to_reserve(self, line: bytes) -> bool:
+        data = line if self._reserve_used else segments.header() + self._head + line
+        if self._reserve_fd < 0 or self._reserve_used + len(data) > RESERVE_BYTES:
+            return False
+        try:
+            self._reserve_used += os.pwrite(self._reserve_fd, data, self._reserve_used)
+        except OSError:
+            return False
+        return True
+
+    def _give_reserve_back(self) -> None:
+        """What was written there becomes a spool file; unused, it goes."""
+        if self._reserve_fd < 0:
+            return
+        with contextlib.suppress(OSError):
+            if not self._reserve_used:
+                self._reserve_path.unlink(missing_ok=True)
+                return
+            os.ftruncate(self._reserve_fd, self._reserve_used)
+            number = max(self._precious.number + 1, int(self._clock.now_s() * 1000))
+            os.rename(self._reserve_path, self._folder / Segment(False, number, self._process.uid).name)
+
+    # --- what is lost
+
+    def _lose(self, tag: str, *, tell: bool = True) -> None:
+        self.counters[f"dropped:{tag}"] += 1
+        self._losses.lose(tag)
+        if tell:
+            self._tell_losses()
+
+    def _tell_losses(self) -> None:
+        if self._may_try():
+            self._losses.tell()
+
+    def _say_what_nobody_counts(self) -> None:
+        """The end, and the folder can't be written to: then the log is all there is."""
+        untold = self._losses.untold
+        if untold:
+            told = ", ".join(f"{count} of kind {tag}" for tag, count in sorted(untold.items()))
+            logger.error("celery-trace: records of this process (pid %d) were lost: %s.", self._pid, told)
+
+    # --- a folder that can't be written to
+
+    def _may_try(self) -> bool:
+        """Whether the folder may be tried: not right after it refused."""
+        return self._trouble is None or self._clock.monotonic_s() >= self._try_again_s
+
+    def _refused(self, error: OSError) -> None:
+        self._trouble = error
+        self._try_again_s = 0.0 if unrecorded.is_full(error) else self._clock.monotonic_s() + RETRY_S
+        unrecorded.say(self._folder, error)
+
+    def _recovered(self) -> None:
+        error, self._trouble = self._trouble, None
+        if error is not None and not unrecorded.is_full(error):  # room comes and goes with each record
+            unrecorded.over(self._folder, error)
 
     # --- files
 
@@ -197,6 +357,8 @@ class SpoolWriter:
         """Begin the lane's next file, then see whether the folder is over its cap."""
         if self._lock_fd < 0:
             self._announce_life()
+        if self._reserve_fd < 0:
+            self._take_reserve()
         routine = lane is self._routine
         number = max(lane.number + 1, int(self._clock.now_s() * 1000))
         segment = Segment(routine, number, self._process.uid)
@@ -222,6 +384,8 @@ class SpoolWriter:
 
     def _write(self, lane: _Lane, line: bytes, *, patient: bool) -> bool:
         """Append; when there is no room, the patient (precious) ones make some and try again."""
+        if self._trouble is not None and not self._may_try():
+            return False
         for attempt in range(4 if patient else 2):
             try:
                 if lane.fd < 0 or lane.size + len(line) > self._segment_bytes:
@@ -229,6 +393,8 @@ class SpoolWriter:
                 written = os.write(lane.fd, line)
                 if written == len(line):
                     lane.size += written
+                    if self._trouble is not None:
+                        self._recovered()
                     return True
                 os.ftruncate(lane.fd, lane.size)  # a cut line would swallow the next one
                 raise OSError(errno.ENOSPC, "the record did not fit")
@@ -236,10 +402,8 @@ class SpoolWriter:
                 if error.errno == errno.ENOENT and attempt == 0:
                     self._forget()  # the folder was removed: begin with a lock and files of their own again
                     continue
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    report("appending to the spool", error)
-                    return False
-                if not patient:
+                self._refused(error)
+                if not unrecorded.is_full(error) or not patient:
                     return False
                 self._make_room(at_least=1)
         return False
@@ -260,5 +424,8 @@ class SpoolWriter:
                 break
             self._waiting.popleft()
             self._waiting_bytes -= len(line)
+            self._losses.wait(tag, -1)
             self.counters[f"written:{tag}"] += 1
-        self.counters["waiting"] = len(self._waiting)
+        if len(self._waiting) != self.counters["waiting"]:
+            self.counters["waiting"] = len(self._waiting)
+            self._tell_losses()

@@ -69,7 +69,7 @@ def test_files_are_private(folder, make_writer):
     writer.append(run("r1"))
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
-    assert len(list(folder.iterdir())) == 3  # two lanes and the lock
+    assert len(list(folder.iterdir())) == 4  # two lanes, the lock and the reserve
 
 
 def test_records_come_back_in_order_after_the_process_that_wrote_them(folder, make_writer):
@@ -205,6 +205,7 @@ def test_an_append_is_one_write_and_waits_for_nothing(folder, make_writer, count
 
 def test_the_calls_of_an_append_to_a_full_spool_are_bounded(folder, make_writer, counting):
     writer = make_writer(cap_bytes=512 * 1024)
+    writer.append(run("first"))  # says that the process lives, and takes its reserve
     most = Counter()
     for n in range(6000):
         counting.calls.clear()
