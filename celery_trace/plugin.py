@@ -17,9 +17,9 @@ from typing import Any
 
 import click
 
+from celery_trace import private_files, signals, tracers, unrecorded
 from celery_trace import recorder as recorders
 from celery_trace import settings as settings_module
-from celery_trace import signals, tracers
 from celery_trace.capture.task_facts import field, retries_of
 from celery_trace.failures import FailureWatcher
 from celery_trace.guard import Guard, report, swallow
@@ -28,11 +28,14 @@ from celery_trace.probes.overlap import code_of
 from celery_trace.quiet import QuietTask
 from celery_trace.recorder import Recorder, RunToken
 from celery_trace.settings import SettingError, Settings
+from celery_trace.unrecorded import EVENT_S
 
 logger = logging.getLogger("celery_trace")
 
 #: How often a process that runs tasks looks for orders, seconds.
 ORDERS_S = 1.0
+#: How often a worker that can't check orders, for want of a key, tries again, seconds.
+DESK_S = 10.0
 
 #: Which pool means which role; by the module that the pool's class comes from.
 _ROLES = {
@@ -91,6 +94,7 @@ class CeleryTrace:
         self._worker = ""
         self._collector: Any = None
         self._desk: Any = None
+        self._no_desk = ""
         self._forget_tracers: Callable[[], None] | None = None
         self._connection = signals.connect(self, uid=f"celery_trace.{id(app)}")
         app.user_options["worker"].add(
@@ -143,6 +147,11 @@ class CeleryTrace:
         if not self._settings.enabled:
             self._connection.close()
             return
+        with Guard("trace_dir"):
+            try:
+                private_files.check_writable(self._settings.spool_folder)
+            except OSError as error:  # now, before the pool forks: the children know then that it has been said
+                unrecorded.say(self._settings.spool_folder, error)
         self._main_pid = os.getpid()
         self._main_uid = new_id()  # named before the pool forks, so that each child knows whose it is
         self._worker = getattr(sender, "hostname", "") or ""
@@ -155,18 +164,60 @@ class CeleryTrace:
                 return
             traced = self._trace_here()
             recorder = traced.recorder
+            recorder.ticker.every(EVENT_S, self._say_unrecorded, "unrecorded")
             if recorder.process.role is Role.MAIN or recorder.process.uid == self._main_uid:
-                from celery_trace.control import OrderDesk
-
-                self._desk = OrderDesk(self.settings, recorder.process, recorder.clock, recorder.write)
-                self._desk.install()
                 recorder.extra_counters.append(lambda: dict(self._desk.counters) if self._desk else {})
+                recorder.ticker.every(DESK_S, self._open_desk, "orders")
+                self._open_desk()
             if self.settings.collector:
                 from celery_trace.collector import CollectorProcess
 
                 self._collector = CollectorProcess(self.settings)
                 self._collector.start()
                 recorder.ticker.every(1.0, self._collector.watch, "collector watch")
+
+    def _open_desk(self) -> None:
+        """Hear orders. Without a key none can be checked: that is said once, and tried again."""
+        traced = self._traced
+        if self._desk is not None or traced is None or traced.recorder.spool.trouble is not None:
+            return
+        from celery_trace.control import OrderDesk
+
+        recorder = traced.recorder
+        try:
+            desk = OrderDesk(self.settings, recorder.process, recorder.clock, recorder.write)
+        except SettingError as error:
+            if str(error) != self._no_desk:
+                logger.error("celery-trace: this worker takes no orders, and has no live shell: %s", error)
+            self._no_desk = str(error)
+            return
+        desk.install()
+        self._desk = desk
+
+    def _say_unrecorded(self) -> None:
+        """While nothing can be written, tell whoever follows Celery's events: the store can't say so."""
+        traced = self._traced
+        error = traced.recorder.spool.trouble if traced is not None else None
+        if traced is None or error is None or self.app is None:
+            return
+        from celery_trace.collector.process import broker_of
+        from celery_trace.transports.broker import connect
+
+        spool = traced.recorder.spool
+        try:
+            with (
+                connect(broker_of(self.app)) as connection,
+                self.app.events.Dispatcher(connection, hostname=self._worker, buffer_while_offline=False) as events,
+            ):
+                events.send(
+                    unrecorded.EVENT,
+                    trace_dir=str(self.settings.folder),
+                    why=unrecorded.why(self.settings.folder, error),
+                    next=unrecorded.advice(error),
+                    waiting=spool.counters["waiting"],
+                )
+        except Exception as failed:  # every broker's driver raises its own
+            logger.debug("celery-trace: the monitor could not be told: %s", failed)
 
     def on_worker_process_init(self, **_: Any) -> None:
         """A pool process begins: have its recorder ready before its first task."""
