@@ -414,7 +414,11 @@ class Recorder:
         if self.spool.trouble is not None:
             return  # it has been said, and would fail for the same reason
         with guard.Guard("black box"):
-            box = BlackBox(self.settings.spool_folder / f"{self.process.uid}.box", self.process, self.clock)
+            try:
+                box = BlackBox(self.settings.spool_folder / f"{self.process.uid}.box", self.process, self.clock)
+            except OSError as error:
+                self.spool.refused(error)
+                return
             self.box = box
             if self.quiet is not None:
                 self.quiet.open_box(box)
