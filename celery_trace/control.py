@@ -271,7 +271,7 @@ class OrderBook:
         with Guard("control: orders"):
             try:
                 status = os.lstat(self._path)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return
             seen = (status.st_mtime_ns, status.st_ino)
             if seen == self._seen:

@@ -95,6 +95,7 @@ class CeleryTrace:
         self._collector: Any = None
         self._desk: Any = None
         self._no_desk = ""
+        self._closed: OSError | None = None
         self._forget_tracers: Callable[[], None] | None = None
         self._connection = signals.connect(self, uid=f"celery_trace.{id(app)}")
         app.user_options["worker"].add(
@@ -150,8 +151,10 @@ class CeleryTrace:
         with Guard("trace_dir"):
             try:
                 private_files.check_writable(self._settings.spool_folder)
-            except OSError as error:  # now, before the pool forks: the children know then that it has been said
-                unrecorded.say(self._settings.spool_folder, error)
+            except OSError as error:
+                # Found out before the pool forks, so that not every child says it; said when Celery's log is set up.
+                unrecorded.promise(self._settings.spool_folder, error)
+                self._closed = error
         self._main_pid = os.getpid()
         self._main_uid = new_id()  # named before the pool forks, so that each child knows whose it is
         self._worker = getattr(sender, "hostname", "") or ""
@@ -162,6 +165,9 @@ class CeleryTrace:
         with Guard("worker_ready"):
             if not self._main_pid:
                 return
+            if self._closed is not None:
+                unrecorded.log(self.settings.spool_folder, self._closed)
+                self._closed = None
             traced = self._trace_here()
             recorder = traced.recorder
             recorder.ticker.every(EVENT_S, self._say_unrecorded, "unrecorded")

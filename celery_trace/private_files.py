@@ -109,15 +109,19 @@ _TAKE_ANOTHER = "Give each user a trace_dir of its own (CELERY_TRACE_DIR)."
 
 def check_writable(folder: Path) -> None:
     """
-    Make a folder inside ``trace_dir`` and see that a file can be made there.
+    Make a folder inside ``trace_dir`` and see that a file can be made there, and that there is room for one.
 
     Raises:
         OSError: It can't.
     """
     make_part(folder)
     probe = folder / f"{os.getpid()}-{threading.get_native_id()}.probe"
-    os.close(create(probe))
-    os.unlink(probe)
+    fd = create(probe)
+    try:
+        os.posix_fallocate(fd, 0, 4096)
+    finally:
+        os.close(fd)
+        os.unlink(probe)
 
 
 # --- files ------------------------------------------------------------------------------------------------

@@ -44,15 +44,24 @@ def advice(error: OSError) -> str:
     )
 
 
+def promise(folder: Path, error: OSError) -> None:
+    """This process will :func:`log` it, before long: neither it nor a child that it forks need say it as well."""
+    _said.add((str(folder), error.errno))
+
+
 def say(folder: Path, error: OSError) -> None:
     """
     Log it, the first time that a process meets this reason.
 
     A forked child knows what its parent has said: a worker says it once, however many children it has.
     """
-    if (str(folder), error.errno) in _said:
-        return
-    _said.add((str(folder), error.errno))
+    if (str(folder), error.errno) not in _said:
+        promise(folder, error)
+        log(folder, error)
+
+
+def log(folder: Path, error: OSError) -> None:
+    """Log what happens to the records, why, and what to do."""
     kept = "failures wait in memory for room, up to 4 MiB a process; what goes beyond that is lost and counted"
     if is_full(error):
         logger.error("celery-trace: no room for records in %s. Tasks go on; %s. %s", folder, kept, advice(error))

@@ -252,6 +252,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
             # Celery counts it in KiB.
             "child_limit_bytes": (self.capp.conf.worker_max_memory_per_child or 0) * 1024,
             "events": self.events.counts,
+            "unrecorded": self.events.unrecorded.now() if isinstance(self.events, upstream.MonitorEvents) else [],
             "workflow": lambda root_id: upstream.workflow(self.events, root_id),
             "app_name": str(self.capp.main or "celery"),
         }

@@ -17,6 +17,7 @@ from typing import Any
 
 from celery_trace.clock import Clock
 from celery_trace.redaction import Redactor, Scrubber
+from celery_trace.unrecorded import EVENT as UNRECORDED
 from flower_plugin.calls import Calls
 from flower_plugin.redacted import text_of
 from flower_plugin.wording import visible
@@ -41,11 +42,12 @@ MOST_NAME = 400
 MOST_NAMES, MOST_TYPES = 10_000, 500
 #: Tasks whose secrets are remembered.
 MOST_LEARNED = 10_000
-#: Celery's own, which somebody who makes up others can't crowd out.
+#: Celery's own and ours, which somebody who makes up others can't crowd out.
 _CELERYS = frozenset(
     (
         "worker-online", "worker-heartbeat", "worker-offline", "task-sent", "task-received", "task-started",
         "task-succeeded", "task-failed", "task-retried", "task-revoked", "task-rejected", "task-cancelled",
+        UNRECORDED,
     )
 )  # fmt: skip
 
@@ -81,6 +83,13 @@ def _name(value: Any, most: int = MOST_NAME) -> str:
     if not value.isprintable() and ("\n" in value or "\t" in value or visible(value) != value):
         raise Refused
     return value
+
+
+def _text(value: Any) -> str:
+    """A sentence or two, cut."""
+    if not isinstance(value, str):
+        raise Refused
+    return visible(value[:MOST_NAME])
 
 
 def is_name(value: Any) -> bool:
@@ -131,6 +140,8 @@ _TASK: Mapping[str, Callable[[Any], Any]] = {
     "routing_key": _name,
     "runtime": _number(0.0, 1e9),
 }
+#: Our own, from a worker that can't write its records.
+_UNRECORDED: Mapping[str, Callable[[Any], Any]] = {**_COMMON, "why": _text, "next": _text, "waiting": _integer()}
 #: Texts that show values of the user's.
 _VALUES: Mapping[str, int] = {
     "args": MOST_VALUE,
@@ -193,6 +204,8 @@ class EventCheck:
         if kind not in _CELERYS and not self._known(self._types, match.group(), MOST_TYPES):
             raise Refused("there are too many different types")
         fields: Mapping[str, Callable[[Any], Any]] = {"task": _TASK, "worker": _WORKER}.get(match["group"], _COMMON)
+        if kind == UNRECORDED:
+            fields = _UNRECORDED
         found = {
             "type": kind,
             "hostname": self._needed(event, "hostname", _name),

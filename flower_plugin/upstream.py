@@ -44,11 +44,13 @@ from kombu.exceptions import OperationalError
 from tornado.options import define
 from tornado.web import RequestHandler, StaticFileHandler
 
+from celery_trace.clock import SystemClock
 from celery_trace.redaction import Redactor, Scrubber
 from flower_plugin.broker import BrokerLink
 from flower_plugin.calls import Calls
 from flower_plugin.events import EventCheck, is_name
 from flower_plugin.redacted import redacted, redacted_settings, text_of
+from flower_plugin.unrecorded import UnrecordedWorkers
 
 __all__ = [
     "NO_DATABASE",
@@ -372,6 +374,7 @@ class MonitorEvents(Events):  # type: ignore[misc]
         self.check = check
         self.skipped = 0
         self.not_understood = 0
+        self.unrecorded = UnrecordedWorkers(SystemClock())
         self._waiting: deque[dict[str, Any]] = deque()
         self._taking = False
         self._turn = threading.Lock()
@@ -394,6 +397,7 @@ class MonitorEvents(Events):  # type: ignore[misc]
 
     def on_event(self, event: dict[str, Any]) -> None:
         """A checked event has come, in the thread that receives them."""
+        self.unrecorded.heard(event)
         with self._turn:
             if len(self._waiting) >= MOST_WAITING:
                 self._waiting.popleft()

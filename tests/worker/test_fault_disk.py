@@ -7,11 +7,12 @@ Every disk here is a small tmpfs of the test's own.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.spool.writer import RESERVE_BYTES
 from celery_trace.stores import open_store
+from celery_trace.unrecorded import EVENT
 from tests.support.fixtures_worker import StartWorker
 from tests.support.processes import REPOSITORY
 from tests.support.requirements import lacking
@@ -32,6 +34,7 @@ DEADLINE_S = 90
 
 BAKERY = """
 import os
+import re
 
 from celery import Celery
 
@@ -324,3 +327,86 @@ def test_a_worker_on_a_full_disk_accounts_for_every_failure_however_its_processe
     # A task that was killed between its last word and its exception is told as lost: that is one record as well.
     assert stored <= failed
     assert len(stored) + stats.dropped["failure"] == len(failed)
+
+
+# --- a trace_dir that can't be written to -----------------------------------------------------------------
+
+
+class Closed:
+    """A trace_dir that can't be written to until :meth:`open` is called."""
+
+    def __init__(self, trace_dir: Path, disk: Disk, how: str) -> None:
+        self._trace_dir, self._disk, self._how = trace_dir, disk, how
+        if how == "a file stands there":
+            trace_dir.write_bytes(b"")
+        elif how == "read-only":
+            assert disk.mount("-o", "remount,ro")
+        else:
+            disk.fill()
+
+    def open(self) -> None:
+        if self._how == "a file stands there":
+            self._trace_dir.unlink()
+        elif self._how == "read-only":
+            assert self._disk.mount("-o", "remount,rw,size=64m")
+        else:
+            assert self._disk.mount("-o", "remount,size=64m")
+            self._disk.free()
+
+
+@pytest.mark.parametrize("how", ["a file stands there", "read-only", "full"])
+def test_a_trace_dir_that_is_closed_from_the_start_is_told_once_and_records_once_it_is_open(
+    disk: Disk, project: Path, start_worker: StartWorker, burn: Callable[[int], None], trace_dir: Path, how: str
+) -> None:
+    closed = Closed(trace_dir, disk, how)
+    worker = start_worker(
+        "bakery", project, settings={"memory": "rss"}, concurrency=2, options=["--max-tasks-per-child=8"]
+    )
+    burn(40)
+    said = "no room for records" if how == "full" else "records can't be written"
+    errors = [line for line in worker.output.splitlines() if said in line]
+    assert len(errors) == 1, errors
+    assert "ERROR" in errors[0]
+    assert ("Free some space" if how == "full" else "Set CELERY_TRACE_DIR to a writable folder") in errors[0]
+    assert "CELERY_TRACE_TRANSPORT=broker" in errors[0] or how == "full"
+    assert "failed (" not in worker.output, "no traceback of ours"
+    closed.open()
+    burn(10)
+    settings = Settings(dir=str(trace_dir))
+    wait_until(
+        lambda: list(settings.spool_folder.glob("*.box")), "a child that began before has a black box by now",
+        timeout_s=DEADLINE_S, explain=worker.tail,
+    )  # fmt: skip
+    worker.stop()
+    stored, stats = collect_all(settings)
+    failed = set(burnt(project))
+    assert len(failed) == 50
+    assert failed >= stored
+    # A child that ended while nothing could be written took what waited with it: its log says how many.
+    gone = sum(int(count) for count in re.findall(r"were lost: (?:.*?)(\d+) of kind failure", worker.output))
+    assert len(stored) + stats.dropped.get("failure", 0) + gone == 50
+    assert len(stored) >= 10
+    if how != "full":
+        assert "records are written to" in worker.output
+
+
+def test_a_worker_that_records_nothing_says_so_in_an_event_without_being_asked_for_events(
+    disk: Disk, project: Path, start_worker: StartWorker, own_broker_url: str, trace_dir: Path
+) -> None:
+    Closed(trace_dir, disk, "a file stands there")
+    client = Celery("listener", broker=own_broker_url, set_as_current=False)
+    heard: list[dict[str, object]] = []
+    worker = start_worker("bakery", project, settings={"memory": "rss"}, concurrency=1)
+    with client.connection() as connection:
+        receiver = client.events.Receiver(connection, handlers={EVENT: heard.append})
+
+        def listen() -> bool:
+            with suppress(TimeoutError):
+                receiver.capture(limit=1, timeout=1, wakeup=False)
+            return bool(heard)
+
+        wait_until(listen, "the worker says that it records nothing", explain=worker.tail)
+    client.close()
+    assert heard[0]["hostname"] == worker.node
+    assert str(trace_dir) in str(heard[0]["why"])
+    assert "CELERY_TRACE_DIR" in str(heard[0]["next"])
