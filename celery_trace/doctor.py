@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from celery_trace import channels, rules
+from celery_trace import channels, private_files, rules, unrecorded
 from celery_trace.collector.status import read_status
 from celery_trace.refusals import Unavailable
 from celery_trace.settings import SettingError, Settings
@@ -163,15 +163,15 @@ def _folder(here: Installation) -> Iterator[Finding]:
                 "Set CELERY_TRACE_DIR to a writable place.",
             )
         return
+    spool = here.settings.spool_folder
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
+        if os.path.lexists(spool):
+            private_files.check_writable(spool)
     except OSError as error:
-        yield _fail(
-            "trace_dir",
-            f"{folder} is not writable by uid {os.getuid()} ({error.strerror})",
-            "Make it writable, or set CELERY_TRACE_DIR to a place that is.",
-        )
+        what = "has no room" if unrecorded.is_full(error) else "is not writable"
+        yield _fail("trace_dir", f"{folder} {what}: {unrecorded.why(folder, error)}", unrecorded.advice(error))
         return
     status = folder.stat()
     mode = stat.S_IMODE(status.st_mode)
@@ -183,9 +183,7 @@ def _folder(here: Installation) -> Iterator[Finding]:
         )
     else:
         yield _ok("trace_dir", f"{folder}, mode {mode:04o}")
-    loose = [path.name for path in _private(folder) if stat.S_IMODE(path.stat().st_mode) & 0o077]
-    if loose:
-        yield _fail("private files", f"readable by others: {', '.join(loose)}", f"Run: chmod -R go= {folder}")
+    yield from _files(folder)
     free = os.statvfs(folder)
     free_bytes = free.f_bavail * free.f_frsize
     if free_bytes < here.settings.spool_bytes:
@@ -198,10 +196,43 @@ def _folder(here: Installation) -> Iterator[Finding]:
         yield _ok("disk", f"{size(free_bytes)} free")
 
 
-def _private(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.is_file() and not path.is_symlink():
-            yield path
+def _files(folder: Path) -> Iterator[Finding]:
+    """What stands in ``trace_dir`` and should not, or not like that."""
+    loose, refused, aside = [], [], []
+    for where, _, names in os.walk(folder):
+        for path in (Path(where, name) for name in names):
+            try:
+                if path.suffix == ".foreign":
+                    aside.append(str(path.relative_to(folder)))
+                    continue
+                fd = private_files.open_file(path, os.O_RDONLY)
+                if stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
+                    loose.append(str(path.relative_to(folder)))
+                os.close(fd)
+            except private_files.NotOurs as error:
+                refused.append(f"{path.relative_to(folder)} ({error.why})")
+            except OSError:  # gone by now, or another user's, which nobody here can open
+                continue
+    if loose:
+        yield _fail("private files", f"readable by others: {_some(loose)}", f"Run: chmod -R go= {folder}")
+    if refused:
+        yield _fail(
+            "foreign files",
+            f"not used, as somebody else can have put them there: {_some(refused)}",
+            "See who can write into trace_dir; then remove them, or make them yours alone (chown, chmod 600).",
+        )
+    if aside:
+        yield _warn(
+            "set aside",
+            f"none of celery-trace's: {_some(aside)}",
+            "See who can write into trace_dir; then remove them.",
+        )
+
+
+def _some(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    names = sorted(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _counters(_: Installation) -> Iterator[Finding]:

@@ -74,6 +74,41 @@ def test_a_file_that_others_can_read_is_named(folder: Path) -> None:
     assert "shell.key" in finding.found
 
 
+def test_files_that_are_not_used_are_named_with_the_reason(folder: Path) -> None:
+    (folder / "spool").mkdir(mode=0o700)
+    (folder / "shell.key").symlink_to(folder / "elsewhere")
+    (folder / "spool" / "p1.1.spool").write_bytes(b"")
+    (folder / "spool" / "p1.1.spool").chmod(0o666)
+    finding = look(folder)["foreign files"]
+    assert finding.level == "fail"
+    assert "shell.key (it is a symbolic link)" in finding.found
+    assert "spool/p1.1.spool (others can write to it" in finding.found
+
+
+def test_files_that_were_set_aside_are_named(folder: Path) -> None:
+    for number in range(8):
+        (folder / f"p{number}.1.spool.foreign").touch(mode=0o600)
+    finding = look(folder)["set aside"]
+    assert finding.level == "warn"
+    assert "p4.1.spool.foreign and 3 more" in finding.found
+
+
+def test_something_else_in_place_of_the_folder_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "trace").write_bytes(b"")
+    finding = look(tmp_path / "trace")["trace_dir"]
+    assert finding.level == "fail"
+    assert str(tmp_path / "trace") in finding.found
+    assert "CELERY_TRACE_DIR" in finding.advice
+    assert "CELERY_TRACE_TRANSPORT=broker" in finding.advice
+
+
+def test_a_spool_that_can_not_be_written_to_is_told(folder: Path) -> None:
+    (folder / "spool").write_bytes(b"")
+    finding = look(folder)["trace_dir"]
+    assert finding.level == "fail"
+    assert str(folder / "spool") in finding.found
+
+
 def test_a_folder_that_does_not_exist_yet_is_no_fault(tmp_path: Path) -> None:
     found = look(tmp_path / "later")
     assert found["trace_dir"].level == "ok"

@@ -390,7 +390,7 @@ def test_a_trace_dir_that_is_closed_from_the_start_is_told_once_and_records_once
         assert "records are written to" in worker.output
 
 
-def test_a_worker_that_records_nothing_says_so_in_an_event_without_being_asked_for_events(
+def test_a_worker_that_records_nothing_says_so_in_an_event(
     disk: Disk, project: Path, start_worker: StartWorker, own_broker_url: str, trace_dir: Path
 ) -> None:
     Closed(trace_dir, disk, "a file stands there")
@@ -398,14 +398,16 @@ def test_a_worker_that_records_nothing_says_so_in_an_event_without_being_asked_f
     heard: list[dict[str, object]] = []
     worker = start_worker("bakery", project, settings={"memory": "rss"}, concurrency=1)
     with client.connection() as connection:
-        receiver = client.events.Receiver(connection, handlers={EVENT: heard.append})
+        receiver = client.events.Receiver(connection)
 
-        def listen() -> bool:
-            with suppress(TimeoutError):
-                receiver.capture(limit=1, timeout=1, wakeup=False)
-            return bool(heard)
+        def hear(event: dict[str, object]) -> None:
+            heard.append(event)
+            receiver.should_stop = True
 
-        wait_until(listen, "the worker says that it records nothing", explain=worker.tail)
+        receiver.handlers = {EVENT: hear}
+        with suppress(TimeoutError):
+            receiver.capture(limit=None, timeout=DEADLINE_S, wakeup=False)
+    assert heard, worker.tail()
     client.close()
     assert heard[0]["hostname"] == worker.node
     assert str(trace_dir) in str(heard[0]["why"])
