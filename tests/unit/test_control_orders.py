@@ -101,6 +101,27 @@ def test_one_process_of_a_worker_profiles(worker: Worker) -> None:
     assert list(orders_file(worker.settings, worker.process.uid).parent.iterdir()) == []
 
 
+def test_nothing_of_a_worker_is_left_when_it_ends(worker: Worker) -> None:
+    for name in ("a", "b"):
+        worker.desk.hear(worker.order(action="profile", mode="", name=name))
+    worker.child.poll()
+    orders = orders_file(worker.settings, worker.process.uid).parent
+    (orders / "another.json").touch()
+    assert len(list(orders.iterdir())) == 4, "the orders, and a mark for each that was taken"
+    worker.desk.close()
+    assert [path.name for path in orders.iterdir()] == ["another.json"]
+
+
+def test_the_mark_of_an_order_goes_after_the_order_has_ended(worker: Worker) -> None:
+    worker.desk.hear(worker.order(action="profile", mode="", name="a", until_s=worker.now_s + 5))
+    worker.child.poll()
+    orders = orders_file(worker.settings, worker.process.uid).parent
+    assert len(list(orders.glob("*.taken"))) == 1
+    worker.clock.advance(60)
+    worker.desk.hear(worker.order(name="b"))
+    assert list(orders.glob("*.taken")) == []
+
+
 def test_the_orders_file_is_the_owners_alone(worker: Worker) -> None:
     worker.desk.hear(worker.order())
     path = orders_file(worker.settings, worker.process.uid)

@@ -4,6 +4,7 @@ import ast
 import fcntl
 import json
 import os
+import time
 from collections import Counter
 
 import pytest
@@ -14,6 +15,7 @@ from celery_trace.model import ExceptionInfo, ProcessRecord, Stats
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter, segments, unpack
+from celery_trace.spool.losses import Losses
 from celery_trace.stores import StoreUnavailable, migration, open_store
 from celery_trace.transports import TransportUnavailable
 from celery_trace.transports.direct import DirectTransport
@@ -278,6 +280,89 @@ def test_the_status_file_tells_readiness_and_what_waits(collector, writer, trans
     assert (status.state, status.why) == ("ready", "")
     assert (folder.parent / "collector.json").stat().st_mode & 0o777 == 0o600
     assert json.loads((folder.parent / "collector.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_refusal_is_logged_once_however_often_it_is_tried_again(collector, transport, writer, caplog):
+    writer.append(failure("t1"))
+    transport.refuse_after = 0
+    tries = []
+    collector.run(lambda: len(tries) >= 4, tries.append)
+    assert collector.status.retries == 5, "the last round before the end is one as well"
+    assert caplog.text.count("it is down") == 1
+    transport.refuse_after = None
+    collector.round()
+    transport.refuse_after = 0
+    writer.append(failure("t2"))
+    collector.run(lambda: True, tries.append)
+    assert caplog.text.count("it is down") == 2, "it had come back in between"
+
+
+def test_what_waits_in_a_living_process_is_no_loss_yet_and_is_one_when_it_was_killed(
+    collector, folder, transport, clock
+):
+    losses = Losses(folder, "p1")
+    lock = open(folder / "p1.lock", "w")  # noqa: SIM115 - held until the process is to be dead
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def told():
+        stats = [record for batch in transport.batches for record in batch if isinstance(record, Stats)]
+        return [record for record in stats if record.process.startswith("dropped:")][-1]
+
+    losses.lose("failure")
+    losses.wait("failure", 3)
+    assert losses.tell()
+    for _ in range(2):
+        collector.round()
+    assert told().counters == {"dropped:failure": 1}
+    assert collector.status.dropped == 1
+    losses.wait("failure", -1)
+    assert losses.tell()
+    collector.round()
+    first = told()
+    lock.close()
+    collector.round()
+    assert told().counters == {"dropped:failure": 3}
+    assert (told().process, told().seq > first.seq) == (first.process, True)
+    assert collector.status.dropped == 3
+    assert [path.name for path in folder.iterdir()] == ["collector"]
+
+
+def test_losses_that_were_made_good_leave_no_name(collector, folder, transport):
+    losses = Losses(folder, "p1")
+    losses.wait("failure", 1)
+    assert losses.tell()
+    losses.wait("failure", -1)
+    assert losses.tell()
+    assert [path.name for path in folder.iterdir()] == ["collector"]
+
+
+def test_a_name_of_the_first_version_is_still_understood(collector, folder, transport):
+    (folder / "0123456789abcdef.7.run-12_rollup-3.dropped").touch(mode=0o600)
+    collector.round()
+    (stats,) = [record for batch in transport.batches for record in batch if "dropped:run" in record.counters]
+    assert stats.counters == {"dropped:run": 12, "dropped:rollup": 3}
+    assert stats.process == "dropped:0123456789abcdef"
+    assert stats.seq > 7, "an account that 0.1.0 sent before gives way to it"
+
+
+def test_the_orders_of_a_worker_that_was_killed_go_with_it(collector, folder):
+    orders = folder.parent / "orders"
+    orders.mkdir()
+    for name in ("victim.json", "victim.o1.taken", "victim.json.7-7.draft", "other.json"):
+        (orders / name).touch()
+    (folder / "victim.lock").touch()
+    collector.round()
+    assert [path.name for path in orders.iterdir()] == ["other.json"]
+
+
+def test_orders_that_can_not_be_in_force_any_more_go_whoever_left_them(folder, transport, clock):
+    orders = folder.parent / "orders"
+    orders.mkdir()
+    for name, age_s in (("old.json", 3 * 3600), ("old.o1.taken", 3 * 3600), ("new.json", 60)):
+        (orders / name).touch()
+        os.utime(orders / name, (time.time() - age_s,) * 2)
+    Collector(folder, transport, clock).close()
+    assert [path.name for path in orders.iterdir()] == ["new.json"]
 
 
 def test_running_goes_on_after_a_refusal_and_ends_with_a_last_round(collector, writer, transport):
