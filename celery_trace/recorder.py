@@ -417,6 +417,7 @@ class Recorder:
             try:
                 box = BlackBox(self.settings.spool_folder / f"{self.process.uid}.box", self.process, self.clock)
             except OSError as error:
+                guard.own_errors["black box"] += 1
                 self.spool.refused(error)
                 return
             self.box = box

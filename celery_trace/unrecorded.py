@@ -20,6 +20,7 @@ EVENT: Final = "trace-unrecorded"
 EVENT_S: Final = 10.0
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _said: set[tuple[str, int | None]] = set()
 
 
@@ -38,6 +39,8 @@ def advice(error: OSError) -> str:
     """What to do about it."""
     if is_full(error):
         return "Free some space, or lower trace_spool_bytes."
+    if error.errno in _NO_DESCRIPTORS:
+        return "Raise the limit of open files (ulimit -n), or see what keeps so many of them open."
     return (
         "Set CELERY_TRACE_DIR to a writable folder. Where this host has no lasting one, take a temporary folder and "
         "CELERY_TRACE_TRANSPORT=broker: the records then go over the broker to the monitor's host."

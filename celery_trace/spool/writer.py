@@ -158,10 +158,11 @@ class SpoolWriter:
             return False
 
     def settle(self) -> None:
-        """Try again to write what waits; where nothing could be written, see whether it can be by now."""
+        """Every few seconds: try again what could not be written, and begin anew where the folder was removed."""
         with self._lock:
             if self._closed or self._pid != os.getpid():
                 return
+            self._notice_removal()
             if self._waiting:
                 self._write_waiting()
             elif self._trouble is not None and self._may_try():
@@ -317,6 +318,18 @@ class SpoolWriter:
             os.rename(self._reserve_path, self._folder / Segment(False, number, self._process.uid).name)
 
     # --- what is lost
+
+    def _notice_removal(self) -> None:
+        """Nobody removes a file that is written to, so somebody did who meant the folder. What was in it is gone."""
+        for fd in (self._lock_fd, self._precious.fd, self._routine.fd):
+            if fd >= 0 and os.fstat(fd).st_nlink == 0:
+                logger.warning(
+                    "celery-trace: %s was removed while this process wrote to it. What the collector had not read by "
+                    "then is lost; the process begins new files.",
+                    self._folder,
+                )
+                self._forget()
+                return
 
     def _lose(self, tag: str, *, tell: bool = True) -> None:
         self.counters[f"dropped:{tag}"] += 1

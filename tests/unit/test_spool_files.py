@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -312,9 +313,12 @@ from celery_trace.spool import SpoolWriter
 from tests.support.store_records import process, run
 writer = SpoolWriter(Path({str(folder)!r}), process("parent"), cap_bytes={CAP}, clock=SystemClock())
 writer.append(run("r1"))
+begun, begins = os.pipe()
 if os.fork() == 0:
+    os.write(begins, b".")  # by now it has closed what it inherited
     sys.stdin.read()
     os._exit(0)
+os.read(begun, 1)
 os.kill(os.getpid(), 9)
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
@@ -356,6 +360,18 @@ def test_a_folder_that_was_removed_is_made_again(folder, make_writer):
     for n in range(2000):
         writer.append(run(f"later{n}"))
     assert len(read_all(folder)[0]) > 1000
+
+
+def test_a_folder_that_was_removed_is_noticed_before_the_next_file(folder, make_writer, caplog):
+    writer = make_writer()
+    writer.append(failure("gone"))
+    shutil.rmtree(folder)
+    writer.settle()
+    writer.append(failure("t1"))
+    writer.append(run("r1"))
+    assert lives(folder, "p1")
+    assert [record.key for record in read_all(folder)[0][1:]] == [failure("t1").id, "p1", "r1"]
+    assert caplog.text.count("was removed while this process wrote to it") == 1
 
 
 def test_a_clock_that_steps_back_breaks_nothing(folder, make_writer):
