@@ -236,6 +236,21 @@ def replace(path: Path, data: bytes, *, durable: bool = False) -> None:
         raise
 
 
+def open_output(path: Path) -> int:
+    """
+    A descriptor of a file that a person named for an export, emptied. A link is followed, and a pipe is waited for:
+    it is their choice. A file of their own is closed to others before anything is written to it.
+
+    Raises:
+        OSError: It can't be opened.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+        os.fchmod(fd, 0o600)
+    return fd
+
+
 def make_private(path: Path) -> None:
     """
     Take the rights of group and others from a file that a library made for us with what the umask left.

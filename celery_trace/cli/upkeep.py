@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import msgspec
 
-from celery_trace import report, unrecorded
+from celery_trace import private_files, report, unrecorded
 from celery_trace.cli.session import Lasting, Refusal, Session, Since, command
 from celery_trace.clock import SystemClock
 from celery_trace.report import Style
@@ -105,7 +105,7 @@ def _file(output: str) -> Iterator[TextIO]:
         yield sys.stdout
         return
     try:
-        fd = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = private_files.open_output(Path(output))
     except OSError as error:
         raise Refusal(f"Can't write {output}: {error.strerror}. Name another file.") from None
     with os.fdopen(fd, "w", encoding="utf-8") as file:

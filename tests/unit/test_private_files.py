@@ -272,3 +272,16 @@ def test_a_folder_is_guarded_where_nobody_else_can_replace_what_stands_in_it(
     else:
         with pytest.raises(NotOurs, match="chmod 700"):
             private_files.check_guarded(tmp_path)
+
+
+def test_an_export_into_a_file_of_ones_own_closes_it_to_others(file: Path) -> None:
+    file.chmod(0o644)
+    os.close(private_files.open_output(file))
+    assert (file.read_bytes(), mode_of(file)) == (b"", 0o600)
+
+
+def test_an_export_goes_where_the_person_said_also_through_a_link(file: Path) -> None:
+    a_link(file)
+    os.close(private_files.open_output(file))
+    assert file.is_symlink()
+    assert file.with_name("elsewhere").read_bytes() == b""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from django.core.management.base import CommandError
 
+from celery_trace import private_files
 from django_bridge.management.store_command import StoreCommand, duration_s, rows
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Command(StoreCommand):
             count = 0
             try:
                 # Locals of failures are in it: nobody else needs to read it.
-                handle = os.open(Path(output), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                handle = private_files.open_output(Path(output))
             except OSError as error:
                 raise CommandError(f"Can't write {output}: {error.strerror}.") from None
             with os.fdopen(handle, "w", encoding="utf-8") as file:
