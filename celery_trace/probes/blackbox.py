@@ -346,7 +346,7 @@ def _hold(path: Path) -> int:
     nascent = path.with_suffix(f".{os.getpid()}.box-nascent")
     descriptor = private_files.create(nascent)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if path.exists():
+    if path.exists() and not path.is_symlink():
         os.unlink(nascent)  # the spool's writer was first, and holds it
     else:
         os.rename(nascent, path)
