@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -18,6 +19,7 @@ from celery_trace.model import Failure, Kind, Rollup, Run
 from celery_trace.probes import blackbox, budget, memory
 from celery_trace.probes.investigation import Step
 from tests.support.fixtures_pool import Pool
+from tests.support.waiting import wait_until
 
 
 def test_each_run_is_counted_once_with_its_duration(pool: Pool) -> None:
@@ -125,6 +127,38 @@ def test_the_black_box_tells_of_a_quiet_run(pool: Pool) -> None:
     after = look()
     assert after is not None
     assert after.runs == []
+
+
+@pytest.fixture
+def closed_trace_dir(tmp_path: Path) -> Path:
+    """A file where the trace_dir of :func:`pool` should be made."""
+    path = tmp_path / "trace"
+    path.write_bytes(b"")
+    return path
+
+
+def test_a_black_box_that_could_not_be_made_at_first_is_made_later_and_tells_of_quiet_runs(
+    closed_trace_dir: Path, pool: Pool
+) -> None:
+    recorder = pool.recorder
+    pool.runs("add", 20)
+    assert recorder.box is None
+    assert recorder.spool.trouble is not None
+    closed_trace_dir.unlink()
+    recorder.spool._try_again_s = 0.0  # as if the time had come
+    recorder.flush()
+    assert recorder.spool.trouble is None
+    recorder._box_due_s = 0.0
+    wait_until(lambda: recorder.box is not None, "the ticker makes the black box", timeout_s=10)
+    seen: list[Any] = []
+    pool.quietly(
+        lambda: seen.append(blackbox.read(next(recorder.settings.spool_folder.glob("*.box")))), task_id="watched"
+    )
+    [reading] = seen
+    assert [(run.name, run.task_id) for run, _ in reading.runs] == [("work", "watched")]
+    pool.runs("add", 20)
+    [totals] = pool.totals("add")
+    assert totals.runs == 20 + 3 + 20
 
 
 def test_a_quiet_run_that_takes_unusually_long_is_kept_by_itself(pool: Pool) -> None:
