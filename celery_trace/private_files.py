@@ -15,14 +15,18 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 _ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 #: Errors of ``open`` that say what stands there: a link, a folder, a pipe or socket without its other end.
 _NO_FILE = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe or a socket"}
+#: Names of files in the making, which hold who makes them. They live for a moment: an old one was left by a kill.
+_DRAFT = re.compile(r".+\.\d+-\d+\.draft|\d+-\d+\.probe|[0-9A-Za-z_-]+\.\d+\.(box-)?nascent")
 #: In a ``trace_dir`` that we make, so that nobody commits what was captured.
 IGNORE_FILE, IGNORE = ".gitignore", b"# Made by celery-trace: what is in here is private.\n*\n"
 
@@ -278,6 +282,16 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def clear_drafts(folder: Path) -> None:
+    """Remove what processes left that were killed while they made a file, a minute ago or longer."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if _DRAFT.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    if time.time() - os.lstat(folder / name).st_mtime > 60:
+                        os.unlink(folder / name)
 
 
 def set_aside(path: Path) -> Path:

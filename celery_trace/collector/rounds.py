@@ -80,7 +80,7 @@ class Collector:
         self._name = name or f"{socket.gethostname()}:{stable_id(str(folder))[:6]}"
         private_files.make_part(folder)
         self._lock_fd = self._take_folder()
-        orders.forget_old(folder.parent)
+        self._clear_old()
         self._told_dropped: dict[str, tuple[int, int]] = {}  # by dropper: its last account that was told, and the sum
         self.status = Status(pid=os.getpid(), started_at_s=clock.now_s(), transport=transport.name)
         self._told: dict[str, int] = {}
@@ -202,8 +202,14 @@ class Collector:
         logger.info("%d processes were killed, %d of them within a run.", len(uids), lost)
         for uid in uids:
             self._forget_process(uid)
-        orders.forget_old(self._folder.parent)
+        self._clear_old()
         self._save_status()
+
+    def _clear_old(self) -> None:
+        """Remove what the killed left under names that say nothing of who they were."""
+        orders.forget_old(self._folder.parent)
+        private_files.clear_drafts(self._folder.parent)
+        private_files.clear_drafts(self._folder)
 
     def _forget_process(self, uid: str) -> None:
         """Remove what a process that is no more left beside its records."""

@@ -285,3 +285,14 @@ def test_an_export_goes_where_the_person_said_also_through_a_link(file: Path) ->
     os.close(private_files.open_output(file))
     assert file.is_symlink()
     assert file.with_name("elsewhere").read_bytes() == b""
+
+
+def test_what_a_kill_left_half_made_is_cleared_once_it_is_old(tmp_path: Path) -> None:
+    for name in ("p1.7.nascent", "p1.7.box-nascent", "7-7.probe", "collector.json.7-7.draft", "p1.lock", "my.draft"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / "p2.8.nascent").touch()
+    (tmp_path / "abc.1-1.draft").mkdir()
+    private_files.clear_drafts(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["abc.1-1.draft", "my.draft", "p1.lock", "p2.8.nascent"]
+    private_files.clear_drafts(tmp_path / "nowhere")
