@@ -35,6 +35,10 @@ BROKER_S = 5.0
 STATUS_S = 60.0
 
 
+#: The folders of ours in ``trace_dir``.
+PARTS = ("spool", "orders", "profiles", "leases")
+
+
 class Finding(Struct, frozen=True, kw_only=True):
     """One line: ``level`` is ``ok``, ``warn`` (something is missing that you may want) or ``fail``."""
 
@@ -199,8 +203,10 @@ def _folder(here: Installation) -> Iterator[Finding]:
 def _files(folder: Path) -> Iterator[Finding]:
     """What stands in ``trace_dir`` and should not, or not like that."""
     loose, refused, aside = [], [], []
-    for where, _, names in os.walk(folder):
-        for path in (Path(where, name) for name in names):
+    for part in (folder, *(folder / name for name in PARTS)):
+        for path in part.iterdir() if part.is_dir() else ():
+            if path.is_dir() and not path.is_symlink():
+                continue
             try:
                 if path.suffix == ".foreign":
                     aside.append(str(path.relative_to(folder)))
