@@ -141,7 +141,9 @@ class SpoolWriter:
             if self._waiting:
                 self._write_waiting()
             routine = isinstance(record, ROUTINE)
-            if self._write(self._routine if routine else self._precious, line, patient=not routine):
+            # Behind those that wait: they were first, and where they found no room this one finds none.
+            behind = self._waiting and not routine
+            if not behind and self._write(self._routine if routine else self._precious, line, patient=not routine):
                 self.counters[f"written:{tag}"] += 1
                 return True
             if self._ending and self._write_to_reserve(line):
