@@ -86,7 +86,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     if not disk.mount("-t", "tmpfs", "-o", "size=2m", "tmpfs"):
         lacking("The right to mount a tmpfs", "run the tests as root, outside a container that forbids it.")
     yield disk
-    subprocess.run(["umount", str(disk.folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(disk.folder)], check=True)  # also after a test that failed
 
 
 @contextmanager
