@@ -452,7 +452,7 @@ class FailureWatcher:
             exception,
             capture=capture,
             task=context_of(request, self._redactor, self._limits, scrubber),
-            traceback_text=scrubber.text(self._redactor.text(traceback_text[-_TRACEBACK_CHARACTERS:])),
+            traceback_text=scrubber.text(self._redactor.traceback(traceback_text[-_TRACEBACK_CHARACTERS:])),
             pid=pid,
             duration_s=max(0.0, self._clock.now_s() - run) if run is not None else None,
             note=note,

@@ -19,11 +19,18 @@ from typing import Any
 
 from celery_trace.capture.anatomy import type_name
 from celery_trace.capture.names import Names, are_parted
-from celery_trace.capture.pairs import attribute_refs, dict_refs, tells_nothing, two_refs
-from celery_trace.capture.scrubbing import scrub_nodes, secrets_in, texts_of_nodes
-from celery_trace.capture.texts import as_name, cleaned, length_of_json
+from celery_trace.capture.pairs import (
+    attribute_refs,
+    dict_refs,
+    has_options,
+    options_masked,
+    tells_nothing,
+    two_refs,
+)
+from celery_trace.capture.scrubbing import hide_open_keys, scrub_nodes, secrets_in, texts_of_nodes
+from celery_trace.capture.texts import BEYOND, as_name, cleaned, length_of_json
 from celery_trace.model import Node, Variable
-from celery_trace.redaction import Redactor, Scrubber, is_card_number
+from celery_trace.redaction import Redactor, Scrubber, is_card_number, pem
 from celery_trace.settings import Limits
 
 #: Opens one object; returns its node. Called only while there is room.
@@ -101,6 +108,7 @@ class HeapEncoder:
         self.names = names if names is not None else Names(redactor)
         # Rows of one table have the same keys: by the keys' addresses, a node's items.
         self._plain_keys: dict[tuple[int, ...], list[int]] = {}
+        self._holds_open_key = False
 
     @property
     def nodes_left(self) -> int:
@@ -252,7 +260,10 @@ class HeapEncoder:
         ref = len(self.nodes)
         self.nodes.append(None)
         refs: list[int] = []
-        for place, value in enumerate(values[: self.limits.breadth]):
+        shown = values[: self.limits.breadth]
+        if shown and has_options(shown):
+            shown = options_masked(self, shown)
+        for place, value in enumerate(shown):
             child = self.member(names[place], value, 1) if place < len(names) else self.visit(value, 1)
             if child < 0:
                 break
@@ -279,6 +290,13 @@ class HeapEncoder:
         for secret in secrets_in(value, self.limits.string):
             self.scrubber.learn(secret)
 
+    def _learn_key(self, text: str, kept: str) -> None:
+        """Remember the lines of a private key, to find them where they stand apart."""
+        if "PRIVATE KEY" in kept:
+            self._holds_open_key = self._holds_open_key or pem.is_open(kept)
+            for piece in pem.pieces_of(text[: self.limits.string + BEYOND]):
+                self.scrubber.learn(piece)
+
     # --- opening them
 
     def open_pending(self, *, nodes: int, bytes: int) -> None:
@@ -297,6 +315,8 @@ class HeapEncoder:
                 if length == 2 and len(row) == 2 and self._is_secret_pair(row):
                     kept[ref] = self._open(row, depth)  # neither names nor notes in it
                     continue
+                if row and type(row[0]) is str and has_options(row):
+                    row = options_masked(self, row)
                 refs = self.refs_of(row, depth + 1)
                 count = len(refs)
                 cut = length - count
@@ -412,7 +432,10 @@ class HeapEncoder:
 
     def items(self, iterator: Iterable[object], depth: int) -> list[int]:
         """Refs of the first items, as many as breadth and room allow."""
-        refs = self.refs_of(list(islice(iterator, self._breadth)), depth)
+        row: Sequence[object] = list(islice(iterator, self._breadth))
+        if row and has_options(row):
+            row = options_masked(self, row)
+        refs = self.refs_of(row, depth)
         self.bytes_left -= _REF_BYTES * len(refs)
         return refs
 
@@ -474,6 +497,8 @@ class HeapEncoder:
         """
         whole = len(text) if length < 0 else length
         kept, left_out = cleaned(text, self.limits.string, self.redactor)
+        if kept is not text or kept.startswith("-----BEGIN "):
+            self._learn_key(text, kept)
         cut += left_out
         size = length_of_json(kept)
         room = self.bytes_left - _NODE_BYTES - len(cls_name)
@@ -523,6 +548,8 @@ class HeapEncoder:
         self._texts.clear()
         self._numbers.clear()
         nodes = [node if node is not None else _LOST for node in self.nodes]
+        if self._holds_open_key:
+            self.redacted_values += hide_open_keys(nodes, self.scrubber)
         if self.scrubber:
             # Whatever is entered at once is a number or a text of fewer characters.
             suspects = nodes if self.scrubber.has_short_or_digits(_SHORT) else self._uncommon

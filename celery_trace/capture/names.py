@@ -21,6 +21,8 @@ def are_parted(names: Iterable[str]) -> bool:
 
 
 _LONGEST = 120
+#: Characters of an identifier that may be a credential.
+_CREDENTIAL = 12
 _REMEMBERED = 512
 
 
@@ -71,6 +73,6 @@ class Names:
     def shown(self, name: str) -> str:
         """A name as it may be shown: bounded, valid, and without a secret inside when it is no identifier."""
         text = name if len(name) <= _LONGEST else name[:_LONGEST] + "…"
-        if not text.isidentifier() or len(text) > 20:
+        if len(text) >= _CREDENTIAL or not text.isidentifier():
             text = encodable(self._redactor.text(text))
         return text

@@ -6,7 +6,7 @@ A secret name hides its value, and so does a name that itself is a value: ``{"na
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,34 @@ def two_refs(encoder: HeapEncoder, items: Iterator[object], depth: int) -> list[
     else:
         refs = [encoder.visit(first, depth), encoder.visit(second, depth)]
     return [ref for ref in refs if ref >= 0] if refs[0] >= 0 else []
+
+
+#: Options that are followed by ``user:password``.
+_LOGINS = frozenset(("-u", "-U", "--user", "--proxy-user"))
+
+
+def has_options(row: Sequence[Any]) -> bool:
+    """Whether a row can be a command line: one of its texts begins with a dash."""
+    for value in row:  # noqa: SIM110 - asked of each row of texts, and `any` takes twice as long
+        if type(value) is str and value[:1] == "-":
+            return True
+    return False
+
+
+def options_masked(encoder: HeapEncoder, row: Sequence[object]) -> Sequence[object]:
+    """A command line with stand-ins for what follows ``--password`` or ``-u``; the row itself where nothing does."""
+    masked: list[object] | None = None
+    for place in range(1, len(row)):
+        option, value = as_name(row[place - 1]), as_name(row[place])
+        if not option or option[0] != "-" or not value or value[0] == "-" or "=" in option:
+            continue
+        login = option in _LOGINS and ":" in value
+        if login or encoder.redactor.is_secret_name(option):
+            masked = masked if masked is not None else list(row)
+            if login:
+                encoder.learn(value.partition(":")[2])
+            masked[place] = encoder.stand_in(encoder.secret(row[place]))
+    return masked if masked is not None else row
 
 
 def _hide(encoder: HeapEncoder, refs: list[int], at: int, value: object) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from celery_trace.capture.heap import FALSE, NO_ITEMS, NO_NAMES, NONE, SMALL, TRUE
 from celery_trace.capture.names import PARTED
+from celery_trace.capture.pairs import has_options
 from celery_trace.model import Node
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits
@@ -50,6 +51,8 @@ def plain_arguments(
     values = tuple(args)  # copies: another thread may change them
     named = list(kwargs.items()) if kwargs else []
     count = len(values)
+    if values and has_options(values):
+        return None
     if max(count, len(named)) > limits.breadth or count + 2 * len(named) + 2 > limits.nodes:
         return None
     is_secret = redactor.is_secret_name

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from celery_trace.capture.anatomy import anatomy, mro, part
 from celery_trace.capture.texts import BEYOND, bare_moment, encodable, uuid_text
 from celery_trace.model import CapturedException, Frame, Node
-from celery_trace.redaction import Scrubber
+from celery_trace.redaction import Scrubber, pem
 
 _INT64 = 1 << 63
 #: Values that are looked at inside one secret container or object.
@@ -150,6 +150,40 @@ def texts_of_nodes(nodes: list[Node]) -> str:
         if node.note:
             texts.append(node.note)
     return "\n".join(texts)
+
+
+def hide_open_keys(nodes: list[Node], scrubber: Scrubber) -> int:
+    """
+    Hide the lines of private keys that stand as items of their own, from the first line of a key to its last.
+
+    They are learned too, as one of them may stand in a loop's variable.
+
+    Args:
+        nodes: The whole table; changed in place.
+        scrubber: Learns the lines.
+
+    Returns:
+        How many nodes were hidden.
+    """
+    hidden: set[int] = set()
+    for node in nodes:
+        if node.kind not in ("list", "tuple"):
+            continue
+        within = False
+        for ref in node.items:
+            text = nodes[ref].value
+            if type(text) is not str:
+                continue
+            if pem.is_open(text):
+                within = True
+            elif within and pem.ends(text):
+                within = False
+            elif within:
+                hidden.add(ref)
+    for ref in hidden:
+        scrubber.learn(str(nodes[ref].value))
+        nodes[ref] = Node(nodes[ref].type, "redacted")
+    return len(hidden)
 
 
 def _scrubbed_node(node: Node, scrubber: Scrubber, room: int) -> tuple[Node, int]:

@@ -106,7 +106,7 @@ class SourceLines:
             return _NO_SOURCE
         first = max(1, line - AROUND)
         text = "".join(raw if raw.endswith("\n") else raw + "\n" for raw in lines[first - 1 : line + AROUND])
-        # Together, as a literal may span lines; then one by one, as a line's own literals end on it.
+        # Together, as a literal may span lines; then one by one, in case the first quote in sight closes a literal.
         context = [self._redactor.source(encodable(raw.rstrip())[:WIDTH]) for raw in _whole(text, self._redactor)]
         code = context[line - first].strip() if line - first < len(context) else ""
         return SourceContext(code, first, context, stale, len(_json(context)) + len(_json(code)))
@@ -127,10 +127,8 @@ def _columns_of(code: CodeType, instruction: int) -> tuple[int, int, int] | None
 
 
 def _whole(text: str, redactor: Redactor) -> list[str]:
-    """The lines after a search over all of them, if that left as many lines; else each by itself."""
-    lines = text.splitlines()
-    searched = redactor.shapes(text).splitlines()
-    return searched if len(searched) == len(lines) else [redactor.shapes(line) for line in lines]
+    """The lines of a text that ends with a line feed, after a search over all of them at once."""
+    return redactor.source(text).split("\n")[: text.count("\n")]
 
 
 def _standard_library() -> tuple[str, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import msgspec
 
+from celery_trace.capture.anatomy import is_kind_of
 from celery_trace.redaction import Redactor
 
 _json = msgspec.json.Encoder().encode
@@ -50,12 +52,17 @@ def cleaned(text: str, most: int, redactor: Redactor) -> tuple[str, int]:
 
 
 def as_name(value: object) -> str | None:
-    """A text or bytes that can name something, else None."""
+    """A text or bytes that can name something, else None; of a subclass, such as a header's name, what it holds."""
     cls = type(value)
     if cls is str:
         return value if len(value) <= 256 else None  # type: ignore[arg-type, return-value]
     if cls is bytes:
         return value.decode("latin-1") if len(value) <= 256 else None  # type: ignore[attr-defined, arg-type]
+    held: Any = value
+    if is_kind_of(cls, str):
+        return str.__str__(held) if str.__len__(held) <= 256 else None
+    if is_kind_of(cls, bytes):
+        return bytes.decode(held, "latin-1") if bytes.__len__(held) <= 256 else None
     return None
 
 

@@ -1,0 +1,105 @@
+"""
+Secrets are taken out before anything leaves the process: by name, by shape, and by having been met.
+
+- **names** (:mod:`~celery_trace.redaction.names`): ``password``, ``apiKey``, ``DB_PASS`` hide the value beside them;
+- **shapes** (:mod:`~celery_trace.redaction.shapes`): a table of what only a credential looks like, wherever it stands;
+- **grammars** (:mod:`~celery_trace.redaction.grammars`): how texts write names and values down;
+- **source** (:mod:`~celery_trace.redaction.source`): which literals in code are secret;
+- **scrubber**: what was learned to be a secret under its name is taken out of every other text of the same capture.
+
+To add a vendor, add a row to ``SHAPES``; to add a name, add a word to a list of ``names``; to add a way of writing, add
+a function to ``GRAMMARS``. The tests fail for a row or a function without an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from celery_trace.redaction.grammars import GRAMMARS, Grammar
+from celery_trace.redaction.names import SecretNames, words_of
+from celery_trace.redaction.scrubber import Scrubber
+from celery_trace.redaction.shapes import SHAPES, Shape, cards_in, is_card_number, passes_luhn
+from celery_trace.redaction.sieve import Sieve
+from celery_trace.redaction.source import literals
+from celery_trace.redaction.spans import MARK, Span, without
+
+__all__ = ["MARK", "Redactor", "Scrubber", "is_card_number", "passes_luhn", "words_of"]
+
+#: Characters of the shortest text that is searched.
+_SHORTEST = 8
+#: Innocent texts of at most so many characters, and so many of them, are remembered: the same code fails again and
+#: again, with mostly the same words.
+_REPEATED = 64
+_REMEMBERED = 2048
+
+_SIEVE: Sieve[Shape | Grammar] = Sieve(
+    [*((shape, shape.starts) for shape in SHAPES), *((grammar, grammar.needs) for grammar in GRAMMARS)]
+)
+
+
+class Redactor:
+    """
+    Decides what is secret. Immutable, so it can be shared by threads; answers about names are remembered.
+
+    Args:
+        names: Further names, whole or as consecutive words of a longer one; the built-in ones always apply.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = SecretNames(names)
+        #: Whether a variable, key, attribute, header or cookie of that name holds a secret.
+        self.is_secret_name: Callable[[str], bool] = self._names.is_secret
+        #: Answers so far, for hot loops that look before they ask :attr:`is_secret_name`.
+        self.known = self._names.known
+        self._innocent: set[str] = set()
+
+    def text(self, text: str) -> str:
+        """The text without what looks like a secret. The very same object when nothing was found."""
+        length = len(text)
+        if length < _SHORTEST or text in self._innocent:
+            return text
+        spans: list[Span] = []
+        named: bool | None = None
+        for row in _SIEVE.rows(text):
+            if isinstance(row, Shape):
+                spans += row.find(text)
+                continue
+            if row.by_name:
+                if named is None:
+                    named = self._names.may_be_in(text)
+                if not named:
+                    continue
+            spans += row.find(text, self.is_secret_name)
+        if length > 12:
+            spans += cards_in(text)
+        if spans:
+            return without(text, spans)
+        if length <= _REPEATED:
+            if len(self._innocent) >= _REMEMBERED:
+                self._innocent.clear()
+            self._innocent.add(text)
+        return text
+
+    def source(self, text: str) -> str:
+        """
+        Lines of source without literal secrets, as many as there were; ``password = read()`` stays as it is.
+
+        Args:
+            text: One line or several; what stands before and behind them may be out of sight.
+        """
+        spans = [span for row in _SIEVE.rows(text) if isinstance(row, Shape) for span in row.find(text)]
+        spans += cards_in(text)
+        if '"' in text or "'" in text:
+            spans += literals(text, self.is_secret_name)
+        return without(text, spans, keep_lines=True) if spans else text
+
+    def traceback(self, text: str) -> str:
+        """A formatted traceback: a message, and lines of source."""
+        return self.source(self.text(text))
+
+    def mapping(self, mapping: Mapping[str, str]) -> dict[str, str]:
+        """Headers, cookies or the like: secret names lose their value, the other values their secrets."""
+        return {
+            self.text(name): MARK if value and self.is_secret_name(name) else self.text(value)
+            for name, value in mapping.items()
+        }

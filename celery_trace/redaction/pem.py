@@ -1,0 +1,48 @@
+"""Private keys in PEM (RFC 7468), also where they are cut off or their lines are apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from celery_trace.redaction.spans import Span
+
+_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z0-9 ]{0,20}-----")
+_END = re.compile(r"-----END [A-Z0-9 ]{0,60}-----")
+#: Base64 in the widths that encoders of keys use. A digest in hexadecimal has no capitals beside its small letters.
+_BODY = re.compile(
+    r"(?<![A-Za-z0-9+/=])(?=[a-z0-9+/]*[A-Z])(?=[A-Za-f0-9+/]*[g-z])(?=[A-Za-z+/]*\d)[A-Za-z0-9+/]{60,76}(?![A-Za-z0-9+/])"
+)
+_PIECE = re.compile(r"[A-Za-z0-9+/=]{16,}")
+
+
+def pem_bodies(text: str) -> Iterator[Span]:
+    """What stands between the first and the last line of a private key; to the text's end where it is cut."""
+    begin = _BEGIN.search(text)
+    while begin is not None:
+        end = _END.search(text, begin.end())
+        stop = end.start() if end else len(text)
+        yield begin.end(), stop
+        begin = _BEGIN.search(text, stop) if end else None
+
+
+def is_open(redacted: str) -> bool:
+    """Whether a redacted text ends inside a private key, so that what comes next is its body."""
+    begin = redacted.rfind("-----BEGIN ")
+    return begin >= 0 and "PRIVATE KEY" in redacted[begin:] and "-----END " not in redacted[begin:]
+
+
+def ends(text: str) -> bool:
+    """Whether a private key ends in a text."""
+    return _END.search(text) is not None
+
+
+def pieces_of(text: str) -> Iterator[str]:
+    """The lines of the bodies of the private keys in a text, to be found again where they stand alone."""
+    for start, stop in pem_bodies(text):
+        yield from _PIECE.findall(text, start, stop)
+
+
+def body_lines(text: str) -> Iterator[Span]:
+    """Lines of a private key's body in source whose first and last lines are out of sight."""
+    return (match.span() for match in _BODY.finditer(text))

@@ -1,0 +1,104 @@
+"""Which of many searches can find anything in a text, told by the literals without which they find nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
+
+Row = TypeVar("Row")
+
+#: What is looked for first, as one character is found fastest: the first of these that a literal holds is its pivot.
+#: Separators and the rarer capitals come first, so that most texts pass after these few looks.
+_PIVOTS = "~@_/=<:-.&%(\\\"'JAKIVGHC"
+#: So many pivots of one kind are looked at one by one; in a text with more it is faster to search for each literal.
+_MOST = 32
+#: So few literals are searched for at once.
+_FEW = 4
+
+
+class _Group:
+    """The literals that share a pivot. A set of rows is a number with a bit for each."""
+
+    def __init__(self, pivot: str, rows_of: dict[str, int]) -> None:
+        self._pivot = pivot
+        self._rows_of = list(rows_of.items())
+        self._alone = rows_of.get(pivot, 0)
+        #: By the pivot and its neighbour inside the literal: the literals, and how far inside them the pivot stands.
+        self._behind: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+        self._before: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+        for literal, rows in rows_of.items():
+            place = literal.rfind(pivot)
+            if place:
+                self._behind[literal[place - 1 : place + 1]].append((literal, place, rows))
+            elif literal != pivot:
+                self._before[literal[:2]].append((literal, 0, rows))
+
+    def search(self, text: str) -> int:
+        """The rows of the literals in a text that holds the pivot."""
+        if len(self._rows_of) <= _FEW:
+            return self._search_for_each(text)
+        found = self._alone
+        behind, before = self._behind.get, self._before.get if self._before else None
+        pivot = self._pivot
+        at = text.find(pivot)
+        for _ in range(_MOST):
+            near = behind(text[at - 1 : at + 1]) if at else None
+            if near is not None:
+                for literal, place, rows in near:
+                    if text.startswith(literal, at - place):
+                        found |= rows
+            if before is not None:
+                for literal, _place, rows in before(text[at : at + 2], ()):
+                    if text.startswith(literal, at):
+                        found |= rows
+            at = text.find(pivot, at + 1)
+            if at < 0:
+                return found
+        return self._search_for_each(text)
+
+    def _search_for_each(self, text: str) -> int:
+        found = 0
+        for literal, rows in self._rows_of:
+            if literal in text:
+                found |= rows
+        return found
+
+
+class Sieve(Generic[Row]):
+    """
+    Chooses rows of a table for a text. A row that is not chosen would have found nothing.
+
+    Args:
+        rows: Each with the literals of which at least one stands in every text that it finds something in.
+    """
+
+    def __init__(self, rows: Iterable[tuple[Row, Sequence[str]]]) -> None:
+        self._rows: list[Row] = []
+        groups: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for row, literals in rows:
+            for literal in literals:
+                pivot = next((pivot for pivot in _PIVOTS if pivot in literal), literal)
+                groups[pivot][literal] |= 1 << len(self._rows)
+            self._rows.append(row)
+        self._groups = [(pivot, _Group(pivot, dict(rows_of)).search) for pivot, rows_of in groups.items()]
+
+    def rows(self, text: str) -> list[Row]:
+        """The rows that may find something; mostly none."""
+        found = 0
+        for pivot, search in self._groups:
+            if pivot in text:
+                found |= search(text)
+        return [row for place, row in enumerate(self._rows) if found >> place & 1] if found else []
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A pattern that matches the shortest of the words that stand at a place; common beginnings are written once."""
+    by_first: dict[str, list[str]] = defaultdict(list)
+    for word in words:
+        if not word:
+            return ""
+        by_first[word[0]].append(word[1:])
+    branches = [re.escape(first) + any_of(rest) for first, rest in by_first.items()]
+    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"

@@ -1,0 +1,102 @@
+"""
+Literals in source. ``password = read()`` says nothing, ``password = "X"`` does.
+
+Found are literals that are assigned to a secret name, given to it as an argument or a default, compared with it, or
+stand behind it in a dictionary or a call (``getenv("DB_PASSWORD", "X")``); all literals in a call whose own name is
+secret (``set_password("X")``); and all but the first in a call that logs in (``connect("host", "bob", "X")``). A
+literal in any other call is found only where the capture has met it as a secret elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from celery_trace.redaction.names import words_of
+from celery_trace.redaction.pem import body_lines
+from celery_trace.redaction.spans import Span
+
+#: A name, possibly in quotes or a subscript, and what leads from it to a literal or to brackets that may hold some.
+_NAMED = re.compile(
+    r"""(?<![\w\-])(?P<name>[\w\-]++)
+        (?P<gap>["']?\s{0,40}+\]?\s{0,40}+(?::(?![=])[^=,(){}\n"']{1,60}(?==))?
+            (?::=|[=!]=|=|:|,|\bin\b|\bis\b|\()\s{0,40}+)
+        (?=[bBrRuUfF]{0,2}["']|[(\[{]|[\w.]*(?i:secret|bytes|decode|str)\w*\()""",
+    re.VERBOSE,
+)
+_LITERAL = re.compile(r"""[bBrRuUfF]{0,2}(?P<quote>\"\"\"|'''|["'])""")
+_STEP = re.compile(
+    r"""[bBrRuUfF]{0,2}(?P<quote>\"\"\"|'''|["'])|[()\[\]{}]|\#[^\n]*|,|\n|\b(?:for|if|else|and|or)\b|;|=(?!=)"""
+)
+#: Of Python's calls, those that take a password behind other texts.
+_LOGINS = frozenset(("connect", "login", "authenticate", "signin", "logon", "bind"))
+
+
+def literals(text: str, is_secret: Callable[[str], bool]) -> Iterator[Span]:
+    """The contents of secret literals in one or more lines of Python."""
+    at = 0
+    while (match := _NAMED.search(text, at)) is not None:
+        name, gap = match["name"], match["gap"].strip()
+        at = match.end()
+        is_call = gap.endswith("(")
+        if is_call and _logs_in(name):
+            yield from list(_in_expression(text, at, depth=1))[1:]
+        elif not is_secret(name):
+            at = _behind_literal(text, at)  # what stands in a literal is no code
+        elif gap.endswith(","):
+            yield from _one(text, at)
+        else:
+            yield from _in_expression(text, at, depth=1 if is_call else 0)
+    yield from body_lines(text)
+
+
+def _logs_in(name: str) -> bool:
+    words = words_of(name)
+    return bool(words) and words[0 if len(words) == 1 else -1] in _LOGINS
+
+
+def _behind_literal(text: str, at: int) -> int:
+    match = _LITERAL.match(text, at)
+    return _end(text, match)[1] if match else at
+
+
+def _one(text: str, at: int) -> Iterator[Span]:
+    match = _LITERAL.match(text, at)
+    if match:
+        yield _end(text, match)[0]
+
+
+def _in_expression(text: str, at: int, *, depth: int) -> Iterator[Span]:
+    """The contents of all literals from a place to where the expression there ends."""
+    while (match := _STEP.search(text, at)) is not None:
+        found = match.group()
+        at = match.end()
+        if match["quote"]:
+            span, at = _end(text, match)
+            yield span
+        elif found in ("(", "[", "{"):
+            depth += 1
+        elif found in (")", "]", "}"):
+            depth -= 1
+            if depth < 0:
+                return
+        elif depth <= 0 and found[0] != "#":
+            return
+
+
+def _end(text: str, opening: re.Match[str]) -> tuple[Span, int]:
+    """The contents of a literal, and where it ends; a line's or the text's end where its closing quote is missing."""
+    quote, first = opening["quote"], opening.end()
+    at = text.find(quote, first)
+    while at >= 0:
+        slashes = 0
+        while at - slashes > first and text[at - slashes - 1] == "\\":
+            slashes += 1
+        if slashes % 2 == 0:
+            break
+        at = text.find(quote, at + 1)
+    if len(quote) == 1:
+        line = text.find("\n", first)
+        if line >= 0 and not 0 <= at < line:
+            return (first, line), line
+    return ((first, at), at + len(quote)) if at >= 0 else ((first, len(text)), len(text))
