@@ -183,6 +183,9 @@ class _OneRun:
         self._concurrent = 1
         with Guard("trace_memory: start"):
             recorder = _recorder()
+            if recorder is not None:
+                # It becomes a name everywhere, metrics and alerts included, and may be made of values.
+                self._label = label = recorder.redactor.text(label)
             if recorder is not None and recorder.probe is not None:
                 recorder.probe.set_mode(label, "always", inf)
             if recorder is not None:

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from celery_trace import guard, private_files
 from celery_trace.clock import Clock, SystemClock
+from celery_trace.evidence import without_secrets
 from celery_trace.model import (
     AnyRecord,
     Failure,
@@ -30,6 +31,7 @@ from celery_trace.model import (
     Run,
     Sample,
     Stats,
+    Window,
     new_id,
 )
 from celery_trace.probes.blackbox import BlackBox, label
@@ -38,6 +40,7 @@ from celery_trace.probes.overlap import LOOK_S
 from celery_trace.probes.process import read_memory
 from celery_trace.probes.profile import NextRunProfile, ProfiledRun
 from celery_trace.quiet import QuietRuns, QuietTask
+from celery_trace.redaction import Redactor
 from celery_trace.rollups import Totals
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
@@ -133,6 +136,7 @@ class Recorder:
         clock: Clock,
     ) -> None:
         self.settings = settings
+        self.redactor = Redactor(settings.redact)
         self.process = process
         self.spool = spool
         self.probe = probe
@@ -229,6 +233,8 @@ class Recorder:
 
     def write(self, record: AnyRecord) -> None:
         """Append one record to the spool. What doesn't fit is counted by the spool."""
+        if isinstance(record, Window | Run):
+            record = without_secrets(record, self.redactor)
         self.spool.append(record)
 
     def run_started(

@@ -14,14 +14,14 @@ import msgspec
 from kombu.exceptions import OperationalError
 
 from celery_trace import rules
-from celery_trace.model import AlertView, FailureDetail, ShellView
+from celery_trace.model import AlertView, FailureDetail, Leak, ShellView
 from celery_trace.settings import SettingError
 from flower_plugin import wire
 from flower_plugin.handlers import JsonHandler
 from flower_plugin.listings import LISTS, list_arguments
 from flower_plugin.roles import Role
 from flower_plugin.trouble import Trouble
-from flower_plugin.values import may_read, without_message, without_values, without_words
+from flower_plugin.values import may_read, without_data, without_message, without_values, without_words
 
 logger = logging.getLogger("celery_trace.monitor")
 
@@ -35,6 +35,7 @@ HIDES: Mapping[str, Callable[[Any], Any]] = {
     "failures": without_message,
     "groups": without_message,
     "alerts": without_words,
+    "leaks": without_data,
 }
 
 
@@ -84,6 +85,8 @@ class OneHandler(JsonHandler):
             found = without_values(found)
         elif isinstance(found, AlertView) and not self.user.may(Role.LOCALS):
             found = without_words(found)
+        elif isinstance(found, Leak) and not self.user.may(Role.LOCALS):
+            found = without_data(found)
         self.answer(found)
 
 

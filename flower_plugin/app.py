@@ -200,7 +200,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         self.clock = clock
         self.link = link
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="trace-monitor")
-        self.paths = Paths(project_roots(trace_settings.in_app))
+        self.paths = Paths(project_roots(trace_settings.in_app), Redactor(trace_settings.redact))
         self.proxies = Proxies(options.trace_trusted_proxies)
         self.base_url = "/" + options.url_prefix.strip("/") if options.url_prefix else ""
         settings = {

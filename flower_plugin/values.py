@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from celery_trace.model import AlertView, FailureDetail, FailureGroup, FailureSummary, ShellView
+from celery_trace.evidence import without_keys
+from celery_trace.model import AlertView, FailureDetail, FailureGroup, FailureSummary, Leak, ShellView
 from flower_plugin.roles import Role, User
 
 Row = TypeVar("Row", FailureSummary, FailureGroup)
@@ -39,6 +40,11 @@ def without_values(failure: FailureDetail) -> FailureDetail:
 def without_message(row: Row) -> Row:
     """A row of a list without its message."""
     return row if row.exception is None else replace(row, exception=replace(row.exception, message=HIDDEN))
+
+
+def without_data(leak: Leak) -> Leak:
+    """A leak without the dictionary keys on the way to what it holds: they are the user's data."""
+    return replace(leak, retained_by=without_keys(leak.retained_by))
 
 
 def may_read(user: User, shell: ShellView) -> bool:

@@ -19,6 +19,8 @@ from typing import Any
 import msgspec
 from tornado.escape import xhtml_escape
 
+from celery_trace.redaction import Redactor
+
 _MIB = 1024 * 1024
 
 # C0 and C1 controls except tab and line feed, bidirectional controls and isolates, zero-width characters,
@@ -154,9 +156,11 @@ class Paths:
 
     Args:
         project: The folders that count as the project's root, most specific first.
+        redactor: Takes literal secrets out of the lines that are read.
     """
 
-    def __init__(self, project: Iterable[str] = ()) -> None:
+    def __init__(self, project: Iterable[str] = (), redactor: Redactor | None = None) -> None:
+        self._redactor = redactor if redactor is not None else Redactor()
         own = {os.path.abspath(folder) for folder in project if folder}
         libraries = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
         roots = own | {path for path in libraries if path} | {os.path.dirname(path) for path in libraries if path}
@@ -191,7 +195,7 @@ class Paths:
         project's own folders are read, and only where the claimed line still says what was recorded.
 
         Returns:
-            ``(number, text)`` pairs in order; empty when the source is not to be had.
+            ``(number, text)`` pairs in order, without literal secrets; empty when the source is not to be had.
         """
         real = os.path.realpath(file)
         if not real.endswith(".py") or not real.startswith(self._own) or not expected.strip():
@@ -205,10 +209,14 @@ class Paths:
                 lines = source.read().splitlines()
         except OSError:
             return []
-        if not 1 <= line <= len(lines) or lines[line - 1].strip() != expected.strip():
+        if not 1 <= line <= len(lines):
+            return []
+        said = lines[line - 1].strip()  # as it stands in records of 0.1.0; newer ones are redacted
+        if expected.strip() not in (said, self._redactor.source(said)):
             return []
         first = max(1, line - around)
-        return [(number, lines[number - 1]) for number in range(first, min(len(lines), line + around) + 1)]
+        shown = self._redactor.source("\n".join(lines[first - 1 : line + around])).split("\n")
+        return list(enumerate(shown, first))
 
 
 def project_roots(in_app: Sequence[str] = ()) -> list[str]:

@@ -18,6 +18,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from celery_trace.evidence import key_step
 from celery_trace.model import TypeCount
 from celery_trace.probes.census import size_of, type_name
 from celery_trace.probes.source import is_ours
@@ -225,7 +226,8 @@ def _describe(step: _Step, namespaces: _Namespaces, inside: str, note: str) -> R
         if child is None:
             path.append(inside)
             break
-        edge = _edge(thing, child)
+        is_name = id(thing) in namespaces.modules or _is_namespace_of(thing, chain[index - 1] if index else None)
+        edge = _edge(thing, child, is_name=is_name)
         # A namespace dict, a cell or a closure's tuple is a way through, not a place: the name goes on to the next.
         name = edge if text or edge else name
     return Retention(path, bounded, note)
@@ -290,13 +292,17 @@ def _leaf(thing: Any, holder: Any, name: str, namespaces: _Namespaces) -> str:
     return f"{short_name(type(thing))} × {count}"
 
 
-def _edge(parent: Any, child: Any) -> str:
-    """The name by which ``parent`` refers to ``child``: a variable, an attribute, a key that is a text."""
+def _edge(parent: Any, child: Any, *, is_name: bool) -> str:
+    """
+    The name by which ``parent`` refers to ``child``: a variable, an attribute, a key that is a text.
+
+    ``is_name`` says that the keys of ``parent`` are names in code. Any other key is data.
+    """
     kind = type(parent)
     if issubclass(type(parent), dict):
         for key, value in list(parent.items()):
             if value is child:
-                return str(key)[:60] if type(key) is str else ""
+                return "" if type(key) is not str else str(key)[:60] if is_name else key_step(key)
         return ""
     if issubclass(type(parent), type):
         return next((str(name) for name, value in list(vars(parent).items()) if value is child), "")

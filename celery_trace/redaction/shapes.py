@@ -81,7 +81,7 @@ SHAPES: tuple[Shape, ...] = (
         "HTTP authorization",
         tuple(f"{scheme[1:]} " for scheme in _SCHEMES),
         _like(
-            rf"\b[A-Za-z](?:{'|'.join(scheme[1:] for scheme in _SCHEMES)}) +"
+            rf"[A-Za-z](?:{'|'.join(scheme[1:] for scheme in _SCHEMES)}) +"
             r"(?=[a-z._~/+-]{0,64}[A-Z0-9=])([A-Za-z0-9._~+/=-]{6,})"
         ),
     ),
@@ -97,7 +97,7 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape("Discord webhook", ("/api/webhooks/",), _like(r"/api/webhooks/(\d+/[\w-]+)")),
     Shape("Teams webhook", ("webhook.office.com/",), _like(r"webhook\.office\.com/([\w@/-]{16,})")),
-    Shape("Telegram bot", (":AA",), _like(r"(?<!\d)\d{8,10}:AA[\w-]{30,}")),
+    Shape("Telegram bot", (":AA",), _like(rf"{_START}\d{{8,10}}:AA[\w-]{{30,}}")),
     # --- vendors
     Shape(
         "secret key",
@@ -115,19 +115,19 @@ SHAPES: tuple[Shape, ...] = (
     Shape(
         "AWS access key",
         ("AKIA", "ASIA", "ABIA", "ACCA"),
-        _like(r"(?<![A-Z0-9])(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),
+        _like(rf"{_START}(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{{16}}(?![A-Z0-9])"),
     ),
     _token("AWS Bedrock", "ABSK bedrock-api-key-", r"[A-Za-z0-9+/]{28,}={0,2}"),
     _token("Alibaba Cloud", "LTAI", r"[A-Za-z0-9]{16,}"),
     _token("Google API", "AIza", r"[\w-]{30,}"),
     _token("Google OAuth", "ya29.", r"[\w-]{16,}"),
     _token("Google OAuth client", "GOCSPX-", r"[\w-]{16,}"),
-    Shape("Azure AD client", ("Q~",), _like(r"(?<![\w~.-])[\w~.-]{3}\dQ~[\w~.-]{24,}")),
+    Shape("Azure AD client", ("Q~",), _like(r"[\w~.-]{3}\dQ~[\w~.-]{24,}")),
     _token("SendGrid", "SG.", r"[\w-]{16,}\.[\w-]{16,}"),
     _token("Sendinblue", "xkeysib-", r"[a-f0-9]{32,}(?:-[A-Za-z0-9]{4,})?"),
     Shape("Mailgun", ("key-",), _like(rf"{_START}key-[a-f0-9]{{32}}(?![A-Za-z0-9])")),
-    Shape("Mailchimp", ("-us",), _like(r"(?<![A-Za-z0-9])[a-f0-9]{32}-us\d{1,2}(?!\w)")),
-    Shape("Twilio", ("SK",), _like(r"(?<![A-Za-z0-9])SK[a-f0-9]{32}(?![A-Za-z0-9])")),
+    Shape("Mailchimp", ("-us",), _like(rf"{_START}[a-f0-9]{{32}}-us\d{{1,2}}(?!\w)")),
+    Shape("Twilio", ("SK",), _like(rf"{_START}SK[a-f0-9]{{32}}(?![A-Za-z0-9])")),
     _token("npm", "npm_", r"[A-Za-z0-9]{30,}"),
     _token("PyPI", "pypi-", r"[\w-]{32,}"),
     _token("RubyGems", "rubygems_", r"[a-f0-9]{32,}"),

@@ -7,7 +7,7 @@ import re
 from celery_trace.redaction.spans import MARK
 
 #: Values that reveal no secret.
-HARMLESS = frozenset({"", "none", "null", "true", "false", "nil", "undefined", MARK.lower(), MARK.strip("[]")})
+HARMLESS = frozenset({"", "none", "null", "true", "false", "nil", MARK.lower(), MARK.strip("[]")})
 
 #: A delimiter ends a value only where something else can follow it: passwords hold such characters too.
 _BARE = re.compile(

@@ -10,7 +10,9 @@ from typing import Any
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
 from flower_plugin.pages.timemarks import marks_of
+from flower_plugin.roles import Role
 from flower_plugin.source import one_line, source_lines
+from flower_plugin.values import without_data
 
 #: Sort orders of the table: name in the address, and the key (greatest first) where the store does not sort.
 SORTS: Mapping[str, Any] = {
@@ -163,6 +165,8 @@ def leak(queries: Any, visit: Visit, identifier: str) -> Context:
             "It may have been pruned, or the line has moved since the link was made.",
             ("trace_leaks", "All leaks"),
         )
+    if not visit.may(Role.LOCALS):
+        found = without_data(found)
     windows: Sequence[Window] = sorted(queries.leak_windows(identifier), key=lambda window: -window.at_s)[:100]
     rollups = queries.rollups(kind=found.kind, name=found.name, since_s=visit.now_s - 7 * 86_400)
     uids = sorted({window.process for window in windows})

@@ -1,0 +1,90 @@
+"""
+What the memory side says, without secrets: every window and run passes here before it leaves its process.
+
+A path of holders names modules, classes, attributes and variables, which are code. A key of a dictionary is data: it
+stands in brackets (``['eu-west']: list[3]``), so that it can be told apart and hidden from who may not see values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from celery_trace.model import Line, Run, Site, TypeCount, Window
+from celery_trace.redaction import Redactor
+
+#: Characters of a dictionary's key that are kept; as many are searched for secrets before it is cut.
+_LONGEST_KEY = 60
+_SEARCHED = 2048
+_KEY = re.compile(r"\[(?P<key>['\"].*)\](?=: )", re.DOTALL)
+#: How records of 0.1.0 began a step, for keys and attributes alike.
+_NAME = re.compile(r"(?P<name>[^:]*)(?=: )", re.DOTALL)
+
+
+def key_step(key: str) -> str:
+    """A dictionary's key that leads to the next holder, as a step of a path says it. Not redacted yet."""
+    return f"[{key[:_SEARCHED]!r}]"
+
+
+def without_secrets(record: Window | Run, redactor: Redactor) -> Window | Run:
+    """A window or a run as it may be written; the very same object where nothing was to be hidden."""
+    if isinstance(record, Run):
+        return (
+            replace(record, name=redactor.text(record.name), top=_sites(record.top, redactor)) if record.top else record
+        )
+    return replace(
+        record,
+        name=redactor.text(record.name),
+        sites=_sites(record.sites, redactor),
+        types=[TypeCount(redactor.text(row.type), row.count, row.bytes) for row in record.types],
+        retained_by=[_step(step, redactor) for step in record.retained_by],
+        bounded=redactor.text(record.bounded),
+        note=redactor.text(record.note),
+    )
+
+
+def _sites(sites: Sequence[Site], redactor: Redactor) -> list[Site]:
+    return [
+        replace(
+            site,
+            code=redactor.source(site.code),
+            traceback=[_line(line, redactor) for line in site.traceback],
+        )
+        for site in sites
+    ]
+
+
+def _line(line: Line, redactor: Redactor) -> Line:
+    code = redactor.source(line.code)
+    return line if code is line.code else replace(line, code=code)
+
+
+def _step(step: str, redactor: Redactor) -> str:
+    found = _KEY.match(step)
+    if found is None:
+        return redactor.text(step)
+    key = redactor.text(found["key"])
+    if len(key) > _LONGEST_KEY:
+        key = f"{key[:_LONGEST_KEY]}…{key[-1]}"
+    return f"[{key}]{redactor.text(step[found.end() :])}"
+
+
+def without_keys(path: Sequence[str]) -> list[str]:
+    """
+    A path of holders for who may not see values: ``[str]: list[3]`` instead of a key.
+
+    In records of 0.1.0 a key looks like an attribute; what can't be the name of one is hidden there.
+    """
+    return [_without_key(step) for step in path]
+
+
+def _without_key(step: str) -> str:
+    found = _KEY.match(step)
+    if found is not None:
+        return f"[str]{step[found.end() :]}"
+    named = _NAME.match(step)
+    if named is None or all(part.strip().isidentifier() for part in named["name"].split(",")):
+        return step
+    return step if named["name"] == "default argument" else f"[str]{step[named.end() :]}"
