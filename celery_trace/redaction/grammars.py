@@ -37,7 +37,7 @@ class Grammar(NamedTuple):
 #: secret name: so the time grows with the text and not with its square.
 _PAIR = re.compile(
     r"""(?<![\w.\-])(?P<name>[\w.\-\u200b-\u200d]++)
-        (?P<gap>\\*["']?\s?\]?\s{0,64}+(?:=>|->|:=|::|={1,3}|:|%3[AaDd])\s{0,64}+
+        (?P<gap>\\*["']?\s?\]?\s{0,64}+(?:=>|->|:=|::(?=\s)|={1,3}|:(?!:)|%3[AaDd])\s{0,64}+
             (?:(?:[A-Za-z]\w{0,40}\.)?[A-Za-z]\w{0,40}\((?=["'\[({]|[bru]{1,2}["']))?)
         (?:[bru]{0,2}(?P<quote>\\*["']))?""",
     re.VERBOSE,
@@ -186,8 +186,8 @@ def elements(text: str, is_secret: IsSecret) -> Iterator[Span]:
         if match.group().endswith(("/>", "/&gt;")) or not is_secret(match["name"]):
             continue
         first = match.end()
-        ends = (text.find("</", first), text.find("&lt;/", first))
-        stop = min((end for end in ends if end >= 0), default=len(text))
+        end = text.find("</" if text[match.start()] == "<" else "&lt;/", first)
+        stop = end if end >= 0 else len(text)
         if text[first:stop].strip():
             yield first, stop
 
@@ -265,7 +265,10 @@ def failing_rows(text: str, _: IsSecret) -> Iterator[Span]:
 def statements(text: str, is_secret: IsSecret) -> Iterator[Span]:
     """``INSERT INTO users (name, password) VALUES ('ada', 'X')``, and the parameters that SQLAlchemy shows behind."""
     holders: list[bool] = []
+    at = 0
     for match in _INSERT.finditer(text):
+        if match.start() < at:
+            continue  # inside the values of the one before
         secret = [any(is_secret(word) for word in _NAME.findall(name)) for name in match[1].split(",")]
         at = match.end()
         while any(secret) and text[at : at + 1] == "(":

@@ -85,7 +85,7 @@ SHAPES: tuple[Shape, ...] = (
             r"(?=[a-z._~/+-]{0,64}[A-Z0-9=])([A-Za-z0-9._~+/=-]{6,})"
         ),
     ),
-    Shape("Azure SAS", ("sig=", "sig%3D", "sig%3d"), _like(r"(?<![A-Za-z0-9])sig(?:=|%3[Dd])([\w%+/=~.-]{8,})")),
+    Shape("Azure SAS", ("sig=", "sig%3D", "sig%3d"), _like(rf"{_START}sig(?:=|%3[Dd])([\w%+/=~.-]{{8,}})")),
     Shape(
         "PuTTY",
         ("Private-Lines: ",),

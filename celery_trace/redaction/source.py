@@ -21,13 +21,16 @@ _NAMED = re.compile(
     r"""(?<![\w\-])(?P<name>[\w\-]++)
         (?P<gap>["']?\s{0,40}+\]?\s{0,40}+(?::(?![=])[^=,(){}\n"']{1,60}(?==))?
             (?::=|[=!]=|=|:|,|\bin\b|\bis\b|\()\s{0,40}+)
-        (?=[bBrRuUfF]{0,2}["']|[(\[{]|[\w.]*(?i:secret|bytes|decode|str)\w*\()""",
+        (?=[bBrRuUfF]{0,2}["']|[(\[{]|[\w.]*(?i:secret|bytes|decode|str)\w*\(
+           |[^\n=,;{}]{1,80}?\b(?:or|else)\s[bBrRuUfF]{0,2}["'])""",
     re.VERBOSE,
 )
 _LITERAL = re.compile(r"""[bBrRuUfF]{0,2}(?P<quote>\"\"\"|'''|["'])""")
-_STEP = re.compile(
-    r"""[bBrRuUfF]{0,2}(?P<quote>\"\"\"|'''|["'])|[()\[\]{}]|\#[^\n]*|,|\n|\b(?:for|if|else|and|or)\b|;|=(?!=)"""
-)
+_STEP = re.compile(r"""[bBrRuUfF]{0,2}(?P<quote>\"\"\"|'''|["'])|[()\[\]{}]|\#[^\n]*|,|\n|;|=(?!=)""")
+#: What ends an expression that no bracket holds open.
+_ENDS = ",\n;="
+#: Characters of one expression that are looked at.
+_LONGEST = 4096
 #: Of Python's calls, those that take a password behind other texts.
 _LOGINS = frozenset(("connect", "login", "authenticate", "signin", "logon", "bind"))
 
@@ -40,13 +43,20 @@ def literals(text: str, is_secret: Callable[[str], bool]) -> Iterator[Span]:
         at = match.end()
         is_call = gap.endswith("(")
         if is_call and _logs_in(name):
-            yield from list(_in_expression(text, at, depth=1))[1:]
+            spans, _ = _in_expression(text, at, depth=1)
+            yield from spans[1:]  # on from here, as the first one may have a name
         elif not is_secret(name):
-            at = _behind_literal(text, at)  # what stands in a literal is no code
+            # What stands in a literal is no code; the first one of a call may name what is in the second.
+            literal = None if is_call else _LITERAL.match(text, at)
+            at = _end(text, literal)[1] if literal else at
         elif gap.endswith(","):
-            yield from _one(text, at)
+            literal = _LITERAL.match(text, at)
+            if literal:
+                span, at = _end(text, literal)
+                yield span
         else:
-            yield from _in_expression(text, at, depth=1 if is_call else 0)
+            spans, at = _in_expression(text, at, depth=1 if is_call else 0)
+            yield from spans
     yield from body_lines(text)
 
 
@@ -55,33 +65,24 @@ def _logs_in(name: str) -> bool:
     return bool(words) and words[0 if len(words) == 1 else -1] in _LOGINS
 
 
-def _behind_literal(text: str, at: int) -> int:
-    match = _LITERAL.match(text, at)
-    return _end(text, match)[1] if match else at
-
-
-def _one(text: str, at: int) -> Iterator[Span]:
-    match = _LITERAL.match(text, at)
-    if match:
-        yield _end(text, match)[0]
-
-
-def _in_expression(text: str, at: int, *, depth: int) -> Iterator[Span]:
-    """The contents of all literals from a place to where the expression there ends."""
-    while (match := _STEP.search(text, at)) is not None:
+def _in_expression(text: str, at: int, *, depth: int) -> tuple[list[Span], int]:
+    """The contents of all literals from a place to where the expression there ends, and that end."""
+    spans: list[Span] = []
+    stop = at + _LONGEST
+    while (match := _STEP.search(text, at, stop)) is not None:
         found = match.group()
-        at = match.end()
         if match["quote"]:
             span, at = _end(text, match)
-            yield span
-        elif found in ("(", "[", "{"):
+            spans.append(span)
+            continue
+        if found in ("(", "[", "{"):
             depth += 1
         elif found in (")", "]", "}"):
             depth -= 1
-            if depth < 0:
-                return
-        elif depth <= 0 and found[0] != "#":
-            return
+        if depth < 0 or (depth == 0 and found[0] in _ENDS):
+            break
+        at = match.end()
+    return spans, at
 
 
 def _end(text: str, opening: re.Match[str]) -> tuple[Span, int]:
@@ -96,7 +97,7 @@ def _end(text: str, opening: re.Match[str]) -> tuple[Span, int]:
             break
         at = text.find(quote, at + 1)
     if len(quote) == 1:
-        line = text.find("\n", first)
-        if line >= 0 and not 0 <= at < line:
+        line = text.find("\n", first, at if at >= 0 else len(text))
+        if line >= 0:
             return (first, line), line
     return ((first, at), at + len(quote)) if at >= 0 else ((first, len(text)), len(text))

@@ -30,10 +30,10 @@ BASE64 = ALNUM + "+/"
 # Several forms of one shape take turns. The names are those of the table.
 FORMS = {
     "private key in Base64": [["MIIEv", (59, BASE64)], ["MIIJK", (59, BASE64)], ["b3BlbnNzaC1r", (52, BASE64)]],
-    "JSON Web Token": [["eyJ", (33, URL_SAFE), ".eyJ", (60, URL_SAFE), ".", (43, URL_SAFE)], ["eyJ", (20, ALNUM), ".."]],
+    "JSON Web Token": [["eyJ", (33, URL_SAFE), ".eyJ", (60, URL_SAFE), ".", (43, URL_SAFE)], ["eyJ", (20, HEX), ".."]],
     "Slack webhook": [["hooks.slack.com/services/T", (8, ALNUM), "/B", (8, ALNUM), "/", (24, ALNUM)]],
     "Discord webhook": [["discord.com/api/webhooks/", (18, DIGITS), "/", (68, URL_SAFE)]],
-    "Teams webhook": [["acme.webhook.office.com/webhookb2/", (36, HEX), "@", (36, HEX), "/IncomingWebhook/", (32, HEX)]],
+    "Teams webhook": [["x.webhook.office.com/webhookb2/", (36, HEX), "@", (36, HEX), "/IncomingWebhook/", (32, HEX)]],
     "Telegram bot": [[(10, DIGITS), ":AA", (33, URL_SAFE)]],
     "secret key": [
         ["sk_live_", (24, ALNUM)], ["sk_test_", (24, ALNUM)], ["rk_live_", (24, ALNUM)], ["pk_live_", (24, ALNUM)],
@@ -191,7 +191,7 @@ def test_an_identifier_of_a_shape_is_no_credential():
     for innocent in (
         "pk_orders_customer_id", "sk-learn-contrib-extra", "rk_user_permissions_all", "task-key-value-store-of-mine",
         "d670460b4b4aece5915caf5c68d12f560a9fe3e4", "550e8400-e29b-41d4-a716-446655440000",
-        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "SKU-12345678", "basic authentication is on",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "SKU-12345678", "basic authentication is",
         "Bearer token expected", "npm_config_registry_url", "2024-05-01T00:00:00.123456+00:00", "hf_hub_download_files",
         "/usr/lib/python3/dist-packages/kombu/connection.py", "mailto:ada@example.org", "ada@example.org",
         "http://localhost:8000", "http://localhost:8000/@scope/package", "http://[::1]:8000/", "redis://localhost:6379/0",
