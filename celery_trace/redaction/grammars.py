@@ -42,8 +42,10 @@ _PAIR = re.compile(
         (?:[bru]{0,2}(?P<quote>\\*["']))?""",
     re.VERBOSE,
 )
+#: A place in a file is no pair: ``shop/tokens.py:42``.
+_FILES = (".py", ".pyx", ".html", ".js", ".ts", ".c", ".so")
 #: Behind these names comes `scheme credentials`, or a scheme with parameters.
-_AUTHORIZATION = re.compile(r"auth", re.IGNORECASE)
+_AUTHORIZATION = re.compile(r"authori[sz]ation", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"""[A-Za-z][\w-]*[ \t]+(?:[^\s,"'<>]|"[^"\n]*")+(?:,[ \t]*(?:[^\s,"'<>]|"[^"\n]*")+)*""")
 _COOKIE = re.compile(r"cookie", re.IGNORECASE)
 _COOKIES = re.compile(r"""[^\s;"'<>]+(?:;[ \t]*[^\s;"'<>]+)*""")
@@ -60,7 +62,7 @@ def pairs(text: str, is_secret: IsSecret) -> Iterator[Span]:
     while (match := _PAIR.search(text, at)) is not None:
         # Look on right behind the name: its value may itself hold a pair, as in `url=…?token=…`.
         at = match.end("gap")
-        if not is_secret(match["name"]):
+        if match["name"].endswith(_FILES) or not is_secret(match["name"]):
             continue
         first = match.end()
         quote = match["quote"]

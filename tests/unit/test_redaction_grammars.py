@@ -101,8 +101,8 @@ X = "hunter2-X!"
         ("Duplicate entry 'bob' for key 'users.name'", "Duplicate entry 'bob' for key 'users.name'"),
         ("Failing row contains (1, bob, X, null).", "Failing row contains ([redacted])."),
         (
-            "INSERT INTO users (email, password, age) VALUES ('a, b', 'X, ''Y', 3), ('c', 'Z', 4) RETURNING id",
-            "INSERT INTO users (email, password, age) VALUES ('a, b', [redacted], 3), ('c', [redacted], 4) RETURNING id",
+            "INSERT INTO users (mail, password, age) VALUES ('a, b', 'X, ''Y', 3), ('c', 'Z', 4) RETURNING id",
+            "INSERT INTO users (mail, password, age) VALUES ('a, b', [redacted], 3), ('c', [redacted], 4) RETURNING id",
         ),
         (
             'insert into "u" ("id", "api_key")\nvalues (1, \'X\')',
@@ -123,6 +123,7 @@ X = "hunter2-X!"
         ("UPDATE u SET password = 'X' WHERE id = 3", "UPDATE u SET password = '[redacted]' WHERE id = 3"),
         # --- prose
         ("invalid password 'X' for bob", "invalid password '[redacted]' for bob"),
+        ("shop/tokens.py:42: in log_in", "shop/tokens.py:42: in log_in"),
         ("unexpected token ')' in line 3", "unexpected token ')' in line 3"),
     ],
 )
