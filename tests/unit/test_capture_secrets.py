@@ -92,9 +92,9 @@ def test_what_stands_beside_an_option_with_a_secret_is_shown():
 @pytest.mark.parametrize("cut", [list, tuple, "\n".join, lambda lines: [line.encode() for line in lines]])
 def test_a_private_key_is_hidden_whole_and_in_lines(cut):
     def parse(pem):
-        for line in pem if not isinstance(pem, str) else pem.splitlines():
-            last = line
-        raise ValueError(f"no key: {PEM_LINES[1]}")
+        for number, line in enumerate(pem.splitlines() if isinstance(pem, str) else pem):
+            if number == 2:
+                raise ValueError(f"no key: {line!r}")
 
     shown = captured(parse, cut(PEM_LINES))
     for line in PEM_LINES[1:-1]:
@@ -172,7 +172,7 @@ PLACES = {
 @settings(max_examples=250, deadline=None)
 @given(first=st.sampled_from(sorted(PLACES)), second=st.sampled_from(sorted(PLACES)), secret=SECRETS)
 def test_a_secret_in_any_two_places_is_nowhere_in_the_bytes(first, second, secret):
-    assume(not secret.startswith(("-", "/")) and "redacted" not in secret and "//" not in secret)
+    assume(not secret.isalpha() and not secret.startswith(("-", "/")) and "redacted" not in secret and "//" not in secret)
     value = {"first": PLACES[first](secret), "second": PLACES[second](secret)}
     assert secret not in captured(holds, value)
 

