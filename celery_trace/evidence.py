@@ -20,7 +20,9 @@ _LONGEST_KEY = 60
 _SEARCHED = 2048
 _KEY = re.compile(r"\[(?P<key>['\"].*)\](?=: )", re.DOTALL)
 #: How records of 0.1.0 began a step, for keys and attributes alike.
-_NAME = re.compile(r"(?P<name>[^:]*)(?=: )", re.DOTALL)
+_NAME = re.compile(r"(?P<name>.*)(?=: )", re.DOTALL)
+#: An attribute, several names of a closure, a place in a list.
+_PLACE = re.compile(r"\.?[^\W\d]\w*(?:, [^\W\d]\w*)*|\[\d+\]")
 
 
 def key_step(key: str) -> str:
@@ -85,6 +87,6 @@ def _without_key(step: str) -> str:
     if found is not None:
         return f"[str]{step[found.end() :]}"
     named = _NAME.match(step)
-    if named is None or all(part.strip().isidentifier() for part in named["name"].split(",")):
+    if named is None or named["name"] == "default argument" or _PLACE.fullmatch(named["name"]):
         return step
-    return step if named["name"] == "default argument" else f"[str]{step[named.end() :]}"
+    return f"[str]{step[named.end() :]}"

@@ -110,6 +110,14 @@ def test_source_is_read_from_the_project_only_and_only_where_it_still_fits(tmp_p
     assert paths.own_source("/etc/passwd", 1, "root:x:0:0") == []
 
 
+def test_the_lines_around_a_leak_show_no_literal_secret(tmp_path):
+    (tmp_path / "tasks.py").write_text('db_pass = "hunter2"\nkept.append("sk_live_51Habcdefgh12345678")\nrun()\n')
+    paths = Paths([str(tmp_path)])
+    shown = [(1, 'db_pass = "[redacted]"'), (2, 'kept.append("[redacted]")'), (3, "run()")]
+    for recorded in ('kept.append("[redacted]")', 'kept.append("sk_live_51Habcdefgh12345678")'):
+        assert paths.own_source(str(tmp_path / "tasks.py"), 2, recorded) == shown
+
+
 def test_sessions_end_and_are_bounded():
     clock = FakeClock()
     sessions = Sessions(clock, life_s=100, most=3)

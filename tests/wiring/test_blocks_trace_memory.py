@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from celery_trace import recorder as recorders
@@ -169,3 +170,19 @@ def test_the_differences_survive_the_way_to_the_store(written: list[Any]) -> Non
         _kept.append(json.loads('["' + "x" * 5_000 + '"]'))
     run = next(record for record in written if isinstance(record, Run))
     assert all(site.file and site.line for site in run.top)
+
+
+def test_no_secret_of_a_label_or_a_line_leaves_the_process(written: list[Any]) -> None:
+    for _ in range(2):
+        with trace_memory("import of https://bob:hunter2@shop.example.org/", show=False):
+            _kept.append("sk_live_51Habcdefgh12345678" * 2_000)
+    recorder = recorders.current()
+    assert recorder is not None
+    recorder.flush()
+    runs = [record for record in written if isinstance(record, Run)]
+    windows = [record for record in written if isinstance(record, Window)]
+    assert {record.name for record in (*runs, *windows)} == {"import of https://bob:[redacted]@shop.example.org/"}
+    assert any('"[redacted]" * 2_000' in site.code for record in windows for site in record.sites)
+    data = msgspec.json.encode(written)
+    assert b"hunter2" not in data
+    assert b"sk_live" not in data

@@ -5,7 +5,7 @@ from base64 import b64encode
 
 import pytest
 
-from celery_trace.model import AlertView, ShellLine, ShellView
+from celery_trace.model import AlertView, Kind, ShellLine, ShellView, Site, Stage, Verdict, Window
 from celery_trace.settings import load
 from celery_trace.stores import open_store
 from tests.support import monitor_facts
@@ -33,6 +33,7 @@ def monitor(tmp_path_factory):
         ShellView(id="shell-2", failure="x", mode="recreated", started_at=1.0, ended_at=None, users=["ada"])
     )
     store.add_shell_line("shell-2", ShellLine(seq=1, at=1.0, user="ada", kind="output", text="recreated words"))
+    store.write([held_by_a_key(now_s)])
     store.close()
     with serving(
         lambda: make_monitor(
@@ -49,6 +50,17 @@ def monitor(tmp_path_factory):
         active = {"id": "u-1", "name": "shop.tasks.pay", "args": [SECRET], "kwargs": {}, "time_start": None}
         app.inspector.workers["celery@x"].update(active=[active])
         yield base, app
+
+
+def held_by_a_key(now_s):
+    """A leak whose objects stand in a dictionary by what a customer is called."""
+    site = Site(file="/srv/shop/index.py", line=4, function="index", code="keep(order)", bytes=9000, blocks=3)
+    return Window(
+        id="w-key", investigation="inv-key", process="child-1", kind=Kind.TASK, name="shop.tasks.index",
+        stage=Stage.VERDICT, verdict=Verdict.LEAKING, at_s=now_s - 100, runs=8, run_number=700,
+        kept_bytes_per_run=9000.0, kept_blocks_per_run=3.0, sites=[site],
+        retained_by=["shop.registry (module)", "_by_customer: dict", f"['{SECRET}']: list", "Order × 12"],
+    )  # fmt: skip
 
 
 def get(monitor, name, path):
@@ -110,3 +122,14 @@ def test_what_a_recreated_shell_said_is_as_redacted_as_the_page(monitor):
     assert "recreated words" in get(monitor, "val", "/api/trace/shells/shell-2").text
     assert get(monitor, "lou", "/api/trace/shells/shell-2").status == 403
     assert get(monitor, "lou", "/trace/shells/shell-2").status == 403
+
+
+def test_a_dictionarys_key_on_the_way_to_a_leak_is_a_value(monitor):
+    (row,) = get(monitor, "lou", "/api/trace/leaks?name=shop.tasks.index").json()["leaks"]
+    places = ["/api/trace/leaks", f"/api/trace/leaks/{row['id']}", f"/trace/leaks/{row['id']}"]
+    for path in places:
+        hidden, seen = get(monitor, "lou", path), get(monitor, "val", path)
+        assert (hidden.status, seen.status) == (200, 200)
+        assert SECRET not in hidden.text
+        assert SECRET in seen.text
+    assert row["retained_by"] == ["shop.registry (module)", "_by_customer: dict", "[str]: list", "Order × 12"]
