@@ -22,6 +22,8 @@ from django_bridge.visits import Visit
 #: Content types whose body a read of ``request.POST`` parses from memory once ``request.body`` was read.
 _FORM = "application/x-www-form-urlencoded"
 _ALL = "__ALL__"
+#: Characters of a cookie's value that a program made up; fewer are a choice of the visitor's, such as a language.
+_GENERATED = 16
 
 
 def describe(
@@ -84,6 +86,10 @@ def loaded_user(request: Any) -> str:
     return f"{name} ({key})" if isinstance(name, str) and isinstance(key, int | str) else str(type(user).__name__)
 
 
+def _is_generated(value: str) -> bool:
+    return len(value) >= _GENERATED and " " not in value and any(map(str.isdigit, value)) and not value.isdigit()
+
+
 class _Secrets:
     """Takes the secrets out of one request: ours by name and shape, and what Django was told is sensitive."""
 
@@ -103,9 +109,13 @@ class _Secrets:
         }
 
     def cookies(self, cookies: Mapping[str, str]) -> dict[str, str]:
-        """Cookies; those of the session and of CSRF are secrets under whatever name they go."""
+        """
+        Cookies; those of the session and of CSRF are secrets under whatever name they go.
+
+        So is every other one whose value was generated: it stands for a login, as `remember` does.
+        """
         return {
-            name: MARK if name in self._own_names or self._django_hides(name) else value
+            name: MARK if name in self._own_names or self._django_hides(name) or _is_generated(value) else value
             for name, value in self._redacted(cookies.items())
         }
 

@@ -12,6 +12,8 @@ import pytest
 from celery_trace.cli import COMMANDS
 from celery_trace.commands import SUBCOMMANDS
 from celery_trace.dispatch import BACK_OFF_S, GROUP_S
+from celery_trace.redaction import Redactor
+from celery_trace.redaction.shapes import SHAPES, Shape
 from celery_trace.rules import _KEYS, KINDS
 from tests.support.settings_table import table, written
 
@@ -57,6 +59,22 @@ def test_every_command_has_a_section_that_names_its_options(name: str) -> None:
 def test_every_rule_is_described(kind: object) -> None:
     name = kind.name  # type: ignore[attr-defined]
     assert f"| `{name}` |" in text("alerts.md")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_every_shape_of_a_credential_is_named(shape: Shape) -> None:
+    named = {word for word in re.findall(r"[\w.]+", shape.name) if not word.islower()}
+    assert named <= set(re.findall(r"[\w.]+", text("captures.md")))
+
+
+def test_the_names_that_the_page_on_captures_gives_are_judged_as_it_says() -> None:
+    by_name = text("captures.md").partition("**By name.**")[2].partition("**By shape.**")[0]
+    hidden, _, shown = by_name.partition("A name is judged by its")
+    names = re.compile(r"`([\w-]+)`")
+    redactor = Redactor()
+    assert [name for name in names.findall(hidden) if not redactor.is_secret_name(name)] == []
+    shown = shown.partition("Below such a")[0]
+    assert [name for name in names.findall(shown) if redactor.is_secret_name(name)] == []
 
 
 @pytest.mark.parametrize("key", ["rule", "above", *_KEYS])

@@ -22,6 +22,10 @@ SECRET = "ZX81-very-hidden"
         ("/divide/", {"headers": {"X-Api-Key": SECRET}}),
         ("/divide/", {"headers": {"Referer": f"https://example.org/?access_token={SECRET}"}}),
         ("/divide/", {"headers": {"Cookie": f"sessionid={SECRET}; csrftoken={SECRET}"}}),
+        ("/divide/", {"headers": {"Cookie": f"theme=dark; remember={SECRET}"}}),
+        ("/divide/", {"headers": {"Authorization": f"ApiKey {SECRET}"}}),
+        ("/divide/", {"headers": {"X-Forwarded-Uri": f"/pay?sv=2020&sig={SECRET}"}}),
+        (f"/divide/?db_pass={SECRET}&tokens={SECRET}", {}),
         ("/divide/", {"headers": {"X-Csrftoken": SECRET}}),
     ],
 )
@@ -29,6 +33,11 @@ def test_a_secret_is_nowhere_on_disk(site, path, options):
     assert site.client().get(path, **options).status_code == 500
     assert site.failure().exception.type == "ZeroDivisionError"
     assert SECRET.encode() not in site.bytes()
+
+
+def test_a_cookie_that_a_visitor_chose_is_shown_and_a_generated_one_is_not(site):
+    site.client().get("/divide/", headers={"Cookie": f"language=en; size=1024; remember={SECRET}"})
+    assert site.failure().request.cookies == {"language": "en", "size": "1024", "remember": MARK}
 
 
 @pytest.mark.parametrize("path", ["/post/", "/post-all/"])
