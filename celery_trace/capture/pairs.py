@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from celery_trace.capture.anatomy import is_kind_of, resident
 from celery_trace.capture.names import PARTED, VALUES
 from celery_trace.capture.texts import as_name
 from celery_trace.model import Node
@@ -161,8 +162,15 @@ def _hide(encoder: HeapEncoder, refs: list[int], at: int, value: object) -> None
 
 
 def tells_nothing(value: object) -> bool:
-    """None, a boolean and emptiness reveal no secret, and are often just what went wrong."""
+    """
+    None, a boolean and emptiness reveal no secret, and are often just what went wrong.
+
+    Neither does a task's ``signature`` in Celery, which holds no signature; what is in it is looked at for itself.
+    """
     cls = type(value)
     if value is None or cls is bool:
         return True
+    if is_kind_of(cls, dict) and cls is not dict:
+        signature = resident("celery.canvas", "Signature")
+        return signature is not None and is_kind_of(cls, signature)
     return (cls is str or cls is bytes or cls is dict or cls is list or cls is tuple) and not value

@@ -37,7 +37,7 @@ class Grammar(NamedTuple):
 #: secret name: so the time grows with the text and not with its square.
 _PAIR = re.compile(
     r"""(?<![\w.\-])(?P<name>[\w.\-\u200b-\u200d]++)
-        (?P<gap>\\*["']?\s?\]?\s{0,64}+(?:=>|->|:=|::(?=\s)|={1,3}|:(?!:)|%3[AaDd])\s{0,64}+
+        (?P<gap>(?:\\*["']|%2[27]|&quot;|&\#\w{2,4};)?\s?\]?\s{0,64}+(?:=>|->|:=|::(?=\s)|={1,3}|:(?!:)|%3[AaDd])\s{0,64}+(?:%2[27]|&quot;|&\#\w{2,4};)?
             (?:(?:[A-Za-z]\w{0,40}\.)?[A-Za-z]\w{0,40}\((?=["'\[({]|[bru]{1,2}["']))?)
         (?:[bru]{0,2}(?P<quote>\\*["']))?""",
     re.VERBOSE,
@@ -52,8 +52,9 @@ _COOKIES = re.compile(r"""[^\s;"'<>]+(?:;[ \t]*[^\s;"'<>]+)*""")
 #: What a person types may have blanks, and stands at the end of its line.
 _TYPED = re.compile(r"pass|pwd", re.IGNORECASE)
 _TO_END_OF_LINE = re.compile(r"""[^\n\r"'=:;,{}()\[\]]*(?=[\n\r]|\Z)""")
-#: A block of lines in YAML.
-_BLOCK = re.compile(r"[|>][+-]?[ \t]*(?:\n[ \t]+[^\n]*|\n(?=\n))+")
+#: In YAML, what stands in the lines below a name: a text, a list or a mapping.
+_OPENS_A_BLOCK = re.compile(r"[ \t]*(?:[|>][+-]?\d?[ \t]*)?\n")
+_LINE = re.compile(r"[ \t]*([^\n]*)(?:\n|\Z)")
 
 
 def pairs(text: str, is_secret: IsSecret) -> Iterator[Span]:
@@ -83,14 +84,34 @@ def _end_of_open(text: str, first: int, match: re.Match[str]) -> int:
             found = values.match(text, first)
             if found is not None:
                 return found.end()
-    if text[first] in "|>":
-        block = _BLOCK.match(text, first)
-        if block is not None:
-            return block.end()
+    block = _end_of_block(text, match)
+    if block > first:
+        return block
     stop = end_of_bare(text, first)
     is_alone = _TYPED.search(name) and "\n" not in match["gap"] and _begins_its_line(text, match.start())
     rest = _TO_END_OF_LINE.match(text, stop) if is_alone and text.startswith((" ", "\t"), stop) else None
     return rest.end() if rest else stop
+
+
+def _end_of_block(text: str, match: re.Match[str]) -> int:
+    """Where the lines end that stand below a name and further to the right, or are a list's; 0 where there are none."""
+    opening = _OPENS_A_BLOCK.match(text, match.end("name") + 1)
+    if opening is None or text[match.end("name")] != ":":
+        return 0
+    line = text.rfind("\n", 0, match.start()) + 1
+    depth = match.start() - line
+    if text[line : match.start()].strip(" \t-"):
+        return 0
+    stop = 0
+    at = opening.end()
+    while at < len(text):
+        found = _LINE.match(text, at)
+        if found is None or not (found.start(1) - at > depth or found[1].startswith("- ") or not found[1]):
+            break
+        if found[1]:
+            stop = found.end(1)
+        at = found.end()
+    return stop
 
 
 def _begins_its_line(text: str, at: int) -> bool:
@@ -171,6 +192,23 @@ def quoted(text: str, _: IsSecret) -> Iterator[Span]:
     """``invalid password 'X'``. Not so for tokens, as parsers say ``unexpected token ')'``."""
     for match in _QUOTED.finditer(text):
         yield match.end(), end_of_quoted(text, match.end(), match["quote"])
+
+
+#: Statements and files in which no sign stands between what a secret is called and the secret.
+_SAID = (
+    (" password ", re.compile(r"\b(?:login|user|account)\s+\S{1,200}\s+password\s+(?=\S)")),
+    ("BY ", re.compile(r"""(?i:\bIDENTIFIED\s+(?:WITH\s+\S{1,64}\s+)?BY\s+(?:PASSWORD\s+)?)["']?(?=[^\s"'])""")),
+    ("by ", re.compile(r"""\bidentified\s+by\s+["']?(?=[^\s"'])""")),
+    ("requirepass ", re.compile(r"\brequirepass\s+(?=\S)")),
+)
+
+
+def said(text: str, _: IsSecret) -> Iterator[Span]:
+    """``IDENTIFIED BY 'X'``, and ``login bob password X`` of ``.netrc``."""
+    for word, pattern in _SAID:
+        if word in text:
+            for match in pattern.finditer(text):
+                yield match.end(), _end_of_word(text, match.end())
 
 
 # --- markup
@@ -344,6 +382,7 @@ GRAMMARS: tuple[Grammar, ...] = (
     Grammar((" -", "--", "'-", '"-'), options),
     Grammar(("',", '",', "',", "\\'", '\\"'), rows_of_two),
     Grammar((" '", ' "', " \\"), quoted),
+    Grammar((" password ", "IDENTIFIED ", "identified ", "requirepass "), said, by_name=False),
     Grammar(("</", "&lt;/"), elements),
     Grammar(("value=", "content=", "VALUE="), attributes),
     Grammar(("Key (",), keys_of_postgres),

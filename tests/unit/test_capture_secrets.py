@@ -7,6 +7,7 @@ import subprocess
 
 import msgspec
 import pytest
+from celery import Celery
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -147,6 +148,15 @@ open_channel("db.example.org", "{X}")
     )
     assert X not in shown
     assert "db.example.org" in shown
+
+
+def test_a_tasks_signature_is_shown_and_the_secrets_in_it_are_not():
+    signature = Celery("shop").signature("shop.pay", args=("order-7",), kwargs={"db_pass": X, "city": "Oslo"})
+    shown = captured(holds, {"signature": signature, "message": f"no {X}"})
+    assert X not in shown
+    for innocent in ("shop.pay", "order-7", "Oslo"):
+        assert f'"{innocent}"' in shown
+    assert '"9f8e7d6c-and-more"' not in captured(holds, {"signature": "9f8e7d6c-and-more"})
 
 
 # --- properties
