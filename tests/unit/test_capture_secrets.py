@@ -182,9 +182,8 @@ PLACES = {
 @settings(max_examples=250, deadline=None)
 @given(first=st.sampled_from(sorted(PLACES)), second=st.sampled_from(sorted(PLACES)), secret=SECRETS)
 def test_a_secret_in_any_two_places_is_nowhere_in_the_bytes(first, second, secret):
-    assume(
-        not secret.isalpha() and not secret.startswith(("-", "/")) and "redacted" not in secret and "//" not in secret
-    )
+    assume(not secret.startswith(("-", "/")) and "redacted" not in secret and "//" not in secret)
+    assume(secret not in captured(holds, {"first": 1, "second": 2}))
     value = {"first": PLACES[first](secret), "second": PLACES[second](secret)}
     assert secret not in captured(holds, value)
 
