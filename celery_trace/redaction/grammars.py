@@ -37,8 +37,13 @@ class Grammar(NamedTuple):
 #: secret name: so the time grows with the text and not with its square.
 _PAIR = re.compile(
     r"""(?<![\w.\-])(?P<name>[\w.\-\u200b-\u200d]++)
-        (?P<gap>(?:\\*["']|%2[27]|&quot;|&\#\w{2,4};)?\s?\]?\s{0,64}+(?:=>|->|:=|::(?=\s)|={1,3}|:(?!:)|%3[AaDd])\s{0,64}+(?:%2[27]|&quot;|&\#\w{2,4};)?
-            (?:(?:[A-Za-z]\w{0,40}\.)?[A-Za-z]\w{0,40}\((?=["'\[({]|[bru]{1,2}["']))?)
+        (?P<gap>(?:\\*["']|%2[27]|&quot;|&\#\w{2,4};)?\s?\]?\s{0,64}+(?:=>|->|:=|::(?=\s)|={1,3}|:(?!:)|%3[AaDd])\s{0,64}+)""",
+    re.VERBOSE,
+)
+#: What may stand between that and the value itself: ``SecretStr(``, and a quote.
+_OPENING = re.compile(
+    r"""(?:%2[27]|&quot;|&\#\w{2,4};)?
+        (?:(?:[A-Za-z]\w{0,40}\.)?[A-Za-z]\w{0,40}\((?=["'\[({]|[bru]{1,2}["']))?
         (?:[bru]{0,2}(?P<quote>\\*["']))?""",
     re.VERBOSE,
 )
@@ -65,8 +70,8 @@ def pairs(text: str, is_secret: IsSecret) -> Iterator[Span]:
         at = match.end("gap")
         if match["name"].endswith(_FILES) or not is_secret(match["name"]):
             continue
-        first = match.end()
-        quote = match["quote"]
+        opening = _OPENING.match(text, at)
+        first, quote = (opening.end(), opening["quote"]) if opening else (at, None)
         stop = end_of_quoted(text, first, quote) if quote else _end_of_open(text, first, match)
         if not is_harmless(text, first, stop):
             yield first, stop
@@ -198,8 +203,6 @@ def quoted(text: str, _: IsSecret) -> Iterator[Span]:
 _SAID = (
     (" password ", re.compile(r"\b(?:login|user|account)\s+\S{1,200}\s+password\s+(?=\S)")),
     ("BY ", re.compile(r"""(?i:\bIDENTIFIED\s+(?:WITH\s+\S{1,64}\s+)?BY\s+(?:PASSWORD\s+)?)["']?(?=[^\s"'])""")),
-    ("by ", re.compile(r"""\bidentified\s+by\s+["']?(?=[^\s"'])""")),
-    ("requirepass ", re.compile(r"\brequirepass\s+(?=\S)")),
 )
 
 
@@ -378,11 +381,11 @@ def _of_secret_columns(row: list[Span], secret: Sequence[bool], whole: Span) -> 
 
 
 GRAMMARS: tuple[Grammar, ...] = (
-    Grammar(("=", ":", "->", "%3D", "%3d", "%3A", "%3a"), pairs),
+    Grammar(("=", ":", "->", "%3"), pairs),
     Grammar((" -", "--", "'-", '"-'), options),
-    Grammar(("',", '",', "',", "\\'", '\\"'), rows_of_two),
+    Grammar(("('", '("', "['", '["', "b'", 'b"', "\\'", '\\"'), rows_of_two),
     Grammar((" '", ' "', " \\"), quoted),
-    Grammar((" password ", "IDENTIFIED ", "identified ", "requirepass "), said, by_name=False),
+    Grammar((" password ", "IDENTIFIED "), said, by_name=False),
     Grammar(("</", "&lt;/"), elements),
     Grammar(("value=", "content=", "VALUE="), attributes),
     Grammar(("Key (",), keys_of_postgres),

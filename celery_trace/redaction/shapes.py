@@ -97,7 +97,7 @@ SHAPES: tuple[Shape, ...] = (
     ),
     Shape("Discord webhook", ("/api/webhooks/",), _like(r"/api/webhooks/(\d+/[\w-]+)")),
     Shape("Teams webhook", ("webhook.office.com/",), _like(r"webhook\.office\.com/([\w@/-]{16,})")),
-    Shape("Telegram bot", (":AA",), _like(rf"{_START}\d{{8,10}}:AA[\w-]{{30,}}")),
+    Shape("Telegram bot", (":AA",), _like(r"\d{8,10}:AA[\w-]{30,}")),
     # --- vendors
     Shape(
         "secret key",

@@ -9,13 +9,18 @@ from typing import Generic, TypeVar
 
 Row = TypeVar("Row")
 
-#: What is looked for first, as one character is found fastest: the first of these that a literal holds is its pivot.
+#: What is looked for first, as one character is found fastest: the first of these inside a literal is its pivot.
 #: Separators and the rarer capitals come first, so that most texts pass after these few looks.
 _PIVOTS = "~@_/=<:-.&%(\\\"'JAKIVGHC"
 #: So many pivots of one kind are looked at one by one; in a text with more it is faster to search for each literal.
 _MOST = 32
 #: So few literals are searched for at once.
-_FEW = 4
+_FEW = 8
+
+
+def _pivot_of(literal: str) -> str:
+    """What stands for a literal: the first pivot that is not at its beginning; the literal itself without one."""
+    return next((pivot for pivot in _PIVOTS if literal.rfind(pivot) > 0), literal)
 
 
 class _Group:
@@ -24,36 +29,28 @@ class _Group:
     def __init__(self, pivot: str, rows_of: dict[str, int]) -> None:
         self._pivot = pivot
         self._rows_of = list(rows_of.items())
-        self._alone = rows_of.get(pivot, 0)
-        #: By the pivot and its neighbour inside the literal: the literals, and how far inside them the pivot stands.
+        self._alone = rows_of.get(pivot, 0)  # the pivot is a literal itself
+        #: By the pivot and what stands before it: the literals, and how far inside them the pivot stands.
         self._behind: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
-        self._before: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
         for literal, rows in rows_of.items():
             place = literal.rfind(pivot)
             if place:
                 self._behind[literal[place - 1 : place + 1]].append((literal, place, rows))
-            elif literal != pivot:
-                self._before[literal[:2]].append((literal, 0, rows))
 
     def search(self, text: str) -> int:
         """The rows of the literals in a text that holds the pivot."""
         if len(self._rows_of) <= _FEW:
             return self._search_for_each(text)
         found = self._alone
-        behind, before = self._behind.get, self._before.get if self._before else None
-        pivot = self._pivot
-        at = text.find(pivot)
+        near, pivot, find = self._behind.get, self._pivot, text.find
+        at = find(pivot)
         for _ in range(_MOST):
-            near = behind(text[at - 1 : at + 1]) if at else None
-            if near is not None:
-                for literal, place, rows in near:
+            literals = near(text[at - 1 : at + 1]) if at else None
+            if literals is not None:
+                for literal, place, rows in literals:
                     if text.startswith(literal, at - place):
                         found |= rows
-            if before is not None:
-                for literal, _place, rows in before(text[at : at + 2], ()):
-                    if text.startswith(literal, at):
-                        found |= rows
-            at = text.find(pivot, at + 1)
+            at = find(pivot, at + 1)
             if at < 0:
                 return found
         return self._search_for_each(text)
@@ -76,13 +73,15 @@ class Sieve(Generic[Row]):
 
     def __init__(self, rows: Iterable[tuple[Row, Sequence[str]]]) -> None:
         self._rows: list[Row] = []
-        groups: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        by_literal: dict[str, int] = defaultdict(int)
         for row, literals in rows:
             for literal in literals:
-                pivot = next((pivot for pivot in _PIVOTS if pivot in literal), literal)
-                groups[pivot][literal] |= 1 << len(self._rows)
+                by_literal[literal] |= 1 << len(self._rows)
             self._rows.append(row)
-        self._groups = [(pivot, _Group(pivot, dict(rows_of)).search) for pivot, rows_of in groups.items()]
+        groups: dict[str, dict[str, int]] = defaultdict(dict)
+        for literal, of_literal in by_literal.items():
+            groups[_pivot_of(literal)][literal] = of_literal
+        self._groups = [(pivot, _Group(pivot, rows_of).search) for pivot, rows_of in groups.items()]
 
     def rows(self, text: str) -> list[Row]:
         """The rows that may find something; mostly none."""
@@ -90,7 +89,12 @@ class Sieve(Generic[Row]):
         for pivot, search in self._groups:
             if pivot in text:
                 found |= search(text)
-        return [row for place, row in enumerate(self._rows) if found >> place & 1] if found else []
+        chosen: list[Row] = []
+        while found:
+            lowest = found & -found
+            chosen.append(self._rows[lowest.bit_length() - 1])
+            found ^= lowest
+        return chosen
 
 
 def any_of(words: Iterable[str]) -> str:

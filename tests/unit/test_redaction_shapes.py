@@ -34,7 +34,7 @@ FORMS = {
     "Slack webhook": [["hooks.slack.com/services/T", (8, ALNUM), "/B", (8, ALNUM), "/", (24, ALNUM)]],
     "Discord webhook": [["discord.com/api/webhooks/", (18, DIGITS), "/", (68, URL_SAFE)]],
     "Teams webhook": [["x.webhook.office.com/webhookb2/", (36, HEX), "@", (36, HEX), "/IncomingWebhook/", (32, HEX)]],
-    "Telegram bot": [[(10, DIGITS), ":AA", (33, URL_SAFE)]],
+    "Telegram bot": [[(10, DIGITS), ":AA", (33, URL_SAFE)], ["/bot", (10, DIGITS), ":AA", (33, URL_SAFE), "/send"]],
     "secret key": [
         ["sk_live_", (24, ALNUM)], ["sk_test_", (24, ALNUM)], ["rk_live_", (24, ALNUM)], ["pk_live_", (24, ALNUM)],
         ["sk-proj-", (74, URL_SAFE), "T3BlbkFJ", (74, URL_SAFE)], ["sk-ant-api03-", (93, URL_SAFE), "AA"],
