@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from celery_trace.redaction.grammars import GRAMMARS, Grammar
 from celery_trace.redaction.names import SecretNames, words_of
+from celery_trace.redaction.pem import body_lines
 from celery_trace.redaction.scrubber import Scrubber
 from celery_trace.redaction.shapes import SHAPES, Shape, cards_in, is_card_number, passes_luhn
 from celery_trace.redaction.sieve import Sieve
@@ -72,6 +73,7 @@ class Redactor:
             spans += row.find(text, self.is_secret_name)
         if length > 12:
             spans += cards_in(text)
+            spans += body_lines(text)
         if spans:
             return without(text, spans)
         if length <= _REPEATED:
@@ -89,6 +91,7 @@ class Redactor:
         """
         spans = [span for row in _SIEVE.rows(text) if isinstance(row, Shape) for span in row.find(text)]
         spans += cards_in(text)
+        spans += body_lines(text)
         if '"' in text or "'" in text:
             spans += literals(text, self.is_secret_name)
         return without(text, spans, keep_lines=True) if spans else text

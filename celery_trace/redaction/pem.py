@@ -9,9 +9,11 @@ from celery_trace.redaction.spans import Span
 
 _BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z0-9 ]{0,20}-----")
 _END = re.compile(r"-----END [A-Z0-9 ]{0,60}-----")
-#: Base64 in the widths that encoders of keys use. A digest in hexadecimal has no capitals beside its small letters.
+#: Base64 in the widths of lines that encoders of keys write (64, OpenSSH 70). A digest in hexadecimal has no capitals
+#: beside its small letters; a hash for the web stands behind ``sha384-``.
+_MIXED = r"(?=[a-z0-9+/]*[A-Z])(?=[A-Za-f0-9+/]*[g-z])(?=[A-Za-z+/]*\d)"
 _BODY = re.compile(
-    r"(?<![A-Za-z0-9+/=])(?=[a-z0-9+/]*[A-Z])(?=[A-Za-f0-9+/]*[g-z])(?=[A-Za-z+/]*\d)[A-Za-z0-9+/]{60,76}(?![A-Za-z0-9+/])"
+    rf"(?:(?<![A-Za-z0-9+/=_-])|(?<=\\n)){_MIXED}(?:[A-Za-z0-9+/]{{64}}|[A-Za-z0-9+/]{{70}})(?![A-Za-z0-9+/=_-])"
 )
 _PIECE = re.compile(r"[A-Za-z0-9+/=]{16,}")
 
@@ -44,5 +46,7 @@ def pieces_of(text: str) -> Iterator[str]:
 
 
 def body_lines(text: str) -> Iterator[Span]:
-    """Lines of a private key's body in source whose first and last lines are out of sight."""
-    return (match.span() for match in _BODY.finditer(text))
+    """Lines of a private key's body, whose first and last lines are out of sight."""
+    if len(text) >= 64:
+        for match in _BODY.finditer(text):
+            yield match.span()

@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterator
 
 from celery_trace.redaction.names import words_of
-from celery_trace.redaction.pem import body_lines
 from celery_trace.redaction.spans import Span
 
 #: A name, possibly in quotes or a subscript, and what leads from it to a literal or to brackets that may hold some.
@@ -57,7 +56,6 @@ def literals(text: str, is_secret: Callable[[str], bool]) -> Iterator[Span]:
         else:
             spans, at = _in_expression(text, at, depth=1 if is_call else 0)
             yield from spans
-    yield from body_lines(text)
 
 
 def _logs_in(name: str) -> bool:

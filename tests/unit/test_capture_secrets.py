@@ -110,6 +110,16 @@ def test_a_private_key_without_its_end_hides_what_follows():
     assert "left" in shown
 
 
+@pytest.mark.parametrize(
+    "part",
+    [PEM_LINES[1:-1], PEM_LINES[2], "\n".join(PEM_LINES[2:]), PEM_LINES[2].encode(), repr("\n".join(PEM_LINES[1:]))],
+)
+def test_the_body_of_a_private_key_is_hidden_without_its_first_line(part):
+    shown = captured(holds, part)
+    assert PEM_LINES[1] not in shown
+    assert PEM_LINES[2] not in shown
+
+
 def run_source(tmp_path, source):
     """Run a module whose source can be read, and capture what it raises."""
     file = tmp_path / "shop_tasks.py"
@@ -197,12 +207,13 @@ def test_a_secret_in_any_two_places_is_nowhere_in_the_bytes(first, second, secre
         {"compass": "north", "bypass": "route", "passport": "required", "code": "E102"},
         {"id": "550e8400-e29b-41d4-a716-446655440000", "commit": "d670460b4b4aece5915caf5c68d12f560a9fe3e4"},
         {"sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"},
+        {"integrity": "sha384-oqVuAfXRKap7fdgcCY5uykM6+R9GqQ8KuxYf1d3kD9Vt7cJ2Lw0Xz5Qa4Bb6Nn8E"},
         ["ls", "-l", "--color", "always"],
         [("Accept", "text/html"), ("Host", "example.org")],
         "http://localhost:8000/orders?page=2&sort_key=name",
         "usage: {'prompt_tokens': 12, 'total_tokens': 99}",
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_what_only_sounds_secret_is_shown(value):
     shown = captured(holds, value)
