@@ -40,7 +40,7 @@ _SIEVE: Sieve[Shape | Grammar] = Sieve(
 
 class Redactor:
     """
-    Decides what is secret. Immutable, so it can be shared by threads; answers about names are remembered.
+    Decides what is secret. Threads may share it: its lists never change, and what it remembers is only answers.
 
     Args:
         names: Further names, whole or as consecutive words of a longer one; the built-in ones always apply.

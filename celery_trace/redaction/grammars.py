@@ -158,10 +158,10 @@ def options(text: str, is_secret: IsSecret) -> Iterator[Span]:
         yield first, end_of_quoted(text, first, quote) if quote else end_of_bare(text, first)
 
 
-#: ``-u bob:X`` of curl and its kin.
+#: ``-u bob:X`` of curl and its kin; ``docker run -u 1000:1000`` names a group.
 _LOGIN = re.compile(
     r"""(?<![\w\-])(?:-u|-U|--user|--proxy-user)(?:[ \t=]+|["'][\s,]{1,20}[bru]{0,2})["']?"""
-    r"""[^\s:"'=]{0,128}:(?=[^\s"'])"""
+    r"""(?!\d+:\d+(?!\S))[^\s:"'=]{0,128}:(?=[^\s"'])"""
 )
 #: Short options that take a password, by the programs that have them.
 _SHORT = (

@@ -53,15 +53,15 @@ KEYS = frozenset(
         "access", "account", "admin", "aes", "api", "app", "auth", "bot", "cipher", "client", "consumer", "crypt",
         "crypto", "database", "db", "decryption", "deploy", "django", "enc", "encrypt", "encryption",
         "fernet", "flask", "gpg", "hmac", "instrumentation", "integration", "jwe", "jws", "license", "licence",
-        "master", "pem", "pgp", "priv", "private", "recovery", "root", "rsa", "secret", "security", "server", "service",
-        "shared", "sign", "signing", "ssh", "ssl", "subscription", "tls", "vault", "verification", "webhook",
+        "master", "pem", "pgp", "priv", "private", "recovery", "rsa", "secret", "security", "server", "service",
+        "shared", "sign", "signing", "ssh", "ssl", "subscription", "tls", "vault", "webhook",
         "wrapping", "write",
         # Vendors.
         "adyen", "airtable", "algolia", "anthropic", "apns", "aws", "azure", "braintree", "captcha", "cloudflare",
         "cohere", "datadog", "deepl", "fcm", "firebase", "gcp", "gemini", "github", "gitlab", "google", "groq",
-        "hcaptcha", "heroku", "huggingface", "intercom", "linear", "mailchimp", "mailgun", "mandrill", "mapbox",
+        "hcaptcha", "heroku", "huggingface", "intercom", "mailchimp", "mailgun", "mandrill", "mapbox",
         "mistral", "notion", "openai", "paypal", "plaid", "postmark", "pusher", "rapidapi", "recaptcha", "relic",
-        "replicate", "segment", "sendgrid", "sentry", "shopify", "slack", "sparkpost", "square", "stripe", "supabase",
+        "replicate", "sendgrid", "sentry", "shopify", "slack", "sparkpost", "stripe", "supabase",
         "tailscale", "turnstile", "twilio", "vapid",
     )
 )  # fmt: skip
@@ -70,13 +70,14 @@ KEYS = frozenset(
 CODES = frozenset(
     (
         "access", "activation", "authentication", "backup", "login", "mfa", "otp", "recovery", "reset", "scratch",
-        "security", "sms", "time", "verification",
+        "security", "sms", "verification",
     )
 )  # fmt: skip
 
 #: These words in a row make a name secret.
 PHRASES = (
     ("pass", "word"),
+    ("one", "time", "code"),
     ("connection", "string"),
     ("connection", "str"),
     ("conn", "string"),

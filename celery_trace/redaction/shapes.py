@@ -136,7 +136,10 @@ SHAPES: tuple[Shape, ...] = (
     _token("Groq", "gsk_", r"[A-Za-z0-9]{24,}"),
     _token("Replicate", "r8_", r"[A-Za-z0-9]{32,}"),
     _token("Stripe webhook", "whsec_", r"[A-Za-z0-9+/]{16,}={0,2}"),
-    _token("Square", "sq0atp- sq0csp- sq0idp- EAAA", r"[\w-]{22,}"),
+    # Four bytes of zeros in Base64 look as these begin, so they are looked for where a word begins.
+    Shape(
+        "Square", ("sq0atp-", "sq0csp-", "sq0idp-", "EAAA"), _like(rf"{_START}(?:sq0(?:atp|csp|idp)-|EAAA)[\w-]{{22,}}")
+    ),
     Shape("Facebook", ("EAAC", "EAAM", "EAAB", "EAAG"), _like(rf"{_START}EAA[BCGM][A-Za-z0-9]{{40,}}")),
     _token("Shopify", "shpat_ shpca_ shppa_ shpss_ shptka_", r"[A-Fa-f0-9]{24,}"),
     _token("Shippo", "shippo_live_ shippo_test_", r"[A-Fa-f0-9]{24,}"),

@@ -80,6 +80,7 @@ X = "hunter2-X!"
         ("run --token --verbose", "run --token --verbose"),
         ("curl -u admin:X:/@Y https://h/", "curl -u admin:[redacted] https://h/"),
         ("['curl', '-u', 'admin:X', 'https://h/']", "['curl', '-u', 'admin:[redacted]', 'https://h/']"),
+        ("docker run -u 1000:1000 image", "docker run -u 1000:1000 image"),
         ("curl --user admin:X", "curl --user admin:[redacted]"),
         ("mysql -uroot -pX db", "mysql -uroot -p[redacted] db"),
         ("sshpass -p X ssh bob@h", "sshpass -p [redacted] ssh bob@h"),
