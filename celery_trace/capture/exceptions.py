@@ -217,7 +217,11 @@ class _Capturing:
 
     def text(self, text: str, most: int) -> str:
         """A text beside the heap: redacted and cut, and counted in bytes."""
-        kept = self.redactor.text(encodable(text))[:most]
+        whole = encodable(text)
+        redacted = self.redactor.text(whole)
+        if redacted is not whole:
+            self.heap.learn_from(whole, redacted)
+        kept = redacted[:most]
         size = length_of_json(kept)
         if size > self.heap.bytes_left:
             kept = kept[: max(0, self.heap.bytes_left // 6)]
@@ -347,10 +351,10 @@ def capture_exception(
     began_cpu_s = time.thread_time() if repeats is not None else 0.0
     # The frame that failed matters most, and the arguments must not starve: they open before its callers.
     args, kwargs = capturing.arguments(given)
-    told_by_arguments = len(capturing.scrubber)
+    told_by_arguments = capturing.heap.learned_by_name
     capture = capturing.finish(capturing.in_full(sighting.tree, said), args, kwargs)
     if repeats is not None and sighting.identity is not None:
-        secretive = len(capturing.scrubber) > told_by_arguments
+        secretive = capturing.heap.learned_by_name > told_by_arguments
         repeats.captured(sighting.identity, capture.exceptions, time.thread_time() - began_cpu_s, secretive=secretive)
     return capture
 

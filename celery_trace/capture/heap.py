@@ -109,6 +109,8 @@ class HeapEncoder:
         # Rows of one table have the same keys: by the keys' addresses, a node's items.
         self._plain_keys: dict[tuple[int, ...], list[int]] = {}
         self._holds_open_key = False
+        #: Secrets that only their names gave away.
+        self.learned_by_name = 0
 
     @property
     def nodes_left(self) -> int:
@@ -287,14 +289,20 @@ class HeapEncoder:
 
     def learn(self, value: object) -> None:
         """Remember the texts and numbers in a secret value."""
+        known = len(self.scrubber)
         for secret in secrets_in(value, self.limits.string):
             self.scrubber.learn(secret)
+        self.learned_by_name += len(self.scrubber) - known
 
-    def _learn_key(self, text: str, kept: str) -> None:
-        """Remember the lines of a private key, to find them where they stand apart."""
+    def learn_from(self, text: str, kept: str) -> None:
+        """Remember what was taken out of a text, and the lines of a private key, which may stand apart."""
+        window = text[: self.limits.string + BEYOND]
+        for secret in self.redactor.secrets_in(window):
+            if len(secret) <= self.limits.string:
+                self.scrubber.learn(secret)
         if "PRIVATE KEY" in kept:
             self._holds_open_key = self._holds_open_key or pem.is_open(kept)
-            for piece in pem.pieces_of(text[: self.limits.string + BEYOND]):
+            for piece in pem.pieces_of(window):
                 self.scrubber.learn(piece)
 
     # --- opening them
@@ -498,7 +506,7 @@ class HeapEncoder:
         whole = len(text) if length < 0 else length
         kept, left_out = cleaned(text, self.limits.string, self.redactor)
         if kept is not text or kept.startswith("-----BEGIN "):
-            self._learn_key(text, kept)
+            self.learn_from(text, kept)
         cut += left_out
         size = length_of_json(kept)
         room = self.bytes_left - _NODE_BYTES - len(cls_name)

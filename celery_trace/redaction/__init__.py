@@ -14,6 +14,7 @@ a function to ``GRAMMARS``. The tests fail for a row or a function without an ex
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import unquote
 
 from celery_trace.redaction.grammars import GRAMMARS, Grammar
 from celery_trace.redaction.names import SecretNames, words_of
@@ -56,9 +57,30 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The text without what looks like a secret. The very same object when nothing was found."""
-        length = len(text)
-        if length < _SHORTEST or text in self._innocent:
+        if len(text) < _SHORTEST or text in self._innocent:
             return text
+        spans = self._spans(text)
+        if spans:
+            return without(text, spans)
+        if len(text) <= _REPEATED:
+            if len(self._innocent) >= _REMEMBERED:
+                self._innocent.clear()
+            self._innocent.add(text)
+        return text
+
+    def secrets_in(self, text: str) -> list[str]:
+        """
+        What :meth:`text` takes out, to be found again where nothing tells: what is long enough, and no plain word.
+
+        A password in a URL comes as it is written there, and as it is typed.
+        """
+        if len(text) < _SHORTEST:
+            return []
+        found = {text[start:stop].strip() for start, stop in self._spans(text)}
+        found |= {unquote(secret) for secret in found if "%" in secret}
+        return [secret for secret in found if len(secret) >= _SHORTEST and not secret.isalpha()]
+
+    def _spans(self, text: str) -> list[Span]:
         spans: list[Span] = []
         named: bool | None = None
         for row in _SIEVE.rows(text):
@@ -71,16 +93,10 @@ class Redactor:
                 if not named:
                     continue
             spans += row.find(text, self.is_secret_name)
-        if length > 12:
+        if len(text) > 12:
             spans += cards_in(text)
             spans += body_lines(text)
-        if spans:
-            return without(text, spans)
-        if length <= _REPEATED:
-            if len(self._innocent) >= _REMEMBERED:
-                self._innocent.clear()
-            self._innocent.add(text)
-        return text
+        return spans
 
     def source(self, text: str) -> str:
         """

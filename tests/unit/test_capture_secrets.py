@@ -84,6 +84,25 @@ def test_a_secret_is_nowhere_in_the_bytes_of_a_capture(value):
     assert X not in captured(holds, 1, arguments=((value,), {"value": value}, ("given",)))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [f"redis://bob:{X}@host", f"amqp://bob:{X.replace('-', '%2D')}@host", f"smtp_pw={X}", f"Key (api_token)=({X})"],
+)
+def test_a_secret_that_a_text_gave_away_is_hidden_where_nothing_tells(text):
+    shown = captured(holds, {"url": text, "others": [X, {X: 1}, f"it was {X}", X.encode()]})
+    assert X not in shown
+    assert X not in captured(lambda: holds_two(X, LookupError(text)))
+
+
+def test_a_word_that_stood_behind_a_secret_name_is_shown_elsewhere():
+    shown = captured(holds, {"text": "auth=disabled", "state": "disabled"})
+    assert '"disabled"' in shown
+
+
+def holds_two(first, error):
+    raise error
+
+
 def test_what_stands_beside_an_option_with_a_secret_is_shown():
     shown = captured(holds, ["curl", "-u", f"admin:{X}", "--token", X, "https://h/", "--retry", "3"])
     for innocent in ("curl", "-u", "--token", "https://h/", "--retry"):
