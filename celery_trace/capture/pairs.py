@@ -170,7 +170,7 @@ def tells_nothing(value: object) -> bool:
     cls = type(value)
     if value is None or cls is bool:
         return True
-    if is_kind_of(cls, dict) and cls is not dict:
-        signature = resident("celery.canvas", "Signature")
-        return signature is not None and is_kind_of(cls, signature)
-    return (cls is str or cls is bytes or cls is dict or cls is list or cls is tuple) and not value
+    if cls is str or cls is bytes or cls is dict or cls is list or cls is tuple:
+        return not value
+    signature = resident("celery.canvas", "Signature") if is_kind_of(cls, dict) else None
+    return signature is not None and is_kind_of(cls, signature)
