@@ -116,7 +116,7 @@ def test_no_secret_stands_on_flowers_pages(monitor, path):
 
 def test_no_secret_is_in_the_memory_of_events_nor_reaches_format_task(monitor, formatted):
     get(monitor, "/task/u-1")
-    (held,) = monitor[1].events.state.tasks.values()
+    held = monitor[1].events.state.tasks["u-1"]
     for task in (held, formatted[-1]):
         assert_without_secrets(json.dumps(task.as_dict(), default=str))
 
@@ -230,14 +230,14 @@ def test_no_secret_stands_in_a_result_from_the_backend(monitor, state, result):
         assert_without_secrets(body["traceback"])
 
 
-def test_a_task_that_is_run_from_the_api_answers_without_secrets(monitor):
+def test_a_task_that_is_run_from_the_api_answers_without_secrets(monitor, monkeypatch):
     base, app = monitor
 
     @app.capp.task(name="shop.eager")
     def eager():
         return TREE
 
-    app.capp.conf.task_always_eager = True
+    monkeypatch.setitem(app.capp.conf, "task_always_eager", True)
     answer = Client(base).post(
         "/api/task/apply/shop.eager", {}, headers={"Authorization": "Basic " + b64encode(b"val:1").decode()}
     )
