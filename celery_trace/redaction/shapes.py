@@ -1,8 +1,8 @@
 """
 What only a credential looks like, whatever its name: one table.
 
-The forms of vendors' keys are those that the vendors document and that the rules of gitleaks, detect-secrets and
-trufflehog agree on; where those ask for an exact length, less is asked here, as a text may be cut.
+The forms of vendors' keys are those that the vendors document and that the rules of gitleaks and detect-secrets
+agree on; where those ask for an exact length, less is asked here, as a text may be cut.
 """
 
 from __future__ import annotations
