@@ -2,7 +2,7 @@
 How signed messages travel over the broker: a direct queue per process, another per session.
 
 Only bytes travel. Nothing here decodes a body with kombu's serializers, so no message, whatever content
-type it claims, can make a process unpickle anything.
+type it claims, can make a process unpickle anything; nor inflate anything (:mod:`celery_trace.transports.raw`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 from celery_trace.guard import report
 from celery_trace.shell import native
+from celery_trace.shell.signing import MESSAGE_LIMIT_BYTES
+from celery_trace.transports.raw import Refusal, judged
 
 logger = logging.getLogger("celery_trace.shell")
 
@@ -94,19 +96,13 @@ def let_expire(channel: Any, address: str) -> None:
     client.pexpire(f"{prefix}{address}", int(QUEUE_EXPIRES_S * 1000))
 
 
-def _bytes_of(message: Any) -> bytes:
-    body = message.body
-    if isinstance(body, str):
-        return body.encode("utf-8", "backslashreplace")
-    return bytes(body)
-
-
 class Receiver:
     """
     Hears one queue, in whichever thread calls :meth:`listen`.
 
     Args:
         heard: Called with the bytes of each message.
+        refused: Called for each message that is not worth reading, such as a compressed one.
         tick: Called between messages, at least every ``idle_s()`` seconds or so.
     """
 
@@ -115,12 +111,14 @@ class Receiver:
         address: str,
         connect: Connect,
         heard: Callable[[bytes], None],
+        refused: Callable[[Refusal], None],
         tick: Callable[[], None],
         idle_s: Callable[[], float],
     ) -> None:
         self.address = address
         self._connect = connect
         self._heard = heard
+        self._refused = refused
         self._tick = tick
         self._idle_s = idle_s
         self._pause = native.lock()
@@ -165,10 +163,11 @@ class Receiver:
     def _consume(self, connection: Any) -> None:
         from kombu import Consumer
 
-        channel = connection.channel()
+        channel = judged(connection.channel(), MESSAGE_LIMIT_BYTES, unreadable=self._refused)
         queue = direct_queue(self.address)(channel)
         queue.declare()
         consumer = Consumer(channel, [queue], on_message=self._on_message, no_ack=True, auto_declare=False, accept=[])
+        of_the_connection = (*connection.connection_errors, *connection.channel_errors, OSError)
         with consumer:
             self.connected = True
             self._tick()
@@ -179,16 +178,24 @@ class Receiver:
                     pass
                 except socket.timeout:  # noqa: UP041 - a green library's own class may differ from TimeoutError
                     pass
+                except of_the_connection:
+                    raise
+                except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+                    # Kombu stumbled over a message, which is gone; the next one may be ours.
+                    self._refused(Refusal("malformed", f"{type(error).__name__}: {error}"[:300]))
                 self._tick()
         channel.close()
 
     def _on_message(self, message: Any) -> None:
         try:
-            data = _bytes_of(message)
+            if message.refused is not None:
+                self._refused(message.refused)
+                return
+            body = message.body
+            data = body.encode("utf-8", "backslashreplace") if isinstance(body, str) else bytes(body or b"")
+            self._heard(data)
         except Exception as error:
             report("live shell: message", error)
-            return
-        self._heard(data)
 
 
 class Sender:

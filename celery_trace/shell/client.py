@@ -38,7 +38,8 @@ from celery_trace.shell.session import (
     SessionGone,
     ShellError,
 )
-from celery_trace.shell.signing import Refused, ReplayCache, sign, verify
+from celery_trace.shell.signing import RefusalLimit, Refused, ReplayCache, sign, verify
+from celery_trace.transports.raw import Refusal
 
 logger = logging.getLogger("celery_trace.shell")
 
@@ -133,7 +134,10 @@ class LiveSession:
         self._ready = threading.Event()
         self._open = False
         self.refused = 0  # replies that were not believed
-        self._receiver = Receiver(reply_address(self.id), self._connect, self._heard, self._tick, lambda: 0.5)
+        self._refusals = RefusalLimit(clock)
+        self._receiver = Receiver(
+            reply_address(self.id), self._connect, self._heard, self._disbelieve, self._tick, lambda: 0.5
+        )
         self._thread = threading.Thread(target=self._listen, name=f"celery-trace-live-{self.id[:8]}", daemon=True)
         self._thread.start()
 
@@ -171,9 +175,7 @@ class LiveSession:
             except msgspec.DecodeError:
                 raise Refused("malformed", "the body is not that of a reply", claims) from None
         except Refused as refused:
-            self.refused += 1
-            if self.refused <= 20:
-                logger.warning("celery-trace: a reply of the live shell was refused (%s): %s", refused.why, refused)
+            self._disbelieve(Refusal(refused.why, str(refused)))
             return
         self._heard_sequence = claims.sequence
         self._heard_s = self._clock.monotonic_s()
@@ -182,6 +184,11 @@ class LiveSession:
             waiting.put(reply)
         if claims.action == "bye":
             self._end(reply.why or "the process ended the session")
+
+    def _disbelieve(self, refusal: Refusal) -> None:
+        self.refused += 1
+        if self._refusals.admit():
+            logger.warning("celery-trace: a reply of the live shell was refused (%s): %s", refusal.why, refusal.text)
 
     def _end(self, why: str) -> None:
         if not self.gone:

@@ -231,6 +231,7 @@ class Keeper:
                 command_address(self._process.uid),
                 self._connect,
                 host.heard,
+                host.refused,
                 self._tick,
                 lambda: 0.1 if host.busy else 0.5,
             )

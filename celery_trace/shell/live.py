@@ -29,6 +29,7 @@ from celery_trace.shell.interpreter import Interpreter
 from celery_trace.shell.session import CODE_LIMIT, plain_text
 from celery_trace.shell.signing import Message, RefusalLimit, Refused, ReplayCache, sign, verify
 from celery_trace.shell.trace_object import Facts, Trace
+from celery_trace.transports.raw import Refusal
 
 logger = logging.getLogger("celery_trace.shell")
 
@@ -203,6 +204,11 @@ class LiveHost:
         except Exception:
             with Guard("live shell: command"):
                 raise
+
+    def refused(self, refusal: Refusal) -> None:
+        """Count a message that was not worth reading; never raises."""
+        with Guard("live shell: refusal"):
+            self._refuse(Refused(refusal.why, refusal.text), None)
 
     def _refuse(self, refused: Refused, message: Message | None) -> None:
         self._counters["live:refused"] += 1

@@ -41,7 +41,7 @@ class Refused(Exception):
     """
     A message was not believed. ``why`` is one word for counters: ``unsigned``, ``forged``, ``altered``, ``late``,
     ``early``, ``replayed``, ``out_of_order``, ``wrong_target``, ``wrong_kind``, ``malformed``, ``too_big``,
-    ``unknown_failure``, ``unknown_session``, ``unknown_action``, ``too_many``, ``busy``.
+    ``compressed``, ``unknown_failure``, ``unknown_session``, ``unknown_action``, ``too_many``, ``busy``.
     """
 
     def __init__(self, why: str, text: str = "", claims: Claims | None = None) -> None:

@@ -1,0 +1,204 @@
+"""
+Messages judged raw, before kombu decompresses or decodes them.
+
+Kombu inflates a message that carries a ``compression`` header when it makes the message object, whoever sent it:
+530 bytes of bzip2 become more than a gigabyte. No message of ours is compressed by kombu, so one that says it is gets
+refused as it stands. The same goes for one that is too big, and for one that kombu can't read. A reader learns of
+each by :attr:`refused`; none of them raises in the middle of kombu, which would cost the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import kombu.message
+import msgspec
+from msgspec import Struct, field
+
+#: Most bytes of a message's headers, and of its properties, where they are JSON (Redis). RabbitMQ bounds its own.
+MOST_HEADER_BYTES = 32 * 1024
+
+
+class Refusal(NamedTuple):
+    """Why a message was not read: ``too_big``, ``compressed`` or ``malformed``, and a sentence."""
+
+    why: str
+    text: str
+
+
+class _Laid(Struct, frozen=True):
+    """A message as kombu lays it down in a Redis list. Other keys are skipped without being built."""
+
+    body: str = ""
+    headers: msgspec.Raw = msgspec.Raw(b"{}")
+    properties: msgspec.Raw = msgspec.Raw(b"{}")
+    content_type: str | None = field(default=None, name="content-type")
+    content_encoding: str | None = field(default=None, name="content-encoding")
+
+
+class Entry(Struct, frozen=True):
+    """A list entry that is a message."""
+
+    body: str
+    headers: dict[str, Any]
+    properties: dict[str, Any]
+    content_type: str | None = field(name="content-type")
+    content_encoding: str | None = field(name="content-encoding")
+
+
+_laid = msgspec.json.Decoder(_Laid)
+_mapping = msgspec.json.Decoder(dict[str, Any])
+
+
+def entry(item: bytes, most_bytes: int) -> Entry | Refusal:
+    """
+    A Redis list entry as a message, or why it is none.
+
+    Args:
+        item: The entry, which anybody may have pushed.
+        most_bytes: Most bytes that the body may have; in base64 it takes a third more.
+    """
+    if len(item) > encoded_bytes(most_bytes) + 2 * MOST_HEADER_BYTES + 1024:
+        return _too_big(len(item), most_bytes)
+    try:
+        found = _laid.decode(item)
+        if max(len(bytes(found.headers)), len(bytes(found.properties))) > MOST_HEADER_BYTES:
+            return Refusal("too_big", f"its headers or properties have more than {MOST_HEADER_BYTES:,} bytes")
+        headers, properties = _mapping.decode(found.headers), _mapping.decode(found.properties)
+    except (ValueError, RecursionError) as error:  # msgspec.DecodeError and UnicodeDecodeError are ValueErrors
+        return Refusal("malformed", f"it is not a message of kombu's: {error}"[:300])
+    return Entry(found.body, headers, properties, found.content_type, found.content_encoding)
+
+
+def encoded_bytes(most_bytes: int) -> int:
+    """The length of so many bytes in base64."""
+    return (most_bytes + 2) // 3 * 4
+
+
+def _too_big(size: int, most_bytes: int) -> Refusal:
+    return Refusal("too_big", f"{size:,} bytes; at most {most_bytes:,} are read")
+
+
+def judged(
+    channel: Any,
+    most_bytes: int,
+    *,
+    accepts: Callable[[Any], str] | None = None,
+    unreadable: Callable[[Refusal], None] | None = None,
+) -> Any:
+    """
+    Let a channel of ours judge each message raw.
+
+    Each message that it hands out from now on has ``refused``, a :class:`Refusal` or None. One that was refused has
+    neutral contents: no headers, and its raw body only where that is within the limit.
+
+    Args:
+        channel: Used by us alone.
+        most_bytes: Most bytes of a body.
+        accepts: A further look at a message that can be read; returns what is wrong with it, or nothing.
+        unreadable: Called where there is not even a message, such as for garbage in a Redis list.
+
+    Returns:
+        The channel.
+    """
+    channel.Message = _judging(channel.Message, most_bytes, accepts)
+    if hasattr(channel, "auto_decode"):
+        # Otherwise py-amqp decodes the body by the codec that the message names; some take quadratic time.
+        channel.auto_decode = False
+    client = getattr(channel, "client", None)
+    if hasattr(client, "parse_response"):
+        client.parse_response = _popping(client.parse_response, most_bytes, unreadable or (lambda _refusal: None))
+    return channel
+
+
+def _judging(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] | None) -> type[Any]:
+    class Judged(made_of):  # type: ignore[misc]
+        refused: Refusal | None = None
+
+        def __init__(self, raw: Any = None, channel: Any = None, **options: Any) -> None:
+            raw = options.pop("payload", raw)
+            self.refused = _looked_at(raw, most_bytes)
+            if self.refused is None:
+                try:
+                    super().__init__(raw, channel=channel, **options)
+                    if not self.errors and isinstance(self.body, bytes | str | memoryview):
+                        why = accepts(self) if accepts is not None else ""
+                    else:
+                        why = "it can't be decoded"
+                except Exception as error:  # whatever a stranger can make kombu stumble over
+                    why = f"{type(error).__name__}: {error}"
+                if not why:
+                    return
+                self.refused = Refusal("malformed", why[:300])
+            self.errors = None
+            body, tag, info = _remains(raw, most_bytes)
+            kombu.message.Message.__init__(self, body=body, delivery_tag=tag, channel=channel, delivery_info=info)
+
+    return Judged
+
+
+def _looked_at(raw: Any, most_bytes: int) -> Refusal | None:
+    """What speaks against a message as the transport handed it over: py-amqp's object, or a dict."""
+    if isinstance(raw, dict):
+        headers, body = raw.get("headers"), raw.get("body")
+    else:
+        properties = getattr(raw, "properties", None)
+        headers = properties.get("application_headers") if isinstance(properties, dict) else None
+        body = getattr(raw, "body", None)
+    if body is not None and not isinstance(body, bytes | str | memoryview):
+        return Refusal("malformed", "its body is neither bytes nor text")
+    if body is not None and len(body) > (encoded_bytes(most_bytes) if isinstance(raw, dict) else most_bytes):
+        return _too_big(len(body), most_bytes)
+    if headers is not None and not isinstance(headers, dict):
+        return Refusal("malformed", "its headers are not a mapping")
+    if headers and headers.get("compression"):
+        return Refusal("compressed", "it says that it is compressed, which no message of ours is")
+    return None
+
+
+def _remains(raw: Any, most_bytes: int) -> tuple[bytes, Any, dict[str, Any]]:
+    """Of a refused message: its raw body, and what acknowledging it takes."""
+    if isinstance(raw, dict):
+        properties = raw.get("properties")
+        properties = properties if isinstance(properties, dict) else {}
+        body, tag, info = raw.get("body"), properties.get("delivery_tag"), properties.get("delivery_info")
+    else:
+        body, tag = getattr(raw, "body", None), getattr(raw, "delivery_tag", None)
+        info = getattr(raw, "delivery_info", None)
+    if isinstance(body, str):
+        body = body.encode("utf-8", "backslashreplace")
+    kept = bytes(body) if isinstance(body, bytes | memoryview) and len(body) <= encoded_bytes(most_bytes) else b""
+    return kept, tag if isinstance(tag, str | int) else "", info if isinstance(info, dict) else {}
+
+
+def _popping(
+    parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[Refusal], None]
+) -> Callable[..., Any]:
+    """
+    Of a Redis client: judge what ``BRPOP`` brought before kombu parses it.
+
+    Kombu raises over an entry that is not JSON, and drops the connection. For one that was refused it is told that
+    nothing came, so it asks for the next one at once.
+    """
+
+    def parse_response(connection: Any, command_name: Any, **options: Any) -> Any:
+        answer = parse(connection, command_name, **options)
+        if command_name != "BRPOP" or not answer:
+            return answer
+        key, item = answer
+        found = entry(item if isinstance(item, bytes) else str(item).encode("utf-8", "backslashreplace"), most_bytes)
+        if isinstance(found, Entry):
+            with contextlib.suppress(ValueError, OverflowError, RecursionError):
+                again = msgspec.json.encode(found)
+                if b'"__type__"' not in again:  # what kombu's JSON makes objects of, or raises over
+                    return key, again
+            found = Refusal("malformed", "its headers or properties hold more than plain values")
+        unreadable(found)
+        return None
+
+    return parse_response
+
+
+__all__ = ["Entry", "Refusal", "encoded_bytes", "entry", "judged"]
