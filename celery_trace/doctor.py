@@ -302,9 +302,16 @@ def _store(here: Installation) -> Iterator[Finding]:
     finally:
         store.close()
     yield _ok("store", f"{stats.store}, schema {stats.schema}, {sum(stats.records.values())} records")
-    dropped = sum(stats.dropped.values())
+    aside = stats.dropped.get("set_aside", 0)
+    dropped = sum(stats.dropped.values()) - aside
     if dropped:
         yield _warn("losses", f"{dropped} records were dropped by a full spool", "Raise trace_spool_bytes.")
+    if aside:
+        yield _warn(
+            "losses",
+            f"{aside} records that can't be read were dropped, as the queue celery_trace.set_aside is full",
+            "Find out who publishes them, then empty that queue.",
+        )
     if stats.corrupt_lines:
         yield _warn(
             "losses",

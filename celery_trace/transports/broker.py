@@ -26,7 +26,7 @@ from celery_trace.model import AnyRecord, Stats, decode, encode, new_id
 from celery_trace.refusals import Unavailable
 from celery_trace.settings import Settings
 from celery_trace.transports import TransportUnavailable
-from celery_trace.transports.intake import LEASE_S, Intake, Taken, open_intake
+from celery_trace.transports.intake import LEASE_S, MOST_MESSAGE_BYTES, Intake, Taken, open_intake
 
 logger = logging.getLogger("celery_trace")
 
@@ -105,7 +105,8 @@ def connect(broker: dict[str, Any]) -> kombu.Connection:
 
 
 #: Greatest batch that is read, bytes as it was before it was compressed, and lines: whoever may publish can send any.
-MOST_BATCH_BYTES = 64 * 1024 * 1024
+#: A collector's has 2 MiB, and a single record at most 8 MiB. One transaction takes no more than this either.
+MOST_BATCH_BYTES = 16 * 1024 * 1024
 MOST_BATCH_LINES = 100_000
 
 
@@ -118,13 +119,15 @@ def pack_batch(records: Sequence[AnyRecord]) -> bytes:
     return zlib.compress(b"\n".join(encode(record) for record in records), 1)
 
 
-def unpack_batch(body: bytes) -> tuple[list[AnyRecord], list[tuple[bytes, str]]]:
+def inflate(body: bytes) -> bytes:
     """
-    The records of a message, and the lines that could not be read, each with what is wrong with it.
+    The lines of a message's body, at most :data:`MOST_BATCH_BYTES`.
 
     Raises:
-        CorruptBatch: The body as a whole is none of ours.
+        CorruptBatch: The body is none of ours.
     """
+    if len(body) > MOST_MESSAGE_BYTES:
+        raise CorruptBatch(f"it is a message of more than {MOST_MESSAGE_BYTES} bytes")
     try:
         inflater = zlib.decompressobj()
         data = inflater.decompress(body, MOST_BATCH_BYTES)
@@ -134,6 +137,16 @@ def unpack_batch(body: bytes) -> tuple[list[AnyRecord], list[tuple[bytes, str]]]
         raise CorruptBatch(f"it is more than {MOST_BATCH_BYTES} bytes")
     if not inflater.eof:
         raise CorruptBatch("it is incomplete")
+    return data
+
+
+def read_lines(data: bytes) -> tuple[list[AnyRecord], list[tuple[bytes, str]]]:
+    """
+    The records of a batch, and the lines that could not be read, each with what is wrong with it.
+
+    Raises:
+        CorruptBatch: No line is a record, or there are too many.
+    """
     lines = data.split(b"\n", MOST_BATCH_LINES)
     if len(lines) > MOST_BATCH_LINES:
         raise CorruptBatch(f"it has more than {MOST_BATCH_LINES} lines")
@@ -142,7 +155,7 @@ def unpack_batch(body: bytes) -> tuple[list[AnyRecord], list[tuple[bytes, str]]]
     for line in lines:
         try:
             records.append(decode(line))
-        except ValueError as error:  # msgspec.DecodeError is one
+        except (ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
             wrong.append((line, str(error)))
     if wrong and not records:
         raise CorruptBatch(f"no line of it is a record: {wrong[0][1]}")
@@ -267,8 +280,10 @@ class BrokerConsumer:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._account = f"consumer:{socket.gethostname()}:{settings.folder.name}:{int(self._clock.now_s() * 1000)}"
-        #: ``batches`` and ``records`` written, ``set_aside`` batches, ``corrupt`` lines, ``refused`` records.
+        #: ``batches`` and ``records`` written, ``set_aside`` batches, ``corrupt`` lines, ``refused`` records, and
+        #: ``dropped`` lines, which did not fit into the queue of what is set aside.
         self.counters: Counter[str] = Counter()
+        self._logged: dict[str, int] = {}
         self._failed_with = ""
 
     def start(self) -> None:
@@ -310,11 +325,18 @@ class BrokerConsumer:
                     self._take(channel, intake, taken)
 
     def _take(self, channel: Any, intake: Intake, messages: Sequence[Taken]) -> None:
-        """Write several batches in one transaction, then acknowledge them."""
+        """Write several batches in one transaction, then acknowledge them; in several if they are large."""
         batches: list[tuple[Taken, list[AnyRecord]]] = []
+        together_bytes = 0
         for message in messages:
             try:
-                records, wrong = unpack_batch(message.body)
+                if message.refused is not None:
+                    raise CorruptBatch(message.refused.text)
+                data = inflate(message.body)
+                if together_bytes + len(data) > MOST_BATCH_BYTES:
+                    self._store(channel, intake, batches)
+                    batches, together_bytes = [], 0
+                records, wrong = read_lines(data)
             except CorruptBatch as error:
                 self._set_aside(channel, intake, message, str(error))
                 continue
@@ -322,6 +344,10 @@ class BrokerConsumer:
                 self._lay_aside(channel, [line for line, _ in wrong], wrong[0][1])
                 records.append(self._stats())
             batches.append((message, records))
+            together_bytes += len(data)
+        self._store(channel, intake, batches)
+
+    def _store(self, channel: Any, intake: Intake, batches: Sequence[tuple[Taken, list[AnyRecord]]]) -> None:
         if not batches:
             return
         together = [record for _, records in batches for record in records]
@@ -377,31 +403,44 @@ class BrokerConsumer:
         """Move a message that can't be read to a queue of its own, so that it does not come back for ever."""
         self.counters["set_aside"] += 1
         self.counters["corrupt"] += 1
-        self._publish_aside(channel, message.body, why)
+        self._publish_aside(channel, message.body, 1, why)
         self._write(channel, intake, [self._stats()], ATTEMPTS)
         message.ack()
 
     def _lay_aside(self, channel: Any, lines: Sequence[bytes], why: str) -> None:
         """Keep single lines of a batch whose others are written, as a batch of their own."""
         self.counters["corrupt"] += len(lines)
-        self._publish_aside(channel, zlib.compress(b"\n".join(lines), 1), why)
+        self._publish_aside(channel, zlib.compress(b"\n".join(lines), 1), len(lines), why)
 
-    @staticmethod
-    def _publish_aside(channel: Any, body: bytes, why: str) -> None:
-        logger.warning("celery-trace: records were set aside in %s: %s.", SET_ASIDE_QUEUE, why)
+    def _publish_aside(self, channel: Any, body: bytes, lines: int, why: str) -> None:
+        """Keep what could not be read; what no longer fits into that queue is dropped, counted and logged."""
         queue = records_queue(SET_ASIDE_QUEUE, MOST_SET_ASIDE)(channel)
         if queue.queue_declare().message_count < MOST_SET_ASIDE:
             kombu.Producer(channel, auto_declare=False).publish(
                 body, routing_key=SET_ASIDE_QUEUE, exchange="", content_type=CONTENT_TYPE,
                 content_encoding="binary", delivery_mode="persistent", headers={"why": why[:500]},
             )  # fmt: skip
+            self._log_aside("Records were set aside in %s: %s.", SET_ASIDE_QUEUE, why)
+        else:
+            self.counters["dropped"] += lines
+            self._log_aside(
+                "Records that can't be read were dropped, %d so far: %d messages are in %s already. The last one: %s.",
+                self.counters["dropped"], MOST_SET_ASIDE, SET_ASIDE_QUEUE, why,
+            )  # fmt: skip
+
+    def _log_aside(self, text: str, *values: object) -> None:
+        """Each kind of line once a minute: whoever may publish could fill the log otherwise."""
+        minute = int(self._clock.monotonic_s() // 60)
+        if self._logged.get(text) != minute:
+            self._logged[text] = minute
+            logger.warning(f"celery-trace: {text}", *values)
 
     def _stats(self) -> Stats:
-        """Our account for the store: what could not be read."""
+        """Our account for the store: what could not be read, and what of it was not even kept."""
         self.counters["accounts"] += 1
         return Stats(
             process=self._account,
             seq=self.counters["accounts"],
             at_s=self._clock.now_s(),
-            counters={"corrupt:lines": self.counters["corrupt"]},
+            counters={"corrupt:lines": self.counters["corrupt"], "dropped:set_aside": self.counters["dropped"]},
         )

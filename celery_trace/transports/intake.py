@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 import kombu
 
+from celery_trace.transports.raw import Entry, Refusal, entry, judged
+
+#: Most bytes of a message that are read. A collector's batch has 2 MiB, and a single record at most 8 MiB.
+MOST_MESSAGE_BYTES = 16 * 1024 * 1024
 #: So many batches a monitor takes before it has acknowledged the first, and writes in one transaction.
 PREFETCH = 16
 #: How long it waits for one more of them, seconds.
@@ -35,7 +38,11 @@ class Taken(Protocol):
 
     @property
     def body(self) -> bytes:
-        """What the collector sent."""
+        """What the collector sent; of a message that was refused, what there is of it."""
+
+    @property
+    def refused(self) -> Refusal | None:
+        """Why it was not read."""
 
     def ack(self) -> None:
         """It is safe: the broker may forget it."""
@@ -78,8 +85,9 @@ def open_intake(connection: kombu.Connection, queue: kombu.Queue, *, name: str, 
 class _Message:
     def __init__(self, message: Any) -> None:
         self._message = message
+        self.refused: Refusal | None = message.refused
         body = message.body
-        self.body: bytes = body.encode("latin-1", "replace") if isinstance(body, str) else bytes(body)
+        self.body: bytes = body.encode("latin-1", "replace") if isinstance(body, str) else bytes(body or b"")
 
     def ack(self) -> None:
         self._message.ack()
@@ -92,7 +100,7 @@ class KombuIntake:
         self._connection = connection
         self._arrived: list[Any] = []
         self._consumer = kombu.Consumer(
-            connection.default_channel, [queue], no_ack=False, accept=None, prefetch_count=PREFETCH,
+            judged(connection.default_channel, MOST_MESSAGE_BYTES), [queue], no_ack=False, accept=None, prefetch_count=PREFETCH,
             auto_declare=False, on_message=self._arrived.append,
         )  # fmt: skip
 
@@ -123,22 +131,31 @@ class _Moved:
     def __init__(self, item: bytes, forget: Callable[[bytes], object]) -> None:
         self._item = item
         self._forget = forget
-        self.body = body_of(item)
+        self.body, self.refused = read_item(item)
 
     def ack(self) -> None:
         self._forget(self._item)
 
 
-def body_of(item: bytes) -> bytes:
-    """The body of a message as kombu lays it down in Redis, base64 within JSON; of anything else, the whole of it."""
-    try:
-        message = json.loads(item)
-        body = message["body"]
-        if message["properties"]["body_encoding"] == "base64":
-            return base64.b64decode(body, validate=True)
-        return body.encode() if isinstance(body, str) else item
-    except (ValueError, KeyError, TypeError):
-        return item
+def read_item(item: bytes) -> tuple[bytes, Refusal | None]:
+    """
+    The body of a message as kombu lays it down in Redis, base64 within JSON.
+
+    Returns:
+        The body and None; of anything else the whole of it, unless that is too big, and why it was refused.
+    """
+    found = entry(item, MOST_MESSAGE_BYTES)
+    if isinstance(found, Entry):
+        if found.headers.get("compression"):
+            found = Refusal("compressed", "it says that kombu compressed it, which no batch of ours is")
+        elif found.properties.get("body_encoding") == "base64":
+            try:
+                return base64.b64decode(found.body, validate=True), None
+            except ValueError:
+                found = Refusal("malformed", "its body is not base64")
+        else:
+            found = Refusal("malformed", "its body is not base64")
+    return (b"" if found.why == "too_big" else item), found
 
 
 class RedisIntake:
@@ -266,4 +283,4 @@ class RedisIntake:
                     pipe.execute()
 
 
-__all__ = ["LEASE_S", "PREFETCH", "Intake", "KombuIntake", "RedisIntake", "Taken", "body_of", "open_intake"]
+__all__ = ["LEASE_S", "PREFETCH", "Intake", "KombuIntake", "RedisIntake", "Taken", "open_intake", "read_item"]
