@@ -8,6 +8,7 @@ can read. The processes that run tasks look at that file's date now and then; it
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections import Counter
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from kombu.serialization import prepare_accept_content
 from msgspec import Struct
 
 from celery_trace import orders, private_files
@@ -27,6 +29,7 @@ from celery_trace.probes import flamegraph
 from celery_trace.settings import Settings
 from celery_trace.shell.audit import AuditLog
 from celery_trace.shell.signing import RefusalLimit, Refused, ReplayCache, load_key, sign, verify
+from celery_trace.transports.raw import judged
 
 logger = logging.getLogger("celery_trace.control")
 
@@ -336,6 +339,27 @@ def forget_orders(settings: Settings, main_uid: str) -> None:
 
 # --- giving orders --------------------------------------------------------------------------------------
 
+#: Most bytes of one reply, and most messages that are read while waiting for replies.
+MOST_REPLY_BYTES = 16 * 1024
+MOST_REPLIES = 4000
+
+
+class _Enough(Exception):
+    """No further reply is waited for."""
+
+
+def _no_reply(message: Any, accept: set[str]) -> str:
+    """What keeps a message from being a worker's reply, or nothing."""
+    message.accept = accept
+    if not isinstance(message.decode(), dict):
+        return "it is not a mapping"
+    ticket, clock, expires = (message.headers.get(name) for name in ("ticket", "clock", "expires"))
+    # Kombu computes with them. Its clock takes the greater number, so a huge one would stay.
+    plausible = all(isinstance(value or 0, int | float) and (value or 0) < 2**53 for value in (clock, expires))
+    if not isinstance(ticket, str) or not plausible:
+        return "its headers are not those of a reply"
+    return ""
+
 
 class OrderClient:
     """
@@ -352,13 +376,56 @@ class OrderClient:
 
     def workers(self, timeout_s: float = 1.0) -> dict[str, str]:
         """The workers that hear us, with the uid of each one's main process."""
-        replies = self._app.control.broadcast(HELLO, reply=True, timeout=timeout_s) or []
-        found = {}
-        for reply in replies:
+        found: dict[str, str] = {}
+
+        def heard(reply: dict[str, Any]) -> bool:
             for worker, said in reply.items():
                 if isinstance(said, dict) and isinstance(said.get("uid"), str):
                     found[str(worker)] = said["uid"]
+            return False
+
+        self._ask(HELLO, heard, timeout_s=timeout_s)
         return found
+
+    def _ask(
+        self,
+        command: str,
+        heard: Callable[[dict[str, Any]], bool],
+        *,
+        timeout_s: float,
+        worker: str = "",
+        arguments: dict[str, str] | None = None,
+    ) -> None:
+        """
+        Send a command to one worker, or to all, and hear replies until nothing came for ``timeout_s``.
+
+        Anybody may publish on the queue of the replies. What is compressed, large or no reply is dropped unread.
+
+        Args:
+            heard: Called with each reply; True ends the wait.
+        """
+
+        def take(reply: dict[str, Any]) -> None:
+            if heard(reply):
+                raise _Enough
+
+        accept = prepare_accept_content(self._app.conf.accept_content)
+        # A control of our own: the app's keeps replies that nobody asked for, for ever.
+        talk = type(self._app.control)(self._app)
+        with self._app.connection_for_write() as connection, contextlib.suppress(_Enough):
+            talk.broadcast(
+                command,
+                arguments=arguments,
+                destination=[worker] if worker else None,
+                reply=True,
+                timeout=timeout_s,
+                limit=MOST_REPLIES,  # a stranger's messages count too, so it is not the number of workers
+                callback=take,
+                connection=connection,
+                channel=judged(
+                    connection.channel(), MOST_REPLY_BYTES, accepts=lambda message: _no_reply(message, accept)
+                ),
+            )
 
     def give(self, order: Order, *, user: str, workers: dict[str, str] | None = None) -> list[Answer]:
         """
@@ -383,16 +450,13 @@ class OrderClient:
             body=msgspec.json.encode(order).decode("utf-8"),
             user=user,
         )
-        replies = self._app.control.broadcast(
-            ORDER,
-            arguments={"message": data.decode("utf-8")},
-            destination=[worker],
-            reply=True,
-            timeout=ANSWER_S,
-            limit=1,
-        )
-        for reply in replies or []:
+        answer = Answer(worker, False, f"it did not answer within {ANSWER_S:g} s")
+
+        def heard(reply: dict[str, Any]) -> bool:
+            nonlocal answer
             said = reply.get(worker)
+            if said is None:
+                return False
             try:
                 message = verify(
                     self._key,
@@ -401,10 +465,15 @@ class OrderClient:
                     target=nonce,
                     now_s=self._clock.now_s(),
                 )
-                return _answers.decode(message.body)
+                answer = _answers.decode(message.body)
             except (Refused, KeyError, TypeError, msgspec.DecodeError):
-                return Answer(worker, False, "it did not believe the order: does it have the same shell key?")
-        return Answer(worker, False, f"it did not answer within {ANSWER_S:g} s")
+                # It may be a stranger's; the worker's own may still come.
+                answer = Answer(worker, False, "it did not believe the order: does it have the same shell key?")
+                return False
+            return True
+
+        self._ask(ORDER, heard, worker=worker, arguments={"message": data.decode("utf-8")}, timeout_s=ANSWER_S)
+        return answer
 
 
 def arm(

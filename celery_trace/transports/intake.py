@@ -99,8 +99,9 @@ class KombuIntake:
     def __init__(self, connection: kombu.Connection, queue: kombu.Queue) -> None:
         self._connection = connection
         self._arrived: list[Any] = []
+        channel = judged(connection.default_channel, MOST_MESSAGE_BYTES)
         self._consumer = kombu.Consumer(
-            judged(connection.default_channel, MOST_MESSAGE_BYTES), [queue], no_ack=False, accept=None, prefetch_count=PREFETCH,
+            channel, [queue], no_ack=False, accept=None, prefetch_count=PREFETCH,
             auto_declare=False, on_message=self._arrived.append,
         )  # fmt: skip
 

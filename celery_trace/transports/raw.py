@@ -21,6 +21,10 @@ from msgspec import Struct, field
 MOST_HEADER_BYTES = 32 * 1024
 
 
+#: The headers of a refused message: kombu's remote control passes over what has expired.
+_EXPIRED = {"expires": 1}
+
+
 class Refusal(NamedTuple):
     """Why a message was not read: ``too_big``, ``compressed`` or ``malformed``, and a sentence."""
 
@@ -92,7 +96,7 @@ def judged(
     Let a channel of ours judge each message raw.
 
     Each message that it hands out from now on has ``refused``, a :class:`Refusal` or None. One that was refused has
-    neutral contents: no headers, and its raw body only where that is within the limit.
+    neutral contents: headers that say it has expired, and its raw body where that is within the limit.
 
     Args:
         channel: Used by us alone.
@@ -134,7 +138,9 @@ def _judging(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] 
                 self.refused = Refusal("malformed", why[:300])
             self.errors = None
             body, tag, info = _remains(raw, most_bytes)
-            kombu.message.Message.__init__(self, body=body, delivery_tag=tag, channel=channel, delivery_info=info)
+            kombu.message.Message.__init__(
+                self, body=body, delivery_tag=tag, channel=channel, delivery_info=info, headers=dict(_EXPIRED)
+            )
 
     return Judged
 
@@ -173,9 +179,7 @@ def _remains(raw: Any, most_bytes: int) -> tuple[bytes, Any, dict[str, Any]]:
     return kept, tag if isinstance(tag, str | int) else "", info if isinstance(info, dict) else {}
 
 
-def _popping(
-    parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[Refusal], None]
-) -> Callable[..., Any]:
+def _popping(parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[Refusal], None]) -> Callable[..., Any]:
     """
     Of a Redis client: judge what ``BRPOP`` brought before kombu parses it.
 
