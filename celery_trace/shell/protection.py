@@ -19,6 +19,7 @@ import ctypes
 import os
 import platform
 import resource
+import signal
 import struct
 import sys
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from typing import NamedTuple
 MEMORY_BYTES = 512 * 1024 * 1024
 CPU_S = 120
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 4, 38, 22, 2
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -116,6 +118,14 @@ def confine() -> list[Protection]:
     held.append(_landlock(libc))
     held.append(_seccomp(libc))
     return held
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process, a child of the single-threaded ``parent``, as soon as that is gone."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before
+        os._exit(0)
 
 
 def _limits() -> Protection:

@@ -2,7 +2,8 @@
 A shell over a stored failure: the near side of the sandboxed program in :mod:`celery_trace.shell.sandbox`.
 
 The program is a fresh isolated interpreter with an empty environment, which gives up its rights before it
-runs a command. What it says is not believed to be well-formed: lines are bounded, parsed strictly and treated as text.
+sees the failure or runs a command; nothing of the failure is parsed here. What it says is not believed to be
+well-formed: lines are bounded, parsed strictly and treated as text.
 When it dies (out of memory, out of time, by its own hand) a fresh one takes its place with the next command.
 """
 
@@ -39,6 +40,10 @@ COMMAND_LIMIT_S = 20.0
 #: So long after the interrupt a command that goes on is killed together with its sandbox, seconds.
 GIVE_UP_S = 3.0
 START_S = 20.0
+#: How long recreating the failure may take, seconds: a forged one can ask for any amount of work.
+RECREATE_S = 5.0
+#: How long the outer process has for reaping the inner one, seconds.
+END_S = 5.0
 #: What a sandbox may say in answer to one command, bytes; its own limit is lower and friendlier.
 ANSWER_LIMIT_BYTES = 4 * 1024 * 1024
 #: And how much of it on the wire, bytes: pieces may be many and short.
@@ -56,6 +61,7 @@ class _Said(Struct, frozen=True):
     ok: bool = False
     more: bool = False
     frame: int = 0
+    pid: int = 0
     items: list[str] = []
     notices: list[str] = []
     frames: list[tuple[str, int, str]] = []
@@ -89,21 +95,28 @@ class _Sandbox:
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
         try:
+            #: What it said once it had given up its rights; the failure is handed over afterwards.
+            self.closed = self._awaited("closed", START_S, f"it did not start within {START_S:g} s")
             self._write(first)
-            self.hello = self._hello()
+            self.hello = self._awaited(
+                "ready", RECREATE_S, f"the failure could not be recreated within {RECREATE_S:g} s"
+            )
         except BaseException:
             self.close()
             raise
 
-    def _hello(self) -> _Said:
-        ready = self.receive(START_S)
-        if ready is None or ready.type != "ready":
-            raise _Died(f"it did not start within {START_S:g} s")
-        return ready
+    def _awaited(self, type_: str, timeout_s: float, otherwise: str) -> _Said:
+        said = self.receive(timeout_s)
+        if said is not None and said.type == "failed":
+            raise _Died(f"the failure can't be recreated ({said.text[:300]})")
+        if said is None or said.type != type_:
+            raise _Died(otherwise)
+        return said
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        """The inner process, in which the commands run."""
+        return self.hello.pid
 
     def _write(self, data: bytes) -> None:
         assert self._process.stdin is not None
@@ -172,10 +185,18 @@ class _Sandbox:
             words = self._process.stderr.read(2000).strip().rpartition(b"\n")[2]
         return f"status {status}{': ' + words.decode('utf-8', 'replace') if words else ''}"
 
+    def end(self) -> None:
+        """Kill the inner process; it has nothing to save. The outer one reaps it and ends too."""
+        self._process.terminate()
+
     def close(self) -> None:
-        """End it now; it has nothing to save."""
-        self._process.kill()
-        self._process.wait()
+        """End it, and wait for its end."""
+        self.end()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 try:
@@ -198,12 +219,13 @@ class RecreatedSession:
         self._sandbox: _Sandbox | None = None
         self._closed = False
         with self._lock:
-            hello = self._started().hello
+            sandbox = self._started()
+        hello, closed = sandbox.hello, sandbox.closed
         self.frames = [FrameInfo(*frame) for frame in hello.frames]
         self.frame = hello.frame
-        self.notices = [str(notice) for notice in hello.notices]
+        self.notices = [str(notice) for notice in closed.notices]
         #: Layers of protection by name, and whether each holds on this system.
-        self.protections = {name: holds for name, holds, _note in hello.protections}
+        self.protections = {name: holds for name, holds, _note in closed.protections}
 
     @property
     def pid(self) -> int | None:
@@ -321,7 +343,7 @@ class RecreatedSession:
         sandbox = self._sandbox
         if sandbox is not None and self._lock.locked():
             # The thread that waits for the command sees the end of the output and cleans up.
-            sandbox._process.kill()
+            sandbox.end()
         with self._lock:
             self._lost()
 

@@ -17,7 +17,7 @@ import keyword
 import pathlib
 import re
 import uuid
-from collections import deque, namedtuple
+from collections import Counter, deque, namedtuple
 from collections.abc import Iterator, Mapping, Sequence
 from reprlib import recursive_repr
 from typing import Any
@@ -131,6 +131,9 @@ class Heap:
     def __init__(self, nodes: Sequence[Any]) -> None:
         self._nodes = nodes
         self._values: dict[int, Any] = {}
+        #: How often the building of a node has begun. A tuple is reached again before it is there where it holds, say,
+        #: a list that holds it; then the list is there, so that a third time is a forgery that would never end.
+        self._begun: Counter[int] = Counter()
         self._classes: dict[tuple[str, str], type] = {}
 
     def value(self, ref: Any) -> Any:
@@ -138,10 +141,15 @@ class Heap:
         if type(ref) is not int or not 0 <= ref < len(self._nodes):
             return ABSENT
         if ref not in self._values:
+            if self._begun[ref] == 2:
+                return Missing("a tuple or a set within itself")
+            self._begun[ref] += 1
             try:
                 self._build(ref)
             except RecursionError:
                 self._values[ref] = Missing("nested too deeply to recreate")
+            finally:
+                self._begun[ref] -= 1
         return self._values[ref]
 
     def _build(self, ref: int) -> None:
@@ -198,7 +206,7 @@ class Heap:
 
     def _text(self, type_: str, text: str, cut: int, note: str) -> Any:
         short = type_.rpartition(".")[2]
-        if not cut:
+        if not cut and len(text) <= _MOST_PARSED.get(short, len(text)):
             try:
                 return _FROM_TEXT[short](text)
             except (KeyError, ValueError, ArithmeticError, OverflowError, TypeError):
@@ -284,6 +292,17 @@ def _complex(text: str) -> complex:
     return complex(text.strip("()"))
 
 
+def _fraction(text: str) -> fractions.Fraction:
+    # As str() writes it. With an exponent, "1e20000000" would be a number of 66 million bits.
+    if not re.fullmatch(r"-?[0-9]+(/[0-9]+)?", text):
+        raise ValueError(text)
+    return fractions.Fraction(text)
+
+
+#: A number is parsed from so many characters at most: what Python's own limit for an int is. A forged capture's text
+#: may be of any length.
+_MOST_PARSED = dict.fromkeys(("Decimal", "Fraction", "int", "float", "complex", "range", "timedelta"), 4300)
+
 _FROM_TEXT: dict[str, Any] = {
     "Decimal": decimal.Decimal,
     "datetime": datetime.datetime.fromisoformat,
@@ -298,7 +317,7 @@ _FROM_TEXT: dict[str, Any] = {
     "PureWindowsPath": pathlib.PureWindowsPath,
     "bytes": _bytes,
     "bytearray": lambda text: bytearray(_bytes(text)),
-    "Fraction": fractions.Fraction,
+    "Fraction": _fraction,
     "int": int,
     "float": float,
     "complex": _complex,

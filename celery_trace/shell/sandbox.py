@@ -3,9 +3,12 @@ The sandboxed program: receives a stored failure on its standard input and runs 
 
 Started by :mod:`celery_trace.shell.recreated` as an isolated interpreter without site packages and with an
 empty environment. It loads what it needs, gives up its rights, says which protections hold, and only then reads
-the first command. One line of JSON each way; nothing is unpickled, nothing of the project is imported.
+the failure, which may be forged, and the commands. One line of JSON each way; nothing is unpickled, nothing of the
+project is imported.
 
-The parent interrupts a command with SIGINT.
+It is two processes. The inner one is the sandbox. The outer one runs none of the code that is typed: it waits for
+the end of its input, which comes when the parent closes it or dies, and then kills the inner one, whatever that has
+done with its timers, signals or descriptors. It hands on SIGINT, with which the parent interrupts a command.
 """
 
 from __future__ import annotations
@@ -13,11 +16,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import signal
 import sys
+import time
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 #: What people reach for in a shell, loaded while files can still be read.
 PRELOADED = (
@@ -30,8 +35,11 @@ PRELOADED = (
     "encodings.latin_1", "encodings.utf_8", "encodings.utf_16", "encodings.unicode_escape", "encodings.hex_codec",
     "asyncio.base_events", "asyncio.selector_events", "concurrent.futures.thread", "xml.etree.ElementTree",
 )  # fmt: skip
-#: How often a running command makes sure that somebody still waits for it, seconds.
-WATCH_S = 2.0
+#: So long after the end of the input the inner process is killed if it has not ended by itself, seconds.
+GRACE_S = 0.5
+#: How often the outer process looks whether the parent lives, seconds. The end of the input says it at once, unless
+#: a process that the parent has forked holds the other end open.
+WATCH_S = 1.0
 
 
 def _own_package() -> None:
@@ -56,15 +64,16 @@ class _Wire:
 
     def receive(self) -> Any:
         """The next message; None at the end of the input."""
-        while b"\n" not in self._rest:
+        pieces = [self._rest]
+        while b"\n" not in pieces[-1]:
             try:
                 data = self._in.read(65536)
             except KeyboardInterrupt:
                 continue  # it came too late for the command that it was meant for
             if not data:
                 return None
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
+            pieces.append(data)
+        line, _, self._rest = b"".join(pieces).partition(b"\n")
         return json.loads(line)
 
     def send(self, **message: Any) -> None:
@@ -79,21 +88,11 @@ class _Signals:
 
     def __init__(self) -> None:
         self.armed = False
-        self._parent = os.getppid()
         signal.signal(signal.SIGINT, self._interrupted)
-        signal.signal(signal.SIGALRM, self._look)
 
     def _interrupted(self, _number: int, _frame: object) -> None:
         if self.armed:
             raise KeyboardInterrupt
-
-    def watch(self, *, running: bool) -> None:
-        """While a command runs nobody reads the input, whose end says that the parent is gone: look for it."""
-        signal.setitimer(signal.ITIMER_REAL, WATCH_S if running else 0, WATCH_S)
-
-    def _look(self, _number: int, _frame: object) -> None:
-        if os.getppid() != self._parent:
-            os._exit(0)
 
     def deliver(self, wire: _Wire, **message: Any) -> None:
         """Send without being torn in the middle of a line."""
@@ -104,14 +103,68 @@ class _Signals:
             self.armed = armed
 
 
+def _split() -> None:
+    """Fork. The inner process returns; the outer one watches over it and never does."""
+    outer = os.getpid()
+    inner = os.fork()
+    if inner:
+        _watch(inner)
+    from celery_trace.shell import protection
+
+    protection.die_with(outer)
+
+
+def _watch(inner: int) -> NoReturn:
+    """End with the inner process, in the way that it did, or end it with the input."""
+    os.close(1)  # so that its end is the end of the output
+    woken, wake = os.pipe()
+    os.set_blocking(woken, False)
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: os.kill(inner, signal.SIGINT))
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(inner, signal.SIGKILL))
+    parent = os.getppid()
+    poll = select.poll()
+    poll.register(0, 0)  # for its end alone; what it brings is for the inner process
+    poll.register(woken, select.POLLIN)
+    until_s = None
+    while True:
+        # Blocked, so that no handler sends a signal to a number that is no longer the inner process's.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        ended, status = os.waitpid(inner, os.WNOHANG)
+        if ended:
+            _end_as(status)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+        if until_s is not None and time.monotonic() >= until_s:
+            os.kill(inner, signal.SIGKILL)
+        happened = dict(poll.poll((WATCH_S if until_s is None else 0.1) * 1000))
+        if woken in happened:
+            os.read(woken, 4096)
+        if until_s is None and (0 in happened or os.getppid() != parent):
+            poll.unregister(0)
+            until_s = time.monotonic() + GRACE_S
+
+
+def _end_as(status: int) -> NoReturn:
+    if os.WIFSIGNALED(status):
+        import resource
+
+        number = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))
+        os.kill(os.getpid(), number)
+    os._exit(os.WEXITSTATUS(status))
+
+
 def main() -> None:
     """Serve one session, until the input ends."""
+    _own_package()
+    _split()
     wire = _Wire()
     signals = _Signals()
-    first = wire.receive()
-    if first is None:
-        return
-    _own_package()
     for name in PRELOADED:
         try:
             importlib.import_module(name)
@@ -122,9 +175,9 @@ def main() -> None:
     from celery_trace.shell.interpreter import Interpreter
     from celery_trace.shell.recreation import recreated_trace
 
-    trace = recreated_trace(first["failure"], first.get("leaks") or [])
-    interpreter = Interpreter(trace, await_=Loop().run)
+    loop = Loop()
     # Warm what is imported on first use, while it still can be.
+    interpreter = Interpreter(recreated_trace({}, []), await_=loop.run)
     interpreter.run("1/0", lambda *_said: None)
     interpreter.run("await __import__('asyncio').sleep(0)", lambda *_said: None)
     interpreter.complete("trace.", 6)
@@ -136,11 +189,20 @@ def main() -> None:
         os.dup2(null, descriptor)
     os.close(null)
     os.chdir("/")
-    held = protection.confine() if first.get("confine", True) else []
+    held = protection.confine()
+    wire.send(type="closed", protections=[list(one) for one in held], notices=protection.notices(held))
+    try:
+        first = wire.receive()
+        if first is None:
+            return
+        trace = recreated_trace(first["failure"], first.get("leaks") or [])
+        interpreter = Interpreter(trace, await_=loop.run)
+    except Exception as error:  # it is forged, or it is too large
+        wire.send(type="failed", text=f"{type(error).__name__}: {error}"[:300])
+        return
     wire.send(
         type="ready",
-        protections=[list(one) for one in held],
-        notices=protection.notices(held),
+        pid=os.getpid(),
         frames=[[frame.file, frame.line, frame.function] for frame in trace.frames],
         frame=interpreter.frame,
     )
@@ -153,14 +215,12 @@ def main() -> None:
                 signals.deliver(wire, type="event", kind=kind, text=safe, stream=stream)
 
             outcome = None
-            signals.watch(running=True)
             try:
                 signals.armed = True
                 outcome = interpreter.run(message["code"], emit)
                 signals.armed = False
             except KeyboardInterrupt:
                 signals.armed = False
-            signals.watch(running=False)
             ok, more = (outcome.ok, outcome.more) if outcome is not None else (False, False)
             wire.send(type="done", ok=ok, more=more, frame=interpreter.frame)
         elif kind == "complete":

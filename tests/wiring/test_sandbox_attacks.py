@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -398,44 +399,86 @@ def test_a_forged_notice_of_protections_is_not_believed(session: RecreatedSessio
     assert (dict(session.protections), list(session.notices)) == before
 
 
-def test_the_parents_death_ends_the_sandbox(tmp_path: Path) -> None:
-    code = (
-        "import sys, time\n"
-        "from celery_trace.shell.recreated import open_session\n"
-        "from tests.support.shells import SEED\n"
-        "session = open_session(SEED)\n"
-        "print(session.pid, flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
-    )
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    wait_until(lambda: not psutil.pid_exists(pid), "the sandbox ends with its parent")
+PARENT = """
+import sys, time
+from celery_trace.shell.recreated import open_session
+from tests.support.shells import SEED
+session = open_session(SEED, command_limit_s=600)
+def heard(event):
+    if event.kind == "output":
+        print(session.pid, session._sandbox._process.pid, flush=True)
+code = sys.stdin.read()
+if code:
+    session.run(code, heard)
+else:
+    print(session.pid, session._sandbox._process.pid, flush=True)
+time.sleep(600)
+"""
+
+#: What code may do so as not to be ended. Each prints when it is done with its preparations.
+TENACIOUS = {
+    "it waits for a command": "",
+    "it sleeps": "import time; print(1); time.sleep(10 ** 6)",
+    "it cleared its timers": (
+        "import signal, time; signal.setitimer(signal.ITIMER_REAL, 0); signal.setitimer(signal.ITIMER_VIRTUAL, 0); "
+        "print(1); time.sleep(10 ** 6)"
+    ),
+    "it ignores and blocks all signals": (
+        "import signal, time\n"
+        "for number in sorted(signal.valid_signals()):\n"
+        "    try: signal.signal(number, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); print(1)\n"
+        "while True: time.sleep(10 ** 6)\n\n"
+    ),
+    "it closed every descriptor but the one it prints to": (
+        "import os, time; print(1); os.closerange(0, 4); os.closerange(5, 64); time.sleep(10 ** 6)"
+    ),
+    "it never leaves machine code": "print(1); 7 ** 7 ** 10",
+}
 
 
-def test_the_parents_death_ends_a_command_that_sleeps_for_ever_too(tmp_path: Path) -> None:
-    code = (
-        "import sys, threading\n"
-        "from celery_trace.shell.recreated import open_session\n"
-        "from tests.support.shells import SEED\n"
-        "session = open_session(SEED, command_limit_s=600)\n"
-        "def heard(event): print(session.pid, flush=True)\n"
-        "session.run('import time; print(1); time.sleep(10 ** 6)', heard)\n"
-    )
+@pytest.mark.parametrize("victim", ["parent", "outer process"])
+@pytest.mark.parametrize("what", TENACIOUS)
+def test_a_sandbox_outlives_neither_its_parent_nor_its_outer_process(what: str, victim: str) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", PARENT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
     )
     assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    wait_until(lambda: not psutil.pid_exists(pid), "the sandbox ends although it reads nothing")
+    assert parent.stdin is not None
+    try:
+        parent.stdin.write(TENACIOUS[what])
+        parent.stdin.close()
+        inner, outer = map(int, parent.stdout.readline().split())
+        assert psutil.Process(inner).ppid() == outer
+        os.kill(parent.pid if victim == "parent" else outer, signal.SIGKILL)
+        wait_until(lambda: not running(inner), "the inner process ends", timeout_s=10, every_s=0.02)
+        wait_until(lambda: not running(outer), "the outer process ends", timeout_s=10, every_s=0.02)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+
+
+def running(pid: int) -> bool:
+    """Whether a process lives; one that only waits to be reaped does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_closed_session_leaves_no_process_to_reap(session: RecreatedSession) -> None:
+    other = open_session(SEED)
+    inner = other.pid
+    assert inner is not None
+    say(other, "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())")
+    other.close()
+    assert not psutil.pid_exists(inner)
 
 
 def test_code_that_pretends_to_be_done_and_reads_no_more_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
