@@ -164,6 +164,7 @@ class Terminal:
 
         def pressed(_number: int, _frame: FrameType | None) -> None:
             if self._reading:
+                self._reading = False  # a second press, while the first one clears the line, must not end us
                 raise KeyboardInterrupt
             self._interrupted.set()
 
@@ -212,23 +213,24 @@ class Terminal:
         self._pending: list[str] = []
         while True:
             mode = self.session.mode if self.session is not None else ""
+            prompt = self._screen.prompt("... " if self._pending else f"{mode}> ")
             try:
                 self._interrupted.clear()
-                self._reading = True
-                line = self._read(self._screen.prompt("... " if self._pending else f"{mode}> "))
-                self._reading = False
-                if not self._pending and line.strip() in {"exit", "exit()", "quit", "quit()"}:
-                    return
+                try:
+                    self._reading = True
+                    line = self._read(prompt)
+                finally:
+                    self._reading = False
             except EOFError:
-                self._reading = False
                 if self._pending:
                     yield "\n".join([*self._pending, ""])
                 return
             except KeyboardInterrupt:
-                self._reading = False
                 self._screen.new_line()
                 self._pending.clear()
                 continue
+            if not self._pending and line.strip() in {"exit", "exit()", "quit", "quit()"}:
+                return
             self._pending.append(line)
             yield "\n".join(self._pending)
 

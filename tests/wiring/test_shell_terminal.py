@@ -14,11 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from celery_trace.clock import SystemClock
 from celery_trace.model import AuditEntry, Failure, Kept, Node, Page, ShellLine, ShellView
 from celery_trace.settings import Settings
 from celery_trace.shell import terminal
+from celery_trace.shell.audit import AuditLog
+from celery_trace.shell.recreated import open_session
 from tests.support.shells import SEED, LiveProcess, captured
 from tests.support.waiting import wait_until
 
@@ -197,6 +201,53 @@ def test_a_process_that_does_not_answer_is_said_and_the_shell_is_recreated(
     assert store.shells[0].mode == "recreated"
 
 
+class PressedTwice(terminal.Terminal):
+    """Ctrl-C is pressed again at the worst moment: when the line was interrupted and that is not yet noted."""
+
+    presses = 0
+
+    @property
+    def _reading(self) -> bool:
+        return self.__dict__.get("reading", False)
+
+    @_reading.setter
+    def _reading(self, reading: bool) -> None:
+        if self.presses == 1 and not reading:
+            self.presses = 2
+            signal.raise_signal(signal.SIGINT)
+        self.__dict__["reading"] = reading
+
+
+def test_a_second_interrupt_while_the_first_one_clears_the_line_does_not_end_the_shell(tmp_path: Path) -> None:
+    prompts: list[str] = []
+
+    def read(prompt: str) -> str:
+        prompts.append(prompt)
+        if len(prompts) == 1:
+            shell.presses = 1
+            signal.raise_signal(signal.SIGINT)
+        if len(prompts) == 2:
+            return "a"
+        raise EOFError
+
+    out = io.StringIO()
+    shell = PressedTwice(
+        SEED,
+        user="ann",
+        open_live=None,
+        open_recreated=lambda: open_session(SEED),
+        read=read,
+        screen=terminal.Screen(out, colour=False),
+        transcript=Store(SEED),
+        audit=AuditLog(tmp_path, "terminal", SystemClock()),
+        clock=SystemClock(),
+    )
+    assert shell.run() == 0
+    assert len(prompts) == 3
+    assert shell.presses == 2
+    assert "5" in out.getvalue()
+
+
 PROGRAM = """
 import sys
 from tests.support.shells import SEED
@@ -239,8 +290,12 @@ def test_a_person_at_a_terminal_completes_interrupts_and_leaves(tmp_path: Path) 
         wait_until(lambda: "running" in read(), "the loop runs", explain=read)
         process.send_signal(signal.SIGINT)
         wait_until(lambda: "KeyboardInterrupt" in read(), "the loop is interrupted", explain=read)
+        # What is typed before the prompt is echoed by the terminal, and an interrupt then clears nothing.
+        wait_until(lambda: "recreated> " in read().rpartition("KeyboardInterrupt")[2], "the next prompt", explain=read)
         os.write(main, b"half a li")
         wait_until(lambda: "half a li" in read(), "half a line is typed", explain=read)
+        # Readline looks for signals only once it waits for the next key.
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING, "it waits for a key")
         process.send_signal(signal.SIGINT)
         wait_until(lambda: "recreated> " in read().rpartition("half a li")[2], "a fresh prompt", explain=read)
         assert "half a li\r\n" in seen
