@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import weakref
 from collections.abc import Callable
 from types import CodeType
@@ -27,7 +28,7 @@ from celery_trace.model import Kind, Role, new_id
 from celery_trace.probes.overlap import code_of
 from celery_trace.quiet import QuietTask
 from celery_trace.recorder import Recorder, RunToken
-from celery_trace.settings import SettingError, Settings
+from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.unrecorded import EVENT_S
 
 logger = logging.getLogger("celery_trace")
@@ -97,6 +98,7 @@ class CeleryTrace:
         self._no_desk = ""
         self._closed: OSError | None = None
         self._forget_tracers: Callable[[], None] | None = None
+        _hide_secrets()
         self._connection = signals.connect(self, uid=f"celery_trace.{id(app)}")
         app.user_options["worker"].add(
             click.Option(
@@ -403,6 +405,22 @@ class CeleryTrace:
         )
         recorder.extra_counters.append(lambda: dict(book.counters))
         recorder.ticker.every(ORDERS_S, book.poll, "orders")
+
+
+def _hide_secrets() -> None:
+    """
+    Keep our passwords and keys out of what a worker answers to anybody who can publish on the broker.
+
+    Celery's ``inspect conf`` and ``report`` show the whole configuration but for settings whose names match one
+    pattern of Celery's. It gets our names too; the values stay where the app, its children and the monitor read them.
+    """
+    with Guard("hiding secret settings"):
+        from celery.app import utils
+
+        ours = f"(?:^|_)trace_(?:{'|'.join(sorted(SECRETS))})$"
+        hidden = utils.HIDDEN_SETTINGS
+        if ours not in hidden.pattern:
+            utils.HIDDEN_SETTINGS = re.compile(f"{hidden.pattern}|{ours}", hidden.flags)
 
 
 def install(app: Any) -> CeleryTrace:

@@ -25,6 +25,10 @@ SWITCH = "CELERY_TRACE"
 MONITOR_ONLY = frozenset({"monitor_password", "monitor_token"})
 
 
+#: Settings that hold passwords, tokens and keys: no error, page or answer of a worker shows their values.
+SECRETS = frozenset({"store", "alert_channels", "shell_key"})
+
+
 class SettingError(ValueError):
     """A setting is unknown or its value is not allowed; the text says which, what and what is."""
 
@@ -109,7 +113,7 @@ Parser = Callable[[Any, str], Any]
 
 
 def _refuse(name: str, value: Any, allowed: str) -> SettingError:
-    shown = "(hidden)" if name.lower().endswith(("shell_key", "alert_channels", "store")) else repr(value)
+    shown = "(hidden)" if name.lower().endswith(tuple(SECRETS)) else repr(value)
     return SettingError(f"{name} is {shown}, but it must be {allowed}.")
 
 

@@ -11,8 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine, make_url
 
 from celery_trace import private_files
+from celery_trace.redaction import Redactor
 from celery_trace.stores.errors import StoreUnavailable
 
+_SECRETS = Redactor()
 #: How long SQLite waits for another writer, seconds.
 BUSY_S = 10.0
 
@@ -56,14 +58,19 @@ _LIBPQ = frozenset(
 )
 
 
-def shown(url: str) -> str:
-    """The address without its password, for logs and pages."""
-    if url == "django" or url.startswith("django:"):
-        return url
+def shown(url: str | URL) -> str:
+    """The address without its secrets, for logs, errors and pages. Nothing else may show an address of a store."""
+    if url == "django" or str(url).startswith("django:"):
+        return str(url)
     try:
-        return make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
+        parsed = make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
         return "(unreadable address)"
+    if parsed.host and "@" in parsed.host:  # of a password with an @ in it, the end is taken for the host
+        parsed = parsed.set(host=parsed.host.rpartition("@")[2])
+    secret = [name for name in parsed.query if _SECRETS.is_secret_name(name) or "pass" in name.lower()]
+    parsed = parsed.update_query_dict(dict.fromkeys(secret, "***"))
+    return parsed.render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
 
 def make_engine(store_url: str) -> Engine:
@@ -77,9 +84,9 @@ def make_engine(store_url: str) -> Engine:
         return _from_url(django_url(store_url), store_url)
     try:
         url = make_url(store_url)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError):  # what the error says may be a part of the password
         raise StoreUnavailable(
-            "Can't open the store", f"its address is no SQLAlchemy URL ({error})", "Correct trace_store."
+            "Can't open the store", "its address is not an SQLAlchemy URL", "Correct trace_store."
         ) from None
     return _from_url(_with_driver(url), store_url)
 
@@ -153,7 +160,7 @@ def prepare_sqlite_file(engine: Engine, *, create: bool) -> None:
     path = sqlite_path(engine)
     if path is None or path.exists():
         return
-    what = f"Can't open the store {engine.url.render_as_string(hide_password=True)}"
+    what = f"Can't open the store {shown(engine.url)}"
     if not create:
         raise StoreUnavailable(
             what,

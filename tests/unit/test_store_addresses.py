@@ -39,6 +39,30 @@ def test_an_address_that_leads_nowhere_is_refused_with_what_to_do(address, advic
     assert refused.value.next == advice
 
 
-def test_no_password_is_shown():
-    assert "hunter2" not in shown("postgresql://trace:hunter2@db/trace")
-    assert "hunter2" not in shown("hunter2:not an address")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://trace:hunter2@db/trace",
+        "hunter2:not an address",
+        "postgresql://db/trace?user=trace&password=hunter2",
+        "postgresql://db/trace?password=hunter2&password=hunter22",
+        "mysql://trace@db/trace?passwd=hunter2",
+        "postgresql://db/trace?sslpassword=hunter2&sslmode=require",
+        "postgresql://trace:hun/hunter2@db/trace",
+        "postgresql://trace:hun#x@hunter2@db/trace",
+        "postgresql://trace:x@db:hunter2/trace",
+    ],
+)
+def test_no_password_is_shown_and_no_error_repeats_it(address):
+    assert "hunter2" not in shown(address)
+    try:
+        make_engine(address).dispose()
+    except StoreUnavailable as error:
+        assert "hunter2" not in f"{error} {error.what} {error.why} {error.next}"
+
+
+def test_of_an_address_everything_but_its_secrets_is_shown():
+    address = "postgresql://trace:x@db:5432/trace?password=y&sslmode=require"
+    assert shown(address) == "postgresql://trace:***@db:5432/trace?password=***&sslmode=require"
+    assert shown("django:other") == "django:other"
+    assert shown("sqlite:////srv/trace.db?mode=ro") == "sqlite:////srv/trace.db?mode=ro"
