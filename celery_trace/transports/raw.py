@@ -111,7 +111,7 @@ def judged(
     if hasattr(channel, "auto_decode"):
         # Otherwise py-amqp decodes the body by the codec that the message names; some take quadratic time.
         channel.auto_decode = False
-    client = getattr(channel, "client", None)
+    client: Any = getattr(channel, "client", None)
     if hasattr(client, "parse_response"):
         client.parse_response = _popping(client.parse_response, most_bytes, unreadable or (lambda _refusal: None))
     return channel
@@ -120,6 +120,7 @@ def judged(
 def _judging(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] | None) -> type[Any]:
     class Judged(made_of):  # type: ignore[misc]
         refused: Refusal | None = None
+        errors: Any
 
         def __init__(self, raw: Any = None, channel: Any = None, **options: Any) -> None:
             raw = options.pop("payload", raw)
@@ -127,10 +128,11 @@ def _judging(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] 
             if self.refused is None:
                 try:
                     super().__init__(raw, channel=channel, **options)
-                    if not self.errors and isinstance(self.body, bytes | str | memoryview):
-                        why = accepts(self) if accepts is not None else ""
-                    else:
+                    whole = isinstance(self.body, bytes | str | memoryview) and isinstance(self.delivery_info, dict)
+                    if self.errors or not whole or not isinstance(self.delivery_tag, str | int):
                         why = "it can't be decoded"
+                    else:
+                        why = accepts(self) if accepts is not None else ""
                 except Exception as error:  # whatever a stranger can make kombu stumble over
                     why = f"{type(error).__name__}: {error}"
                 if not why:
