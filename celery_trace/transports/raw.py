@@ -111,6 +111,9 @@ def judged(
     if hasattr(channel, "auto_decode"):
         # Otherwise py-amqp decodes the body by the codec that the message names; some take quadratic time.
         channel.auto_decode = False
+    connection: Any = getattr(channel, "connection", None)
+    if hasattr(connection, "on_inbound_frame"):
+        connection.on_inbound_frame = _tolerant(connection.on_inbound_frame)
     client: Any = getattr(channel, "client", None)
     if hasattr(client, "parse_response"):
         client.parse_response = _popping(client.parse_response, most_bytes, unreadable or (lambda _refusal: None))
@@ -179,6 +182,31 @@ def _remains(raw: Any, most_bytes: int) -> tuple[bytes, Any, dict[str, Any]]:
         body = body.encode("utf-8", "backslashreplace")
     kept = bytes(body) if isinstance(body, bytes | memoryview) and len(body) <= encoded_bytes(most_bytes) else b""
     return kept, tag if isinstance(tag, str | int) else "", info if isinstance(info, dict) else {}
+
+
+_CONTENT_HEADER, _HEADER_BYTES = 2, 12  # AMQP 0-9-1, 4.2.6.1: class, weight and the body's size; properties follow
+
+
+def _tolerant(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """
+    Of a py-amqp connection: leave out the properties of a message where they can't be read.
+
+    RabbitMQ passes on a content type that is not UTF-8, and py-amqp raises in the middle of it: the connection is lost,
+    the message is handed out again, and nothing behind it ever is.
+    """
+
+    def on_frame(frame: Any) -> Any:
+        kind, channel_id, payload = frame
+        if kind == _CONTENT_HEADER:
+            import amqp.basic_message
+
+            try:
+                amqp.basic_message.Message().inbound_header(payload)
+            except Exception:  # whatever its parser stumbles over
+                frame = kind, channel_id, bytes(payload[:_HEADER_BYTES]) + b"\0\0"
+        return handle(frame)
+
+    return on_frame
 
 
 def _popping(parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[Refusal], None]) -> Callable[..., Any]:
