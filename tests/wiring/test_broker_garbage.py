@@ -32,7 +32,7 @@ from tests.support.transport_contract import site
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
-BOMB_BYTES = 400 * MIB
+BOMB_BYTES = 200 * MIB
 
 #: Entries that kombu can't read, or stumbles over.
 GARBAGE: list[bytes] = [
@@ -60,16 +60,15 @@ GARBAGE: list[bytes] = [
 ]
 
 
-def bomb() -> bytes:
-    """A few hundred bytes that become :data:`BOMB_BYTES`."""
-    compressor = bz2.BZ2Compressor(9)
+def inflated(compressor: Any) -> bytes:
+    """A few hundred bytes, or thousands with zlib, that become :data:`BOMB_BYTES`."""
     zeros = bytes(4 * MIB)
     return b"".join(compressor.compress(zeros) for _ in range(BOMB_BYTES // len(zeros))) + compressor.flush()
 
 
 @pytest.fixture(scope="module")
 def bz2_bomb() -> bytes:
-    made = bomb()
+    made = inflated(bz2.BZ2Compressor(9))
     assert len(made) < 1000
     return made
 
@@ -232,7 +231,7 @@ def test_bombs_and_garbage_among_the_records_are_set_aside_and_the_rest_is_store
 ) -> None:
     with site(own_broker_url, tmp_path) as here:
         drop_bomb(channel, here.queue, bz2_bomb)
-        drop_bomb(channel, here.queue, zlib.compress(bytes(BOMB_BYTES // 8), 9))
+        drop_bomb(channel, here.queue, inflated(zlib.compressobj(9)))
         channel.client.lpush(here.queue, *GARBAGE)
         here.fail(range(10))
         here.collector.round()
@@ -242,6 +241,36 @@ def test_bombs_and_garbage_among_the_records_are_set_aside_and_the_rest_is_store
             wait_until(lambda: consumer.counters["set_aside"] == wanted, "all of it is set aside", timeout_s=30)
             wait_until(lambda: here.waiting() == 0, "the queue is empty", timeout_s=30)
         assert Queries(here.store).stats().corrupt_lines == wanted
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the peak of another process's memory is Linux's to tell"
+)
+def test_bombs_among_the_records_cost_a_monitor_no_memory(
+    own_broker_url: str, tmp_path: Path, channel: Any, bz2_bomb: bytes
+) -> None:
+    with site(own_broker_url, tmp_path) as here, here.killable() as monitor:
+        here.fail(range(10))
+        here.collector.round()
+        here.wait_for(range(10))
+        before_kib = peak_kib(monitor.pid)
+        zlib_bomb = inflated(zlib.compressobj(9))
+        for _ in range(3):
+            drop_bomb(channel, here.queue, bz2_bomb)
+            Producer(channel, auto_declare=False).publish(
+                zlib_bomb, exchange="", routing_key=here.queue,
+                content_type=broker.CONTENT_TYPE, content_encoding="binary",
+            )  # fmt: skip
+        channel.client.lpush(here.queue, *GARBAGE)
+        here.fail(range(10, 20))
+        here.collector.round()
+        here.wait_for(range(20))
+        assert peak_kib(monitor.pid) - before_kib < 80 * 1024, f"each bomb has {BOMB_BYTES // MIB} MiB"
+
+
+def peak_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def test_what_no_longer_fits_into_the_queue_of_what_is_set_aside_is_counted_as_dropped(
