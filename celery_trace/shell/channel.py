@@ -22,6 +22,8 @@ logger = logging.getLogger("celery_trace.shell")
 
 #: A queue that nobody consumes is removed by a broker that knows how, seconds.
 QUEUE_EXPIRES_S = 120.0
+#: A pause after each message over which kombu itself stumbled, seconds, so that this thread can never spin.
+_UNREADABLE_PAUSE_S = 0.01
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 Connect = Callable[[], Any]
@@ -183,6 +185,8 @@ class Receiver:
                 except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                     # Kombu stumbled over a message, which is gone; the next one may be ours.
                     self._refused(Refusal("malformed", f"{type(error).__name__}: {error}"[:300]))
+                    if self._pause.acquire(timeout=_UNREADABLE_PAUSE_S):
+                        self._pause.release()
                 self._tick()
         channel.close()
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import bz2
+from pathlib import Path
 from typing import Any
 
 import amqp
 import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
 from kombu import Connection, Producer
 
+from celery_trace import control
+from celery_trace.clock import SystemClock
+from celery_trace.control import OrderDesk
+from celery_trace.model import ProcessRecord, new_id
+from celery_trace.settings import Settings
 from celery_trace.shell.channel import command_address, reply_address
 from tests.support.shells import LiveProcess, answer
 from tests.support.transport_contract import site
@@ -46,7 +54,7 @@ def connection(rabbitmq_url: str) -> Any:
 
 
 def test_a_live_process_and_its_client_pass_over_bombs(
-    rabbitmq_url: str, connection: Connection, tmp_path: Any
+    rabbitmq_url: str, connection: Connection, tmp_path: Path
 ) -> None:
     live = LiveProcess(tmp_path, rabbitmq_url)
     try:
@@ -71,7 +79,7 @@ def test_a_live_process_and_its_client_pass_over_bombs(
 
 
 def test_a_live_process_goes_on_after_a_message_that_its_client_library_cannot_take_in(
-    rabbitmq_url: str, connection: Connection, tmp_path: Any
+    rabbitmq_url: str, connection: Connection, tmp_path: Path
 ) -> None:
     live = LiveProcess(tmp_path, rabbitmq_url)
     try:
@@ -90,8 +98,23 @@ def test_a_live_process_goes_on_after_a_message_that_its_client_library_cannot_t
         live.close()
 
 
+def test_an_order_is_answered_over_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:
+    app = Celery("orders", broker=rabbitmq_url, set_as_current=False)
+    settings = Settings(dir=str(tmp_path))
+    process = ProcessRecord(uid=new_id(), host="here", pid=1, started_at_s=0.0, worker="orders@rabbit")
+    desk = OrderDesk(settings, process, SystemClock(), None)
+    desk.install()
+    try:
+        with start_worker(app, pool="solo", perform_ping_check=False, hostname="orders@rabbit", shutdown_timeout=60.0):
+            answers = control.arm(app, settings, "shop.task", 120.0, user="ann")
+    finally:
+        desk.close()
+        app.close()
+    assert answers == [{"worker": "orders@rabbit", "ok": True, "why": ""}]
+
+
 def test_bombs_and_unreadable_messages_among_the_records_hold_nobody_up(
-    rabbitmq_url: str, connection: Connection, tmp_path: Any
+    rabbitmq_url: str, connection: Connection, tmp_path: Path
 ) -> None:
     with site(rabbitmq_url, tmp_path) as here:
         here.fail(range(10))
