@@ -29,7 +29,7 @@ from celery_trace.probes import flamegraph
 from celery_trace.settings import Settings
 from celery_trace.shell.audit import AuditLog
 from celery_trace.shell.signing import RefusalLimit, Refused, ReplayCache, load_key, sign, verify
-from celery_trace.transports.raw import judged
+from celery_trace.transports.raw import Refusal, judge_messages, judged
 
 logger = logging.getLogger("celery_trace.control")
 
@@ -38,6 +38,8 @@ HELLO, ORDER = "trace_hello", "trace_order"
 #: How many orders stand at once in a worker; a further one replaces the oldest.
 STANDING = 50
 ANSWER_S = 2.0
+#: Most bytes of a message for remote control; Celery's own are small, but may name many tasks to revoke.
+MOST_COMMAND_BYTES = 8 * 1024 * 1024
 MODES = ("off", "rss", "auto", "always")
 ACTIONS = ("mode", "profile", "drop")
 
@@ -78,6 +80,79 @@ _answers = msgspec.json.Decoder(Answer)
 def orders_file(settings: Settings, main_uid: str) -> Path:
     """Where the orders to a worker stand, by the uid of its main process."""
     return orders.file(settings.folder, main_uid)
+
+
+class Doorkeeper:
+    """
+    Stands at a worker's queue for remote control, on which orders come too: Celery reads it, whoever published there.
+
+    What is compressed, which no command ever is, or larger than :data:`MOST_COMMAND_BYTES` is dropped before kombu
+    inflates or decodes it.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._refusals = RefusalLimit(clock, per_minute=1)
+        #: ``control:refused`` and ``control:refused:<why>``, for the process's Stats.
+        self.counters: Counter[str] = Counter()
+        self._step: type[Any] | None = None
+
+    def stand(self, app: Any) -> None:
+        """Be there when the app's worker begins to listen. To be called before the worker makes its consumer."""
+        from celery import bootsteps
+        from celery.worker.consumer.control import Control
+
+        keeper = self
+
+        class DoorkeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
+            requires = (Control,)
+
+            def create(self, parent: Any) -> Any:
+                with Guard("control: doorkeeper"):
+                    for step in parent.steps:
+                        if isinstance(step, Control):
+                            keeper._take_the_door(step.box.node)
+                return self
+
+            def start(self, parent: Any) -> None:
+                """Nothing to do: the node asks for its messages by what :meth:`create` put there."""
+
+            def stop(self, parent: Any) -> None:
+                """Nothing to do either."""
+
+        self._step = DoorkeeperStep
+        app.steps["consumer"].add(DoorkeeperStep)
+
+    def leave(self, app: Any) -> None:
+        """Do not stand at a further worker of the app."""
+        app.steps["consumer"].discard(self._step)
+
+    def _take_the_door(self, node: Any) -> None:
+        """Each time that the node begins to listen, on a fresh channel, look at its messages first."""
+        listen = node.listen
+
+        def listen_behind_the_door(channel: Any = None, callback: Any = None) -> Any:
+            with Guard("control: doorkeeper"):
+                judge_messages(channel or node.channel, MOST_COMMAND_BYTES)
+            heard = callback or node.handle_message
+
+            def hear(body: Any, message: Any) -> None:
+                refused = getattr(message, "refused", None)
+                if refused is None:
+                    heard(body, message)
+                else:
+                    self._refuse(refused)
+
+            return listen(channel=channel, callback=hear)
+
+        node.listen = listen_behind_the_door
+
+    def _refuse(self, refused: Refusal) -> None:
+        self.counters["control:refused"] += 1
+        self.counters[f"control:refused:{refused.why}"] += 1
+        if self._refusals.admit():
+            logger.warning(
+                "celery-trace: a message for remote control was dropped unread (%s): %s", refused.why, refused.text
+            )
 
 
 class OrderDesk:

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
@@ -22,6 +23,7 @@ from celery_trace import private_files, signals, tracers, unrecorded
 from celery_trace import recorder as recorders
 from celery_trace import settings as settings_module
 from celery_trace.capture.task_facts import field, retries_of
+from celery_trace.clock import SystemClock
 from celery_trace.failures import FailureWatcher
 from celery_trace.guard import Guard, report, swallow
 from celery_trace.model import Kind, Role, new_id
@@ -95,6 +97,7 @@ class CeleryTrace:
         self._worker = ""
         self._collector: Any = None
         self._desk: Any = None
+        self._doorkeeper: Any = None
         self._no_desk = ""
         self._closed: OSError | None = None
         self._forget_tracers: Callable[[], None] | None = None
@@ -124,6 +127,8 @@ class CeleryTrace:
     def close(self) -> None:
         """Disconnect from all signals, end the collector and this process's recorder."""
         self._connection.close()
+        if self._doorkeeper is not None and self.app is not None:
+            self._doorkeeper.leave(self.app)
         if self._forget_tracers is not None:
             self._forget_tracers()
             self._forget_tracers = None
@@ -161,6 +166,11 @@ class CeleryTrace:
         self._main_uid = new_id()  # named before the pool forks, so that each child knows whose it is
         self._worker = getattr(sender, "hostname", "") or ""
         self._role = _role_of(getattr(sender, "pool_cls", None))
+        with Guard("worker_init"):
+            from celery_trace.control import Doorkeeper
+
+            self._doorkeeper = Doorkeeper(SystemClock())
+            self._doorkeeper.stand(self.app)
 
     def on_worker_ready(self, **_: Any) -> None:
         """The pool is up: record the main process too, and see that the records are collected."""
@@ -174,7 +184,7 @@ class CeleryTrace:
             recorder = traced.recorder
             recorder.ticker.every(EVENT_S, self._say_unrecorded, "unrecorded")
             if recorder.process.role is Role.MAIN or recorder.process.uid == self._main_uid:
-                recorder.extra_counters.append(lambda: dict(self._desk.counters) if self._desk else {})
+                recorder.extra_counters.append(self._control_counters)
                 recorder.ticker.every(DESK_S, self._open_desk, "orders")
                 self._open_desk()
             if self.settings.collector:
@@ -226,6 +236,10 @@ class CeleryTrace:
                 )
         except Exception as failed:  # every broker's driver raises its own
             logger.debug("celery-trace: the monitor could not be told: %s", failed)
+
+    def _control_counters(self) -> dict[str, int]:
+        kept = [one.counters for one in (self._desk, self._doorkeeper) if one is not None]
+        return dict(sum(kept, Counter()))
 
     def on_worker_process_init(self, **_: Any) -> None:
         """A pool process begins: have its recorder ready before its first task."""

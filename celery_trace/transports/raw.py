@@ -99,7 +99,7 @@ def judged(
     neutral contents: headers that say it has expired, and its raw body where that is within the limit.
 
     Args:
-        channel: Used by us alone.
+        channel: Used by us alone, as is its connection.
         most_bytes: Most bytes of a body.
         accepts: A further look at a message that can be read; returns what is wrong with it, or nothing.
         unreadable: Called where there is not even a message, such as for garbage in a Redis list.
@@ -107,10 +107,7 @@ def judged(
     Returns:
         The channel.
     """
-    channel.Message = _judging(channel.Message, most_bytes, accepts)
-    if hasattr(channel, "auto_decode"):
-        # Otherwise py-amqp decodes the body by the codec that the message names; some take quadratic time.
-        channel.auto_decode = False
+    judge_messages(channel, most_bytes, accepts)
     connection: Any = getattr(channel, "connection", None)
     if hasattr(connection, "on_inbound_frame"):
         connection.on_inbound_frame = _tolerant(connection.on_inbound_frame)
@@ -118,6 +115,14 @@ def judged(
     if hasattr(client, "parse_response"):
         client.parse_response = _popping(client.parse_response, most_bytes, unreadable or (lambda _refusal: None))
     return channel
+
+
+def judge_messages(channel: Any, most_bytes: int, accepts: Callable[[Any], str] | None = None) -> None:
+    """As :func:`judged`, for a channel whose connection others use too: only what it makes messages of changes."""
+    channel.Message = _judging(channel.Message, most_bytes, accepts)
+    if hasattr(channel, "auto_decode"):
+        # Otherwise py-amqp decodes the body by the codec that the message names; some take quadratic time.
+        channel.auto_decode = False
 
 
 def _judging(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] | None) -> type[Any]:
@@ -235,4 +240,4 @@ def _popping(parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[R
     return parse_response
 
 
-__all__ = ["Entry", "Refusal", "encoded_bytes", "entry", "judged"]
+__all__ = ["Entry", "Refusal", "encoded_bytes", "entry", "judge_messages", "judged"]
