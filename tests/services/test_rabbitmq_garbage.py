@@ -92,7 +92,11 @@ def test_a_live_process_goes_on_after_a_message_that_its_client_library_cannot_t
             for _ in range(3):
                 publish_unreadable(connection, command_address(live.process.uid))
             assert answer(session, "1 + 1") == "2"
-            assert live.keeper.counters["live:refused:malformed"] == 3
+            wait_until(
+                lambda: live.keeper.counters["live:refused:malformed"] == 3,
+                "all are refused",
+                explain=lambda: str(live.keeper.counters),
+            )
             assert len(connections) == made, "nobody connected anew"
     finally:
         live.close()
@@ -128,3 +132,23 @@ def test_bombs_and_unreadable_messages_among_the_records_hold_nobody_up(
             here.wait_for(range(20))
             wait_until(lambda: here.waiting() == 0, "the queue is empty", timeout_s=30)
             assert consumer.counters["set_aside"] >= len(HEADERS)
+
+
+def test_a_bomb_on_remote_control_is_dropped_unread(
+    rabbitmq_url: str, connection: Connection, start_worker: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "errands.py").write_text("from celery import Celery\napp = Celery('errands')\n")
+    worker = start_worker("errands", folder, concurrency=1, broker_url=rabbitmq_url)
+    with Celery("asker", broker=rabbitmq_url, set_as_current=False) as asker:
+        inspect = asker.control.inspect([worker.node], timeout=20, limit=1)
+        assert inspect.ping() == {worker.node: {"ok": "pong"}}
+        for headers in HEADERS:
+            Producer(connection.default_channel, auto_declare=False).publish(
+                bz2.compress(bytes(20_000_000)), exchange="celery.pidbox", content_type="application/json",
+                content_encoding="utf-8", headers=headers,
+            )  # fmt: skip
+        assert inspect.ping() == {worker.node: {"ok": "pong"}}
+    worker.stop()
+    assert worker.tail().count("was dropped unread (compressed)") == 1, "once a minute"

@@ -209,6 +209,15 @@ def test_a_refused_message_is_one_that_remote_control_passes_over() -> None:
     assert message.delivery_tag == "t"
 
 
+def test_decoding_a_refused_message_gives_its_bytes() -> None:
+    body = bz2.compress(bytes(1000))
+    message = amqp_message(
+        amqp_channel(), body, application_headers={"compression": "bzip2"}, content_type="application/json"
+    )
+    message.accept = {"application/json"}
+    assert message.decode() == body
+
+
 # --- what stands in the bodies ----------------------------------------------------------------------------
 
 
