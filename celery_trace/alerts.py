@@ -247,26 +247,22 @@ class AlertEngine:
         return readings
 
     def _facts(self, now_s: float) -> Facts:
-        used = {rule.rule for rule in self.rules}
-        windows_s = {kind: max((r.window_s for r in self.rules if r.rule == kind), default=0.0) for kind in used}
-
-        def rows(kind: str, query: Callable[..., Page], **given: Any) -> list[Any]:
-            return _all(query, **given) if kind in used else []
-
-        queries = self._queries
-        return Facts(
-            now_s=now_s,
-            leaks=rows("leak", queries.leaks, verdict="leaking"),
-            workers=_all(queries.workers) if used & {"process_memory", "worker_silent"} else [],
-            groups=rows("new_failure", queries.groups, since_s=now_s - windows_s.get("new_failure", 0.0), trends=False),
-            losses=rows(
-                "lost", queries.failures, outcome=Outcome.LOST.value, since_s=now_s - windows_s.get("lost", 0.0)
+        """What the rules in force need, each fact as far back as the longest window of a rule that needs it."""
+        windows_s: dict[str, float] = {}
+        for rule in self.rules:
+            for fact in rules_module.kind_of(rule).needs:
+                windows_s[fact] = max(windows_s.get(fact, 0.0), rule.window_s)
+        fetch: dict[str, Callable[[float], Any]] = {
+            "leaks": lambda _: _all(self._queries.leaks, verdict="leaking"),
+            "workers": lambda _: _all(self._queries.workers),
+            "groups": lambda window_s: _all(self._queries.groups, since_s=now_s - window_s, trends=False),
+            "losses": lambda window_s: _all(
+                self._queries.failures, outcome=Outcome.LOST.value, since_s=now_s - window_s
             ),
-            rollups=list(queries.rollups(since_s=now_s - windows_s["failure_rate"] - Rollup.BUCKET_S))
-            if "failure_rate" in used
-            else [],
-            dropped_records=self._dropped(now_s, windows_s["spool_dropping"]) if "spool_dropping" in used else 0,
-        )
+            "rollups": lambda window_s: list(self._queries.rollups(since_s=now_s - window_s - Rollup.BUCKET_S)),
+            "dropped_records": lambda window_s: self._dropped(now_s, window_s),
+        }
+        return Facts(now_s=now_s, **{fact: fetch[fact](window_s) for fact, window_s in windows_s.items()})
 
     def _dropped(self, now_s: float, window_s: float) -> int:
         """How many records were dropped within the window; the store only knows the sum since ever."""

@@ -3,7 +3,8 @@ Alert rules: facts from the store go in, readings come out. Pure; nothing here w
 
 A rule's function looks at :class:`Facts` and yields a :class:`Reading` for each subject (a leak, a worker, a task's
 name) that has a value worth comparing. Whether a value *fires*, for how long and whom it pages is decided by
-:class:`celery_trace.alerts.AlertEngine`. To add a rule: one function, and one row in :data:`KINDS`.
+:class:`celery_trace.alerts.AlertEngine`. To add a rule: one function, and one row in :data:`KINDS` that names the
+facts the function reads. The engine fetches those facts, as far back as the rule's ``window``.
 
 ``trace_alert_rules`` is a list of mappings; each names a ``rule`` and overrides what it likes of that rule's
 defaults. :func:`configured` checks them and refuses what it does not know, saying what is allowed.
@@ -57,7 +58,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     What the rules look at: one reading of the store.
 
     ``groups`` and ``losses`` are at least those that were active within the longest window of a rule, ``rollups``
-    those of the buckets that reach into it. ``dropped_records`` counts what the spools dropped and nobody was told of.
+    those of the buckets that reach into it. ``leaks`` are those whose verdict is in. ``dropped_records`` counts what
+    the spools dropped and nobody was told of. A fact that no rule in force needs is not fetched.
     """
 
     now_s: float
@@ -262,17 +264,21 @@ class RuleKind(NamedTuple):
 
     name: str
     read: Reader
+    needs: tuple[str, ...]  # the fields of :class:`Facts` that ``read`` looks at; it can't read any other
     unit: str  # of ``above``: "bytes", "share", "count", "seconds"
     shipped: Rule
     meaning: str
     happens: bool = False  # it tells of something that happened and cannot be undone: its end is not announced
     at_zero: str = ""  # the meaning where ``above`` is 0, in better words
+    above_at_least: float = 0.0  # ``above`` must be greater than this, in the unit
+    why_at_least: str = ""
 
 
 KINDS: tuple[RuleKind, ...] = (
     RuleKind(
         "leak",
         _leak,
+        ("leaks",),
         "bytes",
         Rule(rule="leak", name="leak", above=512, runs=20, hold_s=900, severity="warning"),
         "A task, request or block keeps more than `above` a run, over at least `runs` runs, and the verdict is leaking",
@@ -280,6 +286,7 @@ KINDS: tuple[RuleKind, ...] = (
     RuleKind(
         "process_memory",
         _process_memory,
+        ("workers",),
         "bytes",
         Rule(rule="process_memory", name="process_memory", above=1024 * _MIB, for_s=60, clear=0.9, severity="warning"),
         "A process holds more than `above` of resident memory",
@@ -287,6 +294,7 @@ KINDS: tuple[RuleKind, ...] = (
     RuleKind(
         "failure_rate",
         _failure_rate,
+        ("rollups",),
         "share",
         Rule(rule="failure_rate", name="failure_rate", above=0.2, window_s=900, runs=20, for_s=60, severity="warning"),
         "More than `above` of a name's runs failed within `window`, of at least `runs` runs",
@@ -294,6 +302,7 @@ KINDS: tuple[RuleKind, ...] = (
     RuleKind(
         "new_failure",
         _new_failure,
+        ("groups",),
         "count",
         Rule(rule="new_failure", name="new_failure", above=0, window_s=900, hold_s=0, severity="info"),
         "A failure group that was not known before or is back after it was resolved, more than `above` times",
@@ -303,6 +312,7 @@ KINDS: tuple[RuleKind, ...] = (
     RuleKind(
         "lost",
         _lost,
+        ("losses",),
         "count",
         Rule(rule="lost", name="lost", above=0, window_s=900, hold_s=0, severity="critical"),
         "More than `above` runs of a name were lost to a kill within `window`",
@@ -312,6 +322,7 @@ KINDS: tuple[RuleKind, ...] = (
     RuleKind(
         "spool_dropping",
         _spool_dropping,
+        ("dropped_records",),
         "count",
         Rule(rule="spool_dropping", name="spool_dropping", above=0, window_s=900, hold_s=0, severity="critical"),
         "More than `above` records were dropped by a full spool within `window`",
@@ -320,6 +331,7 @@ KINDS: tuple[RuleKind, ...] = (
     RuleKind(
         "worker_silent",
         _worker_silent,
+        ("workers",),
         "seconds",
         Rule(
             rule="worker_silent",
@@ -331,19 +343,47 @@ KINDS: tuple[RuleKind, ...] = (
             severity="critical",
         ),
         "A worker was killed, or said nothing for more than `above`, without goodbye; given up after `window`",
+        above_at_least=IDLE_WORD_S,
+        why_at_least="an idle worker reports no more often than that",
     ),
 )
-
-_KINDS = {kind.name: kind for kind in KINDS}
 
 #: What holds when ``trace_alert_rules`` is not set.
 SHIPPED: tuple[Rule, ...] = tuple(kind.shipped for kind in KINDS)
 
 
+class _Needed:
+    """
+    The facts that one kind of rule needs. Any other is refused.
+
+    The engine fetches only what the rules in force need. Without this check, a rule that reads a fact it does not name
+    would work beside another rule that names it, and be silent alone.
+    """
+
+    def __init__(self, facts: Facts, kind: RuleKind) -> None:
+        self._facts = facts
+        self._kind = kind
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "now_s" and name not in self._kind.needs:
+            raise AttributeError(
+                f"The alert rule {self._kind.name!r} reads the fact {name!r}, which its row in KINDS does not name. "
+                f"Add {name!r} to `needs` there."
+            )
+        return getattr(self._facts, name)
+
+
 def evaluate(rule: Rule, facts: Facts) -> list[Reading]:
-    """All readings of one rule, the greatest value first; one for each subject."""
+    """
+    All readings of one rule, the greatest value first; one for each subject.
+
+    Raises:
+        AttributeError: The rule's function reads a fact that its row in :data:`KINDS` does not name.
+    """
+    kind = kind_of(rule)
+    needed: Any = _Needed(facts, kind)
     readings: dict[str, Reading] = {}
-    for found in _KINDS[rule.rule].read(facts, rule):
+    for found in kind.read(needed, rule):
         reading = found._replace(subject=_clean(found.subject, 200), text=_clean(found.text, 600))
         known = readings.get(reading.subject)
         if known is None or reading.value > known.value:
@@ -353,7 +393,11 @@ def evaluate(rule: Rule, facts: Facts) -> list[Reading]:
 
 def kind_of(rule: Rule) -> RuleKind:
     """The row of :data:`KINDS` that a rule was made from."""
-    return _KINDS[rule.rule]
+    return _kinds()[rule.rule]
+
+
+def _kinds() -> dict[str, RuleKind]:
+    return {kind.name: kind for kind in KINDS}
 
 
 def _clean(text: str, most: int) -> str:
@@ -521,12 +565,13 @@ def configured(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Rule, ...]:
 
 
 def _checked(place: str, entry: Mapping[str, Any]) -> Rule:
-    kind = _KINDS.get(str(entry.get("rule")))
+    kinds = _kinds()
+    kind = kinds.get(str(entry.get("rule")))
     if kind is None:
-        hint = _near(str(entry.get("rule")), _KINDS)
+        hint = _near(str(entry.get("rule")), kinds)
         raise SettingError(
             f"{place}: {entry.get('rule')!r} is no rule.{hint} "
-            f"Rules are: {', '.join(_KINDS)}; or shipped for all of them."
+            f"Rules are: {', '.join(kinds)}; or shipped for all of them."
         )
     keys = {"above": _UNITS[kind.unit], **_KEYS}
     values: dict[str, Any] = {}
@@ -545,10 +590,10 @@ def _checked(place: str, entry: Mapping[str, Any]) -> Rule:
                 f"{place}: {key!r} of the rule {kind.name} is {value!r}, but it must be {known.allowed}."
             )
         values[known.field] = checked
-    if kind.name == "worker_silent" and values.get("above", IDLE_WORD_S + 1) <= IDLE_WORD_S:
+    if kind.above_at_least and values.get("above", kind.shipped.above) <= kind.above_at_least:
         raise SettingError(
-            f"{place}: 'above' of the rule worker_silent is {entry['above']!r}, but it must be more than "
-            f"{duration(IDLE_WORD_S)}: an idle worker says no more often than that that it lives."
+            f"{place}: 'above' of the rule {kind.name} is {entry['above']!r}, but it must be more than "
+            f"{_in_words(kind.unit, kind.above_at_least)}: {kind.why_at_least}."
         )
     defaults = {field: getattr(kind.shipped, field) for field in kind.shipped.__struct_fields__}
     return Rule(**{**defaults, **values})
