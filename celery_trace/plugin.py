@@ -102,7 +102,8 @@ class CeleryTrace:
         self._closed: OSError | None = None
         self._forget_tracers: Callable[[], None] | None = None
         _hide_secrets()
-        self._connection = signals.connect(self, uid=f"celery_trace.{id(app)}")
+        # Not the app's address: it may become another app's while these receivers are still connected.
+        self._connection = signals.connect(self, uid=f"celery_trace.{new_id()}")
         app.user_options["worker"].add(
             click.Option(
                 ["--trace"],
@@ -116,6 +117,11 @@ class CeleryTrace:
     def app(self) -> Any:
         """The Celery app; None once it is gone."""
         return self._app()
+
+    def _is_ours(self, sender: Any) -> bool:
+        """Whether a signal is about this plugin's app: Celery sends those of all apps of a process to everyone."""
+        app = getattr(sender, "app", None)
+        return app is None or app is self._app()
 
     @property
     def settings(self) -> Settings:
@@ -145,7 +151,7 @@ class CeleryTrace:
 
     def on_worker_init(self, sender: Any = None, **_: Any) -> None:
         """Read and check the settings; a bad one ends the worker before it takes a task."""
-        if getattr(sender, "app", self.app) is not self.app:
+        if not self._is_ours(sender):
             self._connection.close()  # another app's worker runs in this process
             return
         try:
@@ -172,10 +178,10 @@ class CeleryTrace:
             self._doorkeeper = Doorkeeper(SystemClock())
             self._doorkeeper.stand(self.app)
 
-    def on_worker_ready(self, **_: Any) -> None:
+    def on_worker_ready(self, sender: Any = None, **_: Any) -> None:
         """The pool is up: record the main process too, and see that the records are collected."""
         with Guard("worker_ready"):
-            if not self._main_pid:
+            if not self._main_pid or not self._is_ours(sender):
                 return
             if self._closed is not None:
                 unrecorded.log(self.settings.spool_folder, self._closed)
@@ -259,9 +265,11 @@ class CeleryTrace:
                 recorders.close("exit")
                 self._traced = None
 
-    def on_worker_shutdown(self, **_: Any) -> None:
+    def on_worker_shutdown(self, sender: Any = None, **_: Any) -> None:
         """The worker ends: the last records first, then the collector, which drains them."""
         with Guard("worker_shutdown"):
+            if not self._is_ours(sender):
+                return
             if self._desk is not None:
                 self._desk.close()
                 self._desk = None
@@ -308,41 +316,50 @@ class CeleryTrace:
 
     def on_task_prerun(self, task_id: str = "", task: Any = None, **_: Any) -> None:
         """A task is about to run, where nothing is around its tracer."""
-        self.run_begins(task, task_id, getattr(task, "request", None))
+        if self._is_ours(task):
+            self.run_begins(task, task_id, getattr(task, "request", None))
 
     def on_task_postrun(self, task: Any = None, task_id: str = "", state: str | None = None, **rest: Any) -> None:
         """A task has run, where nothing is around its tracer."""
-        self.run_ends(task, task_id, state, **rest)
+        if self._is_ours(task):
+            self.run_ends(task, task_id, state, **rest)
 
-    def on_task_failure(self, task_id: str = "", **signal: Any) -> None:
+    def on_task_failure(self, sender: Any = None, task_id: str = "", **signal: Any) -> None:
         """A task failed. In the main process this is a task whose child could not say so itself."""
         with Guard("task_failure"):
+            if not self._is_ours(sender):
+                return
             traced = self._here()
             if traced.recorder.process.role is Role.MAIN:
-                traced.watcher.main_failure(task_id=task_id, **signal)
+                traced.watcher.main_failure(sender=sender, task_id=task_id, **signal)
             else:
                 run = traced.open_runs.get(task_id)
-                traced.watcher.failure(task_id=task_id, started_s=run.started_s if run is not None else None, **signal)
+                started_s = run.started_s if run is not None else None
+                traced.watcher.failure(sender=sender, task_id=task_id, started_s=started_s, **signal)
 
-    def on_task_retry(self, **signal: Any) -> None:
+    def on_task_retry(self, sender: Any = None, **signal: Any) -> None:
         """A task asked to be run again."""
         with Guard("task_retry"):
-            self._here().watcher.retry(**signal)
+            if self._is_ours(sender):
+                self._here().watcher.retry(sender=sender, **signal)
 
-    def on_task_internal_error(self, **signal: Any) -> None:
+    def on_task_internal_error(self, sender: Any = None, **signal: Any) -> None:
         """Something around the task broke, such as its ``on_failure``."""
         with Guard("task_internal_error"):
-            self._here().watcher.internal_error(**signal)
+            if self._is_ours(sender):
+                self._here().watcher.internal_error(sender=sender, **signal)
 
-    def on_task_revoked(self, **signal: Any) -> None:
+    def on_task_revoked(self, sender: Any = None, **signal: Any) -> None:
         """A task was revoked; with ``terminate`` its process is killed."""
         with Guard("task_revoked"):
-            self._here().watcher.revoked(**signal)
+            if self._is_ours(sender):
+                self._here().watcher.revoked(sender=sender, **signal)
 
-    def on_task_unknown(self, **signal: Any) -> None:
+    def on_task_unknown(self, sender: Any = None, **signal: Any) -> None:
         """A message names a task that is not registered."""
         with Guard("task_unknown"):
-            self._here().watcher.unknown(**signal)
+            if self._is_ours(sender):
+                self._here().watcher.unknown(**signal)
 
     # --- this process ----------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from celery import signals
@@ -14,14 +15,12 @@ HEARD: Final = (
     "worker_process_shutdown",
     "worker_ready",
     "worker_shutdown",
-    "before_task_publish",
     "task_prerun",
     "task_postrun",
     "task_failure",
     "task_retry",
     "task_internal_error",
     "task_revoked",
-    "task_rejected",
     "task_unknown",
 )
 
@@ -37,10 +36,15 @@ class Connection:
         self._undo: dict[str, Callable[[], object]] = {}
 
     def add(self, name: str, receiver: Callable[..., object], uid: str) -> None:
-        """Connect one receiver strongly: the plugin must hear even when nobody else holds it."""
+        """
+        Connect one method weakly: its object decides how long it listens.
+
+        A finalizer could not disconnect it. The collector of garbage runs finalizers anywhere, also inside
+        ``Signal.connect``, whose lock can't be taken twice.
+        """
         signal = getattr(signals, name)
-        signal.connect(receiver, weak=False, dispatch_uid=uid)
-        self._undo[name] = lambda: signal.disconnect(receiver, dispatch_uid=uid)
+        signal.connect(receiver, weak=True, dispatch_uid=uid)
+        self._undo[name] = partial(signal.disconnect, dispatch_uid=uid)
 
     def drop(self, *names: str) -> None:
         """Disconnect the receivers of these signals."""
@@ -55,7 +59,11 @@ class Connection:
 
 
 def connect(listener: Listener, uid: str = "celery_trace") -> Connection:
-    """Connect each ``on_<signal>`` of ``listener``. With the same ``uid`` a second time changes nothing."""
+    """
+    Connect each ``on_<signal>`` of ``listener`` until it is closed or the listener is gone.
+
+    With the same ``uid`` a second time changes nothing.
+    """
     connection = Connection()
     for name in HEARD:
         receiver = getattr(listener, f"on_{name}", None)
