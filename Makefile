@@ -58,7 +58,8 @@ clean: ## Remove what the other commands made; the virtual environment $(VENV) s
 constraints: setup ## Write the versions of this virtual environment into constraints.txt
 	@scripts/write-constraints $(BIN)/python
 
-$(VENV)/.installed: pyproject.toml requirements-dev.txt constraints.txt scripts/make-venv
+$(VENV)/.installed: pyproject.toml requirements-dev.txt requirements-beside.txt constraints.txt scripts/make-venv
+	@scripts/make-venv $(PYTHON) $(VENV) --no-deps -r requirements-beside.txt
 	@scripts/make-venv $(PYTHON) $(VENV) -r requirements-dev.txt
 
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt scripts/make-venv

@@ -41,6 +41,7 @@ class Waiting(NamedTuple):
     request: Any
     at_s: float
     duration_s: float | None
+    note: str = ""
 
 
 def may_wait(args: Any, kwargs: Any) -> bool:

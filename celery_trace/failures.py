@@ -161,6 +161,11 @@ class FailureWatcher:
         said = said if type(said) is str and error is exception else ""
         self._record(sender, task_id, request, error, outcome, args=args, kwargs=kwargs, said=said, started_s=started_s)
 
+    def batch_failed(self, task: Any, task_id: str, request: Any, error: BaseException, args: Any, note: str) -> None:
+        """Several messages were handed to one call, and it failed."""
+        outcome = Outcome.TIME_LIMIT if is_named(error, "SoftTimeLimitExceeded") else Outcome.FAILED
+        self._record(task, task_id, request, error, outcome, args=args, kwargs={}, note=note)
+
     def retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
         """``task_retry``: the error that led to it, or the ``Retry`` itself."""
         task_id = text(field(request, "id"))
@@ -341,6 +346,7 @@ class FailureWatcher:
         kwargs: Any = None,
         said: str = "",
         started_s: float | None = None,
+        note: str = "",
     ) -> None:
         """Write a failure with its frames."""
         retries = retries_of(request)
@@ -356,8 +362,9 @@ class FailureWatcher:
         if sighting.repeat is not None:
             # Its objects are not kept: a thousand of them would drive out those whose locals were captured.
             repeat = Waiting(
-                sighting.repeat, name, task_id, retries, outcome, arguments, request, self._clock.now_s(), duration_s
-            )
+                sighting.repeat, name, task_id, retries, outcome, arguments, request, self._clock.now_s(), duration_s,
+                note,
+            )  # fmt: skip
             self._note(task_id, retries, outcome)
             backlog = self.backlog
             # A run that is being killed has no later.
@@ -389,6 +396,7 @@ class FailureWatcher:
             memory=self._memory(),
             pid=self._process.pid,
             duration_s=duration_s,
+            note=note,
         )
         if self._keep is not None:
             self._keep(failure, error)
@@ -412,7 +420,7 @@ class FailureWatcher:
             pid=self._process.pid,
             at_s=seen.at_s,
             duration_s=seen.duration_s,
-            note=capture.brief,
+            note=_joined(seen.note, capture.brief),
         )
 
     def _record_without(
@@ -571,6 +579,10 @@ class FailureWatcher:
             self._resident_at_s = now_s
             self._resident = MemoryState(rss_bytes=address_space_bytes()[1])
         return self._resident
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
 
 
 class _Nothing(Exception):

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from celery_trace import private_files, signals, tracers, unrecorded
+from celery_trace import batches, private_files, signals, tracers, unrecorded
 from celery_trace import recorder as recorders
 from celery_trace import settings as settings_module
 from celery_trace.capture.task_facts import field, retries_of
@@ -101,6 +101,7 @@ class CeleryTrace:
         self._no_desk = ""
         self._closed: OSError | None = None
         self._forget_tracers: Callable[[], None] | None = None
+        self._forget_batches: Callable[[], None] | None = None
         _hide_secrets()
         # Not the app's address: it may become another app's while these receivers are still connected.
         self._connection = signals.connect(self, uid=f"celery_trace.{new_id()}")
@@ -135,9 +136,10 @@ class CeleryTrace:
         self._connection.close()
         if self._doorkeeper is not None and self.app is not None:
             self._doorkeeper.leave(self.app)
-        if self._forget_tracers is not None:
-            self._forget_tracers()
-            self._forget_tracers = None
+        for forget in (self._forget_tracers, self._forget_batches):
+            if forget is not None:
+                forget()
+        self._forget_tracers = self._forget_batches = None
         if self._collector is not None:
             self._collector.stop()
             self._collector = None
@@ -189,6 +191,8 @@ class CeleryTrace:
             traced = self._trace_here()
             recorder = traced.recorder
             recorder.ticker.every(EVENT_S, self._say_unrecorded, "unrecorded")
+            if recorder.process.role is not Role.MAIN:
+                self._forget_batches = batches.hear(self.app, self)
             if recorder.process.role is Role.MAIN or recorder.process.uid == self._main_uid:
                 recorder.extra_counters.append(self._control_counters)
                 recorder.ticker.every(DESK_S, self._open_desk, "orders")
@@ -254,6 +258,7 @@ class CeleryTrace:
                 self._role = Role.CHILD
                 self._collector = self._desk = None  # the parent's
                 self._trace_here()
+                self._forget_batches = batches.hear(self.app, self)
                 self._forget_tracers = tracers.hear(self.app, self)
                 if self._forget_tracers is not None:
                     self._connection.drop("task_prerun", "task_postrun")
@@ -316,12 +321,12 @@ class CeleryTrace:
 
     def on_task_prerun(self, task_id: str = "", task: Any = None, **_: Any) -> None:
         """A task is about to run, where nothing is around its tracer."""
-        if self._is_ours(task):
+        if self._is_ours(task) and not (self._forget_batches and batches.in_a_batch()):
             self.run_begins(task, task_id, getattr(task, "request", None))
 
     def on_task_postrun(self, task: Any = None, task_id: str = "", state: str | None = None, **rest: Any) -> None:
         """A task has run, where nothing is around its tracer."""
-        if self._is_ours(task):
+        if self._is_ours(task) and not (self._forget_batches and batches.in_a_batch()):
             self.run_ends(task, task_id, state, **rest)
 
     def on_task_failure(self, sender: Any = None, task_id: str = "", **signal: Any) -> None:
@@ -336,6 +341,13 @@ class CeleryTrace:
                 run = traced.open_runs.get(task_id)
                 started_s = run.started_s if run is not None else None
                 traced.watcher.failure(sender=sender, task_id=task_id, started_s=started_s, **signal)
+
+    def batch_failed(self, task: Any, task_id: str, request: Any, error: BaseException, args: Any, note: str) -> None:
+        """A batch of ``celery-batches`` failed: one failure for all of its requests."""
+        try:
+            self._here().watcher.batch_failed(task, task_id, request, error, args, note)
+        except Exception as failed:
+            report("batch_failed", failed)
 
     def on_task_retry(self, sender: Any = None, **signal: Any) -> None:
         """A task asked to be run again."""
