@@ -18,11 +18,13 @@ from celery_trace.backlog import Backlog, Waiting, may_wait
 from celery_trace.capture import capture_exception, describe
 from celery_trace.capture.exceptions import Arguments, capture_repeat, info_of, sight, traceback_of
 from celery_trace.capture.fingerprint import fingerprint
+from celery_trace.capture.render import text as rendered
 from celery_trace.capture.repeats import Repeats
 from celery_trace.capture.task_facts import (
     class_name,
     context_of,
     field,
+    finished_before,
     is_named,
     is_stand_in,
     message_being_handled,
@@ -61,6 +63,8 @@ _REMEMBERED: Final = 512
 #: Errors by which the main process tells that a child could not speak for itself.
 _TOLD_BY_MAIN: Final = frozenset(("TimeLimitExceeded", "WorkerLostError", "Terminated"))
 _TRACEBACK_CHARACTERS: Final = 16 * 1024
+#: Characters of what a task returned, where that could not be stored.
+_RETURNED_CHARACTERS: Final = 300
 #: Seconds between two failures whose record has all memory counters.
 ALL_COUNTERS_EVERY_S: Final = 1.0
 #: Seconds for which a look at the resident size serves; only tasks that fail by the dozen a second share one.
@@ -358,8 +362,10 @@ class FailureWatcher:
         arguments = Arguments(args, kwargs, self._parameters_of(task))
         started_s = time_start() if started_s is None else started_s
         duration_s = self._clock.monotonic_s() - started_s if started_s is not None else None
+        finished = finished_before(error)
         sighting = sight(error, self._repeats, self._limits, said)
         if sighting.repeat is not None:
+            note = _joined(note, f"The task had finished; {finished[0]}" if finished is not None else "")
             # Its objects are not kept: a thousand of them would drive out those whose locals were captured.
             repeat = Waiting(
                 sighting.repeat, name, task_id, retries, outcome, arguments, request, self._clock.now_s(), duration_s,
@@ -385,6 +391,8 @@ class FailureWatcher:
         )
         captured_s = time.thread_time()
         self._note(task_id, retries, outcome)
+        if finished is not None:
+            note = _joined(note, self._finished(*finished, scrubber))
         failure = self._write(
             name,
             task_id,
@@ -524,6 +532,18 @@ class FailureWatcher:
         return (retries, outcome, run) in self._written.get(task_id, ())
 
     # --- what is known of the run
+
+    def _finished(self, failed: str, returned: Any, scrubber: Scrubber) -> str:
+        """The task had finished when something failed: what that was, and what the task returned."""
+        capture = capture_exception(
+            _Nothing(),
+            limits=self._limits,
+            redactor=self._redactor,
+            arguments=((returned,), {}, ("returned",)),
+            scrubber=scrubber,
+        )
+        value = rendered(capture.heap, capture.heap[capture.args].items[0], _RETURNED_CHARACTERS)
+        return f"The task had finished; {failed}. It returned {scrubber.text(value)}"
 
     def _arguments_only(self, task: Any, args: Any, kwargs: Any, scrubber: Scrubber) -> Capture | None:
         if args is None and kwargs is None:

@@ -36,6 +36,8 @@ from celery_trace.model import Capture, CapturedException, ExceptionInfo
 from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Limits
 
+#: So many exceptions may be wrapped in each other, each with the next one as its only argument.
+_MOST_WRAPPED = 8
 #: Exceptions kept of one tree.
 MOST_EXCEPTIONS = 32
 
@@ -128,6 +130,9 @@ def message_of(error: BaseException, most: int = 1024, said: str = "") -> str:
     speaks = class_value(cls, "__str__")
     if speaks is _PLAIN_SPEECH and len(args) == 1 and type(args[0]) is str:
         return str(args[0][: 4 * most])
+    wrapped = _wrapped(error)
+    if wrapped is not error:
+        return message_of(wrapped, most)
     if is_kind_of(cls, BaseExceptionGroup):
         message = part(error, "message", "")
         count = len(_members_of(error))
@@ -149,6 +154,23 @@ def message_of(error: BaseException, most: int = 1024, said: str = "") -> str:
         if type(text) is str and text:
             return text[: 4 * most]
     return ", ".join(_shown(value, most) for value in args)[: 4 * most]
+
+
+def _wrapped(error: BaseException) -> BaseException:
+    """
+    The exception whose words are the message of ``error``: the last of those that each have one exception as argument.
+
+    Kombu's ``EncodeError(TypeError(...))`` is one: its ``str`` is that of its only argument.
+    """
+    inner = error
+    for _ in range(_MOST_WRAPPED):
+        args = _args_of(inner)
+        if class_value(type(inner), "__str__") is not _PLAIN_SPEECH or len(args) != 1:
+            return inner
+        if not is_kind_of(type(args[0]), BaseException):
+            return inner
+        inner = args[0]
+    return error  # perhaps a cycle
 
 
 def _last_words(cls: type, said: str) -> str:

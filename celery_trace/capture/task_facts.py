@@ -29,6 +29,10 @@ _OWN_HEADERS: Final = frozenset(
 )  # fmt: skip
 
 
+#: What Celery's ``trace_task`` calls when the task itself has finished.
+_AFTER_THE_TASK: Final = frozenset(("mark_as_done", "_dispatch_callbacks_and_chain", "_retry_publish", "apply_async"))
+
+
 def parameters(function: Any) -> tuple[str, ...]:
     """Names of a function's positional parameters, behind decorators that tell what they wrap."""
     bound = 0
@@ -112,6 +116,30 @@ def passed_through(error: BaseException, function: str) -> bool:
             return True
         traceback = traceback.tb_next
     return False
+
+
+def finished_before(error: BaseException) -> tuple[str, Any] | None:
+    """
+    What failed after the task itself had finished, and what the task had returned.
+
+    Both are known to Celery's ``trace_task``, which is the outermost frame of the error's traceback.
+
+    Returns:
+        None if the task had not finished, or in a Celery whose function has other names.
+    """
+    traceback = traceback_of(error)
+    while traceback is not None and traceback.tb_frame.f_code.co_name != "trace_task":
+        traceback = traceback.tb_next
+    called = traceback.tb_next if traceback is not None else None
+    # Asked of each failure: a copy of the frame's locals is made only where they may say something.
+    if traceback is None or called is None or called.tb_frame.f_code.co_name not in _AFTER_THE_TASK:
+        return None
+    names = traceback.tb_frame.f_locals
+    if names.get("state") != "SUCCESS" or "retval" not in names:
+        return None
+    stored = called.tb_frame.f_code.co_name == "mark_as_done"
+    what = "its result could not be stored" if stored else "what was to follow it could not be sent"
+    return what, names["retval"]
 
 
 def time_start() -> float | None:

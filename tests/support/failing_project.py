@@ -15,7 +15,11 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 
 app = Celery("failing")
-app.conf.update(result_backend=os.environ["CELERY_BROKER_URL"], broker_connection_retry_on_startup=True)
+app.conf.update(
+    result_backend=os.environ.get("FAILING_RESULTS", os.environ["CELERY_BROKER_URL"]),
+    result_backend_transport_options={"retry_policy": {"timeout": 1.0, "max_retries": 1}},
+    broker_connection_retry_on_startup=True,
+)
 
 
 class Awkward(Exception):
@@ -108,7 +112,7 @@ def bad_end():
 
 @app.task
 def unencodable():
-    return {"value": object()}
+    return {"token": "hunter2", "value": object()}
 
 
 @app.task

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from celery_trace.capture import Arguments, capture_exception, capture_frames, describe, views
 from celery_trace.capture import source as source_module
+from celery_trace.capture.exceptions import message_of
 from celery_trace.capture.fingerprint import fingerprint
 from celery_trace.capture.source import Ownership
 from celery_trace.model import Capture, ExceptionInfo, Failure, Kind, Outcome
@@ -398,3 +399,14 @@ def test_frames_of_async_generators_and_of_tasks_in_a_group_are_frames_too():
         assert values(capture, 0, place) == {"page": "1"}
     books = {values(capture, 1, place)["book"] for place in (1, 2)}
     assert books == {"'first'", "'second'"}
+
+
+def test_an_error_made_of_an_error_says_what_that_one_says():
+    class Wrapping(Exception):
+        pass
+
+    endless = Wrapping()
+    endless.args = (endless,)
+    for error in (Wrapping(TypeError("not serializable")), Wrapping(Wrapping(KeyError("k"))), Wrapping()):
+        assert message_of(error) == str(error)
+    assert "Wrapping" in message_of(endless)

@@ -4,6 +4,7 @@ import pytest
 from celery import Celery
 
 from tests.support import failing_project
+from tests.support.processes import free_port
 from tests.support.waiting import wait_until
 
 SETTINGS = {"memory": "off", "rejected": "1"}
@@ -119,7 +120,12 @@ def test_each_failure_that_a_child_sees_is_one_record_with_frames(
     original = next(link for link in end.chain if link.message == "the task's own")
     assert values(original.frames[0])["first"] == '"the task\'s own"'
 
-    assert failure("unencodable", "failed").exception.type == "EncodeError"
+    unencodable = failure("unencodable", "failed")
+    assert unencodable.exception.type == "EncodeError"
+    assert unencodable.exception.message == "Object of type object is not JSON serializable", "as Celery says it"
+    assert unencodable.note.startswith(
+        "The task had finished; its result could not be stored. It returned {'token': [redacted], 'value': <object"
+    )
     assert failure("rejects", "rejected").exception.type == "Reject"
     assert failure("ignores", "rejected").exception.type == "Ignore"
 
@@ -197,6 +203,14 @@ def test_each_failure_that_kills_its_child_is_one_record_with_the_last_that_was_
     worker.stop()
     assert len(records.queries.failures().rows) == 4
     assert b"hunter2" not in everything_written(trace_dir)
+
+
+def test_a_run_whose_result_could_not_be_stored_says_what_it_returned(start_worker, project, send, failure_of):
+    nobody_listens = f"redis://127.0.0.1:{free_port()}/0"
+    worker = start_worker("failing", project, settings=SETTINGS, extra={"FAILING_RESULTS": nobody_listens})
+    failure = failure_of(send("two", 6, 7), outcome="internal_error", explain=worker.tail)
+    assert failure.exception.type == "ConnectionError"
+    assert failure.note == "The task had finished; its result could not be stored. It returned 6"
 
 
 def test_a_task_out_of_memory_is_recorded_before_the_worker_dies_of_it(start_worker, project, send, failure_of):
