@@ -45,7 +45,7 @@ def hear(app: Any, runs: BatchRuns) -> Callable[[], None] | None:
     """
     library = sys.modules.get("celery_batches")
     kind = getattr(library, "Batches", None)
-    tasks = [task for task in app.tasks.values() if isinstance(task, kind)] if isinstance(kind, type) else []
+    tasks: list[Any] = [task for task in app.tasks.values() if isinstance(kind, type) and isinstance(task, kind)]
     if not tasks:
         return None
     before = [(task, vars(task).get("run")) for task in tasks]

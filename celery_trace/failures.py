@@ -11,8 +11,10 @@ from __future__ import annotations
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from celery_trace.backlog import Backlog, Waiting, may_wait
 from celery_trace.capture import capture_exception, describe
@@ -51,6 +53,7 @@ from celery_trace.model import (
     Role,
     TaskContext,
     failure_id,
+    new_id,
 )
 from celery_trace.probes.blackbox import BlackBox
 from celery_trace.probes.counters import address_space_bytes
@@ -69,6 +72,32 @@ _RETURNED_CHARACTERS: Final = 300
 ALL_COUNTERS_EVERY_S: Final = 1.0
 #: Seconds for which a look at the resident size serves; only tasks that fail by the dozen a second share one.
 RESIDENT_EVERY_S: Final = 0.1
+
+
+#: Refused messages of one way that are recorded each minute; the rest are counted.
+MOST_REFUSED_A_MINUTE: Final = 30
+#: Bodies up to so many bytes are read for a refused message's arguments.
+_MOST_BODY_BYTES: Final = 1024 * 1024
+_MOST_NAME: Final = 200
+_NO_NAME: Final = "(no task)"
+#: What became of a message, by the consumer's method that refused it.
+_REFUSED: Final = {
+    "on_decode_error": "Celery could not decode the message, so nothing ran. It acknowledged it: the message is gone",
+    "on_unknown_message": "the message is not a task's, so nothing ran. Celery rejected it",
+    "on_invalid_task": "Celery refused the message before it was a task, so nothing ran. It rejected it",
+    "on_unknown_task": "no worker that took it has a task of this name",
+}
+
+
+class _Flood:
+    """Messages that were refused in one way within a minute."""
+
+    __slots__ = ("began_s", "last", "left_out", "told", "written")
+
+    def __init__(self, began_s: float) -> None:
+        self.began_s = began_s
+        self.written = self.left_out = self.told = 0
+        self.last: Failure | None = None
 
 
 class FailureWatcher:
@@ -111,13 +140,16 @@ class FailureWatcher:
         self._parameters: dict[str, tuple[str, ...]] = {}
         # Captures in brief share their frames. By their address, the task and the outcome: the group, and the frames.
         self._groups: dict[tuple[int, str, Outcome], tuple[str, list[Frame]]] = {}
+        self._floods: dict[str, _Flood] = {}
+        self._refused_left_out = 0
         #: Where failures that repeat wait. Only where one task runs at a time does the black box tell of each run.
         self.backlog = Backlog(box, self._write_repeat) if box is not None and process.role is Role.CHILD else None
 
     @property
     def counters(self) -> dict[str, int]:
-        """What the process's account says of captures: how many were in brief."""
-        return {"cut:captures": self._repeats.brief} if self._repeats.brief else {}
+        """What the process's account says: captures that were in brief, refused messages that were only counted."""
+        counters = {"cut:captures": self._repeats.brief, "cut:refused_messages": self._refused_left_out}
+        return {name: count for name, count in counters.items() if count}
 
     # --- in the process that runs the task
 
@@ -310,30 +342,83 @@ class FailureWatcher:
         )
 
     def unknown(self, message: Any = None, name: str = "", id: str = "", **_: Any) -> None:
-        """``task_unknown``: the message names a task that this worker does not have."""
+        """The message names a task that this worker does not have."""
+        self._refuse("on_unknown_task", message, ExceptionInfo("NotRegistered", "celery.exceptions", name), name, id)
+
+    def refused(self, way: str, message: Any, error: BaseException | None) -> None:
+        """
+        Celery has refused a message before it was a task.
+
+        Args:
+            way: The consumer's method that refuses it; see :mod:`celery_trace.refused_messages`.
+            message: Kombu's message. Only a body of JSON is decoded.
+            error: Why, where Celery says so.
+        """
+        headers = getattr(message, "headers", None)
+        headers = headers if isinstance(headers, Mapping) else {}
+        properties = getattr(message, "properties", None)
+        properties = properties if isinstance(properties, Mapping) else {}
+        body = _json_body(message) if "task" not in headers else None
+        told = body if isinstance(body, Mapping) else headers  # protocol 1 has both in the body
+        name = text(told.get("task"))[:_MOST_NAME]
+        task_id = (text(told.get("id")) or text(properties.get("correlation_id")))[:_MOST_NAME]
+        if way == "on_unknown_task":
+            self.unknown(message, name, task_id)
+            return
+        if error is None:
+            exception = ExceptionInfo(
+                "UnknownMessage", "celery.worker", "The message is in no format that Celery knows"
+            )
+        else:
+            exception = describe(error, self._redactor, self._limits.string)
+        self._refuse(way, message, exception, name, task_id)
+
+    def tell_left_out(self) -> None:
+        """Say on the last record of a flood of refused messages how many more there were; called now and then."""
+        for flood in self._floods.values():
+            last, left_out = flood.last, flood.left_out
+            if last is not None and left_out != flood.told:
+                flood.told = left_out
+                more = f"{left_out} more messages were refused in this way within a minute, and are only counted"
+                self._emit(replace(last, note=f"{last.note}. {more}"))
+
+    def _refuse(self, way: str, message: Any, exception: ExceptionInfo, name: str, task_id: str) -> None:
         if not self._settings.failures:
             return
-        headers = getattr(message, "headers", None) or {}
+        now_s = self._clock.monotonic_s()
+        flood = self._floods.get(way)
+        if flood is None or now_s - flood.began_s >= 60.0:
+            self.tell_left_out()
+            flood = self._floods[way] = _Flood(now_s)
+        if flood.written >= MOST_REFUSED_A_MINUTE:
+            flood.left_out += 1
+            self._refused_left_out += 1
+            return
+        flood.written += 1
+        headers = getattr(message, "headers", None)
+        headers = headers if isinstance(headers, Mapping) else {}
         delivery = getattr(message, "delivery_info", None) or {}
-        try:
-            body = message.payload
-        except Exception:  # not decodable here: its arguments stay unknown
-            body = None
+        body = _json_body(message)
         args, kwargs = (body[0], body[1]) if isinstance(body, list | tuple) and len(body) >= 2 else (None, None)
         retries = whole(headers.get("retries"))
-        exception = ExceptionInfo("NotRegistered", "celery.exceptions", name)
-        message_fields = {**headers, "delivery_info": delivery, "headers": headers}
+        outcome = Outcome.FAILED if way == "on_unknown_task" else Outcome.REJECTED
         scrubber = Scrubber()
-        self._note(id, retries, Outcome.FAILED)
-        self._write(
-            name,
-            id,
+        capture = self._arguments_only(None, args, kwargs, scrubber)
+        note = _REFUSED[way]
+        if way != "on_unknown_task":
+            note = f"{note}; {scrubber.text(self._redactor.text(_shape_of(message)))}"
+        self._note(task_id, retries, outcome)
+        flood.last = self._write(
+            name or _NO_NAME,
+            task_id,
             retries,
-            Outcome.FAILED,
-            exception,
-            capture=self._arguments_only(None, args, kwargs, scrubber),
-            task=context_of(message_fields, self._redactor, self._limits, scrubber),
-            note="no worker that took it has a task of this name",
+            outcome,
+            ExceptionInfo(exception.type, exception.module, scrubber.text(exception.message)),
+            capture=capture,
+            task=context_of(
+                {**headers, "delivery_info": delivery, "headers": headers}, self._redactor, self._limits, scrubber
+            ),
+            note=note,
         )
 
     # --- writing it down
@@ -493,7 +578,7 @@ class FailureWatcher:
     ) -> Failure:
         process = self._process
         failure = Failure(
-            id=failure_id(task_id, retries),
+            id=failure_id(task_id, retries) if task_id else new_id(),
             process=process.uid,
             kind=Kind.TASK,
             name=name,
@@ -599,6 +684,31 @@ class FailureWatcher:
             self._resident_at_s = now_s
             self._resident = MemoryState(rss_bytes=address_space_bytes()[1])
         return self._resident
+
+
+def _json_body(message: Any) -> Any:
+    """
+    A message's body, where it is JSON of a moderate size; else None.
+
+    Nothing else is decoded here: Celery did not get as far, and a pickle runs code.
+    """
+    if getattr(message, "content_type", "application/json") != "application/json":
+        return None
+    try:
+        return message.payload if len(getattr(message, "body", None) or "") <= _MOST_BODY_BYTES else None
+    except Exception:
+        return None
+
+
+def _shape_of(message: Any) -> str:
+    """How a body is encoded, and its size; never what is in it."""
+    kind = text(getattr(message, "content_type", None))[:80] or "none"
+    encoding = text(getattr(message, "content_encoding", None))[:40] or "none"
+    try:
+        size = f"{len(message.body)} bytes"
+    except Exception:
+        size = "of unknown size"
+    return f"content type {kind}, encoding {encoding}, body {size}"
 
 
 def _joined(*notes: str) -> str:

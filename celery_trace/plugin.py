@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from celery_trace import batches, private_files, signals, tracers, unrecorded
+from celery_trace import batches, private_files, refused_messages, signals, tracers, unrecorded
 from celery_trace import recorder as recorders
 from celery_trace import settings as settings_module
 from celery_trace.capture.task_facts import field, retries_of
@@ -39,6 +39,8 @@ logger = logging.getLogger("celery_trace")
 ORDERS_S = 1.0
 #: How often a worker that can't check orders, for want of a key, tries again, seconds.
 DESK_S = 10.0
+#: How often a process says how many refused messages it only counted, seconds.
+LEFT_OUT_S = 2.0
 
 #: Which pool means which role; by the module that the pool's class comes from.
 _ROLES = {
@@ -102,6 +104,7 @@ class CeleryTrace:
         self._closed: OSError | None = None
         self._forget_tracers: Callable[[], None] | None = None
         self._forget_batches: Callable[[], None] | None = None
+        self._forget_refused: Callable[[], None] | None = None
         _hide_secrets()
         # Not the app's address: it may become another app's while these receivers are still connected.
         self._connection = signals.connect(self, uid=f"celery_trace.{new_id()}")
@@ -136,10 +139,10 @@ class CeleryTrace:
         self._connection.close()
         if self._doorkeeper is not None and self.app is not None:
             self._doorkeeper.leave(self.app)
-        for forget in (self._forget_tracers, self._forget_batches):
+        for forget in (self._forget_tracers, self._forget_batches, self._forget_refused):
             if forget is not None:
                 forget()
-        self._forget_tracers = self._forget_batches = None
+        self._forget_tracers = self._forget_batches = self._forget_refused = None
         if self._collector is not None:
             self._collector.stop()
             self._collector = None
@@ -179,6 +182,9 @@ class CeleryTrace:
 
             self._doorkeeper = Doorkeeper(SystemClock())
             self._doorkeeper.stand(self.app)
+        if self._forget_refused is None:
+            with Guard("refused messages"):
+                self._forget_refused = refused_messages.hear(self.app, self.message_refused)
 
     def on_worker_ready(self, sender: Any = None, **_: Any) -> None:
         """The pool is up: record the main process too, and see that the records are collected."""
@@ -278,6 +284,8 @@ class CeleryTrace:
             if self._desk is not None:
                 self._desk.close()
                 self._desk = None
+            if self._traced is not None:
+                self._traced.watcher.tell_left_out()
             recorders.close("exit")
             self._traced = None
             if self._collector is not None:
@@ -367,11 +375,10 @@ class CeleryTrace:
             if self._is_ours(sender):
                 self._here().watcher.revoked(sender=sender, **signal)
 
-    def on_task_unknown(self, sender: Any = None, **signal: Any) -> None:
-        """A message names a task that is not registered."""
-        with Guard("task_unknown"):
-            if self._is_ours(sender):
-                self._here().watcher.unknown(**signal)
+    def message_refused(self, way: str, message: Any, error: BaseException | None) -> None:
+        """Celery has refused a message before it was a task; see :mod:`celery_trace.refused_messages`."""
+        with Guard("refused message"):
+            self._here().watcher.refused(way, message, error)
 
     # --- this process ----------------------------------------------------------------------------------
 
@@ -419,6 +426,7 @@ class CeleryTrace:
             settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep, box=recorder.box
         )
         recorder.extra_counters.append(lambda: watcher.counters)
+        recorder.ticker.every(LEFT_OUT_S, watcher.tell_left_out, "refused messages")
         if watcher.backlog is not None:
             recorder.let_wait(watcher.backlog.flush)
         self._traced = _Traced(recorder, watcher)

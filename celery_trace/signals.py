@@ -21,7 +21,6 @@ HEARD: Final = (
     "task_retry",
     "task_internal_error",
     "task_revoked",
-    "task_unknown",
 )
 
 

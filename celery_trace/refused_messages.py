@@ -1,0 +1,77 @@
+"""
+Hears of the messages that a worker refuses before they are tasks.
+
+Celery's consumer has a method for each way. Two of them only write to the log, and ``task_unknown`` is not sent when
+the result backend is away. So the methods themselves are wrapped, on each consumer that Celery builds.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+from celery_trace.guard import report
+
+#: ``(way, message, error)``; the way is a key of :data:`WAYS`. The error is None for a format that is not known.
+Refused = Callable[[str, Any, BaseException | None], None]
+
+#: The consumer's methods, and where in their arguments message and error stand.
+WAYS: Final[dict[str, tuple[int, int | None]]] = {
+    "on_decode_error": (0, 1),
+    "on_unknown_message": (1, None),
+    "on_unknown_task": (1, 2),
+    "on_invalid_task": (1, 2),
+}
+
+
+def hear(app: Any, refused: Refused) -> Callable[[], None]:
+    """
+    Call ``refused`` for each message that a consumer of ``app`` refuses from its next start on.
+
+    To be called before the worker builds its consumer, as when ``worker_init`` is sent.
+
+    Returns:
+        What undoes it, on consumers that run too.
+    """
+    from celery import bootsteps  # loaded by any worker
+
+    wrapped: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class RefusedMessages(bootsteps.Step):  # type: ignore[misc]
+        """Wraps the methods while the consumer is built: its ``Tasks`` step takes some of them when it starts."""
+
+        def create(self, consumer: Any) -> None:
+            wrapped.add(consumer)
+            for way, (message_at, error_at) in WAYS.items():
+                method = getattr(consumer, way, None)
+                if callable(method):
+                    setattr(consumer, way, _around(method, way, message_at, error_at, refused))
+
+    steps = app.steps["consumer"]
+    steps.add(RefusedMessages)
+
+    def undo() -> None:
+        steps.discard(RefusedMessages)
+        for consumer in list(wrapped):
+            for way in WAYS:
+                vars(consumer).pop(way, None)
+
+    return undo
+
+
+def _around(
+    method: Callable[..., Any], way: str, message_at: int, error_at: int | None, refused: Refused
+) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def heard(*arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        finally:  # it may raise when the broker or the result backend is away
+            try:
+                refused(way, arguments[message_at], arguments[error_at] if error_at is not None else None)
+            except Exception as error:
+                report("refused message", error)
+
+    return heard
