@@ -53,6 +53,7 @@ from celery_trace.model import (
     Role,
     TaskContext,
     failure_id,
+    kill_of,
     new_id,
 )
 from celery_trace.probes.blackbox import BlackBox
@@ -65,6 +66,8 @@ from celery_trace.settings import Settings
 _REMEMBERED: Final = 512
 #: Errors by which the main process tells that a child could not speak for itself.
 _TOLD_BY_MAIN: Final = frozenset(("TimeLimitExceeded", "WorkerLostError", "Terminated"))
+#: Outcomes that end the process of a run, as the worker's main process tells them.
+_KILLED: Final = frozenset((Outcome.LOST, Outcome.TIME_LIMIT, Outcome.REVOKED))
 _TRACEBACK_CHARACTERS: Final = 16 * 1024
 #: Characters of what a task returned, where that could not be stored.
 _RETURNED_CHARACTERS: Final = 300
@@ -490,6 +493,7 @@ class FailureWatcher:
             pid=self._process.pid,
             duration_s=duration_s,
             note=note,
+            killed=outcome is Outcome.LOST,
         )
         if self._keep is not None:
             self._keep(failure, error)
@@ -514,6 +518,7 @@ class FailureWatcher:
             at_s=seen.at_s,
             duration_s=seen.duration_s,
             note=_joined(seen.note, capture.brief),
+            killed=seen.outcome is Outcome.LOST,
         )
 
     def _record_without(
@@ -557,6 +562,7 @@ class FailureWatcher:
             pid=pid,
             duration_s=max(0.0, self._clock.now_s() - run) if run is not None else None,
             note=note,
+            killed=pid != 0 and outcome in _KILLED,
         )
 
     def _write(
@@ -575,8 +581,10 @@ class FailureWatcher:
         at_s: float | None = None,
         duration_s: float | None = None,
         note: str = "",
+        killed: bool = False,
     ) -> Failure:
         process = self._process
+        at_s = self._clock.now_s() if at_s is None else at_s
         failure = Failure(
             id=failure_id(task_id, retries) if task_id else new_id(),
             process=process.uid,
@@ -592,12 +600,13 @@ class FailureWatcher:
             worker=process.worker,
             pid=pid,
             hostname=process.host,
-            at_s=self._clock.now_s() if at_s is None else at_s,
+            at_s=at_s,
             duration_s=duration_s,
             capture=capture,
             task=task,
             memory=memory,
             note=note,
+            kills=[kill_of(process, pid, at_s)] if killed else [],
         )
         self._emit(failure)
         return failure

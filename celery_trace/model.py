@@ -272,12 +272,31 @@ class MemoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LastSample(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the black box of a killed process said last."""
+    """
+    What the black box of a killed process said last.
+
+    If the process crashed (SIGSEGV and the like), ``crash`` says how, and ``stack`` is that of the crash itself.
+    """
 
     at_s: float
     age_s: float  # how long before the death was noticed
     stack: list[Line] = []  # innermost first
     memory: MemoryState | None = None
+    crash: str = ""  # in words, such as "Segmentation fault"
+
+
+class Kill(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    A process was killed while it ran a message. One that is delivered again and again may kill many.
+
+    ``pid`` and ``process`` identify it. ``process`` is the worker's main process, or the process itself where it had
+    none: a host that restarts gives the same pids again, and the main process does not know its children's uids.
+    """
+
+    at_s: float
+    pid: int
+    process: str
+    worker: str = ""  # the node's name, or the host's
 
 
 class Histogram(Struct, frozen=True, array_like=True):
@@ -484,6 +503,8 @@ class Failure(Record, frozen=True, kw_only=True, tag="failure"):
     memory: MemoryState | None = None
     last_sample: LastSample | None = None
     note: str = ""
+    #: The processes that it killed, oldest first; of a great many the last 200.
+    kills: list[Kill] = []
 
     @property
     def key(self) -> str:
@@ -543,6 +564,12 @@ class AuditEntry(Record, frozen=True, kw_only=True, tag="audit"):
     @property
     def key(self) -> str:
         return self.id
+
+
+def kill_of(process: ProcessRecord, pid: int, at_s: float) -> Kill:
+    """The end of ``pid``, which is ``process`` itself or a child of it."""
+    worker = process.worker or process.host
+    return Kill(at_s=at_s, pid=pid, process=process.parent_uid or process.uid, worker=worker)
 
 
 AnyRecord = ProcessRecord | Rollup | Run | Sample | Window | Failure | Kept | Stats | AuditEntry
@@ -664,6 +691,7 @@ class FailureSummary(Struct, frozen=True, kw_only=True):
     root_id: str = ""
     parent_id: str = ""
     group_id: str = ""
+    kills: int = 0  # processes that it killed; told of the outcomes "lost" and "time_limit"
 
 
 class FailureDetail(FailureSummary, frozen=True, kw_only=True):
@@ -683,6 +711,7 @@ class FailureDetail(FailureSummary, frozen=True, kw_only=True):
     duration_s: float | None = None
     witness: str = ""
     note: str = ""
+    killed: list[Kill] = []  # oldest first
     heap: list[Node] = []
     cut_values: int = 0
     redacted_values: int = 0

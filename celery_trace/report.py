@@ -32,7 +32,10 @@ from celery_trace.model import (
     Site,
     WorkerView,
 )
-from celery_trace.words import duration, size
+from celery_trace.words import duration, size, times
+
+#: Kills of one message that :func:`failure` lists, the last ones.
+_MOST_KILLS = 10
 
 _CODES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
 _OF_STATE = {
@@ -206,7 +209,7 @@ def failures(rows: Iterable[FailureSummary], style: Style) -> str:
         (
             [
                 style.ago(failure.at), _state(failure.outcome), f"{failure.kind} {failure.name}",
-                f"{failure.exception.type}: {failure.exception.message}" if failure.exception else "–",
+                _what(failure),
                 failure.count, f"{failure.worker or failure.hostname} ({failure.pid})",
                 ("live", "green") if failure.live else "", failure.id,
             ]
@@ -215,6 +218,13 @@ def failures(rows: Iterable[FailureSummary], style: Style) -> str:
         style,
         "No failure was recorded.",
     )  # fmt: skip
+
+
+def _what(failure: FailureSummary) -> str:
+    words = [f"{failure.exception.type}: {failure.exception.message}"] if failure.exception else []
+    if failure.kills > 1:
+        words.insert(0, f"killed {times(failure.kills)}")
+    return "; ".join(words) or "–"
 
 
 def workers(rows: Iterable[WorkerView], style: Style) -> str:
@@ -374,6 +384,10 @@ def failure(found: FailureDetail, style: Style) -> str:
         lines.append(f"  memory     {size(found.memory.rss_bytes)} resident")
     if found.count > 1:
         lines.append(f"  group      {found.count} of the same (fingerprint {found.fingerprint})")
+    if len(found.killed) > 1:
+        lines.append(f"  killed     {times(len(found.killed))}, once at each delivery of the message")
+        for kill in found.killed[-_MOST_KILLS:]:
+            lines.append(f"             {style.at(kill.at_s)} {plain(kill.worker)}, pid {kill.pid}")
     if found.note:
         lines.append(f"  note       {plain(found.note)}")
     for title, values in (("Arguments", [*found.args, *found.kwargs]),):
@@ -387,7 +401,9 @@ def failure(found: FailureDetail, style: Style) -> str:
     # A killed run's frames are the black box's where nobody else saw it; they need not be told twice.
     told = [(frame.file, frame.line) for frame in found.frames] if not chain else []
     if found.last_sample is not None and [(line.file, line.line) for line in found.last_sample.stack] != told:
-        lines += ["", f"Last seen {duration(found.last_sample.age_s)} before its end, innermost first"]
+        crash = found.last_sample.crash
+        when = f"{duration(found.last_sample.age_s)} before its end"
+        lines += ["", f"Where it crashed ({crash})" if crash else f"Last seen {when}, innermost first"]
         lines += _traceback(found.last_sample.stack, style)
     if found.traceback_text and not chain:
         lines += ["", plain(found.traceback_text.rstrip(), lines=True)]

@@ -210,11 +210,13 @@ def _lost(facts: Facts, rule: Rule) -> Iterator[Reading]:
             by_name[failure.kind, failure.name].append(failure)
     for (kind, name), failures in by_name.items():
         latest = max(failures, key=lambda failure: failure.at)
+        # A message that is delivered again after each kill is one failure, and no less of an alarm.
+        killed = sum(max(1, failure.kills) for failure in failures)
         where = latest.worker or latest.hostname
         yield Reading(
             subject=f"{kind} {name}",
-            value=float(len(failures)),
-            text=f"{kind} {name} was killed while it ran ({times(len(failures))} in {duration(rule.window_s)}), "
+            value=float(killed),
+            text=f"{kind} {name} was killed while it ran ({times(killed)} in {duration(rule.window_s)}), "
             f"last on {where or 'an unknown host'}, pid {latest.pid}.",
             link=f"failures/{latest.id}",
         )

@@ -15,7 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from celery_trace.model import Capture, ExceptionInfo, Failure, Outcome
+from celery_trace.model import Capture, ExceptionInfo, Failure, Kill, Outcome
+
+#: So many of the processes that one message killed are kept, the last ones.
+MOST_KILLS: Final = 200
 
 #: What says most of how a run ended, last. A child that is killed at a time limit only knows that it is lost.
 _OUTCOMES: Final = (
@@ -89,6 +92,16 @@ def _filled(value: Any) -> tuple[int, bytes]:
     return len(data), data
 
 
+def _kills(old: list[Kill], new: list[Kill]) -> list[Kill]:
+    """All that either knows of, oldest first; the first witness of one tells its time best."""
+    known: dict[tuple[str, int], Kill] = {}
+    for kill in (*old, *new):
+        key = kill.process, kill.pid
+        if key not in known or (kill.at_s, kill.worker) < (known[key].at_s, known[key].worker):
+            known[key] = kill
+    return sorted(known.values(), key=lambda kill: (kill.at_s, kill.process, kill.pid))[-MOST_KILLS:]
+
+
 def _part(name: str) -> Callable[[Failure], Any]:
     return lambda failure: _filled(getattr(failure, name))
 
@@ -126,7 +139,10 @@ def merge(old: Failure, new: Failure) -> Failure:
     """
     if old.id != new.id:
         raise ValueError(f"failures {old.id} and {new.id} are of different runs; only one run's can be merged")
-    fields: dict[str, Any] = {"id": old.id, "at_s": min(old.at_s, new.at_s)}
+    kills = _kills(old.kills, new.kills)
+    # Who sees an end later says a later time for it. A message that is delivered again has several ends.
+    at_s = kills[-1].at_s if len(kills) > 1 else min(old.at_s, new.at_s)
+    fields: dict[str, Any] = {"id": old.id, "at_s": at_s, "kills": kills}
     durations = [failure.duration_s for failure in (old, new) if failure.duration_s is not None]
     fields["duration_s"] = max(durations) if durations else None
     for names, rank in _GROUPS:

@@ -52,6 +52,7 @@ def summary(failure: Failure, *, count: int = 1, live: bool = False) -> FailureS
         root_id=failure.task.root_id if failure.task else "",
         parent_id=failure.task.parent_id if failure.task else "",
         group_id=failure.task.group_id if failure.task else "",
+        kills=len(failure.kills),
     )
 
 
@@ -72,6 +73,7 @@ def detail(
     capture = failure.capture or Capture()
     chain = [_link(exception, capture.heap) for exception in capture.exceptions]
     frames = chain[0].frames if chain else []
+    crashed = failure.last_sample is not None and bool(failure.last_sample.crash)
     if not frames and failure.last_sample is not None:
         frames = [
             FrameView(
@@ -82,7 +84,7 @@ def detail(
                 context=[(line.line, line.code)] if line.code else [],
                 in_app=True,
                 locals=[],
-                note="last sample before the process died",
+                note="where the process crashed" if crashed else "last sample before the process died",
             )
             for line in failure.last_sample.stack
         ]
@@ -102,6 +104,7 @@ def detail(
         duration_s=failure.duration_s,
         witness=failure.witness,
         note=failure.note,
+        killed=failure.kills,
         heap=capture.heap,
         cut_values=capture.cut_values,
         redacted_values=capture.redacted_values,

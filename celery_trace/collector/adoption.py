@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from celery_trace.capture.fingerprint import fingerprint
 from celery_trace.capture.source import SourceLines
-from celery_trace.model import AnyRecord, Failure, Kind, Line, Outcome, ProcessRecord, failure_id, stable_id
+from celery_trace.model import AnyRecord, Failure, Kind, Line, Outcome, ProcessRecord, failure_id, kill_of, stable_id
 from celery_trace.probes import blackbox
 from celery_trace.probes.blackbox import Running
 
@@ -45,6 +45,7 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
         sample = seen and replace(seen, stack=_with_source(seen.stack, source, process.started_at_s))
         outcome = Outcome.FAILED if run.failed else Outcome.LOST
         lasted = run.started_at_s and not run.failed
+        at_s = sample.at_s if sample is not None else now_s
         records.append(
             Failure(
                 id=failure_id(run.task_id, run.retries) if run.task_id else _id_without_task(process, run),
@@ -59,10 +60,11 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
                 worker=process.worker,
                 pid=process.pid,
                 hostname=process.host,
-                at_s=sample.at_s if sample is not None else now_s,
+                at_s=at_s,
                 duration_s=max(0.0, now_s - run.started_at_s) if lasted else None,
                 last_sample=sample,
                 note=_FAILED if run.failed else _KILLED,
+                kills=[] if run.failed else [kill_of(process, process.pid, at_s)],
             )
         )
     return records

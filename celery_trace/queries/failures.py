@@ -32,6 +32,9 @@ SEARCH_S = 0.05
 #: What it finds there at most.
 MOST_FOUND = 1000
 
+#: Outcomes whose rows tell how many processes were killed.
+_KILLING = frozenset((Outcome.LOST.value, Outcome.TIME_LIMIT.value))
+
 _failures = schema.failures
 _groups = schema.groups
 _kept = schema.kept
@@ -177,14 +180,24 @@ class FailureQueries(Base):
     def _summaries(self, connection: sa.Connection, rows: Sequence[Any]) -> list[Any]:
         counts = self._by_key(connection, _groups, {row.fingerprint for row in rows})
         held = self._held(connection, [row.id for row in rows])
+        kills = self._kills(connection, [row.id for row in rows if row.outcome in _KILLING])
         return [
             rows_of.summary(
                 row,
                 count=counts[row.fingerprint]._mapping["count"] if row.fingerprint in counts else 1,
                 live=row.id in held,
+                kills=kills.get(row.id, 0),
             )
             for row in rows
         ]
+
+    @staticmethod
+    def _kills(connection: sa.Connection, ids: list[str]) -> dict[str, int]:
+        """By id, how many processes a failure's message killed. Payloads of killed runs are small."""
+        if not ids:
+            return {}
+        wanted = sa.select(_failures.c.id, _failures.c.payload).where(_failures.c.id.in_(ids))
+        return {row.id: rows_of.kills(row.payload) for row in connection.execute(wanted) if row.payload is not None}
 
     def failure_record(self, id: str) -> Failure | None:
         """The whole record, as it was captured and merged."""

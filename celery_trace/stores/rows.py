@@ -372,7 +372,18 @@ def exception(row: Any) -> ExceptionInfo | None:
     return ExceptionInfo(row.exception_type, row.exception_module, row.exception_message)
 
 
-def summary(row: Any, *, count: int, live: bool) -> FailureSummary:
+class _Kills(msgspec.Struct):
+    """The part of a failure that tells how often its message killed a process."""
+
+    kills: list[msgspec.Raw] = []
+
+
+def kills(payload: bytes) -> int:
+    """How many processes a failure's message killed."""
+    return len(msgspec.json.decode(unsqueeze(payload), type=_Kills).kills)
+
+
+def summary(row: Any, *, count: int, live: bool, kills: int = 0) -> FailureSummary:
     return FailureSummary(
         id=row.id,
         kind=row.kind,
@@ -391,6 +402,7 @@ def summary(row: Any, *, count: int, live: bool) -> FailureSummary:
         root_id=row.root_id,
         parent_id=row.parent_id,
         group_id=row.group_id,
+        kills=kills,
     )
 
 

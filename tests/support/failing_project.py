@@ -148,6 +148,17 @@ def without_price(order):
     raise LookupError(f"no price for {order}")
 
 
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def poison(folder, times):
+    for number in range(times):
+        try:
+            os.close(os.open(f"{folder}/{number}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            continue
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @app.task
 def killed(seconds, password):
     until = time.monotonic() + seconds

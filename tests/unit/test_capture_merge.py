@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace.capture.merge import merge
+from celery_trace.capture.merge import MOST_KILLS, merge
 from celery_trace.model import (
     Capture,
     CapturedException,
     ExceptionInfo,
     Failure,
     Frame,
+    Kill,
     Kind,
     LastSample,
     Line,
@@ -100,6 +101,33 @@ def test_each_case_settles_the_same_in_any_order_and_when_heard_twice(case):
         assert merged.capture == ARGUMENTS
 
 
+def killed(pid, at_s, witness="box", process="worker-uid"):
+    return seen(witness, Outcome.LOST, at_s=at_s, kills=[Kill(at_s=at_s, pid=pid, process=process)])
+
+
+def test_each_kill_of_a_message_counts_once_however_many_saw_it():
+    seen_by_all = [
+        killed(7, 10.0),
+        killed(7, 10.4, "main"),
+        killed(8, 20.0),
+        killed(7, 30.0, process="after a restart"),
+    ]
+    for order in itertools.permutations(seen_by_all):
+        merged = order[0]
+        for other in order[1:]:
+            merged = merge(merged, other)
+        assert [(kill.pid, kill.at_s) for kill in merged.kills] == [(7, 10.0), (8, 20.0), (7, 30.0)]
+        assert merged.at_s == 30.0, "a message that still kills is news"
+
+
+def test_a_message_that_kills_for_ever_keeps_a_bounded_record():
+    merged = killed(1, 1.0)
+    for number in range(2, MOST_KILLS + 50):
+        merged = merge(merged, killed(number, float(number)))
+    assert len(merged.kills) == MOST_KILLS
+    assert merged.kills[-1].pid == MOST_KILLS + 49
+
+
 def test_the_group_goes_with_the_outcome():
     main = seen("main", Outcome.TIME_LIMIT, "TimeLimitExceeded")
     assert merge(CHILD, main).fingerprint == main.fingerprint
@@ -135,6 +163,10 @@ FAILURES = st.builds(
     memory=st.none() | st.builds(MemoryState, rss_bytes=st.integers(0, 2)),
     last_sample=st.none() | st.builds(LastSample, at_s=st.sampled_from([1.0, 2.0]), age_s=st.just(0.1)),
     note=_texts,
+    kills=st.lists(
+        st.builds(Kill, at_s=st.sampled_from([1.0, 2.0]), pid=st.integers(1, 2), process=_texts, worker=_texts),
+        max_size=1,
+    ),
 )
 
 

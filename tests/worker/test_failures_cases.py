@@ -3,6 +3,10 @@
 import pytest
 from celery import Celery
 
+from celery_trace.report import Style
+from celery_trace.report import failure as failure_text
+from celery_trace.report import failures as failures_table
+from celery_trace.rules import Facts, configured, evaluate
 from tests.support import failing_project
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until
@@ -203,6 +207,33 @@ def test_each_failure_that_kills_its_child_is_one_record_with_the_last_that_was_
     worker.stop()
     assert len(records.queries.failures().rows) == 4
     assert b"hunter2" not in everything_written(trace_dir)
+
+
+def test_a_message_that_kills_at_each_delivery_is_one_record_that_counts_them(
+    start_worker, project, send, records, tmp_path
+):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    worker = start_worker("failing", project, settings=SETTINGS, concurrency=1)
+    task_id = send("poison", str(marks), 4)
+
+    def look(queries):
+        rows = queries.failures(task_id=task_id).rows
+        assert len(rows) <= 1, rows
+        return rows and rows[0].kills == 4 and rows[0]
+
+    row = records.wait(look, "four kills of one message", explain=worker.tail, timeout_s=90)
+    assert (row.outcome, row.count) == ("lost", 1)
+    detail = records.queries.failure(row.id)
+    assert len({kill.pid for kill in detail.killed}) == 4
+    assert {kill.worker for kill in detail.killed} == {worker.node}
+    assert [kill.at_s for kill in detail.killed] == sorted(kill.at_s for kill in detail.killed)
+    assert row.at == detail.killed[-1].at_s
+    style = Style(now_s=detail.at)
+    assert "killed 4 times" in failures_table([row], style)
+    assert "killed     4 times, once at each delivery" in failure_text(detail, style)
+    (reading,) = evaluate(configured([{"rule": "lost", "above": 3}])[0], Facts(now_s=detail.at, losses=[row]))
+    assert reading.value == 4
 
 
 def test_a_run_whose_result_could_not_be_stored_says_what_it_returned(start_worker, project, send, failure_of):
