@@ -71,6 +71,9 @@ SCATTER_S: Final = 10.0
 #: Roles whose processes never run two at once.
 _ALONE: Final = frozenset({Role.CHILD, Role.SOLO})
 
+#: Roles of the processes that a worker runs tasks in. Elsewhere, how a crash is handled is not for us to change.
+_OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN})
+
 #: Asking an enumeration for its member costs more than all the rest of a look-up by it.
 _TASK: Final = Kind.TASK
 
@@ -427,6 +430,8 @@ class Recorder:
                 self.spool.refused(error)
                 return
             self.box = box
+            if self.process.role in _OF_A_WORKER:
+                box.catch_crashes()
             if self.quiet is not None:
                 self.quiet.open_box(box)
 

@@ -14,6 +14,7 @@ from celery_trace.probes import blackbox
 from celery_trace.probes.blackbox import Running
 
 _KILLED: Final = "The process was killed. Its black box tells what it was doing."
+_CRASHED: Final = "The process crashed: {}. The stack is where it crashed."
 _FAILED: Final = (
     "It failed as many did before it. Its process was killed within a second, before the error's words and the "
     "arguments were written."
@@ -63,7 +64,7 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
                 at_s=at_s,
                 duration_s=max(0.0, now_s - run.started_at_s) if lasted else None,
                 last_sample=sample,
-                note=_FAILED if run.failed else _KILLED,
+                note=_FAILED if run.failed else _CRASHED.format(sample.crash) if sample and sample.crash else _KILLED,
                 kills=[] if run.failed else [kill_of(process, process.pid, at_s)],
             )
         )

@@ -5,9 +5,10 @@ A killed process leaves no traceback. While a run is in progress the ticker's th
 the running threads' stacks ten times a second and writes them into a memory-mapped file; the kernel keeps
 the page when the process dies, however it dies. Whoever finds the process dead reads the file.
 
-It cannot look while C code holds the GIL, so the age of the sample is told with it.
+It cannot look while C code holds the GIL, so the age of the sample is told with it. A process that crashes in C code
+(SIGSEGV and the like) has the stack of the crash itself: `faulthandler` appends it to the file.
 
-Layout: a header with the process record; a place for each run in progress; the last sample, twice.
+Layout: a header with the process record; a place for each run in progress; the last sample, twice; the crash, as text.
 A place is a byte that says whether and how it is taken, and the run in binary: it is written around every run, so it
 has to be cheap, and the byte is set last and cleared first, so a death in the middle shows no half of a run. A
 sample is ``sequence, length, checksum, JSON``; the writer alternates between the two, so one whole sample survives.
@@ -15,9 +16,12 @@ sample is ``sequence, length, checksum, JSON``; the writer alternates between th
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import mmap
 import os
+import re
+import signal
 import struct
 import sys
 import threading
@@ -62,6 +66,14 @@ _SPARE: Final = 16
 #: Characters that have no bytes are written as their escapes.
 VISIBLE: Final = "backslashreplace"
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+#: A crash of up to 100 threads with 100 frames each; names of files are cut at 500 characters.
+_CRASH_BYTES: Final = 1024 * 1024
+#: The signals that `faulthandler` handles.
+_FATAL: Final = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
+_CRASH_WORDS = re.compile(r"Fatal Python error: (.{1,200})")
+_CRASH_THREAD = re.compile(r"(Current thread|Thread) 0x([0-9a-f]+).*\(most recent call first\):")
+_CRASH_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 _encode = msgspec.json.Encoder().encode
 
@@ -108,6 +120,28 @@ class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
         return self.runs[0][1] if self.runs else None
 
 
+class _CrashFile:
+    """
+    The end of a box, for `faulthandler`, which holds on to its file for as long as it would write there.
+
+    So this object lives until somebody else switches `faulthandler` on with another file, or off; then it is closed.
+    """
+
+    __slots__ = ("__weakref__", "_descriptor")
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = private_files.open_file(path, os.O_WRONLY | os.O_APPEND)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def flush(self) -> None:
+        """`faulthandler` asks for it; there is nothing to flush."""
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
 class BlackBox:
     """
     The writing side, in the traced process.
@@ -132,6 +166,7 @@ class BlackBox:
         self._nested: dict[int, int] = {}  # thread to how many runs it is in beyond the outermost
         self._free = [_RUNS_AT + number * _PLACE_BYTES for number in reversed(range(_MOST_RUNS))]
         self._sequence = 0
+        self._crash_file: weakref.ref[_CrashFile] | None = None
         header = _encode(process)
         if len(header) + _HEADER.size > _HEADER_BYTES:
             header = _encode(msgspec.structs.replace(process, counters=[], worker=process.worker[:200]))
@@ -156,6 +191,28 @@ class BlackBox:
         except OSError:  # a platform without it: the sample has no memory
             self._statm = -1
         _boxes.add(self)
+
+    def catch_crashes(self) -> bool:
+        """
+        From here on, a crash of the process leaves its stack in the box.
+
+        Returns:
+            False, with nothing changed, where the program has its own handler for such signals.
+        """
+        if faulthandler.is_enabled() or any(
+            signal.getsignal(number) not in (signal.SIG_DFL, None) for number in _FATAL
+        ):
+            return False
+        file = _CrashFile(self._path)
+        faulthandler.enable(file=file)  # it takes whatever has `fileno` and `flush`
+        self._crash_file = weakref.ref(file)
+        return True
+
+    def _let_crashes_go(self) -> None:
+        """Switch `faulthandler` off, unless the program has taken it over since."""
+        if self._crash_file is not None and self._crash_file() is not None:
+            faulthandler.disable()
+        self._crash_file = None
 
     def run_started(self, what: bytes, task_id: str, retries: int, now_s: float) -> None:
         """
@@ -288,6 +345,7 @@ class BlackBox:
         """The process ends in an orderly way: there is nothing to find afterwards. A second call does nothing."""
         if self._map is None:
             return
+        self._let_crashes_go()
         self._map.close()
         self._map = None
         if self._statm >= 0:
@@ -313,6 +371,7 @@ class BlackBox:
 
     def forget(self) -> None:
         """In a forked child: the parent's box, and the lock that says that the parent lives, are the parent's."""
+        self._let_crashes_go()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -373,7 +432,9 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
             Now, if not given.
     """
     try:
-        data = private_files.read(path)
+        with open(private_files.open_file(path, os.O_RDONLY), "rb") as file:
+            data = file.read(_SIZE + _CRASH_BYTES)
+            written_at_s = os.fstat(file.fileno()).st_mtime
     except OSError:
         return None
     if len(data) < _SIZE or not data.startswith(_MAGIC):
@@ -386,7 +447,58 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
         sample = msgspec.json.decode(sampled, type=_Sample) if sampled else None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return BoxReading(process=process, runs=[(run, _sample_of(run, sample, noticed_at_s)) for run in _running(data)])
+    running = _running(data)
+    crash = _crash_of(data[_SIZE:].decode("utf-8", "replace"))
+    runs = []
+    for run in running:
+        seen = _sample_of(run, sample, noticed_at_s)
+        if crash is not None and not run.failed:
+            seen = crash.of_run(run, running, min(written_at_s, noticed_at_s), noticed_at_s, seen)
+        runs.append((run, seen))
+    return BoxReading(process=process, runs=runs)
+
+
+class _Crash(msgspec.Struct, frozen=True):
+    """What `faulthandler` wrote: the error in words, the stack of each thread, and which thread it was in (0: none)."""
+
+    words: str
+    stacks: dict[int, list[Line]]
+    thread: int
+
+    def of_run(
+        self, run: Running, running: list[Running], at_s: float, noticed_at_s: float, seen: LastSample | None
+    ) -> LastSample:
+        """The end of one run of the process: at the crash, or wherever its thread was then."""
+        words, stack = self.words, self.stacks.get(run.thread, [])
+        if self.thread != run.thread:
+            if any(other.thread == self.thread for other in running):
+                words += ", in another run of the process"
+            elif self.stacks.get(self.thread):
+                words, stack = f"{words}, in another thread than the task's", self.stacks[self.thread]
+            else:
+                words += ", in a thread that runs no Python code"
+        memory = seen.memory if seen is not None else None
+        return LastSample(at_s=at_s, age_s=max(0.0, noticed_at_s - at_s), stack=stack, memory=memory, crash=words)
+
+
+def _crash_of(text: str) -> _Crash | None:
+    words = _CRASH_WORDS.match(text)
+    if words is None:
+        return None
+    stacks: dict[int, list[Line]] = {}
+    crashed = thread = 0
+    for line in text.splitlines()[1:]:
+        if found := _CRASH_THREAD.match(line):
+            thread = int(found[2], 16)
+            stacks[thread] = []
+            if found[1].startswith("Current"):
+                crashed = thread
+        elif (found := _CRASH_FRAME.match(line)) and thread:
+            if found[1] not in WRAPPERS and len(stacks[thread]) < MOST_FRAMES:
+                stacks[thread].append(Line(found[1], int(found[2]), found[3]))
+        else:
+            thread = 0  # behind the threads stand the loaded extension modules, and the stack in C
+    return _Crash(words[1], stacks, crashed)
 
 
 def _running(data: bytes) -> list[Running]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 MODULE = '''
+import ctypes
 import os
+import resource
 import signal
 import sys
 import threading
@@ -157,6 +159,17 @@ def poison(folder, times):
             continue
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+def crashes(password):
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    time.sleep(0.3)
+    into_native_code()
+
+
+def into_native_code():
+    ctypes.string_at(0)
 
 
 @app.task

@@ -209,6 +209,28 @@ def test_each_failure_that_kills_its_child_is_one_record_with_the_last_that_was_
     assert b"hunter2" not in everything_written(trace_dir)
 
 
+def test_a_child_that_crashes_has_the_stack_of_the_crash(start_worker, project, send, records, trace_dir):
+    worker = start_worker("failing", project, settings=SETTINGS, concurrency=1)
+    task_id = send("crashes", "hunter2")
+
+    def look(queries):
+        rows = queries.failures(task_id=task_id).rows
+        detail = rows and queries.failure(rows[0].id)
+        return detail and detail.last_sample and detail.exception and detail
+
+    lost = records.wait(look, "both witnesses of the crash", explain=worker.tail)
+    assert (lost.outcome, lost.exception.type, lost.last_sample.crash) == (
+        "lost", "WorkerLostError", "Segmentation fault"
+    )  # fmt: skip
+    assert [line.function for line in lost.last_sample.stack][:3] == ["string_at", "into_native_code", "crashes"]
+    assert lost.last_sample.stack[1].code.strip() == "ctypes.string_at(0)"
+    assert lost.note == "The process crashed: Segmentation fault. The stack is where it crashed."
+    assert lost.frames[0].note == "where the process crashed"
+    worker.stop()
+    assert b"hunter2" not in everything_written(trace_dir)
+    assert not list(trace_dir.rglob("*.box"))
+
+
 def test_a_message_that_kills_at_each_delivery_is_one_record_that_counts_them(
     start_worker, project, send, records, tmp_path
 ):
