@@ -12,12 +12,13 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from types import FrameType
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
 from celery_trace.backlog import Backlog, Waiting, may_wait
-from celery_trace.capture import capture_exception, describe
+from celery_trace.capture import capture_exception, capture_frames, describe
 from celery_trace.capture.exceptions import Arguments, capture_repeat, info_of, sight, traceback_of
 from celery_trace.capture.fingerprint import fingerprint
 from celery_trace.capture.render import text as rendered
@@ -61,6 +62,7 @@ from celery_trace.probes.counters import address_space_bytes
 from celery_trace.probes.process import read_memory
 from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Settings
+from celery_trace.words import duration
 
 #: Ids of failures that this process wrote lately; Celery says some ends twice.
 _REMEMBERED: Final = 512
@@ -68,6 +70,7 @@ _REMEMBERED: Final = 512
 _TOLD_BY_MAIN: Final = frozenset(("TimeLimitExceeded", "WorkerLostError", "Terminated"))
 #: Outcomes that end the process of a run, as the worker's main process tells them.
 _KILLED: Final = frozenset((Outcome.LOST, Outcome.TIME_LIMIT, Outcome.REVOKED))
+_SOFT_LIMIT: Final = ExceptionInfo("SoftTimeLimitExceeded", "billiard.exceptions", "SoftTimeLimitExceeded()")
 _TRACEBACK_CHARACTERS: Final = 16 * 1024
 #: Characters of what a task returned, where that could not be stored.
 _RETURNED_CHARACTERS: Final = 300
@@ -90,6 +93,15 @@ _REFUSED: Final = {
     "on_invalid_task": "Celery refused the message before it was a task, so nothing ran. It rejected it",
     "on_unknown_task": "no worker that took it has a task of this name",
 }
+
+
+class Struck(NamedTuple):
+    """A soft time limit that interrupted a run, with the frames that it interrupted."""
+
+    task_id: str
+    at_s: float
+    capture: Capture
+    scrubber: Scrubber
 
 
 class _Flood:
@@ -204,6 +216,43 @@ class FailureWatcher:
         """Several messages were handed to one call, and it failed."""
         outcome = Outcome.TIME_LIMIT if is_named(error, "SoftTimeLimitExceeded") else Outcome.FAILED
         self._record(task, task_id, request, error, outcome, args=args, kwargs={}, note=note)
+
+    def soft_limit_struck(self, task: Any, task_id: str, request: Any, frame: FrameType) -> Struck:
+        """A soft time limit interrupts a run. Whether the task lets that end it is not known yet."""
+        scrubber = Scrubber()
+        capture = capture_frames(
+            frame,
+            limits=self._limits,
+            redactor=self._redactor,
+            in_app=self._settings.in_app,
+            outermost="trace_task",
+            raised=_SOFT_LIMIT,
+            arguments=Arguments(field(request, "args"), field(request, "kwargs"), self._parameters_of(task)),
+            scrubber=scrubber,
+        )
+        return Struck(task_id, self._clock.now_s(), capture, scrubber)
+
+    def soft_limit_ignored(self, task: Any, request: Any, struck: Struck, state: str, duration_s: float) -> None:
+        """A run has ended otherwise than by the soft time limit that had struck in it: the task caught the error."""
+        retries = retries_of(request)
+        if not self._settings.failures or self._is_written(struck.task_id, retries, Outcome.TIME_LIMIT):
+            return
+        self._note(struck.task_id, retries, Outcome.TIME_LIMIT)
+        later_s = max(0.0, self._clock.now_s() - struck.at_s)
+        self._write(
+            text(getattr(task, "name", "")),
+            struck.task_id,
+            retries,
+            Outcome.TIME_LIMIT,
+            _SOFT_LIMIT,
+            capture=struck.capture,
+            task=context_of(request, self._redactor, self._limits, struck.scrubber),
+            memory=self._memory(),
+            pid=self._process.pid,
+            at_s=struck.at_s,
+            duration_s=duration_s,
+            note=f"The task caught the error of the soft time limit and went on for {duration(later_s)}: {state}",
+        )
 
     def retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
         """``task_retry``: the error that led to it, or the ``Retry`` itself."""

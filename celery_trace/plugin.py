@@ -11,20 +11,21 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import click
 
-from celery_trace import batches, private_files, refused_messages, signals, tracers, unrecorded
+from celery_trace import batches, private_files, refused_messages, signals, soft_limits, tracers, unrecorded
 from celery_trace import recorder as recorders
 from celery_trace import settings as settings_module
 from celery_trace.capture.task_facts import field, retries_of
 from celery_trace.clock import SystemClock
-from celery_trace.failures import FailureWatcher
+from celery_trace.failures import FailureWatcher, Struck
 from celery_trace.guard import Guard, report, swallow
 from celery_trace.model import Kind, Role, new_id
 from celery_trace.probes.overlap import code_of
@@ -60,12 +61,14 @@ _installed: weakref.WeakKeyDictionary[Any, CeleryTrace] = weakref.WeakKeyDiction
 class _Traced:
     """What one process needs to trace tasks; made anew after each fork."""
 
-    __slots__ = ("open_runs", "recorder", "watcher")
+    __slots__ = ("open_runs", "recorder", "struck", "watcher")
 
     def __init__(self, recorder: Recorder, watcher: FailureWatcher) -> None:
         self.recorder = recorder
         self.watcher = watcher
         self.open_runs: dict[str, RunToken] = {}
+        #: The soft time limit that struck in the run in progress.
+        self.struck: Struck | None = None
 
 
 class CeleryTrace:
@@ -105,6 +108,7 @@ class CeleryTrace:
         self._forget_tracers: Callable[[], None] | None = None
         self._forget_batches: Callable[[], None] | None = None
         self._forget_refused: Callable[[], None] | None = None
+        self._forget_limits: Callable[[], None] | None = None
         _hide_secrets()
         # Not the app's address: it may become another app's while these receivers are still connected.
         self._connection = signals.connect(self, uid=f"celery_trace.{new_id()}")
@@ -139,10 +143,10 @@ class CeleryTrace:
         self._connection.close()
         if self._doorkeeper is not None and self.app is not None:
             self._doorkeeper.leave(self.app)
-        for forget in (self._forget_tracers, self._forget_batches, self._forget_refused):
+        for forget in (self._forget_tracers, self._forget_batches, self._forget_refused, self._forget_limits):
             if forget is not None:
                 forget()
-        self._forget_tracers = self._forget_batches = self._forget_refused = None
+        self._forget_tracers = self._forget_batches = self._forget_refused = self._forget_limits = None
         if self._collector is not None:
             self._collector.stop()
             self._collector = None
@@ -265,6 +269,8 @@ class CeleryTrace:
                 self._collector = self._desk = None  # the parent's
                 self._trace_here()
                 self._forget_batches = batches.hear(self.app, self)
+                if self.settings.failures:
+                    self._forget_limits = soft_limits.hear(self._soft_limit_struck)
                 self._forget_tracers = tracers.hear(self.app, self)
                 if self._forget_tracers is not None:
                     self._connection.drop("task_prerun", "task_postrun")
@@ -324,6 +330,11 @@ class CeleryTrace:
                 traced.watcher.postrun(task=task, task_id=task_id, state=state, **rest)
             if token is not None:
                 traced.recorder.run_ended(token, state or "", failed=state is None or state == "FAILURE")
+                if traced.struck is not None and traced.struck.task_id == task_id:
+                    struck, traced.struck = traced.struck, None
+                    if state == "SUCCESS" or (state in ("IGNORED", "REJECTED") and not self.settings.rejected):
+                        lasted_s = time.perf_counter() - token.started_s
+                        traced.watcher.soft_limit_ignored(task, token.origin, struck, state, lasted_s)
         except Exception as error:
             report("task_postrun", error)
 
@@ -393,6 +404,13 @@ class CeleryTrace:
             traced.watcher.prerun(token.task_id)
             token.describe = _queue_and_root
             traced.open_runs[token.task_id] = token
+
+    def _soft_limit_struck(self, frame: FrameType) -> None:
+        """A soft time limit interrupts this process's run. Others may be inside it, but it is the outermost's limit."""
+        traced = self._here()
+        for task_id, token in list(traced.open_runs.items())[:1]:
+            task = self.app.tasks.get(token.totals.name)
+            traced.struck = traced.watcher.soft_limit_struck(task, task_id, token.origin, frame)
 
     def _here(self) -> _Traced:
         traced = self._traced

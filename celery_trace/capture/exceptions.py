@@ -457,14 +457,30 @@ def capture_frames(
     limits: Limits,
     redactor: Redactor,
     in_app: Sequence[str] = (),
+    outermost: str = "",
+    raised: ExceptionInfo | None = None,
+    arguments: Arguments | None = None,
+    scrubber: Scrubber | None = None,
 ) -> Capture:
-    """A running frame and its callers as values, as the only, nameless exception of a capture."""
-    capturing = _Capturing(limits, redactor, in_app)
+    """
+    A running frame and its callers as values, as the only exception of a capture.
+
+    Args:
+        frame: The innermost.
+        limits, redactor, in_app, arguments, scrubber: As for :func:`capture_exception`.
+        outermost: The function whose callers are left out.
+        raised: What the exception is called; nothing by default.
+    """
+    capturing = _Capturing(limits, redactor, in_app, scrubber)
+    args, kwargs = capturing.arguments(arguments)
     places: list[Place]
-    places, cut = without_middle(folded(places_of_stack(frame)), MOST_FRAMES)
+    places, cut = without_middle(folded(places_of_stack(frame, outermost)), MOST_FRAMES)
     frames = capturing.frames.encode(places, sensitive.hidden_locals(places))
-    exception = CapturedException(type="", module="", message="", frames=frames, frames_cut=cut)
-    return capturing.finish([exception], -1, -1)
+    raised = raised if raised is not None else ExceptionInfo("", "", "")
+    exception = CapturedException(
+        type=raised.type, module=raised.module, message=raised.message, frames=frames, frames_cut=cut
+    )
+    return capturing.finish([exception], args, kwargs)
 
 
 def _bare_name(qualname: str, module: str) -> str:

@@ -42,11 +42,13 @@ def places_of(traceback: TracebackType | None) -> list[Place]:
     return places
 
 
-def places_of_stack(frame: FrameType | None) -> list[Place]:
-    """A running frame and its callers, innermost first."""
+def places_of_stack(frame: FrameType | None, outermost: str = "") -> list[Place]:
+    """A running frame and its callers, innermost first, up to the function of the name ``outermost``."""
     places: list[Place] = []
     while frame is not None:
         places.append(Place(frame, frame.f_lineno or 0, frame.f_lasti))
+        if frame.f_code.co_name == outermost:
+            break
         frame = frame.f_back
     return places
 

@@ -14,7 +14,7 @@ import threading
 import time
 
 from celery import Celery, Task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 app = Celery("failing")
 app.conf.update(
@@ -63,6 +63,26 @@ def two(first, second):
 def soft():
     waiting = "for the soft limit"
     time.sleep(60)
+
+
+@app.task(soft_time_limit=1)
+def goes_on(amount, password):
+    waiting = f"for the soft limit {amount}"
+    try:
+        time.sleep(60)
+    except Exception:
+        waiting = "no more"
+    return "done"
+
+
+@app.task(bind=True, soft_time_limit=1, max_retries=1)
+def tries_again(self):
+    if self.request.retries:
+        return "done"
+    try:
+        time.sleep(60)
+    except SoftTimeLimitExceeded as error:
+        raise self.retry(exc=error, countdown=0)
 
 
 @app.task(time_limit=1)

@@ -1,4 +1,4 @@
-"""A process that crashes in C code leaves the stack of the crash in its black box, and the program's own handler alone."""
+"""A process that crashes in C code leaves its stack in its black box. A handler of the program's own is left alone."""
 
 import os
 import signal
@@ -59,7 +59,10 @@ def crash(tmp_path: Path, rest: str) -> subprocess.CompletedProcess[str]:
     [
         ("segfault()", signal.SIGSEGV, "Segmentation fault", ["string_at", "segfault", "<module>"]),
         ("abort()", signal.SIGABRT, "Aborted", ["abort", "<module>"]),
-        ("in_a_thread()", signal.SIGSEGV, "Segmentation fault, in another thread than the task's", ["string_at", "segfault"]),
+        (
+            "in_a_thread()", signal.SIGSEGV, "Segmentation fault, in another thread than the task's",
+            ["string_at", "segfault"],
+        ),
     ],
 )  # fmt: skip
 def test_a_crash_leaves_its_own_stack(tmp_path, call, number, words, functions):

@@ -209,6 +209,33 @@ def test_each_failure_that_kills_its_child_is_one_record_with_the_last_that_was_
     assert b"hunter2" not in everything_written(trace_dir)
 
 
+def test_a_soft_time_limit_that_the_task_catches_is_recorded_where_it_struck(
+    start_worker, project, send, failure_of, records, trace_dir
+):
+    worker = start_worker("failing", project, settings=SETTINGS, concurrency=1)
+    before = send("two", 1, 2)
+    caught = failure_of(send("goes_on", 5, "hunter2"), outcome="time_limit", explain=worker.tail)
+    assert caught.exception.type == "SoftTimeLimitExceeded"
+    assert [frame.function for frame in own(caught)] == ["goes_on"]
+    assert values(own(caught)[0])["waiting"] == "'for the soft limit 5'", "as it was then"
+    assert [frame.function for frame in caught.frames][-1] == "trace_task", "as in any other traceback"
+    assert "celery_trace" not in "".join(frame.file for frame in caught.frames)
+    assert [arg.value for arg in caught.args] == ["5", "[redacted]"]
+    assert caught.note.startswith("The task caught the error of the soft time limit and went on for ")
+    assert caught.note.endswith(": SUCCESS")
+    assert 1 <= caught.duration_s < 30
+
+    again = failure_of(send("tries_again"), outcome="retried", explain=worker.tail)
+    assert again.exception.type == "SoftTimeLimitExceeded"
+    after = send("boom", 1, "x")
+    failure_of(after, outcome="failed", explain=worker.tail)
+    recorded = {row.task_id for row in records.queries.failures().rows}
+    assert recorded == {caught.task_id, again.task_id, after}, "no run beside it, nor the try that ended well"
+    assert before not in recorded
+    worker.stop()
+    assert b"hunter2" not in everything_written(trace_dir)
+
+
 def test_a_child_that_crashes_has_the_stack_of_the_crash(start_worker, project, send, records, trace_dir):
     worker = start_worker("failing", project, settings=SETTINGS, concurrency=1)
     task_id = send("crashes", "hunter2")
