@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 
 logger = logging.getLogger("celery_trace")
+
+#: How often what failed at its start is tried again, seconds.
+AGAIN_S = 10.0
 
 #: How often our own code failed, by place. Shown on the monitor's statistics.
 own_errors: Counter[str] = Counter()
@@ -64,14 +68,64 @@ def swallow(place: str, error: Exception) -> None:
     report(place, error)
 
 
-def report(place: str, error: BaseException) -> None:
-    """Count an error of ours and log it, in full, the first time that this place fails."""
+def report(place: str, error: BaseException, what_next: str = "More of the same are only counted") -> None:
+    """
+    Count an error of ours and log it, in full, the first time that this place fails.
+
+    Args:
+        place: What failed.
+        error: How.
+        what_next: A sentence without its period.
+    """
     own_errors[place] += 1
     if own_errors[place] == 1:
         logger.warning(
-            "celery-trace: %s failed (%s: %s). The task is not affected; more of the same are only counted.",
+            "celery-trace: %s failed (%s: %s). The task is not affected. %s.",
             place,
             type(error).__name__,
             error,
+            what_next,
             exc_info=error,
         )
+
+
+class Beginnings:
+    """
+    Parts of ours that are to begin; each that fails is tried again until it succeeds.
+
+    Logs two lines at most for a part: that it failed, and that it works.
+    """
+
+    def __init__(self) -> None:
+        self._failed: dict[str, tuple[Callable[[], object], int]] = {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is still to be tried again."""
+        return bool(self._failed)
+
+    def begin(self, part: str, make: Callable[[], object]) -> bool:
+        """
+        Begin a part now. Whether that succeeded.
+
+        Raises:
+            BaseException: What belongs to the task.
+        """
+        try:
+            make()
+        except BaseException as error:
+            if _belongs_to_the_task(error):
+                raise
+            report(part, error, f"It is tried again every {AGAIN_S:.0f} s")
+            _, tries = self._failed.get(part, (make, 0))
+            self._failed[part] = make, tries + 1
+            return False
+        _, tries = self._failed.pop(part, (make, 0))
+        if tries:
+            logger.warning("celery-trace: %s works now; it had failed %d times.", part, tries)
+        return True
+
+    def again(self) -> None:
+        """Try again what has failed; called every :data:`AGAIN_S`."""
+        for part, (make, _) in list(self._failed.items()):
+            self.begin(part, make)

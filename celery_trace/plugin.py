@@ -26,7 +26,7 @@ from celery_trace import settings as settings_module
 from celery_trace.capture.task_facts import field, retries_of
 from celery_trace.clock import SystemClock
 from celery_trace.failures import FailureWatcher, Struck
-from celery_trace.guard import Guard, report, swallow
+from celery_trace.guard import AGAIN_S, Guard, report, swallow
 from celery_trace.model import Kind, Role, new_id
 from celery_trace.probes.overlap import code_of
 from celery_trace.quiet import QuietTask
@@ -56,6 +56,10 @@ _POOL_NAMES = {"prefork": Role.MAIN, "processes": Role.MAIN, "solo": Role.SOLO, 
 _TASK = Kind.TASK
 
 _installed: weakref.WeakKeyDictionary[Any, CeleryTrace] = weakref.WeakKeyDictionary()
+
+
+class NotRecording(Exception):
+    """This process's recorder could not start, and is tried again only now and then."""
 
 
 class _Traced:
@@ -96,6 +100,8 @@ class CeleryTrace:
         self._app = weakref.ref(app)
         self._settings = settings
         self._traced: _Traced | None = None
+        self._again_at_s = 0.0  # by `time.monotonic()`: when a recorder that could not start is tried again
+        self._failed_starts = 0
         self._main_pid = 0
         self._main_uid = ""
         self._role = Role.SCRIPT
@@ -208,11 +214,15 @@ class CeleryTrace:
                 recorder.ticker.every(DESK_S, self._open_desk, "orders")
                 self._open_desk()
             if self.settings.collector:
-                from celery_trace.collector import CollectorProcess
+                recorder.begin("collector", lambda: self._begin_collector(recorder))
 
-                self._collector = CollectorProcess(self.settings)
-                self._collector.start()
-                recorder.ticker.every(1.0, self._collector.watch, "collector watch")
+    def _begin_collector(self, recorder: Recorder) -> None:
+        from celery_trace.collector import CollectorProcess
+
+        collector = CollectorProcess(self.settings)
+        collector.start()
+        self._collector = collector
+        recorder.ticker.every(1.0, collector.watch, "collector watch")
 
     def _open_desk(self) -> None:
         """Hear orders. Without a key none can be checked: that is said once, and tried again."""
@@ -267,7 +277,9 @@ class CeleryTrace:
             if self._main_pid and os.getpid() != self._main_pid:
                 self._role = Role.CHILD
                 self._collector = self._desk = None  # the parent's
-                self._trace_here()
+                self._again_at_s, self._failed_starts = 0.0, 0
+                with Guard("recorder"):
+                    self._trace_here()
                 self._forget_batches = batches.hear(self.app, self)
                 if self.settings.failures:
                     self._forget_limits = soft_limits.hear(self._soft_limit_struck)
@@ -395,7 +407,9 @@ class CeleryTrace:
 
     def quiet_task(self, name: str) -> QuietTask | None:
         """The task's runs that pass by :meth:`run_begins` and :meth:`run_ends`, as nothing is to be seen of them."""
-        return self._here().recorder.quiet_task(name, self._on_surfaced)
+        with Guard("recorder"):
+            return self._here().recorder.quiet_task(name, self._on_surfaced)
+        return None
 
     def _on_surfaced(self, token: RunToken) -> None:
         """A quiet run is one no longer: from here on, it is as if :meth:`run_begins` had been told of it."""
@@ -420,24 +434,20 @@ class CeleryTrace:
         return traced
 
     def _trace_here(self) -> _Traced:
-        """This process's recorder and watcher, made where they are missing."""
-        settings = self.settings
-        main = self._role is not Role.CHILD
-        recorder = recorders.ensure(
-            settings,
-            self._role,
-            worker=self._worker,
-            parent_uid="" if main else self._main_uid,
-            uid=self._main_uid if main else "",
-        )
-        if self._main_uid and recorder.process.role is not Role.MAIN:
-            self._hear_orders(recorder)
-        if recorder.keeper is None and settings.shell == "live" and recorder.process.role is not Role.MAIN:
-            from celery_trace.shell.keeper import Keeper
+        """
+        This process's recorder and watcher, made where they are missing.
 
-            keeper = Keeper(settings, recorder.process, recorder.write, self.app.connection_for_write, recorder.clock)
-            recorder.keeper = keeper
-            recorder.extra_counters.append(lambda: dict(keeper.counters))
+        Raises:
+            NotRecording: They could not be made a moment ago.
+            Exception: They can't be made now, such as without room for a folder.
+        """
+        settings = self.settings
+        recorder = self._recorder()
+        if self._main_uid and recorder.process.role is not Role.MAIN:
+            recorder.begin("orders", lambda: self._hear_orders(recorder))
+        if recorder.keeper is None and settings.shell == "live" and recorder.process.role is not Role.MAIN:
+            recorder.begin("live keeper", lambda: self._begin_keeper(recorder))
+        recorder.code_of = self._code_of
         if recorder.probe is not None:
             recorder.probe.overlap.code_of = self._code_of
         watcher = FailureWatcher(
@@ -449,6 +459,40 @@ class CeleryTrace:
             recorder.let_wait(watcher.backlog.flush)
         self._traced = _Traced(recorder, watcher)
         return self._traced
+
+    def _recorder(self) -> Recorder:
+        now_s = time.monotonic()
+        if now_s < self._again_at_s:
+            raise NotRecording
+        main = self._role is not Role.CHILD
+        try:
+            recorder = recorders.ensure(
+                self.settings,
+                self._role,
+                worker=self._worker,
+                parent_uid="" if main else self._main_uid,
+                uid=self._main_uid if main else "",
+            )
+        except Exception:
+            self._again_at_s = now_s + AGAIN_S
+            self._failed_starts += 1
+            raise
+        if self._failed_starts:
+            logger.warning(
+                "celery-trace: recording works now in process %d; it had failed to start %d times. What ran before "
+                "is not recorded.",
+                os.getpid(),
+                self._failed_starts,
+            )
+            self._failed_starts = 0
+        return recorder
+
+    def _begin_keeper(self, recorder: Recorder) -> None:
+        from celery_trace.shell.keeper import Keeper
+
+        keeper = Keeper(self.settings, recorder.process, recorder.write, self.app.connection_for_write, recorder.clock)
+        recorder.keeper = keeper
+        recorder.extra_counters.append(lambda: dict(keeper.counters))
 
     def _code_of(self, kind: Kind, name: str) -> list[CodeType]:
         """The code of a task's own function, so that what grows while runs overlap finds whose it is."""

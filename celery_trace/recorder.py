@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
@@ -154,6 +155,9 @@ class Recorder:
         self.pid = process.pid
         self._ordinary_runs = 0
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
+        self._beginnings = guard.Beginnings()
+        #: Tells the code of a task's own function, for what grows where runs overlap.
+        self.code_of: Callable[[Kind, str], list[CodeType]] | None = None
         #: Writes the failures that wait to be written.
         self.write_waiting: Callable[[], None] | None = None
         self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
@@ -221,16 +225,43 @@ class Recorder:
             recorder.ticker.every(BLACK_BOX_S, recorder.look_at_what_runs, "black box")
             recorder.open_box()
         if runs_here and settings.memory in {"auto", "always"}:
-            with guard.Guard("memory probe"):
-                recorder.probe = MemoryProbe(settings, process, recorder.write, clock, settled=recorder.settled)
-            if recorder.probe is not None and role not in _ALONE:
-                recorder.ticker.every(LOOK_S, recorder.probe.overlap.look, "overlap")
+            recorder.begin("memory probe", recorder._begin_probe)
         recorder.ticker.every(FLUSH_S, recorder.flush, "flush")
         recorder.ticker.every(ACCOUNT_S, recorder.account, "account")
         if settings.memory != "off":
             recorder.ticker.every(SAMPLE_S, recorder.sample, "sample")
-        recorder.ticker.start()
+        recorder.ticker.every(guard.AGAIN_S, recorder._beginnings.again, "what failed at its start")
+        try:
+            recorder.ticker.start()
+        except RuntimeError:  # no further thread is allowed now
+            recorder.close("exit")
+            raise
         return recorder
+
+    def begin(self, part: str, make: Callable[[], object]) -> bool:
+        """
+        Begin a part of the recording, now or, if that fails, again and again from the ticker until it succeeds.
+
+        Args:
+            part: What it is, for the log.
+            make: Begins it; must leave nothing behind where it fails.
+
+        Returns:
+            Whether it has begun.
+        """
+        return self._beginnings.begin(part, make)
+
+    def _begin_probe(self) -> None:
+        probe = MemoryProbe(self.settings, self.process, self.write, self.clock, settled=self.settled)
+        if self.write_waiting is not None:
+            probe.tidy = self.write_waiting
+        if self.code_of is not None:
+            probe.overlap.code_of = self.code_of
+        if self.process.role not in _ALONE:
+            self.ticker.every(LOOK_S, probe.overlap.look, "overlap")
+        self.probe = probe
+        if self.quiet is not None:
+            self.quiet.measure(probe)
 
     # --- what is recorded ------------------------------------------------------------------------------
 
@@ -387,9 +418,8 @@ class Recorder:
         if self.probe is None:
             if mode in {"off", "rss"} or self.process.role is Role.MAIN:
                 return
-            self.probe = MemoryProbe(self.settings, self.process, self.write, self.clock, settled=self.settled)
-            if self.write_waiting is not None:
-                self.probe.tidy = self.write_waiting
+            self._begin_probe()
+        assert self.probe is not None
         self.probe.set_mode(name, mode, self.clock.monotonic_s() + seconds)
         if self.quiet is not None:
             self.quiet.measure(self.probe)
@@ -431,7 +461,8 @@ class Recorder:
                 return
             self.box = box
             if self.process.role in _OF_A_WORKER:
-                box.catch_crashes()
+                with guard.Guard("crash handler"):
+                    box.catch_crashes()
             if self.quiet is not None:
                 self.quiet.open_box(box)
 

@@ -11,11 +11,13 @@ import pytest
 
 from celery_trace import recorder as recorders
 from celery_trace.clock import FakeClock
-from celery_trace.guard import own_errors
+from celery_trace.guard import AGAIN_S, own_errors
 from celery_trace.model import Kind, Role, Rollup, Run, Sample, Stats
+from celery_trace.probes import blackbox
 from celery_trace.recorder import Recorder
 from celery_trace.rollups import OUTLIER_RUNS
 from celery_trace.settings import Settings
+from celery_trace.ticker import Ticker
 from tests.support.spooled import written
 
 BUCKET_START_S = 1_700_000_100.0  # a multiple of 300
@@ -135,6 +137,46 @@ def test_a_black_box_that_cannot_be_made_costs_no_record(tmp_path, monkeypatch):
     assert [kept.runs for kept in of(Rollup, recorder.settings.spool_folder)] == [1]
     assert list(tmp_path.rglob("*.box")) == []
     assert list(tmp_path.rglob("*.lock")) == []
+
+
+def test_what_failed_at_its_start_is_begun_later_with_one_line_each(tmp_path, monkeypatch, caplog):
+    room = []
+    allocate = os.posix_fallocate
+
+    def full(*given):
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return allocate(*given)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(Ticker, "start", lambda self: None)  # its beats are the test's
+    clock = FakeClock(BUCKET_START_S)
+    recorder = Recorder.start(Settings(dir=str(tmp_path / "trace"), memory="rss"), role=Role.CHILD, clock=clock)
+    try:
+        assert recorder.box is None
+        for _ in range(3):
+            clock.advance(AGAIN_S)
+            recorder.ticker.beat()
+        assert recorder.box is None
+        during = recorder.run_started(Kind.TASK, "t", task_id="during")
+        room.append(True)
+        clock.advance(AGAIN_S)
+        recorder.ticker.beat()
+        assert recorder.box is not None
+        recorder.run_ended(during, "SUCCESS")
+        recorder.run_started(Kind.TASK, "t", task_id="after")
+        (path,) = tmp_path.rglob("*.box")
+        assert blackbox.read(path).running.task_id == "after"
+        clock.advance(AGAIN_S)
+        recorder.ticker.beat()
+    finally:
+        recorder.close()
+    lines = [record.getMessage() for record in caplog.records if "black box" in record.getMessage()]
+    assert len(lines) == 2
+    assert "It is tried again every 10 s" in lines[0]
+    assert lines[1] == "celery-trace: black box works now; it had failed 4 times."
+    assert own_errors["black box"] == 4
+    assert list(tmp_path.rglob("*.box")) == list(tmp_path.rglob("*.lock")) == []
 
 
 def test_closing_writes_what_was_added_up_and_removes_the_black_box(recorder):
