@@ -510,6 +510,11 @@ class Failure(Record, frozen=True, kw_only=True, tag="failure"):
     def key(self) -> str:
         return self.id
 
+    @property
+    def last_pid(self) -> int:
+        """The process that it ran in last."""
+        return self.kills[-1].pid if len(self.kills) > 1 else self.pid
+
 
 class Kept(Record, frozen=True, kw_only=True, tag="kept"):
     """

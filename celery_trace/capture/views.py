@@ -45,7 +45,7 @@ def summary(failure: Failure, *, count: int = 1, live: bool = False) -> FailureS
         fingerprint=failure.fingerprint,
         count=count,
         worker=failure.worker,
-        pid=failure.pid,
+        pid=failure.last_pid,
         hostname=failure.hostname,
         at=failure.at_s,
         live=live,

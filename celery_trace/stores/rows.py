@@ -351,7 +351,7 @@ def failure_row(record: Failure) -> Row:
         "exception_message": raised.message if raised else "",
         "fingerprint": fingerprint(record),
         "worker": record.worker,
-        "pid": record.pid,
+        "pid": record.last_pid,
         "hostname": record.hostname,
         "at_s": record.at_s,
         "payload": squeeze(_encoder.encode(record)),

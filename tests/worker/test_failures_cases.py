@@ -277,7 +277,7 @@ def test_a_message_that_kills_at_each_delivery_is_one_record_that_counts_them(
     assert len({kill.pid for kill in detail.killed}) == 4
     assert {kill.worker for kill in detail.killed} == {worker.node}
     assert [kill.at_s for kill in detail.killed] == sorted(kill.at_s for kill in detail.killed)
-    assert row.at == detail.killed[-1].at_s
+    assert (row.at, row.pid) == (detail.killed[-1].at_s, detail.killed[-1].pid) == (detail.at, detail.pid)
     style = Style(now_s=detail.at)
     assert "killed 4 times" in failures_table([row], style)
     assert "killed     4 times, once at each delivery" in failure_text(detail, style)
