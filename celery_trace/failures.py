@@ -86,6 +86,8 @@ MOST_REFUSED_A_MINUTE: Final = 30
 _MOST_BODY_BYTES: Final = 1024 * 1024
 _MOST_NAME: Final = 200
 _NO_NAME: Final = "(no task)"
+_JSON: Final = "application/json"
+_UNQUOTED: Final = "(left out: the decoder's words may quote the message; the worker's log has them)"
 #: What became of a message, by the consumer's method that refused it.
 _REFUSED: Final = {
     "on_decode_error": "Celery could not decode the message, so nothing ran. It acknowledged it: the message is gone",
@@ -423,6 +425,13 @@ class FailureWatcher:
             )
         else:
             exception = describe(error, self._redactor, self._limits.string)
+            if (
+                way == "on_decode_error"
+                and getattr(message, "content_type", None) != _JSON
+                and not is_named(error, "ContentDisallowed")
+            ):
+                # A decoder of YAML, for one, quotes the line where it gave up.
+                exception = ExceptionInfo(exception.type, exception.module, _UNQUOTED)
         self._refuse(way, message, exception, name, task_id)
 
     def tell_left_out(self) -> None:
@@ -500,9 +509,10 @@ class FailureWatcher:
         started_s = time_start() if started_s is None else started_s
         duration_s = self._clock.monotonic_s() - started_s if started_s is not None else None
         finished = finished_before(error)
+        if finished is not None:
+            note = _joined(note, f"The task had finished; {finished[0]}")
         sighting = sight(error, self._repeats, self._limits, said)
         if sighting.repeat is not None:
-            note = _joined(note, f"The task had finished; {finished[0]}" if finished is not None else "")
             # Its objects are not kept: a thousand of them would drive out those whose locals were captured.
             repeat = Waiting(
                 sighting.repeat, name, task_id, retries, outcome, arguments, request, self._clock.now_s(), duration_s,
@@ -528,8 +538,6 @@ class FailureWatcher:
         )
         captured_s = time.thread_time()
         self._note(task_id, retries, outcome)
-        if finished is not None:
-            note = _joined(note, self._finished(*finished, scrubber))
         failure = self._write(
             name,
             task_id,
@@ -542,6 +550,7 @@ class FailureWatcher:
             pid=self._process.pid,
             duration_s=duration_s,
             note=note,
+            returned=self._returned(finished[1], scrubber) if finished is not None else "",
             killed=outcome is Outcome.LOST,
         )
         if self._keep is not None:
@@ -630,6 +639,7 @@ class FailureWatcher:
         at_s: float | None = None,
         duration_s: float | None = None,
         note: str = "",
+        returned: str = "",
         killed: bool = False,
     ) -> Failure:
         process = self._process
@@ -655,6 +665,7 @@ class FailureWatcher:
             task=task,
             memory=memory,
             note=note,
+            returned=returned,
             kills=[kill_of(process, pid, at_s)] if killed else [],
         )
         self._emit(failure)
@@ -676,17 +687,16 @@ class FailureWatcher:
 
     # --- what is known of the run
 
-    def _finished(self, failed: str, returned: Any, scrubber: Scrubber) -> str:
-        """The task had finished when something failed: what that was, and what the task returned."""
+    def _returned(self, value: Any, scrubber: Scrubber) -> str:
+        """What a task returned, as short text."""
         capture = capture_exception(
             _Nothing(),
             limits=self._limits,
             redactor=self._redactor,
-            arguments=((returned,), {}, ("returned",)),
+            arguments=((value,), {}, ("returned",)),
             scrubber=scrubber,
         )
-        value = rendered(capture.heap, capture.heap[capture.args].items[0], _RETURNED_CHARACTERS)
-        return f"The task had finished; {failed}. It returned {scrubber.text(value)}"
+        return scrubber.text(rendered(capture.heap, capture.heap[capture.args].items[0], _RETURNED_CHARACTERS))
 
     def _arguments_only(self, task: Any, args: Any, kwargs: Any, scrubber: Scrubber) -> Capture | None:
         if args is None and kwargs is None:
@@ -750,7 +760,7 @@ def _json_body(message: Any) -> Any:
 
     Nothing else is decoded here: Celery did not get as far, and a pickle runs code.
     """
-    if getattr(message, "content_type", "application/json") != "application/json":
+    if getattr(message, "content_type", _JSON) != _JSON:
         return None
     try:
         return message.payload if len(getattr(message, "body", None) or "") <= _MOST_BODY_BYTES else None

@@ -503,6 +503,7 @@ class Failure(Record, frozen=True, kw_only=True, tag="failure"):
     memory: MemoryState | None = None
     last_sample: LastSample | None = None
     note: str = ""
+    returned: str = ""  # what the task returned, where it had finished before something failed
     #: The processes that it killed, oldest first; of a great many the last 200.
     kills: list[Kill] = []
 
@@ -716,6 +717,7 @@ class FailureDetail(FailureSummary, frozen=True, kw_only=True):
     duration_s: float | None = None
     witness: str = ""
     note: str = ""
+    returned: str = ""
     killed: list[Kill] = []  # oldest first
     heap: list[Node] = []
     cut_values: int = 0

@@ -390,6 +390,8 @@ def failure(found: FailureDetail, style: Style) -> str:
             lines.append(f"             {style.at(kill.at_s)} {plain(kill.worker)}, pid {kill.pid}")
     if found.note:
         lines.append(f"  note       {plain(found.note)}")
+    if found.returned:
+        lines.append(f"  returned   {plain(found.returned)}")
     for title, values in (("Arguments", [*found.args, *found.kwargs]),):
         if values:
             lines += ["", title, *_values(values, "  ")]

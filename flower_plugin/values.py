@@ -33,6 +33,7 @@ def without_values(failure: FailureDetail) -> FailureDetail:
         request=None,
         heap=[],
         traceback_text="",
+        returned="",
         task=failure.task and replace(failure.task, headers={}),
     )
 

@@ -124,6 +124,7 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], Callable[[Failure], Any]], ...]] = (
     (("memory",), _part("memory")),
     (("last_sample",), _sample),
     (("note",), _part("note")),
+    (("returned",), _part("returned")),
 )
 
 

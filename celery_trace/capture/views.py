@@ -104,6 +104,7 @@ def detail(
         duration_s=failure.duration_s,
         witness=failure.witness,
         note=failure.note,
+        returned=failure.returned,
         killed=failure.kills,
         heap=capture.heap,
         cut_values=capture.cut_values,

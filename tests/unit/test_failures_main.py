@@ -112,6 +112,22 @@ def test_a_task_that_nobody_knows_is_told_by_its_name(watcher, records):
     assert failure.capture.heap[failure.capture.args].length == 2
 
 
+def test_what_a_decoder_says_is_kept_only_where_it_does_not_quote_the_message(watcher, records):
+    class Body:
+        headers = {"task": "shop.pay", "id": "t4"}  # noqa: RUF012
+        body = b"password: hunter2: broken"
+        content_encoding = "utf-8"
+
+    quoting = ValueError("mapping values are not allowed here: password: hunter2: broken")
+    for kind in ("application/json", "application/x-yaml"):
+        message = Body()
+        message.content_type = kind
+        watcher.refused("on_decode_error", message, ValueError("at line 1") if "json" in kind else quoting)
+    assert [failure.exception.message[:9] for failure in records] == ["at line 1", "(left out"]
+    assert records[1].note.endswith("content type application/x-yaml, encoding utf-8, body 25 bytes")
+    assert b"hunter2" not in encode(records[1])
+
+
 def test_an_unreadable_body_loses_the_arguments_and_not_the_failure(watcher, records):
     class Body:
         headers = None

@@ -7,6 +7,7 @@ from celery_trace.report import Style
 from celery_trace.report import failure as failure_text
 from celery_trace.report import failures as failures_table
 from celery_trace.rules import Facts, configured, evaluate
+from flower_plugin.values import without_values
 from tests.support import failing_project
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until
@@ -127,9 +128,8 @@ def test_each_failure_that_a_child_sees_is_one_record_with_frames(
     unencodable = failure("unencodable", "failed")
     assert unencodable.exception.type == "EncodeError"
     assert unencodable.exception.message == "Object of type object is not JSON serializable", "as Celery says it"
-    assert unencodable.note.startswith(
-        "The task had finished; its result could not be stored. It returned {'token': [redacted], 'value': <object"
-    )
+    assert unencodable.note == "The task had finished; its result could not be stored"
+    assert unencodable.returned.startswith("{'token': [redacted], 'value': <object")
     assert failure("rejects", "rejected").exception.type == "Reject"
     assert failure("ignores", "rejected").exception.type == "Ignore"
 
@@ -290,7 +290,9 @@ def test_a_run_whose_result_could_not_be_stored_says_what_it_returned(start_work
     worker = start_worker("failing", project, settings=SETTINGS, extra={"FAILING_RESULTS": nobody_listens})
     failure = failure_of(send("two", 6, 7), outcome="internal_error", explain=worker.tail)
     assert failure.exception.type == "ConnectionError"
-    assert failure.note == "The task had finished; its result could not be stored. It returned 6"
+    assert failure.note == "The task had finished; its result could not be stored"
+    assert failure.returned == "6"
+    assert without_values(failure).returned == ""
 
 
 def test_a_task_out_of_memory_is_recorded_before_the_worker_dies_of_it(start_worker, project, send, failure_of):
