@@ -66,10 +66,10 @@ def soft():
 
 
 @app.task(soft_time_limit=1)
-def goes_on(amount, password):
+def goes_on(amount, password, seconds=60):
     waiting = f"for the soft limit {amount}"
     try:
-        time.sleep(60)
+        time.sleep(seconds)
     except Exception:
         waiting = "no more"
     return "done"

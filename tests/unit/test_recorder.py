@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from pathlib import Path
+from statistics import StatisticsError
 
 import pytest
 
@@ -14,6 +15,7 @@ from celery_trace.clock import FakeClock
 from celery_trace.guard import AGAIN_S, own_errors
 from celery_trace.model import Kind, Role, Rollup, Run, Sample, Stats
 from celery_trace.probes import blackbox
+from celery_trace.probes.memory import MemoryProbe
 from celery_trace.recorder import Recorder
 from celery_trace.rollups import OUTLIER_RUNS
 from celery_trace.settings import Settings
@@ -177,6 +179,34 @@ def test_what_failed_at_its_start_is_begun_later_with_one_line_each(tmp_path, mo
     assert lines[1] == "celery-trace: black box works now; it had failed 4 times."
     assert own_errors["black box"] == 4
     assert list(tmp_path.rglob("*.box")) == list(tmp_path.rglob("*.lock")) == []
+
+
+def test_a_memory_probe_that_failed_at_its_start_measures_later(tmp_path, monkeypatch):
+    tries = []
+
+    def at_first_too_few(*given, **named):
+        tries.append(None)
+        if len(tries) < 3:
+            raise StatisticsError("no median for empty data")
+        return MemoryProbe(*given, **named)
+
+    monkeypatch.setattr("celery_trace.recorder.MemoryProbe", at_first_too_few)
+    monkeypatch.setattr(Ticker, "start", lambda self: None)  # its beats are the test's
+    clock = FakeClock(BUCKET_START_S)
+    recorder = Recorder.start(Settings(dir=str(tmp_path / "trace")), role=Role.CHILD, clock=clock)
+    recorder.code_of = lambda kind, name: []
+    try:
+        for _ in range(2):
+            assert recorder.probe is None
+            clock.advance(AGAIN_S)
+            recorder.ticker.beat()
+        assert recorder.probe is not None
+        assert recorder.probe.overlap.code_of is recorder.code_of
+        token = recorder.run_started(Kind.TASK, "t", task_id="id")
+        assert token.probe is not None
+        recorder.run_ended(token, "SUCCESS")
+    finally:
+        recorder.close()
 
 
 def test_closing_writes_what_was_added_up_and_removes_the_black_box(recorder):

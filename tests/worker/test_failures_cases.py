@@ -214,6 +214,8 @@ def test_a_soft_time_limit_that_the_task_catches_is_recorded_where_it_struck(
 ):
     worker = start_worker("failing", project, settings=SETTINGS, concurrency=1)
     before = send("two", 1, 2)
+    for _ in range(40):  # runs of which nothing is to be seen
+        send("goes_on", 4, "hunter2", 0)
     caught = failure_of(send("goes_on", 5, "hunter2"), outcome="time_limit", explain=worker.tail)
     assert caught.exception.type == "SoftTimeLimitExceeded"
     assert [frame.function for frame in own(caught)] == ["goes_on"]
