@@ -10,6 +10,7 @@ import pytest
 from kombu import Connection, Producer
 
 from tests.support import failing_project
+from tests.support.processes import free_port
 
 SETTINGS = {"memory": "off"}
 
@@ -114,3 +115,10 @@ def test_a_flood_of_refused_messages_is_bounded_and_counted(start_worker, projec
     recorded = records.wait(told, "the flood in records and in numbers", explain=worker.tail)
     assert 30 <= recorded <= 60, "thirty a minute"
     assert records.wait(lambda queries: queries.stats().cut.get("refused_messages"), "the count in the account") > 300
+
+
+def test_an_unknown_task_is_recorded_while_the_result_backend_is_away(start_worker, project, publish, records):
+    away = {"FAILING_RESULTS": f"redis://127.0.0.1:{free_port()}/0"}
+    worker = start_worker("failing", project, settings=SETTINGS, extra=away)
+    found = records.failure_of(publish(b"[[], {}, {}]", task="failing.nothing"), explain=worker.tail)
+    assert (found.outcome, found.exception.type) == ("failed", "NotRegistered")
