@@ -5,6 +5,9 @@ Whether a loaded worker that is asked to end (SIGTERM) runs more messages twice 
 
 Celery alone may run one twice: what it has written to a child that has not taken it yet goes back to the broker, and
 the child runs it all the same. Both ways run at once, on one Redis server each.
+
+Measured on a busy machine with two cores: 100 stops of a worker with four children, 12,600 messages each way. 63 ran
+twice with celery-trace and 60 without. None was lost, and no child was killed before it was up.
 """
 
 from __future__ import annotations
