@@ -583,6 +583,7 @@ class Recorder:
             with guard.Guard("memory probe: close"):
                 self.probe.close()
         with guard.Guard("recorder: last flush"):
+            self.spool.settle(at_once=True)
             self.flush()
             self.spool.prepare_end()  # from here on it is known what is lost
             self.account()

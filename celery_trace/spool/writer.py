@@ -159,11 +159,18 @@ class SpoolWriter:
                 self._tell_losses()
             return False
 
-    def settle(self) -> None:
-        """Every few seconds: try again what could not be written, and begin anew where the folder was removed."""
+    def settle(self, *, at_once: bool = False) -> None:
+        """
+        Every few seconds: try again what could not be written, and begin anew where the folder was removed.
+
+        Args:
+            at_once: Don't wait for the next try to be due, as the process ends.
+        """
         with self._lock:
             if self._closed or self._pid != os.getpid():
                 return
+            if at_once:
+                self._try_again_s = 0.0
             self._notice_removal()
             if self._waiting:
                 self._write_waiting()

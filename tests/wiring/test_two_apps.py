@@ -65,10 +65,7 @@ def test_two_apps_in_one_process_count_each_run_once(make_app: MakeApp, tmp_path
     assert sorted(failures) == ["first.bad", "second.bad"]
 
 
-def test_a_recorder_that_could_not_start_is_tried_again(
-    make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("celery_trace.plugin.AGAIN_S", 0.0)
+def test_runs_count_that_ended_before_the_folder_could_be_written(make_app: MakeApp, tmp_path: Path) -> None:
     app = make_app("late")
     in_its_place = Settings(dir=str(tmp_path)).spool_folder
     in_its_place.write_text("a file")
@@ -78,11 +75,27 @@ def test_a_recorder_that_could_not_start_is_tried_again(
     app.tasks["late.ok"].delay()
     recorder.close("exit")
     (rollup,) = (record for record in written(in_its_place) if isinstance(record, Rollup))
-    assert rollup.runs == 1
+    assert rollup.runs == 3
+
+
+def test_a_recorder_that_could_not_start_is_tried_again(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("celery_trace.plugin.AGAIN_S", 0.0)
+    app = make_app("late")
+
+    def refuse(self: object) -> None:
+        raise RuntimeError("no further thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder.Ticker, "start", refuse)
+        app.tasks["late.ok"].delay()
+    app.tasks["late.ok"].delay()
+    assert recorder.current() is not None
+    recorder.close("exit")
     told = [record.getMessage() for record in caplog.records if record.name == "celery_trace"]
-    assert len(told) == 2
-    assert told[0].startswith("celery-trace: task_prerun failed (FileExistsError")
-    assert "recording works now" in told[1]
+    assert any("no further thread" in line for line in told)
+    assert "recording works now" in told[-1]
 
 
 def ours() -> int:
