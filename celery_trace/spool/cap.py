@@ -122,7 +122,12 @@ def undelivered(fd: int, openings: Mapping[str, bytes] = _OPENINGS) -> Counter[s
     if cursor is None:
         return Counter()
     data = os.pread(fd, os.fstat(fd).st_size - cursor, cursor) if os.fstat(fd).st_size > cursor else b""
-    counts = Counter({tag: found for tag, mark in openings.items() if (found := data.count(mark))})
+    counts = count_records(data, openings)
     if cursor == HEADER_BYTES and counts["process"]:
         counts["process"] -= 1
     return +counts
+
+
+def count_records(lines: bytes, openings: Mapping[str, bytes] = _OPENINGS) -> Counter[str]:
+    """How many records of each tag stand in lines of a spool file."""
+    return Counter({tag: found for tag, mark in openings.items() if (found := lines.count(mark))})

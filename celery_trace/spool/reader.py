@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,6 +183,30 @@ class SpoolReader:
         return taken
 
     # --- after delivery
+
+    def rewind(self, listing: Listing) -> int:
+        """
+        Set every cursor back to the beginning of its file: the store that has what was delivered is lost.
+
+        Returns:
+            How many records will be read again.
+        """
+        again = 0
+        for segment in listing.segments:
+            try:
+                fd = segments.open_file(self._folder / segment.name, write=True)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)  # the cap holds it for a tenth of a millisecond
+                cursor = segments.read_cursor(fd)
+                if cursor is not None and cursor > segments.HEADER_BYTES:
+                    delivered = os.pread(fd, cursor - segments.HEADER_BYTES, segments.HEADER_BYTES)
+                    again += max(0, delivered.count(b"\n") - 1)  # the process record at its head is a copy
+                    segments.write_cursor(fd, segments.HEADER_BYTES)
+            finally:
+                os.close(fd)
+        return again
 
     def remove_if_delivered(self, segment: Segment) -> bool:
         """Delete a file to which nobody writes any more, if all of it was delivered."""

@@ -18,7 +18,7 @@ from celery_trace.clock import Clock
 from celery_trace.guard import report
 from celery_trace.model import AnyRecord, ProcessRecord, encode, new_id
 from celery_trace.spool import segments
-from celery_trace.spool.cap import TAGS, Cap
+from celery_trace.spool.cap import TAGS, Cap, count_records
 from celery_trace.spool.lines import pack
 from celery_trace.spool.losses import Losses
 from celery_trace.spool.segments import ROUTINE, Segment
@@ -35,6 +35,9 @@ _MOST_WAITING_BYTES = 4 * 1024 * 1024
 RESERVE_BYTES = 16 * 1024
 #: A folder that can't be written to is tried again after so many seconds; until then no call into it delays a task.
 RETRY_S = 1.0
+
+#: How often a writer looks whether its files were removed, seconds. What it wrote meanwhile is written again.
+LOOK_S = 1.0
 
 _living: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
 _hooked = False
@@ -138,6 +141,10 @@ class SpoolWriter:
             if self._closed or len(line) > MOST_RECORD_BYTES:
                 self._lose(tag)
                 return False
+            now_s = self._clock.monotonic_s()
+            if now_s >= self._look_at_s:
+                self._look_at_s = now_s + LOOK_S
+                self._leave_removed_files()
             if self._waiting:
                 self._write_waiting()
             routine = isinstance(record, ROUTINE)
@@ -171,7 +178,7 @@ class SpoolWriter:
                 return
             if at_once:
                 self._try_again_s = 0.0
-            self._notice_removal()
+            self._leave_removed_files()
             if self._waiting:
                 self._write_waiting()
             elif self._trouble is not None and self._may_try():
@@ -216,6 +223,7 @@ class SpoolWriter:
             if self._closed:
                 return
             if os.getpid() == self._pid:
+                self._look_at_s = 0.0
                 self.prepare_end()
                 if self._lock_fd >= 0:
                     self.append(replace(self._process, ended_at_s=self._clock.now_s(), ended_how=how))
@@ -241,6 +249,7 @@ class SpoolWriter:
         self._ending = False
         self._trouble: OSError | None = None
         self._try_again_s = 0.0
+        self._look_at_s = 0.0
         self._losses: Losses = Losses(self._folder, process.uid)
         self._cap = Cap(self._folder, self._cap_bytes, self._segment_bytes, self._losses)
 
@@ -328,18 +337,6 @@ class SpoolWriter:
 
     # --- what is lost
 
-    def _notice_removal(self) -> None:
-        """Nobody removes a file that is written to, so somebody did who meant the folder. What was in it is gone."""
-        for fd in (self._lock_fd, self._precious.fd, self._routine.fd):
-            if fd >= 0 and os.fstat(fd).st_nlink == 0:
-                logger.warning(
-                    "celery-trace: %s was removed while this process wrote to it. What the collector had not read by "
-                    "then is lost; the process begins new files.",
-                    self._folder,
-                )
-                self._forget()
-                return
-
     def _lose(self, tag: str, *, tell: bool = True) -> None:
         self.counters[f"dropped:{tag}"] += 1
         self._losses.lose(tag)
@@ -374,6 +371,41 @@ class SpoolWriter:
             unrecorded.over(self._folder, error)
 
     # --- files
+
+    def _leave_removed_files(self) -> None:
+        """
+        If somebody removed our files, or the whole folder, begin new ones with what stood in the current ones.
+
+        Nobody would ever read what is appended to a removed file; and without its lock file a process counts as dead.
+        """
+        fds = [fd for fd in (self._lock_fd, self._precious.fd, self._routine.fd) if fd >= 0]
+        if all(os.fstat(fd).st_nlink for fd in fds):
+            return
+        logger.warning(
+            "celery-trace: %s was removed while this process wrote to it. It begins new files with what stood in the "
+            "current ones; older ones that the collector had not read are lost.",
+            self._folder,
+        )
+        held: list[tuple[_Lane, bytes]] = []
+        try:
+            for lane in (self._precious, self._routine):
+                if lane.fd >= 0 and not os.fstat(lane.fd).st_nlink:
+                    with open(f"/proc/self/fd/{lane.fd}", "rb") as file:
+                        held.append((lane, file.read()[segments.HEADER_BYTES + len(self._head) :]))
+            self._forget()
+            while held:
+                lane, lines = held[-1]
+                self._rotate(lane)
+                lane.size += os.write(lane.fd, lines)
+                held.pop()
+        except OSError as error:  # no room, or no descriptor: the next record begins anew
+            self._forget()
+            for _, lines in held:
+                for tag, count in count_records(lines).items():
+                    for _ in range(count):
+                        self._lose(tag, tell=False)
+            self._refused(error)
+            report("beginning the spool anew", error)
 
     def _rotate(self, lane: _Lane) -> None:
         """Begin the lane's next file, then see whether the folder is over its cap."""

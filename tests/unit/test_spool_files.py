@@ -437,3 +437,40 @@ def test_what_was_dropped_is_told_as_a_growing_total_so_that_telling_it_twice_ch
         )
     ]
     assert told == [(("d1", 1), {"run": 5}), (("d1", 2), {"rollup": 1, "run": 12})]
+
+
+def test_files_that_somebody_removed_are_begun_anew_with_what_stood_in_them(folder, make_writer):
+    clock = FakeClock()
+    writer = make_writer(clock=clock)
+    for n in range(5):
+        writer.append(failure(f"t{n}"))
+        writer.append(run(f"r{n}"))
+    shutil.rmtree(folder)
+    clock.advance(spool_writer.LOOK_S)
+    writer.append(failure("t5"))
+    writer.append(run("r5"))
+    records, corrupt = read_all(folder)
+    assert corrupt == []
+    written = {record.key for record in records if not isinstance(record, ProcessRecord)}
+    assert written == {failure(f"t{n}").key for n in range(6)} | {f"r{n}" for n in range(6)}
+    assert segments.lives(folder, writer.process.uid)
+
+
+def test_a_lock_file_that_somebody_removed_does_not_make_the_process_look_dead(folder, make_writer):
+    clock = FakeClock()
+    writer = make_writer(clock=clock)
+    writer.append(failure("t0"))
+    (folder / f"{writer.process.uid}.lock").unlink()
+    clock.advance(spool_writer.LOOK_S)
+    writer.append(failure("t1"))
+    assert segments.lives(folder, writer.process.uid)
+
+
+def test_a_folder_that_was_removed_at_the_very_end_still_gets_the_last_records(folder, make_writer):
+    writer = make_writer()
+    writer.append(failure("t0"))
+    shutil.rmtree(folder)
+    writer.close("exit")
+    records, _ = read_all(folder)
+    assert [type(record).__name__ for record in records] == ["ProcessRecord", "Failure", "ProcessRecord"]
+    assert records[-1].ended_how == "exit"
