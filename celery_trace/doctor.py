@@ -284,9 +284,11 @@ def _sandbox(_: Installation) -> Iterator[Finding]:
 # --- what it talks to -------------------------------------------------------------------------------------
 
 
-def _store(here: Installation) -> Iterator[Finding]:
+def examine_store(here: Installation) -> Iterator[Finding]:
+    """The store: whether it can be read, how big it is, and what was lost with it or before it."""
     from celery_trace.queries import Queries
     from celery_trace.stores import open_store
+    from celery_trace.stores.lineage import sentence
 
     try:
         store = open_store(here.settings, create=False)
@@ -302,6 +304,12 @@ def _store(here: Installation) -> Iterator[Finding]:
     finally:
         store.close()
     yield _ok("store", f"{stats.store}, schema {stats.schema}, {sum(stats.records.values())} records")
+    for lost in stats.lost_stores:
+        yield _warn(
+            "losses",
+            sentence(lost),
+            "Records that were only in it are gone, unless a backup or the file that was set aside still has them.",
+        )
     aside = stats.dropped.get("set_aside", 0)
     dropped = sum(stats.dropped.values()) - aside
     if dropped:
@@ -354,6 +362,18 @@ def _collector(here: Installation) -> Iterator[Finding]:
             "A worker starts it; or run: celery -A PROJECT trace collect",
         )
         return
+    if status.folders_lost:
+        yield _warn(
+            "losses",
+            f"{here.settings.folder} was removed {status.folders_lost} times while the collector ran",
+            "What had not been stored by then is lost. Find out what removes it.",
+        )
+    if status.sent_again:
+        yield _warn(
+            "losses",
+            f"the store was replaced under the collector; {status.sent_again} records were sent again",
+            "Records that had left the spool before are only in the store that was replaced.",
+        )
     age_s = time.time() - status.at_s
     waiting = f"{status.spool_records} records wait in the spool ({size(status.spool_bytes)})"
     if status.state == "ended" or age_s > STATUS_S or not _lives(status.pid):
@@ -384,7 +404,7 @@ CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Finding]]], ...] = (
     ("extras", _extras),
     ("switched on", _switch),
     ("trace_dir", _folder),
-    ("store", _store),
+    ("store", examine_store),
     ("collector", _collector),
     ("broker", _broker),
     ("alerts", _rules),

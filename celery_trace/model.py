@@ -836,6 +836,20 @@ class ShellView(Struct, frozen=True, kw_only=True):
     lines: list[ShellLine] = []
 
 
+class LostStore(Struct, frozen=True, kw_only=True):
+    """
+    A store that stood at this address before.
+
+    ``why`` is ``deleted``, ``replaced`` or ``damaged``; ``records`` are those that it held, None where nobody knows;
+    ``set_aside`` is where a damaged file was moved to.
+    """
+
+    at: float
+    why: str
+    records: int | None = None
+    set_aside: str = ""
+
+
 class StatsView(Struct, frozen=True, kw_only=True):
     """``GET /api/trace/stats``: what was kept and what was not, and what measuring costs."""
 
@@ -852,6 +866,7 @@ class StatsView(Struct, frozen=True, kw_only=True):
     store: str = ""  # URL without password
     schema: str = ""
     collector: dict[str, Any] = {}
+    lost_stores: list[LostStore] = []  # the one lost last first
 
 
 class Page(Struct, frozen=True):

@@ -81,6 +81,9 @@ def main() -> int:
         give_way()
     try:
         collector.run(should_end, ended.wait)
+    except AnotherCollector as other:  # the folder was removed, and another one was quicker in the new one
+        logger.info("%s", other)
+        return ANOTHER_ONE
     finally:
         collector.close()
     return 0

@@ -16,7 +16,7 @@ from celery_trace import orders, private_files
 from celery_trace.capture.source import SourceLines
 from celery_trace.clock import Clock
 from celery_trace.collector.adoption import adopt
-from celery_trace.collector.status import LOCK_FILE, STATUS_FILE, Status, write_status
+from celery_trace.collector.status import LOCK_FILE, STATUS_FILE, Status, read_status, write_status
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
 from celery_trace.redaction import Redactor
@@ -82,7 +82,13 @@ class Collector:
         self._lock_fd = self._take_folder()
         self._clear_old()
         self._told_dropped: dict[str, tuple[int, int]] = {}  # by dropper: its last account that was told, and the sum
-        self.status = Status(pid=os.getpid(), started_at_s=clock.now_s(), transport=transport.name)
+        before = read_status(folder.parent)
+        self.status = Status(
+            pid=os.getpid(),
+            started_at_s=clock.now_s(),
+            transport=transport.name,
+            store=before.store if before is not None else "",
+        )
         self._told: dict[str, int] = {}
         self._told_at_s = -ACCOUNT_S
         self._incarnation = int(clock.now_s() * 1000)
@@ -100,9 +106,11 @@ class Collector:
 
     def close(self) -> None:
         """Give the folder back, and write the last status."""
+        self._transport.close()
+        if self._lock_fd < 0:  # another one has the folder, and its status
+            return
         self.status.state = "ended"
         self._save_status()
-        self._transport.close()
         os.close(self._lock_fd)
 
     # --- rounds
@@ -118,13 +126,21 @@ class Collector:
             TransportUnavailable: It stopped half-way; what was handed on is remembered.
         """
         handed_on = 0
+        self._hold_folder()
         while True:
+            self._notice_another_store()
             listing = self._reader.list()
             living = {uid for uid in listing.locks if segments.lives(self._folder, uid)}
             with self._reader.read(listing, living) as batch:
                 if not batch:
                     break
                 self._send(batch.records)
+                if self._transport.destination() != self.status.store:  # no cursor moves: it is all sent again
+                    raise TransportUnavailable(
+                        "Can't tell whether records were stored",
+                        "the store was replaced while they were written",
+                        "They are sent again, with all that the spool still holds.",
+                    )
                 for corrupt in batch.corrupt:
                     self._set_aside(corrupt)
                 batch.commit()
@@ -138,6 +154,34 @@ class Collector:
             self.status.state, self.status.why = "ready", ""
             self._save_status()
         return handed_on
+
+    def _notice_another_store(self) -> None:
+        """
+        Begin again with everything that the spool still holds, if the store is not the one that the cursors tell of.
+
+        It was deleted, replaced, or found damaged; perhaps while no collector ran.
+        """
+        store = self._transport.destination()
+        if store == self.status.store:
+            return
+        if self.status.store:
+            again = self._reader.rewind(self._reader.list())
+            self.status.sent_again += again
+            logger.warning("Records go to another store now; %d that the spool still holds are sent again.", again)
+        self.status.store = store
+        self._save_status()
+
+    def _hold_folder(self) -> None:
+        """If the folder was removed, make it again: processes that still run begin new files there."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._lock_fd), os.stat(self._folder / LOCK_FILE)):
+                return
+        os.close(self._lock_fd)
+        self._lock_fd = -1
+        private_files.make_part(self._folder)
+        self._lock_fd = self._take_folder()
+        self.status.folders_lost += 1
+        logger.warning("%s was removed while it was in use; what was in it is lost. It was made again.", self._folder)
 
     def _send(self, records: list[AnyRecord]) -> None:
         if not records:
@@ -265,6 +309,8 @@ class Collector:
             "collector:adopted": self.status.adopted,
             "collector:foreign": self.status.foreign,
             "collector:retries": self.status.retries,
+            "collector:sent_again": self.status.sent_again,
+            "collector:folders_lost": self.status.folders_lost,
         }
         if counters != self._told:
             seq = self._incarnation + self.status.accounts

@@ -40,6 +40,10 @@ class Status(Struct, kw_only=True):
     spool_bytes: int = 0
     spool_records: int = 0
     processes: int = 0
+    #: The store that the cursors in the spool tell of, and how many records were sent again as that was another one.
+    store: str = ""
+    sent_again: int = 0
+    folders_lost: int = 0
 
 
 def write_status(path: Path, status: Status) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellLine, ShellView, StatsView
 from celery_trace.queries.base import Base
 from celery_trace.rules import StoredRules
-from celery_trace.stores import migration, schema
+from celery_trace.stores import lineage, migration, schema
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.state import RULES
 
@@ -113,6 +113,7 @@ class WatchingQueries(Base):
                 )
             ).all()
             version = migration.version(connection) or ""
+            lost_stores = lineage.lost(connection)
         # The newest account of each folder: a collector that was started again has another number at its end.
         accounts = {
             row.process.removeprefix(COLLECTORS).rpartition(":")[0]: msgspec.json.decode(row.counters)
@@ -134,6 +135,7 @@ class WatchingQueries(Base):
             store=self.store.address,
             schema=version,
             collector=accounts,
+            lost_stores=lost_stores,
         )
 
     def change_token(self) -> str:

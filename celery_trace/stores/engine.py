@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine, make_url
 
-from celery_trace import private_files
 from celery_trace.redaction import Redactor
+from celery_trace.stores.database_file import DatabaseFile
 from celery_trace.stores.errors import StoreUnavailable
 
 _SECRETS = Redactor()
@@ -124,20 +125,34 @@ def _from_url(url: URL, store_url: str) -> Engine:
         advice = f'pip install "celery-trace[{extra}]"' if extra else "Use sqlite, postgresql, mysql or mariadb."
         raise StoreUnavailable(f"Can't open the store {shown(store_url)}", str(error), advice) from None
     if backend == "sqlite":
-        # A database of Django's stays in the mode that its owner chose.
-        wal = not store_url.startswith("django") and "mode=ro" not in store_url
-        _teach_sqlite(engine, wal=wal and url.database not in (None, "", ":memory:"))
+        _teach_sqlite(engine, wal=is_ours_alone(engine, store_url))
     return engine
+
+
+def is_ours_alone(engine: Engine, store_url: str) -> bool:
+    """Whether the store is an SQLite file of its own that may be written; Django's stays as its owner chose it."""
+    database = engine.url.database
+    writable = not store_url.startswith("django") and "mode=ro" not in store_url
+    return engine.dialect.name == "sqlite" and writable and database not in (None, "", ":memory:")
 
 
 def _teach_sqlite(engine: Engine, *, wal: bool) -> None:
     """WAL, so that readers never wait; transactions that begin where we say, writers at once with the lock."""
+
+    @sa.event.listens_for(engine, "do_connect")
+    def refuse_to_make(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+        # A file that was deleted meanwhile is made anew by us and not by SQLite, which would give it other rights.
+        path = sqlite_path(engine)
+        if path is not None:
+            arguments[0] = f"file:{quote(str(path.absolute()))}?mode=rw"
+            options["uri"] = True
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes too late for a consistent read
         cursor = connection.cursor()
         if wal:
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; one with tables stays as it is
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA cache_size=-32000")
@@ -150,17 +165,16 @@ def _teach_sqlite(engine: Engine, *, wal: bool) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def prepare_sqlite_file(engine: Engine, *, create: bool) -> None:
+def prepare_sqlite_file(file: DatabaseFile | None, address: str, *, create: bool) -> None:
     """
-    Make the database file, 0600, before SQLite would with the user's umask.
+    Make the database file if there is none.
 
     Raises:
         StoreUnavailable: It can't be made, or it is missing and should not be made.
     """
-    path = sqlite_path(engine)
-    if path is None or path.exists():
+    if file is None or file.path.exists():
         return
-    what = f"Can't open the store {shown(engine.url)}"
+    what = f"Can't open the store {address}"
     if not create:
         raise StoreUnavailable(
             what,
@@ -168,8 +182,7 @@ def prepare_sqlite_file(engine: Engine, *, create: bool) -> None:
             "Nothing was recorded there yet: start a worker with CELERY_TRACE=1, or set CELERY_TRACE_STORE.",
         )
     try:
-        private_files.make_trace_dir(path.parent)
-        os.close(private_files.open_file(path, os.O_CREAT | os.O_RDWR))
+        file.make()
     except OSError as error:
         raise StoreUnavailable(
             what,

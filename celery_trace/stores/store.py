@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 from sqlalchemy.engine import Engine
 
 from celery_trace.clock import Clock, SystemClock
-from celery_trace.model import AlertView, AnyRecord, Delivery, ShellLine, ShellView
+from celery_trace.model import AlertView, AnyRecord, Delivery, LostStore, ShellLine, ShellView
 from celery_trace.rules import StoredRules
 from celery_trace.settings import Settings
 from celery_trace.stores import engine as engines
-from celery_trace.stores import migration, pruning, state, writing
+from celery_trace.stores import lineage, migration, pruning, state, writing
+from celery_trace.stores.database_file import DatabaseFile, Identity
 from celery_trace.stores.errors import Interrupted, StoreUnavailable
 from celery_trace.stores.pruning import Pruned
 from celery_trace.stores.writing import Written
@@ -24,6 +30,8 @@ from celery_trace.stores.writing import Written
 ATTEMPTS = 6
 
 T = TypeVar("T")
+
+logger = logging.getLogger("celery_trace.store")
 
 
 class Store:
@@ -34,22 +42,159 @@ class Store:
     locked for too long or read-only.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, *, address: str, clock: Clock) -> None:
+    def __init__(self, engine: Engine, settings: Settings, *, create: bool, clock: Clock) -> None:
         self.engine = engine
         self.settings = settings
         #: The address without its password.
-        self.address = address
+        self.address = engines.shown(settings.store_url)
         self.clock = clock
+        self._by_django = settings.store_url.partition(":")[0] == "django"
+        self._create = create
+        path = engines.sqlite_path(engine)
+        own = engines.is_ours_alone(engine, settings.store_url)
+        self._file = None if path is None else DatabaseFile(path, has_header=own)
+        self._own_file = self._file if own else None
+        self._opening = threading.Lock()
+        self._is_open = False
+        self._id = ""
+        # What happened to the store that was open before, and its id, until it is noted in the next one.
+        self._lost: LostStore | None = None
+        self._lost_id = ""
 
     def close(self) -> None:
         """Close the pool's connections."""
         self.engine.dispose()
+
+    # --- opening, and opening again
+
+    def open(self) -> None:
+        """
+        Open the database and bring its tables up to date; :func:`open_store` calls it.
+
+        Raises:
+            StoreUnavailable: It can't be reached or made, or its schema is newer than this version.
+        """
+        for _ in range(ATTEMPTS):
+            identity = None
+            try:
+                engines.prepare_sqlite_file(self._file, self.address, create=self._create and not self._by_django)
+                identity = self._file.look() if self._file is not None else None
+                self._open_tables()
+            except sa.exc.SQLAlchemyError as error:
+                self.engine.dispose()
+                if not is_damage(error):
+                    raise self._unavailable("open", error) from error
+                self._lost = self._lost or LostStore(at=self.clock.now_s(), why="damaged")
+                self._set_aside(identity, _reason(error))
+                continue
+            except StoreUnavailable:
+                self.engine.dispose()
+                raise
+            if self._file is None or self._file.look() == identity:
+                if self._file is not None:
+                    self._file.opened(identity)
+                self._is_open = True
+                self._note_loss()
+                return
+            self.engine.dispose()
+        raise StoreUnavailable(
+            f"Can't open the store {self.address}",
+            "its file is replaced again and again",
+            "Find out by whom, or set CELERY_TRACE_STORE to another place; records wait in the spool.",
+        )
+
+    def _open_tables(self) -> None:
+        migration.bring_up_to_date(self.engine, self.address, create=self._create, by_django=self._by_django)
+        with self.engine.connect() as connection:
+            self._id = lineage.read_id(connection)
+        if self._create and not self._id:
+            with contextlib.suppress(sa.exc.OperationalError):  # it can only be read: who writes to it gives it one
+                self._id = self._once(lineage.give_id)
+
+    def token(self) -> str:
+        """
+        Names the database that writes go to: another one after it was deleted, replaced or made anew.
+
+        Raises:
+            StoreUnavailable: As :meth:`open`.
+        """
+        self._follow()
+        opened = self._file.identity if self._file is not None else None
+        return self._id if opened is None else f"{self._id}@{opened[0]:x}:{opened[1]:x}"
+
+    def _follow(self) -> None:
+        """If the file at the path is no longer the one that is open, open what is there, or make it anew."""
+        if self._file is None or (self._is_open and not self._file.trouble()):
+            return
+        with self._opening:
+            trouble = self._file.trouble() if self._is_open else ""
+            if trouble:
+                self._give_up(trouble, "it does not begin as a database does")
+            if not self._is_open:
+                self.open()
+
+    def _give_up(self, trouble: str, why: str) -> None:
+        """Close the open file for what happened to it; one that is damaged is set aside."""
+        assert self._file is not None
+        self._lost = LostStore(at=self.clock.now_s(), why=trouble, records=self._records_in_old())
+        self._lost_id = self._id
+        identity = self._file.identity
+        self._is_open = False
+        self._file.opened(None)
+        self.engine.dispose()
+        if trouble == "damaged":
+            self._set_aside(identity, why)
+
+    def _records_in_old(self) -> int | None:
+        """How many records the open file held, as far as it can still be read."""
+        try:
+            with self.engine.connect() as connection:
+                return lineage.records(connection)
+        except sa.exc.SQLAlchemyError:
+            return None
+
+    def _set_aside(self, damaged: Identity | None, why: str) -> None:
+        """
+        Set a damaged file aside, so that a new one can be made.
+
+        Raises:
+            StoreUnavailable: It is not ours to rename: Django's, perhaps no store at all, or this is only a reader.
+        """
+        file = self._own_file
+        ours = file is not None and (not self.settings.store or bool(self._lost_id) or file.holds_our_tables())
+        if file is None or not self._create or not ours:
+            raise StoreUnavailable(f"Can't use the store {self.address}", f"its file is damaged: {why}", _REPAIR)
+        target = file.set_aside(damaged, why)
+        if target is not None and self._lost is not None:
+            self._lost = replace(self._lost, set_aside=str(target))
+
+    def _doubt(self, identity: Identity | None, error: sa.exc.SQLAlchemyError, *, again: bool) -> None:
+        """SQLite says that the file is damaged: close all connections, and set it aside if new ones say the same."""
+        with self._opening:
+            if self._file is None or self._file.identity != identity or not self._is_open:
+                return  # another thread was quicker
+            if again:
+                self._give_up("damaged", _reason(error))
+            else:
+                self.engine.dispose()
+
+    def _note_loss(self) -> None:
+        """Say what became of the store before this one, and keep it."""
+        lost, before = self._lost, self._lost_id
+        self._lost, self._lost_id = None, ""
+        if lost is None or (before and before == self._id):  # a copy of the same store was put there
+            return
+        logger.warning("celery-trace: %s: %s", self.address, lineage.sentence(lost))
+        if self._create:
+            with contextlib.suppress(sa.exc.SQLAlchemyError):  # the log has it
+                self._once(lambda connection: lineage.note(connection, before, lost))
 
     # --- connections
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection with one consistent view of the store."""
+        self._follow()
         try:
             with self.engine.connect() as connection:
                 yield connection
@@ -58,29 +203,45 @@ class Store:
 
     def in_transaction(self, work: Callable[[sa.Connection], T]) -> T:
         """
-        Run ``work`` in a transaction; again from the start when another writer was quicker.
+        Run ``work`` in a transaction; again from the start when another writer was quicker, or when the database file
+        is no longer the one at the path: what was written is in the store that others read.
 
         Raises:
             StoreUnavailable: The database refused, or was busy for too long.
             sqlalchemy.exc.DBAPIError: It refused the data, not us.
         """
+        doubted = False
         for attempt in range(ATTEMPTS):
+            self._follow()
+            identity = self._file.identity if self._file is not None else None
             try:
-                with self.engine.connect().execution_options(writing=True) as connection, connection.begin():
-                    return work(connection)
+                result = self._once(work)
             except Interrupted:
                 pass
             except sa.exc.SQLAlchemyError as error:
                 if is_about_data(error):
                     raise
-                if not (is_passing(error) and attempt < ATTEMPTS - 1):
+                if is_damage(error) and identity is not None:
+                    self._doubt(identity, error, again=doubted)
+                    doubted = True
+                elif self._file is not None and self._file.trouble():
+                    pass  # it went while we were at it
+                elif not (is_passing(error) and attempt < ATTEMPTS - 1):
                     raise self._unavailable("write to", error) from error
+            else:
+                if self._file is None or not self._file.trouble():
+                    return result
             time.sleep(0.01 * 2**attempt)
         raise StoreUnavailable(
             f"Can't write to the store {self.address}",
-            f"other writers were quicker {ATTEMPTS} times",
+            f"other writers were quicker, or its file was replaced, {ATTEMPTS} times",
             "The same records are tried again later.",
         )
+
+    def _once(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run ``work`` in one transaction."""
+        with self.engine.connect().execution_options(writing=True) as connection, connection.begin():
+            return work(connection)
 
     # --- records
 
@@ -152,12 +313,30 @@ class Store:
         return unavailable(f"Can't {verb} the store {self.address}", error)
 
 
+_REPAIR = (
+    "Restore a backup, or move the file away: a new one is made. The sqlite3 program's .recover may read the old one. "
+    "Tasks go on, records wait in the spool."
+)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite says that the file is damaged, or no database at all."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _reason(error: Exception) -> str:
+    why = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return why[0] if why else type(error).__name__
+
+
 def unavailable(what: str, error: Exception) -> StoreUnavailable:
     """The refusal that tells what an error of the database means."""
-    why = str(getattr(error, "orig", None) or error).strip().splitlines()
-    reason = why[0] if why else type(error).__name__
+    reason = _reason(error)
     low = reason.lower()
-    if "no such table" in low or "doesn't exist" in low or "does not exist" in low or "no such column" in low:
+    if is_damage(error):
+        advice = _REPAIR
+    elif "no such table" in low or "doesn't exist" in low or "does not exist" in low or "no such column" in low:
         advice = "Its tables are missing or of another version: celery -A proj trace doctor tells which."
     elif "disk" in low or "full" in low or "no space" in low:
         advice = "Make room, or prune with celery -A proj trace prune; tasks go on, records wait in the spool."
@@ -202,16 +381,6 @@ def open_store(settings: Settings, *, create: bool = True, clock: Clock | None =
     Raises:
         StoreUnavailable: It can't be reached or made, or its schema is newer than this version.
     """
-    address = engines.shown(settings.store_url)
-    engine = engines.make_engine(settings.store_url)
-    by_django = settings.store_url.partition(":")[0] == "django"
-    try:
-        engines.prepare_sqlite_file(engine, create=create and not by_django)
-        migration.bring_up_to_date(engine, address, create=create, by_django=by_django)
-    except sa.exc.SQLAlchemyError as error:
-        engine.dispose()
-        raise unavailable(f"Can't open the store {address}", error) from error
-    except StoreUnavailable:
-        engine.dispose()
-        raise
-    return Store(engine, settings, address=address, clock=clock or SystemClock())
+    store = Store(engines.make_engine(settings.store_url), settings, create=create, clock=clock or SystemClock())
+    store.open()
+    return store

@@ -18,6 +18,16 @@ class Transport(Protocol):
 
     name: str
 
+    def destination(self) -> str:
+        """
+        Names the store that records go to, where this end knows it; else nothing.
+
+        It changes when the store was deleted, replaced or made anew: what was sent before may not be in it.
+
+        Raises:
+            TransportUnavailable: It can't be reached now.
+        """
+
     def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
         """
         Hand a batch on, all of it or nothing; it has arrived safely when this returns.

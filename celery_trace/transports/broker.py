@@ -180,6 +180,10 @@ class BrokerTransport:
         self._producer: kombu.Producer | None = None
         self._queue: Any = None
 
+    def destination(self) -> str:
+        """Nothing: the monitor has the store."""
+        return ""
+
     def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
         """Publish a batch; returns when the broker has it."""
         try:

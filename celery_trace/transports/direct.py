@@ -14,6 +14,9 @@ from celery_trace.transports import TransportUnavailable
 class Sink(Protocol):
     """A store, as far as this transport is concerned."""
 
+    def token(self) -> str:
+        """Names it; see :meth:`celery_trace.transports.Transport.destination`."""
+
     def write(self, records: Sequence[AnyRecord]) -> Any:
         """Write a batch; the answer has ``refused``."""
 
@@ -37,6 +40,16 @@ class DirectTransport:
         self._after = after
         self._sink: Sink | None = None
 
+    def destination(self) -> str:
+        """The store's token; the store is opened for it."""
+        try:
+            if self._sink is None:
+                self._sink = self._open()
+            return self._sink.token()
+        except Unavailable as error:
+            self.close()
+            raise TransportUnavailable(error.what, error.why, error.next) from error
+
     def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
         """Write a batch in one transaction."""
         try:
@@ -51,7 +64,7 @@ class DirectTransport:
                 except Exception as error:  # the records are written: they must not come again for this
                     report("computing what follows from new records", error)
         except Unavailable as error:
-            self.close()  # it may have been replaced, or its tables made anew
+            self.close()
             raise TransportUnavailable(error.what, error.why, error.next) from error
         return refused
 

@@ -31,10 +31,14 @@ class Remembering:
         self.batches = []
         self.refuse_after = None
         self.refuse_record = None
+        self.store = "first"
 
     @property
     def records(self):
         return [record for batch in self.batches for record in batch if not isinstance(record, Stats)]
+
+    def destination(self):
+        return self.store
 
     def send(self, records):
         if self.refuse_after is not None and len(self.batches) >= self.refuse_after:
@@ -545,7 +549,8 @@ def test_a_store_whose_tables_are_gone_is_told_and_made_anew(direct, writer, set
     with pytest.raises(TransportUnavailable, match="no such table"):
         direct.round()
     direct.round()
-    assert stored(settings) == {"t2"}
+    assert stored(settings) == {"t1", "t2"}
+    assert direct.status.sent_again == 1
 
 
 def test_a_store_of_a_newer_version_is_left_alone_and_records_wait(direct, writer, settings):

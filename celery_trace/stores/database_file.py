@@ -1,0 +1,178 @@
+"""
+The file of an SQLite store: making it, noticing that it is no longer the one that is open, setting it aside.
+
+SQLite goes on in a file that was deleted or replaced, and in WAL mode does not notice that the header is gone. So
+whoever writes compares the open file with the one at the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from celery_trace import private_files
+from celery_trace.stores.errors import StoreUnavailable
+
+_MAGIC = b"SQLite format 3\0"
+#: SQLite keeps these beside a database, under its name with an ending.
+_BESIDE = ("-shm", "-wal")
+#: So many damaged files are set aside. A disk that damages one after the other needs a person.
+MOST_SET_ASIDE = 3
+#: A damaged file is a store of ours if it names one of our tables within so many of its first bytes.
+_LOOKED_AT_BYTES = 4 * 1024 * 1024
+
+#: Device and inode.
+Identity = tuple[int, int]
+
+
+class DatabaseFile:
+    """
+    One path, and which file stood there when it was opened.
+
+    Args:
+        path: The database file.
+        has_header: Whether the file has a header as soon as it is open; one of Django's may still be empty.
+    """
+
+    def __init__(self, path: Path, *, has_header: bool) -> None:
+        self.path = path
+        self._has_header = has_header
+        self._opened: Identity | None = None
+        self._fd = -1
+
+    def look(self) -> Identity | None:
+        """Which file stands at the path now; None if there is none."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def opened(self, identity: Identity | None) -> None:
+        """The store is open, and this file stood there before it was; None: it is closed."""
+        self._opened = identity
+        self._fd = -1
+
+    @property
+    def identity(self) -> Identity | None:
+        """The open file."""
+        return self._opened
+
+    def trouble(self) -> str:
+        """What happened to the open file: ``deleted``, ``replaced``, ``damaged``, or nothing."""
+        now = self.look()
+        if now != self._opened:
+            return "deleted" if now is None else "replaced"
+        return "damaged" if self._has_header and not self._begins_as_a_database() else ""
+
+    def _begins_as_a_database(self) -> bool:
+        """
+        Whether the header is there.
+
+        It is read through SQLite's own descriptor: closing another one would release the locks that this process
+        holds on the file.
+        """
+        if not self._is_open_as(self._fd):
+            self._fd = next((fd for fd in _descriptors() if self._is_open_as(fd)), -1)
+        if self._fd < 0:
+            return True  # no connection is open, so SQLite reads the header when it opens the next one
+        try:
+            return os.pread(self._fd, len(_MAGIC), 0) == _MAGIC
+        except OSError:
+            return True
+
+    def _is_open_as(self, fd: int) -> bool:
+        try:
+            found = os.fstat(fd)
+        except (OSError, OverflowError):
+            return False
+        return (found.st_dev, found.st_ino) == self._opened
+
+    # --- making one
+
+    def make(self) -> None:
+        """
+        Make an empty file, 0600, if there is none; SQLite would make it with the user's umask.
+
+        What SQLite kept beside a file that was deleted goes: it would be taken for the new one's.
+
+        Raises:
+            OSError: It can't be made.
+        """
+        if self.path.exists():
+            return
+        private_files.make_trace_dir(self.path.parent)
+        with self._folder_locked():
+            if self.path.exists():
+                return
+            for ending in _BESIDE:
+                Path(f"{self.path}{ending}").unlink(missing_ok=True)
+            os.close(private_files.open_file(self.path, os.O_CREAT | os.O_RDWR))
+
+    # --- setting one aside
+
+    def holds_our_tables(self) -> bool:
+        """Whether a file that SQLite can't read is a store of ours. No connection to it may be open."""
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            return b"celery_trace_" in file.read(_LOOKED_AT_BYTES)
+        return False
+
+    def set_aside(self, damaged: Identity | None, why: str) -> Path | None:
+        """
+        Rename a damaged database with its WAL, so that a new one can be made and this one be repaired.
+
+        Args:
+            damaged: The file that is meant. If another one stands there by now, somebody else was quicker.
+            why: What SQLite said of it.
+
+        Returns:
+            The new name, or None if another file stands there by now.
+
+        Raises:
+            StoreUnavailable: It can't be renamed, or too many were set aside already.
+        """
+        with self._folder_locked():
+            if damaged is None or self.look() != damaged:
+                return None
+            before = {path.name for path in self.path.parent.glob(f"{self.path.name}.damaged-*")}
+            if sum(not name.endswith(_BESIDE) for name in before) >= MOST_SET_ASIDE:
+                raise StoreUnavailable(
+                    f"Can't use the store {self.path}",
+                    f"the file is damaged ({why}), and so were {MOST_SET_ASIDE} before it",
+                    f"Check the disk, then move {self.path.name}.damaged-* away. Records wait in the spool.",
+                )
+            stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+            target = self.path.with_name(f"{self.path.name}.damaged-{stamp}-{time.time_ns() % 10**9:09d}")
+            try:
+                for ending in (*_BESIDE, ""):  # the database last: who opens it meanwhile must not find its WAL alone
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(f"{self.path}{ending}", f"{target}{ending}")
+            except OSError as error:
+                raise StoreUnavailable(
+                    f"Can't use the store {self.path}",
+                    f"the file is damaged ({why}) and can't be renamed ({error.strerror})",
+                    "Move it away, or restore a backup. Records wait in the spool.",
+                ) from None
+        return target
+
+    @contextlib.contextmanager
+    def _folder_locked(self) -> Iterator[None]:
+        """One process at a time: the collector and the monitor may find the same trouble at once."""
+        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def _descriptors() -> list[int]:
+    """This process's open descriptors; none where there is no /proc."""
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return []
