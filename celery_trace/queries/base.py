@@ -37,8 +37,7 @@ class Base:
         """One page of a list; ``build`` turns the page's rows into its objects."""
         limit = max(1, min(limit, cursors.MOST))
         if cursor:
-            kinds = [column.type.python_type for column, _ in order]
-            wanted = wanted.where(cursors.after(order, cursors.decode(cursor, kinds)))
+            wanted = wanted.where(cursors.after(order, cursors.decode(cursor, cursors.kinds_of(order))))
         found = connection.execute(cursors.ordered(wanted, order).limit(limit + 1)).all()
         page, more = found[:limit], len(found) > limit
         last = cursors.encode([page[-1]._mapping[column.name] for column, _ in order]) if more else None

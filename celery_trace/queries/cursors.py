@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -43,6 +44,11 @@ def decode(cursor: str, kinds: Sequence[type]) -> list[Any]:
     return list(values)
 
 
+def kinds_of(order: Sequence[tuple[sa.Column[Any], bool]]) -> list[type]:
+    """The type of each value of a cursor for this order."""
+    return [column.type.python_type for column, _ in order]
+
+
 def _fits(value: Any, kind: type) -> bool:
     """Whether a database can compare a value with a column of this type: what it can't, some refuse with an error."""
     if kind is str:
@@ -67,6 +73,45 @@ def after(order: Sequence[tuple[sa.Column[Any], bool]], values: Sequence[Any]) -
         return beyond
     reaching = column <= value if descending else column >= value
     return sa.and_(reaching, sa.or_(beyond, after(order[1:], values[1:])))
+
+
+def page_of(
+    rows: Iterable[Mapping[str, Any]], order: Sequence[tuple[sa.Column[Any], bool]], limit: int, cursor: str | None
+) -> tuple[list[Mapping[str, Any]], str | None]:
+    """
+    A page of rows that no database holds, by the same cursors.
+
+    Args:
+        rows: Each has the order's columns, by name.
+        order: Columns, and whether each descends; together they differ for every row.
+        limit: Most rows of the page.
+        cursor: After which row it begins.
+
+    Returns:
+        The page, and where the next begins.
+    """
+    names = [column.name for column, _ in order]
+    found = list(rows)
+    for column, descending in reversed(order):
+        found.sort(key=itemgetter(column.name), reverse=descending)
+    if cursor:
+        last = dict(zip(names, decode(cursor, kinds_of(order)), strict=True))
+        found = [row for row in found if _stands_after(row, last, order)]
+    limit = max(1, min(limit, MOST))
+    page = found[:limit]
+    return page, encode([page[-1][name] for name in names]) if len(found) > limit else None
+
+
+def _stands_after(
+    row: Mapping[str, Any], last: Mapping[str, Any], order: Sequence[tuple[sa.Column[Any], bool]]
+) -> bool:
+    for column, descending in order:
+        one, other = row[column.name], last[column.name]
+        if isinstance(one, str) != isinstance(other, str):
+            raise BadCursor("The cursor belongs to another order. Leave it out to begin with the first page.")
+        if one != other:
+            return bool(one < other) if descending else bool(one > other)
+    return False
 
 
 def ordered(wanted: sa.Select[Any], order: Sequence[tuple[sa.Column[Any], bool]]) -> sa.Select[Any]:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from celery_trace.model import Failure, FailureDetail, FailureGroup, Kept, Outcome, Page
+from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
 from celery_trace.queries.cursors import like
 from celery_trace.stores import rows as rows_of
@@ -92,12 +93,14 @@ class FailureQueries(Base):
         columns = [column for column in _failures.columns if column.name != "payload"]
         wanted = sa.select(*columns).where(*conditions)
         with self.store.reading() as connection:
+            order = ((_failures.c.at_s, True), (_failures.c.id, True))
             if search:
+                if cursor:  # the values that are searched begin where the page does
+                    conditions.append(cursors.after(order, cursors.decode(cursor, cursors.kinds_of(order))))
                 wanted = wanted.where(self._matches(connection, search, conditions, kind, name))
             if live is not None:
                 held = self._held(connection, None)
                 wanted = wanted.where(_failures.c.id.in_(held) if live else _failures.c.id.not_in(held))
-            order = ((_failures.c.at_s, True), (_failures.c.id, True))
             return self._page(
                 connection, "failures", wanted, order, limit, cursor, lambda rows: self._summaries(connection, rows)
             )
@@ -246,7 +249,8 @@ class FailureQueries(Base):
 
         Args:
             kind, name, outcome: Exactly these, where given.
-            state: ``new`` (first seen within a day), ``ongoing``, ``resolved`` or ``regressed``.
+            state: ``new`` (first seen within a day), ``ongoing``, ``resolved`` or ``regressed``; ``open`` for all but
+                the resolved ones.
             since_s: Seen since then.
             search: Part of the task's name or of the exception, or of a value as in :meth:`failures`.
             sort: ``count`` for the most frequent first, ``first`` for the latest to appear first.
@@ -267,6 +271,7 @@ class FailureQueries(Base):
             "ongoing": sa.and_(~resolved, _groups.c.first_seen_s <= new_since_s),
             "resolved": sa.and_(resolved, ~again),
             "regressed": sa.and_(resolved, again),
+            "open": sa.or_(~resolved, again),
         }
         if state:
             wanted = wanted.where(conditions.get(state, sa.false()))
@@ -322,6 +327,13 @@ class FailureQueries(Base):
             )
             for row in rows
         ]
+
+    def failed_since(self, since_s: float) -> int:
+        """How many failures there were in the hours that began since then, as far as they are kept."""
+        table = schema.trends
+        wanted = sa.select(sa.func.sum(table.c["count"])).where(table.c.hour_s >= since_s)
+        with self.store.reading() as connection:
+            return int(connection.execute(wanted).scalar() or 0)
 
     # --- live
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from celery_trace.model import Leak, Page, Window
+from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
 from celery_trace.queries.cursors import like
 from celery_trace.stores import leak_rows, schema
 from celery_trace.stores import rows as rows_of
+from celery_trace.stores.statements import chunks
 
 _leaks = schema.leaks
 _state = schema.leak_state
@@ -24,8 +27,8 @@ SORTS: dict[str, tuple[tuple[sa.Column[Any], bool], ...]] = {
     "name": ((_leaks.c.name, False),),
 }
 MOST_QUEUES = 500
-#: A question for one worker looks at so many of its newest windows.
-WORKER_WINDOWS = 2000
+#: A question for one worker looks at so many of its newest windows: as many of each name, but not fewer than the least.
+WORKER_WINDOWS, LEAST_WINDOWS = 2000, 20
 
 
 class LeakQueries(Base):
@@ -56,11 +59,17 @@ class LeakQueries(Base):
             queue: Of tasks that were seen in this queue.
             since_s: Seen since then.
             search: Part of the name, file, function or code.
-            sort: Instead of that order one of :data:`SORTS`; a worker's leaks are few, and keep theirs.
+            sort: Instead of that order one of :data:`SORTS`.
             limit, cursor: The page.
         """
+        by_urgency = ((_leaks.c.rank, False), (_leaks.c.kept_bytes_per_run, True))
+        order = (*(SORTS.get(sort or "", by_urgency)), (_leaks.c.id, True))
         if worker:
-            return self._of_worker(worker, kind, name, verdict, queue, since_s, search, limit)
+            with self.store.reading() as connection:
+                rows = self._rows_of_worker(connection, worker, kind, name)
+                rows = self._filtered(connection, rows, verdict, queue, since_s, search)
+            page, following = cursors.page_of(rows, order, limit, cursor)
+            return Page("leaks", [row["leak"] for row in page], following)
         leak_rows.refresh(self.store)
         resolved = _state.alias()
         wanted = (
@@ -80,8 +89,6 @@ class LeakQueries(Base):
             wanted = wanted.where(
                 sa.or_(*(sa.func.lower(c).like(pattern, escape="!") for c in (_leaks.c.name, _leaks.c.place)))
             )
-        by_urgency = ((_leaks.c.rank, False), (_leaks.c.kept_bytes_per_run, True))
-        order = (*(SORTS.get(sort or "", by_urgency)), (_leaks.c.id, True))
         with self.store.reading() as connection:
             return self._page(connection, "leaks", wanted, order, limit, cursor, self._build)
 
@@ -100,48 +107,61 @@ class LeakQueries(Base):
         with self.store.reading() as connection:
             return list(connection.execute(wanted).scalars())
 
-    def _of_worker(
-        self,
-        worker: str,
-        kind: str | None,
-        name: str | None,
+    def _rows_of_worker(
+        self, connection: sa.Connection, worker: str, kind: str | None, name: str | None
+    ) -> list[dict[str, Any]]:
+        """The table as it would be if there were only this worker: its rows, each with its leak."""
+        from celery_trace.leaks import leak_table
+
+        windows, processes = schema.windows, schema.processes
+        of_it = sa.select(windows.c.payload, windows.c.kind, windows.c.name, windows.c.at_s, windows.c.id)
+        of_it = of_it.join(processes, processes.c.uid == windows.c.process).where(processes.c.worker == worker)
+        if kind:
+            of_it = of_it.where(windows.c.kind == kind)
+        if name:
+            of_it = of_it.where(windows.c.name == name)
+        part = of_it.subquery()
+        names = connection.execute(sa.select(part.c.kind, part.c.name).distinct()).all()
+        # The newest windows of each name: were it those of all names, busy ones would hide the others.
+        each = max(LEAST_WINDOWS, WORKER_WINDOWS // max(1, len(names)))
+        place = sa.func.row_number().over(
+            partition_by=(part.c.kind, part.c.name), order_by=(part.c.at_s.desc(), part.c.id.desc())
+        )
+        numbered = sa.select(part.c.payload, part.c.at_s, part.c.id, place.label("place")).subquery()
+        newest = sa.select(numbered.c.payload).where(numbered.c.place <= each)
+        evidence = [rows_of.window(row) for row in connection.execute(newest.order_by(numbered.c.at_s, numbered.c.id))]
+        found = leak_table(evidence, now_s=self._now_s())
+        return [{**leak_rows.columns_of(leak), "leak": leak} for leak in found]
+
+    @staticmethod
+    def _filtered(
+        connection: sa.Connection,
+        rows: list[dict[str, Any]],
         verdict: str | None,
         queue: str | None,
         since_s: float | None,
         search: str | None,
-        limit: int,
-    ) -> Page:
-        from celery_trace.leaks import leak_table
-
-        windows, processes = schema.windows, schema.processes
-        wanted = (
-            sa.select(windows.c.payload)
-            .join(processes, processes.c.uid == windows.c.process)
-            .where(processes.c.worker == worker)
-            .order_by(windows.c.at_s.desc())
-            .limit(WORKER_WINDOWS)
-        )
-        if kind:
-            wanted = wanted.where(windows.c.kind == kind)
-        if name:
-            wanted = wanted.where(windows.c.name == name)
-        with self.store.reading() as connection:
-            evidence = [rows_of.window(row) for row in connection.execute(wanted)]
+    ) -> list[dict[str, Any]]:
+        """Those rows that the table would show, by the conditions that it asks the database for."""
+        resolved_s: dict[str, float] = {}
+        for part in chunks(f"leak:{row['id']}" for row in rows):
+            wanted = sa.select(_state.c.id, _state.c.at_s).where(_state.c.id.in_(part))
+            resolved_s.update((id.removeprefix("leak:"), at_s) for id, at_s in connection.execute(wanted))
+        in_queue: set[tuple[str, str]] = set()
+        if queue:
             table = schema.queues
             here = sa.select(table.c.kind, table.c.name).where(table.c.queue == queue)
-            in_queue = {tuple(row) for row in connection.execute(here)} if queue else None
-        found = leak_table(evidence, now_s=self._now_s())
+            in_queue = {(kind, name) for kind, name in connection.execute(here)}
         text = (search or "").strip().lower()
-        kept = [
-            leak
-            for leak in found
-            if (not verdict or leak.verdict == verdict)
-            and (in_queue is None or (str(leak.kind), leak.name) in in_queue)
-            and (since_s is None or leak.last_seen >= since_s)
-            and text in f"{leak.name} {leak.file} {leak.function} {leak.code}".lower()
+        return [
+            row
+            for row in rows
+            if row["last_seen_s"] > resolved_s.get(row["id"], -math.inf)
+            and (not verdict or row["verdict"] == verdict)
+            and (not queue or (row["kind"], row["name"]) in in_queue)
+            and (since_s is None or row["last_seen_s"] >= since_s)
+            and (text in row["name"].lower() or text in row["place"].lower())
         ]
-        kept.sort(key=lambda leak: (leak_rows.RANKS.get(leak.verdict, 9), -leak.kept_bytes_per_run))
-        return Page("leaks", kept[:limit])
 
     def leak(self, id: str) -> Leak | None:
         """One row of the table."""

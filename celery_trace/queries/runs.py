@@ -13,7 +13,7 @@ from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
 from celery_trace.stores import day_sums, schema
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores.statements import chunks
+from celery_trace.stores.statements import CHUNK, chunks
 
 _runs = schema.runs
 _totals = schema.totals
@@ -24,8 +24,8 @@ _samples = schema.samples
 SILENT_S = 900.0
 #: Without another wish, workers of the last day are listed.
 RECENT_S = 24 * 3600.0
-#: Processes of one answer; recycled children make many.
-MOST_PROCESSES = 2000
+#: Processes of one answer, as many of each worker, but not fewer than the least; recycled children make many.
+MOST_PROCESSES, LEAST_PROCESSES = 2000, 50
 #: Roles of a worker's first process.
 MAIN_ROLES = tuple(str(role) for role in (Role.MAIN, Role.SOLO, Role.THREADS, Role.GREEN))
 #: Points of a series. A longer one is thinned: one point for each slice of time.
@@ -148,27 +148,42 @@ class RunQueries(Base):
         """
         now_s = self._now_s()
         since_s = now_s - RECENT_S if since_s is None else since_s
-        wanted = (
-            sa.select(_processes)
-            .where(_processes.c.seen_at_s >= since_s)
-            .order_by(_processes.c.seen_at_s.desc())
-            .limit(MOST_PROCESSES)
-        )
+        seen = _processes.c.seen_at_s >= since_s
+        role = sa.case((_processes.c.worker == "", _processes.c.role), else_="")
+        limit = max(1, min(limit, cursors.MOST))
         with self.store.reading() as connection:
-            rows = connection.execute(wanted).all()
+            named = connection.execute(
+                sa.select(_processes.c.worker, role.label("role"), _processes.c.host).where(seen).distinct()
+            )
+            keys = sorted((_name(row), row.host) for row in named)
+            if cursor:
+                after = tuple(cursors.decode(cursor, (str, str)))
+                keys = [key for key in keys if key > after]
+            page = keys[:limit]
+            # The newest of each worker, those that live first: were it the newest of all, one worker that starts
+            # children all the time would hide the others.
+            each = max(LEAST_PROCESSES, MOST_PROCESSES // max(1, len(page)))
+            place = sa.func.row_number().over(
+                partition_by=(_processes.c.worker, role, _processes.c.host),
+                order_by=(
+                    sa.case((_processes.c.ended_at_s.is_(None), 0), else_=1),
+                    _processes.c.seen_at_s.desc(),
+                    _processes.c.uid,
+                ),
+            )
+            hosts = [host for _, host in page]
+            numbered = (
+                sa.select(_processes, place.label("place"))
+                .where(seen, _processes.c.host.in_(hosts) if len(hosts) <= CHUNK else sa.true())
+                .subquery()
+            )
+            rows = connection.execute(sa.select(numbered).where(numbered.c.place <= each)).all() if page else []
         together: dict[tuple[str, str], list[Any]] = {}
         for row in rows:
             together.setdefault((_name(row), row.host), []).append(row)
-        views = [_worker(name, host, group, now_s) for (name, host), group in sorted(together.items())]
-        start = 0
-        if cursor:
-            after = tuple(cursors.decode(cursor, (str, str)))
-            start = sum((view.name, view.host) <= after for view in views)
-        page = views[start : start + limit]
-        following = None
-        if start + limit < len(views):
-            following = cursors.encode([page[-1].name, page[-1].host])
-        return Page("workers", page, following)
+        views = [_worker(name, host, together[name, host], now_s) for name, host in page if (name, host) in together]
+        following = cursors.encode(list(page[-1])) if len(keys) > limit else None
+        return Page("workers", views, following)
 
     def starts(self, *, since_s: float | None = None, worker: str | None = None) -> list[ProcessRecord]:
         """Main processes of workers that were heard of since then, oldest first; the newest 500."""

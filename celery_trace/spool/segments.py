@@ -119,12 +119,6 @@ def header(cursor: int = HEADER_BYTES) -> bytes:
     return b"%b%0*d\n" % (_MAGIC, _DIGITS, cursor)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a spool folder and the ``trace_dir`` that it is in, both 0700."""
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-
-
 def open_file(path: Path, *, write: bool) -> int:
     """
     A descriptor of a file that another process of ours made.

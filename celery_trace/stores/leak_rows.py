@@ -221,6 +221,11 @@ def _counted(leak: Leak, runs: int) -> tuple[int, int]:
 
 def leak_row(leak: Leak, runs: int = 0) -> rows_of.Row:
     """A leak's row; there were so many runs in all, if those are more than its windows say."""
+    return columns_of(leak, runs) | {"payload": rows_of.squeeze(msgspec.json.encode(leak))}
+
+
+def columns_of(leak: Leak, runs: int = 0) -> rows_of.Row:
+    """What a leak is filtered and sorted by."""
     runs, total = _counted(leak, runs)
     return {
         "id": leak.id,
@@ -233,7 +238,6 @@ def leak_row(leak: Leak, runs: int = 0) -> rows_of.Row:
         "runs": runs,
         "last_seen_s": leak.last_seen,
         "place": f"{leak.file}:{leak.line} {leak.function} {leak.resource} {leak.code}",
-        "payload": rows_of.squeeze(msgspec.json.encode(leak)),
     }
 
 

@@ -86,8 +86,9 @@ def rank(alert: AlertView) -> tuple[Any, ...]:
 def alerts(queries: Any, visit: Visit) -> Context:
     """All alerts with what can be done about them."""
     state = visit.word("state", STATES)
-    page = queries.alerts(**({"state": state} if state else {}), limit=200)
-    rows = sorted(map(visit.alert, page.rows), key=rank)
+    # State by state: two hundred that are resolved do not hide one that fires.
+    found = [alert for one in ((state,) if state else STATES) for alert in queries.alerts(state=one, limit=200).rows]
+    rows = sorted(map(visit.alert, found), key=rank)
     stored, complaint = queries.alert_rules(), ""
     try:
         rules = in_force(visit.settings.alert_rules, stored)

@@ -14,14 +14,8 @@ from flower_plugin.roles import Role
 from flower_plugin.source import one_line, source_lines
 from flower_plugin.values import without_data
 
-#: Sort orders of the table: name in the address, and the key (greatest first) where the store does not sort.
-SORTS: Mapping[str, Any] = {
-    "per_run": lambda leak: leak.kept_bytes_per_run,
-    "total": lambda leak: leak.kept_bytes_total,
-    "runs": lambda leak: leak.runs,
-    "seen": lambda leak: leak.last_seen,
-    "name": lambda leak: leak.name,
-}
+#: Sort orders of the table, besides that by urgency.
+SORTS = ("per_run", "total", "runs", "seen", "name")
 
 MOST_ROWS = 300
 MOST_LINES_IN_PLOT = 8
@@ -37,11 +31,9 @@ def _filters(visit: Visit) -> dict[str, Any]:
 def table(queries: Any, visit: Visit) -> Context:
     """The leak table, filtered by the address."""
     filters = _filters(visit)
-    sort = visit.word("sort", tuple(SORTS))
+    sort = visit.word("sort", SORTS)
     page = queries.leaks(**filters, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
     rows: list[Leak] = list(page.rows)
-    if sort and "worker" in filters:  # computed from that worker's evidence alone, so not sorted by the store
-        rows.sort(key=SORTS[sort], reverse=sort != "name")
     return {
         "rows": rows,
         "next": page.next,

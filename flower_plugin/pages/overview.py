@@ -18,6 +18,8 @@ from flower_plugin.roles import Role
 from flower_plugin.wording import clip, count, duration, plural, ratio, size_text
 
 MOST_ITEMS = 20
+#: Workers that are looked at; the list is by name, so fewer would leave out the same ones each time.
+MOST_WORKERS = 1000
 #: Links that several items may have, each with something else to say.
 _SHARED = frozenset({"/alerts", "/statistics", "/workers", "/leaks", "/failures"})
 DAY_S = 86_400.0
@@ -280,8 +282,8 @@ def overview(queries: Any, visit: Visit) -> Context:
         for leak in queries.leaks(limit=100, since_s=day).rows
         if leak.verdict in (Verdict.LEAKING, Verdict.GROWING)
     ]
-    groups = queries.groups(since_s=day, limit=100).rows
-    workers: list[WorkerView] = queries.workers(since_s=day, limit=100).rows
+    groups = queries.groups(since_s=day, state="open", limit=100).rows
+    workers: list[WorkerView] = queries.workers(since_s=day, limit=MOST_WORKERS).rows
     stats: StatsView = queries.stats()
     firing = queries.alerts(state="firing", limit=50).rows
     items = [_of_alert(visit.alert(alert)) for alert in firing]
@@ -297,13 +299,13 @@ def overview(queries: Any, visit: Visit) -> Context:
         for alert, item in zip(firing, items, strict=True)
     ]
     items += [_of_leaks(lines, visit.paths) for lines in by_name]
-    items += [_of_group(group, shows_values) for group in groups if group.state != "resolved"]
+    items += [_of_group(group, shows_values) for group in groups]
     items += _near_limits(queries, workers, limits_of(queries, visit), visit.now_s)
     items += [item for worker in workers if (item := _of_worker(worker)) is not None]
     items += _of_stats(stats, visit.settings.memory_budget)
     items = merged(items)
     alive = [worker for worker in workers if worker.alive]
-    failed = sum(sum(number for at_s, number in group.trend if at_s >= day) for group in groups)
+    failed = queries.failed_since(day)
     shown = [replace(item, trend=item.trend() if callable(item.trend) else item.trend) for item in items[:MOST_ITEMS]]
     return {
         "items": shown,

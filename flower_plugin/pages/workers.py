@@ -22,6 +22,8 @@ MOST_POINTS = 300
 #: The store thins a longer series to about so many samples, one for each slice of the time that processes lived.
 MOST_STORED_POINTS = 1000
 MOST_PROCESSES = 24
+#: Workers of the list. It is by name, so fewer would leave out the same ones each time.
+MOST_WORKERS = 1000
 MOST_BLAMED = 8
 MOST_BLAMED_PROCESSES = 200
 #: Roles of a worker's first process; its start is a restart of the worker.
@@ -178,7 +180,7 @@ def memory(queries: Any, visit: Visit) -> Context:
     """All workers, and the chosen one (the first alive by default) over time."""
     since_s = visit.since_s("hour")
     word = visit.word("range", tuple(RANGES), "hour")
-    workers: list[WorkerView] = list(queries.workers(since_s=since_s, limit=200).rows)
+    workers: list[WorkerView] = list(queries.workers(since_s=since_s, limit=MOST_WORKERS).rows)
     workers.sort(key=lambda worker: (not worker.alive, -worker.rss_bytes, worker.name))
     wanted = visit.word("worker")
     chosen = next((worker for worker in workers if wanted and wanted in (worker.name, worker.host)), None)

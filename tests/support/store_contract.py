@@ -41,6 +41,7 @@ from celery_trace.model import (
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema
+from tests.support.paging_contract import the_pages_of_every_list_are_the_list
 from tests.support.store_records import NOW_S, failure, process, rollup, run, sample, window
 
 CONTRACT: list[Callable[[Store], None]] = []
@@ -49,6 +50,9 @@ CONTRACT: list[Callable[[Store], None]] = []
 def promise(function: Callable[[Store], None]) -> Callable[[Store], None]:
     CONTRACT.append(function)
     return function
+
+
+promise(the_pages_of_every_list_are_the_list)
 
 
 def counted(store: Store) -> dict[str, int]:
@@ -685,3 +689,34 @@ def runs_before_a_window_are_not_counted_twice(store: Store) -> None:
 def open_clock() -> FakeClock:
     """The clock that the contract's times are told by."""
     return FakeClock(NOW_S)
+
+
+@promise
+def a_worker_that_starts_children_all_the_time_hides_no_other(store: Store) -> None:
+    busy = [process(f"b{n}", worker="busy@h1", started_at_s=NOW_S + n, ended_at_s=NOW_S + n) for n in range(2500)]
+    store.write(
+        [*busy, process("quiet", worker="quiet@h1", started_at_s=NOW_S - 60), process("lives", worker="busy@h1")]
+    )
+    workers = {worker.name: worker for worker in Queries(store).workers().rows}
+    assert set(workers) == {"busy@h1", "quiet@h1"}
+    assert workers["busy@h1"].processes[0].uid == "lives"
+    assert len(workers["busy@h1"].processes) == 1000
+
+
+@promise
+def the_windows_of_a_busy_name_hide_no_other_leak_of_a_worker(store: Store) -> None:
+    store.write([
+        process(),
+        window("old", name="shop.rare", at_s=NOW_S - 9999),
+        *(window(f"w{n}", at_s=NOW_S + n, run_number=300 * n) for n in range(2100)),
+    ])  # fmt: skip
+    assert {leak.name for leak in Queries(store).leaks(worker="w1@h1").rows} == {"shop.charge", "shop.rare"}
+
+
+@promise
+def a_leak_that_is_resolved_is_gone_from_its_workers_table_too(store: Store) -> None:
+    store.write([process(), window("w1")])
+    queries = Queries(store)
+    (leak,) = queries.leaks(worker="w1@h1").rows
+    store.resolve_leak(leak.id, "ada", NOW_S + 1)
+    assert queries.leaks(worker="w1@h1").rows == []

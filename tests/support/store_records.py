@@ -67,6 +67,11 @@ def sample(at_s: float, rss_bytes: int, **fields: Any) -> Sample:
     return Sample(process=fields.pop("process", "p1"), at_s=at_s, memory=MemoryState(rss_bytes=rss_bytes), **fields)
 
 
+def site(file: str, **fields: Any) -> Site:
+    known: dict[str, Any] = {"line": 7, "function": "charge", "code": "seen.append(x)", "bytes": 4096, "blocks": 2}
+    return Site(file=file, **known | fields)
+
+
 def window(id: str, **fields: Any) -> Window:
     known: dict[str, Any] = {
         "investigation": "i1",
@@ -80,8 +85,6 @@ def window(id: str, **fields: Any) -> Window:
         "run_number": 300,
         "kept_bytes_per_run": 4096.0,
         "kept_blocks_per_run": 2.0,
-        "sites": [
-            Site(file="/srv/shop/tasks.py", line=7, function="charge", code="seen.append(x)", bytes=4096, blocks=2)
-        ],
+        "sites": [site("/srv/shop/tasks.py")],
     }
     return Window(id=id, **known | fields)

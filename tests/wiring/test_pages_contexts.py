@@ -593,3 +593,34 @@ def test_leaks_are_filtered_by_queue_and_sorted_by_the_store(queries, visit):
     context = leaks.table(queries, visit(queue="orders", sort="name"))
     assert [leak.name for leak in context["rows"]] == ["shop.tasks.remember_order"]
     assert context["queues"] == ["celery", "orders"]
+
+
+def test_what_needs_attention_is_not_hidden_behind_what_does_not(tmp_path, visit):
+    """More resolved alerts and groups than a page asks for, all newer than the one that is open."""
+    now_s = time.time()
+    store = open_store(load({"trace_dir": str(tmp_path)}, environment={}))
+    alert = monitor_facts.alerts(now_s)[0]
+    store.save_alert(replace(alert, id="fires", state="firing", since=now_s - 9999, subject="the old one"))
+    for n in range(210):
+        store.save_alert(replace(alert, id=f"over{n}", state="resolved", since=now_s - n, resolved_at=now_s))
+    failed = [
+        model.Failure(
+            id=f"f{n}",
+            process="p",
+            kind=Kind.TASK,
+            name="shop.old" if n == 120 else "shop.charge",
+            outcome=model.Outcome.FAILED,
+            fingerprint=f"fp{n}",
+            at_s=now_s - 60 - n,
+        )
+        for n in range(121)
+    ]
+    store.write(failed)
+    for n in range(120):
+        store.resolve_group(f"fp{n}", "ada", now_s)
+    queries = Queries(store)
+    assert [row.id for row in alerts.alerts(queries, visit())["rows"]][0] == "fires"
+    context = overview.overview(queries, visit())
+    assert [item.what for item in context["items"]][-1].startswith("shop.old")
+    assert ("Failures", "121") == context["figures"][1][:2]
+    store.close()
