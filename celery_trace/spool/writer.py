@@ -92,6 +92,7 @@ class SpoolWriter:
         self.counters: Counter[str] = Counter()
         self._lock = threading.RLock()
         self._closed = self._ending = False
+        self._look_at_s = 0.0
         self._begin(process)
         if not _hooked:
             os.register_at_fork(after_in_child=_forget_in_the_child)
@@ -249,7 +250,7 @@ class SpoolWriter:
         self._ending = False
         self._trouble: OSError | None = None
         self._try_again_s = 0.0
-        self._look_at_s: float = 0.0
+        self._look_at_s = 0.0
         self._losses: Losses = Losses(self._folder, process.uid)
         self._cap = Cap(self._folder, self._cap_bytes, self._segment_bytes, self._losses)
 
