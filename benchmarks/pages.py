@@ -33,6 +33,7 @@ from celery import Celery
 from celery.events import EventDispatcher
 
 from celery_trace.model import Kind, MemoryState, Sample, Site, Stage, TypeCount, Verdict, Window
+from celery_trace.payloads import squeeze
 from celery_trace.settings import Settings
 from celery_trace.stores import open_store
 
@@ -59,7 +60,7 @@ def fill(settings: Settings, many: int) -> None:
     try:
         now_s = time.time()
         record = a_failure(1, "p1", now_s)
-        fill_store(store, many, rows.squeeze(rows._encoder.encode(record)))
+        fill_store(store, many, squeeze(rows.encoded(record)))
         for number in range(NAMES):
             name = f"app.tasks.t{number}"
             store.write([_window(name, f"p{process}", now_s - 60 * process) for process in range(4)])

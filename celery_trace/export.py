@@ -19,8 +19,8 @@ from msgspec import Struct
 from celery_trace import private_files
 from celery_trace.queries.cursors import after, ordered
 from celery_trace.refusals import Unavailable
-from celery_trace.stores import Store, schema
-from celery_trace.stores.rows import unsqueeze
+from celery_trace.stores import Store, schema, shared_captures
+from celery_trace.stores.rows import whole
 
 #: Table (its name without the prefix) and the column of its time.
 TABLES: dict[str, tuple[sa.Table, str]] = {
@@ -38,6 +38,8 @@ TABLES: dict[str, tuple[sa.Table, str]] = {
     "audit": (schema.audit, "at_s"),
 }
 
+#: Columns that say how a row is stored, and nothing more.
+STORED_ONLY = frozenset({"shared"})
 #: Rows of one read.
 PAGE = 5000
 
@@ -71,10 +73,16 @@ def rows(store: Store, name: str, *, since_s: float | None = None, page: int = P
             wanted = wanted.where(after(order, last))
         with store.reading() as connection:
             found = connection.execute(ordered(wanted, order).limit(page)).all()
+            shared = {row.shared for row in found} if table is schema.failures else set()
+            bases = shared_captures.bases(connection, shared)
         for row in found:
             values = dict(row._mapping)
+            base = bases.get(values.pop("shared", ""))
             if "payload" in values:
-                values["payload"] = unsqueeze(values["payload"]).decode() if values["payload"] else None
+                try:
+                    values["payload"] = whole(values["payload"], base).decode() if values["payload"] else None
+                except LookupError:  # a failure that was pruned just now
+                    continue
             yield values
         if len(found) < page:
             return
@@ -123,7 +131,8 @@ def write_parquet(
     exported = Exported({}, {})
     for name in names:
         table, _ = TABLES[name]
-        fields = pyarrow.schema([(column.name, _arrow_type(pyarrow, column)) for column in table.columns])
+        columns = [column for column in table.columns if column.name not in STORED_ONLY]
+        fields = pyarrow.schema([(column.name, _arrow_type(pyarrow, column)) for column in columns])
         path = folder / f"{name}.parquet"
         count = 0
         with _private(path) as file, parquet.ParquetWriter(file, fields, compression="zstd") as writer:

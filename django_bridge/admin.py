@@ -15,7 +15,7 @@ from celery_trace import model
 from celery_trace.capture import views
 from celery_trace.model import Kind, Outcome, Verdict
 from django_bridge import links, payloads
-from django_bridge.models import Failure, Kept, Leak, Run
+from django_bridge.models import Failure, Kept, Leak, Run, SharedCapture
 from django_bridge.pages import ChoiceFilter, ReadOnlyAdmin, local_time
 
 
@@ -76,7 +76,8 @@ class FailureAdmin(ReadOnlyAdmin):
         row = self.get_object(request, object_id)
         if row is None or not self.has_view_permission(request, row):
             return super().change_view(request, object_id, form_url, extra_context)
-        record = payloads.read(row.payload, model.Failure)
+        shared = SharedCapture.objects.filter(id=row.shared).values_list("payload", flat=True).first()
+        record = payloads.read(row.payload, model.Failure, shared)
         context = {
             "title": row.name,
             "detail": views.detail(record) if record is not None else None,

@@ -1,9 +1,4 @@
-"""
-The records inside the rows' ``payload``, for the admin.
-
-The store's own module reads them through SQLAlchemy, which a Django process never imports. The form is the
-same: JSON of the record, compressed by zlib where that paid.
-"""
+"""The records inside the rows' ``payload``, for the admin; see :mod:`celery_trace.payloads`."""
 
 from __future__ import annotations
 
@@ -12,12 +7,19 @@ from typing import TypeVar
 
 import msgspec
 
+from celery_trace.payloads import Base, is_difference, unsqueeze
+
 T = TypeVar("T")
 
 
-def read(payload: bytes | memoryview | None, kind: type[T]) -> T | None:
+def read(payload: bytes | memoryview | None, kind: type[T], shared: bytes | memoryview | None = None) -> T | None:
     """
     The record in a payload.
+
+    Args:
+        payload: From the row.
+        kind: What it is.
+        shared: The payload of the capture that it is a difference to, for a failure that has one.
 
     Returns:
         None where there is none, or where a newer version wrote one that this version can't read.
@@ -26,6 +28,12 @@ def read(payload: bytes | memoryview | None, kind: type[T]) -> T | None:
         return None
     data = bytes(payload)
     try:
-        return msgspec.json.decode(data if data[:1] in (b"{", b"[") else zlib.decompress(data), type=kind)
+        if is_difference(data):
+            if not shared:
+                return None
+            json = Base(unsqueeze(bytes(shared))).restored(data)
+        else:
+            json = unsqueeze(data)
+        return msgspec.json.decode(json, type=kind)
     except (msgspec.DecodeError, zlib.error):
         return None

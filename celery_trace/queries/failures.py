@@ -14,7 +14,7 @@ from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
 from celery_trace.queries.cursors import like
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores import schema, values
+from celery_trace.stores import schema, shared_captures, values
 from celery_trace.stores.statements import by_key
 from celery_trace.stores.writing import HOUR_S
 
@@ -149,19 +149,27 @@ class FailureQueries(Base):
     ) -> Sequence[str]:
         """Ids of the newest failures among those that fit ``conditions`` which held such a value."""
         newest = (
-            sa.select(_failures.c.id, _failures.c.at_s)
+            sa.select(_failures.c.id, _failures.c.at_s, _failures.c.shared)
             .where(*conditions)
             .order_by(_failures.c.at_s.desc(), _failures.c.id.desc())
         )
-        patterns = sorted({like(search.lower()), like(values.pattern_text(search))})
-        matches = sa.or_(*(_values.c.text.like(pattern, escape="!") for pattern in patterns))
+        looked_for = values.Search(search)
+        lines: dict[str, set[int]] = {}  # by shared capture: those of its lines that match
         found: list[str] = []
         begun_s, searched, size = time.monotonic(), 0, SEARCHED_FIRST
         with by_key(connection):
             while searched < SEARCHED_VALUES and len(found) < MOST_FOUND:
                 part = newest.limit(size).offset(searched).subquery()
-                wanted = sa.select(part.c.id).join(_values, _values.c.id == part.c.id).where(matches)
-                found += connection.execute(wanted).scalars()
+                wanted = sa.select(part.c.id, part.c.shared, _values.c.text).join(_values, _values.c.id == part.c.id)
+                rows = connection.execute(wanted).all()
+                unknown = {shared for _, shared, _ in rows} - lines.keys() - {""}
+                texts = shared_captures.texts(connection, unknown)
+                lines |= {shared: looked_for.lines_of(texts.get(shared, "")) for shared in unknown}
+                found += [
+                    id
+                    for id, shared, text in rows
+                    if (looked_for.finds_in_difference(text, lines[shared]) if shared else looked_for.finds(text))
+                ]
                 searched += size
                 took_s = time.monotonic() - begun_s
                 if took_s >= SEARCH_S:
@@ -205,8 +213,15 @@ class FailureQueries(Base):
     def failure_record(self, id: str) -> Failure | None:
         """The whole record, as it was captured and merged."""
         with self.store.reading() as connection:
-            row = connection.execute(sa.select(_failures.c.payload).where(_failures.c.id == id)).first()
-        return rows_of.failure(row) if row is not None and row.payload is not None else None
+            wanted = sa.select(_failures.c.payload, _failures.c.shared).where(_failures.c.id == id)
+            row = connection.execute(wanted).first()
+            if row is None or row.payload is None:
+                return None
+            known = shared_captures.bases(connection, [row.shared])
+        try:
+            return rows_of.failure(row.payload, known.get(row.shared))
+        except LookupError:  # it was pruned just now
+            return None
 
     def failure(self, id: str) -> FailureDetail | None:
         """All that is known of one failure, in the shape of the contract."""

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from celery_trace.guard import report
 from celery_trace.model import Leak, Rollup, Verdict, Window
+from celery_trace.payloads import squeeze, unsqueeze
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import schema
 from celery_trace.stores.errors import StoreUnavailable
@@ -153,7 +154,7 @@ def count_on(store: Store, *, most_s: float = 0.1) -> int:
         for row in connection.execute(growing.order_by(table.c.rank, table.c.id).limit(MOST_COUNTED)).all():
             if time.monotonic() > until_s:
                 break
-            known = msgspec.json.decode(rows_of.unsqueeze(row.payload), type=Leak)
+            known = msgspec.json.decode(unsqueeze(row.payload), type=Leak)
             runs, total = _counted(known, _runs_by_now(connection, known, now_s))
             if runs > row.runs:
                 changed.append(
@@ -209,7 +210,7 @@ def _refresh_name(store: Store, due: Any) -> None:
 
 def _seen_since(leak: Leak, row: Any) -> Leak:
     """A leak, first seen when its row says, if that is earlier: of very many windows only the newest are read."""
-    known = msgspec.json.decode(rows_of.unsqueeze(row.payload), type=Leak)
+    known = msgspec.json.decode(unsqueeze(row.payload), type=Leak)
     return msgspec.structs.replace(leak, first_seen=min(leak.first_seen, known.first_seen))
 
 
@@ -221,7 +222,7 @@ def _counted(leak: Leak, runs: int) -> tuple[int, int]:
 
 def leak_row(leak: Leak, runs: int = 0) -> rows_of.Row:
     """A leak's row; there were so many runs in all, if those are more than its windows say."""
-    return columns_of(leak, runs) | {"payload": rows_of.squeeze(msgspec.json.encode(leak))}
+    return columns_of(leak, runs) | {"payload": squeeze(msgspec.json.encode(leak))}
 
 
 def columns_of(leak: Leak, runs: int = 0) -> rows_of.Row:
@@ -243,7 +244,7 @@ def columns_of(leak: Leak, runs: int = 0) -> rows_of.Row:
 
 def leak(row: Any, now_s: float) -> Leak:
     """The leak that stands in a row, with what was counted on by now (seconds since the epoch)."""
-    known = msgspec.json.decode(rows_of.unsqueeze(row.payload), type=Leak)
+    known = msgspec.json.decode(unsqueeze(row.payload), type=Leak)
     if row.runs <= known.runs:
         return known
     total = int(row.kept_bytes_total)

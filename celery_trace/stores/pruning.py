@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from celery_trace.model import stable_id
 from celery_trace.settings import Settings
-from celery_trace.stores import schema
+from celery_trace.stores import schema, shared_captures
 from celery_trace.stores.statements import add_tallies, chunks
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _remove_batch(
     connection: sa.Connection, table: sa.Table, column: str, before_s: float, *, counted: bool, size: int = BATCH
 ) -> int:
     key = next(iter(table.primary_key.columns))
-    extra = (table.c.fingerprint, table.c.at_s) if table is schema.failures else ()
+    extra = (table.c.fingerprint, table.c.at_s, table.c.shared) if table is schema.failures else ()
     old = sa.select(key, *extra).order_by(table.c[column]).limit(size)
     if before_s != float("inf"):
         old = old.where(table.c[column] < before_s)
@@ -129,6 +129,7 @@ def _remove_batch(
         values = schema.failure_values
         for part in chunks(keys):
             connection.execute(sa.delete(values).where(values.c.id.in_(part)))
+        shared_captures.add(connection, {id: -n for id, n in Counter(row.shared for row in rows).items() if id})
     if table is schema.windows:
         _forget_leaks(connection, before_s)
     if table is schema.shells:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from math import isfinite
 from typing import Any
 
@@ -29,28 +28,16 @@ from celery_trace.model import (
     Window,
     stable_id,
 )
+from celery_trace.payloads import Base, is_difference, squeeze, unsqueeze
 from celery_trace.stores import schema
-from celery_trace.stores.values import searchable
 
 Row = dict[str, Any]
 _INT_MOST = 2**63 - 1
-#: Below this, compressing costs more than it saves.
-_COMPRESS_FROM_BYTES = 400
 
 _encoder = msgspec.json.Encoder()
 _memory = msgspec.json.Decoder(MemoryState).decode
 _counts = msgspec.json.Decoder(list[int]).decode
 _KINDS = {str(kind): kind for kind in Kind}
-
-
-def squeeze(payload: bytes) -> bytes:
-    """Compress where it pays; JSON starts with a brace, zlib never does."""
-    return zlib.compress(payload, 1) if len(payload) >= _COMPRESS_FROM_BYTES else payload
-
-
-def unsqueeze(payload: bytes) -> bytes:
-    """The JSON that :func:`squeeze` took."""
-    return payload if payload[:1] in (b"{", b"[") else zlib.decompress(payload)
 
 
 def text(value: object) -> str:
@@ -332,7 +319,13 @@ def fingerprint(record: Failure) -> str:
     return stable_id("group", record.kind, record.name, what)
 
 
-def failure_row(record: Failure) -> Row:
+def encoded(record: Failure) -> bytes:
+    """A failure as JSON."""
+    return _encoder.encode(record)
+
+
+def failure_row(record: Failure, payload: bytes | None = None, shared: str = "") -> Row:
+    """A failure's row; ``payload`` is the difference to the capture ``shared``, or else the whole record."""
     raised = record.exception
     return {
         "id": record.id,
@@ -354,16 +347,28 @@ def failure_row(record: Failure) -> Row:
         "pid": record.last_pid,
         "hostname": record.hostname,
         "at_s": record.at_s,
-        "payload": squeeze(_encoder.encode(record)),
+        "shared": shared,
+        "payload": squeeze(_encoder.encode(record)) if payload is None else payload,
     }
 
 
-def values_row(record: Failure) -> Row:
-    return {"id": record.id, "text": searchable(record)}
+def failure(payload: bytes, base: Base | None = None) -> Failure:
+    """The record in a payload, which may be a difference to a base."""
+    return msgspec.json.decode(whole(payload, base), type=Failure)
 
 
-def failure(row: Any) -> Failure:
-    return msgspec.json.decode(unsqueeze(row.payload), type=Failure)
+def whole(payload: bytes, base: Base | None = None) -> bytes:
+    """
+    The JSON in a payload.
+
+    Raises:
+        LookupError: It is a difference, and what it is a difference to is not there.
+    """
+    if not is_difference(payload):
+        return unsqueeze(payload)
+    if base is None:
+        raise LookupError("the shared capture is gone")
+    return base.restored(payload)
 
 
 def exception(row: Any) -> ExceptionInfo | None:

@@ -268,6 +268,7 @@ failures = _table(
     _number("pid"),
     _text("hostname"),
     _seconds("at_s"),
+    _text("shared", ID),  # what its payload is the difference to, in captures; empty: the payload is whole
     _maybe("payload", BLOB),  # the whole record
     sa.Index("ct_failures_at", "at_s", "id"),
     sa.Index("ct_failures_name", "name", "at_s", "id"),
@@ -281,6 +282,18 @@ failures = _table(
     sa.Index("ct_failures_task", "task_id"),
     sa.Index("ct_failures_root", "root_id"),
     sa.Index("ct_failures_process", "process"),
+)
+
+#: Records that others of the same group are stored as a difference to.
+captures = _table(
+    "captures",
+    _key("id"),  # a hash of the payload's JSON
+    _text("fingerprint", ID),
+    _seconds("at_s"),
+    _number("failures"),  # how many are stored so
+    _text("text", LONG_TEXT),  # what it held, for the search
+    _maybe("payload", BLOB),
+    sa.Index("ct_captures_print", "fingerprint", "at_s"),
 )
 
 #: What a failure held, as short text for the search; apart, so that a search reads narrow rows and a list none of them.

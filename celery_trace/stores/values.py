@@ -42,6 +42,45 @@ def searchable(failure: Failure) -> str:
     return "\n".join(found)
 
 
+def difference(text: str, common: str) -> str:
+    """
+    A failure's text by that of another one: which of its lines are missing here, by number, then the lines beside them.
+
+    Whether a stored text is such a difference stands in the failure's row (``shared``).
+    """
+    mine, theirs = text.split("\n"), common.split("\n")
+    here, there = set(mine), set(theirs)
+    missing = ",".join(str(number) for number, line in enumerate(theirs) if line not in here)
+    return "\n".join([missing, *(line for line in mine if line not in there)])
+
+
+class Search:
+    """
+    What somebody looks for in the texts.
+
+    Args:
+        search: As it was typed.
+    """
+
+    def __init__(self, search: str) -> None:
+        self._patterns = sorted({search.lower(), pattern_text(search)})
+
+    def finds(self, text: str) -> bool:
+        """Whether a whole text has it."""
+        return any(pattern in text for pattern in self._patterns)
+
+    def lines_of(self, common: str) -> set[int]:
+        """The lines of a shared text that have it, by number."""
+        return {number for number, line in enumerate(common.split("\n")) if self.finds(line)}
+
+    def finds_in_difference(self, text: str, lines: set[int]) -> bool:
+        """Whether a failure has it whose text is a difference to one in which these lines have it."""
+        missing, _, own = text.partition("\n")
+        if self.finds(own):
+            return True
+        return bool(lines) and not lines <= set(map(int, filter(None, missing.split(","))))
+
+
 def pattern_text(search: str) -> str:
     """What somebody typed, in the form of the lines: ``Order_ID = 7`` finds ``order_id=7``."""
     name, sign, value = search.strip().lower().partition("=")

@@ -32,7 +32,7 @@ from celery_trace.model import (
     Window,
     stable_id,
 )
-from celery_trace.stores import day_sums, schema
+from celery_trace.stores import day_sums, schema, shared_captures
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.rows import LARGEST, SUMMED, Row
 from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
@@ -280,30 +280,33 @@ class _Batch:
         for record in given:
             latest[record.id] = _merge(latest[record.id], record) if record.id in latest else record
         found = locked(self._connection, table, latest)
-        fresh = [rows_of.failure_row(record) for key, record in sorted(latest.items()) if key not in found]
-        insert_all(self._connection, table, fresh)
-        changed: list[Row] = []
-        whole = dict(latest)
-        groups = _Groups()
-        for row in fresh:
-            groups.count(row, +1)
+        known = shared_captures.bases(self._connection, (row.shared for row in found.values()))
+        whole = dict(sorted(latest.items()))
         for key, row in found.items():
-            whole[key] = _merge(rows_of.failure(row), latest[key])
-            merged = rows_of.failure_row(whole[key])
-            changed.append(merged)
-            if merged["fingerprint"] != row.fingerprint or _hour(merged["at_s"]) != _hour(row.at_s):
-                groups.count(row._mapping, -1)
-                groups.count(merged, +1)
+            whole[key] = _merge(rows_of.failure(row.payload, known.get(row.shared)), latest[key])
+        sharing = shared_captures.Sharing(self._connection, map(rows_of.fingerprint, whole.values()), self._now_s)
+        groups = _Groups()
+        fresh: list[Row] = []
+        changed: list[Row] = []
+        texts: list[Row] = []
+        for key, record in whole.items():
+            before = found[key]._mapping if key in found else None
+            row, text = sharing.store(record, before)
+            texts.append(text)
+            (fresh if before is None else changed).append(row)
+            if before is None:
+                groups.count(row, +1)
+            elif row["fingerprint"] != before["fingerprint"] or _hour(row["at_s"]) != _hour(before["at_s"]):
+                groups.count(before, -1)
+                groups.count(row, +1)
             else:
-                groups.count(merged, 0)
+                groups.count(row, 0)
+        insert_all(self._connection, table, fresh)
         update_rows(self._connection, table, changed)
-        upsert(
-            self._connection,
-            schema.failure_values,
-            [rows_of.values_row(record) for _, record in sorted(whole.items())],
-        )
+        upsert(self._connection, schema.failure_values, texts)
         self._queues((record.task.queue, str(record.kind), record.name) for record in given if record.task is not None)
         groups.write(self._connection)
+        sharing.write()
         return len(fresh)
 
     def kept(self, given: list[Kept]) -> int:

@@ -10,7 +10,7 @@ from django_bridge.models.columns import ID, MESSAGE, NAME, PREFIX, WORD, KeyFie
 
 
 class Failure(models.Model):
-    """A failed run; its whole record stands in ``payload``."""
+    """A failed run; its whole record stands in ``payload``, or what distinguishes it from a :class:`SharedCapture`."""
 
     id = KeyField(primary_key=True, max_length=ID)
     process = models.CharField(max_length=ID, default="", blank=True)
@@ -31,6 +31,7 @@ class Failure(models.Model):
     pid = models.BigIntegerField(default=0)
     hostname = models.CharField(max_length=NAME, default="", blank=True)
     at_s = models.FloatField(default=0.0)
+    shared = models.CharField(max_length=ID, default="", blank=True)
     payload = models.BinaryField(null=True)
 
     objects = StoreManager()
@@ -306,6 +307,27 @@ class Sample(models.Model):
         indexes = [
             models.Index(fields=["at_s"], name="ct_samples_at"),
             models.Index(fields=["process", "at_s"], name="ct_samples_process"),
+        ]
+
+
+class SharedCapture(models.Model):
+    """A record that other failures of its group are stored as a difference to."""
+
+    id = KeyField(primary_key=True, max_length=ID)
+    fingerprint = models.CharField(max_length=ID, default="", blank=True)
+    at_s = models.FloatField(default=0.0)
+    failures = models.BigIntegerField(default=0)
+    text = models.TextField(default="", blank=True)
+    payload = models.BinaryField(null=True)
+
+    objects = StoreManager()
+
+    class Meta:
+        db_table = PREFIX + "captures"
+        verbose_name = "shared capture"
+        verbose_name_plural = "shared captures"
+        indexes = [
+            models.Index(fields=["fingerprint", "at_s"], name="ct_captures_print"),
         ]
 
 

@@ -720,3 +720,123 @@ def a_leak_that_is_resolved_is_gone_from_its_workers_table_too(store: Store) -> 
     (leak,) = queries.leaks(worker="w1@h1").rows
     store.resolve_leak(leak.id, "ada", NOW_S + 1)
     assert queries.leaks(worker="w1@h1").rows == []
+
+
+def alike(number: int, **fields: Any) -> Failure:
+    """A failure of a group whose captures differ in one value each."""
+    locals_ = [Variable("order_id", 0), Variable("options", 1)]
+    frame = Frame(file="a.py", line=1, function="f", locals=locals_, context=["line of code " * 5] * 9)
+    raised = CapturedException(type="ValueError", module="builtins", message=f"no card {number}", frames=[frame])
+    heap = [
+        Node("int", "plain", number),
+        Node("dict", "dict", None, list(range(2, 42))),
+        *(Node("str", "plain", f"option {n} of {fields.get('name', 'the shop')}") for n in range(40)),
+    ]
+    known: dict[str, Any] = {"at_s": NOW_S + number, "capture": Capture(exceptions=[raised], heap=heap)}
+    return failure(f"t{number}", **known | fields)
+
+
+def captures(store: Store) -> list[tuple[str, int]]:
+    """Group and served failures of each shared capture."""
+    table = schema.captures
+    with store.reading() as connection:
+        found = connection.execute(sa.select(table.c.fingerprint, table.c.failures).order_by(table.c.id))
+        return [(fingerprint, served) for fingerprint, served in found]
+
+
+def stored_bytes(store: Store) -> dict[str, int]:
+    table = schema.failures
+    with store.reading() as connection:
+        return {
+            row.task_id: len(row.payload) for row in connection.execute(sa.select(table.c.task_id, table.c.payload))
+        }
+
+
+@promise
+def failures_that_are_alike_are_stored_once_and_come_back_as_they_were(store: Store) -> None:
+    given = [alike(number) for number in range(10, 50)]
+    store.write(given[:20])
+    for record in given[20:]:
+        store.write([record])
+    store.write(given[5:15])
+    assert captures(store) == [("fp-value", 40)]
+    assert max(stored_bytes(store).values()) < 200 < len(rows.squeeze(rows.encoded(given[0])))
+    queries = Queries(store)
+    assert [queries.failure_record(record.id) for record in given] == given
+    # Each is found by its own values and by those that all have, and not by another's.
+    assert [row.task_id for row in queries.failures(search="order_id=17").rows] == ["t17"]
+    assert len(queries.failures(search="option 3 of the shop", limit=1000).rows) == 40
+    assert [row.task_id for row in queries.failures(search="order_id=10").rows] == ["t10"], "the first one's own"
+
+
+@promise
+def a_second_witness_completes_a_failure_that_is_stored_as_a_difference(store: Store) -> None:
+    store.write([alike(1), alike(2)])
+    store.write([alike(2, capture=None, witness="main", worker="", hostname="h9")])
+    record = Queries(store).failure_record(failure("t2").id)
+    assert record is not None
+    assert record.capture == alike(2).capture
+    assert captures(store) == [("fp-value", 2)]
+
+
+@promise
+def a_shared_capture_goes_with_the_last_failure_that_needs_it(store: Store) -> None:
+    store.write([alike(number, at_s=NOW_S - 20 * 86_400 + number) for number in range(10)])
+    store.write([alike(11)])
+    keep = Settings(dir=store.settings.dir, retention_days=14)
+    store.prune(keep, NOW_S)
+    assert captures(store) == [("fp-value", 1)]
+    assert Queries(store).failure_record(failure("t11").id) == alike(11)
+    store.prune(keep, NOW_S + 20 * 86_400)
+    assert "captures" not in counted(store)
+
+
+@promise
+def a_capture_serves_new_failures_for_a_day(store: Store) -> None:
+    store.write([alike(1), alike(2)])
+    assert isinstance(store.clock, FakeClock)
+    store.clock.advance(86_401)
+    store.write([alike(3)])
+    assert sorted(captures(store)) == [("fp-value", 1), ("fp-value", 2)]
+    assert Queries(store).failure_record(failure("t3").id) == alike(3)
+
+
+@promise
+def failures_of_a_group_that_are_all_different_are_stored_whole(store: Store) -> None:
+    chance = random.Random(7)
+    given = []
+    for number in range(12):
+        heap = [Node("str", "plain", chance.randbytes(40).hex()) for _ in range(60)]
+        given.append(failure(f"t{number}", capture=Capture(heap=heap)))
+    store.write(given)
+    assert captures(store) == [("fp-value", 1)] * 4
+    assert [Queries(store).failure_record(record.id) for record in given] == given
+
+
+@promise
+def who_writes_and_who_prunes_do_not_take_a_capture_from_each_other(store: Store) -> None:
+    old_s = NOW_S - 20 * 86_400
+    keep = Settings(dir=store.settings.dir, retention_days=14)
+    errors: list[Exception] = []
+
+    def write(first: int) -> None:
+        try:
+            for number in range(first, first + 60):
+                store.write([alike(number, at_s=old_s if number % 2 else NOW_S)])
+        except Exception as error:
+            errors.append(error)
+
+    writers = [threading.Thread(target=write, args=(first,)) for first in (0, 100)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        store.prune(keep, NOW_S)
+    for writer in writers:
+        writer.join()
+    assert errors == []
+    store.prune(keep, NOW_S)
+    queries = Queries(store)
+    kept = [number for first in (0, 100) for number in range(first, first + 60) if number % 2 == 0]
+    assert sorted(row.task_id for row in queries.failures(limit=1000).rows) == sorted(f"t{n}" for n in kept)
+    assert all(queries.failure_record(failure(f"t{n}").id) == alike(n, at_s=NOW_S) for n in kept)
+    assert sum(served for _, served in captures(store)) == len(kept)

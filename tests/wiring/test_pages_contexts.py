@@ -619,8 +619,8 @@ def test_what_needs_attention_is_not_hidden_behind_what_does_not(tmp_path, visit
     for n in range(120):
         store.resolve_group(f"fp{n}", "ada", now_s)
     queries = Queries(store)
-    assert [row.id for row in alerts.alerts(queries, visit())["rows"]][0] == "fires"
+    assert next(row.id for row in alerts.alerts(queries, visit())["rows"]) == "fires"
     context = overview.overview(queries, visit())
     assert [item.what for item in context["items"]][-1].startswith("shop.old")
-    assert ("Failures", "121") == context["figures"][1][:2]
+    assert context["figures"][1][:2] == ("Failures", "121")
     store.close()

@@ -1,0 +1,183 @@
+"""
+Failures of a group are stored as differences to one of them, which is kept in ``captures`` for that.
+
+The first failure of a group is kept whole there; the next ones that are like it take a tenth of its place. A
+capture serves new failures for a day only, so that what it holds is not kept much longer than the failures that
+need it; it goes with the last of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from celery_trace.model import Failure
+from celery_trace.payloads import Base, squeeze, unsqueeze
+from celery_trace.stores import rows as rows_of
+from celery_trace.stores import schema, values
+from celery_trace.stores.errors import Interrupted
+from celery_trace.stores.rows import Row
+from celery_trace.stores.statements import chunks, insert_new
+
+#: A capture serves new failures for so long, seconds.
+SERVES_S = 86_400.0
+#: Different captures of one group that serve at a time. A failure that is like none of them is stored whole.
+MOST_OF_A_GROUP = 4
+#: A smaller record gains nothing, bytes of JSON.
+LEAST_BYTES = 600
+#: Captures that were read or written lately are remembered, up to so many bytes of JSON.
+REMEMBERED_BYTES = 8 * 1024 * 1024
+
+_table = schema.captures
+
+
+class _Remembered:
+    """Captures by id: what an id stands for never changes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[Base, str]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, id: str) -> tuple[Base, str] | None:
+        with self._lock:
+            found = self._known.get(id)
+            if found is not None:
+                self._known.move_to_end(id)
+            return found
+
+    def put(self, id: str, base: Base, text: str) -> None:
+        with self._lock:
+            if id not in self._known:
+                self._known[id] = (base, text)
+                self._bytes += len(base.json)
+            while self._bytes > REMEMBERED_BYTES and len(self._known) > 1:
+                _, (gone, _) = self._known.popitem(last=False)
+                self._bytes -= len(gone.json)
+
+
+_remembered = _Remembered()
+
+
+def bases(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Base]:
+    """Captures by id; one that is not there any more is left out."""
+    return {id: base for id, (base, _) in _found(connection, ids).items()}
+
+
+def _found(connection: sa.Connection, ids: Iterable[str]) -> dict[str, tuple[Base, str]]:
+    wanted = set(ids) - {""}
+    found = {id: known for id in wanted if (known := _remembered.get(id)) is not None}
+    for part in chunks(sorted(wanted - set(found))):
+        read = sa.select(_table.c.id, _table.c.payload, _table.c.text).where(_table.c.id.in_(part))
+        for id, payload, text in connection.execute(read):
+            found[id] = (Base(unsqueeze(payload)), text)
+            _remembered.put(id, *found[id])
+    return found
+
+
+def texts(connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
+    """The searched texts of captures by id."""
+    return {id: text for id, (_, text) in _found(connection, ids).items()}
+
+
+class Sharing:
+    """
+    The failures of one transaction.
+
+    Args:
+        connection: Of the transaction.
+        fingerprints: Their groups.
+        now_s: When it is, seconds since the epoch.
+    """
+
+    def __init__(self, connection: sa.Connection, fingerprints: Iterable[str], now_s: float) -> None:
+        self._connection = connection
+        self._now_s = now_s
+        self._changes: Counter[str] = Counter()
+        self._fresh: dict[str, Row] = {}
+        #: By group: the captures that serve now, the one that served last first.
+        self._serving: dict[str, list[tuple[str, Base, str]]] = defaultdict(list)
+        serving: list[tuple[str, str]] = []
+        for part in chunks(sorted(set(fingerprints))):
+            young = sa.select(_table.c.fingerprint, _table.c.id)
+            young = young.where(_table.c.fingerprint.in_(part), _table.c.at_s > now_s - SERVES_S)
+            serving += [(fingerprint, id) for fingerprint, id in connection.execute(young.order_by(_table.c.at_s))]
+        found = _found(connection, (id for _, id in serving))
+        for fingerprint, id in serving:
+            if id in found:
+                self._serving[fingerprint].append((id, *found[id]))
+
+    def store(self, record: Failure, before: Mapping[str, Any] | None = None) -> tuple[Row, Row]:
+        """
+        A failure's rows, for ``failures`` and for ``failure_values``.
+
+        Args:
+            record: The failure.
+            before: Its row in ``failures``, if there is one.
+        """
+        text = values.searchable(record)
+        json = rows_of.encoded(record)
+        if before is not None and before["shared"]:
+            self._changes[before["shared"]] -= 1
+        found = self._share(rows_of.fingerprint(record), json, text) if len(json) >= LEAST_BYTES else None
+        if found is None:
+            return rows_of.failure_row(record, squeeze(json)), {"id": record.id, "text": text}
+        id, payload, common = found
+        self._changes[id] += 1
+        return rows_of.failure_row(record, payload, id), {"id": record.id, "text": values.difference(text, common)}
+
+    def _share(self, fingerprint: str, json: bytes, text: str) -> tuple[str, bytes, str] | None:
+        """The capture that a record is like, the difference to it, and its text; a new capture, if there is room."""
+        serving = self._serving[fingerprint]
+        for place, (id, base, common) in enumerate(serving):
+            payload = base.difference(json)
+            if payload is not None:
+                serving.insert(0, serving.pop(place))
+                return id, payload, common
+        if len(serving) >= MOST_OF_A_GROUP:
+            return None
+        id, base = hashlib.blake2b(json, digest_size=16).hexdigest(), Base(json)
+        payload = base.difference(json)
+        if payload is None:
+            return None
+        self._fresh[id] = {
+            "id": id,
+            "fingerprint": fingerprint,
+            "at_s": self._now_s,
+            "failures": 0,
+            "text": text,
+            "payload": squeeze(json),
+        }
+        _remembered.put(id, base, text)
+        serving.insert(0, (id, base, text))
+        return id, payload, text
+
+    def write(self) -> None:
+        """
+        Write new captures, and how many failures each serves.
+
+        Raises:
+            Interrupted: One was pruned by another writer meanwhile.
+        """
+        used = {id: row for id, row in sorted(self._fresh.items()) if self._changes[id] > 0}
+        insert_new(self._connection, _table, list(used.values()))
+        if add(self._connection, self._changes):
+            raise Interrupted(_table.name)
+
+
+def add(connection: sa.Connection, changes: Mapping[str, int]) -> bool:
+    """Change how many failures captures serve; those that serve none any more go. Whether one was missing."""
+    missing = False
+    for id, by in sorted(changes.items()):
+        if by:
+            more = sa.update(_table).where(_table.c.id == id).values(failures=_table.c.failures + by)
+            missing |= connection.execute(more).rowcount == 0 and by > 0
+    fewer = sorted(id for id, by in changes.items() if by < 0)
+    for part in chunks(fewer):
+        connection.execute(sa.delete(_table).where(_table.c.id.in_(part), _table.c.failures <= 0))
+    return missing
