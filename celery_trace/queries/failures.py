@@ -154,21 +154,25 @@ class FailureQueries(Base):
             .order_by(_failures.c.at_s.desc(), _failures.c.id.desc())
         )
         looked_for = values.Search(search)
+        matches = sa.or_(*(_values.c.text.like(like(pattern), escape="!") for pattern in looked_for.patterns))
         lines: dict[str, set[int]] = {}  # by shared capture: those of its lines that match
         found: list[str] = []
         begun_s, searched, size = time.monotonic(), 0, SEARCHED_FIRST
         with by_key(connection):
             while searched < SEARCHED_VALUES and len(found) < MOST_FOUND:
                 part = newest.limit(size).offset(searched).subquery()
+                shared = set(connection.execute(sa.select(part.c.shared).distinct()).scalars()) - {""}
+                texts = shared_captures.texts(connection, shared - lines.keys())
+                lines |= {id: looked_for.lines_of(text) for id, text in texts.items()}
+                # What the database finds may still be a number of a missing line, or a line that is missing here.
+                perhaps = sa.or_(matches, part.c.shared.in_([id for id in shared if lines.get(id)]))
                 wanted = sa.select(part.c.id, part.c.shared, _values.c.text).join(_values, _values.c.id == part.c.id)
-                rows = connection.execute(wanted).all()
-                unknown = {shared for _, shared, _ in rows} - lines.keys() - {""}
-                texts = shared_captures.texts(connection, unknown)
-                lines |= {shared: looked_for.lines_of(texts.get(shared, "")) for shared in unknown}
                 found += [
                     id
-                    for id, shared, text in rows
-                    if (looked_for.finds_in_difference(text, lines[shared]) if shared else looked_for.finds(text))
+                    for id, base, text in connection.execute(wanted.where(perhaps))
+                    if (
+                        looked_for.finds_in_difference(text, lines.get(base, set())) if base else looked_for.finds(text)
+                    )
                 ]
                 searched += size
                 took_s = time.monotonic() - begun_s

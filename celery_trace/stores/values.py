@@ -63,11 +63,12 @@ class Search:
     """
 
     def __init__(self, search: str) -> None:
-        self._patterns = sorted({search.lower(), pattern_text(search)})
+        #: Texts of which any has to be found.
+        self.patterns = sorted({search.lower(), pattern_text(search)})
 
     def finds(self, text: str) -> bool:
         """Whether a whole text has it."""
-        return any(pattern in text for pattern in self._patterns)
+        return any(pattern in text for pattern in self.patterns)
 
     def lines_of(self, common: str) -> set[int]:
         """The lines of a shared text that have it, by number."""
