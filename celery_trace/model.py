@@ -850,6 +850,28 @@ class LostStore(Struct, frozen=True, kw_only=True):
     set_aside: str = ""
 
 
+class StoreSize(Struct, frozen=True, kw_only=True):
+    """
+    How big the store is, in bytes, and how big it will be.
+
+    ``free_bytes`` of an SQLite file are used for new rows first; it can give them back to the disk where ``gives_back``
+    says so. ``bound_at`` is when failures reach ``most_failures`` or ``most_failure_bytes`` (0: no bound) at the pace
+    of the last three days; then older ones make room. What is not known yet is None.
+    """
+
+    bytes: int
+    free_bytes: int
+    gives_back: bool
+    failures: int
+    failure_bytes: int
+    most_failures: int
+    most_failure_bytes: int
+    bytes_per_day: int | None = None
+    failures_per_day: int | None = None
+    failure_bytes_per_day: int | None = None
+    bound_at: float | None = None
+
+
 class StatsView(Struct, frozen=True, kw_only=True):
     """``GET /api/trace/stats``: what was kept and what was not, and what measuring costs."""
 
@@ -867,6 +889,7 @@ class StatsView(Struct, frozen=True, kw_only=True):
     schema: str = ""
     collector: dict[str, Any] = {}
     lost_stores: list[LostStore] = []  # the one lost last first
+    size: StoreSize | None = None
 
 
 class Page(Struct, frozen=True):

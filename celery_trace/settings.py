@@ -73,6 +73,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     collector: bool = True
     retention_days: float = 14.0
     retention_runs: int = 1_000_000
+    retention_failures: int = 1_000_000
+    retention_bytes: int = 2 * 1024 * 1024 * 1024
     alert_channels: tuple[str, ...] = ()
     alert_rules: tuple[Mapping[str, Any], ...] | None = None
     release: str = ""
@@ -249,6 +251,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("collector", _boolean, "Whether the worker and the monitor start the collector"),
     Setting("retention_days", _number(0.0, 36500.0), "Age at which records are pruned"),
     Setting("retention_runs", _integer(0), "Most single runs that the store keeps"),
+    Setting("retention_failures", _integer(0), "Most failures that the store keeps"),
+    Setting("retention_bytes", _integer(0), "Most bytes that failures take in the store; 0 for no such bound"),
     Setting("alert_channels", _texts, "Where alerts go: log:, webhook+https://…, and Apprise URLs"),
     Setting("alert_rules", _rules, "Alert rules; by default the shipped ones"),
     Setting("release", _text, "What is deployed, such as a version or a commit; plots mark where it changes"),

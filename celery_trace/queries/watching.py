@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellLine, ShellView, StatsView
 from celery_trace.queries.base import Base
 from celery_trace.rules import StoredRules
-from celery_trace.stores import lineage, migration, schema
+from celery_trace.stores import lineage, migration, schema, sizes
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.state import RULES
 
@@ -114,6 +114,7 @@ class WatchingQueries(Base):
             ).all()
             version = migration.version(connection) or ""
             lost_stores = lineage.lost(connection)
+            size = sizes.read(connection, self.store.settings, now_s)
         # The newest account of each folder: a collector that was started again has another number at its end.
         accounts = {
             row.process.removeprefix(COLLECTORS).rpartition(":")[0]: msgspec.json.decode(row.counters)
@@ -136,6 +137,7 @@ class WatchingQueries(Base):
             schema=version,
             collector=accounts,
             lost_stores=lost_stores,
+            size=size,
         )
 
     def change_token(self) -> str:

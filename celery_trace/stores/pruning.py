@@ -7,6 +7,8 @@ their time, never by counting a table; the running sums are corrected in the sam
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +19,7 @@ from msgspec import Struct, field
 
 from celery_trace.model import stable_id
 from celery_trace.settings import Settings
-from celery_trace.stores import schema, shared_captures
+from celery_trace.stores import schema, shared_captures, sizes
 from celery_trace.stores.statements import add_tallies, chunks
 
 if TYPE_CHECKING:
@@ -49,9 +51,10 @@ _BY_AGE: tuple[tuple[sa.Table, str, bool], ...] = (
 
 
 class Pruned(Struct):
-    """How many rows went, by table (its name without the prefix)."""
+    """How many rows went, by table (its name without the prefix), and whether all went that had to."""
 
     rows: dict[str, int] = field(default_factory=dict)
+    finished: bool = True
 
     @property
     def total(self) -> int:
@@ -59,58 +62,114 @@ class Pruned(Struct):
         return sum(self.rows.values())
 
 
-def prune(store: Store, settings: Settings, now_s: float) -> Pruned:
-    """Remove rows older than ``retention_days``, and single runs beyond ``retention_runs``, oldest first."""
-    gone: Counter[str] = Counter()
+class _Round:
+    """One call: batch after batch, each in a transaction of its own, until none is left or the time is over."""
+
+    def __init__(self, store: Store, most_s: float) -> None:
+        self.store = store
+        self._until_s = time.monotonic() + most_s
+        self.rows: Counter[str] = Counter()
+        self.finished = True
+
+    def is_over(self) -> bool:
+        """Whether no further batch may be begun."""
+        if time.monotonic() > self._until_s:
+            self.finished = False
+        return not self.finished
+
+    def remove(self, table: sa.Table, batch: Callable[[sa.Connection], int]) -> None:
+        """Remove what ``batch`` finds, until it finds nothing."""
+        removed = 1
+        while removed and not self.is_over():
+            removed = self.store.in_transaction(batch)
+            self.rows[_short(table)] += removed
+
+
+def prune(store: Store, settings: Settings, now_s: float, *, most_s: float = math.inf) -> Pruned:
+    """
+    Remove rows older than ``retention_days``, and single runs and failures beyond their bounds, oldest first.
+
+    Of the failures that are too many, the first and the latest of each group stay longest.
+
+    Args:
+        store: The store.
+        settings: What is kept.
+        now_s: The time, seconds since the epoch.
+        most_s: No further batch is begun after this many seconds; the next call goes on.
+    """
+    this = _Round(store, most_s)
+    _prune_failures(settings, this)
+    this.remove(schema.runs, partial(_remove_surplus_runs, most=settings.retention_runs))
     if settings.retention_days > 0:
         before_s = now_s - settings.retention_days * DAY_S
         for table, column, counted in _BY_AGE:
-            remove = partial(_remove_batch, table=table, column=column, before_s=before_s, counted=counted)
-            gone[_short(table)] += _until_none_is_left(store, remove)
+            this.remove(table, partial(_remove_batch, table=table, column=column, before_s=before_s, counted=counted))
         for table in (schema.names, schema.queues):  # after the totals, by which a name is known to be in use
-            gone[_short(table)] += _until_none_is_left(store, partial(_remove_unused, table=table))
-    surplus = _surplus_runs(store, settings.retention_runs)
-    while surplus > 0:
-        size = min(surplus, BATCH)
-        oldest = partial(
-            _remove_batch, table=schema.runs, column="started_at_s", before_s=float("inf"), counted=True, size=size
+            this.remove(table, partial(_remove_unused, table=table))
+    store.in_transaction(partial(sizes.note, now_s=now_s))
+    return Pruned({table: count for table, count in this.rows.items() if count}, this.finished)
+
+
+def _prune_failures(settings: Settings, this: _Round) -> None:
+    """
+    Bring failures within their bounds.
+
+    First those go, the oldest first, that are neither the first nor the latest of their group; then the others.
+    """
+    for spared in (True, False):
+        after: tuple[float, str] | None = (0.0, "")
+        while after is not None and not this.is_over():
+            batch = partial(_remove_surplus_failures, settings=settings, spared=spared, after=after)
+            removed, after = this.store.in_transaction(batch)
+            this.rows["failures"] += removed
+
+
+def _remove_surplus_failures(
+    connection: sa.Connection, settings: Settings, *, spared: bool, after: tuple[float, str]
+) -> tuple[int, tuple[float, str] | None]:
+    """How many were removed, and behind which one to go on; None if there is nothing more to do."""
+    failures, groups = schema.failures, schema.groups
+    rows, held_bytes = sizes.held(connection)
+    too_many = rows - settings.retention_failures
+    too_big = held_bytes - settings.retention_bytes if settings.retention_bytes else 0
+    if rows <= 0 or (too_many <= 0 and too_big <= 0):
+        return 0, None
+    by_size = math.ceil(too_big / max(1.0, held_bytes / rows))
+    old = (
+        sa.select(failures.c.id, failures.c.fingerprint, failures.c.at_s, failures.c.shared)
+        .where(failures.c.at_s >= after[0], sa.or_(failures.c.at_s > after[0], failures.c.id > after[1]))
+        .order_by(failures.c.at_s, failures.c.id)
+        .limit(min(BATCH, max(too_many, by_size)))
+    )
+    if spared:
+        old = old.join(groups, groups.c.fingerprint == failures.c.fingerprint).where(
+            failures.c.at_s > groups.c.first_seen_s, failures.c.id != groups.c.latest_id
         )
-        removed = store.in_transaction(oldest)
-        gone["runs"] += removed
-        surplus -= removed
-        if removed == 0:
-            break
-    return Pruned({table: count for table, count in gone.items() if count})
-
-
-def _until_none_is_left(store: Store, remove: Callable[[sa.Connection], int]) -> int:
-    """Remove batch after batch, each in a transaction of its own; how many rows went."""
-    total = 0
-    while True:
-        removed = store.in_transaction(remove)
-        total += removed
-        if removed < BATCH:
-            return total
+    found = connection.execute(old).all()
+    if not found:
+        return 0, None
+    return _remove_rows(connection, failures, found, counted=True), (found[-1].at_s, found[-1].id)
 
 
 def _short(table: sa.Table) -> str:
     return table.name.removeprefix(schema.PREFIX)
 
 
-def _surplus_runs(store: Store, most: int) -> int:
-    with store.reading() as connection:
-        wanted = sa.select(schema.tallies.c.value).where(schema.tallies.c.id == f"rows:{schema.runs.name}")
-        return int(connection.execute(wanted).scalar() or 0) - most
+def _remove_surplus_runs(connection: sa.Connection, most: int) -> int:
+    runs = schema.runs
+    wanted = sa.select(schema.tallies.c.value).where(schema.tallies.c.id == f"rows:{runs.name}")
+    surplus = int(connection.execute(wanted).scalar() or 0) - most
+    if surplus <= 0:
+        return 0
+    oldest = sa.select(runs.c.id).order_by(runs.c.started_at_s).limit(min(surplus, BATCH))
+    rows = connection.execute(oldest).all()
+    return _remove_rows(connection, runs, rows, counted=True) if rows else 0
 
 
-def _remove_batch(
-    connection: sa.Connection, table: sa.Table, column: str, before_s: float, *, counted: bool, size: int = BATCH
-) -> int:
+def _remove_batch(connection: sa.Connection, table: sa.Table, column: str, before_s: float, *, counted: bool) -> int:
     key = next(iter(table.primary_key.columns))
     extra = (table.c.fingerprint, table.c.at_s, table.c.shared) if table is schema.failures else ()
-    old = sa.select(key, *extra).order_by(table.c[column]).limit(size)
-    if before_s != float("inf"):
-        old = old.where(table.c[column] < before_s)
+    old = sa.select(key, *extra).where(table.c[column] < before_s).order_by(table.c[column]).limit(BATCH)
     if table is schema.processes:
         old = old.where(table.c.ended_at_s.is_not(None) | (table.c.seen_at_s < before_s - DAY_S))
     if table is schema.alerts:
@@ -118,10 +177,18 @@ def _remove_batch(
     if table is schema.leak_state:  # what somebody resolved; the other rows are work that is still to be done
         old = old.where(table.c.id >= "leak:", table.c.id < "leak;")
     rows = connection.execute(old).all()
-    if not rows:
-        return 0
+    removed = _remove_rows(connection, table, rows, counted=counted) if rows else 0
+    if removed and table is schema.windows:
+        _forget_leaks(connection, before_s)
+    return removed
+
+
+def _remove_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Any], *, counted: bool) -> int:
+    """Remove these rows, which begin with their keys, with all that hangs from them."""
+    key = next(iter(table.primary_key.columns))
     keys = [row[0] for row in rows]
     removed = 0
+    weight = sizes.weight_of(connection, keys) if table is schema.failures else 0
     for part in chunks(keys):
         removed += connection.execute(sa.delete(table).where(key.in_(part))).rowcount
     if table is schema.failures:
@@ -129,12 +196,11 @@ def _remove_batch(
         values = schema.failure_values
         for part in chunks(keys):
             connection.execute(sa.delete(values).where(values.c.id.in_(part)))
-        shared_captures.add(connection, {id: -n for id, n in Counter(row.shared for row in rows).items() if id})
-    if table is schema.windows:
-        _forget_leaks(connection, before_s)
+        served = Counter(row.shared for row in rows if row.shared)
+        weight += shared_captures.change(connection, {id: -count for id, count in served.items()})
     if table is schema.shells:
         connection.execute(sa.delete(schema.shell_lines).where(schema.shell_lines.c.shell.in_(keys)))
-    changes = {"changes": 1}
+    changes = {"changes": 1, sizes.HELD: -weight}
     if counted:
         changes[f"rows:{table.name}"] = -removed
     add_tallies(connection, schema.tallies, changes)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from celery_trace.model import Failure
 from celery_trace.payloads import Base, squeeze, unsqueeze
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores import schema, values
+from celery_trace.stores import schema, sizes, values
 from celery_trace.stores.errors import Interrupted
 from celery_trace.stores.rows import Row
 from celery_trace.stores.statements import chunks, insert_new
@@ -157,27 +157,40 @@ class Sharing:
         serving.insert(0, (id, base, text))
         return id, payload, text
 
-    def write(self) -> None:
+    def write(self) -> int:
         """
         Write new captures, and how many failures each serves.
+
+        Returns:
+            How many bytes the captures take more than before.
 
         Raises:
             Interrupted: One was pruned by another writer meanwhile.
         """
         used = {id: row for id, row in sorted(self._fresh.items()) if self._changes[id] > 0}
+        more = sum(len(row["payload"]) + len(row["text"]) + sizes.CAPTURE_BYTES for row in used.values())
         insert_new(self._connection, _table, list(used.values()))
-        if add(self._connection, self._changes):
-            raise Interrupted(_table.name)
+        return more - change(self._connection, self._changes)
 
 
-def add(connection: sa.Connection, changes: Mapping[str, int]) -> bool:
-    """Change how many failures captures serve; those that serve none any more go. Whether one was missing."""
-    missing = False
+def change(connection: sa.Connection, changes: Mapping[str, int]) -> int:
+    """
+    Change how many failures captures serve; those that serve none any more go.
+
+    Returns:
+        How many bytes went with them.
+
+    Raises:
+        Interrupted: One that is to serve more is gone.
+    """
     for id, by in sorted(changes.items()):
         if by:
             more = sa.update(_table).where(_table.c.id == id).values(failures=_table.c.failures + by)
-            missing |= connection.execute(more).rowcount == 0 and by > 0
-    fewer = sorted(id for id, by in changes.items() if by < 0)
-    for part in chunks(fewer):
-        connection.execute(sa.delete(_table).where(_table.c.id.in_(part), _table.c.failures <= 0))
-    return missing
+            if connection.execute(more).rowcount == 0 and by > 0:
+                raise Interrupted(_table.name)
+    gone_bytes = 0
+    for part in chunks(sorted(id for id, by in changes.items() if by < 0)):
+        unused = sa.and_(_table.c.id.in_(part), _table.c.failures <= 0)
+        gone_bytes += sizes.weight_of_captures(connection, unused)
+        connection.execute(sa.delete(_table).where(unused))
+    return gone_bytes

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -20,11 +22,12 @@ from celery_trace.model import AlertView, AnyRecord, Delivery, LostStore, ShellL
 from celery_trace.rules import StoredRules
 from celery_trace.settings import Settings
 from celery_trace.stores import engine as engines
-from celery_trace.stores import lineage, migration, pruning, state, writing
+from celery_trace.stores import lineage, migration, pruning, sizes, state, writing
 from celery_trace.stores.database_file import DatabaseFile, Identity
 from celery_trace.stores.errors import Interrupted, StoreUnavailable
 from celery_trace.stores.pruning import Pruned
 from celery_trace.stores.writing import Written
+from celery_trace.words import size
 
 #: How often a write is tried again when another writer was quicker.
 ATTEMPTS = 6
@@ -109,6 +112,7 @@ class Store:
             self._id = lineage.read_id(connection)
         if self._create and not self._id:
             with contextlib.suppress(sa.exc.OperationalError):  # it can only be read: who writes to it gives it one
+                self._once(sizes.begin)
                 self._id = self._once(lineage.give_id)
 
     def token(self) -> str:
@@ -303,9 +307,73 @@ class Store:
         """Somebody says that this leak is dealt with; it is listed again when it is seen again."""
         self.in_transaction(lambda connection: state.resolve_leak(connection, id, by, at_s))
 
-    def prune(self, settings: Settings, now_s: float) -> Pruned:
-        """Remove what is older or more than the settings keep, in small batches between which others write."""
-        return pruning.prune(self, settings, now_s)
+    def prune(self, settings: Settings, now_s: float, *, most_s: float = math.inf) -> Pruned:
+        """
+        Remove what is older or more than the settings keep, in small batches between which others write.
+
+        Args:
+            settings: What is kept.
+            now_s: The time, seconds since the epoch.
+            most_s: No further batch is begun after this many seconds; the next call goes on.
+        """
+        return pruning.prune(self, settings, now_s, most_s=most_s)
+
+    def give_back(self, *, most_s: float) -> int:
+        """
+        Give free space of an SQLite file back to the disk, in steps of a few milliseconds.
+
+        Some is kept for new rows. A file that an older version made can do it only after :meth:`vacuum`.
+
+        Args:
+            most_s: No further step is begun after this many seconds.
+
+        Returns:
+            How many bytes were given back.
+        """
+        if self._own_file is None:
+            return 0
+        until_s, given = time.monotonic() + most_s, 0
+        while time.monotonic() < until_s:
+            more = self.in_transaction(sizes.give_back)
+            if not more:
+                break
+            given += more
+        return given
+
+    def vacuum(self) -> int:
+        """
+        Write an SQLite file anew without its free space, and so that it gives space back from now on.
+
+        Other writers wait while it runs, about a second for each 100 MB; it needs twice the file's size on the disk.
+
+        Returns:
+            How many bytes smaller the file is.
+
+        Raises:
+            StoreUnavailable: There is not enough room, or the store is no SQLite file of its own.
+        """
+        what = f"Can't vacuum the store {self.address}"
+        if self._own_file is None:
+            raise StoreUnavailable(what, "it is no SQLite file of its own", "Its database gives space back by itself.")
+        self._follow()
+        path = self._own_file.path
+        before = path.stat().st_size
+        disk = os.statvfs(path.parent)
+        if disk.f_bavail * disk.f_frsize < 2 * before:
+            raise StoreUnavailable(
+                what,
+                f"{size(2 * before)} are needed on the disk for it, and {size(disk.f_bavail * disk.f_frsize)} are free",
+                "Free some space first. What was pruned is used for new records meanwhile.",
+            )
+        try:
+            with closing(self.engine.raw_connection()) as connection:
+                driver: Any = connection.driver_connection
+                driver.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                driver.execute("VACUUM")
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise unavailable(what, error) from error
+        return max(0, before - path.stat().st_size)
 
     # --- errors
 

@@ -32,7 +32,7 @@ from celery_trace.model import (
     Window,
     stable_id,
 )
-from celery_trace.stores import day_sums, schema, shared_captures
+from celery_trace.stores import day_sums, schema, shared_captures, sizes
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.rows import LARGEST, SUMMED, Row
 from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
@@ -289,10 +289,12 @@ class _Batch:
         fresh: list[Row] = []
         changed: list[Row] = []
         texts: list[Row] = []
+        weight = -sizes.weight_of(self._connection, sorted(found)) if found else 0
         for key, record in whole.items():
             before = found[key]._mapping if key in found else None
             row, text = sharing.store(record, before)
             texts.append(text)
+            weight += sizes.weight(row["payload"], text["text"])
             (fresh if before is None else changed).append(row)
             if before is None:
                 groups.count(row, +1)
@@ -306,7 +308,10 @@ class _Batch:
         upsert(self._connection, schema.failure_values, texts)
         self._queues((record.task.queue, str(record.kind), record.name) for record in given if record.task is not None)
         groups.write(self._connection)
-        sharing.write()
+        weight += sharing.write()
+        self.tallies[sizes.HELD] += weight
+        self.tallies[sizes.ADDED] += max(0, weight)
+        self.tallies[sizes.ADDED_ROWS] += len(fresh)
         return len(fresh)
 
     def kept(self, given: list[Kept]) -> int:

@@ -40,7 +40,7 @@ from celery_trace.model import (
 )
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
-from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema
+from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema, sizes
 from tests.support.paging_contract import the_pages_of_every_list_are_the_list
 from tests.support.store_records import NOW_S, failure, process, rollup, run, sample, window
 
@@ -840,3 +840,95 @@ def who_writes_and_who_prunes_do_not_take_a_capture_from_each_other(store: Store
     assert sorted(row.task_id for row in queries.failures(limit=1000).rows) == sorted(f"t{n}" for n in kept)
     assert all(queries.failure_record(failure(f"t{n}").id) == alike(n, at_s=NOW_S) for n in kept)
     assert sum(served for _, served in captures(store)) == len(kept)
+
+
+def left(store: Store) -> list[str]:
+    """Task ids of the failures that are left, the oldest first."""
+    return [row.task_id for row in Queries(store).failures(limit=1000).rows][::-1]
+
+
+@promise
+def failures_are_bounded_by_number_and_the_first_and_latest_of_each_group_stay_longest(store: Store) -> None:
+    store.write([failure(f"old{n}", at_s=NOW_S + n, fingerprint="rare") for n in range(4)])
+    store.write([failure(f"t{n}", at_s=NOW_S + 10 + n, fingerprint="often") for n in range(1200)])
+    keep = Settings(dir=store.settings.dir, retention_days=0, retention_failures=10)
+    pruned = store.prune(keep, NOW_S)
+    assert pruned.rows == {"failures": 1194}
+    assert left(store) == ["old0", "old3", "t0", *(f"t{n}" for n in range(1193, 1200))]
+    assert {group.fingerprint: group.count for group in Queries(store).groups().rows} == {"rare": 2, "often": 8}
+    assert sums(store) == {"failure": 10}
+    # Where even those are too many, the oldest go.
+    store.prune(keep.over(retention_failures=2), NOW_S)
+    assert left(store) == ["t0", "t1199"]
+    assert store.prune(keep.over(retention_failures=2), NOW_S).total == 0
+
+
+@promise
+def failures_are_bounded_by_what_they_take(store: Store) -> None:
+    chance = random.Random(3)
+
+    def large(number: int) -> Failure:
+        heap = [Node("str", "plain", chance.randbytes(500).hex()) for _ in range(20)]
+        return alike(number, capture=Capture(heap=heap), fingerprint=f"fp{number % 3}")
+
+    store.write([large(n) for n in range(60)])
+    whole = Queries(store).stats().size
+    assert whole is not None
+    assert whole.failures == 60
+    assert whole.failure_bytes > 60 * 10_000
+    keep = Settings(dir=store.settings.dir, retention_days=0, retention_bytes=whole.failure_bytes // 2)
+    store.prune(keep, NOW_S)
+    now = Queries(store).stats().size
+    assert now is not None
+    assert keep.retention_bytes * 0.9 < now.failure_bytes <= keep.retention_bytes
+    kept = left(store)
+    assert kept[:3] == ["t0", "t1", "t2"], "the first of each group"
+    assert kept[3:] == [f"t{n}" for n in range(60 - len(kept) + 3, 60)], "and the newest"
+    assert store.prune(keep.over(retention_bytes=0), NOW_S).total == 0, "0 is no bound"
+    store.prune(keep.over(retention_failures=0), NOW_S)
+    assert Queries(store).stats().size.failure_bytes == 0  # type: ignore[union-attr]
+
+
+@promise
+def what_failures_take_is_right_after_witnesses_and_pruning(store: Store) -> None:
+    store.write([alike(n) for n in range(30)])
+    store.write([alike(3, capture=None, witness="main"), alike(31)])
+    store.write([alike(n) for n in range(10)])
+    store.prune(Settings(dir=store.settings.dir, retention_days=0, retention_failures=20), NOW_S)
+    with store.reading() as connection:
+        ids = list(connection.execute(sa.select(schema.failures.c.id)).scalars())
+        real = sizes.weight_of(connection, ids) + sizes.weight_of_captures(connection, sa.true())
+        assert sizes.held(connection) == (20, real)
+
+
+@promise
+def pruning_for_a_moment_goes_on_where_it_ended(store: Store) -> None:
+    store.write([failure(f"t{n}", at_s=NOW_S - n) for n in range(1200)])
+    keep = Settings(dir=store.settings.dir, retention_days=0, retention_failures=100)
+    assert not store.prune(keep, NOW_S, most_s=-1.0).finished
+    while not store.prune(keep, NOW_S, most_s=0.001).finished:
+        pass
+    assert sums(store) == {"failure": 100}
+
+
+@promise
+def the_store_says_how_big_it_is_and_will_be(store: Store) -> None:
+    assert isinstance(store.clock, FakeClock)
+    keep = Settings(dir=store.settings.dir, retention_days=0, retention_failures=1000)
+    store.settings = keep
+    store.prune(keep, store.clock.now_s())
+    first = Queries(store).stats().size
+    assert first is not None
+    assert first.bytes > 0
+    assert (first.failures_per_day, first.bound_at) == (None, None), "nothing is known yet"
+    store.clock.advance(43_200)
+    store.write([failure(f"t{n}", at_s=NOW_S + n) for n in range(100)])
+    found = Queries(store).stats().size
+    assert found is not None
+    assert (found.failures, found.failures_per_day, found.most_failures) == (100, 200, 1000)
+    assert found.failure_bytes_per_day == 2 * found.failure_bytes
+    assert found.bound_at == store.clock.now_s() + 4.5 * 86_400
+    words = " ".join(sizes.sentences(found, store.clock.now_s()))
+    assert "100 failures take" in words
+    assert "200 a day come in" in words
+    assert "older ones make room in 4 d" in words

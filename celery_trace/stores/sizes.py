@@ -1,0 +1,227 @@
+"""
+How much the store takes, how fast that grows, and when the failures reach their bounds.
+
+What failures take is a running sum (``bytes:failures``): on PostgreSQL and MariaDB a table does not get smaller when
+rows go, so its size can't tell how many more have to. Once an hour the sizes are noted among the store's facts;
+from the notes of the last days comes the forecast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from celery_trace.model import StoreSize
+from celery_trace.settings import Settings
+from celery_trace.stores import schema
+from celery_trace.stores.rows import text
+from celery_trace.stores.statements import chunks, insert_new, upsert
+from celery_trace.words import duration, size
+
+#: Running sums: what failures take now, and what all failures took that were ever written, in bytes and rows.
+HELD, ADDED, ADDED_ROWS = "bytes:failures", "added:bytes:failures", "added:rows:failures"
+#: What a failure takes besides its payload and its text: columns, and entries in a dozen indexes. Measured on SQLite.
+ROW_BYTES = 900
+#: The same of a shared capture.
+CAPTURE_BYTES = 300
+
+_NOTES = "sizes"
+#: Sizes are noted so often, and for so long, seconds.
+NOTED_EVERY_S, NOTED_FOR_S = 3600.0, 3 * 86_400.0
+#: A forecast needs notes over at least this time, seconds.
+LEAST_S = 600.0
+#: Failures that are weighed to estimate what those of an older version take.
+WEIGHED = 500
+
+DAY_S = 86_400.0
+
+#: Pages of an SQLite file that one step gives back, and free pages that stay for new rows (or a twentieth of the file).
+STEP_PAGES, KEPT_PAGES = 256, 256
+
+
+class Note(msgspec.Struct, array_like=True):
+    """Sizes at one time; ``added`` counts on from the store's beginning."""
+
+    at_s: float
+    bytes: int
+    added_bytes: int
+    added_rows: int
+
+
+def weight(payload: bytes | None, searched: str) -> int:
+    """What a failure takes, bytes."""
+    return len(payload or b"") + len(searched) + ROW_BYTES
+
+
+def _length(connection: sa.Connection, column: sa.Column[Any]) -> sa.ColumnElement[int]:
+    """Bytes of a payload, characters of a text."""
+    if isinstance(column.type, sa.LargeBinary) or connection.dialect.name == "sqlite":
+        return sa.func.coalesce(sa.func.length(column), 0)
+    return sa.func.coalesce(sa.func.char_length(column), 0)
+
+
+def weight_of(connection: sa.Connection, ids: Sequence[str]) -> int:
+    """What these failures take, bytes."""
+    failures, values = schema.failures, schema.failure_values
+    each = _length(connection, failures.c.payload) + _length(connection, values.c.text) + ROW_BYTES
+    total = 0
+    for part in chunks(ids):
+        joined = sa.select(sa.func.sum(each)).select_from(
+            failures.join(values, values.c.id == failures.c.id, isouter=True)
+        )
+        total += int(connection.execute(joined.where(failures.c.id.in_(part))).scalar() or 0)
+    return total
+
+
+def weight_of_captures(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+    """What these shared captures take, bytes."""
+    captures = schema.captures
+    each = _length(connection, captures.c.payload) + _length(connection, captures.c.text) + CAPTURE_BYTES
+    return int(connection.execute(sa.select(sa.func.sum(each)).where(which)).scalar() or 0)
+
+
+def begin(connection: sa.Connection) -> None:
+    """Estimate what the failures of a store take that an older version wrote: their newest ones are weighed."""
+    tallies, failures = schema.tallies, schema.failures
+    if connection.execute(sa.select(tallies.c.value).where(tallies.c.id == HELD)).first() is not None:
+        return
+    newest = sa.select(failures.c.id).order_by(failures.c.at_s.desc()).limit(WEIGHED)
+    ids = list(connection.execute(newest).scalars())
+    rows = connection.execute(sa.select(tallies.c.value).where(tallies.c.id == f"rows:{failures.name}")).scalar() or 0
+    estimate = round(weight_of(connection, ids) / len(ids) * rows) if ids else 0
+    insert_new(connection, tallies, [{"id": HELD, "value": estimate}])
+
+
+def on_disk(connection: sa.Connection) -> tuple[int, int, bool]:
+    """
+    The store's bytes on the disk, those of them that are free for new rows, and whether free ones can be given back.
+
+    Of a server's tables the free bytes are not known, and the server looks after them.
+    """
+    name = connection.dialect.name
+    if name == "sqlite":
+        facts = {
+            fact: int(connection.exec_driver_sql(f"PRAGMA {fact}").scalar_one())
+            for fact in ("page_size", "page_count", "freelist_count", "auto_vacuum")
+        }
+        page = facts["page_size"]
+        return page * facts["page_count"], page * facts["freelist_count"], facts["auto_vacuum"] == 2
+    names = [table.name for table in schema.metadata.sorted_tables]
+    if name == "postgresql":
+        found = "SELECT SUM(pg_total_relation_size(to_regclass(name))) FROM unnest(:names) AS ours(name)"
+        wanted = sa.text(found).bindparams(names=names)
+    else:
+        found = (
+            "SELECT SUM(data_length + index_length) FROM information_schema.tables "
+            "WHERE table_schema = DATABASE() AND table_name IN :names"
+        )
+        wanted = sa.text(found).bindparams(sa.bindparam("names", names, expanding=True))
+    return int(connection.execute(wanted).scalar() or 0), 0, True
+
+
+def give_back(connection: sa.Connection) -> int:
+    """Give some of an SQLite file's free pages back to the disk; how many bytes."""
+    facts = {
+        fact: int(connection.exec_driver_sql(f"PRAGMA {fact}").scalar_one())
+        for fact in ("page_size", "page_count", "freelist_count", "auto_vacuum")
+    }
+    spare = facts["freelist_count"] - max(KEPT_PAGES, facts["page_count"] // 20)
+    if facts["auto_vacuum"] != 2 or spare <= 0:
+        return 0
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"PRAGMA incremental_vacuum({min(spare, STEP_PAGES)})").fetchall()  # frees a page for each row
+    left = int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
+    return (facts["page_count"] - left) * facts["page_size"]
+
+
+def note(connection: sa.Connection, now_s: float) -> None:
+    """Note the sizes, if the last note is an hour old."""
+    notes = _notes(connection)
+    if notes and now_s - notes[-1].at_s < NOTED_EVERY_S:
+        return
+    sums = _sums(connection)
+    notes.append(Note(now_s, on_disk(connection)[0], sums[ADDED], sums[ADDED_ROWS]))
+    kept = [one for one in notes if now_s - one.at_s <= NOTED_FOR_S]
+    upsert(connection, schema.meta, [{"id": _NOTES, "value": text(kept)}])
+
+
+def _notes(connection: sa.Connection) -> list[Note]:
+    value = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.id == _NOTES)).scalar()
+    return msgspec.json.decode(value, type=list[Note]) if value else []
+
+
+def _sums(connection: sa.Connection) -> dict[str, int]:
+    table = schema.tallies
+    keys = (HELD, ADDED, ADDED_ROWS, f"rows:{schema.failures.name}")
+    rows = connection.execute(sa.select(table.c.id, table.c.value).where(table.c.id.in_(keys)))
+    found = {row.id: int(row.value) for row in rows}
+    return {key: max(0, found.get(key, 0)) for key in keys}
+
+
+def held(connection: sa.Connection) -> tuple[int, int]:
+    """How many failures there are, and what they take, bytes."""
+    sums = _sums(connection)
+    return sums[f"rows:{schema.failures.name}"], sums[HELD]
+
+
+def read(connection: sa.Connection, settings: Settings, now_s: float) -> StoreSize:
+    """The sizes now, and what is to be expected of them."""
+    total, free, gives_back = on_disk(connection)
+    sums = _sums(connection)
+    failures, failure_bytes = sums[f"rows:{schema.failures.name}"], sums[HELD]
+    found = StoreSize(
+        bytes=total,
+        free_bytes=free,
+        gives_back=gives_back,
+        failures=failures,
+        failure_bytes=failure_bytes,
+        most_failures=settings.retention_failures,
+        most_failure_bytes=settings.retention_bytes,
+    )
+    since = next((one for one in _notes(connection) if now_s - one.at_s >= LEAST_S), None)
+    if since is None:
+        return found
+    days = (now_s - since.at_s) / DAY_S
+    rows_a_day = (sums[ADDED_ROWS] - since.added_rows) / days
+    bytes_a_day = (sums[ADDED] - since.added_bytes) / days
+    left_days = [
+        max(0.0, most - now) / pace
+        for most, now, pace in (
+            (settings.retention_failures, failures, rows_a_day),
+            (settings.retention_bytes, failure_bytes, bytes_a_day),
+        )
+        if most and pace > 0
+    ]
+    return msgspec.structs.replace(
+        found,
+        bytes_per_day=round((total - since.bytes) / days),
+        failures_per_day=round(rows_a_day),
+        failure_bytes_per_day=round(bytes_a_day),
+        bound_at=now_s + min(left_days) * DAY_S if left_days else None,
+    )
+
+
+def sentences(found: StoreSize, now_s: float) -> list[str]:
+    """The sizes in words, for pages and terminals."""
+    told = [f"The store takes {size(found.bytes)}"]
+    if found.free_bytes:
+        told[0] += f", {size(found.free_bytes)} of them free"
+    if found.bytes_per_day is not None:
+        grows = found.bytes_per_day
+        told[0] += f", and {'grows' if grows >= 0 else 'shrinks'} by {size(abs(grows))} a day"
+    bound = f"; {found.most_failures:,} are kept"
+    if found.most_failure_bytes:
+        bound += f", or {size(found.most_failure_bytes)} of them"
+    told.append(f"{found.failures:,} failures take {size(found.failure_bytes)}{bound}")
+    if found.failures_per_day is not None and found.failure_bytes_per_day is not None:
+        pace = f"{found.failures_per_day:,} a day come in, {size(found.failure_bytes_per_day)}"
+        if found.bound_at is None:
+            told.append(pace)
+        elif found.bound_at <= now_s:
+            told.append(f"{pace}: older ones make room")
+        else:
+            told.append(f"{pace}: older ones make room in {duration(found.bound_at - now_s)}")
+    return [f"{one}." for one in told]
