@@ -1,9 +1,9 @@
 """
 The collector: one process per spool folder that hands records on, and adopts what dead processes left.
 
-``process`` starts it and looks after it from a worker or a monitor, ``program`` is what runs there, ``rounds`` what it
-does, ``priority`` how it stands back for tasks, ``adoption`` what it says for the dead, and ``status`` what it says of
-itself.
+``process`` starts and watches it from a worker or a monitor, ``program`` is what runs there, ``rounds`` delivers the
+records, ``upkeep`` looks after the store, ``priority`` lowers its priority, ``adoption`` writes records for killed
+processes, and ``status`` is its own state.
 """
 
 from celery_trace.collector.process import CollectorProcess

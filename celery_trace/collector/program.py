@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from typing import Any
 
 import msgspec
@@ -22,6 +21,7 @@ from celery_trace.clock import SystemClock
 from celery_trace.collector.priority import give_way, look_for_garbage_seldom
 from celery_trace.collector.process import ANOTHER_ONE
 from celery_trace.collector.rounds import AnotherCollector, Collector
+from celery_trace.collector.upkeep import Upkeep
 from celery_trace.settings import Settings
 from celery_trace.transports import Transport
 
@@ -34,19 +34,11 @@ def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> 
         from celery_trace.transports.broker import BrokerTransport, connect
 
         return BrokerTransport(lambda: connect(broker or {}))
-    from celery_trace.stores import Store, leak_rows, open_store
+    from celery_trace.stores import open_store
     from celery_trace.transports.direct import DirectTransport
 
-    counted_s = 0.0
-
-    def refresh(store: Store) -> None:
-        nonlocal counted_s
-        leak_rows.refresh(store, most_s=0.1)
-        if time.monotonic() - counted_s >= leak_rows.COUNT_ON_EVERY_S:
-            leak_rows.count_on(store)
-            counted_s = time.monotonic()
-
-    return DirectTransport(lambda: open_store(settings), refresh)
+    upkeep = Upkeep(settings, SystemClock())
+    return DirectTransport(lambda: open_store(settings), upkeep.after_records, upkeep.after_round)
 
 
 def main() -> int:

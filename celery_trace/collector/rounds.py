@@ -153,6 +153,7 @@ class Collector:
         if self.status.state != "ready":
             self.status.state, self.status.why = "ready", ""
             self._save_status()
+        self._transport.upkeep(idle=not handed_on)
         return handed_on
 
     def _notice_another_store(self) -> None:

@@ -39,6 +39,17 @@ class Transport(Protocol):
             TransportUnavailable: Not now.
         """
 
+    def upkeep(self, *, idle: bool) -> None:
+        """
+        What the store needs besides records, for a fraction of a second; called after each round.
+
+        Args:
+            idle: Whether the round found nothing: now is the time for what can wait.
+
+        Raises:
+            TransportUnavailable: Not now.
+        """
+
     def close(self) -> None:
         """Let go of connections."""
 

@@ -184,6 +184,9 @@ class BrokerTransport:
         """Nothing: the monitor has the store."""
         return ""
 
+    def upkeep(self, *, idle: bool) -> None:
+        """Nothing: the monitor has the store."""
+
     def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
         """Publish a batch; returns when the broker has it."""
         try:

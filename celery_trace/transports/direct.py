@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from celery_trace.guard import report
@@ -31,45 +32,66 @@ class DirectTransport:
     Args:
         open_sink: Opens the store.
         after: Called with the store after each batch.
+        upkeep: Called with the store after each round, and whether that found nothing.
     """
 
     name = "direct"
 
-    def __init__(self, open_sink: Callable[[], Sink], after: Callable[[Any], None] | None = None) -> None:
+    def __init__(
+        self,
+        open_sink: Callable[[], Sink],
+        after: Callable[[Any], None] | None = None,
+        upkeep: Callable[[Any, bool], None] | None = None,
+    ) -> None:
         self._open = open_sink
         self._after = after
+        self._upkeep = upkeep
         self._sink: Sink | None = None
+
+    @contextmanager
+    def _opened(self) -> Iterator[Sink]:
+        """The store; it is opened anew after it refused."""
+        try:
+            if self._sink is None:
+                self._sink = self._open()
+            yield self._sink
+        except Unavailable as error:
+            self.close()
+            raise TransportUnavailable(error.what, error.why, error.next) from error
 
     def destination(self) -> str:
         """The store's token; the store is opened for it."""
-        try:
-            if self._sink is None:
-                self._sink = self._open()
-            return self._sink.token()
-        except Unavailable as error:
-            self.close()
-            raise TransportUnavailable(error.what, error.why, error.next) from error
+        with self._opened() as sink:
+            return sink.token()
 
     def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
         """Write a batch in one transaction."""
-        try:
-            if self._sink is None:
-                self._sink = self._open()
-            refused: list[tuple[AnyRecord, str]] = self._sink.write(records).refused
+        with self._opened() as sink:
+            refused: list[tuple[AnyRecord, str]] = sink.write(records).refused
             if self._after is not None:
-                try:
-                    self._after(self._sink)
-                except Unavailable:
-                    raise
-                except Exception as error:  # the records are written: they must not come again for this
-                    report("computing what follows from new records", error)
-        except Unavailable as error:
-            self.close()
-            raise TransportUnavailable(error.what, error.why, error.next) from error
-        return refused
+                with _reported("computing what follows from new records"):  # they must not come again for this
+                    self._after(sink)
+            return refused
+
+    def upkeep(self, *, idle: bool) -> None:
+        """Prune and tidy, as the constructor was told to."""
+        if self._upkeep is not None:
+            with self._opened() as sink, _reported("looking after the store"):
+                self._upkeep(sink, idle)
 
     def close(self) -> None:
         """Close the store."""
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.close()
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """A mistake of ours is reported; that the store refuses is not one."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except Exception as error:
+        report(what, error)

@@ -40,6 +40,9 @@ class Remembering:
     def destination(self):
         return self.store
 
+    def upkeep(self, *, idle):
+        pass
+
     def send(self, records):
         if self.refuse_after is not None and len(self.batches) >= self.refuse_after:
             raise TransportUnavailable("Can't write", "it is down", "Wait.")
@@ -465,7 +468,7 @@ def test_a_record_at_which_our_own_code_fails_holds_up_no_other(direct, writer, 
 
     whole = rows.failure_row
 
-    def failing(record):
+    def failing(record, *_):
         if record.task_id == "t5":
             raise KeyError("a mistake of ours")
         return whole(record)
@@ -483,7 +486,7 @@ def test_want_of_memory_is_no_records_fault(direct, writer, settings, monkeypatc
     """The collector ends and is started again; nothing is set aside for it."""
     from celery_trace.stores import rows
 
-    def failing(record):
+    def failing(record, *_):
         raise MemoryError
 
     for n in range(4):
