@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from celery_trace import channels, private_files, rules, unrecorded
 from celery_trace.collector.status import read_status
+from celery_trace.model import StoreSize
 from celery_trace.refusals import Unavailable
 from celery_trace.settings import SettingError, Settings
 from celery_trace.words import duration, size
@@ -33,6 +34,10 @@ BROKER_S = 5.0
 
 #: A collector that has not written its status for so long is taken for dead, seconds.
 STATUS_S = 60.0
+#: The store is said to fill its disk if it would within so many days.
+NEARLY_FULL_DAYS = 14
+#: An SQLite file that can't shrink is worth a word from so many free bytes in it on.
+WASTED_BYTES = 64 * 1024 * 1024
 
 
 #: The folders of ours in ``trace_dir``.
@@ -304,6 +309,8 @@ def examine_store(here: Installation) -> Iterator[Finding]:
     finally:
         store.close()
     yield _ok("store", f"{stats.store}, schema {stats.schema}, {sum(stats.records.values())} records")
+    if stats.size is not None:
+        yield from _size(here, stats.size)
     for lost in stats.lost_stores:
         yield _warn(
             "losses",
@@ -329,6 +336,38 @@ def examine_store(here: Installation) -> Iterator[Finding]:
     if stats.own_errors:
         worst = max(stats.own_errors.items(), key=lambda pair: pair[1])
         yield _warn("own errors", f"{sum(stats.own_errors.values())}, mostly in {worst[0]}", "See the worker's log.")
+
+
+def _size(here: Installation, found: StoreSize) -> Iterator[Finding]:
+    from celery_trace.stores.sizes import DAY_S, sentences
+
+    words = " ".join(sentences(found, time.time()))
+    folder = here.settings.folder
+    grows_into_disk = 0
+    if not here.settings.store and folder.exists():  # the default file: the disk is this one
+        disk = os.statvfs(folder)
+        grows_into_disk = disk.f_bavail * disk.f_frsize
+    days_s = NEARLY_FULL_DAYS * DAY_S
+    if (
+        grows_into_disk
+        and (found.bytes_per_day or 0) * NEARLY_FULL_DAYS > grows_into_disk
+        and (found.bound_at is None or found.bound_at > time.time() + days_s)
+    ):
+        yield _warn(
+            "store size",
+            f"{words} {size(grows_into_disk)} are free on the disk.",
+            "It will be full before the retention bounds the store: lower trace_retention_bytes or "
+            "trace_retention_days, or free some space.",
+        )
+    elif not found.gives_back and found.free_bytes > WASTED_BYTES:
+        yield _warn(
+            "store size",
+            words,
+            "This file was made by an older version and never shrinks. When writers may wait for some time, run: "
+            "celery -A PROJECT trace prune --vacuum",
+        )
+    else:
+        yield _ok("store size", words)
 
 
 def _not_made_yet(settings: Settings) -> bool:

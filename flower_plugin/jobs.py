@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("celery_trace.monitor")
 
 ALERTS_EVERY_S = 3.0
-PRUNE_EVERY_S = 600.0
+PRUNE_EVERY_S = 60.0
+#: How long the monitor gives space back after pruning, in steps between which others write, seconds.
+GIVE_BACK_S = 2.0
 LIVE_EVERY_S = 1.0
 WATCH_EVERY_S = 1.0
 
@@ -118,7 +120,9 @@ class Jobs:
         self.engine.evaluate()
 
     def _prune(self) -> None:
-        self._app.facts.store.prune(self._app.trace_settings, self._app.clock.now_s())
+        store = self._app.facts.store
+        store.prune(self._app.trace_settings, self._app.clock.now_s())
+        store.give_back(most_s=GIVE_BACK_S)
 
     def _count_leaks(self) -> None:
         from celery_trace.stores import leak_rows

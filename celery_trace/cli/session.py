@@ -26,7 +26,7 @@ from celery_trace.model import Kind, Page
 from celery_trace.refusals import Unavailable
 from celery_trace.report import Style, plain
 from celery_trace.settings import SettingError, Settings
-from celery_trace.words import read_seconds
+from celery_trace.words import read_bytes, read_seconds
 
 if TYPE_CHECKING:
     from celery_trace.queries import Queries
@@ -61,6 +61,18 @@ class Lasting(click.ParamType[float]):
         if seconds is None:
             self.fail(f"{value!r} is no time; write for example 90s, 30m or 2h.", param, ctx)
         return seconds
+
+
+class Bytes(click.ParamType[int]):
+    """A size such as ``500M`` or ``2GiB``; becomes bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = read_bytes(value)
+        if number is None:
+            self.fail(f"{value!r} is not a size; write for example 500M or 2GiB.", param, ctx)
+        return int(number)
 
 
 class Session:

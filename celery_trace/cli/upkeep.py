@@ -14,32 +14,61 @@ import click
 import msgspec
 
 from celery_trace import private_files, report, unrecorded
-from celery_trace.cli.session import Lasting, Refusal, Session, Since, command
+from celery_trace.cli.session import Bytes, Lasting, Refusal, Session, Since, command
 from celery_trace.clock import SystemClock
 from celery_trace.report import Style
+from celery_trace.words import size
 
 if TYPE_CHECKING:
     from celery_trace.queries import Queries
     from celery_trace.transports import Transport
 
+#: How long a prune gives space back in small steps, seconds; the collector goes on with it.
+GIVE_BACK_S = 10.0
+
 
 @command
 @click.option("--older-than", "age_s", type=Lasting(), default=None, help="Instead of trace_retention_days.")
 @click.option("--keep-runs", type=click.IntRange(0), default=None, help="Instead of trace_retention_runs.")
-def prune(session: Session, age_s: float | None, keep_runs: int | None) -> None:
-    """Remove what is older than the retention, now."""
-    chosen: dict[str, Any] = {}
-    if age_s is not None:
-        chosen["retention_days"] = age_s / 86400
-    if keep_runs is not None:
-        chosen["retention_runs"] = keep_runs
-    with session.store() as (store, _):
-        pruned = store.prune(session.settings.over(**chosen), session.style.now_s)
+@click.option("--keep-failures", type=click.IntRange(0), default=None, help="Instead of trace_retention_failures.")
+@click.option("--keep-bytes", type=Bytes(), default=None, help="Instead of trace_retention_bytes, such as 500M.")
+@click.option(
+    "--vacuum",
+    is_flag=True,
+    help="Then give the free space of an SQLite file back to the disk. Writers wait for it, and it needs twice the "
+    "file's size on the disk.",
+)
+def prune(
+    session: Session,
+    age_s: float | None,
+    keep_runs: int | None,
+    keep_failures: int | None,
+    keep_bytes: int | None,
+    vacuum: bool,
+) -> None:
+    """Remove what is older or more than the retention keeps, now."""
+    from celery_trace.stores import sizes
+
+    given = {
+        "retention_days": age_s / 86400 if age_s is not None else None,
+        "retention_runs": keep_runs,
+        "retention_failures": keep_failures,
+        "retention_bytes": keep_bytes,
+    }
+    chosen = session.settings.over(**{name: value for name, value in given.items() if value is not None})
+    with session.store() as (store, queries):
+        pruned = store.prune(chosen, session.style.now_s)
+        given_back = store.vacuum() if vacuum else store.give_back(most_s=GIVE_BACK_S)
+        found = queries.stats().size
     rows = sorted(pruned.rows.items())
     text = report.table(
-        [report.Column("TABLE"), report.Column("ROWS REMOVED", right=True)], rows, session.style, "Nothing was too old."
-    )
-    session.say(text, {"pruned": pruned.rows, "total": pruned.total})
+        [report.Column("TABLE"), report.Column("ROWS REMOVED", right=True)], rows, session.style,
+        "Nothing was too old or too much.",
+    )  # fmt: skip
+    said = [f"{size(given_back)} were given back to the disk."] if given_back else []
+    said += sizes.sentences(found, session.style.now_s) if found is not None else []
+    answer = {"pruned": pruned.rows, "total": pruned.total, "given_back_bytes": given_back, "size": found}
+    session.say(text + "".join(f"{line}\n" for line in said), answer)
 
 
 EXPORTS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")

@@ -209,8 +209,22 @@ def _of_worker(worker: WorkerView) -> Item | None:
     )
 
 
-def _of_stats(stats: StatsView, budget: float) -> list[Item]:
-    items = []
+def _of_stats(stats: StatsView, budget: float, since_s: float) -> list[Item]:
+    # SQLAlchemy comes with it, which is there by the time that a page is read.
+    from celery_trace.stores.lineage import sentence
+
+    items = [
+        Item(
+            weight=610,
+            tone="danger",
+            what="The store was lost and made again",
+            detail=sentence(lost),
+            link="/statistics",
+            at_s=lost.at,
+        )
+        for lost in stats.lost_stores[:1]
+        if lost.at >= since_s
+    ]
     dropped = sum(stats.dropped.values())
     if dropped:
         items.append(
@@ -302,7 +316,7 @@ def overview(queries: Any, visit: Visit) -> Context:
     items += [_of_group(group, shows_values) for group in groups]
     items += _near_limits(queries, workers, limits_of(queries, visit), visit.now_s)
     items += [item for worker in workers if (item := _of_worker(worker)) is not None]
-    items += _of_stats(stats, visit.settings.memory_budget)
+    items += _of_stats(stats, visit.settings.memory_budget, day)
     items = merged(items)
     alive = [worker for worker in workers if worker.alive]
     failed = queries.failed_since(day)

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery_trace.model import StatsView
 from flower_plugin.pages.page import Context, Page, Visit
+from flower_plugin.wording import size_text
 
 _SINGULAR = {"processes": "process", "stats": "stats"}
 #: What the records are called in the reader's words, where the name says little.
@@ -47,6 +48,9 @@ def _in_words(facts: Any) -> str:
 
 def statistics(queries: Any, visit: Visit) -> Context:
     """The product's account of itself, with the settings that explain it."""
+    # SQLAlchemy comes with these, which is there by the time that a page is read.
+    from celery_trace.stores import lineage, sizes
+
     stats: StatsView = queries.stats()
     # The store counts its tables, in the plural; processes count their records.
     held = {_singular(table): number for table, number in stats.records.items()}
@@ -59,6 +63,8 @@ def statistics(queries: Any, visit: Visit) -> Context:
             for kind in kinds
         ],
         "collectors": [(host, _in_words(facts)) for host, facts in sorted(stats.collector.items())],
+        "size": sizes.sentences(stats.size, visit.now_s) if stats.size is not None else [],
+        "lost_stores": [(lost.at, lineage.sentence(lost)) for lost in stats.lost_stores],
         "lost": sum(stats.dropped.values()),
         "events": [(words, visit.monitor.get("events", {}).get(fate, 0)) for fate, words in _EVENTS.items()],
         "chosen": [
@@ -73,6 +79,12 @@ def statistics(queries: Any, visit: Visit) -> Context:
             ("trace_transport", settings.transport, "how the collector hands records on"),
             ("trace_retention_days", f"{settings.retention_days:g}", "age at which records are pruned"),
             ("trace_retention_runs", f"{settings.retention_runs:,}", "most single runs that are kept"),
+            ("trace_retention_failures", f"{settings.retention_failures:,}", "most failures that are kept"),
+            (
+                "trace_retention_bytes",
+                size_text(settings.retention_bytes) if settings.retention_bytes else "no bound",
+                "most bytes that failures take",
+            ),
         ],
     }
 

@@ -624,3 +624,19 @@ def test_what_needs_attention_is_not_hidden_behind_what_does_not(tmp_path, visit
     assert [item.what for item in context["items"]][-1].startswith("shop.old")
     assert context["figures"][1][:2] == ("Failures", "121")
     store.close()
+
+
+def test_a_store_that_was_lost_is_told_on_the_overview_and_the_statistics(tmp_path, visit):
+    store = open_store(load({"trace_dir": str(tmp_path)}, environment={}))
+    store.save_alert_rules(None)
+    for path in tmp_path.glob("trace.db*"):
+        path.unlink()
+    queries = Queries(store)
+    item = overview.overview(queries, visit())["items"][0]
+    assert item.what == "The store was lost and made again"
+    assert "deleted while it was in use" in item.detail
+    context = statistics.statistics(queries, visit())
+    assert [line for _, line in context["lost_stores"]] == [item.detail]
+    assert context["size"][0].startswith("The store takes ")
+    assert context["size"][1].startswith("0 failures take 0 B; 1,000,000 are kept, or 2.0 GiB of them")
+    store.close()

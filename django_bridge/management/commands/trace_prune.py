@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""``manage.py trace_prune``: remove what is older than the retention, for a cron job."""
+"""``manage.py trace_prune``: remove what is older or more than the retention keeps, for a cron job."""
 
 from __future__ import annotations
 
@@ -13,21 +13,40 @@ from django_bridge.management.store_command import StoreCommand, duration_s
 class Command(StoreCommand):
     """Prunes the store in small batches, while others write to it."""
 
-    help = "Remove records older than CELERY_TRACE_RETENTION_DAYS, and runs beyond CELERY_TRACE_RETENTION_RUNS."
+    help = "Remove records older than CELERY_TRACE_RETENTION_DAYS, and what is more than the other retentions keep."
 
     def add_arguments(self, parser: Any) -> None:
-        """``--older-than``, ``--keep-runs``."""
+        """``--older-than``, ``--keep-runs``, ``--keep-failures``, ``--keep-bytes``."""
         parser.add_argument("--older-than", type=duration_s, metavar="TIME", help="instead of the setting, such as 7d")
-        parser.add_argument("--keep-runs", type=int, metavar="N", help="instead of the setting")
+        for what in ("runs", "failures", "bytes"):
+            parser.add_argument(f"--keep-{what}", type=int, metavar="N", help="instead of the setting")
 
-    def handle(self, *_: Any, older_than: float | None, keep_runs: int | None, **_options: Any) -> None:
-        """Prune and say what went."""
-        chosen: dict[str, Any] = {}
-        if older_than is not None:
-            chosen["retention_days"] = older_than / 86400
-        if keep_runs is not None:
-            chosen["retention_runs"] = keep_runs
-        with self.store() as (store, _queries):
-            pruned = store.prune(configuration.read().over(**chosen), time.time())
+    def handle(
+        self,
+        *_: Any,
+        older_than: float | None,
+        keep_runs: int | None,
+        keep_failures: int | None,
+        keep_bytes: int | None,
+        **_options: Any,
+    ) -> None:
+        """Prune, and say what went and how big the store is."""
+        from celery_trace.stores import sizes
+
+        given = {
+            "retention_days": older_than / 86400 if older_than is not None else None,
+            "retention_runs": keep_runs,
+            "retention_failures": keep_failures,
+            "retention_bytes": keep_bytes,
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        now_s = time.time()
+        with self.store() as (store, queries):
+            pruned = store.prune(configuration.read().over(**chosen), now_s)
+            found = queries.stats().size
         parts = ", ".join(f"{count} {table}" for table, count in sorted(pruned.rows.items()))
-        self.stdout.write(f"Removed {pruned.total} rows: {parts}." if pruned.total else "Nothing was too old.")
+        self.stdout.write(
+            f"Removed {pruned.total} rows: {parts}." if pruned.total else "Nothing was too old or too much."
+        )
+        for line in sizes.sentences(found, now_s) if found is not None else ():
+            self.stdout.write(line)
