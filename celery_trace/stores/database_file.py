@@ -135,28 +135,28 @@ class DatabaseFile:
         Raises:
             StoreUnavailable: It can't be renamed, or too many were set aside already.
         """
-        with self._folder_locked():
-            if damaged is None or self.look() != damaged:
-                return None
-            before = {path.name for path in self.path.parent.glob(f"{self.path.name}.damaged-*")}
-            if sum(not name.endswith(_BESIDE) for name in before) >= MOST_SET_ASIDE:
-                raise StoreUnavailable(
-                    f"Can't use the store {self.path}",
-                    f"the file is damaged ({why}), and so were {MOST_SET_ASIDE} before it",
-                    f"Check the disk, then move {self.path.name}.damaged-* away. Records wait in the spool.",
-                )
-            stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-            target = self.path.with_name(f"{self.path.name}.damaged-{stamp}-{time.time_ns() % 10**9:09d}")
-            try:
+        try:
+            with self._folder_locked():
+                if damaged is None or self.look() != damaged:
+                    return None
+                before = {path.name for path in self.path.parent.glob(f"{self.path.name}.damaged-*")}
+                if sum(not name.endswith(_BESIDE) for name in before) >= MOST_SET_ASIDE:
+                    raise StoreUnavailable(
+                        f"Can't use the store {self.path}",
+                        f"the file is damaged ({why}), and so were {MOST_SET_ASIDE} before it",
+                        f"Check the disk, then move {self.path.name}.damaged-* away. Records wait in the spool.",
+                    )
+                stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+                target = self.path.with_name(f"{self.path.name}.damaged-{stamp}-{time.time_ns() % 10**9:09d}")
                 for ending in (*_BESIDE, ""):  # the database last: who opens it meanwhile must not find its WAL alone
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(f"{self.path}{ending}", f"{target}{ending}")
-            except OSError as error:
-                raise StoreUnavailable(
-                    f"Can't use the store {self.path}",
-                    f"the file is damaged ({why}) and can't be renamed ({error.strerror})",
-                    "Move it away, or restore a backup. Records wait in the spool.",
-                ) from None
+        except OSError as error:
+            raise StoreUnavailable(
+                f"Can't use the store {self.path}",
+                f"the file is damaged ({why}) and can't be renamed ({error.strerror})",
+                "Move it away, or restore a backup. Records wait in the spool.",
+            ) from None
         return target
 
     @contextlib.contextmanager

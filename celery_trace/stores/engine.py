@@ -139,12 +139,14 @@ def is_ours_alone(engine: Engine, store_url: str) -> bool:
 def _teach_sqlite(engine: Engine, *, wal: bool) -> None:
     """WAL, so that readers never wait; transactions that begin where we say, writers at once with the lock."""
 
+    path = sqlite_path(engine)
+    path = path.absolute() if path is not None else None  # now: the working directory may change
+
     @sa.event.listens_for(engine, "do_connect")
     def refuse_to_make(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
         # A file that was deleted meanwhile is made anew by us and not by SQLite, which would give it other rights.
-        path = sqlite_path(engine)
         if path is not None:
-            arguments[0] = f"file:{quote(str(path.absolute()))}?mode=rw"
+            arguments[0] = f"file:{quote(str(path))}?mode=rw"
             options["uri"] = True
 
     @sa.event.listens_for(engine, "connect")

@@ -111,7 +111,9 @@ def on_disk(connection: sa.Connection) -> tuple[int, int, bool]:
         return page * facts["page_count"], page * facts["freelist_count"], facts["auto_vacuum"] == 2
     names = [table.name for table in schema.metadata.sorted_tables]
     if name == "postgresql":
-        found = "SELECT SUM(pg_total_relation_size(to_regclass(name))) FROM unnest(:names) AS ours(name)"
+        found = (
+            "SELECT SUM(pg_total_relation_size(to_regclass(name))) FROM unnest(CAST(:names AS text[])) AS ours(name)"
+        )
         wanted = sa.text(found).bindparams(names=names)
     else:
         found = (

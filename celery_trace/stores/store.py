@@ -55,7 +55,7 @@ class Store:
         self._create = create
         path = engines.sqlite_path(engine)
         own = engines.is_ours_alone(engine, settings.store_url)
-        self._file = None if path is None else DatabaseFile(path, has_header=own)
+        self._file = None if path is None else DatabaseFile(path.absolute(), has_header=own)
         self._own_file = self._file if own else None
         self._opening = threading.Lock()
         self._is_open = False
@@ -111,7 +111,7 @@ class Store:
         with self.engine.connect() as connection:
             self._id = lineage.read_id(connection)
         if self._create and not self._id:
-            with contextlib.suppress(sa.exc.OperationalError):  # it can only be read: who writes to it gives it one
+            with contextlib.suppress(sa.exc.DBAPIError):  # it can only be read: who writes to it gives it one
                 self._once(sizes.begin)
                 self._id = self._once(lineage.give_id)
 

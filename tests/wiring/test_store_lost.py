@@ -156,3 +156,14 @@ def test_a_store_that_an_older_version_made_gets_an_id_and_keeps_it(opened, tmp_
         connection.exec_driver_sql("DELETE FROM celery_trace_meta")
     first = opened().token()
     assert first == opened().token() == opened(create=False).token() != store.token()
+
+
+def test_a_relative_address_is_the_same_file_after_a_change_of_folder(tmp_path, monkeypatch, opened):
+    monkeypatch.chdir(tmp_path)
+    store = opened(Settings(dir=str(tmp_path / "trace"), store="sqlite:///mine.db"))
+    store.write([failure("t1")])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.write([failure("t2")])
+    assert tasks(store) == ["t1", "t2"]
+    assert not (tmp_path / "elsewhere" / "mine.db").exists()
