@@ -36,7 +36,8 @@ RESERVE_BYTES = 16 * 1024
 #: A folder that can't be written to is tried again after so many seconds; until then no call into it delays a task.
 RETRY_S = 1.0
 
-#: How often a writer looks whether its files were removed, seconds. What it wrote meanwhile is written again.
+#: How often a writer of routine records looks whether its files were removed, seconds; what it wrote meanwhile is
+#: written again. Before a precious record it always looks: the next one may be long in coming.
 LOOK_S = 1.0
 
 _living: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
@@ -142,13 +143,13 @@ class SpoolWriter:
             if self._closed or len(line) > MOST_RECORD_BYTES:
                 self._lose(tag)
                 return False
+            routine = isinstance(record, ROUTINE)
             now_s = self._clock.monotonic_s()
-            if now_s >= self._look_at_s:
+            if not routine or now_s >= self._look_at_s:
                 self._look_at_s = now_s + LOOK_S
                 self._leave_removed_files()
             if self._waiting:
                 self._write_waiting()
-            routine = isinstance(record, ROUTINE)
             # Behind those that wait: they were first, and where they found no room this one finds none.
             behind = self._waiting and not routine
             if not behind and self._write(self._routine if routine else self._precious, line, patient=not routine):
@@ -224,7 +225,6 @@ class SpoolWriter:
             if self._closed:
                 return
             if os.getpid() == self._pid:
-                self._look_at_s = 0.0
                 self.prepare_end()
                 if self._lock_fd >= 0:
                     self.append(replace(self._process, ended_at_s=self._clock.now_s(), ended_how=how))
