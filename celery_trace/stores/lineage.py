@@ -58,8 +58,9 @@ def sentence(lost: LostStore) -> str:
     """What happened, for a log, a page and the doctor."""
     what = {
         "deleted": "The store's file was deleted while it was in use",
-        "replaced": "The store's file was replaced by another one while it was in use",
+        "replaced": "The store was emptied or replaced by another one while it was in use",
     }.get(lost.why, "The store's file was damaged")
     held = f"; {lost.records} records were in it" if lost.records is not None else ""
     kept = f" It is kept as {lost.set_aside}." if lost.set_aside else ""
-    return f"{what}{held}. A new one was made.{kept} What is still in the spool is sent again."
+    made = "" if lost.why == "replaced" else " A new one was made."
+    return f"{what}{held}.{made}{kept} What is still in the spool is sent again."

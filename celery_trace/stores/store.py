@@ -65,7 +65,8 @@ class Store:
         self._lost_id = ""
 
     def close(self) -> None:
-        """Close the pool's connections."""
+        """Close the pool's connections; whoever uses the store again opens it again."""
+        self._is_open = False
         self.engine.dispose()
 
     # --- opening, and opening again
@@ -77,6 +78,7 @@ class Store:
         Raises:
             StoreUnavailable: It can't be reached or made, or its schema is newer than this version.
         """
+        before = self._id
         for _ in range(ATTEMPTS):
             identity = None
             try:
@@ -97,6 +99,8 @@ class Store:
                 if self._file is not None:
                     self._file.opened(identity)
                 self._is_open = True
+                if before and self._id != before and self._lost is None:  # emptied, or its tables were dropped
+                    self._lost, self._lost_id = LostStore(at=self.clock.now_s(), why="replaced"), before
                 self._note_loss()
                 return
             self.engine.dispose()
@@ -128,10 +132,10 @@ class Store:
 
     def _follow(self) -> None:
         """If the file at the path is no longer the one that is open, open what is there, or make it anew."""
-        if self._file is None or (self._is_open and not self._file.trouble()):
+        if self._is_open and (self._file is None or not self._file.trouble()):
             return
         with self._opening:
-            trouble = self._file.trouble() if self._is_open else ""
+            trouble = self._file.trouble() if self._is_open and self._file is not None else ""
             if trouble:
                 self._give_up(trouble, "it does not begin as a database does")
             if not self._is_open:
@@ -170,6 +174,7 @@ class Store:
             raise StoreUnavailable(f"Can't use the store {self.address}", f"its file is damaged: {why}", _REPAIR)
         target = file.set_aside(damaged, why)
         if target is not None and self._lost is not None:
+            logger.warning("celery-trace: %s is damaged (%s); it was set aside as %s.", file.path, why, target)
             self._lost = replace(self._lost, set_aside=str(target))
 
     def _doubt(self, identity: Identity | None, error: sa.exc.SQLAlchemyError, *, again: bool) -> None:
@@ -406,6 +411,8 @@ def unavailable(what: str, error: Exception) -> StoreUnavailable:
         advice = _REPAIR
     elif "no such table" in low or "doesn't exist" in low or "does not exist" in low or "no such column" in low:
         advice = "Its tables are missing or of another version: celery -A proj trace doctor tells which."
+    elif "i/o error" in low:
+        advice = "The disk, or the file system on it, reports errors: see the system's log. Records wait in the spool."
     elif "disk" in low or "full" in low or "no space" in low:
         advice = "Make room, or prune with celery -A proj trace prune; tasks go on, records wait in the spool."
     elif "readonly" in low or "read-only" in low or "permission" in low or "denied" in low or "unable to open" in low:

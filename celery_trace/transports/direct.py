@@ -50,13 +50,14 @@ class DirectTransport:
 
     @contextmanager
     def _opened(self) -> Iterator[Sink]:
-        """The store; it is opened anew after it refused."""
+        """The store; it closes after it refused, and opens itself when it is used again."""
         try:
             if self._sink is None:
                 self._sink = self._open()
             yield self._sink
         except Unavailable as error:
-            self.close()
+            if self._sink is not None:
+                self._sink.close()
             raise TransportUnavailable(error.what, error.why, error.next) from error
 
     def destination(self) -> str:

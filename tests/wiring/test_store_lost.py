@@ -167,3 +167,17 @@ def test_a_relative_address_is_the_same_file_after_a_change_of_folder(tmp_path, 
     store.write([failure("t2")])
     assert tasks(store) == ["t1", "t2"]
     assert not (tmp_path / "elsewhere" / "mine.db").exists()
+
+
+def test_a_store_whose_tables_were_dropped_is_made_anew_and_the_loss_is_kept(opened):
+    store = opened()
+    store.write([failure("t1")])
+    with store.engine.begin() as connection:
+        for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").all():
+            connection.exec_driver_sql(f"DROP TABLE {name}")
+    with pytest.raises(StoreUnavailable, match="no such table"):
+        store.write([failure("t2")])
+    store.close()  # as a collector does, which uses it again
+    store.write([failure("t2")])
+    assert tasks(store) == ["t2"]
+    assert [lost.why for lost in Queries(store).stats().lost_stores] == ["replaced"]

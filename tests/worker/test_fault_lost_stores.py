@@ -214,6 +214,9 @@ def test_a_damaged_file_is_set_aside_and_recording_goes_on(settings, database, c
         writer.write(450)
         wait_for(settings, writer.tasks, collector)
     (lost,) = lost_stores(settings)
+    if damage == "emptied" and lost.why == "replaced":  # whoever looked first took it for a new one
+        assert "was emptied or replaced" in doctors_words(settings)
+        return
     assert lost.why == "damaged"
     assert os.path.exists(lost.set_aside)
     assert lost.set_aside in doctors_words(settings)
