@@ -63,7 +63,7 @@ def statistics(queries: Any, visit: Visit) -> Context:
             for kind in kinds
         ],
         "collectors": [(host, _in_words(facts)) for host, facts in sorted(stats.collector.items())],
-        "size": sizes.sentences(stats.size, visit.now_s) if stats.size is not None else [],
+        "store_size": sizes.sentences(stats.size, visit.now_s) if stats.size is not None else [],
         "lost_stores": [(lost.at, lineage.sentence(lost)) for lost in stats.lost_stores],
         "lost": sum(stats.dropped.values()),
         "events": [(words, visit.monitor.get("events", {}).get(fate, 0)) for fate, words in _EVENTS.items()],

@@ -637,6 +637,6 @@ def test_a_store_that_was_lost_is_told_on_the_overview_and_the_statistics(tmp_pa
     assert "deleted while it was in use" in item.detail
     context = statistics.statistics(queries, visit())
     assert [line for _, line in context["lost_stores"]] == [item.detail]
-    assert context["size"][0].startswith("The store takes ")
-    assert context["size"][1].startswith("0 failures take 0 B; 1,000,000 are kept, or 2.0 GiB of them")
+    assert context["store_size"][0].startswith("The store takes ")
+    assert context["store_size"][1].startswith("0 failures take 0 B; 1,000,000 are kept, or 2.0 GiB of them")
     store.close()
