@@ -211,8 +211,10 @@ class FailureQueries(Base):
         """By id, how many processes a failure's message killed. Payloads of killed runs are small."""
         if not ids:
             return {}
-        wanted = sa.select(_failures.c.id, _failures.c.payload).where(_failures.c.id.in_(ids))
-        return {row.id: rows_of.kills(row.payload) for row in connection.execute(wanted) if row.payload is not None}
+        wanted = sa.select(_failures.c.id, _failures.c.payload, _failures.c.shared).where(_failures.c.id.in_(ids))
+        rows = [row for row in connection.execute(wanted) if row.payload is not None]
+        known = shared_captures.bases(connection, [row.shared for row in rows])
+        return {row.id: rows_of.kills(row.payload, known.get(row.shared)) for row in rows}
 
     def failure_record(self, id: str) -> Failure | None:
         """The whole record, as it was captured and merged."""

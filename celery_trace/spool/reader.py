@@ -21,6 +21,9 @@ COUNTED_BYTES = 8 * 1024 * 1024
 #: The room of what was delivered is given back in steps of so many bytes, while the file is still written to.
 GIVEN_BACK_BYTES = 16 * 1024
 _BLOCK_BYTES = 4096
+#: A disk with less room than this, as a share or in bytes, counts as nearly full.
+FEW_FREE = 0.05
+FEW_FREE_BYTES = 256 * 1024 * 1024
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of linux/falloc.h
 
 
@@ -201,9 +204,11 @@ class SpoolReader:
                 fcntl.flock(fd, fcntl.LOCK_EX)  # the cap holds it for a tenth of a millisecond
                 cursor = segments.read_cursor(fd)
                 if cursor is not None and cursor > segments.HEADER_BYTES:
-                    delivered = os.pread(fd, cursor - segments.HEADER_BYTES, segments.HEADER_BYTES)
-                    again += max(0, delivered.count(b"\n") - 1)  # the process record at its head is a copy
-                    segments.write_cursor(fd, segments.HEADER_BYTES)
+                    start = _first_kept(fd, cursor)
+                    kept = os.pread(fd, cursor - start, start)
+                    # The process record at its head is a copy.
+                    again += max(0, kept.count(b"\n") - (start == segments.HEADER_BYTES))
+                    segments.write_cursor(fd, start)
             finally:
                 os.close(fd)
         return again
@@ -294,13 +299,34 @@ def _lines(data: bytes) -> Iterator[tuple[bytes, bool]]:
 
 def _give_back(fd: int, cursor: int) -> None:
     """
-    Give the room of what was delivered back to the disk, while the file keeps its size and is written to.
+    On a disk that is nearly full, give back the room of what was delivered, while the file keeps its size.
 
-    The first block stays, with the cursor and the process record. Where the file system can't do it, nothing happens.
+    Elsewhere it stays until the file is done, as it is all that is left should the store be lost. The first block
+    stays anyway, with the cursor and the process record. Where the file system can't do it, nothing happens.
     """
     end = cursor - cursor % _BLOCK_BYTES
-    if _fallocate is not None and end > _BLOCK_BYTES:
+    if _fallocate is not None and end > _BLOCK_BYTES and _is_nearly_full(fd):
         _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, _BLOCK_BYTES, end - _BLOCK_BYTES)
+
+
+def _is_nearly_full(fd: int) -> bool:
+    """Whether the disk of a file has little room left."""
+    disk = os.fstatvfs(fd)
+    return disk.f_bavail < FEW_FREE * disk.f_blocks or disk.f_bavail * disk.f_frsize < FEW_FREE_BYTES
+
+
+def _first_kept(fd: int, cursor: int) -> int:
+    """Where the delivered records begin that are still in a file: at its head, or behind what was given back."""
+    hole = os.lseek(fd, 0, os.SEEK_HOLE)
+    if hole >= cursor:
+        return segments.HEADER_BYTES
+    try:
+        data = os.lseek(fd, hole, os.SEEK_DATA)
+    except OSError:  # nothing but the hole up to the end
+        return cursor
+    # The hole ends at a block, in the middle of a record.
+    end = os.pread(fd, max(0, cursor - data), data).find(b"\n")
+    return cursor if data >= cursor or end < 0 else data + end + 1
 
 
 def _find_fallocate() -> Callable[[int, int, int, int], int] | None:

@@ -383,9 +383,12 @@ class _Kills(msgspec.Struct):
     kills: list[msgspec.Raw] = []
 
 
-def kills(payload: bytes) -> int:
-    """How many processes a failure's message killed."""
-    return len(msgspec.json.decode(unsqueeze(payload), type=_Kills).kills)
+def kills(payload: bytes, base: Base | None = None) -> int:
+    """How many processes a failure's message killed; 0 if what its payload differs from was pruned just now."""
+    try:
+        return len(msgspec.json.decode(whole(payload, base), type=_Kills).kills)
+    except LookupError:
+        return 0
 
 
 def summary(row: Any, *, count: int, live: bool, kills: int = 0) -> FailureSummary:

@@ -365,14 +365,36 @@ def test_a_folder_that_was_removed_is_made_again(folder, make_writer):
 
 def test_a_folder_that_was_removed_is_noticed_before_the_next_file(folder, make_writer, caplog):
     writer = make_writer()
-    writer.append(failure("gone"))
+    writer.append(failure("t0"))
     shutil.rmtree(folder)
     writer.settle()
     writer.append(failure("t1"))
     writer.append(run("r1"))
     assert lives(folder, "p1")
-    assert [record.key for record in read_all(folder)[0][1:]] == [failure("t1").id, "p1", "r1"]
+    assert [record.key for record in read_all(folder)[0][1:]] == [failure("t0").id, failure("t1").id, "p1", "r1"]
     assert caplog.text.count("was removed while this process wrote to it") == 1
+
+
+@pytest.mark.parametrize("nearly_full", [False, True])
+def test_after_the_loss_of_the_store_what_is_kept_is_read_again_in_whole_records(
+    folder, make_writer, monkeypatch, nearly_full
+):
+    monkeypatch.setattr("celery_trace.spool.reader.FEW_FREE", 1.1 if nearly_full else 0.0)
+    monkeypatch.setattr("celery_trace.spool.reader.FEW_FREE_BYTES", 0)
+    writer = make_writer()
+    for number in range(400):
+        writer.append(failure(f"t{number}"))
+    first, _ = read_all(folder)
+    reader = SpoolReader(folder)
+    again = reader.rewind(reader.list())
+    records, corrupt = read_all(folder)
+    assert corrupt == []
+    delivered, sent_again = (
+        [record.key for record in some if type(record).__name__ == "Failure"] for some in (first, records)
+    )
+    assert len(sent_again) == again
+    assert (again == 400) is not nearly_full
+    assert sent_again == [key for key in delivered if key in set(sent_again)]
 
 
 def test_a_clock_that_steps_back_breaks_nothing(folder, make_writer):

@@ -75,6 +75,12 @@ class Remembering:
         self.records += records
         return []
 
+    def destination(self) -> str:
+        return "here"
+
+    def upkeep(self, *, idle: bool) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
