@@ -142,9 +142,13 @@ def effects(monkeypatch):
         if command in QUESTIONS:
             return []
         found.commands.append(command)
+        replies = [{name: {"ok": "done"}} for name in destination or ["x"]]
         if command == "trace_hello":
-            return [{"x": {"uid": "a-process"}}]
-        return [{name: {"ok": "done"}} for name in destination or ["x"]]
+            replies = [{"x": {"uid": "a-process"}}]
+        for reply in replies:
+            if "callback" in keywords:
+                keywords["callback"](reply)
+        return replies
 
     def publish(_, message, exchange, routing_key, **keywords):
         found.messages.append(message["headers"]["task"])
