@@ -166,7 +166,7 @@ def runs(figures: dict[str, Any]) -> Section:
 
 
 def tiers(figures: dict[str, Any]) -> Section:
-    """What each tier costs a run, by heap."""
+    """What measuring costs a run, by heap."""
     heaps = {f"{int(heap):,} blocks": found for heap, found in figures.items()}
     names = list(heaps)
     rows: list[list[str]] = []
@@ -174,40 +174,38 @@ def tiers(figures: dict[str, Any]) -> Section:
     def row(words: str, read: Callable[[Any], str]) -> None:
         rows.append([words, *(read(heaps[name]) for name in names)])
 
-    row("gate (`auto`), run that does nothing", lambda found: us(found["auto"]["noop"]["probe_us"]))
-    row("gate (`auto`), run that builds 3,000 objects", lambda found: us(found["auto"]["build"]["probe_us"]))
-    row("`rss`", lambda found: us(found["rss"]["noop"]["probe_us"]))
-    row("`always`, run that does nothing", lambda found: us(found["always"]["noop"]["run_us"]))
-    row(
-        "`always`, run that builds 3,000 objects (bare)",
-        lambda found: f"{us(found['always']['build']['run_us'])} ({us(found['bare']['build'])})",
-    )
+    def ratio(found: dict[str, float]) -> str:
+        return f"× {found['ratio']:.3f} ± {found['ratio_error']:.3f} of {us(found['bare_us'])}"
+
+    row("sampled (`auto`), run that does nothing", lambda found: us(found["noop"]["sampled_us"]))
+    row("sampled (`auto`), run that builds 3,000 objects, paired", lambda found: ratio(found["build"]))
+    row("traced (`always`), run that does nothing", lambda found: us(found["traced"]["noop_us"]))
+    row("traced (`always`), run that builds 3,000 objects", lambda found: us(found["traced"]["build_us"]))
     row("sample of the process (RSS), every 10 s", lambda found: us(found["sample_us"]))
     row("full sample (USS, handles), once a minute", lambda found: us(found["full_sample_us"]))
     row("psutil RSS", lambda found: us(found["psutil_rss_us"]))
     row("psutil USS", lambda found: us(found["psutil_uss_us"]))
     row("two snapshots and `compare_to`", lambda found: us(found["naive_us"]))
-    stages: list[list[str]] = []
-    words = {"gate": "runs of the gate alone", "CensusWindow": "census", "LocateWindow": "tracing"}
-    for name, found in heaps.items():
-        for stage, seen in found["investigation"]["stages"].items():
-            stages.append(
-                [f"{name}: {words.get(stage, stage)}", str(seen["runs"]), f"{seen['median_ms']:.2f} ms",
-                 f"{seen['longest_ms']:.1f} ms"]
-            )  # fmt: skip
-        whole = found["investigation"]
-        stages.append(
-            [f"{name}: in all, to the verdict", str(whole["runs_to_verdict"]), f"{whole['total_ms']:.0f} ms", ""]
-        )
+    searches = [
+        [
+            name,
+            found["search"]["steps"],
+            f"{found['search']['total_ms']:.0f} ms",
+            f"{found['search']['longest_pause_ms']:.0f} ms",
+            " → ".join(found["search"]["holder"][:2]),
+        ]
+        for name, found in heaps.items()
+    ]
     largest = max(figures, key=int)
-    longest = figures[largest]["investigation"]["longest_pause_ms"]
+    longest = figures[largest]["search"]["longest_pause_ms"]
     return Section(
         "What measuring costs a run",
-        "One process, nothing else in it; medians. The gate's counters are read twice a run, and reading live blocks "
-        "takes time with the heap: where that would pass the budget, fewer runs are measured.",
+        "One process, nothing else in it; medians, of CPU time where sampling is compared. A run is told to the "
+        "sampler by two calls, and its allocations pass the hooks. Judging and the search for a holder are steps on a "
+        "thread of their own, about one a second.",
         [
             table(["A run", *names], rows),
-            table(["An investigation of one leak", "runs", "median", "longest"], stages),
+            table(["One leak, until its holder is known", "steps", "in all", "longest", "holder"], searches),
         ],
         [
             Reach(
@@ -220,50 +218,36 @@ def tiers(figures: dict[str, Any]) -> Section:
     )
 
 
-def detection(figures: dict[str, Any]) -> Section:
-    """Runs until a leak is found."""
-    rows = []
-    for setting, sizes in figures["runs"].items():
-        for size, stages in sizes.items():
-            cells = [
-                f"{stages[stage]['median']:g} / {stages[stage]['worst']}" if stages[stage]["median"] else "not found"
-                for stage in ("suspect", "located", "verdict")
+def mixed(figures: dict[str, Any]) -> Section:
+    """What is named where all kinds of task take turns."""
+    rows, reach, faults = [], [], ""
+    for children, way in figures["ways"].items():
+        runs_of = way["named_at_run"]
+        rows.append(
+            [
+                f"`-c {children}`",
+                f"{way['right']} of {way['leaks']}",
+                f"{len(way['accused'])} of {way['look_alikes']}",
+                f"{runs_of['median']:g} / {runs_of['worst']}" if runs_of else "–",
+                f"{way['spent']:.2%}" if way["spent"] is not None else "–",
             ]
-            rows.append([f"{size} a run, {setting}", *cells])
-    judged = figures["judged"]
-    worst = {
-        (setting, stage): [row[stage]["worst"] for row in sizes.values()]
-        for setting, sizes in figures["runs"].items()
-        for stage in ("suspect", "located", "verdict")
-    }
-    reach = []
-    for setting, stage, most, words in (
-        ("default", "suspect", 30, "suspect"),
-        ("default", "located", 35, "its line"),
-        ("default", "verdict", 160, "its verdict"),
-        ("fast", "verdict", 85, "its verdict, `trace_memory_recheck_runs` 60"),
-    ):
-        found = worst[setting, stage]
-        known = None not in found
-        text = f"{max(found)} at worst" if known else "not in every case"
-        held = known and max(found) <= most
-        reach.append(Reach(f"a leak of 1 to 100 KB a run: {words}", f"within {most} runs", text, held))
-    leaks, decoys = judged["leaks"], judged["decoys"]
-    reach.append(
-        Reach("leaks at their line, rate within 15 %, holder named", "all", f"{judged['leaks_right']} of {leaks}",
-              judged["leaks_right"] == leaks)
-    )  # fmt: skip
-    reach.append(
-        Reach("decoys that are ever `leaking`", "none", f"{decoys - judged['decoys_right']} of {decoys}",
-              judged["decoys_right"] == decoys)
-    )  # fmt: skip
-    faults = "".join(f"\n- `{name}`: {'; '.join(said)}" for name, said in figures["faults"].items())
+        )
+        words = f"{figures['kinds']} kinds of task in turns, `-c {children}`: "
+        reach += [
+            Reach(f"{words}leaks at their line, with rate and holder", "all", f"{way['right']} of {way['leaks']}",
+                  way["right"] == way["leaks"]),
+            Reach(f"{words}look-alikes that are ever `leaking`", "none",
+                  f"{len(way['accused'])} of {way['look_alikes']}", not way["accused"]),
+        ]  # fmt: skip
+        faults += "".join(f"\n- `-c {children}`, `{name}`: {'; '.join(said)}" for name, said in way["faults"].items())
+        faults += "".join(f"\n- `-c {children}`, {said}" for said in [*way["accused"], *way["strangers"]])
     return Section(
-        "Runs until a leak is found",
-        f"In a real prefork worker, {figures['seeds']} seed(s), median / worst. "
-        + ("The whole corpus was judged." if figures["everything"] else "A choice of the corpus was judged.")
-        + (f"\n\nJudged wrong:\n{faults}" if faults else ""),
-        [table(["Kept", "suspect", "line", "verdict"], rows)],
+        "All kinds of task in turns",
+        f"The corpus of the tests in a real prefork worker, {figures['rounds']} runs of each task a child, "
+        f"{figures['seeds']} seed(s). A rate is right within 15 %, or within three deviations where it rests on few "
+        "picks. Spent is the share of a process's time that went into sampling and judging, of the process that spent "
+        "most." + (f"\n\nJudged wrong:\n{faults}" if faults else ""),
+        [table(["Worker", "leaks named", "look-alikes accused", "named by run (median / worst)", "spent"], rows)],
         reach,
     )
 
@@ -418,7 +402,7 @@ BENCHMARKS = (
         "memory_cost", "memory_cost.py", ["--runs", "3000", "--json"], ["--runs", "600", "--json"], tiers
     ),
     Benchmark(
-        "memory_detect", "memory_detect.py", ["--seeds", "2", "--all", "--json"], ["--seeds", "1", "--json"], detection
+        "mixed", "mixed.py", ["--rounds", "300", "--json"], ["--rounds", "200", "--ways", "1", "--json"], mixed
     ),
     Benchmark(
         "failure_capture", "failure_capture.py",

@@ -1,9 +1,9 @@
 """
-What each tier of measuring costs a run, in one process, on heaps of 100 thousand and a million blocks.
+What measuring costs a run, in one process, on heaps of 100 thousand and a million blocks; and its pauses.
 
-Every heap has a process of its own. Runs that do nothing and runs that build objects go through the real probe; told is
-the time of the probe's two calls. For an investigation a leaking run goes on until its verdict, and each stage's
-dearest run is its pause. Beside it stand the naive pair of snapshots and psutil.
+Every heap has a process of its own. Runs that do nothing and runs that build objects take turns with and without the
+sampled heap, by CPU time. Then a leak goes on until its holder is known: the steps that this takes on the ticker's
+thread are the pauses that a task can meet. Beside it stand single traced runs, the naive pair of snapshots, and psutil.
 
     python benchmarks/memory_cost.py [--heaps 100000,1000000] [--runs 3000] [--json]
 """
@@ -12,28 +12,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import tracemalloc
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import psutil
 
 from celery_trace.clock import SystemClock
+from celery_trace.heap.watch import HeapWatch, watch_heap
 from celery_trace.model import Kind, ProcessRecord, Role, Window
-from celery_trace.probes.lease import AloneLease
-from celery_trace.probes.memory import MemoryProbe
+from celery_trace.probes.differences import TracedRuns, top_differences
 from celery_trace.probes.process import read_memory
 from celery_trace.settings import Settings
 
 _heap: list[Any] = []
 _leaked: list[Any] = []
+#: Runs of a batch, which is timed as one.
+_BATCH = 20
 
 
 def nothing() -> None:
@@ -51,36 +52,17 @@ def leak() -> None:
     _leaked.append([{"number": number, "text": f"{number:0150d}"} for number in range(20)])
 
 
-def probe_of(memory: str, windows: list[Window], folder: str) -> MemoryProbe:
-    """A probe as a child of a worker has it, without a bound on what it may spend."""
-    return MemoryProbe(
-        Settings(memory=memory, memory_budget=1.0, dir=folder),
-        ProcessRecord(uid="bench", host="bench", pid=os.getpid(), started_at_s=0.0, role=Role.CHILD),
-        windows.append,
-        SystemClock(),
-        AloneLease(),
-    )
-
-
-def timed(probe: MemoryProbe, name: str, task: Callable[[], Any], runs: int) -> dict[str, float]:
-    """Microseconds of the probe's calls around each run, and of the whole run."""
-    around, whole = [], []
-    for _ in range(runs):
-        start_s = time.perf_counter()
-        token = probe.before(Kind.TASK, name)
-        begun_s = time.perf_counter()
-        task()
-        done_s = time.perf_counter()
-        measured = probe.after(token)
-        end_s = time.perf_counter()
-        del token, measured
-        around.append(begun_s - start_s + end_s - done_s)
-        whole.append(end_s - start_s)
-    return {"probe_us": statistics.median(around) * 1e6, "run_us": statistics.median(whole) * 1e6}
+def watch_of(windows: list[Window]) -> HeapWatch:
+    """The heap's watch as a child of a worker has it, without a bound on what it may spend."""
+    process = ProcessRecord(uid="bench", host="bench", pid=os.getpid(), started_at_s=0.0, role=Role.CHILD)
+    watch = watch_heap(Settings(memory_budget=1.0), process, windows.append, SystemClock())
+    if watch is None:
+        raise RuntimeError("another watch of this process is open")
+    return watch
 
 
 def bare_us(task: Callable[[], Any], runs: int) -> float:
-    """The median run without anything."""
+    """The median run without anything, microseconds."""
     took = []
     for _ in range(runs):
         start_s = time.perf_counter()
@@ -89,36 +71,79 @@ def bare_us(task: Callable[[], Any], runs: int) -> float:
     return statistics.median(took) * 1e6
 
 
-def investigation(folder: str) -> dict[str, Any]:
-    """A leak from its first run to its verdict: the probe's milliseconds by what it did, and in all."""
-    windows: list[Window] = []
-    probe = probe_of("auto", windows, folder)
-    by_stage: dict[str, list[float]] = defaultdict(list)
-    for _ in range(400):
-        settles = probe._pending.stage if probe._pending is not None else None
-        start_s = time.perf_counter()
-        token = probe.before(Kind.TASK, "leak")
-        begun_s = time.perf_counter()
-        leak()
-        done_s = time.perf_counter()
-        measured = probe.after(token)
-        took_ms = (begun_s - start_s + time.perf_counter() - done_s) * 1e3
-        stage = settles or (token.stage if token is not None else None)
-        by_stage[type(stage).__name__ if stage is not None else "gate"].append(took_ms)
-        del token, measured, settles, stage
-        if any(str(window.stage) == "verdict" for window in windows):
-            break
-    probe.close()
+def batch_us(task: Callable[[], Any], watch: HeapWatch | None, tag: int) -> float:
+    """CPU time of a run, microseconds."""
+    started_s = time.process_time()
+    for _ in range(_BATCH):
+        before = watch.run(tag) if watch is not None else 0
+        task()
+        if watch is not None:
+            watch.restore(before)
+    return (time.process_time() - started_s) / _BATCH * 1e6
+
+
+def compare(task: Callable[[], Any], rounds: int) -> dict[str, float]:
+    """Batches with and without the sampled heap in turns: the medians, and that of the paired ratios with its error."""
+    bare, sampled = [], []
+    for number in range(rounds):
+        for on in (False, True) if number % 2 else (True, False):
+            if not on:
+                bare.append(batch_us(task, None, 0))
+                continue
+            watch = watch_of([])
+            try:
+                sampled.append(batch_us(task, watch, watch.tag(Kind.TASK, task.__name__)))
+            finally:
+                watch.close()
+    ratios = [one / other for one, other in zip(sampled, bare, strict=True) if other > 0]
     return {
-        "runs_to_verdict": sum(len(values) for values in by_stage.values()),
-        "total_ms": sum(sum(values) for values in by_stage.values()),
-        "longest_pause_ms": max(max(values) for values in by_stage.values()),
-        "stages": {
-            name: {"runs": len(values), "median_ms": statistics.median(values), "longest_ms": max(values)}
-            for name, values in by_stage.items()
-        },
-        "windows": [str(window.stage) for window in windows],
+        "bare_us": statistics.median(bare),
+        "sampled_us": statistics.median(sampled),
+        "ratio": statistics.median(ratios),
+        "ratio_error": 1.25 * statistics.stdev(ratios) / math.sqrt(len(ratios)),
     }
+
+
+def search() -> dict[str, Any]:
+    """A leak until its holder is known: the milliseconds of each look on the ticker's thread."""
+    windows: list[Window] = []
+    watch = watch_of(windows)
+    tag = watch.tag(Kind.TASK, "leak")
+    for _ in range(150):
+        before = watch.run(tag)
+        leak()
+        watch.restore(before)
+    took_ms = []
+    until_s = time.monotonic() + 60
+    while not any(window.retained_by for window in windows) and time.monotonic() < until_s:
+        start_s = time.thread_time()
+        watch.look()
+        spent_ms = (time.thread_time() - start_s) * 1e3
+        if spent_ms > 0.1:
+            took_ms.append(spent_ms)
+        else:
+            time.sleep(0.05)  # nothing was due
+    watch.close()
+    found = next((window.retained_by for window in windows if window.retained_by), [])
+    return {
+        "steps": len(took_ms),
+        "total_ms": sum(took_ms),
+        "longest_pause_ms": max(took_ms, default=0.0),
+        "holder": found,
+    }
+
+
+def traced_us(task: Callable[[], Any], runs: int) -> float:
+    """The median of single traced runs with their Top 10, microseconds."""
+    traced = TracedRuns(everything=True, clock=SystemClock())
+
+    def once() -> None:
+        run = traced.begin(task.__name__)
+        task()
+        if run is not None:
+            top_differences(run.end())
+
+    return bare_us(once, runs)
 
 
 def naive_us(task: Callable[[], Any], rounds: int) -> float:
@@ -148,25 +173,18 @@ def one_heap(blocks: int, runs: int, *, naive: bool) -> dict[str, Any]:
         grow(blocks)
         return {"naive_us": naive_us(nothing, 2)}
     grow(blocks)
-    figures: dict[str, Any] = {"blocks": sys.getallocatedblocks()}
     process = psutil.Process()
-    figures["bare"] = {"noop": bare_us(nothing, runs), "build": bare_us(build, runs // 10)}
-    figures["psutil_rss_us"] = bare_us(lambda: process.memory_info().rss, runs // 10)
-    figures["psutil_uss_us"] = bare_us(lambda: process.memory_full_info().uss, 50)
-    figures["sample_us"] = bare_us(lambda: read_memory(full=False), runs // 10)
-    figures["full_sample_us"] = bare_us(lambda: read_memory(full=True), 50)
-    with tempfile.TemporaryDirectory() as folder:
-        for memory in ("auto", "rss", "always"):
-            probe = probe_of(memory, [], folder)
-            many = runs if memory != "always" else 60
-            timed(probe, "warm", nothing, min(many, 300))
-            figures[memory] = {
-                "noop": timed(probe, "noop", nothing, many),
-                "build": timed(probe, "build", build, max(many // 10, 30)),
-            }
-            probe.close()
-        figures["investigation"] = investigation(folder)
-    return figures
+    return {
+        "blocks": sys.getallocatedblocks(),
+        "psutil_rss_us": bare_us(lambda: process.memory_info().rss, runs // 10),
+        "psutil_uss_us": bare_us(lambda: process.memory_full_info().uss, 50),
+        "sample_us": bare_us(lambda: read_memory(full=False), runs // 10),
+        "full_sample_us": bare_us(lambda: read_memory(full=True), 50),
+        "noop": compare(nothing, max(50, runs // 10)),
+        "build": compare(build, max(30, runs // 20)),
+        "traced": {"noop_us": traced_us(nothing, 60), "build_us": traced_us(build, 30)},
+        "search": search(),
+    }
 
 
 def measure(heaps: tuple[int, ...] = (100_000, 1_000_000), runs: int = 3000) -> dict[str, dict[str, Any]]:
@@ -197,7 +215,7 @@ def main() -> int:
         return 0
     figures = measure(tuple(int(word) for word in options.heaps.split(",")), options.runs)
     print(json.dumps(figures, indent=None if options.json else 2))
-    return 0 if all(found["investigation"]["longest_pause_ms"] <= 200 for found in figures.values()) else 1
+    return 0 if all(found["search"]["longest_pause_ms"] <= 200 for found in figures.values()) else 1
 
 
 if __name__ == "__main__":

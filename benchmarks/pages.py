@@ -32,7 +32,18 @@ import psutil
 from celery import Celery
 from celery.events import EventDispatcher
 
-from celery_trace.model import Kind, MemoryState, Sample, Site, Stage, TypeCount, Verdict, Window
+from celery_trace.model import (
+    Evidence,
+    Holder,
+    Kind,
+    MemoryState,
+    Sample,
+    Site,
+    Stage,
+    TypeCount,
+    Verdict,
+    Window,
+)
 from celery_trace.payloads import squeeze
 from celery_trace.settings import Settings
 from celery_trace.stores import open_store
@@ -77,10 +88,12 @@ def fill(settings: Settings, many: int) -> None:
 
 def _window(name: str, process: str, at_s: float) -> Window:
     site = Site(file="/srv/app/tasks.py", line=7, function="run", code="seen.append(x)", bytes=4096, blocks=2)
+    path = ["app.tasks (module)", "seen: list[900]", "str × 900"]
     return Window(
-        id=f"{name}-{process}", investigation=name, process=process, kind=Kind.TASK, name=name, stage=Stage.VERDICT,
-        verdict=Verdict.LEAKING, at_s=at_s, runs=8, run_number=900, kept_bytes_per_run=4096.0, kept_blocks_per_run=2.0,
-        sites=[site], types=[TypeCount("str", 8, 4096)], retained_by=["module app.tasks", "seen: list (900 items)"],
+        id=f"{name}-{process}", investigation=name, process=process, kind=Kind.TASK, name=name, stage=Stage.SAMPLED,
+        verdict=Verdict.LEAKING, at_s=at_s, runs=897, run_number=900, kept_bytes_per_run=4096.0, sites=[site],
+        types=[TypeCount("str", 900, 4096 * 900)], retained_by=path, holder=Holder(path=path, searched=True),
+        evidence=Evidence(897, 448, 449, 4096.0 * 897, 897),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 ``@trace_memory`` and ``with trace_memory("label"):`` — the Top 10 differences of a function or a block.
 
 The block is traced each time that it runs, its table is printed, and the run is recorded like any other:
-its growth goes through the gate, and a block that keeps growing is investigated as a task would be. With the
+what it keeps alive is found in the sampled heap, as a task's is. With the
 setting ``trace_memory`` on ``off`` or ``rss`` the block just runs.
 """
 
@@ -21,7 +21,6 @@ from celery_trace import settings as settings_module
 from celery_trace.guard import Guard, report
 from celery_trace.model import Kind, Role, Site, Stage, Verdict, Window, new_id, stable_id
 from celery_trace.probes.differences import table
-from celery_trace.probes.memory import Token
 from celery_trace.recorder import Recorder, RunToken
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -186,9 +185,9 @@ class _OneRun:
             if recorder is not None:
                 # It becomes a name everywhere, metrics and alerts included, and may be made of values.
                 self._label = label = recorder.redactor.text(label)
-            if recorder is not None and recorder.probe is not None:
-                recorder.probe.set_mode(label, "always", inf)
             if recorder is not None:
+                if recorder.settings.memory in {"auto", "always"}:
+                    recorder.traced.trace(label, inf)
                 self._recorder = recorder
                 self._token = recorder.run_started(Kind.BLOCK, label)
 
@@ -198,12 +197,11 @@ class _OneRun:
         if recorder is None or token is None:
             return False
         recorder.run_ended(token, "FAILURE" if failed else "SUCCESS", failed=failed)
-        measured = token.probe
-        if not isinstance(measured, Token) or measured.top is None:
+        if token.top is None:
             return False
-        self.top = measured.top
-        self._concurrent = measured.shared
-        self._write(recorder, measured.runs)
+        self.top = token.top
+        self._concurrent = token.shared
+        self._write(recorder, token.totals.traced)
         return True
 
     def _write(self, recorder: Recorder, number: int) -> None:

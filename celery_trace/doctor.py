@@ -41,7 +41,7 @@ WASTED_BYTES = 64 * 1024 * 1024
 
 
 #: The folders of ours in ``trace_dir``.
-PARTS = ("spool", "orders", "profiles", "leases")
+PARTS = ("spool", "orders", "profiles")
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -246,21 +246,22 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _counters(_: Installation) -> Iterator[Finding]:
-    from celery_trace.probes import counters
+def _heap(here: Installation) -> Iterator[Finding]:
+    from celery_trace.heap.sampler import availability
 
-    names = counters.available()
-    exact = {"allocated_blocks", "malloc_bytes"} & set(names)
-    if len(exact) == 2:
-        yield _ok("exact counters", ", ".join(names))
-    else:
-        missing = ", ".join(sorted({"allocated_blocks", "malloc_bytes"} - exact))
+    if here.settings.memory not in {"auto", "always"}:
+        yield _warn("memory", f"trace_memory is {here.settings.memory!r}", 'Set it to "auto" to find leaks.')
+        return
+    slow = availability()
+    if slow:
         yield _warn(
-            "exact counters",
-            f"{', '.join(names) or 'none'}; without {missing}",
-            "Small leaks are found later or not at all. malloc_bytes needs glibc 2.33 or newer; "
-            "allocated_blocks needs PYTHONMALLOC unset.",
+            "memory",
+            f"watched by short stretches of tracemalloc: {slow}",
+            "Tracing costs some hundred times as much as sampling, so within the same budget a leak takes that much "
+            "longer to be named.",
         )
+    else:
+        yield _ok("memory", "watched by the sampling extension module")
 
 
 def _sandbox(_: Installation) -> Iterator[Finding]:
@@ -447,6 +448,6 @@ CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Finding]]], ...] = (
     ("collector", _collector),
     ("broker", _broker),
     ("alerts", _rules),
-    ("exact counters", _counters),
+    ("memory", _heap),
     ("sandbox", _sandbox),
 )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from celery_trace.model import Line, Run, Site, TypeCount, Window
+from celery_trace.model import Holder, Line, Run, Site, TypeCount, Window
 from celery_trace.redaction import Redactor
 
 #: Characters of a dictionary's key that are kept; as many are searched for secrets before it is cut.
@@ -44,7 +44,12 @@ def without_secrets(record: Window | Run, redactor: Redactor) -> Window | Run:
         retained_by=[_step(step, redactor) for step in record.retained_by],
         bounded=redactor.text(record.bounded),
         note=redactor.text(record.note),
+        holder=_holder(record.holder, redactor) if record.holder is not None else None,
     )
+
+
+def _holder(holder: Holder, redactor: Redactor) -> Holder:
+    return replace(holder, path=[_step(step, redactor) for step in holder.path], bound=redactor.text(holder.bound))
 
 
 def _sites(sites: Sequence[Site], redactor: Redactor) -> list[Site]:

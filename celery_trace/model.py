@@ -29,6 +29,7 @@ class Kind(StrEnum):
     TASK = "task"
     REQUEST = "request"
     BLOCK = "block"
+    PROCESS = "process"  # no run: what a process does by itself, such as a worker's main process
 
 
 class Role(StrEnum):
@@ -36,6 +37,7 @@ class Role(StrEnum):
 
     CHILD = "child"  # prefork: one run at a time
     MAIN = "main"  # the prefork worker's own process: runs nothing
+    BEAT = "beat"
     SOLO = "solo"
     THREADS = "threads"
     GREEN = "green"  # gevent, eventlet
@@ -75,6 +77,7 @@ class Stage(StrEnum):
     NATIVE = "native"
     TRACED = "traced"  # `always` mode, or a block with its Top 10 differences
     PROCESS = "process"  # a window of a process that runs several at once
+    SAMPLED = "sampled"  # survivors of the sampled heap; what newer versions write
 
 
 def new_id() -> str:
@@ -132,6 +135,38 @@ class Site(Struct, frozen=True, kw_only=True):
     bytes: int
     blocks: int
     traceback: list[Line] = []
+
+
+class Evidence(Struct, frozen=True):
+    """What the sampled heap says of one site; an event is a run that left something behind."""
+
+    runs: int = 0  # observed, without those in flight
+    early: int = 0  # events in the first half of those runs
+    late: int = 0
+    bytes: float = 0.0  # alive, as the sample estimates
+    picks: int = 0  # that the estimate rests on
+    proved: int = 0  # events whose survivors a full garbage collection left alive
+    released: float = 0.0  # of what counted lately, the share that was freed lately: 0 for a leak, 1 for a full queue
+
+    @property
+    def events(self) -> int:
+        """Runs that left something behind."""
+        return self.early + self.late
+
+    @property
+    def bytes_per_run(self) -> float:
+        """Bytes that an observed run keeps, on average."""
+        return self.bytes / self.runs if self.runs else 0.0
+
+
+class Holder(Struct, frozen=True, omit_defaults=True):
+    """What the walk up from survivors found."""
+
+    path: list[str] = []  # root first; empty where no root was reached
+    bound: str = ""  # "lru_cache (300/500)"
+    full: bool = False  # the bound is reached
+    searched: bool = False  # whether a walk has ended
+    why: str = ""  # why no root was reached
 
 
 class Node(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
@@ -467,6 +502,12 @@ class Window(Record, frozen=True, kw_only=True, tag="window"):
     by_site: bool = False  # attributed by the task's frame in the traceback, not by difference
     note: str = ""
     took_s: float = 0.0
+    # of a sampled window, which is the latest word of its process on one site:
+    role: str = ""
+    release: str = ""
+    evidence: Evidence | None = None
+    holder: Holder | None = None
+    growth: list[tuple[float, int]] = []  # time and bytes kept by then, oldest first
 
     @property
     def key(self) -> str:
@@ -625,6 +666,11 @@ class Leak(Struct, frozen=True, kw_only=True):
     first_seen: float
     last_seen: float
     samples: list[tuple[float, int]] = []
+    role: str = ""  # of the process: "child", "main", "web" …
+    confidence: float = 0.0  # 0 to 1, that it grows
+    why: str = ""  # what the verdict rests on
+    waits_for: str = ""  # what would decide it; "" once decided
+    began_with: str = ""  # the first release that showed it; "" where it may have been there before
     # beyond the contract
     resource: str = ""  # for native rows: "malloc", "mmap", "fds", "threads"
     bounded: str = ""

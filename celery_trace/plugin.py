@@ -28,8 +28,7 @@ from celery_trace.clock import SystemClock
 from celery_trace.failures import FailureWatcher, Struck
 from celery_trace.guard import AGAIN_S, Guard, report, swallow
 from celery_trace.model import Kind, Role, new_id
-from celery_trace.probes.overlap import code_of
-from celery_trace.quiet import QuietTask
+from celery_trace.probes.source import code_of
 from celery_trace.recorder import Recorder, RunToken
 from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.unrecorded import EVENT_S
@@ -38,6 +37,7 @@ logger = logging.getLogger("celery_trace")
 
 #: How often a process that runs tasks looks for orders, seconds.
 ORDERS_S = 1.0
+ORDERS_IDLE_S = 2.0
 #: How often a worker that can't check orders, for want of a key, tries again, seconds.
 DESK_S = 10.0
 #: How often a process says how many refused messages it only counted, seconds.
@@ -336,7 +336,6 @@ class CeleryTrace:
             traced = self._traced
             if traced is None:
                 return
-            traced.recorder.surface()
             token = traced.open_runs.pop(task_id, None)
             if state != "SUCCESS":
                 traced.watcher.postrun(task=task, task_id=task_id, state=state, **rest)
@@ -405,20 +404,6 @@ class CeleryTrace:
 
     # --- this process ----------------------------------------------------------------------------------
 
-    def quiet_task(self, name: str) -> QuietTask | None:
-        """The task's runs that pass by :meth:`run_begins` and :meth:`run_ends`, as nothing is to be seen of them."""
-        with Guard("recorder"):
-            return self._here().recorder.quiet_task(name, self._on_surfaced)
-        return None
-
-    def _on_surfaced(self, token: RunToken) -> None:
-        """A quiet run is one no longer: from here on, it is as if :meth:`run_begins` had been told of it."""
-        traced = self._traced
-        if traced is not None:
-            traced.watcher.prerun(token.task_id)
-            token.describe = _queue_and_root
-            traced.open_runs[token.task_id] = token
-
     def _soft_limit_struck(self, frame: FrameType) -> None:
         """A soft time limit interrupts this process's run. Others may be inside it, but it is the outermost's limit."""
         traced = self._here()
@@ -430,7 +415,6 @@ class CeleryTrace:
         traced = self._traced
         if traced is None or traced.recorder.closed:
             traced = self._trace_here()
-        traced.recorder.surface()
         return traced
 
     def _trace_here(self) -> _Traced:
@@ -447,9 +431,6 @@ class CeleryTrace:
             recorder.begin("orders", lambda: self._hear_orders(recorder))
         if recorder.keeper is None and settings.shell == "live" and recorder.process.role is not Role.MAIN:
             recorder.begin("live keeper", lambda: self._begin_keeper(recorder))
-        recorder.code_of = self._code_of
-        if recorder.probe is not None:
-            recorder.probe.overlap.code_of = self._code_of
         watcher = FailureWatcher(
             settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep, box=recorder.box
         )
@@ -472,6 +453,7 @@ class CeleryTrace:
                 worker=self._worker,
                 parent_uid="" if main else self._main_uid,
                 uid=self._main_uid if main else "",
+                code_of=self._code_of,
             )
         except Exception:
             self._again_at_s = now_s + AGAIN_S
@@ -517,7 +499,7 @@ class CeleryTrace:
             on_drop=drop,
         )
         recorder.extra_counters.append(lambda: dict(book.counters))
-        recorder.ticker.every(ORDERS_S, book.poll, "orders")
+        recorder.ticker.every(ORDERS_S, book.poll, "orders", idle_s=ORDERS_IDLE_S)
 
 
 def _hide_secrets() -> None:

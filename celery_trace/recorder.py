@@ -13,7 +13,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any, Final, Protocol
 
@@ -22,6 +22,7 @@ from msgspec import Struct
 from celery_trace import guard, private_files
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.evidence import without_secrets
+from celery_trace.heap.watch import HeapWatch, watch_heap
 from celery_trace.model import (
     AnyRecord,
     Failure,
@@ -31,16 +32,16 @@ from celery_trace.model import (
     Role,
     Run,
     Sample,
+    Site,
     Stats,
     Window,
     new_id,
 )
 from celery_trace.probes.blackbox import BlackBox, label
-from celery_trace.probes.memory import Begun, MemoryProbe, available_counters
-from celery_trace.probes.overlap import LOOK_S
+from celery_trace.probes.counters import available
+from celery_trace.probes.differences import TracedRun, TracedRuns, top_differences
 from celery_trace.probes.process import read_memory
 from celery_trace.probes.profile import NextRunProfile, ProfiledRun
-from celery_trace.quiet import QuietRuns, QuietTask
 from celery_trace.redaction import Redactor
 from celery_trace.rollups import Totals
 from celery_trace.settings import Settings
@@ -63,14 +64,21 @@ SAMPLE_FULL_S: Final = 60.0
 SAMPLE_CHANGE: Final = 0.01
 #: How often the stack of what runs is put in the black box, seconds.
 BLACK_BOX_S: Final = 0.1
+#: How often an idle process does the same, seconds.
+IDLE_S: Final = 30.0
 #: A black box that could not be made is tried again after so long, seconds.
 BOX_AGAIN_S: Final = 10.0
 #: One run of each name is kept by itself about this often, seconds, so that a scatter plot has points.
 SCATTER_S: Final = 10.0
 
 
-#: Roles whose processes never run two at once.
-_ALONE: Final = frozenset({Role.CHILD, Role.SOLO})
+#: The functions of a task or route, so that what is allocated below them is attributed to it.
+CodeOf = Callable[[Kind, str], Iterable[CodeType]]
+
+
+def _no_code(kind: Kind, name: str) -> Iterable[CodeType]:  # noqa: ARG001 - where functions are not known
+    return ()
+
 
 #: Roles of the processes that a worker runs tasks in. Elsewhere, how a crash is handled is not for us to change.
 _OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN})
@@ -113,7 +121,10 @@ class RunToken(Struct):
     queue: str
     root_id: str
     started_s: float = 0.0
-    probe: Begun | None = None
+    tag_before: int = 0  # what the heap's sampler was told before
+    tracing: TracedRun | None = None
+    top: list[Site] | None = None  # the differences of a traced run, once it has ended
+    shared: int = 1  # runs that were in progress at once
     profiled: ProfiledRun | None = None
     #: Where the run came from, and what reads queue and root id out of that, for the few runs kept by themselves.
     origin: Any = None
@@ -134,42 +145,43 @@ class Recorder:
         settings: Settings,
         process: ProcessRecord,
         spool: SpoolWriter,
-        probe: MemoryProbe | None,
-        box: BlackBox | None,
         ticker: Ticker,
         clock: Clock,
+        *,
+        code_of: CodeOf = _no_code,
     ) -> None:
         self.settings = settings
         self.redactor = Redactor(settings.redact)
         self.process = process
         self.spool = spool
-        self.probe = probe
-        self.box = box
         self.ticker = ticker
         self.clock = clock
+        self.heap: HeapWatch | None = None
+        self.box: BlackBox | None = None
         self.keeper: LiveKeeper | None = None
         self.profile: NextRunProfile | None = None
-        #: Where runs that nothing is to be seen of pass by this recorder.
-        self.quiet: QuietRuns | None = None
-        self._surfaced: Callable[[RunToken], None] | None = None
+        self.traced = TracedRuns(everything=settings.memory == "always", clock=clock)
         self.pid = process.pid
-        self._ordinary_runs = 0
+        self.runs = 0  # that have ended
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()
-        #: Tells the code of a task's own function, for what grows where runs overlap.
-        self.code_of: Callable[[Kind, str], list[CodeType]] | None = None
         #: Writes the failures that wait to be written.
         self.write_waiting: Callable[[], None] | None = None
+        self._code_of = code_of
         self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
-        # Re-entrant: the collector of garbage may run a finalizer that is itself a traced block.
+        # Re-entrant: the garbage collector may run a finalizer that is itself a traced block.
         self._lock = threading.RLock()
         self._seq = 0
+        self._open_runs = 0
+        self._most_open_runs = 1
+        self._flushed_runs = 0
         self._running = ""
         self._last_rss_bytes = 0
         self._last_sample_s = self._last_full_s = -SAMPLE_IDLE_S
         self._last_stats: dict[str, int] = {}
         self._box_due_s = 0.0
         self._started_s = clock.monotonic_s()
+        self._ordered_until_s = 0.0
         #: Whether it takes no more: the process ends, or was forked from the one it belongs to.
         self.closed = False
 
@@ -185,6 +197,7 @@ class Recorder:
         parent_uid: str = "",
         uid: str = "",
         clock: Clock | None = None,
+        code_of: CodeOf = _no_code,
     ) -> Recorder:
         """
         Make this process's recorder, present the process, start the ticker.
@@ -201,7 +214,7 @@ class Recorder:
             role=role,
             parent_uid=parent_uid,
             python=f"{platform.python_implementation()} {platform.python_version()}",
-            counters=available_counters() if settings.memory in {"auto", "always"} else [],
+            counters=available() if settings.memory in {"auto", "always"} else [],
             mode=settings.memory,
             release=settings.release[:100],
         )
@@ -210,26 +223,18 @@ class Recorder:
             private_files.make_part(settings.spool_folder)
         except OSError as error:
             spool.refused(error)
-        runs_here = role is not Role.MAIN
-        recorder = cls(
-            settings,
-            process,
-            spool,
-            probe=None,
-            box=None,
-            ticker=Ticker(clock),
-            clock=clock,
-        )
+        recorder = cls(settings, process, spool, Ticker(clock), clock, code_of=code_of)
+        recorder.ticker.is_idle = recorder.is_idle
         # A full disk, or a platform on which measuring fails: what else can be recorded is.
-        if runs_here and settings.black_box:
-            recorder.ticker.every(BLACK_BOX_S, recorder.look_at_what_runs, "black box")
+        if role is not Role.MAIN and settings.black_box:
+            recorder.ticker.every(BLACK_BOX_S, recorder.look_at_what_runs, "black box", idle_s=BOX_AGAIN_S)
             recorder.open_box()
-        if runs_here and settings.memory in {"auto", "always"}:
-            recorder.begin("memory probe", recorder._begin_probe)
-        recorder.ticker.every(FLUSH_S, recorder.flush, "flush")
-        recorder.ticker.every(ACCOUNT_S, recorder.account, "account")
+        if settings.memory in {"auto", "always"}:
+            recorder.begin("heap watch", recorder.watch_heap)
+        recorder.ticker.every(FLUSH_S, recorder.flush, "flush", idle_s=IDLE_S)
+        recorder.ticker.every(ACCOUNT_S, recorder.account, "account", idle_s=IDLE_S)
         if settings.memory != "off":
-            recorder.ticker.every(SAMPLE_S, recorder.sample, "sample")
+            recorder.ticker.every(SAMPLE_S, recorder.sample, "sample", idle_s=IDLE_S)
         recorder.ticker.every(guard.AGAIN_S, recorder._beginnings.again, "what failed at its start")
         try:
             recorder.ticker.start()
@@ -251,18 +256,6 @@ class Recorder:
         """
         return self._beginnings.begin(part, make)
 
-    def _begin_probe(self) -> None:
-        probe = MemoryProbe(self.settings, self.process, self.write, self.clock, settled=self.settled)
-        if self.write_waiting is not None:
-            probe.tidy = self.write_waiting
-        if self.code_of is not None:
-            probe.overlap.code_of = self.code_of
-        if self.process.role not in _ALONE:
-            self.ticker.every(LOOK_S, probe.overlap.look, "overlap")
-        self.probe = probe
-        if self.quiet is not None:
-            self.quiet.measure(probe)
-
     # --- what is recorded ------------------------------------------------------------------------------
 
     def write(self, record: AnyRecord) -> None:
@@ -271,25 +264,52 @@ class Recorder:
             record = without_secrets(record, self.redactor)
         self.spool.append(record)
 
+    def watch_heap(self) -> None:
+        """
+        Sample this process's heap from now on.
+
+        Raises:
+            Unavailable: That can't be done here.
+        """
+        self.heap = watch_heap(self.settings, self.process, self.write, self.clock, lambda: self._most_open_runs)
+        if self.heap is not None:
+            for totals in self._totals.values():
+                totals.tag = self.heap.tag(totals.kind, totals.name, self._code_of(totals.kind, totals.name))
+            self.ticker.every(self.heap.look_s, self._look_at_heap, "heap", idle_s=IDLE_S)
+
+    def _look_at_heap(self) -> None:
+        if self.heap is None:
+            return
+        if self._ordered_until_s and self.clock.monotonic_s() > self._ordered_until_s:
+            self._ordered_until_s = 0.0
+            heap, self.heap = self.heap, None
+            heap.close()
+            return
+        self.heap.look()
+
     def run_started(
         self, kind: Kind, name: str, *, task_id: str = "", retries: int = 0, queue: str = "", root_id: str = ""
     ) -> RunToken:
         """Note that a run begins. Hot path: a few microseconds."""
-        if self.quiet is not None:
-            self.quiet.calm = False  # until this run has ended
-            if self.quiet.running is not None:
-                self.surface()
         now_s = self.clock.now_s()
         totals = self._totals.get(name if kind is _TASK else (kind.value, name)) or self._new_totals(kind, name, now_s)
         token = RunToken(totals, now_s, task_id, retries, queue, root_id)
         self._running = name
+        self._open_runs += 1
+        if self.ticker.asleep:
+            self.ticker.wake()
+        token.shared = self._open_runs
+        if token.shared > self._most_open_runs:
+            self._most_open_runs = token.shared
         if self.box is not None:
             self.box.run_started(totals.label, task_id, retries, now_s)
         if self.profile is not None and name in self.profile.armed:
-            # Not measured otherwise: what memray itself allocates would be counted as the run's.
+            # Not traced as well: what memray itself allocates would be counted as the run's.
             token.profiled = self.profile.started(name, task_id)
-        if self.probe is not None and token.profiled is None:
-            token.probe = self.probe.before(kind, name)
+        else:
+            token.tracing = self.traced.begin(name)
+        if self.heap is not None:
+            token.tag_before = self.heap.run(totals.tag)
         token.started_s = time.perf_counter()
         return token
 
@@ -303,22 +323,25 @@ class Recorder:
             failed: Whether it counts as a failure.
         """
         duration_s = time.perf_counter() - token.started_s
+        if self.heap is not None:
+            self.heap.restore(token.tag_before)
         if token.profiled is not None and self.profile is not None:
             self.profile.ended(token.profiled)
-        measured = None
-        if self.probe is not None and token.probe:
-            measured = self.probe.after(token.probe, failed=failed or state == "RETRY")
+        if token.tracing is not None:
+            with guard.Guard("top differences"):
+                token.top = top_differences(token.tracing.end())
+                token.totals.traced += 1
         if self.box is not None:
             self.box.run_ended()
         self._running = ""
+        token.shared = max(token.shared, self._open_runs)
+        self._open_runs -= 1
         why = ""
         bucket = Histogram.bucket(duration_s)
         totals = token.totals
         with self._lock:
-            self._ordinary_runs += 1
+            self.runs += 1
             if token.started_at_s >= totals.ends_at_s:
-                if self.quiet is not None:
-                    self.quiet.add_up()
                 if totals.dirty:
                     self._write_rollup(totals)
                 totals.begin(token.started_at_s)
@@ -331,10 +354,8 @@ class Recorder:
                 totals.failed += 1
             elif state == "RETRY":
                 totals.retried += 1
-            if measured is not None and measured.kept_blocks is not None:
-                totals.concurrent = totals.concurrent or measured.concurrent > 1
             totals.dirty = True
-            if measured is not None and measured.top:
+            if token.top is not None:
                 why = "traced"
             elif bucket >= totals.slow_bucket:
                 why = "outlier"
@@ -344,85 +365,51 @@ class Recorder:
                 totals.scatter_due_s = token.started_s + SCATTER_S
                 totals.learn_what_is_slow()
         if why:
-            if token.describe is not None:
-                token.queue, token.root_id = token.describe(token.origin)
-            self.write(
-                Run(
-                    id=new_id(),
-                    process=self.process.uid,
-                    kind=totals.kind,
-                    name=totals.name,
-                    task_id=token.task_id,
-                    retries=token.retries,
-                    queue=token.queue,
-                    root_id=token.root_id,
-                    started_at_s=token.started_at_s,
-                    duration_s=duration_s,
-                    state=state,
-                    why=why,
-                    kept_blocks=measured.kept_blocks if measured else None,
-                    kept_bytes=measured.kept_bytes if measured else None,
-                    top=measured.top if measured else [],
-                    concurrent=measured.concurrent if measured else 1,
-                )
+            self._write_run(token, duration_s, state, why)
+
+    def _write_run(self, token: RunToken, duration_s: float, state: str, why: str) -> None:
+        if token.describe is not None:
+            token.queue, token.root_id = token.describe(token.origin)
+        top = token.top or []
+        self.write(
+            Run(
+                id=new_id(),
+                process=self.process.uid,
+                kind=token.totals.kind,
+                name=token.totals.name,
+                task_id=token.task_id,
+                retries=token.retries,
+                queue=token.queue,
+                root_id=token.root_id,
+                started_at_s=token.started_at_s,
+                duration_s=duration_s,
+                state=state,
+                why=why,
+                kept_blocks=sum(site.blocks for site in top) if token.top is not None else None,
+                kept_bytes=sum(site.bytes for site in top) if token.top is not None else None,
+                top=top,
+                concurrent=token.shared,
             )
-        if self.quiet is not None:
-            self.quiet.ended(totals, self.clock.now_s(), calm=self.profile is None or not self.profile.armed)
-
-    def quiet_task(self, name: str, surfaced: Callable[[RunToken], None]) -> QuietTask:
-        """
-        A task whose runs may be quiet, in a process that runs one task after the other in the thread that asks.
-
-        Args:
-            name: The task's.
-            surfaced: Takes the token of a run that was quiet at its begin and is an ordinary one from now on.
-        """
-        if self.quiet is None:
-            self.quiet = QuietRuns(self._lock, self.box, self.probe)
-        self._surfaced = surfaced
-        return self.quiet.task(name)
-
-    def surface(self) -> None:
-        """If the run in progress is a quiet one of this thread, go on as if :meth:`run_started` had been told of it."""
-        task = self.quiet.surface() if self.quiet is not None else None
-        if task is None or task.totals is None or self._surfaced is None:
-            return
-        request, task.request = task.request, None
-        started_at_s = self.clock.now_s() - (time.perf_counter() - task.started_s)
-        token = RunToken(task.totals, started_at_s, task.task_id, task.retries, "", "", task.started_s, origin=request)
-        if self.probe is not None:
-            state = self.probe.state_of(_TASK, task.name)
-            token.probe = self.probe.joined(state) if state is not None else None
-        self._running = task.name
-        self._surfaced(token)
-
-    def settled(self, kind: Kind, name: str, kept_blocks: int, kept_bytes: int) -> None:
-        """Add what a run kept, as known when the next one begins and nothing of it is in flight any more."""
-        with self._lock:
-            totals = self._totals.get(name if kind is _TASK else (kind.value, name))
-            if totals is not None:
-                totals.gated += 1
-                totals.kept_blocks += kept_blocks
-                totals.kept_bytes += kept_bytes
-                totals.dirty = True
+        )
 
     def let_wait(self, write_waiting: Callable[[], None]) -> None:
         """Have ``write_waiting`` called, which writes what waits to be written, soon and whenever that must be done."""
         self.write_waiting = write_waiting
-        if self.probe is not None:
-            self.probe.tidy = write_waiting
-        self.ticker.every(WAIT_S, write_waiting, "waiting failures")
+        self.ticker.every(WAIT_S, write_waiting, "waiting failures", idle_s=IDLE_S)
 
     def measure(self, name: str, mode: str, seconds: float) -> None:
         """Measure the runs of one name in another mode for a while, whatever the process's mode is."""
-        if self.probe is None:
-            if mode in {"off", "rss"} or self.process.role is Role.MAIN:
-                return
-            self._begin_probe()
-        assert self.probe is not None
-        self.probe.set_mode(name, mode, self.clock.monotonic_s() + seconds)
-        if self.quiet is not None:
-            self.quiet.measure(self.probe)
+        if self.process.role is Role.MAIN:
+            return
+        until_s = self.clock.monotonic_s() + seconds
+        if mode == "always":
+            self.traced.trace(name, until_s)
+            return
+        self.traced.leave(name)
+        if mode == "auto" and (self.heap is None or self._ordered_until_s):
+            self._ordered_until_s = max(until_s, self._ordered_until_s)
+            if self.heap is None:
+                self.begin("heap watch", self.watch_heap)
 
     def profile_next(self, name: str, claim: Callable[[], bool], seconds: float) -> None:
         """Profile the next run of one name with memray, if ``claim()`` says then that this process is the one."""
@@ -432,8 +419,6 @@ class Recorder:
             self.profile = NextRunProfile(self.settings.folder, self.process, self.clock)
             self.extra_counters.append(lambda: dict(self.profile.counters) if self.profile else {})
         self.profile.arm(name, claim, seconds)
-        if self.quiet is not None:
-            self.quiet.calm = False
 
     def keep(self, failure: Failure, error: BaseException) -> None:
         """Hand a failure's live objects to the keeper, where there is one."""
@@ -443,9 +428,21 @@ class Recorder:
     def _new_totals(self, kind: Kind, name: str, at_s: float) -> Totals:
         with self._lock:
             key = name if kind is _TASK else (kind.value, name)
-            return self._totals.setdefault(key, Totals(kind, name, at_s, label(kind, name)))
+            totals = self._totals.setdefault(key, Totals(kind, name, at_s, label(kind, name)))
+            if self.heap is not None:
+                totals.tag = self.heap.tag(kind, name, self._code_of(kind, name))
+            return totals
 
     # --- every so often --------------------------------------------------------------------------------
+
+    def is_idle(self) -> bool:
+        """Whether nothing runs, nothing has run since the last flush, and no search goes on."""
+        return (
+            not self._open_runs
+            and self.runs == self._flushed_runs
+            and self._counters() == self._last_stats
+            and (self.heap is None or not self.heap.is_searching)
+        )
 
     def open_box(self) -> None:
         """Make the black box; where that fails, as on a full disk, it is tried again after :data:`BOX_AGAIN_S`."""
@@ -463,8 +460,6 @@ class Recorder:
             if self.process.role in _OF_A_WORKER:
                 with guard.Guard("crash handler"):
                     box.catch_crashes()
-            if self.quiet is not None:
-                self.quiet.open_box(box)
 
     def look_at_what_runs(self) -> None:
         """Put the stack of what runs in the black box."""
@@ -475,12 +470,11 @@ class Recorder:
 
     def flush(self) -> None:
         """Write what waits to be written, and the rollups that changed."""
+        self._flushed_runs = self.runs
         if self.write_waiting is not None:
             self.write_waiting()
         self.spool.settle()
         with self._lock:
-            if self.quiet is not None:
-                self.quiet.add_up()
             changed = [totals for totals in self._totals.values() if totals.dirty]
             for totals in changed:
                 self._write_rollup(totals)
@@ -516,9 +510,6 @@ class Recorder:
             self._last_full_s = now_s
         running = self._running
         with self._lock:
-            if self.quiet is not None:
-                self.quiet.add_up()
-                running = running or self.quiet.running_name
             for totals in self._totals.values():
                 if totals.dirty or totals.name == running:
                     totals.rss_max_bytes = max(totals.rss_max_bytes, memory.rss_bytes)
@@ -535,14 +526,9 @@ class Recorder:
         )
 
     @property
-    def runs(self) -> int:
-        """How many runs have ended here, those left out that are still to be added up."""
-        return self._ordinary_runs + (self.quiet.count if self.quiet is not None else 0)
-
-    @property
     def overhead_s(self) -> float:
         """Seconds that measuring took in this process so far."""
-        return self.probe.budget.spent_s if self.probe is not None else 0.0
+        return self.heap.duty.spent_s if self.heap is not None else 0.0
 
     @property
     def overhead_ratio(self) -> float:
@@ -572,16 +558,14 @@ class Recorder:
             return
         self.closed = True
         self.ticker.stop()
-        if self.quiet is not None:
-            self.quiet.close()
         if self.keeper is not None:
             with guard.Guard("live keeper: close"):
                 self.keeper.close(how)
         if self.profile is not None:
             self.profile.close()
-        if self.probe is not None:
-            with guard.Guard("memory probe: close"):
-                self.probe.close()
+        if self.heap is not None:
+            with guard.Guard("heap watch: close"):
+                self.heap.close()
         with guard.Guard("recorder: last flush"):
             self.spool.settle(at_once=True)
             self.flush()
@@ -595,12 +579,8 @@ class Recorder:
         """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
         self.closed = True
         self.write_waiting = None
-        if self.quiet is not None:
-            self.quiet.forget()
-        if self.probe is not None:
-            self.probe.forget()
         self.box = None
-        self.probe = None
+        self.heap = None
         self.profile = None
         self.keeper = None
 
@@ -616,14 +596,24 @@ def current() -> Recorder | None:
     return _current
 
 
-def ensure(settings: Settings, role: Role, *, worker: str = "", parent_uid: str = "", uid: str = "") -> Recorder:
+def ensure(
+    settings: Settings,
+    role: Role,
+    *,
+    worker: str = "",
+    parent_uid: str = "",
+    uid: str = "",
+    code_of: CodeOf = _no_code,
+) -> Recorder:
     """This process's recorder; made now where there is none, as after a fork. ``uid`` names a new one."""
     global _current  # noqa: PLW0603 - one recorder a process is what this module is for
     recorder = _current
     if recorder is None:
         with _making:
             if _current is None:
-                _current = Recorder.start(settings, role=role, worker=worker, parent_uid=parent_uid, uid=uid)
+                _current = Recorder.start(
+                    settings, role=role, worker=worker, parent_uid=parent_uid, uid=uid, code_of=code_of
+                )
                 atexit.unregister(close)
                 atexit.register(close)
             recorder = _current

@@ -188,7 +188,7 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
             for leak in rows
         ),
         style,
-        "No leak was found. A verdict needs some 160 runs of a task; `celery trace workers` shows what was seen.",
+        "No leak was found. A verdict needs 120 runs of a task; `celery trace workers` shows what was seen.",
     )  # fmt: skip
 
 
@@ -330,6 +330,13 @@ def leak(found: Leak, style: Style) -> str:
         f"  seen over  {found.runs} runs in {found.processes} processes, "
         f"from {style.at(found.first_seen)} to {style.at(found.last_seen)}",
     ]
+    if found.why:
+        sure = f" ({found.confidence:.1%} sure that it grows)" if found.confidence else ""
+        lines.append(f"  why        {plain(found.why)}{sure}")
+    if found.waits_for:
+        lines.append(f"  waits for  {plain(found.waits_for)}")
+    if found.began_with:
+        lines.append(f"  began with {plain(found.began_with)}")
     if found.bounded:
         lines.append(f"  bounded by {plain(found.bounded)}")
     if found.concurrent:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from celery_trace.model import Histogram, Kind, Rollup
@@ -16,15 +15,16 @@ class Totals:
     """A name's runs in the current five minutes; grows until its rollup is closed."""
 
     __slots__ = (
-        "bucket_s", "concurrent", "dirty", "duration_max_s", "duration_s", "durations", "ends_at_s", "failed", "gated",
-        "kept_blocks", "kept_bytes", "kind", "label", "name", "retried", "rss_max_bytes", "runs", "scatter_due_s",
-        "slow_bucket",
+        "bucket_s", "dirty", "duration_max_s", "duration_s", "durations", "ends_at_s", "failed", "kind", "label",
+        "name", "retried", "rss_max_bytes", "runs", "scatter_due_s", "slow_bucket", "tag", "traced",
     )  # fmt: skip
 
     def __init__(self, kind: Kind, name: str, at_s: float, label: bytes = b"") -> None:
         self.kind = kind
         self.name = name
         self.label = label  # what the black box is told of each run
+        self.tag = 0  # what the heap's sampler is told of each run
+        self.traced = 0  # runs that were traced by themselves, ever
         self.scatter_due_s = 0.0
         self.slow_bucket = Histogram.BUCKETS
         self.begin(at_s)
@@ -36,18 +36,8 @@ class Totals:
         self.runs = self.failed = self.retried = 0
         self.duration_s = self.duration_max_s = 0.0
         self.durations = [0] * Histogram.BUCKETS
-        self.gated = self.kept_blocks = self.kept_bytes = self.rss_max_bytes = 0
-        self.concurrent = False
+        self.rss_max_bytes = 0
         self.dirty = False
-
-    def add(self, durations: Sequence[float]) -> None:
-        """Add runs that ended well and were not measured, by their durations (seconds)."""
-        for duration_s in durations:
-            self.durations[Histogram.bucket(duration_s)] += 1
-        self.runs += len(durations)
-        self.duration_s += sum(durations)
-        self.duration_max_s = max(self.duration_max_s, *durations)
-        self.dirty = True
 
     def learn_what_is_slow(self) -> None:
         """Set the duration bucket from which a run is an outlier."""
@@ -75,9 +65,5 @@ class Totals:
             duration_s=self.duration_s,
             duration_max_s=self.duration_max_s,
             durations=Histogram(list(self.durations)),
-            gated=self.gated,
-            kept_blocks=self.kept_blocks,
-            kept_bytes=self.kept_bytes,
             rss_max_bytes=self.rss_max_bytes,
-            concurrent=self.concurrent,
         )

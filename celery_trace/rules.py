@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -114,6 +114,25 @@ class Rule(Struct, frozen=True, kw_only=True):
 Reader = Callable[[Facts, Rule], Iterator[Reading]]
 
 
+def holder_of(path: Sequence[str]) -> str:
+    """
+    What holds a leak, to the attribute: ``shop.tasks._receipts (list)``.
+
+    Args:
+        path: ``retained_by`` of a leak, root first.
+    """
+    if not path:
+        return ""
+    name = path[0].partition(" (")[0]
+    kind = ""
+    for step in path[1:]:
+        attribute, colon, what = step.partition(": ")
+        if not colon or attribute.startswith("["):  # a key is data
+            break
+        name, kind = f"{name}.{attribute}", what.partition("[")[0]
+    return f"{name} ({kind})" if kind else name
+
+
 # --- the shipped rules ----------------------------------------------------------------------------------
 
 
@@ -126,7 +145,8 @@ def _leak(facts: Facts, rule: Rule) -> Iterator[Reading]:
         amount = f"{leak.kept_blocks_per_run:.3g} {countable}" if countable else size(leak.kept_bytes_per_run)
         no_line = f"native memory ({leak.resource or 'malloc'})" if leak.native else "a line not found yet"
         where = f"{leak.file}:{leak.line}" if leak.file else no_line
-        held = f", held by {leak.retained_by[0]}" if leak.retained_by else ""
+        holder = holder_of(leak.retained_by)
+        held = f", held by {holder}" if holder else ", its holder was not found" if leak.note else ""
         yield Reading(
             subject=f"{leak.kind} {leak.name} at {where}",
             value=leak.kept_bytes_per_run + leak.kept_blocks_per_run * _WEIGHTS_BYTES.get(leak.resource, 0),

@@ -228,7 +228,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("transport", _choice("direct", "broker"), "How the collector hands records on"),
     Setting("memory", _choice("off", "rss", "auto", "always"), "How memory is measured"),
     Setting("memory_budget", _number(0.0, 1.0), "Share of a process's time that measuring may take in auto"),
-    Setting("memory_recheck_runs", _integer(1), "Runs between a suspicion and its verdict"),
+    Setting(
+        "memory_recheck_runs",
+        _integer(1),
+        "Observed runs that growth needs to be called a leak; fewer are faster and less sure",
+    ),
     Setting("failures", _boolean, "Capture failures"),
     Setting("rejected", _boolean, "Record runs that raised Ignore or Reject too"),
     Setting("black_box", _boolean, "Sample each process's stack ten times a second, so that a killed task has one"),

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
 from celery_trace.capture.exceptions import traceback_of
-from celery_trace.quiet import QuietTask
 
 #: ``(task_id, args, kwargs, request)`` to ``(result, what went otherwise than well, seconds, result as text)``.
 Tracer: TypeAlias = Callable[..., tuple[Any, Any, float | None, str | None]]
@@ -26,9 +25,6 @@ _set_traceback: Final = BaseException.__dict__["__traceback__"].__set__
 
 class Runs(Protocol):
     """Who is told of runs. Nothing that its methods do may raise."""
-
-    def quiet_task(self, name: str) -> QuietTask | None:
-        """The task's runs that nobody need be told of; None where there can't be any."""
 
     def run_begins(self, task: Any, task_id: str, request: Any) -> None:
         """A run of ``task`` begins."""
@@ -45,19 +41,12 @@ class Runs(Protocol):
         """
 
 
-def _never(*_: Any) -> bool:
-    return False
-
-
-def around(tracer: Tracer, task: Any, runs: Runs, quiet: QuietTask | None = None) -> Tracer:
-    """``tracer``, and ``runs`` is told before and after of each run that is not a quiet one from begin to end."""
+def around(tracer: Tracer, task: Any, runs: Runs) -> Tracer:
+    """``tracer``, with ``runs`` called before and after each run."""
     begins, ends = runs.run_begins, runs.run_ends
-    enters, leaves = (quiet.enters, quiet.leaves) if quiet is not None else (_never, _never)
 
     def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> tuple[Any, Any, float | None, str | None]:
-        entered = enters(uuid, request)
-        if not entered:
-            begins(task, uuid, request)
+        begins(task, uuid, request)
         try:
             returned = tracer(uuid, args, kwargs, request)
         except BaseException as error:
@@ -70,8 +59,6 @@ def around(tracer: Tracer, task: Any, runs: Runs, quiet: QuietTask | None = None
         info = returned[1]
         if info is None:
             # Without a duration nothing ran: a message that was delivered again, of a task that has succeeded before.
-            if entered and returned[2] is not None and leaves():
-                return returned
             ends(task, uuid, "SUCCESS" if returned[2] is not None else "IGNORED")
         else:
             ends(task, uuid, info.state, args=args, kwargs=kwargs, request=request, retval=info.retval)
@@ -108,6 +95,6 @@ def hear(app: Any, runs: Runs) -> Callable[[], None] | None:
             task.__trace__ = tracer
 
     for task, tracer in before.items():
-        task.__trace__ = around(tracer, task, runs, runs.quiet_task(task.name))
+        task.__trace__ = around(tracer, task, runs)
     trace.build_tracer = build_tracer
     return undo

@@ -24,8 +24,8 @@ from celery_trace import recorder as recorders
 from celery_trace.capture import Arguments, capture_exception, fingerprint
 from celery_trace.guard import Guard
 from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, Role, TaskContext, new_id
-from celery_trace.probes.overlap import code_of
 from celery_trace.probes.process import read_memory
+from celery_trace.probes.source import code_of
 from celery_trace.recorder import Recorder
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings
@@ -204,12 +204,10 @@ class Tracer:
         """This process's recorder, made at its first request (and again after a fork)."""
         recorder = recorders.current()
         if recorder is None:
-            recorder = recorders.ensure(self.settings, Role.WEB)
+            recorder = recorders.ensure(self.settings, Role.WEB, code_of=self._code_of)
             atexit.unregister(recorders.close)
             atexit.register(recorders.close)
             recorder.extra_counters.append(self._counters)
-            if recorder.probe is not None:
-                recorder.probe.overlap.code_of = self._code_of
             with Guard("django: live shell"), _making:
                 if self.settings.shell == "live" and recorder.keeper is None:
                     _keep_live(recorder)

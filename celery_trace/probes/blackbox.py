@@ -160,7 +160,6 @@ class BlackBox:
         self._clock = clock
         self._pid = os.getpid()
         self._places: dict[int, int] = {}  # thread to where in the file its run stands
-        self._lent: dict[int, int] = {}  # place that somebody else writes to, to the thread whose runs stand there
         self._waits: dict[int, bool] = {}  # place of a failure that waits to be written, to whether its run has ended
         self._waits_lock = threading.Lock()
         self._nested: dict[int, int] = {}  # thread to how many runs it is in beyond the outermost
@@ -285,30 +284,12 @@ class BlackBox:
         if ended:
             self._empty(place)
 
-    def take_place(self) -> tuple[mmap.mmap, int] | None:
-        """
-        A place for one run after the other of the thread that asks, which writes there itself until :meth:`adopt`.
-
-        Returns:
-            The file's memory, and where the place begins: a byte that says "taken", then :data:`RUN`. None when all
-            places are taken.
-        """
-        if self._map is None or not self._free:
-            return None
-        place = self._free.pop()
-        self._lent[place] = get_ident()
-        return self._map, place
-
-    def adopt(self, place: int) -> None:
-        """The run in a place that was taken is from here on as if begun by :meth:`run_started`."""
-        self._places[self._lent.pop(place)] = place
-
     def sample(self) -> None:
         """Look at the stacks of the threads that run something; nothing is written while none does."""
         target = self._map
         if target is None or os.getpid() != self._pid:
             return
-        running = [*list(self._places)[:8], *(thread for place, thread in list(self._lent.items()) if target[place])]
+        running = list(self._places)[:8]
         if not running:
             return
         frames = sys._current_frames()
@@ -377,7 +358,6 @@ class BlackBox:
             self._lock = -1
         self._map = None
         self._places = {}
-        self._lent = {}
         self._waits = {}
 
 

@@ -7,14 +7,141 @@ little more; the table reads like the one that ``Snapshot.compare_to`` prints.
 
 from __future__ import annotations
 
+import threading
+import tracemalloc
 from collections.abc import Sequence
+from typing import Any, ClassVar, Final
 
+from msgspec import Struct
+
+from celery_trace.clock import Clock
 from celery_trace.model import Site
-from celery_trace.probes.locate import Amount, Reading, Tracing, difference
-from celery_trace.probes.source import OwnCode, SourceReader
+from celery_trace.probes.source import Frames, OwnCode, SourceReader, is_our_own
 
 #: Rows of the table.
-TOP = 10
+TOP: Final = 10
+
+#: Traces of one reading that are summed, about a tenth of a second's worth; the rest is extrapolated.
+MOST_TRACES: Final = 200_000
+
+#: Requests above this many bytes go past CPython's allocator to the C library's.
+SMALL_REQUEST_BYTES: Final = 512
+
+
+class Amount(Struct, frozen=True):
+    """Live memory at one site: all of it, and how the exact counters would see it."""
+
+    # A struct, not a named tuple: its constructor is C, so that what we allocate is attributed to our own line.
+
+    bytes: int
+    blocks: int
+    small_blocks: int  # of CPython's allocator
+    large_bytes: int  # of the C allocator
+
+    def minus(self, other: Amount) -> Amount:
+        """The difference, field by field."""
+        return Amount(
+            self.bytes - other.bytes,
+            self.blocks - other.blocks,
+            self.small_blocks - other.small_blocks,
+            self.large_bytes - other.large_bytes,
+        )
+
+
+NOTHING = Amount(0, 0, 0, 0)
+
+#: Live memory by traceback.
+Reading = dict[Frames, Amount]
+
+
+def read_traces() -> Reading:
+    """Everything that tracemalloc traces now, summed by traceback; celery-trace's own is left out."""
+    # The public take_snapshot() wraps each trace in an object first: three times the time, for nothing.
+    return sum_traces(tracemalloc._get_traces())  # type: ignore[attr-defined]
+
+
+def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> Reading:
+    """Sum raw traces ``(domain, bytes, frames, depth)`` by traceback, celery-trace's own left out."""
+    cut = traces[:MOST_TRACES] if len(traces) > MOST_TRACES else traces
+    sums: dict[Frames, list[int]] = {}
+    for _, size, frames, _ in cut:
+        entry = sums.get(frames)
+        if entry is None:
+            entry = sums[frames] = [0, 0, 0, 0]
+        entry[0] += size
+        entry[1] += 1
+        if size <= SMALL_REQUEST_BYTES:
+            entry[2] += 1
+        else:
+            entry[3] += size
+    factor = len(traces) / len(cut) if cut else 1.0
+    return {
+        frames: Amount(*(round(value * factor) for value in entry)) if factor != 1.0 else Amount(*entry)
+        for frames, entry in sums.items()
+        if not is_our_own(frames)
+    }
+
+
+def difference(after: Reading, before: Reading) -> Reading:
+    """What ``after`` holds more than ``before``, sites without any change left out."""
+    changes = {}
+    for frames, amount in after.items():
+        change = amount.minus(before.get(frames, NOTHING))
+        if change != NOTHING:
+            changes[frames] = change
+    for frames, amount in before.items():
+        if frames not in after:
+            changes[frames] = NOTHING.minus(amount)
+    return changes
+
+
+class Tracing:
+    """
+    tracemalloc, started and stopped by us, or left alone where the user runs it.
+
+    Several of ours may be on at once (a block within a block, two coroutines): the last one to stop stops it.
+    ``joined`` says that it was on before: what was traced until then has to be subtracted.
+    """
+
+    _ours: ClassVar[int] = 0  # how many of ours are on, where it was we who started
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
+        self.joined = False
+        self.on = False
+        self._counted = False
+
+    def start(self, nframe: int) -> None:
+        """Trace from now on, ``nframe`` frames an allocation; where it is on already its depth stays as it is."""
+        with Tracing._lock:
+            self.joined = tracemalloc.is_tracing()
+            if not self.joined:
+                Tracing._ours = 0  # whatever we had on, somebody else stopped it
+                tracemalloc.start(nframe)
+            self._counted = not self.joined or Tracing._ours > 0
+            Tracing._ours += self._counted
+            self.on = True
+
+    def stop(self) -> None:
+        """Stop what :meth:`start` started, unless others of ours still need it."""
+        with Tracing._lock:
+            if self.on and self._counted and Tracing._ours > 0:
+                Tracing._ours -= 1
+                if not Tracing._ours and tracemalloc.is_tracing():
+                    tracemalloc.stop()
+            self.on = self._counted = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether what was started still traces: the task may have stopped it itself."""
+        return self.on and tracemalloc.is_tracing()
+
+    def read(self, *, last: bool) -> Reading:
+        """The live traces by site. With ``last`` tracing stops before they are summed."""
+        traces: Any = tracemalloc._get_traces()  # type: ignore[attr-defined]
+        if last:
+            self.stop()
+        return sum_traces(traces)
 
 
 class TracedRun:
@@ -47,6 +174,41 @@ class TracedRun:
         """Stop without a result."""
         self._tracing.stop()
         self._base = {}
+
+
+class TracedRuns:
+    """
+    Which runs are traced one by one: all in the mode ``always``, those of blocks, and those of a name for a while.
+
+    Args:
+        everything: Whether all runs are.
+        clock: For how long a name is.
+    """
+
+    def __init__(self, *, everything: bool, clock: Clock) -> None:
+        self._everything = everything
+        self._clock = clock
+        self._until_s: dict[str, float] = {}
+
+    def trace(self, name: str, until_s: float) -> None:
+        """Trace the runs of a name until then, by the monotonic clock."""
+        self._until_s[name] = until_s
+
+    def leave(self, name: str) -> None:
+        """Trace them no more, unless all runs are traced."""
+        self._until_s.pop(name, None)
+
+    def begin(self, name: str) -> TracedRun | None:
+        """Begin to trace a run of that name; None where it is not wanted."""
+        if not self._everything:
+            if name not in self._until_s:
+                return None
+            if self._clock.monotonic_s() >= self._until_s[name]:
+                del self._until_s[name]
+                return None
+        run = TracedRun()
+        run.begin()
+        return run
 
 
 def top_differences(change: Reading, own: OwnCode | None = None, *, most: int = TOP) -> list[Site]:
@@ -85,17 +247,6 @@ def top_differences(change: Reading, own: OwnCode | None = None, *, most: int = 
         return rows
     finally:
         source.close()
-
-
-def total(change: Reading) -> Amount:
-    """The sum of a run's changes."""
-    amounts = change.values()
-    return Amount(
-        sum(amount.bytes for amount in amounts),
-        sum(amount.blocks for amount in amounts),
-        sum(amount.small_blocks for amount in amounts),
-        sum(amount.large_bytes for amount in amounts),
-    )
 
 
 def table(rows: Sequence[Site], label: str = "") -> str:

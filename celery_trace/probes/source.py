@@ -7,6 +7,8 @@ import os
 import re
 import sysconfig
 from collections.abc import Iterable, Sequence
+from types import CodeType, FunctionType
+from typing import Any
 
 from celery_trace.clock import IMPORTED_AT_S
 from celery_trace.model import Line
@@ -23,7 +25,7 @@ Frames = tuple[tuple[str, int], ...]
 
 def _library_folders() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
-    folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in paths}
+    folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts") if name in paths}
     folders |= {os.path.realpath(folder) for folder in folders}
     return tuple(sorted(folder.rstrip(os.sep) + os.sep for folder in folders))
 
@@ -85,6 +87,34 @@ class OwnCode:
     def first(self, frames: Frames) -> int:
         """The index of the first of the user's own lines, from the allocation outwards; 0 where there is none."""
         return next((index for index, (file, _) in enumerate(frames) if self(file)), 0)
+
+
+def code_of(thing: Any) -> list[CodeType]:
+    """
+    The code that a call of ``thing`` leads to: a function's, of all it wraps, and of a class's own methods.
+
+    Reads attributes of plain functions and classes only, and calls nothing of the user's.
+    """
+    found: list[CodeType] = []
+    for _ in range(20):
+        thing = getattr(thing, "__func__", thing) if type(thing).__name__ == "method" else thing
+        if isinstance(thing, FunctionType):
+            found.append(thing.__code__)
+            view = thing.__dict__.get("view_class") or thing.__dict__.get("cls")
+            if isinstance(view, type):
+                found += [
+                    method.__code__
+                    for base in view.__mro__
+                    for method in vars(base).values()
+                    if isinstance(method, FunctionType)
+                ]
+            wrapped = thing.__dict__.get("__wrapped__")
+            if wrapped is None:
+                break
+            thing = wrapped
+        else:
+            break
+    return found
 
 
 class SourceReader:

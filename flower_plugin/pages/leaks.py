@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from celery_trace.heap.watch import PROCESS_RUN_S
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
 from flower_plugin.pages.timemarks import marks_of
@@ -80,6 +81,12 @@ def growth(
         if process is None:
             continue
         points = [[process.started_at_s, 0.0]]
+        sampled = [window for window in found if window.growth]
+        if sampled:
+            latest = max(sampled, key=lambda window: window.at_s)
+            lines.append({"label": f"pid {process.pid}", "points": points + [list(point) for point in latest.growth]})
+            shown.append(process)
+            continue
         ran = 0
         for window in sorted(found, key=lambda window: (window.at_s, window.run_number)):
             rate = _rate(window, leak) if window.verdict is not Verdict.STEADY else 0.0
@@ -179,6 +186,7 @@ def leak(queries: Any, visit: Visit, identifier: str) -> Context:
         "samples": found.samples,
         "runs": queries.runs(kind=found.kind, name=found.name, limit=8).rows,
         "types": sorted(found.types, key=lambda row: -row.bytes),
+        "process_run": f"{PROCESS_RUN_S:.0f} seconds",
     }
 
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import replace
 
+from celery_trace import rules
 from celery_trace.model import AlertView, FailureGroup, Leak, ProcessView, StatsView, Verdict, WorkerView
 from flower_plugin import marks
 from flower_plugin.pages.failures import exception_text
@@ -96,7 +97,8 @@ def _of_leaks(lines: list[Leak], paths: Any) -> Item:
         detail=(
             leak.note
             if leak.native and leak.note
-            else f"{where}, {size_text(leak.kept_bytes_total)} so far in "
+            else (f"held by {holder}, allocated at " if (holder := rules.holder_of(leak.retained_by)) else "")
+            + f"{where}, {size_text(leak.kept_bytes_total)} so far in "
             f"{plural(leak.processes, 'process', 'processes')}"
         )
         + (f", and at {plural(len(lines) - 1, 'further line')}" if len(lines) > 1 else ""),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import time
 from pathlib import Path
 
 from celery import Celery
@@ -18,13 +17,13 @@ app.conf.update(
 )
 
 
-@app.task(name="corpus.next_case", acks_late=False, ignore_result=True)
-def next_case() -> None:
-    """End this child, so that the next case begins in a fresh one: as the kernel does it, without a farewell."""
-    os.kill(os.getpid(), signal.SIGKILL)
+@app.task(name="corpus.pause")
+def pause(seconds: float) -> None:
+    """Wait, as a task waits for its database."""
+    time.sleep(seconds)
 
 
-@app.task(name="corpus.last_case")
-def last_case(path: str) -> None:
-    """Say that all cases have run."""
+@app.task(name="corpus.mark")
+def mark(path: str) -> None:
+    """Say that what was sent before has run."""
     Path(path).touch()

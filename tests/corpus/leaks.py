@@ -298,13 +298,13 @@ _malloc.restype = ctypes.c_void_p
 
 @leak(None, native="malloc")
 def c_memory(number: int) -> None:
-    _malloc(8_000)
+    _malloc(60_000)
 
 
 _mapped: list[mmap.mmap] = []
 
 
-@leak(None, native="mmap")
+@leak(None, native="malloc")
 def mappings(number: int) -> None:
     _mapped.append(mmap.mmap(-1, 64 * 1024))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,35 +39,13 @@ class Pool:
         for number in range(count):
             self.run(name, number)
 
-    @property
-    def quiet(self) -> int:
-        """How many runs have been quiet so far."""
-        self.recorder.flush()
-        return self.recorder.quiet.count if self.recorder.quiet is not None else 0
-
-    def quietly(self, inside: Callable[[], Any], *, task_id: str = "id") -> tuple[Any, ...]:
-        """A run that is quiet at its begin, and calls that."""
-        self.runs("add", 3)
-        self.runs("work", 3)
-        assert self.recorder.quiet is not None
-        assert self.recorder.quiet.calm
-        seen: list[str] = []
-
-        def first() -> Any:
-            seen.append(self.recorder.quiet.running_name if self.recorder.quiet is not None else "")
-            return inside()
-
-        inside_of_work["work"] = first
+    def inside(self, work: Callable[[], Any], *, task_id: str = "id") -> tuple[Any, ...]:
+        """A run that calls that."""
+        inside_of_work["work"] = work
         try:
             return self.run("work", task_id=task_id)
         finally:
             inside_of_work.clear()
-            assert seen == ["work"]
-
-    def learn(self, name: str) -> None:
-        """Have a name's quiet runs take over what was changed in its totals."""
-        assert self.recorder.quiet is not None
-        self.recorder.quiet.task(name).learn(self.recorder._totals[name], time.time())
 
     def written(self, kind: type[AnyRecord]) -> list[Any]:
         self.recorder.flush()
@@ -81,7 +58,7 @@ class Pool:
 
 @pytest.fixture
 def pool(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pool]:
-    app = Celery("quiet", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app = Celery("pool", broker="memory://", backend="cache+memory://", set_as_current=False)
 
     @app.task(name="add", shared=False)
     def add(number: int) -> int:

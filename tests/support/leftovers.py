@@ -1,5 +1,5 @@
 """
-What a test may not leave behind: tracing, signal receivers, threads of ours, processes.
+What a test may not leave behind: tracing, sampling, signal receivers, threads of ours, processes.
 
 A :class:`Census` is taken before a test and compared after it, so what a wider fixture
 set up is not blamed on the test that happened to run in between.
@@ -148,12 +148,29 @@ def _describe(pid: int) -> str | None:
     return None if any(word in line for word in _HARMLESS) else f"{pid}: {line[:300]}"
 
 
+def _sampler() -> Any:
+    """The extension module that samples the heap; None while nobody has used it."""
+    return sys.modules.get("celery_trace.heap._sampler")
+
+
+def _samples() -> bool:
+    module = _sampler()
+    return module is not None and bool(module.is_on())
+
+
+def _counts_collections() -> bool:
+    module = _sampler()
+    return module is not None and module.note_collection in gc.callbacks
+
+
 @dataclass
 class Census:
     """What was there before a test."""
 
     thorough: bool = False  # look for processes by mark too; the tiers that start processes do
     tracing: bool = field(default_factory=tracemalloc.is_tracing)
+    sampling: bool = field(default_factory=_samples)
+    counting: bool = field(default_factory=_counts_collections)
     gc_enabled: bool = field(default_factory=gc.isenabled)
     frozen: int = field(default_factory=gc.get_freeze_count)
     receivers: set[str] = field(default_factory=_receivers)
@@ -187,6 +204,12 @@ class Census:
         if tracemalloc.is_tracing() and not self.tracing:
             faults.append("tracemalloc still traces")
             tracemalloc.stop()
+        if _samples() and not self.sampling:
+            faults.append("the heap is still sampled")
+            _sampler().stop()
+        if _counts_collections() and not self.counting:
+            faults.append("the collector still calls the heap's sampler")
+            gc.callbacks.remove(_sampler().note_collection)
         if gc.isenabled() != self.gc_enabled:
             faults.append(f"the garbage collector is {'on' if gc.isenabled() else 'off'}, unlike before")
             (gc.enable if self.gc_enabled else gc.disable)()

@@ -12,10 +12,12 @@ from celery_trace.model import (
     Capture,
     CapturedException,
     Delivery,
+    Evidence,
     ExceptionInfo,
     Failure,
     Frame,
     Histogram,
+    Holder,
     Kind,
     LastSample,
     Line,
@@ -264,6 +266,11 @@ def rollups(now_s: float) -> Iterator[Rollup]:
                 )
 
 
+def _evidence(runs: int, kept_bytes: int) -> Evidence:
+    """Of a site that keeps so much in every run."""
+    return Evidence(runs, runs // 2, runs - runs // 2, float(runs * kept_bytes), runs)
+
+
 def windows(now_s: float, hostile: bool = False) -> Iterator[Window]:
     """A leak with its line, a cache that filled, a native growth, and a suspect."""
     name = _hostile("shop.tasks.remember_order", 1, hostile)
@@ -280,9 +287,15 @@ def windows(now_s: float, hostile: bool = False) -> Iterator[Window]:
             Line("/srv/venv/lib/python3.11/site-packages/celery/app/trace.py", 453, "trace_task", "R = fun(*args)"),
         ],
     )  # fmt: skip
-    for index, (stage, verdict) in enumerate(
-        ((Stage.CENSUS, Verdict.SUSPECT), (Stage.LOCATED, Verdict.GROWING), (Stage.VERDICT, Verdict.LEAKING))
-    ):
+    holder = Holder(
+        path=[
+            _hostile("shop.tasks (module)", 4, hostile),
+            "RECEIPTS: list[1204]",
+            "shop.receipts.Receipt × 1204",
+        ],
+        searched=True,
+    )
+    for index, verdict in enumerate((Verdict.SUSPECT, Verdict.GROWING, Verdict.LEAKING)):
         for uid in ("child-1", "child-2"):
             yield Window(
                 id=f"w-leak-{index}-{uid}",
@@ -290,28 +303,26 @@ def windows(now_s: float, hostile: bool = False) -> Iterator[Window]:
                 process=uid,
                 kind=Kind.TASK,
                 name=name,
-                stage=stage,
+                stage=Stage.SAMPLED,
                 verdict=verdict,
                 at_s=now_s - 2400 + index * 900 + (40 if uid == "child-2" else 0),
-                runs=8 if index else 3,
+                runs=37 + index * 150,
                 run_number=40 + index * 150,
                 kept_blocks_per_run=4.0,
                 kept_bytes_per_run=104_000.0,
-                sites=[site] if index else [],
+                sites=[site],
                 types=[
                     TypeCount(_hostile("shop.receipts.Receipt", 3, hostile), 8, 448),
                     TypeCount("str", 8, 830_000),
                     TypeCount("dict", 8, 1472),
                 ],
-                retained_by=[
-                    _hostile("module shop.tasks", 4, hostile),
-                    "RECEIPTS: list (1,204 items)",
-                    "[1203]: shop.receipts.Receipt",
-                    ".text: str",
-                ]
-                if index == 2
-                else [],
-                note="found again at the same line" if index == 2 else "",
+                retained_by=holder.path if index else [],
+                note=f"memory of {37 + index * 150} of {37 + index * 150} runs is still alive",
+                role=Role.CHILD,
+                release="1.8.2",
+                evidence=_evidence(37 + index * 150, 104_000),
+                holder=holder if index else Holder(),
+                growth=[(now_s - 2400 + step * 900, 104_000 * (40 + step * 150)) for step in range(index + 1)],
             )
     cache = Site(
         file="/srv/shop/shop/cache.py",
@@ -324,9 +335,13 @@ def windows(now_s: float, hostile: bool = False) -> Iterator[Window]:
     )
     yield Window(
         id="w-cache", investigation="inv-cache", process="child-1", kind=Kind.TASK, name="shop.tasks.fill_cache",
-        stage=Stage.VERDICT, verdict=Verdict.STEADY, at_s=now_s - 1000, runs=8, run_number=700,
+        stage=Stage.SAMPLED, verdict=Verdict.STEADY, at_s=now_s - 1000, runs=697, run_number=700,
         kept_blocks_per_run=0.1, kept_bytes_per_run=12.0, sites=[cache], bounded="lru_cache (500/500)",
-        retained_by=["module shop.cache", "lookup: functools.lru_cache"],
+        retained_by=["shop.cache (module)", "lookup: lru_cache (500/500)"], evidence=_evidence(697, 12),
+        holder=Holder(
+            path=["shop.cache (module)", "lookup: lru_cache (500/500)"], bound="lru_cache (500/500)", full=True,
+            searched=True,
+        ),
     )  # fmt: skip
     yield Window(
         id="w-native", investigation="inv-native", process="child-2", kind=Kind.TASK, name="shop.tasks.open_files",

@@ -23,6 +23,7 @@ from celery_trace.model import (
     Capture,
     CapturedException,
     Delivery,
+    Evidence,
     ExceptionInfo,
     Failure,
     Frame,
@@ -32,7 +33,6 @@ from celery_trace.model import (
     Role,
     ShellLine,
     ShellView,
-    Stage,
     Stats,
     TaskContext,
     Variable,
@@ -641,7 +641,7 @@ def the_runs_of_a_leak_are_counted_on_between_its_windows(store: Store) -> None:
     assert (leak.runs, leak.kept_bytes_total, leak.last_seen) == (1540, 1540 * 4096, NOW_S)
     assert leak.samples[-1][1] - leak.samples[-2][1] == 1240 * 4096
     # Its own word is worth more than what was counted on, and what is steady again keeps what it had come to.
-    store.write([window("w2", run_number=1540, at_s=bucket_s + 600.0, verdict=Verdict.STEADY, stage=Stage.VERDICT)])
+    store.write([window("w2", run_number=1540, at_s=bucket_s + 600.0, verdict=Verdict.STEADY)])
     store.write([rollup(1, 9000, bucket_s=bucket_s + 900)])
     leak_rows.refresh(store)
     assert leak_rows.count_on(store) == 0
@@ -661,21 +661,22 @@ def runs_of_processes_that_never_looked_count_and_none_is_taken_back(store: Stor
     store.write([window("w2", process="p4", at_s=bucket_s + 700.0, run_number=30), rollup(1, 30, process="p4")])
     (leak,) = queries.leaks().rows
     assert (leak.runs, leak.samples[-1][1]) == (2530, leak.kept_bytes_total)
-    steady = window(
-        "w3", process="p4", at_s=bucket_s + 800.0, run_number=60, verdict=Verdict.STEADY, stage=Stage.VERDICT
-    )
-    store.write([steady])
+    clean = window(
+        "w3", process="p5", at_s=bucket_s + 800.0, run_number=90, verdict=Verdict.STEADY, sites=[],
+        evidence=Evidence(runs=90), holder=None,
+    )  # fmt: skip
+    store.write([clean])
     (leak,) = queries.leaks().rows
     assert (leak.verdict, leak.runs) == (Verdict.STEADY, 2530)
     # It ends as evenly as its windows do, and not with a step to the total.
-    assert [at_s for at_s, _ in leak.samples] == [NOW_S, bucket_s + 700.0, bucket_s + 800.0]
-    assert leak.samples[0][1] < leak.samples[1][1] == leak.samples[2][1] == leak.kept_bytes_total
+    assert [at_s for at_s, _ in leak.samples] == [NOW_S, bucket_s + 700.0]
+    assert leak.samples[0][1] < leak.samples[1][1] == leak.kept_bytes_total
 
 
 @promise
 def runs_before_a_window_are_not_counted_twice(store: Store) -> None:
     bucket_s = int(NOW_S) // 300 * 300
-    suspected = window("w1", at_s=bucket_s - 700.0, run_number=100, verdict=Verdict.SUSPECT, stage=Stage.SUSPECT)
+    suspected = window("w1", at_s=bucket_s - 700.0, run_number=100, verdict=Verdict.SUSPECT)
     # A third of the five minutes had gone when the verdict came, and so had a third of its runs.
     store.write([process(), suspected, window("w2", at_s=bucket_s + 100.0, run_number=300)])
     store.write([rollup(1, 90, bucket_s=bucket_s - 900), rollup(1, 300), rollup(1, 600, bucket_s=bucket_s + 300)])

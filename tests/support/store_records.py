@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from celery_trace.model import (
+    Evidence,
     ExceptionInfo,
     Failure,
     Histogram,
+    Holder,
     Kind,
     MemoryState,
     Outcome,
@@ -73,16 +75,21 @@ def site(file: str, **fields: Any) -> Site:
 
 
 def window(id: str, **fields: Any) -> Window:
+    """The word of a process on a site that keeps 4 KiB a run, or, if steady, has kept something in two runs alone."""
+    runs = fields.get("run_number", 300)
+    events = 2 if fields.get("verdict") is Verdict.STEADY else runs
     known: dict[str, Any] = {
         "investigation": "i1",
         "process": "p1",
         "kind": Kind.TASK,
         "name": "shop.charge",
-        "stage": Stage.LOCATED,
+        "stage": Stage.SAMPLED,
         "verdict": Verdict.LEAKING,
         "at_s": NOW_S,
-        "runs": 3,
+        "runs": runs,
         "run_number": 300,
+        "evidence": Evidence(runs, events // 2, events - events // 2, 4096.0 * runs, events),
+        "holder": Holder(path=["shop.tasks (module)", "seen: list[300]", "str × 300"], searched=True),
         "kept_bytes_per_run": 4096.0,
         "kept_blocks_per_run": 2.0,
         "sites": [site("/srv/shop/tasks.py")],

@@ -108,11 +108,14 @@ def test_every_record_survives_the_journey_through_json():
             process="u",
             kind=model.Kind.TASK,
             name="t",
-            stage=model.Stage.VERDICT,
+            stage=model.Stage.SAMPLED,
             verdict=model.Verdict.LEAKING,
             at_s=1.0,
             runs=8,
             run_number=40,
+            evidence=model.Evidence(8, 4, 4, 512.5, 8, 2, 0.25),
+            holder=model.Holder(path=["m (module)", "kept: list[8]"], bound="deque (8/9)", searched=True),
+            growth=[(0.5, 256), (1.0, 512)],
         ),
         model.Failure(
             id="f",
@@ -159,3 +162,27 @@ def test_the_id_of_a_failure_is_the_same_for_every_witness():
 def test_duration_buckets_double():
     assert [model.Histogram.bucket(s) for s in (0.0, 0.00009, 0.0001, 0.0002, 0.0004)] == [0, 0, 1, 2, 3]
     assert model.Histogram.bucket(1e9) == model.Histogram.BUCKETS - 1
+
+
+def test_a_ticker_of_an_idle_process_sleeps_until_it_is_woken():
+    clock = FakeClock()
+    ticker = Ticker(clock)
+    idle = [False]
+    ticker.is_idle = lambda: idle[0]
+    calls = []
+    ticker.every(0.1, lambda: calls.append("often"), "often", idle_s=30.0)
+    ticker.every(2.0, lambda: calls.append("seldom"), "seldom")
+    clock.advance(0.1)
+    assert ticker.beat() == pytest.approx(0.1)
+    idle[0] = True
+    clock.advance(0.1)
+    assert ticker.beat() == pytest.approx(1.8)
+    assert ticker.asleep
+    assert calls == ["often", "often"]
+    clock.advance(5.0)
+    ticker.beat()
+    assert calls == ["often", "often", "seldom"]
+    idle[0] = False
+    ticker.wake()
+    assert not ticker.asleep
+    assert ticker.beat() == pytest.approx(0.1), "what was put off is due at its usual interval again"

@@ -2,34 +2,85 @@
 
 from __future__ import annotations
 
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
-from celery_trace.leaks import leak_table
-from celery_trace.model import Kind, Leak, Site, Stage, Verdict, Window
+from celery_trace.leaks import CLEAN_RUNS, MOST_SAMPLES, leak_table
+from celery_trace.model import Evidence, Holder, Kind, Leak, Site, Stage, TypeCount, Verdict, Window, decode, encode
+
+PATH = ["shop.registry (module)", "_orders: list[120]", "Order × 120"]
+FOUND = Holder(path=PATH, searched=True)
+KEPT = 4096
 
 _numbers = count()
 
 
-def window(process: str, at_s: float, stage: Stage, verdict: Verdict, run_number: int = 50, **values: Any) -> Window:
-    grows = verdict in (Verdict.GROWING, Verdict.LEAKING)
-    site = Site(file="/srv/shop.py", line=7, function="keep", code="seen.append(x)", bytes=4096, blocks=2)
+def site(line: int = 7, file: str = "/srv/shop.py", size: int = KEPT) -> Site:
+    return Site(file=file, line=line, function="keep", code="seen.append(x)", bytes=size, blocks=2)
+
+
+def evidence(runs: int, *, every: int = 1, released: float = 0.0) -> Evidence:
+    """One run in ``every`` has kept ``KEPT`` bytes, evenly over time."""
+    events = runs // every
+    return Evidence(
+        runs=runs,
+        early=events // 2,
+        late=events - events // 2,
+        bytes=float(KEPT * events),
+        picks=events,
+        released=released,
+    )
+
+
+def window(process: str, at_s: float, runs: int, verdict: Verdict = Verdict.GROWING, **values: Any) -> Window:
+    """The latest word of a process on a site that keeps ``KEPT`` bytes in each of so many observed runs."""
+    known = {
+        "id": f"w{next(_numbers)}",
+        "investigation": process,
+        "process": process,
+        "kind": Kind.TASK,
+        "name": "shop.keep",
+        "stage": Stage.SAMPLED,
+        "verdict": verdict,
+        "at_s": at_s,
+        "runs": runs,
+        "run_number": runs + 3,
+        "kept_bytes_per_run": float(KEPT),
+        "sites": [site()],
+        "evidence": evidence(runs),
+        "holder": FOUND,
+        "retained_by": PATH,
+    }
+    return Window(**known | values)
+
+
+def clean(process: str, at_s: float, runs: int, **values: Any) -> Window:
+    """A process that ran the task so often and found nothing."""
+    nothing = {"sites": [], "evidence": Evidence(runs=runs), "holder": None, "retained_by": []}
+    return window(process, at_s, runs, Verdict.STEADY, **nothing | values)
+
+
+def earlier(process: str, at_s: float, stage: Stage, verdict: Verdict, **values: Any) -> Window:
+    """A window of a version before the sampled heap."""
     return Window(
-        id=f"w{next(_numbers)}",
-        investigation="i",
-        process=process,
-        kind=Kind.TASK,
-        name="shop.keep",
-        stage=stage,
-        verdict=verdict,
-        at_s=at_s,
-        runs=8,
-        run_number=run_number,
-        kept_bytes_per_run=4096.0,
-        sites=[site] if grows else [],
-        **values,
+        **{
+            "id": f"w{next(_numbers)}",
+            "investigation": "i",
+            "process": process,
+            "kind": Kind.TASK,
+            "name": "shop.keep",
+            "stage": stage,
+            "verdict": verdict,
+            "at_s": at_s,
+            "runs": 8,
+            "run_number": 50,
+            "kept_bytes_per_run": float(KEPT),
+            "sites": [site()],
+        }
+        | values
     )
 
 
@@ -38,81 +89,280 @@ def the_row(*windows: Window) -> Leak:
     return row
 
 
-def test_one_process_that_looked_again_is_enough_for_a_leak() -> None:
-    row = the_row(window("a", 1.0, Stage.LOCATED, Verdict.GROWING), window("a", 2.0, Stage.VERDICT, Verdict.LEAKING))
-    assert (row.verdict, row.file, row.line, row.kept_bytes_per_run) == (Verdict.LEAKING, "/srv/shop.py", 7, 4096)
+# --- one row of many processes ------------------------------------------------------------------------
 
 
-def test_a_later_verdict_of_another_process_takes_it_back() -> None:
-    leaking = window("a", 2.0, Stage.VERDICT, Verdict.LEAKING)
-    assert the_row(leaking, window("b", 1.0, Stage.VERDICT, Verdict.STEADY)).verdict is Verdict.LEAKING
-    assert the_row(leaking, window("b", 3.0, Stage.VERDICT, Verdict.STEADY)).verdict is Verdict.STEADY
+def test_a_row_has_the_line_the_rate_and_the_holder_of_its_site() -> None:
+    row = the_row(window("a", 1.0, 200, role="child", types=[TypeCount("shop.Order", 120, 120 * KEPT)]))
+    assert (row.file, row.line, row.function, row.code) == ("/srv/shop.py", 7, "keep", "seen.append(x)")
+    assert (row.verdict, row.kept_bytes_per_run, row.kept_blocks_per_run) == (Verdict.LEAKING, KEPT, 1.0)
+    assert (row.runs, row.processes, row.role) == (203, 1, "child")
+    assert row.retained_by == PATH
+    assert [one.type for one in row.types] == ["shop.Order"]
 
 
-def test_it_stays_taken_back_whatever_that_process_looked_at_since() -> None:
+def test_children_that_live_for_ten_runs_make_a_verdict_together() -> None:
+    children = [window(f"child-{number}", number, 7, Verdict.TOO_FEW_RUNS) for number in range(20)]
+    assert the_row(*children[:1]).verdict is Verdict.TOO_FEW_RUNS
+    assert the_row(*children[:10]).verdict is Verdict.GROWING
+    row = the_row(*children)
+    assert (row.verdict, row.processes, row.runs) == (Verdict.LEAKING, 20, 200)
+    assert row.kept_bytes_per_run == KEPT
+
+
+def test_the_latest_word_of_a_process_counts_and_not_all_that_it_said() -> None:
+    row = the_row(window("a", 1.0, 40), window("a", 2.0, 80), window("a", 3.0, 100))
+    assert (row.runs, row.waits_for) == (103, "20 more runs")
+
+
+def test_windows_may_come_in_any_order() -> None:
+    windows = [window("a", 1.0, 40), window("b", 1.5, 50), window("a", 2.0, 90), clean("c", 3.0, 30)]
+    assert leak_table(windows, now_s=0.0) == leak_table(windows[::-1], now_s=0.0)
+
+
+def test_a_process_that_is_set_to_decide_sooner_is_believed() -> None:
+    assert the_row(window("a", 1.0, 60)).verdict is Verdict.GROWING
+    row = the_row(window("a", 1.0, 60, Verdict.LEAKING))
+    assert (row.verdict, row.waits_for) == (Verdict.LEAKING, "")
+
+
+def test_a_row_says_how_sure_it_is_what_that_rests_on_and_what_it_waits_for() -> None:
+    row = the_row(window("a", 1.0, 100))
+    assert 0.9 < row.confidence <= 1.0
+    assert row.why == "memory of 100 of 100 runs is still alive"
+    assert row.waits_for == "20 more runs"
+    searching = the_row(window("a", 1.0, 100, holder=Holder(), retained_by=[]))
+    assert (searching.verdict, searching.waits_for) == (Verdict.SUSPECT, "the search for its holder")
+
+
+def test_two_lines_of_a_task_are_two_rows_the_one_that_keeps_more_first() -> None:
+    small = replace(evidence(200), bytes=200.0 * 100)
+    rows = leak_table([window("a", 1.0, 200, sites=[site(9)], evidence=small), window("a", 1.0, 200)], now_s=0.0)
+    assert [(row.line, row.kept_bytes_per_run) for row in rows] == [(7, KEPT), (9, 100)]
+
+
+def test_the_worst_verdict_comes_first() -> None:
+    growing = window("a", 1.0, 60, name="shop.large", evidence=replace(evidence(60), bytes=1e9))
+    rows = leak_table([growing, window("a", 1.0, 200)], now_s=0.0)
+    assert [row.verdict for row in rows] == [Verdict.LEAKING, Verdict.GROWING]
+
+
+def test_a_name_may_be_a_task_and_a_route() -> None:
+    rows = leak_table([window("a", 1.0, 200), window("a", 1.0, 200, kind=Kind.REQUEST)], now_s=0.0)
+    assert {row.kind for row in rows} == {"task", "request"}
+    assert len({row.id for row in rows}) == 2
+
+
+def test_the_id_of_a_row_is_the_same_whichever_process_reports_it() -> None:
+    assert the_row(window("a", 1.0, 40)).id == the_row(window("b", 2.0, 400)).id
+
+
+def test_growth_of_a_process_without_a_task_is_a_row_of_its_role() -> None:
+    row = the_row(window("a", 1.0, 200, kind=Kind.PROCESS, name="(process)", role="main"))
+    assert (row.kind, row.name, row.role, row.verdict) == ("process", "(process)", "main", Verdict.LEAKING)
+
+
+# --- what holds it ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bound", "full", "verdict"),
+    [("lru_cache (300/500)", False, Verdict.GROWING), ("lru_cache (500/500)", True, Verdict.STEADY)],
+    ids=["filling", "full"],
+)
+def test_a_holder_with_a_bound_never_leaks(bound: str, full: bool, verdict: Verdict) -> None:
+    holder = Holder(path=PATH, bound=bound, full=full, searched=True)
+    row = the_row(window("a", 1.0, 5_000, holder=holder, bounded=bound))
+    assert (row.verdict, row.bounded) == (verdict, bound)
+
+
+def test_a_holder_that_one_process_reached_says_more_than_a_search_without_result() -> None:
+    nowhere = Holder(searched=True, why="held from C code")
+    rows = window("a", 1.0, 100), window("b", 2.0, 100, holder=nowhere, retained_by=[])
+    row = the_row(*rows)
+    assert (row.verdict, row.retained_by) == (Verdict.LEAKING, PATH)
+    assert the_row(rows[1]).note == "held from C code"
+
+
+def test_a_bound_that_an_earlier_process_saw_holds_where_a_later_one_finds_no_root() -> None:
+    bounded = Holder(path=PATH, bound="lru_cache (99/500)", searched=True)
+    nowhere = Holder(searched=True, why="held from C code")
     row = the_row(
-        window("a", 2.0, Stage.VERDICT, Verdict.LEAKING),
-        window("b", 3.0, Stage.VERDICT, Verdict.STEADY),
-        window("b", 4.0, Stage.SUSPECT, Verdict.SUSPECT),
-        window("b", 5.0, Stage.CENSUS, Verdict.STEADY),
+        window("a", 1.0, 100, holder=bounded, bounded=bounded.bound),
+        window("b", 2.0, 400, holder=nowhere, retained_by=[]),
     )
+    assert (row.verdict, row.bounded) == (Verdict.GROWING, "lru_cache (99/500)")
+
+
+# --- what takes it back ---------------------------------------------------------------------------------
+
+
+def test_a_site_that_later_processes_do_not_show_any_more_goes_back_to_steady() -> None:
+    leaking = window("a", 1.0, 400, Verdict.LEAKING)
+    few = clean("b", 2.0, CLEAN_RUNS // 2)
+    assert the_row(leaking, few).verdict is Verdict.LEAKING
+    row = the_row(leaking, few, clean("c", 3.0, CLEAN_RUNS // 2))
+    assert (row.verdict, row.why) == (Verdict.STEADY, f"not seen in {CLEAN_RUNS} runs since")
+
+
+def test_a_rare_leak_is_not_refuted_by_a_few_runs_that_left_nothing() -> None:
+    rare = window("a", 1.0, 8_000, evidence=evidence(8_000, every=200))
+    assert the_row(rare, clean("b", 2.0, 10 * CLEAN_RUNS)).verdict is Verdict.LEAKING
+    assert the_row(rare, clean("b", 2.0, 1_000)).verdict is Verdict.STEADY
+
+
+def test_clean_runs_from_before_do_not_take_it_back() -> None:
+    leaking = window("b", 2.0, 400, Verdict.LEAKING)
+    assert the_row(clean("a", 1.0, 10 * CLEAN_RUNS), leaking).verdict is Verdict.LEAKING
+
+
+def test_clean_runs_of_another_task_do_not_take_it_back() -> None:
+    other = clean("b", 2.0, 10 * CLEAN_RUNS, name="shop.other")
+    assert the_row(window("a", 1.0, 400, Verdict.LEAKING), other).verdict is Verdict.LEAKING
+
+
+def test_it_leaks_again_when_a_process_shows_it_after_that() -> None:
+    windows = [window("a", 1.0, 400), clean("b", 2.0, 400), window("c", 3.0, 400)]
+    assert the_row(*windows[:2]).verdict is Verdict.STEADY
+    assert the_row(*windows).verdict is Verdict.LEAKING
+
+
+def test_a_process_that_takes_its_own_word_back_needs_no_other() -> None:
+    emptied = Evidence(runs=900, early=1, late=1, bytes=8192.0, picks=2, released=1.0)
+    row = the_row(window("a", 1.0, 400, Verdict.LEAKING), window("a", 2.0, 900, Verdict.STEADY, evidence=emptied))
     assert row.verdict is Verdict.STEADY
 
 
-def test_it_leaks_again_when_a_process_says_so_after_that() -> None:
-    row = the_row(
-        window("a", 2.0, Stage.VERDICT, Verdict.LEAKING),
-        window("b", 3.0, Stage.VERDICT, Verdict.STEADY),
-        window("c", 4.0, Stage.VERDICT, Verdict.LEAKING),
-    )
-    assert row.verdict is Verdict.LEAKING
+def test_clean_runs_alone_are_no_row() -> None:
+    assert leak_table([clean("a", 1.0, 400)], now_s=0.0) == []
 
 
-def test_what_was_only_replaced_does_not_take_a_leak_back() -> None:
-    """A census that finds garbage alone says nothing of what leaked elsewhere."""
-    row = the_row(window("a", 2.0, Stage.VERDICT, Verdict.LEAKING), window("b", 3.0, Stage.CENSUS, Verdict.STEADY))
-    assert row.verdict is Verdict.LEAKING
+# --- since when ------------------------------------------------------------------------------------------
 
 
-def test_growth_to_the_end_of_several_processes_is_a_leak_unless_it_has_a_bound() -> None:
-    processes = [f"p{number}" for number in range(6)]
+def test_a_leak_began_with_the_release_that_first_showed_it() -> None:
+    row = the_row(clean("a", 1.0, 200, release="1.8.1"), window("b", 2.0, 200, release="1.8.2"))
+    assert row.began_with == "1.8.2"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [[], [clean("a", 1.0, CLEAN_RUNS - 1, release="1.8.1")], [clean("a", 1.0, 400, release="1.8.2")]],
+    ids=["no earlier release", "it ran too seldom to tell", "the same release"],
+)
+def test_no_release_is_named_where_the_leak_may_be_older(before: list[Window]) -> None:
+    assert the_row(*before, window("b", 2.0, 200, release="1.8.2")).began_with == ""
+
+
+# --- its curve ---------------------------------------------------------------------------------------------
+
+
+def test_the_curve_adds_up_the_processes_rises_and_ends_at_the_total() -> None:
+    one = window("a", 30.0, 200, growth=[(10.0, 1_000), (20.0, 2_000), (30.0, 3_000)])
+    other = window("b", 25.0, 200, growth=[(15.0, 500), (25.0, 700)])
+    row = the_row(one, other)
+    assert row.samples == [(10.0, 1_000), (15.0, 1_500), (20.0, 2_500), (25.0, 2_700), (30.0, 3_700)]
+    assert row.kept_bytes_total == 3_700
+
+
+def test_the_curve_never_falls_though_an_estimate_did() -> None:
+    row = the_row(window("a", 3.0, 200, growth=[(1.0, 900), (2.0, 1_400), (3.0, 1_300)]))
+    assert all(before <= after for (_, before), (_, after) in pairwise(row.samples))
+    assert row.kept_bytes_total == row.samples[-1][1]
+
+
+def test_a_long_curve_is_thinned_out_and_keeps_its_end() -> None:
+    points = [(float(second), 100 * second) for second in range(3_000)]
+    row = the_row(*(window(f"p{number}", 3_000.0, 200, growth=points[number::5]) for number in range(5)))
+    assert len(row.samples) <= MOST_SAMPLES + 1
+    assert row.samples[-1] == (2_999.0, row.kept_bytes_total)
+
+
+def test_without_a_curve_the_total_is_the_rate_of_all_runs() -> None:
+    assert the_row(window("a", 1.0, 197)).kept_bytes_total == 200 * KEPT
+
+
+# --- what a process has judged by itself -----------------------------------------------------------------
+
+
+def test_growth_that_is_no_heap_is_a_row_by_its_resource() -> None:
     windows = [
-        made
-        for at_s, process in enumerate(processes)
-        for made in (
-            window(process, at_s, Stage.SUSPECT, Verdict.SUSPECT, 20),
-            window(process, at_s + 0.5, Stage.CENSUS, Verdict.GROWING, 80),
+        window(
+            "a", at_s, 60, verdict, stage=Stage.NATIVE, native="fds", sites=[], evidence=None, holder=None,
+            retained_by=[], kept_bytes_per_run=0.0, kept_blocks_per_run=1.0, note="1 file descriptors a run",
         )
+        for at_s, verdict in ((1.0, Verdict.GROWING), (2.0, Verdict.LEAKING))
+    ]  # fmt: skip
+    row = the_row(*windows)
+    assert (row.native, row.resource, row.verdict, row.line) == (True, "fds", Verdict.LEAKING, 0)
+    assert (row.kept_blocks_per_run, row.note) == (1.0, "1 file descriptors a run")
+    back = replace(windows[-1], id="back", at_s=3.0, verdict=Verdict.STEADY)
+    assert the_row(*windows, back).verdict is Verdict.STEADY
+
+
+def test_native_growth_stands_beside_the_lines_of_its_task() -> None:
+    native = window("a", 1.0, 60, Verdict.LEAKING, stage=Stage.NATIVE, native="malloc", sites=[], evidence=None)
+    rows = leak_table([native, window("a", 1.0, 200)], now_s=0.0)
+    assert sorted((row.native, row.resource, row.line) for row in rows) == [(False, "", 7), (True, "malloc", 0)]
+
+
+def traced(number: int, kept: int = KEPT) -> Window:
+    blocks = 2.0 if kept else 0.0
+    return earlier(
+        "a", float(number), Stage.TRACED, Verdict.SUSPECT, kind=Kind.BLOCK, runs=1, run_number=number,
+        kept_blocks_per_run=blocks, kept_bytes_per_run=float(kept),
+    )  # fmt: skip
+
+
+def test_traced_blocks_are_suspect_at_most_and_steady_when_they_mostly_keep_nothing() -> None:
+    assert the_row(traced(1)).verdict is Verdict.TOO_FEW_RUNS
+    assert the_row(*map(traced, range(1, 60))).verdict is Verdict.SUSPECT
+    assert the_row(*map(traced, range(1, 5)), *(traced(number, 0) for number in range(5, 20))).verdict is Verdict.STEADY
+
+
+def test_a_sampled_site_is_one_row_with_what_was_traced_of_it() -> None:
+    row = the_row(*map(traced, range(1, 5)), window("a", 9.0, 200, kind=Kind.BLOCK))
+    assert row.verdict is Verdict.LEAKING
+
+
+# --- stores of earlier versions ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [Stage.LOCATED, Stage.VERDICT])
+@pytest.mark.parametrize("verdict", [Verdict.GROWING, Verdict.LEAKING, Verdict.STEADY])
+def test_a_window_of_0_1_0_is_a_row_with_its_verdict(stage: Stage, verdict: Verdict) -> None:
+    row = the_row(earlier("a", 1.0, stage, verdict))
+    assert (row.verdict, row.file, row.line, row.kept_bytes_per_run) == (verdict, "/srv/shop.py", 7, KEPT)
+    assert (row.runs, row.kept_bytes_total) == (50, 50 * KEPT)
+
+
+def test_the_last_word_of_0_1_0_counts() -> None:
+    said = [
+        earlier("a", 1.0, Stage.SUSPECT, Verdict.SUSPECT, sites=[]),
+        earlier("a", 2.0, Stage.CENSUS, Verdict.GROWING, sites=[]),
+        earlier("a", 3.0, Stage.LOCATED, Verdict.GROWING),
+        earlier("a", 4.0, Stage.VERDICT, Verdict.LEAKING),
     ]
-    assert the_row(*windows).verdict is Verdict.LEAKING
-    assert the_row(*windows[:2]).verdict is Verdict.GROWING
-    bounded = window("p9", 9.0, Stage.CENSUS, Verdict.GROWING, 80, bounded="deque (40/100)")
-    assert the_row(*windows, bounded).verdict is Verdict.GROWING
+    assert the_row(*said).verdict is Verdict.LEAKING
+    assert the_row(*said, earlier("a", 5.0, Stage.VERDICT, Verdict.STEADY)).verdict is Verdict.STEADY
 
 
-def test_a_walk_that_met_no_root_does_not_take_back_what_an_earlier_one_found() -> None:
-    path = ["shop.registry (module)", "_orders: list[120]", "Order × 120"]
-    found = window("a", 1.0, Stage.LOCATED, Verdict.GROWING, retained_by=path)
-    lost = window("a", 2.0, Stage.VERDICT, Verdict.LEAKING, retained_by=["dict × 1", "dict"])
-    assert the_row(found, lost).retained_by == path
-    assert the_row(lost).retained_by == ["dict × 1", "dict"]
+def test_a_site_that_both_versions_know_is_one_row_of_the_newer_one() -> None:
+    row = the_row(earlier("a", 1.0, Stage.VERDICT, Verdict.LEAKING), window("b", 2.0, 200))
+    assert (row.verdict, row.processes, row.why) == (Verdict.LEAKING, 1, "memory of 200 of 200 runs is still alive")
 
 
-def test_runs_of_a_steady_phase_are_in_no_total() -> None:
-    row = the_row(
-        window("a", 1.0, Stage.VERDICT, Verdict.LEAKING, run_number=100),
-        window("a", 2.0, Stage.VERDICT, Verdict.STEADY, run_number=400),
+def test_a_window_that_was_written_by_0_1_0_is_read() -> None:
+    """Its JSON knows none of the fields that sampled windows brought."""
+    line = (
+        b'{"type":"window","id":"w","investigation":"i","process":"p","kind":"task","name":"shop.keep","stage":"verdict",'
+        b'"verdict":"leaking","at_s":4.0,"runs":8,"run_number":50,"kept_bytes_per_run":4096.0,"sites":[{"file":"/srv/shop.py",'
+        b'"line":7,"function":"keep","code":"seen.append(x)","bytes":4096,"blocks":2}]}'
     )
-    assert (row.runs, row.kept_bytes_total) == (400, 100 * 4096)
-    assert row.samples[-1][1] == row.kept_bytes_total
+    tag = encode(window("a", 1.0, 5))[:20].partition(b":")[0]
+    assert the_row(decode(line.replace(b'{"type"', tag, 1))).verdict is Verdict.LEAKING  # type: ignore[arg-type]
 
 
-def test_a_first_census_is_a_suspicion_until_somebody_looked_again_or_found_the_line() -> None:
-    census = replace(window("a", 2.0, Stage.CENSUS, Verdict.GROWING), sites=[])
-    assert the_row(census).verdict is Verdict.SUSPECT
-    steady = window("b", 1.0, Stage.LOCATED, Verdict.STEADY)
-    assert the_row(steady, census).verdict is Verdict.STEADY
-    again = replace(census, id="again", at_s=3.0, run_number=80)
-    assert the_row(steady, census, again).verdict is Verdict.GROWING
-    located = window("a", 3.0, Stage.LOCATED, Verdict.GROWING)
-    assert the_row(steady, census, located).verdict is Verdict.GROWING
+def test_a_sampled_window_survives_the_way_through_json() -> None:
+    one = window("a", 1.0, 200, growth=[(1.0, 5)], release="1.8.2")
+    assert decode(encode(one)) == one

@@ -1,10 +1,12 @@
 """The guard that proves that no test leaves something behind."""
 
+import gc
 import subprocess
 import sys
 import threading
 import tracemalloc
 
+from tests.support import heaps
 from tests.support.leftovers import Census
 
 
@@ -13,6 +15,19 @@ def test_a_running_tracemalloc_is_found_and_stopped():
     tracemalloc.start()
     assert before.left_behind(grace_s=0) == ["tracemalloc still traces"]
     assert not tracemalloc.is_tracing()
+
+
+def test_a_heap_that_is_still_sampled_is_found_and_left_alone_from_then_on():
+    sampler = heaps.sampler()
+    before = Census()
+    sampler.start(1e6)
+    gc.callbacks.append(sampler.note_collection)
+    assert before.left_behind(grace_s=0) == [
+        "the heap is still sampled",
+        "the collector still calls the heap's sampler",
+    ]
+    assert not sampler.is_on()
+    assert before.left_behind(grace_s=0) == []
 
 
 def test_a_thread_of_ours_is_found_and_one_of_others_is_not():

@@ -6,16 +6,15 @@ import errno
 import os
 import threading
 from pathlib import Path
-from statistics import StatisticsError
 
 import pytest
 
 from celery_trace import recorder as recorders
 from celery_trace.clock import FakeClock
 from celery_trace.guard import AGAIN_S, own_errors
+from celery_trace.heap.watch import watch_heap
 from celery_trace.model import Kind, Role, Rollup, Run, Sample, Stats
 from celery_trace.probes import blackbox
-from celery_trace.probes.memory import MemoryProbe
 from celery_trace.recorder import Recorder
 from celery_trace.rollups import OUTLIER_RUNS
 from celery_trace.settings import Settings
@@ -177,29 +176,29 @@ def test_a_black_box_that_failed_at_its_start_is_made_later(tmp_path, monkeypatc
     assert list(tmp_path.rglob("*.box")) == list(tmp_path.rglob("*.lock")) == []
 
 
-def test_a_memory_probe_that_failed_at_its_start_measures_later(tmp_path, monkeypatch):
+def test_a_heap_watch_that_failed_at_its_start_begins_later(tmp_path, monkeypatch):
     tries = []
 
     def at_first_too_few(*given, **named):
         tries.append(None)
         if len(tries) < 3:
-            raise StatisticsError("no median for empty data")
-        return MemoryProbe(*given, **named)
+            raise RuntimeError("not now")
+        return watch_heap(*given, **named)
 
-    monkeypatch.setattr("celery_trace.recorder.MemoryProbe", at_first_too_few)
+    monkeypatch.setattr("celery_trace.recorder.watch_heap", at_first_too_few)
     monkeypatch.setattr(Ticker, "start", lambda self: None)  # its beats are the test's
     clock = FakeClock(BUCKET_START_S)
     recorder = Recorder.start(Settings(dir=str(tmp_path / "trace")), role=Role.CHILD, clock=clock)
-    recorder.code_of = lambda kind, name: []
     try:
+        early = recorder.run_started(Kind.TASK, "t", task_id="early")
         for _ in range(2):
-            assert recorder.probe is None
+            assert recorder.heap is None
             clock.advance(AGAIN_S)
             recorder.ticker.beat()
-        assert recorder.probe is not None
-        assert recorder.probe.overlap.code_of is recorder.code_of
+        assert recorder.heap is not None
+        recorder.run_ended(early, "SUCCESS")
         token = recorder.run_started(Kind.TASK, "t", task_id="id")
-        assert token.probe is not None
+        assert token.totals.tag > 0
         recorder.run_ended(token, "SUCCESS")
     finally:
         recorder.close()

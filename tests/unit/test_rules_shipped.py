@@ -106,7 +106,7 @@ def rollup(runs: int, failed: int, *, ago_s: float = 0, name: str = "shop.pay") 
 
 
 def test_a_leak_is_read_with_its_amount_and_its_place() -> None:
-    facts = Facts(now_s=NOW_S, leaks=[leak(5000, retained_by=["shop._cache (dict)", "Order"])])
+    facts = Facts(now_s=NOW_S, leaks=[leak(5000, retained_by=["shop (module)", "_cache: dict[7]", "Order × 7"])])
     (reading,) = evaluate(rule("leak"), facts)
     assert reading.value == 5000
     assert reading.subject == "task shop.leak at /srv/shop.py:7"

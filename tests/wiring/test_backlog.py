@@ -208,7 +208,7 @@ def test_a_run_that_is_being_killed_does_not_wait(pool: Pool, fails: Callable[..
     ids = [f"exits-{number}" for number in range(2 * repeats.FULL_A_MINUTE + 1)]
     for task_id in ids:
         with pytest.raises(SystemExit):
-            pool.quietly(lambda: sys.exit(3), task_id=task_id)
+            pool.inside(lambda: sys.exit(3), task_id=task_id)
     found = failures(pool)
     assert [found[task_id][0].outcome for task_id in ids] == [Outcome.LOST] * len(ids)
     assert found[ids[-1]][0].note.startswith("in brief")
@@ -245,14 +245,3 @@ def test_a_process_that_a_task_forks_writes_none_of_them(pool: Pool, fails: Call
     assert "parents" not in failures(pool)
     pool.recorder.flush()
     assert len(failures(pool)["parents"]) == 1
-
-
-@pytest.mark.parametrize("pool", ["auto"], indirect=True)
-def test_nothing_waits_while_a_run_is_measured(pool: Pool, fails: Callable[..., None]) -> None:
-    probe = pool.recorder.probe
-    assert probe is not None
-    fails(1, task_id="id-1")
-    assert "id-1" not in failures(pool)
-    probe.budget.countdown = 1
-    pool.runs("add", 1)
-    assert "id-1" in failures(pool), "written before the first number was read"

@@ -167,7 +167,14 @@ def test_a_check_that_breaks_does_not_end_the_examination(folder: Path, monkeypa
     assert "sandbox" in found
 
 
-def test_the_counters_and_the_sandbox_are_told_as_they_are_here(folder: Path) -> None:
+def test_the_sampler_and_the_sandbox_are_told_as_they_are_here(folder: Path) -> None:
     found = look(folder)
-    assert "allocated_blocks" in found["exact counters"].found
+    assert "extension module" in found["memory"].found
     assert "rlimits" in found["sandbox"].found
+
+
+def test_memory_that_can_only_be_traced_is_told_with_the_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_trace.heap.sampler.availability", lambda: "there is no C compiler")
+    found = look(folder)["memory"]
+    assert found.level == "warn"
+    assert "there is no C compiler" in found.found

@@ -7,11 +7,14 @@ import pytest
 from django.test.utils import override_settings
 
 from celery_trace.model import (
+    Evidence,
     ExceptionInfo,
     Failure,
+    Holder,
     Kind,
     Outcome,
     Run,
+    Site,
     Stage,
     TaskContext,
     Verdict,
@@ -138,10 +141,12 @@ def test_a_request_and_the_failed_tasks_that_it_sent_lead_to_each_other(site, st
 
 
 def test_a_leak_is_shown_with_its_place(store, root):
+    path = ["shop.tasks (module)", "_receipts: list[160]"]
     window = Window(
-        id="w1", investigation="i1", process="p1", kind=Kind.TASK, name="shop.tasks.remember", stage=Stage.VERDICT,
-        verdict=Verdict.LEAKING, at_s=time.time(), runs=8, run_number=160, kept_blocks_per_run=120.0,
-        kept_bytes_per_run=10240.0, retained_by=["shop.tasks (module)", "_receipts: list[160]"],
+        id="w1", investigation="i1", process="p1", kind=Kind.TASK, name="shop.tasks.remember", stage=Stage.SAMPLED,
+        verdict=Verdict.LEAKING, at_s=time.time(), runs=160, run_number=160, kept_bytes_per_run=10240.0,
+        sites=[Site(file="/srv/shop/tasks.py", line=7, bytes=10240, blocks=160)],
+        evidence=Evidence(160, 80, 80, 160 * 10240.0, 160), holder=Holder(path=path, searched=True), retained_by=path,
     )  # fmt: skip
     from celery_trace.stores import leak_rows
 

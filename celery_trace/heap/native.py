@@ -1,0 +1,193 @@
+"""
+What the sampled heap cannot see: file descriptors, threads, and memory of C code.
+
+The process's levels are read every few seconds, with how often each task has run by then. A level that rises and does
+not come back is growth; it is attributed to the task whose runs explain it best, by least squares, and to the process
+where several do equally well, as when they run in turns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+from msgspec import Struct
+
+from celery_trace.probes import counters
+
+#: What is watched, with the least growth that is reported.
+LEAST: Final[dict[str, float]] = {"fds": 8, "threads": 8, "malloc": 8 * 2**20}
+NOUN: Final = {"fds": "file descriptors", "threads": "threads", "malloc": "bytes of C memory"}
+#: How often the levels are read, seconds.
+EVERY_S: Final = 5.0
+#: Readings that are kept; when they are more, every second one goes.
+MOST_READINGS: Final = 48
+#: Readings that a verdict takes, and a final one.
+FEWEST_READINGS: Final = 6
+ENOUGH_READINGS: Final = 12
+#: A task explains growth when its runs account for this share of the variation, and it is attributed to the task
+#: when no other one does nearly as well.
+EXPLAINS: Final = 0.5
+NEARLY: Final = 0.9
+#: The share of growth that each quarter of the time must have, so that it is growth and no step.
+A_QUARTER: Final = 0.05
+#: Of the growth of C memory, the share that Python's own objects must leave unexplained.
+UNEXPLAINED: Final = 0.4
+
+
+class Levels(Struct, frozen=True):
+    """How much of each resource the process holds."""
+
+    fds: int
+    threads: int
+    malloc: int  # bytes of the C allocator and of mappings of its own
+
+
+class Reading(Struct, frozen=True):
+    """The levels at one moment, and how often each tag had run."""
+
+    levels: Levels
+    heap_bytes: float  # what Python's own survivors came to by then, as sampled
+    runs: dict[int, int]
+
+    def level(self, resource: str) -> float:
+        """The level of a resource; of C memory, what Python's own survivors leave unexplained."""
+        level = float(getattr(self.levels, resource))
+        return level - self.heap_bytes if resource == "malloc" else level
+
+
+class Growth(Struct, frozen=True):
+    """A resource that grows."""
+
+    resource: str
+    tag: int  # 0 for the process
+    per_run: float  # in the resource's unit
+    runs: int
+    final: bool  # seen for long enough
+
+
+def read_levels() -> Levels:
+    """The process's levels; some tens of microseconds."""
+    virtual_bytes, _ = counters.address_space_bytes()
+    live_bytes = counters.byte_counter()()
+    return Levels(
+        counters.open_descriptors() or 0,
+        counters.native_threads() or 0,
+        live_bytes + max(0, virtual_bytes - counters.mapped_by_malloc_bytes()),
+    )
+
+
+class _Fit(Struct):
+    """Sums of least squares: the steps of a level against the runs of each tag between two readings."""
+
+    steps: float = 0.0  # sum of squared steps
+    runs: dict[int, float] = {}  # by tag: sum of squared runs
+    both: dict[int, float] = {}  # by tag: sum of step times runs
+
+    def add(self, step: float, ran: Mapping[int, int]) -> None:
+        self.steps += step * step
+        for tag, number in ran.items():
+            self.runs[tag] = self.runs.get(tag, 0.0) + number * number
+            self.both[tag] = self.both.get(tag, 0.0) + number * step
+
+    def best(self) -> int:
+        """The tag whose runs go best with the steps; 0 where none explains them, or several do alike."""
+        shares = sorted(
+            (
+                (self.both[tag] ** 2 / (squares * self.steps), tag)
+                for tag, squares in self.runs.items()
+                if tag and squares and self.steps and self.both[tag] > 0
+            ),
+            reverse=True,
+        )
+        if not shares or shares[0][0] < EXPLAINS or (len(shares) > 1 and shares[1][0] > NEARLY * shares[0][0]):
+            return 0
+        return shares[0][1]
+
+
+class NativeWatch:
+    """The series of readings of one process."""
+
+    def __init__(self) -> None:
+        self._readings: list[Reading] = []  # every so many of all, evenly over the time
+        self._each = 1
+        self._fits = {resource: _Fit() for resource in LEAST}
+        self._count = 0
+        self._last: Reading | None = None
+
+    def add(self, levels: Levels, heap_bytes: float, runs: Mapping[int, int]) -> None:
+        """Note a reading."""
+        reading = Reading(levels, heap_bytes, dict(runs))
+        last, self._last = self._last, reading
+        if last is not None:
+            ran = {tag: number - last.runs.get(tag, 0) for tag, number in runs.items()}
+            for resource, fit in self._fits.items():
+                fit.add(reading.level(resource) - last.level(resource), ran)
+        if self._count % self._each == 0:
+            self._readings.append(reading)
+        self._count += 1
+        if len(self._readings) > MOST_READINGS:
+            self._readings = self._readings[::2]
+            self._each *= 2
+
+    def growth(self) -> list[Growth]:
+        """What grows, by all readings; empty while they are few."""
+        if self._count < FEWEST_READINGS or self._last is None:
+            return []
+        readings = [*self._readings, self._last] if self._last is not self._readings[-1] else self._readings
+        found = []
+        for resource, fit in self._fits.items():
+            gained = growth_of(readings, resource)
+            if gained > 0:
+                tag = fit.best()
+                runs = max(1, readings[-1].runs.get(tag, 0) - readings[0].runs.get(tag, 0))
+                found.append(Growth(resource, tag, gained / runs, runs, self._count >= ENOUGH_READINGS))
+        return found
+
+
+def growth_of(readings: Sequence[Reading], resource: str) -> float:
+    """
+    What a resource has gained for good, in its unit; 0 where it grows too little or comes back.
+
+    Args:
+        readings: In order of time.
+        resource: A key of :data:`LEAST`.
+    """
+    levels = [reading.level(resource) for reading in readings]
+    gained = levels[-1] - levels[0]
+    if resource == "malloc" and gained < UNEXPLAINED * (readings[-1].levels.malloc - readings[0].levels.malloc):
+        return 0.0  # most of it is Python's own, which is reported by line
+    middle, last = len(levels) // 2, len(levels) - 1
+    rises = min(levels[middle:]) > max(levels[: middle // 2 + 1])
+    # A pool of threads or connections that somebody opens once is a step, which lies in one quarter of the time.
+    marks = [levels[last * quarter // 4] for quarter in range(5)]
+    goes_on = all(after - before >= A_QUARTER * gained for before, after in pairwise(marks))
+    return gained if rises and goes_on and gained >= LEAST[resource] else 0.0
+
+
+def describe(growth: Growth) -> str:
+    """``1.2 file descriptors a run: mostly /dev/null``."""
+    if growth.resource == "malloc":
+        return "memory that no Python object explains"
+    text = f"{growth.per_run:.2g} {NOUN[growth.resource]} a run"
+    return text + _newest_descriptors() if growth.resource == "fds" else text
+
+
+def _newest_descriptors() -> str:
+    """What the highest-numbered descriptors are, such as ``: mostly /dev/null``; sockets by that word alone."""
+    kinds: Counter[str] = Counter()
+    try:
+        numbers = sorted((int(name) for name in os.listdir("/proc/self/fd")), reverse=True)[:20]
+    except OSError:
+        return ""
+    for number in numbers:
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue
+        kinds[target.partition(":")[0] if not target.startswith("/") else target] += 1
+    most = kinds.most_common(1)
+    return f": mostly {most[0][0]}" if most and most[0][1] > 1 else ""

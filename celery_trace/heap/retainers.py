@@ -1,0 +1,577 @@
+"""
+What keeps survivors alive: the way from sampled blocks up their referrers to a module, class or thread.
+
+Each level is one pass over the heap in C (some 40 ms for a million objects), and the walk pauses between two passes.
+It starts from several blocks at once: where their ways meet is the holder, such as the list that every run appends to.
+A key of a dict is data: it is put in brackets, so that it can be redacted and hidden from who may not see values.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import math
+import sys
+import threading
+import types
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct
+
+from celery_trace.evidence import key_step
+from celery_trace.model import Holder
+from celery_trace.probes.source import is_ours
+
+#: A site, as the caller knows it.
+Key = TypeVar("Key", bound=Hashable)
+#: Address and size of a block.
+Block = tuple[int, int]
+#: Finds what refers to objects in blocks; see ``_referrers.c``.
+Referrers = Callable[[list[tuple[int, int]], int], list[tuple[int, Any, Any]]]
+
+#: Levels of the walk, objects that a level goes on with, and referrers of one object.
+DEPTH: Final = 10
+WIDTH: Final = 48
+MOST_REFERRERS: Final = 6
+#: Sites whose holders are put into words before the caller can pause.
+DESCRIBED_AT_ONCE: Final = 8
+#: A root counts when the ways of this share of the blocks that were found lead to it.
+ENOUGH: Final = 0.3
+
+#: Where no root was reached: what no reference leads to is garbage, unless C code or a frame holds it.
+NO_ROOT: Final = "no module, class or thread refers to it: held from C code or by a frame, or garbage"
+
+#: Containers whose length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
+_SIZED: Final = (dict, list, set, frozenset, tuple, deque, OrderedDict, defaultdict, bytearray)
+_DICTS: Final = (dict, OrderedDict, defaultdict)
+#: A key is not looked for among more.
+_MOST_KEYS: Final = 10_000
+_LRU: Final = type(functools.lru_cache(lambda: None))
+_HEAP_TYPE: Final = 1 << 9
+#: What is asked of a class without asking its metaclass, which may have code of its own.
+_flags_of: Final = type.__dict__["__flags__"].__get__
+_bases_of: Final = type.__dict__["__mro__"].__get__
+_module_of: Final = type.__dict__["__module__"].__get__
+_qualname_of: Final = type.__dict__["__qualname__"].__get__
+_namespace_of: Final = type.__dict__["__dict__"].__get__
+#: And of a module, which may load itself at the first attribute that is asked for.
+_globals_of: Final[Callable[[Any], dict[str, Any]]] = vars(types.ModuleType)["__dict__"].__get__
+#: Has the attributes that a thread-local has in one thread.
+_THREAD_LOCAL: Final = "_thread._localdummy"
+#: Attributes by which caches, pools and queues say how much they hold at most.
+_BOUNDS: Final = (
+    "maxsize",
+    "max_size",
+    "_maxsize",
+    "_max_size",
+    "_Cache__maxsize",
+    "maxlen",
+    "max_entries",
+    "capacity",
+)
+#: Never the user's data: what an object refers to without holding it.
+_SHARED: Final = (
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.CodeType,
+    types.FrameType,
+)
+#: Types that a holder is told to hold, and objects of a type that are weighed.
+_MOST_TYPES: Final = 5
+_MOST_WEIGHED: Final = 8
+#: How far above what it holds an object with a bound may be: instance, its namespace, the container inside.
+_BOUND_WITHIN: Final = 3
+#: Objects of these modules hold a run only while it lasts: Celery's stack of requests, and our own.
+_ONLY_IN_FLIGHT: Final = ("celery_trace.", "celery.utils.threads", "celery.app.task")
+
+
+#: The lists of searches in progress: they refer to what is searched for.
+_walking: set[int] = set()
+
+
+class _Node(Struct):
+    """An object on the way up; ``_Walk.things`` has the object itself."""
+
+    below: int  # index of the object that it refers to; -1 for a survivor
+    blocks: int  # how many blocks lead here
+
+
+class Found(Struct, frozen=True):
+    """The holder, and what it holds."""
+
+    holder: Holder
+    types: list[tuple[str, int, int]] = []  # type, how many of it are held, and their bytes with contents; most first
+    length: int = -1  # entries of the container that holds them; -1 where it is none
+
+
+def search(referrers: Referrers, blocks: Mapping[Key, Sequence[Block]]) -> Iterator[dict[Key, Found] | None]:
+    """
+    Find what keeps the objects in some blocks alive, for several sites with the same passes over the heap.
+
+    Args:
+        referrers: The pass over the heap.
+        blocks: By site, the address and size (bytes) of some dozens of its blocks.
+
+    Yields:
+        None after each pass, so that the caller can pause; at last what was found, by site.
+    """
+    walks = {key: _Walk() for key in blocks}
+    _walking.update(id(walk.things) for walk in walks.values())
+    try:
+        yield from _rise(referrers, blocks, walks)
+    finally:  # it may be dropped between two passes
+        _walking.difference_update(id(walk.things) for walk in walks.values())
+
+
+def _rise(
+    referrers: Referrers, blocks: Mapping[Key, Sequence[Block]], walks: dict[Key, _Walk]
+) -> Iterator[dict[Key, Found] | None]:
+    matches = referrers([block for some in blocks.values() for block in some], MOST_REFERRERS)
+    for key, walk in walks.items():
+        walk.begin(blocks[key], matches)
+    del matches
+    for _ in range(DEPTH):
+        asked = {key: walk.asks() for key, walk in walks.items()}
+        wanted = {address: (address, 1) for some in asked.values() for address in some}
+        if not wanted:
+            break
+        yield None
+        matches = referrers(list(wanted.values()), MOST_REFERRERS)
+        for key, walk in walks.items():
+            walk.rise(asked[key], matches)
+        del matches
+    found: dict[Key, Found] = {}
+    for number, (key, walk) in enumerate(walks.items()):
+        if number % DESCRIBED_AT_ONCE == 0:
+            yield None
+        found[key] = walk.describe()
+        walk.things.clear()
+    yield found
+
+
+class _Walk:
+    """The objects of one search. All of them are in one list, so that there is one referrer of ours to leave out."""
+
+    def __init__(self) -> None:
+        self.things: list[Any] = []
+        self.nodes: list[_Node] = []
+        self.starts = 0  # blocks in which an object was found
+        self._level: list[int] = []
+        self._best: int | None = None
+        self._index: dict[int, int] = {}
+        self._namespaces: set[int] = set()  # dicts whose keys are names of attributes or variables
+        self._modules = {
+            id(_globals_of(module)): name
+            for name, module in list(sys.modules.items())
+            if issubclass(type(module), types.ModuleType)
+        }
+
+    def _add(self, thing: Any, below: int, blocks: int) -> int:
+        index = self._index.get(id(thing))
+        if index is None:
+            index = self._index[id(thing)] = len(self.things)
+            self.things.append(thing)
+            self.nodes.append(_Node(below, blocks))
+            return index
+        return -1
+
+    def begin(self, blocks: Sequence[Block], matches: list[tuple[int, Any, Any]]) -> None:
+        """The first level: the objects in the blocks and what refers to them."""
+        own = {address for address, _ in blocks}
+        matches = [match for match in matches if match[0] in own]
+        first: dict[int, int] = {}  # block to the object in it
+        level = self._level
+        counted: Counter[int] = Counter()
+        for block, referent, _ in matches:
+            if block not in first:
+                first[block] = self._add(referent, -1, 1)
+        self.starts = len(first)
+        seen: set[tuple[int, int]] = set()
+        for block, referent, referrer in matches:
+            below = first[block]
+            if below < 0 or self.things[below] is not referent:
+                continue
+            if referrer is None:
+                if below not in level:
+                    level.append(below)  # it is known by its buffer; who refers to it is asked next
+                continue
+            if referrer is referent or self._is_left_out(referrer) or (block, id(referrer)) in seen:
+                continue
+            seen.add((block, id(referrer)))
+            counted[self._joined(referrer, below, level)] += 1
+        for index, count in counted.items():
+            self.nodes[index].blocks = count
+            if self.nodes[index].below < 0:
+                # A container whose own buffer is among the blocks: what it holds says more.
+                self.nodes[index].below = next(
+                    first[block]
+                    for block, _, referrer in matches
+                    if referrer is self.things[index] and first[block] not in (index, -1)
+                )
+
+    def asks(self) -> list[int]:
+        """The addresses of the objects whose referrers the next pass is to find; none once the walk is over."""
+        roots = [index for index in self._level if self._is_root(self.things[index])]
+        root = max(roots, key=lambda index: self.nodes[index].blocks, default=None)
+        if root is not None and (self._best is None or self.nodes[root].blocks > self.nodes[self._best].blocks):
+            self._best = root
+        if self._best is not None and self.nodes[self._best].blocks >= ENOUGH * self.starts:
+            return []
+        # Where most ways meet, containers before frames.
+        open_ones = sorted(
+            set(self._level) - set(roots), key=lambda index: (-self.nodes[index].blocks, _interest(self.things[index]))
+        )
+        return [id(self.things[index]) for index in open_ones[:WIDTH]]
+
+    def rise(self, asked: list[int], matches: list[tuple[int, Any, Any]]) -> None:
+        """The next level: what refers to the objects that were asked for."""
+        below_of = {address: self._index[address] for address in asked}
+        level: list[int] = []
+        for address, _, referrer in matches:
+            below = below_of.get(address)
+            if below is None or referrer is None or self._is_left_out(referrer):
+                continue
+            known = self._index.get(id(referrer))
+            if known is None:
+                level.append(self._add(referrer, below, self.nodes[below].blocks))
+            elif known in level:
+                node = self.nodes[known]
+                node.blocks += self.nodes[below].blocks
+                if self.nodes[below].blocks > self.nodes[node.below].blocks:
+                    node.below = below
+        self._level = level
+
+    def _joined(self, referrer: Any, below: int, level: list[int]) -> int:
+        index = self._index.get(id(referrer))
+        if index is None:
+            index = self._add(referrer, below, 0)
+            level.append(index)
+        return index
+
+    def _is_left_out(self, thing: Any) -> bool:
+        """Whether something refers to survivors only because we, or the interpreter, are at work."""
+        if id(thing) in _walking:
+            return True
+        if issubclass(type(thing), types.FrameType):
+            return is_ours(thing.f_code.co_filename)
+        if type(thing) is types.CellType or type(thing) is type:
+            return False
+        module = _module_of(type(thing))
+        return type(module) is str and module.startswith(_ONLY_IN_FLIGHT)
+
+    def _is_root(self, thing: Any) -> bool:
+        if type(thing) is dict:
+            name = self._modules.get(id(thing))
+            return name is not None and not name.startswith("celery_trace")
+        return issubclass(type(thing), type | types.ModuleType | threading.Thread)
+
+    # --- words -----------------------------------------------------------------------------------------
+
+    def describe(self) -> Found:
+        """What was found, once the walk is over."""
+        root = self._best
+        if root is None:
+            return Found(Holder(searched=True, why=NO_ROOT))
+        chain: list[Any] = []
+        at = root
+        while at >= 0:
+            chain.append(self.things[at])
+            at = self.nodes[at].below
+        self._namespaces = {id(thing) for above, thing in pairwise(chain) if _is_namespace_of(thing, above)}
+        self._namespaces.update(
+            id(thing)
+            for over, _, thing in zip(chain, chain[1:], chain[2:], strict=False)
+            if issubclass(type(over), threading.local) and type(thing) is dict
+        )
+        self._namespaces |= self._modules.keys()
+        meeting = self._meeting(root)
+        things = chain[: meeting + 2]
+        path = self._path(things)
+        bound, full = self._bound(chain[: meeting + 1])
+        holder = chain[meeting]
+        return Found(
+            Holder(path=path, bound=bound, full=full, searched=True),
+            types=_types_in([] if id(holder) in self._namespaces else entries_of(holder), holder, things[-1]),
+            length=length_of(holder),
+        )
+
+    def _meeting(self, root: int) -> int:
+        """How many steps below the root the last object is that all those ways share: the holder."""
+        most = self.nodes[root].blocks
+        steps, at = 0, root
+        while True:
+            below = self.nodes[at].below
+            if below < 0 or self.nodes[below].below < 0 or self.nodes[below].blocks < max(2, ENOUGH * most):
+                break
+            at = below
+            steps += 1
+        return self._innermost_container(root, steps) if most == 1 else steps
+
+    def _innermost_container(self, root: int, steps: int) -> int:
+        """With one block there is no meeting: the container with most entries is taken."""
+        best, most, at, step = steps, -1, root, 0
+        while at >= 0 and self.nodes[at].below >= 0:
+            entries = length_of(self.things[at]) if id(self.things[at]) not in self._modules else 0
+            if entries >= max(0, most):
+                best, most = step, entries
+            at = self.nodes[at].below
+            step += 1
+        return best
+
+    def _bound(self, chain: list[Any]) -> tuple[str, bool]:
+        for thing in reversed(chain[-_BOUND_WITHIN - 1 :]):
+            bound, full = bound_of(thing)
+            if bound:
+                return bound, full
+        return "", False
+
+    def _path(self, chain: list[Any]) -> list[str]:
+        path: list[str] = []
+        name = ""
+        for index, thing in enumerate(chain):
+            above = chain[index - 1] if index else None
+            if index == len(chain) - 1 and index:
+                path.append(self._leaf(thing, above, name))
+                break
+            text = self._text(thing, above)
+            if text:
+                path.append(f"{name}: {text}" if name else text)
+            edge = self._edge(thing, chain[index + 1]) if index + 1 < len(chain) else ""
+            # A namespace, a cell or a closure's tuple is a way through, not a place: the name goes on to the next.
+            name = edge if text or edge else name
+        return path
+
+    def _text(self, thing: Any, above: Any) -> str:
+        """What an object of the way is called; empty for one that is only a way through."""
+        kind = type(thing)
+        if kind is dict and id(thing) in self._modules:
+            return f"{self._modules[id(thing)]} (module)"
+        if issubclass(kind, types.ModuleType):
+            return f"{_globals_of(thing).get('__name__', '?')} (module)"
+        if issubclass(kind, type):
+            return f"{type_name(thing)} (class)"
+        if issubclass(kind, threading.Thread):
+            return f"{short_name(kind)} (thread)"
+        if issubclass(kind, types.FunctionType):
+            return f"{thing.__qualname__}() (function)"
+        if issubclass(kind, types.MethodType):
+            function = thing.__func__
+            name = function.__name__ if type(function) is types.FunctionType else short_name(type(function))
+            return f"{short_name(type(thing.__self__))}.{name} (bound method)"
+        if issubclass(kind, types.GeneratorType | types.CoroutineType | types.AsyncGeneratorType):
+            return f"{thing.__qualname__}() (suspended {kind.__name__.replace('_', ' ')})"
+        if issubclass(kind, types.FrameType):
+            return f"{thing.f_code.co_name}() (frame)"
+        if kind is types.CellType or id(thing) in self._namespaces or _is_inner_dict(thing, above):
+            return ""
+        if kind is tuple and above is not None and len(thing) < 8:
+            return ""
+        bound, _ = bound_of(thing)
+        if bound:
+            return bound
+        if kind is _LRU:
+            return f"lru_cache[{thing.cache_info().currsize}]"
+        length = length_of(thing)
+        return f"{short_name(kind)}[{length}]" if length >= 0 else short_name(kind)
+
+    def _leaf(self, thing: Any, holder: Any, name: str) -> str:
+        kind = short_name(type(thing))
+        if length_of(holder) >= 0 and id(holder) not in self._namespaces:
+            return f"{kind} × {_count_of(holder, type(thing))}"
+        return f"{name}: {kind}" if name else kind
+
+    def _edge(self, above: Any, thing: Any) -> str:
+        """The attribute or variable by which one object refers to the next; empty for an entry of a container."""
+        kind = type(above)
+        if id(above) in self._namespaces:
+            return next((str(key) for key, value in list(above.items()) if value is thing and type(key) is str), "")
+        if issubclass(kind, type):
+            return next((str(name) for name, value in list(_namespace_of(above).items()) if value is thing), "")
+        if issubclass(kind, types.FunctionType):
+            for name, cell in zip(above.__code__.co_freevars, above.__closure__ or (), strict=False):
+                if cell is thing or _content(cell) is thing:
+                    return str(name)
+            if thing is above.__closure__:
+                return ", ".join(above.__code__.co_freevars)[:60]
+            if thing is above.__defaults__ or thing is above.__kwdefaults__:
+                return "default argument"
+            return ""
+        if kind in _DICTS and len(above) <= _MOST_KEYS:
+            key = next((key for key, value in list(dict.items(above)) if value is thing), None)
+            return key_step(key) if type(key) is str else ""
+        return next((name for name, value in attributes(above).items() if value is thing), "")
+
+
+def _interest(thing: Any) -> int:
+    if issubclass(type(thing), types.FrameType | types.TracebackType):
+        return 2
+    return 1 if type(thing) is tuple else 0
+
+
+def _is_namespace_of(thing: Any, above: Any) -> bool:
+    """Whether a dict has the attributes of the object above: its keys are names; those of any other dict are data."""
+    kind = type(above)
+    if type(thing) is not dict:
+        return False
+    if issubclass(kind, type):
+        return any(one is thing for one in gc.get_referents(_namespace_of(above)))
+    if issubclass(kind, types.ModuleType):
+        return _globals_of(above) is thing
+    if issubclass(kind, types.FunctionType):
+        return above.__dict__ is thing
+    return type_name(kind) == _THREAD_LOCAL or _attributes_in_dict(above) is thing
+
+
+def _is_inner_dict(thing: Any, above: Any) -> bool:
+    """Whether a dict is not an entry or attribute of the object above, but part of it."""
+    if type(thing) is not dict or above is None:
+        return False
+    if issubclass(type(above), type):
+        return not any(value is thing for value in _namespace_of(above).values())
+    return not _is_one_of(type(above), _SIZED) and not any(value is thing for value in attributes(above).values())
+
+
+def _is_one_of(kind: type, kinds: tuple[type, ...]) -> bool:
+    """``kind in kinds``, without asking a metaclass for equality or a hash."""
+    return any(kind is one for one in kinds)
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _types_in(entries: list[Any], holder: Any, item: Any) -> list[tuple[str, int, int]]:
+    """The types of what a container holds; of what is no container, the one thing that was found."""
+    if type(holder) is _LRU:
+        return [(type_name(type(item)), length_of(holder), weight_of(item) * length_of(holder))]
+    if not entries:
+        return [(type_name(type(item)), 1, weight_of(item))]
+    rows = []
+    kinds = {id(type(entry)): type(entry) for entry in entries}
+    for number, count in Counter(id(type(entry)) for entry in entries).most_common(_MOST_TYPES):
+        weighed = [entry for entry in entries if id(type(entry)) == number][-_MOST_WEIGHED:]
+        mean = sum(map(weight_of, weighed)) / len(weighed)
+        rows.append((type_name(kinds[number]), count, round(mean * count)))
+    return sorted(rows, key=lambda row: -row[2])
+
+
+def weight_of(thing: Any, most: int = 200) -> int:
+    """
+    The size of an object with what it holds, bytes. Modules, classes and functions are not its own.
+
+    Args:
+        thing: The object.
+        most: Objects that are looked at.
+    """
+    seen = {id(thing)}
+    queue = deque([thing])
+    total = 0
+    while queue and most > 0:
+        one = queue.popleft()
+        most -= 1
+        total += _size_of(one)
+        for referent in gc.get_referents(one):
+            if id(referent) not in seen and not issubclass(type(referent), _SHARED):
+                seen.add(id(referent))
+                queue.append(referent)
+    return total
+
+
+def _size_of(thing: Any) -> int:
+    """``sys.getsizeof`` without running code of the user's."""
+    kind = type(thing)
+    try:
+        return sys.getsizeof(thing) if not _flags_of(kind) & _HEAP_TYPE else object.__sizeof__(thing) + 16
+    except Exception:  # some C types refuse
+        return 0
+
+
+def _count_of(holder: Any, kind: type) -> int:
+    if type(holder) is _LRU:
+        return length_of(holder)
+    return sum(type(entry) is kind for entry in entries_of(holder)) or 1
+
+
+def entries_of(container: Any) -> list[Any]:
+    """The values of a dict or the items of another known container; empty for anything else."""
+    kind = type(container)
+    if _is_one_of(kind, _DICTS):
+        return list(dict.values(container))
+    return list(container) if _is_one_of(kind, _SIZED) and kind is not bytearray else []
+
+
+def length_of(thing: Any) -> int:
+    """The entries of a known kind of container or a cache; -1 for others, whose ``__len__`` may run code."""
+    if type(thing) is _LRU:
+        return int(thing.cache_info().currsize)
+    return len(thing) if _is_one_of(type(thing), _SIZED) else -1
+
+
+def bound_of(thing: Any) -> tuple[str, bool]:
+    """The bound of a holder in words, such as ``lru_cache (300/500)``, and whether it is reached; empty without one."""
+    kind = type(thing)
+    if kind is _LRU:
+        info = thing.cache_info()
+        if info.maxsize is None:
+            return "", False
+        return f"lru_cache ({info.currsize}/{info.maxsize})", info.currsize >= info.maxsize
+    if kind is deque:
+        return (
+            ("", False)
+            if thing.maxlen is None
+            else (f"deque ({len(thing)}/{thing.maxlen})", len(thing) >= thing.maxlen)
+        )
+    found = attributes(thing)
+    for name in _BOUNDS:
+        limit = found.get(name)
+        if (type(limit) is int or type(limit) is float) and 0 < limit < math.inf:
+            held = max((length_of(value) for value in found.values()), default=-1)
+            label = name.lstrip("_").replace("Cache__", "")
+            return f"{short_name(kind)} ({label}={limit})", held >= limit
+    return "", False
+
+
+def attributes(thing: Any) -> dict[str, Any]:
+    """An instance's own attributes, without running any of its code."""
+    if not _flags_of(type(thing)) & _HEAP_TYPE or issubclass(type(thing), type | types.ModuleType):
+        return {}
+    found = {name: value for name, value in (_attributes_in_dict(thing) or {}).items() if type(name) is str}
+    for base in _bases_of(type(thing)):
+        for name, slot in list(_namespace_of(base).items()):
+            if type(slot) is types.MemberDescriptorType and name not in found:
+                try:
+                    found[name] = slot.__get__(thing)
+                except AttributeError:
+                    continue
+    return found
+
+
+def _attributes_in_dict(thing: Any) -> dict[Any, Any] | None:
+    """The ``__dict__`` that an instance really has; a class may give that name to something else, as proxies do."""
+    if not _flags_of(type(thing)) & _HEAP_TYPE:
+        return None
+    for base in _bases_of(type(thing)):
+        slot = _namespace_of(base).get("__dict__")
+        if type(slot) is types.GetSetDescriptorType:
+            found = slot.__get__(thing)
+            return found if type(found) is dict else None
+    return None
+
+
+def type_name(kind: type) -> str:
+    """Module and qualified name of a type; the name alone for a built-in one."""
+    module, name = _module_of(kind), str(_qualname_of(kind))
+    return name if type(module) is not str or module == "builtins" else f"{module}.{name}"
+
+
+def short_name(kind: type) -> str:
+    """The type's name without its module."""
+    return type_name(kind).rpartition(".")[2]

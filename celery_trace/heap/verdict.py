@@ -1,0 +1,113 @@
+"""
+The verdict: what survivors, the holder and time say of one site. Pure functions of :class:`Evidence`.
+
+A leak leaves survivors at an even rate and they are not released. Two chances of error are tested, each by the
+binomial distribution: that births have all but stopped (a cache that has filled), and that early survivors are all
+but gone (a queue, a ring). What passes both grows; whether it is a leak is the holder's to say, as a cache that still
+fills looks the same until it is full.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from msgspec import Struct
+
+from celery_trace.model import Evidence, Holder, Verdict
+
+#: Fewer observed runs have no verdict.
+FEWEST_RUNS: Final = 10
+#: A half of the runs in which fewer than this share of the births lies has all but none.
+ALL_BUT_NONE: Final = 0.2
+#: From this confidence on a site grows, and from the next on it is a leak if its holder has no bound.
+GROWS: Final = 0.9
+LEAKS: Final = 0.95
+#: Observed runs before growth is called a leak, unless the setting says otherwise.
+LEAST_RUNS: Final = 120
+#: Without a holder it takes this confidence, so many events that a full collection has left alive, and so many runs.
+LEAKS_WITHOUT_HOLDER: Final = 0.995
+EVENTS_WITHOUT_HOLDER: Final = 20
+#: Released lately, of what was born lately: up to the first it may be a leak, from the second on it is none.
+FEW_RELEASED: Final = 0.25
+MANY_RELEASED: Final = 0.5
+
+
+class Judgement(Struct, frozen=True):
+    """A verdict with what it rests on, in words and as a number."""
+
+    verdict: Verdict
+    confidence: float  # 0 to 1, that the site grows
+    why: str
+    waits_for: str = ""  # "" once decided
+
+
+def at_most(successes: int, trials: int, chance: float) -> float:
+    """The probability of at most so many successes: the cumulative binomial distribution."""
+    if successes >= trials:
+        return 1.0
+    if trials > 400:  # the normal approximation with continuity correction
+        deviation = math.sqrt(trials * chance * (1 - chance))
+        return 0.5 * math.erfc((trials * chance - successes - 0.5) / (deviation * math.sqrt(2)))
+    terms = (math.comb(trials, hits) * chance**hits * (1 - chance) ** (trials - hits) for hits in range(successes + 1))
+    return min(1.0, math.fsum(terms))
+
+
+def goes_on(evidence: Evidence) -> float:
+    """The confidence that births go on: against the hypothesis that fewer than a fifth fell into the second half."""
+    return at_most(evidence.late - 1, evidence.events, ALL_BUT_NONE) if evidence.late else 0.0
+
+
+def stays(evidence: Evidence) -> float:
+    """The confidence that early survivors stay: against the hypothesis that less than a fifth are early ones."""
+    return at_most(evidence.early - 1, evidence.events, ALL_BUT_NONE) if evidence.early else 0.0
+
+
+def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LEAST_RUNS) -> Judgement:  # noqa: B008 - frozen
+    """
+    The verdict on one site.
+
+    Args:
+        evidence: Of one process, or of several :func:`~celery_trace.heap.survivors.together`.
+        holder: What keeps the survivors alive, as far as it was looked for.
+        least_runs: Observed runs before growth is called a leak; something that fills and is emptied in fewer runs
+            would be taken for one.
+    """
+    if evidence.runs < FEWEST_RUNS:
+        return Judgement(
+            Verdict.TOO_FEW_RUNS, 0.0, f"{evidence.runs} runs observed", f"{FEWEST_RUNS - evidence.runs} more runs"
+        )
+    confidence = min(goes_on(evidence), stays(evidence)) * (1.0 - max(0.0, evidence.released - FEW_RELEASED))
+    seen = f"memory of {evidence.events} of {evidence.runs} runs is still alive"
+    if evidence.events < 3:
+        return Judgement(Verdict.STEADY, confidence, seen)
+    if evidence.released >= MANY_RELEASED:
+        return Judgement(Verdict.STEADY, confidence, f"{evidence.released:.0%} of it is released again")
+    if confidence < GROWS:
+        return _undecided(evidence, confidence, seen)
+    if holder.bound:
+        if holder.full:
+            return Judgement(Verdict.STEADY, confidence, f"held by a full {holder.bound}")
+        return Judgement(Verdict.GROWING, confidence, f"{seen}, held by {holder.bound}", "the holder to fill")
+    if not holder.searched:
+        return Judgement(Verdict.SUSPECT, confidence, seen, "the search for its holder")
+    if not holder.path and evidence.proved < EVENTS_WITHOUT_HOLDER:
+        return Judgement(Verdict.SUSPECT, confidence, f"{seen}, {holder.why}", "a full garbage collection")
+    if evidence.released > FEW_RELEASED:
+        return Judgement(Verdict.GROWING, confidence, f"{seen}, {evidence.released:.0%} is released", "more runs")
+    if evidence.runs < least_runs:
+        return Judgement(Verdict.GROWING, confidence, seen, f"{least_runs - evidence.runs} more runs")
+    if confidence < (LEAKS if holder.path else LEAKS_WITHOUT_HOLDER):
+        return Judgement(Verdict.GROWING, confidence, seen, "more runs")
+    return Judgement(Verdict.LEAKING, confidence, seen if holder.path else f"{seen}, {holder.why}")
+
+
+def _undecided(evidence: Evidence, confidence: float, seen: str) -> Judgement:
+    """Too little to say that it grows."""
+    enough = evidence.events >= 8
+    if enough and goes_on(evidence) < 1 - GROWS:
+        return Judgement(Verdict.STEADY, confidence, "growth has stopped")
+    if enough and stays(evidence) < 1 - GROWS:
+        return Judgement(Verdict.STEADY, confidence, "only recent memory is alive")
+    # Even births of n events reach a confidence of 0.9 with some seven, as (4, 3) of 7.
+    return Judgement(Verdict.SUSPECT, confidence, seen, f"{max(1, 8 - evidence.events)} more such runs")

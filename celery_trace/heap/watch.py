@@ -1,0 +1,661 @@
+"""
+Watches the heap of one process: looks at the sample now and then, judges what stays, and writes what it finds.
+
+Around a run there is one call before and one after, which tell the sampler which task runs. Everything else happens
+on the ticker's thread, in small steps, so that a task waits for none of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CodeType
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from celery_trace.clock import Clock
+from celery_trace.guard import report
+from celery_trace.heap import native, retainers
+from celery_trace.heap.duty import DutyCycle
+from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Stack, open_sampler
+from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
+from celery_trace.heap.verdict import GROWS, Judgement, judge
+from celery_trace.model import (
+    Evidence,
+    Holder,
+    Kind,
+    Line,
+    ProcessRecord,
+    Role,
+    Site,
+    Stage,
+    TypeCount,
+    Verdict,
+    Window,
+    new_id,
+    stable_id,
+)
+from celery_trace.probes.source import OwnCode, SourceReader, is_our_own
+from celery_trace.settings import Settings
+
+if TYPE_CHECKING:
+    from celery_trace.heap.traced import TracedSampler
+
+#: Mean distance of two picks, bytes, when sampling begins; the sampler doubles it as picks become many.
+MEAN_BYTES: Final = 8192.0
+#: Without a task the clock gives the position of a birth: a "run" of the process is so many seconds.
+PROCESS_RUN_S: Final = 5.0
+#: The name of what no task explains.
+PROCESS: Final = "(process)"
+
+#: A site that keeps less a run, or has kept less in all, is not reported (bytes).
+LEAST_BYTES_PER_RUN: Final = 16
+LEAST_BYTES: Final = 4096
+#: Sites that are judged in one look, the largest ones.
+MOST_SITES: Final = 40
+#: Blocks from which the search for a holder starts.
+MOST_BLOCKS: Final = 20
+YOUNGEST_BLOCKS: Final = 4
+#: A holder is looked for again when so many more runs have left something behind.
+SEARCH_AGAIN: Final = 2.0
+#: A row that goes on unchanged is written again after so many seconds.
+REPEAT_S: Final = 60.0
+#: A process that ends may still search for a holder for so long, seconds.
+SEARCH_AT_END_S: Final = 0.1
+#: Passes of a search go on in one look until they have taken so long, seconds.
+QUICK_S: Final = 0.01
+#: Observed runs of a task that left nothing before that is reported.
+CLEAN_RUNS: Final = 40
+#: Points of a site's curve.
+MOST_POINTS: Final = 40
+_GROWS: Final = Verdict.GROWING
+_LEAKS: Final = Verdict.LEAKING
+#: Roles whose processes run several at once.
+_SHARED_BY_RUNS: Final = frozenset({Role.THREADS, Role.GREEN, Role.WEB})
+#: And those in which one thread changes from run to run, as greenlets and coroutines do.
+_THREAD_SHARED: Final = frozenset({Role.GREEN, Role.WEB})
+#: Picks that are taken in at a time before other threads have their turn.
+_SLICE: Final = 200
+
+
+#: The tags of this process, as the sampler counts runs by them and marks functions with them for as long as it lives;
+#: a later watch goes on with them.
+_tags: dict[tuple[Kind, str], int] = {}
+_names: list[tuple[Kind, str]] = [(Kind.PROCESS, PROCESS)]
+
+
+class _Site(Struct):
+    """What was reported of a site, and what was found out about it."""
+
+    stack: Stack
+    found: retainers.Found | None = None
+    searched_at_events: int = 0
+    judgement: Judgement = Judgement(Verdict.TOO_FEW_RUNS, 0.0, "")
+    verdict: Verdict | None = None  # that was written last
+    told: Holder = Holder()  # that was written last
+    events: int = 0  # at that time
+    written_s: float = 0.0
+    growth: list[tuple[float, int]] = []
+
+    @property
+    def holder(self) -> Holder:
+        """What is known of what keeps it alive."""
+        return self.found.holder if self.found is not None else Holder()
+
+
+class HeapWatch:
+    """
+    The heap of one process.
+
+    Methods may be called from any thread. :meth:`look` and :meth:`close` are called by the ticker and at the end.
+
+    Args:
+        settings: ``memory_budget`` and ``in_app`` count here.
+        process: The process's record.
+        emit: Takes the windows.
+        clock: Time for records.
+        sampler: The process's sampler.
+        referrers: The pass over the heap that the search for a holder makes.
+        most_open: The most runs that were in progress at once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        process: ProcessRecord,
+        emit: Callable[[Window], None],
+        clock: Clock,
+        sampler: Sampler | TracedSampler,
+        referrers: retainers.Referrers,
+        most_open: Callable[[], int] = lambda: 1,
+    ) -> None:
+        self._most_open = most_open
+        self._process = process
+        self._emit = emit
+        self._clock = clock
+        self._sampler = sampler
+        self._referrers = referrers
+        self._own = OwnCode(settings.in_app)
+        self._pid = os.getpid()
+        self._least_runs = settings.memory_recheck_runs
+        self._places: dict[int, Place | None] = {}
+        self._stacks: dict[Key, Stack] = {}
+        self._history = HeapHistory(self._place_of)
+        self._sites: dict[Key, _Site] = {}
+        self._began_s = time.monotonic()
+        self._pause_s = sampler.pace.first_pause_s
+        self._due_s = self._began_s + sampler.pace.first_pause_s
+        self._mean_bytes = MEAN_BYTES
+        self._calls = 0
+        self._judged_calls = -1
+        self._pick_s = 0.0
+        self._stretch_runs: dict[int, int] = {}  # tag: its runs when this stretch began
+        self._observed: dict[int, int] = {}  # tag: its runs in earlier stretches
+        self._clean: dict[int, int] = {}  # tag: observed runs that were reported to have left nothing
+        self._search: Iterator[dict[Key, retainers.Found] | None] | None = None
+        self._collections = 0  # full collections by the last count
+        self._proving = 0  # the number of the last one during which no search held on to anything
+        self._native = native.NativeWatch()
+        self._growing: dict[str, native.Growth] = {}  # what was reported to grow
+        self._levels_due_s = 0.0
+        self._levels_runs: dict[int, int] = {}
+        self._closed = False
+        self._on = False
+        self._cost_s = 0.0
+        self._has_company = process.role in _SHARED_BY_RUNS
+        pace = sampler.pace
+        self.duty = DutyCycle(
+            settings.memory_budget, clock, fewest_runs=pace.fewest_runs, longest_over_s=pace.longest_over_s
+        )
+        #: How often :meth:`look` wants to be called, seconds.
+        self.look_s = pace.look_s
+        #: Tells the sampler that a run with a tag begins in this thread, and what ran before when it has ended.
+        self.run: Callable[[int], int] = sampler.run
+        self.restore: Callable[[int], object] = sampler.restore
+        if process.role in _THREAD_SHARED:
+            # A thread does not stay with a run, so only the functions in a stack tell whose it is.
+            self.run, self.restore = self._count_run, _nothing
+        if sampler.note_collection not in gc.callbacks:  # a forked child has its parent's
+            gc.callbacks.append(sampler.note_collection)
+        self._start()
+
+    # --- tasks ------------------------------------------------------------------------------------------
+
+    def tag(self, kind: Kind, name: str, code: Iterable[CodeType] = ()) -> int:
+        """
+        The number of a task, route or block, for :attr:`run`.
+
+        Args:
+            kind: What it is.
+            name: Its name.
+            code: Its functions; where runs share a thread, what is allocated below them is attributed to it.
+        """
+        key = (kind, name)
+        tag = _tags.get(key)
+        if tag is None:
+            tag = _tags[key] = len(_names)
+            _names.append(key)
+            for function in code:
+                if self._own(function.co_filename):
+                    self._sampler.mark(function, tag)
+        return tag
+
+    def _count_run(self, tag: int) -> int:
+        self._sampler.restore(self._sampler.run(tag))
+        return UNTAGGED
+
+    # --- looking ----------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Do what is due: switch sampling on or off, judge, or take a step of a search. Called every :attr:`look_s`."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        before = self._sampler.run(IGNORED)  # what this thread allocates is ours
+        started_s = time.thread_time()
+        try:
+            self._account()
+            self._watch_levels()
+            if self._search is not None:
+                self._quick_steps()  # what it has found so far is held, so it goes on while sampling is off
+                return
+            if not self._on:
+                if self.duty.may_begin():
+                    self._start()
+                return
+            if not self._sampler.is_on():
+                self._start_again()
+                return
+            now_s = time.monotonic()
+            is_over = self.duty.is_over(self._runs_per_task())
+            if now_s >= self._due_s or is_over:  # what a stretch has shown is lost with it
+                if self._calls != self._judged_calls:
+                    self._judged_calls = self._calls
+                    self._judge(now_s)
+                    self._quick_steps()
+                self._pause_s = min(self._pause_s * 1.5, self._sampler.pace.longest_pause_s)
+                self._due_s = now_s + self._pause_s
+            if is_over:
+                self._stop()
+        finally:
+            if self._process.role in _THREAD_SHARED:
+                self._sampler.restore(before)  # the ticker may be a greenlet, and this the thread that runs all tasks
+            self.duty.spend(time.thread_time() - started_s)
+
+    def judge(self) -> None:
+        """Judge at once, due or not, and search to the end. Slow on a large heap: for who can wait."""
+        before = self._sampler.run(IGNORED)
+        try:
+            self._judge(time.monotonic())
+            while self._search is not None:
+                self._step()
+        finally:
+            self._sampler.restore(before)
+
+    def close(self) -> None:
+        """The process ends: judge once more, for a process that lived shortly, and let go."""
+        if self._closed:
+            return
+        if os.getpid() == self._pid and self._on:
+            before = self._sampler.run(IGNORED)
+            try:
+                self._judge(time.monotonic(), last=True)
+                self._search_before_the_end()
+            finally:
+                self._sampler.restore(before)
+        self._closed = True
+        if self._sampler.note_collection in gc.callbacks:
+            gc.callbacks.remove(self._sampler.note_collection)
+        if os.getpid() == self._pid:
+            self._sampler.stop()
+
+    def _search_before_the_end(self) -> None:
+        """A process that lived too shortly to search: find the holder of its largest site, if it takes no time."""
+        until_s = time.monotonic() + SEARCH_AT_END_S
+        while self._search is not None and time.monotonic() < until_s:
+            self._step()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it watches the process that asks."""
+        return not self._closed and os.getpid() == self._pid
+
+    @property
+    def is_searching(self) -> bool:
+        """Whether a search for holders is in progress."""
+        return self._search is not None
+
+    @property
+    def state(self) -> str:
+        """What it does now: ``sampling``, or ``paused: next stretch in 40 s``."""
+        return "sampling" if self._on else f"paused: next stretch in {self.duty.wait_s():.0f} s"
+
+    # --- stretches --------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._sampler.start(MEAN_BYTES)
+        self._on = True
+        self._mean_bytes = MEAN_BYTES
+        self._places.clear()
+        self._history.begin(self._runs())
+        self._stretch_runs = self._runs()
+        self.duty.begin_stretch()
+        self._cost_s = self._sampler.cost_s()
+        stats = self._sampler.stats()
+        self._calls, self._pick_s = stats["calls"], stats["pick_s"]
+
+    def _stop(self) -> None:
+        for tag, number in self._runs().items():
+            self._observed[tag] = self._observed.get(tag, 0) + number - self._stretch_runs.get(tag, 0)
+        self._on = False
+        self._sampler.stop()
+
+    def _start_again(self) -> None:
+        """Another tool has removed the hooks, so the sample has missed what was freed since."""
+        self._sampler.stop()
+        self._start()
+
+    def _account(self) -> None:
+        if not self._on:
+            return
+        stats = self._sampler.stats()
+        self.duty.spend((stats["calls"] - self._calls) * self._cost_s + stats["pick_s"] - self._pick_s)
+        self._calls, self._pick_s = stats["calls"], stats["pick_s"]
+
+    def _runs(self) -> dict[int, int]:
+        """How many runs of each tag have begun; for the process itself, how many times five seconds have passed."""
+        runs = {tag: self._sampler.runs(tag) for tag in range(1, len(_names))}
+        runs[UNTAGGED] = int((time.monotonic() - self._began_s) / PROCESS_RUN_S)
+        return runs
+
+    def _runs_per_task(self) -> float:
+        gained = [
+            number - self._stretch_runs.get(tag, 0)
+            for tag, number in self._runs().items()
+            if tag != UNTAGGED and number > self._stretch_runs.get(tag, 0)
+        ]
+        return sum(gained) / len(gained) if gained else 0.0
+
+    # --- judging ----------------------------------------------------------------------------------------
+
+    def _place_of(self, stack: int) -> Place | None:
+        """The innermost of the user's own lines in a stack; the innermost line of all where there is none."""
+        if stack not in self._places:
+            frames = self._sampler.stack(stack)
+            lines = tuple((file, line) for file, line, _ in frames)
+            place: Place | None = None
+            if lines and not is_our_own(lines):
+                place = lines[self._own.first(lines)]
+            self._places[stack] = place
+        return self._places[stack]
+
+    def _picks(self) -> Iterator[Pick]:
+        for number, pick in enumerate(self._sampler.picks()):
+            if not number % _SLICE:
+                time.sleep(0)  # a task that waits for the interpreter has its turn
+            if pick.tag != UNTAGGED:
+                yield pick
+            else:
+                yield pick._replace(run=max(0, int((pick.born_s - self._began_s) / PROCESS_RUN_S)))
+
+    def _judge(self, now_s: float, *, last: bool = False) -> None:
+        """
+        Take in the sample and judge the largest sites.
+
+        Args:
+            now_s: Monotonic time.
+            last: The process ends, so a site with too few runs for a verdict is reported too: others add to it.
+        """
+        stats = self._sampler.stats()
+        runs = self._runs()
+        picks = list(self._picks())
+        self._count_collections(stats["collections"])
+        self._history.look(
+            picks,
+            runs,
+            self._proving,
+            thinned=stats["mean_bytes"] != self._mean_bytes,
+            in_flight=max(IN_FLIGHT_RUNS, 2 * self._most_open()),
+        )
+        self._mean_bytes = stats["mean_bytes"]
+        evidence = self._history.evidence()
+        for key in sorted(evidence, key=lambda key: -evidence[key].bytes)[:MOST_SITES]:
+            if key not in self._sites and self._is_worth_a_row(evidence[key], last):
+                stack = next((pick.stack for pick in picks if self._is_at(pick, key)), -1)
+                self._sites[key] = _Site(self._sampler.stack(stack))
+        self._judge_sites(evidence, runs, now_s)
+        if self._search is None:
+            self._prepare_search(evidence, picks, last)
+        self._write_clean(runs)
+        if self._sampler.sweep():
+            self._places.clear()
+
+    def _is_worth_a_row(self, evidence: Evidence, last: bool) -> bool:
+        """Whether a site is to be reported from now on."""
+        if evidence.bytes_per_run < LEAST_BYTES_PER_RUN or evidence.bytes < LEAST_BYTES:
+            return False
+        verdict = judge(evidence, least_runs=self._least_runs).verdict
+        if verdict is Verdict.TOO_FEW_RUNS:
+            return last and evidence.events >= 2
+        return verdict is not Verdict.STEADY
+
+    def _judge_sites(self, evidence: Mapping[Key, Evidence], runs: dict[int, int], now_s: float) -> None:
+        for key, site in self._sites.items():
+            if key not in evidence:
+                continue
+            site.judgement = judge(evidence[key], site.holder, least_runs=self._least_runs)
+            # What a process does by itself is no task that somebody wrote: a mere suspicion is not worth a row.
+            if key[0] != UNTAGGED or site.verdict is not None or site.judgement.verdict in (_GROWS, _LEAKS):
+                self._write(key, site, evidence[key], runs, now_s)
+
+    def _prepare_search(self, evidence: Mapping[Key, Evidence], picks: list[Pick], last: bool) -> None:
+        """Search the holders of what grows, all in the same passes over the heap."""
+        wanted = {}
+        for key, site in self._sites.items():
+            events = evidence[key].events
+            grows = site.judgement.confidence >= GROWS and site.judgement.verdict in (Verdict.SUSPECT, Verdict.GROWING)
+            if events < SEARCH_AGAIN * site.searched_at_events or not (grows or (last and site.found is None)):
+                continue
+            blocks = self._blocks_of(key, picks)
+            if blocks:
+                wanted[key] = blocks
+                site.searched_at_events = events
+        if wanted:
+            self._count_collections(self._sampler.stats()["collections"])
+            self._search = retainers.search(self._referrers, wanted)
+
+    def _count_collections(self, number: int) -> None:
+        """What a full collection leaves alive is no garbage, unless a search held on to it: that one proves nothing."""
+        if number > self._collections and self._search is None:
+            self._proving = number
+        self._collections = number
+
+    def _blocks_of(self, key: Key, picks: list[Pick]) -> list[tuple[int, int]]:
+        """Some blocks of a site: the youngest, which a chain hangs from, and others of all ages."""
+        counted = self._history.counted(key)
+        blocks = [(pick.address, pick.size) for pick in sorted(picks, reverse=True) if pick.serial in counted]
+        return [*blocks[:YOUNGEST_BLOCKS], *blocks[YOUNGEST_BLOCKS :: len(blocks) // MOST_BLOCKS + 1]]
+
+    def _is_at(self, pick: Pick, key: Key) -> bool:
+        return pick.tag == key[0] and self._place_of(pick.stack) == key[1]
+
+    def _quick_steps(self) -> None:
+        """Passes of the search in progress, several while they are quick: a chain may grow faster than one a second."""
+        until_s = time.thread_time() + QUICK_S
+        while self._search is not None:
+            started_s = time.monotonic()
+            self._step()
+            if time.thread_time() >= until_s:
+                break
+            time.sleep(time.monotonic() - started_s)  # tasks that wait for the interpreter have their turn
+
+    def _step(self) -> None:
+        """One pass over the heap of the search in progress."""
+        if self._search is None:
+            return
+        try:
+            found = next(self._search)
+        except Exception as error:
+            self._end_search()
+            report("heap watch: search for a holder", error)
+            return
+        if found is not None:
+            self._end_search()
+            for key, one in found.items():
+                self._sites[key].found = one
+            self._judge_sites(self._history.evidence(), self._runs(), time.monotonic())
+
+    def _end_search(self) -> None:
+        self._count_collections(self._sampler.stats()["collections"])
+        self._search = None
+
+    def _write_clean(self, runs: dict[int, int]) -> None:
+        """
+        Report that a task was observed for a while and has left nothing, which refutes what others have seen.
+
+        It is said again when it has run twice as often: one process alone may have to refute a rare leak.
+        """
+        reported = {tag for tag, _ in self._sites}
+        for tag, number in runs.items():
+            observed = self._observed.get(tag, 0) + number - self._stretch_runs.get(tag, 0) - IN_FLIGHT_RUNS
+            if tag == UNTAGGED or tag in reported or observed < max(CLEAN_RUNS, 2 * self._clean.get(tag, 0)):
+                continue
+            self._clean[tag] = observed
+            kind, name = _names[tag]
+            self._emit(
+                Window(
+                    id=new_id(),
+                    investigation=stable_id("heap", self._process.uid, kind, name),
+                    process=self._process.uid,
+                    kind=kind,
+                    name=name,
+                    stage=Stage.SAMPLED,
+                    verdict=Verdict.STEADY,
+                    at_s=self._clock.now_s(),
+                    runs=observed,
+                    run_number=number,
+                    role=self._process.role,
+                    release=self._process.release,
+                    evidence=Evidence(runs=observed),
+                )
+            )
+
+    def _watch_levels(self) -> None:
+        """Descriptors, threads and the memory of C code, while the process does something."""
+        now_s = time.monotonic()
+        runs = self._runs()
+        if now_s < self._levels_due_s or (runs == self._levels_runs and self._search is None):
+            return
+        self._levels_due_s = now_s + native.EVERY_S
+        self._levels_runs = runs
+        heap_bytes = sum(evidence.bytes for evidence in self._history.evidence().values())
+        self._native.add(native.read_levels(), heap_bytes, runs)
+        growing = {growth.resource: growth for growth in self._native.growth()}
+        for resource in {*growing, *self._growing}:
+            self._write_native(resource, growing.get(resource))
+
+    def _write_native(self, resource: str, growth: native.Growth | None) -> None:
+        before = self._growing.get(resource)
+        if growth is None:
+            # It came back, so it was no leak.
+            growth, verdict = before, Verdict.STEADY
+            del self._growing[resource]
+        else:
+            verdict = Verdict.LEAKING if growth.final else Verdict.GROWING
+            if before is not None and before.tag == growth.tag and before.final == growth.final:
+                return
+            self._growing[resource] = growth
+        if growth is None:
+            return
+        kind, name = _names[growth.tag]
+        in_bytes = resource == "malloc"
+        self._emit(
+            Window(
+                id=new_id(),
+                investigation=stable_id("native", self._process.uid, kind, name, resource),
+                process=self._process.uid,
+                kind=kind,
+                name=name,
+                stage=Stage.NATIVE,
+                verdict=verdict,
+                at_s=self._clock.now_s(),
+                runs=growth.runs,
+                run_number=self._runs()[growth.tag],
+                kept_blocks_per_run=0.0 if in_bytes else growth.per_run,
+                kept_bytes_per_run=growth.per_run if in_bytes else 0.0,
+                native=resource,
+                role=self._process.role,
+                release=self._process.release,
+                note=native.describe(growth),
+            )
+        )
+
+    # --- writing ----------------------------------------------------------------------------------------
+
+    def _write(self, key: Key, site: _Site, evidence: Evidence, runs: dict[int, int], now_s: float) -> None:
+        tag, (file, line) = key
+        judgement = site.judgement
+        is_new = judgement.verdict is not site.verdict or site.holder != site.told
+        has_more = evidence.events > 1.25 * site.events
+        if not (is_new or has_more or (now_s - site.written_s >= REPEAT_S and evidence.events != site.events)):
+            return
+        site.verdict, site.told, site.events, site.written_s = judgement.verdict, site.holder, evidence.events, now_s
+        kind, name = _names[tag]
+        rate = evidence.bytes_per_run
+        total = round(rate * runs[tag])
+        site.growth = [*site.growth, (self._clock.now_s(), total)]
+        if len(site.growth) > MOST_POINTS:
+            site.growth = [*site.growth[:-1:2], site.growth[-1]]
+        found = site.found or retainers.Found(Holder())
+        reader = SourceReader()
+        traceback = self._traceback(site.stack, reader)
+        here = reader.line(file, line)
+        self._emit(
+            Window(
+                id=new_id(),
+                investigation=stable_id("heap", self._process.uid, kind, name, file, line),
+                process=self._process.uid,
+                kind=kind,
+                name=name,
+                stage=Stage.SAMPLED,
+                verdict=judgement.verdict,
+                at_s=self._clock.now_s(),
+                runs=evidence.runs,
+                run_number=runs[tag],
+                kept_blocks_per_run=round(evidence.events / evidence.runs, 3) if evidence.runs else 0.0,
+                kept_bytes_per_run=rate,
+                sites=[
+                    Site(
+                        file=here.file,
+                        line=line,
+                        function=here.function,
+                        code=here.code,
+                        bytes=round(rate),
+                        blocks=evidence.events,
+                        traceback=traceback,
+                    )
+                ],
+                types=_shares(found.types, total),
+                retained_by=found.holder.path,
+                bounded=found.holder.bound,
+                concurrent=self._most_open(),
+                by_site=self._has_company,
+                note=judgement.why,
+                role=self._process.role,
+                release=self._process.release,
+                evidence=evidence,
+                holder=found.holder,
+                growth=site.growth,
+            )
+        )
+
+    def _traceback(self, stack: Stack, reader: SourceReader) -> list[Line]:
+        lines = []
+        for file, line, function in stack:
+            if file.endswith(("celery_trace/tracers.py", "celery_trace/blocks.py")):
+                break
+            known = reader.line(file, line)
+            lines.append(Line(file=known.file, line=line, function=function, code=known.code))
+        return lines[:40]
+
+
+#: The watch of this process: there is one sampler.
+_current: HeapWatch | None = None
+
+
+def _nothing(_: int) -> None:
+    """A thread without tags has none to restore."""
+
+
+def watch_heap(
+    settings: Settings,
+    process: ProcessRecord,
+    emit: Callable[[Window], None],
+    clock: Clock,
+    most_open: Callable[[], int] = lambda: 1,
+) -> HeapWatch | None:
+    """
+    Watch this process's heap from now on.
+
+    Returns:
+        None where another watch of this process is not closed yet.
+
+    Raises:
+        Unavailable: This interpreter's heap can't be sampled.
+    """
+    global _current  # noqa: PLW0603 - one sampler a process
+    if _current is not None and _current.is_open:
+        return None
+    sampler = open_sampler()
+    _current = HeapWatch(settings, process, emit, clock, sampler, sampler.referrers, most_open)
+    return _current
+
+
+def _shares(types: list[tuple[str, int, int]], total_bytes: int) -> list[TypeCount]:
+    """What is kept, shared out to the types that the holder holds, so that they add up to it."""
+    weighed = sum(weight for _, _, weight in types)
+    return [
+        TypeCount(kind, count, round(total_bytes * weight / weighed) if weighed else 0) for kind, count, weight in types
+    ]
