@@ -407,11 +407,6 @@ class OrderBook:
         return True
 
 
-def forget_orders(settings: Settings, main_uid: str) -> None:
-    """Remove what a dead worker left: its orders and the marks of who carried them out."""
-    orders.forget(settings.folder, main_uid)
-
-
 # --- giving orders --------------------------------------------------------------------------------------
 
 #: Most bytes of one reply, and most messages that are read while waiting for replies.

@@ -39,7 +39,6 @@ NEARLY_FULL_DAYS = 14
 #: An SQLite file that can't shrink is worth a word from so many free bytes in it on.
 WASTED_BYTES = 64 * 1024 * 1024
 
-
 #: The folders of ours in ``trace_dir``.
 PARTS = ("spool", "orders", "profiles")
 

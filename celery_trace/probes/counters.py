@@ -16,9 +16,6 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
-#: Requests above this many bytes go past CPython's allocator to the C library's.
-SMALL_REQUEST_BYTES = 512
-
 
 class _MallInfo2(ctypes.Structure):
     """``struct mallinfo2`` of <malloc.h>, glibc 2.33 and newer."""

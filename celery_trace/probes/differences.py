@@ -24,40 +24,24 @@ TOP: Final = 10
 #: Traces of one reading that are summed, about a tenth of a second's worth; the rest is extrapolated.
 MOST_TRACES: Final = 200_000
 
-#: Requests above this many bytes go past CPython's allocator to the C library's.
-SMALL_REQUEST_BYTES: Final = 512
-
 
 class Amount(Struct, frozen=True):
-    """Live memory at one site: all of it, and how the exact counters would see it."""
+    """Live memory at one site."""
 
     # A struct, not a named tuple: its constructor is C, so that what we allocate is attributed to our own line.
 
     bytes: int
     blocks: int
-    small_blocks: int  # of CPython's allocator
-    large_bytes: int  # of the C allocator
 
     def minus(self, other: Amount) -> Amount:
         """The difference, field by field."""
-        return Amount(
-            self.bytes - other.bytes,
-            self.blocks - other.blocks,
-            self.small_blocks - other.small_blocks,
-            self.large_bytes - other.large_bytes,
-        )
+        return Amount(self.bytes - other.bytes, self.blocks - other.blocks)
 
 
-NOTHING = Amount(0, 0, 0, 0)
+NOTHING = Amount(0, 0)
 
 #: Live memory by traceback.
 Reading = dict[Frames, Amount]
-
-
-def read_traces() -> Reading:
-    """Everything that tracemalloc traces now, summed by traceback; celery-trace's own is left out."""
-    # The public take_snapshot() wraps each trace in an object first: three times the time, for nothing.
-    return sum_traces(tracemalloc._get_traces())  # type: ignore[attr-defined]
 
 
 def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> Reading:
@@ -67,13 +51,9 @@ def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> Reading:
     for _, size, frames, _ in cut:
         entry = sums.get(frames)
         if entry is None:
-            entry = sums[frames] = [0, 0, 0, 0]
+            entry = sums[frames] = [0, 0]
         entry[0] += size
         entry[1] += 1
-        if size <= SMALL_REQUEST_BYTES:
-            entry[2] += 1
-        else:
-            entry[3] += size
     factor = len(traces) / len(cut) if cut else 1.0
     return {
         frames: Amount(*(round(value * factor) for value in entry)) if factor != 1.0 else Amount(*entry)
@@ -138,6 +118,7 @@ class Tracing:
 
     def read(self, *, last: bool) -> Reading:
         """The live traces by site. With ``last`` tracing stops before they are summed."""
+        # The public take_snapshot() wraps each trace in an object first: three times the time, for nothing.
         traces: Any = tracemalloc._get_traces()  # type: ignore[attr-defined]
         if last:
             self.stop()

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from celery_trace.clock import FakeClock
-from celery_trace.control import LONGEST_S, Order, OrderBook, OrderDesk, forget_orders, orders_file
+from celery_trace.control import LONGEST_S, Order, OrderBook, OrderDesk, orders_file
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
+from celery_trace.orders import forget
 from celery_trace.settings import Settings
 from celery_trace.shell.signing import load_key, sign, verify
 
@@ -97,7 +98,7 @@ def test_one_process_of_a_worker_profiles(worker: Worker) -> None:
     worker.child.poll()
     worker.book().poll()
     assert [order[2] for order in worker.heard] == [True, False]
-    forget_orders(worker.settings, worker.process.uid)
+    forget(worker.settings.folder, worker.process.uid)
     assert list(orders_file(worker.settings, worker.process.uid).parent.iterdir()) == []
 
 
