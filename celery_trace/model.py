@@ -167,6 +167,7 @@ class Holder(Struct, frozen=True, omit_defaults=True):
     full: bool = False  # the bound is reached
     searched: bool = False  # whether a walk has ended
     why: str = ""  # why no root was reached
+    outside: bool = False  # what no collector can see holds it, so it is no garbage
 
 
 class Node(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):

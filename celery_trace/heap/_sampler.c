@@ -4,7 +4,9 @@
  * Hooks on CPython's allocators (PyMem_SetAllocator, as tracemalloc does) count bytes. A countdown, drawn anew from an
  * exponential distribution, picks about one allocation in `mean` bytes: Poisson sampling, as in tcmalloc's, jemalloc's
  * and Go's heap profilers. A pick keeps its address, size, stack, tag and time until the block is freed. Each stands
- * for size / (1 - exp(-size / mean)) bytes.
+ * for size / (1 - exp(-size / mean)) bytes. When the table of picks is full, the stacks that have the most of them are
+ * thinned out first, each by halves, so that what is kept at a low rate stays in sight beside what is kept at a high
+ * one; a pick then stands for 2, 4, 8 ... times as much.
  *
  * Rules that keep this safe inside somebody else's process:
  *   - No hook runs Python code, allocates from Python's allocators, collects, or drops a reference to an object.
@@ -45,6 +47,8 @@
 #include <time.h>
 
 #define MOST_PICKS 4096         /* live picks; beyond, the sample is thinned out */
+#define ENOUGH_PICKS 64         /* a stack that has fewer is not thinned out by itself */
+#define MOST_HALVINGS 30
 #define INDEX_BITS 14           /* four places a pick */
 #define FILTER_BITS 16
 #define MOST_STACKS 8192
@@ -76,6 +80,9 @@ typedef struct Stack {
     struct Stack *next;         /* of those that are being dropped */
     int32_t number;             /* its place in `stacks` */
     uint32_t live;              /* picks that have this stack */
+    uint32_t small;             /* those of them that are thinned out with it */
+    uint32_t halvings;          /* how often that was done: 1 in 2^halvings stays */
+    uint32_t halved;            /* whether it is being done now */
     uint32_t depth;
     Frame frames[];             /* innermost first */
 } Stack;
@@ -90,6 +97,7 @@ typedef struct {
     uint32_t tag;
     uint32_t run;               /* runs of the tag that had begun */
     uint32_t collections;       /* full collections that had ended */
+    uint32_t resized;           /* whether the block grew or shrank to this, and was not made for it */
     int32_t next_unused;        /* while the place is free; -1 ends the list */
 } Pick;
 
@@ -111,6 +119,7 @@ static uint8_t filter[1 << FILTER_BITS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* Under `lock`, from here ... */
 static double mean;             /* bytes a pick */
+static size_t large;            /* blocks from this size on are not thinned out by stack */
 static uint64_t random_state = 1;
 static int32_t unused = -1;     /* head of the list of free places */
 static int32_t used;            /* places of `picks` that were ever used since the last reset */
@@ -171,6 +180,20 @@ static double
 chance(size_t size)                         /* that an allocation of this size is picked */
 {
     return -expm1(-(double)size / mean);
+}
+
+/* Whether a pick is thinned out with its stack. Not those of large blocks: resize_picked() relies on their having one. */
+static int
+is_small(const Pick *pick)
+{
+    return pick->stack != NULL && pick->whole < large;
+}
+
+/* Bytes of the heap that a pick stands for. */
+static double
+weight_of(const Pick *pick)
+{
+    return ldexp(pick->size / chance(pick->size), is_small(pick) ? (int)pick->stack->halvings : 0);
 }
 
 static inline uint32_t
@@ -340,7 +363,7 @@ intern(const Frame *frames, uint32_t depth)
     if (stack == NULL)
         return NULL;
     stack->hash = hash;
-    stack->live = 0;
+    stack->live = stack->small = stack->halvings = 0;
     stack->depth = depth;
     memcpy(stack->frames, frames, depth * sizeof(Frame));
     for (uint32_t i = 0; i < depth; i++)
@@ -388,6 +411,8 @@ enter(int32_t at)
         __atomic_store_n(shared, *shared + 1, RELAXED);
     if (picks[at].stack != NULL)
         picks[at].stack->live++;
+    if (is_small(&picks[at]))
+        picks[at].stack->small++;
     live++;
 }
 
@@ -410,6 +435,8 @@ leave(uint32_t place)                       /* backward shift deletion, Knuth 6.
         __atomic_store_n(shared, *shared - 1, RELAXED);
     if (picks[at].stack != NULL)
         picks[at].stack->live--;
+    if (is_small(&picks[at]))
+        picks[at].stack->small--;
     picks[at].address = 0;
     picks[at].next_unused = unused;
     unused = at;
@@ -436,12 +463,43 @@ take_out(const void *block, Pick *held, int most)
     return number;
 }
 
+/* Take out one pick, of which its block may have several. */
+static void
+thin(int32_t at)
+{
+    uint32_t mask = (1u << INDEX_BITS) - 1, place = hash_address((void *)picks[at].address, INDEX_BITS);
+    while (pick_index[place] != at + 1)
+        place = (place + 1) & mask;
+    leave(place);
+    thinned++;
+}
+
+/* Halve the picks of the stacks that have the most. False if none has many. */
+static int
+thin_stacks(void)
+{
+    uint32_t most = 0;
+    for (int32_t i = 0; i < stack_count; i++)
+        if (stacks[i]->small > most && stacks[i]->halvings < MOST_HALVINGS)
+            most = stacks[i]->small;
+    if (most < ENOUGH_PICKS)
+        return 0;
+    for (int32_t i = 0; i < stack_count; i++) {
+        stacks[i]->halved = stacks[i]->small > most / 2 && stacks[i]->halvings < MOST_HALVINGS;
+        stacks[i]->halvings += stacks[i]->halved;
+    }
+    for (int32_t i = 0; i < used; i++)
+        if (picks[i].address && is_small(&picks[i]) && picks[i].stack->halved && uniform() > 0.5)
+            thin(i);
+    return 1;
+}
+
 /*
- * Halve the rate: each pick stays with the chance that it would have been taken at the new one. What is left of a
- * countdown is exponentially distributed as a whole one is, so twice of it is what the new mean asks for.
+ * Halve the rate of all: each pick stays with the chance that it would have been taken at the new one. What is left of
+ * a countdown is exponentially distributed as a whole one is, so twice of it is what the new mean asks for.
  */
 static void
-thin_out(void)
+thin_all(void)
 {
     double old_mean = mean;
     for (int32_t i = 0; i < used; i++) {
@@ -450,13 +508,8 @@ thin_out(void)
         mean = old_mean;
         double before = chance(picks[i].size);
         mean = old_mean * 2;
-        if (uniform() * before <= chance(picks[i].size))
-            continue;
-        uint32_t mask = (1u << INDEX_BITS) - 1, place = hash_address((void *)picks[i].address, INDEX_BITS);
-        while (pick_index[place] != i + 1)  /* a block can have several picks: this one */
-            place = (place + 1) & mask;
-        leave(place);
-        thinned++;
+        if (uniform() * before > chance(picks[i].size))
+            thin(i);
     }
     mean = old_mean * 2;
     int64_t left = __atomic_load_n(&under_gil.countdown, RELAXED);
@@ -472,12 +525,13 @@ static void
 make_room(void)
 {
     while (live == MOST_PICKS)
-        thin_out();
+        if (!thin_stacks())
+            thin_all();
 }
 
 /* Take a pick. `state` is this thread's if it holds the main interpreter's GIL, else NULL. */
 static void
-take(PyThreadState *state, const void *block, size_t size, size_t whole)
+take(PyThreadState *state, const void *block, size_t size, size_t whole, int resized)
 {
     int64_t started_ns = now_ns();
     uint32_t tag = mine.tag, depth = 0;
@@ -487,6 +541,13 @@ take(PyThreadState *state, const void *block, size_t size, size_t whole)
     if (state != NULL)
         depth = walk(state, frames, &tag);
     Stack *stack = depth ? intern(frames, depth) : NULL;
+    if (stack != NULL && stack->small == 0)
+        stack->halvings = 0;                /* none stands for more than itself, so all are taken again */
+    if (stack != NULL && stack->halvings && whole < large && uniform() > ldexp(1.0, -(int)stack->halvings)) {
+        thinned++;
+        pick_ns += now_ns() - started_ns;
+        return;
+    }
     int32_t at = depth && stack == NULL ? -1 : new_place();
     if (at < 0) {
         dropped++;
@@ -495,6 +556,7 @@ take(PyThreadState *state, const void *block, size_t size, size_t whole)
     picks[at] = (Pick){
         .address = (uintptr_t)block, .size = size, .whole = whole, .serial = ++serial, .born_ns = started_ns,
         .stack = stack, .tag = tag, .run = tag < MOST_TAGS ? runs_of[tag] : 0, .collections = collections,
+        .resized = (uint32_t)resized,
     };
     enter(at);
     taken++;
@@ -516,11 +578,11 @@ draw(Counts *counts)
 }
 
 static void
-note(PyThreadState *state, const void *block, size_t size, size_t whole)
+note(PyThreadState *state, const void *block, size_t size, size_t whole, int resized)
 {
     pthread_mutex_lock(&lock);
     if (on)
-        take(state, block, size, whole);
+        take(state, block, size, whole, resized);
     pthread_mutex_unlock(&lock);
 }
 
@@ -534,11 +596,11 @@ forget(const void *block)
 
 /* Of MEM and OBJ. */
 static void
-note_under_gil(const void *block, size_t size, size_t whole)
+note_under_gil(const void *block, size_t size, size_t whole, int resized)
 {
     PyThreadState *state = state_under_gil();
     if (block != NULL && state != NULL && state->interp == interpreter)
-        note(state, block, size, whole);
+        note(state, block, size, whole, resized);
 }
 
 /* An allocation that is picked, or may be handed on to RAW, whose hook must not count it again. */
@@ -552,7 +614,7 @@ allocate(int domain, size_t number, size_t each, int zeroed)
     void *block = zeroed ? to->calloc(to->ctx, number, each) : to->malloc(to->ctx, each);
     mine.nested--;
     if (picked)
-        note_under_gil(block, number * each, number * each);
+        note_under_gil(block, number * each, number * each, 0);
     return block;
 }
 
@@ -562,7 +624,7 @@ count_resized(const void *resized, size_t counted, size_t size)
     under_gil.calls++;
     under_gil.countdown -= (int64_t)counted;
     if (UNLIKELY(under_gil.countdown < 0) && draw(&under_gil))
-        note_under_gil(resized, counted, size);
+        note_under_gil(resized, counted, size, 1);
 }
 
 /*
@@ -659,7 +721,7 @@ raw_original(void)
 }
 
 static void
-raw_count(const void *block, size_t size)
+raw_count(const void *block, size_t size, int resized)
 {
     if (mine.nested)
         return;
@@ -671,7 +733,7 @@ raw_count(const void *block, size_t size)
         return;
     PyThreadState *state = state_if_any();
     if (state == NULL || state->interp == interpreter)
-        note(state, block, size, size);
+        note(state, block, size, size, resized);
 }
 
 static void *
@@ -679,7 +741,7 @@ raw_malloc(void *Py_UNUSED(ctx), size_t size)
 {
     const PyMemAllocatorEx *to = raw_original();
     void *block = to->malloc(to->ctx, size);
-    raw_count(block, size);
+    raw_count(block, size, 0);
     return block;
 }
 
@@ -688,7 +750,7 @@ raw_calloc(void *Py_UNUSED(ctx), size_t number, size_t each)
 {
     const PyMemAllocatorEx *to = raw_original();
     void *block = to->calloc(to->ctx, number, each);
-    raw_count(block, number * each);
+    raw_count(block, number * each, 0);
     return block;
 }
 
@@ -700,7 +762,7 @@ raw_realloc(void *Py_UNUSED(ctx), void *block, size_t size)
     if (may_be_picked(block))
         forget(block);
     void *resized = to->realloc(to->ctx, block, size);
-    raw_count(resized, size);
+    raw_count(resized, size, 1);
     return resized;
 }
 
@@ -872,6 +934,7 @@ sampler_start(PyObject *Py_UNUSED(module), PyObject *args)
     pthread_mutex_lock(&lock);
     random_state = (seed ? seed : (uint64_t)now_ns()) * 0x9E3779B97F4A7C15ull | 1;
     mean = wanted;
+    large = (size_t)(MUCH_LARGER * wanted);
     on = 1;
     under_gil.countdown = next_countdown();
     __atomic_store_n(&raw.countdown, next_countdown(), RELAXED);
@@ -890,6 +953,16 @@ sampler_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
             PyMem_SetAllocator(domain_of[domain], (PyMemAllocatorEx *)original[domain]);
     }
     clear();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+sampler_coarsen(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    pthread_mutex_lock(&lock);
+    if (on)
+        thin_all();
+    pthread_mutex_unlock(&lock);
     Py_RETURN_NONE;
 }
 
@@ -977,6 +1050,7 @@ typedef struct {
     double weight, born_s;
     uint32_t tag, run, collections;
     int32_t stack;
+    uint32_t resized;
 } Record;
 
 static PyObject *
@@ -992,13 +1066,65 @@ sampler_picks(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         const Pick *pick = &picks[i];
         if (pick->address)
             records[count++] = (Record){
-                pick->serial, pick->address, pick->size, pick->size / chance(pick->size), pick->born_ns / 1e9,
+                pick->serial, pick->address, pick->size, weight_of(pick), pick->born_ns / 1e9,
                 pick->tag, pick->run, pick->collections, pick->stack != NULL ? pick->stack->number : -1,
+                pick->resized,
             };
     }
     pthread_mutex_unlock(&lock);
     PyObject *result = PyBytes_FromStringAndSize((char *)records, count * (Py_ssize_t)sizeof(Record));
     free(records);
+    return result;
+}
+
+/* Whether a block, which can't be freed meanwhile, is an object that refers to no other. */
+static int
+is_plain(const Pick *pick)
+{
+    const PyVarObject *object = (const PyVarObject *)pick->address;
+    if (pick->whole < sizeof(PyVarObject) || Py_REFCNT(object) <= 0)
+        return 0;
+    const PyTypeObject *type = Py_TYPE(object);
+    if (type == &PyBytes_Type)
+        return object->ob_size >= 0 && (size_t)object->ob_size < pick->whole;
+    return type == &PyUnicode_Type || type == &PyLong_Type || type == &PyFloat_Type;
+}
+
+static PyObject *
+sampler_plain(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    PyObject *asked = PySequence_Tuple(argument);
+    if (asked == NULL)
+        return NULL;
+    Py_ssize_t number = PyTuple_GET_SIZE(asked), count = 0;
+    uintptr_t *addresses = malloc((number + 1) * sizeof *addresses);
+    PyObject *result = NULL;
+    if (addresses == NULL)
+        PyErr_NoMemory();
+    for (Py_ssize_t i = 0; addresses != NULL && i < number; i++)
+        addresses[i] = (uintptr_t)PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(asked, i));
+    if (addresses != NULL && !PyErr_Occurred()) {
+        /* What frees a block that is picked waits for the lock first, so that none is freed while it is read. */
+        pthread_mutex_lock(&lock);
+        for (Py_ssize_t i = 0; on && i < number; i++) {
+            uint32_t mask = (1u << INDEX_BITS) - 1, place = hash_address((void *)addresses[i], INDEX_BITS);
+            while (pick_index[place] && picks[pick_index[place] - 1].address != addresses[i])
+                place = (place + 1) & mask;
+            if (pick_index[place] && is_plain(&picks[pick_index[place] - 1]))
+                addresses[count++] = addresses[i];
+        }
+        pthread_mutex_unlock(&lock);
+        result = PyList_New(count);
+        for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
+            PyObject *item = PyLong_FromUnsignedLongLong(addresses[i]);
+            if (item == NULL)
+                Py_CLEAR(result);
+            else
+                PyList_SET_ITEM(result, i, item);
+        }
+    }
+    free(addresses);
+    Py_DECREF(asked);
     return result;
 }
 
@@ -1095,6 +1221,8 @@ sampler_cost(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(start_doc, "start(mean_bytes, seed=0)\n\nTake about one pick in mean_bytes; nothing if on already.");
 PyDoc_STRVAR(stop_doc, "stop()\n\nTake none any more, and forget all.");
+PyDoc_STRVAR(coarsen_doc, "coarsen()\n\nDouble mean_bytes, and thin out what was picked accordingly.");
+PyDoc_STRVAR(plain_doc, "plain([address, ...]) -> [address, ...]\n\nThe picks in whose blocks a text, bytes or a number begins.");
 PyDoc_STRVAR(is_on_doc, "is_on() -> bool\n\nWhether allocations come by the hooks; False once another tool has put them out.");
 PyDoc_STRVAR(run_doc, "run(tag) -> int\n\nA run begins in this thread; what it allocates has this tag. Returns the tag before.");
 PyDoc_STRVAR(restore_doc, "restore(tag)\n\nA run has ended; this thread has the tag that run() returned.");
@@ -1110,6 +1238,8 @@ PyDoc_STRVAR(cost_doc, "cost() -> float\n\nSeconds that the hooks add to one all
 static PyMethodDef methods[] = {
     {"start", sampler_start, METH_VARARGS, start_doc},
     {"stop", sampler_stop, METH_NOARGS, stop_doc},
+    {"coarsen", sampler_coarsen, METH_NOARGS, coarsen_doc},
+    {"plain", sampler_plain, METH_O, plain_doc},
     {"is_on", sampler_is_on, METH_NOARGS, is_on_doc},
     {"run", sampler_run, METH_O, run_doc},
     {"restore", sampler_restore, METH_O, restore_doc},

@@ -10,6 +10,30 @@ from celery_trace.clock import Clock
 SAVED_S: Final = 20.0
 
 
+class Allowance:
+    """
+    Whether one part of the work costs too much: over its share of the time now, and all in all.
+
+    A burst is borne; what it costs is made up for later.
+
+    Args:
+        share: Of the time, such as 0.002.
+        now_s: Monotonic time.
+    """
+
+    def __init__(self, share: float, now_s: float) -> None:
+        self._share = share
+        self._began_s = self._last_s = now_s
+        self._spent_s = 0.0
+
+    def is_too_dear(self, spent_s: float, now_s: float) -> bool:
+        """Note what was spent since the last call, processor seconds."""
+        self._spent_s += spent_s
+        passed_s, self._last_s = now_s - self._last_s, now_s
+        allowed_s = self._share * (now_s - self._began_s + SAVED_S)
+        return spent_s > self._share * passed_s and self._spent_s > allowed_s
+
+
 class DutyCycle:
     """
     Decides when sampling is on, from what it has cost.
@@ -27,7 +51,8 @@ class DutyCycle:
     def __init__(self, budget: float, clock: Clock, *, fewest_runs: int, longest_over_s: float) -> None:
         self._fewest_runs = fewest_runs
         self._longest_over_s = longest_over_s
-        self._budget = budget
+        #: The share of the process's time that may be spent.
+        self.budget = budget
         self._clock = clock
         self._began_s = clock.monotonic_s()
         self._stretch_began_s = self._began_s
@@ -52,7 +77,7 @@ class DutyCycle:
             runs_per_task: How often each task that ran has run in this stretch, on average.
         """
         lived_s = self._clock.monotonic_s() - self._stretch_began_s
-        if self.spent_s - self._spent_before_s <= self._budget * lived_s or self.spent_s <= self._allowed_s():
+        if self.spent_s - self._spent_before_s <= self.budget * lived_s or self.spent_s <= self._allowed_s():
             return False
         return runs_per_task >= self._fewest_runs or lived_s >= self._longest_over_s
 
@@ -63,7 +88,7 @@ class DutyCycle:
     def wait_s(self) -> float:
         """Seconds until the next stretch may begin; 0 if it may."""
         lived_s = self._clock.monotonic_s() - self._began_s
-        return max(0.0, self.spent_s / self._budget + SAVED_S - lived_s)
+        return max(0.0, self.spent_s / self.budget + SAVED_S - lived_s)
 
     def _allowed_s(self) -> float:
-        return self._budget * (self._clock.monotonic_s() - self._began_s)
+        return self.budget * (self._clock.monotonic_s() - self._began_s)

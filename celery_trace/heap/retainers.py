@@ -15,7 +15,7 @@ import sys
 import threading
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, TypeVar
 
@@ -30,12 +30,14 @@ Key = TypeVar("Key", bound=Hashable)
 #: Address and size of a block.
 Block = tuple[int, int]
 #: Finds what refers to objects in blocks; see ``_referrers.c``.
-Referrers = Callable[[list[tuple[int, int]], int], list[tuple[int, Any, Any]]]
+Referrers = Callable[[list[tuple[int, int]], int, bool], list[tuple[int, Any, Any]]]
 
 #: Levels of the walk, objects that a level goes on with, and referrers of one object.
 DEPTH: Final = 10
 WIDTH: Final = 48
 MOST_REFERRERS: Final = 6
+#: From this level on a pass climbs chains: a way that is short keeps the names of all its steps.
+CLIMB_FROM: Final = 3
 #: Sites whose holders are put into words before the caller can pause.
 DESCRIBED_AT_ONCE: Final = 8
 #: A root counts when the ways of this share of the blocks that were found lead to it.
@@ -43,6 +45,10 @@ ENOUGH: Final = 0.3
 
 #: Where no root was reached: what no reference leads to is garbage, unless C code or a frame holds it.
 NO_ROOT: Final = "no module, class or thread refers to it: held from C code or by a frame, or garbage"
+#: Where the way up ends at objects to which nothing that the collector knows refers, though they are alive.
+OUTSIDE: Final = "no Python object refers to it: held from C code or by a running frame"
+#: For that, the share of the blocks that were found.
+MOST: Final = 0.5
 
 #: Containers whose length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
 _SIZED: Final = (dict, list, set, frozenset, tuple, deque, OrderedDict, defaultdict, bytearray)
@@ -109,18 +115,26 @@ class Found(Struct, frozen=True):
     length: int = -1  # entries of the container that holds them; -1 where it is none
 
 
-def search(referrers: Referrers, blocks: Mapping[Key, Sequence[Block]]) -> Iterator[dict[Key, Found] | None]:
+def search(
+    referrers: Referrers,
+    blocks: Mapping[Key, Sequence[Block]],
+    *,
+    plain: Collection[int] = (),
+    sees_all: bool = True,
+) -> Iterator[dict[Key, Found] | None]:
     """
     Find what keeps the objects in some blocks alive, for several sites with the same passes over the heap.
 
     Args:
         referrers: The pass over the heap.
         blocks: By site, the address and size (bytes) of some dozens of its blocks.
+        plain: Addresses of those blocks that hold a text, bytes or a number.
+        sees_all: Whether a pass visits all objects, so that what it finds nothing of has no referrer.
 
     Yields:
         None after each pass, so that the caller can pause; at last what was found, by site.
     """
-    walks = {key: _Walk() for key in blocks}
+    walks = {key: _Walk(plain, sees_all=sees_all) for key in blocks}
     _walking.update(id(walk.things) for walk in walks.values())
     try:
         yield from _rise(referrers, blocks, walks)
@@ -131,17 +145,17 @@ def search(referrers: Referrers, blocks: Mapping[Key, Sequence[Block]]) -> Itera
 def _rise(
     referrers: Referrers, blocks: Mapping[Key, Sequence[Block]], walks: dict[Key, _Walk]
 ) -> Iterator[dict[Key, Found] | None]:
-    matches = referrers([block for some in blocks.values() for block in some], MOST_REFERRERS)
+    matches = referrers([block for some in blocks.values() for block in some], MOST_REFERRERS, False)
     for key, walk in walks.items():
         walk.begin(blocks[key], matches)
     del matches
-    for _ in range(DEPTH):
+    for level in range(DEPTH):
         asked = {key: walk.asks() for key, walk in walks.items()}
         wanted = {address: (address, 1) for some in asked.values() for address in some}
         if not wanted:
             break
         yield None
-        matches = referrers(list(wanted.values()), MOST_REFERRERS)
+        matches = referrers(list(wanted.values()), MOST_REFERRERS, level >= CLIMB_FROM)
         for key, walk in walks.items():
             walk.rise(asked[key], matches)
         del matches
@@ -157,10 +171,14 @@ def _rise(
 class _Walk:
     """The objects of one search. All of them are in one list, so that there is one referrer of ours to leave out."""
 
-    def __init__(self) -> None:
+    def __init__(self, plain: Collection[int], *, sees_all: bool) -> None:
         self.things: list[Any] = []
         self.nodes: list[_Node] = []
         self.starts = 0  # blocks in which an object was found
+        self._plain = plain
+        self._sees_all = sees_all
+        self._unseen = 0  # of those, the ones to which no object refers
+        self._ends: dict[int, int] = {}  # objects to which none but our own lists refers, and how many of those
         self._level: list[int] = []
         self._best: int | None = None
         self._index: dict[int, int] = {}
@@ -190,7 +208,8 @@ class _Walk:
         for block, referent, _ in matches:
             if block not in first:
                 first[block] = self._add(referent, -1, 1)
-        self.starts = len(first)
+        self._unseen = sum(address in self._plain and address not in first for address in own)
+        self.starts = len(first) + self._unseen
         seen: set[tuple[int, int]] = set()
         for block, referent, referrer in matches:
             below = first[block]
@@ -232,19 +251,34 @@ class _Walk:
         """The next level: what refers to the objects that were asked for."""
         below_of = {address: self._index[address] for address in asked}
         level: list[int] = []
-        for address, _, referrer in matches:
-            below = below_of.get(address)
-            if below is None or referrer is None or self._is_left_out(referrer):
+        ours = Counter(address for address, _, referrer in matches if id(referrer) in _walking)
+        theirs = {address for address, _, referrer in matches if id(referrer) not in _walking}
+        self._ends |= {below_of[address]: ours[address] for address in below_of.keys() - theirs}
+        climbed: set[tuple[int, int]] = set()  # the chains' ends, and from where
+        for address, referent, referrer in matches:
+            start = below_of.get(address)
+            if start is None or self._is_left_out(referent) or self._is_left_out(referrer):
                 continue
-            known = self._index.get(id(referrer))
-            if known is None:
-                level.append(self._add(referrer, below, self.nodes[below].blocks))
-            elif known in level:
-                node = self.nodes[known]
-                node.blocks += self.nodes[below].blocks
-                if self.nodes[below].blocks > self.nodes[node.below].blocks:
-                    node.below = below
+            below = start
+            if id(referent) != address:
+                if (id(referent), start) not in climbed:
+                    climbed.add((id(referent), start))
+                    self._reach(referent, start, self.nodes[start].blocks, level)
+                below = self._index[id(referent)]
+            if referrer is not None:
+                self._reach(referrer, below, self.nodes[start].blocks, level)
         self._level = level
+
+    def _reach(self, thing: Any, below: int, blocks: int, level: list[int]) -> None:
+        """A way of so many blocks leads to an object; it is of this level unless it was known before."""
+        known = self._index.get(id(thing))
+        if known is None:
+            level.append(self._add(thing, below, blocks))
+        elif known in level:
+            node = self.nodes[known]
+            node.blocks += blocks
+            if blocks > self.nodes[node.below].blocks:
+                node.below = below
 
     def _joined(self, referrer: Any, below: int, level: list[int]) -> int:
         index = self._index.get(id(referrer))
@@ -276,7 +310,8 @@ class _Walk:
         """What was found, once the walk is over."""
         root = self._best
         if root is None:
-            return Found(Holder(searched=True, why=NO_ROOT))
+            outside = self._is_held_from_outside()
+            return Found(Holder(searched=True, why=OUTSIDE if outside else NO_ROOT, outside=outside))
         chain: list[Any] = []
         at = root
         while at >= 0:
@@ -299,6 +334,17 @@ class _Walk:
             types=_types_in([] if id(holder) in self._namespaces else entries_of(holder), holder, things[-1]),
             length=length_of(holder),
         )
+
+    def _is_held_from_outside(self) -> bool:
+        """
+        Whether most ways end at objects to which none refers that the collector knows.
+
+        Garbage that waits for the collector refers to itself, so its way up has no end.
+        """
+        # One more reference is the call's own.
+        ends = [index for index, ours in self._ends.items() if sys.getrefcount(self.things[index]) > ours + 1]
+        blocks = self._unseen + sum(self.nodes[index].blocks for index in ends)
+        return self._sees_all and self.starts > 0 and blocks >= MOST * self.starts
 
     def _meeting(self, root: int) -> int:
         """How many steps below the root the last object is that all those ways share: the holder."""

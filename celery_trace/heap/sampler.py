@@ -13,15 +13,16 @@ import shutil
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from celery_trace.heap.traced import TracedSampler
 
-#: ``serial, address, size, weight, born_s, tag, run, collections, stack`` as ``Record`` in ``_sampler.c`` has them.
-RECORD: Final = struct.Struct("=QQQddIIIi")
+#: ``serial, address, size, weight, born_s, tag, run, collections, stack, resized`` as ``Record`` in ``_sampler.c`` has
+#: them.
+RECORD: Final = struct.Struct("=QQQddIIIiI4x")
 
 #: Allocations of a thread with this tag are not sampled.
 IGNORED: Final = 0xFFFFFFFF
@@ -54,6 +55,7 @@ class Pick(NamedTuple):
     run: int  # runs of its tag that had begun when it was born
     collections: int  # full garbage collections that had ended
     stack: int  # for Sampler.stack; -1 where there is none
+    resized: int = 0  # whether its block has grown or shrunk to this, as a list's does that grows
 
 
 class Pace(NamedTuple):
@@ -80,6 +82,8 @@ class Sampler:
         Unavailable: There is no extension module for this interpreter.
     """
 
+    #: Whether :meth:`referrers` has seen all objects when it returns.
+    sees_all = True
     pace = Pace(look_s=1.0, first_pause_s=2.0, longest_pause_s=20.0, fewest_runs=150, longest_over_s=600.0)
 
     def __init__(self) -> None:
@@ -104,6 +108,18 @@ class Sampler:
     def stop(self) -> None:
         """Stop, and forget every pick."""
         self._c.stop()
+
+    def coarsen(self) -> None:
+        """Double ``mean_bytes``, and thin out what was picked accordingly."""
+        self._c.coarsen()
+
+    def plain(self, blocks: Iterable[tuple[int, int]]) -> set[int]:
+        """
+        Addresses of picked blocks that hold a text, bytes or a number.
+
+        Such an object is never part of a cycle: where none that the collector knows refers to it, it is no garbage.
+        """
+        return set(self._c.plain([address for address, _ in blocks]))
 
     def is_on(self) -> bool:
         """Whether allocations are seen: False when stopped, and once another tool has removed the hooks."""
@@ -144,19 +160,21 @@ class Sampler:
             return 0.0
         return min(max(_LEAST_COST_S, float(self._c.cost()) * _IN_A_PROGRAM), _MOST_COST_S)
 
-    def referrers(self, blocks: list[tuple[int, int]], most: int) -> list[tuple[int, Any, Any]]:
+    def referrers(self, blocks: list[tuple[int, int]], most: int, climb: bool = False) -> list[tuple[int, Any, Any]]:
         """
         What refers to an object that lies in one of the blocks, of all objects that the garbage collector knows.
 
         Args:
             blocks: Address and size of each block, bytes.
             most: Referrers of one block, at most.
+            climb: Go up chains of objects of one type, such as a linked list, to their end in the same pass.
 
         Returns:
-            The block's address, the object in it, and the object that refers to it; None for the last where a list,
-            dict or set keeps its entries in the block.
+            The block's address, the object in it or the upper end of the chain that leads to it, and the object that
+            refers to that; None for the last where a list, dict or set keeps its entries in the block, and where
+            nothing refers to the chain's end.
         """
-        found: list[tuple[int, Any, Any]] = self._referrers(blocks, most)
+        found: list[tuple[int, Any, Any]] = self._referrers(blocks, most, climb)
         return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -44,14 +44,42 @@ def together(evidence: Iterable[Evidence]) -> Evidence:
     )
 
 
+class _Turnover(Struct):
+    """What began to count lately and what was freed, bytes; older looks fade."""
+
+    born: float = 0.0
+    died: float = 0.0
+
+    def look(self, born: float, died: float) -> None:
+        """Add what a look has seen."""
+        if born:
+            self.born *= _FADING
+            self.died *= _FADING
+        self.born += born
+        self.died += died
+
+    @property
+    def released(self) -> float:
+        """The share of what was born that was freed."""
+        return min(1.0, self.died / self.born) if self.born else float(self.died > 0)
+
+
 class _Site(Struct):
     """One site in this process."""
 
     begin: int  # the run from which on births are compared
-    born: float = 0.0  # bytes that began to count lately, older looks fading
-    died: float = 0.0  # bytes that were freed lately
+    turnover: _Turnover
+    resized: _Turnover  # of blocks that were resized: one that grows is freed and born each time
     past: Evidence = Evidence()  # of earlier stretches
     now: Evidence = Evidence()
+
+
+class _Counted(NamedTuple):
+    """A pick that counts, as the last look saw it."""
+
+    key: Key
+    weight: float
+    resized: int
 
 
 class HeapHistory:
@@ -65,7 +93,7 @@ class HeapHistory:
     def __init__(self, place_of: Callable[[int], Place | None]) -> None:
         self._place_of = place_of
         self._sites: dict[Key, _Site] = {}
-        self._counted: dict[int, tuple[Key, float]] = {}  # serial of each pick that counts: where, and its weight
+        self._counted: dict[int, _Counted] = {}  # by the serial of each pick that counts
         self._began: dict[int, int] = {}  # tag: its runs when this stretch began
 
     def begin(self, runs: Mapping[int, int]) -> None:
@@ -98,36 +126,39 @@ class HeapHistory:
             picks: All picks.
             runs: How many runs of each tag have begun.
             collections: How many full garbage collections have ended.
-            thinned: Whether the sample was thinned out since the last look, so that a pick may be gone unfreed.
+            thinned: Whether the whole sample was thinned out since the last look, so that any pick may be gone unfreed.
             in_flight: Runs of the same task that have to begin after an allocation before it counts.
         """
         before, self._counted = self._counted, {}
         alive: dict[Key, list[Pick]] = defaultdict(list)
-        born: dict[Key, float] = defaultdict(float)
+        born: dict[tuple[Key, int], float] = defaultdict(float)
+        died: dict[tuple[Key, int], float] = defaultdict(float)
+        thinned_out: set[Key] = set()  # a pick of theirs may be gone unfreed
         for pick in picks:
             known = before.pop(pick.serial, None)
             if known is not None:
-                key = known[0]
+                key = known.key
+                if pick.weight != known.weight:
+                    thinned_out.add(key)
             elif pick.run <= runs.get(pick.tag, 0) - in_flight:
                 place = self._place_of(pick.stack)
                 if place is None:
                     continue
                 key = (pick.tag, place)
-                born[key] += pick.weight
+                born[key, pick.resized] += pick.weight
             else:
                 continue
-            self._counted[pick.serial] = (key, pick.weight)
+            self._counted[pick.serial] = _Counted(key, pick.weight, pick.resized)
             alive[key].append(pick)
-        died: dict[Key, float] = defaultdict(float)
-        if not thinned:
-            for key, weight in before.values():
-                died[key] += weight
-        for key, weight in born.items():
-            site = self._sites.setdefault(key, _Site(begin=self._began.get(key[0], 0)))
-            site.born = site.born * _FADING + weight
-            site.died = site.died * _FADING + died.pop(key, 0.0)
-        for key, weight in died.items():
-            self._sites[key].died += weight
+        for gone in before.values():
+            if not thinned and gone.key not in thinned_out:
+                died[gone.key, gone.resized] += gone.weight
+        for key, resized in born.keys() | died.keys():
+            site = self._sites.get(key)
+            if site is None:
+                site = self._sites[key] = _Site(self._began.get(key[0], 0), _Turnover(), _Turnover())
+            turnover = site.resized if resized else site.turnover
+            turnover.look(born[key, resized], died[key, resized])
         for key, site in self._sites.items():
             site.now = _evidence(site, alive.get(key, []), runs.get(key[0], 0) - in_flight, collections)
 
@@ -139,7 +170,7 @@ class HeapHistory:
 
     def counted(self, key: Key) -> set[int]:
         """The serials of the picks of a site that are alive and count."""
-        return {serial for serial, (of, _) in self._counted.items() if of == key}
+        return {serial for serial, one in self._counted.items() if one.key == key}
 
 
 def _evidence(site: _Site, picks: list[Pick], limit: int, collections: int) -> Evidence:
@@ -158,5 +189,5 @@ def _evidence(site: _Site, picks: list[Pick], limit: int, collections: int) -> E
         bytes=sum(pick.weight for pick in picks),
         picks=len(picks),
         proved=len(proved),
-        released=min(1.0, site.died / site.born) if site.born else float(site.died > 0),
+        released=(site.turnover if site.turnover.born or site.turnover.died else site.resized).released,
     )

@@ -16,7 +16,7 @@ import threading
 import time
 import tracemalloc
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any, Final
 
@@ -56,6 +56,7 @@ class TracedSampler:
     """
 
     #: Everything in the process is many times slower while this is on, so a stretch is short, and looked at often.
+    sees_all = False
     pace = Pace(look_s=0.2, first_pause_s=0.2, longest_pause_s=0.2, fewest_runs=20, longest_over_s=1.0)
 
     def __init__(self) -> None:
@@ -98,6 +99,13 @@ class TracedSampler:
             tracemalloc.stop()
         self._release()
         self._why_off = "it was stopped"
+
+    def coarsen(self) -> None:
+        """All blocks are seen, so there is no distance of picks to double."""
+
+    def plain(self, blocks: Iterable[tuple[int, int]]) -> set[int]:  # noqa: ARG002 - the interface's
+        """None: a pick has no address here."""
+        return set()
 
     def is_on(self) -> bool:
         """Whether allocations are traced, by us."""
@@ -204,7 +212,12 @@ class TracedSampler:
         """What one of ``calls`` costs, seconds; 0 while it is off."""
         return _CALL_S if self.is_on() else 0.0
 
-    def referrers(self, blocks: list[tuple[int, int]], most: int) -> list[tuple[int, Any, Any]]:
+    def referrers(
+        self,
+        blocks: list[tuple[int, int]],
+        most: int,
+        climb: bool = False,  # noqa: ARG002 - the interface's; each pass goes up by one here
+    ) -> list[tuple[int, Any, Any]]:
         """
         Which objects refer to something that was allocated where a pick was, or to an object.
 

@@ -25,9 +25,10 @@ GROWS: Final = 0.9
 LEAKS: Final = 0.95
 #: Observed runs before growth is called a leak, unless the setting says otherwise.
 LEAST_RUNS: Final = 120
-#: Without a holder it takes this confidence, so many events that a full collection has left alive, and so many runs.
+#: Without a holder it takes this confidence and so many events, of which a full collection has left some alive.
 LEAKS_WITHOUT_HOLDER: Final = 0.995
 EVENTS_WITHOUT_HOLDER: Final = 20
+PROVED: Final = 5
 #: Released lately, of what was born lately: up to the first it may be a leak, from the second on it is none.
 FEW_RELEASED: Final = 0.25
 MANY_RELEASED: Final = 0.5
@@ -91,8 +92,11 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         return Judgement(Verdict.GROWING, confidence, f"{seen}, held by {holder.bound}", "the holder to fill")
     if not holder.searched:
         return Judgement(Verdict.SUSPECT, confidence, seen, "the search for its holder")
-    if not holder.path and evidence.proved < EVENTS_WITHOUT_HOLDER:
+    if not (holder.path or holder.outside) and evidence.proved < PROVED:
         return Judgement(Verdict.SUSPECT, confidence, f"{seen}, {holder.why}", "a full garbage collection")
+    if not holder.path and evidence.events < EVENTS_WITHOUT_HOLDER:
+        missing = EVENTS_WITHOUT_HOLDER - evidence.events
+        return Judgement(Verdict.SUSPECT, confidence, f"{seen}, {holder.why}", f"{missing} more such runs")
     if evidence.released > FEW_RELEASED:
         return Judgement(Verdict.GROWING, confidence, f"{seen}, {evidence.released:.0%} is released", "more runs")
     if evidence.runs < least_runs:

@@ -19,7 +19,7 @@ from msgspec import Struct
 from celery_trace.clock import Clock
 from celery_trace.guard import report
 from celery_trace.heap import native, retainers
-from celery_trace.heap.duty import DutyCycle
+from celery_trace.heap.duty import Allowance, DutyCycle
 from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Stack, open_sampler
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
 from celery_trace.heap.verdict import GROWS, Judgement, judge
@@ -45,7 +45,12 @@ if TYPE_CHECKING:
     from celery_trace.heap.traced import TracedSampler
 
 #: Mean distance of two picks, bytes, when sampling begins; the sampler doubles it as picks become many.
-MEAN_BYTES: Final = 8192.0
+MEAN_BYTES: Final = 4096.0
+#: The distance up to which it is doubled because picks cost too much.
+COARSEST_BYTES: Final = 16384.0
+#: Of the budget, the share that picks may take, and looks; above it picks become fewer, and pauses longer.
+PICKS_SHARE: Final = 0.5
+LOOKS_SHARE: Final = 0.3
 #: Without a task the clock gives the position of a birth: a "run" of the process is so many seconds.
 PROCESS_RUN_S: Final = 5.0
 #: The name of what no task explains.
@@ -59,7 +64,7 @@ MOST_SITES: Final = 40
 #: Blocks from which the search for a holder starts.
 MOST_BLOCKS: Final = 20
 YOUNGEST_BLOCKS: Final = 4
-#: A holder is looked for again when so many more runs have left something behind.
+#: A holder is looked for again after so many times the runs.
 SEARCH_AGAIN: Final = 2.0
 #: A row that goes on unchanged is written again after so many seconds.
 REPEAT_S: Final = 60.0
@@ -92,7 +97,7 @@ class _Site(Struct):
 
     stack: Stack
     found: retainers.Found | None = None
-    searched_at_events: int = 0
+    searched_at_runs: int = 0
     judgement: Judgement = Judgement(Verdict.TOO_FEW_RUNS, 0.0, "")
     verdict: Verdict | None = None  # that was written last
     told: Holder = Holder()  # that was written last
@@ -118,7 +123,6 @@ class HeapWatch:
         emit: Takes the windows.
         clock: Time for records.
         sampler: The process's sampler.
-        referrers: The pass over the heap that the search for a holder makes.
         most_open: The most runs that were in progress at once.
     """
 
@@ -129,7 +133,6 @@ class HeapWatch:
         emit: Callable[[Window], None],
         clock: Clock,
         sampler: Sampler | TracedSampler,
-        referrers: retainers.Referrers,
         most_open: Callable[[], int] = lambda: 1,
     ) -> None:
         self._most_open = most_open
@@ -137,7 +140,6 @@ class HeapWatch:
         self._emit = emit
         self._clock = clock
         self._sampler = sampler
-        self._referrers = referrers
         self._own = OwnCode(settings.in_app)
         self._pid = os.getpid()
         self._least_runs = settings.memory_recheck_runs
@@ -234,8 +236,8 @@ class HeapWatch:
                 if self._calls != self._judged_calls:
                     self._judged_calls = self._calls
                     self._judge(now_s)
+                    self._pause_s = self._pause_after(time.thread_time() - started_s)
                     self._quick_steps()
-                self._pause_s = min(self._pause_s * 1.5, self._sampler.pace.longest_pause_s)
                 self._due_s = now_s + self._pause_s
             if is_over:
                 self._stop()
@@ -243,6 +245,12 @@ class HeapWatch:
             if self._process.role in _THREAD_SHARED:
                 self._sampler.restore(before)  # the ticker may be a greenlet, and this the thread that runs all tasks
             self.duty.spend(time.thread_time() - started_s)
+
+    def _pause_after(self, look_s: float) -> float:
+        """The pause that a look of this duration (processor seconds) needs to stay within its share of the budget."""
+        pace = self._sampler.pace
+        wanted_s = look_s / (LOOKS_SHARE * self.duty.budget)
+        return min(max(wanted_s, pace.first_pause_s), pace.longest_pause_s, 1.5 * self._pause_s)
 
     def judge(self) -> None:
         """Judge at once, due or not, and search to the end. Slow on a large heap: for who can wait."""
@@ -303,6 +311,7 @@ class HeapWatch:
         self._stretch_runs = self._runs()
         self.duty.begin_stretch()
         self._cost_s = self._sampler.cost_s()
+        self._picking = Allowance(PICKS_SHARE * self.duty.budget, time.monotonic())
         stats = self._sampler.stats()
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
@@ -321,7 +330,10 @@ class HeapWatch:
         if not self._on:
             return
         stats = self._sampler.stats()
-        self.duty.spend((stats["calls"] - self._calls) * self._cost_s + stats["pick_s"] - self._pick_s)
+        pick_s = stats["pick_s"] - self._pick_s
+        self.duty.spend((stats["calls"] - self._calls) * self._cost_s + pick_s)
+        if self._picking.is_too_dear(pick_s, time.monotonic()) and stats["mean_bytes"] < COARSEST_BYTES:
+            self._sampler.coarsen()
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
     def _runs(self) -> dict[int, int]:
@@ -414,17 +426,22 @@ class HeapWatch:
         """Search the holders of what grows, all in the same passes over the heap."""
         wanted = {}
         for key, site in self._sites.items():
-            events = evidence[key].events
+            runs = evidence[key].runs
             grows = site.judgement.confidence >= GROWS and site.judgement.verdict in (Verdict.SUSPECT, Verdict.GROWING)
-            if events < SEARCH_AGAIN * site.searched_at_events or not (grows or (last and site.found is None)):
+            if runs < SEARCH_AGAIN * site.searched_at_runs or not (grows or (last and site.found is None)):
                 continue
             blocks = self._blocks_of(key, picks)
             if blocks:
                 wanted[key] = blocks
-                site.searched_at_events = events
+                site.searched_at_runs = runs
         if wanted:
             self._count_collections(self._sampler.stats()["collections"])
-            self._search = retainers.search(self._referrers, wanted)
+            self._search = retainers.search(
+                self._sampler.referrers,
+                wanted,
+                plain=self._sampler.plain(block for blocks in wanted.values() for block in blocks),
+                sees_all=self._sampler.sees_all,
+            )
 
     def _count_collections(self, number: int) -> None:
         """What a full collection leaves alive is no garbage, unless a search held on to it: that one proves nothing."""
@@ -649,7 +666,7 @@ def watch_heap(
     if _current is not None and _current.is_open:
         return None
     sampler = open_sampler()
-    _current = HeapWatch(settings, process, emit, clock, sampler, sampler.referrers, most_open)
+    _current = HeapWatch(settings, process, emit, clock, sampler, most_open)
     return _current
 
 

@@ -73,7 +73,10 @@ class CorpusRun:
         lines = lines_of(name)
         at_mark = [row for row in leaking if row.line in lines and row.file == leaks.__file__]
         if not at_mark:
-            said = [(str(row.verdict), f"line {row.line}", row.kept_bytes_per_run, row.waits_for) for row in rows]
+            said = [
+                (str(row.verdict), f"line {row.line}", row.kept_bytes_per_run, row.confidence, row.why, row.waits_for)
+                for row in rows
+            ]
             return [f"not leaking at line {sorted(lines)}: {said}"]
         faults = []
         kept = leaks.KEPT_BYTES[name]

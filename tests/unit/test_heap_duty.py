@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celery_trace.clock import FakeClock
-from celery_trace.heap.duty import SAVED_S, DutyCycle
+from celery_trace.heap.duty import SAVED_S, Allowance, DutyCycle
 
 FEWEST_RUNS, LONGEST_OVER_S = 150, 60.0
 
@@ -60,3 +60,14 @@ def test_a_process_that_computes_all_day_samples_its_share() -> None:
             duty.begin_stretch()
     assert 0.12 < on_s / 20_000 < 0.16
     assert duty.spent_s <= 0.0101 * 20_000
+
+
+def test_an_allowance_bears_a_burst_and_no_lasting_excess() -> None:
+    burst = Allowance(0.01, 0.0)
+    assert not burst.is_too_dear(0.15, 1.0)
+    assert not any(burst.is_too_dear(0.005, 1.0 + second) for second in range(1, 60))
+    lasting = Allowance(0.01, 0.0)
+    found = [lasting.is_too_dear(0.02, float(second)) for second in range(1, 60)]
+    assert not any(found[:15])
+    assert all(found[25:])
+    assert not lasting.is_too_dear(0.005, 60.0)  # the rate is right by now, though the debt stands

@@ -344,6 +344,44 @@ def test_a_linked_list_is_held_by_what_holds_its_head() -> None:
     assert found.holder.path[:2] == [HERE, "_newest: Entry"]
 
 
+def test_a_long_chain_is_climbed_however_old_the_blocks_are() -> None:
+    global _newest
+    payloads = []
+    for _ in range(3_000):
+        _newest = Entry(_newest)
+        payloads.append(block_of(_newest.payload))
+    found = all_steps(search(referrers(), {1: payloads[:1_000:100]}))[1]
+    assert found.holder.path[:2] == [HERE, "_newest: Entry"]
+
+
+def test_a_chain_is_climbed_while_it_grows() -> None:
+    global _newest
+    payloads = []
+    for _ in range(100):
+        _newest = Entry(_newest)
+        payloads.append(block_of(_newest.payload))
+    steps = search(referrers(), {1: payloads[:50:5]})
+    found = None
+    for found in steps:  # noqa: B007 - the last one is looked at
+        for _ in range(100):  # faster than one level a pass
+            _newest = Entry(_newest)
+    assert found is not None
+    assert found[1].holder.path[0] == HERE
+
+
+def test_a_pass_climbs_to_the_end_of_a_chain_that_nothing_else_refers_to() -> None:
+    chain = [Entry(None)]
+    for _ in range(20):
+        chain.append(Entry(chain[-1]))
+    oldest, newest = id(chain[0]), id(chain[-1])
+    holder = chain.pop()
+    chain.clear()
+    matches = referrers()([(oldest, 1)], 6, True)
+    assert {address for address, _, _ in matches} == {oldest}
+    assert newest in {id(referent) for _, referent, _ in matches}
+    del matches, holder
+
+
 def test_what_nothing_leads_to_is_said_not_to_be_found() -> None:
     gc.disable()
     try:
@@ -593,9 +631,9 @@ def test_sites_are_searched_by_the_same_passes() -> None:
     asked: list[int] = []
     pass_over = referrers()
 
-    def counted(blocks: list[tuple[int, int]], most: int) -> list[tuple[int, Any, Any]]:
+    def counted(blocks: list[tuple[int, int]], most: int, climb: bool) -> list[tuple[int, Any, Any]]:
         asked.append(len(blocks))
-        return pass_over(blocks, most)
+        return pass_over(blocks, most, climb)
 
     blocks = {
         1: [block_of(_list[number]) for number in spread()],

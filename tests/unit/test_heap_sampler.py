@@ -7,6 +7,7 @@ import gc
 import math
 import os
 import random
+import statistics
 import subprocess
 import sys
 import threading
@@ -357,6 +358,41 @@ def test_thinning_out_keeps_the_estimate(extension: Sampler) -> None:
     assert stats["mean_bytes"] > 64
     assert 1000 < stats["live"] <= 4096
     assert weight(extension) == pytest.approx(sum(map(sys.getsizeof, kept)) + sys.getsizeof(kept), rel=0.1)
+
+
+def test_a_line_that_keeps_little_stays_in_sight_beside_one_that_keeps_much(extension: Sampler) -> None:
+    little: list[Any] = []
+    much: list[Any] = []
+    extension.start(1024, 1)
+    for _ in range(400):
+        extension.run(TAG)
+        keep_blocks(little, 1, 500)
+        extension.restore(UNTAGGED)
+        extension.run(TAG + 1)
+        keep_texts(much, 100, 500)
+        extension.restore(UNTAGGED)
+    stats = extension.stats()
+    assert stats["mean_bytes"] == 1024
+    assert stats["thinned"] > 10_000
+    assert len(tagged(extension)) > 100
+    assert weight(extension) == pytest.approx(sum(map(sys.getsizeof, little)), rel=0.3)
+    assert weight(extension, TAG + 1) == pytest.approx(sum(map(sys.getsizeof, much)), rel=0.15)
+    born = sorted(pick.run for pick in tagged(extension, TAG + 1))
+    assert born[len(born) // 2] == pytest.approx(200, abs=30)
+
+
+def test_a_stack_whose_picks_are_gone_is_sampled_in_full_again(extension: Sampler) -> None:
+    kept: list[Any] = []
+    extension.start(64, 1)
+    extension.run(TAG)
+    keep_texts(kept, 30_000, 300)
+    assert statistics.median(pick.weight for pick in tagged(extension)) > 2_000
+    kept.clear()
+    keep_texts(kept, 200, 300)
+    extension.restore(UNTAGGED)
+    picks = [pick for pick in tagged(extension) if 300 < pick.size < 400]
+    assert len(picks) > 190
+    assert max(pick.weight for pick in picks) < 400
 
 
 def test_a_list_that_grows_for_long_has_births_of_all_times(extension: Sampler) -> None:

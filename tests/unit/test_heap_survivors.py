@@ -98,6 +98,19 @@ def test_thinning_the_sample_out_is_no_release() -> None:
     assert one.evidence.bytes_per_run == pytest.approx(1000.0, rel=0.01)
 
 
+def test_thinning_one_site_out_is_no_release_of_it_and_hides_none_of_another() -> None:
+    two = HeapHistory(lambda stack: (PLACE[0], stack))
+    two.begin({1: 0})
+    picks = [Pick(run, 4096 * run, 1000, 1000.0, float(run), 1, run, 0, 5 + run % 2) for run in range(1, 101)]
+    two.look(picks, {1: 110}, 0)
+    thinned = [pick._replace(weight=2000.0) for pick in picks if pick.stack == 5][::2]
+    freed = [pick for pick in picks if pick.stack == 6][::2]
+    two.look([*thinned, *freed], {1: 110}, 0)
+    found = two.evidence()
+    assert found[1, (PLACE[0], 5)].released == 0.0
+    assert found[1, (PLACE[0], 6)].released == pytest.approx(0.5)
+
+
 def test_stretches_of_sampling_add_up() -> None:
     one = heap()
     one.runs(100, everything)
@@ -131,3 +144,29 @@ def test_processes_add_up_to_one_evidence() -> None:
     total = together(children)
     assert (total.runs, total.early, total.late, total.bytes_per_run) == (140, 60, 60, 120_000 / 140)
     assert together([]) == Evidence()
+
+
+def test_a_container_that_grows_is_no_release_of_what_it_holds() -> None:
+    one = heap()
+    for run in range(1, 200):
+        one.run = run
+        one.alive.append(Pick(2 * run, 4096 * run, 100, 4096.0, float(run), 1, run, 0, 5))
+        buffers = [pick for pick in one.alive if pick.resized]
+        for pick in buffers[:-3]:
+            one.alive.remove(pick)
+        one.alive.append(Pick(2 * run + 1, 16, 800 * run, 4096.0, float(run), 1, run, 0, 5, resized=1))
+        if not run % LOOK_EVERY:
+            one.look()
+    assert one.evidence.released == 0.0
+
+
+def test_a_buffer_that_grows_and_is_emptied_is_released() -> None:
+    one = heap()
+    for run in range(1, 200):
+        one.run = run
+        one.alive.append(Pick(run, 16, 800 * run, 4096.0, float(run), 1, run, 0, 5, resized=1))
+        if not run % 20:
+            one.alive.clear()
+        if not run % 7:
+            one.look()
+    assert one.evidence.released > 0.5

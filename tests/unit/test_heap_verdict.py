@@ -53,7 +53,8 @@ def test_no_verdict_before_the_search_for_the_holder_has_ended() -> None:
 def test_without_a_root_a_full_collection_has_to_prove_that_it_is_no_garbage() -> None:
     rootless = Holder(searched=True, why="held from C code")
     assert judge(evidence(40, 40), rootless).waits_for == "a full garbage collection"
-    assert judge(evidence(40, 40, proved=60), rootless).verdict is Verdict.LEAKING
+    assert judge(evidence(40, 40, proved=5), rootless).verdict is Verdict.LEAKING
+    assert judge(evidence(8, 8, proved=16), rootless).waits_for == "4 more such runs"
 
 
 def test_a_leak_needs_as_many_runs_as_the_setting_says() -> None:
