@@ -106,6 +106,7 @@ def _sampled_row(of_name: Sequence[Window], found: Sequence[Window], site: tuple
     """
     latest = _latest(found)
     evidence = together(window.evidence for window in latest if window.evidence is not None)
+    evidence = replace(evidence, runs=evidence.runs + _runs_of_the_short_lived(of_name, found))
     holder = _holder(latest)
     judgement = _refuted(of_name, found, evidence) or judge(evidence, holder)
     if judgement.verdict is Verdict.GROWING and any(window.verdict is Verdict.LEAKING for window in latest):
@@ -123,19 +124,37 @@ def _holder(latest: Sequence[Window]) -> Holder:
     return (rooted or searched or [Holder()])[-1]
 
 
+def _runs_of_the_short_lived(of_name: Sequence[Window], found: Sequence[Window]) -> int:
+    """
+    Runs of processes that ended too soon to see a site, while others saw it. They count for its rate.
+
+    Else a leak of a kilobyte would be judged by those children alone in which the sample happened to catch it.
+    """
+    first_s, last_s = found[0].at_s, found[-1].at_s
+    reporting = {window.process for window in found}
+    return sum(
+        window.evidence.runs
+        for window in _latest(of_name)
+        if window.evidence is not None
+        and window.evidence.runs < CLEAN_RUNS
+        and window.process not in reporting
+        and first_s <= window.at_s <= last_s
+    )
+
+
 def _refuted(of_name: Sequence[Window], found: Sequence[Window], evidence: Evidence) -> Judgement | None:
-    """Steady, if enough runs were observed in processes that began to observe after the site was last seen to grow."""
+    """Steady, if processes that do not report the site have observed enough runs since it was last seen to grow."""
     growing = [window for window in found if window.verdict is not Verdict.STEADY]
     last_s = max((window.at_s for window in growing), default=0.0)
     reporting = {window.process for window in found}
-    clean = [
-        window.evidence.runs
-        for window in _latest(of_name)
-        if not window.sites and window.at_s > last_s and window.process not in reporting and window.evidence is not None
-    ]
-    if sum(clean) < CLEAN_RUNS or sum(clean) * evidence.events < CLEAN_EVENTS * evidence.runs:
+    observed: dict[str, int] = {}
+    for window in of_name:
+        if window.at_s > last_s and window.process not in reporting and window.evidence is not None:
+            observed[window.process] = max(window.evidence.runs, observed.get(window.process, 0))
+    runs = sum(observed.values())
+    if runs < CLEAN_RUNS or runs * evidence.events < CLEAN_EVENTS * evidence.runs:
         return None
-    return Judgement(Verdict.STEADY, 0.0, f"not seen in {sum(clean)} runs since")
+    return Judgement(Verdict.STEADY, 0.0, f"not seen in {runs} runs since")
 
 
 def _began_with(of_name: Sequence[Window], found: Sequence[Window]) -> str:

@@ -16,8 +16,10 @@ from msgspec import Struct
 
 from celery_trace.model import Evidence, Holder, Verdict
 
-#: Fewer observed runs have no verdict.
+#: Fewer observed runs have no verdict; the second is for runs that keep much, which can't wait.
 FEWEST_RUNS: Final = 10
+FEWEST_LARGE_RUNS: Final = 6
+LARGE_BYTES: Final = 2**20
 #: A half of the runs in which fewer than this share of the births lies has all but none.
 ALL_BUT_NONE: Final = 0.2
 #: From this confidence on a site grows, and from the next on it is a leak if its holder has no bound.
@@ -74,9 +76,10 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         least_runs: Observed runs before growth is called a leak; something that fills and is emptied in fewer runs
             would be taken for one.
     """
-    if evidence.runs < FEWEST_RUNS:
+    fewest = FEWEST_LARGE_RUNS if evidence.bytes_per_run >= LARGE_BYTES else FEWEST_RUNS
+    if evidence.runs < fewest:
         return Judgement(
-            Verdict.TOO_FEW_RUNS, 0.0, f"{evidence.runs} runs observed", f"{FEWEST_RUNS - evidence.runs} more runs"
+            Verdict.TOO_FEW_RUNS, 0.0, f"{evidence.runs} runs observed", f"{fewest - evidence.runs} more runs"
         )
     confidence = min(goes_on(evidence), stays(evidence)) * (1.0 - max(0.0, evidence.released - FEW_RELEASED))
     seen = f"memory of {evidence.events} of {evidence.runs} runs is still alive"

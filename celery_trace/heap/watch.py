@@ -61,6 +61,8 @@ LEAST_BYTES_PER_RUN: Final = 16
 LEAST_BYTES: Final = 4096
 #: Sites that are judged in one look, the largest ones.
 MOST_SITES: Final = 40
+#: And when the process ends, as one that ran little may have.
+MOST_SITES_AT_END: Final = 12
 #: Blocks from which the search for a holder starts.
 MOST_BLOCKS: Final = 20
 YOUNGEST_BLOCKS: Final = 4
@@ -393,14 +395,14 @@ class HeapWatch:
         )
         self._mean_bytes = stats["mean_bytes"]
         evidence = self._history.evidence()
-        for key in sorted(evidence, key=lambda key: -evidence[key].bytes)[:MOST_SITES]:
+        for key in sorted(evidence, key=lambda key: -evidence[key].bytes)[: MOST_SITES_AT_END if last else MOST_SITES]:
             if key not in self._sites and self._is_worth_a_row(evidence[key], last):
                 stack = next((pick.stack for pick in picks if self._is_at(pick, key)), -1)
                 self._sites[key] = _Site(self._sampler.stack(stack))
         self._judge_sites(evidence, runs, now_s)
         if self._search is None:
             self._prepare_search(evidence, picks, last)
-        self._write_clean(runs)
+        self._write_clean(runs, 1 if last else CLEAN_RUNS)
         if self._sampler.sweep():
             self._places.clear()
 
@@ -410,7 +412,7 @@ class HeapWatch:
             return False
         verdict = judge(evidence, least_runs=self._least_runs).verdict
         if verdict is Verdict.TOO_FEW_RUNS:
-            return last and evidence.events >= 2
+            return last and evidence.events > 0
         return verdict is not Verdict.STEADY
 
     def _judge_sites(self, evidence: Mapping[Key, Evidence], runs: dict[int, int], now_s: float) -> None:
@@ -488,16 +490,20 @@ class HeapWatch:
         self._count_collections(self._sampler.stats()["collections"])
         self._search = None
 
-    def _write_clean(self, runs: dict[int, int]) -> None:
+    def _write_clean(self, runs: dict[int, int], fewest: int) -> None:
         """
         Report that a task was observed for a while and has left nothing, which refutes what others have seen.
 
         It is said again when it has run twice as often: one process alone may have to refute a rare leak.
+
+        Args:
+            runs: How many runs of each tag have begun.
+            fewest: Observed runs that are worth a report.
         """
         reported = {tag for tag, _ in self._sites}
         for tag, number in runs.items():
             observed = self._observed.get(tag, 0) + number - self._stretch_runs.get(tag, 0) - IN_FLIGHT_RUNS
-            if tag == UNTAGGED or tag in reported or observed < max(CLEAN_RUNS, 2 * self._clean.get(tag, 0)):
+            if tag == UNTAGGED or tag in reported or observed < max(fewest, 2 * self._clean.get(tag, 0)):
                 continue
             self._clean[tag] = observed
             kind, name = _names[tag]

@@ -68,6 +68,12 @@ def test_few_runs_have_no_verdict_and_say_how_many_more_it_takes() -> None:
     assert (judgement.verdict, judgement.waits_for) == (Verdict.TOO_FEW_RUNS, "4 more runs")
 
 
+def test_runs_that_keep_megabytes_have_a_verdict_sooner() -> None:
+    large = Evidence(6, 3, 3, 6 * 7.6 * 2**20, 6)
+    assert judge(large, FOUND).verdict is Verdict.GROWING
+    assert judge(Evidence(5, 2, 3, 5 * 7.6 * 2**20, 5), FOUND).waits_for == "1 more runs"
+
+
 def test_a_leak_in_one_run_of_two_hundred_is_found_over_eight_thousand() -> None:
     assert judge(evidence(20, 20, runs=8_000), FOUND).verdict is Verdict.LEAKING
 

@@ -366,3 +366,19 @@ def test_a_window_that_was_written_by_0_1_0_is_read() -> None:
 def test_a_sampled_window_survives_the_way_through_json() -> None:
     one = window("a", 1.0, 200, growth=[(1.0, 5)], release="1.8.2")
     assert decode(encode(one)) == one
+
+
+def test_children_that_ended_too_soon_to_see_a_site_count_for_its_rate() -> None:
+    saw = [window(f"saw{number}", 10.0 + number, 7, evidence=Evidence(7, 1, 0, 7.0 * KEPT, 1)) for number in range(10)]
+    not_seen = [clean(f"no{number}", 10.5 + number, 7) for number in range(9)]
+    before_and_after = [clean("early", 1.0, 7), clean("late", 100.0, 7)]
+    (row,) = leak_table([*saw, *not_seen, *before_and_after], now_s=0.0)
+    assert row.kept_bytes_per_run == pytest.approx(KEPT * 70 / 133, rel=0.01)
+
+
+def test_a_process_that_reports_another_line_of_the_task_refutes_as_well() -> None:
+    leaking = window("old", 10.0, 400)
+    other = window("new", 500.0, 400, sites=[site(line=90)])
+    rows = {row.line: row for row in leak_table([leaking, other], now_s=0.0)}
+    assert (rows[7].verdict, rows[7].why) == (Verdict.STEADY, "not seen in 400 runs since")
+    assert rows[90].verdict is Verdict.LEAKING

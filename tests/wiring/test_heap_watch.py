@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from celery_trace.clock import FakeClock
+from celery_trace.heap import retainers
 from celery_trace.heap import watch as watching
 from celery_trace.heap.watch import PROCESS, watch_heap
 from celery_trace.leaks import leak_table
@@ -106,6 +108,16 @@ def returns_much(number: int) -> list[list[int]]:
     return [[number, index] for index in range(300)]
 
 
+def hands_to_c(number: int) -> None:
+    reference = ctypes.py_object(bytes(3_000 + number % 2))  # LEAK held by C
+    ctypes.pythonapi.Py_IncRef(reference)  # as an extension does that forgets to give one back
+
+
+def hands_a_list_to_c(number: int) -> None:
+    reference = ctypes.py_object([number] * 400)  # LEAK list held by C
+    ctypes.pythonapi.Py_IncRef(reference)
+
+
 def passes(_: int) -> None:
     sum(range(200))
 
@@ -177,25 +189,41 @@ def test_what_only_looks_like_a_leak_is_never_leaking(task: Callable[[int], Any]
         assert all(row.bounded for row in on.rows() if row.verdict is Verdict.GROWING)
 
 
-def test_a_collection_during_a_search_proves_nothing_of_what_the_search_holds() -> None:
+def test_a_collection_during_a_search_proves_nothing_of_what_the_search_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Garbage that it holds meanwhile outlives the collection, and was taken for a leak then."""
     gc.disable()
     try:
         with watched() as on:
-            search = on.watch._referrers
+            search = on.watch._sampler.referrers
 
-            def collects_meanwhile(blocks: list[tuple[int, int]], most: int) -> list[tuple[int, Any, Any]]:
-                found = search(blocks, most)
+            def collects_meanwhile(*asked: Any) -> list[tuple[int, Any, Any]]:
+                found = search(*asked)
                 gc.collect()
                 return found
 
-            on.watch._referrers = collects_meanwhile
+            monkeypatch.setattr(on.watch._sampler, "referrers", collects_meanwhile)
             on.turns(leaves_a_cycle, runs=400, looks=8)
             evidence = [window.evidence for window in on.windows if window.evidence is not None]
             assert any(one.events >= 20 for one in evidence)
             assert {one.proved for one in evidence} == {0}
+            assert not any(window.holder.outside for window in on.windows if window.holder is not None)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("task", "mark"), [(hands_to_c, "LEAK held by C"), (hands_a_list_to_c, "LEAK list held by C")])
+def test_what_c_code_holds_needs_no_collection_to_be_no_garbage(task: Callable[[int], Any], mark: str) -> None:
+    gc.disable()
+    try:
+        with watched() as on:
+            on.turns(task, passes, runs=300, looks=10)
+            (row,) = [row for row in on.rows() if row.verdict is Verdict.LEAKING]
+    finally:
+        gc.enable()
+    assert (row.name, row.line, row.retained_by) == (task.__name__, line_of(mark), [])
+    assert row.note == retainers.OUTSIDE
 
 
 def test_a_cache_that_fills_says_how_full_it_is() -> None:
