@@ -182,6 +182,7 @@ class Recorder:
         self._box_due_s = 0.0
         self._started_s = clock.monotonic_s()
         self._ordered_until_s = 0.0
+        self._overhead_before_s = 0.0  # of watches that were ordered for a while
         #: Whether it takes no more: the process ends, or was forked from the one it belongs to.
         self.closed = False
 
@@ -284,6 +285,7 @@ class Recorder:
             self._ordered_until_s = 0.0
             heap, self.heap = self.heap, None
             heap.close()
+            self._overhead_before_s += heap.duty.spent_s
             return
         self.heap.look()
 
@@ -528,7 +530,7 @@ class Recorder:
     @property
     def overhead_s(self) -> float:
         """Seconds that measuring took in this process so far."""
-        return self.heap.duty.spent_s if self.heap is not None else 0.0
+        return self._overhead_before_s + (self.heap.duty.spent_s if self.heap is not None else 0.0)
 
     @property
     def overhead_ratio(self) -> float:

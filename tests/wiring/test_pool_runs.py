@@ -158,6 +158,17 @@ def test_an_order_to_measure_a_task_traces_its_runs_and_no_others(pool: Pool) ->
     assert "traced" not in {run.why for run in pool.written(Run) if run.name == "work"}
 
 
+@pytest.mark.parametrize("pool", ["rss"], indirect=True)
+def test_what_an_ordered_watch_has_cost_stays_on_the_account(pool: Pool) -> None:
+    pool.recorder.measure("add", "auto", 0)
+    assert pool.recorder.heap is not None
+    pool.recorder.heap.duty.spend(0.25)
+    time.sleep(0.01)
+    pool.recorder._look_at_heap()
+    assert pool.recorder.heap is None
+    assert pool.recorder.overhead_s >= 0.25
+
+
 @pytest.mark.parametrize("pool", ["auto"], indirect=True)
 def test_the_heaps_sampler_is_told_which_task_runs(pool: Pool) -> None:
     heap = pool.recorder.heap
