@@ -3,8 +3,8 @@ Whether a healthy task is ever said to leak: 200 shapes of tasks, a week of thei
 
 Simulated: runs come faster by day than by night, each shape keeps and releases memory in its own way, the sample is
 drawn as the sampler draws it, and history and verdict are the ones that a process uses. The holder is found at once and
-has a bound only where people's code has one that we read. A shape that grows for longer than ``trace_memory_recheck_runs``
-runs before it first releases anything looks like a leak until then, and is none of these.
+has a bound only where people's code has one that we read. What grows for longer than ``trace_memory_recheck_runs`` runs
+before it first releases anything looks like a leak until then, and is none of these shapes.
 
     python benchmarks/healthy_week.py [--days 7] [--shapes 200] [--json]
 """

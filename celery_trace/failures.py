@@ -149,7 +149,7 @@ class FailureWatcher:
         # In a pool process, where only the run at hand may fail, few: what is remembered of it would look like a leak.
         self._most_written = 16 if process.role is Role.CHILD else _REMEMBERED
         # By task id, what was written of that run: its try, how it ended, and in the main process when it began.
-        self._written: OrderedDict[str, set[tuple[int, Outcome, float | None]]] = OrderedDict()
+        self.written: OrderedDict[str, set[tuple[int, Outcome, float | None]]] = OrderedDict()
         self._all_counters_at_s = 0.0
         self._resident_at_s = -RESIDENT_EVERY_S
         self._resident = MemoryState()
@@ -169,14 +169,6 @@ class FailureWatcher:
         return {name: count for name, count in counters.items() if count}
 
     # --- in the process that runs the task
-
-    def prerun(self, task_id: str = "", **_: Any) -> None:
-        """
-        A run begins. A redelivered message begins the same run anew, and its failure is none that was written.
-
-        To be called before each run; it costs one look into a dictionary.
-        """
-        self._written.pop(task_id, None)
 
     def failure(
         self,
@@ -673,9 +665,9 @@ class FailureWatcher:
 
     def _note(self, task_id: str, retries: int, outcome: Outcome, run: float | None = None) -> None:
         """Remember what is being written, for :meth:`_is_written`."""
-        self._written.setdefault(task_id, set()).add((retries, outcome, run))
-        if len(self._written) > self._most_written:
-            self._written.popitem(last=False)
+        self.written.setdefault(task_id, set()).add((retries, outcome, run))
+        if len(self.written) > self._most_written:
+            self.written.popitem(last=False)
 
     def _is_written(self, task_id: str, retries: int, outcome: Outcome, run: float | None = None) -> bool:
         """
@@ -683,7 +675,7 @@ class FailureWatcher:
 
         ``run`` tells a redelivered run from the one before where no ``task_prerun`` does: in the main process.
         """
-        return (retries, outcome, run) in self._written.get(task_id, ())
+        return (retries, outcome, run) in self.written.get(task_id, ())
 
     # --- what is known of the run
 

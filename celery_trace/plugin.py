@@ -65,11 +65,13 @@ class NotRecording(Exception):
 class _Traced:
     """What one process needs to trace tasks; made anew after each fork."""
 
-    __slots__ = ("open_runs", "recorder", "struck", "watcher")
+    __slots__ = ("forget_written", "open_runs", "recorder", "struck", "watcher")
 
     def __init__(self, recorder: Recorder, watcher: FailureWatcher) -> None:
         self.recorder = recorder
         self.watcher = watcher
+        #: A redelivered message begins the same run anew, and its failure is none that was written.
+        self.forget_written = watcher.written.pop
         self.open_runs: dict[str, RunToken] = {}
         #: The soft time limit that struck in the run in progress.
         self.struck: Struck | None = None
@@ -323,8 +325,11 @@ class CeleryTrace:
                     self._connection.close()
                     return
                 traced = self._trace_here()
-            traced.watcher.prerun(task_id)
-            token = traced.recorder.run_started(_TASK, task.name, task_id=task_id, retries=retries_of(request))
+            traced.forget_written(task_id, None)
+            retries = request.get("retries") if type(request) is dict else retries_of(request)
+            if type(retries) is not int:  # it comes with the message
+                retries = 0
+            token = traced.recorder.run_started(_TASK, task.name, task_id=task_id, retries=retries)
             token.origin, token.describe = request, _queue_and_root
             traced.open_runs[task_id] = token
         except Exception as error:

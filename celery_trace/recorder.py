@@ -85,6 +85,7 @@ _OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN
 
 #: Asking an enumeration for its member costs more than all the rest of a look-up by it.
 _TASK: Final = Kind.TASK
+_LAST_BUCKET: Final = Histogram.BUCKETS - 1
 
 
 class LiveKeeper(Protocol):
@@ -308,7 +309,7 @@ class Recorder:
         if self.profile is not None and name in self.profile.armed:
             # Not traced as well: what memray itself allocates would be counted as the run's.
             token.profiled = self.profile.started(name, task_id)
-        else:
+        elif self.traced.wanted:
             token.tracing = self.traced.begin(name)
         if self.heap is not None:
             token.tag_before = self.heap.run(totals.tag)
@@ -336,10 +337,13 @@ class Recorder:
         if self.box is not None:
             self.box.run_ended()
         self._running = ""
-        token.shared = max(token.shared, self._open_runs)
+        if self._open_runs > token.shared:
+            token.shared = self._open_runs
         self._open_runs -= 1
         why = ""
-        bucket = Histogram.bucket(duration_s)
+        bucket = int(duration_s * 10_000).bit_length()  # Histogram.bucket, without a call
+        if bucket > _LAST_BUCKET:
+            bucket = _LAST_BUCKET
         totals = token.totals
         with self._lock:
             self.runs += 1

@@ -170,10 +170,13 @@ class TracedRuns:
         self._everything = everything
         self._clock = clock
         self._until_s: dict[str, float] = {}
+        #: Whether any is.
+        self.wanted = everything
 
     def trace(self, name: str, until_s: float) -> None:
         """Trace the runs of a name until then, by the monotonic clock."""
         self._until_s[name] = until_s
+        self.wanted = True
 
     def leave(self, name: str) -> None:
         """Trace them no more, unless all runs are traced."""

@@ -247,10 +247,13 @@ def test_a_time_limit_that_meets_us_is_the_tasks(pool: Pool, monkeypatch: pytest
     pool.runs("add", 5)
     raised: list[type[Exception]] = [SoftTimeLimitExceeded, ValueError]
 
-    def struck(_: Any) -> int:
+    def struck(*_: Any, **__: Any) -> None:
         raise raised.pop(0)
 
-    monkeypatch.setattr("celery_trace.plugin.retries_of", struck)
+    run_started = pool.recorder.run_started
+    monkeypatch.setattr(
+        pool.recorder, "run_started", lambda *args, **rest: (raised and struck()) or run_started(*args, **rest)
+    )
     with pytest.raises(SoftTimeLimitExceeded):
         pool.run("add", 1)
     assert pool.run("add", 1)[0] == 2, "an error of our own is not"
