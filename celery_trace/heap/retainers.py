@@ -8,12 +8,14 @@ A key of a dict is data: it is put in brackets, so that it can be redacted and h
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import math
 import sys
 import threading
 import types
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -32,8 +34,9 @@ Block = tuple[int, int]
 #: Finds what refers to objects in blocks; see ``_referrers.c``.
 Referrers = Callable[[list[tuple[int, int]], int], list[tuple[int, Any, Any]]]
 
-#: Levels of the walk, objects that a level goes on with, and referrers of one object.
-DEPTH: Final = 10
+#: Levels of the walk, objects that a level goes on with, and referrers of one object. What a library keeps lies deep:
+#: an object with its attributes in a dict is two levels, and the channels of Celery's result consumer are 13 below.
+DEPTH: Final = 16
 WIDTH: Final = 48
 MOST_REFERRERS: Final = 6
 #: Sites whose holders are put into words before the caller can pause.
@@ -90,8 +93,17 @@ _BOUND_WITHIN: Final = 3
 _ONLY_IN_FLIGHT: Final = ("celery_trace.", "celery.utils.threads", "celery.app.task")
 
 
+#: Objects that only a frame holds, for as long as the process lives, such as the loop of a scheduler; see :func:`hold`.
+_held: dict[int, weakref.ref[Any]] = {}
+
 #: The lists of searches in progress: they refer to what is searched for.
 _walking: set[int] = set()
+
+
+def hold(thing: object) -> None:
+    """Have ways up end at this object, as at a module: a frame of a loop that does not end is all that refers to it."""
+    with contextlib.suppress(TypeError):  # it takes no weak references
+        _held[id(thing)] = weakref.ref(thing)
 
 
 class _Node(Struct):
@@ -164,6 +176,7 @@ class _Walk:
         self._level: list[int] = []
         self._best: int | None = None
         self._index: dict[int, int] = {}
+        self._held = {number for number, held in _held.items() if held() is not None}
         self._namespaces: set[int] = set()  # dicts whose keys are names of attributes or variables
         self._modules = {
             id(_globals_of(module)): name
@@ -268,7 +281,7 @@ class _Walk:
         if type(thing) is dict:
             name = self._modules.get(id(thing))
             return name is not None and not name.startswith("celery_trace")
-        return issubclass(type(thing), type | types.ModuleType | threading.Thread)
+        return issubclass(type(thing), type | types.ModuleType | threading.Thread) or id(thing) in self._held
 
     # --- words -----------------------------------------------------------------------------------------
 

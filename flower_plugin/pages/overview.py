@@ -28,7 +28,12 @@ DAY_S = 86_400.0
 NEAR = 0.8
 MOST_NEAR = 5
 #: What stays open or alive where no memory does, in words.
-RESOURCES = {"fds": "descriptors stay open", "threads": "threads stay alive", "": "native memory"}
+RESOURCES = {
+    "fds": "descriptors stay open",
+    "threads": "threads stay alive",
+    "children": "child processes stay",
+    "": "native memory",
+}
 #: Beyond this share of its processes' time, and beyond what it was allowed, measuring is itself worth a line.
 COSTLY = 0.03
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.beat import Scheduler
 from celery.signals import task_received, worker_process_init
 
 app = Celery("memory_project", broker=os.environ.get("CELERY_BROKER_URL", "memory://"), set_as_current=False)
@@ -44,6 +45,18 @@ def note(request: Any = None, **_: Any) -> None:
     """Leaks in the worker's main process, if that is wanted: what every message brings."""
     if "notes" in STATE:
         _received.append({"id": request.id, "body": request.id * 600})  # NOTE
+
+
+class KeepingScheduler(Scheduler):
+    """Leaks in the scheduler's process: what each of its turns brings."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.turns: list[bytearray] = []
+        super().__init__(*args, **options)
+
+    def tick(self, *args: Any, **options: Any) -> float:
+        self.turns.append(bytearray(20_000))  # TURN
+        return min(0.2, super().tick(*args, **options))
 
 
 def say(to: str, **facts: Any) -> None:
