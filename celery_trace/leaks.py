@@ -62,7 +62,9 @@ def _rows(windows: Sequence[Window]) -> list[Leak]:
     rows = []
     for resource in sorted({window.native for window in windows if window.native}):
         found = [window for window in windows if window.native == resource]
-        rows.append(_reported_row(windows, found, ("", 0), resource))
+        opened = next((window.sites[0] for window in reversed(found) if window.sites), None)
+        at = (opened.file, opened.line) if opened is not None else ("", 0)
+        rows.append(_reported_row(windows, found, at, resource))
     sampled = [window for window in windows if window.stage is Stage.SAMPLED]
     sites = _by_site(sampled)
     rows += [_sampled_row(sampled, found, site) for site, found in sites.items()]
@@ -188,7 +190,7 @@ def _leak(
     blocks_per_run: float,
 ) -> Leak:
     last = found[-1]
-    here = next((one for one in last.sites if (one.file, one.line) == site), None)
+    here = next((one for window in reversed(found) for one in window.sites if (one.file, one.line) == site), None)
     runs: dict[str, int] = {}
     for window in of_name:
         runs[window.process] = max(runs.get(window.process, 0), window.run_number)

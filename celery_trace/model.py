@@ -40,7 +40,7 @@ class Role(StrEnum):
     BEAT = "beat"
     SOLO = "solo"
     THREADS = "threads"
-    GREEN = "green"  # gevent, eventlet
+    GREEN = "green"  # gevent, eventlet, an event loop
     WEB = "web"  # a Django process
     SCRIPT = "script"  # a block or an eager task outside any worker
 

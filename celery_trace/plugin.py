@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 from billiard.util import Finalize
+from celery.concurrency import get_implementation
 
 from celery_trace import batches, private_files, refused_messages, signals, soft_limits, tracers, unrecorded
 from celery_trace import recorder as recorders
@@ -47,14 +48,14 @@ DESK_S = 10.0
 LEFT_OUT_S = 2.0
 
 #: Which pool means which role; by the module that the pool's class comes from.
+_PREFORK = "celery.concurrency.prefork"
 _ROLES = {
-    "celery.concurrency.prefork": Role.MAIN,
+    _PREFORK: Role.MAIN,
     "celery.concurrency.solo": Role.SOLO,
     "celery.concurrency.thread": Role.THREADS,
     "celery.concurrency.gevent": Role.GREEN,
     "celery.concurrency.eventlet": Role.GREEN,
 }
-_POOL_NAMES = {"prefork": Role.MAIN, "processes": Role.MAIN, "solo": Role.SOLO, "threads": Role.THREADS}
 
 _TASK = Kind.TASK
 
@@ -597,9 +598,14 @@ def _command_line(worker: Any) -> dict[str, str]:
 
 def _role_of(pool: Any) -> Role:
     """The role of a worker's main process, from its pool (a class or one of Celery's names)."""
-    name = pool if isinstance(pool, str) else getattr(pool, "__module__", "")
-    module = name.partition(":")[0]
-    return _POOL_NAMES.get(module) or _ROLES.get(module) or (Role.GREEN if "event" in module else Role.MAIN)
+    if isinstance(pool, str):
+        pool = get_implementation(pool)
+    module = getattr(pool, "__module__", _PREFORK)
+    if module in _ROLES:
+        return _ROLES[module]
+    # Somebody else's, such as one for asyncio. Unless it forks, tasks run in this process, in whatever thread.
+    forks = any(base.__module__ == _PREFORK for base in getattr(pool, "__mro__", ()))
+    return Role.MAIN if forks else Role.GREEN
 
 
 def _queue_and_root(request: Any) -> tuple[str, str]:

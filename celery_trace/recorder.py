@@ -549,6 +549,8 @@ class Recorder:
         written = self.spool.account()
         counters = {key: count for key, count in written.items() if not key.endswith((":stats", ":sample"))}
         counters.update({f"own_error:{place}": count for place, count in guard.own_errors.items()})
+        if self.heap is not None:
+            counters.update(self.heap.conditions())
         for extra in self.extra_counters:
             counters.update(extra())
         return counters

@@ -46,6 +46,7 @@ ENOUGH: Final = 0.3
 
 #: Where no root was reached: what no reference leads to is garbage, unless C code or a frame holds it.
 NO_ROOT: Final = "no module, class or thread refers to it: held from C code or by a frame, or garbage"
+NOBODY_COLLECTS: Final = f"{NO_ROOT} that nobody collects, as garbage collection is off here"
 
 #: Containers whose length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
 _SIZED: Final = (dict, list, set, frozenset, tuple, deque, OrderedDict, defaultdict, bytearray)
@@ -98,6 +99,11 @@ _held: dict[int, weakref.ref[Any]] = {}
 
 #: The lists of searches in progress: they refer to what is searched for.
 _walking: set[int] = set()
+
+
+def collects() -> bool:
+    """Whether garbage is collected in this process by itself."""
+    return gc.isenabled() and gc.get_threshold()[0] > 0
 
 
 def hold(thing: object) -> None:
@@ -289,7 +295,7 @@ class _Walk:
         """What was found, once the walk is over."""
         root = self._best
         if root is None:
-            return Found(Holder(searched=True, why=NO_ROOT))
+            return Found(Holder(searched=True, why=NO_ROOT if collects() else NOBODY_COLLECTS))
         chain: list[Any] = []
         at = root
         while at >= 0:

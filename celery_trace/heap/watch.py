@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from celery_trace.clock import Clock
 from celery_trace.guard import report
-from celery_trace.heap import native, retainers
+from celery_trace.heap import native, openers, retainers
 from celery_trace.heap.duty import DutyCycle
 from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Stack, open_sampler
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
@@ -38,6 +38,7 @@ from celery_trace.model import (
     new_id,
     stable_id,
 )
+from celery_trace.probes.differences import is_the_programs
 from celery_trace.probes.source import OwnCode, SourceReader, is_our_own
 from celery_trace.settings import Settings
 
@@ -160,10 +161,13 @@ class HeapWatch:
         self._proving = 0  # the number of the last one during which no search held on to anything
         self._native = native.NativeWatch()
         self._growing: dict[str, native.Growth] = {}  # what was reported to grow
+        self._opened: dict[str, Stack] = {}  # where that was opened
         self._levels_due_s = 0.0
         self._levels_runs: dict[int, int] = {}
         self._closed = False
         self._on = False
+        self._lost_hooks = False
+        self._is_frozen: bool | None = None  # not looked at yet
         self._cost_s = 0.0
         self._has_company = process.role in _SHARED_BY_RUNS
         pace = sampler.pace
@@ -292,6 +296,16 @@ class HeapWatch:
         """What it does now: ``sampling``, or ``paused: next stretch in 40 s``."""
         return "sampling" if self._on else f"paused: next stretch in {self.duty.wait_s():.0f} s"
 
+    def conditions(self) -> dict[str, int]:
+        """What makes watching harder here, for the process's account of itself; each is 1, or missing."""
+        found = {
+            "gc_off": not retainers.collects(),
+            "frozen": self._is_frozen,
+            "tracemalloc": is_the_programs(),
+            "hooks_lost": self._lost_hooks,
+        }
+        return {f"heap:{name}": 1 for name, is_so in found.items() if is_so}
+
     # --- stretches --------------------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -314,6 +328,7 @@ class HeapWatch:
 
     def _start_again(self) -> None:
         """Another tool has removed the hooks, so the sample has missed what was freed since."""
+        self._lost_hooks = isinstance(self._sampler, Sampler)
         self._sampler.stop()
         self._start()
 
@@ -368,6 +383,8 @@ class HeapWatch:
             now_s: Monotonic time.
             last: The process ends, so a site with too few runs for a verdict is reported too: others add to it.
         """
+        if self._is_frozen is None:  # once, as it counts them all; usually it is done before the first task
+            self._is_frozen = gc.get_freeze_count() > 0
         stats = self._sampler.stats()
         runs = self._runs()
         picks = list(self._picks())
@@ -386,6 +403,7 @@ class HeapWatch:
                 stack = next((pick.stack for pick in picks if self._is_at(pick, key)), -1)
                 self._sites[key] = _Site(self._sampler.stack(stack))
         self._judge_sites(evidence, runs, now_s)
+        self._look_for_openers(picks, runs)
         if self._search is None:
             self._prepare_search(evidence, picks, last)
         self._write_clean(runs)
@@ -516,6 +534,24 @@ class HeapWatch:
         for resource in {*growing, *self._growing}:
             self._write_native(resource, growing.get(resource))
 
+    def _look_for_openers(self, picks: list[Pick], runs: dict[int, int]) -> None:
+        """Find the line that opened what grows."""
+        for resource in self._growing.keys() & openers.RESOURCES - self._opened.keys():
+            growth = self._growing[resource]
+            survivors = [
+                pick
+                for pick in picks
+                if growth.tag in (UNTAGGED, pick.tag) and pick.run <= runs.get(pick.tag, 0) - IN_FLIGHT_RUNS
+            ]
+            stack = openers.opened_at(resource, survivors, self._sampler.stack, self._referrers, self._own)
+            if stack:
+                self._opened[resource] = stack
+                self._emit_native(growth, self._verdict_of(growth))
+
+    @staticmethod
+    def _verdict_of(growth: native.Growth) -> Verdict:
+        return Verdict.LEAKING if growth.final else Verdict.GROWING
+
     def _write_native(self, resource: str, growth: native.Growth | None) -> None:
         before = self._growing.get(resource)
         if growth is None:
@@ -523,14 +559,20 @@ class HeapWatch:
             growth, verdict = before, Verdict.STEADY
             del self._growing[resource]
         else:
-            verdict = Verdict.LEAKING if growth.final else Verdict.GROWING
+            verdict = self._verdict_of(growth)
             if before is not None and before.tag == growth.tag and before.final == growth.final:
                 return
             self._growing[resource] = growth
-        if growth is None:
-            return
+            if before is not None and before.tag != growth.tag:
+                self._opened.pop(resource, None)  # another task's line
+        if growth is not None:
+            self._emit_native(growth, verdict)
+
+    def _emit_native(self, growth: native.Growth, verdict: Verdict) -> None:
         kind, name = _names[growth.tag]
+        resource = growth.resource
         in_bytes = resource == "malloc"
+        stack = self._opened.get(resource, ())
         self._emit(
             Window(
                 id=new_id(),
@@ -545,11 +587,28 @@ class HeapWatch:
                 run_number=self._runs()[growth.tag],
                 kept_blocks_per_run=0.0 if in_bytes else growth.per_run,
                 kept_bytes_per_run=growth.per_run if in_bytes else 0.0,
+                sites=[self._site_of(stack)] if stack else [],
                 native=resource,
                 role=self._process.role,
                 release=self._process.release,
                 note=native.describe(growth),
             )
+        )
+
+    def _site_of(self, stack: Stack) -> Site:
+        """Where something was opened: no bytes of its own."""
+        lines = tuple((file, line) for file, line, _ in stack)
+        file, line = lines[self._own.first(lines)]
+        reader = SourceReader()
+        here = reader.line(file, line)
+        return Site(
+            file=here.file,
+            line=line,
+            function=here.function,
+            code=here.code,
+            bytes=0,
+            blocks=0,
+            traceback=self._traceback(stack, reader),
         )
 
     # --- writing ----------------------------------------------------------------------------------------
