@@ -55,6 +55,8 @@ PROCESS: Final = "(process)"
 #: A site that keeps less a run, or has kept less in all, is not reported (bytes).
 LEAST_BYTES_PER_RUN: Final = 16
 LEAST_BYTES: Final = 4096
+#: A process that runs no tasks tells from this size on what it holds, also if that does not grow (bytes).
+LARGE_BYTES: Final = 16 * 2**20
 #: Sites that are judged in one look, the largest ones.
 MOST_SITES: Final = 40
 #: Blocks from which the search for a holder starts.
@@ -146,6 +148,7 @@ class HeapWatch:
         self._stacks: dict[Key, Stack] = {}
         self._history = HeapHistory(self._place_of)
         self._sites: dict[Key, _Site] = {}
+        self._told: dict[tuple[str, ...], Key] = {}  # what holds something of a library's lines: the line that tells it
         self._began_s = time.monotonic()
         self._pause_s = sampler.pace.first_pause_s
         self._due_s = self._began_s + sampler.pace.first_pause_s
@@ -399,7 +402,7 @@ class HeapWatch:
         self._mean_bytes = stats["mean_bytes"]
         evidence = self._history.evidence()
         for key in sorted(evidence, key=lambda key: -evidence[key].bytes)[:MOST_SITES]:
-            if key not in self._sites and self._is_worth_a_row(evidence[key], last):
+            if key not in self._sites and self._is_worth_a_row(key, evidence[key], last):
                 stack = next((pick.stack for pick in picks if self._is_at(pick, key)), -1)
                 self._sites[key] = _Site(self._sampler.stack(stack))
         self._judge_sites(evidence, runs, now_s)
@@ -410,22 +413,41 @@ class HeapWatch:
         if self._sampler.sweep():
             self._places.clear()
 
-    def _is_worth_a_row(self, evidence: Evidence, last: bool) -> bool:
+    def _is_large(self, key: Key, evidence: Evidence) -> bool:
+        """Whether it is so much that a process which runs no tasks must say what holds it."""
+        runs_none = self._process.role in (Role.MAIN, Role.BEAT)
+        return runs_none and key[0] == UNTAGGED and evidence.bytes >= LARGE_BYTES
+
+    def _is_told(self, key: Key, site: _Site) -> bool:
+        """
+        Whether a larger site of the same holder speaks for a line of a library.
+
+        A message that a worker holds was allocated at some twenty lines of Celery's and the broker's.
+        """
+        if key[0] != UNTAGGED or self._own(key[1][0]) or not site.holder.path:
+            return False
+        holder = tuple(step.partition("[")[0] for step in site.holder.path[:-1])
+        return self._told.setdefault(holder, key) != key
+
+    def _is_worth_a_row(self, key: Key, evidence: Evidence, last: bool) -> bool:
         """Whether a site is to be reported from now on."""
         if evidence.bytes_per_run < LEAST_BYTES_PER_RUN or evidence.bytes < LEAST_BYTES:
             return False
+        if self._is_large(key, evidence):
+            return True
         verdict = judge(evidence, least_runs=self._least_runs).verdict
         if verdict is Verdict.TOO_FEW_RUNS:
             return last and evidence.events >= 2
         return verdict is not Verdict.STEADY
 
     def _judge_sites(self, evidence: Mapping[Key, Evidence], runs: dict[int, int], now_s: float) -> None:
-        for key, site in self._sites.items():
-            if key not in evidence:
-                continue
+        known = [(key, site) for key, site in self._sites.items() if key in evidence]
+        for key, site in sorted(known, key=lambda one: -evidence[one[0]].bytes):
             site.judgement = judge(evidence[key], site.holder, least_runs=self._least_runs)
             # What a process does by itself is no task that somebody wrote: a mere suspicion is not worth a row.
-            if key[0] != UNTAGGED or site.verdict is not None or site.judgement.verdict in (_GROWS, _LEAKS):
+            grows = site.verdict is not None or site.judgement.verdict in (_GROWS, _LEAKS)
+            is_held = bool(site.holder.path) and self._is_large(key, evidence[key])
+            if (key[0] != UNTAGGED or grows or is_held) and not self._is_told(key, site):
                 self._write(key, site, evidence[key], runs, now_s)
 
     def _prepare_search(self, evidence: Mapping[Key, Evidence], picks: list[Pick], last: bool) -> None:
@@ -434,7 +456,8 @@ class HeapWatch:
         for key, site in self._sites.items():
             events = evidence[key].events
             grows = site.judgement.confidence >= GROWS and site.judgement.verdict in (Verdict.SUSPECT, Verdict.GROWING)
-            if events < SEARCH_AGAIN * site.searched_at_events or not (grows or (last and site.found is None)):
+            unknown = site.found is None and (last or self._is_large(key, evidence[key]))
+            if events < SEARCH_AGAIN * site.searched_at_events or not (grows or unknown):
                 continue
             blocks = self._blocks_of(key, picks)
             if blocks:
