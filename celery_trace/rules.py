@@ -48,6 +48,9 @@ _COUNTABLE = {"fds": "descriptors", "threads": "threads", "children": "child pro
 _WEIGHTS_BYTES = {"fds": 1024, "threads": 32 * 1024, "children": 32 * 1024}
 
 
+#: What is listed with the workers and is none.
+NO_WORKERS = frozenset({Role.WEB, Role.SCRIPT, Role.BEAT})
+
 _MAIN_ROLES = {Role.MAIN, Role.SOLO, Role.THREADS, Role.GREEN}
 
 #: An idle process says something this often, seconds; a shorter silence means nothing.
@@ -264,7 +267,7 @@ def _worker_silent(facts: Facts, rule: Rule) -> Iterator[Reading]:
     After ``window_s`` it counts as gone for good, and no longer as silent.
     """
     for worker in facts.workers:
-        if worker.role in {"web", "script", "beat"} or not worker.processes or not rule.wants(worker.name):
+        if worker.role in NO_WORKERS or not worker.processes or not rule.wants(worker.name):
             continue
         speaks_for_it = [process for process in worker.processes if process.role in _MAIN_ROLES] or worker.processes
         main = max(speaks_for_it, key=lambda process: process.started_at)
