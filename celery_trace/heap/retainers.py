@@ -39,6 +39,9 @@ Referrers = Callable[[list[tuple[int, int]], int], list[tuple[int, Any, Any]]]
 DEPTH: Final = 16
 WIDTH: Final = 48
 MOST_REFERRERS: Final = 6
+#: Where a level has so few objects, such as an app that everything refers to, more of their referrers are looked at.
+FEW: Final = 8
+MOST_REFERRERS_OF_FEW: Final = 48
 #: Sites whose holders are put into words before the caller can pause.
 DESCRIBED_AT_ONCE: Final = 8
 #: A root counts when the ways of this share of the blocks that were found lead to it.
@@ -96,6 +99,9 @@ _ONLY_IN_FLIGHT: Final = ("celery_trace.", "celery.utils.threads", "celery.app.t
 
 #: Objects that only a frame holds, for as long as the process lives, such as the loop of a scheduler; see :func:`hold`.
 _held: dict[int, weakref.ref[Any]] = {}
+
+#: Modules that refer to much of a program, and that nobody looks into for it.
+_INFRASTRUCTURE: Final = ("celery.", "kombu.", "billiard.", "django.", "asyncio.", "threading", "weakref", "abc")
 
 #: The lists of searches in progress: they refer to what is searched for.
 _walking: set[int] = set()
@@ -159,7 +165,7 @@ def _rise(
         if not wanted:
             break
         yield None
-        matches = referrers(list(wanted.values()), MOST_REFERRERS)
+        matches = referrers(list(wanted.values()), MOST_REFERRERS if len(wanted) > FEW else MOST_REFERRERS_OF_FEW)
         for key, walk in walks.items():
             walk.rise(asked[key], matches)
         del matches
@@ -236,7 +242,8 @@ class _Walk:
     def asks(self) -> list[int]:
         """The addresses of the objects whose referrers the next pass is to find; none once the walk is over."""
         roots = [index for index in self._level if self._is_root(self.things[index])]
-        root = max(roots, key=lambda index: self.nodes[index].blocks, default=None)
+        # Of several that lead to as much, a module, as people look there; the program's own before Celery's.
+        root = max(roots, key=lambda index: (self.nodes[index].blocks, self._preference(index)), default=None)
         if root is not None and (self._best is None or self.nodes[root].blocks > self.nodes[self._best].blocks):
             self._best = root
         if self._best is not None and self.nodes[self._best].blocks >= ENOUGH * self.starts:
@@ -288,6 +295,10 @@ class _Walk:
             name = self._modules.get(id(thing))
             return name is not None and not name.startswith("celery_trace")
         return issubclass(type(thing), type | types.ModuleType | threading.Thread) or id(thing) in self._held
+
+    def _preference(self, index: int) -> int:
+        name = self._modules.get(id(self.things[index]), "")
+        return bool(name) + bool(name and not name.startswith(_INFRASTRUCTURE))
 
     # --- words -----------------------------------------------------------------------------------------
 

@@ -474,9 +474,14 @@ class HeapWatch:
         self._collections = number
 
     def _blocks_of(self, key: Key, picks: list[Pick]) -> list[tuple[int, int]]:
-        """Some blocks of a site: the youngest, which a chain hangs from, and others of all ages."""
+        """
+        Some blocks of a site: the youngest, which a chain hangs from, and others of all ages, one of each run.
+
+        A first run may leave many more, such as a connection, which something else holds.
+        """
         counted = self._history.counted(key)
-        blocks = [(pick.address, pick.size) for pick in sorted(picks, reverse=True) if pick.serial in counted]
+        of_runs = {pick.run: pick for pick in sorted(picks) if pick.serial in counted}
+        blocks = [(pick.address, pick.size) for pick in sorted(of_runs.values(), reverse=True)]
         return [*blocks[:YOUNGEST_BLOCKS], *blocks[YOUNGEST_BLOCKS :: len(blocks) // MOST_BLOCKS + 1]]
 
     def _is_at(self, pick: Pick, key: Key) -> bool:
