@@ -13,6 +13,7 @@ from celery_trace.leaks import leak_table
 from celery_trace.model import Leak, Verdict, Window
 from tests.support import memory_project
 from tests.support.memory_worker import MemoryWorker, memory_worker
+from tests.support.requirements import told_children
 from tests.support.waiting import wait_until
 
 #: Task, resource, and the mark at its line.
@@ -40,6 +41,8 @@ def workers(broker_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("task", CASES)
 def test_what_stays_open_is_told_at_the_line_that_opened_it(workers: dict[str, MemoryWorker], task: str) -> None:
     resource, mark = CASES[task]
+    if resource == "children":
+        told_children()
 
     def told() -> list[Leak]:
         for one, worker in workers.items():
