@@ -12,7 +12,7 @@ JOBS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test versions lint types bench check clean constraints
+.PHONY: help setup system demo test versions fallback lint types bench check clean constraints
 
 help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { gsub(/\$$\(VENV\)/, "$(VENV)"); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,11 @@ versions: ## Unit and wiring tests on further Pythons of this machine; VERSIONS=
 	    scripts/make-venv $$python $$venv -r requirements-dev.txt && \
 	    $$venv/bin/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/wiring $(ARGS) || exit 1; \
 	done
+
+# Without CI, as what only the extension module can do is skipped then.
+fallback: setup ## Tests of the heap and of traced blocks as where the extension module can't be built
+	CI= TESTS_WITHOUT_EXTENSION=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(wildcard tests/*/test_heap_*.py) \
+	    tests/wiring/test_blocks_trace_memory.py tests/wiring/test_tracers.py $(ARGS)
 
 lint: setup ## ruff and the layering
 	$(BIN)/ruff check --no-cache .

@@ -90,6 +90,13 @@ def _truthy(text: str) -> bool:
     return text.strip().lower() not in {"", "0", "false", "no", "off"}
 
 
+def _switch_on_beat(sender: Any = None, **_: Any) -> None:
+    """A scheduler starts."""
+    from celery_trace.plugin import install
+
+    install(sender.app).on_beat_init(sender=sender)
+
+
 def _switch_on(sender: Any = None, **_: Any) -> None:
     """A worker starts. A setting that is not allowed ends it here (SystemExit), with the reason."""
     from celery_trace.plugin import install
@@ -100,6 +107,7 @@ def _switch_on(sender: Any = None, **_: Any) -> None:
 
 
 if _truthy(os.environ.get("CELERY_TRACE", "")):
-    from celery.signals import worker_init
+    from celery.signals import beat_init, worker_init
 
     worker_init.connect(_switch_on, weak=False, dispatch_uid="celery_trace.install")
+    beat_init.connect(_switch_on_beat, weak=False, dispatch_uid="celery_trace.install")

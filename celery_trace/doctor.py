@@ -247,6 +247,7 @@ def _some(names: list[str]) -> str:
 
 def _heap(here: Installation) -> Iterator[Finding]:
     from celery_trace.heap.sampler import availability
+    from celery_trace.probes import counters
 
     if here.settings.memory not in {"auto", "always"}:
         yield _warn("memory", f"trace_memory is {here.settings.memory!r}", 'Set it to "auto" to find leaks.')
@@ -257,10 +258,67 @@ def _heap(here: Installation) -> Iterator[Finding]:
             "memory",
             f"watched by short stretches of tracemalloc: {slow}",
             "Tracing costs some hundred times as much as sampling, so within the same budget a leak takes that much "
-            "longer to be named.",
+            "longer to be named. It makes way for the program's own tracemalloc and for traced blocks.",
         )
     else:
         yield _ok("memory", "watched by the sampling extension module")
+    allocator = os.environ.get("PYTHONMALLOC")
+    if allocator:
+        yield _ok("allocators", f"PYTHONMALLOC is {allocator}: memory is watched all the same")
+    if "malloc_bytes" not in counters.available():
+        yield _warn(
+            "C memory",
+            f"the C allocator gives no figures ({platform.libc_ver()[0] or 'not glibc'}, or another one is preloaded)",
+            "What C code keeps is told by the process's address space alone, so only what is large.",
+        )
+    yield from _conditions(here)
+
+
+#: What a process may say of itself: level, check, what it is, and what to do.
+_CONDITIONS: dict[str, tuple[str, str, str, str]] = {
+    "gc_off": (
+        "warn",
+        "garbage",
+        "garbage collection is off",
+        "Nobody collects cycles there, so they grow for ever; a row without a holder may be just that. Call "
+        "gc.enable(), or gc.collect() now and then.",
+    ),
+    "frozen": ("ok", "gc.freeze", "what was set aside is never collected", ""),
+    "tracemalloc": (
+        "warn",
+        "tracemalloc",
+        "the program's own tracemalloc is on",
+        "It makes a process several times as slow. Where the heap is watched by tracemalloc too, no leak is looked for "
+        "meanwhile.",
+    ),
+    "hooks_lost": (
+        "warn",
+        "hooks",
+        "another tool has taken the sampler's hooks out, as tracemalloc does when it stops",
+        "What was sampled before is forgotten each time, so a leak takes longer to be named.",
+    ),
+}
+
+
+def _conditions(here: Installation) -> Iterator[Finding]:
+    """What living processes say that makes it harder to watch their heaps."""
+    from celery_trace.queries import Queries
+    from celery_trace.stores import open_store
+
+    try:
+        store = open_store(here.settings, create=False)
+    except Unavailable:
+        return  # another check says so
+    try:
+        found = Queries(store).heap_conditions()
+    except Unavailable:
+        return
+    finally:
+        store.close()
+    for name, processes in sorted(found.items()):
+        if name in _CONDITIONS:
+            level, check, what, advice = _CONDITIONS[name]
+            yield Finding(level=level, check=check, found=f"{what}: {_some(processes)}", advice=advice)
 
 
 def _sandbox(_: Installation) -> Iterator[Finding]:

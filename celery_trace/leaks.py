@@ -62,7 +62,9 @@ def _rows(windows: Sequence[Window]) -> list[Leak]:
     rows = []
     for resource in sorted({window.native for window in windows if window.native}):
         found = [window for window in windows if window.native == resource]
-        rows.append(_reported_row(windows, found, ("", 0), resource))
+        opened = next((window.sites[0] for window in reversed(found) if window.sites), None)
+        at = (opened.file, opened.line) if opened is not None else ("", 0)
+        rows.append(_reported_row(windows, found, at, resource))
     sampled = [window for window in windows if window.stage is Stage.SAMPLED]
     sites = _by_site(sampled)
     rows += [_sampled_row(sampled, found, site) for site, found in sites.items()]
@@ -207,7 +209,7 @@ def _leak(
     blocks_per_run: float,
 ) -> Leak:
     last = found[-1]
-    here = next((one for one in last.sites if (one.file, one.line) == site), None)
+    here = next((one for window in reversed(found) for one in window.sites if (one.file, one.line) == site), None)
     runs: dict[str, int] = {}
     for window in of_name:
         runs[window.process] = max(runs.get(window.process, 0), window.run_number)
@@ -242,9 +244,30 @@ def _leak(
         began_with=_began_with(of_name, found),
         resource=resource,
         bounded=next((window.bounded for window in reversed(found) if window.bounded), ""),
-        note=last.holder.why if last.holder is not None else last.note,
+        note=(last.holder.why if last.holder is not None else last.note)
+        or _meaning(holding.retained_by if holding else ()),
         concurrent=any(window.concurrent > 1 for window in found),
     )
+
+
+#: What Celery and kombu hold, by the attribute that holds it, in words for who does not know their insides.
+_MEANINGS = {
+    "requests": "messages that the worker has taken and not finished; one with an ETA or a countdown stays until then",
+    "_delivered": "messages that the worker has taken and not acknowledged; one with an ETA or a countdown stays until "
+    "then",
+    "revoked": "ids of revoked tasks",
+    "channels": "results that nobody has asked for: the worker goes on to listen for them",
+    "pending_unsubscribe_channels": "results that nobody has asked for: the worker never reads that it listens no more",
+    "_pending_results": "results that nobody has asked for",
+}
+_OF_CELERY = ("celery.", "kombu.", "billiard.", "redis.")
+
+
+def _meaning(path: Sequence[str]) -> str:
+    """What a way to something of Celery's own means; empty for all else."""
+    names = [step.partition(":")[0] for step in path]
+    inside = path and (path[0].startswith(_OF_CELERY) or any(step.endswith(": Celery") for step in path))
+    return next((_MEANINGS[name] for name in reversed(names) if name in _MEANINGS), "") if inside else ""
 
 
 def _samples(found: Sequence[Window], bytes_per_run: float) -> list[tuple[float, int]]:

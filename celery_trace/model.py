@@ -40,7 +40,7 @@ class Role(StrEnum):
     BEAT = "beat"
     SOLO = "solo"
     THREADS = "threads"
-    GREEN = "green"  # gevent, eventlet
+    GREEN = "green"  # gevent, eventlet, an event loop
     WEB = "web"  # a Django process
     SCRIPT = "script"  # a block or an eager task outside any worker
 
@@ -498,7 +498,7 @@ class Window(Record, frozen=True, kw_only=True, tag="window"):
     types: list[TypeCount] = []  # per window
     retained_by: list[str] = []  # root first
     bounded: str = ""  # "lru_cache (500/500)" where the holder says so
-    native: str = ""  # "malloc", "mmap", "fds", "threads" where it is not Python's heap
+    native: str = ""  # "malloc", "mmap", "fds", "threads", "children" where it is not Python's heap
     concurrent: int = 1
     by_site: bool = False  # attributed by the task's frame in the traceback, not by difference
     note: str = ""
@@ -673,7 +673,7 @@ class Leak(Struct, frozen=True, kw_only=True):
     waits_for: str = ""  # what would decide it; "" once decided
     began_with: str = ""  # the first release that showed it; "" where it may have been there before
     # beyond the contract
-    resource: str = ""  # for native rows: "malloc", "mmap", "fds", "threads"
+    resource: str = ""  # for native rows: "malloc", "mmap", "fds", "threads", "children"
     bounded: str = ""
     note: str = ""
     concurrent: bool = False

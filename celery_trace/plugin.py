@@ -3,7 +3,8 @@ Switches the plugin on in whatever process Celery runs it: worker, child, or a s
 
 The life of a prefork worker: ``worker_init`` reads the settings and refuses bad ones,
 ``worker_ready`` starts the main process's recorder and the collector, each child's
-``worker_process_init`` starts that child's recorder, ``worker_shutdown`` ends both.
+``worker_process_init`` starts that child's recorder, ``worker_shutdown`` ends both. A scheduler's recorder is started
+by ``beat_init``, in a process of its own or one that a worker forked for it, and ends with the process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from types import CodeType, FrameType
 from typing import Any
 
 import click
+from billiard.util import Finalize
+from celery.concurrency import get_implementation
 
 from celery_trace import batches, private_files, refused_messages, signals, soft_limits, tracers, unrecorded
 from celery_trace import recorder as recorders
@@ -27,9 +30,10 @@ from celery_trace.capture.task_facts import field, retries_of
 from celery_trace.clock import SystemClock
 from celery_trace.failures import FailureWatcher, Struck
 from celery_trace.guard import AGAIN_S, Guard, report, swallow
+from celery_trace.heap import retainers
 from celery_trace.model import Kind, Role, new_id
 from celery_trace.probes.source import code_of
-from celery_trace.recorder import Recorder, RunToken
+from celery_trace.recorder import RUN_NOTHING, Recorder, RunToken
 from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.unrecorded import EVENT_S
 
@@ -44,14 +48,14 @@ DESK_S = 10.0
 LEFT_OUT_S = 2.0
 
 #: Which pool means which role; by the module that the pool's class comes from.
+_PREFORK = "celery.concurrency.prefork"
 _ROLES = {
-    "celery.concurrency.prefork": Role.MAIN,
+    _PREFORK: Role.MAIN,
     "celery.concurrency.solo": Role.SOLO,
     "celery.concurrency.thread": Role.THREADS,
     "celery.concurrency.gevent": Role.GREEN,
     "celery.concurrency.eventlet": Role.GREEN,
 }
-_POOL_NAMES = {"prefork": Role.MAIN, "processes": Role.MAIN, "solo": Role.SOLO, "threads": Role.THREADS}
 
 _TASK = Kind.TASK
 
@@ -104,8 +108,10 @@ class CeleryTrace:
         self._traced: _Traced | None = None
         self._again_at_s = 0.0  # by `time.monotonic()`: when a recorder that could not start is tried again
         self._failed_starts = 0
-        self._main_pid = 0
+        self._main_pid = 0  # of the worker, also in its children
         self._main_uid = ""
+        self._beat_pid = 0
+        self._beat_end: Any = None
         self._role = Role.SCRIPT
         self._worker = ""
         self._collector: Any = None
@@ -149,6 +155,8 @@ class CeleryTrace:
     def close(self) -> None:
         """Disconnect from all signals, end the collector and this process's recorder."""
         self._connection.close()
+        if self._beat_end is not None:
+            self._beat_end.cancel()
         if self._doorkeeper is not None and self.app is not None:
             self._doorkeeper.leave(self.app)
         for forget in (self._forget_tracers, self._forget_batches, self._forget_refused, self._forget_limits):
@@ -206,6 +214,7 @@ class CeleryTrace:
             if self._closed is not None:
                 unrecorded.log(self.settings.spool_folder, self._closed)
                 self._closed = None
+            retainers.hold(sender)
             traced = self._trace_here()
             recorder = traced.recorder
             recorder.ticker.every(EVENT_S, self._say_unrecorded, "unrecorded")
@@ -304,13 +313,49 @@ class CeleryTrace:
             if self._desk is not None:
                 self._desk.close()
                 self._desk = None
-            if self._traced is not None:
-                self._traced.watcher.tell_left_out()
-            recorders.close("exit")
-            self._traced = None
-            if self._collector is not None:
-                self._collector.stop()
-                self._collector = None
+            self._end()
+
+    def _end(self) -> None:
+        if self._traced is not None:
+            self._traced.watcher.tell_left_out()
+        recorders.close("exit")
+        self._traced = None
+        if self._collector is not None:
+            self._collector.stop()
+            self._collector = None
+
+    def on_beat_init(self, sender: Any = None, **_: Any) -> None:
+        """
+        A scheduler begins, in a process of its own or one that a worker forked for it: record that process.
+
+        One that runs as a thread of a worker is recorded with the worker's main process.
+        """
+        with Guard("beat_init"):
+            pid = os.getpid()
+            if not self._is_ours(sender) or pid in (self._main_pid, self._beat_pid):
+                return
+            try:
+                enabled = self.settings.enabled
+            except SettingError as error:
+                logger.error("celery-trace: this scheduler is not recorded: %s", error)
+                enabled = False
+            if not enabled:
+                self._connection.close()
+                return
+            self._beat_pid = pid
+            self._role = Role.BEAT
+            self._collector = self._desk = None  # the worker's, if it was forked
+            self._again_at_s, self._failed_starts = 0.0, 0
+            retainers.hold(sender)
+            # A process that a worker forks ends without what `atexit` knows.
+            self._beat_end = Finalize(None, self._beat_ends, exitpriority=0)
+            recorder = self._trace_here().recorder
+            if self.settings.collector and not self._main_pid:
+                recorder.begin("collector", lambda: self._begin_collector(recorder))
+
+    def _beat_ends(self) -> None:
+        with Guard("beat: end"):
+            self._end()
 
     # --- a task's life ---------------------------------------------------------------------------------
 
@@ -432,9 +477,10 @@ class CeleryTrace:
         """
         settings = self.settings
         recorder = self._recorder()
-        if self._main_uid and recorder.process.role is not Role.MAIN:
+        runs_tasks = recorder.process.role not in RUN_NOTHING
+        if self._main_uid and runs_tasks:
             recorder.begin("orders", lambda: self._hear_orders(recorder))
-        if recorder.keeper is None and settings.shell == "live" and recorder.process.role is not Role.MAIN:
+        if recorder.keeper is None and settings.shell == "live" and runs_tasks:
             recorder.begin("live keeper", lambda: self._begin_keeper(recorder))
         watcher = FailureWatcher(
             settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep, box=recorder.box
@@ -450,7 +496,7 @@ class CeleryTrace:
         now_s = time.monotonic()
         if now_s < self._again_at_s:
             raise NotRecording
-        main = self._role is not Role.CHILD
+        main = self._role not in (Role.CHILD, Role.BEAT)
         try:
             recorder = recorders.ensure(
                 self.settings,
@@ -529,10 +575,11 @@ def install(app: Any) -> CeleryTrace:
 
 
 def install_when_a_worker_starts() -> None:
-    """Switch the plugin on for whichever app's worker starts in this process."""
-    from celery.signals import worker_init
+    """Switch the plugin on for whichever app's worker or scheduler starts in this process."""
+    from celery.signals import beat_init, worker_init
 
     worker_init.connect(_install_on_worker_init, weak=False, dispatch_uid="celery_trace.install")
+    beat_init.connect(_install_on_beat_init, weak=False, dispatch_uid="celery_trace.install")
 
 
 def _install_on_worker_init(sender: Any = None, **_: Any) -> None:
@@ -540,6 +587,10 @@ def _install_on_worker_init(sender: Any = None, **_: Any) -> None:
     if app not in _installed:
         # Connected while this very signal is being sent: Celery may or may not reach it, so say it ourselves.
         CeleryTrace(app).on_worker_init(sender=sender)
+
+
+def _install_on_beat_init(sender: Any = None, **_: Any) -> None:
+    CeleryTrace(sender.app).on_beat_init(sender=sender)  # saying it twice does no harm
 
 
 def _command_line(worker: Any) -> dict[str, str]:
@@ -555,9 +606,14 @@ def _command_line(worker: Any) -> dict[str, str]:
 
 def _role_of(pool: Any) -> Role:
     """The role of a worker's main process, from its pool (a class or one of Celery's names)."""
-    name = pool if isinstance(pool, str) else getattr(pool, "__module__", "")
-    module = name.partition(":")[0]
-    return _POOL_NAMES.get(module) or _ROLES.get(module) or (Role.GREEN if "event" in module else Role.MAIN)
+    if isinstance(pool, str):
+        pool = get_implementation(pool)
+    module = getattr(pool, "__module__", _PREFORK)
+    if module in _ROLES:
+        return _ROLES[module]
+    # Somebody else's, such as one for asyncio. Unless it forks, tasks run in this process, in whatever thread.
+    forks = any(base.__module__ == _PREFORK for base in getattr(pool, "__mro__", ()))
+    return Role.MAIN if forks else Role.GREEN
 
 
 def _queue_and_root(request: Any) -> tuple[str, str]:

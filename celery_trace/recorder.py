@@ -83,6 +83,9 @@ def _no_code(kind: Kind, name: str) -> Iterable[CodeType]:  # noqa: ARG001 - whe
 #: Roles of the processes that a worker runs tasks in. Elsewhere, how a crash is handled is not for us to change.
 _OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN})
 
+#: And of those that run none.
+RUN_NOTHING: Final = frozenset({Role.MAIN, Role.BEAT})
+
 #: Asking an enumeration for its member costs more than all the rest of a look-up by it.
 _TASK: Final = Kind.TASK
 _LAST_BUCKET: Final = Histogram.BUCKETS - 1
@@ -228,7 +231,7 @@ class Recorder:
         recorder = cls(settings, process, spool, Ticker(clock), clock, code_of=code_of)
         recorder.ticker.is_idle = recorder.is_idle
         # A full disk, or a platform on which measuring fails: what else can be recorded is.
-        if role is not Role.MAIN and settings.black_box:
+        if role not in RUN_NOTHING and settings.black_box:
             recorder.ticker.every(BLACK_BOX_S, recorder.look_at_what_runs, "black box", idle_s=BOX_AGAIN_S)
             recorder.open_box()
         if settings.memory in {"auto", "always"}:
@@ -405,7 +408,7 @@ class Recorder:
 
     def measure(self, name: str, mode: str, seconds: float) -> None:
         """Measure the runs of one name in another mode for a while, whatever the process's mode is."""
-        if self.process.role is Role.MAIN:
+        if self.process.role in RUN_NOTHING:
             return
         until_s = self.clock.monotonic_s() + seconds
         if mode == "always":
@@ -420,7 +423,7 @@ class Recorder:
     def profile_next(self, name: str, claim: Callable[[], bool], seconds: float) -> None:
         """Profile the next run of one name with memray, if ``claim()`` says then that this process is the one."""
         if self.profile is None:
-            if self.process.role is Role.MAIN:
+            if self.process.role in RUN_NOTHING:
                 return
             self.profile = NextRunProfile(self.settings.folder, self.process, self.clock)
             self.extra_counters.append(lambda: dict(self.profile.counters) if self.profile else {})
@@ -552,6 +555,8 @@ class Recorder:
         written = self.spool.account()
         counters = {key: count for key, count in written.items() if not key.endswith((":stats", ":sample"))}
         counters.update({f"own_error:{place}": count for place, count in guard.own_errors.items()})
+        if self.heap is not None:
+            counters.update(self.heap.conditions())
         for extra in self.extra_counters:
             counters.update(extra())
         return counters

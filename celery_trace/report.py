@@ -181,7 +181,8 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
         ],
         (
             [
-                _state(leak.verdict), amount(leak), size(leak.kept_bytes_total), leak.runs, f"{leak.kind} {leak.name}",
+                _state(leak.verdict), amount(leak), size(leak.kept_bytes_total), leak.runs,
+                f"{leak.kind} {leak.name}" if leak.kind != "process" else f"process ({leak.role or '?'})",
                 style.place(leak.file, leak.line) if leak.file else _without_line(leak),
                 style.ago(leak.last_seen), leak.id,
             ]
@@ -194,7 +195,7 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
 
 def amount(leak: Leak) -> str:
     """What one run keeps, in the unit that fits the leak."""
-    if leak.resource in {"fds", "threads"}:
+    if leak.resource in {"fds", "threads", "children"}:
         return f"{leak.kept_blocks_per_run:.3g} {leak.resource}"
     return size(leak.kept_bytes_per_run)
 

@@ -41,11 +41,15 @@ SEVERITIES = ("info", "warning", "critical")
 
 _MIB = 1024 * 1024
 
-# A leaked descriptor or thread has no size of its own, so that it can be compared with `above` it counts as what the
-# kernel holds for it at least: an open file or socket about 1 KiB, a thread its kernel stack and structures.
-_COUNTABLE = {"fds": "descriptors", "threads": "threads"}
-_WEIGHTS_BYTES = {"fds": 1024, "threads": 32 * 1024}
+# A leaked descriptor, thread or child process has no size of its own, so that it can be compared with `above` it counts
+# as what the kernel holds for it at least: an open file or socket about 1 KiB, a thread or a process its kernel stack
+# and structures.
+_COUNTABLE = {"fds": "descriptors", "threads": "threads", "children": "child processes"}
+_WEIGHTS_BYTES = {"fds": 1024, "threads": 32 * 1024, "children": 32 * 1024}
 
+
+#: What is listed with the workers and is none.
+NO_WORKERS = frozenset({Role.WEB, Role.SCRIPT, Role.BEAT})
 
 _MAIN_ROLES = {Role.MAIN, Role.SOLO, Role.THREADS, Role.GREEN}
 
@@ -148,7 +152,8 @@ def _leak(facts: Facts, rule: Rule) -> Iterator[Reading]:
         holder = holder_of(leak.retained_by)
         held = f", held by {holder}" if holder else ", its holder was not found" if leak.note else ""
         yield Reading(
-            subject=f"{leak.kind} {leak.name} at {where}",
+            # A line that is found later is no other leak.
+            subject=f"{leak.kind} {leak.name} at {no_line if leak.native else where}",
             value=leak.kept_bytes_per_run + leak.kept_blocks_per_run * _WEIGHTS_BYTES.get(leak.resource, 0),
             text=f"{leak.kind} {leak.name} keeps {amount} each run at {where} over {leak.runs} runs{held}.",
             link=f"leaks/{leak.id}",
@@ -262,7 +267,7 @@ def _worker_silent(facts: Facts, rule: Rule) -> Iterator[Reading]:
     After ``window_s`` it counts as gone for good, and no longer as silent.
     """
     for worker in facts.workers:
-        if worker.role in {"web", "script"} or not worker.processes or not rule.wants(worker.name):
+        if worker.role in NO_WORKERS or not worker.processes or not rule.wants(worker.name):
             continue
         speaks_for_it = [process for process in worker.processes if process.role in _MAIN_ROLES] or worker.processes
         main = max(speaks_for_it, key=lambda process: process.started_at)

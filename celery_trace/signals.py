@@ -15,6 +15,7 @@ HEARD: Final = (
     "worker_process_shutdown",
     "worker_ready",
     "worker_shutdown",
+    "beat_init",
     "task_prerun",
     "task_postrun",
     "task_failure",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from celery_trace.guard import own_errors
@@ -26,6 +28,10 @@ pytest_plugins = [
 
 HERE = Path(__file__).parent
 
+# How long an example takes says how busy the machine is; the first text of all waits for a table of Unicode.
+hypothesis.settings.register_profile("ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("ours")
+
 #: Tier (the folder's name) and the seconds after which one of its tests counts as hung. The order is that of a
 #: run: what is fast and says most comes first; within a tier the order is random.
 TIERS = {"unit": 60, "wiring": 120, "worker": 300, "services": 300, "browser": 420}
@@ -38,6 +44,10 @@ for name in list(os.environ):
     if name.startswith(("CELERY_", "DJANGO_", "FLOWER_")):
         del os.environ[name]
 leftovers.mark_environment()
+
+# `make fallback` runs some tests as where no extension module can be built.
+if os.environ.get("TESTS_WITHOUT_EXTENSION"):
+    sys.modules["celery_trace.heap._sampler"] = sys.modules["celery_trace.heap._referrers"] = None  # type: ignore[assignment]
 
 
 def _tier(path: Path) -> str:

@@ -1,5 +1,5 @@
 """
-What the sampled heap cannot see: file descriptors, threads, and memory of C code.
+What the sampled heap cannot see: file descriptors, threads, child processes, and memory of C code.
 
 The process's levels are read every few seconds, with how often each task has run by then. A level that rises and does
 not come back is growth; it is attributed to the task whose runs explain it best, by least squares, and to the process
@@ -19,8 +19,13 @@ from msgspec import Struct
 from celery_trace.probes import counters
 
 #: What is watched, with the least growth that is reported.
-LEAST: Final[dict[str, float]] = {"fds": 8, "threads": 8, "malloc": 8 * 2**20}
-NOUN: Final = {"fds": "file descriptors", "threads": "threads", "malloc": "bytes of C memory"}
+LEAST: Final[dict[str, float]] = {"fds": 8, "threads": 8, "children": 8, "malloc": 8 * 2**20}
+NOUN: Final = {
+    "fds": "file descriptors",
+    "threads": "threads",
+    "children": "child processes",
+    "malloc": "bytes of C memory",
+}
 #: How often the levels are read, seconds.
 EVERY_S: Final = 5.0
 #: Readings that are kept; when they are more, every second one goes.
@@ -44,6 +49,7 @@ class Levels(Struct, frozen=True):
     fds: int
     threads: int
     malloc: int  # bytes of the C allocator and of mappings of its own
+    children: int = 0  # processes, also those that have ended and were not waited for
 
 
 class Reading(Struct, frozen=True):
@@ -70,13 +76,20 @@ class Growth(Struct, frozen=True):
 
 
 def read_levels() -> Levels:
-    """The process's levels; some tens of microseconds."""
+    """
+    The process's levels; some tens of microseconds, and a millisecond where threads came or went.
+
+    A thread is told as such: its stack, and what the C allocator has reserved for it, are no C memory that is kept.
+    """
     virtual_bytes, _ = counters.address_space_bytes()
     live_bytes = counters.byte_counter()()
+    threads = counters.native_threads() or 0
+    beside = counters.mapped_by_malloc_bytes() + threads * counters.stack_bytes() + counters.reserved_bytes(threads)
     return Levels(
         counters.open_descriptors() or 0,
-        counters.native_threads() or 0,
-        live_bytes + max(0, virtual_bytes - counters.mapped_by_malloc_bytes()),
+        threads,
+        live_bytes + max(0, virtual_bytes - beside),
+        counters.child_processes(),
     )
 
 

@@ -8,12 +8,14 @@ A key of a dict is data: it is put in brackets, so that it can be redacted and h
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import math
 import sys
 import threading
 import types
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -32,12 +34,16 @@ Block = tuple[int, int]
 #: Finds what refers to objects in blocks; see ``_referrers.c``.
 Referrers = Callable[[list[tuple[int, int]], int, bool], list[tuple[int, Any, Any]]]
 
-#: Levels of the walk, objects that a level goes on with, and referrers of one object.
-DEPTH: Final = 10
+#: Levels of the walk, objects that a level goes on with, and referrers of one object. What a library keeps lies deep:
+#: an object with its attributes in a dict is two levels, and the channels of Celery's result consumer are 13 below.
+DEPTH: Final = 16
 WIDTH: Final = 48
 MOST_REFERRERS: Final = 6
 #: From this level on a pass climbs chains: a way that is short keeps the names of all its steps.
 CLIMB_FROM: Final = 3
+#: Where a level has so few objects, such as an app that everything refers to, more of their referrers are looked at.
+FEW: Final = 8
+MOST_REFERRERS_OF_FEW: Final = 48
 #: Sites whose holders are put into words before the caller can pause.
 DESCRIBED_AT_ONCE: Final = 8
 #: A root counts when the ways of this share of the blocks that were found lead to it.
@@ -49,6 +55,7 @@ NO_ROOT: Final = "no module, class or thread refers to it: held from C code or b
 OUTSIDE: Final = "no Python object refers to it: held from C code or by a running frame"
 #: For that, the share of the blocks that were found.
 MOST: Final = 0.5
+NOBODY_COLLECTS: Final = f"{NO_ROOT} that nobody collects, as garbage collection is off here"
 
 #: Containers whose length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
 _SIZED: Final = (dict, list, set, frozenset, tuple, deque, OrderedDict, defaultdict, bytearray)
@@ -96,8 +103,25 @@ _BOUND_WITHIN: Final = 3
 _ONLY_IN_FLIGHT: Final = ("celery_trace.", "celery.utils.threads", "celery.app.task")
 
 
+#: Objects that only a frame holds, for as long as the process lives, such as the loop of a scheduler; see :func:`hold`.
+_held: dict[int, weakref.ref[Any]] = {}
+
+#: Modules that refer to much of a program, and that nobody looks into for it.
+_INFRASTRUCTURE: Final = ("celery.", "kombu.", "billiard.", "django.", "asyncio.", "threading", "weakref", "abc")
+
 #: The lists of searches in progress: they refer to what is searched for.
 _walking: set[int] = set()
+
+
+def collects() -> bool:
+    """Whether garbage is collected in this process by itself."""
+    return gc.isenabled() and gc.get_threshold()[0] > 0
+
+
+def hold(thing: object) -> None:
+    """Have ways up end at this object, as at a module: a frame of a loop that does not end is all that refers to it."""
+    with contextlib.suppress(TypeError):  # it takes no weak references
+        _held[id(thing)] = weakref.ref(thing)
 
 
 class _Node(Struct):
@@ -155,7 +179,8 @@ def _rise(
         if not wanted:
             break
         yield None
-        matches = referrers(list(wanted.values()), MOST_REFERRERS, level >= CLIMB_FROM)
+        most = MOST_REFERRERS if len(wanted) > FEW else MOST_REFERRERS_OF_FEW
+        matches = referrers(list(wanted.values()), most, level >= CLIMB_FROM)
         for key, walk in walks.items():
             walk.rise(asked[key], matches)
         del matches
@@ -182,6 +207,7 @@ class _Walk:
         self._level: list[int] = []
         self._best: int | None = None
         self._index: dict[int, int] = {}
+        self._held = {number for number, held in _held.items() if held() is not None}
         self._namespaces: set[int] = set()  # dicts whose keys are names of attributes or variables
         self._modules = {
             id(_globals_of(module)): name
@@ -236,7 +262,8 @@ class _Walk:
     def asks(self) -> list[int]:
         """The addresses of the objects whose referrers the next pass is to find; none once the walk is over."""
         roots = [index for index in self._level if self._is_root(self.things[index])]
-        root = max(roots, key=lambda index: self.nodes[index].blocks, default=None)
+        # Of several that lead to as much, a module, as people look there; the program's own before Celery's.
+        root = max(roots, key=lambda index: (self.nodes[index].blocks, self._preference(index)), default=None)
         if root is not None and (self._best is None or self.nodes[root].blocks > self.nodes[self._best].blocks):
             self._best = root
         if self._best is not None and self.nodes[self._best].blocks >= ENOUGH * self.starts:
@@ -302,7 +329,11 @@ class _Walk:
         if type(thing) is dict:
             name = self._modules.get(id(thing))
             return name is not None and not name.startswith("celery_trace")
-        return issubclass(type(thing), type | types.ModuleType | threading.Thread)
+        return issubclass(type(thing), type | types.ModuleType | threading.Thread) or id(thing) in self._held
+
+    def _preference(self, index: int) -> int:
+        name = self._modules.get(id(self.things[index]), "")
+        return bool(name) + bool(name and not name.startswith(_INFRASTRUCTURE))
 
     # --- words -----------------------------------------------------------------------------------------
 
@@ -311,7 +342,8 @@ class _Walk:
         root = self._best
         if root is None:
             outside = self._is_held_from_outside()
-            return Found(Holder(searched=True, why=OUTSIDE if outside else NO_ROOT, outside=outside))
+            why = OUTSIDE if outside else NO_ROOT if collects() else NOBODY_COLLECTS
+            return Found(Holder(searched=True, why=why, outside=outside))
         chain: list[Any] = []
         at = root
         while at >= 0:

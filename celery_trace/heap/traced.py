@@ -43,6 +43,9 @@ _OWN_FRAMES: Final = 4
 #: Longest search for referrers, seconds of processor time. Asking where an object was allocated costs 20 µs and more.
 _SEARCH_S: Final = 5.0
 
+#: After others have traced, they may again: so long it stays off, seconds.
+_AFTER_OTHERS_S: Final = 2.0
+
 #: As tracemalloc hands them out: file and line, innermost first.
 _Frames = Sequence[tuple[str, int]]
 
@@ -51,8 +54,10 @@ class TracedSampler:
     """
     The sampler of this process, by tracemalloc.
 
-    It is never on while somebody else traces, and stops only what it has started. A program that calls
-    ``tracemalloc.start()`` while this is on gets this one's traces, as that call then does nothing.
+    It is never on while somebody else traces, and stops only what it has started. While it is on,
+    ``tracemalloc.start`` and ``is_tracing`` are ours: for whoever asks nothing is traced, and whoever starts it, such
+    as the program or a traced block, gets it at once and alone. A program that has imported these two functions by
+    name gets this one's traces, as its call then does nothing.
     """
 
     #: Everything in the process is many times slower while this is on, so a stretch is short, and looked at often.
@@ -63,6 +68,8 @@ class TracedSampler:
         self._pid = 0
         self._canary: bytes | None = None  # traced for as long as the tracing is ours
         self._why_off = "it was not started"
+        self._not_before_s = 0.0  # by the monotonic clock
+        self._lent = (self._start_of_others, self._is_traced_by_others)
         self._threads = threading.local()
         self._lock = threading.RLock()
         self._runs: dict[int, int] = defaultdict(int)
@@ -84,19 +91,22 @@ class TracedSampler:
         if self.is_on():
             return
         self._release()
-        if tracemalloc.is_tracing():
+        if _tracemalloc.is_tracing():
             self._why_off = "the program's own tracemalloc is on"
             return
-        tracemalloc.start(FRAMES)
+        if time.monotonic() < self._not_before_s:
+            self._why_off = "the program's own tracemalloc was on a moment ago"
+            return
+        _tracemalloc.start(FRAMES)
         self._canary = os.urandom(64)
         self._pid = os.getpid()
         self._began_s = time.process_time()
         self._why_off = ""
+        tracemalloc.start, tracemalloc.is_tracing = self._lent
 
     def stop(self) -> None:
         """Stop, and forget every pick. Tracing that somebody else has started goes on."""
-        if self._is_ours():
-            tracemalloc.stop()
+        self._stop_tracing()
         self._release()
         self._why_off = "it was stopped"
 
@@ -264,10 +274,34 @@ class TracedSampler:
                     found.append((address, referent, referrer))
         return found
 
+    # --- others -----------------------------------------------------------------------------------------
+
+    def _start_of_others(self, nframe: int = 1) -> None:
+        """``tracemalloc.start`` while this is on: make way for whoever wants to trace."""
+        self._stop_tracing()
+        if self._pid == os.getpid():
+            self._on_s += time.process_time() - self._began_s
+        self._pid = 0  # what it has seen is forgotten at the next look, which may be going on
+        self._not_before_s = time.monotonic() + _AFTER_OTHERS_S
+        self._why_off = "the program's own tracemalloc is on"
+        _tracemalloc.start(nframe)
+
+    def _is_traced_by_others(self) -> bool:
+        """``tracemalloc.is_tracing`` while this is on: whether somebody else traces."""
+        return _tracemalloc.is_tracing() and not self._is_ours()
+
+    def _stop_tracing(self) -> None:
+        if (tracemalloc.start, tracemalloc.is_tracing) == self._lent:
+            tracemalloc.start, tracemalloc.is_tracing = _tracemalloc.start, _tracemalloc.is_tracing
+        if self._is_ours():
+            _tracemalloc.stop()
+
+    # --- its own ----------------------------------------------------------------------------------------
+
     def _is_ours(self) -> bool:
         return (
             self._canary is not None
-            and tracemalloc.is_tracing()
+            and _tracemalloc.is_tracing()
             and _tracemalloc._get_object_traceback(self._canary) is not None
         )
 
@@ -286,8 +320,7 @@ class TracedSampler:
         self._tags = {}
 
     def _after_fork(self) -> None:
-        if self._is_ours():
-            tracemalloc.stop()
+        self._stop_tracing()
         self._lock = threading.RLock()  # another thread may have had it
         self._canary = None
         self._on_s = 0.0

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from celery_trace.clock import Clock
 from celery_trace.guard import report
-from celery_trace.heap import native, retainers
+from celery_trace.heap import native, openers, retainers
 from celery_trace.heap.duty import Allowance, DutyCycle
 from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Stack, open_sampler
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
@@ -38,6 +38,7 @@ from celery_trace.model import (
     new_id,
     stable_id,
 )
+from celery_trace.probes.differences import is_the_programs
 from celery_trace.probes.source import OwnCode, SourceReader, is_our_own
 from celery_trace.settings import Settings
 
@@ -59,6 +60,8 @@ PROCESS: Final = "(process)"
 #: A site that keeps less a run, or has kept less in all, is not reported (bytes).
 LEAST_BYTES_PER_RUN: Final = 16
 LEAST_BYTES: Final = 4096
+#: A process that runs no tasks tells from this size on what it holds, also if that does not grow (bytes).
+LARGE_BYTES: Final = 16 * 2**20
 #: Sites that are judged in one look, the largest ones.
 MOST_SITES: Final = 40
 #: And when the process ends, as one that ran little may have.
@@ -149,6 +152,7 @@ class HeapWatch:
         self._stacks: dict[Key, Stack] = {}
         self._history = HeapHistory(self._place_of)
         self._sites: dict[Key, _Site] = {}
+        self._told: dict[tuple[str, ...], Key] = {}  # what holds something of a library's lines: the line that tells it
         self._began_s = time.monotonic()
         self._pause_s = sampler.pace.first_pause_s
         self._due_s = self._began_s + sampler.pace.first_pause_s
@@ -164,10 +168,13 @@ class HeapWatch:
         self._proving = 0  # the number of the last one during which no search held on to anything
         self._native = native.NativeWatch()
         self._growing: dict[str, native.Growth] = {}  # what was reported to grow
+        self._opened: dict[str, Stack] = {}  # where that was opened
         self._levels_due_s = 0.0
         self._levels_runs: dict[int, int] = {}
         self._closed = False
         self._on = False
+        self._lost_hooks = False
+        self._is_frozen: bool | None = None  # not looked at yet
         self._cost_s = 0.0
         self._has_company = process.role in _SHARED_BY_RUNS
         pace = sampler.pace
@@ -302,6 +309,16 @@ class HeapWatch:
         """What it does now: ``sampling``, or ``paused: next stretch in 40 s``."""
         return "sampling" if self._on else f"paused: next stretch in {self.duty.wait_s():.0f} s"
 
+    def conditions(self) -> dict[str, int]:
+        """What makes watching harder here, for the process's account of itself; each is 1, or missing."""
+        found = {
+            "gc_off": not retainers.collects(),
+            "frozen": self._is_frozen,
+            "tracemalloc": is_the_programs(),
+            "hooks_lost": self._lost_hooks,
+        }
+        return {f"heap:{name}": 1 for name, is_so in found.items() if is_so}
+
     # --- stretches --------------------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -325,6 +342,7 @@ class HeapWatch:
 
     def _start_again(self) -> None:
         """Another tool has removed the hooks, so the sample has missed what was freed since."""
+        self._lost_hooks = isinstance(self._sampler, Sampler)
         self._sampler.stop()
         self._start()
 
@@ -382,6 +400,8 @@ class HeapWatch:
             now_s: Monotonic time.
             last: The process ends, so a site with too few runs for a verdict is reported too: others add to it.
         """
+        if self._is_frozen is None:  # once, as it counts them all; usually it is done before the first task
+            self._is_frozen = gc.get_freeze_count() > 0
         stats = self._sampler.stats()
         runs = self._runs()
         picks = list(self._picks())
@@ -396,32 +416,52 @@ class HeapWatch:
         self._mean_bytes = stats["mean_bytes"]
         evidence = self._history.evidence()
         for key in sorted(evidence, key=lambda key: -evidence[key].bytes)[: MOST_SITES_AT_END if last else MOST_SITES]:
-            if key not in self._sites and self._is_worth_a_row(evidence[key], last):
+            if key not in self._sites and self._is_worth_a_row(key, evidence[key], last):
                 stack = next((pick.stack for pick in picks if self._is_at(pick, key)), -1)
                 self._sites[key] = _Site(self._sampler.stack(stack))
         self._judge_sites(evidence, runs, now_s)
+        self._look_for_openers(picks, runs)
         if self._search is None:
             self._prepare_search(evidence, picks, last)
         self._write_clean(runs, 1 if last else CLEAN_RUNS)
         if self._sampler.sweep():
             self._places.clear()
 
-    def _is_worth_a_row(self, evidence: Evidence, last: bool) -> bool:
+    def _is_large(self, key: Key, evidence: Evidence) -> bool:
+        """Whether it is so much that a process which runs no tasks must say what holds it."""
+        runs_none = self._process.role in (Role.MAIN, Role.BEAT)
+        return runs_none and key[0] == UNTAGGED and evidence.bytes >= LARGE_BYTES
+
+    def _is_told(self, key: Key, site: _Site) -> bool:
+        """
+        Whether a larger site of the same holder speaks for a line of a library.
+
+        A message that a worker holds was allocated at some twenty lines of Celery's and the broker's.
+        """
+        if key[0] != UNTAGGED or self._own(key[1][0]) or not site.holder.path:
+            return False
+        holder = tuple(step.partition("[")[0] for step in site.holder.path[:-1])
+        return self._told.setdefault(holder, key) != key
+
+    def _is_worth_a_row(self, key: Key, evidence: Evidence, last: bool) -> bool:
         """Whether a site is to be reported from now on."""
         if evidence.bytes_per_run < LEAST_BYTES_PER_RUN or evidence.bytes < LEAST_BYTES:
             return False
+        if self._is_large(key, evidence):
+            return True
         verdict = judge(evidence, least_runs=self._least_runs).verdict
         if verdict is Verdict.TOO_FEW_RUNS:
             return last and evidence.events > 0
         return verdict is not Verdict.STEADY
 
     def _judge_sites(self, evidence: Mapping[Key, Evidence], runs: dict[int, int], now_s: float) -> None:
-        for key, site in self._sites.items():
-            if key not in evidence:
-                continue
+        known = [(key, site) for key, site in self._sites.items() if key in evidence]
+        for key, site in sorted(known, key=lambda one: -evidence[one[0]].bytes):
             site.judgement = judge(evidence[key], site.holder, least_runs=self._least_runs)
             # What a process does by itself is no task that somebody wrote: a mere suspicion is not worth a row.
-            if key[0] != UNTAGGED or site.verdict is not None or site.judgement.verdict in (_GROWS, _LEAKS):
+            grows = site.verdict is not None or site.judgement.verdict in (_GROWS, _LEAKS)
+            is_held = bool(site.holder.path) and self._is_large(key, evidence[key])
+            if (key[0] != UNTAGGED or grows or is_held) and not self._is_told(key, site):
                 self._write(key, site, evidence[key], runs, now_s)
 
     def _prepare_search(self, evidence: Mapping[Key, Evidence], picks: list[Pick], last: bool) -> None:
@@ -430,7 +470,8 @@ class HeapWatch:
         for key, site in self._sites.items():
             runs = evidence[key].runs
             grows = site.judgement.confidence >= GROWS and site.judgement.verdict in (Verdict.SUSPECT, Verdict.GROWING)
-            if runs < SEARCH_AGAIN * site.searched_at_runs or not (grows or (last and site.found is None)):
+            unknown = site.found is None and (last or self._is_large(key, evidence[key]))
+            if runs < SEARCH_AGAIN * site.searched_at_runs or not (grows or unknown):
                 continue
             blocks = self._blocks_of(key, picks)
             if blocks:
@@ -452,9 +493,14 @@ class HeapWatch:
         self._collections = number
 
     def _blocks_of(self, key: Key, picks: list[Pick]) -> list[tuple[int, int]]:
-        """Some blocks of a site: the youngest, which a chain hangs from, and others of all ages."""
+        """
+        Some blocks of a site: the youngest, which a chain hangs from, and others of all ages, one of each run.
+
+        A first run may leave many more, such as a connection, which something else holds.
+        """
         counted = self._history.counted(key)
-        blocks = [(pick.address, pick.size) for pick in sorted(picks, reverse=True) if pick.serial in counted]
+        of_runs = {pick.run: pick for pick in sorted(picks) if pick.serial in counted}
+        blocks = [(pick.address, pick.size) for pick in sorted(of_runs.values(), reverse=True)]
         return [*blocks[:YOUNGEST_BLOCKS], *blocks[YOUNGEST_BLOCKS :: len(blocks) // MOST_BLOCKS + 1]]
 
     def _is_at(self, pick: Pick, key: Key) -> bool:
@@ -539,6 +585,24 @@ class HeapWatch:
         for resource in {*growing, *self._growing}:
             self._write_native(resource, growing.get(resource))
 
+    def _look_for_openers(self, picks: list[Pick], runs: dict[int, int]) -> None:
+        """Find the line that opened what grows."""
+        for resource in self._growing.keys() & openers.RESOURCES - self._opened.keys():
+            growth = self._growing[resource]
+            survivors = [
+                pick
+                for pick in picks
+                if growth.tag in (UNTAGGED, pick.tag) and pick.run <= runs.get(pick.tag, 0) - IN_FLIGHT_RUNS
+            ]
+            stack = openers.opened_at(resource, survivors, self._sampler.stack, self._sampler.referrers, self._own)
+            if stack:
+                self._opened[resource] = stack
+                self._emit_native(growth, self._verdict_of(growth))
+
+    @staticmethod
+    def _verdict_of(growth: native.Growth) -> Verdict:
+        return Verdict.LEAKING if growth.final else Verdict.GROWING
+
     def _write_native(self, resource: str, growth: native.Growth | None) -> None:
         before = self._growing.get(resource)
         if growth is None:
@@ -546,14 +610,20 @@ class HeapWatch:
             growth, verdict = before, Verdict.STEADY
             del self._growing[resource]
         else:
-            verdict = Verdict.LEAKING if growth.final else Verdict.GROWING
+            verdict = self._verdict_of(growth)
             if before is not None and before.tag == growth.tag and before.final == growth.final:
                 return
             self._growing[resource] = growth
-        if growth is None:
-            return
+            if before is not None and before.tag != growth.tag:
+                self._opened.pop(resource, None)  # another task's line
+        if growth is not None:
+            self._emit_native(growth, verdict)
+
+    def _emit_native(self, growth: native.Growth, verdict: Verdict) -> None:
         kind, name = _names[growth.tag]
+        resource = growth.resource
         in_bytes = resource == "malloc"
+        stack = self._opened.get(resource, ())
         self._emit(
             Window(
                 id=new_id(),
@@ -568,11 +638,28 @@ class HeapWatch:
                 run_number=self._runs()[growth.tag],
                 kept_blocks_per_run=0.0 if in_bytes else growth.per_run,
                 kept_bytes_per_run=growth.per_run if in_bytes else 0.0,
+                sites=[self._site_of(stack)] if stack else [],
                 native=resource,
                 role=self._process.role,
                 release=self._process.release,
                 note=native.describe(growth),
             )
+        )
+
+    def _site_of(self, stack: Stack) -> Site:
+        """Where something was opened: no bytes of its own."""
+        lines = tuple((file, line) for file, line, _ in stack)
+        file, line = lines[self._own.first(lines)]
+        reader = SourceReader()
+        here = reader.line(file, line)
+        return Site(
+            file=here.file,
+            line=line,
+            function=here.function,
+            code=here.code,
+            bytes=0,
+            blocks=0,
+            traceback=self._traceback(stack, reader),
         )
 
     # --- writing ----------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 
@@ -174,3 +176,68 @@ def native_threads() -> int | None:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return None
+
+
+#: The kernel tells children by the thread that made them; of more threads it is not asked.
+_MOST_PARENTS = 256
+
+
+def child_processes() -> int:
+    """How many child processes there are, ended ones that nobody has waited for included; 0 where it is not known."""
+    children = 0
+    try:
+        for thread in os.listdir("/proc/self/task")[:_MOST_PARENTS]:
+            with open(f"/proc/self/task/{thread}/children", "rb") as file:
+                children += len(file.read().split())
+    except OSError:  # this kernel has no such file, or the thread has ended meanwhile
+        pass
+    return children
+
+
+@cache
+def _is_glibc() -> bool:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (AttributeError, ValueError, OSError):  # no system of POSIX, or one that does not know the name
+        return False
+
+
+def stack_bytes() -> int:
+    """The address space that the stack of a new thread takes."""
+    chosen = threading.stack_size()
+    if chosen:
+        return chosen
+    if not _is_glibc():
+        return _OTHER_STACK_BYTES
+    limit, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    return limit if limit != resource.RLIM_INFINITY else _UNLIMITED_STACK_BYTES
+
+
+#: What glibc gives a thread where the limit of the stack's size is off, and what other C libraries give about.
+_UNLIMITED_STACK_BYTES = 2 << 20
+_OTHER_STACK_BYTES = 1 << 20
+
+_reserved: tuple[int, int] = (-1, 0)
+
+
+def reserved_bytes(threads: int) -> int:
+    """
+    Address space that nobody can use yet, such as what glibc sets aside for the allocations of a thread.
+
+    Args:
+        threads: How many there are now. The list of mappings is read only when that has changed.
+    """
+    global _reserved  # noqa: PLW0603 - what was read last
+    if _reserved[0] != threads:
+        total = 0
+        try:
+            with open("/proc/self/maps", "rb") as file:
+                for line in file:
+                    span, access, _ = line.split(b" ", 2)
+                    if access == b"---p":
+                        begin, end = span.split(b"-")
+                        total += int(end, 16) - int(begin, 16)
+        except (OSError, ValueError):
+            total = 0
+        _reserved = (threads, total)
+    return _reserved[1]

@@ -125,6 +125,11 @@ class Tracing:
         return sum_traces(traces)
 
 
+def is_the_programs() -> bool:
+    """Whether the program itself traces."""
+    return tracemalloc.is_tracing() and not Tracing._ours
+
+
 class TracedRun:
     """
     Traces one run.

@@ -300,9 +300,9 @@ def _worker(name: str, host: str, rows: Sequence[Any], now_s: float) -> WorkerVi
 
 
 def _shared_role(rows: Sequence[Any]) -> str:
-    """A worker with children is named after them: ``child`` says prefork."""
+    """A worker with children is named after them: ``child`` says prefork. A scheduler that it embeds does not count."""
     roles = {row.role for row in rows}
-    return "child" if "child" in roles else min(roles)
+    return "child" if "child" in roles else min(roles - {"beat"}, default="beat")
 
 
 def _process(row: Any) -> ProcessView:

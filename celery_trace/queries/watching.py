@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellLine, ShellView, StatsView
 from celery_trace.queries.base import Base
+from celery_trace.queries.runs import SILENT_S
 from celery_trace.rules import StoredRules
 from celery_trace.stores import lineage, migration, schema, sizes
 from celery_trace.stores import rows as rows_of
@@ -22,6 +23,8 @@ _tallies = schema.tallies
 
 #: The collector's accounts stand among the processes' ones under this name.
 COLLECTORS = "collector:"
+#: Living processes whose accounts are looked at.
+MOST_ASKED = 2000
 #: An account older than this is not shown as a level any more, seconds.
 STALE_S = 600.0
 
@@ -139,6 +142,22 @@ class WatchingQueries(Base):
             lost_stores=lost_stores,
             size=size,
         )
+
+    def heap_conditions(self) -> dict[str, list[str]]:
+        """What makes it harder to watch heaps, and in which living processes: ``{"gc_off": ["w1@h pid 12"]}``."""
+        table, processes = schema.stats, schema.processes
+        wanted = (
+            sa.select(table.c.counters, processes.c.worker, processes.c.role, processes.c.host, processes.c.pid)
+            .join(processes, processes.c.uid == table.c.process)
+            .where(processes.c.ended_at_s.is_(None), processes.c.seen_at_s > self._now_s() - SILENT_S)
+            .order_by(processes.c.worker, processes.c.pid)
+        )
+        found: dict[str, list[str]] = {}
+        with self.store.reading() as connection:
+            for row in connection.execute(wanted.limit(MOST_ASKED)):
+                for name in _part(msgspec.json.decode(row.counters), "heap:"):
+                    found.setdefault(name, []).append(f"{row.worker or f'{row.role}@{row.host}'} pid {row.pid}")
+        return found
 
     def change_token(self) -> str:
         """A text that differs after anything was written; one row is read."""

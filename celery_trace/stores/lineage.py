@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from celery_trace.model import LostStore, new_id, stable_id
 from celery_trace.stores import schema
 from celery_trace.stores.rows import text
-from celery_trace.stores.statements import insert_new
+from celery_trace.stores.statements import insert_new, upsert
 
 _ID = "store_id"
 _LOST = "lost:"
@@ -43,7 +43,12 @@ def records(connection: sa.Connection) -> int:
 def note(connection: sa.Connection, id: str, lost: LostStore) -> None:
     """Keep what is known of the store that stood here before; ``id`` is its own, if that is known."""
     key = _LOST + (id or stable_id("lost", repr(lost.at)))
-    insert_new(connection, schema.meta, [{"id": key, "value": text(lost)}])
+    if insert_new(connection, schema.meta, [{"id": key, "value": text(lost)}]):
+        return
+    # Several may find the same damage at once: whoever has set the file aside knows most, and may come last.
+    known = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.id == key)).scalar_one()
+    if lost.set_aside and not msgspec.json.decode(known, type=LostStore).set_aside:
+        upsert(connection, schema.meta, [{"id": key, "value": text(lost)}])
 
 
 def lost(connection: sa.Connection) -> list[LostStore]:

@@ -39,7 +39,7 @@ from celery_trace.stores.statements import add_tallies, insert_all, insert_new, 
 
 HOUR_S = 3600
 #: Counters of a :class:`Stats` record that are levels, not sums; they are not added up.
-LEVELS = ("spool:", "waiting")
+LEVELS = ("spool:", "waiting", "heap:")
 
 
 class Written(Struct):

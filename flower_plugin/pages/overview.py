@@ -28,7 +28,12 @@ DAY_S = 86_400.0
 NEAR = 0.8
 MOST_NEAR = 5
 #: What stays open or alive where no memory does, in words.
-RESOURCES = {"fds": "descriptors stay open", "threads": "threads stay alive", "": "native memory"}
+RESOURCES = {
+    "fds": "descriptors stay open",
+    "threads": "threads stay alive",
+    "children": "child processes stay",
+    "": "native memory",
+}
 #: Beyond this share of its processes' time, and beyond what it was allowed, measuring is itself worth a line.
 COSTLY = 0.03
 
@@ -204,7 +209,7 @@ def _of_worker(worker: WorkerView) -> Item | None:
     return Item(
         weight=300 + killed,
         tone="warning",
-        what=f"Worker {worker.name or worker.host} is silent",
+        what=f"{'' if worker.role in rules.NO_WORKERS else 'Worker '}{worker.name or worker.host} is silent",
         detail=f"{plural(killed, 'process', 'processes')} of it ended by a kill" if killed else "It wrote no goodbye",
         link=f"/workers?worker={quote(worker.name or worker.host, safe='')}",
         at_s=worker.last_seen,
@@ -321,6 +326,7 @@ def overview(queries: Any, visit: Visit) -> Context:
     items += _of_stats(stats, visit.settings.memory_budget, day)
     items = merged(items)
     alive = [worker for worker in workers if worker.alive]
+    others = sum(worker.role in rules.NO_WORKERS for worker in alive)
     failed = queries.failed_since(day)
     shown = [replace(item, trend=item.trend() if callable(item.trend) else item.trend) for item in items[:MOST_ITEMS]]
     return {
@@ -333,7 +339,8 @@ def overview(queries: Any, visit: Visit) -> Context:
             (
                 "Memory",
                 size_text(sum(worker.rss_bytes for worker in alive)),
-                f"resident in {plural(len(alive), 'worker')}",
+                f"resident in {plural(len(alive) - others, 'worker')}"
+                + (f" and {plural(others, 'other')}" if others else ""),
                 "/workers",
                 "active",
             ),

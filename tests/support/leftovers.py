@@ -7,6 +7,7 @@ set up is not blamed on the test that happened to run in between.
 
 from __future__ import annotations
 
+import _tracemalloc
 import gc
 import os
 import sys
@@ -168,7 +169,7 @@ class Census:
     """What was there before a test."""
 
     thorough: bool = False  # look for processes by mark too; the tiers that start processes do
-    tracing: bool = field(default_factory=tracemalloc.is_tracing)
+    tracing: bool = field(default_factory=_tracemalloc.is_tracing)
     sampling: bool = field(default_factory=_samples)
     counting: bool = field(default_factory=_counts_collections)
     gc_enabled: bool = field(default_factory=gc.isenabled)
@@ -201,7 +202,7 @@ class Census:
         faults = [f"the thread {name!r} still runs" for name in threads]
         faults += [f"the process {text} still runs" for text in processes.values()]
         faults += [f"the receiver {text} is still connected" for text in sorted(_receivers() - self.receivers)]
-        if tracemalloc.is_tracing() and not self.tracing:
+        if _tracemalloc.is_tracing() and not self.tracing:  # the public one hides what our own fallback traces
             faults.append("tracemalloc still traces")
             tracemalloc.stop()
         if _samples() and not self.sampling:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import mmap
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.beat import Scheduler
 from celery.signals import task_received, worker_process_init
 
 app = Celery("memory_project", broker=os.environ.get("CELERY_BROKER_URL", "memory://"), set_as_current=False)
 app.conf.update(
     task_ignore_result=True, broker_connection_retry_on_startup=True, imports=("tests.support.memory_project",)
 )
+
+if "CELERY_CUSTOM_WORKER_POOL" in os.environ:
+    from celery_aio_pool import patch_celery_tracer
+
+    patch_celery_tracer()  # as its manual asks a project to
 
 #: What the user did to a process before its first task; words of MEMORY_PROJECT.
 STATE = os.environ.get("MEMORY_PROJECT", "").split(",")
@@ -46,6 +55,18 @@ def note(request: Any = None, **_: Any) -> None:
         _received.append({"id": request.id, "body": request.id * 600})  # NOTE
 
 
+class KeepingScheduler(Scheduler):
+    """Leaks in the scheduler's process: what each of its turns brings."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.turns: list[bytearray] = []
+        super().__init__(*args, **options)
+
+    def tick(self, *args: Any, **options: Any) -> float:
+        self.turns.append(bytearray(20_000))  # TURN
+        return min(0.2, super().tick(*args, **options))
+
+
 def say(to: str, **facts: Any) -> None:
     """Write what was seen, all at once."""
     draft = Path(f"{to}.draft")
@@ -64,6 +85,13 @@ def keep_slowly(size: int = 4_000) -> None:
     """Leaks, and waits as a task waits for its database."""
     _kept.append(bytes(size))  # KEEP SLOWLY
     time.sleep(0.01)
+
+
+@app.task(name="memory.keep_awaiting")
+async def keep_awaiting(size: int = 4_000) -> None:
+    """Leaks, and waits as a coroutine does."""
+    _kept.append(bytes(size))  # KEEP AWAITING
+    await asyncio.sleep(0.01)
 
 
 @app.task(name="memory.wait")
@@ -171,6 +199,44 @@ def native(size: int = 3_000_000) -> None:
     """Maps memory and keeps it, beside what Python does."""
     _kept.append(mmap.mmap(-1, size))
     _kept.append([str(number) for number in range(1000)])
+
+
+_opened: list[Any] = []
+
+
+@app.task(name="memory.opens_files")
+def opens_files() -> None:
+    """Never closes its file."""
+    file = open(__file__)  # noqa: SIM115 # FILES
+    _opened.append(file)
+
+
+@app.task(name="memory.opens_sockets")
+def opens_sockets() -> None:
+    """Never closes its sockets."""
+    for _ in range(4):
+        _opened.append(socket.socket())  # SOCKETS
+
+
+@app.task(name="memory.starts_threads")
+def starts_threads() -> None:
+    """Its thread never ends."""
+    thread = threading.Thread(target=threading.Event().wait, daemon=True)  # THREADS
+    thread.start()
+
+
+@app.task(name="memory.starts_processes")
+def starts_processes() -> None:
+    """Never waits for its process."""
+    _opened.append(subprocess.Popen([sys.executable, "-V"], stdout=subprocess.DEVNULL))  # CHILDREN
+
+
+@app.task(name="memory.opens_loops")
+def opens_loops() -> None:
+    """Never closes its event loop."""
+    loop = asyncio.new_event_loop()  # LOOPS
+    loop.run_until_complete(asyncio.sleep(0))
+    _opened.append(loop)
 
 
 @app.task(name="memory.slow")

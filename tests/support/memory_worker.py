@@ -74,13 +74,15 @@ def memory_worker(
         broker_url: A broker of its own.
         folder: For logs, records and answers.
         state: What the user did to the interpreter; see the project.
-        pool: Celery's pool; ``concurrency`` processes, threads or greenlets.
+        pool: Celery's pool, or module and class of another one; ``concurrency`` processes, threads or greenlets.
         settings: celery-trace's, by bare name.
     """
     environment = trace_environment(
         broker_url=broker_url, trace_dir=folder / "trace", settings={"collector": "0", **settings}
     )
     environment |= {"PYTHONPATH": str(REPOSITORY), "MEMORY_PROJECT": state}
+    if ":" in pool:
+        environment["CELERY_CUSTOM_WORKER_POOL"], pool = pool, "custom"
     app = Celery("memory-client", broker=broker_url, set_as_current=False)
     process = WorkerProcess(
         "tests.support.memory_project", cwd=REPOSITORY, work=folder, environment=environment, pool=pool,

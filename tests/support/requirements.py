@@ -41,3 +41,9 @@ def program(name: str, *, package: str, also: tuple[str, ...] = ()) -> str:
         if places:
             return str(places[-1])
     lacking(name, f"as root `make system` installs it (Debian package {package})")
+
+
+def told_children() -> None:
+    """End the test where the kernel does not tell a process's children."""
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        pytest.skip("this kernel does not tell children (CONFIG_PROC_CHILDREN)")

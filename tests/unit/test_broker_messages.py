@@ -99,7 +99,7 @@ def test_the_codec_that_a_message_names_is_not_asked() -> None:
 
 
 @given(body=st.binary(max_size=1200) | values, application_headers=headers, content_encoding=encodings)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_message_of_rabbitmq_is_read_or_refused(body: Any, application_headers: Any, content_encoding: Any) -> None:
     message = amqp_message(
         amqp_channel(), body, application_headers=application_headers, content_encoding=content_encoding
@@ -131,7 +131,7 @@ def test_any_message_of_rabbitmq_is_read_or_refused(body: Any, application_heade
     )
     | values
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_entry_of_a_virtual_broker_is_read_or_refused(payload: Any) -> None:
     channel = virtual_channel()
     acknowledged: set[Any] = set()
@@ -144,7 +144,7 @@ def test_any_entry_of_a_virtual_broker_is_read_or_refused(payload: Any) -> None:
 
 
 @given(item=st.binary(max_size=300) | values.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_any_bytes_in_a_list_are_an_entry_or_refused(item: bytes) -> None:
     assert isinstance(entry(item, MOST), Entry | Refusal)
     body, refused = read_item(item)
@@ -181,7 +181,7 @@ def popped(item: bytes) -> tuple[Any, list[Refusal]]:
 
 
 @given(item=st.binary(max_size=200) | values.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_kombu_gets_json_that_it_can_read_or_nothing(item: bytes) -> None:
     answer, refusals = popped(item)
     if answer is None:
@@ -222,14 +222,14 @@ def test_decoding_a_refused_message_gives_its_bytes() -> None:
 
 
 @given(data=st.binary(max_size=300) | values.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_any_bytes_are_a_signed_message_or_refused(data: bytes) -> None:
     with pytest.raises(Refused):
         verify(KEY, data, kind="command", target="p", now_s=0.0)
 
 
 @given(cut=st.integers(0, 400), put=st.binary(min_size=1, max_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_signed_message_that_was_changed_anywhere_is_refused(cut: int, put: bytes) -> None:
     data, _nonce = sign(KEY, kind="command", target="p", action="open", now_s=0.0, body="{}")
     changed = data[:cut] + put + data[cut + len(put) :]
@@ -247,7 +247,7 @@ def json_or_none(data: bytes) -> Any:
 
 
 @given(message=values)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_desk_for_orders_survives_any_argument(message: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     desk = OrderDesk(
         Settings(dir=str(tmp_path_factory.getbasetemp() / "desk")),
@@ -260,14 +260,14 @@ def test_the_desk_for_orders_survives_any_argument(message: Any, tmp_path_factor
 
 
 @given(body=st.binary(max_size=200) | st.binary(max_size=200).map(zlib.compress))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_body_is_a_batch_or_corrupt(body: bytes) -> None:
     with pytest.raises(CorruptBatch):
         read_lines(inflate(body))
 
 
 @given(value=values, record=st.sampled_from(["failure", "rollup", "process", "stats", "window", "audit"]))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_a_record_with_any_field_is_read_or_refused_by_itself(value: Any, record: str) -> None:
     good = zlib.decompress(pack_batch([Stats(process="p", seq=1, at_s=1.0)]))
     strange = json.dumps({"record": record, "process": value, "at_s": value, "counters": value, "id": value}).encode()

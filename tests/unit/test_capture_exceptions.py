@@ -350,7 +350,7 @@ def test_a_failure_with_nothing_but_its_outcome_can_be_shown():
 # --- properties ------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     local=VALUES,
     argument=VALUES,

@@ -208,7 +208,7 @@ PLACES = {
 }
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(first=st.sampled_from(sorted(PLACES)), second=st.sampled_from(sorted(PLACES)), secret=SECRETS)
 def test_a_secret_in_any_two_places_is_nowhere_in_the_bytes(first, second, secret):
     assume(not secret.startswith(("-", "/")) and "redacted" not in secret and "//" not in secret)

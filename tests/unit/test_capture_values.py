@@ -536,7 +536,7 @@ def _grow(children):
 VALUES = st.recursive(_leaves, _grow, max_leaves=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     value=VALUES,
     bytes_=st.integers(1024, 20_000),
@@ -561,7 +561,7 @@ def test_whatever_the_object_the_heap_stays_within_its_limits(value, bytes_, nod
 SECRET = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_!%", min_size=8, max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     secret=SECRET,
     name=st.sampled_from(["password", "apiKey", "X-Auth-Token", "client_secret", "SESSION_ID", "card_number"]),

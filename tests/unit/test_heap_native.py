@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import mmap
 import random
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
 
 import pytest
 
-from celery_trace.heap.native import ENOUGH_READINGS, Growth, Levels, NativeWatch, Reading, describe
+from celery_trace.heap.native import (
+    ENOUGH_READINGS,
+    Growth,
+    Levels,
+    NativeWatch,
+    Reading,
+    describe,
+    read_levels,
+)
+from tests.support.requirements import told_children
 
 MIB = 2**20
 
@@ -72,3 +86,30 @@ def test_a_verdict_is_final_after_enough_readings() -> None:
     readings = series(ENOUGH_READINGS, {1: 2})
     assert [growth.final for growth in found(readings[:-1])] == [False]
     assert [growth.final for growth in found(readings)] == [True]
+
+
+def test_the_stacks_of_threads_are_no_c_memory_and_a_mapping_is() -> None:
+    before, until = read_levels(), threading.Event()
+    threads = [threading.Thread(target=until.wait) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    with_threads = read_levels()
+    held = mmap.mmap(-1, 64 * MIB)
+    with_mapping = read_levels()
+    until.set()
+    for thread in threads:
+        thread.join()
+    held.close()
+    assert with_threads.threads - before.threads == 20
+    assert with_threads.malloc - before.malloc < 20 * MIB, "each stack is eight"
+    assert with_mapping.malloc - with_threads.malloc >= 64 * MIB
+
+
+def test_a_child_process_counts_until_somebody_has_waited_for_it() -> None:
+    told_children()
+    before = read_levels().children
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", ""]))
+        assert read_levels().children - before == 3
+    assert read_levels().children == before

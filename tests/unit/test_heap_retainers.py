@@ -382,8 +382,13 @@ def test_a_pass_climbs_to_the_end_of_a_chain_that_nothing_else_refers_to() -> No
     del matches, holder
 
 
-def test_what_nothing_leads_to_is_said_not_to_be_found() -> None:
+@pytest.mark.parametrize(("collects", "says"), [(True, retainers.NO_ROOT), (False, retainers.NOBODY_COLLECTS)])
+def test_what_nothing_leads_to_is_said_not_to_be_found(
+    collects: bool, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gc.disable()
+    assert not retainers.collects()
+    monkeypatch.setattr(retainers, "collects", lambda: collects)
     try:
         blocks = []
         for number in range(20):
@@ -394,7 +399,7 @@ def test_what_nothing_leads_to_is_said_not_to_be_found() -> None:
         found = all_steps(search(referrers(), {1: blocks}))[1]
     finally:
         gc.enable()
-    assert (found.holder.searched, found.holder.path, found.holder.why) == (True, [], retainers.NO_ROOT)
+    assert (found.holder.searched, found.holder.path, found.holder.why) == (True, [], says)
 
 
 def test_blocks_that_are_free_by_now_find_nothing_and_break_nothing() -> None:
@@ -675,3 +680,19 @@ def test_searches_that_were_dropped_leave_no_trace() -> None:
         next(steps)
         steps.close()
     assert len(retainers._walking) == before
+
+
+class Loop:
+    """Only a frame refers to it."""
+
+    def __init__(self) -> None:
+        self.turns = [bytes(500 + number) for number in range(20)]
+
+
+def test_what_the_loop_of_a_process_holds_is_found_below_it() -> None:
+    loop = Loop()
+    blocks = [block_of(turn) for turn in loop.turns]
+    assert all_steps(search(referrers(), {1: blocks}))[1].holder.path == []
+    retainers.hold(loop)
+    found = all_steps(search(referrers(), {1: blocks}))[1]
+    assert found.holder.path == ["Loop", "turns: list[20]", "bytes × 20"]

@@ -20,9 +20,12 @@ from typing import Any
 import pytest
 
 from celery_trace.heap import sampler as sampler_module
+from celery_trace.heap import traced as traced_module
 from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Unavailable, availability, open_sampler
 from celery_trace.heap.traced import TracedSampler
+from celery_trace.probes.differences import TracedRun
 from tests.support.processes import REPOSITORY, clean_environment
+from tests.support.waiting import wait_until
 
 AnySampler = Sampler | TracedSampler
 TAG = 7
@@ -686,6 +689,54 @@ def test_tracing_that_the_program_has_begun_anew_is_not_ours(traced: TracedSampl
     assert not traced.is_on()
     traced.stop()
     assert tracemalloc.is_tracing()
+
+
+def test_a_program_that_starts_tracemalloc_gets_it_at_once_and_alone(traced: TracedSampler) -> None:
+    before = (tracemalloc.start, tracemalloc.is_tracing)
+    traced.start(64)
+    kept = [bytes(5_000)]
+    assert not tracemalloc.is_tracing(), "as a program asks before it starts"
+    with pytest.raises(RuntimeError, match="must be tracing"):
+        tracemalloc.take_snapshot()
+    tracemalloc.start(3)
+    assert tracemalloc.is_tracing()
+    assert tracemalloc.get_traceback_limit() == 3
+    assert tracemalloc.get_traced_memory()[0] < 5_000, "nothing that was traced for us"
+    assert not traced.is_on()
+    assert "the program" in traced.why_off()
+    assert list(traced.picks()) == []
+    traced.start(64)
+    assert not traced.is_on()
+    tracemalloc.stop()
+    assert (tracemalloc.start, tracemalloc.is_tracing) == before
+    assert kept
+
+
+def test_it_goes_on_a_while_after_the_program_has_stopped_tracemalloc(
+    traced: TracedSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traced_module, "_AFTER_OTHERS_S", 0.1)
+    traced.start(64)
+    tracemalloc.start()
+    tracemalloc.stop()
+    traced.start(64)
+    assert not traced.is_on(), "it may be needed again at once"
+
+    def goes_on() -> bool:
+        traced.start(64)
+        return traced.is_on()
+
+    wait_until(goes_on, "it traces again", every_s=0.05)
+
+
+def test_a_traced_block_sees_what_it_keeps_alone_while_the_heap_is_watched(traced: TracedSampler) -> None:
+    traced.start(64)
+    run = TracedRun()
+    run.begin()
+    kept = bytes(50_000)
+    change = run.end()
+    assert [amount.bytes for amount in change.values() if amount.bytes > 10_000] == [sys.getsizeof(kept)]
+    assert not tracemalloc.is_tracing()
 
 
 def test_what_a_line_gains_is_a_birth_and_what_it_loses_the_youngest(traced: TracedSampler) -> None:

@@ -176,6 +176,29 @@ def test_a_holder_with_a_bound_never_leaks(bound: str, full: bool, verdict: Verd
     assert (row.verdict, row.bounded) == (verdict, bound)
 
 
+def test_what_is_held_by_celery_itself_is_told_in_words() -> None:
+    path = ["celery.worker.state (module)", "requests: dict[12000]", "Request × 12000"]
+    of_celery = the_row(window("p1", 1.0, 200, holder=Holder(path=path, searched=True), retained_by=path))
+    assert of_celery.note.startswith("messages that the worker has taken")
+    path = ["shop (module)", "client: Client", "requests: dict[12000]", "Request × 12000"]
+    assert the_row(window("p1", 1.0, 200, holder=Holder(path=path, searched=True), retained_by=path)).note == ""
+
+
+def test_a_native_row_keeps_its_id_and_gets_the_line_once_one_process_has_found_it() -> None:
+    def growing(at_s: float, **values: Any) -> Window:
+        return window(
+            "p1", at_s, 200, stage=Stage.NATIVE, native="fds", kept_blocks_per_run=1.0, kept_bytes_per_run=0.0,
+            evidence=None, holder=None, retained_by=[], note="1 file descriptors a run", **values,
+        )  # fmt: skip
+
+    without = the_row(growing(1.0, sites=[]))
+    opened = the_row(growing(1.0, sites=[]), growing(2.0, sites=[site(size=0)]), growing(3.0, sites=[]))
+    assert (without.file, without.line) == ("", 0)
+    assert (opened.file, opened.line, opened.code) == ("/srv/shop.py", 7, "seen.append(x)")
+    assert opened.id == without.id
+    assert opened.note == "1 file descriptors a run"
+
+
 def test_a_holder_that_one_process_reached_says_more_than_a_search_without_result() -> None:
     nowhere = Holder(searched=True, why="held from C code")
     rows = window("a", 1.0, 100), window("b", 2.0, 100, holder=nowhere, retained_by=[])

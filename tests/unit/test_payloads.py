@@ -17,7 +17,7 @@ def capture(number, values=300):
     return f'{{"record":"failure","id":"f{number}","capture":{{"heap":[{nodes}]}}}}'.encode()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(min_size=1, max_size=100_000), st.randoms(use_true_random=False))
 def test_a_difference_to_any_record_gives_the_same_bytes_back(json, chance):
     changed = bytearray(json)

@@ -212,7 +212,7 @@ def is_hidden(value, shown):
     return not any(piece in shown for piece in pieces)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(how=st.sampled_from(sorted(QUOTED)), name=NAMES, value=VALUES)
 @example(how="JSON", name="password", value='aaaaaa"bbbbbb')
 @example(how="JSON in JSON", name="password", value='aaaaaa\\"bbbbbb\\')
@@ -226,7 +226,7 @@ def test_a_quoted_value_is_hidden_whatever_it_holds(how, name, value):
     assert is_hidden(value, shown.replace(QUOTED[how](name, ""), "")) or how == "row of two", shown
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(how=st.sampled_from(sorted(BARE)), name=NAMES, value=WORDS)
 def test_a_bare_value_is_hidden(how, name, value):
     assume("redact" not in value and not value.startswith("-"))
@@ -235,7 +235,7 @@ def test_a_bare_value_is_hidden(how, name, value):
     assert quote(value, safe="") not in shown
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     scheme=st.sampled_from(["redis", "postgres", "amqp", "mysql+pymysql", "mongodb+srv", "https", "git+https"]),
     value=IN_URLS,

@@ -214,6 +214,7 @@ def main(**more: Any) -> ProcessView:
         ({"last_seen": NOW_S - 90_000}, False),  # gone for good
         ({"last_seen": NOW_S - 1000, "role": "web"}, False),
         ({"last_seen": NOW_S - 1000, "role": "script"}, False),
+        ({"last_seen": NOW_S - 1000, "role": "beat"}, False),
     ],
 )
 def test_a_worker_that_is_silent_is_read(changes: dict[str, Any], fires: bool) -> None:

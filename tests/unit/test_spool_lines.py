@@ -12,7 +12,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @given(command=texts, user=texts)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_record_comes_back_as_it_was(command, user):
     record = AuditEntry(id="a", at_s=0.25, where="monitor", command=command, user=user)
     line = pack(encode(record))
@@ -21,7 +21,7 @@ def test_any_record_comes_back_as_it_was(command, user):
 
 
 @given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_line_with_one_flipped_bit_is_never_taken_for_a_record(at, bit):
     line = bytearray(pack(encode(RECORD))[:-1])
     at %= len(line)
@@ -36,7 +36,7 @@ def test_a_line_with_one_flipped_bit_is_never_taken_for_a_record(at, bit):
 
 
 @given(end=st.integers(0, 200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_line_that_was_cut_is_known_to_be(end):
     line = pack(encode(RECORD))[:-1]
     with pytest.raises(CorruptLine):

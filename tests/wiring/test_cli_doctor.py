@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from msgspec.structs import replace
 
 from celery_trace import doctor
 from celery_trace.collector import STATUS_FILE, Status, write_status
 from celery_trace.doctor import CHECKS, Finding, examine
+from celery_trace.model import AnyRecord, ProcessRecord, Role, Stats
 from celery_trace.settings import Settings
 from celery_trace.stores import open_store
 
@@ -171,6 +173,40 @@ def test_the_sampler_and_the_sandbox_are_told_as_they_are_here(folder: Path) -> 
     found = look(folder)
     assert "extension module" in found["memory"].found
     assert "rlimits" in found["sandbox"].found
+
+
+def test_what_makes_watching_harder_is_told_with_the_processes_that_say_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = time.time()
+    store = open_store(Settings(dir=str(folder)))
+    said = ("gc_off", "frozen", "tracemalloc", "hooks_lost")
+    records: list[AnyRecord] = []
+    for number, (uid, ended_at_s) in enumerate((("lives", None), ("ended", now_s))):
+        records.append(
+            ProcessRecord(uid=uid, host="h", pid=70 + number, started_at_s=now_s - 9, worker="w1@h", role=Role.CHILD)
+        )
+        counters = {f"heap:{name}": 1 for name in said}
+        records.append(Stats(process=uid, seq=1, at_s=now_s, counters=counters, overhead_s=0.1, process_s=9.0))
+        if ended_at_s is not None:
+            records.append(replace(records[-2], ended_at_s=ended_at_s, ended_how="exit"))
+    store.write(records)
+    store.close()
+    found = look(folder)
+    assert found["garbage"].level == found["tracemalloc"].level == found["hooks"].level == "warn"
+    assert found["gc.freeze"].level == "ok"
+    for check in ("garbage", "gc.freeze", "tracemalloc", "hooks"):
+        assert found[check].found.endswith(": w1@h pid 70"), found[check]
+    assert "Nobody collects" in found["garbage"].advice
+
+
+def test_an_allocator_that_is_not_pythons_usual_one_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "allocators" not in look(folder)
+    monkeypatch.setenv("PYTHONMALLOC", "debug")
+    monkeypatch.setattr("celery_trace.probes.counters.available", lambda: ["allocated_blocks"])
+    found = look(folder)
+    assert "PYTHONMALLOC is debug" in found["allocators"].found
+    assert found["C memory"].level == "warn"
 
 
 def test_memory_that_can_only_be_traced_is_told_with_the_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

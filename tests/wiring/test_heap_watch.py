@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import json
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ import tracemalloc
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +348,27 @@ def test_what_no_task_explains_is_the_processs_own(monkeypatch: pytest.MonkeyPat
     assert (row.kind, row.name, row.role) == (Kind.PROCESS, PROCESS, "main")
     assert (row.line, row.verdict) == (line_of("LEAK texts"), Verdict.LEAKING)
     assert row.retained_by[1].startswith("_texts: dict")
+
+
+def test_a_process_without_tasks_tells_what_holds_much_once_for_all_lines_of_a_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a worker's main process holds messages with an ETA: they came at once, and stay."""
+    monkeypatch.setattr(watching, "PROCESS_RUN_S", 0.01)
+    text = json.dumps([{"id": number, "body": "x" * 400} for number in range(50)])
+    with watched(role=Role.MAIN, mean_bytes=8192.0) as on:
+        began_s = time.monotonic()
+        with ThreadPoolExecutor(1) as library:  # no line of ours is on its stack
+            _latest["messages"] = [*library.map(json.loads, [text] * 1_000)]
+        time.sleep(max(0.2, 3 * (time.monotonic() - began_s)))
+        rows = on.judge().rows()
+        _latest.clear()
+    (row,) = rows
+    assert row.name == PROCESS
+    assert row.verdict not in (Verdict.LEAKING, Verdict.GROWING)
+    assert row.file.endswith("json/decoder.py")
+    assert row.retained_by[:2] == [MODULE, "_latest: dict[1]"]
+    assert row.retained_by[2:] == ["['messages']: list[1000]", "list × 1000"]
 
 
 def test_what_we_allocate_ourselves_is_nobodys_growth(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ nodes = st.lists(
 
 
 @given(heap=nodes, args=plain)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_heap_becomes_a_trace_or_a_plain_error(heap: list[Any], args: Any) -> None:
     frame = {"file": "f", "line": 1, "function": "g", "locals": [["x", 0], ["y", len(heap) - 1]]}
     record = {"capture": {"heap": heap, "exceptions": [{"frames": [frame]}], "args": args}}

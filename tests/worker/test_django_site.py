@@ -267,9 +267,10 @@ def test_the_live_shell_opens_in_the_web_process_that_failed_whatever_serves_it(
         records.wait(lambda queries, kept=kept: queries.kept(kept.failure) is None, f"the store knows of {name}'s end")
 
 
-def test_a_view_that_leaks_is_accused_at_its_line(serve, start_worker, environment, records):
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
+def test_a_view_that_leaks_is_accused_at_its_line_with_its_holder(server, serve, start_worker, environment, records):
     start_worker("config", SITE, switch=False, extra=environment)
-    browser = serve("gunicorn", "config.wsgi", "--bind", "127.0.0.1:PORT", "--workers", "1")
+    browser = serve(*SERVERS[server])
     marked = next(
         number
         for number, line in enumerate((SITE / "shop" / "views.py").read_text().splitlines(), 1)
@@ -287,7 +288,9 @@ def test_a_view_that_leaks_is_accused_at_its_line(serve, start_worker, environme
 
     leaks = wait_until(accused, "the leaking view in the leak table", timeout_s=120, explain=browser.program.tail)
     assert abs(leaks[0].line - marked) <= 1, leaks[0]
-    assert leaks[0].kind == "request"
+    assert (leaks[0].kind, leaks[0].role) == ("request", "web")
+    assert leaks[0].retained_by[0] == "shop.views (module)"
+    assert leaks[0].retained_by[1].startswith("_visitors: list[")
     assert leaks[0].kept_bytes_per_run > 1000
 
 

