@@ -37,6 +37,8 @@ ENOUGH_READINGS: Final = 12
 #: when no other one does nearly as well.
 EXPLAINS: Final = 0.5
 NEARLY: Final = 0.9
+#: Runs of that task, as what has run a few times goes with growth by chance.
+FEWEST_RUNS: Final = 20
 #: The share of growth that each quarter of the time must have, so that it is growth and no step.
 A_QUARTER: Final = 0.05
 #: Of the growth of C memory, the share that Python's own objects must leave unexplained.
@@ -99,10 +101,12 @@ class _Fit(Struct):
     steps: float = 0.0  # sum of squared steps
     runs: dict[int, float] = {}  # by tag: sum of squared runs
     both: dict[int, float] = {}  # by tag: sum of step times runs
+    ran: dict[int, int] = {}  # by tag: runs
 
     def add(self, step: float, ran: Mapping[int, int]) -> None:
         self.steps += step * step
         for tag, number in ran.items():
+            self.ran[tag] = self.ran.get(tag, 0) + number
             self.runs[tag] = self.runs.get(tag, 0.0) + number * number
             self.both[tag] = self.both.get(tag, 0.0) + number * step
 
@@ -112,7 +116,7 @@ class _Fit(Struct):
             (
                 (self.both[tag] ** 2 / (squares * self.steps), tag)
                 for tag, squares in self.runs.items()
-                if tag and squares and self.steps and self.both[tag] > 0
+                if tag and self.ran[tag] >= FEWEST_RUNS and self.steps and self.both[tag] > 0
             ),
             reverse=True,
         )

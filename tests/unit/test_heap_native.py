@@ -55,6 +55,11 @@ def test_growth_is_attributed_to_the_task_whose_runs_explain_it(count: int) -> N
     assert describe(growth).startswith("1 file descriptors a run")
 
 
+def test_a_task_that_has_run_a_few_times_is_not_blamed() -> None:
+    readings = [Reading(Levels(20 + 3 * n, 5, 50 * MIB), 0.0, {1: n // 2, 2: n % 2}) for n in range(30)]
+    assert [growth.tag for growth in found(readings)] == [0]
+
+
 def test_tasks_that_run_in_turns_leave_it_to_the_process() -> None:
     (growth,) = found(series(20, {2: 1}, fixed={1: 5, 2: 5, 3: 5}))
     assert growth.tag == 0

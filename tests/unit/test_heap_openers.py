@@ -34,7 +34,7 @@ def picks(*stacks: int) -> list[Pick]:
 def opened(resource: str, *stacks: int, holds: dict[int, Any] | None = None) -> Stack:
     """The answer for picks with these stacks; ``holds`` are objects in picks, by their number."""
 
-    def referrers(blocks: list[tuple[int, int]], _: int) -> list[tuple[int, Any, Any]]:
+    def referrers(blocks: list[tuple[int, int]], *_: Any) -> list[tuple[int, Any, Any]]:
         known = {16 * number: thing for number, thing in (holds or {}).items()}
         return [(address, known[address], known) for address, _ in blocks if address in known]
 
