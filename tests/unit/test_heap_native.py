@@ -80,11 +80,11 @@ def test_a_level_that_rises_in_steps_and_stays_is_no_growth(steps: tuple[int, ..
 
 def test_what_python_objects_account_for_is_not_told_as_c_memory() -> None:
     def readings(share: float) -> list[Reading]:
-        return [Reading(Levels(9, 5, n * 4 * MIB), n * 4 * MIB * share, {1: n}) for n in range(20)]
+        return [Reading(Levels(9, 5, n * 4 * MIB), n * 4 * MIB * share, {1: 2 * n}) for n in range(20)]
 
     assert found(readings(0.95)) == []
     (growth,) = found(readings(0.1))
-    assert (growth.resource, growth.per_run) == ("malloc", pytest.approx(3.6 * MIB))
+    assert (growth.resource, growth.per_run) == ("malloc", pytest.approx(1.8 * MIB))
 
 
 def test_a_verdict_is_final_after_enough_readings() -> None:
