@@ -8,11 +8,14 @@ import math
 import time
 from pathlib import Path
 
-from demo.programs import DemoError
+from demo.programs import DemoError, WrongFact
 
 TASKS = "shop.tasks"
 #: What leaks in the example, and in which file.
 LEAKING = {f"{TASKS}.remember_order": "shop/tasks.py", "GET /leak/": "shop/views.py"}
+#: What keeps the receipts, to the attribute, and how an alert says it.
+HOLDER = (f"{TASKS} (module)", "_receipts: list[")
+HOLDER_TEXT = f"held by {TASKS}._receipts (list)"
 SEED_LOCALS = {"context_data": "'Hello'", "a": "5", "c": "6", "d": "10"}
 
 
@@ -35,21 +38,29 @@ def leak(monitor, _receiver):
     if not found:
         return None
     row = max(found, key=lambda row: row["kept_bytes_per_run"])
-    holder = f"; held by {row['retained_by'][0]}" if row["retained_by"] else ""
+    held = row["retained_by"]
+    if len(held) < len(HOLDER) or held[0] != HOLDER[0] or not held[1].startswith(HOLDER[1]):
+        raise WrongFact(f"{row['name']} is said to be held by {held}, not by {HOLDER}")
     return (
         f"{row['name']} keeps {mib(row['kept_bytes_per_run'])} a run at {place(row)} "
-        f"`{row['code'].strip()}` ({row['runs']} runs, verdict {row['verdict']}{holder})"
+        f"`{row['code'].strip()}` ({row['runs']} runs, verdict {row['verdict']}; held by {' → '.join(held)})"
     )
 
 
 def accused(monitor):
-    """What is called leaking and leaks nothing, each as name and place; empty when all is well."""
+    """What is called leaking, or alerted as a leak, and leaks nothing; empty when all is well."""
     rows = monitor.get("leaks", verdict="leaking", limit=200)["leaks"]
-    return sorted(
-        f"{row['name']} at {place(row) if row['file'] else row['resource'] or 'no line'}"
+    leaking = [
+        f"{row['name']} at {place(row) if row['file'] else row['resource'] or 'no line'} is called a leak"
         for row in rows
         if not row["file"].endswith(LEAKING.get(row["name"], "\n"))
-    )
+    ]
+    alerted = [
+        f"alert: {row['text']}"
+        for row in monitor.get("alerts", limit=200)["alerts"]
+        if row["rule"] == "leak" and not any(name in row["subject"] + row["text"] for name in LEAKING)
+    ]
+    return sorted(leaking + alerted)
 
 
 def _seed_failure(monitor, kind, name, *, live=False):
@@ -131,6 +142,9 @@ def alert(monitor, receiver):
     delivered = [body for body in receiver.received if "remember_order" in body]
     if not rows or not delivered:
         return None
+    for text in (rows[0]["text"], delivered[0]):
+        if HOLDER_TEXT not in text:
+            raise WrongFact(f"the alert does not say {HOLDER_TEXT!r}: {text}")
     return f"{rows[0]['rule']}: {rows[0]['text']} Delivered as JSON to a web server ({len(delivered[0])} bytes)."
 
 
@@ -157,7 +171,7 @@ def watch(stage, monitor, traffic, facts, report, deadline_s=math.inf, stopped=l
         The names that did not come true, each with the last reason that was seen.
 
     Raises:
-        DemoError: Something that must run has ended.
+        DemoError: Something that must run has ended, or what was said is wrong.
     """
     waiting = {name: (title, look) for name, title, look in facts}
     reasons = dict.fromkeys(waiting, "not seen yet")
@@ -166,6 +180,8 @@ def watch(stage, monitor, traffic, facts, report, deadline_s=math.inf, stopped=l
         for name, (title, look) in list(waiting.items()):
             try:
                 sentence = look(monitor, stage.receiver)
+            except WrongFact:
+                raise
             except DemoError as error:
                 reasons[name] = str(error)
                 continue

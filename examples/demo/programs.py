@@ -13,6 +13,10 @@ class DemoError(Exception):
     """The demo can't go on; the text says what, why and what to do."""
 
 
+class WrongFact(DemoError):
+    """Something was said that is not so; to wait for something better would hide it."""
+
+
 class Program:
     """
     A subprocess with a log file.
