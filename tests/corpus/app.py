@@ -7,7 +7,12 @@ from pathlib import Path
 
 from celery import Celery
 
-app = Celery("corpus", include=["tests.corpus.leaks", "tests.corpus.decoys"])
+MODULES = (
+    "leaks", "leaks_of_values", "leaks_of_libraries", "leaks_in_time",
+    "decoys", "decoys_of_caches", "decoys_of_buffers", "decoys_of_libraries",
+)  # fmt: skip
+
+app = Celery("corpus", include=[f"tests.corpus.{name}" for name in MODULES])
 app.conf.update(
     task_ignore_result=True,
     task_acks_late=True,
