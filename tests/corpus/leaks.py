@@ -81,7 +81,7 @@ class Prices:
         return [number] * 400  # LEAK cache_on_a_method
 
 
-@leak(3_256, "lru_cache", "Prices")
+@leak(3_256, "Prices.of")
 def cache_on_a_method(number: int) -> None:
     Prices().of(number)  # KEPT
 
@@ -90,7 +90,7 @@ class Bus:
     handlers: ClassVar[list[Callable[[], Any]]] = []
 
 
-@leak(1_049, "handlers", "Bus")
+@leak(1_049, "Bus.handlers")
 def handlers(number: int) -> None:
     order = Order(number)  # KEPT
     Bus.handlers.append(lambda: order)  # KEPT
@@ -99,7 +99,7 @@ def handlers(number: int) -> None:
 _ready = Signal(providing_args={"number"})
 
 
-@leak(5_033, "_ready", "receivers")
+@leak(5_033, "_ready.receivers")
 def signal_receivers(number: int) -> None:
     payload = b"%08d" % number * 625  # LEAK signal_receivers
 
@@ -113,7 +113,7 @@ def _counter(_counters: list[Any] = []) -> list[Any]:  # noqa: B006 - the leak i
     return _counters
 
 
-@leak(8_056, "default", "_counter")
+@leak(8_056, "_counter")
 def default_argument(number: int) -> None:
     _counter().append([number] * 1_000)  # LEAK default_argument
 
@@ -138,7 +138,7 @@ def cycle_with_del(number: int) -> None:
 _local = threading.local()
 
 
-@leak(6_033, "items", "thread local")
+@leak(6_033, "items")
 def thread_local(number: int) -> None:
     if not hasattr(_local, "items"):
         _local.items = []
@@ -221,17 +221,17 @@ class Chain:
     head: Any = None
 
 
-@leak(1_656, "Chain", "head")
+@leak(1_656, "Chain.head")
 def linked_list(number: int) -> None:
     Chain.head = Node(number, Chain.head)  # KEPT
 
 
-@leak(5_330, "_ncallbacks", "atexit", "C code", "finalize", "_registry")
+@leak(5_330, "finalize._registry")
 def finalizers(number: int) -> None:
     weakref.finalize(app, len, b"%08d" % number * 625)  # LEAK finalizers
 
 
-@leak(3_030, "handlers", "Logger", "corpus.noise", "_handlerList", "logging")
+@leak(3_030, "handlers")
 def logging_handlers(number: int) -> None:
     handler = logging.NullHandler()  # KEPT
     handler.payload = b"%08d" % number * 375  # type: ignore[attr-defined] # LEAK logging_handlers
@@ -257,7 +257,7 @@ class Settings:
     history: ClassVar[list[str]] = []
 
 
-@leak(1_049, "history", "Settings")
+@leak(1_049, "Settings.history")
 def beside_a_rotating_value(number: int) -> None:
     Settings.latest = [bytearray(1_000_000 + number), [number] * 1_000]
     Settings.history.append(f"{number:08d}" * 125)  # LEAK beside_a_rotating_value

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import collections
 import itertools
-import random
-import weakref
-from typing import Any
 
 from tests.corpus.cases import leak, leaks_also
-from tests.corpus.shelf import SHELF, remember
+from tests.corpus.shelf import remember
 
 _notes: list[str] = []
 
@@ -86,11 +83,6 @@ def helper_of_another(number: int) -> None:
     remember(number + 40_000_000)  # KEPT
 
 
-@leak(3_249, "books")
-def into_another_module(number: int) -> None:
-    SHELF.books.append(f"{number:08d}" * 400)  # LEAK into_another_module
-
-
 _unpaid: list[bytes] = []
 
 
@@ -114,31 +106,6 @@ def cache_that_is_never_swept(number: int) -> None:
     _fresh(number)
 
 
-_evicting: collections.OrderedDict[str, bytes] = collections.OrderedDict()
-
-
-@leak(2_600, "_evicting")
-def eviction_by_the_wrong_key(number: int) -> None:
-    _evicting[str(number)] = b"%08d" % number * 300  # LEAK eviction_by_the_wrong_key
-    if len(_evicting) > 40:
-        _evicting.pop(number - 40, None)  # type: ignore[call-overload]
-
-
-class Document:
-    def __init__(self, number: int) -> None:
-        self.text = f"{number:08d}" * 200  # LEAK weak_cache_that_is_held
-
-
-_weak: weakref.WeakValueDictionary[int, Document] = weakref.WeakValueDictionary()
-_opened: list[Document] = []
-
-
-@leak(1_649, "_opened")
-def weak_cache_that_is_held(number: int) -> None:
-    document = _weak[number] = Document(number)  # KEPT
-    _opened.append(document)
-
-
 _waiting: collections.deque[bytes] = collections.deque()
 
 
@@ -157,12 +124,3 @@ _all: list[bytes] = []
 def beside_a_bounded_buffer(number: int) -> None:
     for target in (_bounded, _all):
         target.append(bytes(2_000))  # LEAK beside_a_bounded_buffer
-
-
-_tenants: dict[str, dict[int, Any]] = {}
-
-
-@leak(1_700, "_tenants")
-def nested_by_tenant(number: int) -> None:
-    tenant = f"tenant {random.Random(number).randrange(20)}"
-    _tenants.setdefault(tenant, {})[number] = f"{number:08d}" * 200  # LEAK nested_by_tenant

@@ -9,20 +9,16 @@ import functools
 import html.parser
 import http.cookies
 import io
-import json
 import linecache
 import logging
 import queue
 import threading
 import warnings
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import kombu.pools
 from celery import Task
-from celery.result import AsyncResult
-from kombu.serialization import registry
 
 from tests.corpus.app import app, pause
 from tests.corpus.cases import leak
@@ -41,26 +37,12 @@ def setting_for_each_run(number: int) -> None:
     app.conf[f"order_{number}"] = f"{number:08d}" * 300  # LEAK setting_for_each_run
 
 
-@leak(2_033, "_encoders", "_decoders", "registry")
-def serializers(number: int) -> None:
-    schema = b"%08d" % number * 250  # LEAK serializers
-    registry.register(f"orders-{number}", lambda data: schema + data, json.loads, "application/x-orders")  # KEPT
-
-
 _chains: list[Any] = []
 
 
 @leak(2_670, "_chains")
 def signatures(number: int) -> None:
     _chains.append(pause.s(number).set(countdown=number) | pause.si(number + 1))  # LEAK signatures
-
-
-_sent: list[AsyncResult] = []
-
-
-@leak(950, "_sent")
-def results_that_are_kept(number: int) -> None:
-    _sent.append(app.AsyncResult(f"order-{number}"))  # LEAK results_that_are_kept
 
 
 @leak(7_680, "connections")
@@ -204,17 +186,6 @@ def weakref_callbacks(number: int) -> None:
     _watchers.append(weakref.ref(app, functools.partial(print, f"{number:08d}" * 200)))  # LEAK weakref_callbacks
 
 
-@functools.singledispatch
-def _price(order: Any) -> int:
-    return 0
-
-
-@leak(2_449, "_price")
-def dispatch_registry(number: int) -> None:
-    tariff = f"{number:08d}" * 300  # LEAK dispatch_registry
-    _price.register(type(f"Order{number}", (), {}), lambda order: len(tariff))  # KEPT
-
-
 @leak(1_649, "subscribers")
 def event_subscribers(number: int) -> None:
     document = f"{number:08d}" * 200  # LEAK event_subscribers
@@ -244,21 +215,3 @@ def in_a_thread_of_its_own(number: int) -> None:
     thread = threading.Thread(target=search)
     thread.start()
     thread.join()
-
-
-_futures: list[Any] = []
-
-
-@functools.cache
-def _executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(2)
-
-
-def _answer(number: int) -> bytes:
-    return b"%08d" % number * 250  # LEAK futures_of_an_executor
-
-
-@leak(2_033, "_futures", by_process=True)
-def futures_of_an_executor(number: int) -> None:
-    _futures.append(_executor().submit(_answer, number))  # KEPT
-    _futures[-1].result()

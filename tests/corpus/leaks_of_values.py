@@ -6,7 +6,6 @@ import array
 import collections
 import ctypes
 import dataclasses
-import functools
 import heapq
 import io
 import pickle
@@ -16,17 +15,9 @@ import types
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from tests.corpus.cases import leak
-
-_frames: list[bytearray] = []
-
-
-@leak(20_057, "_frames")
-def byte_arrays(number: int) -> None:
-    _frames.append(bytearray(20_000))  # LEAK byte_arrays
-
 
 _views: list[memoryview] = []
 
@@ -74,14 +65,6 @@ _totals: list[list[int]] = []
 @leak(3_370, "_totals")
 def integers(number: int) -> None:
     _totals.append([number * 1_000 + part for part in range(75)])  # LEAK integers
-
-
-_temperatures: list[float] = []
-
-
-@leak(70 * 33, "_temperatures")
-def floats(number: int) -> None:
-    _temperatures.extend(number / part for part in range(1, 71))  # LEAK floats
 
 
 _edges: set[tuple[int, tuple[int, str]]] = set()
@@ -134,27 +117,6 @@ def subclass_of_dict(number: int) -> None:
     _bags[str(number)] = Bag(number=number, text=f"{number:08d}" * 250)  # LEAK subclass_of_dict
 
 
-class Row(NamedTuple):
-    number: int
-    text: str
-
-
-_fetched: collections.deque[Row] = collections.deque()
-
-
-@leak(1_700, "_fetched")
-def named_tuples(number: int) -> None:
-    _fetched.append(Row(number, f"{number:08d}" * 200))  # LEAK named_tuples
-
-
-_permissions: dict[int, frozenset[str]] = {}
-
-
-@leak(3_600, "_permissions")
-def frozen_sets(number: int) -> None:
-    _permissions[number] = frozenset(f"{number} may {part}" for part in range(20))  # LEAK frozen_sets
-
-
 _agenda: list[tuple[int, str]] = []
 
 
@@ -171,14 +133,6 @@ def keyed_by_uuid(number: int) -> None:
     _sessions[uuid.uuid4()] = {"user": f"{number:08d}" * 160}  # LEAK keyed_by_uuid
 
 
-_visits: collections.OrderedDict[int, str] = collections.OrderedDict()
-
-
-@leak(1_900, "_visits")
-def ordered_dict(number: int) -> None:
-    _visits[number] = f"{number:08d}" * 210  # LEAK ordered_dict
-
-
 _requests_total: collections.Counter[str] = collections.Counter()
 
 
@@ -187,14 +141,6 @@ def metrics_of_unbounded_labels(number: int) -> None:
     for status in range(5):
         label = f"/{number}/{status}?token={'t' * 200}"  # LEAK metrics_of_unbounded_labels
         _requests_total[label] += 1  # KEPT
-
-
-_words: set[str] = set()
-
-
-@leak(2_000, "_words")
-def interned_strings(number: int) -> None:
-    _words.add(sys.intern(f"{number:08d}" * 240))  # LEAK interned_strings
 
 
 _patterns: dict[int, re.Pattern[str]] = {}
@@ -221,22 +167,6 @@ def bound_methods(number: int) -> None:
     _at_the_end.append(Invoice(number).close)  # KEPT
 
 
-_later: list[functools.partial[int]] = []
-
-
-@leak(1_850, "_later")
-def partial_calls(number: int) -> None:
-    _later.append(functools.partial(len, f"{number:08d}" * 200))  # LEAK partial_calls
-
-
-_rules: dict[int, Any] = {}
-
-
-@leak(1_560, "_rules")
-def compiled_code(number: int) -> None:
-    _rules[number] = eval(f"lambda order: (order, '{number} ' * 99, {number})")  # LEAK compiled_code
-
-
 _models: dict[str, type] = {}
 
 
@@ -250,14 +180,6 @@ def modules_of_their_own(number: int) -> None:
     module = types.ModuleType(f"plugin_{number}")  # KEPT
     module.payload = f"{number:08d}" * 300  # type: ignore[attr-defined] # LEAK modules_of_their_own
     sys.modules[module.__name__] = module
-
-
-_journal = bytearray()
-
-
-@leak(2_000, "_journal")
-def growing_byte_array(number: int) -> None:
-    _journal.extend(b"%08d" % number * 250)  # LEAK growing_byte_array
 
 
 _report = io.BytesIO()

@@ -72,7 +72,7 @@ class CorpusRun:
                 f"{row.verdict} {Path(row.file).name}:{row.line} {row.kept_bytes_per_run} bytes, "
                 f"{row.confidence:.2f}, {row.why}, waits for {row.waits_for or 'nothing'}, "
                 f"{' → '.join(row.retained_by) or 'no holder'}"
-                for row in at_mark or rows
+                for row in at_mark or self.rows_of(case.task)
             ]
             return [f"not leaking at its line: {said}" if at_mark else f"no row of its line: {said}"]
         faults = []
