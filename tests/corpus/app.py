@@ -28,6 +28,16 @@ def pause(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@app.task(name="corpus.compute")
+def compute(seconds: float) -> int:
+    """Compute, as a task does that builds and formats rows."""
+    until_s = time.process_time() + seconds
+    made = 0
+    while time.process_time() < until_s:
+        made += len(",".join(f"{row['id']}: {row['tags']}" for row in [{"id": n, "tags": [n, n]} for n in range(500)]))
+    return made
+
+
 @app.task(name="corpus.mark")
 def mark(path: str) -> None:
     """Say that what was sent before has run."""

@@ -145,6 +145,7 @@ def run_corpus(
     until: Callable[[CorpusRun], bool] = lambda _: True,
     concurrency: int = 1,
     pause_s: float = 0.05,
+    between: str = "corpus.pause",
     settings: dict[str, object] | None = None,
     timeout_s: float = 240.0,
 ) -> CorpusRun:
@@ -161,6 +162,7 @@ def run_corpus(
         until: Whether what was found is enough; asked after each batch of rounds, once there were enough.
         concurrency: Children.
         pause_s: Waiting in each round, as tasks wait for databases.
+        between: The task that waits; ``corpus.compute`` computes instead.
         settings: celery-trace's, by bare name; the defaults otherwise.
         timeout_s: How long one batch may take.
     """
@@ -185,9 +187,9 @@ def run_corpus(
         with client.connection_for_write() as connection, client.amqp.Producer(connection) as producer:
             while True:
                 for number in range(done, done + BATCH):
-                    for name in chooser.sample([*tasks, "corpus.pause"], len(tasks) + 1):
+                    for name in chooser.sample([*tasks, between], len(tasks) + 1):
                         from_zero = name in DECOYS and DECOYS[name].from_zero
-                        argument = pause_s if name == "corpus.pause" else number if from_zero else started + number
+                        argument = pause_s if name == between else number if from_zero else started + number
                         client.send_task(name, args=[argument], producer=producer, ignore_result=True)
                 done += BATCH
                 mark = work / f"done-{done}"
