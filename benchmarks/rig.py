@@ -198,7 +198,7 @@ def until_named(rig: Rig, send: Callable[[], None], *, most_runs: int, after_s: 
         if row is not None and row.verdict is Verdict.LEAKING:
             found["leaking"] = at
     found["strangers"] = [
-        f"{one.name} {one.file}:{one.line}"
+        f"{one.name} {one.file}:{one.line}, {one.kept_bytes_per_run} bytes a run, {attributes_of(one.retained_by)}"
         for one in rig.rows()
         if one.verdict is Verdict.LEAKING and not one.native and one.line not in rig.lines
     ]

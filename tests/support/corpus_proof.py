@@ -18,7 +18,7 @@ from tests.corpus.app import app
 from tests.corpus.cases import DECOYS, LEAKS, DecoyCase, LeakCase
 
 #: Frames that lie between a line of the corpus and what a library allocates for it.
-FRAMES = 20
+FRAMES = 12
 #: Runs of a leak that are measured; fewer where a run keeps much.
 RUNS, RUNS_OF_LARGE, LARGE_BYTES = 300, 30, 50_000
 #: Looks at what a look-alike keeps, in each of the two times that are compared.
