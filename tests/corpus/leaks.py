@@ -150,7 +150,7 @@ _never = threading.Event()
 
 @leak(None, "_active", "Thread", "threading", native="threads")
 def never_joined_threads(number: int) -> None:
-    threading.Thread(target=_never.wait, args=(600,), daemon=True).start()  # KEPT
+    threading.Thread(target=_never.wait, args=(7_200,), daemon=True).start()  # KEPT
 
 
 _failures: list[BaseException] = []

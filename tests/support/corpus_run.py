@@ -34,6 +34,12 @@ def attributes_of(path: Sequence[str]) -> str:
     return ".".join(step.removesuffix("()") for step in steps if step)
 
 
+def said_of(row: Leak) -> str:
+    """A row in short, without the path of a machine."""
+    place = f"{row.name} {Path(row.file).name}:{row.line}"
+    return f"{place}, {row.kept_bytes_per_run} bytes a run, {attributes_of(row.retained_by) or 'no holder'}"
+
+
 class CorpusRun:
     """What a worker wrote about the cases that it ran."""
 
@@ -120,7 +126,7 @@ class CorpusRun:
         places = frozenset().union(*marked_lines().values())
         tasks = {*(case.task for case in LEAKS.values()), PROCESS}
         return [
-            f"{row.kind} {row.name} {row.file}:{row.line} {row.kept_bytes_per_run} {' → '.join(row.retained_by)}"
+            said_of(row)
             for row in self.rows
             if row.verdict is Verdict.LEAKING
             and not row.native
