@@ -53,7 +53,7 @@ def timed(function):
     return run
 '''
 
-#: How the tasks of all benchmarks are called, whose own lines are the leaks.
+#: A line of a project that ends so is where it leaks.
 MARK = "  # LEAK"
 
 

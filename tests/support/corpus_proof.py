@@ -26,10 +26,11 @@ LOOKS = 25
 FIRST_NUMBER = 10_000_000
 
 
-def run(name: str, number: int) -> None:
+def run(case: LeakCase | DecoyCase, number: int) -> None:
     """Run a task as a plain function."""
-    with contextlib.suppress(ValueError, RuntimeError):
-        app.tasks[name].run(number)
+    task = app.tasks[case.task if isinstance(case, LeakCase) else case.name]
+    with contextlib.suppress(*((ValueError, RuntimeError) if case.raises else ())):
+        task.run(number)
 
 
 def place_of(traceback: tracemalloc.Traceback) -> tuple[str, int] | None:
@@ -47,10 +48,10 @@ def kept_by(case: LeakCase) -> float:
     gc.freeze()  # so that collecting takes no time
     tracemalloc.start(FRAMES)
     for number in range(warm):
-        run(case.task, FIRST_NUMBER + number)
+        run(case, FIRST_NUMBER + number)
     before = kept_at(case.lines)
     for number in range(warm, warm + runs):
-        run(case.task, FIRST_NUMBER + number)
+        run(case, FIRST_NUMBER + number)
     after = kept_at(case.lines)
     tracemalloc.stop()
     return (after - before) / runs
@@ -70,7 +71,7 @@ def most_kept_by(case: DecoyCase) -> list[int]:
     first = 0 if case.from_zero else FIRST_NUMBER
     most = [0, 0, 0]
     for number in range(3 * case.full_by):
-        run(case.name, first + number)
+        run(case, first + number)
         if number % max(1, case.full_by // LOOKS) == 0:
             gc.collect()
             part = number // case.full_by
