@@ -330,7 +330,7 @@ BENCHMARKS = (
         ["--ways", "bare,auto,control", "--rounds", "5", "--tasks", "400", "--json"], auto_alone,
     ),
     Benchmark(
-        "overhead", "overhead.py", ["--rounds", "7", "--json"], ["--rounds", "3", "--tasks", "500", "--json"], workers
+        "overhead", "overhead.py", ["--rounds", "7", "--json"], ["--rounds", "2", "--tasks", "300", "--json"], workers
     ),
     Benchmark("run_cost", "run_cost.py", ["--json"], ["--rounds", "60", "--json"], runs),
     Benchmark(
@@ -346,7 +346,7 @@ BENCHMARKS = (
     Benchmark("idle", "idle.py", ["--json"], ["--seconds", "20", "--json"], leak_sections.idle),
     Benchmark("big_heap", "big_heap.py", ["--json"], ["--most-runs", "800", "--json"], leak_sections.big_heap),
     Benchmark(
-        "main_process", "main_process.py", ["--json"], ["--most-s", "75", "--json"], leak_sections.main_process
+        "main_process", "main_process.py", ["--json"], ["--most-s", "50", "--json"], leak_sections.main_process
     ),
     Benchmark(
         "few_and_huge", "few_and_huge.py", ["--json"], ["--most-runs", "12", "--every-s", "1", "--json"],

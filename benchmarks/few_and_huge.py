@@ -40,7 +40,7 @@ def measure(*, most_runs: int = 40, every_s: float = 2.0) -> dict[str, Any]:
         with load(), Rig(PROJECT) as rig:
             # The first of two waits for nothing.
             two = functools.partial(rig.run, "report", 2, 1 / every_s)
-            figures[name] = until_named(rig, two, most_runs=most_runs, after_s=10.0)
+            figures[name] = until_named(rig, two, most_runs=most_runs, after_s=5.0)
     return figures
 
 

@@ -42,7 +42,7 @@ def measure(*, most_s: float = 900.0, per_s: float = 20.0) -> dict[str, Any]:
     """
     with Rig(PROJECT) as rig:
         for_a_second = functools.partial(rig.run, "work", int(per_s), per_s)
-        return until_named(rig, for_a_second, most_runs=int(most_s * per_s), after_s=30.0)
+        return until_named(rig, for_a_second, most_runs=int(most_s * per_s), after_s=10.0)
 
 
 def held(figures: dict[str, Any]) -> bool:

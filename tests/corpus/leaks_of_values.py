@@ -54,7 +54,7 @@ def pickles(number: int) -> None:
 _prices: list[Decimal] = []
 
 
-@leak(1_240, "_prices")
+@leak(1_320, "_prices")
 def decimals(number: int) -> None:
     _prices.extend(Decimal(number) / part for part in range(7, 18))  # LEAK decimals
 
