@@ -16,36 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from benchmarks import run_cost
+from benchmarks import leak_sections, run_cost
 from benchmarks.overhead import WAYS
+from benchmarks.sections import Reach, Section, table, us
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "overhead.md"
-
-
-class Reach(Struct, frozen=True):
-    """One promise and what was measured; ``held`` None where this run could not tell."""
-
-    what: str
-    promised: str
-    measured: str
-    held: bool | None
-
-
-class Section(Struct, frozen=True):
-    """A subject of the page, in Markdown."""
-
-    title: str
-    words: str
-    tables: list[str]
-    reach: list[Reach]
 
 
 class Benchmark(Struct, frozen=True):
@@ -57,20 +40,6 @@ class Benchmark(Struct, frozen=True):
     quick: list[str]
     section: Callable[[Any], Section]
     timeout_s: float = 1500.0
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; all columns but the first stand to the right."""
-    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
-    lines += [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
-    return "\n".join(lines)
-
-
-def us(value: float) -> str:
-    """Microseconds for a person."""
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.2f} s"
-    return f"{value / 1000:.1f} ms" if abs(value) >= 10_000 else f"{value:.1f} µs"
 
 
 _TASKS = {"noop": "No-op tasks", "allocate": "Allocation-heavy tasks"}
@@ -218,40 +187,6 @@ def tiers(figures: dict[str, Any]) -> Section:
     )
 
 
-def mixed(figures: dict[str, Any]) -> Section:
-    """What is named where all kinds of task take turns."""
-    rows, reach, faults = [], [], ""
-    for children, way in figures["ways"].items():
-        runs_of = way["named_at_run"]
-        rows.append(
-            [
-                f"`-c {children}`",
-                f"{way['right']} of {way['leaks']}",
-                f"{len(way['accused'])} of {way['look_alikes']}",
-                f"{runs_of['median']:g} / {runs_of['worst']}" if runs_of else "–",
-                f"{way['spent']:.2%}" if way["spent"] is not None else "–",
-            ]
-        )
-        words = f"{figures['kinds']} kinds of task in turns, `-c {children}`: "
-        reach += [
-            Reach(f"{words}leaks at their line, with rate and holder", "all", f"{way['right']} of {way['leaks']}",
-                  way["right"] == way["leaks"]),
-            Reach(f"{words}look-alikes that are ever `leaking`", "none",
-                  f"{len(way['accused'])} of {way['look_alikes']}", not way["accused"]),
-        ]  # fmt: skip
-        faults += "".join(f"\n- `-c {children}`, `{name}`: {'; '.join(said)}" for name, said in way["faults"].items())
-        faults += "".join(f"\n- `-c {children}`, {said}" for said in [*way["accused"], *way["strangers"]])
-    return Section(
-        "All kinds of task in turns",
-        f"The corpus of the tests in a real prefork worker, {figures['rounds']} runs of each task a child, "
-        f"{figures['seeds']} seed(s). A rate is right within 15 %, or within three deviations where it rests on few "
-        "picks. Spent is the share of a process's time that went into sampling and judging, of the process that spent "
-        "most." + (f"\n\nJudged wrong:\n{faults}" if faults else ""),
-        [table(["Worker", "leaks named", "look-alikes accused", "named by run (median / worst)", "spent"], rows)],
-        reach,
-    )
-
-
 def capture(figures: dict[str, Any]) -> Section:
     """What a failure costs."""
     ratio = figures["ours_over"]["sentry-sdk"]
@@ -395,14 +330,35 @@ BENCHMARKS = (
         ["--ways", "bare,auto,control", "--rounds", "5", "--tasks", "400", "--json"], auto_alone,
     ),
     Benchmark(
-        "overhead", "overhead.py", ["--rounds", "7", "--json"], ["--rounds", "3", "--tasks", "500", "--json"], workers
+        "overhead", "overhead.py", ["--rounds", "7", "--json"], ["--rounds", "2", "--tasks", "300", "--json"], workers
     ),
     Benchmark("run_cost", "run_cost.py", ["--json"], ["--rounds", "60", "--json"], runs),
     Benchmark(
         "memory_cost", "memory_cost.py", ["--runs", "3000", "--json"], ["--runs", "600", "--json"], tiers
     ),
     Benchmark(
-        "mixed", "mixed.py", ["--rounds", "300", "--json"], ["--rounds", "200", "--ways", "1", "--json"], mixed
+        "mixed", "mixed.py", ["--rounds", "600", "--json"],
+        ["--rounds", "220", "--ways", "1", "--loads", "waiting", "--json"], leak_sections.mixed, timeout_s=7200.0,
+    ),
+    Benchmark(
+        "paced", "paced.py", ["--json"], ["--rounds", "2", "--runs", "300", "--json"], leak_sections.paced
+    ),
+    Benchmark("idle", "idle.py", ["--json"], ["--seconds", "20", "--json"], leak_sections.idle),
+    Benchmark("big_heap", "big_heap.py", ["--json"], ["--most-runs", "800", "--json"], leak_sections.big_heap),
+    Benchmark(
+        "main_process", "main_process.py", ["--json"], ["--most-s", "50", "--json"], leak_sections.main_process
+    ),
+    Benchmark(
+        "few_and_huge", "few_and_huge.py", ["--json"], ["--most-runs", "12", "--every-s", "1", "--json"],
+        leak_sections.few_and_huge,
+    ),
+    Benchmark(
+        "recycled_children", "recycled_children.py", ["--json"], ["--most-runs", "600", "--json"],
+        leak_sections.recycled_children,
+    ),
+    Benchmark(
+        "one_in_a_thousand", "one_in_a_thousand.py", ["--json"], ["--every", "200", "--events", "20", "--json"],
+        leak_sections.one_in_a_thousand,
     ),
     Benchmark(
         "failure_capture", "failure_capture.py",
@@ -512,7 +468,7 @@ def main() -> int:
     names = [benchmark.name for benchmark in BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What measuring costs.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(names)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="few rounds: under five minutes, and less sure")
+    parser.add_argument("--quick", action="store_true", help="few rounds: under ten minutes, and less sure")
     parser.add_argument("--output", type=Path, default=None, help="the page; docs/overhead.md when all of them run")
     parser.add_argument("--keep", type=Path, default=None, help="a folder that takes each benchmark's figures as JSON")
     parser.add_argument("--from", dest="kept", type=Path, default=None, help="write the page of figures kept before")

@@ -35,6 +35,10 @@ import psutil
 import redis
 from celery import Celery
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.rig import cpu_s
+
 #: The project of every worker; WAY says which.
 PROJECT = '''
 import json, os, sys
@@ -198,15 +202,6 @@ def redis_server(folder: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(20)
-
-
-def cpu_s(process: psutil.Process) -> float:
-    """CPU time of a process with all its threads so far, seconds; to the nanosecond where the kernel tells it."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        threads = list(Path(f"/proc/{process.pid}/task").iterdir())
-        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 class Worker:

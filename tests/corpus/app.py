@@ -7,7 +7,12 @@ from pathlib import Path
 
 from celery import Celery
 
-app = Celery("corpus", include=["tests.corpus.leaks", "tests.corpus.decoys"])
+MODULES = (
+    "leaks", "leaks_of_values", "leaks_of_libraries", "leaks_in_time",
+    "decoys", "decoys_of_caches", "decoys_of_buffers", "decoys_of_libraries",
+)  # fmt: skip
+
+app = Celery("corpus", include=[f"tests.corpus.{name}" for name in MODULES])
 app.conf.update(
     task_ignore_result=True,
     task_acks_late=True,
@@ -21,6 +26,16 @@ app.conf.update(
 def pause(seconds: float) -> None:
     """Wait, as a task waits for its database."""
     time.sleep(seconds)
+
+
+@app.task(name="corpus.compute")
+def compute(seconds: float) -> int:
+    """Compute, as a task does that builds and formats rows."""
+    until_s = time.process_time() + seconds
+    made = 0
+    while time.process_time() < until_s:
+        made += len(",".join(f"{row['id']}: {row['tags']}" for row in [{"id": n, "tags": [n, n]} for n in range(500)]))
+    return made
 
 
 @app.task(name="corpus.mark")

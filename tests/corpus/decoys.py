@@ -10,20 +10,9 @@ import sys
 import tempfile
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from typing import Any
 
-from tests.corpus.app import app
-
-NAMES: list[str] = []
-#: Decoys that raise; a worker goes on.
-RAISING: set[str] = set()
-
-
-def decoy(function: Callable[..., Any]) -> Any:
-    """Register a function as a task that only looks like a leak."""
-    NAMES.append(f"corpus.{function.__name__}")
-    return app.task(name=f"corpus.{function.__name__}")(function)
+from tests.corpus.cases import decoy
 
 
 class Latest:
@@ -56,7 +45,7 @@ def _large_cache(number: int) -> bytes:
     return b"%08d" % number * 300
 
 
-@decoy
+@decoy(full_by=2000)
 def large_lru_cache(number: int) -> None:
     _large_cache(number)
 
@@ -64,7 +53,7 @@ def large_lru_cache(number: int) -> None:
 _recent: deque[bytes] = deque(maxlen=1_500)
 
 
-@decoy
+@decoy(full_by=1500)
 def bounded_deque(number: int) -> None:
     _recent.append(b"%08d" % number * 200)
 
@@ -82,7 +71,7 @@ def own_cache_with_eviction(number: int) -> None:
 _few: dict[int, bytes] = {}
 
 
-@decoy
+@decoy(full_by=400)
 def cache_of_few_keys(number: int) -> None:
     key = random.Random(number).randrange(40)
     if key not in _few:
@@ -92,7 +81,7 @@ def cache_of_few_keys(number: int) -> None:
 _MODULES = ("wave", "colorsys", "chunk", "sndhdr", "this_is_no_module", "nturl2path", "tabnanny", "xdrlib")
 
 
-@decoy
+@decoy(from_zero=True)
 def first_run_imports(number: int) -> None:
     if number < len(_MODULES):
         try:
@@ -142,7 +131,7 @@ class Client:
         self.tables = {index: [index] * 50 for index in range(500)}
 
 
-@decoy
+@decoy(from_zero=True)
 def lazy_singleton(number: int) -> None:
     if number >= 10 and Client.instance is None:
         Client.instance = Client()
@@ -151,32 +140,26 @@ def lazy_singleton(number: int) -> None:
 _holes: list[Any] = [None] * 200
 
 
-@decoy
+@decoy(full_by=400)
 def fragmentation(number: int) -> None:
     chooser = random.Random(number)
     for _ in range(50):
         _holes[chooser.randrange(200)] = bytes(chooser.randrange(600, 20_000))
 
 
-@decoy
+@decoy(raises=True)
 def only_raises(number: int) -> None:
     numbers = [number] * 20_000
     raise ValueError(f"{len(numbers)} numbers")
 
 
-RAISING.add("corpus.only_raises")
-
-
-@decoy
+@decoy(raises=True)
 def raises_with_a_chain(number: int) -> None:
     payload = {index: str(number) * 20 for index in range(500)}
     try:
         payload["missing"]  # type: ignore[index]
     except KeyError as error:
         raise RuntimeError("wrapped") from error
-
-
-RAISING.add("corpus.raises_with_a_chain")
 
 
 class Parent:
@@ -195,7 +178,7 @@ def garbage_in_cycles(number: int) -> None:
     Parent(number)
 
 
-@decoy
+@decoy(full_by=20)
 def large_result(number: int) -> list[str]:
     return [f"{number} {index}" for index in range(2_000)]
 
@@ -213,7 +196,7 @@ def joined_threads(number: int) -> None:
     thread.join()
 
 
-@decoy
+@decoy(full_by=600)
 def compiled_patterns(number: int) -> None:
     re.compile(f"order {number % 70} (\\d+) [a-f]{{{number % 7 + 1}}}").match("order")
 
@@ -224,7 +207,7 @@ _tasks: dict[int, list[int]] = {}
 _parts = [type(f"Part{place}", (), {})() for place in range(12)]
 
 
-@decoy
+@decoy(full_by=1_500)
 def names_that_are_looked_up(number: int) -> None:
     # The interpreter's cache of attributes holds on to each of them until it is full. Unpickling does so, too.
     for part in _parts:
@@ -237,6 +220,6 @@ def added_and_taken_later(number: int) -> None:
     _tasks.pop(number - 20, None)
 
 
-@decoy
+@decoy(full_by=20)
 def much_work_and_nothing_kept(number: int) -> int:
     return sum(len(str(index)) for index in range(3_000))

@@ -8,36 +8,36 @@ from __future__ import annotations
 
 import math
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from celery import Celery
 
+from celery_trace.heap.watch import PROCESS
 from celery_trace.leaks import leak_table
 from celery_trace.model import AnyRecord, Leak, Stats, Verdict, Window
 from celery_trace.spool.lines import unpack
-from tests.corpus import decoys, leaks
+from tests.corpus import cases
+from tests.corpus.cases import DECOYS, LEAKS, LeakCase, marked_lines
 from tests.support.processes import REPOSITORY, WorkerProcess, trace_environment
 from tests.support.waiting import wait_until
 
 #: Rounds that are sent at a time.
 BATCH = 10
-#: Cases that look at how small their number is.
-COUNTS_FROM_ZERO = frozenset({"corpus.first_run_imports", "corpus.lazy_singleton"})
-
-MARK = re.compile(r"# LEAK (\w+)\s*$")
+cases.load()
 
 
-def marked_lines(path: Path = Path(leaks.__file__)) -> dict[str, set[int]]:
-    """Task name to the lines that carry its mark."""
-    lines: dict[str, set[int]] = {}
-    for number, text in enumerate(path.read_text().splitlines(), 1):
-        found = MARK.search(text)
-        if found:
-            lines.setdefault(f"corpus.{found.group(1)}", set()).add(number)
-    return lines
+def attributes_of(path: Sequence[str]) -> str:
+    """A way to a holder as attributes with dots: ``shop.tasks.Bus.handlers``."""
+    steps = [step.partition(": ")[0] if ": " in step else step.rpartition(" (")[0] for step in path]
+    return ".".join(step.removesuffix("()") for step in steps if step)
+
+
+def said_of(row: Leak) -> str:
+    """A row in short, without the path of a machine."""
+    place = f"{row.name} {Path(row.file).name}:{row.line}"
+    return f"{place}, {row.kept_bytes_per_run} bytes a run, {attributes_of(row.retained_by) or 'no holder'}"
 
 
 class CorpusRun:
@@ -57,49 +57,53 @@ class CorpusRun:
 
     def named_at_run(self, name: str) -> int | None:
         """The run of a case, in its process, by which it was first said to leak; None where it never was."""
-        return next(
-            (one.run_number for one in self.windows if one.name == name and one.verdict is Verdict.LEAKING), None
-        )
+        case = LEAKS[name]
+        for window in self.windows:
+            if window.name == case.task and window.verdict is Verdict.LEAKING and is_about(window, case):
+                return window.run_number
+        return None
 
     def judge_leak(self, name: str) -> list[str]:
         """What is wrong with what was found of a leak; empty when all is right."""
-        native = leaks.NATIVE.get(name)
-        if native is not None:
+        case = LEAKS[name]
+        if case.native:
             # Which of several tasks that run in turns it was, no level tells.
-            growing = [row for row in self.rows if row.resource == native and row.verdict is not Verdict.STEADY]
-            return [] if growing else [f"no growth of {native}"]
-        rows = self.rows_of(name)
-        leaking = [row for row in rows if row.verdict is Verdict.LEAKING]
-        lines = lines_of(name)
-        at_mark = [row for row in leaking if row.line in lines and row.file == leaks.__file__]
-        if not at_mark:
+            growing = [row for row in self.rows if row.resource == case.native and row.verdict is not Verdict.STEADY]
+            return [] if growing else [f"no growth of {case.native}"]
+        rows = self.rows_of(case.task) + (self.rows_of(PROCESS) if case.by_process else [])
+        at_mark = [row for row in rows if (row.file, row.line) in case.lines]
+        leaking = [row for row in at_mark if row.verdict is Verdict.LEAKING]
+        if not leaking:
             said = [
-                (str(row.verdict), f"line {row.line}", row.kept_bytes_per_run, row.confidence, row.why, row.waits_for)
-                for row in rows
+                f"{row.verdict} {Path(row.file).name}:{row.line} {row.kept_bytes_per_run} bytes, "
+                f"{row.confidence:.2f}, {row.why}, waits for {row.waits_for or 'nothing'}, "
+                f"{' → '.join(row.retained_by) or 'no holder'}"
+                for row in at_mark or self.rows_of(case.task)
             ]
-            return [f"not leaking at line {sorted(lines)}: {said}"]
+            return [f"not leaking at its line: {said}" if at_mark else f"no row of its line: {said}"]
         faults = []
-        kept = leaks.KEPT_BYTES[name]
-        found = sum(row.kept_bytes_per_run for row in at_mark)
-        if kept is not None and abs(found / kept - 1) > self._tolerance(name, lines, found / kept):
-            faults.append(f"keeps {kept} bytes a run, found {found}")
-        retained = " → ".join(at_mark[0].retained_by)
-        if not any(word in f"{retained} {at_mark[0].note}" for word in leaks.HOLDERS[name]):
-            faults.append(f"retained by {retained or 'nothing'} ({at_mark[0].note})")
+        found = sum(row.kept_bytes_per_run for row in leaking)
+        if case.kept_bytes is not None:
+            tolerance = self._tolerance(case, found / case.kept_bytes)
+            least = (1 - tolerance) * (1 - case.begins_at / max(1, self.rounds))
+            if not least <= found / case.kept_bytes <= 1 + tolerance:
+                faults.append(f"keeps {case.kept_bytes} bytes a run, found {found}")
+        way = attributes_of(leaking[0].retained_by)
+        if not any(f".{holder}." in f".{way}." or holder in leaking[0].why for holder in case.holders):
+            faults.append(f"retained by {' → '.join(leaking[0].retained_by) or 'nothing'} ({leaking[0].why})")
         return faults
 
-    def _tolerance(self, name: str, lines: set[int], found: float) -> float:
+    def _tolerance(self, case: LeakCase, found: float) -> float:
         """
         The share by which a rate may be off: 15 %, or four deviations where few picks were to be expected.
 
         Args:
-            name: The task.
-            lines: Where it keeps memory.
+            case: The leak.
             found: The rate that was found, as a share of the true one.
         """
         picks: dict[str, int] = {}
         for window in self.windows:
-            if window.name == name and window.evidence is not None and any(one.line in lines for one in window.sites):
+            if window.name == case.task and window.evidence is not None and is_about(window, case):
                 picks[window.process] = window.evidence.picks
         return max(0.15, 4 / math.sqrt(max(1.0, sum(picks.values()) / found)))
 
@@ -118,17 +122,22 @@ class CorpusRun:
         return [one.overhead_s / one.process_s for one in last.values() if one.process_s > 0]
 
     def strangers(self) -> list[str]:
-        """Who was said to leak and is no leak of the corpus, natives aside."""
+        """What was said to leak and is no line of a leak, look-alikes and natives aside."""
+        places = frozenset().union(*marked_lines().values())
+        tasks = {*(case.task for case in LEAKS.values()), PROCESS}
         return [
-            f"{row.kind} {row.name} {row.file}:{row.line}"
+            said_of(row)
             for row in self.rows
-            if row.verdict is Verdict.LEAKING and not row.native and row.name not in leaks.KEPT_BYTES
+            if row.verdict is Verdict.LEAKING
+            and not row.native
+            and row.name not in DECOYS
+            and not (row.name in tasks and (row.file, row.line) in places)
         ]
 
 
-def lines_of(name: str) -> set[int]:
-    """The lines at which a leak may be named."""
-    return marked_lines().get(name) or marked_lines()["corpus.handlers"]
+def is_about(window: Window, case: LeakCase) -> bool:
+    """Whether a window is about the lines of a case."""
+    return any((site.file, site.line) in case.lines for site in window.sites) or bool(case.native and window.native)
 
 
 def run_corpus(
@@ -142,6 +151,7 @@ def run_corpus(
     until: Callable[[CorpusRun], bool] = lambda _: True,
     concurrency: int = 1,
     pause_s: float = 0.05,
+    between: str = "corpus.pause",
     settings: dict[str, object] | None = None,
     timeout_s: float = 240.0,
 ) -> CorpusRun:
@@ -149,7 +159,7 @@ def run_corpus(
     Run cases in turns in a worker, and read what it wrote.
 
     Args:
-        names: Tasks of the corpus; each round runs each of them once in an order of its own.
+        names: Cases of the corpus; each round runs the task of each of them once in an order of its own.
         broker_url: A broker of this run's own.
         work: A folder for logs and the spool.
         seed: For the order and for the numbers that the tasks are given.
@@ -158,10 +168,12 @@ def run_corpus(
         until: Whether what was found is enough; asked after each batch of rounds, once there were enough.
         concurrency: Children.
         pause_s: Waiting in each round, as tasks wait for databases.
+        between: The task that waits; ``corpus.compute`` computes instead.
         settings: celery-trace's, by bare name; the defaults otherwise.
         timeout_s: How long one batch may take.
     """
     chooser = random.Random(seed)
+    tasks = sorted({LEAKS[name].task if name in LEAKS else name for name in names})
     trace_dir = work / "trace"
     environment = trace_environment(
         broker_url=broker_url, trace_dir=trace_dir, settings={"collector": "0", **(settings or {})}
@@ -181,10 +193,9 @@ def run_corpus(
         with client.connection_for_write() as connection, client.amqp.Producer(connection) as producer:
             while True:
                 for number in range(done, done + BATCH):
-                    for name in chooser.sample([*names, "corpus.pause"], len(names) + 1):
-                        argument = {"corpus.pause": pause_s}.get(name, number)
-                        if name not in COUNTS_FROM_ZERO and name != "corpus.pause":
-                            argument += started
+                    for name in chooser.sample([*tasks, between], len(tasks) + 1):
+                        from_zero = name in DECOYS and DECOYS[name].from_zero
+                        argument = pause_s if name == between else number if from_zero else started + number
                         client.send_task(name, args=[argument], producer=producer, ignore_result=True)
                 done += BATCH
                 mark = work / f"done-{done}"
@@ -209,5 +220,5 @@ def read_spool(trace_dir: Path) -> list[AnyRecord]:
 
 def named(names: Sequence[str]) -> Callable[[CorpusRun], bool]:
     """Whether all leaks among these are named rightly, for :func:`run_corpus` to wait for."""
-    wanted = [name for name in names if name not in decoys.NAMES]
+    wanted = [name for name in names if name in LEAKS]
     return lambda run: all(not run.judge_leak(name) for name in wanted)
