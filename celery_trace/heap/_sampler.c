@@ -46,10 +46,10 @@
 #include <string.h>
 #include <time.h>
 
-#define MOST_PICKS 4096         /* live picks; beyond, the sample is thinned out */
-#define ENOUGH_PICKS 64         /* a stack that has fewer is not thinned out by itself */
+#define MOST_PICKS 6144         /* live picks; beyond, the sample is thinned out */
+#define ENOUGH_PICKS 48         /* a stack that has fewer is not thinned out by itself */
 #define MOST_HALVINGS 30
-#define INDEX_BITS 14           /* four places a pick */
+#define INDEX_BITS 14           /* more than two places a pick */
 #define FILTER_BITS 16
 #define MOST_STACKS 8192
 #define STACK_INDEX_BITS 14

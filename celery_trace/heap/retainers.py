@@ -158,7 +158,12 @@ def search(
     Yields:
         None after each pass, so that the caller can pause; at last what was found, by site.
     """
-    walks = {key: _Walk(plain, sees_all=sees_all) for key in blocks}
+    modules = {
+        id(_globals_of(module)): name
+        for name, module in list(sys.modules.items())
+        if issubclass(type(module), types.ModuleType)
+    }
+    walks = {key: _Walk(modules, plain, sees_all=sees_all) for key in blocks}
     _walking.update(id(walk.things) for walk in walks.values())
     try:
         yield from _rise(referrers, blocks, walks)
@@ -196,7 +201,7 @@ def _rise(
 class _Walk:
     """The objects of one search. All of them are in one list, so that there is one referrer of ours to leave out."""
 
-    def __init__(self, plain: Collection[int], *, sees_all: bool) -> None:
+    def __init__(self, modules: dict[int, str], plain: Collection[int], *, sees_all: bool) -> None:
         self.things: list[Any] = []
         self.nodes: list[_Node] = []
         self.starts = 0  # blocks in which an object was found
@@ -209,11 +214,7 @@ class _Walk:
         self._index: dict[int, int] = {}
         self._held = {number for number, held in _held.items() if held() is not None}
         self._namespaces: set[int] = set()  # dicts whose keys are names of attributes or variables
-        self._modules = {
-            id(_globals_of(module)): name
-            for name, module in list(sys.modules.items())
-            if issubclass(type(module), types.ModuleType)
-        }
+        self._modules = modules  # by the address of their globals
 
     def _add(self, thing: Any, below: int, blocks: int) -> int:
         index = self._index.get(id(thing))

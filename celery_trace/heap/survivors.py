@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import Struct
 
@@ -22,6 +22,9 @@ IN_FLIGHT_RUNS: Final = 3
 
 #: What is released is compared with what is born over the last few looks; the weight of a look after each further one.
 _FADING: Final = 0.8
+#: Picks and sites that are looked at without a pause, some tenths of a millisecond.
+_SLICE: Final = 100
+_SLICE_OF_SITES: Final = 10
 
 #: The file and line that a pick is attributed to.
 Place = tuple[str, int]
@@ -74,14 +77,6 @@ class _Site(Struct):
     now: Evidence = Evidence()
 
 
-class _Counted(NamedTuple):
-    """A pick that counts, as the last look saw it."""
-
-    key: Key
-    weight: float
-    resized: int
-
-
 class HeapHistory:
     """
     The survivors of one process over its looks.
@@ -93,8 +88,11 @@ class HeapHistory:
     def __init__(self, place_of: Callable[[int], Place | None]) -> None:
         self._place_of = place_of
         self._sites: dict[Key, _Site] = {}
-        self._counted: dict[int, _Counted] = {}  # by the serial of each pick that counts
+        # Of each pick that counts, by its serial: its site, weight and whether it was resized.
+        self._counted: dict[int, tuple[Key, float, int]] = {}
         self._began: dict[int, int] = {}  # tag: its runs when this stretch began
+        #: The picks that count, by site, as the last look saw them.
+        self.alive: dict[Key, list[Pick]] = {}
 
     def begin(self, runs: Mapping[int, int]) -> None:
         """
@@ -105,6 +103,7 @@ class HeapHistory:
         """
         self._began = dict(runs)
         self._counted = {}
+        self.alive = {}
         for (tag, _), site in self._sites.items():
             site.past = together((site.past, site.now)) if site.past.runs else site.now
             site.now = Evidence()
@@ -118,6 +117,7 @@ class HeapHistory:
         *,
         thinned: bool = False,
         in_flight: int = IN_FLIGHT_RUNS,
+        breathe: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Take in what is alive.
@@ -128,17 +128,20 @@ class HeapHistory:
             collections: How many full garbage collections have ended.
             thinned: Whether the whole sample was thinned out since the last look, so that any pick may be gone unfreed.
             in_flight: Runs of the same task that have to begin after an allocation before it counts.
+            breathe: Called after each short piece of work, so that other threads have their turn.
         """
         before, self._counted = self._counted, {}
         alive: dict[Key, list[Pick]] = defaultdict(list)
         born: dict[tuple[Key, int], float] = defaultdict(float)
         died: dict[tuple[Key, int], float] = defaultdict(float)
         thinned_out: set[Key] = set()  # a pick of theirs may be gone unfreed
-        for pick in picks:
+        for number, pick in enumerate(picks, 1):
+            if not number % _SLICE:
+                breathe()
             known = before.pop(pick.serial, None)
             if known is not None:
-                key = known.key
-                if pick.weight != known.weight:
+                key, weight, _ = known
+                if pick.weight != weight:
                     thinned_out.add(key)
             elif pick.run <= runs.get(pick.tag, 0) - in_flight:
                 place = self._place_of(pick.stack)
@@ -148,18 +151,21 @@ class HeapHistory:
                 born[key, pick.resized] += pick.weight
             else:
                 continue
-            self._counted[pick.serial] = _Counted(key, pick.weight, pick.resized)
+            self._counted[pick.serial] = (key, pick.weight, pick.resized)
             alive[key].append(pick)
-        for gone in before.values():
-            if not thinned and gone.key not in thinned_out:
-                died[gone.key, gone.resized] += gone.weight
+        self.alive = dict(alive)
+        for key, weight, resized in before.values():
+            if not thinned and key not in thinned_out:
+                died[key, resized] += weight
         for key, resized in born.keys() | died.keys():
             site = self._sites.get(key)
             if site is None:
                 site = self._sites[key] = _Site(self._began.get(key[0], 0), _Turnover(), _Turnover())
             turnover = site.resized if resized else site.turnover
             turnover.look(born[key, resized], died[key, resized])
-        for key, site in self._sites.items():
+        for number, (key, site) in enumerate(self._sites.items(), 1):
+            if not number % _SLICE_OF_SITES:
+                breathe()
             site.now = _evidence(site, alive.get(key, []), runs.get(key[0], 0) - in_flight, collections)
 
     def evidence(self) -> dict[Key, Evidence]:
@@ -167,10 +173,6 @@ class HeapHistory:
         return {
             key: together((site.past, site.now)) if site.past.runs else site.now for key, site in self._sites.items()
         }
-
-    def counted(self, key: Key) -> set[int]:
-        """The serials of the picks of a site that are alive and count."""
-        return {serial for serial, one in self._counted.items() if one.key == key}
 
 
 def _evidence(site: _Site, picks: list[Pick], limit: int, collections: int) -> Evidence:

@@ -63,7 +63,7 @@ LEAST_BYTES: Final = 4096
 #: A process that runs no tasks tells from this size on what it holds, also if that does not grow (bytes).
 LARGE_BYTES: Final = 16 * 2**20
 #: Sites that are judged in one look, the largest ones.
-MOST_SITES: Final = 40
+MOST_SITES: Final = 300
 #: And when the process ends, as one that ran little may have.
 MOST_SITES_AT_END: Final = 12
 #: Blocks from which the search for a holder starts.
@@ -87,8 +87,8 @@ _LEAKS: Final = Verdict.LEAKING
 _SHARED_BY_RUNS: Final = frozenset({Role.THREADS, Role.GREEN, Role.WEB})
 #: And those in which one thread changes from run to run, as greenlets and coroutines do.
 _THREAD_SHARED: Final = frozenset({Role.GREEN, Role.WEB})
-#: Picks that are taken in at a time before other threads have their turn.
-_SLICE: Final = 200
+#: A pause in which a thread that waits for the interpreter gets it, seconds; after one of zero it often doesn't.
+_BREATH_S: Final = 5e-5
 
 
 #: The tags of this process, as the sampler counts runs by them and marks functions with them for as long as it lives;
@@ -384,9 +384,7 @@ class HeapWatch:
         return self._places[stack]
 
     def _picks(self) -> Iterator[Pick]:
-        for number, pick in enumerate(self._sampler.picks()):
-            if not number % _SLICE:
-                time.sleep(0)  # a task that waits for the interpreter has its turn
+        for pick in self._sampler.picks():
             if pick.tag != UNTAGGED:
                 yield pick
             else:
@@ -404,25 +402,25 @@ class HeapWatch:
             self._is_frozen = gc.get_freeze_count() > 0
         stats = self._sampler.stats()
         runs = self._runs()
-        picks = list(self._picks())
         self._count_collections(stats["collections"])
         self._history.look(
-            picks,
+            self._picks(),
             runs,
             self._proving,
             thinned=stats["mean_bytes"] != self._mean_bytes,
             in_flight=max(IN_FLIGHT_RUNS, 2 * self._most_open()),
+            breathe=_breathe,
         )
         self._mean_bytes = stats["mean_bytes"]
         evidence = self._history.evidence()
         for key in sorted(evidence, key=lambda key: -evidence[key].bytes)[: MOST_SITES_AT_END if last else MOST_SITES]:
             if key not in self._sites and self._is_worth_a_row(key, evidence[key], last):
-                stack = next((pick.stack for pick in picks if self._is_at(pick, key)), -1)
-                self._sites[key] = _Site(self._sampler.stack(stack))
+                alive = self._history.alive.get(key)
+                self._sites[key] = _Site(self._sampler.stack(alive[0].stack) if alive else ())
         self._judge_sites(evidence, runs, now_s)
-        self._look_for_openers(picks, runs)
+        self._look_for_openers()
         if self._search is None:
-            self._prepare_search(evidence, picks, last)
+            self._prepare_search(evidence, last)
         self._write_clean(runs, 1 if last else CLEAN_RUNS)
         if self._sampler.sweep():
             self._places.clear()
@@ -463,8 +461,9 @@ class HeapWatch:
             is_held = bool(site.holder.path) and self._is_large(key, evidence[key])
             if (key[0] != UNTAGGED or grows or is_held) and not self._is_told(key, site):
                 self._write(key, site, evidence[key], runs, now_s)
+                _breathe()
 
-    def _prepare_search(self, evidence: Mapping[Key, Evidence], picks: list[Pick], last: bool) -> None:
+    def _prepare_search(self, evidence: Mapping[Key, Evidence], last: bool) -> None:
         """Search the holders of what grows, all in the same passes over the heap."""
         wanted = {}
         for key, site in self._sites.items():
@@ -473,7 +472,7 @@ class HeapWatch:
             unknown = site.found is None and (last or self._is_large(key, evidence[key]))
             if runs < SEARCH_AGAIN * site.searched_at_runs or not (grows or unknown):
                 continue
-            blocks = self._blocks_of(key, picks)
+            blocks = self._blocks_of(key)
             if blocks:
                 wanted[key] = blocks
                 site.searched_at_runs = runs
@@ -492,19 +491,15 @@ class HeapWatch:
             self._proving = number
         self._collections = number
 
-    def _blocks_of(self, key: Key, picks: list[Pick]) -> list[tuple[int, int]]:
+    def _blocks_of(self, key: Key) -> list[tuple[int, int]]:
         """
         Some blocks of a site: the youngest, which a chain hangs from, and others of all ages, one of each run.
 
         A first run may leave many more, such as a connection, which something else holds.
         """
-        counted = self._history.counted(key)
-        of_runs = {pick.run: pick for pick in sorted(picks) if pick.serial in counted}
+        of_runs = {pick.run: pick for pick in sorted(self._history.alive.get(key, ()))}
         blocks = [(pick.address, pick.size) for pick in sorted(of_runs.values(), reverse=True)]
         return [*blocks[:YOUNGEST_BLOCKS], *blocks[YOUNGEST_BLOCKS :: len(blocks) // MOST_BLOCKS + 1]]
-
-    def _is_at(self, pick: Pick, key: Key) -> bool:
-        return pick.tag == key[0] and self._place_of(pick.stack) == key[1]
 
     def _quick_steps(self) -> None:
         """Passes of the search in progress, several while they are quick: a chain may grow faster than one a second."""
@@ -585,14 +580,15 @@ class HeapWatch:
         for resource in {*growing, *self._growing}:
             self._write_native(resource, growing.get(resource))
 
-    def _look_for_openers(self, picks: list[Pick], runs: dict[int, int]) -> None:
+    def _look_for_openers(self) -> None:
         """Find the line that opened what grows."""
         for resource in self._growing.keys() & openers.RESOURCES - self._opened.keys():
             growth = self._growing[resource]
             survivors = [
                 pick
-                for pick in picks
-                if growth.tag in (UNTAGGED, pick.tag) and pick.run <= runs.get(pick.tag, 0) - IN_FLIGHT_RUNS
+                for (tag, _), alive in self._history.alive.items()
+                if growth.tag in (UNTAGGED, tag)
+                for pick in alive
             ]
             stack = openers.opened_at(resource, survivors, self._sampler.stack, self._sampler.referrers, self._own)
             if stack:
@@ -733,6 +729,10 @@ class HeapWatch:
 
 #: The watch of this process: there is one sampler.
 _current: HeapWatch | None = None
+
+
+def _breathe() -> None:
+    time.sleep(_BREATH_S)
 
 
 def _nothing(_: int) -> None:
