@@ -91,6 +91,24 @@ def test_the_overview_ranks_what_needs_attention(queries, visit):
     assert not context["new_here"]
 
 
+def test_a_scheduler_is_listed_and_is_no_worker(tmp_path, visit):
+    store = open_store(load({"trace_dir": str(tmp_path)}, environment={}))
+    began = {"host": "h", "started_at_s": time.time() - 60}
+    store.write(
+        [
+            ProcessRecord(uid="solo", pid=1, worker="w1@h", role="solo", **began),
+            ProcessRecord(uid="embedded", pid=2, worker="w1@h", role="beat", parent_uid="solo", **began),
+            ProcessRecord(uid="alone", pid=3, role="beat", **began),
+        ]
+    )
+    queries = Queries(store)
+    listed = {worker.name: worker.role for worker in queries.workers().rows}
+    figures = {name: words for name, _, words, *_ in overview.overview(queries, visit())["figures"]}
+    store.close()
+    assert listed == {"w1@h": "solo", "beat@h": "beat"}
+    assert figures["Memory"] == "resident in 1 worker and 1 other"
+
+
 def test_an_alert_and_the_fact_it_speaks_of_are_one_item():
     alert = overview.Item(weight=1000, tone="danger", what="alert", detail="", link="/leaks/x", alert="alert is on")
     leak = overview.Item(weight=700, tone="warning", what="leak", detail="", link="/leaks/x", trend="<svg>", code="x()")
