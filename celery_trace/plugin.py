@@ -106,6 +106,7 @@ class CeleryTrace:
         self._main_uid = ""
         self._role = Role.SCRIPT
         self._worker = ""
+        self._child_limit_kib = 0
         self._collector: Any = None
         self._desk: Any = None
         self._doorkeeper: Any = None
@@ -187,6 +188,7 @@ class CeleryTrace:
         self._main_uid = new_id()  # named before the pool forks, so that each child knows whose it is
         self._worker = getattr(sender, "hostname", "") or ""
         self._role = _role_of(getattr(sender, "pool_cls", None))
+        self._child_limit_kib = getattr(sender, "max_memory_per_child", None) or 0
         with Guard("worker_init"):
             from celery_trace.control import Doorkeeper
 
@@ -427,6 +429,8 @@ class CeleryTrace:
         """
         settings = self.settings
         recorder = self._recorder()
+        if self._role is Role.CHILD and self._child_limit_kib:
+            recorder.child_limit_bytes = self._child_limit_kib * 1024
         if self._main_uid and recorder.process.role is not Role.MAIN:
             recorder.begin("orders", lambda: self._hear_orders(recorder))
         if recorder.keeper is None and settings.shell == "live" and recorder.process.role is not Role.MAIN:

@@ -21,10 +21,12 @@ from celery_trace.guard import report
 from celery_trace.heap import native, retainers
 from celery_trace.heap.duty import DutyCycle
 from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Stack, open_sampler
+from celery_trace.heap.stacks import KeptStacks
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
-from celery_trace.heap.verdict import GROWS, Judgement, judge
+from celery_trace.heap.verdict import FEW_RELEASED, GROWS, Judgement, judge
 from celery_trace.model import (
     Evidence,
+    HeapProfile,
     Holder,
     Kind,
     Line,
@@ -69,6 +71,9 @@ SEARCH_AT_END_S: Final = 0.1
 QUICK_S: Final = 0.01
 #: Observed runs of a task that left nothing before that is reported.
 CLEAN_RUNS: Final = 40
+#: What is kept by call stack is written so long after the start, and no more often than this, seconds.
+PROFILE_FIRST_S: Final = 60.0
+PROFILE_S: Final = 300.0
 #: Points of a site's curve.
 MOST_POINTS: Final = 40
 _GROWS: Final = Verdict.GROWING
@@ -85,6 +90,10 @@ _SLICE: Final = 200
 #: a later watch goes on with them.
 _tags: dict[tuple[Kind, str], int] = {}
 _names: list[tuple[Kind, str]] = [(Kind.PROCESS, PROCESS)]
+
+
+def _nothing(_: object) -> None:
+    """Where there is nothing to restore, as in a thread without tags, and nobody to tell."""
 
 
 class _Site(Struct):
@@ -120,6 +129,7 @@ class HeapWatch:
         sampler: The process's sampler.
         referrers: The pass over the heap that the search for a holder makes.
         most_open: The most runs that were in progress at once.
+        emit_profile: Takes what is kept by call stack.
     """
 
     def __init__(
@@ -131,8 +141,10 @@ class HeapWatch:
         sampler: Sampler | TracedSampler,
         referrers: retainers.Referrers,
         most_open: Callable[[], int] = lambda: 1,
+        emit_profile: Callable[[HeapProfile], None] = _nothing,
     ) -> None:
         self._most_open = most_open
+        self._emit_profile = emit_profile
         self._process = process
         self._emit = emit
         self._clock = clock
@@ -144,6 +156,8 @@ class HeapWatch:
         self._places: dict[int, Place | None] = {}
         self._stacks: dict[Key, Stack] = {}
         self._history = HeapHistory(self._place_of)
+        self._kept = KeptStacks(sampler.stack, self._own)
+        self._profile_due_s = time.monotonic() + PROFILE_FIRST_S
         self._sites: dict[Key, _Site] = {}
         self._began_s = time.monotonic()
         self._pause_s = sampler.pace.first_pause_s
@@ -233,7 +247,7 @@ class HeapWatch:
             if now_s >= self._due_s or is_over:  # what a stretch has shown is lost with it
                 if self._calls != self._judged_calls:
                     self._judged_calls = self._calls
-                    self._judge(now_s)
+                    self._judge(now_s, ends=is_over)
                     self._quick_steps()
                 self._pause_s = min(self._pause_s * 1.5, self._sampler.pace.longest_pause_s)
                 self._due_s = now_s + self._pause_s
@@ -265,6 +279,8 @@ class HeapWatch:
                 self._search_before_the_end()
             finally:
                 self._sampler.restore(before)
+        elif os.getpid() == self._pid:
+            self._write_profiles(self._runs())
         self._closed = True
         if self._sampler.note_collection in gc.callbacks:
             gc.callbacks.remove(self._sampler.note_collection)
@@ -307,6 +323,7 @@ class HeapWatch:
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
     def _stop(self) -> None:
+        self._kept.end_stretch()
         for tag, number in self._runs().items():
             self._observed[tag] = self._observed.get(tag, 0) + number - self._stretch_runs.get(tag, 0)
         self._on = False
@@ -360,24 +377,26 @@ class HeapWatch:
             else:
                 yield pick._replace(run=max(0, int((pick.born_s - self._began_s) / PROCESS_RUN_S)))
 
-    def _judge(self, now_s: float, *, last: bool = False) -> None:
+    def _judge(self, now_s: float, *, last: bool = False, ends: bool = False) -> None:
         """
         Take in the sample and judge the largest sites.
 
         Args:
             now_s: Monotonic time.
             last: The process ends, so a site with too few runs for a verdict is reported too: others add to it.
+            ends: The stretch ends, and what it has shown goes.
         """
         stats = self._sampler.stats()
         runs = self._runs()
         picks = list(self._picks())
         self._count_collections(stats["collections"])
+        in_flight = max(IN_FLIGHT_RUNS, 2 * self._most_open())
         self._history.look(
             picks,
             runs,
             self._proving,
             thinned=stats["mean_bytes"] != self._mean_bytes,
-            in_flight=max(IN_FLIGHT_RUNS, 2 * self._most_open()),
+            in_flight=in_flight,
         )
         self._mean_bytes = stats["mean_bytes"]
         evidence = self._history.evidence()
@@ -389,6 +408,19 @@ class HeapWatch:
         if self._search is None:
             self._prepare_search(evidence, picks, last)
         self._write_clean(runs)
+        if last or ends or now_s >= self._profile_due_s:
+            replaced = {key for key, one in evidence.items() if one.released > FEW_RELEASED}
+            self._kept.look(
+                (
+                    pick
+                    for pick in picks
+                    if pick.run <= runs.get(pick.tag, 0) - in_flight and self._place_of(pick.stack) is not None
+                ),
+                lambda pick: (pick.tag, self._place_of(pick.stack)) in replaced,
+            )
+            if last or now_s >= self._profile_due_s:
+                self._profile_due_s = now_s + PROFILE_S
+                self._write_profiles(runs)
         if self._sampler.sweep():
             self._places.clear()
 
@@ -554,6 +586,31 @@ class HeapWatch:
 
     # --- writing ----------------------------------------------------------------------------------------
 
+    def _write_profiles(self, runs: Mapping[int, int]) -> None:
+        """What each task has left alive by call stack, where that has changed, and what its runs held at most."""
+        alone = not self._has_company and self._most_open() == 1
+        peaks = {tag: self._sampler.peaks(tag) for tag in runs if tag != UNTAGGED} if alone else {}
+        for tag, profile in self._kept.changed(peaks):
+            kind, name = _names[tag]
+            observed = self._observed.get(tag, 0)
+            if self._on:
+                observed += max(0, runs[tag] - self._stretch_runs.get(tag, 0) - IN_FLIGHT_RUNS)
+            self._emit_profile(
+                HeapProfile(
+                    process=self._process.uid,
+                    kind=kind,
+                    name=name,
+                    at_s=self._clock.now_s(),
+                    release=self._process.release,
+                    runs=observed,
+                    bytes=profile.bytes,
+                    other_bytes=profile.other_bytes,
+                    frames=profile.frames,
+                    stacks=profile.stacks,
+                    peaks=peaks.get(tag, {}),
+                )
+            )
+
     def _write(self, key: Key, site: _Site, evidence: Evidence, runs: dict[int, int], now_s: float) -> None:
         tag, (file, line) = key
         judgement = site.judgement
@@ -625,16 +682,13 @@ class HeapWatch:
 _current: HeapWatch | None = None
 
 
-def _nothing(_: int) -> None:
-    """A thread without tags has none to restore."""
-
-
 def watch_heap(
     settings: Settings,
     process: ProcessRecord,
     emit: Callable[[Window], None],
     clock: Clock,
     most_open: Callable[[], int] = lambda: 1,
+    emit_profile: Callable[[HeapProfile], None] = _nothing,
 ) -> HeapWatch | None:
     """
     Watch this process's heap from now on.
@@ -649,7 +703,9 @@ def watch_heap(
     if _current is not None and _current.is_open:
         return None
     sampler = open_sampler()
-    _current = HeapWatch(settings, process, emit, clock, sampler, sampler.referrers, most_open)
+    _current = HeapWatch(
+        settings, process, emit, clock, sampler, sampler.referrers, most_open, emit_profile=emit_profile
+    )
     return _current
 
 
