@@ -255,6 +255,7 @@ class AlertEngine:
         fetch: dict[str, Callable[[float], Any]] = {
             "leaks": lambda _: _all(self._queries.leaks, verdict="leaking"),
             "workers": lambda _: _all(self._queries.workers),
+            "forecasts": lambda _: self._queries.forecasts(),
             "groups": lambda window_s: _all(self._queries.groups, since_s=now_s - window_s, trends=False),
             "losses": lambda window_s: _all(
                 self._queries.failures, outcome=Outcome.LOST.value, since_s=now_s - window_s

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from celery_trace.model import Holder, Line, Run, Site, TypeCount, Window
+from celery_trace.model import HeapProfile, Holder, Line, Run, Site, TypeCount, Window
 from celery_trace.redaction import Redactor
 
 #: Characters of a dictionary's key that are kept; as many are searched for secrets before it is cut.
@@ -30,8 +30,12 @@ def key_step(key: str) -> str:
     return f"[{key[:_SEARCHED]!r}]"
 
 
-def without_secrets(record: Window | Run, redactor: Redactor) -> Window | Run:
-    """A window or a run as it may be written; the very same object where nothing was to be hidden."""
+def without_secrets(record: Window | Run | HeapProfile, redactor: Redactor) -> Window | Run | HeapProfile:
+    """A record of the memory side as it may be written; the very same object where nothing was to be hidden."""
+    if isinstance(record, HeapProfile):
+        return replace(
+            record, name=redactor.text(record.name), frames=[_line(line, redactor) for line in record.frames]
+        )
     if isinstance(record, Run):
         return (
             replace(record, name=redactor.text(record.name), top=_sites(record.top, redactor)) if record.top else record

@@ -29,6 +29,7 @@ TABLES: dict[str, tuple[sa.Table, str]] = {
     "runs": (schema.runs, "started_at_s"),
     "samples": (schema.samples, "at_s"),
     "windows": (schema.windows, "at_s"),
+    "heap_profiles": (schema.heap_profiles, "at_s"),
     "failures": (schema.failures, "at_s"),
     "groups": (schema.groups, "last_seen_s"),
     "leaks": (schema.leaks, "last_seen_s"),

@@ -159,12 +159,14 @@ def _refuted(of_name: Sequence[Window], found: Sequence[Window], evidence: Evide
     return Judgement(Verdict.STEADY, 0.0, f"not seen in {runs} runs since")
 
 
-def _began_with(of_name: Sequence[Window], found: Sequence[Window]) -> str:
-    """The release that first showed a site, where an earlier one ran the task and did not."""
+def _began_with(of_name: Sequence[Window], found: Sequence[Window]) -> tuple[str, float | None]:
+    """The release that first showed a site and when it was seen, where an earlier one ran the task and did not."""
     first = found[0]
     before = [window for window in of_name if window.at_s < first.at_s and window.release != first.release]
     runs = sum(window.evidence.runs for window in before if window.evidence is not None and not window.sites)
-    return first.release if runs >= CLEAN_RUNS else ""
+    if not first.release or runs < CLEAN_RUNS:
+        return "", None
+    return first.release, min([first.at_s, *(at_s for at_s, _ in first.growth[:1])])
 
 
 # --- what a process has judged by itself -----------------------------------------------------------------
@@ -216,6 +218,7 @@ def _leak(
     typed = next((window for window in reversed(found) if window.types), None)
     holding = next((window for window in reversed(found) if window.retained_by), None)
     samples = _samples(found, bytes_per_run)
+    release, began_at_s = _began_with(of_name, found)
     return Leak(
         id=leak_id(last.kind, last.name, *site, resource or None),
         kind=str(last.kind),
@@ -241,7 +244,8 @@ def _leak(
         confidence=round(judgement.confidence, 3),
         why=judgement.why,
         waits_for=judgement.waits_for,
-        began_with=_began_with(of_name, found),
+        began_with=release,
+        began_at=began_at_s,
         resource=resource,
         bounded=next((window.bounded for window in reversed(found) if window.bounded), ""),
         note=(last.holder.why if last.holder is not None else last.note)

@@ -295,6 +295,14 @@ class RequestContext(Struct, frozen=True, kw_only=True, omit_defaults=True):
     template: Line | None = None
 
 
+class Room(Struct, frozen=True, omit_defaults=True):
+    """The memory that a process shares with others: its container's where that has a limit, else the machine's."""
+
+    used_bytes: int
+    limit_bytes: int
+    of: str = "container"  # or "machine"
+
+
 class MemoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A process's memory at one moment; ``None`` where this platform has no such counter."""
 
@@ -305,6 +313,9 @@ class MemoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     mmap_bytes: int | None = None
     fds: int | None = None
     threads: int | None = None
+    #: What Celery replaces this process at, after the run that passed it (``worker_max_memory_per_child``).
+    child_limit_bytes: int | None = None
+    room: Room | None = None
 
 
 class LastSample(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -515,6 +526,40 @@ class Window(Record, frozen=True, kw_only=True, tag="window"):
         return self.id
 
 
+class HeapStack(Struct, frozen=True, array_like=True, gc=False):
+    """What one call stack has left alive; ``frames`` are places in the table of the profile, the outermost first."""
+
+    frames: list[int]
+    bytes: int
+
+
+class HeapProfile(Record, frozen=True, kw_only=True, tag="heap"):
+    """
+    What the runs of one name have left alive in one process, by call stack, as the sampled heap tells.
+
+    A process writes it when it has changed. Of one hour the latest counts: it replaces the earlier ones.
+    """
+
+    process: str
+    kind: Kind
+    name: str
+    at_s: float
+    release: str = ""
+    runs: int = 0  # observed, without those in flight
+    bytes: int = 0  # alive, of all stacks
+    other_bytes: int = 0  # of them, those of the small stacks that are not listed
+    frames: list[Line] = []
+    stacks: list[HeapStack] = []  # the largest first
+    #: Runs by the most that they held at once; see :mod:`celery_trace.needs` for the buckets.
+    peaks: dict[int, int] = {}
+
+    HOUR_S: ClassVar[int] = 3600
+
+    @property
+    def key(self) -> str:
+        return stable_id("heap", self.process, self.kind, self.name, int(self.at_s) // self.HOUR_S)
+
+
 class Failure(Record, frozen=True, kw_only=True, tag="failure"):
     """
     A failed run. Several witnesses may write one each under the same ``id``; the store merges them
@@ -620,7 +665,7 @@ def kill_of(process: ProcessRecord, pid: int, at_s: float) -> Kill:
     return Kill(at_s=at_s, pid=pid, process=process.parent_uid or process.uid, worker=worker)
 
 
-AnyRecord = ProcessRecord | Rollup | Run | Sample | Window | Failure | Kept | Stats | AuditEntry
+AnyRecord = ProcessRecord | Rollup | Run | Sample | Window | HeapProfile | Failure | Kept | Stats | AuditEntry
 
 _encoder = msgspec.json.Encoder(order=None)
 _decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
@@ -672,6 +717,7 @@ class Leak(Struct, frozen=True, kw_only=True):
     why: str = ""  # what the verdict rests on
     waits_for: str = ""  # what would decide it; "" once decided
     began_with: str = ""  # the first release that showed it; "" where it may have been there before
+    began_at: float | None = None  # when that release was first seen to keep it
     # beyond the contract
     resource: str = ""  # for native rows: "malloc", "mmap", "fds", "threads", "children"
     bounded: str = ""
@@ -826,6 +872,36 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     processes: list[ProcessView]
     # beyond the contract
     rss_processes: int = 0
+
+
+class GrowthShare(Struct, frozen=True):
+    """What of a growth the runs of one name explain: their leaks' rates times the runs of that time."""
+
+    kind: str
+    name: str
+    bytes: int
+    share: float  # 0 to 1
+
+
+class Forecast(Struct, frozen=True, kw_only=True):
+    """
+    A process, or the container or machine that it runs in, grows and will reach its limit.
+
+    ``seconds`` are counted from ``at``; ``earliest_s`` and ``latest_s`` hold with 90 %.
+    """
+
+    worker: str
+    process: str
+    pid: int
+    limit: str  # "child" (worker_max_memory_per_child), "container" or "machine"
+    limit_bytes: int
+    used_bytes: int
+    bytes_per_hour: int
+    at: float
+    seconds: float
+    earliest_s: float
+    latest_s: float
+    shares: list[GrowthShare] = []  # greatest first
 
 
 class AlertView(Struct, frozen=True, kw_only=True):

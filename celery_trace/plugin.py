@@ -114,6 +114,7 @@ class CeleryTrace:
         self._beat_end: Any = None
         self._role = Role.SCRIPT
         self._worker = ""
+        self._child_limit_kib = 0
         self._collector: Any = None
         self._desk: Any = None
         self._doorkeeper: Any = None
@@ -197,6 +198,7 @@ class CeleryTrace:
         self._main_uid = new_id()  # named before the pool forks, so that each child knows whose it is
         self._worker = getattr(sender, "hostname", "") or ""
         self._role = _role_of(getattr(sender, "pool_cls", None))
+        self._child_limit_kib = getattr(sender, "max_memory_per_child", None) or 0
         with Guard("worker_init"):
             from celery_trace.control import Doorkeeper
 
@@ -478,6 +480,8 @@ class CeleryTrace:
         settings = self.settings
         recorder = self._recorder()
         runs_tasks = recorder.process.role not in RUN_NOTHING
+        if self._role is Role.CHILD and self._child_limit_kib:
+            recorder.child_limit_bytes = self._child_limit_kib * 1024
         if self._main_uid and runs_tasks:
             recorder.begin("orders", lambda: self._hear_orders(recorder))
         if recorder.keeper is None and settings.shell == "live" and runs_tasks:

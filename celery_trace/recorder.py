@@ -18,6 +18,7 @@ from types import CodeType
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from celery_trace import guard, private_files
 from celery_trace.clock import Clock, SystemClock
@@ -26,6 +27,7 @@ from celery_trace.heap.watch import HeapWatch, watch_heap
 from celery_trace.model import (
     AnyRecord,
     Failure,
+    HeapProfile,
     Histogram,
     Kind,
     ProcessRecord,
@@ -42,6 +44,7 @@ from celery_trace.probes.counters import available
 from celery_trace.probes.differences import TracedRun, TracedRuns, top_differences
 from celery_trace.probes.process import read_memory
 from celery_trace.probes.profile import NextRunProfile, ProfiledRun
+from celery_trace.probes.room import RoomProbe
 from celery_trace.redaction import Redactor
 from celery_trace.rollups import Totals
 from celery_trace.settings import Settings
@@ -180,7 +183,11 @@ class Recorder:
         self._most_open_runs = 1
         self._flushed_runs = 0
         self._running = ""
-        self._last_rss_bytes = 0
+        #: What Celery replaces this process at, where it does.
+        self.child_limit_bytes: int | None = None
+        # One process of a worker tells what all of them share.
+        self._room = RoomProbe() if process.role is not Role.CHILD else None
+        self._last_rss_bytes = self._last_used_bytes = 0
         self._last_sample_s = self._last_full_s = -SAMPLE_IDLE_S
         self._last_stats: dict[str, int] = {}
         self._box_due_s = 0.0
@@ -265,7 +272,7 @@ class Recorder:
 
     def write(self, record: AnyRecord) -> None:
         """Append one record to the spool. What doesn't fit is counted by the spool."""
-        if isinstance(record, Window | Run):
+        if isinstance(record, Window | Run | HeapProfile):
             record = without_secrets(record, self.redactor)
         self.spool.append(record)
 
@@ -276,7 +283,14 @@ class Recorder:
         Raises:
             Unavailable: That can't be done here.
         """
-        self.heap = watch_heap(self.settings, self.process, self.write, self.clock, lambda: self._most_open_runs)
+        self.heap = watch_heap(
+            self.settings,
+            self.process,
+            self.write,
+            self.clock,
+            lambda: self._most_open_runs,
+            emit_profile=self.write,
+        )
         if self.heap is not None:
             for totals in self._totals.values():
                 totals.tag = self.heap.tag(totals.kind, totals.name, self._code_of(totals.kind, totals.name))
@@ -509,11 +523,16 @@ class Recorder:
         """Look at the process's memory, and write a point of its series where it moved."""
         now_s = self.clock.monotonic_s()
         full = now_s - self._last_full_s >= SAMPLE_FULL_S
-        memory = read_memory(full=full)
-        moved = abs(memory.rss_bytes - self._last_rss_bytes) > self._last_rss_bytes * SAMPLE_CHANGE
+        room = self._room.read() if self._room is not None else None
+        memory = replace(read_memory(full=full), room=room, child_limit_bytes=self.child_limit_bytes)
+        used_bytes = room.used_bytes if room is not None and room.of == "container" else 0
+        moved = (
+            abs(memory.rss_bytes - self._last_rss_bytes) > self._last_rss_bytes * SAMPLE_CHANGE
+            or abs(used_bytes - self._last_used_bytes) > self._last_used_bytes * SAMPLE_CHANGE
+        )
         if not moved and now_s - self._last_sample_s < SAMPLE_IDLE_S:
             return
-        self._last_rss_bytes = memory.rss_bytes
+        self._last_rss_bytes, self._last_used_bytes = memory.rss_bytes, used_bytes
         self._last_sample_s = now_s
         if full:
             self._last_full_s = now_s

@@ -16,12 +16,15 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from celery_trace import forecasting
+from celery_trace.flames import HeapView, lines_of
 from celery_trace.model import (
     AlertView,
     ChainLink,
     Delivery,
     FailureDetail,
     FailureSummary,
+    Forecast,
     FrameView,
     Leak,
     Line,
@@ -32,7 +35,11 @@ from celery_trace.model import (
     Site,
     WorkerView,
 )
-from celery_trace.words import duration, size, times
+from celery_trace.needs import Need, Proposal
+from celery_trace.words import duration, moment, size, times
+
+#: Lines of :func:`kept`.
+_MOST_KEPT = 20
 
 #: Kills of one message that :func:`failure` lists, the last ones.
 _MOST_KILLS = 10
@@ -264,6 +271,48 @@ def workers(rows: Iterable[WorkerView], style: Style) -> str:
     )  # fmt: skip
 
 
+def forecasts(found: Iterable[Forecast], proposals: Iterable[tuple[str, Proposal]], style: Style) -> str:
+    """What reaches its limit, and the limits that workers need, below their table."""
+    lines = [
+        style.paint(f"{plain(forecasting.who(one))} {plain(forecasting.sentence(one))}.", "yellow")
+        + f" Now {size(one.used_bytes)}, {size(one.bytes_per_hour)} more an hour."
+        for one in found
+    ]
+    for worker, proposal in proposals:
+        lines.append(
+            f"{plain(worker)} needs --max-memory-per-child {proposal.child_kib} -c {proposal.concurrency} "
+            f"and a container with {size(proposal.container_bytes)}. {plain(proposal.how)}."
+        )
+    return "".join(f"\n{line}\n" for line in lines)
+
+
+def kept(name: str, view: HeapView, need: Need | None, style: Style) -> str:
+    """Where memory that is kept was allocated: the largest lines, of one time or of two."""
+    unit = " a run" if view.a_run else ""
+    after, before = view.after, view.before
+    lines = [
+        f"{plain(name)} keeps {size(after.bytes)}{unit} in {after.processes} processes, sampled over {after.runs} runs"
+    ]
+    if before is not None:
+        lines = [
+            f"{plain(name)} keeps {size(after.bytes)}{unit} {plain(view.after_is)}, "
+            f"{size(before.bytes)}{unit} {plain(view.before_is)}"
+        ]
+    if need is not None and before is None:
+        lines.append(
+            f"A run holds {size(need.p50_bytes)} at its peak, 99 % of the runs up to {size(need.p99_bytes)} "
+            f"({need.runs} runs were weighed)"
+        )
+    columns = [Column("KEPT", right=True), Column("ALLOCATED AT", elastic=True), Column("CODE", elastic=True)]
+    if before is not None:
+        columns = [Column("NOW", right=True), Column("BEFORE", right=True), Column("ALLOCATED AT", elastic=True)]
+    rows: list[list[object]] = []
+    for line, now, earlier in lines_of(after, before)[:_MOST_KEPT]:
+        where = f"{style.place(line.file, line.line)} in {line.function or '?'}" if line.file else line.function
+        rows.append([size(now), where, plain(line.code)] if before is None else [size(now), size(earlier), where])
+    return "\n".join(lines) + "\n\n" + table(columns, rows, style, "Nothing was seen to be kept.")
+
+
 def _ended(processes: Sequence[ProcessView]) -> str:
     """How many processes ended, and in which way: ``3 ended: 2 by exit, 1 killed``."""
     ways = Counter("by exit" if process.ended_how in {"", "exit"} else process.ended_how for process in processes)
@@ -336,8 +385,9 @@ def leak(found: Leak, style: Style) -> str:
         lines.append(f"  why        {plain(found.why)}{sure}")
     if found.waits_for:
         lines.append(f"  waits for  {plain(found.waits_for)}")
+    at_s = found.began_at
     if found.began_with:
-        lines.append(f"  began with {plain(found.began_with)}")
+        lines.append(f"  began with release {plain(found.began_with)}" + (f", {moment(at_s)}" if at_s else ""))
     if found.bounded:
         lines.append(f"  bounded by {plain(found.bounded)}")
     if found.concurrent:

@@ -22,12 +22,25 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from celery_trace.model import FailureGroup, FailureSummary, Leak, Outcome, Role, Rollup, Verdict, WorkerView, stable_id
+from celery_trace import forecasting
+from celery_trace.model import (
+    FailureGroup,
+    FailureSummary,
+    Forecast,
+    Leak,
+    Outcome,
+    Role,
+    Rollup,
+    Verdict,
+    WorkerView,
+    stable_id,
+)
 from celery_trace.settings import SettingError
 from celery_trace.words import (
     duration,
     exact_duration,
     exact_size,
+    moment,
     read_bytes,
     read_seconds,
     read_share,
@@ -69,6 +82,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     now_s: float
     leaks: list[Leak] = []
     workers: list[WorkerView] = []
+    forecasts: list[Forecast] = []
     groups: list[FailureGroup] = []
     losses: list[FailureSummary] = []
     rollups: list[Rollup] = []
@@ -151,11 +165,13 @@ def _leak(facts: Facts, rule: Rule) -> Iterator[Reading]:
         where = f"{leak.file}:{leak.line}" if leak.file else no_line
         holder = holder_of(leak.retained_by)
         held = f", held by {holder}" if holder else ", its holder was not found" if leak.note else ""
+        began = f" It began with release {leak.began_with}" if leak.began_with else ""
+        began += (f", {moment(leak.began_at)}" if leak.began_at else "") + "." if began else ""
         yield Reading(
             # A line that is found later is no other leak.
             subject=f"{leak.kind} {leak.name} at {no_line if leak.native else where}",
             value=leak.kept_bytes_per_run + leak.kept_blocks_per_run * _WEIGHTS_BYTES.get(leak.resource, 0),
-            text=f"{leak.kind} {leak.name} keeps {amount} each run at {where} over {leak.runs} runs{held}.",
+            text=f"{leak.kind} {leak.name} keeps {amount} each run at {where} over {leak.runs} runs{held}.{began}",
             link=f"leaks/{leak.id}",
         )
 
@@ -184,6 +200,25 @@ def _process_memory(facts: Facts, rule: Rule) -> Iterator[Reading]:
             text=f"Process {process.pid} of {worker.name or worker.host} holds {size(rss_bytes)}{running}; "
             f"allowed are {size(rule.above)}{more}.",
             link=f"workers?worker={_quote(worker.name or worker.host)}",
+        )
+
+
+def _process_limit(facts: Facts, rule: Rule) -> Iterator[Reading]:
+    """
+    A process, or the container that it runs in, grows and will have used more than the share ``above`` of its limit
+    within ``window_s``.
+
+    One subject per worker and limit, the process that reaches it first.
+    """
+    for forecast in facts.forecasts:
+        if not rule.wants(forecast.worker):
+            continue
+        later_bytes = forecast.used_bytes + forecast.bytes_per_hour / 3600 * rule.window_s
+        yield Reading(
+            subject=f"{forecast.worker} ({forecast.limit})",
+            value=later_bytes / forecast.limit_bytes,
+            text=f"{forecasting.who(forecast)} {forecasting.sentence(forecast)}; now {size(forecast.used_bytes)}.",
+            link=f"workers?worker={_quote(forecast.worker)}",
         )
 
 
@@ -317,6 +352,23 @@ KINDS: tuple[RuleKind, ...] = (
         "bytes",
         Rule(rule="process_memory", name="process_memory", above=1024 * _MIB, for_s=60, clear=0.9, severity="warning"),
         "A process holds more than `above` of resident memory",
+    ),
+    RuleKind(
+        "process_limit",
+        _process_limit,
+        ("forecasts",),
+        "share",
+        Rule(
+            rule="process_limit",
+            name="process_limit",
+            above=0.99,
+            window_s=4 * 3600,
+            for_s=60,
+            clear=0.9,
+            severity="warning",
+        ),
+        "A growing process will have used more than `above` of its limit (worker_max_memory_per_child, its container's "
+        "or the machine's memory) within `window`",
     ),
     RuleKind(
         "failure_rate",

@@ -7,6 +7,7 @@ The readers give None for what they do not understand: the caller knows the sett
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 #: Longest time that :func:`read_seconds` takes.
@@ -41,6 +42,11 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     return f"{hours // 24} d"
+
+
+def moment(at_s: float) -> str:
+    """A time (seconds since the epoch) in the zone of this machine: ``2026-11-30 14:03``."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at_s))
 
 
 def exact_size(number_bytes: float) -> str:

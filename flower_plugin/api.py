@@ -102,6 +102,18 @@ class StatsHandler(JsonHandler):
         self.answer(await self.off_loop(lambda: facts.queries.stats()))  # noqa: PLW0108
 
 
+class ForecastsHandler(JsonHandler):
+    """``GET /api/trace/forecasts``."""
+
+    role = Role.LOOK
+
+    async def get(self) -> None:
+        """What grows and reaches its limit, the soonest first."""
+        facts = self.application.facts
+        # The lambda also keeps the opening of the store off the loop.
+        self.answer({"forecasts": await self.off_loop(lambda: facts.queries.forecasts())})  # noqa: PLW0108
+
+
 class ChangeHandler(JsonHandler):
     """Base of everything that changes something: what is done is written to the audit log."""
 

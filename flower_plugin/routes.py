@@ -9,10 +9,11 @@ from tornado.web import RedirectHandler, URLSpec, url
 
 from flower_plugin import api, entrance
 from flower_plugin.handlers import JsonNotFoundHandler, NotFoundHandler, PageHandler
+from flower_plugin.heaps import HeapProfileHandler
 from flower_plugin.listings import LISTS
 from flower_plugin.live import LiveSocket
 from flower_plugin.metrics import MetricsHandler
-from flower_plugin.pages import alerts, failures, leaks, overview, profiles, runs, shells, statistics, workers
+from flower_plugin.pages import alerts, failures, flames, leaks, overview, profiles, runs, shells, statistics, workers
 from flower_plugin.pages.page import Page
 from flower_plugin.profiling import FlamegraphHandler, ProfileNextHandler
 from flower_plugin.shellroom import ShellSocket
@@ -29,6 +30,7 @@ PAGES: tuple[Page, ...] = (
     workers.PAGE,
     runs.NAMES,
     runs.ONE,
+    flames.PAGE,
     alerts.PAGE,
     shells.LIST,
     shells.ONE,
@@ -49,6 +51,8 @@ ADDRESSES: tuple[tuple[str, type[Any], str], ...] = (
     (r"/api/trace/failures/([^/]+)/drop", api.DropHandler, "trace_api_drop"),
     (r"/api/trace/tasks/trace", api.TraceNowHandler, "trace_api_trace_now"),
     (r"/api/trace/tasks/profile", ProfileNextHandler, "trace_api_profile_next"),
+    (r"/api/trace/profiles/(.+)", HeapProfileHandler, "trace_api_profile"),
+    (r"/api/trace/forecasts", api.ForecastsHandler, "trace_api_forecasts"),
     (r"/api/trace/(leaks|failures|alerts|shells)/([^/]+)", api.OneHandler, "trace_api_one"),
     (r"/trace/live", LiveSocket, "trace_live"),
     (r"/trace/shell/([^/]+)", ShellSocket, "trace_shell"),

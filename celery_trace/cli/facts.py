@@ -56,7 +56,10 @@ def workers(session: Session, **filters: Any) -> None:
     """Workers and their processes, with memory and what measuring costs."""
     with session.store() as (_, queries):
         page = queries.workers(**filters)
-    session.page(page, report.workers(page.rows, session.style))
+        forecasts = queries.forecasts()
+        proposals = [(worker.name, found) for worker in page.rows if (found := queries.proposal(worker)) is not None]
+    text = report.workers(page.rows, session.style) + report.forecasts(forecasts, proposals, session.style)
+    session.page(page, text, forecasts=forecasts, proposals=dict(proposals))
 
 
 # --- one ----------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def prune(
 
 EXPORTS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
 #: What has no object of the JSON API, and is exported as a table only.
-TABLES = ("processes", "totals", "samples", "windows", "deliveries", "audit")
+TABLES = ("processes", "totals", "samples", "windows", "heap_profiles", "deliveries", "audit")
 
 
 @functools.partial(command, shapes=("table", "json", "parquet"))

@@ -60,6 +60,7 @@
 #define MOST_MARKS (1 << MARK_BITS)     /* places for marked functions, half of which are used */
 #define MOST_PARTS 64           /* picks of one block */
 #define MUCH_LARGER 8           /* a block of so many times the mean has at least one pick, but for 1 in 3,000 */
+#define PEAK_BUCKETS 128        /* of what runs held at most: four an octave, from 1 KiB on */
 #define LARGE 512               /* pymalloc hands larger requests on to the RAW domain */
 #define NEVER (INT64_MAX / 2)   /* the countdown while the sampler is off */
 
@@ -139,6 +140,16 @@ static uint32_t runs_of[MOST_TAGS];
 static struct { PyCodeObject *code; uint32_t tag; } marks[MOST_MARKS];
 static int mark_count;
 static uint32_t collections;
+
+/*
+ * What the latest run of each tag holds of what it allocated itself, and has held at most (bytes, as picks tell). It is
+ * meaningful where one run of a tag is in progress at a time. Changed by picks under `lock`, begun and ended under the
+ * main interpreter's GIL without: a figure may then be off by the pick of another thread, and is only read for a
+ * statistic.
+ */
+static struct Held { int64_t now, most; uint32_t stretch; } held_by[MOST_TAGS];
+static uint32_t *peaks_of[MOST_TAGS];   /* PEAK_BUCKETS counts of runs, once one has ended */
+static uint32_t stretch;                /* rises with each start of the sampler; 0 is none */
 
 /* Of this thread; gone with it. */
 static _Thread_local struct {
@@ -386,6 +397,75 @@ drop_stacks(Stack *stack)
     }
 }
 
+/* --- what a run holds at most ---------------------------------------------------------------------------- */
+
+/* The account of the run in progress that a pick belongs to, or NULL. */
+static inline struct Held *
+account_of(const Pick *pick)
+{
+    return pick->tag != UNTAGGED && pick->tag < MOST_TAGS && pick->run == runs_of[pick->tag] ? &held_by[pick->tag]
+                                                                                             : NULL;
+}
+
+/* A pick comes (1) or goes (-1). */
+static void
+weigh(const Pick *pick, int sign)
+{
+    struct Held *held = account_of(pick);
+    if (held == NULL)
+        return;
+    int64_t now = __atomic_load_n(&held->now, RELAXED) + sign * (int64_t)weight_of(pick);
+    __atomic_store_n(&held->now, now > 0 ? now : 0, RELAXED);
+    if (now > __atomic_load_n(&held->most, RELAXED))
+        __atomic_store_n(&held->most, now, RELAXED);
+}
+
+/* Picks stand for more than they did: what the runs in progress hold is added up again. */
+static void
+weigh_anew(void)
+{
+    for (int pass = 0; pass < 2; pass++)
+        for (int32_t i = 0; i < used; i++) {
+            struct Held *held = picks[i].address ? account_of(&picks[i]) : NULL;
+            if (held != NULL && pass == 0)
+                __atomic_store_n(&held->now, 0, RELAXED);
+            else if (held != NULL)
+                weigh(&picks[i], 1);
+        }
+}
+
+static inline void
+begin_account(uint32_t tag)
+{
+    __atomic_store_n(&held_by[tag].now, 0, RELAXED);
+    __atomic_store_n(&held_by[tag].most, 0, RELAXED);
+    held_by[tag].stretch = on ? stretch : 0;
+}
+
+/* Bucket i > 0 holds peaks up to 1 KiB * 2^(i / 4), and 0 those of runs without a pick. */
+static int
+peak_bucket(int64_t bytes)
+{
+    if (bytes <= 0)
+        return 0;
+    int octave;
+    double part = frexp((double)bytes, &octave);            /* in [0.5, 1) */
+    int bucket = 4 * (octave - 11) + (part > 0.5) + (part > 0.594604) + (part > 0.707107) + (part > 0.840897);
+    return bucket < 1 ? 1 : bucket < PEAK_BUCKETS ? bucket : PEAK_BUCKETS - 1;
+}
+
+/* A run has ended: count it, if the sampler was on all the time. */
+static inline void
+end_account(uint32_t tag)
+{
+    if (tag == UNTAGGED || tag >= MOST_TAGS || !on || held_by[tag].stretch != stretch)
+        return;
+    held_by[tag].stretch = 0;
+    if (UNLIKELY(peaks_of[tag] == NULL) && (peaks_of[tag] = calloc(PEAK_BUCKETS, sizeof(uint32_t))) == NULL)
+        return;
+    peaks_of[tag][peak_bucket(__atomic_load_n(&held_by[tag].most, RELAXED))]++;
+}
+
 /* --- the table of picks, under the lock --------------------------------------------------------------- */
 
 static int32_t
@@ -414,6 +494,7 @@ enter(int32_t at)
     if (is_small(&picks[at]))
         picks[at].stack->small++;
     live++;
+    weigh(&picks[at], 1);
 }
 
 /* Take the pick at a place of the index out, and give its place in `picks` back. */
@@ -437,6 +518,7 @@ leave(uint32_t place)                       /* backward shift deletion, Knuth 6.
         picks[at].stack->live--;
     if (is_small(&picks[at]))
         picks[at].stack->small--;
+    weigh(&picks[at], -1);
     picks[at].address = 0;
     picks[at].next_unused = unused;
     unused = at;
@@ -524,9 +606,12 @@ thin_all(void)
 static void
 make_room(void)
 {
+    int full = live == MOST_PICKS;
     while (live == MOST_PICKS)
         if (!thin_stacks())
             thin_all();
+    if (full)
+        weigh_anew();
 }
 
 /* Take a pick. `state` is this thread's if it holds the main interpreter's GIL, else NULL. */
@@ -895,6 +980,9 @@ after_fork_in_child(void)
     pthread_mutex_init(&lock, NULL);
     mine.forking = 0;
     switch_off();
+    for (int tag = 0; tag < MOST_TAGS; tag++)
+        if (peaks_of[tag] != NULL)          /* those runs were the parent's */
+            memset(peaks_of[tag], 0, PEAK_BUCKETS * sizeof(uint32_t));
     mine.tag = UNTAGGED;
 }
 
@@ -935,6 +1023,7 @@ sampler_start(PyObject *Py_UNUSED(module), PyObject *args)
     random_state = (seed ? seed : (uint64_t)now_ns()) * 0x9E3779B97F4A7C15ull | 1;
     mean = wanted;
     large = (size_t)(MUCH_LARGER * wanted);
+    stretch++;
     on = 1;
     under_gil.countdown = next_countdown();
     __atomic_store_n(&raw.countdown, next_countdown(), RELAXED);
@@ -960,8 +1049,10 @@ static PyObject *
 sampler_coarsen(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     pthread_mutex_lock(&lock);
-    if (on)
+    if (on) {
         thin_all();
+        weigh_anew();
+    }
     pthread_mutex_unlock(&lock);
     Py_RETURN_NONE;
 }
@@ -982,8 +1073,10 @@ sampler_run(PyObject *Py_UNUSED(module), PyObject *argument)
         return NULL;
     uint32_t before = mine.tag;
     mine.tag = (uint32_t)tag;
-    if (mine.tag != UNTAGGED && mine.tag < MOST_TAGS)
+    if (mine.tag != UNTAGGED && mine.tag < MOST_TAGS) {
         runs_of[mine.tag]++;
+        begin_account(mine.tag);
+    }
     return PyLong_FromUnsignedLong(before);
 }
 
@@ -993,8 +1086,19 @@ sampler_restore(PyObject *Py_UNUSED(module), PyObject *argument)
     unsigned long tag = PyLong_AsUnsignedLongMask(argument);
     if (tag == (unsigned long)-1 && PyErr_Occurred())
         return NULL;
+    end_account(mine.tag);
     mine.tag = (uint32_t)tag;
     Py_RETURN_NONE;
+}
+
+static PyObject *
+sampler_peaks(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    unsigned long tag = PyLong_AsUnsignedLong(argument);
+    if (tag == (unsigned long)-1 && PyErr_Occurred())
+        return NULL;
+    const uint32_t *counts = tag < MOST_TAGS ? peaks_of[tag] : NULL;
+    return PyBytes_FromStringAndSize((const char *)counts, counts != NULL ? PEAK_BUCKETS * sizeof(uint32_t) : 0);
 }
 
 static PyObject *
@@ -1227,6 +1331,7 @@ PyDoc_STRVAR(is_on_doc, "is_on() -> bool\n\nWhether allocations come by the hook
 PyDoc_STRVAR(run_doc, "run(tag) -> int\n\nA run begins in this thread; what it allocates has this tag. Returns the tag before.");
 PyDoc_STRVAR(restore_doc, "restore(tag)\n\nA run has ended; this thread has the tag that run() returned.");
 PyDoc_STRVAR(runs_doc, "runs(tag) -> int\n\nHow many runs with this tag have begun.");
+PyDoc_STRVAR(peaks_doc, "peaks(tag) -> bytes\n\nHow many runs held at most so much, an unsigned int a bucket; see peak_bucket().");
 PyDoc_STRVAR(mark_doc, "mark(code, tag) -> bool\n\nWhat has this function in its stack, in a thread without a tag, has this tag.");
 PyDoc_STRVAR(note_collection_doc, "note_collection(phase, info)\n\nFor gc.callbacks: counts full collections.");
 PyDoc_STRVAR(picks_doc, "picks() -> bytes\n\nWhat is alive of the sample, a record each; see sampler.RECORD.");
@@ -1244,6 +1349,7 @@ static PyMethodDef methods[] = {
     {"run", sampler_run, METH_O, run_doc},
     {"restore", sampler_restore, METH_O, restore_doc},
     {"runs", sampler_runs, METH_O, runs_doc},
+    {"peaks", sampler_peaks, METH_O, peaks_doc},
     {"mark", sampler_mark, METH_VARARGS, mark_doc},
     {"note_collection", (PyCFunction)(void (*)(void))sampler_note_collection, METH_FASTCALL, note_collection_doc},
     {"picks", sampler_picks, METH_NOARGS, picks_doc},

@@ -137,6 +137,16 @@ class Sampler:
         """In threads without a tag, allocations below this function have ``tag``. False when there are too many."""
         return bool(self._c.mark(code, tag))
 
+    def peaks(self, tag: int) -> dict[int, int]:
+        """
+        What runs of a tag held at most of what they allocated, as the picks tell: how many fell in each bucket.
+
+        Counted are runs that began and ended while it was on. It is right where one run is in progress at a time.
+        The buckets are those of :mod:`celery_trace.needs`.
+        """
+        counts = memoryview(self._c.peaks(tag)).cast("I")
+        return {bucket: count for bucket, count in enumerate(counts) if count}
+
     def picks(self) -> Iterator[Pick]:
         """What is alive of the sample, at the moment of the call."""
         return map(Pick._make, RECORD.iter_unpack(self._c.picks()))

@@ -21,10 +21,12 @@ from celery_trace.guard import report
 from celery_trace.heap import native, openers, retainers
 from celery_trace.heap.duty import Allowance, DutyCycle
 from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Stack, open_sampler
+from celery_trace.heap.stacks import KeptStacks
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
-from celery_trace.heap.verdict import GROWS, Judgement, judge
+from celery_trace.heap.verdict import FEW_RELEASED, GROWS, Judgement, judge
 from celery_trace.model import (
     Evidence,
+    HeapProfile,
     Holder,
     Kind,
     Line,
@@ -79,6 +81,9 @@ SEARCH_AT_END_S: Final = 0.1
 QUICK_S: Final = 0.01
 #: Observed runs of a task that left nothing before that is reported.
 CLEAN_RUNS: Final = 40
+#: What is kept by call stack is written so long after the start, and no more often than this, seconds.
+PROFILE_FIRST_S: Final = 60.0
+PROFILE_S: Final = 300.0
 #: Points of a site's curve.
 MOST_POINTS: Final = 40
 _GROWS: Final = Verdict.GROWING
@@ -95,6 +100,10 @@ _BREATH_S: Final = 5e-5
 #: a later watch goes on with them.
 _tags: dict[tuple[Kind, str], int] = {}
 _names: list[tuple[Kind, str]] = [(Kind.PROCESS, PROCESS)]
+
+
+def _nothing(_: object) -> None:
+    """Where there is nothing to restore, as in a thread without tags, and nobody to tell."""
 
 
 class _Site(Struct):
@@ -129,6 +138,7 @@ class HeapWatch:
         clock: Time for records.
         sampler: The process's sampler.
         most_open: The most runs that were in progress at once.
+        emit_profile: Takes what is kept by call stack.
     """
 
     def __init__(
@@ -139,8 +149,10 @@ class HeapWatch:
         clock: Clock,
         sampler: Sampler | TracedSampler,
         most_open: Callable[[], int] = lambda: 1,
+        emit_profile: Callable[[HeapProfile], None] = _nothing,
     ) -> None:
         self._most_open = most_open
+        self._emit_profile = emit_profile
         self._process = process
         self._emit = emit
         self._clock = clock
@@ -151,6 +163,8 @@ class HeapWatch:
         self._places: dict[int, Place | None] = {}
         self._stacks: dict[Key, Stack] = {}
         self._history = HeapHistory(self._place_of)
+        self._kept = KeptStacks(sampler.stack, self._own)
+        self._profile_due_s = time.monotonic() + PROFILE_FIRST_S
         self._sites: dict[Key, _Site] = {}
         self._told: dict[tuple[str, ...], Key] = {}  # what holds something of a library's lines: the line that tells it
         self._began_s = time.monotonic()
@@ -244,7 +258,7 @@ class HeapWatch:
             if now_s >= self._due_s or is_over:  # what a stretch has shown is lost with it
                 if self._calls != self._judged_calls:
                     self._judged_calls = self._calls
-                    self._judge(now_s)
+                    self._judge(now_s, ends=is_over)
                     self._pause_s = self._pause_after(time.thread_time() - started_s)
                     self._quick_steps()
                 self._due_s = now_s + self._pause_s
@@ -282,6 +296,8 @@ class HeapWatch:
                 self._search_before_the_end()
             finally:
                 self._sampler.restore(before)
+        elif os.getpid() == self._pid:
+            self._write_profiles(self._runs())
         self._closed = True
         if self._sampler.note_collection in gc.callbacks:
             gc.callbacks.remove(self._sampler.note_collection)
@@ -335,6 +351,7 @@ class HeapWatch:
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
     def _stop(self) -> None:
+        self._kept.end_stretch()
         for tag, number in self._runs().items():
             self._observed[tag] = self._observed.get(tag, 0) + number - self._stretch_runs.get(tag, 0)
         self._on = False
@@ -390,25 +407,27 @@ class HeapWatch:
             else:
                 yield pick._replace(run=max(0, int((pick.born_s - self._began_s) / PROCESS_RUN_S)))
 
-    def _judge(self, now_s: float, *, last: bool = False) -> None:
+    def _judge(self, now_s: float, *, last: bool = False, ends: bool = False) -> None:
         """
         Take in the sample and judge the largest sites.
 
         Args:
             now_s: Monotonic time.
             last: The process ends, so a site with too few runs for a verdict is reported too: others add to it.
+            ends: The stretch ends, and what it has shown goes.
         """
         if self._is_frozen is None:  # once, as it counts them all; usually it is done before the first task
             self._is_frozen = gc.get_freeze_count() > 0
         stats = self._sampler.stats()
         runs = self._runs()
         self._count_collections(stats["collections"])
+        in_flight = max(IN_FLIGHT_RUNS, 2 * self._most_open())
         self._history.look(
             self._picks(),
             runs,
             self._proving,
             thinned=stats["mean_bytes"] != self._mean_bytes,
-            in_flight=max(IN_FLIGHT_RUNS, 2 * self._most_open()),
+            in_flight=in_flight,
             breathe=_breathe,
         )
         self._mean_bytes = stats["mean_bytes"]
@@ -422,6 +441,15 @@ class HeapWatch:
         if self._search is None:
             self._prepare_search(evidence, last)
         self._write_clean(runs, 1 if last else CLEAN_RUNS)
+        if last or ends or now_s >= self._profile_due_s:
+            replaced = {key for key, one in evidence.items() if one.released > FEW_RELEASED}
+            self._kept.look(
+                (pick for alive in self._history.alive.values() for pick in alive),
+                lambda pick: (pick.tag, self._place_of(pick.stack)) in replaced,
+            )
+            if last or now_s >= self._profile_due_s:
+                self._profile_due_s = now_s + PROFILE_S
+                self._write_profiles(runs)
         if self._sampler.sweep():
             self._places.clear()
 
@@ -660,6 +688,31 @@ class HeapWatch:
 
     # --- writing ----------------------------------------------------------------------------------------
 
+    def _write_profiles(self, runs: Mapping[int, int]) -> None:
+        """What each task has left alive by call stack, where that has changed, and what its runs held at most."""
+        alone = not self._has_company and self._most_open() == 1
+        peaks = {tag: self._sampler.peaks(tag) for tag in runs if tag != UNTAGGED} if alone else {}
+        for tag, profile in self._kept.changed(peaks):
+            kind, name = _names[tag]
+            observed = self._observed.get(tag, 0)
+            if self._on:
+                observed += max(0, runs[tag] - self._stretch_runs.get(tag, 0) - IN_FLIGHT_RUNS)
+            self._emit_profile(
+                HeapProfile(
+                    process=self._process.uid,
+                    kind=kind,
+                    name=name,
+                    at_s=self._clock.now_s(),
+                    release=self._process.release,
+                    runs=observed,
+                    bytes=profile.bytes,
+                    other_bytes=profile.other_bytes,
+                    frames=profile.frames,
+                    stacks=profile.stacks,
+                    peaks=peaks.get(tag, {}),
+                )
+            )
+
     def _write(self, key: Key, site: _Site, evidence: Evidence, runs: dict[int, int], now_s: float) -> None:
         tag, (file, line) = key
         judgement = site.judgement
@@ -735,16 +788,13 @@ def _breathe() -> None:
     time.sleep(_BREATH_S)
 
 
-def _nothing(_: int) -> None:
-    """A thread without tags has none to restore."""
-
-
 def watch_heap(
     settings: Settings,
     process: ProcessRecord,
     emit: Callable[[Window], None],
     clock: Clock,
     most_open: Callable[[], int] = lambda: 1,
+    emit_profile: Callable[[HeapProfile], None] = _nothing,
 ) -> HeapWatch | None:
     """
     Watch this process's heap from now on.
@@ -759,7 +809,7 @@ def watch_heap(
     if _current is not None and _current.is_open:
         return None
     sampler = open_sampler()
-    _current = HeapWatch(settings, process, emit, clock, sampler, most_open)
+    _current = HeapWatch(settings, process, emit, clock, sampler, most_open, emit_profile=emit_profile)
     return _current
 
 

@@ -8,12 +8,14 @@ ours is refused with :class:`BadCursor`.
 
 from celery_trace.queries.cursors import BadCursor
 from celery_trace.queries.failures import FailureQueries
+from celery_trace.queries.forecasts import ForecastQueries
+from celery_trace.queries.heaps import HeapQueries
 from celery_trace.queries.leaks import LeakQueries
 from celery_trace.queries.runs import RunQueries
 from celery_trace.queries.watching import WatchingQueries
 
 
-class Queries(LeakQueries, FailureQueries, RunQueries, WatchingQueries):
+class Queries(LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, WatchingQueries):
     """Reads one store: ``Queries(store)``."""
 
 

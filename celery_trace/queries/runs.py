@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from celery_trace.model import Kind, Page, ProcessRecord, ProcessView, Role, Rollup, Run, Sample, WorkerView
+from celery_trace.model import Page, ProcessRecord, ProcessView, Role, Rollup, Run, Sample, WorkerView
 from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
-from celery_trace.stores import day_sums, schema
 from celery_trace.stores import rows as rows_of
+from celery_trace.stores import schema
 from celery_trace.stores.statements import CHUNK, chunks
 
 _runs = schema.runs
@@ -36,8 +36,6 @@ SAMPLED_EVERY_S = 10.0
 MOST_SERIES = 500
 MOST_ROLLUPS = 20_000
 MOST_NAMES = 10_000
-#: What names kept is added up from five minutes for shorter times than this, and from days for longer ones, seconds.
-BY_DAYS_FROM_S = 2 * 86_400.0
 
 
 class RunQueries(Base):
@@ -92,42 +90,6 @@ class RunQueries(Base):
         newest = wanted.order_by(_totals.c.bucket_s.desc(), _totals.c.id.desc()).limit(MOST_ROLLUPS)
         with self.store.reading() as connection:
             return [rows_of.total(row) for row in connection.execute(newest)][::-1]
-
-    def kept_by_name(
-        self, *, since_s: float | None = None, processes: Sequence[str] = ()
-    ) -> list[tuple[Kind, str, int]]:
-        """
-        What the measured runs of each name kept, over all processes or some.
-
-        Args:
-            since_s: From the five minutes on in which this is. Longer times than :data:`BY_DAYS_FROM_S` begin with a
-                whole day (UTC).
-            processes: Their ids. Only for an hour or so: what each process did is not added up any further.
-
-        Returns:
-            Kind, name and bytes, for the runs that were not measured as much as for those that were; the greatest
-            first. Runs that overlapped with others are left out.
-        """
-        table, begins_s = schema.rollups if processes else _totals, Rollup.BUCKET_S
-        if not processes and (since_s is None or self._now_s() - since_s > BY_DAYS_FROM_S):
-            table, begins_s = schema.days, day_sums.DAY_S
-        column = table.c.day_s if table is schema.days else table.c.bucket_s
-        # Multiplied as floating point: whole numbers could overflow, and PostgreSQL's decimals take four times as long.
-        kept = sa.func.sum(sa.literal(1.0, sa.Double) * table.c.kept_bytes * table.c.runs / table.c.gated)
-        wanted = (
-            sa.select(table.c.kind, table.c.name, kept.label("kept"))
-            .where(table.c.gated > 0)
-            .group_by(table.c.kind, table.c.name)
-            .order_by(sa.desc("kept"))
-        )
-        if table is not schema.days:
-            wanted = wanted.where(table.c.concurrent.is_(False))
-        if processes:
-            wanted = wanted.where(table.c.process.in_(processes))
-        if since_s is not None:
-            wanted = wanted.where(column >= int(since_s) // begins_s * begins_s)
-        with self.store.reading() as connection:
-            return [(Kind(row.kind), row.name, round(row.kept)) for row in connection.execute(wanted.limit(MOST_NAMES))]
 
     def names(self) -> list[tuple[str, str, int, int]]:
         """What ever ran: kind, name, runs, failed runs; by name."""
@@ -202,13 +164,19 @@ class RunQueries(Base):
             return {uid: rows_of.process(row) for uid, row in self._by_key(connection, _processes, uids).items()}
 
     def samples(
-        self, *, process: str | None = None, worker: str | None = None, since_s: float | None = None
+        self,
+        *,
+        process: str | None = None,
+        worker: str | None = None,
+        since_s: float | None = None,
+        most: int | None = None,
     ) -> list[Sample]:
         """
         The memory series of a process, or of all processes of a worker as :meth:`workers` names it, oldest first.
 
-        At most about :data:`MOST_SAMPLES` points, spread evenly over the time since ``since_s``.
+        At most about ``most`` points, or :data:`MOST_SAMPLES`, spread evenly over the time since ``since_s``.
         """
+        most = most or MOST_SAMPLES
         if not process and not worker:
             raise ValueError("a series needs a process or a worker")
         wanted = sa.select(_processes.c.uid, _processes.c.started_at_s, _processes.c.seen_at_s)
@@ -219,12 +187,12 @@ class RunQueries(Base):
             lives = connection.execute(wanted.order_by(_processes.c.seen_at_s.desc()).limit(MOST_SERIES)).all()
             begins_s = min((max(row.started_at_s, since_s or 0.0) for row in lives), default=0.0)
             lived_s = sum(max(0.0, row.seen_at_s - max(row.started_at_s, begins_s)) for row in lives)
-            slice_s = lived_s / MOST_SAMPLES
+            slice_s = lived_s / most
             if slice_s < 2 * SAMPLED_EVERY_S:
                 whole = sa.select(_samples).where(_samples.c.process.in_([row.uid for row in lives]))
                 if since_s is not None:
                     whole = whole.where(_samples.c.at_s >= since_s)
-                newest = whole.order_by(_samples.c.at_s.desc()).limit(4 * MOST_SAMPLES)
+                newest = whole.order_by(_samples.c.at_s.desc()).limit(4 * most)
                 rows = connection.execute(newest).all()
             else:
                 ends_s = max(row.seen_at_s for row in lives)

@@ -209,9 +209,13 @@ def _refresh_name(store: Store, due: Any) -> None:
 
 
 def _seen_since(leak: Leak, row: Any) -> Leak:
-    """A leak, first seen when its row says, if that is earlier: of very many windows only the newest are read."""
+    """A leak that began when its row says, if that is earlier: of very many windows only the newest are read."""
     known = msgspec.json.decode(unsqueeze(row.payload), type=Leak)
-    return msgspec.structs.replace(leak, first_seen=min(leak.first_seen, known.first_seen))
+    if known.first_seen >= leak.first_seen:
+        return leak
+    return msgspec.structs.replace(
+        leak, first_seen=known.first_seen, began_with=known.began_with, began_at=known.began_at
+    )
 
 
 def _counted(leak: Leak, runs: int) -> tuple[int, int]:

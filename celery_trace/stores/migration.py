@@ -12,7 +12,7 @@ from celery_trace.stores import schema
 from celery_trace.stores.errors import StoreUnavailable
 
 #: The revision that this version of the program reads and writes.
-HEAD = "0006"
+HEAD = "0007"
 VERSION_TABLE = schema.PREFIX + "alembic"
 
 #: Alembic's context is one for the process: two stores that were migrated at once would mix theirs up.

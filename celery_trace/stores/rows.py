@@ -13,6 +13,7 @@ from celery_trace.model import (
     ExceptionInfo,
     Failure,
     FailureSummary,
+    HeapProfile,
     Histogram,
     Kept,
     Kind,
@@ -309,6 +310,24 @@ def window_row(record: Window) -> Row:
 
 def window(row: Any) -> Window:
     return msgspec.json.decode(unsqueeze(row.payload), type=Window)
+
+
+def heap_profile_row(record: HeapProfile) -> Row:
+    return {
+        "id": record.key,
+        "process": record.process,
+        "kind": str(record.kind),
+        "name": record.name,
+        "release": record.release,
+        "at_s": record.at_s,
+        "runs": record.runs,
+        "bytes": record.bytes,
+        "payload": squeeze(_encoder.encode(record)),
+    }
+
+
+def heap_profile(row: Any) -> HeapProfile:
+    return msgspec.json.decode(unsqueeze(row.payload), type=HeapProfile)
 
 
 def fingerprint(record: Failure) -> str:

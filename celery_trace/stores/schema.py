@@ -130,19 +130,6 @@ totals = _table(
     sa.Index("ct_totals_name", "name", "bucket_s"),
 )
 
-#: What names kept in each day, from runs that did not overlap: a week of totals is too much to add up for a page.
-days = _table(
-    "days",
-    _key("id"),
-    _text("kind", WORD),
-    _text("name"),
-    _number("day_s"),
-    _number("runs"),
-    _number("gated"),
-    _number("kept_bytes"),
-    sa.Index("ct_days_day", "day_s"),
-)
-
 #: One row for each name that ever ran.
 names = _table(
     "names",
@@ -217,6 +204,23 @@ windows = _table(
     _maybe("payload", BLOB),
     sa.Index("ct_windows_name", "name", "kind", "at_s", "id"),
     sa.Index("ct_windows_at", "at_s", "id"),
+)
+
+#: What names have left alive by call stack: the latest of each process, name and hour.
+heap_profiles = _table(
+    "heap_profiles",
+    _key("id"),
+    _text("process", ID),
+    _text("kind", WORD),
+    _text("name"),
+    _text("release"),
+    _seconds("at_s"),
+    _number("runs"),
+    _number("bytes"),
+    _maybe("payload", BLOB),
+    sa.Index("ct_heap_profiles_name", "name", "kind", "at_s", "id"),
+    sa.Index("ct_heap_profiles_at", "at_s"),
+    sa.Index("ct_heap_profiles_process", "process"),
 )
 
 #: The leak table: a function of the windows, kept up to date name by name.
@@ -377,6 +381,7 @@ RECORDS = {
     "run": runs,
     "sample": samples,
     "window": windows,
+    "heap": heap_profiles,
     "failure": failures,
     "kept": kept,
     "stats": stats,

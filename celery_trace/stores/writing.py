@@ -22,6 +22,7 @@ from celery_trace.model import (
     AnyRecord,
     AuditEntry,
     Failure,
+    HeapProfile,
     Histogram,
     Kept,
     ProcessRecord,
@@ -32,8 +33,8 @@ from celery_trace.model import (
     Window,
     stable_id,
 )
-from celery_trace.stores import day_sums, schema, shared_captures, sizes
 from celery_trace.stores import rows as rows_of
+from celery_trace.stores import schema, shared_captures, sizes
 from celery_trace.stores.rows import LARGEST, SUMMED, Row
 from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
 
@@ -74,6 +75,7 @@ def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float)
         (Rollup, batch.rollups),
         (Run, batch.runs),
         (Window, batch.windows),
+        (HeapProfile, batch.heap_profiles),
         (Failure, batch.failures),
         (Kept, batch.kept),
         (Stats, batch.stats),
@@ -221,7 +223,6 @@ class _Batch:
     def _add_to_totals(self, steps: list[tuple[Rollup, Rollup | None]]) -> None:
         """Carry each rollup's progress over to the sums of all processes."""
         sums: dict[str, Rollup] = {}
-        steps_of_days: list[tuple[str, str, int, int, int, int]] = []
         by_name: dict[str, tuple[str, str, Counter[str]]] = {}
         for record, before in steps:
             progress = replace(
@@ -232,9 +233,6 @@ class _Batch:
             )
             key = rows_of.total_id(record.kind, record.name, record.bucket_s)
             sums[key] = _plus(sums[key], progress) if key in sums else progress
-            if progress.gated and not progress.concurrent:
-                told = (progress.kind, progress.name, progress.bucket_s)
-                steps_of_days.append((*told, progress.runs, progress.gated, progress.kept_bytes))
             named = by_name.setdefault(
                 rows_of.name_id(record.kind, record.name), (str(record.kind), record.name, Counter())
             )
@@ -249,7 +247,6 @@ class _Batch:
             (changed if key in found else fresh).append(row)
         insert_all(self._connection, schema.totals, fresh)
         update_rows(self._connection, schema.totals, changed)
-        self._add_to_days(steps_of_days)
         known = locked(self._connection, schema.names, by_name)
         fresh, changed = [], []
         for key, (kind, name, more) in sorted(by_name.items()):
@@ -264,15 +261,6 @@ class _Batch:
             (changed if before_row else fresh).append(row)
         insert_all(self._connection, schema.names, fresh)
         update_rows(self._connection, schema.names, changed)
-
-    def _add_to_days(self, steps: list[tuple[str, str, int, int, int, int]]) -> None:
-        rows = {row["id"]: row for row in day_sums.of_totals(steps)}
-        found = locked(self._connection, schema.days, rows)
-        for id, before in found.items():
-            for name in ("runs", "gated", "kept_bytes"):
-                rows[id][name] += before._mapping[name]
-        insert_all(self._connection, schema.days, [row for id, row in rows.items() if id not in found])
-        update_rows(self._connection, schema.days, [row for id, row in rows.items() if id in found])
 
     def failures(self, given: list[Failure]) -> int:
         table = schema.failures
@@ -313,6 +301,22 @@ class _Batch:
         self.tallies[sizes.ADDED] += max(0, weight)
         self.tallies[sizes.ADDED_ROWS] += len(fresh)
         return len(fresh)
+
+    def heap_profiles(self, given: list[HeapProfile]) -> int:
+        table = schema.heap_profiles
+        latest: dict[str, HeapProfile] = {}
+        for record in given:
+            if record.key not in latest or latest[record.key].at_s < record.at_s:
+                latest[record.key] = record
+        found = locked(self._connection, table, latest, (table.c.id, table.c.at_s))
+        rows = {key: rows_of.heap_profile_row(record) for key, record in sorted(latest.items())}
+        insert_all(self._connection, table, [row for key, row in rows.items() if key not in found])
+        update_rows(
+            self._connection,
+            table,
+            [row for key, row in rows.items() if key in found and found[key].at_s < row["at_s"]],
+        )
+        return len(latest) - len(found)
 
     def kept(self, given: list[Kept]) -> int:
         latest: dict[str, Kept] = {}

@@ -1,6 +1,6 @@
 # mypy: disallow-subclassing-any=False
 # ruff: noqa: RUF012  Django's own form of a migration
-"""What names kept in each day, and failures of a name by how they ended."""
+"""A table that version 7 drops again, and failures of a name by how they ended."""
 
 from __future__ import annotations
 
@@ -8,22 +8,8 @@ from typing import Any
 
 from django.db import migrations, models
 
-from celery_trace.stores.day_sums import of_totals
 from django_bridge.collation import CompareByBytes
 from django_bridge.models.columns import KeyField
-
-
-def add_up(apps: Any, schema_editor: Any) -> None:
-    """The days begin with the totals that are there."""
-    alias = schema_editor.connection.alias
-    totals = apps.get_model("django_bridge", "Total").objects.using(alias).filter(gated__gt=0, concurrent=False)
-    day = apps.get_model("django_bridge", "Day")
-    values = totals.values_list("kind", "name", "bucket_s", "runs", "gated", "kept_bytes")
-    day.objects.using(alias).bulk_create([day(**row) for row in of_totals(values.iterator())], batch_size=500)
-
-
-def nothing(apps: Any, schema_editor: Any) -> None:
-    """Nothing to undo."""
 
 
 class Migration(migrations.Migration):
@@ -52,5 +38,4 @@ class Migration(migrations.Migration):
             "failure", models.Index(fields=["name", "outcome", "at_s", "id"], name="ct_failures_ended")
         ),
         CompareByBytes("Day"),
-        migrations.RunPython(add_up, nothing),
     ]

@@ -7,9 +7,9 @@ rows; Django only makes the tables and reads them.
 """
 
 from django_bridge.models.records import (
-    Day,
     Failure,
     FailureValues,
+    HeapProfile,
     Kept,
     Leak,
     Process,
@@ -39,11 +39,11 @@ from django_bridge.models.state import (
 __all__ = [
     "Alert",
     "AuditEntry",
-    "Day",
     "Delivery",
     "Failure",
     "FailureValues",
     "Group",
+    "HeapProfile",
     "Kept",
     "Leak",
     "LeakState",

@@ -387,24 +387,30 @@ class Total(models.Model):
         return str(self.name)
 
 
-class Day(models.Model):
-    """What a name kept in a day."""
+class HeapProfile(models.Model):
+    """What a name has left alive in one process by call stack, the latest of an hour."""
 
     id = KeyField(primary_key=True, max_length=ID)
+    process = models.CharField(max_length=ID, default="", blank=True)
     kind = models.CharField(max_length=WORD, default="", blank=True)
     name = models.CharField(max_length=NAME, default="", blank=True)
-    day_s = models.BigIntegerField(default=0)
+    release = models.CharField(max_length=NAME, default="", blank=True)
+    at_s = models.FloatField(default=0.0)
     runs = models.BigIntegerField(default=0)
-    gated = models.BigIntegerField(default=0)
-    kept_bytes = models.BigIntegerField(default=0)
+    bytes = models.BigIntegerField(default=0)
+    payload = models.BinaryField(null=True)
 
     objects = StoreManager()
 
     class Meta:
-        db_table = PREFIX + "days"
-        verbose_name = "day of a name"
-        verbose_name_plural = "days of names"
-        indexes = [models.Index(fields=["day_s"], name="ct_days_day")]
+        db_table = PREFIX + "heap_profiles"
+        verbose_name = "heap profile"
+        verbose_name_plural = "heap profiles"
+        indexes = [
+            models.Index(fields=["at_s"], name="ct_heap_profiles_at"),
+            models.Index(fields=["name", "kind", "at_s", "id"], name="ct_heap_profiles_name"),
+            models.Index(fields=["process"], name="ct_heap_profiles_process"),
+        ]
 
     def __str__(self) -> str:
         return str(self.name)

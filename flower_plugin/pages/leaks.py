@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from celery_trace import forecasting
 from celery_trace.heap.watch import PROCESS_RUN_S
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
@@ -187,6 +188,12 @@ def leak(queries: Any, visit: Visit, identifier: str) -> Context:
         "runs": queries.runs(kind=found.kind, name=found.name, limit=8).rows,
         "types": sorted(found.types, key=lambda row: -row.bytes),
         "process_run": f"{PROCESS_RUN_S:.0f} seconds",
+        "forecasts": [
+            one
+            for one in queries.forecasts()
+            if any((share.kind, share.name) == (found.kind, found.name) for share in one.shares)
+        ][:3],
+        "forecast": forecasting,
     }
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
+from celery_trace.model import ProcessView, Role
 from celery_trace.rules import Rule, configured, in_force
 from celery_trace.settings import SettingError
 from flower_plugin.pages.page import Visit
+
+#: What a limit is that is not an alert rule's.
+REPLACED = "where Celery replaces it"
 
 
 class Limit(Struct, frozen=True):
@@ -28,7 +32,18 @@ def limits(rules: Iterable[Rule], child_limit_bytes: float | None) -> list[Limit
         if rule.rule == "process_memory" and rule.above > 0
     ]
     if child_limit_bytes:
-        found.append(Limit(child_limit_bytes, "where Celery replaces it", None))
+        found.append(Limit(child_limit_bytes, REPLACED, None))
+    return found
+
+
+def of_process(process: ProcessView, worker: str, known: Sequence[Limit]) -> list[Limit]:
+    """Those of the known limits that hold for a process; what Celery replaces it at is its own word, if it says so."""
+    found = [limit for limit in known if limit.rule is not None and limit.rule.wants(worker)]
+    own = process.memory.child_limit_bytes if process.memory is not None else None
+    if own:
+        found.append(Limit(own, REPLACED, None))
+    elif process.role is Role.CHILD:
+        found += [limit for limit in known if limit.rule is None]
     return found
 
 

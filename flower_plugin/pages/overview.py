@@ -9,14 +9,14 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import replace
 
-from celery_trace import rules
-from celery_trace.model import AlertView, FailureGroup, Leak, ProcessView, StatsView, Verdict, WorkerView
+from celery_trace import forecasting, rules
+from celery_trace.model import AlertView, FailureGroup, Forecast, Leak, ProcessView, StatsView, Verdict, WorkerView
 from flower_plugin import marks
 from flower_plugin.pages.failures import exception_text
-from flower_plugin.pages.limits import Limit, limits_of
+from flower_plugin.pages.limits import Limit, limits_of, of_process
 from flower_plugin.pages.page import Context, Page, Visit
 from flower_plugin.roles import Role
-from flower_plugin.wording import clip, count, duration, plural, ratio, size_text
+from flower_plugin.wording import clip, count, plural, ratio, size_text
 
 MOST_ITEMS = 20
 #: Workers that are looked at; the list is by name, so fewer would leave out the same ones each time.
@@ -133,37 +133,47 @@ def _of_group(group: FailureGroup, shows_values: bool) -> Item:
     )
 
 
-def _nearest(worker: WorkerView, known: Iterable[Limit]) -> tuple[float, ProcessView, Limit] | None:
+def _nearest(worker: WorkerView, known: Sequence[Limit]) -> tuple[float, ProcessView, Limit] | None:
     """The process of a worker that stands nearest to a limit, as (share of it, process, limit)."""
     found = [
         (process.memory.rss_bytes / limit.bytes, process, limit)
         for process in worker.processes
         if process.ended_at is None and process.memory is not None
-        for limit in known
-        if (limit.rule.wants(worker.name) if limit.rule else process.role == "child")
+        for limit in of_process(process, worker.name, known)
     ]
     return max(found, key=lambda row: row[0], default=None)
 
 
-def seconds_left(series: Sequence[tuple[float, float]], limit_bytes: float) -> float | None:
-    """
-    When growth as it was reaches a limit.
+def _of_forecasts(queries: Any, forecasts: Iterable[Forecast], now_s: float) -> list[Item]:
+    """Workers with a process that grows and reaches its limit within a day: the soonest of each."""
+    soonest: dict[str, Forecast] = {}
+    for forecast in forecasts:
+        if forecast.seconds < DAY_S:
+            soonest.setdefault(forecast.worker, forecast)
+    items = []
+    for worker, forecast in list(soonest.items())[:MOST_NEAR]:
+        used = f"{size_text(forecast.used_bytes)} now, {size_text(forecast.bytes_per_hour)} more an hour"
+        items.append(
+            Item(
+                weight=520 + 100 * max(0.0, 1 - forecast.seconds / DAY_S),
+                tone="warning",
+                what=f"{worker} {forecasting.sentence(forecast)}",
+                detail=f"pid {forecast.pid}, {used}; the limit is {forecasting.meaning(forecast)}",
+                link=f"/workers?worker={quote(worker, safe='')}",
+                at_s=forecast.at,
+                trend=lambda uid=forecast.process: _spark(queries, uid, now_s),  # type: ignore[misc]
+            )
+        )
+    return items
 
-    Args:
-        series: ``(seconds, bytes)``, oldest first.
 
-    Returns:
-        Seconds after the last point, by the line of least squares; None where it does not grow, or there is too
-        little to say so.
-    """
-    if len(series) < 5 or series[-1][0] - series[0][0] < 300:
-        return None
-    mean_s = sum(at_s for at_s, _ in series) / len(series)
-    mean_bytes = sum(value for _, value in series) / len(series)
-    spread = sum((at_s - mean_s) ** 2 for at_s, _ in series)
-    slope = sum((at_s - mean_s) * (value - mean_bytes) for at_s, value in series) / spread
-    left = limit_bytes - series[-1][1]
-    return left / slope if slope > 0 and left > 0 else None
+def _series(queries: Any, uid: str, now_s: float) -> list[tuple[float, float]]:
+    samples = queries.samples(process=uid, since_s=now_s - 3600)
+    return [(sample.at_s, float(sample.memory.rss_bytes)) for sample in samples]
+
+
+def _spark(queries: Any, uid: str, now_s: float) -> str:
+    return marks.sparkline(_series(queries, uid, now_s), "Resident memory")
 
 
 def _near_limits(queries: Any, workers: Iterable[WorkerView], known: list[Limit], now_s: float) -> list[Item]:
@@ -177,12 +187,9 @@ def _near_limits(queries: Any, workers: Iterable[WorkerView], known: list[Limit]
     items = []
     for share, process, limit, worker in near[:MOST_NEAR]:
         assert process.memory is not None
-        series = [
-            (sample.at_s, float(sample.memory.rss_bytes))
-            for sample in queries.samples(process=process.uid, since_s=now_s - 3600)
-        ]
-        left_s = seconds_left(series, limit.bytes)
-        soon = f", reached in about {duration(round(left_s, -1))} at this pace" if left_s and left_s < DAY_S else ""
+        growth = forecasting.growth_of(_series(queries, process.uid, now_s), process.started_at)
+        left = forecasting.left_of(growth, limit.bytes, now_s) if growth is not None else None
+        soon = f", reached in {forecasting.about(left.seconds)} at this pace" if left is not None else ""
         items.append(
             Item(
                 weight=(480 if share < 1 else 620) + min(share, 2) * 20,
@@ -195,7 +202,7 @@ def _near_limits(queries: Any, workers: Iterable[WorkerView], known: list[Limit]
                 + f"; the limit is {limit.what}{soon}",
                 link=f"/workers?worker={quote(worker.name or worker.host, safe='')}",
                 at_s=process.at,
-                trend=lambda series=series: marks.sparkline(series, "Resident memory"),  # type: ignore[misc]
+                trend=lambda uid=process.uid: _spark(queries, uid, now_s),  # type: ignore[misc]
             )
         )
     return items
@@ -321,6 +328,7 @@ def overview(queries: Any, visit: Visit) -> Context:
     ]
     items += [_of_leaks(lines, visit.paths) for lines in by_name]
     items += [_of_group(group, shows_values) for group in groups]
+    items += _of_forecasts(queries, queries.forecasts(), visit.now_s)
     items += _near_limits(queries, workers, limits_of(queries, visit), visit.now_s)
     items += [item for worker in workers if (item := _of_worker(worker)) is not None]
     items += _of_stats(stats, visit.settings.memory_budget, day)

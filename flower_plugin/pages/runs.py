@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from celery_trace.model import Histogram, Rollup, Run
+from flower_plugin.pages.flames import flame
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
 
 MOST_RUNS = 500
@@ -21,8 +22,6 @@ class Totals(Struct, frozen=True, kw_only=True):
     retried: int = 0
     duration_s: float = 0.0
     longest_s: float = 0.0
-    gated: int = 0
-    kept_bytes: int = 0
     rss_max_bytes: int = 0
     percentiles: dict[int, float] = {}
 
@@ -30,11 +29,6 @@ class Totals(Struct, frozen=True, kw_only=True):
     def mean_s(self) -> float | None:
         """Mean duration."""
         return self.duration_s / self.runs if self.runs else None
-
-    @property
-    def kept_bytes_per_run(self) -> float | None:
-        """Mean over the runs that were measured."""
-        return self.kept_bytes / self.gated if self.gated else None
 
 
 def percentile_s(counts: Sequence[int], share: float) -> float | None:
@@ -64,15 +58,12 @@ def totals(rollups: Iterable[Rollup]) -> Totals:
         for index, number in enumerate(row.durations.counts[: Histogram.BUCKETS]):
             counts[index] += number
     found = {share: percentile_s(counts, share / 100) for share in (50, 95, 99)}
-    apart = [row for row in rows if not row.concurrent]
     return Totals(
         runs=sum(row.runs for row in rows),
         failed=sum(row.failed for row in rows),
         retried=sum(row.retried for row in rows),
         duration_s=sum(row.duration_s for row in rows),
         longest_s=max((row.duration_max_s for row in rows), default=0.0),
-        gated=sum(row.gated for row in apart),
-        kept_bytes=sum(row.kept_bytes for row in apart),
         rss_max_bytes=max((row.rss_max_bytes for row in rows), default=0),
         percentiles={share: value for share, value in found.items() if value is not None},
     )
@@ -151,6 +142,8 @@ def runs(queries: Any, visit: Visit, kind: str, name: str) -> Context:
         "runs": sorted(single, key=lambda run: -run.duration_s)[:100],
         "leaks": queries.leaks(kind=kind, name=name, limit=10).rows,
         "groups": queries.groups(kind=kind, name=name, limit=10).rows,
+        "need": queries.need(kind, name, since_s=since_s),
+        "flame": flame(queries, visit, kind, name, since_s=since_s),
         "ranges": RANGES,
         "range": visit.word("range", tuple(RANGES), "day"),
     }

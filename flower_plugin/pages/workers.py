@@ -9,8 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from celery_trace import forecasting
 from celery_trace.model import MemoryState, ProcessRecord, Sample, WorkerView
-from flower_plugin.pages.limits import limits_of
+from flower_plugin.pages.limits import limits_of, of_process
 from flower_plugin.pages.page import RANGES, Context, Page, Visit
 from flower_plugin.pages.timemarks import ended_words, marks_of
 
@@ -192,10 +193,11 @@ def memory(queries: Any, visit: Visit) -> Context:
         samples = queries.samples(worker=chosen.name, since_s=since_s)
         starts = queries.starts(worker=chosen.name, since_s=since_s)
         plots = series(samples, chosen, [main for main in starts if since_s is None or main.started_at_s >= since_s])
-        known = [limit for limit in limits_of(queries, visit) if limit.rule is None or limit.rule.wants(chosen.name)]
-        plots["limit"] = min((limit.bytes for limit in known), default=None)
-        # What each process did is added up over an hour only; longer times are told of all workers together.
-        of_it = [process.uid for process in chosen.processes[:MOST_BLAMED_PROCESSES]] if word == "hour" else []
+        known = limits_of(queries, visit)
+        living = [process for process in chosen.processes if process.ended_at is None]
+        hold = [limit.bytes for process in living for limit in of_process(process, chosen.name, known)]
+        plots["limit"] = min(hold, default=None)
+        of_it = [process.uid for process in chosen.processes[:MOST_BLAMED_PROCESSES]]
         blamed = blame(queries.kept_by_name(since_s=since_s, processes=of_it))
     return {
         "workers": workers,
@@ -204,8 +206,12 @@ def memory(queries: Any, visit: Visit) -> Context:
         "plots": plots,
         "silence": silence(chosen, visit.now_s) if chosen is not None and not plots["lines"] else None,
         "blamed": blamed,
-        "blamed_here": word == "hour",
         "ended_words": ended_words,
+        "forecasts": [
+            one for one in queries.forecasts() if chosen is not None and one.worker == (chosen.name or chosen.host)
+        ],
+        "forecast": forecasting,
+        "proposal": queries.proposal(chosen) if chosen is not None else None,
         "recycled": recycling(chosen, since_s) if chosen is not None else None,
         "ranges": RANGES,
         "range": word,

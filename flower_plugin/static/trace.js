@@ -261,14 +261,14 @@
     function inUse(card) { return card.matches(":hover") || card.querySelector(":focus-visible") !== null; }
 
     function plotCard(root, source) {
-        const place = root.querySelector('[data-plot][data-source="' + source + '"]');
+        const place = root.querySelector('[data-source="' + source + '"]');
         return place && place.closest(".tr-card");
     }
 
     // The cards of plots in use, each with the one that is to take its place.
     function plotsInUse(old, fresh) {
         const found = [];
-        old.querySelectorAll("[data-plot]").forEach(function (place) {
+        old.querySelectorAll("[data-source]").forEach(function (place) {
             const card = place.closest(".tr-card");
             if (card && inUse(card)) { found.push([card, plotCard(fresh, place.dataset.source)]); }
         });

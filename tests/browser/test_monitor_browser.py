@@ -58,6 +58,7 @@ def addresses(application):
         "trace_transcript": "shell-1",
         "trace_runs_of": ("task", "shop.tasks.remember_order"),
         "trace_profile": monitor_facts.PROFILE,
+        "trace_kept": ("task", "shop.tasks.remember_order"),
     }
     found = {}
     for page in PAGES:
@@ -637,3 +638,51 @@ def test_ten_thousand_failures_are_a_page_that_is_usable_within_a_second(tmp_pat
             assert usable_ms < 1000, (address, usable_ms)
         page.get_by_role("link", name="Older failures").click()
         expect(page.locator("tbody tr")).to_have_count(100)
+
+
+# --- flame graphs ---------------------------------------------------------------------------------------------
+
+
+def test_a_flame_graph_is_gone_through_by_keys_and_zoomed(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}{addresses(app)['trace_kept']}")
+    graph = page.get_by_role("tree", name=re.compile("Kept memory of shop.tasks.remember_order"))
+    root = graph.get_by_role("treeitem").first
+    expect(root).to_have_text("shop.tasks.remember_order")
+    words = page.locator("#flame-words")
+    root.focus()
+    page.keyboard.press("ArrowDown")
+    expect(words).to_contain_text("remember_order · /srv/shop/shop/tasks.py:57 · ")
+    expect(words).to_contain_text("RECEIPTS.append(order)")
+    page.keyboard.press("ArrowDown")
+    expect(words).to_contain_text("Receipt.__init__ · /srv/shop/shop/receipts.py:12 · ")
+    page.keyboard.press("ArrowRight")
+    expect(words).to_contain_text("Receipt.line · ")
+    line = graph.get_by_text("Receipt.line")
+    narrow = line.bounding_box()["width"]
+    page.keyboard.press("Enter")
+    assert line.bounding_box()["width"] > narrow * 2
+    expect(line).to_be_focused()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    assert abs(graph.get_by_text("Receipt.line").bounding_box()["width"] - narrow) < 2
+    graph.get_by_text("Receipt.__init__").click()
+    expect(words).to_contain_text("Receipt.__init__")
+
+
+def test_a_difference_shows_what_keeps_more_and_what_less_and_its_files(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}{addresses(app)['trace_kept']}")
+    page.get_by_label("Compare with").select_option("release:1.8.1")
+    page.wait_for_url("**compare=release*")
+    graph = page.get_by_role("tree")
+    expect(graph.locator(".tr-grew-3").first).to_be_visible()
+    expect(graph.get_by_text("dumps")).to_have_class(re.compile("tr-shrank-"))
+    expect(page.locator(".tr-flame-legend")).to_contain_text("keeps more than with release 1.8.1")
+    page.get_by_text("The lines as a table, and files for other tools").click()
+    expect(page.get_by_role("row", name=re.compile("receipts.py.*Receipt.__init__"))).to_be_visible()
+    with page.expect_download() as started:
+        page.get_by_role("link", name="speedscope").click()
+    assert started.value.suggested_filename == "kept-memory.speedscope.json"

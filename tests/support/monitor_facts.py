@@ -16,6 +16,8 @@ from celery_trace.model import (
     ExceptionInfo,
     Failure,
     Frame,
+    HeapProfile,
+    HeapStack,
     Histogram,
     Holder,
     Kind,
@@ -28,6 +30,7 @@ from celery_trace.model import (
     RequestContext,
     Role,
     Rollup,
+    Room,
     Run,
     Sample,
     ShellLine,
@@ -47,6 +50,7 @@ from celery_trace.probes.flamegraph import Profile, Profiles
 MIB = 1024 * 1024
 WORKER = "celery@web-1"
 PROFILE = "profile1"
+CHILD_LIMIT = 512 * MIB
 
 #: Strings that try to be something else: markup, scripts, templates, direction marks, control characters, length.
 HOSTILE = (
@@ -220,7 +224,14 @@ def samples(now_s: float) -> Iterator[Sample]:
             yield Sample(
                 process=uid,
                 at_s=at_s,
-                memory=MemoryState(rss_bytes=rss, uss_bytes=rss - 25 * MIB, fds=18 + step % 3, threads=4),
+                memory=MemoryState(
+                    rss_bytes=rss,
+                    uss_bytes=rss - 25 * MIB,
+                    fds=18 + step % 3,
+                    threads=4,
+                    child_limit_bytes=CHILD_LIMIT if uid.startswith("child") else None,
+                    room=Room(int((400 + 1.1 * step) * MIB), 1024 * MIB) if uid == "main-1" else None,
+                ),
                 runs=step * 11,
                 name=name,
                 overhead_ratio=0.006,
@@ -350,6 +361,41 @@ def windows(now_s: float, hostile: bool = False) -> Iterator[Window]:
     )  # fmt: skip
 
 
+def heap_profiles(now_s: float, hostile: bool = False) -> Iterator[HeapProfile]:
+    """What the leaking task keeps in its children: two hours ago under an earlier release, an hour ago, and now."""
+    task, receipts = "/srv/shop/shop/tasks.py", "/srv/shop/shop/receipts.py"
+    frames = [
+        Line(_hostile(task, 6, hostile), 57, _hostile("remember_order", 0, hostile)[:400], "RECEIPTS.append(order)"),
+        Line(receipts, 12, "Receipt.__init__", _hostile("self.text = text * 800", 3, hostile)[:120]),
+        Line("/srv/venv/lib/python3.11/site-packages/orjson/__init__.py", 30, "dumps"),
+        Line(task, 61, "remember_order", "LAST[order.id] = dumps(order)"),
+        Line(receipts, 20, "Receipt.line", "self.lines.append(line)"),
+        Line(_hostile(task, 9, hostile), 12, _hostile("<module>", 2, hostile)[:400], "import decimal"),
+    ]
+    for uid, at_s, release, runs, scale in (
+        ("child-0", now_s - 3300, "1.8.1", 900, (0.02, 0.3, 0.0)),
+        ("child-1", now_s - 5400, "1.8.1", 200, (0.05, 0.4, 0.1)),
+        ("child-1", now_s - 60, "1.8.2", 1204, (1.0, 0.3, 0.5)),
+        ("child-2", now_s - 30, "1.8.2", 700, (0.6, 0.2, 0.3)),
+    ):
+        receipt, last, line = (int(part * 100 * MIB) for part in scale)
+        found = (([0, 1], receipt), ([0, 4], line), ([3, 2], last // 10), ([5], 90_000))
+        stacks = [HeapStack(places, kept) for places, kept in found if kept]
+        yield HeapProfile(
+            process=uid,
+            kind=Kind.TASK,
+            name="shop.tasks.remember_order",
+            at_s=at_s,
+            release=release,
+            runs=runs,
+            bytes=sum(stack.bytes for stack in stacks) + 40_000,
+            other_bytes=40_000,
+            frames=frames,
+            stacks=stacks,
+            peaks={40: runs - 20, 44: 15, 52: 5},
+        )
+
+
 def failures(now_s: float, hostile: bool = False, count: int = 40) -> Iterator[Failure]:
     """Failures of several kinds and groups."""
     for number in range(count):
@@ -430,7 +476,8 @@ def runs(now_s: float) -> Iterator[Run]:
 def records(now_s: float, hostile: bool = False) -> list[AnyRecord]:
     """Everything that processes write."""
     found: list[AnyRecord] = [*processes(now_s)]
-    found += [*samples(now_s), *rollups(now_s), *windows(now_s, hostile), *failures(now_s, hostile), *runs(now_s)]
+    found += [*samples(now_s), *rollups(now_s), *windows(now_s, hostile), *heap_profiles(now_s, hostile)]
+    found += [*failures(now_s, hostile), *runs(now_s)]
     found.append(
         Stats(
             process="child-1",

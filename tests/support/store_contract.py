@@ -42,7 +42,7 @@ from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema, sizes
 from tests.support.paging_contract import the_pages_of_every_list_are_the_list
-from tests.support.store_records import NOW_S, failure, process, rollup, run, sample, window
+from tests.support.store_records import NOW_S, failure, heap_profile, process, rollup, run, sample, window
 
 CONTRACT: list[Callable[[Store], None]] = []
 
@@ -363,7 +363,6 @@ def move_up_from_the_first_schema(settings: Settings, monkeypatch: Any) -> None:
         store.write([failure("t2", at_s=NOW_S + 1)])
         assert [row.task_id for row in Queries(store).failures().rows] == ["t2", "t1"]
         assert Queries(store).failure(failure("t1").id) is not None
-        assert Queries(store).kept_by_name() == [("task", "shop.charge", 900)], "the days begin with what was there"
     finally:
         store.close()
 
@@ -447,43 +446,49 @@ def a_long_series_of_memory_is_thinned_evenly_to_its_very_ends(store: Store) -> 
 
 
 @promise
-def what_names_kept_is_summed_over_buckets_and_overlapping_runs_are_left_out(store: Store) -> None:
-    bucket_s = int(NOW_S) // 300 * 300
-    store.write(
-        [
-            rollup(1, 9, bucket_s=bucket_s, gated=3, kept_bytes=300),
-            rollup(1, 2, bucket_s=bucket_s + 300, gated=2, kept_bytes=50),
-            rollup(1, 5, bucket_s=bucket_s, process="p2", name="shop.refund", gated=5, kept_bytes=-70),
-            rollup(1, 5, bucket_s=bucket_s, name="shop.both", gated=5, kept_bytes=9000, concurrent=True),
-            rollup(1, 5, bucket_s=bucket_s, name="shop.unmeasured"),
-        ]
-    )
+def of_an_hour_the_latest_heap_profile_of_a_process_counts(store: Store) -> None:
+    store.write([process(), heap_profile(100, at_s=NOW_S), heap_profile(300, at_s=NOW_S + 20)])
+    store.write([heap_profile(200, at_s=NOW_S + 10), heap_profile(300, at_s=NOW_S + 20)])
     queries = Queries(store)
-    assert queries.kept_by_name(since_s=bucket_s) == [("task", "shop.charge", 950), ("task", "shop.refund", -70)]
-    assert queries.kept_by_name(since_s=bucket_s + 301) == [("task", "shop.charge", 50)]
-    # The mean of a day times its runs.
-    assert queries.kept_by_name() == [("task", "shop.charge", 770), ("task", "shop.refund", -70)]
-    store.write([rollup(2, 10, bucket_s=bucket_s, gated=4, kept_bytes=400)])
-    assert queries.kept_by_name()[0] == ("task", "shop.charge", 900), "450 bytes in 6 measured of 12 runs"
-    assert queries.kept_by_name(since_s=NOW_S - 30 * 86_400) == queries.kept_by_name()
-    assert queries.kept_by_name(since_s=NOW_S - 3 * 86_400) == queries.kept_by_name()
+    assert [one.bytes for one in queries.heap_profiles("task", "shop.charge")] == [300]
+    assert queries.stats().records["heap"] == 1
+    store.write([heap_profile(500, at_s=NOW_S + 3700), heap_profile(70, process="p2", at_s=NOW_S + 10, release="2")])
+    assert [one.bytes for one in queries.heap_profiles("task", "shop.charge")] == [70, 500]
+    assert [one.bytes for one in queries.heap_profiles("task", "shop.charge", release="2")] == [70]
+    assert queries.heap_releases("task", "shop.charge") == ["2"]
 
 
 @promise
-def what_names_kept_is_told_of_some_processes_too(store: Store) -> None:
-    bucket_s = int(NOW_S) // 300 * 300
-    store.write([
-        replace(rollup(1, 5, bucket_s=bucket_s, gated=5, kept_bytes=500), process="a"),
-        replace(rollup(1, 5, bucket_s=bucket_s, gated=5, kept_bytes=70), process="b"),
-        replace(rollup(1, 5, bucket_s=bucket_s - 7200, gated=5, kept_bytes=1), process="b"),
-        replace(rollup(1, 5, bucket_s=bucket_s, gated=5, kept_bytes=900), process="b", name="shop.mail"),
-    ])  # fmt: skip
+def what_was_alive_then_is_told_of_the_processes_that_lived(store: Store) -> None:
+    store.write(
+        [
+            process("p1", started_at_s=NOW_S - 9000),
+            process("p2", started_at_s=NOW_S - 9000, ended_at_s=NOW_S - 5000, ended_how="exit"),
+            sample(NOW_S, 1, process="p1"),
+            heap_profile(100, at_s=NOW_S - 8000),
+            heap_profile(900, at_s=NOW_S - 100),
+            heap_profile(40, process="p2", at_s=NOW_S - 7000),
+        ]
+    )
     queries = Queries(store)
-    assert queries.kept_by_name(since_s=NOW_S - 3600, processes=["a"]) == [("task", "shop.charge", 500)]
-    assert queries.kept_by_name(since_s=NOW_S - 3600, processes=["b", "c"]) == [
-        ("task", "shop.mail", 900),
-        ("task", "shop.charge", 70),
-    ]
+    for at_s, expected in ((NOW_S - 8500, []), (NOW_S - 6000, [40, 100]), (NOW_S - 4000, [100]), (NOW_S, [900])):
+        assert sorted(one.bytes for one in queries.heap_profiles("task", "shop.charge", at_s=at_s)) == expected
+
+
+@promise
+def what_names_keep_is_summed_over_the_latest_words_of_processes(store: Store) -> None:
+    store.write(
+        [
+            heap_profile(500, process="a", at_s=NOW_S - 7200),
+            heap_profile(600, process="a", at_s=NOW_S),
+            heap_profile(70, process="b", at_s=NOW_S),
+            heap_profile(900, process="b", at_s=NOW_S - 7200, name="shop.mail"),
+        ]
+    )
+    queries = Queries(store)
+    assert queries.kept_by_name() == [("task", "shop.mail", 900), ("task", "shop.charge", 670)]
+    assert queries.kept_by_name(since_s=NOW_S - 3600) == [("task", "shop.charge", 670)]
+    assert queries.kept_by_name(processes=["b", "c"]) == [("task", "shop.mail", 900), ("task", "shop.charge", 70)]
 
 
 @promise

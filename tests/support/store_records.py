@@ -8,9 +8,12 @@ from celery_trace.model import (
     Evidence,
     ExceptionInfo,
     Failure,
+    HeapProfile,
+    HeapStack,
     Histogram,
     Holder,
     Kind,
+    Line,
     MemoryState,
     Outcome,
     ProcessRecord,
@@ -66,12 +69,28 @@ def rollup(seq: int, runs: int, **fields: Any) -> Rollup:
 
 
 def sample(at_s: float, rss_bytes: int, **fields: Any) -> Sample:
-    return Sample(process=fields.pop("process", "p1"), at_s=at_s, memory=MemoryState(rss_bytes=rss_bytes), **fields)
+    known: dict[str, Any] = {"process": "p1", "memory": MemoryState(rss_bytes=rss_bytes)}
+    return Sample(at_s=at_s, **known | fields)
 
 
 def site(file: str, **fields: Any) -> Site:
     known: dict[str, Any] = {"line": 7, "function": "charge", "code": "seen.append(x)", "bytes": 4096, "blocks": 2}
     return Site(file=file, **known | fields)
+
+
+def heap_profile(kept_bytes: int, **fields: Any) -> HeapProfile:
+    """What a process says that its runs keep, by one stack."""
+    known: dict[str, Any] = {
+        "process": "p1",
+        "kind": Kind.TASK,
+        "name": "shop.charge",
+        "at_s": NOW_S,
+        "runs": 10,
+        "bytes": kept_bytes,
+        "frames": [Line("/srv/shop/tasks.py", 7, "charge", "seen.append(x)")],
+        "stacks": [HeapStack([0], kept_bytes)],
+    }
+    return HeapProfile(**known | fields)
 
 
 def window(id: str, **fields: Any) -> Window:

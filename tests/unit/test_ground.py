@@ -117,6 +117,15 @@ def test_every_record_survives_the_journey_through_json():
             holder=model.Holder(path=["m (module)", "kept: list[8]"], bound="deque (8/9)", searched=True),
             growth=[(0.5, 256), (1.0, 512)],
         ),
+        model.HeapProfile(
+            process="u",
+            kind=model.Kind.TASK,
+            name="t",
+            at_s=1.0,
+            frames=[model.Line("f", 1, "g", "x")],
+            stacks=[model.HeapStack([0], 512)],
+            peaks={40: 3},
+        ),
         model.Failure(
             id="f",
             process="u",

@@ -13,7 +13,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ from celery_trace.heap import sampler as sampler_module
 from celery_trace.heap import traced as traced_module
 from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Unavailable, availability, open_sampler
 from celery_trace.heap.traced import TracedSampler
+from celery_trace.needs import bucket_bytes
 from celery_trace.probes.differences import TracedRun
 from tests.support.processes import REPOSITORY, clean_environment
 from tests.support.waiting import wait_until
 
 AnySampler = Sampler | TracedSampler
-TAG = 7
+#: None that a watch in the same process gives to a name.
+TAG = 2007
 
 
 def opened(kind: type[AnySampler]) -> AnySampler:
@@ -769,3 +771,86 @@ def test_it_accounts_for_the_processor_time_of_tracing(traced: TracedSampler) ->
     traced.stop()
     assert traced.cost_s() == 0.0
     assert traced.stats()["calls"] >= before
+
+
+# --- what runs hold at most ---------------------------------------------------------------------------------
+
+
+#: What runs held at most is counted for as long as the process lives: a tag for each test.
+fresh_tags = count(1000)
+
+
+def weigh(sampler: AnySampler, work: Callable[[], object], runs: int = 30) -> list[int]:
+    """The peaks (bytes, as buckets say) of runs that do some work."""
+    tag = next(fresh_tags)
+    for _ in range(runs):
+        before = sampler.run(tag)
+        work()
+        sampler.restore(before)
+    return [bucket_bytes(bucket) for bucket, number in sampler.peaks(tag).items() for _ in range(number)]
+
+
+@pytest.mark.parametrize("megabytes", [1, 8, 40])
+def test_what_a_run_held_at_most_is_right_to_a_fifth(extension: Sampler, megabytes: int) -> None:
+    extension.start(4096.0, seed=3)
+    found = weigh(extension, lambda: [bytes(1000) for _ in range(megabytes * 1000)])
+    assert len(found) == 30
+    true = megabytes * 1000 * (1000 + 33 + 8)
+    assert true * 0.8 < sorted(found)[15] < true * 1.45
+
+
+def test_what_was_freed_before_more_was_taken_is_not_added_to_it(extension: Sampler) -> None:
+    extension.start(4096.0, seed=3)
+
+    def thrice() -> None:
+        for _ in range(3):
+            [bytes(1000) for _ in range(4000)]
+
+    assert sorted(weigh(extension, thrice))[15] < 7_000_000
+
+
+def test_a_run_that_was_begun_before_the_sampler_is_not_counted(extension: Sampler) -> None:
+    tag = next(fresh_tags)
+    before = extension.run(tag)
+    extension.start(4096.0)
+    extension.restore(before)
+    assert extension.peaks(tag) == {}
+
+
+def test_the_run_around_another_one_has_its_own_peak(extension: Sampler) -> None:
+    extension.start(1024.0, seed=3)
+    one, other = next(fresh_tags), next(fresh_tags)
+    for _ in range(5):
+        outer = extension.run(one)
+        mine = [bytes(1000) for _ in range(1000)]
+        inner = extension.run(other)
+        theirs = [bytes(1000) for _ in range(8000)]
+        extension.restore(inner)
+        extension.restore(outer)
+        del mine, theirs
+    assert sum(extension.peaks(one).values()) == sum(extension.peaks(other).values()) == 5
+    assert max(map(bucket_bytes, extension.peaks(one))) < 2_000_000
+    assert min(map(bucket_bytes, extension.peaks(other))) > 7_000_000
+
+
+def test_peaks_stay_right_when_the_sample_is_thinned_out_in_a_run(extension: Sampler) -> None:
+    extension.start(64.0, seed=3)
+    found = weigh(extension, lambda: [bytes(1000) for _ in range(20_000)], runs=5)
+    assert extension.stats()["mean_bytes"] > 64.0
+    assert all(16_000_000 < one < 30_000_000 for one in found)
+
+
+def test_a_fork_begins_without_the_peaks_of_its_parent(extension: Sampler) -> None:
+    extension.start(4096.0)
+    tag = next(fresh_tags)
+    extension.restore(extension.run(tag))
+    assert extension.peaks(tag)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if extension.peaks(tag) == {} else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_without_the_extension_no_peak_is_known(traced: TracedSampler) -> None:
+    traced.start(4096.0)
+    assert weigh(traced, lambda: bytes(100_000)) == []

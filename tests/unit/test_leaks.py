@@ -265,7 +265,12 @@ def test_clean_runs_alone_are_no_row() -> None:
 
 def test_a_leak_began_with_the_release_that_first_showed_it() -> None:
     row = the_row(clean("a", 1.0, 200, release="1.8.1"), window("b", 2.0, 200, release="1.8.2"))
-    assert row.began_with == "1.8.2"
+    assert (row.began_with, row.began_at) == ("1.8.2", 2.0)
+
+
+def test_it_began_when_its_curve_does() -> None:
+    grown = window("b", 9.0, 200, release="1.8.2", growth=[(5.0, 100), (9.0, 900)])
+    assert the_row(clean("a", 1.0, 200, release="1.8.1"), grown).began_at == 5.0
 
 
 @pytest.mark.parametrize(
@@ -274,7 +279,8 @@ def test_a_leak_began_with_the_release_that_first_showed_it() -> None:
     ids=["no earlier release", "it ran too seldom to tell", "the same release"],
 )
 def test_no_release_is_named_where_the_leak_may_be_older(before: list[Window]) -> None:
-    assert the_row(*before, window("b", 2.0, 200, release="1.8.2")).began_with == ""
+    row = the_row(*before, window("b", 2.0, 200, release="1.8.2"))
+    assert (row.began_with, row.began_at) == ("", None)
 
 
 # --- its curve ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from celery_trace.model import (
     ExceptionInfo,
     FailureGroup,
     FailureSummary,
+    Forecast,
     Kind,
     MemoryState,
     Outcome,
@@ -23,6 +24,7 @@ from celery_trace.model import (
 )
 from celery_trace.rules import KINDS, SHIPPED, Facts, Rule, configured, describe, evaluate
 from celery_trace.settings import SettingError
+from celery_trace.words import moment
 from tests.support.alerting import leak
 
 NOW_S = 1_700_000_000.0
@@ -103,6 +105,34 @@ def rollup(runs: int, failed: int, *, ago_s: float = 0, name: str = "shop.pay") 
 
 
 # --- what each rule reads
+
+
+def forecast(**values: Any) -> Forecast:
+    known: dict[str, Any] = {
+        "worker": "w1@host", "process": "u1", "pid": 1, "limit": "child", "limit_bytes": 400 * MIB,
+        "used_bytes": 300 * MIB, "bytes_per_hour": 50 * MIB, "at": NOW_S, "seconds": 7200.0, "earliest_s": 7000.0,
+        "latest_s": 9000.0,
+    }  # fmt: skip
+    return Forecast(**known | values)
+
+
+def test_a_limit_is_told_by_what_will_be_used_when_the_window_ends() -> None:
+    soon, later = forecast(), forecast(worker="w2@host", bytes_per_hour=10 * MIB)
+    facts = Facts(now_s=NOW_S, forecasts=[soon, later])
+    first, second = evaluate(rule("process_limit", window="4h"), facts)
+    assert (first.subject, first.value) == ("w1@host (child)", 500 / 400)
+    assert (second.subject, second.value) == ("w2@host (child)", 340 / 400)
+    assert first.text == "pid 1 of w1@host reaches its limit of 400.0 MiB in 2 h; now 300.0 MiB."
+    assert first.link == "workers?worker=w1%40host"
+    shared = forecast(limit="container")
+    (reading,) = evaluate(rule("process_limit", names="w1*"), Facts(now_s=NOW_S, forecasts=[shared, later]))
+    assert reading.text.startswith("w1@host reaches its container's limit of 400.0 MiB in 2 h")
+
+
+def test_a_leaks_alert_says_with_which_release_it_began() -> None:
+    leaked = leak(5000, began_with="1.8.2", began_at=NOW_S)
+    (reading,) = evaluate(rule("leak"), Facts(now_s=NOW_S, leaks=[leaked]))
+    assert f"It began with release 1.8.2, {moment(NOW_S)}." in reading.text
 
 
 def test_a_leak_is_read_with_its_amount_and_its_place() -> None:

@@ -15,7 +15,7 @@ from celery_trace import rules
 from celery_trace.alerts import AlertEngine
 from celery_trace.clock import FakeClock
 from celery_trace.guard import own_errors
-from celery_trace.model import AnyRecord, Outcome, Role, Stats
+from celery_trace.model import AnyRecord, MemoryState, Outcome, Role, Stats
 from celery_trace.queries import Queries
 from celery_trace.rules import Facts, Reading, Rule, RuleKind
 from celery_trace.settings import Settings
@@ -53,7 +53,22 @@ def what_calls_for_every_rule(now_s: float) -> list[AnyRecord]:
         make.failure("t1", at_s=now_s - 2),
         make.failure("t2", at_s=now_s - 1, outcome=Outcome.LOST, exception=None, fingerprint="fp-lost"),
         make.rollup(1, 100, failed=60),
+        *grows_towards_its_limit(now_s),
     ]
+
+
+def grows_towards_its_limit(now_s: float) -> list[AnyRecord]:
+    mib = 1024 * 1024
+    samples: list[AnyRecord] = [
+        make.sample(
+            now_s - 3600 + step * 20,
+            0,
+            process="p3",
+            memory=MemoryState(rss_bytes=(100 + step) * mib, child_limit_bytes=400 * mib),
+        )
+        for step in range(180)
+    ]
+    return [make.process("p3", started_at_s=now_s - 3600), *samples]
 
 
 def test_every_shipped_rule_fires_on_records_that_call_for_it(store: Store, clock: FakeClock) -> None:
@@ -64,12 +79,13 @@ def test_every_shipped_rule_fires_on_records_that_call_for_it(store: Store, cloc
     first = rules_of(alerts.evaluate())
     assert first == {
         "leak": "firing", "lost": "firing", "new_failure": "firing", "worker_silent": "firing",
-        "process_memory": "pending", "failure_rate": "pending",
+        "process_memory": "pending", "failure_rate": "pending", "process_limit": "pending",
     }  # fmt: skip
     clock.advance(61)
     second = rules_of(alerts.evaluate())
     assert second["process_memory"] == "firing"
     assert second["failure_rate"] == "firing"
+    assert second["process_limit"] == "firing"
     assert {message.rule for message in channel.messages} == set(first)
     for message in channel.messages:
         json.dumps(message.body)

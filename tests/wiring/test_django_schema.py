@@ -41,24 +41,6 @@ def test_a_database_that_lacks_a_migration_is_refused_with_the_command_that_help
     open_store(settings).close()
 
 
-def test_days_begin_with_the_totals_that_a_database_holds(django_database):
-    from django.core.management import call_command
-
-    from django_bridge.models import Day, Total
-
-    call_command("migrate", "django_bridge", "0003", verbosity=0)
-    Total.objects.create(id="t", kind="task", name="shop.charge", bucket_s=300, runs=9, gated=3, kept_bytes=300)
-    Total.objects.create(id="u", kind="task", name="shop.charge", bucket_s=86_100, runs=1, gated=1, kept_bytes=5)
-    Total.objects.create(id="v", kind="task", name="both", bucket_s=300, runs=9, gated=3, kept_bytes=1, concurrent=True)
-    try:
-        call_command("migrate", "django_bridge", verbosity=0)
-        found = Day.objects.values_list("name", "day_s", "runs", "gated", "kept_bytes")
-        assert list(found) == [("shop.charge", 0, 10, 4, 305)]
-    finally:
-        Total.objects.all().delete()
-        Day.objects.all().delete()
-
-
 def test_a_database_that_a_newer_version_has_migrated_is_refused(django_database, tmp_path):
     from django.db import connections
     from django.db.migrations.recorder import MigrationRecorder

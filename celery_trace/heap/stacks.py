@@ -1,0 +1,155 @@
+"""
+What is kept by call stack: the picks that count, added up by task and stack, for the flame graph of kept memory.
+
+Sampling forgets its picks when a stretch ends, so what each stretch has shown is kept here and added up, as survivors
+are. What is remembered and what is written is bounded: the largest stacks by name, and the sum of the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from celery_trace.heap.sampler import UNTAGGED, Pick, Stack
+from celery_trace.model import HeapStack, Line
+from celery_trace.probes.source import WRAPPERS, OwnCode, SourceReader
+
+#: Stacks of one task that are remembered and written.
+MOST_STACKS: Final = 100
+#: Frames that the stacks of one task may have in all; what has further ones is counted as others.
+MOST_FRAMES: Final = 600
+#: Tasks that are written at a time, those that keep most.
+MOST_TASKS: Final = 40
+#: A task that keeps less is not written (bytes).
+LEAST_BYTES: Final = 4096
+#: It is written again when what it keeps has changed by this share, or so many times as many runs were weighed.
+CHANGED: Final = 0.05
+MORE_RUNS: Final = 1.5
+#: Characters of a line of code, and of a function's name.
+_LONGEST_CODE: Final = 120
+_LONGEST_NAME: Final = 200
+
+
+class StackTable(Struct, frozen=True):
+    """What one task has left alive, by stack, as a record has it."""
+
+    bytes: int
+    other_bytes: int
+    frames: list[Line]
+    stacks: list[HeapStack]
+
+
+class KeptStacks:
+    """
+    What each tag has left alive in one process.
+
+    Args:
+        stack_of: The frames of a stack by its number, innermost first.
+        own: Tells the user's own files.
+    """
+
+    def __init__(self, stack_of: Callable[[int], Stack], own: OwnCode) -> None:
+        self._stack_of = stack_of
+        self._own = own
+        self._past: dict[int, Counter[Stack]] = defaultdict(Counter)
+        self._past_others: Counter[int] = Counter()  # by tag: bytes of stacks that are no longer told apart
+        self._now: dict[int, Counter[Stack]] = {}
+        self._replaced: set[tuple[int, Stack]] = set()  # of this stretch
+        self._written: dict[int, tuple[int, int]] = {}  # by tag: bytes and weighed runs
+
+    def look(self, picks: Iterable[Pick], is_replaced: Callable[[Pick], bool]) -> None:
+        """
+        Take in what is alive of this stretch, in place of what an earlier look at it has found.
+
+        Args:
+            picks: Those that count.
+            is_replaced: Whether what is born where a pick was is released again, as in a full cache. There the
+                largest stretch counts, and not the sum of all.
+        """
+        by_number: dict[tuple[int, int], float] = defaultdict(float)
+        one_of: dict[tuple[int, int], Pick] = {}
+        for pick in picks:
+            by_number[pick.tag, pick.stack] += pick.weight
+            one_of[pick.tag, pick.stack] = pick
+        self._now, self._replaced = defaultdict(Counter), set()
+        known: dict[int, Stack] = {}
+        for (tag, number), weight in by_number.items():
+            if number not in known:
+                known[number] = self._from_the_task(self._stack_of(number))
+            self._now[tag][known[number]] += round(weight)
+            if is_replaced(one_of[tag, number]):
+                self._replaced.add((tag, known[number]))
+
+    def end_stretch(self) -> None:
+        """The picks are forgotten; what they have shown stays."""
+        for tag in self._now:
+            together = self._together(tag)
+            largest = together.most_common(MOST_STACKS)
+            self._past_others[tag] += together.total() - sum(weight for _, weight in largest)
+            self._past[tag] = Counter(dict(largest))
+        self._now = {}
+
+    def changed(self, peaks: Mapping[int, Mapping[int, int]]) -> Iterator[tuple[int, StackTable]]:
+        """
+        The tags that are to be written, as what they keep has changed since they were; they count as written then.
+
+        Args:
+            peaks: By tag, how many runs held at most how much.
+        """
+        totals = {tag: self._total(tag) for tag in {*self._past, *self._now, *peaks}}
+        wanted = [tag for tag in totals if self._has_changed(tag, totals[tag], sum(peaks.get(tag, {}).values()))]
+        reader = SourceReader()
+        for tag in sorted(wanted, key=lambda tag: -totals[tag])[:MOST_TASKS]:
+            self._written[tag] = totals[tag], sum(peaks.get(tag, {}).values())
+            yield tag, self._table(tag, totals[tag], reader)
+
+    def _has_changed(self, tag: int, total: int, weighed: int) -> bool:
+        before, weighed_before = self._written.get(tag, (0, 0))
+        if tag != UNTAGGED and weighed > MORE_RUNS * weighed_before:
+            return True
+        return max(total, before) >= LEAST_BYTES and abs(total - before) > CHANGED * before
+
+    def _together(self, tag: int) -> Counter[Stack]:
+        """What all stretches have shown, bytes by stack."""
+        found = Counter(self._past.get(tag, {}))
+        for stack, weight in self._now.get(tag, {}).items():
+            before = found[stack]
+            found[stack] = max(before, weight) if (tag, stack) in self._replaced else before + weight
+        return found
+
+    def _total(self, tag: int) -> int:
+        return self._together(tag).total() + self._past_others[tag]
+
+    def _table(self, tag: int, total: int, reader: SourceReader) -> StackTable:
+        places: dict[tuple[str, int, str], int] = {}
+        frames: list[Line] = []
+        rows: list[HeapStack] = []
+        for stack, weight in self._together(tag).most_common(MOST_STACKS):
+            if not stack:
+                continue
+            if len(frames) + sum(frame not in places for frame in stack) > MOST_FRAMES:
+                continue
+            row = []
+            for frame in reversed(stack):
+                if frame not in places:
+                    places[frame] = len(frames)
+                    frames.append(self._line(*frame, reader))
+                row.append(places[frame])
+            rows.append(HeapStack(row, weight))
+        return StackTable(total, max(0, total - sum(row.bytes for row in rows)), frames, rows)
+
+    def _line(self, file: str, line: int, function: str, reader: SourceReader) -> Line:
+        known = reader.line(file, line) if self._own(file) else Line(file=file, line=line, function="")
+        return Line(file=known.file, line=line, function=function[:_LONGEST_NAME], code=known.code[:_LONGEST_CODE])
+
+    def _from_the_task(self, stack: Stack) -> Stack:
+        """A stack without what is around the task: our wrapper, and Celery's tracer above the first own function."""
+        for number, (file, _, _) in enumerate(stack):
+            if file in WRAPPERS:
+                stack = stack[:number]
+                break
+        outermost = max((number for number, frame in enumerate(stack) if self._own(frame[0])), default=len(stack) - 1)
+        return stack[: outermost + 1]
