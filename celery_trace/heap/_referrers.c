@@ -153,8 +153,11 @@ link_at(Climb *climb, const PyObject *object)
 static void
 note_edge(Climb *climb, PyObject *referent, PyObject *referrer)
 {
-    if (climb->edge_count == MOST_EDGES || referrer == referent || *type_at(climb, Py_TYPE(referent)) == NULL)
+    PyTypeObject *type = Py_TYPE(referent);
+    if (climb->edge_count == MOST_EDGES || referrer == referent || *type_at(climb, type) == NULL)
         return;
+    if (type == &PyTuple_Type && Py_TYPE(referrer) != type)
+        return;                             /* too many; what else refers to the end of a chain finds the next pass */
     Link *link = link_at(climb, referent);
     if (link->object == NULL)
         *link = (Link){referent, 0, -1};
@@ -214,6 +217,13 @@ enter(PyObject *object, void *argument)
     Search *search = argument;
     add(search, block_of(search, buffer_of(object)), object, Py_None);
     search->referrer = object;
+    if (PyDict_Check(object)) {             /* dicts whose keys are all texts leave them out when they are traversed */
+        PyObject *key;
+        Py_ssize_t at = 0;
+        while (PyDict_Next(object, &at, &key, NULL))
+            if (PyUnicode_CheckExact(key))
+                add(search, block_of(search, (uintptr_t)key), key, object);
+    }
     if (Py_TYPE(object)->tp_traverse != NULL)
         Py_TYPE(object)->tp_traverse(object, visit, search);
     return 1;
@@ -280,12 +290,12 @@ share_out(Search *search)
     return 0;
 }
 
-/* A container in a container, or a class in a class, is a level of its own, with a name. */
+/* A list, dict or set in another one, or a class in a class, is a level of its own, with a name. */
 static int
 makes_chains(PyTypeObject *type)
 {
-    return type != &PyList_Type && type != &PyDict_Type && type != &PyTuple_Type && type != &PySet_Type &&
-           type != &PyFrozenSet_Type && type != &PyCell_Type && type != &PyFunction_Type &&
+    return type != &PyList_Type && type != &PyDict_Type && type != &PySet_Type && type != &PyFrozenSet_Type &&
+           type != &PyCell_Type && type != &PyFunction_Type &&
            !PyType_IsSubtype(type, &PyType_Type) && !PyType_IsSubtype(type, &PyModule_Type);
 }
 

@@ -46,10 +46,10 @@
 #include <string.h>
 #include <time.h>
 
-#define MOST_PICKS 6144         /* live picks; beyond, the sample is thinned out */
+#define MOST_PICKS 8192         /* live picks; beyond, the sample is thinned out */
 #define ENOUGH_PICKS 48         /* a stack that has fewer is not thinned out by itself */
 #define MOST_HALVINGS 30
-#define INDEX_BITS 14           /* more than two places a pick */
+#define INDEX_BITS 14           /* two places a pick */
 #define FILTER_BITS 16
 #define MOST_STACKS 8192
 #define STACK_INDEX_BITS 14
@@ -1161,12 +1161,12 @@ static PyObject *
 sampler_picks(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     /* Not straight into an object of Python's: making that may collect garbage, and so change the table. */
-    Record *records = malloc(MOST_PICKS * sizeof(Record));
+    Py_ssize_t count = 0, most = __atomic_load_n(&live, RELAXED) + 16;     /* threads in RAW may add some meanwhile */
+    Record *records = malloc(most * sizeof(Record));
     if (records == NULL)
         return PyErr_NoMemory();
-    Py_ssize_t count = 0;
     pthread_mutex_lock(&lock);
-    for (int32_t i = 0; on && i < used; i++) {
+    for (int32_t i = 0; on && i < used && count < most; i++) {
         const Pick *pick = &picks[i];
         if (pick->address)
             records[count++] = (Record){

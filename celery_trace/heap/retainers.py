@@ -470,7 +470,7 @@ class _Walk:
         if id(above) in self._namespaces:
             return next((str(key) for key, value in list(above.items()) if value is thing and type(key) is str), "")
         if issubclass(kind, type):
-            return next((str(name) for name, value in list(_namespace_of(above).items()) if value is thing), "")
+            return _name_of(thing, _namespace_of(above))
         if issubclass(kind, types.FunctionType):
             for name, cell in zip(above.__code__.co_freevars, above.__closure__ or (), strict=False):
                 if cell is thing or _content(cell) is thing:
@@ -483,7 +483,14 @@ class _Walk:
         if kind in _DICTS and len(above) <= _MOST_KEYS:
             key = next((key for key, value in list(dict.items(above)) if value is thing), None)
             return key_step(key) if type(key) is str else ""
-        return next((name for name, value in attributes(above).items() if value is thing), "")
+        return _name_of(thing, attributes(above))
+
+
+def _name_of(thing: Any, namespace: Mapping[str, Any]) -> str:
+    """The name under which a namespace has an object; or, as the head of a list may have moved on, one of its type."""
+    found = list(namespace.items())
+    of_its_type = [name for name, value in found if type(value) is type(thing)]
+    return next((str(name) for name, value in found if value is thing), of_its_type[0] if len(of_its_type) == 1 else "")
 
 
 def _interest(thing: Any) -> int:

@@ -22,6 +22,8 @@ IN_FLIGHT_RUNS: Final = 3
 
 #: What is released is compared with what is born over the last few looks; the weight of a look after each further one.
 _FADING: Final = 0.8
+#: Of what was born, the share from which blocks that were made for it say enough.
+_MAIN_PART: Final = 0.25
 #: Picks and sites that are looked at without a pause, some tenths of a millisecond.
 _SLICE: Final = 100
 _SLICE_OF_SITES: Final = 10
@@ -60,11 +62,6 @@ class _Turnover(Struct):
             self.died *= _FADING
         self.born += born
         self.died += died
-
-    @property
-    def released(self) -> float:
-        """The share of what was born that was freed."""
-        return min(1.0, self.died / self.born) if self.born else float(self.died > 0)
 
 
 class _Site(Struct):
@@ -175,6 +172,18 @@ class HeapHistory:
         }
 
 
+def _released(site: _Site) -> float:
+    """
+    The share of what was born lately that was freed, from 0 to 1.
+
+    A list that grows is freed and born each time, so blocks that were resized count only where there are few others.
+    """
+    born, died = site.turnover.born, site.turnover.died
+    if born < _MAIN_PART * (born + site.resized.born):
+        born, died = born + site.resized.born, died + site.resized.died
+    return min(1.0, died / born) if born else float(died > 0)
+
+
 def _evidence(site: _Site, picks: list[Pick], limit: int, collections: int) -> Evidence:
     """The evidence of one stretch: survivors that were born in the runs after ``site.begin``, up to ``limit``."""
     births = sorted({pick.run for pick in picks if site.begin < pick.run <= limit})
@@ -191,5 +200,5 @@ def _evidence(site: _Site, picks: list[Pick], limit: int, collections: int) -> E
         bytes=sum(pick.weight for pick in picks),
         picks=len(picks),
         proved=len(proved),
-        released=(site.turnover if site.turnover.born or site.turnover.died else site.resized).released,
+        released=_released(site),
     )

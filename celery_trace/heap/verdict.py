@@ -25,8 +25,10 @@ ALL_BUT_NONE: Final = 0.2
 #: From this confidence on a site grows, and from the next on it is a leak if its holder has no bound.
 GROWS: Final = 0.9
 LEAKS: Final = 0.95
-#: Observed runs before growth is called a leak, unless the setting says otherwise.
+#: Runs between a suspicion and growth being called a leak, unless the setting says otherwise; and the runs observed by
+#: then, as a suspicion takes some itself.
 LEAST_RUNS: Final = 120
+_WITH_SUSPICION: Final = 1.25
 #: Without a holder it takes this confidence and so many events, of which a full collection has left some alive.
 LEAKS_WITHOUT_HOLDER: Final = 0.995
 EVENTS_WITHOUT_HOLDER: Final = 20
@@ -73,9 +75,10 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
     Args:
         evidence: Of one process, or of several :func:`~celery_trace.heap.survivors.together`.
         holder: What keeps the survivors alive, as far as it was looked for.
-        least_runs: Observed runs before growth is called a leak; something that fills and is emptied in fewer runs
-            would be taken for one.
+        least_runs: Runs between a suspicion and growth being called a leak; something that fills and is emptied in
+            fewer runs would be taken for one.
     """
+    least_runs = round(_WITH_SUSPICION * least_runs)
     fewest = FEWEST_LARGE_RUNS if evidence.bytes_per_run >= LARGE_BYTES else FEWEST_RUNS
     if evidence.runs < fewest:
         return Judgement(

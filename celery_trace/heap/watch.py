@@ -78,7 +78,11 @@ REPEAT_S: Final = 60.0
 #: A process that ends may still search for a holder for so long, seconds.
 SEARCH_AT_END_S: Final = 0.1
 #: Passes of a search go on in one look until they have taken so long, seconds.
-QUICK_S: Final = 0.01
+QUICK_S: Final = 0.1
+#: The share of the time that searches may take, in budgets: the next one waits until the last one is made up for.
+SEARCHES_SHARE: Final = 3.0
+#: Sites that keep so much a run are searched at once, bytes.
+URGENT_BYTES: Final = 2**20
 #: Observed runs of a task that left nothing before that is reported.
 CLEAN_RUNS: Final = 40
 #: What is kept by call stack is written so long after the start, and no more often than this, seconds.
@@ -178,6 +182,8 @@ class HeapWatch:
         self._observed: dict[int, int] = {}  # tag: its runs in earlier stretches
         self._clean: dict[int, int] = {}  # tag: observed runs that were reported to have left nothing
         self._search: Iterator[dict[Key, retainers.Found] | None] | None = None
+        self._search_s = 0.0  # what the search in progress has cost
+        self._search_after_s = self._began_s  # when the next one may begin
         self._collections = 0  # full collections by the last count
         self._proving = 0  # the number of the last one during which no search held on to anything
         self._native = native.NativeWatch()
@@ -493,12 +499,15 @@ class HeapWatch:
 
     def _prepare_search(self, evidence: Mapping[Key, Evidence], last: bool) -> None:
         """Search the holders of what grows, all in the same passes over the heap."""
+        waits = not last and time.monotonic() < self._search_after_s
         wanted = {}
         for key, site in self._sites.items():
             runs = evidence[key].runs
             grows = site.judgement.confidence >= GROWS and site.judgement.verdict in (Verdict.SUSPECT, Verdict.GROWING)
             unknown = site.found is None and (last or self._is_large(key, evidence[key]))
             if runs < SEARCH_AGAIN * site.searched_at_runs or not (grows or unknown):
+                continue
+            if waits and evidence[key].bytes_per_run < URGENT_BYTES:
                 continue
             blocks = self._blocks_of(key)
             if blocks:
@@ -531,13 +540,17 @@ class HeapWatch:
 
     def _quick_steps(self) -> None:
         """Passes of the search in progress, several while they are quick: a chain may grow faster than one a second."""
-        until_s = time.thread_time() + QUICK_S
+        began_s = time.thread_time()
         while self._search is not None:
             started_s = time.monotonic()
             self._step()
-            if time.thread_time() >= until_s:
+            if time.thread_time() >= began_s + QUICK_S:
                 break
             time.sleep(time.monotonic() - started_s)  # tasks that wait for the interpreter have their turn
+        self._search_s += time.thread_time() - began_s
+        if self._search is None:
+            self._search_after_s = time.monotonic() + self._search_s / (SEARCHES_SHARE * self.duty.budget)
+            self._search_s = 0.0
 
     def _step(self) -> None:
         """One pass over the heap of the search in progress."""

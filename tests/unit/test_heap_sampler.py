@@ -46,6 +46,7 @@ def opened(kind: type[AnySampler]) -> AnySampler:
 def sampler(request: pytest.FixtureRequest) -> Iterator[AnySampler]:
     found = opened(request.param)
     yield found
+    found.restore(UNTAGGED)
     found.stop()
 
 
@@ -54,6 +55,7 @@ def extension() -> Iterator[Sampler]:
     found = opened(Sampler)
     assert isinstance(found, Sampler)
     yield found
+    found.restore(UNTAGGED)
     found.stop()
 
 
@@ -356,12 +358,12 @@ def test_thinning_out_keeps_the_estimate(extension: Sampler) -> None:
     extension.start(64, 1)
     extension.run(TAG)
     for size in (100, 1000, 10_000):
-        keep_blocks(kept, 4000, size)
+        keep_blocks(kept, 8000, size)
     extension.restore(UNTAGGED)
     stats = extension.stats()
     assert stats["thinned"] > before
     assert stats["mean_bytes"] > 64
-    assert 1000 < stats["live"] <= 6144
+    assert 1000 < stats["live"] <= 8192
     assert weight(extension) == pytest.approx(sum(map(sys.getsizeof, kept)) + sys.getsizeof(kept), rel=0.1)
 
 
@@ -391,7 +393,7 @@ def test_a_stack_whose_picks_are_gone_is_sampled_in_full_again(extension: Sample
     extension.start(64, 1)
     extension.run(TAG)
     keep_texts(kept, 30_000, 300)
-    assert statistics.median(pick.weight for pick in tagged(extension)) > 2_000
+    assert statistics.median(pick.weight for pick in tagged(extension)) > 1_000
     kept.clear()
     keep_texts(kept, 200, 300)
     extension.restore(UNTAGGED)

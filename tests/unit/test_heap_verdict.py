@@ -59,8 +59,8 @@ def test_without_a_root_a_full_collection_has_to_prove_that_it_is_no_garbage() -
 
 def test_a_leak_needs_as_many_runs_as_the_setting_says() -> None:
     early = judge(evidence(25, 25, runs=50), FOUND)
-    assert (early.verdict, early.waits_for) == (Verdict.GROWING, "70 more runs")
-    assert judge(evidence(25, 25, runs=50), FOUND, least_runs=50).verdict is Verdict.LEAKING
+    assert (early.verdict, early.waits_for) == (Verdict.GROWING, "100 more runs")
+    assert judge(evidence(25, 25, runs=50), FOUND, least_runs=40).verdict is Verdict.LEAKING
 
 
 def test_few_runs_have_no_verdict_and_say_how_many_more_it_takes() -> None:

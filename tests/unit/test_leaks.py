@@ -102,17 +102,17 @@ def test_a_row_has_the_line_the_rate_and_the_holder_of_its_site() -> None:
 
 
 def test_children_that_live_for_ten_runs_make_a_verdict_together() -> None:
-    children = [window(f"child-{number}", number, 7, Verdict.TOO_FEW_RUNS) for number in range(20)]
+    children = [window(f"child-{number}", number, 7, Verdict.TOO_FEW_RUNS) for number in range(30)]
     assert the_row(*children[:1]).verdict is Verdict.TOO_FEW_RUNS
     assert the_row(*children[:10]).verdict is Verdict.GROWING
     row = the_row(*children)
-    assert (row.verdict, row.processes, row.runs) == (Verdict.LEAKING, 20, 200)
+    assert (row.verdict, row.processes, row.runs) == (Verdict.LEAKING, 30, 300)
     assert row.kept_bytes_per_run == KEPT
 
 
 def test_the_latest_word_of_a_process_counts_and_not_all_that_it_said() -> None:
     row = the_row(window("a", 1.0, 40), window("a", 2.0, 80), window("a", 3.0, 100))
-    assert (row.runs, row.waits_for) == (103, "20 more runs")
+    assert (row.runs, row.waits_for) == (103, "50 more runs")
 
 
 def test_windows_may_come_in_any_order() -> None:
@@ -130,7 +130,7 @@ def test_a_row_says_how_sure_it_is_what_that_rests_on_and_what_it_waits_for() ->
     row = the_row(window("a", 1.0, 100))
     assert 0.9 < row.confidence <= 1.0
     assert row.why == "memory of 100 of 100 runs is still alive"
-    assert row.waits_for == "20 more runs"
+    assert row.waits_for == "50 more runs"
     searching = the_row(window("a", 1.0, 100, holder=Holder(), retained_by=[]))
     assert (searching.verdict, searching.waits_for) == (Verdict.SUSPECT, "the search for its holder")
 
