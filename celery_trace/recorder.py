@@ -49,7 +49,7 @@ from celery_trace.redaction import Redactor
 from celery_trace.rollups import Totals
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
-from celery_trace.ticker import Ticker
+from celery_trace.ticker import Entry, Ticker
 
 #: How often the running totals are written, seconds.
 FLUSH_S: Final = 2.0
@@ -67,6 +67,8 @@ SAMPLE_FULL_S: Final = 60.0
 SAMPLE_CHANGE: Final = 0.01
 #: How often the stack of what runs is put in the black box, seconds.
 BLACK_BOX_S: Final = 0.1
+#: And as long as each run is over before the next look, as a thread that wakes up so often costs more than short runs do.
+BLACK_BOX_SHORT_S: Final = 0.3
 #: How often an idle process does the same, seconds.
 IDLE_S: Final = 30.0
 #: A black box that could not be made is tried again after so long, seconds.
@@ -191,6 +193,8 @@ class Recorder:
         self._last_sample_s = self._last_full_s = -SAMPLE_IDLE_S
         self._last_stats: dict[str, int] = {}
         self._box_due_s = 0.0
+        self._box_look: Entry | None = None
+        self._runs_at_look = 0
         self._started_s = clock.monotonic_s()
         self._ordered_until_s = 0.0
         self._overhead_before_s = 0.0  # of watches that were ordered for a while
@@ -239,7 +243,8 @@ class Recorder:
         recorder.ticker.is_idle = recorder.is_idle
         # A full disk, or a platform on which measuring fails: what else can be recorded is.
         if role not in RUN_NOTHING and settings.black_box:
-            recorder.ticker.every(BLACK_BOX_S, recorder.look_at_what_runs, "black box", idle_s=BOX_AGAIN_S)
+            look = recorder.look_at_what_runs
+            recorder._box_look = recorder.ticker.every(BLACK_BOX_S, look, "black box", idle_s=BOX_AGAIN_S)
             recorder.open_box()
         if settings.memory in {"auto", "always"}:
             recorder.begin("heap watch", recorder.watch_heap)
@@ -486,6 +491,10 @@ class Recorder:
 
     def look_at_what_runs(self) -> None:
         """Put the stack of what runs in the black box."""
+        if self._box_look is not None:
+            lasts = self.runs == self._runs_at_look and self._open_runs > 0
+            self._box_look.every_s = BLACK_BOX_S if lasts else BLACK_BOX_SHORT_S
+            self._runs_at_look = self.runs
         if self.box is not None:
             self.box.sample()
         elif self.clock.monotonic_s() >= self._box_due_s and not self.closed:

@@ -13,9 +13,13 @@ from celery_trace.guard import Guard
 _LONGEST_S: Final = 1.0
 #: Longest wait while it is idle, seconds.
 _LONGEST_IDLE_S: Final = 30.0
+#: What is due within this share of its interval is called now: to wake up costs more than most calls.
+_EARLY: Final = 0.15
 
 
-class _Entry:
+class Entry:
+    """Something that is called at its interval; ``every_s`` may be changed."""
+
     __slots__ = ("call", "due_s", "every_s", "guard", "idle_s")
 
     def __init__(self, every_s: float, idle_s: float, due_s: float, call: Callable[[], object], name: str) -> None:
@@ -45,14 +49,14 @@ class Ticker:
         self._name = name
         #: Says whether the process has nothing to do; asked at each beat.
         self.is_idle: Callable[[], bool] = lambda: False
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         self._stopped = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         #: Whether it waits as an idle process's does.
         self.asleep = False
 
-    def every(self, seconds: float, call: Callable[[], object], name: str, *, idle_s: float | None = None) -> None:
+    def every(self, seconds: float, call: Callable[[], object], name: str, *, idle_s: float | None = None) -> Entry:
         """
         Have ``call`` made each ``seconds``, the first time after that long.
 
@@ -63,8 +67,10 @@ class Ticker:
             idle_s: The interval while the process is idle; the same if None.
         """
         idle_s = max(seconds, idle_s) if idle_s is not None else seconds
-        self._entries = [*self._entries, _Entry(seconds, idle_s, self._clock.monotonic_s() + seconds, call, name)]
+        entry = Entry(seconds, idle_s, self._clock.monotonic_s() + seconds, call, name)
+        self._entries = [*self._entries, entry]
         self._wake.set()
+        return entry
 
     def start(self) -> None:
         """Start the thread; a second call does nothing."""
@@ -91,7 +97,7 @@ class Ticker:
         idle = self.is_idle()
         for entry in self._entries:
             interval_s = entry.idle_s if idle else entry.every_s
-            if entry.due_s <= now_s:
+            if entry.due_s <= now_s + _EARLY * interval_s:
                 entry.due_s = now_s + interval_s
                 with entry.guard:
                     entry.call()
