@@ -67,7 +67,7 @@ SAMPLE_FULL_S: Final = 60.0
 SAMPLE_CHANGE: Final = 0.01
 #: How often the stack of what runs is put in the black box, seconds.
 BLACK_BOX_S: Final = 0.1
-#: And as long as each run is over before the next look, as a thread that wakes up so often costs more than short runs do.
+#: And as long as each run is over before the next look: a thread that wakes up so often costs more than short runs do.
 BLACK_BOX_SHORT_S: Final = 0.3
 #: How often an idle process does the same, seconds.
 IDLE_S: Final = 30.0
