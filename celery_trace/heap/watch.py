@@ -736,7 +736,7 @@ class HeapWatch:
         site.verdict, site.told, site.events, site.written_s = judgement.verdict, site.holder, evidence.events, now_s
         kind, name = _names[tag]
         rate = evidence.bytes_per_run
-        total = round(rate * runs[tag])
+        total = round(evidence.bytes + rate * self._unobserved(tag, runs))
         site.growth = [*site.growth, (self._clock.now_s(), total)]
         if len(site.growth) > MOST_POINTS:
             site.growth = [*site.growth[:-1:2], site.growth[-1]]
@@ -782,6 +782,11 @@ class HeapWatch:
                 growth=site.growth,
             )
         )
+
+    def _unobserved(self, tag: int, runs: Mapping[int, int]) -> int:
+        """Runs of a tag while nothing was sampled."""
+        now = runs[tag] - self._stretch_runs.get(tag, 0) if self._on else 0
+        return max(0, runs[tag] - self._observed.get(tag, 0) - now)
 
     def _traceback(self, stack: Stack, reader: SourceReader) -> list[Line]:
         lines = []

@@ -74,6 +74,11 @@ def keeps_in_one_run_of_ten(number: int) -> None:
         _texts[f"rare{len(_texts)}"] = bytes(20_000)  # LEAK rare
 
 
+def begins_late(number: int) -> None:
+    if number >= 300:
+        keeps_texts(number)
+
+
 def replaces(number: int) -> None:
     _latest["report"] = [f"row {number}, {part}" for part in range(300)]
 
@@ -160,6 +165,13 @@ def test_a_leak_in_one_run_of_ten_is_found_at_its_rate() -> None:
         (row,) = on.rows()
     assert (row.verdict, row.line) == (Verdict.LEAKING, line_of("LEAK rare"))
     assert row.kept_bytes_per_run == pytest.approx(2_003, rel=0.25)
+
+
+def test_what_was_kept_in_all_is_what_is_alive_and_not_the_rate_of_all_runs() -> None:
+    with watched() as on:
+        on.turns(begins_late, runs=400, looks=8)
+        (row,) = on.rows()
+    assert row.kept_bytes_total == pytest.approx(100 * 5_033, rel=0.25)
 
 
 def test_the_first_rows_come_with_what_they_wait_for() -> None:
