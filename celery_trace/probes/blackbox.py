@@ -2,7 +2,7 @@
 The black box: a small file per process that says what it was doing, for when it can't any more.
 
 A killed process leaves no traceback. While a run is in progress the ticker's thread looks at
-the running threads' stacks ten times a second and writes them into a memory-mapped file; the kernel keeps
+the running threads' stacks up to ten times a second and writes them into a memory-mapped file; the kernel keeps
 the page when the process dies, however it dies. Whoever finds the process dead reads the file.
 
 It cannot look while C code holds the GIL, so the age of the sample is told with it. A process that crashes in C code
