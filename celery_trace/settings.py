@@ -235,7 +235,9 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("failures", _boolean, "Capture failures"),
     Setting("rejected", _boolean, "Record runs that raised Ignore or Reject too"),
-    Setting("black_box", _boolean, "Sample each process's stack up to ten times a second, so that a killed task has one"),
+    Setting(
+        "black_box", _boolean, "Sample each process's stack up to ten times a second, so that a killed task has one"
+    ),
     Setting("in_app", _texts, "Further folders or module prefixes whose frames count as the user's own"),
     Setting(
         "capture_budget", _number(0.0, 1.0), "Share of a process's time for capturing repeats of a failure in full"

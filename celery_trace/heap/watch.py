@@ -18,30 +18,29 @@ from msgspec import Struct
 
 from celery_trace.clock import Clock
 from celery_trace.guard import report
-from celery_trace.heap import native, openers, retainers
+from celery_trace.heap import retainers
 from celery_trace.heap.duty import Allowance, DutyCycle
+from celery_trace.heap.resources import ResourceWatch
 from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Stack, open_sampler
 from celery_trace.heap.stacks import KeptStacks
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
 from celery_trace.heap.verdict import FEW_RELEASED, GROWS, Judgement, judge
+from celery_trace.heap.windows import shares, site_at
 from celery_trace.model import (
     Evidence,
     HeapProfile,
     Holder,
     Kind,
-    Line,
     ProcessRecord,
     Role,
-    Site,
     Stage,
-    TypeCount,
     Verdict,
     Window,
     new_id,
     stable_id,
 )
 from celery_trace.probes.differences import is_the_programs
-from celery_trace.probes.source import OwnCode, SourceReader, is_our_own
+from celery_trace.probes.source import OwnCode, is_our_own
 from celery_trace.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ COARSEST_BYTES: Final = 16384.0
 PICKS_SHARE: Final = 0.5
 LOOKS_SHARE: Final = 0.3
 #: Without a task the clock gives the position of a birth: a "run" of the process is so many seconds.
-PROCESS_RUN_S: Final = 5.0
+PROCESS_RUN_S: Final = 2.0
 #: The name of what no task explains.
 PROCESS: Final = "(process)"
 
@@ -186,11 +185,7 @@ class HeapWatch:
         self._search_after_s = self._began_s  # when the next one may begin
         self._collections = 0  # full collections by the last count
         self._proving = 0  # the number of the last one during which no search held on to anything
-        self._native = native.NativeWatch()
-        self._growing: dict[str, native.Growth] = {}  # what was reported to grow
-        self._opened: dict[str, Stack] = {}  # where that was opened
-        self._levels_due_s = 0.0
-        self._levels_runs: dict[int, int] = {}
+        self._resources = ResourceWatch(process, emit, clock, sampler, self._own, _names.__getitem__)
         self._closed = False
         self._on = False
         self._lost_hooks = False
@@ -248,7 +243,7 @@ class HeapWatch:
         started_s = time.thread_time()
         try:
             self._account()
-            self._watch_levels()
+            self._resources.look(self._runs(), self._heap_bytes, busy=self._search is not None)
             if self._search is not None:
                 self._quick_steps()  # what it has found so far is held, so it goes on while sampling is off
                 return
@@ -380,10 +375,13 @@ class HeapWatch:
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
     def _runs(self) -> dict[int, int]:
-        """How many runs of each tag have begun; for the process itself, how many times five seconds have passed."""
+        """How many runs of each tag have begun; for the process itself, how many times :data:`PROCESS_RUN_S` has passed."""
         runs = {tag: self._sampler.runs(tag) for tag in range(1, len(_names))}
         runs[UNTAGGED] = int((time.monotonic() - self._began_s) / PROCESS_RUN_S)
         return runs
+
+    def _heap_bytes(self) -> float:
+        return sum(evidence.bytes for evidence in self._history.evidence().values())
 
     def _runs_per_task(self) -> float:
         gained = [
@@ -443,7 +441,7 @@ class HeapWatch:
                 alive = self._history.alive.get(key)
                 self._sites[key] = _Site(self._sampler.stack(alive[0].stack) if alive else ())
         self._judge_sites(evidence, runs, now_s)
-        self._look_for_openers()
+        self._resources.find_openers(self._history.alive)
         if self._search is None:
             self._prepare_search(evidence, last)
         self._write_clean(runs, 1 if last else CLEAN_RUNS)
@@ -607,98 +605,6 @@ class HeapWatch:
                 )
             )
 
-    def _watch_levels(self) -> None:
-        """Descriptors, threads and the memory of C code, while the process does something."""
-        now_s = time.monotonic()
-        runs = self._runs()
-        if now_s < self._levels_due_s or (runs == self._levels_runs and self._search is None):
-            return
-        self._levels_due_s = now_s + native.EVERY_S
-        self._levels_runs = runs
-        heap_bytes = sum(evidence.bytes for evidence in self._history.evidence().values())
-        self._native.add(native.read_levels(), heap_bytes, runs)
-        growing = {growth.resource: growth for growth in self._native.growth()}
-        for resource in {*growing, *self._growing}:
-            self._write_native(resource, growing.get(resource))
-
-    def _look_for_openers(self) -> None:
-        """Find the line that opened what grows."""
-        for resource in self._growing.keys() & openers.RESOURCES - self._opened.keys():
-            growth = self._growing[resource]
-            survivors = [
-                pick
-                for (tag, _), alive in self._history.alive.items()
-                if growth.tag in (UNTAGGED, tag)
-                for pick in alive
-            ]
-            stack = openers.opened_at(resource, survivors, self._sampler.stack, self._sampler.referrers, self._own)
-            if stack:
-                self._opened[resource] = stack
-                self._emit_native(growth, self._verdict_of(growth))
-
-    @staticmethod
-    def _verdict_of(growth: native.Growth) -> Verdict:
-        return Verdict.LEAKING if growth.final else Verdict.GROWING
-
-    def _write_native(self, resource: str, growth: native.Growth | None) -> None:
-        before = self._growing.get(resource)
-        if growth is None:
-            # It came back, so it was no leak.
-            growth, verdict = before, Verdict.STEADY
-            del self._growing[resource]
-        else:
-            verdict = self._verdict_of(growth)
-            if before is not None and before.tag == growth.tag and before.final == growth.final:
-                return
-            self._growing[resource] = growth
-            if before is not None and before.tag != growth.tag:
-                self._opened.pop(resource, None)  # another task's line
-        if growth is not None:
-            self._emit_native(growth, verdict)
-
-    def _emit_native(self, growth: native.Growth, verdict: Verdict) -> None:
-        kind, name = _names[growth.tag]
-        resource = growth.resource
-        in_bytes = resource == "malloc"
-        stack = self._opened.get(resource, ())
-        self._emit(
-            Window(
-                id=new_id(),
-                investigation=stable_id("native", self._process.uid, kind, name, resource),
-                process=self._process.uid,
-                kind=kind,
-                name=name,
-                stage=Stage.NATIVE,
-                verdict=verdict,
-                at_s=self._clock.now_s(),
-                runs=growth.runs,
-                run_number=self._runs()[growth.tag],
-                kept_blocks_per_run=0.0 if in_bytes else growth.per_run,
-                kept_bytes_per_run=growth.per_run if in_bytes else 0.0,
-                sites=[self._site_of(stack)] if stack else [],
-                native=resource,
-                role=self._process.role,
-                release=self._process.release,
-                note=native.describe(growth),
-            )
-        )
-
-    def _site_of(self, stack: Stack) -> Site:
-        """Where something was opened: no bytes of its own."""
-        lines = tuple((file, line) for file, line, _ in stack)
-        file, line = lines[self._own.first(lines)]
-        reader = SourceReader()
-        here = reader.line(file, line)
-        return Site(
-            file=here.file,
-            line=line,
-            function=here.function,
-            code=here.code,
-            bytes=0,
-            blocks=0,
-            traceback=self._traceback(stack, reader),
-        )
-
     # --- writing ----------------------------------------------------------------------------------------
 
     def _write_profiles(self, runs: Mapping[int, int]) -> None:
@@ -741,9 +647,6 @@ class HeapWatch:
         if len(site.growth) > MOST_POINTS:
             site.growth = [*site.growth[:-1:2], site.growth[-1]]
         found = site.found or retainers.Found(Holder())
-        reader = SourceReader()
-        traceback = self._traceback(site.stack, reader)
-        here = reader.line(file, line)
         self._emit(
             Window(
                 id=new_id(),
@@ -758,18 +661,8 @@ class HeapWatch:
                 run_number=runs[tag],
                 kept_blocks_per_run=round(evidence.events / evidence.runs, 3) if evidence.runs else 0.0,
                 kept_bytes_per_run=rate,
-                sites=[
-                    Site(
-                        file=here.file,
-                        line=line,
-                        function=here.function,
-                        code=here.code,
-                        bytes=round(rate),
-                        blocks=evidence.events,
-                        traceback=traceback,
-                    )
-                ],
-                types=_shares(found.types, total),
+                sites=[site_at(file, line, site.stack, size=rate, blocks=evidence.events)],
+                types=shares(found.types, total),
                 retained_by=found.holder.path,
                 bounded=found.holder.bound,
                 concurrent=self._most_open(),
@@ -787,15 +680,6 @@ class HeapWatch:
         """Runs of a tag while nothing was sampled."""
         now = runs[tag] - self._stretch_runs.get(tag, 0) if self._on else 0
         return max(0, runs[tag] - self._observed.get(tag, 0) - now)
-
-    def _traceback(self, stack: Stack, reader: SourceReader) -> list[Line]:
-        lines = []
-        for file, line, function in stack:
-            if file.endswith(("celery_trace/tracers.py", "celery_trace/blocks.py")):
-                break
-            known = reader.line(file, line)
-            lines.append(Line(file=known.file, line=line, function=function, code=known.code))
-        return lines[:40]
 
 
 #: The watch of this process: there is one sampler.
@@ -829,11 +713,3 @@ def watch_heap(
     sampler = open_sampler()
     _current = HeapWatch(settings, process, emit, clock, sampler, most_open, emit_profile=emit_profile)
     return _current
-
-
-def _shares(types: list[tuple[str, int, int]], total_bytes: int) -> list[TypeCount]:
-    """What is kept, shared out to the types that the holder holds, so that they add up to it."""
-    weighed = sum(weight for _, _, weight in types)
-    return [
-        TypeCount(kind, count, round(total_bytes * weight / weighed) if weighed else 0) for kind, count, weight in types
-    ]

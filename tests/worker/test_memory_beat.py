@@ -19,7 +19,7 @@ from tests.support.records import open_records
 
 APP = "tests.support.memory_project"
 SCHEDULER = f"{APP}:KeepingScheduler"
-#: A "run" of the process is five seconds; ten of them, and those in flight, have to be observed.
+#: A "run" of the process is two seconds; a dozen of them, and those in flight, have to be observed.
 SETTINGS = {"memory_recheck_runs": 10, "memory_budget": 0.5}
 
 Started = dict[str, tuple[Program, Path]]

@@ -17,7 +17,7 @@ def test_a_receiver_that_keeps_each_message_is_told_at_its_line_with_its_holder(
 ) -> None:
     folder = tmp_path / "main"
     folder.mkdir()
-    # A "run" of the process is five seconds; ten of them, and those in flight, have to be observed.
+    # A "run" of the process is two seconds; a dozen of them, and those in flight, have to be observed.
     with memory_worker(own_broker_url, folder, state="notes", memory_recheck_runs=10, memory_budget=0.5) as worker:
 
         def leaking() -> list[Window]:

@@ -1,0 +1,56 @@
+"""What the windows of a sampled heap are made of: lines with their source, tracebacks, types with their bytes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from celery_trace.heap.sampler import Stack
+from celery_trace.model import Line, Site, TypeCount
+from celery_trace.probes.source import SourceReader
+
+#: Frames of a traceback.
+MOST_FRAMES: Final = 40
+#: Where a run begins: below it everything is Celery's, or the web server's.
+_RUN_BEGINS: Final = ("celery_trace/tracers.py", "celery_trace/blocks.py")
+
+
+def site_at(file: str, line: int, stack: Stack, *, size: float = 0.0, blocks: int = 0) -> Site:
+    """
+    A line as a window says it.
+
+    Args:
+        file: Of the line.
+        line: Its number.
+        stack: One way to it, the innermost frame first.
+        size: What a run keeps there, bytes.
+        blocks: Runs that have kept something there.
+    """
+    reader = SourceReader()
+    here = reader.line(file, line)
+    return Site(
+        file=here.file,
+        line=line,
+        function=here.function,
+        code=here.code,
+        bytes=round(size),
+        blocks=blocks,
+        traceback=_traceback(stack, reader),
+    )
+
+
+def _traceback(stack: Stack, reader: SourceReader) -> list[Line]:
+    lines: list[Line] = []
+    for file, line, function in stack[:MOST_FRAMES]:
+        if file.endswith(_RUN_BEGINS):
+            break
+        known = reader.line(file, line)
+        lines.append(Line(file=known.file, line=line, function=function, code=known.code))
+    return lines
+
+
+def shares(types: list[tuple[str, int, int]], total_bytes: int) -> list[TypeCount]:
+    """What is kept, shared out to the types that the holder holds, so that they add up to it."""
+    weighed = sum(weight for _, _, weight in types)
+    return [
+        TypeCount(kind, count, round(total_bytes * weight / weighed) if weighed else 0) for kind, count, weight in types
+    ]
