@@ -46,8 +46,11 @@ FEW: Final = 8
 MOST_REFERRERS_OF_FEW: Final = 48
 #: Sites whose holders are put into words before the caller can pause.
 DESCRIBED_AT_ONCE: Final = 8
-#: A root counts when the ways of this share of the blocks that were found lead to it.
+#: A root counts when the ways of this share of the blocks that were found lead to it. A bounded cache may hold as much
+#: of what something else holds all of, so up to the second share the walk goes on for some more levels.
 ENOUGH: Final = 0.3
+SURE: Final = 0.6
+MORE_LEVELS: Final = 3
 
 #: Where no root was reached: what no reference leads to is garbage, unless C code or a frame holds it.
 NO_ROOT: Final = "no module, class or thread refers to it: held from C code or by a frame, or garbage"
@@ -211,6 +214,7 @@ class _Walk:
         self._ends: dict[int, int] = {}  # objects to which none but our own lists refers, and how many of those
         self._level: list[int] = []
         self._best: int | None = None
+        self._more_levels = MORE_LEVELS
         self._index: dict[int, int] = {}
         self._held = {number for number, held in _held.items() if held() is not None}
         self._namespaces: set[int] = set()  # dicts whose keys are names of attributes or variables
@@ -268,7 +272,9 @@ class _Walk:
         if root is not None and (self._best is None or self.nodes[root].blocks > self.nodes[self._best].blocks):
             self._best = root
         if self._best is not None and self.nodes[self._best].blocks >= ENOUGH * self.starts:
-            return []
+            if self.nodes[self._best].blocks >= SURE * self.starts or self._more_levels == 0:
+                return []
+            self._more_levels -= 1
         # Where most ways meet, containers before frames.
         open_ones = sorted(
             set(self._level) - set(roots), key=lambda index: (-self.nodes[index].blocks, _interest(self.things[index]))
@@ -307,6 +313,8 @@ class _Walk:
             node.blocks += blocks
             if blocks > self.nodes[node.below].blocks:
                 node.below = below
+        elif known == self._best and self.nodes[below].blocks > self.nodes[known].blocks:
+            self.nodes[known] = _Node(below, self.nodes[below].blocks)  # by a way that holds more
 
     def _joined(self, referrer: Any, below: int, level: list[int]) -> int:
         index = self._index.get(id(referrer))

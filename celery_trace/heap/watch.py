@@ -375,7 +375,7 @@ class HeapWatch:
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
     def _runs(self) -> dict[int, int]:
-        """How many runs of each tag have begun; for the process itself, how many times :data:`PROCESS_RUN_S` has passed."""
+        """How many runs of each tag have begun; for the process itself, how many times ``PROCESS_RUN_S`` has passed."""
         runs = {tag: self._sampler.runs(tag) for tag in range(1, len(_names))}
         runs[UNTAGGED] = int((time.monotonic() - self._began_s) / PROCESS_RUN_S)
         return runs

@@ -344,6 +344,15 @@ def test_a_linked_list_is_held_by_what_holds_its_head() -> None:
     assert found.holder.path[:2] == [HERE, "_newest: Entry"]
 
 
+def test_what_holds_all_is_told_before_a_cache_that_holds_some() -> None:
+    things = [[number, "kept"] for number in range(100)]
+    _items.update({number: Service(kept=thing) for number, thing in enumerate(things)})
+    _list.extend(things[60:])  # nearer to a root
+    del things
+    found = find(_items[number].kept for number in range(0, 100, 4))
+    assert found.holder.path[1] == "_items: dict[100]"
+
+
 def test_a_long_chain_is_climbed_however_old_the_blocks_are() -> None:
     global _newest
     payloads = []
