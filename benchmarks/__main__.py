@@ -361,6 +361,10 @@ BENCHMARKS = (
         leak_sections.one_in_a_thousand,
     ),
     Benchmark(
+        "healthy_week", "healthy_week.py", ["--json"], ["--days", "0.5", "--shapes", "90", "--json"],
+        leak_sections.healthy_week,
+    ),
+    Benchmark(
         "failure_capture", "failure_capture.py",
         ["--rounds", "40", "--worker", "--tasks", "6000", "--pairs", "20", "--json"], ["--rounds", "15", "--json"],
         capture,

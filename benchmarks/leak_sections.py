@@ -47,6 +47,23 @@ def mixed(figures: dict[str, Any]) -> Section:
     )
 
 
+def healthy_week(figures: dict[str, Any]) -> Section:
+    """Whether a healthy task is ever said to leak."""
+    accused, growing = figures["accused"], figures["growing_for_a_while"]
+    wrong = "".join(f"\n- {text}" for text in accused)
+    return Section(
+        "Healthy tasks over days",
+        f"{figures['shapes']} shapes of healthy tasks, {figures['days']:g} days of their runs, simulated and judged at "
+        f"each look as a process judges. {len(growing)} were `growing` for a while, which alerts nobody."
+        + (f"\n\nJudged wrong:\n{wrong}" if wrong else ""),
+        [],
+        [
+            Reach(f"healthy shapes that are ever `leaking`, in {figures['days']:g} simulated days", "none",
+                  f"{len(accused)} of {figures['shapes']}", not accused),
+        ],
+    )  # fmt: skip
+
+
 def paced(figures: dict[str, Any]) -> Section:
     """What the first seconds of a child cost, and later ones."""
     rows, reach = [], []
