@@ -299,6 +299,8 @@ class CeleryTrace:
                 self._forget_tracers = tracers.hear(self.app, self)
                 if self._forget_tracers is not None:
                     self._connection.drop("task_prerun", "task_postrun")
+                    if self._traced is not None and self._traced.recorder.heap is not None:
+                        self._traced.recorder.heap.stop_at(tracers.AROUND_CODE)
 
     def on_worker_process_shutdown(self, **_: Any) -> None:
         """A pool process ends in an orderly way."""

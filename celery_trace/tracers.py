@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, Final, Protocol, TypeAlias
 
 from celery_trace.capture.exceptions import traceback_of
@@ -65,6 +66,10 @@ def around(tracer: Tracer, task: Any, runs: Runs) -> Tracer:
         return returned
 
     return traced
+
+
+#: The code of what :func:`around` makes: outside of its frame, all that is on the stack is the pool's.
+AROUND_CODE: Final = next(const for const in around.__code__.co_consts if isinstance(const, CodeType))
 
 
 def hear(app: Any, runs: Runs) -> Callable[[], None] | None:

@@ -139,6 +139,7 @@ static PyInterpreterState *interpreter;
 static uint32_t runs_of[MOST_TAGS];
 static struct { PyCodeObject *code; uint32_t tag; } marks[MOST_MARKS];
 static int mark_count;
+static PyCodeObject *outermost;     /* what stands around every run: frames outside of it say nothing; or NULL */
 static uint32_t collections;
 
 /*
@@ -314,6 +315,8 @@ walk(PyThreadState *state, Frame frames[MOST_FRAMES], uint32_t *tag)
             depth++;
         }
         else if (!search)
+            break;
+        if (code == outermost && !search)
             break;
         if (search) {
             uint32_t found = tag_of_code(code);
@@ -998,6 +1001,7 @@ at_exit(void)
         memset(stack_index, 0, sizeof stack_index);
     }
     memset(marks, 0, sizeof marks);
+    outermost = NULL;
     unused = -1;
     used = live = mark_count = stack_count = 0;
     pthread_mutex_unlock(&lock);
@@ -1128,6 +1132,19 @@ sampler_mark(PyObject *Py_UNUSED(module), PyObject *args)
     }
     marks[place].tag = tag;
     Py_RETURN_TRUE;
+}
+
+static PyObject *
+sampler_stop_at(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    if (!PyCode_Check(argument)) {
+        PyErr_SetString(PyExc_TypeError, "stop_at() takes a code object");
+        return NULL;
+    }
+    PyCodeObject *before = outermost;
+    outermost = (PyCodeObject *)Py_NewRef(argument);
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
 }
 
 /* A member of gc.callbacks: counts collections of the oldest generation. */
@@ -1333,6 +1350,7 @@ PyDoc_STRVAR(restore_doc, "restore(tag)\n\nA run has ended; this thread has the 
 PyDoc_STRVAR(runs_doc, "runs(tag) -> int\n\nHow many runs with this tag have begun.");
 PyDoc_STRVAR(peaks_doc, "peaks(tag) -> bytes\n\nHow many runs held at most so much, an unsigned int a bucket; see peak_bucket().");
 PyDoc_STRVAR(mark_doc, "mark(code, tag) -> bool\n\nWhat has this function in its stack, in a thread without a tag, has this tag.");
+PyDoc_STRVAR(stop_at_doc, "stop_at(code)\n\nStacks end with a frame of this function; what is outside of it is not walked.");
 PyDoc_STRVAR(note_collection_doc, "note_collection(phase, info)\n\nFor gc.callbacks: counts full collections.");
 PyDoc_STRVAR(picks_doc, "picks() -> bytes\n\nWhat is alive of the sample, a record each; see sampler.RECORD.");
 PyDoc_STRVAR(stack_doc, "stack(number) -> ((code, line), ...)\n\nA stack, innermost frame first.");
@@ -1351,6 +1369,7 @@ static PyMethodDef methods[] = {
     {"runs", sampler_runs, METH_O, runs_doc},
     {"peaks", sampler_peaks, METH_O, peaks_doc},
     {"mark", sampler_mark, METH_VARARGS, mark_doc},
+    {"stop_at", sampler_stop_at, METH_O, stop_at_doc},
     {"note_collection", (PyCFunction)(void (*)(void))sampler_note_collection, METH_FASTCALL, note_collection_doc},
     {"picks", sampler_picks, METH_NOARGS, picks_doc},
     {"stack", sampler_stack, METH_O, stack_doc},

@@ -147,6 +147,15 @@ class Sampler:
         counts = memoryview(self._c.peaks(tag)).cast("I")
         return {bucket: count for bucket, count in enumerate(counts) if count}
 
+    def stop_at(self, code: CodeType) -> None:
+        """
+        End stacks with a frame of this function, which stands around every run.
+
+        What is outside of it is the same for all, and to walk it is most of what a pick costs. Where a marked function
+        is looked for, the whole stack is walked.
+        """
+        self._c.stop_at(code)
+
     def picks(self) -> Iterator[Pick]:
         """What is alive of the sample, at the moment of the call."""
         return map(Pick._make, RECORD.iter_unpack(self._c.picks()))

@@ -229,6 +229,10 @@ class HeapWatch:
                     self._sampler.mark(function, tag)
         return tag
 
+    def stop_at(self, code: CodeType) -> None:
+        """Tell the sampler of the function around every run, beyond which stacks say nothing."""
+        self._sampler.stop_at(code)
+
     def _count_run(self, tag: int) -> int:
         self._sampler.restore(self._sampler.run(tag))
         return UNTAGGED

@@ -439,6 +439,27 @@ def test_a_resize_that_fails_loses_no_pick(extension: Sampler) -> None:
     assert before
 
 
+def test_stacks_end_with_what_stands_around_every_run(extension: Sampler) -> None:
+    kept: list[Any] = []
+
+    def around() -> None:
+        keep_blocks(kept, 20, 5_000)
+
+    extension.stop_at(around.__code__)
+    extension.start(64)
+    try:
+        extension.run(TAG)
+        around()
+        extension.restore(UNTAGGED)
+        depths = {len(extension.stack(pick.stack)) for pick in tagged(extension)}
+        outermost = {extension.stack(pick.stack)[-1][2].rpartition(".")[2] for pick in tagged(extension)}
+    finally:
+        extension.stop_at(keep_texts.__code__)
+    assert (depths, outermost) == ({2}, {"around"})
+    with pytest.raises(TypeError):
+        extension.stop_at(around)  # type: ignore[arg-type]
+
+
 def test_an_ignored_thread_is_not_sampled(extension: Sampler) -> None:
     extension.start(64)
     before = extension.run(IGNORED)
