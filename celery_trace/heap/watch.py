@@ -55,6 +55,9 @@ PICKS_SHARE: Final = 0.5
 LOOKS_SHARE: Final = 0.3
 #: Without a task the clock gives the position of a birth: a "run" of the process is so many seconds.
 PROCESS_RUN_S: Final = 2.0
+#: A stretch over its budget ends after so many seconds in a process that runs no tasks: a busy worker's main process
+#: bounds the rate of all its children.
+SHORT_STRETCH_S: Final = 20.0
 #: The name of what no task explains.
 PROCESS: Final = "(process)"
 
@@ -193,8 +196,11 @@ class HeapWatch:
         self._cost_s = 0.0
         self._has_company = process.role in _SHARED_BY_RUNS
         pace = sampler.pace
+        longest_over_s = pace.longest_over_s
+        if process.role in (Role.MAIN, Role.BEAT):
+            longest_over_s = min(longest_over_s, SHORT_STRETCH_S)
         self.duty = DutyCycle(
-            settings.memory_budget, clock, fewest_runs=pace.fewest_runs, longest_over_s=pace.longest_over_s
+            settings.memory_budget, clock, fewest_runs=pace.fewest_runs, longest_over_s=longest_over_s
         )
         #: How often :meth:`look` wants to be called, seconds.
         self.look_s = pace.look_s
