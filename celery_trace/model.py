@@ -168,6 +168,7 @@ class Holder(Struct, frozen=True, omit_defaults=True):
     searched: bool = False  # whether a walk has ended
     why: str = ""  # why no root was reached
     outside: bool = False  # what no collector can see holds it, so it is no garbage
+    recycled: bool = False  # most of it are small objects, which the interpreter hands from one line to another
 
 
 class Node(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):

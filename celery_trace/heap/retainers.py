@@ -58,6 +58,10 @@ NO_ROOT: Final = "no module, class or thread refers to it: held from C code or b
 OUTSIDE: Final = "no Python object refers to it: held from C code or by a running frame"
 #: For that, the share of the blocks that were found.
 MOST: Final = 0.5
+#: The share from which a site is made of objects from free lists.
+MOSTLY_RECYCLED: Final = 0.8
+#: Entries of the dicts whose table comes from a free list too.
+_SMALL_DICT: Final = 5
 NOBODY_COLLECTS: Final = f"{NO_ROOT} that nobody collects, as garbage collection is off here"
 
 #: Containers whose length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
@@ -210,6 +214,7 @@ class _Walk:
         self.starts = 0  # blocks in which an object was found
         self._plain = plain
         self._sees_all = sees_all
+        self._recycled = 0  # of those, the ones that come from a free list
         self._unseen = 0  # of those, the ones to which no object refers
         self._ends: dict[int, int] = {}  # objects to which none but our own lists refers, and how many of those
         self._level: list[int] = []
@@ -239,6 +244,9 @@ class _Walk:
         for block, referent, _ in matches:
             if block not in first:
                 first[block] = self._add(referent, -1, 1)
+        buffers = {address for address, _, referrer in matches if referrer is None}
+        held = {address: referent for address, referent, _ in matches}
+        self._recycled = sum(_is_recycled(thing, address in buffers) for address, thing in held.items())
         self._unseen = sum(address in self._plain and address not in first for address in own)
         self.starts = len(first) + self._unseen
         seen: set[tuple[int, int]] = set()
@@ -371,7 +379,13 @@ class _Walk:
         bound, full = self._bound(chain[: meeting + 1])
         holder = chain[meeting]
         return Found(
-            Holder(path=path, bound=bound, full=full, searched=True),
+            Holder(
+                path=path,
+                bound=bound,
+                full=full,
+                searched=True,
+                recycled=self._recycled >= MOSTLY_RECYCLED * self.starts,
+            ),
             types=_types_in([] if id(holder) in self._namespaces else entries_of(holder), holder, things[-1]),
             length=length_of(holder),
         )
@@ -499,6 +513,14 @@ def _name_of(thing: Any, namespace: Mapping[str, Any]) -> str:
     found = list(namespace.items())
     of_its_type = [name for name, value in found if type(value) is type(thing)]
     return next((str(name) for name, value in found if value is thing), of_its_type[0] if len(of_its_type) == 1 else "")
+
+
+def _is_recycled(thing: Any, is_buffer: bool) -> bool:
+    """Whether the block of an object, or of its entries, comes from one of the interpreter's free lists."""
+    kind = type(thing)
+    if kind is dict:
+        return not is_buffer or len(thing) <= _SMALL_DICT
+    return kind is float or kind is tuple or (kind is list and not is_buffer)
 
 
 def _interest(thing: Any) -> int:

@@ -29,6 +29,9 @@ LEAKS: Final = 0.95
 #: then, as a suspicion takes some itself.
 LEAST_RUNS: Final = 120
 _WITH_SUSPICION: Final = 1.25
+#: Dicts, lists, small tuples and floats come from free lists: one that was allocated at this line may be another's by
+#: now. What keeps less than this a run, and is mostly that, is not called a leak (bytes).
+RECYCLED_BYTES: Final = 1024
 #: Without a holder it takes this confidence and so many events, of which a full collection has left some alive.
 LEAKS_WITHOUT_HOLDER: Final = 0.995
 EVENTS_WITHOUT_HOLDER: Final = 20
@@ -105,6 +108,9 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         return Judgement(Verdict.SUSPECT, confidence, f"{seen}, {holder.why}", f"{missing} more such runs")
     if evidence.released > FEW_RELEASED:
         return Judgement(Verdict.GROWING, confidence, f"{seen}, {evidence.released:.0%} is released", "more runs")
+    if holder.recycled and evidence.bytes_per_run < RECYCLED_BYTES:
+        why = f"{seen}, but small objects are reused, so that another line may keep them"
+        return Judgement(Verdict.GROWING, confidence, why, "larger objects")
     if evidence.runs < least_runs:
         return Judgement(Verdict.GROWING, confidence, seen, f"{least_runs - evidence.runs} more runs")
     if confidence < (LEAKS if holder.path else LEAKS_WITHOUT_HOLDER):

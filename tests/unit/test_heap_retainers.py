@@ -353,6 +353,16 @@ def test_what_holds_all_is_told_before_a_cache_that_holds_some() -> None:
     assert found.holder.path[1] == "_items: dict[100]"
 
 
+@pytest.mark.parametrize(
+    ("make", "recycled"),
+    [(lambda number: {"number": number}, True), (lambda number: (number, "a"), True), (bytes, False), (Item, False)],
+    ids=["dicts", "tuples", "bytes", "instances"],
+)
+def test_what_comes_from_free_lists_is_said(make: Callable[[int], Any], recycled: bool) -> None:
+    _list.extend(make(1_000 + number) for number in range(60))
+    assert find(_list[number] for number in spread()).holder.recycled is recycled
+
+
 def test_a_long_chain_is_climbed_however_old_the_blocks_are() -> None:
     global _newest
     payloads = []

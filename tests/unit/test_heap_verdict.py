@@ -74,6 +74,13 @@ def test_runs_that_keep_megabytes_have_a_verdict_sooner() -> None:
     assert judge(Evidence(5, 2, 3, 5 * 7.6 * 2**20, 5), FOUND).waits_for == "1 more runs"
 
 
+def test_small_objects_that_the_interpreter_reuses_are_not_blamed_on_the_line_that_made_them() -> None:
+    reused = Holder(path=FOUND.path, searched=True, recycled=True)
+    judgement = judge(Evidence(400, 40, 40, 400 * 360.0, 80), reused)
+    assert (judgement.verdict, judgement.waits_for) == (Verdict.GROWING, "larger objects")
+    assert judge(Evidence(400, 40, 40, 400 * 3_600.0, 80), reused).verdict is Verdict.LEAKING
+
+
 def test_a_leak_in_one_run_of_two_hundred_is_found_over_eight_thousand() -> None:
     assert judge(evidence(20, 20, runs=8_000), FOUND).verdict is Verdict.LEAKING
 
