@@ -11,16 +11,19 @@ before it first releases anything looks like a leak until then, and is none of t
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import itertools
-import json
 import math
 import multiprocessing
 import random
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.rig import command
 from celery_trace.heap.sampler import Pick
 from celery_trace.heap.survivors import HeapHistory
 from celery_trace.heap.verdict import judge
@@ -163,17 +166,5 @@ def held(figures: dict[str, Any]) -> bool:
     return not figures["accused"]
 
 
-def main() -> int:
-    """Print the figures; 1 if a healthy shape was said to leak."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("--days", type=float, default=7.0)
-    parser.add_argument("--shapes", type=int, default=200)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    figures = measure(days=options.days, shapes=options.shapes)
-    print(json.dumps(figures, indent=None if options.json else 2))
-    return 0 if held(figures) else 1
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command(__doc__, measure, held, days=7.0, shapes=200))

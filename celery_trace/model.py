@@ -45,6 +45,10 @@ class Role(StrEnum):
     SCRIPT = "script"  # a block or an eager task outside any worker
 
 
+#: Roles of the processes of a worker that run no tasks.
+RUN_NOTHING = frozenset({Role.MAIN, Role.BEAT})
+
+
 class Outcome(StrEnum):
     """How a failed run ended."""
 

@@ -25,6 +25,7 @@ from celery_trace.clock import Clock, SystemClock
 from celery_trace.evidence import without_secrets
 from celery_trace.heap.watch import HeapWatch, watch_heap
 from celery_trace.model import (
+    RUN_NOTHING,
     AnyRecord,
     Failure,
     HeapProfile,
@@ -87,9 +88,6 @@ def _no_code(kind: Kind, name: str) -> Iterable[CodeType]:  # noqa: ARG001 - whe
 
 #: Roles of the processes that a worker runs tasks in. Elsewhere, how a crash is handled is not for us to change.
 _OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN})
-
-#: And of those that run none.
-RUN_NOTHING: Final = frozenset({Role.MAIN, Role.BEAT})
 
 #: Asking an enumeration for its member costs more than all the rest of a look-up by it.
 _TASK: Final = Kind.TASK

@@ -27,6 +27,7 @@ from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
 from celery_trace.heap.verdict import FEW_RELEASED, GROWS, Judgement, judge
 from celery_trace.heap.windows import shares, site_at
 from celery_trace.model import (
+    RUN_NOTHING,
     Evidence,
     HeapProfile,
     Holder,
@@ -167,7 +168,6 @@ class HeapWatch:
         self._pid = os.getpid()
         self._least_runs = settings.memory_recheck_runs
         self._places: dict[int, Place | None] = {}
-        self._stacks: dict[Key, Stack] = {}
         self._history = HeapHistory(self._place_of)
         self._kept = KeptStacks(sampler.stack, self._own)
         self._profile_due_s = time.monotonic() + PROFILE_FIRST_S
@@ -197,7 +197,7 @@ class HeapWatch:
         self._has_company = process.role in _SHARED_BY_RUNS
         pace = sampler.pace
         longest_over_s = pace.longest_over_s
-        if process.role in (Role.MAIN, Role.BEAT):
+        if process.role in RUN_NOTHING:
             longest_over_s = min(longest_over_s, SHORT_STRETCH_S)
         self.duty = DutyCycle(
             settings.memory_budget, clock, fewest_runs=pace.fewest_runs, longest_over_s=longest_over_s
@@ -353,8 +353,8 @@ class HeapWatch:
         self._on = True
         self._mean_bytes = MEAN_BYTES
         self._places.clear()
-        self._history.begin(self._runs())
         self._stretch_runs = self._runs()
+        self._history.begin(self._stretch_runs)
         self.duty.begin_stretch()
         self._cost_s = self._sampler.cost_s()
         self._picking = Allowance(PICKS_SHARE * self.duty.budget, time.monotonic())
@@ -363,8 +363,9 @@ class HeapWatch:
 
     def _stop(self) -> None:
         self._kept.end_stretch()
-        for tag, number in self._runs().items():
-            self._observed[tag] = self._observed.get(tag, 0) + number - self._stretch_runs.get(tag, 0)
+        runs = self._runs()
+        for tag in runs:
+            self._observed[tag] = self._observed.get(tag, 0) + self._in_stretch(tag, runs)
         self._on = False
         self._sampler.stop()
 
@@ -394,12 +395,13 @@ class HeapWatch:
         return sum(evidence.bytes for evidence in self._history.evidence().values())
 
     def _runs_per_task(self) -> float:
-        gained = [
-            number - self._stretch_runs.get(tag, 0)
-            for tag, number in self._runs().items()
-            if tag != UNTAGGED and number > self._stretch_runs.get(tag, 0)
-        ]
+        runs = self._runs()
+        gained = [number for tag in runs if tag != UNTAGGED and (number := self._in_stretch(tag, runs)) > 0]
         return sum(gained) / len(gained) if gained else 0.0
+
+    def _in_stretch(self, tag: int, runs: Mapping[int, int]) -> int:
+        """Runs of a tag in the stretch in progress; none between two stretches."""
+        return runs[tag] - self._stretch_runs.get(tag, 0) if self._on else 0
 
     # --- judging ----------------------------------------------------------------------------------------
 
@@ -435,13 +437,12 @@ class HeapWatch:
         stats = self._sampler.stats()
         runs = self._runs()
         self._count_collections(stats["collections"])
-        in_flight = max(IN_FLIGHT_RUNS, 2 * self._most_open())
         self._history.look(
             self._picks(),
             runs,
             self._proving,
             thinned=stats["mean_bytes"] != self._mean_bytes,
-            in_flight=in_flight,
+            in_flight=max(IN_FLIGHT_RUNS, 2 * self._most_open()),
             breathe=_breathe,
         )
         self._mean_bytes = stats["mean_bytes"]
@@ -469,8 +470,7 @@ class HeapWatch:
 
     def _is_large(self, key: Key, evidence: Evidence) -> bool:
         """Whether it is so much that a process which runs no tasks must say what holds it."""
-        runs_none = self._process.role in (Role.MAIN, Role.BEAT)
-        return runs_none and key[0] == UNTAGGED and evidence.bytes >= LARGE_BYTES
+        return self._process.role in RUN_NOTHING and key[0] == UNTAGGED and evidence.bytes >= LARGE_BYTES
 
     def _is_told(self, key: Key, site: _Site) -> bool:
         """
@@ -592,7 +592,7 @@ class HeapWatch:
         """
         reported = {tag for tag, _ in self._sites}
         for tag, number in runs.items():
-            observed = self._observed.get(tag, 0) + number - self._stretch_runs.get(tag, 0) - IN_FLIGHT_RUNS
+            observed = self._observed.get(tag, 0) + self._in_stretch(tag, runs) - IN_FLIGHT_RUNS
             if tag == UNTAGGED or tag in reported or observed < max(fewest, 2 * self._clean.get(tag, 0)):
                 continue
             self._clean[tag] = observed
@@ -623,9 +623,7 @@ class HeapWatch:
         peaks = {tag: self._sampler.peaks(tag) for tag in runs if tag != UNTAGGED} if alone else {}
         for tag, profile in self._kept.changed(peaks):
             kind, name = _names[tag]
-            observed = self._observed.get(tag, 0)
-            if self._on:
-                observed += max(0, runs[tag] - self._stretch_runs.get(tag, 0) - IN_FLIGHT_RUNS)
+            observed = self._observed.get(tag, 0) + max(0, self._in_stretch(tag, runs) - IN_FLIGHT_RUNS)
             self._emit_profile(
                 HeapProfile(
                     process=self._process.uid,
@@ -688,8 +686,7 @@ class HeapWatch:
 
     def _unobserved(self, tag: int, runs: Mapping[int, int]) -> int:
         """Runs of a tag while nothing was sampled."""
-        now = runs[tag] - self._stretch_runs.get(tag, 0) if self._on else 0
-        return max(0, runs[tag] - self._observed.get(tag, 0) - now)
+        return max(0, runs[tag] - self._observed.get(tag, 0) - self._in_stretch(tag, runs))
 
 
 #: The watch of this process: there is one sampler.
