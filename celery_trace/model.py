@@ -81,6 +81,7 @@ class Stage(StrEnum):
     NATIVE = "native"
     TRACED = "traced"  # `always` mode, or a block with its Top 10 differences
     PROCESS = "process"  # a window of a process that runs several at once
+    RUN = "run"  # what one run in progress holds
     SAMPLED = "sampled"  # survivors of the sampled heap; what newer versions write
 
 
