@@ -21,10 +21,10 @@ import click
 import msgspec
 
 from celery_trace import settings
+from celery_trace.cli.report import Style, plain
 from celery_trace.clock import SystemClock
+from celery_trace.errors import Unavailable
 from celery_trace.model import Kind, Page
-from celery_trace.refusals import Unavailable
-from celery_trace.report import Style, plain
 from celery_trace.settings import SettingError, Settings
 from celery_trace.words import read_bytes, read_seconds
 

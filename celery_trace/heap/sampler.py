@@ -142,7 +142,7 @@ class Sampler:
         What runs of a tag held at most of what they allocated, as the picks tell: how many fell in each bucket.
 
         Counted are runs that began and ended while it was on. It is right where one run is in progress at a time.
-        The buckets are those of :mod:`celery_trace.needs`.
+        The buckets are those of :mod:`celery_trace.heap.needs`.
         """
         counts = memoryview(self._c.peaks(tag)).cast("I")
         return {bucket: count for bucket, count in enumerate(counts) if count}

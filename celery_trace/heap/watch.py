@@ -19,6 +19,7 @@ from msgspec import Struct
 from celery_trace.clock import Clock
 from celery_trace.guard import report
 from celery_trace.heap import retainers
+from celery_trace.heap.differences import is_the_programs
 from celery_trace.heap.duty import Allowance, DutyCycle
 from celery_trace.heap.resources import ResourceWatch
 from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Stack, open_sampler
@@ -40,7 +41,6 @@ from celery_trace.model import (
     new_id,
     stable_id,
 )
-from celery_trace.probes.differences import is_the_programs
 from celery_trace.probes.source import OwnCode, is_our_own
 from celery_trace.settings import Settings
 

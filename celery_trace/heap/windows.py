@@ -11,7 +11,7 @@ from celery_trace.probes.source import SourceReader
 #: Frames of a traceback.
 MOST_FRAMES: Final = 40
 #: Where a run begins: below it everything is Celery's, or the web server's.
-_RUN_BEGINS: Final = ("celery_trace/tracers.py", "celery_trace/blocks.py")
+_RUN_BEGINS: Final = ("celery_trace/runtime/tracers.py", "celery_trace/runtime/blocks.py")
 
 
 def site_at(file: str, line: int, stack: Stack, *, size: float = 0.0, blocks: int = 0) -> Site:

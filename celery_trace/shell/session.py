@@ -118,8 +118,3 @@ def completion_start(code: str, cursor: int) -> int:
     head = code[: max(0, cursor)]
     match = _WORD.search(head)
     return match.start() if match else len(head)
-
-
-def plain_text(text: str) -> str:
-    """The same text as valid UTF-8: lone surrogates, which no wire carries, become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

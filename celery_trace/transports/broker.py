@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import kombu
 
 from celery_trace.clock import Clock, SystemClock
+from celery_trace.errors import Unavailable
 from celery_trace.model import AnyRecord, Stats, decode, encode, new_id
-from celery_trace.refusals import Unavailable
 from celery_trace.settings import Settings
 from celery_trace.transports import TransportUnavailable
 from celery_trace.transports.intake import LEASE_S, MOST_MESSAGE_BYTES, Intake, Taken, open_intake
