@@ -23,6 +23,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 from msgspec import Struct
 
+from celery_trace.errors import TraceError
 from celery_trace.model import AlertView
 from celery_trace.settings import SettingError
 
@@ -36,7 +37,7 @@ logger = logging.getLogger("celery_trace.alerts")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
 
 
-class DeliveryFailed(Exception):
+class DeliveryFailed(TraceError):
     """A channel did not take the message; the text says why and holds no secret."""
 
 

@@ -17,6 +17,7 @@ from celery_trace.clock import Clock
 from celery_trace.collector.adoption import adopt
 from celery_trace.collector.status import LOCK_FILE, STATUS_FILE, Status, read_status, write_status
 from celery_trace.control import files
+from celery_trace.errors import TraceError
 from celery_trace.failures.capture.source import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
@@ -47,7 +48,7 @@ SET_ASIDE_FILE = "set-aside.log"
 SET_ASIDE_BYTES = 4 * 1024 * 1024
 
 
-class AnotherCollector(Exception):
+class AnotherCollector(TraceError):
     """The folder is being collected already."""
 
 
@@ -101,7 +102,7 @@ class Collector:
         except OSError:
             os.close(fd)
             raise AnotherCollector(
-                f"Another collector works on {self._folder}; one is enough. Nothing to do here."
+                f"Another collector works on {self._folder}; one is enough", next="Nothing to do here."
             ) from None
         return fd
 

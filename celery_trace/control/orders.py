@@ -237,20 +237,20 @@ class OrderDesk:
             answer = Answer(self._process.worker, True)
         except Refused as refused:
             self.counters["control:refused"] += 1
-            self.counters[f"control:refused:{refused.why}"] += 1
+            self.counters[f"control:refused:{refused.code}"] += 1
             claims = claims or refused.claims
             if self._refusals.admit():
-                logger.warning("celery-trace: an order was refused (%s): %s", refused.why, refused)
+                logger.warning("celery-trace: an order was refused (%s): %s", refused.code, refused)
                 self._audit.note(
                     claims.action if claims else "",
-                    verdict=f"refused: {refused.why}: {refused}",
+                    verdict=f"refused: {refused.code}: {refused}",
                     process=self._process.uid,
                     user=claims.user if claims else "",
                     stranger=claims is None,
                 )
             if claims is None:
                 return ""
-            answer = Answer(self._process.worker, False, f"{refused.why}: {refused}")
+            answer = Answer(self._process.worker, False, f"{refused.code}: {refused}")
         except OSError as error:
             answer = Answer(self._process.worker, False, f"the worker can't write {self._path}: {error.strerror}")
         if claims is None:
@@ -374,8 +374,8 @@ class OrderBook:
             return _standing.decode(message.body).orders
         except Refused as refused:
             self.counters["control:refused"] += 1
-            self.counters[f"control:refused:{refused.why}"] += 1
-            logger.warning("celery-trace: the orders in %s were refused (%s): %s", self._path, refused.why, refused)
+            self.counters[f"control:refused:{refused.code}"] += 1
+            logger.warning("celery-trace: the orders in %s were refused (%s): %s", self._path, refused.code, refused)
             return []
         except private_files.NotOurs as refused:
             self.counters["control:refused"] += 1

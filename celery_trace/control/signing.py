@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from celery_trace import private_files
 from celery_trace.clock import Clock
+from celery_trace.errors import TraceError
 from celery_trace.settings import SettingError, Settings
 
 #: How long a message is valid after it was signed, seconds.
@@ -37,16 +38,16 @@ MESSAGE_LIMIT_BYTES = 1024 * 1024
 KEY_MINIMUM = 16
 
 
-class Refused(Exception):
+class Refused(TraceError):
     """
-    A message was not believed. ``why`` is one word for counters: ``unsigned``, ``forged``, ``altered``, ``late``,
+    A message was not believed. ``code`` is one word for counters: ``unsigned``, ``forged``, ``altered``, ``late``,
     ``early``, ``replayed``, ``out_of_order``, ``wrong_target``, ``wrong_kind``, ``malformed``, ``too_big``,
     ``compressed``, ``unknown_failure``, ``unknown_session``, ``unknown_action``, ``too_many``, ``busy``.
     """
 
-    def __init__(self, why: str, text: str = "", claims: Claims | None = None) -> None:
-        super().__init__(text or why)
-        self.why = why
+    def __init__(self, code: str, text: str = "", claims: Claims | None = None) -> None:
+        super().__init__(text or code)
+        self.code = code
         self.claims = claims  # set only when the signature was good
 
 

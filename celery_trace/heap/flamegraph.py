@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from celery_trace import private_files
+from celery_trace.errors import TraceError
 
 #: Profiles that a host keeps; the oldest give way.
 MOST_KEPT: Final = 20
@@ -59,7 +60,7 @@ class Profile(Struct, frozen=True, kw_only=True):
 _profiles = msgspec.json.Decoder(Profile)
 
 
-class NoFlamegraph(Exception):
+class NoFlamegraph(TraceError):
     """A flamegraph can't be made; the text says why."""
 
 

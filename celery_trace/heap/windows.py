@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from celery_trace.heap.sampler import Stack
+from celery_trace.heap.picks import Stack
 from celery_trace.model import Line, Site, TypeCount
 from celery_trace.probes.source import SourceReader
 

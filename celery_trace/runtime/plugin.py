@@ -26,6 +26,7 @@ from celery.concurrency import get_implementation
 from celery_trace import private_files
 from celery_trace import settings as settings_module
 from celery_trace.clock import SystemClock
+from celery_trace.errors import TraceError
 from celery_trace.failures.celery_request import field, retries_of
 from celery_trace.failures.watcher import FailureWatcher, Struck
 from celery_trace.guard import AGAIN_S, Guard, report, swallow
@@ -64,7 +65,7 @@ _TASK = Kind.TASK
 _installed: weakref.WeakKeyDictionary[Any, CeleryTrace] = weakref.WeakKeyDictionary()
 
 
-class NotRecording(Exception):
+class NotRecording(TraceError):
     """This process's recorder could not start, and is tried again only now and then."""
 
 
@@ -503,7 +504,7 @@ class CeleryTrace:
     def _recorder(self) -> Recorder:
         now_s = time.monotonic()
         if now_s < self._again_at_s:
-            raise NotRecording
+            raise NotRecording("This process does not record yet", next="It is tried again in a moment.")
         main = self._role not in (Role.CHILD, Role.BEAT)
         try:
             recorder = recorders.ensure(

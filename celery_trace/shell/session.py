@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from celery_trace.errors import TraceError
+
 Mode = Literal["live", "recreated"]
 
 #: Longest piece of code, in characters, that one command may carry.
@@ -21,7 +23,7 @@ CODE_LIMIT = 64 * 1024
 _WORD = re.compile(r"[^\W\d]?\w*\Z")
 
 
-class ShellError(RuntimeError):
+class ShellError(TraceError):
     """A session can't be opened, or it is over. The text says what, why and what to do."""
 
 

@@ -8,18 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from celery_trace.failures.capture.anatomy import is_kind_of, resident
 from celery_trace.failures.capture.names import PARTED, VALUES
 from celery_trace.failures.capture.texts import as_name
 from celery_trace.model import Node
+from celery_trace.redaction import Redactor
+from celery_trace.settings import Limits
 
-if TYPE_CHECKING:
-    from celery_trace.failures.capture.heap import HeapEncoder
+
+class Encoder(Protocol):
+    """What pairs need of the heap under construction; see :class:`celery_trace.failures.capture.heap.HeapEncoder`."""
+
+    limits: Limits
+    redactor: Redactor
+    nodes: list[Node | None]
+    bytes_left: int
+
+    def has_room_for(self, count: int) -> bool: ...
+
+    def visit(self, value: object, depth: int) -> int: ...
+
+    def refs_of(self, values: Sequence[Any], depth: int) -> list[int]: ...
+
+    def member(self, name: str, value: object, depth: int) -> int: ...
+
+    def secret(self, value: object) -> int: ...
+
+    def stand_in(self, ref: int) -> object: ...
+
+    def learn(self, value: object) -> None: ...
+
+    def name(self, name: str) -> str: ...
 
 
-def dict_refs(encoder: HeapEncoder, own: dict[Any, Any], depth: int) -> list[int]:
+def dict_refs(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int]:
     """Refs of keys and values in turn, of a dictionary or a subclass of it, read by dict's own methods."""
     at_once = _refs_at_once(encoder, own, depth)
     if at_once is not None:
@@ -52,7 +76,7 @@ def dict_refs(encoder: HeapEncoder, own: dict[Any, Any], depth: int) -> list[int
     return refs
 
 
-def _refs_at_once(encoder: HeapEncoder, own: dict[Any, Any], depth: int) -> list[int] | None:
+def _refs_at_once(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int] | None:
     """
     As :func:`dict_refs`, in few steps, where all keys are texts, none is half of a pair, and there is room for all.
 
@@ -83,7 +107,7 @@ def _refs_at_once(encoder: HeapEncoder, own: dict[Any, Any], depth: int) -> list
     return items
 
 
-def attribute_refs(encoder: HeapEncoder, named: list[tuple[str, object]], depth: int) -> tuple[list[str], list[int]]:
+def attribute_refs(encoder: Encoder, named: list[tuple[str, object]], depth: int) -> tuple[list[str], list[int]]:
     """Shown names and refs where some name is secret, or says what the value beside it is."""
     names: list[str] = []
     refs: list[int] = []
@@ -109,7 +133,7 @@ def attribute_refs(encoder: HeapEncoder, named: list[tuple[str, object]], depth:
     return names, refs
 
 
-def two_refs(encoder: HeapEncoder, items: Iterator[object], depth: int) -> list[int]:
+def two_refs(encoder: Encoder, items: Iterator[object], depth: int) -> list[int]:
     """Two items can be a name and its value, as in a list of headers."""
     first, second = islice(items, 2)
     name = as_name(first)
@@ -132,7 +156,7 @@ def has_options(row: Sequence[Any]) -> bool:
     return False
 
 
-def options_masked(encoder: HeapEncoder, row: Sequence[object]) -> Sequence[object]:
+def options_masked(encoder: Encoder, row: Sequence[object]) -> Sequence[object]:
     """A command line with stand-ins for what follows ``--password`` or ``-u``; the row itself where nothing does."""
     masked: list[object] | None = None
     for place in range(1, len(row)):
@@ -148,7 +172,7 @@ def options_masked(encoder: HeapEncoder, row: Sequence[object]) -> Sequence[obje
     return masked if masked is not None else row
 
 
-def _hide(encoder: HeapEncoder, refs: list[int], at: int, value: object) -> None:
+def _hide(encoder: Encoder, refs: list[int], at: int, value: object) -> None:
     """
     A value turned out to be secret after it was entered: its name stood behind it.
 

@@ -175,7 +175,7 @@ class LiveSession:
             except msgspec.DecodeError:
                 raise Refused("malformed", "the body is not that of a reply", claims) from None
         except Refused as refused:
-            self._disbelieve(Refusal(refused.why, str(refused)))
+            self._disbelieve(Refusal(refused.code, str(refused)))
             return
         self._heard_sequence = claims.sequence
         self._heard_s = self._clock.monotonic_s()

@@ -214,13 +214,13 @@ class LiveHost:
 
     def _refuse(self, refused: Refused, message: Message | None) -> None:
         self._counters["live:refused"] += 1
-        self._counters[f"live:refused:{refused.why}"] += 1
+        self._counters[f"live:refused:{refused.code}"] += 1
         claims = message.claims if message is not None else refused.claims
         if self._refusals.admit():
-            logger.warning("celery-trace: a command to the live shell was refused (%s): %s", refused.why, refused)
+            logger.warning("celery-trace: a command to the live shell was refused (%s): %s", refused.code, refused)
             self._audit.note(
                 claims.action if claims is not None else "",
-                verdict=f"refused: {refused.why}: {refused}",
+                verdict=f"refused: {refused.code}: {refused}",
                 process=self._process,
                 failure=claims.failure if claims is not None else "",
                 session=claims.session if claims is not None else "",
@@ -230,8 +230,8 @@ class LiveHost:
         if claims is None:
             self._pause.acquire(timeout=STRANGER_PAUSE_S)
         # A replayed message's session may be a stranger's: say nothing. What came fresh from a key holder gets a word.
-        if claims is not None and claims.target == self._process and refused.why != "replayed" and claims.session:
-            reply = Reply(done=True, ok=False, why=f"{refused.why}: {refused}")
+        if claims is not None and claims.target == self._process and refused.code != "replayed" and claims.session:
+            reply = Reply(done=True, ok=False, why=f"{refused.code}: {refused}")
             self._send(Outgoing(claims.session, claims.failure, "refused", claims.nonce, reply))
 
     def _act(self, message: Message) -> None:
