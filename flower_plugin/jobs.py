@@ -104,7 +104,7 @@ class Jobs:
         """
         if self._engine is None:
             # Apprise takes 36 MB once used, so a monitor that never alerts must not import it at its start.
-            from celery_trace.alerts import AlertEngine
+            from celery_trace.alerting.engine import AlertEngine
 
             facts = self._app.facts
             self._engine = AlertEngine(

@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from celery_trace.heap.sampler import UNTAGGED, Pick
+from celery_trace.heap.picks import UNTAGGED, Pick
 
 #: The age of a run's oldest survivor from which the run is judged by itself, seconds.
 LONG_S: Final = 30.0

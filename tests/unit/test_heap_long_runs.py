@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celery_trace.heap.long_runs import LONG_S, SLICE_S, LongRuns, is_of_long_run, task_of
-from celery_trace.heap.sampler import UNTAGGED, Pick
+from celery_trace.heap.picks import UNTAGGED, Pick
 
 TAG = 7
 

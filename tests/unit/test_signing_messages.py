@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_trace.clock import FakeClock
-from celery_trace.settings import SettingError, Settings
-from celery_trace.shell.signing import (
+from celery_trace.control.signing import (
     MESSAGE_LIMIT_BYTES,
     TOLERANCE_S,
     VALID_S,
@@ -25,6 +24,7 @@ from celery_trace.shell.signing import (
     sign,
     verify,
 )
+from celery_trace.settings import SettingError, Settings
 
 KEY = b"a key that only the monitor and the workers hold"
 
