@@ -15,10 +15,14 @@ class TraceError(Exception):
 
     def __init__(self, what: str, why: str = "", next: str = "") -> None:
         text = f"{what}: {why}" if why else what
-        super().__init__(f"{text}. {next}" if next else text)
+        self._text = f"{text}. {next}" if next else text
+        super().__init__(self._text)
         self.what = what
         self.why = why
         self.next = next
+
+    def __str__(self) -> str:
+        return self._text
 
 
 class Unavailable(TraceError):

@@ -38,7 +38,7 @@ def why(data: bytes, now_s: float = 1000.0, **values: object) -> str:
     given_ = {"kind": "command", "target": "process-1", "replays": ReplayCache()}
     with pytest.raises(Refused) as refused:
         verify(KEY, data, now_s=now_s, **(given_ | values))  # type: ignore[arg-type]
-    return refused.value.why
+    return refused.value.code
 
 
 def changed(data: bytes, **values: object) -> bytes:
