@@ -45,7 +45,7 @@ def measure(*, most_runs: int = 40, every_s: float = 2.0) -> dict[str, Any]:
 
 
 def held(figures: dict[str, Any]) -> bool:
-    """Whether its line was named within ten runs on both, and it was called a leak, with its holder, while they went on."""
+    """Whether its line was named within ten runs on both, and it was called a leak, with its holder, later on."""
     return all(
         one["leaking"] is not None
         and one["line"]["runs"] <= GOAL_RUNS

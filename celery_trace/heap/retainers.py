@@ -418,7 +418,7 @@ class _Walk:
         return self._sees_all and self.starts > 0 and blocks >= MOST * self.starts
 
     def _held_by_a_frame(self) -> tuple[int | None, str, str]:
-        """Of the objects that end a way, the one that leads to most and that a running function's variable refers to."""
+        """Of the objects that end a way, the one that leads to most and that a running function refers to."""
         ends = [index for index in self._ends if self.nodes[index].blocks >= MOST * self.starts]
         found = [
             (self.nodes[ends[at]].blocks, ends[at], code, variable)

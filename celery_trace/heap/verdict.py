@@ -31,7 +31,7 @@ LEAST_RUNS: Final = 120
 _WITH_SUSPICION: Final = 1.25
 #: What holds so much can't wait for that many runs: the process may be killed before (bytes).
 HUGE_BYTES: Final = 64 * 2**20
-#: Births fall off, as those of a table do that fills with keys, when even births would look so in fewer cases than this.
+#: Births fall off, as those of a table that fills with keys, when even births would look so in fewer cases than this.
 FALLS_OFF: Final = 0.05
 #: Dicts, lists, small tuples and floats come from free lists: one that was allocated at this line may be another's by
 #: now. What keeps less than this a run, and is mostly that, is not called a leak (bytes).

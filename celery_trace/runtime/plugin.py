@@ -33,9 +33,10 @@ from celery_trace.guard import AGAIN_S, Guard, report, swallow
 from celery_trace.heap import retainers
 from celery_trace.model import RUN_NOTHING, Kind, Role, new_id
 from celery_trace.probes.source import code_of
+from celery_trace.process.open_runs import Token
 from celery_trace.runtime import batches, refused_messages, signals, soft_limits, tracers
 from celery_trace.runtime import recorder as recorders
-from celery_trace.runtime.recorder import Recorder, RunToken
+from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.spool import unrecorded
 from celery_trace.spool.unrecorded import EVENT_S
@@ -79,7 +80,7 @@ class _Traced:
         self.watcher = watcher
         #: A redelivered message begins the same run anew, and its failure is none that was written.
         self.forget_written = watcher.written.pop
-        self.open_runs: dict[str, RunToken] = {}
+        self.open_runs: dict[str, Token] = {}
         #: The soft time limit that struck in the run in progress.
         self.struck: Struck | None = None
 
@@ -381,7 +382,7 @@ class CeleryTrace:
             retries = request.get("retries") if type(request) is dict else retries_of(request)
             if type(retries) is not int:  # it comes with the message
                 retries = 0
-            token = traced.recorder.run_started(_TASK, task.name, task_id=task_id, retries=retries)
+            token = traced.recorder.run_started(_TASK, task.name, task_id, retries)
             token.origin, token.describe = request, _queue_and_root
             traced.open_runs[task_id] = token
         except Exception as error:

@@ -117,7 +117,6 @@ counts_read(Counts *self, PyObject *Py_UNUSED(ignored))
     }
     if (durations == NULL)
         return NULL;
-    self->dirty = 0;
     return Py_BuildValue("LLLddN", self->runs, self->failed, self->retried, self->duration_s, self->duration_max_s,
                          durations);
 }
@@ -132,6 +131,7 @@ counts_take(Counts *self, PyObject *argument)
     if (result == NULL)
         return NULL;
     self->ends_at_s = ends_at_s;
+    self->dirty = 0;
     self->runs = self->failed = self->retried = 0;
     self->duration_s = self->duration_max_s = 0.0;
     memset(self->durations, 0, sizeof self->durations);
@@ -144,7 +144,7 @@ static PyMemberDef counts_members[] = {
     {"ends_at_s", T_DOUBLE, offsetof(Counts, ends_at_s), READONLY, "When the period ends."},
     {"scatter_due_s", T_DOUBLE, offsetof(Counts, scatter_due_s), 0, "From when on a run is written by itself."},
     {"slow_bucket", T_INT, offsetof(Counts, slow_bucket), 0, "The duration bucket from which a run is an outlier."},
-    {"dirty", T_BOOL, offsetof(Counts, dirty), 0, "Whether something was added since the last read()."},
+    {"dirty", T_BOOL, offsetof(Counts, dirty), 0, "Whether something was added that is not written."},
     {NULL},
 };
 
@@ -163,7 +163,7 @@ static PyType_Slot counts_slots[] = {
 };
 
 static PyType_Spec counts_spec = {
-    "celery_trace.runtime._open_runs.Counts", sizeof(Counts), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, counts_slots,
+    "celery_trace.process._open_runs.Counts", sizeof(Counts), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, counts_slots,
 };
 
 /* --- a run in progress --------------------------------------------------------------------------------- */
@@ -172,6 +172,8 @@ typedef struct {
     PyObject_HEAD
     Counts *totals;
     PyObject *task_id, *origin, *describe, *tracing, *profiled, *tag_before;
+    PyObject *top;
+    const void *owner;          /* the OpenRuns that made it, to compare with only */
     double started_at_s, started_s, duration_s;
     int retries, shared, place;
 } Token;
@@ -186,6 +188,7 @@ token_dealloc(Token *self)
     Py_XDECREF(self->describe);
     Py_XDECREF(self->tracing);
     Py_XDECREF(self->profiled);
+    Py_XDECREF(self->top);
     Py_XDECREF(self->tag_before);
     PyObject_Free(self);
     Py_DECREF(type);
@@ -198,6 +201,7 @@ static PyMemberDef token_members[] = {
     {"describe", T_OBJECT, offsetof(Token, describe), 0, "Reads queue and root id out of that."},
     {"tracing", T_OBJECT, offsetof(Token, tracing), 0, NULL},
     {"profiled", T_OBJECT, offsetof(Token, profiled), 0, NULL},
+    {"top", T_OBJECT, offsetof(Token, top), 0, NULL},
     {"started_at_s", T_DOUBLE, offsetof(Token, started_at_s), READONLY, "Seconds since the epoch."},
     {"started_s", T_DOUBLE, offsetof(Token, started_s), READONLY, "By the monotonic clock."},
     {"duration_s", T_DOUBLE, offsetof(Token, duration_s), READONLY, "Once it has ended."},
@@ -209,7 +213,7 @@ static PyMemberDef token_members[] = {
 static PyType_Slot token_slots[] = {{Py_tp_dealloc, token_dealloc}, {Py_tp_members, token_members}, {0, NULL}};
 
 static PyType_Spec token_spec = {
-    "celery_trace.runtime._open_runs.Token", sizeof(Token), 0,
+    "celery_trace.process._open_runs.Token", sizeof(Token), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, token_slots,
 };
 
@@ -218,7 +222,7 @@ static PyType_Spec token_spec = {
 typedef struct {
     PyObject_HEAD
     PyTypeObject *token_type;
-    PyObject *now, *ident, *enter, *leave;      /* callables, or None for the operating system's and for nothing */
+    PyObject *now, *monotonic, *ident, *enter, *leave;  /* callables; None for the operating system's, or for nothing */
     PyObject *latest;           /* the counts of the run that began last, or NULL */
     Py_buffer buffer;           /* of the black box's file; buf is NULL without one */
     Py_ssize_t at;
@@ -234,6 +238,7 @@ runs_init(OpenRuns *self, PyObject *args, PyObject *kwargs)
         return -1;
     self->most = 1;
     Py_XSETREF(self->now, Py_NewRef(Py_None));
+    Py_XSETREF(self->monotonic, Py_NewRef(Py_None));
     Py_XSETREF(self->ident, Py_NewRef(Py_None));
     Py_XSETREF(self->enter, Py_NewRef(Py_None));
     Py_XSETREF(self->leave, Py_NewRef(Py_None));
@@ -246,6 +251,7 @@ runs_traverse(OpenRuns *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->now);
+    Py_VISIT(self->monotonic);
     Py_VISIT(self->ident);
     Py_VISIT(self->enter);
     Py_VISIT(self->leave);
@@ -257,6 +263,7 @@ static int
 runs_clear(OpenRuns *self)
 {
     Py_CLEAR(self->now);
+    Py_CLEAR(self->monotonic);
     Py_CLEAR(self->ident);
     Py_CLEAR(self->enter);
     Py_CLEAR(self->leave);
@@ -302,6 +309,18 @@ runs_write_to(OpenRuns *self, PyObject *args)
     }
     self->at = at;
     Py_RETURN_NONE;
+}
+
+/* Seconds by a callable, or by the system's clock where that is None. An error is set where it can't be told. */
+static double
+read_clock(PyObject *clock, clockid_t system)
+{
+    if (clock == Py_None)
+        return seconds(system);
+    PyObject *now = PyObject_CallNoArgs(clock);
+    double now_s = now != NULL ? PyFloat_AsDouble(now) : -1.0;
+    Py_XDECREF(now);
+    return now_s;
 }
 
 /* The number of this thread or greenlet. Returns 0 with an error set where that can't be told. */
@@ -371,18 +390,9 @@ runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
     }
     Counts *totals = (Counts *)args[0];
     int retries = (int)PyLong_AsUnsignedLongMask(args[2]);
-    double at_s = -1.0;
+    double at_s = read_clock(self->now, CLOCK_REALTIME);
     if (PyErr_Occurred())
         return NULL;
-    if (self->now == Py_None)
-        at_s = seconds(CLOCK_REALTIME);
-    else {
-        PyObject *now = PyObject_CallNoArgs(self->now);
-        at_s = now != NULL ? PyFloat_AsDouble(now) : -1.0;
-        Py_XDECREF(now);
-        if (PyErr_Occurred())
-            return NULL;
-    }
     uint64_t thread = self->buffer.buf != NULL ? thread_of(self) : 0;
     if (PyErr_Occurred())
         return NULL;
@@ -392,6 +402,8 @@ runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
     token->totals = (Counts *)Py_NewRef(totals);
     token->task_id = Py_NewRef(args[1]);
     token->origin = token->describe = token->tracing = token->profiled = token->tag_before = NULL;
+    token->top = NULL;
+    token->owner = self;
     token->started_at_s = at_s;
     token->duration_s = 0.0;
     token->retries = retries;
@@ -405,7 +417,9 @@ runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
         if (token->tag_before == NULL)
             PyErr_WriteUnraisable(self->enter);
     }
-    token->started_s = seconds(CLOCK_MONOTONIC);
+    token->started_s = read_clock(self->monotonic, CLOCK_MONOTONIC);
+    if (PyErr_Occurred())
+        PyErr_Clear();
     return (PyObject *)token;
 }
 
@@ -417,21 +431,25 @@ runs_end(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
         return NULL;
     }
     Token *token = (Token *)args[0];
-    token->duration_s = seconds(CLOCK_MONOTONIC) - token->started_s;
+    token->duration_s = read_clock(self->monotonic, CLOCK_MONOTONIC) - token->started_s;
+    if (PyErr_Occurred())
+        PyErr_Clear();
+    int is_ours = token->owner == self;     /* and not another recorder's */
+    token->owner = NULL;
     if (token->tag_before != NULL && self->leave != Py_None) {
         PyObject *result = PyObject_CallOneArg(self->leave, token->tag_before);
         if (result == NULL)
             PyErr_WriteUnraisable(self->leave);
         Py_XDECREF(result);
     }
-    if (token->place != NO_PLACE && self->buffer.buf != NULL && self->threads[token->place]) {
+    if (is_ours && token->place != NO_PLACE && self->buffer.buf != NULL && self->threads[token->place]) {
         __atomic_store_n((char *)self->buffer.buf + self->at + token->place * PLACE_BYTES, EMPTY, __ATOMIC_RELEASE);
         self->threads[token->place] = 0;
         token->place = NO_PLACE;
     }
     if (self->count > token->shared)
         token->shared = self->count;
-    if (--self->count == 0)
+    if (is_ours && --self->count == 0)
         Py_CLEAR(self->latest);
     return PyLong_FromLong(add(token->totals, token->started_at_s, token->started_s, token->duration_s,
                                args[1] == Py_True, args[2] == Py_True));
@@ -464,6 +482,7 @@ runs_threads(OpenRuns *self, PyObject *Py_UNUSED(ignored))
 
 static PyMemberDef runs_members[] = {
     {"now", T_OBJECT, offsetof(OpenRuns, now), 0, "Tells the time, seconds since the epoch; None for the system's."},
+    {"monotonic", T_OBJECT, offsetof(OpenRuns, monotonic), 0, "Tells a time to measure with; None for the system's."},
     {"ident", T_OBJECT, offsetof(OpenRuns, ident), 0, "Tells this greenlet's number; None where runs have threads."},
     {"enter", T_OBJECT, offsetof(OpenRuns, enter), 0, "Is told the tag of a run that begins; None for nobody."},
     {"leave", T_OBJECT, offsetof(OpenRuns, leave), 0, "Is told, when it ends, what enter() has returned."},
@@ -493,7 +512,7 @@ static PyType_Slot runs_slots[] = {
 };
 
 static PyType_Spec runs_spec = {
-    "celery_trace.runtime._open_runs.OpenRuns", sizeof(OpenRuns), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, runs_slots,
+    "celery_trace.process._open_runs.OpenRuns", sizeof(OpenRuns), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, runs_slots,
 };
 
 /* --- the module ---------------------------------------------------------------------------------------- */
@@ -542,7 +561,7 @@ static PyModuleDef_Slot slots[] = {
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "celery_trace.runtime._open_runs",
+    .m_name = "celery_trace.process._open_runs",
     .m_doc = "The runs in progress of a process. See open_runs.py.",
     .m_size = sizeof(State),
     .m_slots = slots,

@@ -53,7 +53,7 @@ class PlainCounts:
         self.scatter_due_s = 0.0
         #: The duration bucket from which a run is an outlier.
         self.slow_bucket = Histogram.BUCKETS
-        #: Whether something was added since the last :meth:`read`.
+        #: Whether something was added that is not written.
         self.dirty = False
         self._lock = threading.RLock()  # re-entrant: a finalizer may itself be a traced block
         self._clear()
@@ -66,7 +66,6 @@ class PlainCounts:
     def read(self) -> Counted:
         """What was counted so far in this period."""
         with self._lock:
-            self.dirty = False
             return (
                 self._runs, self._failed, self._retried, self._duration_s, self._duration_max_s, list(self._durations),
             )  # fmt: skip
@@ -76,6 +75,7 @@ class PlainCounts:
         with self._lock:
             counted = self.read()
             self.ends_at_s = ends_at_s
+            self.dirty = False
             self._clear()
             return counted
 
@@ -92,7 +92,9 @@ class PlainCounts:
             self._failed += failed
             self._retried += retried and not failed
             self.dirty = True
-            return OUTLIER if bucket >= self.slow_bucket else SCATTERED if token.started_s >= self.scatter_due_s else ADDED
+            return (
+                OUTLIER if bucket >= self.slow_bucket else SCATTERED if token.started_s >= self.scatter_due_s else ADDED
+            )
 
 
 class PlainToken(Struct):
@@ -107,7 +109,9 @@ class PlainToken(Struct):
     started_s: float = 0.0  # by the monotonic clock
     duration_s: float = 0.0  # once it has ended
     tag_before: Any = None  # what the heap's sampler was told before
+    owner: Any = None
     tracing: Any = None
+    top: Any = None
     profiled: Any = None
     #: Where the run came from, and what reads queue and root id out of that, for the few runs kept by themselves.
     origin: Any = None
@@ -120,6 +124,8 @@ class PlainOpenRuns:
     def __init__(self) -> None:
         #: Tells the time, seconds since the epoch; None for the system's clock.
         self.now: Callable[[], float] | None = None
+        #: Tells a time to measure with, seconds; None for the system's clock.
+        self.monotonic: Callable[[], float] | None = None
         #: Tells this greenlet's number; None where each run has a thread.
         self.ident: Callable[[], int] | None = None
         #: Is told the tag of a run that begins, and when it ends what that call has returned.
@@ -155,19 +161,22 @@ class PlainOpenRuns:
                 self._buffer = buffer
 
     def begin(self, totals: Any, task_id: str, retries: int) -> PlainToken:
-        """A run begins in this thread. A run inside of another one, such as an eager task's, has no place of its own."""
+        """A run begins in this thread. One inside of another, such as an eager task's, has no place of its own."""
         at_s = self.now() if self.now is not None else time.time()
         with self._lock:
             self.count += 1
             self.most = max(self.most, self.count)
             self.latest = totals
-            token = PlainToken(totals, task_id, retries, at_s, self.count)
+            token = PlainToken(totals, task_id, retries, at_s, self.count, owner=self)
             if self._buffer is not None:
                 token.place = self._take_place(token)
         if self.enter is not None:
             token.tag_before = self.enter(totals.tag)
-        token.started_s = time.perf_counter()
+        token.started_s = self._monotonic_s()
         return token
+
+    def _monotonic_s(self) -> float:
+        return self.monotonic() if self.monotonic is not None else time.perf_counter()
 
     def _take_place(self, token: PlainToken) -> int:
         thread = self.ident() if self.ident is not None else threading.get_ident()
@@ -189,19 +198,24 @@ class PlainOpenRuns:
 
     def end(self, token: PlainToken, failed: bool, retried: bool) -> int:
         """A run has ended: what :meth:`add` returns."""
-        token.duration_s = time.perf_counter() - token.started_s
+        token.duration_s = self._monotonic_s() - token.started_s
         if token.tag_before is not None and self.leave is not None:
             self.leave(token.tag_before)
-        with self._lock:
-            if token.place != _NO_PLACE and self._buffer is not None and token.place < len(self._threads):
-                self._buffer[self._at + token.place * PLACE.size] = False
-                self._threads[token.place] = 0
-            token.place = _NO_PLACE
-            token.shared = max(token.shared, self.count)
-            self.count -= 1
-            if not self.count:
-                self.latest = None
+        token.shared = max(token.shared, self.count)
+        if token.owner is self:  # and not another recorder's
+            with self._lock:
+                self._leave(token)
+        token.owner = None
         return self.add(token, failed, retried)
+
+    def _leave(self, token: PlainToken) -> None:
+        if token.place != _NO_PLACE and self._buffer is not None and token.place < len(self._threads):
+            self._buffer[self._at + token.place * PLACE.size] = False
+            self._threads[token.place] = 0
+        token.place = _NO_PLACE
+        self.count -= 1
+        if not self.count:
+            self.latest = None
 
     def add(self, token: PlainToken, failed: bool, retried: bool) -> int:
         """Add a run that has ended to its counts: :data:`NEXT_PERIOD` if that can't be, or whether to write it."""
@@ -213,6 +227,6 @@ class PlainOpenRuns:
 
 
 try:
-    from celery_trace.runtime._open_runs import Counts, OpenRuns, Token
+    from celery_trace.process._open_runs import Counts, OpenRuns, Token
 except ImportError:  # no extension module for this interpreter
     Counts, OpenRuns, Token = PlainCounts, PlainOpenRuns, PlainToken
