@@ -141,7 +141,7 @@ counts_take(Counts *self, PyObject *argument)
 static PyMemberDef counts_members[] = {
     {"label", T_OBJECT_EX, offsetof(Counts, label), READONLY, "What the black box says of each run."},
     {"tag", T_OBJECT_EX, offsetof(Counts, tag), 0, "What the heap's sampler is told of each run."},
-    {"ends_at_s", T_DOUBLE, offsetof(Counts, ends_at_s), READONLY, "When the period ends."},
+    {"ends_at_s", T_DOUBLE, offsetof(Counts, ends_at_s), 0, "When the period ends."},
     {"scatter_due_s", T_DOUBLE, offsetof(Counts, scatter_due_s), 0, "From when on a run is written by itself."},
     {"slow_bucket", T_INT, offsetof(Counts, slow_bucket), 0, "The duration bucket from which a run is an outlier."},
     {"dirty", T_BOOL, offsetof(Counts, dirty), 0, "Whether something was added that is not written."},

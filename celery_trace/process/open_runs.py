@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
@@ -226,7 +226,12 @@ class PlainOpenRuns:
         return [thread for thread in self._threads if thread]
 
 
-try:
-    from celery_trace.process._open_runs import Counts, OpenRuns, Token
-except ImportError:  # no extension module for this interpreter
-    Counts, OpenRuns, Token = PlainCounts, PlainOpenRuns, PlainToken
+if TYPE_CHECKING:
+    Counts = PlainCounts
+    OpenRuns = PlainOpenRuns
+    Token = PlainToken
+else:
+    try:
+        from celery_trace.process._open_runs import Counts, OpenRuns, Token
+    except ImportError:  # no extension module for this interpreter
+        Counts, OpenRuns, Token = PlainCounts, PlainOpenRuns, PlainToken

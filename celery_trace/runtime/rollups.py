@@ -15,8 +15,6 @@ OUTLIER_RUNS: Final = 40
 class Totals(Counts):
     """A name's runs in the current five minutes; what is learned of the name (its usual duration) stays."""
 
-    __slots__ = ("bucket_s", "kind", "name", "rss_max_bytes", "traced")
-
     def __init__(self, kind: Kind, name: str, at_s: float, label: bytes = b"") -> None:
         super().__init__(label)
         self.kind = kind
