@@ -54,8 +54,6 @@ from celery_trace.ticker import Entry, Ticker
 
 #: How often the running totals are written, seconds.
 FLUSH_S: Final = 2.0
-#: How long a failure that repeats waits to be written at most, seconds.
-WAIT_S: Final = 0.25
 #: How often the process accounts for what it wrote, dropped and cost, seconds.
 ACCOUNT_S: Final = 10.0
 #: How often the process's memory is looked at, seconds.
@@ -172,8 +170,6 @@ class Recorder:
         self.runs = 0  # that have ended
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()
-        #: Writes the failures that wait to be written.
-        self.write_waiting: Callable[[], None] | None = None
         self._code_of = code_of
         self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
         # Re-entrant: the garbage collector may run a finalizer that is itself a traced block.
@@ -418,11 +414,6 @@ class Recorder:
             )
         )
 
-    def let_wait(self, write_waiting: Callable[[], None]) -> None:
-        """Have ``write_waiting`` called, which writes what waits to be written, soon and whenever that must be done."""
-        self.write_waiting = write_waiting
-        self.ticker.every(WAIT_S, write_waiting, "waiting failures", idle_s=IDLE_S)
-
     def measure(self, name: str, mode: str, seconds: float) -> None:
         """Measure the runs of one name in another mode for a while, whatever the process's mode is."""
         if self.process.role in RUN_NOTHING:
@@ -499,10 +490,8 @@ class Recorder:
             self.open_box()
 
     def flush(self) -> None:
-        """Write what waits to be written, and the rollups that changed."""
+        """Write the rollups that changed."""
         self._flushed_runs = self.runs
-        if self.write_waiting is not None:
-            self.write_waiting()
         self.spool.settle()
         with self._lock:
             changed = [totals for totals in self._totals.values() if totals.dirty]
@@ -615,7 +604,6 @@ class Recorder:
     def abandon(self) -> None:
         """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
         self.closed = True
-        self.write_waiting = None
         self.box = None
         self.heap = None
         self.profile = None

@@ -24,7 +24,6 @@ import re
 import signal
 import struct
 import sys
-import threading
 import time
 import weakref
 import zlib
@@ -57,12 +56,9 @@ _SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
 #: Frames kept of one stack, innermost first.
 MOST_FRAMES: Final = 48
 _NO_PLACE: Final = -1
-#: What the byte before a run says: nothing runs there, a run is in progress, it has failed and its record waits.
+#: What the byte before a run says: nothing runs there, or a run is in progress.
 _EMPTY: Final = 0
 _RUNNING: Final = 1
-_FAILED: Final = 2
-#: Places that are left for runs, however many failures wait.
-_SPARE: Final = 16
 #: Characters that have no bytes are written as their escapes.
 VISIBLE: Final = "backslashreplace"
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -87,7 +83,6 @@ class Running(msgspec.Struct, frozen=True):
     retries: int
     started_at_s: float
     thread: int = 0
-    failed: bool = False  # it has failed, and is over or nearly so; what was known of that waited to be written
 
 
 class _Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -112,7 +107,7 @@ class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def running(self) -> Running | None:
         """The run that was in progress; None if there was none."""
-        return self.runs[0][0] if self.runs and not self.runs[0][0].failed else None
+        return self.runs[0][0] if self.runs else None
 
     @property
     def sample(self) -> LastSample | None:
@@ -160,8 +155,6 @@ class BlackBox:
         self._clock = clock
         self._pid = os.getpid()
         self._places: dict[int, int] = {}  # thread to where in the file its run stands
-        self._waits: dict[int, bool] = {}  # place of a failure that waits to be written, to whether its run has ended
-        self._waits_lock = threading.Lock()
         self._nested: dict[int, int] = {}  # thread to how many runs it is in beyond the outermost
         self._free = [_RUNS_AT + number * _PLACE_BYTES for number in reversed(range(_MOST_RUNS))]
         self._sequence = 0
@@ -245,44 +238,9 @@ class BlackBox:
         place = self._places.pop(thread, _NO_PLACE)
         if place == _NO_PLACE:
             return
-        if place in self._waits:
-            with self._waits_lock:
-                if place in self._waits:
-                    self._waits[place] = True
-                    return
-        self._empty(place)
-
-    def _empty(self, place: int) -> None:
         if self._map is not None:
             self._map[place] = _EMPTY
             self._free.append(place)
-
-    def failed(self) -> int | None:
-        """
-        The run of this thread has failed, and what is known of that waits to be written.
-
-        Returns:
-            Its place, for :meth:`told`; None, with nothing done, where this can't be said of the run.
-        """
-        thread = get_ident()
-        place = self._places.get(thread, _NO_PLACE)
-        target = self._map
-        if place == _NO_PLACE or target is None or thread in self._nested or place in self._waits:
-            return None
-        if len(self._free) < _SPARE:
-            return None
-        target[place] = _FAILED
-        self._waits[place] = False
-        return place
-
-    def told(self, place: int) -> None:
-        """What is known of a failure is written."""
-        with self._waits_lock:
-            ended = self._waits.pop(place, None)
-            if ended is False and self._map is not None:
-                self._map[place] = _RUNNING
-        if ended:
-            self._empty(place)
 
     def sample(self) -> None:
         """Look at the stacks of the threads that run something; nothing is written while none does."""
@@ -358,7 +316,6 @@ class BlackBox:
             self._lock = -1
         self._map = None
         self._places = {}
-        self._waits = {}
 
 
 #: Boxes of this process, for the hook after a fork.
@@ -432,7 +389,7 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
     runs = []
     for run in running:
         seen = _sample_of(run, sample, noticed_at_s)
-        if crash is not None and not run.failed:
+        if crash is not None:
             seen = crash.of_run(run, running, min(written_at_s, noticed_at_s), noticed_at_s, seen)
         runs.append((run, seen))
     return BoxReading(process=process, runs=runs)
@@ -482,15 +439,15 @@ def _crash_of(text: str) -> _Crash | None:
 
 
 def _running(data: bytes) -> list[Running]:
-    """The runs whose places are taken; those that were in progress first."""
+    """The runs whose places are taken."""
     runs = []
     for place in range(_RUNS_AT, _SAMPLE_AT, _PLACE_BYTES):
         if data[place]:
             started_at_s, thread, retries, words = RUN.unpack_from(data, place + 1)
             task_id, _, rest = words.rstrip(b"\0").decode("utf-8", "replace").partition("\0")
             kind, _, name = rest.partition("\0")
-            runs.append(Running(kind, name, task_id, retries, started_at_s, thread, data[place] == _FAILED))
-    return sorted(runs, key=lambda run: run.failed)
+            runs.append(Running(kind, name, task_id, retries, started_at_s, thread))
+    return runs
 
 
 def _newest_sample(data: bytes) -> bytes:
@@ -505,8 +462,8 @@ def _newest_sample(data: bytes) -> bytes:
 
 
 def _sample_of(run: Running, sample: _Sample | None, noticed_at_s: float) -> LastSample | None:
-    if sample is None or sample.at_s < run.started_at_s or run.failed:
-        return None  # it shows an earlier run, or maybe a later one
+    if sample is None or sample.at_s < run.started_at_s:
+        return None  # it shows an earlier run
     stack = sample.stacks.get(str(run.thread), [])
     return LastSample(
         at_s=sample.at_s,
