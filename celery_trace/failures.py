@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 from celery_trace.capture import capture_frames, describe
 from celery_trace.capture.exceptions import Arguments, traceback_of
@@ -88,15 +88,15 @@ class FailureWatcher:
 
     def failure(
         self,
-        sender: Any = None,
+        sender: object = None,
         task_id: str = "",
         exception: BaseException | None = None,
-        args: Any = None,
-        kwargs: Any = None,
-        traceback: Any = None,
-        einfo: Any = None,
+        args: object = None,
+        kwargs: object = None,
+        traceback: object = None,
+        einfo: object = None,
         started_s: float | None = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         """
         ``task_failure``: the traceback is alive, and is cleared right after this handler.
@@ -122,11 +122,13 @@ class FailureWatcher:
         said = said if type(said) is str and error is exception else ""
         self._write(run, _outcome_of(error), error, said=said, started_s=started_s)
 
-    def batch_failed(self, task: Any, task_id: str, request: Any, error: BaseException, args: Any, note: str) -> None:
+    def batch_failed(
+        self, task: object, task_id: str, request: object, error: BaseException, args: object, note: str
+    ) -> None:
         """Several messages were handed to one call, and it failed."""
         self._write(self._run(task, task_id, request, args, {}), _outcome_of(error), error, note=note)
 
-    def soft_limit_struck(self, task: Any, task_id: str, request: Any, frame: FrameType) -> Struck:
+    def soft_limit_struck(self, task: object, task_id: str, request: object, frame: FrameType) -> Struck:
         """A soft time limit interrupts a run. Whether the task lets that end it is not known yet."""
         scrubber = Scrubber()
         capture = capture_frames(
@@ -141,7 +143,7 @@ class FailureWatcher:
         )
         return Struck(task_id, self._clock.now_s(), capture, scrubber)
 
-    def soft_limit_ignored(self, task: Any, request: Any, struck: Struck, state: str, duration_s: float) -> None:
+    def soft_limit_ignored(self, task: object, request: object, struck: Struck, state: str, duration_s: float) -> None:
         """A run has ended otherwise than by the soft time limit that had struck in it: the task caught the error."""
         later_s = max(0.0, self._clock.now_s() - struck.at_s)
         self._writer.write(
@@ -156,7 +158,7 @@ class FailureWatcher:
             )
         )
 
-    def retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
+    def retry(self, sender: object = None, request: object = None, reason: object = None, **_: object) -> None:
         """``task_retry``: the error that led to it, or the ``Retry`` itself."""
         run = self._run(sender, text(field(request, "id")), request)
         cause = getattr(reason, "exc", None)
@@ -173,13 +175,13 @@ class FailureWatcher:
 
     def internal_error(
         self,
-        sender: Any = None,
+        sender: object = None,
         task_id: str = "",
-        args: Any = None,
-        kwargs: Any = None,
-        request: Any = None,
+        args: object = None,
+        kwargs: object = None,
+        request: object = None,
         exception: BaseException | None = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         """``task_internal_error``: something around the task's body broke, or an eager task's error propagates."""
         if exception is None:
@@ -191,14 +193,14 @@ class FailureWatcher:
 
     def postrun(
         self,
-        task: Any = None,
+        task: object = None,
         task_id: str = "",
         state: str | None = None,
-        request: Any = None,
-        args: Any = None,
-        kwargs: Any = None,
-        retval: Any = None,
-        **_: Any,
+        request: object = None,
+        args: object = None,
+        kwargs: object = None,
+        retval: object = None,
+        **_: object,
     ) -> None:
         """
         ``task_postrun``, or what is called in its place.
@@ -225,13 +227,13 @@ class FailureWatcher:
 
     def main_failure(
         self,
-        sender: Any = None,
+        sender: object = None,
         task_id: str = "",
         exception: BaseException | None = None,
-        args: Any = None,
-        kwargs: Any = None,
-        traceback: Any = None,
-        **_: Any,
+        args: object = None,
+        kwargs: object = None,
+        traceback: object = None,
+        **_: object,
     ) -> None:
         """``task_failure`` where the task did not run: a hard time limit, a lost child, a rejection."""
         if exception is None:
@@ -261,12 +263,12 @@ class FailureWatcher:
 
     def revoked(
         self,
-        sender: Any = None,
-        request: Any = None,
+        sender: object = None,
+        request: object = None,
         terminated: bool | None = None,
-        signum: Any = None,
+        signum: object = None,
         expired: bool | None = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         """``task_revoked``: terminated while it ran, or discarded before it began."""
         how = "terminated" if terminated else "expired" if expired else "revoked"
@@ -319,7 +321,13 @@ class FailureWatcher:
         )
 
     def _run(
-        self, task: Any, task_id: str, request: Any, args: Any = None, kwargs: Any = None, retries: int | None = None
+        self,
+        task: object,
+        task_id: str,
+        request: object,
+        args: object = None,
+        kwargs: object = None,
+        retries: int | None = None,
     ) -> SeenRun:
         """The run that a signal is about; what the signal leaves out is read from the task's request."""
         return SeenRun(
@@ -334,7 +342,7 @@ class FailureWatcher:
             ),
         )
 
-    def _parameters_of(self, task: Any) -> tuple[str, ...]:
+    def _parameters_of(self, task: object) -> tuple[str, ...]:
         """The names of the task function's positional parameters, so that a positional password is known as one."""
         name = getattr(task, "name", None)
         if not isinstance(name, str):

@@ -14,7 +14,8 @@ from celery_trace.commands import SUBCOMMANDS
 from celery_trace.dispatch import BACK_OFF_S, GROUP_S
 from celery_trace.redaction import Redactor
 from celery_trace.redaction.shapes import SHAPES, Shape
-from celery_trace.rules import _KEYS, KINDS
+from celery_trace.rules import KINDS
+from celery_trace.rules.configuration import KEYS
 from tests.support.settings_table import table, written
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +78,7 @@ def test_the_names_that_the_page_on_captures_gives_are_judged_as_it_says() -> No
     assert [name for name in names.findall(shown) if redactor.is_secret_name(name)] == []
 
 
-@pytest.mark.parametrize("key", ["rule", "above", *_KEYS])
+@pytest.mark.parametrize("key", ["rule", "above", *KEYS])
 def test_every_key_of_a_rule_is_described(key: str) -> None:
     assert f"| `{key}` |" in text("alerts.md")
 
