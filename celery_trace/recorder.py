@@ -24,6 +24,7 @@ from celery_trace import guard, private_files
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.evidence import without_secrets
 from celery_trace.heap.watch import HeapWatch, watch_heap
+from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_IDLE_S, SAMPLE_S
 from celery_trace.model import (
     RUN_NOTHING,
     AnyRecord,
@@ -56,14 +57,8 @@ from celery_trace.ticker import Entry, Ticker
 FLUSH_S: Final = 2.0
 #: How often the process accounts for what it wrote, dropped and cost, seconds.
 ACCOUNT_S: Final = 10.0
-#: How often the process's memory is looked at, seconds.
-SAMPLE_S: Final = 10.0
-#: A process whose memory stands still writes a sample only this often, seconds.
-SAMPLE_IDLE_S: Final = 300.0
 #: How often the dearer counters of a sample (USS, handles) are read, seconds.
 SAMPLE_FULL_S: Final = 60.0
-#: Change of RSS that makes a sample worth writing.
-SAMPLE_CHANGE: Final = 0.01
 #: How often the stack of what runs is put in the black box, seconds.
 BLACK_BOX_S: Final = 0.1
 #: And as long as each run is over before the next look: a thread that wakes up so often costs more than short runs do.

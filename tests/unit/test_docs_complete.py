@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from celery_trace import intervals
 from celery_trace.cli import COMMANDS
 from celery_trace.commands import SUBCOMMANDS
 from celery_trace.dispatch import BACK_OFF_S, GROUP_S
@@ -88,6 +89,15 @@ def test_the_pauses_that_the_page_names_are_those_of_the_program() -> None:
     assert "after 5 s, 15 s, 1 min, 5 min and then every 15 min" in text("alerts.md")
     assert GROUP_S == 30
     assert "waits 30 seconds" in text("alerts.md")
+
+
+def test_the_intervals_that_the_pages_name_are_those_of_the_program() -> None:
+    assert (intervals.SAMPLE_S, intervals.SAMPLE_CHANGE, intervals.SAMPLE_IDLE_S) == (10, 0.01, 300)
+    started = " ".join(text("getting-started.md").split())
+    assert "after ten seconds: a point for each process, then one whenever its memory moves by one per cent" in started
+    assert "and every five minutes while it stands still" in started
+    assert (intervals.PROFILE_FIRST_S, intervals.PROFILE_S) == (60, 300)
+    assert "after a minute, every five minutes where it has changed" in " ".join(text("monitor.md").split())
 
 
 METRIC = re.compile(r"\bcelery_trace_[a-z_]+\b")
