@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from celery_trace import forecasting
+from celery_trace.heap import forecasting
 from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_GAP_S, SAMPLE_IDLE_S, SAMPLE_S, SAMPLES_IN_A_ROW_S
 from celery_trace.model import MemoryState, ProcessRecord, Sample, WorkerView
 from celery_trace.words import duration

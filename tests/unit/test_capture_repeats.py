@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace.capture import capture_exception
-from celery_trace.capture.exceptions import Arguments
-from celery_trace.capture.fingerprint import fingerprint
-from celery_trace.capture.repeats import CREDIT_S, FULL_A_MINUTE, Repeats
 from celery_trace.clock import FakeClock
-from celery_trace.failures import FailureWatcher
+from celery_trace.failures.capture import capture_exception
+from celery_trace.failures.capture.exceptions import Arguments
+from celery_trace.failures.fingerprint import fingerprint
+from celery_trace.failures.repeats import CREDIT_S, FULL_A_MINUTE, Repeats
+from celery_trace.failures.watcher import FailureWatcher
 from celery_trace.model import Kind, ProcessRecord, Role
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits, Settings
@@ -147,8 +147,8 @@ def test_what_else_a_failure_in_full_takes_is_charged_too(now):
 
 def spend(repeats, error):
     """As if capturing had taken long."""
-    from celery_trace.capture.exceptions import traceback_of, tree_of
-    from celery_trace.capture.repeats import identity_of
+    from celery_trace.failures.capture.exceptions import traceback_of, tree_of
+    from celery_trace.failures.repeats import identity_of
 
     repeats.captured(identity_of(tree_of(error), traceback_of), [], 10.0)
 

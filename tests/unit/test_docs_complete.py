@@ -10,13 +10,13 @@ import click
 import pytest
 
 from celery_trace import intervals
+from celery_trace.alerting.delivery import BACK_OFF_S, GROUP_S
+from celery_trace.alerting.rules import KINDS
+from celery_trace.alerting.rules.configuration import KEYS
 from celery_trace.cli import COMMANDS
 from celery_trace.commands import SUBCOMMANDS
-from celery_trace.dispatch import BACK_OFF_S, GROUP_S
 from celery_trace.redaction import Redactor
 from celery_trace.redaction.shapes import SHAPES, Shape
-from celery_trace.rules import KINDS
-from celery_trace.rules.configuration import KEYS
 from tests.support.settings_table import table, written
 
 ROOT = Path(__file__).parents[2]

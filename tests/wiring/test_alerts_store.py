@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from celery_trace.alerts import AlertEngine
+from celery_trace.alerting.engine import AlertEngine
 from celery_trace.clock import FakeClock
 from celery_trace.model import AnyRecord, MemoryState, Outcome, Role
 from celery_trace.queries import Queries

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from celery_trace.capture import repeats
+from celery_trace.failures import repeats
 from celery_trace.model import Failure, Outcome
 from tests.support.fixtures_pool import Pool, inside_of_work
 from tests.support.spooled import written

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from celery_trace.alerts import AlertEngine
+from celery_trace.alerting.engine import AlertEngine
+from celery_trace.alerting.rules import Facts, Reading, Rule, RuleKind, kinds
+from celery_trace.alerting.rules.units import SECONDS
 from celery_trace.clock import FakeClock
 from celery_trace.guard import own_errors
 from celery_trace.model import AnyRecord, MemoryState, Outcome, Role, Stats, Verdict
 from celery_trace.queries import Queries
 from celery_trace.queries.forecasts import HOLDS_S
-from celery_trace.rules import Facts, Reading, Rule, RuleKind, kinds
-from celery_trace.rules.units import SECONDS
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, leak_rows, open_store
 from tests.support import store_records as make
