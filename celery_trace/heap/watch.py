@@ -31,6 +31,7 @@ from celery_trace.heap.stacks import KeptStacks
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
 from celery_trace.heap.verdict import FEW_RELEASED, GROWS, Judgement, judge
 from celery_trace.heap.windows import shares, site_at
+from celery_trace.intervals import PROFILE_FIRST_S, PROFILE_S
 from celery_trace.model import (
     RUN_NOTHING,
     Evidence,
@@ -95,9 +96,6 @@ SEARCHES_SHARE: Final = 3.0
 URGENT_BYTES: Final = 2**20
 #: Observed runs of a task that left nothing before that is reported.
 CLEAN_RUNS: Final = 40
-#: What is kept by call stack is written so long after the start, and no more often than this, seconds.
-PROFILE_FIRST_S: Final = 60.0
-PROFILE_S: Final = 300.0
 #: Points of a site's curve.
 MOST_POINTS: Final = 40
 _GROWS: Final = Verdict.GROWING

@@ -24,6 +24,7 @@ from celery_trace.heap.differences import TracedRuns, top_differences
 from celery_trace.heap.evidence import without_secrets
 from celery_trace.heap.profile import NextRunProfile
 from celery_trace.heap.watch import HeapWatch, watch_heap
+from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_IDLE_S, SAMPLE_S
 from celery_trace.model import (
     RUN_NOTHING,
     AnyRecord,
@@ -51,18 +52,10 @@ from celery_trace.spool import SpoolWriter
 
 #: How often the running totals are written, seconds.
 FLUSH_S: Final = 2.0
-#: How long a failure that repeats waits to be written at most, seconds.
-WAIT_S: Final = 0.25
 #: How often the process accounts for what it wrote, dropped and cost, seconds.
 ACCOUNT_S: Final = 10.0
-#: How often the process's memory is looked at, seconds.
-SAMPLE_S: Final = 10.0
-#: A process whose memory stands still writes a sample only this often, seconds.
-SAMPLE_IDLE_S: Final = 300.0
 #: How often the dearer counters of a sample (USS, handles) are read, seconds.
 SAMPLE_FULL_S: Final = 60.0
-#: Change of RSS that makes a sample worth writing.
-SAMPLE_CHANGE: Final = 0.01
 #: How often the stack of what runs is put in the black box, seconds.
 BLACK_BOX_S: Final = 0.1
 #: And as long as each run is over before the next look: a thread that wakes up so often costs more than short runs do.
@@ -154,8 +147,6 @@ class Recorder:
         self.runs = 0  # that have ended
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()
-        #: Writes the failures that wait to be written.
-        self.write_waiting: Callable[[], None] | None = None
         self._code_of = code_of
         self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
         # Re-entrant: the garbage collector may run a finalizer that is itself a traced block.
@@ -363,11 +354,6 @@ class Recorder:
             )
         )
 
-    def let_wait(self, write_waiting: Callable[[], None]) -> None:
-        """Have ``write_waiting`` called, which writes what waits to be written, soon and whenever that must be done."""
-        self.write_waiting = write_waiting
-        self.ticker.every(WAIT_S, write_waiting, "waiting failures", idle_s=IDLE_S)
-
     def measure(self, name: str, mode: str, seconds: float) -> None:
         """Measure the runs of one name in another mode for a while, whatever the process's mode is."""
         if self.process.role in RUN_NOTHING:
@@ -445,10 +431,8 @@ class Recorder:
             self.open_box()
 
     def flush(self) -> None:
-        """Write what waits to be written, and the rollups that changed."""
+        """Write the rollups that changed."""
         self._flushed_runs = self.runs
-        if self.write_waiting is not None:
-            self.write_waiting()
         self.spool.settle()
         with self._lock:
             changed = [totals for totals in self._totals.values() if totals.dirty]
@@ -560,7 +544,6 @@ class Recorder:
     def abandon(self) -> None:
         """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
         self.closed = True
-        self.write_waiting = None
         self.box = None
         self.open_runs.enter = self.open_runs.leave = None
         self.heap = None
