@@ -27,7 +27,7 @@ from celery_trace.collector.status import read_status
 from celery_trace.model import StoreSize
 from celery_trace.refusals import Unavailable
 from celery_trace.settings import SettingError, Settings
-from celery_trace.words import duration, size
+from celery_trace.text.format import duration, size
 
 #: Longest that the broker may take to answer, seconds.
 BROKER_S = 5.0

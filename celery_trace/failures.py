@@ -62,7 +62,7 @@ from celery_trace.probes.counters import address_space_bytes
 from celery_trace.probes.process import read_memory
 from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Settings
-from celery_trace.words import duration
+from celery_trace.text.format import duration
 
 #: Ids of failures that this process wrote lately; Celery says some ends twice.
 _REMEMBERED: Final = 512

@@ -32,9 +32,9 @@ from celery_trace.failures import FailureWatcher, Struck
 from celery_trace.guard import AGAIN_S, Guard, report, swallow
 from celery_trace.heap import retainers
 from celery_trace.model import RUN_NOTHING, Kind, Role, new_id
-from celery_trace.probes.source import code_of
 from celery_trace.recorder import Recorder, RunToken
 from celery_trace.settings import SECRETS, SettingError, Settings
+from celery_trace.text.code_owner import code_of
 from celery_trace.unrecorded import EVENT_S
 
 logger = logging.getLogger("celery_trace")

@@ -36,7 +36,7 @@ from celery_trace.model import (
     WorkerView,
 )
 from celery_trace.needs import Need, Proposal
-from celery_trace.words import duration, moment, size, times
+from celery_trace.text.format import duration, moment, size, times
 
 #: Lines of :func:`kept`.
 _MOST_KEPT = 20

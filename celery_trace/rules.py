@@ -36,17 +36,16 @@ from celery_trace.model import (
     stable_id,
 )
 from celery_trace.settings import SettingError
-from celery_trace.words import (
-    duration,
-    exact_duration,
-    exact_size,
-    moment,
+from celery_trace.text.escape import escaped
+from celery_trace.text.format import duration, moment, percent, size, times
+from celery_trace.text.parse import (
     read_bytes,
     read_seconds,
     read_share,
     read_whole,
-    size,
-    times,
+    written_bytes,
+    written_seconds,
+    written_share,
 )
 
 SETTING = "trace_alert_rules"
@@ -237,7 +236,7 @@ def _failure_rate(facts: Facts, rule: Rule) -> Iterator[Reading]:
                 subject=f"{kind} {name}",
                 value=failed / runs,
                 text=f"{failed} of {runs} runs of {kind} {name} failed in the last {duration(rule.window_s)} "
-                f"({failed / runs:.0%}; allowed are {rule.above:.0%}).",
+                f"({percent(failed / runs)}; allowed are {percent(rule.above)}).",
                 link=f"failures?name={_quote(name)}",
             )
 
@@ -481,11 +480,12 @@ def _kinds() -> dict[str, RuleKind]:
 
 def _clean(text: str, most: int) -> str:
     """
-    One printable line of a bounded length: it goes to logs, mails and terminals, and parts of it come from a task.
+    One line of a bounded length, without hidden characters: it goes to logs, mails and terminals, and parts of it come
+    from a task.
 
     What is cut is still told apart: a digest of the whole stands at its end.
     """
-    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    line = escaped(" ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 12]}… {stable_id(line)[:8]}"
 
 
@@ -519,30 +519,26 @@ def _in_words(unit: str, value: float) -> str:
         return size(value)
     if unit == "seconds":
         return duration(value)
-    return f"{value * 100:g}%" if unit == "share" else f"{value:g}"
+    return percent(value) if unit == "share" else f"{value:g}"
 
 
 def written(rule: Rule) -> dict[str, str]:
     """A rule as somebody would write it: text by key, in the order of a form; :func:`configured` reads it back."""
     kind = kind_of(rule)
-    above = {"bytes": exact_size, "seconds": exact_duration, "share": _exact_share}.get(kind.unit, _exact_count)
+    above = {"bytes": written_bytes, "seconds": written_seconds, "share": written_share}.get(kind.unit, _exact_count)
     found = {"rule": rule.rule, "name": rule.name, "above": above(rule.above), "severity": rule.severity}
     found |= {
-        "for": exact_duration(rule.for_s),
-        "hold": exact_duration(rule.hold_s),
-        "clear": _exact_share(rule.clear),
-        "repeat": exact_duration(rule.repeat_s),
+        "for": written_seconds(rule.for_s),
+        "hold": written_seconds(rule.hold_s),
+        "clear": written_share(rule.clear),
+        "repeat": written_seconds(rule.repeat_s),
     }
     if kind.shipped.window_s:
-        found["window"] = exact_duration(rule.window_s)
+        found["window"] = written_seconds(rule.window_s)
     if kind.shipped.runs:
         found["runs"] = str(rule.runs)
     found["names"] = ", ".join(rule.names)
     return found
-
-
-def _exact_share(value: float) -> str:
-    return f"{round(value * 100, 10):g}%"
 
 
 def _exact_count(value: float) -> str:

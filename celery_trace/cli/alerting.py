@@ -9,7 +9,7 @@ from celery_trace.alerts import AlertEngine
 from celery_trace.cli.session import Lasting, Refusal, Session, command, listing, unknown, user
 from celery_trace.clock import SystemClock
 from celery_trace.refusals import Unavailable
-from celery_trace.words import duration, size
+from celery_trace.text.format import duration, size
 
 
 @command

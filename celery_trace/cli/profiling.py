@@ -10,7 +10,7 @@ import click
 from celery_trace.cli.session import Lasting, Refusal, Session, command, user
 from celery_trace.probes.flamegraph import NoFlamegraph, Profile, Profiles
 from celery_trace.report import plain
-from celery_trace.words import duration, size
+from celery_trace.text.format import duration, size
 
 #: How often it is looked whether the run is over, seconds.
 LOOK_S = 0.25

@@ -26,7 +26,7 @@ from celery_trace.model import Kind, Page
 from celery_trace.refusals import Unavailable
 from celery_trace.report import Style, plain
 from celery_trace.settings import SettingError, Settings
-from celery_trace.words import read_bytes, read_seconds
+from celery_trace.text.parse import read_bytes, read_seconds
 
 if TYPE_CHECKING:
     from celery_trace.queries import Queries

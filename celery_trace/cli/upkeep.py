@@ -17,7 +17,7 @@ from celery_trace import private_files, report, unrecorded
 from celery_trace.cli.session import Bytes, Lasting, Refusal, Session, Since, command
 from celery_trace.clock import SystemClock
 from celery_trace.report import Style
-from celery_trace.words import size
+from celery_trace.text.format import size
 
 if TYPE_CHECKING:
     from celery_trace.queries import Queries

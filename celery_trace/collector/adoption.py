@@ -8,7 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from celery_trace.capture.fingerprint import fingerprint
-from celery_trace.capture.source import SourceLines
+from celery_trace.capture.source_lines import SourceLines
 from celery_trace.model import AnyRecord, Failure, Kind, Line, Outcome, ProcessRecord, failure_id, kill_of, stable_id
 from celery_trace.probes import blackbox
 from celery_trace.probes.blackbox import Running

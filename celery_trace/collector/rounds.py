@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from celery_trace import orders, private_files
-from celery_trace.capture.source import SourceLines
+from celery_trace.capture.source_lines import SourceLines
 from celery_trace.clock import Clock
 from celery_trace.collector.adoption import adopt
 from celery_trace.collector.status import LOCK_FILE, STATUS_FILE, Status, read_status, write_status

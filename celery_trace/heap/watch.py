@@ -41,8 +41,9 @@ from celery_trace.model import (
     stable_id,
 )
 from celery_trace.probes.differences import is_the_programs
-from celery_trace.probes.source import OwnCode, is_our_own
 from celery_trace.settings import Settings
+from celery_trace.text.code_owner import CodeOwner, is_our_own, project_roots
+from celery_trace.text.format import duration
 
 if TYPE_CHECKING:
     from celery_trace.heap.traced import TracedSampler
@@ -164,7 +165,7 @@ class HeapWatch:
         self._emit = emit
         self._clock = clock
         self._sampler = sampler
-        self._own = OwnCode(settings.in_app)
+        self._own = CodeOwner(settings.in_app, project_roots())
         self._pid = os.getpid()
         self._least_runs = settings.memory_recheck_runs
         self._places: dict[int, Place | None] = {}
@@ -334,7 +335,7 @@ class HeapWatch:
     @property
     def state(self) -> str:
         """What it does now: ``sampling``, or ``paused: next stretch in 40 s``."""
-        return "sampling" if self._on else f"paused: next stretch in {self.duty.wait_s():.0f} s"
+        return "sampling" if self._on else f"paused: next stretch in {duration(round(self.duty.wait_s()))}"
 
     def conditions(self) -> dict[str, int]:
         """What makes watching harder here, for the process's account of itself; each is 1, or missing."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from celery_trace.heap.sampler import Stack
 from celery_trace.model import Line, Site, TypeCount
-from celery_trace.probes.source import SourceReader
+from celery_trace.probes.source_reader import SourceReader
 
 #: Frames of a traceback.
 MOST_FRAMES: Final = 40

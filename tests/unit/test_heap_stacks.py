@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from celery_trace.heap.sampler import Pick, Stack
 from celery_trace.heap.stacks import LEAST_BYTES, MOST_STACKS, KeptStacks
-from celery_trace.probes.source import WRAPPERS, OwnCode
+from celery_trace.text.code_owner import WRAPPERS, CodeOwner
 
 OWN = "/srv/shop/tasks.py"
 LIBRARY = "/usr/lib/site-packages/celery/app/trace.py"
@@ -25,7 +25,7 @@ def pick(serial: int, weight: float, stack: int, tag: int = 1) -> Pick:
 
 def kept(stacks: dict[int, Stack] | None = None) -> KeptStacks:
     known = STACKS if stacks is None else stacks
-    return KeptStacks(lambda number: known[number], OwnCode(("/srv/shop/",)))
+    return KeptStacks(lambda number: known[number], CodeOwner(("/srv/shop/",)))
 
 
 def see(watched: KeptStacks, *picks: Pick, replaced: Iterable[int] = ()) -> None:

@@ -15,7 +15,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_trace.backlog import may_wait
 from celery_trace.capture import repeats
-from celery_trace.capture.source import SourceLines
+from celery_trace.capture.source_lines import SourceLines
 from celery_trace.collector.adoption import adopt
 from celery_trace.failures import FailureWatcher
 from celery_trace.guard import own_errors

@@ -25,8 +25,8 @@ from celery_trace.heap import watch as watching
 from celery_trace.heap.watch import PROCESS, watch_heap
 from celery_trace.leaks import leak_table
 from celery_trace.model import Kind, ProcessRecord, Role, Stage, Verdict, Window
-from celery_trace.probes.source import code_of
 from celery_trace.settings import Settings
+from celery_trace.text.code_owner import code_of
 from tests.support.heap_runs import watched
 
 HERE = str(Path(__file__))
