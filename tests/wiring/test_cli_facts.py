@@ -185,7 +185,7 @@ def test_the_store_is_not_made_by_looking(run: Run, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("configuration", "says"),
     [
-        ({"trace_memroy": "auto"}, "trace_memroy is no setting of celery-trace. Did you mean trace_memory?"),
+        ({"trace_memroy": "auto"}, "Unknown setting trace_memroy. Did you mean trace_memory?"),
         ({"trace_memory": "often"}, "trace_memory is 'often', but it must be one of"),
         ({"trace_store": "sqlite:////nowhere/at/all.db"}, "/nowhere"),
         ({"trace_store": "teapot://x"}, "teapot"),
