@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from celery_trace.errors import TraceError
 from celery_trace.text.parse import read_bytes, read_seconds
 
 #: The environment variable that switches the plugin on; not a setting.
@@ -34,7 +35,7 @@ SECRETS = frozenset({"store", "alert_channels", "shell_key"})
 MIB = 1024 * 1024
 
 
-class SettingError(ValueError):
+class SettingError(TraceError, ValueError):
     """A setting is unknown or its value is not allowed; the text says which, what and what is."""
 
 

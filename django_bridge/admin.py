@@ -11,7 +11,7 @@ from django.contrib import admin
 from django.urls import NoReverseMatch, reverse
 
 from celery_trace import model
-from celery_trace.capture import views
+from celery_trace.failures import views
 from celery_trace.model import Kind, Outcome, Verdict
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import duration, size

@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 import msgspec
 
-from celery_trace import flames, private_files
+from celery_trace import private_files
 from celery_trace.cli.renderers import heaps
 from celery_trace.cli.session import SINCE, Refusal, Session, command
+from celery_trace.heap import flames
 from celery_trace.model import Kind
 from celery_trace.text.escape import escaped
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import msgspec
 
-from celery_trace import private_files, unrecorded
+from celery_trace import private_files
 from celery_trace.cli.renderers import checkup
 from celery_trace.cli.renderers.alerts import alerts
 from celery_trace.cli.renderers.failures import failures
@@ -23,6 +23,7 @@ from celery_trace.cli.renderers.tables import Column, table
 from celery_trace.cli.renderers.workers import workers
 from celery_trace.cli.session import Bytes, Lasting, Refusal, Session, Since, command
 from celery_trace.clock import SystemClock
+from celery_trace.spool import unrecorded
 from celery_trace.text.format import size
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def collect(session: Session, once: bool) -> None:
 @command
 def doctor(session: Session) -> None:
     """Check the installation: what works, what does not, and what to do."""
-    from celery_trace.doctor import examine
+    from celery_trace.cli.doctor import examine
 
     findings = examine(session.app, session.settings)
     unwell = [finding for finding in findings if finding.level == "fail"]

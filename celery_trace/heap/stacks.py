@@ -13,9 +13,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from celery_trace.heap.sampler import UNTAGGED, Pick, Stack
+from celery_trace.heap.picks import UNTAGGED, Pick, Stack
+from celery_trace.heap.source_reader import SourceReader
 from celery_trace.model import HeapStack, Line
-from celery_trace.probes.source_reader import SourceReader
 from celery_trace.text.code_owner import WRAPPERS, CodeOwner
 
 #: Stacks of one task that are remembered and written.

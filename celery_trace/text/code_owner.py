@@ -25,7 +25,7 @@ _PACKAGES = tuple(
     for name in ("celery_trace", "django_bridge", "flower_plugin")
 )
 #: Files of ours that only call what is the user's: around a traced block, around a task's tracer.
-WRAPPERS = frozenset((_PACKAGE + "blocks.py", _PACKAGE + "tracers.py"))
+WRAPPERS = frozenset(os.path.join(_PACKAGE, "runtime", name) for name in ("blocks.py", "tracers.py"))
 
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
 _ARCHIVES = (".egg", ".whl")

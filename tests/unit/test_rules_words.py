@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace import rules
+from celery_trace.alerting import rules
 
 
 @pytest.mark.parametrize("rule", rules.SHIPPED, ids=lambda rule: rule.name)

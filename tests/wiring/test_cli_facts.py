@@ -13,8 +13,8 @@ from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
-from celery_trace.capture import capture_exception
 from celery_trace.commands import SUBCOMMANDS, trace
+from celery_trace.failures.capture import capture_exception
 from celery_trace.model import AlertView, ExceptionInfo, Outcome, ShellLine, ShellView
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits, Settings

@@ -61,7 +61,7 @@ def deliveries(rows: Iterable[Delivery], style: Style) -> str:
 
 
 def rules(described: Iterable[Mapping[str, Any]], style: Style) -> str:
-    """Rules as :func:`celery_trace.rules.describe` gives them."""
+    """Rules as :func:`celery_trace.alerting.rules.describe` gives them."""
     return table(
         [
             Column("RULE"), Column("SEVERITY", spare=True), Column("ABOVE", right=True),

@@ -12,7 +12,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 class Examined(Protocol):
-    """What :func:`examination` needs of a finding (:class:`celery_trace.doctor.Finding`)."""
+    """What :func:`examination` needs of a finding (:class:`celery_trace.cli.doctor.Finding`)."""
 
     @property
     def level(self) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from celery_trace.cli.renderers.style import Style
 from celery_trace.cli.renderers.tables import Cell, Column, table
-from celery_trace.flames import HeapView, lines_of
-from celery_trace.needs import Need
+from celery_trace.heap.flames import HeapView, lines_of
+from celery_trace.heap.needs import Need
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import size
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from celery_trace import forecasting
 from celery_trace.cli.renderers.style import Style
 from celery_trace.cli.renderers.tables import Cell, Column, table
+from celery_trace.heap import forecasting
+from celery_trace.heap.needs import Proposal
 from celery_trace.model import Forecast, MemoryState, ProcessView, WorkerView
-from celery_trace.needs import Proposal
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import NONE, percent, size
 
