@@ -321,7 +321,7 @@ class Store:
             now_s: The time, seconds since the epoch.
             most_s: No further batch is begun after this many seconds; the next call goes on.
         """
-        return pruning.prune(self, settings, now_s, most_s=most_s)
+        return pruning.prune(self.in_transaction, settings, now_s, most_s=most_s)
 
     def give_back(self, *, most_s: float) -> int:
         """
