@@ -137,6 +137,8 @@ class _Held:
         if self.part and field is not None:
             field = _fields(self._outer)[self.part]
         self._set_conversion(field)
+        if self.part and len(_fields(self._outer)) == 1:
+            self._take_in_outer()
 
     def _set_conversion(self, field: FieldInfo | None) -> None:
         self.write: _Convert | None = None
@@ -146,10 +148,16 @@ class _Held:
             self.read = bool if kind is bool else None
         elif isinstance(kind, type) and issubclass(kind, Enum):
             self.write = str
-            self.read = _words(kind)
+            self.read = _Words(kind).__getitem__
         else:
             self.write = _text_or_nothing
             self.read = _json(field)
+
+    def _take_in_outer(self) -> None:
+        """A part that is all there is of its outer thing stands for it."""
+        outer, read = self._outer, self.read
+        self.read = (lambda value: outer(read(value))) if read else outer
+        self.part = ""
 
     def value(self, record: Struct) -> object:
         """What the column holds of a record: of one that lacks the outer thing, nothing."""
@@ -221,9 +229,15 @@ def _text_or_nothing(value: object) -> str:
     return "" if value is None else text(value)
 
 
-def _words(kind: type[Enum]) -> _Convert:
-    known = {member.value: member for member in kind}
-    return lambda word: known.get(word) or kind(word)
+class _Words(dict[str, Enum]):
+    """The members of an enumeration by their values."""
+
+    def __init__(self, kind: type[Enum]) -> None:
+        super().__init__((member.value, member) for member in kind)
+        self._kind = kind
+
+    def __missing__(self, word: str) -> Enum:
+        return self._kind(word)
 
 
 def _json(field: FieldInfo) -> _Convert:
