@@ -16,8 +16,9 @@ from celery_trace.stores.errors import StoreUnavailable
 if TYPE_CHECKING:
     from alembic.config import Config
 
-#: The revision that this version of the program reads and writes.
-HEAD = "0008"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+#: The revision that this version of the program reads and writes: that of the last migration.
+HEAD = max(file.stem[1:5] for file in (_MIGRATIONS / "versions").glob("v*.py"))
 
 #: Alembic's context is one for the process: two stores that were migrated at once would mix theirs up.
 _one_at_a_time = threading.Lock()
@@ -95,7 +96,7 @@ def _configuration(written: TextIO | None = None, **attributes: object) -> Confi
     from alembic.config import Config
 
     configuration = Config(output_buffer=written)
-    configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    configuration.set_main_option("script_location", str(_MIGRATIONS))
     configuration.attributes.update(attributes)
     return configuration
 
