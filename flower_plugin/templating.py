@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tornado.template import BaseLoader, Template
 
+from celery_trace import intervals
 from flower_plugin import marks, wording
 from flower_plugin.source import one_line
 from flower_plugin.upstream import flower_template_folder, splice
@@ -27,6 +28,7 @@ HELPERS = {
     "marks": marks,
     "one_line": one_line,
     "range_of": range,
+    "intervals": intervals,
 }
 
 

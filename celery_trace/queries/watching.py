@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import sqlalchemy as sa
 
+from celery_trace.alerting.rules import StoredRules
+from celery_trace.intervals import SILENT_S
 from celery_trace.model import AlertView, Page, ShellView, StatsView
 from celery_trace.queries.base import Base
-from celery_trace.queries.runs import SILENT_S
-from celery_trace.rules import StoredRules
 from celery_trace.stores import lineage, migration, sizes, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.state import RULES
@@ -58,9 +58,7 @@ class WatchingQueries(Base):
             wanted = wanted.where(_deliveries.c.alert == alert_id)
         order = ((_deliveries.c.at_s, True), (_deliveries.c.id, True))
         with self.store.reading() as connection:
-            return self._page(
-                connection, "deliveries", wanted, order, limit, cursor, rows_of.DELIVERIES.records
-            )
+            return self._page(connection, "deliveries", wanted, order, limit, cursor, rows_of.DELIVERIES.records)
 
     # --- shells
 
@@ -71,9 +69,7 @@ class WatchingQueries(Base):
             wanted = wanted.where(_shells.c.failure == failure_id)
         order = ((_shells.c.started_at_s, True), (_shells.c.id, True))
         with self.store.reading() as connection:
-            return self._page(
-                connection, "shells", wanted, order, limit, cursor, rows_of.SHELLS.records
-            )
+            return self._page(connection, "shells", wanted, order, limit, cursor, rows_of.SHELLS.records)
 
     def shell(self, id: str) -> ShellView | None:
         """One session with its transcript."""

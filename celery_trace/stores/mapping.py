@@ -12,8 +12,8 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo
 
-from celery_trace.payloads import squeeze, unsqueeze
 from celery_trace.stores import schema
+from celery_trace.stores.payloads import squeeze, unsqueeze
 
 Row = dict[str, Any]
 T = TypeVar("T", bound=Struct)

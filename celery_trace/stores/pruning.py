@@ -61,16 +61,16 @@ class Pruned(Struct):
         return sum(self.rows.values())
 
 
-class Transactions(Protocol):
-    """Runs work in a transaction of its own and returns what it returned, as ``Store.in_transaction`` does."""
+class InTransaction(Protocol):
+    """Runs work in a transaction of its own, as :meth:`celery_trace.stores.store.Store.in_transaction` does."""
 
-    def __call__(self, work: Callable[[sa.Connection], T]) -> T: ...
+    def __call__(self, work: Callable[[sa.Connection], T], /) -> T: ...
 
 
 class _Round:
     """One call: batch after batch, each in a transaction of its own, until none is left or the time is over."""
 
-    def __init__(self, in_transaction: Transactions, most_s: float) -> None:
+    def __init__(self, in_transaction: InTransaction, most_s: float) -> None:
         self.in_transaction = in_transaction
         self._until_s = time.monotonic() + most_s
         self.rows: Counter[str] = Counter()
@@ -90,14 +90,14 @@ class _Round:
             self.rows[_short(table)] += removed
 
 
-def prune(in_transaction: Transactions, settings: Settings, now_s: float, *, most_s: float = math.inf) -> Pruned:
+def prune(in_transaction: InTransaction, settings: Settings, now_s: float, *, most_s: float = math.inf) -> Pruned:
     """
     Remove rows older than ``retention_days``, and single runs and failures beyond their bounds, oldest first.
 
     Of the failures that are too many, the first and the latest of each group stay longest.
 
     Args:
-        in_transaction: The store's.
+        in_transaction: The store's way to run a batch.
         settings: What is kept.
         now_s: The time, seconds since the epoch.
         most_s: No further batch is begun after this many seconds; the next call goes on.

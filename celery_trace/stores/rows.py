@@ -27,9 +27,9 @@ from celery_trace.model import (
     Window,
     stable_id,
 )
-from celery_trace.payloads import Base, is_difference, squeeze, unsqueeze
 from celery_trace.stores import schema, tables
 from celery_trace.stores.mapping import Row, TableOf
+from celery_trace.stores.payloads import Base, is_difference, squeeze, unsqueeze
 
 PROCESSES = TableOf(schema.processes, ProcessRecord)
 PROCESS_VIEWS = TableOf(schema.processes, ProcessView, view=True)

@@ -17,11 +17,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from celery_trace.model import Failure
-from celery_trace.payloads import Base, squeeze, unsqueeze
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import sizes, tables, values
 from celery_trace.stores.errors import Interrupted
 from celery_trace.stores.mapping import Row
+from celery_trace.stores.payloads import Base, squeeze, unsqueeze
 from celery_trace.stores.statements import chunks, insert_new
 
 #: A capture serves new failures for so long, seconds.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
+from celery_trace.alerting.rules import StoredRules
 from celery_trace.model import AlertView, Delivery, ShellLine, ShellView
-from celery_trace.rules import StoredRules
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
 from celery_trace.stores.mapping import text

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 from sqlalchemy.engine import Engine
 
+from celery_trace.alerting.rules import StoredRules
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.model import AlertView, AnyRecord, Delivery, LostStore, ShellLine, ShellView
-from celery_trace.rules import StoredRules
 from celery_trace.settings import Settings
 from celery_trace.stores import engine as engines
 from celery_trace.stores import lineage, migration, pruning, sizes, state, writing

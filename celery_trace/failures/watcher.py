@@ -1,0 +1,365 @@
+"""
+Which of Celery's signals means which failure, and what can still be seen at that moment.
+
+Celery tells the end of a run in many ways, and some ends in two places. Each handler here says what it sees as one
+:class:`SeenFailure`; :class:`FailureWriter` captures and writes it. Records of one run share an id, so that they
+become one in the store. What fires when, and what is alive then, was read in Celery's ``app/trace.py`` and
+``worker/request.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+from celery_trace.clock import Clock
+from celery_trace.failures.capture import capture_frames, describe
+from celery_trace.failures.capture.exceptions import Arguments, traceback_of
+from celery_trace.failures.celery_request import (
+    class_name,
+    field,
+    is_named,
+    is_stand_in,
+    message_being_handled,
+    number,
+    parameters,
+    passed_through,
+    retries_of,
+    retries_of_message,
+    text,
+    time_start,
+    whole,
+)
+from celery_trace.failures.refusals import MessageRefusals
+from celery_trace.failures.writer import FailureWriter, Keep, SeenFailure, SeenRun, Struck
+from celery_trace.model import AnyRecord, ExceptionInfo, Outcome, ProcessRecord, Role
+from celery_trace.redaction import Scrubber
+from celery_trace.settings import Settings
+from celery_trace.words import duration
+
+#: Errors by which the main process says that a child could not speak for itself, and the outcome that each means.
+_OUTCOME_BY_MAIN: Final = {
+    "TimeLimitExceeded": Outcome.TIME_LIMIT,
+    "WorkerLostError": Outcome.LOST,
+    "Terminated": Outcome.LOST,
+}
+_SOFT_LIMIT: Final = ExceptionInfo("SoftTimeLimitExceeded", "billiard.exceptions", "SoftTimeLimitExceeded()")
+#: Tasks whose parameters are remembered.
+_MOST_TASKS: Final = 1024
+
+
+class FailureWatcher:
+    """
+    Turns signals into failures. One per traced process.
+
+    Args:
+        settings: What to capture, and how much of it.
+        process: Who sees it.
+        emit: Takes the record; must not raise.
+        clock: The time.
+        keep: Takes the record and the exception itself afterwards, for the live shell.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        process: ProcessRecord,
+        emit: Callable[[AnyRecord], None],
+        clock: Clock,
+        keep: Keep | None = None,
+    ) -> None:
+        self._settings = settings
+        self._process = process
+        self._clock = clock
+        self._writer = FailureWriter(settings, process, emit, clock, keep)
+        self.written = self._writer.written
+        self.refusals = MessageRefusals(settings, self._writer, clock)
+        self._parameters: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the process's account says: captures that were in brief, refused messages that were only counted."""
+        counters = {"cut:captures": self._writer.repeats.brief, "cut:refused_messages": self.refusals.left_out}
+        return {name: count for name, count in counters.items() if count}
+
+    # --- in the process that runs the task
+
+    def failure(
+        self,
+        sender: object = None,
+        task_id: str = "",
+        exception: BaseException | None = None,
+        args: object = None,
+        kwargs: object = None,
+        traceback: object = None,
+        einfo: object = None,
+        started_s: float | None = None,
+        **_: object,
+    ) -> None:
+        """
+        ``task_failure``: the traceback is alive, and is cleared right after this handler.
+
+        A caller that knows when the run began, by the monotonic clock, passes ``started_s``; else Celery's stack is
+        searched for it.
+        """
+        if class_name(exception) in _OUTCOME_BY_MAIN or isinstance(traceback, str):
+            # solo, threads and gevent: the worker's own part speaks in the same process.
+            self.main_failure(
+                sender=sender, task_id=task_id, exception=exception, args=args, kwargs=kwargs, traceback=traceback
+            )
+            return
+        error = exception
+        caught = sys.exc_info()[1]
+        if caught is not exception and caught is not None and is_stand_in(exception, caught):
+            error = caught  # what Celery could not pickle, it replaced by a wrapper
+        if error is None:
+            return
+        run = self._run(sender, task_id, getattr(sender, "request", None), args, kwargs)
+        # Celery has formatted the traceback by now, and so has asked an error with a `__str__` of its own.
+        said = getattr(einfo, "traceback", None)
+        said = said if type(said) is str and error is exception else ""
+        self._write(run, _outcome_of(error), error, said=said, started_s=started_s)
+
+    def batch_failed(
+        self, task: object, task_id: str, request: object, error: BaseException, args: object, note: str
+    ) -> None:
+        """Several messages were handed to one call, and it failed."""
+        self._write(self._run(task, task_id, request, args, {}), _outcome_of(error), error, note=note)
+
+    def soft_limit_struck(self, task: object, task_id: str, request: object, frame: FrameType) -> Struck:
+        """A soft time limit interrupts a run. Whether the task lets that end it is not known yet."""
+        scrubber = Scrubber()
+        capture = capture_frames(
+            frame,
+            limits=self._settings.limits,
+            redactor=self._writer.redactor,
+            in_app=self._settings.in_app,
+            outermost="trace_task",
+            raised=_SOFT_LIMIT,
+            arguments=self._run(task, task_id, request).arguments,
+            scrubber=scrubber,
+        )
+        return Struck(task_id, self._clock.now_s(), capture, scrubber)
+
+    def soft_limit_ignored(self, task: object, request: object, struck: Struck, state: str, duration_s: float) -> None:
+        """A run has ended otherwise than by the soft time limit that had struck in it: the task caught the error."""
+        later_s = max(0.0, self._clock.now_s() - struck.at_s)
+        self._writer.write(
+            SeenFailure(
+                run=self._run(task, struck.task_id, request),
+                outcome=Outcome.TIME_LIMIT,
+                struck=struck,
+                exception=_SOFT_LIMIT,
+                pid=self._process.pid,
+                duration_s=duration_s,
+                note=f"The task caught the error of the soft time limit and went on for {duration(later_s)}: {state}",
+            )
+        )
+
+    def retry(self, sender: object = None, request: object = None, reason: object = None, **_: object) -> None:
+        """``task_retry``: the error that led to it, or the ``Retry`` itself."""
+        run = self._run(sender, text(field(request, "id")), request)
+        cause = getattr(reason, "exc", None)
+        error = cause if isinstance(cause, BaseException) else reason
+        if not isinstance(error, BaseException):
+            note = "cancelled by the worker, such as after a lost connection to the broker; it is delivered again"
+            self._writer.write(SeenFailure(run=run, outcome=Outcome.RETRIED, note=note))
+        elif traceback_of(error) is None and self._process.role is Role.MAIN:
+            self._writer.write(SeenFailure(run=run, outcome=Outcome.RETRIED, exception=self._described(error)))
+        else:
+            if traceback_of(error) is None and isinstance(reason, BaseException) and traceback_of(reason) is not None:
+                error = reason  # `retry(exc=...)` with an error that was never raised
+            self._write(run, Outcome.RETRIED, error)
+
+    def internal_error(
+        self,
+        sender: object = None,
+        task_id: str = "",
+        args: object = None,
+        kwargs: object = None,
+        request: object = None,
+        exception: BaseException | None = None,
+        **_: object,
+    ) -> None:
+        """``task_internal_error``: something around the task's body broke, or an eager task's error propagates."""
+        if exception is None:
+            return
+        outcome = Outcome.INTERNAL_ERROR
+        if field(request, "is_eager") and not passed_through(exception, "handle_error_state"):
+            outcome = _outcome_of(exception)
+        self._write(self._run(sender, task_id, request, args, kwargs), outcome, exception)
+
+    def postrun(
+        self,
+        task: object = None,
+        task_id: str = "",
+        state: str | None = None,
+        request: object = None,
+        args: object = None,
+        kwargs: object = None,
+        retval: object = None,
+        **_: object,
+    ) -> None:
+        """
+        ``task_postrun``, or what is called in its place.
+
+        It is the last moment of a run that is being killed, and the only one of a rejected run.
+
+        While ``SystemExit`` passes (a hard time limit, a revoke, ``sys.exit``), the frames are reachable
+        for about a tenth of a second before the process is killed.
+        """
+        if request is None:
+            request = getattr(task, "request", None)
+        if state in ("REJECTED", "IGNORED"):
+            if self._settings.rejected and isinstance(retval, BaseException):
+                self._write(self._run(task, task_id, request, args, kwargs), Outcome.REJECTED, retval)
+            return
+        if state is not None:
+            return
+        error = sys.exc_info()[1]
+        if error is None or isinstance(error, Exception):
+            return  # an `Exception` reaches task_failure or task_internal_error
+        self._write(self._run(task, task_id, request, args, kwargs), Outcome.LOST, error)
+
+    # --- in the worker's main process
+
+    def main_failure(
+        self,
+        sender: object = None,
+        task_id: str = "",
+        exception: BaseException | None = None,
+        args: object = None,
+        kwargs: object = None,
+        traceback: object = None,
+        **_: object,
+    ) -> None:
+        """``task_failure`` where the task did not run: a hard time limit, a lost child, a rejection."""
+        if exception is None:
+            return
+        outcome = _OUTCOME_BY_MAIN.get(class_name(exception), Outcome.FAILED)
+        ended_the_process = outcome is not Outcome.FAILED
+        if not ended_the_process and is_named(exception, "Reject"):
+            if not self._settings.rejected:
+                return
+            outcome = Outcome.REJECTED
+        message = message_being_handled()
+        request = getattr(message, "_context", None) or getattr(sender, "request", None)
+        pid = whole(getattr(message, "worker_pid", None))
+        began_at_s = number(getattr(message, "time_start", None))
+        self._writer.write(
+            SeenFailure(
+                run=self._run(sender, task_id, request, args, kwargs, retries_of_message(message)),
+                outcome=outcome,
+                exception=self._described(exception),
+                traceback_text=traceback if isinstance(traceback, str) else "",
+                pid=pid,
+                killed=pid != 0 and ended_the_process,
+                began_at_s=began_at_s,
+                duration_s=self._since(began_at_s),
+            )
+        )
+
+    def revoked(
+        self,
+        sender: object = None,
+        request: object = None,
+        terminated: bool | None = None,
+        signum: object = None,
+        expired: bool | None = None,
+        **_: object,
+    ) -> None:
+        """``task_revoked``: terminated while it ran, or discarded before it began."""
+        how = "terminated" if terminated else "expired" if expired else "revoked"
+        note = "terminated while it ran" if terminated else f"{how} before it began"
+        if signum:
+            note += f", signal {signum}"[:60]
+        message = message_being_handled()
+        task_id = text(field(request, "id"))
+        args, kwargs = getattr(message, "args", None), getattr(message, "kwargs", None)
+        pid = whole(getattr(message, "worker_pid", None)) if terminated else 0
+        began_at_s = number(getattr(message, "time_start", None)) if terminated else None
+        self._writer.write(
+            SeenFailure(
+                run=self._run(sender, task_id, request, args, kwargs),
+                outcome=Outcome.REVOKED,
+                exception=ExceptionInfo("TaskRevokedError", "celery.exceptions", how),
+                pid=pid,
+                killed=pid != 0,
+                began_at_s=began_at_s,
+                duration_s=self._since(began_at_s),
+                note=note,
+            )
+        )
+
+    # --- what is seen
+
+    def _write(
+        self,
+        run: SeenRun,
+        outcome: Outcome,
+        error: BaseException,
+        *,
+        said: str = "",
+        started_s: float | None = None,
+        note: str = "",
+    ) -> None:
+        """A run of this process failed, and its frames are alive."""
+        started_s = time_start() if started_s is None else started_s
+        self._writer.write(
+            SeenFailure(
+                run=run,
+                outcome=outcome,
+                error=error,
+                said=said,
+                pid=self._process.pid,
+                killed=outcome is Outcome.LOST,
+                duration_s=self._clock.monotonic_s() - started_s if started_s is not None else None,
+                note=note,
+            )
+        )
+
+    def _run(
+        self,
+        task: object,
+        task_id: str,
+        request: object,
+        args: object = None,
+        kwargs: object = None,
+        retries: int | None = None,
+    ) -> SeenRun:
+        """The run that a signal is about; what the signal leaves out is read from the task's request."""
+        return SeenRun(
+            name=text(getattr(task, "name", "")) or text(field(request, "task")),
+            task_id=task_id,
+            retries=retries_of(request) if retries is None else retries,
+            request=request,
+            arguments=Arguments(
+                args if args is not None else field(request, "args"),
+                kwargs if kwargs is not None else field(request, "kwargs"),
+                self._parameters_of(task),
+            ),
+        )
+
+    def _parameters_of(self, task: object) -> tuple[str, ...]:
+        """The names of the task function's positional parameters, so that a positional password is known as one."""
+        name = getattr(task, "name", None)
+        if not isinstance(name, str):
+            return ()
+        known = self._parameters.get(name)
+        if known is None:
+            if len(self._parameters) >= _MOST_TASKS:
+                self._parameters.clear()
+            known = self._parameters[name] = parameters(getattr(task, "run", None))
+        return known
+
+    def _described(self, error: BaseException) -> ExceptionInfo:
+        return describe(error, self._writer.redactor, self._settings.limits.string)
+
+    def _since(self, began_at_s: float | None) -> float | None:
+        return max(0.0, self._clock.now_s() - began_at_s) if began_at_s is not None else None
+
+
+def _outcome_of(error: BaseException) -> Outcome:
+    return Outcome.TIME_LIMIT if is_named(error, "SoftTimeLimitExceeded") else Outcome.FAILED

@@ -1,0 +1,427 @@
+"""
+The black box: a small file per process that says what it was doing, for when it can't any more.
+
+A killed process leaves no traceback. While a run is in progress the ticker's thread looks at
+the running threads' stacks up to ten times a second and writes them into a memory-mapped file; the kernel keeps
+the page when the process dies, however it dies. Whoever finds the process dead reads the file.
+
+It cannot look while C code holds the GIL, so the age of the sample is told with it. A process that crashes in C code
+(SIGSEGV and the like) has the stack of the crash itself: `faulthandler` appends it to the file.
+
+Layout: a header with the process record; a place for each run in progress; the last sample, twice; the crash, as text.
+A place is a byte that says whether it is taken, and the run in binary; :mod:`celery_trace.process.open_runs` writes it
+around every run. A sample is ``sequence, length, checksum, JSON``; the writer alternates between the two, so one whole
+sample survives.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import mmap
+import os
+import re
+import signal
+import struct
+import sys
+import time
+import weakref
+import zlib
+from pathlib import Path
+from threading import get_ident
+from types import FrameType
+from typing import Final
+
+import msgspec
+
+from celery_trace import private_files
+from celery_trace.clock import Clock
+from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
+from celery_trace.probes.source import WRAPPERS
+from celery_trace.process.open_runs import MOST_PLACES, PLACE, VISIBLE, OpenRuns
+
+_MAGIC: Final = b"ctbox\x00\x00\x03"
+_HEADER = struct.Struct("<8sI")
+_SAMPLE_HEAD = struct.Struct("<QII")
+_HEADER_BYTES: Final = 4096
+_SAMPLE_BYTES: Final = 24576
+_RUNS_AT: Final = _HEADER_BYTES
+_SAMPLE_AT: Final = _RUNS_AT + MOST_PLACES * PLACE.size
+_SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
+#: Frames kept of one stack, innermost first.
+MOST_FRAMES: Final = 48
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+#: A crash of up to 100 threads with 100 frames each; names of files are cut at 500 characters.
+_CRASH_BYTES: Final = 1024 * 1024
+#: The signals that `faulthandler` handles.
+_FATAL: Final = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
+_CRASH_WORDS = re.compile(r"Fatal Python error: (.{1,200})")
+_CRASH_THREAD = re.compile(r"(Current thread|Thread) 0x([0-9a-f]+).*\(most recent call first\):")
+_CRASH_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A run in progress, and the thread (or greenlet) that it is in."""
+
+    kind: str
+    name: str
+    task_id: str
+    retries: int
+    started_at_s: float
+    thread: int = 0
+
+
+class _Sample(msgspec.Struct, frozen=True, array_like=True):
+    """The stacks of the threads that run something, by thread: file, line, function, innermost first."""
+
+    at_s: float
+    rss_bytes: int
+    stacks: dict[str, list[tuple[str, int, str]]]
+
+
+def label(kind: str, name: str) -> bytes:
+    """What a box is told of each run of a name; made once, as a run is told of every time."""
+    return f"\0{kind}\0{name}".encode("utf-8", VISIBLE)
+
+
+class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What a box says. ``running`` and ``sample`` are the first of ``runs``, for processes that run one at a time."""
+
+    process: ProcessRecord
+    runs: list[tuple[Running, LastSample | None]]
+
+    @property
+    def running(self) -> Running | None:
+        """The run that was in progress; None if there was none."""
+        return self.runs[0][0] if self.runs else None
+
+    @property
+    def sample(self) -> LastSample | None:
+        """The last look at that run's stack; None if it ended before the first look."""
+        return self.runs[0][1] if self.runs else None
+
+
+class _CrashFile:
+    """
+    The end of a box, for `faulthandler`, which holds on to its file for as long as it would write there.
+
+    So this object lives until somebody else switches `faulthandler` on with another file, or off; then it is closed.
+    """
+
+    __slots__ = ("__weakref__", "_descriptor")
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = private_files.open_file(path, os.O_WRONLY | os.O_APPEND)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def flush(self) -> None:
+        """`faulthandler` asks for it; there is nothing to flush."""
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+class BlackBox:
+    """
+    The writing side, in the traced process.
+
+    Args:
+        path: Where the file is made, 0600. It is removed by :meth:`close`: only a killed process leaves one.
+        open_runs: The process's runs in progress, which are noted in the file from now on.
+        process: Who it is about.
+        clock: Tells the time of a sample.
+
+    Raises:
+        OSError: The file can't be made.
+    """
+
+    def __init__(self, path: Path, process: ProcessRecord, clock: Clock, open_runs: OpenRuns) -> None:
+        self._path = path
+        self._clock = clock
+        self._pid = os.getpid()
+        self._open_runs = open_runs
+        self._sequence = 0
+        self._crash_file: weakref.ref[_CrashFile] | None = None
+        header = _encode(process)
+        if len(header) + _HEADER.size > _HEADER_BYTES:
+            header = _encode(msgspec.structs.replace(process, counters=[], worker=process.worker[:200]))
+        self._lock_path = path.with_suffix(".lock")
+        self._lock = _hold(self._lock_path)
+        descriptor = -1
+        try:
+            descriptor = private_files.create(path)
+            # Not just a length: in a hole of the file, a full disk would kill the process at its next write.
+            os.posix_fallocate(descriptor, 0, _SIZE)
+            self._map: mmap.mmap | None = mmap.mmap(descriptor, _SIZE)
+        except OSError:
+            path.unlink(missing_ok=True)
+            self._let_go()
+            raise
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._map[: _HEADER.size + len(header)] = _HEADER.pack(_MAGIC, len(header)) + header
+        try:
+            self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # a platform without it: the sample has no memory
+            self._statm = -1
+        open_runs.write_to(self._map, _RUNS_AT)
+        _boxes.add(self)
+
+    def catch_crashes(self) -> bool:
+        """
+        From here on, a crash of the process leaves its stack in the box.
+
+        Returns:
+            False, with nothing changed, where the program has its own handler for such signals.
+        """
+        if faulthandler.is_enabled() or any(
+            signal.getsignal(number) not in (signal.SIG_DFL, None) for number in _FATAL
+        ):
+            return False
+        file = _CrashFile(self._path)
+        faulthandler.enable(file=file)  # it takes whatever has `fileno` and `flush`
+        self._crash_file = weakref.ref(file)
+        return True
+
+    def _let_crashes_go(self) -> None:
+        """Switch `faulthandler` off, unless the program has taken it over since."""
+        if self._crash_file is not None and self._crash_file() is not None:
+            faulthandler.disable()
+        self._crash_file = None
+
+    def sample(self) -> None:
+        """Look at the stacks of the threads that run something; nothing is written while none does."""
+        target = self._map
+        if target is None or os.getpid() != self._pid:
+            return
+        running = self._open_runs.threads()[:8]
+        if not running:
+            return
+        frames = sys._current_frames()
+        stacks = {str(thread): _stack_of(frames[thread]) for thread in running if thread in frames}
+        if not stacks:
+            # Greenlets: only the one that is switched in has a stack of its own to see.
+            stacks = {"": _stack_of(frames[get_ident()])} if get_ident() in frames else {}
+        del frames
+        data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks))
+        while len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size and stacks:
+            stacks = {thread: stack[: len(stack) // 2] for thread, stack in list(stacks.items())[:4]}
+            if not any(stacks.values()):
+                stacks = {}
+            data = _encode(_Sample(self._clock.now_s(), 0, stacks))
+        self._write_sample(data)
+
+    def _resident_bytes(self) -> int:
+        if self._statm < 0:
+            return 0
+        return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE_BYTES
+
+    def _write_sample(self, data: bytes) -> None:
+        target = self._map
+        if target is None or len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size:
+            return
+        self._sequence += 1
+        head = _SAMPLE_AT + _SAMPLE_BYTES * (self._sequence % 2)
+        body = head + _SAMPLE_HEAD.size
+        # The body first: a reader that comes between sees the old head fail its checksum, and takes the other sample.
+        target[body : body + len(data)] = data
+        target[head:body] = _SAMPLE_HEAD.pack(self._sequence, len(data), zlib.crc32(data))
+
+    def close(self) -> None:
+        """The process ends in an orderly way: there is nothing to find afterwards. A second call does nothing."""
+        if self._map is None:
+            return
+        self._let_crashes_go()
+        self._open_runs.write_to(None)
+        self._map.close()
+        self._map = None
+        if self._statm >= 0:
+            os.close(self._statm)
+            self._statm = -1
+        if os.getpid() == self._pid:
+            self._path.unlink(missing_ok=True)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Remove the lock file, unless the spool's writer has put its own in its place."""
+        descriptor, self._lock = self._lock, -1
+        if descriptor < 0:
+            return
+        try:
+            own, named = os.fstat(descriptor), os.stat(self._lock_path)
+            if (own.st_dev, own.st_ino) == (named.st_dev, named.st_ino):
+                self._lock_path.unlink()
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(descriptor)
+
+    def forget(self) -> None:
+        """In a forked child: the parent's box, and the lock that says that the parent lives, are the parent's."""
+        self._let_crashes_go()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        self._open_runs.write_to(None)
+        self._map = None
+
+
+#: Boxes of this process, for the hook after a fork.
+_boxes: weakref.WeakSet[BlackBox] = weakref.WeakSet()
+
+
+def _forget_after_fork() -> None:
+    for box in list(_boxes):
+        box.forget()
+    _boxes.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def _hold(path: Path) -> int:
+    """
+    Say that this process lives, as its spool does from its first record on: a task that is killed before
+    anything was written has a box all the same, and a box without a living process is cleared away.
+
+    Locked before it has its name, so that nobody sees the file of a living process unlocked.
+    """
+    nascent = path.with_suffix(f".{os.getpid()}.box-nascent")
+    descriptor = private_files.create(nascent)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if path.exists() and not path.is_symlink():
+        os.unlink(nascent)  # the spool's writer was first, and holds it
+    else:
+        os.rename(nascent, path)
+    return descriptor
+
+
+def _stack_of(frame: FrameType | None) -> list[tuple[str, int, str]]:
+    stack: list[tuple[str, int, str]] = []
+    while frame is not None and len(stack) < MOST_FRAMES:
+        code = frame.f_code
+        if code.co_filename not in WRAPPERS:
+            stack.append((code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname))
+        frame = frame.f_back
+    return stack
+
+
+def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
+    """
+    What a box says; None when there is no box or it is none of ours.
+
+    Args:
+        path: The box's file.
+        noticed_at_s: When the death was noticed, seconds since the epoch; samples tell their age at that time.
+            Now, if not given.
+    """
+    try:
+        with open(private_files.open_file(path, os.O_RDONLY), "rb") as file:
+            data = file.read(_SIZE + _CRASH_BYTES)
+            written_at_s = os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return None
+    if len(data) < _SIZE or not data.startswith(_MAGIC):
+        return None
+    noticed_at_s = noticed_at_s if noticed_at_s is not None else time.time()
+    _, length = _HEADER.unpack_from(data)
+    try:
+        process = msgspec.json.decode(data[_HEADER.size : _HEADER.size + length], type=ProcessRecord)
+        sampled = _newest_sample(data)
+        sample = msgspec.json.decode(sampled, type=_Sample) if sampled else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    running = _running(data)
+    crash = _crash_of(data[_SIZE:].decode("utf-8", "replace"))
+    runs = []
+    for run in running:
+        seen = _sample_of(run, sample, noticed_at_s)
+        if crash is not None:
+            seen = crash.of_run(run, running, min(written_at_s, noticed_at_s), noticed_at_s, seen)
+        runs.append((run, seen))
+    return BoxReading(process=process, runs=runs)
+
+
+class _Crash(msgspec.Struct, frozen=True):
+    """What `faulthandler` wrote: the error in words, the stack of each thread, and which thread it was in (0: none)."""
+
+    words: str
+    stacks: dict[int, list[Line]]
+    thread: int
+
+    def of_run(
+        self, run: Running, running: list[Running], at_s: float, noticed_at_s: float, seen: LastSample | None
+    ) -> LastSample:
+        """The end of one run of the process: at the crash, or wherever its thread was then."""
+        words, stack = self.words, self.stacks.get(run.thread, [])
+        if self.thread != run.thread:
+            if any(other.thread == self.thread for other in running):
+                words += ", in another run of the process"
+            elif self.stacks.get(self.thread):
+                words, stack = f"{words}, in another thread than the task's", self.stacks[self.thread]
+            else:
+                words += ", in a thread that runs no Python code"
+        memory = seen.memory if seen is not None else None
+        return LastSample(at_s=at_s, age_s=max(0.0, noticed_at_s - at_s), stack=stack, memory=memory, crash=words)
+
+
+def _crash_of(text: str) -> _Crash | None:
+    words = _CRASH_WORDS.match(text)
+    if words is None:
+        return None
+    stacks: dict[int, list[Line]] = {}
+    crashed = thread = 0
+    for line in text.splitlines()[1:]:
+        if found := _CRASH_THREAD.match(line):
+            thread = int(found[2], 16)
+            stacks[thread] = []
+            if found[1].startswith("Current"):
+                crashed = thread
+        elif (found := _CRASH_FRAME.match(line)) and thread:
+            if found[1] not in WRAPPERS and len(stacks[thread]) < MOST_FRAMES:
+                stacks[thread].append(Line(found[1], int(found[2]), found[3]))
+        else:
+            thread = 0  # behind the threads stand the loaded extension modules, and the stack in C
+    return _Crash(words[1], stacks, crashed)
+
+
+def _running(data: bytes) -> list[Running]:
+    """The runs whose places are taken."""
+    runs = []
+    for at in range(_RUNS_AT, _SAMPLE_AT, PLACE.size):
+        taken, started_at_s, thread, retries, text = PLACE.unpack_from(data, at)
+        if taken:
+            task_id, _, rest = text.rstrip(b"\0").decode("utf-8", "replace").partition("\0")
+            kind, _, name = rest.partition("\0")
+            runs.append(Running(kind, name, task_id, retries, started_at_s, thread))
+    return runs
+
+
+def _newest_sample(data: bytes) -> bytes:
+    """The body of the newer sample whose checksum holds; empty if neither was ever written."""
+    best, newest = -1, b""
+    for head in (_SAMPLE_AT, _SAMPLE_AT + _SAMPLE_BYTES):
+        sequence, length, checksum = _SAMPLE_HEAD.unpack_from(data, head)
+        body = data[head + _SAMPLE_HEAD.size : head + _SAMPLE_HEAD.size + length]
+        if sequence > best and length and zlib.crc32(body) == checksum:
+            best, newest = sequence, body
+    return newest
+
+
+def _sample_of(run: Running, sample: _Sample | None, noticed_at_s: float) -> LastSample | None:
+    if sample is None or sample.at_s < run.started_at_s:
+        return None  # it shows an earlier run
+    stack = sample.stacks.get(str(run.thread), [])
+    return LastSample(
+        at_s=sample.at_s,
+        age_s=max(0.0, noticed_at_s - sample.at_s),
+        stack=[Line(file, line, function) for file, line, function in stack],
+        memory=MemoryState(rss_bytes=sample.rss_bytes) if sample.rss_bytes else None,
+    )
