@@ -51,7 +51,7 @@ class StoreModel(ModelBase):
     The class of models that are made from a table of the store; Django never makes or changes such a table.
 
     Args:
-        table: The table; without one the class is a base of others.
+        table: The table; without one it is a model like others, such as a proxy.
         only: The columns; all of them if none is named.
         verbose_name, and others: What would stand in ``Meta``.
     """
@@ -66,12 +66,9 @@ class StoreModel(ModelBase):
         **options: Any,
     ) -> Any:
         """Add the fields and ``Meta``."""
-        if table is None:
-            options["abstract"] = True
-        else:
+        if table is not None:
             attrs |= {one.name: field(one) for one in table.columns if not only or one.name in only}
-            options |= {"managed": False, "db_table": table.name}
-        attrs["Meta"] = type("Meta", (), options)
+            attrs["Meta"] = type("Meta", (), options | {"managed": False, "db_table": table.name})
         return super().__new__(cls, name, bases, attrs)
 
 
@@ -79,6 +76,9 @@ class StoreRow(models.Model, metaclass=StoreModel):
     """A row of the store, to be read."""
 
     objects = StoreManager()
+
+    class Meta:
+        abstract = True
 
     def __str__(self) -> str:
         return str(getattr(self, "name", self.pk))

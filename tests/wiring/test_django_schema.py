@@ -146,6 +146,29 @@ def test_a_site_that_reads_no_store_loads_no_sqlalchemy():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_the_models_are_unmanaged_and_a_project_can_extend_them(django_database):
+    from django.apps import apps
+
+    from django_bridge.models import AuditEntry, Failure, Group
+
+    assert not any(model._meta.managed for model in apps.get_app_config("django_bridge").get_models())
+    assert (Failure._meta.verbose_name, Failure._meta.verbose_name_plural) == ("failure", "failures")
+    assert (Group._meta.verbose_name, AuditEntry._meta.verbose_name_plural) == ("group of failures", "audit entries")
+    assert [str(Failure(id="f1", name="shop.pay")), str(AuditEntry(id="a1"))] == ["shop.pay", "a1"]
+
+    class LostTask(Failure):
+        class Meta:
+            proxy = True
+            app_label = "shop"
+
+    try:
+        assert LostTask._meta.db_table == Failure._meta.db_table
+        assert LostTask._meta.proxy
+    finally:
+        del apps.all_models["shop"]
+        apps.clear_cache()
+
+
 def test_every_default_of_a_model_is_the_schemas(django_database):
     """A row that Django writes (in a project's own tests, say) is one that the store can read."""
     from django.apps import apps
