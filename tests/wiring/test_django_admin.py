@@ -39,15 +39,14 @@ def in_django(site):
 @pytest.fixture
 def store(in_django, tmp_path):
     """The store as the collector opens it; emptied again afterwards."""
+    from django.apps import apps
     from django.db import connection
-
-    from django_bridge import models
 
     opened = open_store(Settings(dir=str(tmp_path), store="django"))
     yield opened
     opened.close()
-    for name in models.__all__:
-        getattr(models, name).objects.all().delete()
+    for model in apps.get_app_config("django_bridge").get_models():
+        model.objects.all().delete()
     connection.close()
 
 
