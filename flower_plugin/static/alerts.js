@@ -1,7 +1,7 @@
 // The alert rules as a form: nothing holds before it is saved, and the server says what it does not take.
 import {blamed, freeName} from "./alerting/rules.js";
 import {post} from "./page/requests.js";
-import {visible} from "./page/text.js";
+import {escapedLines} from "./page/text.js";
 
 const card = document.getElementById("rules-card");
 const save = document.getElementById("rules-save");
@@ -35,7 +35,7 @@ function point(rule, key) {
 
 function complain(text) {
     complaint.hidden = !text;
-    complaint.textContent = visible(text);
+    complaint.textContent = escapedLines(text);
     for (const field of list.querySelectorAll("[aria-invalid]")) { field.removeAttribute("aria-invalid"); }
     const found = blamed(text);
     if (found) { point(list.children[found.rule], found.key); }

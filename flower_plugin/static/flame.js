@@ -1,7 +1,7 @@
 // Flame graphs of kept memory: the task on top, what it called below. Click or Enter zooms, arrow keys go around.
 import {beside, follow, grow, layout, look, way, words} from "./flames/layout.js";
 import {element, onNewWidth} from "./page/dom.js";
-import {visible} from "./page/text.js";
+import {escaped} from "./page/text.js";
 
 const ROW = 21;
 const WIDE_ENOUGH_FOR_WORDS = 24;
@@ -41,8 +41,8 @@ class FlameGraph {
         box.setAttribute("aria-label", text);
         if (node.below.length) { box.setAttribute("aria-expanded", "true"); }
         box.tabIndex = node === this.current ? 0 : -1;
-        box.title = text + (node.frame[2] ? "\n" + visible(node.frame[2]) : "");
-        if (width > WIDE_ENOUGH_FOR_WORDS) { box.textContent = visible(node.frame[0]); }
+        box.title = text + (node.frame[2] ? "\n" + escaped(node.frame[2]) : "");
+        if (width > WIDE_ENOUGH_FOR_WORDS) { box.textContent = escaped(node.frame[0]); }
         box.addEventListener("click", () => this.zoomTo(node, node));
         box.addEventListener("mouseenter", () => this.say(node, text));
         box.addEventListener("focus", () => this.say(node, text));

@@ -1,6 +1,6 @@
 // On Flower's own pages: what we know of the task or the worker that the page shows.
 import {element} from "./page/dom.js";
-import {size} from "./page/text.js";
+import {percent, size} from "./page/text.js";
 
 function link(text, address) {
     const made = element("a", "tr-strong", text);
@@ -65,7 +65,7 @@ async function workerRows({base, worker}) {
         return [
             row("Memory",
                 link(`${size(one.rss_bytes)} resident in ${processes}`, `${base}/trace/workers?worker=${of}`)),
-            row("Cost of measuring", (one.overhead_ratio * 100).toFixed(2) + " % of its time"),
+            row("Cost of measuring", percent(one.overhead_ratio) + " of its time"),
             row("Failures", link("of this worker", `${base}/trace/failures/all?worker=${of}`))
         ];
     });

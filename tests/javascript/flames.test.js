@@ -60,7 +60,7 @@ test("colours tell own code from libraries, or growth from its opposite", () => 
 
 test("a node says what it keeps, as a share or as a difference", () => {
     const root = graph();
-    assert.equal(words(root.below[0], root, {aRun: true}), "remember · tasks.py:57 · 900 B a run (90.0 %)");
+    assert.equal(words(root.below[0], root, {aRun: true}), "remember · tasks.py:57 · 900 B a run (90 %)");
     assert.equal(words(root.below[1], root, {compared: true}),
-        "dumps · json/__init__.py:12 · 100 B, before 400 B (−300 B)");
+        "dumps · json/__init__.py:12 · 100 B, before 400 B (-300 B)");
 });

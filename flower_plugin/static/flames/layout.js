@@ -1,5 +1,5 @@
 // A flame graph as boxes: who stands above whom, how wide, in which colour, with which words.
-import {size, visible} from "../page/text.js";
+import {escaped, percent, size} from "../page/text.js";
 
 // Pixels; what is narrower is not drawn.
 const LEAST = 2;
@@ -68,9 +68,8 @@ export function words(node, root, data) {
     const [name, where] = node.frame;
     const text = [name, where, size(node.bytes) + unit].filter(Boolean).join(" · ");
     if (data.compared) {
-        const change = node.bytes - node.before;
-        const sign = change < 0 ? "−" : "+";
-        return visible(`${text}, before ${size(node.before)}${unit} (${sign}${size(Math.abs(change))})`);
+        const change = size(node.bytes - node.before, {signed: true});
+        return escaped(`${text}, before ${size(node.before)}${unit} (${change})`);
     }
-    return visible(root.bytes ? `${text} (${(100 * node.bytes / root.bytes).toFixed(1)} %)` : text);
+    return escaped(root.bytes ? `${text} (${percent(node.bytes / root.bytes)})` : text);
 }

@@ -1,5 +1,5 @@
 // Elements, and the data that the server put into the page.
-import {visible} from "./text.js";
+import {escapedLines} from "./text.js";
 
 // The prefix of every address, such as /flower.
 export const base = document.body.dataset.base || "";
@@ -12,7 +12,7 @@ export function data(id) {
 export function element(tag, name, text) {
     const made = document.createElement(tag);
     if (name) { made.className = name; }
-    if (text !== undefined) { made.textContent = visible(text); }
+    if (text !== undefined) { made.textContent = escapedLines(text); }
     return made;
 }
 

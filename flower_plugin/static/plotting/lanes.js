@@ -1,6 +1,6 @@
 // What ran when, below the plot of memory: a lane for each process, a colour for each name.
 import {element} from "../page/dom.js";
-import {clip, exact, visible} from "../page/text.js";
+import {clip, escaped, exact} from "../page/text.js";
 import {bars, namesByFrequency, placed} from "./bars.js";
 import {colour, css} from "./theme.js";
 
@@ -17,7 +17,7 @@ function barElement(bar, place, colours) {
     shown.style.left = place.left + "%";
     shown.style.width = place.width + "%";
     shown.style.background = colours.get(bar.name);
-    shown.title = visible(bar.name) + ", " + exact(bar.from) + (bar.until > bar.from ? " to " + exact(bar.until) : "");
+    shown.title = escaped(bar.name) + ", " + exact(bar.from) + (bar.until > bar.from ? " to " + exact(bar.until) : "");
     return shown;
 }
 
@@ -44,7 +44,7 @@ function legend(names, colours) {
         const dot = element("i");
         dot.style.background = colours.get(name);
         const item = element("span");
-        item.append(dot, visible(clip(name, 60)));
+        item.append(dot, escaped(clip(name, 60)));
         line.append(item);
     }
     if (names.length > MOST_NAMES) { line.append(` and ${names.length - MOST_NAMES} more names, in grey`); }

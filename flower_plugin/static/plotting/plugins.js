@@ -1,6 +1,6 @@
 // What plots show beside their lines: marks across, levels, and words beside the cursor.
 import {element} from "../page/dom.js";
-import {clip, visible} from "../page/text.js";
+import {clip, escaped} from "../page/text.js";
 import {byWeight, takeRoom} from "./lines.js";
 import {css} from "./theme.js";
 
@@ -37,7 +37,7 @@ function strokeMark(mark, x, plot, context, ratio) {
 }
 
 function writeMark(mark, x, taken, plot, context, ratio) {
-    const text = visible(clip(mark.text, 26));
+    const text = escaped(clip(mark.text, 26));
     const width = context.measureText(text).width;
     const left = Math.max(plot.bbox.left, Math.min(x + 3 * ratio, plot.bbox.left + plot.bbox.width - width));
     if (!takeRoom(taken, left, left + width, 10 * ratio)) { return; }

@@ -1,13 +1,13 @@
 // The transcript: what was typed and what came of it, as text, never as markup.
 import {element} from "../page/dom.js";
-import {visible} from "../page/text.js";
+import {escapedLines} from "../page/text.js";
 import {coloured, withoutEscapes} from "./python.js";
 
 const MOST_LINES = 2000;
 // Output that belongs together stays in one piece up to here, characters.
 const MOST_IN_ONE = 100000;
 
-function clean(text) { return visible(withoutEscapes(text)); }
+function clean(text) { return escapedLines(withoutEscapes(text)); }
 
 function typed(text) {
     const parts = [];

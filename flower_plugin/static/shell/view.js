@@ -1,6 +1,6 @@
 // The shell's card on the page: what a session shows itself on.
 import {element} from "../page/dom.js";
-import {duration, visible} from "../page/text.js";
+import {duration, escaped} from "../page/text.js";
 import {Transcript} from "./transcript.js";
 
 const MODES = {
@@ -34,8 +34,8 @@ export class View {
     }
 
     showWatchers(names, others) {
-        this.watchers.textContent = others.length ? "with " + others.map(visible).join(", ") : "";
-        this.watchers.title = "Watching: " + names.map(visible).join(", ");
+        this.watchers.textContent = others.length ? "with " + others.map(escaped).join(", ") : "";
+        this.watchers.title = "Watching: " + names.map(escaped).join(", ");
     }
 
     showFrames(frames, chosen) {
