@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from kombu.exceptions import OperationalError
 
-from celery_trace import rules
+from celery_trace.alerting import rules
 from celery_trace.model import AlertView, FailureDetail, Leak, ShellView
 from celery_trace.settings import SettingError
 from flower_plugin import wire
@@ -205,7 +205,7 @@ class AlertRulesHandler(ChangeHandler):
     change_role = Role.LIVE
 
     async def get(self) -> None:
-        """Each as :func:`celery_trace.rules.describe` tells it, and who set them, if somebody did."""
+        """Each as :func:`celery_trace.alerting.rules.describe` tells it, and who set them, if somebody did."""
         setting = self.application.trace_settings.alert_rules
         facts = self.application.facts
         # The lambda also keeps the opening of the store off the loop.
@@ -277,7 +277,7 @@ class DropHandler(ChangeHandler):
 
     async def change(self, *groups: str) -> dict[str, Any]:
         """Tell the workers, signed."""
-        from celery_trace.control import drop
+        from celery_trace.control.orders import drop
 
         identifier = groups[0]
         settings, user = self.application.trace_settings, self.user.name
@@ -307,7 +307,7 @@ class TraceNowHandler(ChangeHandler):
             or not (seconds == 0 or 1 <= seconds <= 3600)
         ):
             raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 1 to 3600, or 0 to stop.")
-        from celery_trace.control import arm
+        from celery_trace.control.orders import arm
 
         settings, user = self.application.trace_settings, self.user.name
         # An order takes the place of an earlier one of its kind: to stop is to measure as usual, from now on.

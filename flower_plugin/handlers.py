@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from tornado.web import HTTPError, RequestHandler
 
+from celery_trace.errors import Unavailable
 from flower_plugin import wording
 from flower_plugin.gate import Gate
 from flower_plugin.pages.page import Missing, Page, Visit
@@ -62,7 +63,7 @@ class TraceHandler(Gate):
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Refusals are no faults of the server."""
-        if isinstance(value, Trouble | Missing) or hasattr(value, "next"):
+        if isinstance(value, Trouble | Missing | Unavailable):
             logger.info("%s %s: %s", self.request.method, self.request.path, value)
         else:
             super().log_exception(typ, value, tb)

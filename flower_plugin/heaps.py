@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from celery_trace import flames
+from celery_trace.heap import flames
 from celery_trace.model import Kind
 from flower_plugin.handlers import JsonHandler
 from flower_plugin.roles import Role

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tornado.ioloop import PeriodicCallback
 
+from celery_trace.errors import Unavailable
 from celery_trace.guard import report
 from flower_plugin.garbage import TIDY_EVERY_S, GarbageRounds
 
@@ -62,7 +63,7 @@ class Job:
                 self._failing = False
                 logger.info("%s works again.", self.name)
         except Exception as error:
-            if hasattr(error, "what") and hasattr(error, "next"):  # the store is down, and it says so itself
+            if isinstance(error, Unavailable):  # the store is down, and it says so itself
                 if not self._failing:
                     logger.warning("%s: %s", self.name, error)
             else:
@@ -104,7 +105,7 @@ class Jobs:
         """
         if self._engine is None:
             # Apprise takes 36 MB once used, so a monitor that never alerts must not import it at its start.
-            from celery_trace.alerts import AlertEngine
+            from celery_trace.alerting.engine import AlertEngine
 
             facts = self._app.facts
             self._engine = AlertEngine(

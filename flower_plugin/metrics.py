@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from celery_trace.errors import Unavailable
 from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
 from flower_plugin.handlers import TraceHandler
 from flower_plugin.roles import Role
@@ -152,9 +153,7 @@ class MetricsHandler(TraceHandler):
         def read() -> bytes:
             try:
                 return render(take(self.application.facts.queries, events))
-            except Exception as error:
-                if not hasattr(error, "next"):
-                    raise
+            except Unavailable:
                 return render(Snapshot(events=events), store_up=False)
 
         ours = await self.off_loop(read)

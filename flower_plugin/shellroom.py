@@ -108,8 +108,8 @@ class ProductOpener:
         Raises:
             ShellError: It does not answer, or refuses.
         """
-        from celery_trace.shell.client import LiveClient
-        from celery_trace.shell.signing import load_key
+        from celery_trace.control.signing import load_key
+        from celery_trace.shell.live.client import LiveClient
 
         client = LiveClient(self._app.capp.connection_for_write, load_key(self._app.trace_settings))
         return client.open(kept, failure.id, user, leaks=self._leaks(failure))
@@ -121,7 +121,7 @@ class ProductOpener:
         Raises:
             ShellError: The failure has no capture, or the sandbox does not start.
         """
-        from celery_trace.shell.recreated import open_session
+        from celery_trace.shell.sandbox.recreated import open_session
 
         return open_session(failure, leaks=self._leaks(failure))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tornado.web import HTTPError
 
+from celery_trace.errors import Unavailable
 from celery_trace.queries import BadCursor
 from flower_plugin import wording
 from flower_plugin.pages.page import Missing
@@ -26,8 +27,8 @@ def trouble_of(error: BaseException | None, status: int) -> Trouble:
         return error
     if isinstance(error, Missing):
         return Trouble(404, error.what, error.why)
-    if all(hasattr(error, name) for name in ("what", "why", "next")):  # StoreUnavailable
-        return Trouble(503, str(getattr(error, "what", "")), str(getattr(error, "why", "")), getattr(error, "next", ""))
+    if isinstance(error, Unavailable):
+        return Trouble(503, error.what, error.why, error.next)
     if isinstance(error, BadCursor):
         return Trouble(400, "There is no such page of this list.", str(error))
     if isinstance(error, HTTPError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_trace import flames
+from celery_trace.heap import flames
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
 
 #: Lines of the table below the graph.

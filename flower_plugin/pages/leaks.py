@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from celery_trace import forecasting
+from celery_trace.heap import forecasting
 from celery_trace.heap.watch import PROCESS_RUN_S
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_trace.probes.flamegraph import MOST_KEPT, VIEWS, Profiles, available
+from celery_trace.heap.flamegraph import MOST_KEPT, VIEWS, Profiles, available
 from flower_plugin.pages.page import Context, Missing, Page, Visit
 from flower_plugin.roles import Role
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from celery_trace import forecasting
+from celery_trace.heap import forecasting
 from celery_trace.model import MemoryState, ProcessRecord, Sample, WorkerView
 from flower_plugin.pages.limits import limits_of, of_process
 from flower_plugin.pages.page import RANGES, Context, Page, Visit
