@@ -111,7 +111,8 @@ export class Session {
 
     output(message) {
         this.seen += 1;
-        this.view.add(message.stream === "notice" ? "event" : message.stream, message.text);
+        const kind = message.stream || message.kind;
+        this.view.add(kind === "notice" ? "event" : kind, message.text);
     }
 
     done(message) {
