@@ -86,6 +86,11 @@ test("a drawing is left to the script that drew it, beside data that are new", (
     assert.equal(region.querySelector("h2").textContent, "Memory now");
 });
 
+async function leave() {
+    region.querySelector("button").blur();
+    await new Promise((resolve) => { setTimeout(resolve, 20); });
+}
+
 test("a card whose drawing is in use waits until it is left", async () => {
     show(`<p>old</p>${card("Memory", "[1]")}`);
     draw();
@@ -97,11 +102,13 @@ test("a card whose drawing is in use waits until it is left", async () => {
     assert.equal(region.querySelector("h2").textContent, "Memory");
     assert.equal(region.querySelector("script").textContent, "[1]");
     assert.equal(becomes(`<p>newer</p>${card("Memory now", "[3]")}`, catchUp), false);
-    region.querySelector("button").blur();
-    await new Promise((resolve) => { setTimeout(resolve, 20); });
+    await leave();
     assert.equal(caughtUp, 1);
     assert.equal(becomes(`<p>newer</p>${card("Memory now", "[3]")}`, catchUp), true);
     assert.equal(region.querySelector("script").textContent, "[3]");
+    region.querySelector("button").focus();
+    await leave();
+    assert.equal(caughtUp, 1, "nothing waited");
 });
 
 test("a card in use stays even where the server has none any more", () => {

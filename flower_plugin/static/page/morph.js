@@ -9,12 +9,23 @@ function cardsInUse(root) {
     return cards.filter((card) => card && inUse(card));
 }
 
+// Cards that somebody has to leave before they are brought up to date.
+const waiting = new WeakSet();
+
 function whenLeft(card, then) {
-    if (card.dataset.waits) { return; }
-    card.dataset.waits = "1";
-    const left = () => window.setTimeout(() => { if (card.isConnected && !inUse(card)) { then(); } });
-    card.addEventListener("mouseleave", left);
-    card.addEventListener("focusout", left);
+    if (waiting.has(card)) { return; }
+    waiting.add(card);
+    function left() {
+        if (inUse(card) || !waiting.has(card)) { return; }
+        waiting.delete(card);
+        card.removeEventListener("mouseleave", soon);
+        card.removeEventListener("focusout", soon);
+        if (card.isConnected) { then(); }
+    }
+    // The focus has not gone to where it goes yet.
+    function soon() { window.setTimeout(left); }
+    card.addEventListener("mouseleave", soon);
+    card.addEventListener("focusout", soon);
 }
 
 // What scripts have drawn: the server knows only the empty place of it.
