@@ -15,6 +15,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django_celery_results.models import TaskResult
 
+from celery_trace.text.escape import escaped
 from django_bridge.models.columns import PREFIX, KeyField, StoreManager
 from django_bridge.pages import ReadOnly, local_time, store_is_here
 
@@ -75,7 +76,7 @@ class FailureInline(ReadOnly, admin.TabularInline):
     @admin.display(description="exception")
     def raised(self, row: TaskFailure) -> str:
         """Type and message."""
-        return f"{row.exception_type}: {row.exception_message}"
+        return escaped(f"{row.exception_type}: {row.exception_message}")
 
     @admin.display(description="when")
     def at(self, row: TaskFailure) -> datetime.datetime | None:

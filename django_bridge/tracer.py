@@ -24,12 +24,12 @@ from celery_trace.failures import fingerprint
 from celery_trace.failures.capture import Arguments, capture_exception
 from celery_trace.guard import Guard
 from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, Role, TaskContext, new_id
-from celery_trace.probes.source import code_of
 from celery_trace.process.memory import read_memory
 from celery_trace.redaction import Redactor
 from celery_trace.runtime import recorder as recorders
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import Settings
+from celery_trace.text.code_owner import code_of
 from django_bridge import configuration, request_context, routes, visits
 from django_bridge.allowance import Allowance
 from django_bridge.visits import Visit
@@ -86,7 +86,8 @@ class Tracer:
             visit.name = routes.run_name(request.method, routes.route_of(match))
             if visit.name not in self._views and len(self._views) < _MOST_VIEWS:
                 self._views[visit.name] = match.func
-            visit.run = self.recorder().run_started(Kind.REQUEST, visit.name, task_id=visit.id, root_id=visit.id)
+            visit.run = self.recorder().run_started(Kind.REQUEST, visit.name, visit.id)
+            visit.run.origin, visit.run.describe = visit.id, _is_its_own_root
 
     def noted(self, request: Any, error: BaseException) -> None:
         """
@@ -335,3 +336,8 @@ def note_uncaught(*, request: Any = None, **_: Any) -> None:
     if request is not None and error is not None:
         with Guard("django: uncaught exception"):
             of_this_process().noted(request, error)
+
+
+def _is_its_own_root(visit_id: str) -> tuple[str, str]:
+    """A request has no queue, and is the root of the tasks that it sends."""
+    return "", visit_id

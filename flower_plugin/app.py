@@ -18,6 +18,7 @@ from celery_trace.guard import Guard
 from celery_trace.model import AuditEntry
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings
+from celery_trace.text.code_owner import project_roots
 from flower_plugin import upstream, wire
 from flower_plugin.broker import BrokerLink
 from flower_plugin.calls import Calls, parameters_of
@@ -31,7 +32,7 @@ from flower_plugin.roles import Role
 from flower_plugin.routes import routes
 from flower_plugin.shellroom import Opener, ShellRooms
 from flower_plugin.templating import FOLDER, MonitorLoader
-from flower_plugin.wording import Paths, project_roots
+from flower_plugin.wording import Paths
 
 logger = logging.getLogger("celery_trace.monitor")
 
@@ -212,7 +213,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         self.clock = clock
         self.link = link
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="trace-monitor")
-        self.paths = Paths(project_roots(trace_settings.in_app), Redactor(trace_settings.redact))
+        self.paths = Paths(project_roots(), Redactor(trace_settings.redact), trace_settings.in_app)
         self.proxies = Proxies(options.trace_trusted_proxies)
         self.base_url = "/" + options.url_prefix.strip("/") if options.url_prefix else ""
         settings = {

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from tornado.template import BaseLoader, Template
 
+from celery_trace import intervals
+from celery_trace.text import format
+from celery_trace.text.escape import escaped_lines
 from flower_plugin import marks, wording
 from flower_plugin.source import one_line
 from flower_plugin.upstream import flower_template_folder, splice
@@ -15,18 +18,19 @@ FOLDER = Path(__file__).parent / "templates"
 #: Names that every template of ours may use beside Tornado's.
 HELPERS = {
     "show": wording.show,
-    "clip": wording.clip,
-    "visible": wording.visible,
+    "clip": format.clip,
+    "visible": escaped_lines,
     "size": wording.size,
-    "size_text": wording.size_text,
-    "duration": wording.duration,
-    "ratio": wording.ratio,
-    "number": wording.count,
-    "plural": wording.plural,
+    "size_text": format.size,
+    "duration": format.duration,
+    "percent": format.percent,
+    "number": format.count,
+    "plural": format.plural,
     "data_block": wording.data_block,
     "marks": marks,
     "one_line": one_line,
     "range_of": range,
+    "intervals": intervals,
 }
 
 

@@ -15,10 +15,11 @@ from typing import Final
 from msgspec import Struct
 
 from celery_trace.model import Evidence, Holder, Verdict
+from celery_trace.text.format import percent
 
 #: Fewer observed runs have no verdict; the second is for runs that keep much, which can't wait.
 FEWEST_RUNS: Final = 10
-FEWEST_LARGE_RUNS: Final = 6
+FEWEST_LARGE_RUNS: Final = 4
 LARGE_BYTES: Final = 2**20
 #: A half of the runs in which fewer than this share of the births lies has all but none.
 ALL_BUT_NONE: Final = 0.2
@@ -29,6 +30,10 @@ LEAKS: Final = 0.95
 #: then, as a suspicion takes some itself.
 LEAST_RUNS: Final = 120
 _WITH_SUSPICION: Final = 1.25
+#: What holds so much can't wait for that many runs: the process may be killed before (bytes).
+HUGE_BYTES: Final = 64 * 2**20
+#: Births fall off, as those of a table that fills with keys, when even births would look so in fewer cases than this.
+FALLS_OFF: Final = 0.05
 #: Dicts, lists, small tuples and floats come from free lists: one that was allocated at this line may be another's by
 #: now. What keeps less than this a run, and is mostly that, is not called a leak (bytes).
 RECYCLED_BYTES: Final = 1024
@@ -71,6 +76,11 @@ def stays(evidence: Evidence) -> float:
     return at_most(evidence.early - 1, evidence.events, ALL_BUT_NONE) if evidence.early else 0.0
 
 
+def falls_off(evidence: Evidence) -> bool:
+    """Whether clearly fewer births fell into the second half of the runs than into the first."""
+    return at_most(evidence.late, evidence.events, 0.5) < FALLS_OFF
+
+
 def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LEAST_RUNS) -> Judgement:  # noqa: B008 - frozen
     """
     The verdict on one site.
@@ -81,7 +91,7 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         least_runs: Runs between a suspicion and growth being called a leak; something that fills and is emptied in
             fewer runs would be taken for one.
     """
-    least_runs = round(_WITH_SUSPICION * least_runs)
+    least_runs = FEWEST_RUNS if evidence.bytes >= HUGE_BYTES else round(_WITH_SUSPICION * least_runs)
     fewest = FEWEST_LARGE_RUNS if evidence.bytes_per_run >= LARGE_BYTES else FEWEST_RUNS
     if evidence.runs < fewest:
         return Judgement(
@@ -92,7 +102,7 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
     if evidence.events < 3:
         return Judgement(Verdict.STEADY, confidence, seen)
     if evidence.released >= MANY_RELEASED:
-        return Judgement(Verdict.STEADY, confidence, f"{evidence.released:.0%} of it is released again")
+        return Judgement(Verdict.STEADY, confidence, f"{percent(evidence.released)} of it is released again")
     if confidence < GROWS:
         return _undecided(evidence, confidence, seen)
     if holder.bound:
@@ -107,7 +117,7 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         missing = EVENTS_WITHOUT_HOLDER - evidence.events
         return Judgement(Verdict.SUSPECT, confidence, f"{seen}, {holder.why}", f"{missing} more such runs")
     if evidence.released > FEW_RELEASED:
-        return Judgement(Verdict.GROWING, confidence, f"{seen}, {evidence.released:.0%} is released", "more runs")
+        return Judgement(Verdict.GROWING, confidence, f"{seen}, {percent(evidence.released)} is released", "more runs")
     if holder.recycled and evidence.bytes_per_run < RECYCLED_BYTES:
         why = f"{seen}, but small objects are reused, so that another line may keep them"
         return Judgement(Verdict.GROWING, confidence, why, "larger objects")
@@ -115,6 +125,8 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         return Judgement(Verdict.GROWING, confidence, seen, f"{least_runs - evidence.runs} more runs")
     if confidence < (LEAKS if holder.path else LEAKS_WITHOUT_HOLDER):
         return Judgement(Verdict.GROWING, confidence, seen, "more runs")
+    if falls_off(evidence):
+        return Judgement(Verdict.GROWING, confidence, f"{seen}, ever fewer of late", "more runs")
     return Judgement(Verdict.LEAKING, confidence, seen if holder.path else f"{seen}, {holder.why}")
 
 

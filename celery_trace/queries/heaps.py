@@ -11,13 +11,14 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from celery_trace.heap import flames, needs
+from celery_trace.intervals import SILENT_S
 from celery_trace.model import HeapProfile, Kind, Role, WorkerView
 from celery_trace.queries.base import Base
-from celery_trace.queries.runs import SILENT_S
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import schema
 from celery_trace.stores.payloads import unsqueeze
-from celery_trace.words import exact_duration, read_seconds
+from celery_trace.text.format import duration
+from celery_trace.text.parse import read_seconds
 
 _profiles = schema.heap_profiles
 _processes = schema.processes
@@ -121,7 +122,7 @@ class HeapQueries(Base):
             after=self.kept_heap(kind, name, at_s=now_s),
             before=self.kept_heap(kind, name, at_s=now_s - age_s),
             after_is="now",
-            before_is=f"{exact_duration(age_s)} ago",
+            before_is=f"{duration(age_s)} ago",
         )
 
     def _releases_compared(self, kind: str, name: str, wanted: str) -> flames.HeapView:

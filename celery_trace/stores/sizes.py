@@ -19,7 +19,7 @@ from celery_trace.settings import Settings
 from celery_trace.stores import schema
 from celery_trace.stores.rows import text
 from celery_trace.stores.statements import chunks, insert_new, upsert
-from celery_trace.words import duration, size
+from celery_trace.text.format import duration, size
 
 #: Running sums: what failures take now, and what all failures took that were ever written, in bytes and rows.
 HELD, ADDED, ADDED_ROWS = "bytes:failures", "added:bytes:failures", "added:rows:failures"

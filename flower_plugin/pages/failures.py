@@ -11,11 +11,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from celery_trace.model import ChainLink, ExceptionInfo, FailureDetail, FailureSummary, FrameView, Outcome
+from celery_trace.text.escape import escaped_lines
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
 from flower_plugin.roles import Role
 from flower_plugin.source import SourceLine, source_lines
 from flower_plugin.values import without_values
-from flower_plugin.wording import visible
 
 MOST_ROWS = 100
 MOST_MEMBERS = 100
@@ -146,7 +146,7 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
                 source=source_lines(context, frame.line, frame.columns),
                 opened=number == 0 and index == opened,
             )
-            in_app = frame.in_app and not (sampled and visit.paths.is_library(frame.file))
+            in_app = frame.in_app and (not sampled or visit.paths.is_users(frame.file))
             if runs and runs[-1][0] == in_app:
                 runs[-1][1].append(shown)
             else:
@@ -177,7 +177,7 @@ def as_text(detail: FailureDetail) -> str:
             lines.extend(f"      {local.name} = {local.value}" for local in frame.locals if frame.in_app)
     if detail.traceback_text and not detail.frames:
         lines.append(detail.traceback_text)
-    return visible("\n".join(lines))
+    return escaped_lines("\n".join(lines))
 
 
 class Member(Struct, frozen=True, kw_only=True):

@@ -10,15 +10,13 @@ from typing import Any
 from msgspec import Struct
 
 from celery_trace.heap import forecasting
+from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_GAP_S, SAMPLE_IDLE_S, SAMPLE_S, SAMPLES_IN_A_ROW_S
 from celery_trace.model import MemoryState, ProcessRecord, Sample, WorkerView
+from celery_trace.text.format import duration
 from flower_plugin.pages.limits import limits_of, of_process
 from flower_plugin.pages.page import RANGES, Context, Page, Visit
 from flower_plugin.pages.timemarks import ended_words, marks_of
 
-#: When a process takes its first sample, seconds after its start.
-FIRST_SAMPLE_S = 10.0
-#: A process that lives takes a sample at least every five minutes; after this time it was not there, or not measured.
-SILENT_S = 400.0
 MOST_POINTS = 300
 #: The store thins a longer series to about so many samples, one for each slice of the time that processes lived.
 MOST_STORED_POINTS = 1000
@@ -71,7 +69,7 @@ def series(
     views = {process.uid: process for process in worker.processes} if worker is not None else {}
     ordered = {uid: sorted(rows, key=lambda row: row.at_s) for uid, rows in by_process.items()}
     lived_s = sum(rows[-1].at_s - rows[0].at_s for rows in ordered.values())
-    longest_s = max(SILENT_S, 3 * lived_s / MOST_STORED_POINTS)
+    longest_s = max(SAMPLE_GAP_S, 3 * lived_s / MOST_STORED_POINTS)
     lines: list[dict[str, Any]] = []
     for uid, all_rows in ordered.items():
         view = views.get(uid)
@@ -93,7 +91,7 @@ def series(
         for view in views.values()
         if view.uid in by_process and view.role not in MAIN_ROLES
     ]  # fmt: skip
-    return {"lines": lines[:MOST_PROCESSES], "marks": marks_of(shown, starts)}
+    return {"lines": lines[:MOST_PROCESSES], "marks": marks_of(shown, starts), "in_a_row_s": SAMPLES_IN_A_ROW_S}
 
 
 def _add(line: dict[str, Any], at_s: float, memory: MemoryState | None, name: str) -> None:
@@ -119,14 +117,14 @@ def silence(worker: WorkerView, now_s: float) -> Silence:
         return Silence("Memory is not measured here: trace_memory is off in its processes.")
     never = [process for process in worker.processes if process.at is None]
     if len(never) == len(worker.processes):
-        first = "the first comes ten seconds after the start of a process"
+        first = f"the first comes {duration(SAMPLE_S)} after the start of a process"
         if not living:
             return Silence(f"No sample: {first}, and these ended before.")
-        due_s = min(process.started_at for process in living) + FIRST_SAMPLE_S
+        due_s = min(process.started_at for process in living) + SAMPLE_S
         return Silence(f"No sample yet: {first}", due_s if due_s > now_s else None)
     return Silence(
-        "No sample within this time. One is taken whenever memory moves by one per cent, and every five minutes "
-        "otherwise: a longer time shows the ones before."
+        f"No sample within this time. One is written whenever memory changes by {SAMPLE_CHANGE:.0%}, and every "
+        f"{duration(SAMPLE_IDLE_S)} otherwise: a longer time shows the ones before."
     )
 
 

@@ -94,14 +94,14 @@ test("words of marks go to the weightiest first and to no place twice", () => {
 function ran(x, name, measured = x.map(() => true)) { return {label: "pid 1", x, name, measured}; }
 
 test("samples of one name are one bar, up to the next sample if that comes at once", () => {
-    assert.deepEqual(bars(ran([0, 10, 20, 30], ["a", "a", "b", ""])),
+    assert.deepEqual(bars(ran([0, 10, 20, 30], ["a", "a", "b", ""]), 30),
         [{name: "a", from: 0, until: 20}, {name: "b", from: 20, until: 30}]);
 });
 
 test("a bar ends at its last sample where the next one comes late or was not measured", () => {
-    assert.deepEqual(bars(ran([0, 10, 310], ["a", "a", "b"])),
+    assert.deepEqual(bars(ran([0, 10, 310], ["a", "a", "b"]), 30),
         [{name: "a", from: 0, until: 10}, {name: "b", from: 310, until: 310}]);
-    assert.deepEqual(bars(ran([0, 10], ["a", ""], [true, false])), [{name: "a", from: 0, until: 0}]);
+    assert.deepEqual(bars(ran([0, 10], ["a", ""], [true, false]), 30), [{name: "a", from: 0, until: 0}]);
 });
 
 test("a bar is placed on its lane, and can be seen however short it is", () => {

@@ -343,10 +343,10 @@ def test_a_line_that_was_thinned_breaks_where_its_process_was_silent_all_the_sam
 @pytest.mark.parametrize(
     ("values", "why", "due_s"),
     [
-        ({"started_at": 95.0}, "No sample yet: the first comes ten seconds after the start of a process", 105.0),
-        ({"started_at": 85.0}, "No sample yet: the first comes ten seconds after the start of a process", None),
+        ({"started_at": 95.0}, "No sample yet: the first comes 10 s after the start of a process", 105.0),
+        ({"started_at": 85.0}, "No sample yet: the first comes 10 s after the start of a process", None),
         ({"started_at": 95.0, "mode": "off"}, "Memory is not measured here: trace_memory is off", None),
-        ({"started_at": 80.0, "ended_at": 85.0}, "No sample: the first comes ten seconds after the start", None),
+        ({"started_at": 80.0, "ended_at": 85.0}, "No sample: the first comes 10 s after the start", None),
         ({"started_at": 5.0, "at": 40.0}, "No sample within this time", None),
     ],
 )
@@ -491,7 +491,7 @@ def test_the_overview_names_workers_near_their_limit_and_when_they_reach_it(tmp_
         )
     queries = Queries(store)
     (item,) = overview.overview(queries, visit())["items"]
-    assert item.what == "big@h is near its limit: 900.0 MiB of 1.00 GiB"
+    assert item.what == "big@h is near its limit: 900.0 MiB of 1.0 GiB"
     assert "pid 7, running shop.load" in item.detail
     assert "reached in 12 min" in item.detail
     assert "<svg" in item.trend

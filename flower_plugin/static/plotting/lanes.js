@@ -21,7 +21,7 @@ function barElement(bar, place, colours) {
     return shown;
 }
 
-function lane(one, plot, colours) {
+function lane(one, plot, colours, inARowS) {
     const ratio = window.devicePixelRatio || 1;
     const low = plot.scales.x.min;
     const span = plot.scales.x.max - low || 1;
@@ -29,7 +29,7 @@ function lane(one, plot, colours) {
     label.style.width = plot.bbox.left / ratio + 4 + "px";
     const track = element("div");
     track.style.width = plot.bbox.width / ratio + "px";
-    for (const bar of bars(one)) {
+    for (const bar of bars(one, inARowS)) {
         const place = placed(bar, low, span);
         if (place) { track.append(barElement(bar, place, colours)); }
     }
@@ -53,7 +53,7 @@ function legend(names, colours) {
 
 export function removeLanes(place) { place.parentElement.querySelector(".tr-lanes")?.remove(); }
 
-export function drawLanes(place, plot, lines) {
+export function drawLanes(place, plot, lines, inARowS) {
     removeLanes(place);
     const names = namesByFrequency(lines);
     if (!names.length) { return; }
@@ -61,6 +61,6 @@ export function drawLanes(place, plot, lines) {
     const box = element("div", "tr-lanes");
     box.dataset.drawn = place.dataset.source;
     box.append(element("h3", "", "What ran when"));
-    box.append(...lines.slice(0, MOST_LANES).map((one) => lane(one, plot, colours)), legend(names, colours));
+    box.append(...lines.slice(0, MOST_LANES).map((one) => lane(one, plot, colours, inARowS)), legend(names, colours));
     place.after(box);
 }

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import linecache
 import os
-import sys
-import sysconfig
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from types import CodeType
 from typing import NamedTuple
 
@@ -130,56 +126,3 @@ def _columns_of(code: CodeType, instruction: int) -> tuple[int, int, int] | None
 def _whole(text: str, redactor: Redactor) -> list[str]:
     """The lines of a text that ends with a line feed, after a search over all of them at once."""
     return redactor.source(text).split("\n")[: text.count("\n")]
-
-
-def _standard_library() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    found = {paths.get("stdlib", ""), paths.get("platstdlib", ""), os.path.dirname(os.__file__)}
-    return tuple(path.rstrip(os.sep) + os.sep for path in found if path)
-
-
-_STANDARD_LIBRARY = _standard_library()
-_OWN = tuple(
-    str(Path(__file__).resolve().parents[3] / package) + os.sep
-    for package in ("celery_trace", "django_bridge", "flower_plugin")
-)
-
-
-class Ownership:
-    """
-    Tells the user's own frames from those of libraries.
-
-    Args:
-        roots: Further folders (absolute paths) or module prefixes that are the user's own too.
-    """
-
-    def __init__(self, roots: Sequence[str] = ()) -> None:
-        self._folders = tuple(os.path.abspath(root).rstrip(os.sep) + os.sep for root in roots if os.sep in root)
-        self._modules = tuple(root for root in roots if os.sep not in root)
-        self._known: dict[tuple[str, str], bool] = {}
-
-    def in_app(self, file: str, module: str) -> bool:
-        """Whether a frame of that file and module is the user's own."""
-        key = (file, module)
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) > 4096:
-                self._known.clear()
-            known = self._known[key] = self._decide(file, module)
-        return known
-
-    def _decide(self, file: str, module: str) -> bool:
-        if any(module == root or module.startswith(root + ".") for root in self._modules):
-            return True
-        if self._folders and file.startswith(self._folders):
-            return True
-        if file.startswith("<"):
-            # Made by `exec`, such as a dataclass's `__init__`; a shell's or a script's own is the user's.
-            return module == "__main__" or file.startswith("<ipython")
-        if "site-packages" in file or "dist-packages" in file:
-            return False
-        path = file if os.path.isabs(file) else os.path.abspath(file)
-        if path.startswith((*_OWN, *_STANDARD_LIBRARY)):
-            return False
-        module_file = getattr(sys.modules.get(module), "__file__", None) if module == "__main__" else None
-        return not (module_file and "site-packages" in module_file)
