@@ -132,7 +132,9 @@ class FlowerGate(Gate):
 
 class StaticFiles(upstream.StaticFileHandler):  # type: ignore[misc]
     """
-    Flower's static files and ours. Their addresses, a dozen on each page, are made once: the files do not change.
+    Flower's static files and ours. The addresses of Flower's, a dozen on each page, are made once: the files do not
+    change. The addresses of ours have the version of all of them in the path, so that modules import each other by
+    relative addresses and no browser mixes two versions.
 
     Flower's script is served with what :data:`flower_plugin.upstream.SCRIPT_FIXES` makes of it. Its address changes
     with that, so no browser goes on with the one that it has.
@@ -141,6 +143,16 @@ class StaticFiles(upstream.StaticFileHandler):  # type: ignore[misc]
     _addresses: ClassVar[dict[tuple[str, str, bool], str]] = {}
     # Not Tornado's own, where the version of the file as Flower ships it may be.
     _static_hashes: ClassVar[dict[str, str | None]] = {}
+    _versioned = False
+
+    def initialize(self, path: str, default_filename: str | None = None, versioned: bool = False) -> None:
+        """``versioned``: the path names a version, so what it serves never changes."""
+        super().initialize(path, default_filename)
+        self._versioned = versioned
+
+    def get_cache_time(self, path: str, modified: Any, mime_type: str) -> int:
+        """How long a browser may keep a file without asking again, seconds."""
+        return int(self.CACHE_MAX_AGE if self._versioned else super().get_cache_time(path, modified, mime_type))
 
     @classmethod
     def get_content(cls, abspath: str, start: int | None = None, end: int | None = None) -> Any:
@@ -231,7 +243,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         self.live = LiveFeed(self)
         self.rooms = ShellRooms(self, opener)
         self.jobs = jobs(self)
-        self.add_handlers(r".*", routes(self.base_url, STATIC, oauth=bool(options.auth)))
+        self.add_handlers(r".*", routes(self.base_url, STATIC, static_version(), oauth=bool(options.auth)))
 
     def get_handler_delegate(
         self, request: Any, target_class: type[RequestHandler], *arguments: Any, **keywords: Any
@@ -267,8 +279,8 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
             self.threads.submit(write)
 
     def asset_url(self, name: str) -> str:
-        """The address of one of our static files; changes with its content."""
-        return f"{self.base_url}/trace/static/{name}?v={_version(name)}"
+        """The address of one of our static files; changes when any of them does."""
+        return f"{self.base_url}/trace/static/{static_version()}/{name}"
 
     def http_server(self) -> ProxiedServer:
         """A server of this application that listens nowhere yet."""
@@ -306,5 +318,10 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
 
 
 @cache
-def _version(name: str) -> str:
-    return hashlib.blake2b((STATIC / name).read_bytes(), digest_size=6).hexdigest()
+def static_version() -> str:
+    """The version of all our static files; part of their addresses."""
+    found = hashlib.blake2b(digest_size=6)
+    for path in sorted(path for path in STATIC.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(STATIC)}\0{len(content)}\0".encode() + content)
+    return found.hexdigest()

@@ -64,7 +64,7 @@ ADDRESSES: tuple[tuple[str, type[Any], str], ...] = (
 )
 
 
-def routes(base: str, static: Path, *, oauth: bool) -> list[URLSpec]:
+def routes(base: str, static: Path, version: str, *, oauth: bool) -> list[URLSpec]:
     """
     Our routes below ``base``, ``""`` or ``/prefix``.
 
@@ -72,10 +72,12 @@ def routes(base: str, static: Path, *, oauth: bool) -> list[URLSpec]:
         base: In front of every address. Flower's own rewriting drops the arguments of handlers, so ours are
             prefixed here.
         static: The folder of our static files.
+        version: Of all of them; part of their addresses.
         oauth: Whether ``/login`` belongs to the configured OAuth provider.
     """
     found = [url(rf"{base}{page.path}", PageHandler, {"page": page}, name=page.name) for page in PAGES]
-    found.append(url(rf"{base}/trace/static/(.*)", StaticFileHandler, {"path": str(static)}, name="trace_static"))
+    files = {"path": str(static), "versioned": True}
+    found.append(url(rf"{base}/trace/static/{version}/(.*)", StaticFileHandler, files, name="trace_static"))
     if not oauth:
         found.append(url(rf"{base}/login/?", entrance.LoginHandler, name="trace_login"))
     if base:
