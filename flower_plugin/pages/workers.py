@@ -12,7 +12,7 @@ from msgspec import Struct
 from celery_trace.heap import forecasting
 from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_GAP_S, SAMPLE_IDLE_S, SAMPLE_S, SAMPLES_IN_A_ROW_S
 from celery_trace.model import MemoryState, ProcessRecord, Sample, WorkerView
-from celery_trace.text.format import duration
+from celery_trace.text.format import duration, percent
 from flower_plugin.pages.limits import limits_of, of_process
 from flower_plugin.pages.page import RANGES, Context, Page, Visit
 from flower_plugin.pages.timemarks import ended_words, marks_of
@@ -123,7 +123,7 @@ def silence(worker: WorkerView, now_s: float) -> Silence:
         due_s = min(process.started_at for process in living) + SAMPLE_S
         return Silence(f"No sample yet: {first}", due_s if due_s > now_s else None)
     return Silence(
-        f"No sample within this time. One is written whenever memory changes by {SAMPLE_CHANGE:.0%}, and every "
+        f"No sample within this time. One is written whenever memory changes by {percent(SAMPLE_CHANGE)}, and every "
         f"{duration(SAMPLE_IDLE_S)} otherwise: a longer time shows the ones before."
     )
 
