@@ -18,19 +18,20 @@ from celery_trace.guard import Guard
 from celery_trace.model import AuditEntry
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings
-from flower_plugin import upstream, wire
-from flower_plugin.broker import BrokerLink
-from flower_plugin.calls import Calls, parameters_of
+from flower_plugin import upstream
+from flower_plugin.auth.gate import Gate, Gatekeeper
+from flower_plugin.auth.proxies import ProxiedServer, Proxies
+from flower_plugin.auth.roles import Role
 from flower_plugin.facts import Facts
-from flower_plugin.gate import Gate, Gatekeeper
-from flower_plugin.handlers import NotFoundHandler
+from flower_plugin.incoming.broker import BrokerLink
+from flower_plugin.incoming.calls import Calls, parameters_of
 from flower_plugin.jobs import Jobs
-from flower_plugin.live import LiveFeed
-from flower_plugin.proxies import ProxiedServer, Proxies
-from flower_plugin.roles import Role
+from flower_plugin.rendering.templating import FOLDER, MonitorLoader
 from flower_plugin.routes import routes
-from flower_plugin.shellroom import Opener, ShellRooms
-from flower_plugin.templating import FOLDER, MonitorLoader
+from flower_plugin.shell.room import Opener, ShellRooms
+from flower_plugin.web import wire
+from flower_plugin.web.handlers import NotFoundHandler
+from flower_plugin.web.live import LiveFeed
 from flower_plugin.wording import Paths, project_roots
 
 logger = logging.getLogger("celery_trace.monitor")

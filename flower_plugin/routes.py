@@ -7,17 +7,18 @@ from typing import Any
 
 from tornado.web import RedirectHandler, URLSpec, url
 
-from flower_plugin import api, entrance
-from flower_plugin.handlers import JsonNotFoundHandler, NotFoundHandler, PageHandler
-from flower_plugin.heaps import HeapProfileHandler
-from flower_plugin.listings import LISTS
-from flower_plugin.live import LiveSocket
-from flower_plugin.metrics import MetricsHandler
+from flower_plugin.api import changes as api
+from flower_plugin.api.heaps import HeapProfileHandler
+from flower_plugin.api.listings import LISTS
+from flower_plugin.api.metrics import MetricsHandler
+from flower_plugin.api.profiling import FlamegraphHandler, ProfileNextHandler
 from flower_plugin.pages import alerts, failures, flames, leaks, overview, profiles, runs, shells, statistics, workers
 from flower_plugin.pages.page import Page
-from flower_plugin.profiling import FlamegraphHandler, ProfileNextHandler
-from flower_plugin.shellroom import ShellSocket
+from flower_plugin.shell.room import ShellSocket
 from flower_plugin.upstream import StaticFileHandler
+from flower_plugin.web import entrance
+from flower_plugin.web.handlers import JsonNotFoundHandler, NotFoundHandler, PageHandler
+from flower_plugin.web.live import LiveSocket
 
 #: To add a page: write its module and template, and one line here.
 PAGES: tuple[Page, ...] = (

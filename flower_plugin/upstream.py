@@ -46,11 +46,11 @@ from tornado.web import RequestHandler, StaticFileHandler
 
 from celery_trace.clock import SystemClock
 from celery_trace.redaction import Redactor, Scrubber
-from flower_plugin.broker import BrokerLink
-from flower_plugin.calls import Calls
-from flower_plugin.events import EventCheck, is_name
-from flower_plugin.redacted import redacted, redacted_settings, text_of
-from flower_plugin.unrecorded import UnrecordedWorkers
+from flower_plugin.incoming.broker import BrokerLink
+from flower_plugin.incoming.calls import Calls
+from flower_plugin.incoming.events import EventCheck, is_name
+from flower_plugin.incoming.redacted import redacted, redacted_settings, text_of
+from flower_plugin.incoming.unrecorded import UnrecordedWorkers
 
 __all__ = [
     "NO_DATABASE",

@@ -11,10 +11,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from celery_trace.model import ChainLink, ExceptionInfo, FailureDetail, FailureSummary, FrameView, Outcome
+from flower_plugin.auth.roles import Role
+from flower_plugin.auth.values import without_values
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
-from flower_plugin.roles import Role
-from flower_plugin.source import SourceLine, source_lines
-from flower_plugin.values import without_values
+from flower_plugin.rendering.source import SourceLine, source_lines
 from flower_plugin.wording import visible
 
 MOST_ROWS = 100

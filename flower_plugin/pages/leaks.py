@@ -10,11 +10,11 @@ from typing import Any
 from celery_trace import forecasting
 from celery_trace.heap.watch import PROCESS_RUN_S
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
+from flower_plugin.auth.roles import Role
+from flower_plugin.auth.values import without_data
 from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
 from flower_plugin.pages.timemarks import marks_of
-from flower_plugin.roles import Role
-from flower_plugin.source import one_line, source_lines
-from flower_plugin.values import without_data
+from flower_plugin.rendering.source import one_line, source_lines
 
 #: Sort orders of the table, besides that by urgency.
 SORTS = ("per_run", "total", "runs", "seen", "name")

@@ -11,11 +11,11 @@ from msgspec.structs import replace
 
 from celery_trace import forecasting, rules
 from celery_trace.model import AlertView, FailureGroup, Forecast, Leak, ProcessView, StatsView, Verdict, WorkerView
-from flower_plugin import marks
+from flower_plugin.auth.roles import Role
 from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of, of_process
 from flower_plugin.pages.page import Context, Page, Visit
-from flower_plugin.roles import Role
+from flower_plugin.rendering import badges
 from flower_plugin.wording import clip, count, plural, ratio, size_text
 
 MOST_ITEMS = 20
@@ -109,7 +109,7 @@ def _of_leaks(lines: list[Leak], paths: Any) -> Item:
         + (f", and at {plural(len(lines) - 1, 'further line')}" if len(lines) > 1 else ""),
         link=f"/leaks/{leak.id}",
         at_s=leak.last_seen,
-        trend=lambda: marks.sparkline(leak.samples, "Kept"),
+        trend=lambda: badges.sparkline(leak.samples, "Kept"),
         code=leak.code.strip(),
     )
 
@@ -129,7 +129,7 @@ def _of_group(group: FailureGroup, shows_values: bool) -> Item:
         + f"{words}, {plural(group.count, 'time')}",
         link=f"/failures/{group.latest_id}",
         at_s=group.last_seen,
-        trend=lambda: marks.bars(group.trend, "Failures"),
+        trend=lambda: badges.bars(group.trend, "Failures"),
     )
 
 
@@ -173,7 +173,7 @@ def _series(queries: Any, uid: str, now_s: float) -> list[tuple[float, float]]:
 
 
 def _spark(queries: Any, uid: str, now_s: float) -> str:
-    return marks.sparkline(_series(queries, uid, now_s), "Resident memory")
+    return badges.sparkline(_series(queries, uid, now_s), "Resident memory")
 
 
 def _near_limits(queries: Any, workers: Iterable[WorkerView], known: list[Limit], now_s: float) -> list[Item]:

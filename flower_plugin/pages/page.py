@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from celery_trace.model import AlertView
 from celery_trace.settings import Settings
-from flower_plugin.roles import Role, User
-from flower_plugin.values import without_words
+from flower_plugin.auth.roles import Role, User
+from flower_plugin.auth.values import without_words
 from flower_plugin.wording import Paths
 
 Context = dict[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from celery_trace.probes.flamegraph import MOST_KEPT, VIEWS, Profiles, available
+from flower_plugin.auth.roles import Role
 from flower_plugin.pages.page import Context, Missing, Page, Visit
-from flower_plugin.roles import Role
 
 
 def profiles(_queries: Any, visit: Visit) -> Context:

@@ -6,9 +6,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from flower_plugin.auth.roles import Role
+from flower_plugin.auth.values import may_read
 from flower_plugin.pages.page import Context, Missing, Page, Visit
-from flower_plugin.roles import Role
-from flower_plugin.values import may_read
 
 
 def shells(queries: Any, visit: Visit) -> Context:

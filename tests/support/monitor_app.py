@@ -18,15 +18,15 @@ from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings, load
 from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
-from flower_plugin.audit import AuditLog
-from flower_plugin.broker import BrokerLink
-from flower_plugin.calls import Calls, parameters_of
-from flower_plugin.events import EventCheck
+from flower_plugin.auth.audit import AuditLog
+from flower_plugin.auth.gate import Gatekeeper, Hosts
+from flower_plugin.auth.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
+from flower_plugin.auth.roles import RoleMap
 from flower_plugin.facts import Facts, open_facts
-from flower_plugin.gate import Gatekeeper, Hosts
+from flower_plugin.incoming.broker import BrokerLink
+from flower_plugin.incoming.calls import Calls, parameters_of
+from flower_plugin.incoming.events import EventCheck
 from flower_plugin.jobs import Jobs
-from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
-from flower_plugin.roles import RoleMap
 
 PASSWORD = "correct horse"
 

@@ -25,7 +25,7 @@ from tornado.web import create_signed_value
 from celery_trace.model import Kept, Node, failure_id
 from celery_trace.settings import load
 from celery_trace.stores import open_store
-from flower_plugin.roles import Role
+from flower_plugin.auth.roles import Role
 from tests.support import monitor_facts
 from tests.support.monitor_app import Client, make_monitor, serving
 from tests.support.routes import every_address

@@ -18,10 +18,10 @@ from tornado.web import HTTPError, RequestHandler, create_signed_value
 
 from celery_trace.clock import FakeClock
 from flower_plugin.app import guarded
-from flower_plugin.audit import AuditLog
-from flower_plugin.gate import Gate, Hosts
-from flower_plugin.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, Sessions
-from flower_plugin.roles import Role
+from flower_plugin.auth.audit import AuditLog
+from flower_plugin.auth.gate import Gate, Hosts
+from flower_plugin.auth.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, Sessions
+from flower_plugin.auth.roles import Role
 from flower_plugin.upstream import flower_template_folder, splice
 from tests.support.monitor_app import PASSWORD, Client, forget_guesses, make_monitor, serving
 

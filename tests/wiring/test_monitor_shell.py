@@ -13,7 +13,7 @@ from celery_trace.model import Kept, failure_id
 from celery_trace.settings import load
 from celery_trace.shell.session import Done, Event, FrameInfo, SessionGone, ShellError
 from celery_trace.stores import open_store
-from flower_plugin.shellroom import MOST_ROOMS_OF_ONE, ShellRooms
+from flower_plugin.shell.room import MOST_ROOMS_OF_ONE, ShellRooms
 from tests.support import monitor_facts
 from tests.support.monitor_app import PASSWORD, Client, eventually, forget_guesses, make_monitor, serving
 
@@ -337,7 +337,7 @@ def test_a_flood_of_messages_is_refused_and_logged_and_the_others_go_on(monitor,
 
 
 def test_a_room_holds_so_many_and_the_next_is_told(monitor, opener, monkeypatch):
-    monkeypatch.setattr("flower_plugin.shellroom.MOST_WATCHERS", 2)
+    monkeypatch.setattr("flower_plugin.shell.room.MOST_WATCHERS", 2)
     ada, bob, third = (person(monitor, name) for name in ("ada", "bob", "ada"))
     try:
         # Who was refused may go on sending: nothing of it is heard.

@@ -28,11 +28,11 @@ from celery_trace.model import (
 from celery_trace.queries import Queries
 from celery_trace.settings import load
 from celery_trace.stores import open_store
-from flower_plugin.metrics import Snapshot, render, take
+from flower_plugin.api.metrics import Snapshot, render, take
+from flower_plugin.auth.roles import Role, User
 from flower_plugin.pages import alerts, failures, leaks, overview, runs, shells, statistics, workers
 from flower_plugin.pages.page import Missing, Visit
 from flower_plugin.pages.timemarks import marks_of
-from flower_plugin.roles import Role, User
 from flower_plugin.wording import Paths
 from tests.support import monitor_facts
 from tests.support.alerting import leak as a_leak

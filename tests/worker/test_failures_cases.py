@@ -7,7 +7,7 @@ from celery_trace.report import Style
 from celery_trace.report import failure as failure_text
 from celery_trace.report import failures as failures_table
 from celery_trace.rules import Facts, configured, evaluate
-from flower_plugin.values import without_values
+from flower_plugin.auth.values import without_values
 from tests.support import failing_project
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until

@@ -16,12 +16,12 @@ from kombu.exceptions import OperationalError
 from celery_trace import rules
 from celery_trace.model import AlertView, FailureDetail, Leak, ShellView
 from celery_trace.settings import SettingError
-from flower_plugin import wire
-from flower_plugin.handlers import JsonHandler
-from flower_plugin.listings import LISTS, list_arguments
-from flower_plugin.roles import Role
+from flower_plugin.api.listings import LISTS, list_arguments
+from flower_plugin.auth.roles import Role
+from flower_plugin.auth.values import may_read, without_data, without_message, without_values, without_words
 from flower_plugin.trouble import Trouble
-from flower_plugin.values import may_read, without_data, without_message, without_values, without_words
+from flower_plugin.web import wire
+from flower_plugin.web.handlers import JsonHandler
 
 logger = logging.getLogger("celery_trace.monitor")
 
@@ -257,7 +257,7 @@ class RetryHandler(ChangeHandler):
 
     async def change(self, *groups: str) -> dict[str, Any]:
         """Send it; the new task's id is the answer."""
-        from flower_plugin.retry import CannotRetry, retry
+        from flower_plugin.api.retry import CannotRetry, retry
 
         identifier = groups[0]
         failure = await self.off_loop(lambda: self.application.facts.queries.failure_record(identifier))

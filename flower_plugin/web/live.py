@@ -9,8 +9,8 @@ import msgspec
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from flower_plugin.handlers import TraceHandler
-from flower_plugin.roles import Role, User
+from flower_plugin.auth.roles import Role, User
+from flower_plugin.web.handlers import TraceHandler
 
 if TYPE_CHECKING:
     from flower_plugin.app import MonitorApplication

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from celery_trace.evidence import without_keys
 from celery_trace.model import AlertView, FailureDetail, FailureGroup, FailureSummary, Leak, ShellView
-from flower_plugin.roles import Role, User
+from flower_plugin.auth.roles import Role, User
 
 Row = TypeVar("Row", FailureSummary, FailureGroup)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from celery_trace import private_files
 from celery_trace.probes.flamegraph import VIEWS, NoFlamegraph, Profiles
-from flower_plugin.api import ChangeHandler
-from flower_plugin.handlers import HtmlHandler
-from flower_plugin.roles import Role
+from flower_plugin.api.changes import ChangeHandler
+from flower_plugin.auth.roles import Role
 from flower_plugin.trouble import Trouble, trouble_of
+from flower_plugin.web.handlers import HtmlHandler
 
 #: memray's page has its scripts and styles inline. It runs without an origin, so that whatever stands in the names of
 #: files and functions reaches neither our pages nor the session, and it fetches nothing.

@@ -21,8 +21,8 @@ from msgspec import Struct
 from celery_trace.guard import Guard
 from celery_trace.model import Failure, Kept, ShellLine, ShellView, new_id
 from celery_trace.shell.session import CODE_LIMIT, Done, Event, SessionGone, ShellError, ShellSession, completion_start
-from flower_plugin.live import SocketHandler
-from flower_plugin.roles import Role
+from flower_plugin.auth.roles import Role
+from flower_plugin.web.live import SocketHandler
 
 if TYPE_CHECKING:
     from flower_plugin.app import MonitorApplication

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from tornado.template import BaseLoader, Template
 
-from flower_plugin import marks, wording
-from flower_plugin.source import one_line
+from flower_plugin import wording
+from flower_plugin.rendering import badges
+from flower_plugin.rendering.source import one_line
 from flower_plugin.upstream import flower_template_folder, splice
 
-FOLDER = Path(__file__).parent / "templates"
+FOLDER = Path(__file__).parent.parent / "templates"
 
 #: Names that every template of ours may use beside Tornado's.
 HELPERS = {
@@ -24,7 +25,7 @@ HELPERS = {
     "number": wording.count,
     "plural": wording.plural,
     "data_block": wording.data_block,
-    "marks": marks,
+    "badges": badges,
     "one_line": one_line,
     "range_of": range,
 }

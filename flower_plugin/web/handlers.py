@@ -11,9 +11,9 @@ import msgspec
 from tornado.web import HTTPError, RequestHandler
 
 from flower_plugin import wording
-from flower_plugin.gate import Gate
+from flower_plugin.auth.gate import Gate
+from flower_plugin.auth.roles import Role, User
 from flower_plugin.pages.page import Missing, Page, Visit
-from flower_plugin.roles import Role, User
 from flower_plugin.trouble import Trouble, trouble_of
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import msgspec
 
 from celery_trace import flames
 from celery_trace.model import Kind
-from flower_plugin.handlers import JsonHandler
-from flower_plugin.roles import Role
+from flower_plugin.auth.roles import Role
 from flower_plugin.trouble import Trouble
+from flower_plugin.web.handlers import JsonHandler
 
 FORMATS = ("json", "collapsed", "speedscope", "pprof")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from flower_plugin.handlers import HtmlHandler
-from flower_plugin.login import OWNER
-from flower_plugin.roles import Role
+from flower_plugin.auth.login import OWNER
+from flower_plugin.auth.roles import Role
 from flower_plugin.trouble import Trouble
+from flower_plugin.web.handlers import HtmlHandler
 
 
 def safe_target(target: str, base: str) -> str:

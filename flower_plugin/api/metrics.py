@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
-from flower_plugin.handlers import TraceHandler
-from flower_plugin.roles import Role
+from flower_plugin.auth.roles import Role
+from flower_plugin.web.handlers import TraceHandler
 
 #: What is exported at most of each kind, so that a store with a million groups stays scrapable.
 MOST_ROWS = 1000

@@ -20,9 +20,9 @@ import psutil
 from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler
 
-from flower_plugin.audit import AuditLog
-from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
-from flower_plugin.roles import Role, RoleMap, User
+from flower_plugin.auth.audit import AuditLog
+from flower_plugin.auth.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
+from flower_plugin.auth.roles import Role, RoleMap, User
 
 logger = logging.getLogger("celery_trace.monitor")
 

@@ -1,0 +1,1 @@
+"""Shell sessions in the browser."""
