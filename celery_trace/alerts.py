@@ -330,7 +330,7 @@ class AlertEngine:
         self._saved_at_s[alert.id] = now_s
 
 
-def _all(query: Callable[..., Page], *, most: int = _MOST_ROWS, **given: Any) -> list[Any]:
+def _all(query: Callable[..., Page[Any]], *, most: int = _MOST_ROWS, **given: Any) -> list[Any]:
     """The rows of all pages, ``most`` at most."""
     rows: list[Any] = []
     cursor: str | None = None

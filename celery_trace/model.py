@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -1020,11 +1020,14 @@ class StatsView(Struct, frozen=True, kw_only=True):
     size: StoreSize | None = None
 
 
-class Page(Struct, frozen=True):
+Row = TypeVar("Row")
+
+
+class Page(Struct, Generic[Row], frozen=True):
     """One page of a list, and where the next begins. Serialised as ``{"<noun>": rows, "next": cursor}``."""
 
     noun: str
-    rows: list[Any]
+    rows: list[Row]
     next: str | None = None
     total: int | None = field(default=None)
 

@@ -30,10 +30,10 @@ from flower_plugin.auth.audit import AuditLog
 from flower_plugin.auth.gate import Gatekeeper, Hosts
 from flower_plugin.auth.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
 from flower_plugin.auth.roles import RoleMap
-from flower_plugin.facts import open_facts
 from flower_plugin.incoming.broker import BrokerLink
 from flower_plugin.incoming.calls import Calls, parameters_of
 from flower_plugin.incoming.events import EventCheck
+from flower_plugin.store_access import StoreAccess
 from flower_plugin.upstream import MonitorEvents
 
 logger = logging.getLogger("celery_trace.monitor")
@@ -160,7 +160,7 @@ def make_application(app: Any, settings: Settings) -> tuple[MonitorApplication, 
         options=options,
         tornado_settings=upstream.flower_settings(),
         trace_settings=settings,
-        facts=open_facts(settings, clock),
+        access=StoreAccess(settings, clock),
         gatekeeper=keeper,
         clock=clock,
         link=link,
@@ -205,10 +205,10 @@ def _announce(monitor: MonitorApplication, port: int | None, generated: str) -> 
         host = LOOPBACK if options.address in {"", "0.0.0.0", "::"} else options.address  # noqa: S104 - compared
         host = f"[{host}]" if ":" in host else host
         scheme = "https" if monitor.ssl_options else "http"
-        address = f"{scheme}://{host}:{port}{monitor.base_url}"
+        address = f"{scheme}://{host}:{port}{monitor.context.base_url}"
         lines.append(f"celery-trace monitor: {address}/trace")
         if generated:
-            lines.append(f"  open once:  {address}/login?token={monitor.gatekeeper.links.make()}")
+            lines.append(f"  open once:  {address}/login?token={monitor.context.gatekeeper.links.make()}")
     if generated:
         lines.append(f"  password:   {generated}")
         lines.append("  (set CELERY_TRACE_MONITOR_PASSWORD or --basic_auth to choose your own)")
@@ -276,7 +276,7 @@ def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None
     upstream.setup_logging()
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # not what it loads, but what it migrates
     monitor, generated = make_application(app, settings)
-    for warning in warnings(options, argv, monitor.gatekeeper):
+    for warning in warnings(options, argv, monitor.context.gatekeeper):
         sys.stderr.write(f"Warning: {warning}\n")
     atexit.register(monitor.stop)
     _leave_on(signal.SIGTERM, monitor.io_loop)
@@ -284,8 +284,8 @@ def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None
         port = _listen(monitor)
         if port is not None:
             # Cookies know no ports: two monitors on one host must not log each other out.
-            monitor.gatekeeper.session_cookie = f"celery_trace_session_{port}"
-        monitor.public_address = _announce(monitor, port, generated)
+            monitor.context.gatekeeper.session_cookie = f"celery_trace_session_{port}"
+        monitor.context.public_address = _announce(monitor, port, generated)
         upstream.print_banner(app, monitor.ssl_options is not None, port)
         monitor.start()
     except KeyboardInterrupt:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from tornado.web import HTTPError
 
 from celery_trace.queries import BadCursor
+from celery_trace.refusals import Unavailable
 from flower_plugin import wording
-from flower_plugin.pages.page import Missing
 
 
 class Trouble(Exception):
-    """A refusal for people: what, why, and what to do next; ``status`` is the HTTP status."""
+    """
+    A refusal for people: what, why, and what to do next.
+
+    Attributes:
+        status: The HTTP status.
+        back: Name of the route that leads on, and what its link says; None for the overview.
+    """
+
+    back: tuple[str, str] | None = None
 
     def __init__(self, status: int, what: str, why: str = "", next: str = "") -> None:
         super().__init__(what)
@@ -20,14 +28,27 @@ class Trouble(Exception):
         self.next = next
 
 
+class Missing(Trouble):
+    """
+    What an address asks for does not exist.
+
+    Args:
+        what: What was asked for, in words.
+        why: Why it may be gone.
+        back: Name of the route that leads on, and what its link says.
+    """
+
+    def __init__(self, what: str, why: str, back: tuple[str, str]) -> None:
+        super().__init__(404, what, why)
+        self.back = back
+
+
 def trouble_of(error: BaseException | None, status: int) -> Trouble:
     """Any error as what, why, next."""
     if isinstance(error, Trouble):
         return error
-    if isinstance(error, Missing):
-        return Trouble(404, error.what, error.why)
-    if all(hasattr(error, name) for name in ("what", "why", "next")):  # StoreUnavailable
-        return Trouble(503, str(getattr(error, "what", "")), str(getattr(error, "why", "")), getattr(error, "next", ""))
+    if isinstance(error, Unavailable):
+        return Trouble(503, error.what, error.why, error.next)
     if isinstance(error, BadCursor):
         return Trouble(400, "There is no such page of this list.", str(error))
     if isinstance(error, HTTPError):

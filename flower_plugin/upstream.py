@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import re
 import threading
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.events import EventReceiver
 from celery.utils.imports import symbol_by_name
@@ -66,6 +65,7 @@ __all__ = [
     "MonitorEvents",
     "MonitorInspector",
     "RedactedResults",
+    "RememberedTask",
     "StaticFileHandler",
     "apply_environment",
     "define_options",
@@ -609,25 +609,30 @@ class RedactedResults(BaseTaskHandler):  # type: ignore[misc]
 
     def safe_result(self, result: Any) -> Any:
         """As JSON, without secrets."""
-        return redacted(result, self.application.redactor)
+        return redacted(result, self.application.context.redactor)
 
     def update_response_result(self, response: dict[str, Any], result: Any) -> None:
         """A traceback is there where the task failed."""
         super().update_response_result(response, result)
         if response.get("traceback") is not None:
-            response["traceback"] = text_of(str(response["traceback"]), self.application.redactor)
+            response["traceback"] = text_of(str(response["traceback"]), self.application.context.redactor)
 
 
-def workflow(events: Any, root_id: str, most: int = 100) -> list[tuple[str, str, str, str, float | None]]:
-    """
-    The tasks below a root that Flower remembers, the root among them.
+class RememberedTask(NamedTuple):
+    """A task of a workflow that Flower remembers. ``at_s`` is seconds since the epoch."""
 
-    Returns:
-        ``(task id, name, state, parent id, seconds since the epoch)``; empty once Flower has forgotten the root.
-    """
+    task_id: str
+    name: str
+    state: str
+    parent_id: str
+    at_s: float | None
+
+
+def workflow(events: Any, root_id: str, most: int = 100) -> list[RememberedTask]:
+    """The tasks below a root that Flower remembers, the root among them; none once Flower has forgotten the root."""
     tasks = events.state.tasks
     root = tasks.get(root_id)
-    found: dict[str, tuple[str, str, str, str, float | None]] = {}
+    found: dict[str, RememberedTask] = {}
     waiting = [root] if root is not None else []
     while waiting and len(found) < most:
         task = waiting.pop()
@@ -635,15 +640,10 @@ def workflow(events: Any, root_id: str, most: int = 100) -> list[tuple[str, str,
             continue
         at_s = task.started or task.received or task.timestamp
         parent_id = str(task.parent_id or "")
-        found[task.uuid] = (str(task.uuid), str(task.name or ""), str(task.state or ""), parent_id, at_s)
+        found[task.uuid] = RememberedTask(str(task.uuid), str(task.name or ""), str(task.state or ""), parent_id, at_s)
         # Copied at once: the thread of the events adds to it.
         waiting.extend(tuple(task.children))
     return list(found.values())
-
-
-def environment_flag(name: str) -> str:
-    """An environment variable of Flower's, or empty."""
-    return os.environ.get(name, "")
 
 
 def known_option(name: str) -> bool:

@@ -48,11 +48,11 @@ def alerts(
             found = engine.evaluate()
             session.say(report.alerts(found, style), {"alerts": found, "next": None})
         elif deliveries:
-            page = queries.deliveries(limit=limit, cursor=cursor)
-            session.page(page, report.deliveries(page.rows, style))
+            delivered = queries.deliveries(limit=limit, cursor=cursor)
+            session.page(delivered, report.deliveries(delivered.rows, style))
         else:
-            page = queries.alerts(state=state, limit=limit, cursor=cursor)
-            session.page(page, report.alerts(page.rows, style))
+            alerts = queries.alerts(state=state, limit=limit, cursor=cursor)
+            session.page(alerts, report.alerts(alerts.rows, style))
 
 
 def _say_rules(session: Session) -> None:

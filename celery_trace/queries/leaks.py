@@ -47,7 +47,7 @@ class LeakQueries(Base):
         sort: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> Page:
+    ) -> Page[Leak]:
         """
         Leaks, the proven ones first, then by the memory that each run keeps.
 
@@ -186,5 +186,5 @@ class LeakQueries(Base):
             and (not window.sites or any((site.file, site.line) == (leak.file, leak.line) for site in window.sites))
         ]
 
-    def _build(self, rows: Sequence[Any]) -> list[Any]:
+    def _build(self, rows: Sequence[Any]) -> list[Leak]:
         return [leak_rows.leak(row, self._now_s()) for row in rows]

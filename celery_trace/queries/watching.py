@@ -32,7 +32,7 @@ STALE_S = 600.0
 class WatchingQueries(Base):
     """What the monitor keeps about itself and others."""
 
-    def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[AlertView]:
         """Alerts, the newest first."""
         wanted = sa.select(_alerts)
         if state:
@@ -53,7 +53,7 @@ class WatchingQueries(Base):
             value = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.id == RULES)).scalar()
         return msgspec.json.decode(value, type=StoredRules) if value else None
 
-    def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page:
+    def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page[Delivery]:
         """Attempts to deliver an alert, or all of them, the newest first."""
         wanted = sa.select(_deliveries)
         if alert_id:
@@ -66,7 +66,7 @@ class WatchingQueries(Base):
 
     # --- shells
 
-    def shells(self, *, failure_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    def shells(self, *, failure_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[ShellView]:
         """Shell sessions without their lines, the newest first."""
         wanted = sa.select(_shells)
         if failure_id:
@@ -89,7 +89,7 @@ class WatchingQueries(Base):
 
     def audit(
         self, *, failure_id: str | None = None, session: str | None = None, limit: int = 100, cursor: str | None = None
-    ) -> Page:
+    ) -> Page[AuditEntry]:
         """Commands that were given to processes, carried out or refused, the newest first."""
         wanted = sa.select(_audit)
         if failure_id:

@@ -1,24 +1,18 @@
-"""
-The JSON of the contract, under ``/api/trace/``.
-
-Lists are one table of noun, query and parameters; what changes something is a handler of its own.
-"""
+"""What changes something, under ``/api/trace/``: a handler each."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from kombu.exceptions import OperationalError
 
 from celery_trace import rules
-from celery_trace.model import AlertView, FailureDetail, Leak, ShellView
 from celery_trace.settings import SettingError
-from flower_plugin.api.listings import LISTS, list_arguments
+from flower_plugin.api.retry import CannotRetry, retry
 from flower_plugin.auth.roles import Role
-from flower_plugin.auth.values import may_read, without_data, without_message, without_values, without_words
 from flower_plugin.trouble import Trouble
 from flower_plugin.web import wire
 from flower_plugin.web.handlers import JsonHandler
@@ -29,89 +23,6 @@ logger = logging.getLogger("celery_trace.monitor")
 MOST_RULES = 200
 #: The greatest body that is read, bytes: that many rules, written out at length.
 MOST_BODY_BYTES = 256 * 1024
-
-#: What a row of a list loses for who may not see values.
-HIDES: Mapping[str, Callable[[Any], Any]] = {
-    "failures": without_message,
-    "groups": without_message,
-    "alerts": without_words,
-    "leaks": without_data,
-}
-
-
-class ListHandler(JsonHandler):
-    """``GET /api/trace/<noun>``."""
-
-    role = Role.LOOK
-
-    async def get(self, noun: str) -> None:
-        """``{"<noun>": [...], "next": cursor|null}``."""
-        user = self.user
-        arguments = list_arguments(noun, {name: self.get_query_argument(name) for name in self.request.query_arguments})
-        if noun == "shells" and not user.may(Role.LOCALS):
-            raise Trouble(403, "Transcripts show values.", f"{user.name} has the role {user.role.word}.")
-        if arguments.get("search") and noun in {"failures", "groups"} and not user.may(Role.LOCALS):
-            raise Trouble(403, "A search reads local values.", f"{user.name} has the role {user.role.word}.")
-        try:
-            page = await self.off_loop(lambda: getattr(self.application.facts.queries, LISTS[noun].query)(**arguments))
-        except ValueError as error:
-            raise Trouble(400, "The store does not take these parameters.", str(error)) from error
-        answer = page.as_json()
-        if noun in HIDES and not user.may(Role.LOCALS):
-            answer[noun] = [HIDES[noun](row) for row in answer[noun]]
-        self.answer(answer)
-
-
-class OneHandler(JsonHandler):
-    """``GET /api/trace/<noun>/ID``."""
-
-    role = Role.LOOK
-
-    async def get(self, noun: str, identifier: str) -> None:
-        """The object, or 404."""
-        query = {"leaks": "leak", "failures": "failure", "alerts": "alert", "shells": "shell"}[noun]
-        if noun == "shells" and not self.user.may(Role.LOCALS):
-            raise Trouble(403, "Transcripts show values.", f"{self.user.name} has the role {self.user.role.word}.")
-        found = await self.off_loop(lambda: getattr(self.application.facts.queries, query)(identifier))
-        if found is None:
-            raise Trouble(404, f"There is no {query} {identifier[:50]!r}.", "It may have been pruned.")
-        if isinstance(found, ShellView) and not may_read(self.user, found):
-            raise Trouble(
-                403,
-                "Transcripts of live shells are not redacted: they need the role live.",
-                f"{self.user.name} has the role {self.user.role.word}.",
-            )
-        if isinstance(found, FailureDetail) and not self.user.may(Role.LOCALS):
-            found = without_values(found)
-        elif isinstance(found, AlertView) and not self.user.may(Role.LOCALS):
-            found = without_words(found)
-        elif isinstance(found, Leak) and not self.user.may(Role.LOCALS):
-            found = without_data(found)
-        self.answer(found)
-
-
-class StatsHandler(JsonHandler):
-    """``GET /api/trace/stats``."""
-
-    role = Role.LOOK
-
-    async def get(self) -> None:
-        """Records kept, dropped, cut; own overhead."""
-        facts = self.application.facts
-        # The lambda also keeps the opening of the store off the loop.
-        self.answer(await self.off_loop(lambda: facts.queries.stats()))  # noqa: PLW0108
-
-
-class ForecastsHandler(JsonHandler):
-    """``GET /api/trace/forecasts``."""
-
-    role = Role.LOOK
-
-    async def get(self) -> None:
-        """What grows and reaches its limit, the soonest first."""
-        facts = self.application.facts
-        # The lambda also keeps the opening of the store off the loop.
-        self.answer({"forecasts": await self.off_loop(lambda: facts.queries.forecasts())})  # noqa: PLW0108
 
 
 class ChangeHandler(JsonHandler):
@@ -163,16 +74,16 @@ class AlertHandler(ChangeHandler):
         """Acknowledge or silence."""
         identifier, action = groups
         user = self.user.name
-        if await self.off_loop(lambda: self.application.facts.queries.alert(identifier)) is None:
+        if await self.off_loop(lambda: self.context.queries.alert(identifier)) is None:
             raise Trouble(404, f"There is no alert {identifier[:50]!r}.", "It may have been pruned.")
         if action == "ack":
-            await self.off_loop(lambda: self.application.jobs.engine.acknowledge(identifier, user))
+            await self.off_loop(lambda: self.context.engine.acknowledge(identifier, user))
         else:
             seconds = self.body().get("seconds", 3600)
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 30 * 86_400:
                 raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 0 to 2,592,000 (30 days).")
-            await self.off_loop(lambda: self.application.jobs.engine.silence(identifier, float(seconds), user))
-        alert = await self.off_loop(lambda: self.application.facts.queries.alert(identifier))
+            await self.off_loop(lambda: self.context.engine.silence(identifier, float(seconds), user))
+        alert = await self.off_loop(lambda: self.context.queries.alert(identifier))
         return {"alert": msgspec.to_builtins(alert)}
 
 
@@ -181,7 +92,7 @@ class ChannelTestHandler(ChangeHandler):
 
     async def change(self, *_: str) -> dict[str, Any]:
         """Deliver, and say how it went."""
-        engine = await self.off_loop(lambda: self.application.jobs.engine)
+        engine = await self.off_loop(lambda: self.context.engine)
         channels = engine.channel_labels
         if not channels:
             raise Trouble(
@@ -206,10 +117,10 @@ class AlertRulesHandler(ChangeHandler):
 
     async def get(self) -> None:
         """Each as :func:`celery_trace.rules.describe` tells it, and who set them, if somebody did."""
-        setting = self.application.trace_settings.alert_rules
-        facts = self.application.facts
+        setting = self.context.settings.alert_rules
+        context = self.context
         # The lambda also keeps the opening of the store off the loop.
-        stored = await self.off_loop(lambda: facts.queries.alert_rules())  # noqa: PLW0108
+        stored = await self.off_loop(lambda: context.queries.alert_rules())  # noqa: PLW0108
         try:
             found = rules.in_force(setting, stored)
         except SettingError as error:
@@ -233,8 +144,8 @@ class AlertRulesHandler(ChangeHandler):
                 rules.configured(given)
             except SettingError as error:
                 raise Trouble(400, "The rules were not taken.", str(error)) from error
-            stored = rules.StoredRules(given, self.user.name, self.application.clock.now_s())
-        await self.off_loop(lambda: self.application.facts.store.save_alert_rules(stored))
+            stored = rules.StoredRules(given, self.user.name, self.context.clock.now_s())
+        await self.off_loop(lambda: self.context.store.save_alert_rules(stored))
         return {"rules": entries, "set_by": self.user.name if stored else None}
 
 
@@ -244,9 +155,9 @@ class ResolveHandler(ChangeHandler):
     async def change(self, *groups: str) -> dict[str, Any]:
         """Mark it resolved; it comes back by itself when it is seen again."""
         noun, identifier = groups
-        user, at_s = self.user.name, self.application.clock.now_s()
+        user, at_s = self.user.name, self.context.clock.now_s()
         method = "resolve_leak" if noun == "leaks" else "resolve_group"
-        await self.off_loop(lambda: getattr(self.application.facts.store, method)(identifier, user, at_s))
+        await self.off_loop(lambda: getattr(self.context.store, method)(identifier, user, at_s))
         return {"resolved": identifier, "by": user, "at": at_s}
 
 
@@ -257,14 +168,12 @@ class RetryHandler(ChangeHandler):
 
     async def change(self, *groups: str) -> dict[str, Any]:
         """Send it; the new task's id is the answer."""
-        from flower_plugin.api.retry import CannotRetry, retry
-
         identifier = groups[0]
-        failure = await self.off_loop(lambda: self.application.facts.queries.failure_record(identifier))
+        failure = await self.off_loop(lambda: self.context.queries.failure_record(identifier))
         if failure is None:
             raise Trouble(404, f"There is no failure {identifier[:50]!r}.", "It may have been pruned.")
         try:
-            task_id = await self.over_the_broker(lambda: retry(self.application.capp, failure))
+            task_id = await self.over_the_broker(lambda: retry(self.context.capp, failure))
         except CannotRetry as error:
             raise Trouble(409, "This task can't be sent again from here.", str(error)) from error
         return {"task_id": task_id, "name": failure.name}
@@ -280,10 +189,10 @@ class DropHandler(ChangeHandler):
         from celery_trace.control import drop
 
         identifier = groups[0]
-        settings, user = self.application.trace_settings, self.user.name
-        if await self.off_loop(lambda: self.application.facts.queries.kept(identifier)) is None:
+        settings, user = self.context.settings, self.user.name
+        if await self.off_loop(lambda: self.context.queries.kept(identifier)) is None:
             raise Trouble(409, "No process holds this failure any more.", "It was let go of, or its process ended.")
-        answers = await self.over_the_broker(lambda: drop(self.application.capp, settings, identifier, user=user))
+        answers = await self.over_the_broker(lambda: drop(self.context.capp, settings, identifier, user=user))
         return {"failure": identifier, "workers": answers}
 
 
@@ -309,10 +218,10 @@ class TraceNowHandler(ChangeHandler):
             raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 1 to 3600, or 0 to stop.")
         from celery_trace.control import arm
 
-        settings, user = self.application.trace_settings, self.user.name
+        settings, user = self.context.settings, self.user.name
         # An order takes the place of an earlier one of its kind: to stop is to measure as usual, from now on.
         mode, lasts_s = ("always", float(seconds)) if seconds else (settings.memory, 1.0)
         answers = await self.over_the_broker(
-            lambda: arm(self.application.capp, settings, name, lasts_s, user=user, mode=mode)
+            lambda: arm(self.context.capp, settings, name, lasts_s, user=user, mode=mode)
         )
         return {"name": name, "seconds": seconds, "workers": answers}

@@ -31,10 +31,10 @@ class HeapProfileHandler(JsonHandler):
         of = self._one_of("of", [str(one) for one in Kind], "task")
         shape = self._one_of("format", FORMATS, "json")
         compare = self.get_query_argument("compare", "")[:300]
-        facts = self.application.facts
+        context = self.context
         try:
-            view = await self.off_loop(lambda: facts.queries.heap_view(of, name, compare=compare))
-            need = await self.off_loop(lambda: facts.queries.need(of, name))
+            view = await self.off_loop(lambda: context.queries.heap_view(of, name, compare=compare))
+            need = await self.off_loop(lambda: context.queries.need(of, name))
         except ValueError as error:
             raise Trouble(400, "compare can't be used.", f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
         stacks = view.stacks
@@ -44,7 +44,7 @@ class HeapProfileHandler(JsonHandler):
             file = msgspec.json.encode(flames.speedscope(stacks, f"{name}: kept memory"))
             self._send(file, "application/json; charset=UTF-8", "speedscope.json")
         elif shape == "pprof":
-            at_s = view.after.at or self.application.clock.now_s()
+            at_s = view.after.at or self.context.clock.now_s()
             self._send(flames.pprof(stacks, at_s), "application/octet-stream", "pb.gz")
         else:
             self.answer({"name": name, "kind": kind, "of": of, **flames.as_json(view), "need": need})

@@ -12,6 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
+from celery_trace.queries import Queries
+from celery_trace.stores import StoreUnavailable
 from flower_plugin.auth.roles import Role
 from flower_plugin.web.handlers import TraceHandler
 
@@ -31,7 +33,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     events: Mapping[str, int] = {}
 
 
-def take(queries: Any, events: Mapping[str, int]) -> Snapshot:
+def take(queries: Queries, events: Mapping[str, int]) -> Snapshot:
     """Read the facts; blocks."""
     return Snapshot(
         events=events,
@@ -147,14 +149,12 @@ class MetricsHandler(TraceHandler):
         """While the store is down Flower's series still come, and ``celery_trace_store_up`` says 0."""
         self.application.purge_offline_worker_metrics()
 
-        events = self.application.events.counts
+        events = self.context.events.counts
 
         def read() -> bytes:
             try:
-                return render(take(self.application.facts.queries, events))
-            except Exception as error:
-                if not hasattr(error, "next"):
-                    raise
+                return render(take(self.context.queries, events))
+            except StoreUnavailable:
                 return render(Snapshot(events=events), store_up=False)
 
         ours = await self.off_loop(read)

@@ -43,9 +43,9 @@ class ProfileNextHandler(ChangeHandler):
             raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 1 to 3600.")
         from celery_trace.control import profile
 
-        settings, user = self.application.trace_settings, self.user.name
+        settings, user = self.context.settings, self.user.name
         answers = await self.over_the_broker(
-            lambda: profile(self.application.capp, settings, name, user=user, seconds=float(seconds))
+            lambda: profile(self.context.capp, settings, name, user=user, seconds=float(seconds))
         )
         if not answers:
             raise Trouble(
@@ -71,7 +71,7 @@ class FlamegraphHandler(HtmlHandler):
         self._finish_in_frame(page)
 
     def _read(self, identifier: str, view: str) -> bytes:
-        profiles = Profiles(self.application.trace_settings.folder)
+        profiles = Profiles(self.context.settings.folder)
         profile = profiles.find(identifier)
         if profile is None:
             raise Trouble(404, "There is no profile with this id.", "It may have given way to newer ones.")

@@ -200,7 +200,7 @@ class Gate(RequestHandler):  # type: ignore[misc]
         @property
         def gatekeeper(self):
             """The application's."""
-            return self.application.gatekeeper
+            return self.application.context.gatekeeper
 
     # --- who -----------------------------------------------------------------------------------------
 

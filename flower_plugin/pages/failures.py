@@ -11,10 +11,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from celery_trace.model import ChainLink, ExceptionInfo, FailureDetail, FailureSummary, FrameView, Outcome
+from celery_trace.queries import Queries
+from celery_trace.queries.failures import SEARCHED_VALUES
 from flower_plugin.auth.roles import Role
 from flower_plugin.auth.values import without_values
-from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, Place, Visit
 from flower_plugin.rendering.source import SourceLine, source_lines
+from flower_plugin.trouble import Missing
 from flower_plugin.wording import visible
 
 MOST_ROWS = 100
@@ -66,10 +69,7 @@ def _given(wanted: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if value}
 
 
-def _shared(queries: Any, visit: Visit, filters: dict[str, Any], rows: Sequence[Any]) -> Context:
-    # SQLAlchemy comes with it, which is there by the time that a page is read.
-    from celery_trace.queries.failures import SEARCHED_VALUES
-
+def _shared(queries: Queries, visit: Visit, filters: dict[str, Any], rows: Sequence[Any]) -> Context:
     return {
         "filtered": bool(filters),
         "ranges": RANGES,
@@ -81,7 +81,7 @@ def _shared(queries: Any, visit: Visit, filters: dict[str, Any], rows: Sequence[
     }
 
 
-def groups(queries: Any, visit: Visit) -> Context:
+def groups(queries: Queries, visit: Visit) -> Context:
     """Failures by fingerprint."""
     filters = _given({**_common_filters(visit), "state": visit.word("state", GROUP_STATES)})
     sort = visit.word("sort", ("count", "first"))
@@ -96,7 +96,7 @@ def groups(queries: Any, visit: Visit) -> Context:
     }
 
 
-def listing(queries: Any, visit: Visit) -> Context:
+def listing(queries: Queries, visit: Visit) -> Context:
     """Single failures, newest first."""
     wanted = {
         **_common_filters(visit),
@@ -200,7 +200,7 @@ class Member(Struct, frozen=True, kw_only=True):
     depth: int = 0
 
 
-def tries(queries: Any, detail: FailureDetail) -> list[FailureSummary]:
+def tries(queries: Queries, detail: FailureDetail) -> list[FailureSummary]:
     """The other failed tries of the same task, oldest first."""
     if not detail.task_id:
         return []
@@ -208,7 +208,7 @@ def tries(queries: Any, detail: FailureDetail) -> list[FailureSummary]:
     return sorted((row for row in rows if row.id != detail.id), key=lambda row: row.at)
 
 
-def workflow(queries: Any, visit: Visit, detail: FailureDetail) -> list[Member]:
+def workflow(queries: Queries, visit: Visit, detail: FailureDetail) -> list[Member]:
     """
     The tasks of the same chain, group or chord: from the root downwards, children below their parents.
 
@@ -218,11 +218,11 @@ def workflow(queries: Any, visit: Visit, detail: FailureDetail) -> list[Member]:
     if not root_id:
         return []
     found: dict[str, Member] = {}
-    remembered = visit.monitor.get("workflow")
-    for task_id, name, state, parent_id, at_s in remembered(root_id) if remembered is not None else ():
-        found[task_id] = Member(
-            task_id=task_id, name=name, state=state, parent_id=parent_id, at_s=at_s, link=f"/task/{quote(task_id)}"
-        )
+    for task in visit.monitor.workflow(root_id):
+        found[task.task_id] = Member(
+            task_id=task.task_id, name=task.name, state=task.state, parent_id=task.parent_id, at_s=task.at_s,
+            link=f"/task/{quote(task.task_id)}",
+        )  # fmt: skip
     for run in queries.runs(root_id=root_id, limit=MOST_MEMBERS).rows:
         known = found.get(run.task_id)
         found[run.task_id] = Member(
@@ -275,7 +275,7 @@ def _relation(member: Member, root_id: str, detail: FailureDetail) -> str:
     return "sibling" if member.parent_id == detail.parent_id and detail.parent_id else ""
 
 
-def failure(queries: Any, visit: Visit, identifier: str) -> Context:
+def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
     """
     One failure.
 
@@ -340,15 +340,16 @@ def _request_rows(detail: FailureDetail) -> list[tuple[str, list[tuple[str, str]
     return [(name, rows) for name, rows in parts if rows]
 
 
-GROUPS: Page = Page(
+GROUPS = MonitorPage(
     path=r"/trace/failures",
     name="trace_failures",
     title="Failures",
     template="trace/failure_groups.html",
     tab="failures",
     context=groups,
+    place=Place.BAR,
 )
-LIST: Page = Page(
+LIST = MonitorPage(
     path=r"/trace/failures/all",
     name="trace_failure_list",
     title="Failures",
@@ -356,7 +357,7 @@ LIST: Page = Page(
     tab="failures",
     context=listing,
 )
-ONE: Page = Page(
+ONE = MonitorPage(
     path=r"/trace/failures/([^/]+)",
     name="trace_failure",
     title="Failure",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from celery_trace import flames
-from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
+from celery_trace.queries import Queries
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, Visit
+from flower_plugin.trouble import Missing
 
 #: Lines of the table below the graph.
 MOST_LINES = 12
@@ -14,7 +16,7 @@ AGES = {"1h": "an hour ago", "6h": "6 hours ago", "1d": "a day ago", "7d": "a we
 
 
 def flame(
-    queries: Any, visit: Visit, kind: str, name: str, *, compare: str = "", since_s: float | None = None
+    queries: Queries, visit: Visit, kind: str, name: str, *, compare: str = "", since_s: float | None = None
 ) -> Context:
     """
     What a page shows of a flame graph: ``data`` for the script, ``lines`` for a table, and the figures.
@@ -54,7 +56,7 @@ def _is_library(frame: Any, visit: Visit) -> bool:
     return bool(visit.paths.is_library(frame.file))
 
 
-def kept(queries: Any, visit: Visit, kind: str, name: str) -> Context:
+def kept(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
     """
     One name's flame graph.
 
@@ -84,7 +86,7 @@ def kept(queries: Any, visit: Visit, kind: str, name: str) -> Context:
     }
 
 
-PAGE: Page = Page(
+PAGE = MonitorPage(
     path=r"/trace/kept/(task|request|block|process)/(.+)",
     name="trace_kept",
     title="Kept memory",

@@ -10,11 +10,13 @@ from typing import Any
 from celery_trace import forecasting
 from celery_trace.heap.watch import PROCESS_RUN_S
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
+from celery_trace.queries import Queries
 from flower_plugin.auth.roles import Role
 from flower_plugin.auth.values import without_data
-from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, Place, Visit
 from flower_plugin.pages.timemarks import marks_of
 from flower_plugin.rendering.source import one_line, source_lines
+from flower_plugin.trouble import Missing
 
 #: Sort orders of the table, besides that by urgency.
 SORTS = ("per_run", "total", "runs", "seen", "name")
@@ -30,7 +32,7 @@ def _filters(visit: Visit) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if value}
 
 
-def table(queries: Any, visit: Visit) -> Context:
+def table(queries: Queries, visit: Visit) -> Context:
     """The leak table, filtered by the address."""
     filters = _filters(visit)
     sort = visit.word("sort", SORTS)
@@ -151,7 +153,7 @@ def sentence(leak: Leak) -> str:
     return f"{leak.name} {what}."
 
 
-def leak(queries: Any, visit: Visit, identifier: str) -> Context:
+def leak(queries: Queries, visit: Visit, identifier: str) -> Context:
     """
     One leak with its evidence.
 
@@ -197,10 +199,16 @@ def leak(queries: Any, visit: Visit, identifier: str) -> Context:
     }
 
 
-LIST: Page = Page(
-    path=r"/trace/leaks", name="trace_leaks", title="Leaks", template="trace/leaks.html", tab="leaks", context=table
+LIST = MonitorPage(
+    path=r"/trace/leaks",
+    name="trace_leaks",
+    title="Leaks",
+    template="trace/leaks.html",
+    tab="leaks",
+    context=table,
+    place=Place.BAR,
 )
-ONE: Page = Page(
+ONE = MonitorPage(
     path=r"/trace/leaks/([^/]+)",
     name="trace_leak",
     title="Leak",

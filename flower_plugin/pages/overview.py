@@ -11,10 +11,12 @@ from msgspec.structs import replace
 
 from celery_trace import forecasting, rules
 from celery_trace.model import AlertView, FailureGroup, Forecast, Leak, ProcessView, StatsView, Verdict, WorkerView
+from celery_trace.queries import Queries
+from celery_trace.stores.lineage import sentence
 from flower_plugin.auth.roles import Role
 from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of, of_process
-from flower_plugin.pages.page import Context, Page, Visit
+from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
 from flower_plugin.rendering import badges
 from flower_plugin.wording import clip, count, plural, ratio, size_text
 
@@ -144,7 +146,7 @@ def _nearest(worker: WorkerView, known: Sequence[Limit]) -> tuple[float, Process
     return max(found, key=lambda row: row[0], default=None)
 
 
-def _of_forecasts(queries: Any, forecasts: Iterable[Forecast], now_s: float) -> list[Item]:
+def _of_forecasts(queries: Queries, forecasts: Iterable[Forecast], now_s: float) -> list[Item]:
     """Workers with a process that grows and reaches its limit within a day: the soonest of each."""
     soonest: dict[str, Forecast] = {}
     for forecast in forecasts:
@@ -167,16 +169,16 @@ def _of_forecasts(queries: Any, forecasts: Iterable[Forecast], now_s: float) -> 
     return items
 
 
-def _series(queries: Any, uid: str, now_s: float) -> list[tuple[float, float]]:
+def _series(queries: Queries, uid: str, now_s: float) -> list[tuple[float, float]]:
     samples = queries.samples(process=uid, since_s=now_s - 3600)
     return [(sample.at_s, float(sample.memory.rss_bytes)) for sample in samples]
 
 
-def _spark(queries: Any, uid: str, now_s: float) -> str:
+def _spark(queries: Queries, uid: str, now_s: float) -> str:
     return badges.sparkline(_series(queries, uid, now_s), "Resident memory")
 
 
-def _near_limits(queries: Any, workers: Iterable[WorkerView], known: list[Limit], now_s: float) -> list[Item]:
+def _near_limits(queries: Queries, workers: Iterable[WorkerView], known: list[Limit], now_s: float) -> list[Item]:
     """Workers whose greatest process is near a limit, the nearest first."""
     near = [
         (*nearest, worker)
@@ -224,9 +226,6 @@ def _of_worker(worker: WorkerView) -> Item | None:
 
 
 def _of_stats(stats: StatsView, budget: float, since_s: float) -> list[Item]:
-    # SQLAlchemy comes with it, which is there by the time that a page is read.
-    from celery_trace.stores.lineage import sentence
-
     items = [
         Item(
             weight=610,
@@ -301,7 +300,7 @@ def _grow(names: int) -> str:
     return f"{'name' if names == 1 else 'names'} whose runs keep memory, last 24 hours"
 
 
-def overview(queries: Any, visit: Visit) -> Context:
+def overview(queries: Queries, visit: Visit) -> Context:
     """Everything that needs attention, most urgent first, and four figures."""
     day = visit.now_s - DAY_S
     shows_values = visit.may(Role.LOCALS)
@@ -357,6 +356,12 @@ def overview(queries: Any, visit: Visit) -> Context:
     }
 
 
-PAGE: Page = Page(
-    path=r"/trace/?", name="trace", title="Overview", template="trace/overview.html", tab="trace", context=overview
+PAGE = MonitorPage(
+    path=r"/trace/?",
+    name="trace",
+    title="Overview",
+    template="trace/overview.html",
+    tab="trace",
+    context=overview,
+    place=Place.BAR,
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery_trace.probes.flamegraph import MOST_KEPT, VIEWS, Profiles, available
+from celery_trace.queries import Queries
 from flower_plugin.auth.roles import Role
-from flower_plugin.pages.page import Context, Missing, Page, Visit
+from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
+from flower_plugin.trouble import Missing
 
 
-def profiles(_queries: Any, visit: Visit) -> Context:
+def profiles(_queries: Queries, visit: Visit) -> Context:
     """All profiles, newest first."""
     found = Profiles(visit.settings.folder)
     return {
@@ -20,7 +20,7 @@ def profiles(_queries: Any, visit: Visit) -> Context:
     }
 
 
-def profile(_queries: Any, visit: Visit, identifier: str) -> Context:
+def profile(_queries: Queries, visit: Visit, identifier: str) -> Context:
     """
     One profile. Its flamegraph is fetched by the frame on the page, as making it may take some seconds.
 
@@ -42,16 +42,17 @@ def profile(_queries: Any, visit: Visit, identifier: str) -> Context:
 
 
 # A flamegraph names the process's command line, where secrets may stand: not for everybody who may look.
-LIST: Page = Page(
+LIST = MonitorPage(
     path=r"/trace/profiles",
     name="trace_profiles",
     title="Profiles",
     template="trace/profiles.html",
     tab="profiles",
     context=profiles,
+    place=Place.MORE,
     role=Role.LOCALS,
 )
-ONE: Page = Page(
+ONE = MonitorPage(
     path=r"/trace/profiles/([^/]+)",
     name="trace_profile",
     title="Profile",

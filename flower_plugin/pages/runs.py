@@ -8,8 +8,10 @@ from typing import Any
 from msgspec import Struct
 
 from celery_trace.model import Histogram, Rollup, Run
+from celery_trace.queries import Queries
 from flower_plugin.pages.flames import flame
-from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, Place, Visit
+from flower_plugin.trouble import Missing
 
 MOST_RUNS = 500
 
@@ -99,7 +101,7 @@ def scatter(runs: Sequence[Run]) -> dict[str, list[Any]]:
     }
 
 
-def names(queries: Any, visit: Visit) -> Context:
+def names(queries: Queries, visit: Visit) -> Context:
     """All names that ever ran, busiest first."""
     search = visit.word("search").lower()
     rows = [row for row in queries.names() if search in str(row[1]).lower()]
@@ -107,7 +109,7 @@ def names(queries: Any, visit: Visit) -> Context:
     return {"rows": rows[:500], "more": max(0, len(rows) - 500), "filtered": bool(search)}
 
 
-def runs(queries: Any, visit: Visit, kind: str, name: str) -> Context:
+def runs(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
     """
     One name.
 
@@ -149,10 +151,16 @@ def runs(queries: Any, visit: Visit, kind: str, name: str) -> Context:
     }
 
 
-NAMES: Page = Page(
-    path=r"/trace/runs", name="trace_runs", title="Runs", template="trace/run_names.html", tab="runs", context=names
+NAMES = MonitorPage(
+    path=r"/trace/runs",
+    name="trace_runs",
+    title="Runs",
+    template="trace/run_names.html",
+    tab="runs",
+    context=names,
+    place=Place.MORE,
 )
-ONE: Page = Page(
+ONE = MonitorPage(
     path=r"/trace/runs/(task|request|block)/(.+)",
     name="trace_runs_of",
     title="Runs",

@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from celery_trace import forecasting
 from celery_trace.model import MemoryState, ProcessRecord, Sample, WorkerView
+from celery_trace.queries import Queries
 from flower_plugin.pages.limits import limits_of, of_process
-from flower_plugin.pages.page import RANGES, Context, Page, Visit
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, Place, Visit
 from flower_plugin.pages.timemarks import ended_words, marks_of
 
 #: When a process takes its first sample, seconds after its start.
@@ -177,7 +178,7 @@ def blame(kept: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int, flo
     return [(kind, name, value, value / total) for kind, name, value in grown[:MOST_BLAMED]]
 
 
-def memory(queries: Any, visit: Visit) -> Context:
+def memory(queries: Queries, visit: Visit) -> Context:
     """All workers, and the chosen one (the first alive by default) over time."""
     since_s = visit.since_s("hour")
     word = visit.word("range", tuple(RANGES), "hour")
@@ -218,11 +219,13 @@ def memory(queries: Any, visit: Visit) -> Context:
     }
 
 
-PAGE: Page = Page(
+PAGE = MonitorPage(
     path=r"/trace/workers",
     name="trace_workers",
     title="Workers’ memory",
     template="trace/workers.html",
     tab="memory",
     context=memory,
+    place=Place.BAR,
+    entry="Memory",
 )

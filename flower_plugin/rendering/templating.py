@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tornado.template import BaseLoader, Template
@@ -9,7 +10,6 @@ from tornado.template import BaseLoader, Template
 from flower_plugin import wording
 from flower_plugin.rendering import badges
 from flower_plugin.rendering.source import one_line
-from flower_plugin.upstream import flower_template_folder, splice
 
 FOLDER = Path(__file__).parent.parent / "templates"
 
@@ -36,11 +36,17 @@ class MonitorLoader(BaseLoader):  # type: ignore[misc]
     Loads by name from our folder, then from Flower's.
 
     Names are the templates' own; a name with a path trick in it never comes from a request.
+
+    Args:
+        flower_folder: Where Flower's templates are.
+        splice: Puts our entries into one of Flower's templates: its name and text to the text to use.
+        names: Further names that every template may use.
     """
 
-    def __init__(self) -> None:
-        super().__init__(namespace=HELPERS)
-        self._flower = Path(flower_template_folder())
+    def __init__(self, flower_folder: str, splice: Callable[[str, str], str], names: Mapping[str, object]) -> None:
+        super().__init__(namespace={**HELPERS, **names})
+        self._flower = Path(flower_folder)
+        self._splice = splice
 
     def resolve_path(self, name: str, parent_path: str | None = None) -> str:  # noqa: ARG002
         """Names are absolute: ``trace/x.html`` is ours, the others are Flower's."""
@@ -51,4 +57,4 @@ class MonitorLoader(BaseLoader):  # type: ignore[misc]
         if ours.is_file():
             return Template(ours.read_text(encoding="utf-8"), name=name, loader=self, whitespace="single")
         text = (self._flower / name).read_text(encoding="utf-8")
-        return Template(splice(name, text), name=name, loader=self)
+        return Template(self._splice(name, text), name=name, loader=self)

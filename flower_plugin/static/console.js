@@ -176,7 +176,7 @@
                 theirs = {id: message.id, echo: log.lastElementChild};
             }
         },
-        output: function (message) { seen += 1; add(message.stream === "notice" ? "event" : message.stream, message.text); },
+        output: function (message) { seen += 1; add(message.stream || (message.kind === "notice" ? "event" : message.kind), message.text); },
         done: function (message) {
             if (running === message.id) { busy(null); }
             // What somebody else began is shown when it is complete.

@@ -38,7 +38,7 @@ class LoginHandler(HtmlHandler):
     def get(self) -> None:
         """The form; with ``token`` the exchange."""
         token = self.get_query_argument("token", "")
-        target = safe_target(self.get_query_argument("next", ""), self.application.base_url)
+        target = safe_target(self.get_query_argument("next", ""), self.context.base_url)
         if token:
             if self._redeem(token):
                 self.redirect(target)
@@ -50,7 +50,7 @@ class LoginHandler(HtmlHandler):
 
     def post(self) -> None:
         """Name and password."""
-        target = safe_target(self.get_body_argument("next", ""), self.application.base_url)
+        target = safe_target(self.get_body_argument("next", ""), self.context.base_url)
         address = self.request.remote_ip or ""
         keeper = self.gatekeeper
         given = self.get_body_argument("name", "")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from tornado.web import HTTPError, RequestHandler
 
+from celery_trace.refusals import Unavailable
 from flower_plugin import wording
 from flower_plugin.auth.gate import Gate
 from flower_plugin.auth.roles import Role, User
-from flower_plugin.pages.page import Missing, Page, Visit
+from flower_plugin.context import MonitorContext
+from flower_plugin.pages.page import MonitorPage, Visit
 from flower_plugin.trouble import Trouble, trouble_of
-
-if TYPE_CHECKING:
-    from flower_plugin.app import MonitorApplication
 
 logger = logging.getLogger("celery_trace.monitor")
 
@@ -27,8 +26,11 @@ T = TypeVar("T")
 class TraceHandler(Gate):
     """Base of all our handlers: denies unless a role is declared, and keeps blocking work off the loop."""
 
-    if TYPE_CHECKING:
-        application: MonitorApplication
+    @property
+    def context(self) -> MonitorContext:
+        """What the application made for its handlers."""
+        context: MonitorContext = self.application.context
+        return context
 
     @property
     def user(self) -> User:
@@ -42,17 +44,17 @@ class TraceHandler(Gate):
         """This request, for a context function."""
         return Visit(
             arguments={name: self.get_query_argument(name) for name in self.request.query_arguments},
-            now_s=self.application.clock.now_s(),
+            now_s=self.context.clock.now_s(),
             user=self.user,
-            paths=self.application.paths,
-            settings=self.application.trace_settings,
+            paths=self.context.paths,
+            settings=self.context.settings,
             read_only=self.gatekeeper.read_only,
-            monitor=self.application.status(),
+            monitor=self.context.status(),
         )
 
     async def off_loop(self, call: Callable[..., T], *arguments: Any) -> T:
         """Run blocking work in a thread of ours."""
-        return await asyncio.get_running_loop().run_in_executor(self.application.threads, call, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.context.threads, call, *arguments)
 
     def answer(self, value: Any, status: int = 200) -> None:
         """Finish with JSON."""
@@ -62,7 +64,7 @@ class TraceHandler(Gate):
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Refusals are no faults of the server."""
-        if isinstance(value, Trouble | Missing) or hasattr(value, "next"):
+        if isinstance(value, Trouble | Unavailable):
             logger.info("%s %s: %s", self.request.method, self.request.path, value)
         else:
             super().log_exception(typ, value, tb)
@@ -85,17 +87,17 @@ class HtmlHandler(TraceHandler):
 
     def get_template_namespace(self) -> dict[str, Any]:
         """What every template of ours may use, also one that is included as a module."""
-        application = self.application
-        now_s = application.clock.now_s()
+        context = self.context
+        now_s = context.clock.now_s()
         return {
             **super().get_template_namespace(),
             "ago": lambda at_s: wording.ago(at_s, now_s),
-            "path": application.paths.short,
-            "asset": application.asset_url,
-            "base": application.base_url,
-            "url_prefix": application.options.url_prefix,
+            "path": context.paths.short,
+            "asset": context.asset_url,
+            "base": context.base_url,
+            "url_prefix": context.url_prefix,
             "user": self.current_user,
-            "monitor": application.status(),
+            "monitor": context.status(),
             "read_only": self.gatekeeper.read_only,
             "may": lambda word: self.current_user is not None and self.current_user.may(Role[word.upper()]),
             "arguments": {name: self.get_query_argument(name) for name in self.request.query_arguments},
@@ -115,14 +117,13 @@ class HtmlHandler(TraceHandler):
         error = kwargs.get("exc_info", (None, None, None))[1]
         trouble = trouble_of(error, status_code)
         self.set_status(trouble.status)
-        back = error.back if isinstance(error, Missing) else None
-        self.show_page("trace/trouble.html", trouble=trouble, back=back, title=trouble.what)
+        self.show_page("trace/trouble.html", trouble=trouble, back=trouble.back, title=trouble.what)
 
 
 class PageHandler(HtmlHandler):
-    """Serves a :class:`Page`."""
+    """Serves a :class:`MonitorPage`."""
 
-    def initialize(self, page: Page) -> None:
+    def initialize(self, page: MonitorPage) -> None:
         """Tornado hands in what the route says."""
         self.page = page
         if page.framing:
@@ -136,7 +137,7 @@ class PageHandler(HtmlHandler):
     async def get(self, *groups: str) -> None:
         """Read the facts in a thread, then render."""
         visit = self.visit()
-        context = await self.off_loop(lambda: self.page.context(self.application.facts.queries, visit, *groups))
+        context = await self.off_loop(lambda: self.page.context(self.context.queries, visit, *groups))
         self.show_page(
             self.page.template, **{"title": self.page.title, "active_tab": self.page.tab, "visit": visit, **context}
         )

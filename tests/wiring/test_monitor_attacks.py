@@ -498,7 +498,7 @@ def test_our_pages_offer_what_is_allowed_and_nothing_that_would_be_refused(tmp_p
     known = {address: re.compile(re.escape(address).replace("/x/", "/[^/]+/") + "$") for address in CHANGE_NEEDS}
     offered = {name: set() for name in PEOPLE if name != "stranger"}
     with serving(lambda: attacked(tmp_path, filled, read_only=read_only, prefix="")) as (base, app):
-        row = app.facts.queries.leaks(limit=1).rows[0]
+        row = app.context.queries.leaks(limit=1).rows[0]
         for name, found in offered.items():
             client = Client(base)
             client.log_in(f"{name}'s", name)

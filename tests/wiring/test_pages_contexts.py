@@ -30,9 +30,13 @@ from celery_trace.settings import load
 from celery_trace.stores import open_store
 from flower_plugin.api.metrics import Snapshot, render, take
 from flower_plugin.auth.roles import Role, User
+from flower_plugin.context import MonitorStatus
+from flower_plugin.incoming.broker import BrokerState
 from flower_plugin.pages import alerts, failures, leaks, overview, runs, shells, statistics, workers
-from flower_plugin.pages.page import Missing, Visit
+from flower_plugin.pages.page import Visit
 from flower_plugin.pages.timemarks import marks_of
+from flower_plugin.trouble import Missing
+from flower_plugin.upstream import RememberedTask
 from flower_plugin.wording import Paths
 from tests.support import monitor_facts
 from tests.support.alerting import leak as a_leak
@@ -71,6 +75,7 @@ def visit(settings):
             user=User("ada", role, "session"),
             paths=Paths(["/srv/shop"]),
             settings=settings,
+            monitor=MonitorStatus(settings=settings, broker=BrokerState(up=True, since_s=0.0)),
         )
 
     return make
@@ -496,7 +501,8 @@ def test_the_overview_names_workers_near_their_limit_and_when_they_reach_it(tmp_
     assert "reached in 12 min" in item.detail
     assert "<svg" in item.trend
     # Celery's own limit counts too, for children; what is beyond one is told before what is near another.
-    context = overview.overview(queries, replace(visit(), monitor={"child_limit_bytes": 650 * mib}))
+    here = visit()
+    context = overview.overview(queries, replace(here, monitor=replace(here.monitor, child_limit_bytes=650 * mib)))
     assert [item.what.split(":")[0] for item in context["items"]] == [
         "big@h is beyond its limit",
         "ok@h is beyond its limit",
@@ -527,12 +533,13 @@ def test_a_workflow_shows_root_parent_children_and_siblings_also_those_that_went
 def test_what_flower_remembers_of_a_workflow_is_shown_and_a_ring_of_parents_ends(queries, visit):
     def remembered(root_id):
         return [
-            ("a", "shop.a", "SUCCESS", "b", 5.0),
-            ("b", "shop.b", "STARTED", "a", 6.0),
-            ("c", "shop.c", "", root_id, 1.0),
+            RememberedTask("a", "shop.a", "SUCCESS", "b", 5.0),
+            RememberedTask("b", "shop.b", "STARTED", "a", 6.0),
+            RememberedTask("c", "shop.c", "", root_id, 1.0),
         ]
 
-    here = replace(visit(), monitor={"workflow": remembered})
+    here = visit()
+    here = replace(here, monitor=replace(here.monitor, workflow=remembered))
     tree = failures.failure(queries, here, FAILURE)["workflow"]
     assert {"shop.c"} <= {one.name for one in tree}
     assert len(tree) == len({one.task_id for one in tree})
