@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from tornado.ioloop import PeriodicCallback
 
@@ -35,7 +34,7 @@ class Job:
     A store that is down makes each call fail: that is said once, and once more when it is over.
     """
 
-    def __init__(self, context: MonitorContext, name: str, every_s: float, call: Callable[[], Any]) -> None:
+    def __init__(self, context: MonitorContext, name: str, every_s: float, call: Callable[[], object]) -> None:
         self.name = name
         self._context = context
         self._call = call

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tornado.web import RedirectHandler, URLSpec, url
+from tornado.web import RedirectHandler, RequestHandler, URLSpec, url
 
 from flower_plugin.api import changes, profiling, reading
 from flower_plugin.api.heaps import HeapProfileHandler
@@ -20,7 +18,7 @@ from flower_plugin.web.handlers import JsonNotFoundHandler, NotFoundHandler, Pag
 from flower_plugin.web.live import LiveFeed, LiveSocket
 
 #: Addresses beside the pages: (pattern below the prefix, handler, name).
-ADDRESSES: tuple[tuple[str, type[Any], str], ...] = (
+ADDRESSES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/stats", reading.StatsHandler, "trace_api_stats"),
     (rf"/api/trace/({'|'.join(LISTS)})", reading.ListHandler, "trace_api_list"),
     (r"/api/trace/alerts/rules", changes.AlertRulesHandler, "trace_api_alert_rules"),

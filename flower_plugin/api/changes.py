@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 from kombu.exceptions import OperationalError
@@ -19,6 +19,8 @@ from flower_plugin.web.handlers import JsonHandler
 
 logger = logging.getLogger("celery_trace.monitor")
 
+T = TypeVar("T")
+
 #: More alert rules than this are nobody's.
 MOST_RULES = 200
 #: The greatest body that is read, bytes: that many rules, written out at length.
@@ -30,7 +32,7 @@ class ChangeHandler(JsonHandler):
 
     change_role = Role.LOCALS
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, object]:
         """The JSON body; an empty one is an empty object."""
         if not self.request.body:
             return {}
@@ -48,11 +50,11 @@ class ChangeHandler(JsonHandler):
         self.gatekeeper.audit.done(who=self.user.name, what=f"POST {self.request.path}", answer=str(answer)[:300])
         self.answer(answer)
 
-    async def change(self, *groups: str) -> dict[str, Any]:
+    async def change(self, *groups: str) -> dict[str, object]:
         """What it does; returns what it answers."""
         raise NotImplementedError
 
-    async def over_the_broker(self, call: Callable[[], Any]) -> Any:
+    async def over_the_broker(self, call: Callable[[], T]) -> T:
         """
         Run blocking work that needs the broker.
 
@@ -70,7 +72,7 @@ class ChangeHandler(JsonHandler):
 class AlertHandler(ChangeHandler):
     """``POST /api/trace/alerts/ID/ack | silence``; silence takes ``{"seconds": n}``."""
 
-    async def change(self, *groups: str) -> dict[str, Any]:
+    async def change(self, *groups: str) -> dict[str, object]:
         """Acknowledge or silence."""
         identifier, action = groups
         user = self.user.name
@@ -90,7 +92,7 @@ class AlertHandler(ChangeHandler):
 class ChannelTestHandler(ChangeHandler):
     """``POST /api/trace/alerts/test``: sends a test message, to all channels or to ``{"channel": n}``."""
 
-    async def change(self, *_: str) -> dict[str, Any]:
+    async def change(self, *_: str) -> dict[str, object]:
         """Deliver, and say how it went."""
         engine = await self.off_loop(lambda: self.context.engine)
         channels = engine.channel_labels
@@ -128,7 +130,7 @@ class AlertRulesHandler(ChangeHandler):
         set_by = stored.by if stored else None
         self.answer({"rules": [rules.describe(rule) for rule in found], "set_by": set_by})
 
-    async def change(self, *_: str) -> dict[str, Any]:
+    async def change(self, *_: str) -> dict[str, object]:
         """Check them as those of the configuration, then keep them."""
         body = self.body()
         entries = body.get("rules", ())
@@ -152,7 +154,7 @@ class AlertRulesHandler(ChangeHandler):
 class ResolveHandler(ChangeHandler):
     """``POST /api/trace/leaks/ID/resolve`` and ``/api/trace/groups/FINGERPRINT/resolve``."""
 
-    async def change(self, *groups: str) -> dict[str, Any]:
+    async def change(self, *groups: str) -> dict[str, object]:
         """Mark it resolved; it comes back by itself when it is seen again."""
         noun, identifier = groups
         user, at_s = self.user.name, self.context.clock.now_s()
@@ -166,7 +168,7 @@ class RetryHandler(ChangeHandler):
 
     change_role = Role.LIVE
 
-    async def change(self, *groups: str) -> dict[str, Any]:
+    async def change(self, *groups: str) -> dict[str, object]:
         """Send it; the new task's id is the answer."""
         identifier = groups[0]
         failure = await self.off_loop(lambda: self.context.queries.failure_record(identifier))
@@ -184,7 +186,7 @@ class DropHandler(ChangeHandler):
 
     change_role = Role.LIVE
 
-    async def change(self, *groups: str) -> dict[str, Any]:
+    async def change(self, *groups: str) -> dict[str, object]:
         """Tell the workers, signed."""
         from celery_trace.control import drop
 
@@ -204,7 +206,7 @@ class TraceNowHandler(ChangeHandler):
 
     change_role = Role.LIVE
 
-    async def change(self, *_: str) -> dict[str, Any]:
+    async def change(self, *_: str) -> dict[str, object]:
         """Tell the workers, signed."""
         body = self.body()
         name, seconds = body.get("name"), body.get("seconds", 120)

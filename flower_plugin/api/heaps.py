@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
@@ -49,7 +49,7 @@ class HeapProfileHandler(JsonHandler):
         else:
             self.answer({"name": name, "kind": kind, "of": of, **flames.as_json(view), "need": need})
 
-    def _one_of(self, argument: str, allowed: Any, default: str) -> str:
+    def _one_of(self, argument: str, allowed: Sequence[str], default: str) -> str:
         value: str = self.get_query_argument(argument, default)
         if value not in allowed:
             raise Trouble(400, f"{argument} is {value[:50]!r}.", f"It must be one of {', '.join(allowed)}.")

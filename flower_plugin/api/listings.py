@@ -7,6 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from celery_trace.model import Page
+from celery_trace.queries import Queries
 from flower_plugin.trouble import Trouble
 
 LONGEST_PAGE = 1000
@@ -30,8 +32,8 @@ def _flag(value: str) -> bool:
 class Listing(Struct, frozen=True):
     """A list of the API: which query answers it and which parameters it takes."""
 
-    query: str
-    parameters: Mapping[str, Callable[[str], Any]]
+    query: Callable[..., Page[Any]]
+    parameters: Mapping[str, Callable[[str], str | float | bool]]
 
 
 #: ``since`` and ``until`` are seconds since the epoch, as all times of the contract.
@@ -39,10 +41,11 @@ _SINCE = {"since": _number}
 
 LISTS: Mapping[str, Listing] = {
     "leaks": Listing(
-        "leaks", {**dict.fromkeys(("kind", "name", "verdict", "worker", "queue", "search", "sort"), _text), **_SINCE}
+        Queries.leaks,
+        {**dict.fromkeys(("kind", "name", "verdict", "worker", "queue", "search", "sort"), _text), **_SINCE},
     ),
     "failures": Listing(
-        "failures",
+        Queries.failures,
         {
             **dict.fromkeys(
                 ("kind", "name", "outcome", "fingerprint", "worker", "search", "task_id", "root_id"), _text
@@ -53,19 +56,19 @@ LISTS: Mapping[str, Listing] = {
         },
     ),
     "groups": Listing(
-        "groups", {**dict.fromkeys(("kind", "name", "outcome", "state", "search", "sort"), _text), **_SINCE}
+        Queries.groups, {**dict.fromkeys(("kind", "name", "outcome", "state", "search", "sort"), _text), **_SINCE}
     ),
-    "runs": Listing("runs", {**dict.fromkeys(("kind", "name", "why", "task_id", "root_id"), _text), **_SINCE}),
-    "workers": Listing("workers", dict(_SINCE)),
-    "alerts": Listing("alerts", {"state": _text}),
-    "shells": Listing("shells", {"failure": _text}),
+    "runs": Listing(Queries.runs, {**dict.fromkeys(("kind", "name", "why", "task_id", "root_id"), _text), **_SINCE}),
+    "workers": Listing(Queries.workers, dict(_SINCE)),
+    "alerts": Listing(Queries.alerts, {"state": _text}),
+    "shells": Listing(Queries.shells, {"failure": _text}),
 }
 
 #: Parameters whose name in an address differs from the query's.
 _QUERY_NAMES = {"since": "since_s", "until": "until_s", "failure": "failure_id"}
 
 
-def list_arguments(noun: str, given: Mapping[str, str]) -> dict[str, Any]:
+def list_arguments(noun: str, given: Mapping[str, str]) -> dict[str, str | float | bool]:
     """
     The keyword arguments of a list's query.
 
@@ -73,7 +76,7 @@ def list_arguments(noun: str, given: Mapping[str, str]) -> dict[str, Any]:
         Trouble: 400, a parameter is unknown or ill-typed; it says which, and what is allowed.
     """
     listing = LISTS[noun]
-    found: dict[str, Any] = {}
+    found: dict[str, str | float | bool] = {}
     for name, value in given.items():
         if name == "limit":
             try:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from msgspec import Struct
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
@@ -45,67 +44,78 @@ def take(queries: Queries, events: Mapping[str, int]) -> Snapshot:
     )
 
 
-def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Any]:
+def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Metric]:
     """The series, as Prometheus' client prints them."""
     up = GaugeMetricFamily("celery_trace_store_up", "Whether the monitor reaches its store")
     up.add_metric([], float(store_up))
     yield up
-
     events = CounterMetricFamily(
         "celery_trace_events", "Events of Celery that Flower's pages miss, by what became of them", labels=["fate"]
     )
     for fate, count in snapshot.events.items():
         events.add_metric([fate], count)
     yield events
+    yield _kept(snapshot.leaks)
+    yield _resident(snapshot.workers)
+    yield _failures(snapshot.groups)
+    yield _alerts(snapshot.alerts)
+    if snapshot.stats is not None:
+        yield from _stats_families(snapshot.stats)
 
+
+def _kept(leaks: Iterable[Leak]) -> Metric:
     kept = GaugeMetricFamily(
         "celery_trace_task_kept_bytes",
         "Bytes that a run of this task keeps, summed over its sites that grow",
         labels=["kind", "task"],
     )
-    by_task: dict[tuple[str, str], float] = defaultdict(float)
-    for leak in snapshot.leaks:
+    by_task: dict[tuple[str, ...], float] = defaultdict(float)
+    for leak in leaks:
         if leak.verdict in (Verdict.LEAKING, Verdict.GROWING) and leak.kept_bytes_per_run > 0:
             by_task[leak.kind, leak.name] += leak.kept_bytes_per_run
-    for labels, value in sorted(by_task.items()):
-        kept.add_metric(list(labels), value)
-    yield kept
+    return _filled(kept, by_task)
 
+
+def _resident(workers: Iterable[WorkerView]) -> Metric:
     resident = GaugeMetricFamily(
         "celery_trace_process_resident_memory_bytes", "Resident memory of a worker's processes", labels=["worker"]
     )
-    by_worker: dict[str, float] = defaultdict(float)
-    for worker in snapshot.workers:
+    by_worker: dict[tuple[str, ...], float] = defaultdict(float)
+    for worker in workers:
         if worker.alive:
-            by_worker[worker.name or worker.host] += worker.rss_bytes
-    for name, value in sorted(by_worker.items()):
-        resident.add_metric([name], value)
-    yield resident
+            by_worker[worker.name or worker.host,] += worker.rss_bytes
+    return _filled(resident, by_worker)
 
+
+def _failures(groups: Iterable[FailureGroup]) -> Metric:
     failures = CounterMetricFamily(
         "celery_trace_task_failures", "Failures that the store holds", labels=["task", "exception", "outcome"]
     )
-    by_failure: dict[tuple[str, str, str], float] = defaultdict(float)
-    for group in snapshot.groups:
+    by_failure: dict[tuple[str, ...], float] = defaultdict(float)
+    for group in groups:
         exception = group.exception.type if group.exception else ""
         by_failure[group.name, exception, str(group.outcome)] += group.count
-    for names, value in sorted(by_failure.items()):
-        failures.add_metric(list(names), value)
-    yield failures
+    return _filled(failures, by_failure)
 
+
+def _alerts(alerts: Iterable[AlertView]) -> Metric:
     states = GaugeMetricFamily("celery_trace_alerts", "Alerts by rule and state", labels=["rule", "state"])
-    by_state: dict[tuple[str, str], int] = defaultdict(int)
-    for alert in snapshot.alerts:
+    by_state: dict[tuple[str, ...], float] = defaultdict(float)
+    for alert in alerts:
         by_state[alert.rule, alert.state] += 1
-    for pair, number in sorted(by_state.items()):
-        states.add_metric(list(pair), number)
-    yield states
-
-    if snapshot.stats is not None:
-        yield from _stats_families(snapshot.stats)
+    return _filled(states, by_state)
 
 
-def _stats_families(stats: StatsView) -> Iterable[Any]:
+def _filled(
+    family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[tuple[str, ...], float]
+) -> CounterMetricFamily | GaugeMetricFamily:
+    """The family with a series for each combination of labels, in their order."""
+    for labels, value in sorted(values.items()):
+        family.add_metric(list(labels), value)
+    return family
+
+
+def _stats_families(stats: StatsView) -> Iterable[Metric]:
     records = CounterMetricFamily(
         "celery_trace_records", "Records by what became of them, as traced processes count", labels=["fate"]
     )
@@ -125,10 +135,10 @@ def _stats_families(stats: StatsView) -> Iterable[Any]:
 
 
 class _Families(Collector):  # type: ignore[misc]
-    def __init__(self, found: list[Any]) -> None:
+    def __init__(self, found: list[Metric]) -> None:
         self._found = found
 
-    def collect(self) -> Iterable[Any]:
+    def collect(self) -> Iterable[Metric]:
         return self._found
 
 

@@ -33,7 +33,7 @@ class ProfileNextHandler(ChangeHandler):
 
     change_role = Role.LIVE
 
-    async def change(self, *_: str) -> dict[str, Any]:
+    async def change(self, *_: str) -> dict[str, object]:
         """Tell the workers, signed."""
         body = self.body()
         name, seconds = body.get("name"), body.get("seconds", 600)

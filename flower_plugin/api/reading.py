@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery_trace.model import AlertView, FailureDetail, Leak, ShellView
+from celery_trace.queries import Queries
 from flower_plugin.api.listings import LISTS, list_arguments
 from flower_plugin.auth.roles import Role
 from flower_plugin.auth.values import may_read, without_data, without_message, without_values, without_words
@@ -18,6 +19,15 @@ HIDES: Mapping[str, Callable[[Any], Any]] = {
     "groups": without_message,
     "alerts": without_words,
     "leaks": without_data,
+}
+
+
+#: What answers for one object.
+ONE: Mapping[str, Callable[[Queries, str], object]] = {
+    "leaks": Queries.leak,
+    "failures": Queries.failure,
+    "alerts": Queries.alert,
+    "shells": Queries.shell,
 }
 
 
@@ -35,7 +45,7 @@ class ListHandler(JsonHandler):
         if arguments.get("search") and noun in {"failures", "groups"} and not user.may(Role.LOCALS):
             raise Trouble(403, "A search reads local values.", f"{user.name} has the role {user.role.word}.")
         try:
-            page = await self.off_loop(lambda: getattr(self.context.queries, LISTS[noun].query)(**arguments))
+            page = await self.off_loop(lambda: LISTS[noun].query(self.context.queries, **arguments))
         except ValueError as error:
             raise Trouble(400, "The store does not take these parameters.", str(error)) from error
         answer = page.as_json()
@@ -51,12 +61,11 @@ class OneHandler(JsonHandler):
 
     async def get(self, noun: str, identifier: str) -> None:
         """The object, or 404."""
-        query = {"leaks": "leak", "failures": "failure", "alerts": "alert", "shells": "shell"}[noun]
         if noun == "shells" and not self.user.may(Role.LOCALS):
             raise Trouble(403, "Transcripts show values.", f"{self.user.name} has the role {self.user.role.word}.")
-        found = await self.off_loop(lambda: getattr(self.context.queries, query)(identifier))
+        found = await self.off_loop(lambda: ONE[noun](self.context.queries, identifier))
         if found is None:
-            raise Trouble(404, f"There is no {query} {identifier[:50]!r}.", "It may have been pruned.")
+            raise Trouble(404, f"There is no {noun[:-1]} {identifier[:50]!r}.", "It may have been pruned.")
         if isinstance(found, ShellView) and not may_read(self.user, found):
             raise Trouble(
                 403,

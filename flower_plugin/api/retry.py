@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from celery import Celery
+
 from celery_trace.model import Failure, Kind, Node
 
 
@@ -19,6 +21,8 @@ _PLAIN_TYPES = {"int", "float", "str", "bool", "NoneType", "list", "tuple", "set
 
 #: Values that are rebuilt at most: a heap shares its nodes, so a short one can stand for very many.
 MOST_VALUES = 100_000
+#: Containers inside each other at most.
+MOST_DEPTH = 50
 
 
 def rebuild(heap: list[Node], ref: int, where: str, depth: int = 0, count: Iterator[int] | None = None) -> Any:
@@ -32,30 +36,44 @@ def rebuild(heap: list[Node], ref: int, where: str, depth: int = 0, count: Itera
         CannotRetry: The value is not exactly known; ``where`` says which it is.
     """
     count = itertools.count() if count is None else count
-    if not 0 <= ref < len(heap) or depth > 50 or next(count) > MOST_VALUES:
+    if depth > MOST_DEPTH or next(count) > MOST_VALUES:
+        raise CannotRetry(f"{where} was not captured in full.")
+    node = _whole(heap, ref, where)
+    if node.kind == "plain":
+        return node.value
+    if node.kind in _CONTAINERS:
+        return _CONTAINERS[node.kind](
+            rebuild(heap, item, f"{where}[{index}]", depth + 1, count) for index, item in enumerate(node.items)
+        )
+    keys = [rebuild(heap, item, f"a key of {where}", depth + 1, count) for item in node.items[::2]]
+    return {
+        key: rebuild(heap, item, f"{where}[{key!r}]", depth + 1, count)
+        for key, item in zip(keys, node.items[1::2], strict=True)
+    }
+
+
+def _whole(heap: list[Node], ref: int, where: str) -> Node:
+    """
+    A node of a kind and type that can be rebuilt, with nothing left out.
+
+    Raises:
+        CannotRetry: It is not.
+    """
+    if not 0 <= ref < len(heap):
         raise CannotRetry(f"{where} was not captured in full.")
     node = heap[ref]
-    short_type = node.type.removeprefix("builtins.")
     if node.kind == "redacted":
         raise CannotRetry(f"{where} was redacted, so its value is not known.")
     if node.cut:
         raise CannotRetry(f"{where} was cut when it was captured ({node.cut:,} left out).")
-    if node.kind == "plain" and short_type in _PLAIN_TYPES:
-        return node.value
-    if node.kind in _CONTAINERS and short_type in _PLAIN_TYPES:
-        return _CONTAINERS[node.kind](
-            rebuild(heap, item, f"{where}[{index}]", depth + 1, count) for index, item in enumerate(node.items)
-        )
-    if node.kind == "dict" and short_type == "dict":
-        keys = [rebuild(heap, item, f"a key of {where}", depth + 1, count) for item in node.items[::2]]
-        return {
-            key: rebuild(heap, item, f"{where}[{key!r}]", depth + 1, count)
-            for key, item in zip(keys, node.items[1::2], strict=True)
-        }
-    raise CannotRetry(f"{where} is of type {node.type}, which can't be rebuilt from the capture.")
+    short_type = node.type.removeprefix("builtins.")
+    known = short_type == "dict" if node.kind == "dict" else short_type in _PLAIN_TYPES
+    if not known or node.kind not in {"plain", "dict", *_CONTAINERS}:
+        raise CannotRetry(f"{where} is of type {node.type}, which can't be rebuilt from the capture.")
+    return node
 
 
-def retry(app: Any, failure: Failure) -> str:
+def retry(app: Celery, failure: Failure) -> str:
     """
     Send the task of a failure again.
 
@@ -72,7 +90,7 @@ def retry(app: Any, failure: Failure) -> str:
         raise CannotRetry("Its arguments were not captured.")
     args = rebuild(capture.heap, capture.args, "args")
     kwargs = rebuild(capture.heap, capture.kwargs, "kwargs")
-    options: dict[str, Any] = {}
+    options: dict[str, str] = {}
     if failure.task is not None and failure.task.queue:
         options["queue"] = failure.task.queue
     sent = app.send_task(failure.name, args=list(args), kwargs=kwargs, retry=False, **options)

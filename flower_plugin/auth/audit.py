@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -36,13 +35,13 @@ class AuditLog:
         self._file = shell_audit.AuditLog(folder, "monitor", clock)
         self._limits = {known: RefusalLimit(clock, per_minute=REFUSALS_A_MINUTE) for known in (False, True)}
         self._unwritten = {False: 0, True: 0}
-        self.emit: Callable[[AuditEntry], Any] | None = None
+        self.emit: Callable[[AuditEntry], object] | None = None
 
-    def done(self, *, who: str, what: str, failure: str = "", session: str = "", **more: Any) -> None:
+    def done(self, *, who: str, what: str, failure: str = "", session: str = "", **more: object) -> None:
         """A command was carried out."""
         self._note(who, what, "done", failure, session, more)
 
-    def refused(self, *, who: str, what: str, why: str, failure: str = "", session: str = "", **more: Any) -> None:
+    def refused(self, *, who: str, what: str, why: str, failure: str = "", session: str = "", **more: object) -> None:
         """A command, a request or a login was refused."""
         known = bool(who) and what != "login"
         if not self._limits[known].admit():
@@ -60,7 +59,7 @@ class AuditLog:
         verdict: str,
         failure: str,
         session: str,
-        more: dict[str, Any],
+        more: dict[str, object],
         *,
         stranger: bool = False,
     ) -> None:

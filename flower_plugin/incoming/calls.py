@@ -13,6 +13,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from celery import Celery
+
 from celery_trace.redaction import Redactor, Scrubber
 
 #: The names of a task's positional parameters; None where the app has no such task.
@@ -23,7 +25,7 @@ MOST_CHARACTERS = 16 * 1024
 MOST_DEPTH = 10
 
 
-def parameters_of(app: Any) -> Parameters:
+def parameters_of(app: Celery) -> Parameters:
     """The names of parameters, from the tasks of a Celery app."""
 
     def names(task_name: str) -> Sequence[str] | None:
@@ -59,7 +61,7 @@ class Calls:
         self._places[name] = tuple(place for place, one in enumerate(names) if secret(one))
         return True
 
-    def scrubber(self, name: str, args: Any, kwargs: Any) -> Scrubber | None:
+    def scrubber(self, name: str, args: Any, kwargs: object) -> Scrubber | None:
         """What takes the secrets of one call out of other texts; None where it has none."""
         found = [*self._in_args(name, args), *self._in_kwargs(kwargs)]
         if not found:
@@ -69,7 +71,7 @@ class Calls:
             scrubber.learn(secret)
         return scrubber
 
-    def _in_args(self, name: str, args: Any) -> Iterator[str]:
+    def _in_args(self, name: str, args: object) -> Iterator[str]:
         places = self._places[name] if self.knows(name) else ()
         values = _read(args) if places else None
         if isinstance(values, list | tuple):
@@ -77,7 +79,7 @@ class Calls:
                 if place < len(values):
                     yield from _texts(values[place], 0)
 
-    def _in_kwargs(self, kwargs: Any) -> Iterator[str]:
+    def _in_kwargs(self, kwargs: object) -> Iterator[str]:
         # Texts without a secret name in them are nearly all, and this is the quick way to tell.
         if isinstance(kwargs, str) and self._redactor.text(kwargs) is kwargs:
             return
@@ -97,7 +99,7 @@ class Calls:
                 yield from self._named(inner, depth + 1)
 
 
-def _read(value: Any) -> Any:
+def _read(value: object) -> object:
     """Arguments as workers tell them, or as they print them."""
     if not isinstance(value, str):
         return value

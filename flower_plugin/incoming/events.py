@@ -56,8 +56,8 @@ class Refused(Exception):
     """This is no event that Celery sends."""
 
 
-def _number(least: float, most: float) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
+def _number(least: float, most: float) -> Callable[[object], float]:
+    def check(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             raise Refused
         return value
@@ -65,8 +65,8 @@ def _number(least: float, most: float) -> Callable[[Any], float]:
     return check
 
 
-def _integer(most: int = MOST_INTEGER, least: int = 0) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
+def _integer(most: int = MOST_INTEGER, least: int = 0) -> Callable[[object], int]:
+    def check(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise Refused
         return value
@@ -85,14 +85,14 @@ def _name(value: Any, most: int = MOST_NAME) -> str:
     return value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A sentence or two, cut."""
     if not isinstance(value, str):
         raise Refused
     return visible(value[:MOST_NAME])
 
 
-def is_name(value: Any) -> bool:
+def is_name(value: object) -> bool:
     """Whether something can be the name of a worker."""
     try:
         _name(value)
@@ -101,7 +101,7 @@ def is_name(value: Any) -> bool:
     return True
 
 
-def _load(value: Any) -> list[float]:
+def _load(value: object) -> list[float]:
     if not isinstance(value, list | tuple) or not 0 < len(value) <= 3:
         raise Refused
     return [_LOAD(one) for one in value]
@@ -110,12 +110,12 @@ def _load(value: Any) -> list[float]:
 _LOAD = _number(0.0, 1e6)
 
 #: What every event may have. ``timestamp`` and ``hostname`` are checked apart, as Flower can't do without.
-_COMMON: Mapping[str, Callable[[Any], Any]] = {
+_COMMON: Mapping[str, Callable[[object], object]] = {
     "clock": _integer(),
     "utcoffset": _number(-24, 24),  # hours
     "pid": _integer(2**32),
 }
-_WORKER: Mapping[str, Callable[[Any], Any]] = {
+_WORKER: Mapping[str, Callable[[object], object]] = {
     **_COMMON,
     # A worker counts as online for two of these after its last heartbeat.
     "freq": _number(0.001, 86_400.0),
@@ -126,7 +126,7 @@ _WORKER: Mapping[str, Callable[[Any], Any]] = {
     "sw_ver": _name,
     "sw_sys": _name,
 }
-_TASK: Mapping[str, Callable[[Any], Any]] = {
+_TASK: Mapping[str, Callable[[object], object]] = {
     **_COMMON,
     "uuid": _name,
     "name": _name,
@@ -141,7 +141,7 @@ _TASK: Mapping[str, Callable[[Any], Any]] = {
     "runtime": _number(0.0, 1e9),
 }
 #: Our own, from a worker that can't write its records.
-_UNRECORDED: Mapping[str, Callable[[Any], Any]] = {**_COMMON, "why": _text, "next": _text, "waiting": _integer()}
+_UNRECORDED: Mapping[str, Callable[[object], object]] = {**_COMMON, "why": _text, "next": _text, "waiting": _integer()}
 #: Texts that show values of the user's.
 _VALUES: Mapping[str, int] = {
     "args": MOST_VALUE,
@@ -186,7 +186,7 @@ class EventCheck:
                 why,
             )
 
-    def checked(self, event: Any) -> dict[str, Any] | None:
+    def checked(self, event: object) -> dict[str, object] | None:
         """The event as Celery would have sent it, or None, which is counted."""
         try:
             return self._checked(event)
@@ -194,7 +194,7 @@ class EventCheck:
             self.refuse(str(error))
             return None
 
-    def _checked(self, event: Any) -> dict[str, Any]:
+    def _checked(self, event: object) -> dict[str, object]:
         if not isinstance(event, dict):
             raise Refused("it is not a mapping")
         kind = event.get("type")
@@ -203,7 +203,9 @@ class EventCheck:
             raise Refused("it has no valid type")
         if kind not in _CELERYS and not self._known(self._types, match.group(), MOST_TYPES):
             raise Refused("there are too many different types")
-        fields: Mapping[str, Callable[[Any], Any]] = {"task": _TASK, "worker": _WORKER}.get(match["group"], _COMMON)
+        fields: Mapping[str, Callable[[object], object]] = {"task": _TASK, "worker": _WORKER}.get(
+            match["group"], _COMMON
+        )
         if kind == UNRECORDED:
             fields = _UNRECORDED
         found = {
@@ -228,13 +230,13 @@ class EventCheck:
         return found
 
     @staticmethod
-    def _needed(event: dict[str, Any], name: str, check: Callable[[Any], Any]) -> Any:
+    def _needed(event: dict[str, object], name: str, check: Callable[[object], object]) -> object:
         try:
             return check(event.get(name))
         except Refused:
             raise Refused(f"its {name} is missing or not what it should be") from None
 
-    def _add_values(self, event: dict[str, Any], found: dict[str, Any]) -> None:
+    def _add_values(self, event: dict[str, object], found: dict[str, object]) -> None:
         scrubber = self._scrubber(event, found)
         for name, most in _VALUES.items():
             value = event.get(name)
@@ -247,15 +249,15 @@ class EventCheck:
             del found["name"]
             self.fields_left_out += 1
 
-    def _scrubber(self, event: dict[str, Any], found: dict[str, Any]) -> Scrubber | None:
-        args, kwargs = event.get("args"), event.get("kwargs")
+    def _scrubber(self, event: dict[str, object], found: dict[str, object]) -> Scrubber | None:
+        task_id, args, kwargs = str(found["uuid"]), event.get("args"), event.get("kwargs")
         if isinstance(args, str) or isinstance(kwargs, str):
             learned = self._calls.scrubber(str(found.get("name", "")), args, kwargs)
             if learned is not None:
-                self._learned[found["uuid"]] = learned
+                self._learned[task_id] = learned
                 if len(self._learned) > MOST_LEARNED:
                     self._learned.popitem(last=False)
-        return self._learned.get(found["uuid"])
+        return self._learned.get(task_id)
 
     @staticmethod
     def _known(names: set[str], name: str, most: int) -> bool:

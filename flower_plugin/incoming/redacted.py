@@ -41,9 +41,9 @@ def text_of(text: str, redactor: Redactor, most: int = MOST_CHARACTERS, scrubber
     return shown if cut is text else shown + CUT
 
 
-def redacted(value: Any, redactor: Redactor, scrubber: Scrubber | None = None) -> Any:
+def redacted(value: Any, redactor: Redactor, scrubber: Scrubber | None = None) -> object:
     """
-    Any value as plain JSON types, without secrets.
+    object value as plain JSON types, without secrets.
 
     A value under a secret name is replaced as a whole. What JSON has no type for, such as NaN or an object, becomes
     text.
@@ -51,14 +51,18 @@ def redacted(value: Any, redactor: Redactor, scrubber: Scrubber | None = None) -
     return _Redaction(redactor, scrubber).value(value, 0)
 
 
-def redacted_settings(settings: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
+def redacted_mapping(value: Mapping[object, object], redactor: Redactor) -> dict[str, object]:
+    """The same of a mapping, which stays one."""
+    return _Redaction(redactor, None).mapping(value, 0)
+
+
+def redacted_settings(settings: Mapping[str, object], redactor: Redactor) -> dict[str, object]:
     """A worker's configuration without secrets. Celery hides some itself, but knows nothing of ours."""
-    shown = {
+    shown: dict[object, object] = {
         name: MARK if value and str(name).lower().removeprefix("celery_") in _SECRET_SETTINGS else value
         for name, value in settings.items()
     }
-    found: dict[str, Any] = redacted(shown, redactor)
-    return found
+    return redacted_mapping(shown, redactor)
 
 
 class _Redaction:
@@ -69,7 +73,7 @@ class _Redaction:
         self._scrubber = scrubber
         self._left = MOST_VALUES
 
-    def value(self, value: Any, depth: int) -> Any:
+    def value(self, value: Any, depth: int) -> object:
         self._left -= 1
         if value is None or isinstance(value, bool):
             return value
@@ -82,7 +86,7 @@ class _Redaction:
         if depth >= MOST_DEPTH or self._left <= 0:
             return CUT
         if isinstance(value, Mapping):
-            return self._mapping(value, depth)
+            return self.mapping(value, depth)
         if isinstance(value, list | tuple | set | frozenset):
             return self._items(value, depth)
         try:
@@ -91,14 +95,14 @@ class _Redaction:
             # The repr of somebody's class; what it raises says nothing about the value.
             return f"<{type(value).__name__}>"
 
-    def _integer(self, value: int) -> Any:
+    def _integer(self, value: int) -> object:
         if is_card_number(value):
             return MARK
         # Python refuses to print very long numbers, and a browser rounds them.
         return value if -_GREATEST <= value < _GREATEST else f"<integer of {value.bit_length():,} bits>"
 
-    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def mapping(self, value: Mapping[object, object], depth: int) -> dict[str, object]:
+        found: dict[str, object] = {}
         for key, inner in value.items():
             if self._left <= 0:
                 found[CUT] = CUT
@@ -108,8 +112,8 @@ class _Redaction:
             found[text_of(name, self._redactor, 1000)] = MARK if secret else self.value(inner, depth + 1)
         return found
 
-    def _items(self, value: Any, depth: int) -> list[Any]:
-        found = []
+    def _items(self, value: Any, depth: int) -> list[object]:
+        found: list[object] = []
         for inner in value:
             if self._left <= 0:
                 found.append(CUT)

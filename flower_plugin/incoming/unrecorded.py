@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from msgspec import Struct
 
@@ -33,7 +32,7 @@ class UnrecordedWorkers:
         self._clock = clock
         self._said: dict[str, Unrecorded] = {}
 
-    def heard(self, event: Mapping[str, Any]) -> None:
+    def heard(self, event: Mapping[str, object]) -> None:
         """Take note of an event, if it is one of these. Its time is when it came: clocks of others may be wrong."""
         if not isinstance(event, Mapping) or event.get("type") != EVENT:
             return

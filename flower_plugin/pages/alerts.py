@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -79,7 +78,7 @@ def described(rules: Iterable[Rule]) -> list[ShownRule]:
     return rows
 
 
-def rank(alert: AlertView) -> tuple[Any, ...]:
+def rank(alert: AlertView) -> tuple[int, bool, float]:
     """Firing before pending before resolved; what nobody has looked at first; newest first."""
     return (_ORDER.get(alert.state, 3), bool(alert.acknowledged_by), -(alert.fired_at or alert.since))
 

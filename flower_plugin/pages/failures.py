@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from celery_trace.model import ChainLink, ExceptionInfo, FailureDetail, FailureSummary, FrameView, Outcome
+from celery_trace.model import (
+    ChainLink,
+    ExceptionInfo,
+    FailureDetail,
+    FailureGroup,
+    FailureSummary,
+    FrameView,
+    Line,
+    Outcome,
+    Page,
+)
 from celery_trace.queries import Queries
 from celery_trace.queries.failures import SEARCHED_VALUES
+from celery_trace.queries.filters import FailureFilter, GroupFilter
 from flower_plugin.auth.roles import Role
 from flower_plugin.auth.values import without_values
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, Place, Visit
@@ -56,56 +65,61 @@ def exception_text(exception: ExceptionInfo | None, outcome: str) -> tuple[str, 
     }.get(str(outcome), (str(outcome).replace("_", " ").capitalize(), ""))
 
 
-def _common_filters(visit: Visit) -> dict[str, Any]:
-    wanted: dict[str, Any] = {name: visit.word(name) for name in ("kind", "name")}
-    wanted["outcome"] = visit.word("outcome", tuple(Outcome))
-    wanted["since_s"] = visit.since_s()
-    if visit.may(Role.LOCALS):
-        wanted["search"] = visit.word("search")  # a search reads local values
-    return wanted
+def _search(visit: Visit) -> str:
+    """What to search for; a search reads local values, so not everybody may."""
+    return visit.word("search") if visit.may(Role.LOCALS) else ""
 
 
-def _given(wanted: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in wanted.items() if value}
-
-
-def _shared(queries: Queries, visit: Visit, filters: dict[str, Any], rows: Sequence[Any]) -> Context:
+def _shared(
+    queries: Queries,
+    visit: Visit,
+    wanted: FailureFilter | GroupFilter,
+    page: Page[FailureSummary] | Page[FailureGroup],
+) -> Context:
     return {
-        "filtered": bool(filters),
+        "rows": page.rows,
+        "next": page.next,
+        "filtered": any(wanted.values()),
         "ranges": RANGES,
         "outcomes": list(Outcome),
         "exception_text": exception_text,
         "shows_values": visit.may(Role.LOCALS),
         "searched_values": SEARCHED_VALUES,
-        "any_process": bool(rows) or bool(queries.workers(limit=1).rows),
+        "any_process": bool(page.rows) or bool(queries.workers(limit=1).rows),
     }
 
 
 def groups(queries: Queries, visit: Visit) -> Context:
     """Failures by fingerprint."""
-    filters = _given({**_common_filters(visit), "state": visit.word("state", GROUP_STATES)})
+    wanted = GroupFilter(
+        kind=visit.word("kind"),
+        name=visit.word("name"),
+        outcome=visit.word("outcome", tuple(Outcome)),
+        state=visit.word("state", GROUP_STATES),
+        since_s=visit.since_s(),
+        search=_search(visit),
+    )
     sort = visit.word("sort", ("count", "first"))
-    page = queries.groups(**filters, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
-    rows = list(page.rows)
-    return {
-        **_shared(queries, visit, filters, rows),
-        "rows": rows,
-        "next": page.next,
-        "sort": sort,
-        "states": GROUP_STATES,
-    }
+    page = queries.groups(**wanted, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
+    return {**_shared(queries, visit, wanted, page), "sort": sort, "states": GROUP_STATES}
 
 
 def listing(queries: Queries, visit: Visit) -> Context:
     """Single failures, newest first."""
-    wanted = {
-        **_common_filters(visit),
-        **{name: visit.word(name) for name in ("fingerprint", "worker", "task_id", "root_id")},
-        "live": visit.word("live") == "1" or None,
-    }
-    filters = _given(wanted)
-    page = queries.failures(**filters, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
-    return {**_shared(queries, visit, filters, page.rows), "rows": page.rows, "next": page.next}
+    wanted = FailureFilter(
+        kind=visit.word("kind"),
+        name=visit.word("name"),
+        outcome=visit.word("outcome", tuple(Outcome)),
+        fingerprint=visit.word("fingerprint"),
+        worker=visit.word("worker"),
+        since_s=visit.since_s(),
+        search=_search(visit),
+        task_id=visit.word("task_id"),
+        root_id=visit.word("root_id"),
+        live=visit.word("live") == "1" or None,
+    )
+    page = queries.failures(**wanted, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
+    return _shared(queries, visit, wanted, page)
 
 
 _LINK_WORDS = {
@@ -121,31 +135,15 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
 
     Frames of libraries stand folded together between the user's own; the innermost of the user's own is open.
     """
-    chain = detail.chain or [
-        ChainLink(
-            type=detail.exception.type if detail.exception else "",
-            module=detail.exception.module if detail.exception else "",
-            message=detail.exception.message if detail.exception else "",
-            link="",
-            parent=-1,
-            frames=detail.frames,
-        )
-    ]
+    chain = detail.chain or [_only_link(detail)]
     # A black box does not know whose a frame is, and calls every one the user's own.
     sampled = detail.last_sample is not None
     links = []
     for number, link in enumerate(chain):
+        opened = next((index for index, frame in enumerate(link.frames) if frame.in_app), 0) if number == 0 else -1
         runs: list[tuple[bool, list[ShownFrame]]] = []
-        opened = next((index for index, frame in enumerate(link.frames) if frame.in_app), 0)
         for index, frame in enumerate(link.frames):
-            context = frame.context or ([(frame.line, frame.code)] if frame.code else [])
-            shown = ShownFrame(
-                index=index if number == 0 else -1,
-                frame=frame,
-                file=visit.paths.short(frame.file),
-                source=source_lines(context, frame.line, frame.columns),
-                opened=number == 0 and index == opened,
-            )
+            shown = _shown_frame(frame, visit, index=index if number == 0 else -1, opened=index == opened)
             in_app = frame.in_app and not (sampled and visit.paths.is_library(frame.file))
             if runs and runs[-1][0] == in_app:
                 runs[-1][1].append(shown)
@@ -156,6 +154,25 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
         shown_link = replace(link, attributes=[]) if other else link
         links.append(ShownLink(link=shown_link, words=_LINK_WORDS.get(link.link, ""), runs=runs))
     return links
+
+
+def _only_link(detail: FailureDetail) -> ChainLink:
+    """The chain of a failure that has none: its exception, or nothing that was raised."""
+    raised = detail.exception or ExceptionInfo(type="", module="", message="")
+    return ChainLink(
+        type=raised.type, module=raised.module, message=raised.message, link="", parent=-1, frames=detail.frames
+    )
+
+
+def _shown_frame(frame: FrameView, visit: Visit, *, index: int, opened: bool) -> ShownFrame:
+    context = frame.context or ([(frame.line, frame.code)] if frame.code else [])
+    return ShownFrame(
+        index=index,
+        frame=frame,
+        file=visit.paths.short(frame.file),
+        source=source_lines(context, frame.line, frame.columns),
+        opened=opened,
+    )
 
 
 def as_text(detail: FailureDetail) -> str:
@@ -315,7 +332,7 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
     }
 
 
-def _last_stack(detail: FailureDetail, visit: Visit) -> list[tuple[Any, str]]:
+def _last_stack(detail: FailureDetail, visit: Visit) -> list[tuple[Line, str]]:
     """The black box's frames with short file names; none where they stand among the failure's frames already."""
     if detail.last_sample is None:
         return []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery_trace import flames
+from celery_trace.model import Line
 from celery_trace.queries import Queries
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, Visit
 from flower_plugin.trouble import Missing
@@ -46,13 +45,13 @@ def flame(
     }
 
 
-def _place(frame: Any, visit: Visit) -> str:
+def _place(frame: Line, visit: Visit) -> str:
     if not frame.file:
         return ""
     return f"{visit.paths.short(frame.file)}:{frame.line}" if frame.line else visit.paths.short(frame.file)
 
 
-def _is_library(frame: Any, visit: Visit) -> bool:
+def _is_library(frame: Line, visit: Visit) -> bool:
     return bool(visit.paths.is_library(frame.file))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -18,7 +17,7 @@ from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of, of_process
 from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
 from flower_plugin.rendering import badges
-from flower_plugin.wording import clip, count, plural, ratio, size_text
+from flower_plugin.wording import Paths, clip, count, plural, ratio, size_text
 
 MOST_ITEMS = 20
 #: Workers that are looked at; the list is by name, so fewer would leave out the same ones each time.
@@ -89,7 +88,7 @@ def leaks_by_name(leaks: list[Leak]) -> list[list[Leak]]:
     ]
 
 
-def _of_leaks(lines: list[Leak], paths: Any) -> Item:
+def _of_leaks(lines: list[Leak], paths: Paths) -> Item:
     leak = lines[0]
     leaking = leak.verdict == Verdict.LEAKING
     verb = "leaks" if leaking else "keeps growing:"
@@ -296,63 +295,75 @@ def merged(items: list[Item]) -> list[Item]:
     return list(found.values())
 
 
+#: Name, value, what it is of, link below ``/trace``, colour.
+Figure = tuple[str, str, str, str, str]
+
+
 def _grow(names: int) -> str:
     return f"{'name' if names == 1 else 'names'} whose runs keep memory, last 24 hours"
+
+
+def _of_alerts(
+    firing: list[AlertView], leaks: list[list[Leak]], groups: list[FailureGroup], visit: Visit
+) -> list[Item]:
+    """Firing alerts, each with the link of the item about the same thing, so that the two become one."""
+    first_line = {f"/leaks/{line.id}": f"/leaks/{lines[0].id}" for lines in leaks for line in lines}
+    latest = {group.fingerprint[:8]: f"/failures/{group.latest_id}" for group in groups}
+    items = []
+    for alert in firing:
+        item = _of_alert(visit.alert(alert))
+        link = first_line.get(item.link, item.link)
+        if alert.rule == "new_failure":
+            # It leads to the failure that was the latest then; its subject ends with the group, "(1a2b3c4d)".
+            link = latest.get(alert.subject.rpartition("(")[2][:-1], link)
+        items.append(replace(item, link=link))
+    return items
+
+
+def _figures(queries: Queries, leaks: int, workers: list[WorkerView], stats: StatsView, since_s: float) -> list[Figure]:
+    alive = [worker for worker in workers if worker.alive]
+    others = sum(worker.role in rules.NO_WORKERS for worker in alive)
+    failed = queries.failed_since(since_s)
+    resident = f"resident in {plural(len(alive) - others, 'worker')}"
+    return [
+        ("Leaks", count(leaks), _grow(leaks), "/leaks", "danger" if leaks else "success"),
+        ("Failures", count(failed), "last 24 hours", "/failures?range=day", "danger" if failed else "success"),
+        (
+            "Memory",
+            size_text(sum(worker.rss_bytes for worker in alive)),
+            resident + (f" and {plural(others, 'other')}" if others else ""),
+            "/workers",
+            "active",
+        ),
+        ("Cost", ratio(stats.overhead_ratio), "of the processes' time goes to measuring", "/statistics", "active"),
+    ]
 
 
 def overview(queries: Queries, visit: Visit) -> Context:
     """Everything that needs attention, most urgent first, and four figures."""
     day = visit.now_s - DAY_S
-    shows_values = visit.may(Role.LOCALS)
-    leaks = [
-        leak
-        for leak in queries.leaks(limit=100, since_s=day).rows
-        if leak.verdict in (Verdict.LEAKING, Verdict.GROWING)
-    ]
+    rows = queries.leaks(limit=100, since_s=day).rows
+    leaks = leaks_by_name([leak for leak in rows if leak.verdict in (Verdict.LEAKING, Verdict.GROWING)])
     groups = queries.groups(since_s=day, state="open", limit=100).rows
-    workers: list[WorkerView] = queries.workers(since_s=day, limit=MOST_WORKERS).rows
-    stats: StatsView = queries.stats()
-    firing = queries.alerts(state="firing", limit=50).rows
-    items = [_of_alert(visit.alert(alert)) for alert in firing]
-    by_name = leaks_by_name(leaks)
-    first_line = {f"/leaks/{line.id}": f"/leaks/{lines[0].id}" for lines in by_name for line in lines}
-    items = [replace(item, link=first_line.get(item.link, item.link)) for item in items]
-    latest = {group.fingerprint[:8]: f"/failures/{group.latest_id}" for group in groups}
-    items = [
-        # The alert leads to the failure that was the latest then; its subject ends with the group, "(1a2b3c4d)".
-        replace(item, link=latest.get(alert.subject.rpartition("(")[2][:-1], item.link))
-        if alert.rule == "new_failure"
-        else item
-        for alert, item in zip(firing, items, strict=True)
-    ]
-    items += [_of_leaks(lines, visit.paths) for lines in by_name]
-    items += [_of_group(group, shows_values) for group in groups]
-    items += _of_forecasts(queries, queries.forecasts(), visit.now_s)
-    items += _near_limits(queries, workers, limits_of(queries, visit), visit.now_s)
-    items += [item for worker in workers if (item := _of_worker(worker)) is not None]
-    items += _of_stats(stats, visit.settings.memory_budget, day)
-    items = merged(items)
-    alive = [worker for worker in workers if worker.alive]
-    others = sum(worker.role in rules.NO_WORKERS for worker in alive)
-    failed = queries.failed_since(day)
+    workers = queries.workers(since_s=day, limit=MOST_WORKERS).rows
+    stats = queries.stats()
+    items = merged(
+        [
+            *_of_alerts(queries.alerts(state="firing", limit=50).rows, leaks, groups, visit),
+            *(_of_leaks(lines, visit.paths) for lines in leaks),
+            *(_of_group(group, visit.may(Role.LOCALS)) for group in groups),
+            *_of_forecasts(queries, queries.forecasts(), visit.now_s),
+            *_near_limits(queries, workers, limits_of(queries, visit), visit.now_s),
+            *(item for worker in workers if (item := _of_worker(worker)) is not None),
+            *_of_stats(stats, visit.settings.memory_budget, day),
+        ]
+    )
     shown = [replace(item, trend=item.trend() if callable(item.trend) else item.trend) for item in items[:MOST_ITEMS]]
     return {
         "items": shown,
         "more": max(0, len(items) - MOST_ITEMS),
         "new_here": not workers and not stats.records.get("process", 0) and not stats.records.get("processes", 0),
-        "figures": [
-            ("Leaks", count(len(by_name)), _grow(len(by_name)), "/leaks", "danger" if leaks else "success"),
-            ("Failures", count(failed), "last 24 hours", "/failures?range=day", "danger" if failed else "success"),
-            (
-                "Memory",
-                size_text(sum(worker.rss_bytes for worker in alive)),
-                f"resident in {plural(len(alive) - others, 'worker')}"
-                + (f" and {plural(others, 'other')}" if others else ""),
-                "/workers",
-                "active",
-            ),
-            ("Cost", ratio(stats.overhead_ratio), "of the processes' time goes to measuring", "/statistics", "active"),
-        ],
+        "figures": _figures(queries, len(leaks), workers, stats, day),
     }
 
 

@@ -38,7 +38,7 @@ def _behind_the_gate(handler: type[RequestHandler]) -> type[RequestHandler]:
     if issubclass(handler, upstream.FlowerLoginHandler):
         # Its __new__ would make an instance of the configured provider, without the gate.
         handler = upstream.login_handler(upstream.options.auth_provider)
-        roles: dict[str, Any] = {"role": Role.PUBLIC}
+        roles: dict[str, object] = {"role": Role.PUBLIC}
     elif issubclass(handler, upstream.StaticFileHandler):
         roles = {"role": Role.PUBLIC}
     elif issubclass(handler, upstream.SHOWS_VALUES):
@@ -87,7 +87,7 @@ class FlowerGate(Gate):
             raise HTTPError(400, "kwargs must be an object")
         return args, kwargs, options
 
-    def normalize_options(self, options: Any) -> None:
+    def normalize_options(self, options: object) -> None:
         """Flower's reading of ``eta``, ``countdown`` and ``expires``, which takes texts and numbers for granted."""
         try:
             super().normalize_options(options)
@@ -119,7 +119,7 @@ class StaticFiles(upstream.StaticFileHandler):  # type: ignore[misc]
         return int(super().get_content_size()) if fixed is None else len(fixed)
 
     @classmethod
-    def make_static_url(cls, settings: dict[str, Any], path: str, include_version: bool = True) -> str:
+    def make_static_url(cls, settings: dict[str, object], path: str, include_version: bool = True) -> str:
         """The address of a file, with its version."""
         key = (str(settings.get("static_url_prefix", "")), path, include_version)
         address = cls._addresses.get(key)

@@ -56,7 +56,7 @@ class TraceHandler(Gate):
         """Run blocking work in a thread of ours."""
         return await asyncio.get_running_loop().run_in_executor(self.context.threads, call, *arguments)
 
-    def answer(self, value: Any, status: int = 200) -> None:
+    def answer(self, value: object, status: int = 200) -> None:
         """Finish with JSON."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=UTF-8")
@@ -105,7 +105,7 @@ class HtmlHandler(TraceHandler):
             "title": "",
         }
 
-    def show_page(self, template: str, **context: Any) -> None:
+    def show_page(self, template: str, **context: object) -> None:
         """Render one of our templates and finish."""
         _ = self.xsrf_token  # sets the cookie that scripts send back
         RequestHandler.render(self, template, **context)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
@@ -40,7 +38,7 @@ class SocketHandler(TraceHandler, WebSocketHandler):  # type: ignore[misc]
         """Tornado's hook; the same rule."""
         return self.own_origin(origin)
 
-    def tell(self, message: Any) -> None:
+    def tell(self, message: object) -> None:
         """Send JSON; a socket that has just closed is no error."""
         try:
             self.write_message(msgspec.json.encode(message).decode())

@@ -17,7 +17,7 @@ class BadJson(ValueError):
     """The text is not valid JSON, or exceeds a limit. The message says which."""
 
 
-def read(sent: bytes | str, most_bytes: int) -> Any:
+def read(sent: bytes | str, most_bytes: int) -> object:
     """
     The value of a JSON text.
 
@@ -48,8 +48,8 @@ def read(sent: bytes | str, most_bytes: int) -> Any:
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
             raise BadJson(f"It has the name {name[:50]!r} twice in one object.")
@@ -87,7 +87,7 @@ def check(value: Any, most_depth: int = MOST_DEPTH) -> None:
             check(item, most_depth - 1)
 
 
-def _check_numbers(value: Any) -> None:
+def _check_numbers(value: object) -> None:
     """Whether 64 bits, or a float, hold each number: no column and no clock takes others."""
     if isinstance(value, int | float):
         if not -(2**63) <= value < 2**63 and (isinstance(value, int) or math.isinf(value)):

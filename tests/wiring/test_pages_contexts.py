@@ -183,9 +183,9 @@ def test_a_leak_comes_with_its_evidence(queries, visit):
     context = leaks.leak(queries, visit(), row.id)
     assert context["sentence"] == "shop.tasks.remember_order leaks."
     assert [line.lit for line in context["source"]] == [True]
-    labels = [line["label"] for line in context["plot"]["lines"]]
+    labels = [line.label for line in context["plot"].lines]
     assert labels == ["all processes", "pid 102", "pid 101"]
-    assert {mark["text"] for mark in context["plot"]["marks"]} >= {"pid 101 started", "pid 102 started"}
+    assert {mark.text for mark in context["plot"].marks} >= {"pid 101 started", "pid 102 started"}
     assert len(context["windows"]) == 6
     assert context["types"][0].type == "str"
 
@@ -212,18 +212,18 @@ def test_growth_comes_to_what_the_table_says_and_no_line_goes_down():
     windows = [window("w1", 500.0, 20), window("w2", 700.0, 30, Verdict.STEADY, 0.0), window("w3", 900.0, 50, kept=5.0)]
     rows = [rollup(300, 20), rollup(0, 10), rollup(-300, 10**6), rollup(600, 5)]
     plot = leaks.growth(row, windows, rows, {"p": process})
-    assert plot["lines"] == [
-        {"label": "all processes", "points": [[100.0, 100.0], [300.0, 200.0], [600.0, 400.0], [900.0, 450.0]]},
-        {"label": "pid 7", "points": [[100.0, 0.0], [500.0, 200.0], [700.0, 200.0], [900.0, 300.0]]},
+    assert plot.lines == [
+        leaks.GrowthLine("all processes", [(100.0, 100.0), (300.0, 200.0), (600.0, 400.0), (900.0, 450.0)]),
+        leaks.GrowthLine("pid 7", [(100.0, 0.0), (500.0, 200.0), (700.0, 200.0), (900.0, 300.0)]),
     ]
-    young = leaks.growth(row, windows, rows, {"p": process}, now_s=710.0)["lines"][0]
-    assert young["points"][-1] == [710.0, 450.0], "no point lies in the future"
-    assert [mark["text"] for mark in plot["marks"]] == ["pid 7 started", "pid 7 killed"]
+    young = leaks.growth(row, windows, rows, {"p": process}, now_s=710.0).lines[0]
+    assert young.points[-1] == (710.0, 450.0), "no point lies in the future"
+    assert [mark.text for mark in plot.marks] == ["pid 7 started", "pid 7 killed"]
     mended = replace(row, kept_bytes_total=200)
-    ends = [point[1] for point in leaks.growth(mended, windows, rows, {"p": process})["lines"][0]["points"]]
+    ends = [point[1] for point in leaks.growth(mended, windows, rows, {"p": process}).lines[0].points]
     assert ends == [0.0, 100.0, 200.0, 200.0], "runs after it was mended add nothing"
     nothing = replace(row, kept_bytes_per_run=0, kept_bytes_total=0)
-    assert [line["label"] for line in leaks.growth(nothing, windows, rows, {"p": process})["lines"]] == ["pid 7"]
+    assert [line.label for line in leaks.growth(nothing, windows, rows, {"p": process}).lines] == ["pid 7"]
 
 
 # --- failures ----------------------------------------------------------------------------------------
@@ -310,8 +310,8 @@ def test_an_unknown_failure_is_missing(queries, visit):
 def test_workers_show_the_chosen_one_over_time(queries, visit):
     context = workers.memory(queries, visit(range="day"))
     assert context["chosen"].name == monitor_facts.WORKER
-    assert {line["label"] for line in context["plots"]["lines"]} == {"main 100", "child 101", "child 102", "child 99"}
-    assert "pid 99 killed" in [mark["text"] for mark in context["plots"]["marks"]]
+    assert {line.label for line in context["plots"].lines} == {"main 100", "child 101", "child 102", "child 99"}
+    assert "pid 99 killed" in [mark.text for mark in context["plots"].marks]
     assert context["blamed"][0][1] == "shop.tasks.remember_order"
     assert sum(share for *_, share in context["blamed"]) == pytest.approx(1)
     assert workers.memory(queries, visit(worker="nobody"))["unknown"] == "nobody"
@@ -319,30 +319,30 @@ def test_workers_show_the_chosen_one_over_time(queries, visit):
 
 def test_the_line_of_a_web_process_is_plotted_though_it_belongs_to_no_worker(queries, visit):
     context = workers.memory(queries, visit(worker="web@web-2"))
-    assert [line["label"] for line in context["plots"]["lines"]] == ["web 300"]
+    assert [line.label for line in context["plots"].lines] == ["web 300"]
     assert context["silence"] is None
 
 
 def test_a_line_breaks_where_a_process_was_silent_and_not_where_it_was_only_quiet():
     times_s = [0.0, 10.0, 310.0, 320.0, 2000.0, 2010.0]
     samples = [Sample(process="p", at_s=at_s, memory=MemoryState(rss_bytes=5), name="shop.run") for at_s in times_s]
-    (line,) = workers.series(samples, None)["lines"]
-    assert line["at"] == [0.0, 10.0, 310.0, 320.0, 321.0, 2000.0, 2010.0]
-    assert line["rss"] == [5, 5, 5, 5, None, 5, 5]
-    assert line["name"][4] == ""
-    assert {len(line[what]) for what in ("at", "rss", "uss", "fds", "threads", "name")} == {7}
+    (line,) = workers.series(samples, None).lines
+    assert line.at == [0.0, 10.0, 310.0, 320.0, 321.0, 2000.0, 2010.0]
+    assert line.rss == [5, 5, 5, 5, None, 5, 5]
+    assert line.name[4] == ""
+    assert {len(getattr(line, what)) for what in ("at", "rss", "uss", "fds", "threads", "name")} == {7}
 
 
 def test_a_line_that_was_thinned_breaks_where_its_process_was_silent_all_the_same():
     times_s = [10.0 * n for n in range(1000) if not 400 < n < 500]
     samples = [Sample(process="p", at_s=at_s, memory=MemoryState(rss_bytes=int(at_s))) for at_s in times_s]
-    (line,) = workers.series(samples, None)["lines"]
-    assert len(line["at"]) <= workers.MOST_POINTS + 2
-    assert [at_s for at_s, rss in zip(line["at"], line["rss"], strict=True) if rss is None] == [4001.0]
-    assert line["at"] == sorted(line["at"])
+    (line,) = workers.series(samples, None).lines
+    assert len(line.at) <= workers.MOST_POINTS + 2
+    assert [at_s for at_s, rss in zip(line.at, line.rss, strict=True) if rss is None] == [4001.0]
+    assert line.at == sorted(line.at)
     # A week of one process is one sample in ten minutes, which is no silence.
     week = [Sample(process="p", at_s=600.0 * n, memory=MemoryState(rss_bytes=5)) for n in range(1000)]
-    assert None not in workers.series(week, None)["lines"][0]["rss"]
+    assert None not in workers.series(week, None).lines[0].rss
 
 
 @pytest.mark.parametrize(
@@ -564,7 +564,7 @@ def test_a_run_is_opened_by_its_id_and_only_under_its_name(queries, visit):
 
 
 def test_plots_mark_restarts_deploys_and_kills(queries, visit):
-    marks = {mark["text"]: mark["kind"] for mark in workers.memory(queries, visit(range="all"))["plots"]["marks"]}
+    marks = {mark.text: mark.kind for mark in workers.memory(queries, visit(range="all"))["plots"].marks}
     assert marks["1.4.2 deployed: celery@web-1 started"] == "deploy"
     assert marks["pid 99 killed"] == "killed"
     assert marks["celery@web-1 started"] == "restart"
@@ -575,8 +575,8 @@ def test_a_mark_says_in_a_word_how_a_process_ended():
         ProcessRecord(uid=how, host="h", pid=7, started_at_s=1.0, ended_at_s=2.0, ended_how=how)
         for how in ("exit", "killed")
     ]
-    marks = [mark for mark in marks_of(ends, []) if mark["at"] == 2.0]
-    assert [(mark["text"], mark["kind"]) for mark in marks] == [("pid 7 ended", "end"), ("pid 7 killed", "killed")]
+    marks = [mark for mark in marks_of(ends, []) if mark.at == 2.0]
+    assert [(mark.text, mark.kind) for mark in marks] == [("pid 7 ended", "end"), ("pid 7 killed", "killed")]
 
 
 def test_starts_of_one_moment_are_one_mark():
@@ -584,7 +584,7 @@ def test_starts_of_one_moment_are_one_mark():
         return ProcessRecord(uid=f"{worker}{at_s}", host="h", pid=1, worker=worker, started_at_s=at_s, release=release)
 
     mains = [main("a", 0, "1"), main("b", 5, "1"), main("a", 1000, "2"), main("b", 1030, "2"), main("c", 1050, "2")]
-    assert [(mark["at"], mark["text"], mark["kind"]) for mark in marks_of([], mains)] == [
+    assert [(mark.at, mark.text, mark.kind) for mark in marks_of([], mains)] == [
         (0, "a and 1 more started", "restart"),
         (1000, "2 deployed: a and 1 more started", "deploy"),
         (1050, "c started", "restart"),
