@@ -22,8 +22,8 @@ from flower_plugin import upstream
 from flower_plugin.auth.gate import Gatekeeper
 from flower_plugin.incoming.broker import BrokerLink, BrokerState
 from flower_plugin.incoming.unrecorded import Unrecorded
+from flower_plugin.rendering.wording import Paths, project_roots
 from flower_plugin.store_access import StoreAccess
-from flower_plugin.wording import Paths, project_roots
 
 if TYPE_CHECKING:
     from celery_trace.alerts import AlertEngine

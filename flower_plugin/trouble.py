@@ -6,7 +6,7 @@ from tornado.web import HTTPError
 
 from celery_trace.queries import BadCursor
 from celery_trace.refusals import Unavailable
-from flower_plugin import wording
+from flower_plugin.rendering import wording
 
 
 class Trouble(Exception):

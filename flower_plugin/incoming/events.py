@@ -20,7 +20,7 @@ from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.unrecorded import EVENT as UNRECORDED
 from flower_plugin.incoming.calls import Calls
 from flower_plugin.incoming.redacted import text_of
-from flower_plugin.wording import visible
+from flower_plugin.rendering.wording import visible
 
 logger = logging.getLogger("celery_trace.monitor")
 

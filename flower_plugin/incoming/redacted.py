@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_trace.redaction import MARK, Redactor, Scrubber, is_card_number
-from flower_plugin.wording import visible
+from flower_plugin.rendering.wording import visible
 
 #: Characters of one text that are kept, how deep a value is followed, and how many values are kept in all.
 MOST_CHARACTERS = 64 * 1024

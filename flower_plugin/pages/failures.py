@@ -26,8 +26,8 @@ from flower_plugin.auth.roles import Role
 from flower_plugin.auth.values import without_values
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, Place, Visit
 from flower_plugin.rendering.source import SourceLine, source_lines
+from flower_plugin.rendering.wording import visible
 from flower_plugin.trouble import Missing
-from flower_plugin.wording import visible
 
 MOST_ROWS = 100
 MOST_MEMBERS = 100

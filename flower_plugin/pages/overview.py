@@ -17,7 +17,7 @@ from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of, of_process
 from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
 from flower_plugin.rendering import badges
-from flower_plugin.wording import Paths, clip, count, plural, ratio, size_text
+from flower_plugin.rendering.wording import Paths, clip, count, plural, ratio, size_text
 
 MOST_ITEMS = 20
 #: Workers that are looked at; the list is by name, so fewer would leave out the same ones each time.

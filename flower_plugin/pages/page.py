@@ -14,7 +14,7 @@ from celery_trace.settings import Settings
 from flower_plugin.auth.roles import Role, User
 from flower_plugin.auth.values import without_words
 from flower_plugin.context import MonitorStatus
-from flower_plugin.wording import Paths
+from flower_plugin.rendering.wording import Paths
 
 Context = dict[str, Any]
 

@@ -6,7 +6,7 @@ from celery_trace.model import StatsView
 from celery_trace.queries import Queries
 from celery_trace.stores import lineage, sizes
 from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
-from flower_plugin.wording import size_text
+from flower_plugin.rendering.wording import size_text
 
 _SINGULAR = {"processes": "process", "stats": "stats"}
 #: What the records are called in the reader's words, where the name says little.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flower_plugin.wording import show, size_text
+from flower_plugin.rendering.wording import show, size_text
 
 #: What a single run's bytes and blocks mean, on hover.
 HELD_AT_END = (

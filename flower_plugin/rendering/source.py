@@ -10,7 +10,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from flower_plugin.wording import visible
+from flower_plugin.rendering.wording import visible
 
 _LONGEST_LINE = 500
 

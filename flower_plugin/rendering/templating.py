@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tornado.template import BaseLoader, Template
 
-from flower_plugin import wording
-from flower_plugin.rendering import badges
+from flower_plugin.rendering import badges, wording
 from flower_plugin.rendering.source import one_line
 
 FOLDER = Path(__file__).parent.parent / "templates"

@@ -11,11 +11,11 @@ import msgspec
 from tornado.web import HTTPError, RequestHandler
 
 from celery_trace.refusals import Unavailable
-from flower_plugin import wording
 from flower_plugin.auth.gate import Gate
 from flower_plugin.auth.roles import Role, User
 from flower_plugin.context import MonitorContext
 from flower_plugin.pages.page import MonitorPage, Visit
+from flower_plugin.rendering import wording
 from flower_plugin.trouble import Trouble, trouble_of
 
 logger = logging.getLogger("celery_trace.monitor")

@@ -10,16 +10,15 @@ from hypothesis import strategies as st
 
 from celery_trace.clock import FakeClock
 from celery_trace.model import Capture, Failure, Kind, Node, Outcome, TaskContext
-from flower_plugin import wording
 from flower_plugin.api.retry import CannotRetry, rebuild, retry
 from flower_plugin.auth.gate import Hosts
 from flower_plugin.auth.login import LINK_LIFE_S, OneTimeLinks, Sessions
 from flower_plugin.incoming.broker import BrokerLink
 from flower_plugin.pages.alerts import channel_name
-from flower_plugin.rendering import badges
+from flower_plugin.rendering import badges, wording
 from flower_plugin.rendering.source import source_lines
+from flower_plugin.rendering.wording import Paths
 from flower_plugin.web.entrance import safe_target
-from flower_plugin.wording import Paths
 from tests.support.monitor_facts import HOSTILE
 
 

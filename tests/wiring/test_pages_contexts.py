@@ -35,9 +35,9 @@ from flower_plugin.incoming.broker import BrokerState
 from flower_plugin.pages import alerts, failures, leaks, overview, runs, shells, statistics, workers
 from flower_plugin.pages.page import Visit
 from flower_plugin.pages.timemarks import marks_of
+from flower_plugin.rendering.wording import Paths
 from flower_plugin.trouble import Missing
 from flower_plugin.upstream import RememberedTask
-from flower_plugin.wording import Paths
 from tests.support import monitor_facts
 from tests.support.alerting import leak as a_leak
 
