@@ -33,7 +33,7 @@ import msgspec
 import sentry_sdk
 from sentry_sdk.transport import Transport
 
-from celery_trace.capture import capture_exception
+from celery_trace.failures.capture import capture_exception
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits
 

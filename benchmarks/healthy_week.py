@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.rig import command
-from celery_trace.heap.sampler import Pick
+from celery_trace.heap.picks import Pick
 from celery_trace.heap.survivors import HeapHistory
 from celery_trace.heap.verdict import judge
 from celery_trace.model import Holder, Verdict

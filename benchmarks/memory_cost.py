@@ -25,10 +25,10 @@ from typing import Any
 import psutil
 
 from celery_trace.clock import SystemClock
+from celery_trace.heap.differences import TracedRuns, top_differences
 from celery_trace.heap.watch import HeapWatch, watch_heap
 from celery_trace.model import Kind, ProcessRecord, Role, Window
-from celery_trace.probes.differences import TracedRuns, top_differences
-from celery_trace.probes.process import read_memory
+from celery_trace.process.memory import read_memory
 from celery_trace.settings import Settings
 
 _heap: list[Any] = []

@@ -44,9 +44,9 @@ from celery_trace.model import (
     Verdict,
     Window,
 )
-from celery_trace.payloads import squeeze
 from celery_trace.settings import Settings
 from celery_trace.stores import open_store
+from celery_trace.stores.payloads import squeeze
 
 if __package__:
     from benchmarks.large_store import NAMES, PROCESSES, fill_store

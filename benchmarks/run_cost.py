@@ -73,7 +73,7 @@ def switch_on(app: Celery, way: str) -> None:
         for signal in _HEARD:
             signal.connect(lambda **_: None, weak=False)
         return
-    from celery_trace.plugin import CeleryTrace
+    from celery_trace.runtime.plugin import CeleryTrace
 
     CeleryTrace(app).on_worker_init(SimpleNamespace(app=app, hostname="bench@host", pool_cls="prefork", options={}))
 
@@ -84,7 +84,7 @@ def begin(app: Celery, way: str) -> tuple[Callable[..., Any], Callable[..., Any]
     task = app.tasks["noop"]
     bare = task.__trace__
     if way == "signals":
-        from celery_trace import tracers
+        from celery_trace.runtime import tracers
 
         tracers.hear = lambda app, runs: None
     if way != "receivers":

@@ -31,12 +31,12 @@ import psutil
 from kombu import Connection, Consumer
 
 from celery_trace.clock import SystemClock
+from celery_trace.control.signing import load_key
 from celery_trace.model import Failure, Kept, Kind, Outcome, ProcessRecord
 from celery_trace.settings import Settings
-from celery_trace.shell.channel import direct_queue, publish
-from celery_trace.shell.client import LiveClient
-from celery_trace.shell.keeper import Keeper
-from celery_trace.shell.signing import load_key
+from celery_trace.shell.live.channel import direct_queue, publish
+from celery_trace.shell.live.client import LiveClient
+from celery_trace.shell.live.keeper import Keeper
 
 ALLOWED_MS = 2.0
 ALLOWED_SHARE = 0.01

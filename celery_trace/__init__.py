@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from celery_trace.blocks import trace_memory
-    from celery_trace.plugin import CeleryTrace
+    from celery_trace.runtime.blocks import trace_memory
+    from celery_trace.runtime.plugin import CeleryTrace
 
 __all__ = ["CeleryTrace", "__version__", "trace_memory"]
 
@@ -22,11 +22,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Load the public names when they are asked for: a command that only lists commands pays for none of them."""
     if name == "CeleryTrace":
-        from celery_trace.plugin import CeleryTrace
+        from celery_trace.runtime.plugin import CeleryTrace
 
         return CeleryTrace
     if name == "trace_memory":
-        from celery_trace.blocks import trace_memory
+        from celery_trace.runtime.blocks import trace_memory
 
         return trace_memory
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -74,7 +74,7 @@ def monitor(ctx: click.Context, options: tuple[str, ...]) -> None:
             f"Can't start the monitor: it extends Flower, and {missing} is not installed here. "
             'Run: pip install "celery-trace[monitor]"'
         ) from None
-    from celery_trace import channels, rules
+    from celery_trace.alerting import channels, rules
     from celery_trace.settings import SettingError, from_app
 
     try:
@@ -93,14 +93,14 @@ def _truthy(text: str) -> bool:
 
 def _switch_on_beat(sender: Any = None, **_: Any) -> None:
     """A scheduler starts."""
-    from celery_trace.plugin import install
+    from celery_trace.runtime.plugin import install
 
     install(sender.app).on_beat_init(sender=sender)
 
 
 def _switch_on(sender: Any = None, **_: Any) -> None:
     """A worker starts. A setting that is not allowed ends it here (SystemExit), with the reason."""
-    from celery_trace.plugin import install
+    from celery_trace.runtime.plugin import install
 
     # Connected while this signal is being sent, the plugin's own receiver may or may not hear it; saying it twice
     # does no harm.

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from celery_trace import private_files
+from celery_trace.errors import Unavailable
 from celery_trace.queries.cursors import after, ordered
-from celery_trace.refusals import Unavailable
 from celery_trace.stores import Store, schema, shared_captures
 from celery_trace.stores.rows import whole
 

@@ -22,6 +22,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from celery_trace.errors import TraceError
+
 _ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 #: Errors of ``open`` that say what stands there: a link, a folder, a pipe or socket without its other end.
 _NO_FILE = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe or a socket"}
@@ -31,16 +33,12 @@ _DRAFT = re.compile(r".+\.\d+-\d+\.draft|\d+-\d+\.probe|[0-9A-Za-z_-]+\.\d+\.(bo
 IGNORE_FILE, IGNORE = ".gitignore", b"# Made by celery-trace: what is in here is private.\n*\n"
 
 
-class NotOurs(OSError):
+class NotOurs(TraceError, OSError):
     """What stands at a path is not used; the text says what, why and what to do."""
 
     def __init__(self, path: Path, why: str, next: str = "Remove it, or move it elsewhere.") -> None:
-        super().__init__(errno.EINVAL, why, str(path))
-        self.why = why
-        self.next = next
-
-    def __str__(self) -> str:
-        return f"{self.filename} is not used: {self.why}. {self.next}"
+        super().__init__(f"{path} is not used", why, next)
+        self.errno, self.strerror, self.filename = errno.EINVAL, why, str(path)
 
 
 # --- folders ----------------------------------------------------------------------------------------------

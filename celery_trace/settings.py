@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from celery_trace.errors import TraceError
+
 #: The environment variable that switches the plugin on; not a setting.
 SWITCH = "CELERY_TRACE"
 
@@ -29,7 +31,7 @@ MONITOR_ONLY = frozenset({"monitor_password", "monitor_token"})
 SECRETS = frozenset({"store", "alert_channels", "shell_key"})
 
 
-class SettingError(ValueError):
+class SettingError(TraceError, ValueError):
     """A setting is unknown or its value is not allowed; the text says which, what and what is."""
 
 

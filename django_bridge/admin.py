@@ -12,7 +12,7 @@ from django.template.defaultfilters import filesizeformat
 from django.urls import NoReverseMatch, reverse
 
 from celery_trace import model
-from celery_trace.capture import views
+from celery_trace.failures import views
 from celery_trace.model import Kind, Outcome, Verdict
 from django_bridge import links, payloads
 from django_bridge.models import Failure, Kept, Leak, Run, SharedCapture

@@ -1,4 +1,4 @@
-"""The records inside the rows' ``payload``, for the admin; see :mod:`celery_trace.payloads`."""
+"""The records inside the rows' ``payload``, for the admin; see :mod:`celery_trace.stores.payloads`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from celery_trace.payloads import Base, is_difference, unsqueeze
+from celery_trace.stores.payloads import Base, is_difference, unsqueeze
 
 T = TypeVar("T")
 

@@ -20,14 +20,15 @@ from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOpera
 from django.http import Http404
 from django.http.multipartparser import MultiPartParserError
 
-from celery_trace import recorder as recorders
-from celery_trace.capture import Arguments, capture_exception, fingerprint
+from celery_trace.failures import fingerprint
+from celery_trace.failures.capture import Arguments, capture_exception
 from celery_trace.guard import Guard
 from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, Role, TaskContext, new_id
-from celery_trace.probes.process import read_memory
 from celery_trace.probes.source import code_of
-from celery_trace.recorder import Recorder
+from celery_trace.process.memory import read_memory
 from celery_trace.redaction import Redactor
+from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import Settings
 from django_bridge import configuration, request_context, routes, visits
 from django_bridge.allowance import Allowance
@@ -277,7 +278,7 @@ def _keep_live(recorder: Recorder) -> None:
     """Let the live shell reach this process's failures, over the broker of the project's Celery app."""
     from celery import current_app
 
-    from celery_trace.shell.keeper import Keeper
+    from celery_trace.shell.live.keeper import Keeper
 
     keeper = Keeper(
         recorder.settings, recorder.process, recorder.write, current_app.connection_for_write, recorder.clock

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from celery_trace.model import new_id
-from celery_trace.recorder import RunToken
+from celery_trace.runtime.recorder import RunToken
 
 #: Where the request object carries its visit. A plain attribute, as Django's own middlewares use.
 ATTRIBUTE = "_celery_trace_visit"

@@ -21,7 +21,7 @@ from celery import Celery
 from tornado.ioloop import IOLoop
 from tornado.options import Error as OptionError
 
-from celery_trace import channels, rules
+from celery_trace.alerting import channels, rules
 from celery_trace.clock import SystemClock
 from celery_trace.redaction import Redactor
 from celery_trace.settings import SettingError, Settings, from_app

@@ -26,7 +26,7 @@ from flower_plugin.rendering.wording import Paths, project_roots
 from flower_plugin.store_access import StoreAccess
 
 if TYPE_CHECKING:
-    from celery_trace.alerts import AlertEngine
+    from celery_trace.alerting.engine import AlertEngine
 
 STATIC = Path(__file__).parent / "static"
 
@@ -131,7 +131,7 @@ class MonitorContext:
             StoreUnavailable: There is no store to evaluate.
         """
         # Apprise takes 36 MB once used, so a monitor that never alerts must not import it at its start.
-        from celery_trace.alerts import AlertEngine
+        from celery_trace.alerting.engine import AlertEngine
 
         return AlertEngine(self.store, self.queries, self.settings, self.clock, base_url=self.public_address)
 

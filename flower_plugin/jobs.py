@@ -9,8 +9,8 @@ from collections.abc import Callable
 from tornado.ioloop import PeriodicCallback
 
 from celery_trace.collector import CollectorProcess
+from celery_trace.errors import Unavailable
 from celery_trace.guard import report
-from celery_trace.refusals import Unavailable
 from celery_trace.stores import leak_rows
 from celery_trace.transports.broker import BrokerConsumer
 from flower_plugin.context import MonitorContext

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tornado.web import HTTPError
 
+from celery_trace.errors import Unavailable
 from celery_trace.queries import BadCursor
-from celery_trace.refusals import Unavailable
 from flower_plugin.rendering import wording
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from celery_trace import channels, report, rules
-from celery_trace.alerts import AlertEngine
+from celery_trace.alerting import channels, rules
+from celery_trace.alerting.engine import AlertEngine
+from celery_trace.cli import report
 from celery_trace.cli.session import Lasting, Refusal, Session, command, listing, unknown, user
 from celery_trace.clock import SystemClock
-from celery_trace.refusals import Unavailable
+from celery_trace.errors import Unavailable
 from celery_trace.words import duration, size
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from celery_trace import report
+from celery_trace.cli import report
 from celery_trace.cli.session import (
     KIND,
     NAME,
@@ -95,7 +95,7 @@ def shell(session: Session, id: str, recreated: bool) -> None:
     with session.store() as (store, queries):
         if queries.failure_record(id) is None:
             raise unknown(id, "failure")
-        from celery_trace.shell.terminal import run
+        from celery_trace.cli.terminal import run
 
         status = run(
             id, queries=queries, store=store, settings=session.settings, connect=session.app.connection_for_write,

@@ -9,10 +9,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from celery_trace import flames, private_files, report
+from celery_trace import private_files
+from celery_trace.cli import report
+from celery_trace.cli.report import plain
 from celery_trace.cli.session import SINCE, Refusal, Session, command
+from celery_trace.heap import flames
 from celery_trace.model import Kind
-from celery_trace.report import plain
 
 #: What is written in files for other tools, and how they are called.
 _FILES = ("collapsed", "speedscope", "pprof")

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from celery_trace.cli.report import plain
 from celery_trace.cli.session import Lasting, Refusal, Session, command, user
-from celery_trace.probes.flamegraph import NoFlamegraph, Profile, Profiles
-from celery_trace.report import plain
+from celery_trace.heap.flamegraph import NoFlamegraph, Profile, Profiles
 from celery_trace.words import duration, size
 
 #: How often it is looked whether the run is over, seconds.
@@ -29,12 +29,12 @@ def profile(session: Session, name: str, wait_s: float, view: str) -> None:
 
     Each running worker profiles one run: this waits for the first on this host. Ctrl-C ends the wait, not the order.
     """
-    from celery_trace import control
+    from celery_trace.control import orders
 
     profiles = Profiles(session.settings.folder)
     begun_s = time.time()
     try:
-        answers = control.profile(session.app, session.settings, name, user=user(), seconds=wait_s)
+        answers = orders.profile(session.app, session.settings, name, user=user(), seconds=wait_s)
     except ValueError as error:
         raise Refusal(f"That order can't be given: {error}.") from None
     if not answers:

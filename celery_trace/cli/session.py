@@ -21,11 +21,11 @@ import click
 import msgspec
 
 from celery_trace import settings
+from celery_trace.cli.report import Style, plain
 from celery_trace.clock import SystemClock
+from celery_trace.errors import TraceError
 from celery_trace.model import Kind, Page
-from celery_trace.refusals import Unavailable
-from celery_trace.report import Style, plain
-from celery_trace.settings import SettingError, Settings
+from celery_trace.settings import Settings
 from celery_trace.words import read_bytes, read_seconds
 
 if TYPE_CHECKING:
@@ -146,9 +146,7 @@ def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.
 
 def _plainly(error: Exception) -> str:
     """What, why, next: our own refusals say it themselves."""
-    from celery_trace.queries import BadCursor
-
-    if isinstance(error, SettingError | Unavailable | BadCursor):
+    if isinstance(error, TraceError):
         return str(error)
     return (
         f"That did not work: {type(error).__name__}: {error}. Add --debug to see where; celery trace doctor may help."

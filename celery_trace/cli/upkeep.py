@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import msgspec
 
-from celery_trace import private_files, report, unrecorded
+from celery_trace import private_files
+from celery_trace.cli import report
+from celery_trace.cli.report import Style
 from celery_trace.cli.session import Bytes, Lasting, Refusal, Session, Since, command
 from celery_trace.clock import SystemClock
-from celery_trace.report import Style
+from celery_trace.spool import unrecorded
 from celery_trace.words import size
 
 if TYPE_CHECKING:
@@ -205,7 +207,7 @@ def collect(session: Session, once: bool) -> None:
 @command
 def doctor(session: Session) -> None:
     """Check the installation: what works, what does not, and what to do."""
-    from celery_trace.doctor import examine
+    from celery_trace.cli.doctor import examine
 
     findings = examine(session.app, session.settings)
     unwell = [finding for finding in findings if finding.level == "fail"]

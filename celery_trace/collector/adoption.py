@@ -7,11 +7,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from celery_trace.capture.fingerprint import fingerprint
-from celery_trace.capture.source import SourceLines
+from celery_trace.failures.capture.source import SourceLines
+from celery_trace.failures.fingerprint import fingerprint
 from celery_trace.model import AnyRecord, Failure, Kind, Line, Outcome, ProcessRecord, failure_id, kill_of, stable_id
-from celery_trace.probes import blackbox
-from celery_trace.probes.blackbox import Running
+from celery_trace.process import blackbox
+from celery_trace.process.blackbox import Running
 
 _KILLED: Final = "The process was killed. Its black box tells what it was doing."
 _CRASHED: Final = "The process crashed: {}. The stack is where it crashed."

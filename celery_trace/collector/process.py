@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 
-from celery_trace import private_files, unrecorded
+from celery_trace import private_files
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.collector.status import LOCK_FILE, Status, read_status
 from celery_trace.settings import Settings
+from celery_trace.spool import unrecorded
 
 logger = logging.getLogger("celery_trace")
 

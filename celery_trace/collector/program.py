@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 
-from celery_trace import unrecorded
 from celery_trace.clock import SystemClock
 from celery_trace.collector.priority import give_way, look_for_garbage_seldom
 from celery_trace.collector.process import ANOTHER_ONE
 from celery_trace.collector.rounds import AnotherCollector, Collector
 from celery_trace.collector.upkeep import Upkeep
 from celery_trace.settings import Settings
+from celery_trace.spool import unrecorded
 from celery_trace.transports import Transport
 
 logger = logging.getLogger("celery_trace.collector")

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from celery_trace import orders, private_files
-from celery_trace.capture.source import SourceLines
+from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.collector.adoption import adopt
 from celery_trace.collector.status import LOCK_FILE, STATUS_FILE, Status, read_status, write_status
+from celery_trace.control import files
+from celery_trace.errors import TraceError
+from celery_trace.failures.capture.source import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
 from celery_trace.redaction import Redactor
@@ -46,7 +48,7 @@ SET_ASIDE_FILE = "set-aside.log"
 SET_ASIDE_BYTES = 4 * 1024 * 1024
 
 
-class AnotherCollector(Exception):
+class AnotherCollector(TraceError):
     """The folder is being collected already."""
 
 
@@ -100,7 +102,7 @@ class Collector:
         except OSError:
             os.close(fd)
             raise AnotherCollector(
-                f"Another collector works on {self._folder}; one is enough. Nothing to do here."
+                f"Another collector works on {self._folder}; one is enough", next="Nothing to do here."
             ) from None
         return fd
 
@@ -252,7 +254,7 @@ class Collector:
 
     def _clear_old(self) -> None:
         """Remove what the killed left under names that say nothing of who they were."""
-        orders.forget_old(self._folder.parent)
+        files.forget_old(self._folder.parent)
         private_files.clear_drafts(self._folder.parent)
         private_files.clear_drafts(self._folder)
 
@@ -260,7 +262,7 @@ class Collector:
         """Remove what a process that is no more left beside its records."""
         for ending in ("box", "reserve", "lock"):
             (self._folder / f"{uid}.{ending}").unlink(missing_ok=True)
-        orders.forget(self._folder.parent, uid)
+        files.forget(self._folder.parent, uid)
 
     def _refuse_foreign(self, name: str, segment: segments.Segment | None) -> None:
         """A file that is none of ours, whatever its name says, is renamed once and left alone."""

@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from celery_trace.probes import counters
+from celery_trace.process import counters
 
 #: What is watched, with the least growth that is reported.
 LEAST: Final[dict[str, float]] = {"fds": 8, "threads": 8, "children": 8, "malloc": 8 * 2**20}

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from celery_trace.heap.picks import Pick, Stack
 from celery_trace.heap.retainers import Referrers
-from celery_trace.heap.sampler import Pick, Stack
 from celery_trace.probes.source import OwnCode, is_our_own
 
 #: What the objects are, as module and name; a module that nobody has imported made none.

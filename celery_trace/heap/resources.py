@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from celery_trace.clock import Clock
 from celery_trace.heap import native, openers
-from celery_trace.heap.sampler import UNTAGGED, Pick, Sampler, Stack
+from celery_trace.heap.picks import UNTAGGED, Pick, Stack
+from celery_trace.heap.sampler import Sampler
 from celery_trace.heap.survivors import Key
 from celery_trace.heap.windows import site_at
 from celery_trace.model import Kind, ProcessRecord, Stage, Verdict, Window, new_id, stable_id

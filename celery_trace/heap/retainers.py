@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
-from celery_trace.evidence import key_step
+from celery_trace.heap.evidence import key_step
 from celery_trace.model import Holder
 from celery_trace.probes.source import is_ours
 

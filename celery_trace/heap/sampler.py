@@ -15,7 +15,9 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
+
+from celery_trace.heap.picks import CannotSample, Pace, Pick, Stack
 
 if TYPE_CHECKING:
     from celery_trace.heap.traced import TracedSampler
@@ -23,11 +25,6 @@ if TYPE_CHECKING:
 #: ``serial, address, size, weight, born_s, tag, run, collections, stack, resized`` as ``Record`` in ``_sampler.c`` has
 #: them.
 RECORD: Final = struct.Struct("=QQQddIIIiI4x")
-
-#: Allocations of a thread with this tag are not sampled.
-IGNORED: Final = 0xFFFFFFFF
-#: No task: the process's own work.
-UNTAGGED: Final = 0
 
 #: A program pays more for a call of the hooks than a tight loop does: other code has used the processor's caches and
 #: predictions. Measured by benchmarks/heap_cost.py, which compares both: 1.4 to 1.9.
@@ -37,40 +34,6 @@ _IN_A_PROGRAM: Final = 1.7
 _LEAST_COST_S: Final = 3e-9
 _MOST_COST_S: Final = 1e-8
 
-#: File, line and function of a frame.
-Frame = tuple[str, int, str]
-#: Frames, the innermost first.
-Stack = tuple[Frame, ...]
-
-
-class Pick(NamedTuple):
-    """One sampled allocation that is still alive."""
-
-    serial: int  # rises with each pick
-    address: int
-    size: int  # bytes: the block, or what it had grown by when this was picked
-    weight: float  # bytes of the heap that it stands for
-    born_s: float  # time.monotonic()
-    tag: int
-    run: int  # runs of its tag that had begun when it was born
-    collections: int  # full garbage collections that had ended
-    stack: int  # for Sampler.stack; -1 where there is none
-    resized: int = 0  # whether its block has grown or shrunk to this, as a list's does that grows
-
-
-class Pace(NamedTuple):
-    """How a sampler wants to be used, by what it costs."""
-
-    look_s: float  # how often the watch looks whether something is due
-    first_pause_s: float  # the first pause between two looks that judge; each is half as long again
-    longest_pause_s: float
-    fewest_runs: int  # a stretch over its budget goes on until its tasks have run so often …
-    longest_over_s: float  # … or for so long
-
-
-class Unavailable(RuntimeError):
-    """This process can't sample its heap; the message says why."""
-
 
 class Sampler:
     """
@@ -79,7 +42,7 @@ class Sampler:
     All methods need the GIL, as everything in Python does; none may be called in a subinterpreter.
 
     Raises:
-        Unavailable: There is no extension module for this interpreter.
+        CannotSample: There is no extension module for this interpreter.
     """
 
     #: Whether :meth:`referrers` has seen all objects when it returns.
@@ -142,7 +105,7 @@ class Sampler:
         What runs of a tag held at most of what they allocated, as the picks tell: how many fell in each bucket.
 
         Counted are runs that began and ended while it was on. It is right where one run is in progress at a time.
-        The buckets are those of :mod:`celery_trace.needs`.
+        The buckets are those of :mod:`celery_trace.heap.needs`.
         """
         counts = memoryview(self._c.peaks(tag)).cast("I")
         return {bucket: count for bucket, count in enumerate(counts) if count}
@@ -202,16 +165,16 @@ def _extension(name: str) -> Any:
     An extension module of this package.
 
     Raises:
-        Unavailable: This interpreter has none.
+        CannotSample: This interpreter has none.
     """
     why = _no_extension()
     if why:
-        raise Unavailable(why)
+        raise CannotSample(why)
     try:
         return importlib.import_module(f"celery_trace.heap.{name}")
     except ImportError as error:
         hint = "" if _compiler() else "; install a C compiler and Python's headers, then celery-trace again"
-        raise Unavailable(f"the extension module celery_trace.heap.{name} can't be loaded: {error}{hint}") from None
+        raise CannotSample(f"the extension module celery_trace.heap.{name} can't be loaded: {error}{hint}") from None
 
 
 def _no_extension() -> str:
@@ -234,11 +197,11 @@ def open_sampler() -> Sampler | TracedSampler:
     The best sampler that this interpreter can have: by the extension modules, else by tracemalloc.
 
     Raises:
-        Unavailable: It can have neither.
+        CannotSample: It can have neither.
     """
     try:
         return Sampler()
-    except Unavailable:
+    except CannotSample:
         from celery_trace.heap.traced import TracedSampler
 
         return TracedSampler()
@@ -248,6 +211,6 @@ def availability() -> str:
     """Why this interpreter's heap can't be sampled by the extension modules; empty where it can."""
     try:
         Sampler()
-    except Unavailable as error:
+    except CannotSample as error:
         return str(error)
     return ""

@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from celery_trace.heap.sampler import UNTAGGED, Pick, Stack
+from celery_trace.heap.picks import UNTAGGED, Pick, Stack
 from celery_trace.model import HeapStack, Line
 from celery_trace.probes.source import WRAPPERS, OwnCode, SourceReader
 

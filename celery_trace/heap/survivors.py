@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from celery_trace.heap.sampler import Pick
+from celery_trace.heap.picks import Pick
 from celery_trace.model import Evidence
 
 #: The usual number of runs of the same task that have to begin after an allocation before it counts.

@@ -20,12 +20,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any, Final
 
-from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pace, Pick, Stack, Unavailable
+from celery_trace.heap.picks import IGNORED, UNTAGGED, CannotSample, Pace, Pick, Stack
 
 try:
     import _tracemalloc
 except ImportError as error:  # another implementation of Python
-    raise Unavailable(f"this interpreter has no tracemalloc: {error}") from None
+    raise CannotSample(f"this interpreter has no tracemalloc: {error}") from None
 
 #: Frames of a traceback. More cost more: parsing JSON takes 6 times as long with 1, 21 with 10, 52 with 25.
 FRAMES: Final = 16

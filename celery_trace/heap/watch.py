@@ -19,9 +19,11 @@ from msgspec import Struct
 from celery_trace.clock import Clock
 from celery_trace.guard import report
 from celery_trace.heap import retainers
+from celery_trace.heap.differences import is_the_programs
 from celery_trace.heap.duty import Allowance, DutyCycle
+from celery_trace.heap.picks import IGNORED, UNTAGGED, Pick, Stack
 from celery_trace.heap.resources import ResourceWatch
-from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Stack, open_sampler
+from celery_trace.heap.sampler import Sampler, open_sampler
 from celery_trace.heap.stacks import KeptStacks
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
 from celery_trace.heap.verdict import FEW_RELEASED, GROWS, Judgement, judge
@@ -40,7 +42,6 @@ from celery_trace.model import (
     new_id,
     stable_id,
 )
-from celery_trace.probes.differences import is_the_programs
 from celery_trace.probes.source import OwnCode, is_our_own
 from celery_trace.settings import Settings
 
@@ -712,7 +713,7 @@ def watch_heap(
         None where another watch of this process is not closed yet.
 
     Raises:
-        Unavailable: This interpreter's heap can't be sampled.
+        CannotSample: This interpreter's heap can't be sampled.
     """
     global _current  # noqa: PLW0603 - one sampler a process
     if _current is not None and _current.is_open:

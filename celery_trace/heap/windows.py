@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from celery_trace.heap.sampler import Stack
+from celery_trace.heap.picks import Stack
 from celery_trace.model import Line, Site, TypeCount
 from celery_trace.probes.source import SourceReader
 
 #: Frames of a traceback.
 MOST_FRAMES: Final = 40
 #: Where a run begins: below it everything is Celery's, or the web server's.
-_RUN_BEGINS: Final = ("celery_trace/tracers.py", "celery_trace/blocks.py")
+_RUN_BEGINS: Final = ("celery_trace/runtime/tracers.py", "celery_trace/runtime/blocks.py")
 
 
 def site_at(file: str, line: int, stack: Stack, *, size: float = 0.0, blocks: int = 0) -> Site:

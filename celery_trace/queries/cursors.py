@@ -11,12 +11,17 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from celery_trace.errors import TraceError
+
 #: Most rows of one page.
 MOST = 1000
 
 
-class BadCursor(ValueError):
+class BadCursor(TraceError, ValueError):
     """A cursor that this list did not give out."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, next="Leave it out to begin with the first page.")
 
 
 def encode(values: Sequence[Any]) -> str:
@@ -38,9 +43,9 @@ def decode(cursor: str, kinds: Sequence[type]) -> list[Any]:
     try:
         values = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, msgspec.DecodeError, UnicodeError, ValueError, RecursionError):
-        raise BadCursor(f"{cursor[:80]!r} is no cursor. Leave it out to begin with the first page.") from None
+        raise BadCursor(f"{cursor[:80]!r} is no cursor") from None
     if not isinstance(values, list) or len(values) != len(kinds) or not all(map(_fits, values, kinds)):
-        raise BadCursor(f"{cursor[:80]!r} belongs to another list. Leave it out to begin with the first page.")
+        raise BadCursor(f"{cursor[:80]!r} belongs to another list")
     return list(values)
 
 
@@ -108,7 +113,7 @@ def _stands_after(
     for column, descending in order:
         one, other = row[column.name], last[column.name]
         if isinstance(one, str) != isinstance(other, str):
-            raise BadCursor("The cursor belongs to another order. Leave it out to begin with the first page.")
+            raise BadCursor("The cursor belongs to another order")
         if one != other:
             return bool(one < other) if descending else bool(one > other)
     return False

@@ -231,7 +231,7 @@ class FailureQueries(Base):
 
     def failure(self, id: str) -> FailureDetail | None:
         """All that is known of one failure, in the shape of the contract."""
-        from celery_trace.capture import views
+        from celery_trace.failures import views
 
         record = self.failure_record(id)
         if record is None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from celery_trace import forecasting
-from celery_trace.forecasting import WARM_UP_S, WINDOW_S, Growth, Series
+from celery_trace.heap import forecasting
+from celery_trace.heap.forecasting import WARM_UP_S, WINDOW_S, Growth, Series
 from celery_trace.model import Forecast, GrowthShare, ProcessView, Role, Rollup, Sample, Verdict, WorkerView
 from celery_trace.queries.base import Base
 from celery_trace.queries.runs import RunQueries

@@ -112,7 +112,7 @@ class LeakQueries(Base):
         self, connection: sa.Connection, worker: str, kind: str | None, name: str | None
     ) -> list[dict[str, Any]]:
         """The table as it would be if there were only this worker: its rows, each with its leak."""
-        from celery_trace.leaks import leak_table
+        from celery_trace.heap.leaks import leak_table
 
         windows, processes = schema.windows, schema.processes
         of_it = sa.select(windows.c.payload, windows.c.kind, windows.c.name, windows.c.at_s, windows.c.id)

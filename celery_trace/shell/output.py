@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TextIO
 
-from celery_trace.shell import native
+from celery_trace import os_threads
 
 #: Receives (kind, text, stream), as in :class:`celery_trace.shell.session.Event`.
 Emit = Callable[[str, str, str], None]
@@ -90,7 +90,7 @@ class _Proxy:
         return getattr(self._original, name)
 
 
-_lock = native.lock()  # sessions are real threads, also beside gevent
+_lock = os_threads.lock()  # sessions are real threads, also beside gevent
 _users = 0
 _proxies: dict[str, _Proxy] = {}
 

@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from celery_trace.errors import TraceError
+
 Mode = Literal["live", "recreated"]
 
 #: Longest piece of code, in characters, that one command may carry.
@@ -21,7 +23,7 @@ CODE_LIMIT = 64 * 1024
 _WORD = re.compile(r"[^\W\d]?\w*\Z")
 
 
-class ShellError(RuntimeError):
+class ShellError(TraceError):
     """A session can't be opened, or it is over. The text says what, why and what to do."""
 
 
@@ -118,8 +120,3 @@ def completion_start(code: str, cursor: int) -> int:
     head = code[: max(0, cursor)]
     match = _WORD.search(head)
     return match.start() if match else len(head)
-
-
-def plain_text(text: str) -> str:
-    """The same text as valid UTF-8: lone surrogates, which no wire carries, become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from zlib import crc32
 
+from celery_trace.errors import TraceError
 from celery_trace.model import FORMAT_VERSION, AnyRecord, decode
 
 _PREFIX = b"%d " % FORMAT_VERSION
 
 
-class CorruptLine(ValueError):
+class CorruptLine(TraceError, ValueError):
     """A line that is no record of ours; the text says what is wrong with it."""
 
 

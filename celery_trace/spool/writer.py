@@ -13,11 +13,11 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from celery_trace import private_files, unrecorded
+from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.guard import report
 from celery_trace.model import AnyRecord, ProcessRecord, encode, new_id
-from celery_trace.spool import segments
+from celery_trace.spool import segments, unrecorded
 from celery_trace.spool.cap import TAGS, Cap, count_records
 from celery_trace.spool.lines import pack
 from celery_trace.spool.losses import Losses

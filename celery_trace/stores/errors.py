@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_trace.refusals import Unavailable
+from celery_trace.errors import Unavailable
 
 
 class StoreUnavailable(Unavailable):

@@ -1,8 +1,8 @@
 """
 The leak table's rows, computed from the windows of a name when new ones have arrived.
 
-:func:`celery_trace.leaks.leak_table` is a pure function of windows. Computing it for every reader would take longer
-with every window that is kept, so its result stands in a table and is computed anew for the names that changed.
+:func:`celery_trace.heap.leaks.leak_table` is a pure function of windows. Computing it for every reader would take
+longer with every window that is kept, so its result stands in a table and is computed anew for the names that changed.
 
 Between its windows a leak goes on, for hours when all is known of it. So the runs of what grows are counted on from
 the totals: the columns hold them, and the payload what the windows say.
@@ -19,10 +19,10 @@ import sqlalchemy as sa
 
 from celery_trace.guard import report
 from celery_trace.model import Leak, Rollup, Verdict, Window
-from celery_trace.payloads import squeeze, unsqueeze
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import schema
 from celery_trace.stores.errors import StoreUnavailable
+from celery_trace.stores.payloads import squeeze, unsqueeze
 from celery_trace.stores.statements import upsert
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _forget(connection: sa.Connection, row: Any) -> None:
 
 
 def _refresh_name(store: Store, due: Any) -> None:
-    from celery_trace.leaks import leak_table
+    from celery_trace.heap.leaks import leak_table
 
     now_s = store.clock.now_s()
     table = schema.leaks

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from msgspec import Struct, field
@@ -22,8 +22,7 @@ from celery_trace.settings import Settings
 from celery_trace.stores import schema, shared_captures, sizes
 from celery_trace.stores.statements import add_tallies, chunks
 
-if TYPE_CHECKING:
-    from celery_trace.stores.store import Store
+T = TypeVar("T")
 
 #: Rows of one batch.
 BATCH = 500
@@ -62,11 +61,17 @@ class Pruned(Struct):
         return sum(self.rows.values())
 
 
+class InTransaction(Protocol):
+    """Runs work in a transaction of its own, as :meth:`celery_trace.stores.store.Store.in_transaction` does."""
+
+    def __call__(self, work: Callable[[sa.Connection], T], /) -> T: ...
+
+
 class _Round:
     """One call: batch after batch, each in a transaction of its own, until none is left or the time is over."""
 
-    def __init__(self, store: Store, most_s: float) -> None:
-        self.store = store
+    def __init__(self, in_transaction: InTransaction, most_s: float) -> None:
+        self.in_transaction = in_transaction
         self._until_s = time.monotonic() + most_s
         self.rows: Counter[str] = Counter()
         self.finished = True
@@ -81,23 +86,23 @@ class _Round:
         """Remove what ``batch`` finds, until it finds nothing."""
         removed = 1
         while removed and not self.is_over():
-            removed = self.store.in_transaction(batch)
+            removed = self.in_transaction(batch)
             self.rows[_short(table)] += removed
 
 
-def prune(store: Store, settings: Settings, now_s: float, *, most_s: float = math.inf) -> Pruned:
+def prune(in_transaction: InTransaction, settings: Settings, now_s: float, *, most_s: float = math.inf) -> Pruned:
     """
     Remove rows older than ``retention_days``, and single runs and failures beyond their bounds, oldest first.
 
     Of the failures that are too many, the first and the latest of each group stay longest.
 
     Args:
-        store: The store.
+        in_transaction: The store's way to run a batch.
         settings: What is kept.
         now_s: The time, seconds since the epoch.
         most_s: No further batch is begun after this many seconds; the next call goes on.
     """
-    this = _Round(store, most_s)
+    this = _Round(in_transaction, most_s)
     _prune_failures(settings, this)
     this.remove(schema.runs, partial(_remove_surplus_runs, most=settings.retention_runs))
     if settings.retention_days > 0:
@@ -106,7 +111,7 @@ def prune(store: Store, settings: Settings, now_s: float, *, most_s: float = mat
             this.remove(table, partial(_remove_batch, table=table, column=column, before_s=before_s, counted=counted))
         for table in (schema.names, schema.queues):  # after the totals, by which a name is known to be in use
             this.remove(table, partial(_remove_unused, table=table))
-    store.in_transaction(partial(sizes.note, now_s=now_s))
+    in_transaction(partial(sizes.note, now_s=now_s))
     return Pruned({table: count for table, count in this.rows.items() if count}, this.finished)
 
 
@@ -120,7 +125,7 @@ def _prune_failures(settings: Settings, this: _Round) -> None:
         after: tuple[float, str] | None = (0.0, "")
         while after is not None and not this.is_over():
             batch = partial(_remove_surplus_failures, settings=settings, spared=spared, after=after)
-            removed, after = this.store.in_transaction(batch)
+            removed, after = this.in_transaction(batch)
             this.rows["failures"] += removed
 
 

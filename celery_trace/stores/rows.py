@@ -29,8 +29,8 @@ from celery_trace.model import (
     Window,
     stable_id,
 )
-from celery_trace.payloads import Base, is_difference, squeeze, unsqueeze
 from celery_trace.stores import schema
+from celery_trace.stores.payloads import Base, is_difference, squeeze, unsqueeze
 
 Row = dict[str, Any]
 _INT_MOST = 2**63 - 1

@@ -17,10 +17,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from celery_trace.model import Failure
-from celery_trace.payloads import Base, squeeze, unsqueeze
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import schema, sizes, values
 from celery_trace.stores.errors import Interrupted
+from celery_trace.stores.payloads import Base, squeeze, unsqueeze
 from celery_trace.stores.rows import Row
 from celery_trace.stores.statements import chunks, insert_new
 

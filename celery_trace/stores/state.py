@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
+from celery_trace.alerting.rules import StoredRules
 from celery_trace.model import AlertView, Delivery, ShellLine, ShellView
-from celery_trace.rules import StoredRules
 from celery_trace.stores import schema
 from celery_trace.stores.rows import text
 from celery_trace.stores.statements import add_tallies, locked, upsert

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 from sqlalchemy.engine import Engine
 
+from celery_trace.alerting.rules import StoredRules
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.model import AlertView, AnyRecord, Delivery, LostStore, ShellLine, ShellView
-from celery_trace.rules import StoredRules
 from celery_trace.settings import Settings
 from celery_trace.stores import engine as engines
 from celery_trace.stores import lineage, migration, pruning, sizes, state, writing
@@ -321,7 +321,7 @@ class Store:
             now_s: The time, seconds since the epoch.
             most_s: No further batch is begun after this many seconds; the next call goes on.
         """
-        return pruning.prune(self, settings, now_s, most_s=most_s)
+        return pruning.prune(self.in_transaction, settings, now_s, most_s=most_s)
 
     def give_back(self, *, most_s: float) -> int:
         """

@@ -435,7 +435,7 @@ _SHARED = ("kind", "name", "exception_type", "exception_module", "exception_mess
 
 def _merge(old: Failure, new: Failure) -> Failure:
     """Two witnesses of one failure; imported late, because most failures have one witness only."""
-    from celery_trace.capture.merge import merge
+    from celery_trace.failures.merge import merge
 
     return merge(old, new)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from celery_trace.errors import Unavailable
 from celery_trace.model import AnyRecord
-from celery_trace.refusals import Unavailable
 
 
 class TransportUnavailable(Unavailable):

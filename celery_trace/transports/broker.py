@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import kombu
 
 from celery_trace.clock import Clock, SystemClock
+from celery_trace.errors import TraceError, Unavailable
 from celery_trace.model import AnyRecord, Stats, decode, encode, new_id
-from celery_trace.refusals import Unavailable
 from celery_trace.settings import Settings
 from celery_trace.transports import TransportUnavailable
 from celery_trace.transports.intake import LEASE_S, MOST_MESSAGE_BYTES, Intake, Taken, open_intake
@@ -110,7 +110,7 @@ MOST_BATCH_BYTES = 16 * 1024 * 1024
 MOST_BATCH_LINES = 100_000
 
 
-class CorruptBatch(ValueError):
+class CorruptBatch(TraceError, ValueError):
     """A message that holds no batch of ours; the text says what is wrong with it."""
 
 

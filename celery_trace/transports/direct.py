@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from celery_trace.errors import Unavailable
 from celery_trace.guard import report
 from celery_trace.model import AnyRecord
-from celery_trace.refusals import Unavailable
 from celery_trace.transports import TransportUnavailable
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from celery_trace.report import Style
+from celery_trace.cli.report import Style
 from celery_trace.settings import SettingError
 from django_bridge import configuration
 

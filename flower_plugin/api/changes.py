@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 from kombu.exceptions import OperationalError
 
-from celery_trace import rules
+from celery_trace.alerting import rules
 from celery_trace.settings import SettingError
 from flower_plugin.api.retry import CannotRetry, retry
 from flower_plugin.auth.roles import Role
@@ -118,7 +118,7 @@ class AlertRulesHandler(ChangeHandler):
     change_role = Role.LIVE
 
     async def get(self) -> None:
-        """Each as :func:`celery_trace.rules.describe` tells it, and who set them, if somebody did."""
+        """Each as :func:`celery_trace.alerting.rules.describe` tells it, and who set them, if somebody did."""
         setting = self.context.settings.alert_rules
         context = self.context
         # The lambda also keeps the opening of the store off the loop.
@@ -188,7 +188,7 @@ class DropHandler(ChangeHandler):
 
     async def change(self, *groups: str) -> dict[str, object]:
         """Tell the workers, signed."""
-        from celery_trace.control import drop
+        from celery_trace.control.orders import drop
 
         identifier = groups[0]
         settings, user = self.context.settings, self.user.name
@@ -218,7 +218,7 @@ class TraceNowHandler(ChangeHandler):
             or not (seconds == 0 or 1 <= seconds <= 3600)
         ):
             raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 1 to 3600, or 0 to stop.")
-        from celery_trace.control import arm
+        from celery_trace.control.orders import arm
 
         settings, user = self.context.settings, self.user.name
         # An order takes the place of an earlier one of its kind: to stop is to measure as usual, from now on.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from celery_trace import flames
+from celery_trace.heap import flames
 from celery_trace.model import Kind
 from flower_plugin.auth.roles import Role
 from flower_plugin.trouble import Trouble

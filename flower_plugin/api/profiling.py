@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from celery_trace import private_files
-from celery_trace.probes.flamegraph import VIEWS, NoFlamegraph, Profiles
+from celery_trace.heap.flamegraph import VIEWS, NoFlamegraph, Profiles
 from flower_plugin.api.changes import ChangeHandler
 from flower_plugin.auth.roles import Role
 from flower_plugin.trouble import Trouble, trouble_of
@@ -41,7 +41,7 @@ class ProfileNextHandler(ChangeHandler):
             raise Trouble(400, "name is missing.", "It must be the name of a task.")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= 3600:
             raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 1 to 3600.")
-        from celery_trace.control import profile
+        from celery_trace.control.orders import profile
 
         settings, user = self.context.settings, self.user.name
         answers = await self.over_the_broker(

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from celery_trace.clock import Clock
+from celery_trace.control import audit as shell_audit
+from celery_trace.control.signing import RefusalLimit
 from celery_trace.model import AuditEntry
-from celery_trace.shell import audit as shell_audit
-from celery_trace.shell.signing import RefusalLimit
 
 logger = logging.getLogger("celery_trace.audit")
 

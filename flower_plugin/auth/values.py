@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from celery_trace.evidence import without_keys
+from celery_trace.heap.evidence import without_keys
 from celery_trace.model import AlertView, FailureDetail, FailureGroup, FailureSummary, Leak, ShellView
 from flower_plugin.auth.roles import Role, User
 

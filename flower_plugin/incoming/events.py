@@ -17,7 +17,7 @@ from typing import Any
 
 from celery_trace.clock import Clock
 from celery_trace.redaction import Redactor, Scrubber
-from celery_trace.unrecorded import EVENT as UNRECORDED
+from celery_trace.spool.unrecorded import EVENT as UNRECORDED
 from flower_plugin.incoming.calls import Calls
 from flower_plugin.incoming.redacted import text_of
 from flower_plugin.rendering.wording import visible

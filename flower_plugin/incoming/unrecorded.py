@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from celery_trace.clock import Clock
-from celery_trace.unrecorded import EVENT, EVENT_S
+from celery_trace.spool.unrecorded import EVENT, EVENT_S
 
 #: A worker that has not repeated it for so long records again, or is gone, seconds.
 OVER_S = 3 * EVENT_S

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from celery_trace.alerting.rules import SEVERITIES, SHIPPED, Rule, configured, in_force, sentence, written
 from celery_trace.model import AlertView
 from celery_trace.queries import Queries
-from celery_trace.rules import SEVERITIES, SHIPPED, Rule, configured, in_force, sentence, written
 from celery_trace.settings import SettingError
 from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_trace import flames
+from celery_trace.heap import flames
 from celery_trace.model import Line
 from celery_trace.queries import Queries
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, Visit

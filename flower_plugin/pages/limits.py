@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from celery_trace.alerting.rules import Rule, configured, in_force
 from celery_trace.model import ProcessView, Role
 from celery_trace.queries import Queries
-from celery_trace.rules import Rule, configured, in_force
 from celery_trace.settings import SettingError
 from flower_plugin.pages.page import Visit
 

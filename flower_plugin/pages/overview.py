@@ -8,7 +8,8 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import replace
 
-from celery_trace import forecasting, rules
+from celery_trace.alerting import rules
+from celery_trace.heap import forecasting
 from celery_trace.model import AlertView, FailureGroup, Forecast, Leak, ProcessView, StatsView, Verdict, WorkerView
 from celery_trace.queries import Queries
 from celery_trace.stores.lineage import sentence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_trace.probes.flamegraph import MOST_KEPT, VIEWS, Profiles, available
+from celery_trace.heap.flamegraph import MOST_KEPT, VIEWS, Profiles, available
 from celery_trace.queries import Queries
 from flower_plugin.auth.roles import Role
 from flower_plugin.pages.page import Context, MonitorPage, Place, Visit

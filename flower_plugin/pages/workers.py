@@ -9,7 +9,7 @@ from itertools import pairwise
 from msgspec import Struct
 from msgspec.structs import replace
 
-from celery_trace import forecasting
+from celery_trace.heap import forecasting
 from celery_trace.model import MemoryState, ProcessRecord, ProcessView, Sample, WorkerView
 from celery_trace.queries import Queries
 from flower_plugin.pages.limits import limits_of, of_process

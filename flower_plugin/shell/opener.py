@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from celery_trace.control.signing import load_key
 from celery_trace.model import Failure, Kept
-from celery_trace.shell.client import LiveClient
-from celery_trace.shell.recreated import open_session
+from celery_trace.shell.live.client import LiveClient
+from celery_trace.shell.sandbox.recreated import open_session
 from celery_trace.shell.session import ShellSession
-from celery_trace.shell.signing import load_key
 from flower_plugin.context import MonitorContext
 
 

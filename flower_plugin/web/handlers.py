@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from tornado.web import HTTPError, RequestHandler
 
-from celery_trace.refusals import Unavailable
+from celery_trace.errors import Unavailable
 from flower_plugin.auth.gate import Gate
 from flower_plugin.auth.roles import Role, User
 from flower_plugin.context import MonitorContext

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 from playwright.sync_api import expect
 
+from celery_trace.alerting.rules import in_force
 from celery_trace.model import (
     ExceptionInfo,
     Failure,
@@ -21,7 +22,6 @@ from celery_trace.model import (
     Sample,
     failure_id,
 )
-from celery_trace.rules import in_force
 from celery_trace.settings import load
 from celery_trace.stores import open_store
 from flower_plugin.pages.registry import PAGES

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from celery_trace.alerts import AlertEngine
-from celery_trace.channels import DeliveryFailed, Message
+from celery_trace.alerting.channels import DeliveryFailed, Message
+from celery_trace.alerting.engine import AlertEngine
+from celery_trace.alerting.rules import StoredRules
 from celery_trace.clock import FakeClock
 from celery_trace.model import AlertView, Delivery, Leak, Page, Rollup, StatsView, Verdict
-from celery_trace.rules import StoredRules
 from celery_trace.settings import Settings
 
 

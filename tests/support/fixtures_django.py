@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from celery_trace import guard, recorder
+from celery_trace import guard
 from celery_trace.model import AnyRecord, Failure, ProcessRecord, Rollup, Run
+from celery_trace.runtime import recorder
 from celery_trace.spool import unpack
 
 

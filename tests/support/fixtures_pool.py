@@ -12,8 +12,8 @@ from celery import Celery
 from celery.app import trace
 
 from celery_trace.model import AnyRecord, Rollup
-from celery_trace.plugin import CeleryTrace
-from celery_trace.recorder import Recorder
+from celery_trace.runtime.plugin import CeleryTrace
+from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import Settings
 from tests.support.spooled import written
 

@@ -10,9 +10,9 @@ from unittest.mock import patch
 
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.heap import watch as watching
-from celery_trace.heap.sampler import UNTAGGED
+from celery_trace.heap.leaks import leak_table
+from celery_trace.heap.picks import UNTAGGED
 from celery_trace.heap.watch import HeapWatch, watch_heap
-from celery_trace.leaks import leak_table
 from celery_trace.model import Kind, Leak, ProcessRecord, Role, Window
 from celery_trace.settings import Settings
 from tests.support import heaps

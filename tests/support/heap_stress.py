@@ -20,7 +20,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from celery_trace.heap.sampler import UNTAGGED, Sampler
+from celery_trace.heap.picks import UNTAGGED
+from celery_trace.heap.sampler import Sampler
 
 SAMPLER = Sampler()
 DEADLINE_S = time.monotonic() + float(sys.argv[1])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery_trace.heap.picks import CannotSample
 from celery_trace.heap.retainers import Referrers
-from celery_trace.heap.sampler import Sampler, Unavailable
+from celery_trace.heap.sampler import Sampler
 from tests.support.requirements import lacking
 
 #: ``tp_flags``: the collector knows its objects; they have a dict or weak references before them.
@@ -18,7 +19,7 @@ def sampler() -> Sampler:
     """The process's sampler; without the extension the test is skipped, and under CI it fails."""
     try:
         return Sampler()
-    except Unavailable as error:
+    except CannotSample as error:
         lacking(str(error), "a C compiler and Python's headers build it (make system)")
 
 

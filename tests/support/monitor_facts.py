@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from celery_trace.heap.flamegraph import Profile, Profiles
 from celery_trace.model import (
     AlertView,
     AnyRecord,
@@ -45,7 +46,6 @@ from celery_trace.model import (
     Window,
     failure_id,
 )
-from celery_trace.probes.flamegraph import Profile, Profiles
 
 MIB = 1024 * 1024
 WORKER = "celery@web-1"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from celery_trace.clock import FakeClock
+from celery_trace.heap.flamegraph import MISSING, NoFlamegraph, Profiles
+from celery_trace.heap.profile import NextRunProfile
 from celery_trace.model import ProcessRecord
-from celery_trace.probes.flamegraph import MISSING, NoFlamegraph, Profiles
-from celery_trace.probes.profile import NextRunProfile
 
 memray = pytest.importorskip("memray", reason="memray is not installed")
 

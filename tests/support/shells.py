@@ -10,6 +10,7 @@ from typing import Any
 from kombu import Connection
 
 from celery_trace.clock import SystemClock
+from celery_trace.control.signing import load_key
 from celery_trace.model import (
     AnyRecord,
     Capture,
@@ -25,10 +26,9 @@ from celery_trace.model import (
     new_id,
 )
 from celery_trace.settings import Settings
-from celery_trace.shell.client import LiveClient, LiveSession
-from celery_trace.shell.keeper import Keeper
+from celery_trace.shell.live.client import LiveClient, LiveSession
+from celery_trace.shell.live.keeper import Keeper
 from celery_trace.shell.session import Done, Event, ShellSession
-from celery_trace.shell.signing import load_key
 from tests.support.waiting import wait_until
 
 

@@ -18,9 +18,9 @@ from celery import Celery
 
 from celery_trace.clock import SystemClock
 from celery_trace.collector import Collector
+from celery_trace.errors import Unavailable
 from celery_trace.model import AnyRecord, ProcessRecord, decode, new_id
 from celery_trace.queries import Queries
-from celery_trace.refusals import Unavailable
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
 from celery_trace.stores import Store, StoreUnavailable, open_store

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace.alerts import advance
+from celery_trace.alerting.engine import advance
+from celery_trace.alerting.rules import Reading, Rule, StoredRules
 from celery_trace.clock import FakeClock
 from celery_trace.guard import own_errors
-from celery_trace.rules import Reading, Rule, StoredRules
 from tests.support.alerting import MemoryChannel, MemoryStore, engine, leak
 
 

@@ -29,7 +29,7 @@ def contract(package: str) -> dict:
 def test_the_floors_of_the_page_are_those_of_the_contract(package):
     block = re.search(r"```\n(.*?)```", section(HEADINGS[package]), flags=re.DOTALL)
     assert block
-    shown = [set(line.split(" · ")) for line in block[1].splitlines()]
+    shown = [set(line.split(" | ")) for line in block[1].splitlines()]
     held = [set(re.sub(r"[()]", "", layer).split(" | ")) for layer in contract(package)["layers"]]
     assert shown == held
 

@@ -8,8 +8,8 @@ import pytest
 
 from celery_trace.clock import FakeClock
 from celery_trace.model import ProcessRecord, Role
-from celery_trace.probes import blackbox
-from celery_trace.probes.blackbox import BlackBox, label
+from celery_trace.process import blackbox
+from celery_trace.process.blackbox import BlackBox, label
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from kombu.transport.virtual import Channel as VirtualChannel
 from kombu.transport.virtual import Message as VirtualMessage
 
 from celery_trace.clock import FakeClock, SystemClock
-from celery_trace.control import OrderDesk
+from celery_trace.control.orders import OrderDesk
+from celery_trace.control.signing import Refused, sign, verify
 from celery_trace.model import ProcessRecord, Stats
 from celery_trace.settings import Settings
-from celery_trace.shell.signing import Refused, sign, verify
 from celery_trace.transports import intake
 from celery_trace.transports.broker import CorruptBatch, inflate, pack_batch, read_lines
 from celery_trace.transports.intake import read_item

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_trace.capture import Arguments, capture_exception, capture_frames, describe, views
-from celery_trace.capture import source as source_module
-from celery_trace.capture.exceptions import message_of
-from celery_trace.capture.fingerprint import fingerprint
-from celery_trace.capture.source import Ownership
+from celery_trace.failures import views
+from celery_trace.failures.capture import Arguments, capture_exception, capture_frames, describe
+from celery_trace.failures.capture import source as source_module
+from celery_trace.failures.capture.exceptions import message_of
+from celery_trace.failures.capture.source import Ownership
+from celery_trace.failures.fingerprint import fingerprint
 from celery_trace.model import Capture, ExceptionInfo, Failure, Kind, Outcome
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits
@@ -269,7 +270,7 @@ def test_a_file_that_changed_after_import_is_marked(module, monkeypatch):
         ("/srv/shop/.venv/lib/python3.11/site-packages/celery/app/trace.py", "celery.app.trace", False),
         (msgspec.__file__, "msgspec", False),
         (textwrap.__file__, "textwrap", False),
-        (source_module.__file__, "celery_trace.capture.source", False),
+        (source_module.__file__, "celery_trace.failures.capture.source", False),
         ("<frozen importlib._bootstrap>", "importlib._bootstrap", False),
         ("<string>", "attr._make", False),
         ("<stdin>", "__main__", True),

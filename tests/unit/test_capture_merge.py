@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace.capture.merge import MOST_KILLS, merge
+from celery_trace.failures.merge import MOST_KILLS, merge
 from celery_trace.model import (
     Capture,
     CapturedException,

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace.capture import capture_exception
-from celery_trace.capture.exceptions import Arguments, capture_repeat, sight
-from celery_trace.capture.fingerprint import fingerprint
-from celery_trace.capture.plain import plain_arguments
-from celery_trace.capture.repeats import CREDIT_S, FULL_A_MINUTE, Repeats
 from celery_trace.clock import FakeClock
-from celery_trace.failures import FailureWatcher
+from celery_trace.failures.capture import capture_exception
+from celery_trace.failures.capture.exceptions import Arguments, capture_repeat, sight
+from celery_trace.failures.capture.plain import plain_arguments
+from celery_trace.failures.fingerprint import fingerprint
+from celery_trace.failures.repeats import CREDIT_S, FULL_A_MINUTE, Repeats
+from celery_trace.failures.watcher import FailureWatcher
 from celery_trace.model import Kind, ProcessRecord, Role
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits, Settings
@@ -149,8 +149,8 @@ def test_what_else_a_failure_in_full_takes_is_charged_too(now):
 
 def spend(repeats, error):
     """As if capturing had taken long."""
-    from celery_trace.capture.exceptions import traceback_of, tree_of
-    from celery_trace.capture.repeats import identity_of
+    from celery_trace.failures.capture.exceptions import traceback_of, tree_of
+    from celery_trace.failures.repeats import identity_of
 
     repeats.captured(identity_of(tree_of(error), traceback_of), [], 10.0)
 
@@ -224,7 +224,7 @@ def test_the_short_way_to_a_capture_in_brief_shows_what_the_long_one_does(args, 
     repeat = sight(error, repeats, Limits()).repeat
     assert repeat is not None
     capture = capture_repeat(repeat, given_arguments, limits=Limits(), redactor=REDACTOR)
-    with patch("celery_trace.capture.exceptions.plain_arguments", return_value=None):
+    with patch("celery_trace.failures.capture.exceptions.plain_arguments", return_value=None):
         long = capture_repeat(repeat, given_arguments, limits=Limits(), redactor=REDACTOR)
     assert shown(capture) == shown(long)
     assert len(msgspec.json.encode(capture)) <= Limits().bytes

@@ -11,7 +11,7 @@ from celery import Celery
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from celery_trace.capture import capture_exception
+from celery_trace.failures.capture import capture_exception
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits
 

@@ -26,10 +26,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_trace.capture import render
-from celery_trace.capture.heap import HeapEncoder
-from celery_trace.capture.leaves import LEAVES
-from celery_trace.capture.shapes import shape_of
+from celery_trace.failures.capture import render
+from celery_trace.failures.capture.heap import HeapEncoder
+from celery_trace.failures.capture.leaves import LEAVES
+from celery_trace.failures.capture.shapes import shape_of
 from celery_trace.model import Node
 from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Limits

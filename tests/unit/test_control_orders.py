@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from celery_trace.clock import FakeClock
-from celery_trace.control import LONGEST_S, Order, OrderBook, OrderDesk, orders_file
+from celery_trace.control.files import forget
+from celery_trace.control.orders import LONGEST_S, Order, OrderBook, OrderDesk, orders_file
+from celery_trace.control.signing import load_key, sign, verify
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
-from celery_trace.orders import forget
 from celery_trace.settings import Settings
-from celery_trace.shell.signing import load_key, sign, verify
 
 
 class Worker:

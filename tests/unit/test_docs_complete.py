@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 import pytest
 
+from celery_trace.alerting.delivery import BACK_OFF_S, GROUP_S
+from celery_trace.alerting.rules import _KEYS, KINDS
 from celery_trace.cli import COMMANDS
 from celery_trace.commands import SUBCOMMANDS
-from celery_trace.dispatch import BACK_OFF_S, GROUP_S
 from celery_trace.redaction import Redactor
 from celery_trace.redaction.shapes import SHAPES, Shape
-from celery_trace.rules import _KEYS, KINDS
 from tests.support.settings_table import table, written
 
 ROOT = Path(__file__).parents[2]

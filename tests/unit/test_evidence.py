@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace.evidence import key_step, without_keys, without_secrets
+from celery_trace.heap.evidence import key_step, without_keys, without_secrets
 from celery_trace.model import Kind, Line, Run, Site, Stage, TypeCount, Verdict, Window
 from celery_trace.redaction import Redactor
 

@@ -3,7 +3,7 @@
 import pytest
 
 from celery_trace.clock import FakeClock
-from celery_trace.failures import FailureWatcher
+from celery_trace.failures.watcher import FailureWatcher
 from celery_trace.model import Outcome, ProcessRecord, Role, encode, failure_id
 from celery_trace.settings import Settings
 

@@ -6,8 +6,8 @@ import gzip
 import json
 from typing import Any
 
-from celery_trace import flames
-from celery_trace.flames import KeptHeap
+from celery_trace.heap import flames
+from celery_trace.heap.flames import KeptHeap
 from celery_trace.model import HeapProfile, HeapStack, Kind, Line
 
 TASK = Line("/srv/shop/tasks.py", 7, "remember", "seen.append(order)")

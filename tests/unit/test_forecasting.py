@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from celery_trace.forecasting import (
+from celery_trace.heap.forecasting import (
     WARM_UP_S,
     Series,
     about,

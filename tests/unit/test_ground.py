@@ -12,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery_trace import guard, model
 from celery_trace.clock import FakeClock, SystemClock
 from celery_trace.guard import Guard
-from celery_trace.ticker import Ticker
+from celery_trace.runtime.ticker import Ticker
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from celery_trace.heap.openers import opened_at
-from celery_trace.heap.sampler import Pick, Stack
+from celery_trace.heap.picks import Pick, Stack
 from celery_trace.probes.source import OwnCode
 
 HERE = str(Path(__file__).parent / "shop.py")

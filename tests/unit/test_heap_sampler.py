@@ -21,10 +21,11 @@ import pytest
 
 from celery_trace.heap import sampler as sampler_module
 from celery_trace.heap import traced as traced_module
-from celery_trace.heap.sampler import IGNORED, UNTAGGED, Pick, Sampler, Unavailable, availability, open_sampler
+from celery_trace.heap.differences import TracedRun
+from celery_trace.heap.needs import bucket_bytes
+from celery_trace.heap.picks import IGNORED, UNTAGGED, CannotSample, Pick
+from celery_trace.heap.sampler import Sampler, availability, open_sampler
 from celery_trace.heap.traced import TracedSampler
-from celery_trace.needs import bucket_bytes
-from celery_trace.probes.differences import TracedRun
 from tests.support.processes import REPOSITORY, clean_environment
 from tests.support.waiting import wait_until
 
@@ -36,7 +37,7 @@ TAG = 2007
 def opened(kind: type[AnySampler]) -> AnySampler:
     try:
         return kind()
-    except Unavailable as error:
+    except CannotSample as error:
         if os.environ.get("CI"):
             raise  # CI may not run without the extension module
         pytest.skip(str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from celery_trace.heap.sampler import Pick, Stack
+from celery_trace.heap.picks import Pick, Stack
 from celery_trace.heap.stacks import LEAST_BYTES, MOST_STACKS, KeptStacks
 from celery_trace.probes.source import WRAPPERS, OwnCode
 

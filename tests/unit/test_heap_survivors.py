@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from celery_trace.heap.sampler import Pick
+from celery_trace.heap.picks import Pick
 from celery_trace.heap.survivors import HeapHistory, together
 from celery_trace.model import Evidence
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from celery_trace.leaks import CLEAN_RUNS, MOST_SAMPLES, leak_table
+from celery_trace.heap.leaks import CLEAN_RUNS, MOST_SAMPLES, leak_table
 from celery_trace.model import Evidence, Holder, Kind, Leak, Site, Stage, TypeCount, Verdict, Window, decode, encode
 
 PATH = ["shop.registry (module)", "_orders: list[120]", "Order × 120"]

@@ -80,7 +80,7 @@ def test_a_receiver_of_ours_is_found():
     def receiver(**_):
         """Stands for one of the plugin's."""
 
-    receiver.__module__ = "celery_trace.plugin"
+    receiver.__module__ = "celery_trace.runtime.plugin"
     before = Census()
     signals.task_prerun.connect(receiver, weak=False, dispatch_uid="a test's")
     try:
@@ -88,5 +88,5 @@ def test_a_receiver_of_ours_is_found():
     finally:
         signals.task_prerun.disconnect(receiver, dispatch_uid="a test's")
     assert len(faults) == 1
-    assert faults[0].startswith("the receiver task_prerun -> celery_trace.plugin.")
+    assert faults[0].startswith("the receiver task_prerun -> celery_trace.runtime.plugin.")
     assert before.left_behind(grace_s=0) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_trace.needs import HEADROOM, Need, bucket_bytes, need_of, propose
+from celery_trace.heap.needs import HEADROOM, Need, bucket_bytes, need_of, propose
 
 MIB = 1024 * 1024
 

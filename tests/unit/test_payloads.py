@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_trace.payloads import Base, is_difference, squeeze, unsqueeze
+from celery_trace.stores.payloads import Base, is_difference, squeeze, unsqueeze
 
 
 def capture(number, values=300):

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from celery_trace import recorder as recorders
 from celery_trace.clock import FakeClock
 from celery_trace.guard import AGAIN_S, own_errors
 from celery_trace.heap.watch import watch_heap
 from celery_trace.model import Kind, Role, Rollup, Run, Sample, Stats
-from celery_trace.probes import blackbox
-from celery_trace.recorder import Recorder
-from celery_trace.rollups import OUTLIER_RUNS
+from celery_trace.process import blackbox
+from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.recorder import Recorder
+from celery_trace.runtime.rollups import OUTLIER_RUNS
+from celery_trace.runtime.ticker import Ticker
 from celery_trace.settings import Settings
-from celery_trace.ticker import Ticker
 from tests.support.spooled import written
 
 BUCKET_START_S = 1_700_000_100.0  # a multiple of 300
@@ -97,7 +97,7 @@ def test_one_run_of_many_is_kept_for_the_scatter_plot(recorder):
 
 def test_a_run_that_takes_far_longer_than_usual_is_kept_as_an_outlier(recorder, monkeypatch):
     now_s = [0.0]
-    monkeypatch.setattr("celery_trace.recorder.time.perf_counter", lambda: now_s[0])
+    monkeypatch.setattr("celery_trace.runtime.recorder.time.perf_counter", lambda: now_s[0])
 
     def timed_run(duration_s: float) -> None:
         token = recorder.run_started(Kind.TASK, "t")
@@ -185,7 +185,7 @@ def test_a_heap_watch_that_failed_at_its_start_begins_later(tmp_path, monkeypatc
             raise RuntimeError("not now")
         return watch_heap(*given, **named)
 
-    monkeypatch.setattr("celery_trace.recorder.watch_heap", at_first_too_few)
+    monkeypatch.setattr("celery_trace.runtime.recorder.watch_heap", at_first_too_few)
     monkeypatch.setattr(Ticker, "start", lambda self: None)  # its beats are the test's
     clock = FakeClock(BUCKET_START_S)
     recorder = Recorder.start(Settings(dir=str(tmp_path / "trace")), role=Role.CHILD, clock=clock)
@@ -224,7 +224,9 @@ def test_a_memory_sample_is_written_when_memory_moved_or_long_after(recorder, cl
     from celery_trace.model import MemoryState
 
     rss_bytes = [100_000_000]
-    monkeypatch.setattr("celery_trace.recorder.read_memory", lambda full=False: MemoryState(rss_bytes=rss_bytes[0]))
+    monkeypatch.setattr(
+        "celery_trace.runtime.recorder.read_memory", lambda full=False: MemoryState(rss_bytes=rss_bytes[0])
+    )
 
     def samples() -> int:
         recorder.sample()

@@ -9,9 +9,9 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from celery_trace.capture.heap import HeapEncoder
-from celery_trace.capture.leaves import LEAVES
-from celery_trace.capture.shapes import shape_of
+from celery_trace.failures.capture.heap import HeapEncoder
+from celery_trace.failures.capture.leaves import LEAVES
+from celery_trace.failures.capture.shapes import shape_of
 from celery_trace.redaction import MARK, Redactor, Scrubber
 from celery_trace.redaction.grammars import GRAMMARS
 from celery_trace.redaction.shapes import SHAPES

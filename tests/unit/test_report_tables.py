@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace import report
-from celery_trace.doctor import Finding
+from celery_trace.cli import report
+from celery_trace.cli.doctor import Finding
+from celery_trace.cli.report import Column, Style, columns_of, plain, shortened, table
 from celery_trace.model import (
     ChainLink,
     ExceptionInfo,
@@ -27,7 +28,6 @@ from celery_trace.model import (
     Verdict,
     WorkerView,
 )
-from celery_trace.report import Column, Style, columns_of, plain, shortened, table
 from tests.support.alerting import leak
 
 NOW_S = 1_700_000_000.0

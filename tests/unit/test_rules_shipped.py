@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from celery_trace.alerting.rules import KINDS, SHIPPED, Facts, Rule, configured, describe, evaluate
 from celery_trace.model import (
     ExceptionInfo,
     FailureGroup,
@@ -22,7 +23,6 @@ from celery_trace.model import (
     Verdict,
     WorkerView,
 )
-from celery_trace.rules import KINDS, SHIPPED, Facts, Rule, configured, describe, evaluate
 from celery_trace.settings import SettingError
 from celery_trace.words import moment
 from tests.support.alerting import leak

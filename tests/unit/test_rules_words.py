@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace import rules
+from celery_trace.alerting import rules
 from celery_trace.words import duration, read_bytes, read_seconds, read_share, read_whole, size, times
 
 

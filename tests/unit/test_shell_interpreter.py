@@ -387,7 +387,8 @@ def test_the_modules_that_the_sandbox_loads_need_only_the_standard_library() -> 
         "import sys, types\n"
         "for name, folder in (('celery_trace', sys.argv[1]), ('celery_trace.shell', sys.argv[1] + '/shell')):\n"
         "    package = types.ModuleType(name); package.__path__ = [folder]; sys.modules[name] = package\n"
-        "import celery_trace.shell.interpreter, celery_trace.shell.recreation, celery_trace.shell.protection\n"
+        "import celery_trace.shell.interpreter\n"
+        "import celery_trace.shell.sandbox.recreation, celery_trace.shell.sandbox.protection\n"
         "print(sorted(name for name in sys.modules if name.startswith('celery_trace.') or name == 'msgspec'))\n"
     )
     package = str(Path(module.__file__).parent.parent)

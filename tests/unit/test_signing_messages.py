@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_trace.clock import FakeClock
-from celery_trace.settings import SettingError, Settings
-from celery_trace.shell.signing import (
+from celery_trace.control.signing import (
     MESSAGE_LIMIT_BYTES,
     TOLERANCE_S,
     VALID_S,
@@ -25,6 +24,7 @@ from celery_trace.shell.signing import (
     sign,
     verify,
 )
+from celery_trace.settings import SettingError, Settings
 
 KEY = b"a key that only the monitor and the workers hold"
 
@@ -38,7 +38,7 @@ def why(data: bytes, now_s: float = 1000.0, **values: object) -> str:
     given_ = {"kind": "command", "target": "process-1", "replays": ReplayCache()}
     with pytest.raises(Refused) as refused:
         verify(KEY, data, now_s=now_s, **(given_ | values))  # type: ignore[arg-type]
-    return refused.value.why
+    return refused.value.code
 
 
 def changed(data: bytes, **values: object) -> bytes:

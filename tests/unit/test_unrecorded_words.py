@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_trace import unrecorded
+from celery_trace.spool import unrecorded
 
 FOLDER = Path("/srv/trace/spool")
 

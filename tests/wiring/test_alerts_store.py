@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from celery_trace import rules
-from celery_trace.alerts import AlertEngine
+from celery_trace.alerting import rules
+from celery_trace.alerting.engine import AlertEngine
+from celery_trace.alerting.rules import Facts, Reading, Rule, RuleKind
 from celery_trace.clock import FakeClock
 from celery_trace.guard import own_errors
 from celery_trace.model import AnyRecord, MemoryState, Outcome, Role, Stats
 from celery_trace.queries import Queries
-from celery_trace.rules import Facts, Reading, Rule, RuleKind
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, leak_rows, open_store
 from tests.support import store_records as make

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_trace.backlog import may_wait
-from celery_trace.capture import repeats
-from celery_trace.capture.source import SourceLines
 from celery_trace.collector.adoption import adopt
-from celery_trace.failures import FailureWatcher
+from celery_trace.failures import repeats
+from celery_trace.failures.backlog import may_wait
+from celery_trace.failures.capture.source import SourceLines
+from celery_trace.failures.watcher import FailureWatcher
 from celery_trace.guard import own_errors
 from celery_trace.model import Failure, Kind, Outcome
 from tests.support.fixtures_pool import Pool, inside_of_work

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from celery import Celery, signals
 
-from celery_trace import CeleryTrace, plugin, recorder
+from celery_trace import CeleryTrace
 from celery_trace.guard import own_errors
 from celery_trace.model import Role
+from celery_trace.runtime import plugin, recorder
 from celery_trace.settings import Settings
 
 

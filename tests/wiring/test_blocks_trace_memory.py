@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from celery_trace import recorder as recorders
 from celery_trace import trace_memory
 from celery_trace.model import Kind, Role, Run, Stage, Window
+from celery_trace.runtime import recorder as recorders
 from celery_trace.settings import Settings
 
 HERE = str(Path(__file__))

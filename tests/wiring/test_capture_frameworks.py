@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from celery_trace.capture import capture_exception, render
+from celery_trace.failures.capture import capture_exception, render
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits
 

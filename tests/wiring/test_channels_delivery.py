@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from celery_trace.channels import DeliveryFailed, LogChannel, Message, channel, channels
+from celery_trace.alerting.channels import DeliveryFailed, LogChannel, Message, channel, channels
 from celery_trace.model import AlertView
 from celery_trace.settings import SettingError
 

@@ -11,9 +11,9 @@ import pytest
 from celery import Celery
 from msgspec.structs import replace
 
-from celery_trace import doctor
+from celery_trace.cli import doctor
+from celery_trace.cli.doctor import CHECKS, Finding, examine
 from celery_trace.collector import STATUS_FILE, Status, write_status
-from celery_trace.doctor import CHECKS, Finding, examine
 from celery_trace.model import AnyRecord, ProcessRecord, Role, Stats
 from celery_trace.settings import Settings
 from celery_trace.stores import open_store
@@ -203,7 +203,7 @@ def test_what_makes_watching_harder_is_told_with_the_processes_that_say_so(
 def test_an_allocator_that_is_not_pythons_usual_one_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "allocators" not in look(folder)
     monkeypatch.setenv("PYTHONMALLOC", "debug")
-    monkeypatch.setattr("celery_trace.probes.counters.available", lambda: ["allocated_blocks"])
+    monkeypatch.setattr("celery_trace.process.counters.available", lambda: ["allocated_blocks"])
     found = look(folder)
     assert "PYTHONMALLOC is debug" in found["allocators"].found
     assert found["C memory"].level == "warn"

@@ -13,8 +13,8 @@ from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
-from celery_trace.capture import capture_exception
 from celery_trace.commands import SUBCOMMANDS, trace
+from celery_trace.failures.capture import capture_exception
 from celery_trace.model import AlertView, ExceptionInfo, Outcome, ShellLine, ShellView
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits, Settings
@@ -226,7 +226,7 @@ def test_what_our_own_mistake_breaks_is_one_line_and_no_traceback(
     def broken(*_: Any, **__: Any) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("celery_trace.report.failures", broken)
+    monkeypatch.setattr("celery_trace.cli.report.failures", broken)
     result = run("failures")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "That did not work: KeyError: 'surprise'" in result.stderr

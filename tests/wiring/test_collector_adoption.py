@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from celery_trace.capture.fingerprint import fingerprint
 from celery_trace.clock import SystemClock
 from celery_trace.collector import Collector
+from celery_trace.failures.fingerprint import fingerprint
 from celery_trace.model import Outcome
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
@@ -22,7 +22,7 @@ import sys, threading, time
 from pathlib import Path
 from celery_trace.clock import SystemClock
 from celery_trace.model import ProcessRecord, Role
-from celery_trace.probes.blackbox import BlackBox, label
+from celery_trace.process.blackbox import BlackBox, label
 from celery_trace.spool import SpoolWriter
 from tests.support.store_records import failure
 

@@ -517,7 +517,7 @@ def test_what_is_computed_after_a_delivery_may_fail_and_the_delivery_stands(sett
 
 
 def test_windows_that_our_own_code_can_not_read_keep_no_other_name_from_its_row(direct, writer, settings, monkeypatch):
-    from celery_trace import leaks
+    from celery_trace.heap import leaks
     from celery_trace.stores import leak_rows
 
     whole = leaks.leak_table

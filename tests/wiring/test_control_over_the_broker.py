@@ -10,12 +10,12 @@ import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
-from celery_trace import control
 from celery_trace.clock import SystemClock
-from celery_trace.control import Order, OrderBook, OrderClient, OrderDesk
+from celery_trace.control import orders as control
+from celery_trace.control.audit import AuditLog, _turn_over
+from celery_trace.control.orders import Order, OrderBook, OrderClient, OrderDesk
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
 from celery_trace.settings import Settings
-from celery_trace.shell.audit import AuditLog, _turn_over
 
 WORKER = "orders@here"
 
@@ -99,7 +99,7 @@ def test_what_is_no_order_is_not_sent(own_broker_url: str, tmp_path: Path, mode:
 
 
 def test_the_audit_log_turns_over_before_it_fills_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_trace.shell.audit.FILE_LIMIT_BYTES", 2000)
+    monkeypatch.setattr("celery_trace.control.audit.FILE_LIMIT_BYTES", 2000)
     log = AuditLog(tmp_path, "worker", SystemClock())
     for number in range(30):
         log.note(f"command {number} " + "x" * 10_000)
@@ -111,7 +111,7 @@ def test_the_audit_log_turns_over_before_it_fills_the_disk(tmp_path: Path, monke
 def test_who_notices_second_that_the_log_is_full_replaces_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celery_trace.shell.audit.FILE_LIMIT_BYTES", 2000)
+    monkeypatch.setattr("celery_trace.control.audit.FILE_LIMIT_BYTES", 2000)
     one = AuditLog(tmp_path, "worker", SystemClock())
     one.note("a" * 2500)
     with open(tmp_path / "audit.jsonl", "wb+") as full:

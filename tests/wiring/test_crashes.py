@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_trace.probes import blackbox
+from celery_trace.process import blackbox
 from tests.support.processes import REPOSITORY
 
 PROGRAM = """
@@ -16,7 +16,7 @@ import ctypes, faulthandler, os, resource, signal, sys, threading, time
 from pathlib import Path
 from celery_trace.clock import SystemClock
 from celery_trace.model import ProcessRecord, Role
-from celery_trace.probes.blackbox import BlackBox, label
+from celery_trace.process.blackbox import BlackBox, label
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 folder = Path(sys.argv[1])

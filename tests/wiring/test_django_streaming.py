@@ -12,7 +12,7 @@ pytest_plugins = ["tests.support.fixtures_django"]
 
 
 def test_a_stream_is_one_run_that_ends_when_it_is_closed(site):
-    from celery_trace import recorder
+    from celery_trace.runtime import recorder
 
     response = site.client().get("/stream/")
     assert recorder.current().runs == 0, "nothing was sent yet"

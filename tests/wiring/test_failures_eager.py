@@ -5,7 +5,7 @@ import pytest
 from celery import Celery, Task
 
 from celery_trace.clock import FakeClock
-from celery_trace.failures import FailureWatcher
+from celery_trace.failures.watcher import FailureWatcher
 from celery_trace.model import ProcessRecord, Role, failure_id
 from celery_trace.settings import Settings
 

@@ -22,15 +22,15 @@ import pytest
 from celery_trace.clock import FakeClock, SystemClock
 from celery_trace.collector import Collector, read_status
 from celery_trace.collector.process import folder_is_taken
-from celery_trace.control import Order, OrderBook, OrderDesk, orders_file
+from celery_trace.control.audit import AuditLog
+from celery_trace.control.orders import Order, OrderBook, OrderDesk, orders_file
+from celery_trace.control.signing import load_key, sign
+from celery_trace.heap.flamegraph import NoFlamegraph, Profile, Profiles
 from celery_trace.model import AnyRecord, Failure, Kind, ProcessRecord, Role, Stats, new_id
-from celery_trace.probes import blackbox
-from celery_trace.probes.blackbox import BlackBox
-from celery_trace.probes.flamegraph import NoFlamegraph, Profile, Profiles
-from celery_trace.recorder import Recorder
+from celery_trace.process import blackbox
+from celery_trace.process.blackbox import BlackBox
+from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import SettingError, Settings
-from celery_trace.shell.audit import AuditLog
-from celery_trace.shell.signing import load_key, sign
 from celery_trace.spool import SpoolWriter
 from tests.support.store_records import failure, process
 
@@ -173,7 +173,7 @@ def test_no_key_is_made_or_taken_where_others_can_replace_it(settings: Settings,
 
 def test_processes_that_need_a_key_at_once_all_get_the_same(settings: Settings) -> None:
     program = (
-        "import sys; from celery_trace.settings import Settings; from celery_trace.shell.signing import load_key\n"
+        "import sys; from celery_trace.settings import Settings; from celery_trace.control.signing import load_key\n"
         "sys.stdin.read(); print(load_key(Settings(dir=sys.argv[1])).decode())"
     )
     racing = [

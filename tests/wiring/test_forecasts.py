@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from celery_trace import forecasting
-from celery_trace.alerts import AlertEngine
+from celery_trace.alerting.engine import AlertEngine
 from celery_trace.clock import FakeClock
+from celery_trace.heap import forecasting
 from celery_trace.model import Evidence, MemoryState, Role, Room
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings

@@ -13,13 +13,13 @@ from unittest.mock import patch
 
 import pytest
 
-from celery_trace import needs
 from celery_trace.clock import SystemClock
+from celery_trace.heap import needs
 from celery_trace.heap import watch as watching
 from celery_trace.heap.watch import watch_heap
 from celery_trace.model import HeapProfile, Kind, Line, ProcessRecord, Role, decode, encode
 from celery_trace.queries import Queries
-from celery_trace.recorder import Recorder
+from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, open_store
 from tests.support import heaps

@@ -22,8 +22,8 @@ import pytest
 from celery_trace.clock import FakeClock
 from celery_trace.heap import retainers
 from celery_trace.heap import watch as watching
+from celery_trace.heap.leaks import leak_table
 from celery_trace.heap.watch import PROCESS, watch_heap
-from celery_trace.leaks import leak_table
 from celery_trace.model import Kind, ProcessRecord, Role, Stage, Verdict, Window
 from celery_trace.probes.source import code_of
 from celery_trace.settings import Settings

@@ -16,8 +16,8 @@ from celery_trace.clock import FakeClock
 from celery_trace.guard import own_errors
 from celery_trace.model import AnyRecord, Capture, CapturedException, Frame, Kept, ProcessRecord
 from celery_trace.settings import Settings
-from celery_trace.shell.estimate import estimate_bytes
-from celery_trace.shell.keeper import Keeper, live_trace
+from celery_trace.shell.live.estimate import estimate_bytes
+from celery_trace.shell.live.keeper import Keeper, live_trace
 from tests.support.shells import LiveProcess, caught, create_error, failure, outer
 from tests.support.waiting import wait_until
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from celery_trace.clock import FakeClock
-from celery_trace.unrecorded import EVENT
+from celery_trace.spool.unrecorded import EVENT
 from flower_plugin.incoming.unrecorded import MOST_CHARACTERS, MOST_WORKERS, OVER_S, UnrecordedWorkers
 from tests.support.monitor_app import Client, make_monitor, serving
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_trace import trace_memory, tracers
+from celery_trace import trace_memory
 from celery_trace.guard import own_errors
 from celery_trace.model import Failure, Kind, Rollup, Run
-from celery_trace.probes import blackbox
+from celery_trace.process import blackbox
+from celery_trace.runtime import tracers
 from tests.support.fixtures_pool import Pool
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from celery_trace.probes.flamegraph import Profile, Profiles
+from celery_trace.heap.flamegraph import Profile, Profiles
 from tests.support.monitor_app import Client, make_monitor, serving
 
 
@@ -118,7 +118,7 @@ def test_the_order_reaches_the_workers(monitor: Any, monkeypatch: pytest.MonkeyP
         given.append((name, user, seconds))
         return [{"worker": "w1@here", "ok": len(given) == 1, "why": "" if len(given) == 1 else "memray is missing"}]
 
-    monkeypatch.setattr("celery_trace.control.profile", profile)
+    monkeypatch.setattr("celery_trace.control.orders.profile", profile)
     answer = ask(monitor, "/api/trace/tasks/profile", method="POST", body={"name": "shop.load", "seconds": 30})
     assert answer.status == 200
     assert answer.json()["workers"][0]["ok"] is True

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from celery_trace.shell import protection, recreated
-from celery_trace.shell.protection import Protection, notices
-from celery_trace.shell.recreated import RecreatedSession, open_session
+from celery_trace.shell.sandbox import protection, recreated
+from celery_trace.shell.sandbox.protection import Protection, notices
+from celery_trace.shell.sandbox.recreated import RecreatedSession, open_session
 from celery_trace.shell.session import ShellError
 from tests.support.shells import SEED, answer, say
 from tests.support.waiting import wait_until
@@ -166,7 +166,7 @@ def test_machine_code_reached_through_the_module_that_shut_the_door_is_refused_t
         "__import__('importlib.machinery').machinery.SourceFileLoader('x', '/etc/passwd').get_data('/etc/passwd')",
         "[t for t in object.__subclasses__() if t.__name__ == 'FileLoader'][0]('x', '/').get_data('/etc/passwd')",
         "next(o for o in __import__('gc').get_objects() if type(o).__name__ == '_Wire')._in.__class__('/etc/passwd')",
-        "sys.modules['celery_trace.shell.protection'].ctypes.CDLL('libsqlite3.so.0')",
+        "sys.modules['celery_trace.shell.sandbox.protection'].ctypes.CDLL('libsqlite3.so.0')",
         "sys._getframe().f_back.f_globals['linecache'].sys.modules['importlib'].import_module('sqlite3')",
         "__import__('linecache').updatecache('/etc/passwd')[0]",
         "__import__('tokenize').open('/etc/passwd')",
@@ -235,7 +235,7 @@ def test_raw_system_calls_are_refused_by_the_kernel(name: str) -> None:
     number, arguments = RAW_CALLS[name]
     code = (
         "import ctypes, errno, os, sys\n"
-        "from celery_trace.shell import protection\n"
+        "from celery_trace.shell.sandbox import protection\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "protection.confine()\n"
         f"result = libc.syscall({number}, {arguments})\n"
@@ -250,7 +250,7 @@ def test_raw_system_calls_are_refused_by_the_kernel(name: str) -> None:
 def test_the_x32_variants_of_calls_kill_the_process() -> None:
     code = (
         "import ctypes, os\n"
-        "from celery_trace.shell import protection\n"
+        "from celery_trace.shell.sandbox import protection\n"
         "libc = ctypes.CDLL(None)\n"
         "protection.confine()\n"
         "libc.syscall(0x40000000 + 2, b'/etc/passwd', 0)\n"
@@ -268,7 +268,7 @@ def test_each_layer_holds_without_the_others(layer: str, tmp_path: Path) -> None
         port = server.getsockname()[1]
         code = (
             "import ctypes, os, socket\n"
-            "from celery_trace.shell import protection\n"
+            "from celery_trace.shell.sandbox import protection\n"
             "libc = ctypes.CDLL(None, use_errno=True)\n"
             "libc.prctl(38, 1, 0, 0, 0)\n"
             f"held = protection.{layer}(libc)\n"
@@ -321,7 +321,7 @@ def test_memory_is_bounded(session: RecreatedSession) -> None:
 def test_processor_time_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code = (
         "import resource\n"
-        "from celery_trace.shell import protection\n"
+        "from celery_trace.shell.sandbox import protection\n"
         "protection.CPU_S = 1\n"
         "protection.confine()\n"
         "while True: pass\n"
@@ -401,7 +401,7 @@ def test_a_forged_notice_of_protections_is_not_believed(session: RecreatedSessio
 
 PARENT = """
 import sys, time
-from celery_trace.shell.recreated import open_session
+from celery_trace.shell.sandbox.recreated import open_session
 from tests.support.shells import SEED
 session = open_session(SEED, command_limit_s=600)
 def heard(event):

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celery_trace.model import Failure, Node
-from celery_trace.shell import recreated, recreation
-from celery_trace.shell.protection import MEMORY_BYTES
-from celery_trace.shell.recreated import open_session
-from celery_trace.shell.recreation import recreated_trace
+from celery_trace.shell.sandbox import recreated, recreation
+from celery_trace.shell.sandbox.protection import MEMORY_BYTES
+from celery_trace.shell.sandbox.recreated import open_session
+from celery_trace.shell.sandbox.recreation import recreated_trace
 from celery_trace.shell.session import ShellError
 from tests.support.shells import answer, captured
 

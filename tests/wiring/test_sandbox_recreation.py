@@ -12,13 +12,13 @@ from uuid import UUID
 
 import pytest
 
-from celery_trace.capture import capture_exception
+from celery_trace.failures.capture import capture_exception
 from celery_trace.model import ExceptionInfo, Failure, Frame, Node, RequestContext, TaskContext
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits
-from celery_trace.shell import recreated
-from celery_trace.shell.recreated import RecreatedSession, open_session
-from celery_trace.shell.recreation import recreated_trace
+from celery_trace.shell.sandbox import recreated
+from celery_trace.shell.sandbox.recreated import RecreatedSession, open_session
+from celery_trace.shell.sandbox.recreation import recreated_trace
 from celery_trace.shell.session import CODE_LIMIT, SessionGone, ShellError
 from tests.support.shells import SEED, Said, answer, captured, caught, create_error, failure, outer, say
 from tests.support.waiting import wait_until

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from kombu import Connection, Producer
 
+from celery_trace.control.signing import MESSAGE_LIMIT_BYTES, sign
 from celery_trace.model import AuditEntry, Kept
-from celery_trace.shell.channel import command_address, reply_address
-from celery_trace.shell.client import LiveSession
+from celery_trace.shell.live.channel import command_address, reply_address
+from celery_trace.shell.live.client import LiveSession
 from celery_trace.shell.session import CODE_LIMIT, ShellError
-from celery_trace.shell.signing import MESSAGE_LIMIT_BYTES, sign
 from tests.support.shells import LiveProcess, answer, outer, say
 from tests.support.waiting import wait_until
 
@@ -137,7 +137,7 @@ def test_a_pickle_is_never_opened_whatever_it_calls_itself(
 
 def recorded(live: LiveProcess, attacker: Attacker, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Everything that the client publishes from here on, as a listener on the broker sees it."""
-    from celery_trace.shell import client
+    from celery_trace.shell.live import client
 
     seen: list[bytes] = []
     publish = client.publish

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from celery_trace.model import AuditEntry, Kept, TaskContext
-from celery_trace.shell.channel import QUEUE_EXPIRES_S, command_address, reply_address
-from celery_trace.shell.client import LiveSession
+from celery_trace.shell.live.channel import QUEUE_EXPIRES_S, command_address, reply_address
+from celery_trace.shell.live.client import LiveSession
 from celery_trace.shell.session import CODE_LIMIT, Done, SessionGone, ShellError
 from tests.support.shells import LiveProcess, Said, answer, create_error, outer, say
 from tests.support.waiting import wait_until
@@ -139,7 +139,7 @@ def test_many_interrupts_at_any_moment_leave_the_session_usable(live: LiveProces
 
 
 def test_a_command_over_its_time_is_stopped(tmp_path: Path, own_broker_url: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr("celery_trace.shell.live.LiveHost.__init__.__kwdefaults__", {"command_limit_s": 0.5})
+    monkeypatch.setattr("celery_trace.shell.live.host.LiveHost.__init__.__kwdefaults__", {"command_limit_s": 0.5})
     live = LiveProcess(tmp_path, own_broker_url)
     with live.session(live.fail()) as session:
         done, said = say(session, "while True: pass\n")
@@ -153,8 +153,8 @@ def test_a_command_over_its_time_is_stopped(tmp_path: Path, own_broker_url: str,
 def test_a_command_that_cannot_be_stopped_ends_its_session_alone(
     tmp_path: Path, own_broker_url: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("celery_trace.shell.live.LiveHost.__init__.__kwdefaults__", {"command_limit_s": 0.2})
-    monkeypatch.setattr("celery_trace.shell.live.GIVE_UP_S", 0.5)
+    monkeypatch.setattr("celery_trace.shell.live.host.LiveHost.__init__.__kwdefaults__", {"command_limit_s": 0.2})
+    monkeypatch.setattr("celery_trace.shell.live.host.GIVE_UP_S", 0.5)
     live = LiveProcess(tmp_path, own_broker_url)
     kept = live.fail()
     with live.session(kept) as session:
@@ -213,7 +213,7 @@ def test_code_over_the_limit_is_refused_on_both_sides(live: LiveProcess, monkeyp
     with live.session(live.fail()) as session:
         with pytest.raises(ShellError, match="at most"):
             session.run("1" * (CODE_LIMIT + 1), Said())
-        monkeypatch.setattr("celery_trace.shell.client.CODE_LIMIT", 10 * CODE_LIMIT)
+        monkeypatch.setattr("celery_trace.shell.live.client.CODE_LIMIT", 10 * CODE_LIMIT)
         with pytest.raises(ShellError, match="too_big"):
             session.run("1" * (CODE_LIMIT + 1), Said())
     assert live.keeper.counters["live:refused:too_big"] == 1

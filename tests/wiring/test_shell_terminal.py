@@ -17,12 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
+from celery_trace.cli import terminal
 from celery_trace.clock import SystemClock
+from celery_trace.control.audit import AuditLog
 from celery_trace.model import AuditEntry, Failure, Kept, Node, Page, ShellLine, ShellView
 from celery_trace.settings import Settings
-from celery_trace.shell import terminal
-from celery_trace.shell.audit import AuditLog
-from celery_trace.shell.recreated import open_session
+from celery_trace.shell.sandbox.recreated import open_session
 from tests.support.shells import SEED, LiveProcess, captured
 from tests.support.waiting import wait_until
 
@@ -193,7 +193,9 @@ def test_when_the_process_ends_the_shell_goes_on_recreated(live: LiveProcess, tm
 def test_a_process_that_does_not_answer_is_said_and_the_shell_is_recreated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: LiveProcess
 ) -> None:
-    monkeypatch.setattr("celery_trace.shell.client.LiveClient.open.__kwdefaults__", {"leaks": (), "timeout_s": 1.0})
+    monkeypatch.setattr(
+        "celery_trace.shell.live.client.LiveClient.open.__kwdefaults__", {"leaks": (), "timeout_s": 1.0}
+    )
     store = Store(SEED, Kept(process="dead", failure=SEED.id, at_s=0, until_s=0, address=""))
     status, said = typed(store, "a\n", tmp_path, settings=live.settings, connect=live.connect)
     assert status == 0
@@ -253,7 +255,7 @@ import sys
 from tests.support.shells import SEED
 from tests.wiring.test_shell_terminal import Store
 from celery_trace.settings import Settings
-from celery_trace.shell import terminal
+from celery_trace.cli import terminal
 store, settings = Store(SEED), Settings(dir=sys.argv[1])
 sys.exit(terminal.run(SEED.id, queries=store, store=store, settings=settings, connect=None, user="ann"))
 """

@@ -12,7 +12,7 @@ from celery.app import trace
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_postrun, task_prerun
 
-from celery_trace import tracers
+from celery_trace.runtime import tracers
 
 ENDS = {
     "fail": ValueError,

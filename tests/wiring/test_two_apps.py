@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from celery import Celery, shared_task, signals
 
-from celery_trace import CeleryTrace, recorder
+from celery_trace import CeleryTrace
 from celery_trace.model import Failure, Rollup
+from celery_trace.runtime import recorder
 from celery_trace.settings import Settings
 from tests.support.spooled import written
 
@@ -81,7 +82,7 @@ def test_runs_count_that_ended_before_the_folder_could_be_written(make_app: Make
 def test_a_recorder_that_could_not_start_is_tried_again(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("celery_trace.plugin.AGAIN_S", 0.0)
+    monkeypatch.setattr("celery_trace.runtime.plugin.AGAIN_S", 0.0)
     app = make_app("late")
 
     def refuse(self: object) -> None:

@@ -15,9 +15,9 @@ from contextlib import ExitStack, suppress
 import kombu
 import pytest
 
+from celery_trace.control.signing import load_key
 from celery_trace.settings import Settings
-from celery_trace.shell.client import LiveClient
-from celery_trace.shell.signing import load_key
+from celery_trace.shell.live.client import LiveClient
 from tests.support.processes import REPOSITORY, Program, free_port, trace_environment
 from tests.support.shells import answer, say
 from tests.support.waiting import wait_until

@@ -22,9 +22,9 @@ from celery_trace.collector import CollectorProcess
 from celery_trace.model import StatsView
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
+from celery_trace.spool.unrecorded import EVENT
 from celery_trace.spool.writer import RESERVE_BYTES
 from celery_trace.stores import open_store
-from celery_trace.unrecorded import EVENT
 from tests.support.fixtures_worker import StartWorker
 from tests.support.processes import REPOSITORY
 from tests.support.requirements import lacking

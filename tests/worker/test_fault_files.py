@@ -11,7 +11,7 @@ import psutil
 import pytest
 from celery import Celery
 
-from celery_trace import control
+from celery_trace.control import orders as control
 from celery_trace.settings import Settings
 from tests.support.fixtures_worker import StartWorker
 from tests.support.records import Records

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from celery_trace.cli.doctor import Installation, examine_store
 from celery_trace.collector import CollectorProcess
-from celery_trace.doctor import Installation, examine_store
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.stores import StoreUnavailable, open_store

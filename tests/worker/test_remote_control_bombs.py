@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 from kombu import Exchange, Producer
 
-from celery_trace import control
+from celery_trace.control import orders as control
 from celery_trace.settings import Settings
 
 BOMB_BYTES = 200 * 1024 * 1024

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from celery_trace.control.signing import load_key
 from celery_trace.model import Kept
 from celery_trace.settings import Settings
-from celery_trace.shell.client import LiveClient
+from celery_trace.shell.live.client import LiveClient
 from celery_trace.shell.session import SessionGone
-from celery_trace.shell.signing import load_key
 from tests.support.records import Records
 from tests.support.shells import answer, say
 from tests.support.waiting import wait_until
@@ -139,7 +139,7 @@ def test_a_recycled_child_says_goodbye(shop: Shop) -> None:
 
 def test_a_killed_child_is_noticed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     patient = {"timeout_s": 3.0, "on_reply": None, "user": ""}
-    monkeypatch.setattr("celery_trace.shell.client.LiveSession.ask.__kwdefaults__", patient)
+    monkeypatch.setattr("celery_trace.shell.live.client.LiveSession.ask.__kwdefaults__", patient)
     worker = shop.start()
     session = shop.open(shop.fail(worker))
     try:

@@ -96,7 +96,9 @@ def test_without_a_switch_nothing_is_imported_and_nothing_is_written(project, st
     worker = start_worker("errands", folder, switch=False)
     send("errands.imported")
     worker.wait_for(r"Task errands\.imported\[\S+\] succeeded")
-    assert not {"celery_trace.plugin", "celery_trace.recorder"} & set((folder / "imported").read_text().split())
+    assert not {"celery_trace.runtime.plugin", "celery_trace.runtime.recorder"} & set(
+        (folder / "imported").read_text().split()
+    )
     assert not worker.children("celery_trace.collector")
     worker.stop()
     assert not trace_dir.exists()

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from celery_trace import report
+from celery_trace.cli import report
 from django_bridge.management.store_command import StoreCommand, duration_s
 
 

@@ -1,0 +1,343 @@
+"""
+Alert states: what fires, for how long, whom it pages, and how often.
+
+The engine is driven from outside: the monitor calls :meth:`AlertEngine.evaluate` every few seconds. Each call reads
+the facts, evaluates the rules, moves each alert one step and delivers what is due. All state that matters is in the
+store (alerts and the delivery log), so that a restart neither forgets an alert nor pages twice for it.
+
+States are Prometheus': *pending* until a value was over its threshold for ``for``, then *firing*, then *resolved* once
+it stayed under the lower threshold for ``hold``. Who hears of it is :mod:`celery_trace.alerting.delivery`'s subject.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from celery_trace.alerting import channels as channels_module
+from celery_trace.alerting import rules as rules_module
+from celery_trace.alerting.channels import Channel
+from celery_trace.alerting.delivery import DeliveryStore, Dispatcher
+from celery_trace.alerting.rules import Facts, Reading, Rule, StoredRules
+from celery_trace.clock import Clock
+from celery_trace.guard import report
+from celery_trace.model import AlertView, Delivery, Outcome, Page, Rollup, stable_id
+from celery_trace.settings import SettingError, Settings
+
+logger = logging.getLogger("celery_trace.alerts")
+
+_MOST_ROWS = 2000  # of one kind of fact in one evaluation; the greatest or latest come first
+_MOST_RESOLVED = 200  # ended alerts that are looked at for what is still to be delivered
+_SAVE_EVERY_S = 60.0  # a value that only drifts is written this often, so that pages do not reload for it
+
+
+class AlertStore(DeliveryStore, Protocol):
+    """The part of the store that the engine writes."""
+
+    def save_alert(self, alert: AlertView) -> Any:
+        """Keep an alert as it stands now."""
+
+
+def alert_id(rule: Rule, subject: str) -> str:
+    """The id of the alert that a rule raises about a subject, the same after a restart."""
+    return stable_id("alert", rule.name, subject)
+
+
+def advance(
+    alert: AlertView | None, reading: Reading | None, rule: Rule, *, now_s: float, clear_since_s: float | None
+) -> tuple[AlertView | None, float | None]:
+    """
+    Move one alert one step.
+
+    Args:
+        alert: As it stands; None if there never was one.
+        reading: What the rule says now; None if it has nothing to say about the subject.
+        clear_since_s: Since when a firing alert's value has been low enough to end; None if it is not.
+
+    Returns:
+        The alert afterwards (the same object when nothing changed) and the new ``clear_since_s``.
+    """
+    over = reading is not None and reading.value > rule.above
+    if alert is None or alert.state == "resolved":
+        if not over or reading is None:
+            return alert, None
+        fires = rule.for_s <= 0
+        return (
+            AlertView(
+                id=alert_id(rule, reading.subject),
+                rule=rule.name,
+                subject=reading.subject,
+                state="firing" if fires else "pending",
+                severity=rule.severity,
+                text=reading.text,
+                value=reading.value,
+                threshold=rule.above,
+                since=now_s,
+                fired_at=now_s if fires else None,
+                resolved_at=None,
+                silenced_until=alert.silenced_until if alert else None,
+                link=reading.link,
+                count=(alert.count if alert else 0) + fires,
+            ),
+            None,
+        )
+    if reading is not None:
+        alert = _updated(alert, reading, rule)
+    if alert.state == "pending":
+        if not over:
+            return replace(alert, state="resolved", resolved_at=now_s), None
+        if now_s - alert.since >= rule.for_s:
+            return replace(alert, state="firing", fired_at=now_s, count=alert.count + 1), None
+        return alert, None
+    if reading is not None and reading.value > rule.clear_below:
+        return alert, None
+    since_s = now_s if clear_since_s is None else clear_since_s
+    if now_s - since_s >= rule.hold_s:
+        return replace(alert, state="resolved", resolved_at=now_s), None
+    return alert, since_s
+
+
+def _updated(alert: AlertView, reading: Reading, rule: Rule) -> AlertView:
+    fresh = (reading.text, reading.value, reading.link, rule.above, rule.severity)
+    if fresh == (alert.text, alert.value, alert.link, alert.threshold, alert.severity):
+        return alert
+    return replace(
+        alert, text=reading.text, value=reading.value, link=reading.link, threshold=rule.above, severity=rule.severity
+    )
+
+
+class AlertEngine:
+    """
+    Evaluates the rules, keeps the states and delivers.
+
+    Thread-safe; :meth:`evaluate`, and all that writes, blocks on the store and on channels.
+
+    Args:
+        store: Takes alerts and deliveries.
+        queries: :class:`celery_trace.queries.Queries` over the same store.
+        channels: Instead of those that the settings name.
+        base_url: The monitor's address with its prefix, without a path of ours; messages link to it when it is known.
+
+    Raises:
+        SettingError: ``trace_alert_rules`` or ``trace_alert_channels`` is not usable.
+    """
+
+    def __init__(
+        self,
+        store: AlertStore,
+        queries: Any,
+        settings: Settings,
+        clock: Clock,
+        *,
+        channels: Sequence[Channel] | None = None,
+        base_url: str = "",
+    ) -> None:
+        self._configured = settings.alert_rules
+        self.rules = rules_module.configured(self._configured)
+        self._stored: StoredRules | None = None
+        self.channels: list[Channel] = list(
+            channels_module.channels(settings.alert_channels) if channels is None else channels
+        )
+        self._store = store
+        self._queries = queries
+        self._clock = clock
+        self._states = threading.Lock()  # over read-change-write of alerts
+        self._turn = threading.Lock()  # one evaluation at a time
+        self._clear_since_s: dict[str, float] = {}
+        self._saved_at_s: dict[str, float] = {}
+        self._dispatcher = Dispatcher(store, queries, self.channels, self.rules, base_url)
+        self._drops: deque[tuple[float, int]] = deque()
+
+    @property
+    def channel_labels(self) -> list[str]:
+        """The channels as they may be shown; :meth:`test` takes one of them."""
+        return [channel.label for channel in self.channels]
+
+    # --- what the monitor calls ------------------------------------------------------------------------
+
+    def evaluate(self) -> list[AlertView]:
+        """
+        One round: read, decide, save, deliver. A call while another one runs returns the stored state at once.
+
+        Returns:
+            The alerts that are pending or firing, and those that ended in this round.
+
+        Raises:
+            StoreUnavailable: The store does not answer; the next round catches up.
+        """
+        if not self._turn.acquire(blocking=False):
+            return [alert for alert in self._alerts() if alert.state != "resolved"]
+        try:
+            now_s = self._clock.now_s()
+            self._take_rules()
+            readings = self._readings(now_s)
+            with self._states:
+                before = {alert.id: alert for alert in self._alerts()}
+                after = self._advance_all(before, readings, now_s)
+            self._dispatcher.deliver(after, now_s)
+            return [
+                alert
+                for alert in after
+                if alert.state != "resolved" or (alert.resolved_at == now_s and alert.fired_at is not None)
+            ]
+        finally:
+            self._turn.release()
+
+    def _take_rules(self) -> None:
+        """What somebody set in the monitor, any monitor over this store, holds from the next round on."""
+        stored: StoredRules | None = self._queries.alert_rules()
+        if stored == self._stored:
+            return
+        self._stored = stored
+        try:
+            self.rules = rules_module.in_force(self._configured, stored)
+        except SettingError as error:
+            logger.warning("The alert rules set in the monitor can't be used, so the configured ones hold: %s", error)
+            self.rules = rules_module.configured(self._configured)
+        self._dispatcher.use(self.rules)
+
+    def acknowledge(self, id: str, user: str) -> AlertView | None:
+        """Somebody takes care of it: it is not repeated until it fires anew. None if there is no such alert."""
+        return self._change(id, lambda alert, now_s: replace(alert, acknowledged_by=user, acknowledged_at=now_s))
+
+    def silence(self, id: str, seconds: float, user: str) -> AlertView | None:
+        """Deliver nothing about it for so long, also when it fires anew; 0 ends a silence. None if there is no such."""
+        logger.info("Alert %s silenced for %.0f s by %s", id, seconds, user or "somebody")
+        return self._change(
+            id, lambda alert, now_s: replace(alert, silenced_until=now_s + seconds if seconds > 0 else None)
+        )
+
+    def test(self, channel: str) -> Delivery:
+        """
+        Send a test message through one channel, now.
+
+        Args:
+            channel: Its label, one of :attr:`channel_labels`.
+
+        Raises:
+            KeyError: No channel has this label.
+        """
+        return self._dispatcher.test(channel, self._clock.now_s())
+
+    def _change(self, id: str, change: Callable[[AlertView, float], AlertView]) -> AlertView | None:
+        with self._states:
+            alert: AlertView | None = self._queries.alert(id)
+            if alert is None:
+                return None
+            alert = change(alert, self._clock.now_s())
+            self._store.save_alert(alert)
+            return alert
+
+    # --- facts -----------------------------------------------------------------------------------------
+
+    def _readings(self, now_s: float) -> list[tuple[Rule, list[Reading] | None]]:
+        facts = self._facts(now_s)
+        readings: list[tuple[Rule, list[Reading] | None]] = []
+        for rule in self.rules:
+            try:
+                readings.append((rule, rules_module.evaluate(rule, facts)))
+            except Exception as error:  # one rule that chokes on a fact must not silence the others
+                report(f"alert rule {rule.name}", error)
+                readings.append((rule, None))
+        return readings
+
+    def _facts(self, now_s: float) -> Facts:
+        """What the rules in force need, each fact as far back as the longest window of a rule that needs it."""
+        windows_s: dict[str, float] = {}
+        for rule in self.rules:
+            for fact in rules_module.kind_of(rule).needs:
+                windows_s[fact] = max(windows_s.get(fact, 0.0), rule.window_s)
+        fetch: dict[str, Callable[[float], Any]] = {
+            "leaks": lambda _: _all(self._queries.leaks, verdict="leaking"),
+            "workers": lambda _: _all(self._queries.workers),
+            "forecasts": lambda _: self._queries.forecasts(),
+            "groups": lambda window_s: _all(self._queries.groups, since_s=now_s - window_s, trends=False),
+            "losses": lambda window_s: _all(
+                self._queries.failures, outcome=Outcome.LOST.value, since_s=now_s - window_s
+            ),
+            "rollups": lambda window_s: list(self._queries.rollups(since_s=now_s - window_s - Rollup.BUCKET_S)),
+            "dropped_records": lambda window_s: self._dropped(now_s, window_s),
+        }
+        return Facts(now_s=now_s, **{fact: fetch[fact](window_s) for fact, window_s in windows_s.items()})
+
+    def _dropped(self, now_s: float, window_s: float) -> int:
+        """How many records were dropped within the window; the store only knows the sum since ever."""
+        total: int = sum(self._queries.stats().dropped.values())
+        if not self._drops:
+            # After a restart the sum alone does not say what is new: what an alert told of is not, the rest is.
+            told = [alert for alert in self._alerts() if alert.subject == "spool" and alert.fired_at is not None]
+            still = sum(int(alert.value) for alert in told if alert.state == "firing")
+            self._drops.append((now_s, max(0, total - still) if told else 0))
+        if total < self._drops[-1][1]:  # processes were pruned with their counts
+            self._drops.clear()
+        self._drops.append((now_s, total))
+        while len(self._drops) > 1 and self._drops[1][0] <= now_s - window_s:
+            self._drops.popleft()
+        return total - self._drops[0][1]
+
+    # --- states ----------------------------------------------------------------------------------------
+
+    def _alerts(self) -> list[AlertView]:
+        """All alerts that are on, and the latest of those that are over."""
+        active = [alert for state in ("firing", "pending") for alert in _all(self._queries.alerts, state=state)]
+        return active + _all(self._queries.alerts, state="resolved", most=_MOST_RESOLVED)
+
+    def _advance_all(
+        self, before: dict[str, AlertView], readings: Iterable[tuple[Rule, list[Reading] | None]], now_s: float
+    ) -> list[AlertView]:
+        after = dict(before)
+        visited: set[str] = set()
+        for rule, found in readings:
+            if found is None:  # the rule could not be evaluated: its alerts stay as they are
+                visited.update(alert.id for alert in before.values() if alert.rule == rule.name)
+                continue
+            by_id = {alert_id(rule, reading.subject): reading for reading in found}
+            active = (alert.id for alert in before.values() if alert.rule == rule.name and alert.state != "resolved")
+            for id in {*by_id, *active}:
+                visited.add(id)
+                if id not in before and by_id[id].value > rule.above:
+                    ended_long_ago: AlertView | None = self._queries.alert(id)
+                    if ended_long_ago is not None:
+                        before[id] = ended_long_ago
+                alert, clear_since_s = advance(
+                    before.get(id), by_id.get(id), rule, now_s=now_s, clear_since_s=self._clear_since_s.get(id)
+                )
+                if clear_since_s is None:
+                    self._clear_since_s.pop(id, None)
+                else:
+                    self._clear_since_s[id] = clear_since_s
+                if alert is not None:
+                    after[id] = alert
+        for alert in before.values():  # their rule is not configured any more
+            if alert.id not in visited and alert.state != "resolved":
+                after[alert.id] = replace(alert, state="resolved", resolved_at=now_s)
+        for id, alert in after.items():
+            self._save(before.get(id), alert, now_s)
+        return list(after.values())
+
+    def _save(self, before: AlertView | None, alert: AlertView, now_s: float) -> None:
+        if before is alert or before == alert:
+            return
+        same_state = before is not None and (before.state, before.severity) == (alert.state, alert.severity)
+        if same_state and now_s - self._saved_at_s.get(alert.id, 0.0) < _SAVE_EVERY_S:
+            return
+        self._store.save_alert(alert)
+        self._saved_at_s[alert.id] = now_s
+
+
+def _all(query: Callable[..., Page[Any]], *, most: int = _MOST_ROWS, **given: Any) -> list[Any]:
+    """The rows of all pages, ``most`` at most."""
+    rows: list[Any] = []
+    cursor: str | None = None
+    while len(rows) < most:
+        page = query(**given, limit=min(500, most), cursor=cursor)
+        rows.extend(page.rows)
+        cursor = page.next
+        if cursor is None:
+            break
+    return rows

@@ -1,0 +1,512 @@
+"""
+``celery trace doctor``: look at everything that must work, and say what to do where it does not.
+
+Each check is a function that yields findings and may raise nothing; one that breaks is a finding itself.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from celery_trace import private_files
+from celery_trace.alerting import channels, rules
+from celery_trace.collector.status import read_status
+from celery_trace.errors import Unavailable
+from celery_trace.model import StoreSize
+from celery_trace.settings import SettingError, Settings
+from celery_trace.spool import unrecorded
+from celery_trace.words import duration, size
+
+#: Longest that the broker may take to answer, seconds.
+BROKER_S = 5.0
+
+#: A collector that has not written its status for so long is taken for dead, seconds.
+STATUS_S = 60.0
+#: The store is said to fill its disk if it would within so many days.
+NEARLY_FULL_DAYS = 14
+#: An SQLite file that can't shrink is worth a word from so many free bytes in it on.
+WASTED_BYTES = 64 * 1024 * 1024
+
+#: The folders of ours in ``trace_dir``.
+PARTS = ("spool", "orders", "profiles")
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One line: ``level`` is ``ok``, ``warn`` (something is missing that you may want) or ``fail``."""
+
+    level: str
+    check: str
+    found: str
+    advice: str = ""
+
+
+def _ok(check: str, found: str) -> Finding:
+    return Finding(level="ok", check=check, found=found)
+
+
+def _warn(check: str, found: str, advice: str) -> Finding:
+    return Finding(level="warn", check=check, found=found, advice=advice)
+
+
+def _fail(check: str, found: str, advice: str) -> Finding:
+    return Finding(level="fail", check=check, found=found, advice=advice)
+
+
+class Installation(NamedTuple):
+    """What is looked at."""
+
+    app: Any
+    settings: Settings
+
+
+def examine(app: Any, settings: Settings) -> list[Finding]:
+    """All findings, in the order of :data:`CHECKS`; the store and the broker are asked once each."""
+    here = Installation(app, settings)
+    findings: list[Finding] = []
+    for name, check in CHECKS:
+        try:
+            findings.extend(check(here))
+        except Exception as error:  # the doctor must get to the end
+            findings.append(_fail(name, f"the check broke: {type(error).__name__}: {error}", "Please report this."))
+    return findings
+
+
+# --- the program ------------------------------------------------------------------------------------------
+
+
+def _versions(_: Installation) -> Iterator[Finding]:
+    python = platform.python_version()
+    yield _ok("python", f"{python} ({sys.implementation.name})")
+    try:
+        celery = importlib.metadata.version("celery")
+        ours = importlib.metadata.version("celery-trace")
+    except importlib.metadata.PackageNotFoundError as error:
+        yield _warn("versions", f"{error.name} is not installed as a package", "Run: pip install celery-trace")
+        return
+    known = (5, 5) <= tuple(int(part) for part in celery.split(".")[:2] if part.isdigit()) < (5, 8)
+    if known:
+        yield _ok("versions", f"celery-trace {ours}, celery {celery}")
+    else:
+        yield _warn("versions", f"celery-trace {ours}, celery {celery}", "Tested with Celery 5.5 to 5.7.")
+
+
+def _extras(_: Installation) -> Iterator[Finding]:
+    for module, package, extra, purpose in (
+        ("flower", "flower", "monitor", "the monitor"),
+        ("django", "django", "django", "tracing requests"),
+        ("apprise", "apprise", "alerts", "alerts by mail, Slack and others"),
+    ):
+        if importlib.util.find_spec(module) is not None:
+            yield _ok(module, importlib.metadata.version(package))
+        else:
+            yield _warn(module, "not installed", f'For {purpose}: pip install "celery-trace[{extra}]"')
+
+
+def _switch(here: Installation) -> Iterator[Finding]:
+    from celery_trace.settings import SWITCH
+
+    asked = os.environ.get(SWITCH, "").strip().lower() not in {"", "0", "false", "no", "off"}
+    if not here.settings.enabled:
+        yield _warn("switched on", "trace_enabled is False", "Set it to True to trace anything.")
+    elif asked:
+        yield _ok("switched on", f"{SWITCH} is set in this environment")
+    elif _receivers():
+        yield _ok("switched on", "by CeleryTrace(app) in the app's module")
+    else:
+        yield _warn(
+            "switched on",
+            "not in this environment",
+            f"Start the worker with {SWITCH}=1, or put CeleryTrace(app) into the app's module.",
+        )
+
+
+def _receivers() -> bool:
+    """Whether the app's own module switched the plugin on: it has been imported by now."""
+    plugin = sys.modules.get("celery_trace.runtime.plugin")
+    return plugin is not None and bool(plugin._installed)
+
+
+def _rules(here: Installation) -> Iterator[Finding]:
+    try:
+        made = rules.configured(here.settings.alert_rules)
+        yield _ok("alert rules", f"{len(made)} in force")
+    except SettingError as error:
+        yield _fail("alert rules", str(error), "Correct trace_alert_rules; see docs/alerts.md.")
+    try:
+        labels = [channel.label for channel in channels.channels(here.settings.alert_channels)]
+    except SettingError as error:
+        yield _fail("alert channels", str(error), "Correct trace_alert_channels; see docs/alerts.md.")
+        return
+    if labels:
+        yield _ok("alert channels", ", ".join(labels))
+    else:
+        yield _warn("alert channels", "none", "Alerts only stand on the monitor's page; set trace_alert_channels.")
+
+
+# --- the machine ------------------------------------------------------------------------------------------
+
+
+def _folder(here: Installation) -> Iterator[Finding]:
+    folder = here.settings.folder
+    if not folder.exists():
+        above = next(parent for parent in folder.parents if parent.exists())
+        if os.access(above, os.W_OK | os.X_OK):
+            yield _ok("trace_dir", f"{folder} does not exist yet; a worker makes it")
+        else:
+            yield _fail(
+                "trace_dir",
+                f"{folder} does not exist and {above} is not writable by uid {os.getuid()}",
+                "Set CELERY_TRACE_DIR to a writable place.",
+            )
+        return
+    spool = here.settings.spool_folder
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if os.path.lexists(spool):
+            private_files.check_writable(spool)
+    except OSError as error:
+        what = "has no room" if unrecorded.is_full(error) else "is not writable"
+        yield _fail("trace_dir", f"{folder} {what}: {unrecorded.why(folder, error)}", unrecorded.advice(error))
+        return
+    status = folder.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        yield _fail(
+            "trace_dir",
+            f"{folder} has mode {mode:04o}: others can read what was captured",
+            f"Run: chmod 700 {folder}",
+        )
+    else:
+        yield _ok("trace_dir", f"{folder}, mode {mode:04o}")
+    yield from _files(folder)
+    free = os.statvfs(folder)
+    free_bytes = free.f_bavail * free.f_frsize
+    if free_bytes < here.settings.spool_bytes:
+        yield _warn(
+            "disk",
+            f"{size(free_bytes)} free, the spool may take {size(here.settings.spool_bytes)}",
+            "Free some space, or lower trace_spool_bytes.",
+        )
+    else:
+        yield _ok("disk", f"{size(free_bytes)} free")
+
+
+def _files(folder: Path) -> Iterator[Finding]:
+    """What stands in ``trace_dir`` and should not, or not like that."""
+    loose, refused, aside = [], [], []
+    for part in (folder, *(folder / name for name in PARTS)):
+        for path in part.iterdir() if part.is_dir() else ():
+            if path.is_dir() and not path.is_symlink():
+                continue
+            try:
+                if path.suffix == ".foreign":
+                    aside.append(str(path.relative_to(folder)))
+                    continue
+                fd = private_files.open_file(path, os.O_RDONLY)
+                if stat.S_IMODE(os.fstat(fd).st_mode) & 0o077:
+                    loose.append(str(path.relative_to(folder)))
+                os.close(fd)
+            except private_files.NotOurs as error:
+                refused.append(f"{path.relative_to(folder)} ({error.why})")
+            except OSError:  # gone by now, or another user's, which nobody here can open
+                continue
+    if loose:
+        yield _fail("private files", f"readable by others: {_some(loose)}", f"Run: chmod -R go= {folder}")
+    if refused:
+        yield _fail(
+            "foreign files",
+            f"not used, as somebody else can have put them there: {_some(refused)}",
+            "See who can write into trace_dir; then remove them, or make them yours alone (chown, chmod 600).",
+        )
+    if aside:
+        yield _warn(
+            "set aside",
+            f"none of celery-trace's: {_some(aside)}",
+            "See who can write into trace_dir; then remove them.",
+        )
+
+
+def _some(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    names = sorted(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _heap(here: Installation) -> Iterator[Finding]:
+    from celery_trace.heap.sampler import availability
+    from celery_trace.process import counters
+
+    if here.settings.memory not in {"auto", "always"}:
+        yield _warn("memory", f"trace_memory is {here.settings.memory!r}", 'Set it to "auto" to find leaks.')
+        return
+    slow = availability()
+    if slow:
+        yield _warn(
+            "memory",
+            f"watched by short stretches of tracemalloc: {slow}",
+            "Tracing costs some hundred times as much as sampling, so within the same budget a leak takes that much "
+            "longer to be named. It makes way for the program's own tracemalloc and for traced blocks.",
+        )
+    else:
+        yield _ok("memory", "watched by the sampling extension module")
+    allocator = os.environ.get("PYTHONMALLOC")
+    if allocator:
+        yield _ok("allocators", f"PYTHONMALLOC is {allocator}: memory is watched all the same")
+    if "malloc_bytes" not in counters.available():
+        yield _warn(
+            "C memory",
+            f"the C allocator gives no figures ({platform.libc_ver()[0] or 'not glibc'}, or another one is preloaded)",
+            "What C code keeps is told by the process's address space alone, so only what is large.",
+        )
+    yield from _conditions(here)
+
+
+#: What a process may say of itself: level, check, what it is, and what to do.
+_CONDITIONS: dict[str, tuple[str, str, str, str]] = {
+    "gc_off": (
+        "warn",
+        "garbage",
+        "garbage collection is off",
+        "Nobody collects cycles there, so they grow for ever; a row without a holder may be just that. Call "
+        "gc.enable(), or gc.collect() now and then.",
+    ),
+    "frozen": ("ok", "gc.freeze", "what was set aside is never collected", ""),
+    "tracemalloc": (
+        "warn",
+        "tracemalloc",
+        "the program's own tracemalloc is on",
+        "It makes a process several times as slow. Where the heap is watched by tracemalloc too, no leak is looked for "
+        "meanwhile.",
+    ),
+    "hooks_lost": (
+        "warn",
+        "hooks",
+        "another tool has taken the sampler's hooks out, as tracemalloc does when it stops",
+        "What was sampled before is forgotten each time, so a leak takes longer to be named.",
+    ),
+}
+
+
+def _conditions(here: Installation) -> Iterator[Finding]:
+    """What living processes say that makes it harder to watch their heaps."""
+    from celery_trace.queries import Queries
+    from celery_trace.stores import open_store
+
+    try:
+        store = open_store(here.settings, create=False)
+    except Unavailable:
+        return  # another check says so
+    try:
+        found = Queries(store).heap_conditions()
+    except Unavailable:
+        return
+    finally:
+        store.close()
+    for name, processes in sorted(found.items()):
+        if name in _CONDITIONS:
+            level, check, what, advice = _CONDITIONS[name]
+            yield Finding(level=level, check=check, found=f"{what}: {_some(processes)}", advice=advice)
+
+
+def _sandbox(_: Installation) -> Iterator[Finding]:
+    """What the recreated shell can be confined with: tried in a process of its own, since there is no way back."""
+    code = (
+        "import json, sys; from celery_trace.shell.sandbox.protection import confine; "
+        "sys.stdout.write(json.dumps([list(layer) for layer in confine()]))"
+    )
+    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    if tried.returncode != 0:
+        yield _warn("sandbox", "its layers could not be tried", "The recreated shell may not start on this machine.")
+        return
+    layers = msgspec.json.decode(tried.stdout, type=list[tuple[str, bool, str]])
+    holding = [name for name, holds, _ in layers if holds]
+    lacking = [f"{name} ({note})" if note else name for name, holds, note in layers if not holds]
+    if not lacking:
+        yield _ok("sandbox", ", ".join(holding))
+    else:
+        yield _warn(
+            "sandbox",
+            f"holds: {', '.join(holding) or 'nothing'}; does not: {', '.join(lacking)}",
+            "The recreated shell works, less confined. A newer kernel, or user namespaces, would close it more.",
+        )
+
+
+# --- what it talks to -------------------------------------------------------------------------------------
+
+
+def examine_store(here: Installation) -> Iterator[Finding]:
+    """The store: whether it can be read, how big it is, and what was lost with it or before it."""
+    from celery_trace.queries import Queries
+    from celery_trace.stores import open_store
+    from celery_trace.stores.lineage import sentence
+
+    try:
+        store = open_store(here.settings, create=False)
+    except Unavailable as error:
+        level = _warn if _not_made_yet(here.settings) else _fail
+        yield level("store", f"{error.what}: {error.why}", error.next)
+        return
+    try:
+        stats = Queries(store).stats()
+    except Unavailable as error:
+        yield _fail("store", f"{error.what}: {error.why}", error.next)
+        return
+    finally:
+        store.close()
+    yield _ok("store", f"{stats.store}, schema {stats.schema}, {sum(stats.records.values())} records")
+    if stats.size is not None:
+        yield from _size(here, stats.size)
+    for lost in stats.lost_stores:
+        yield _warn(
+            "losses",
+            sentence(lost),
+            "Records that were only in it are gone, unless a backup or the file that was set aside still has them.",
+        )
+    aside = stats.dropped.get("set_aside", 0)
+    dropped = sum(stats.dropped.values()) - aside
+    if dropped:
+        yield _warn("losses", f"{dropped} records were dropped by a full spool", "Raise trace_spool_bytes.")
+    if aside:
+        yield _warn(
+            "losses",
+            f"{aside} records that can't be read were dropped, as the queue celery_trace.set_aside is full",
+            "Find out who publishes them, then empty that queue.",
+        )
+    if stats.corrupt_lines:
+        yield _warn(
+            "losses",
+            f"{stats.corrupt_lines} corrupt lines were set aside",
+            f"They stand in {here.settings.spool_folder / 'set-aside.log'}.",
+        )
+    if stats.own_errors:
+        worst = max(stats.own_errors.items(), key=lambda pair: pair[1])
+        yield _warn("own errors", f"{sum(stats.own_errors.values())}, mostly in {worst[0]}", "See the worker's log.")
+
+
+def _size(here: Installation, found: StoreSize) -> Iterator[Finding]:
+    from celery_trace.stores.sizes import DAY_S, sentences
+
+    words = " ".join(sentences(found, time.time()))
+    folder = here.settings.folder
+    grows_into_disk = 0
+    if not here.settings.store and folder.exists():  # the default file: the disk is this one
+        disk = os.statvfs(folder)
+        grows_into_disk = disk.f_bavail * disk.f_frsize
+    days_s = NEARLY_FULL_DAYS * DAY_S
+    if (
+        grows_into_disk
+        and (found.bytes_per_day or 0) * NEARLY_FULL_DAYS > grows_into_disk
+        and (found.bound_at is None or found.bound_at > time.time() + days_s)
+    ):
+        yield _warn(
+            "store size",
+            f"{words} {size(grows_into_disk)} are free on the disk.",
+            "It will be full before the retention bounds the store: lower trace_retention_bytes or "
+            "trace_retention_days, or free some space.",
+        )
+    elif not found.gives_back and found.free_bytes > WASTED_BYTES:
+        yield _warn(
+            "store size",
+            words,
+            "This file was made by an older version and never shrinks. When writers may wait for some time, run: "
+            "celery -A PROJECT trace prune --vacuum",
+        )
+    else:
+        yield _ok("store size", words)
+
+
+def _not_made_yet(settings: Settings) -> bool:
+    """The default store of an installation in which nothing has run yet."""
+    return not settings.store and not (settings.folder / "trace.db").exists() and not settings.spool_folder.exists()
+
+
+def _broker(here: Installation) -> Iterator[Finding]:
+    connection = here.app.connection_for_read()
+    address = connection.as_uri()  # without its password
+    try:
+        connection.connect_timeout = BROKER_S
+        connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=BROKER_S)
+        yield _ok("broker", address)
+    except Exception as error:  # each transport has errors of its own
+        yield _fail(
+            "broker",
+            f"{address} does not answer ({type(error).__name__}: {error})",
+            "Start the broker, or correct broker_url. Records are not lost: they wait in the spool.",
+        )
+    finally:
+        connection.release()
+
+
+def _collector(here: Installation) -> Iterator[Finding]:
+    status = read_status(here.settings.folder)
+    if status is None:
+        yield _warn(
+            "collector",
+            "none has run in this trace_dir",
+            "A worker starts it; or run: celery -A PROJECT trace collect",
+        )
+        return
+    if status.folders_lost:
+        yield _warn(
+            "losses",
+            f"{here.settings.folder} was removed {status.folders_lost} times while the collector ran",
+            "What had not been stored by then is lost. Find out what removes it.",
+        )
+    if status.sent_again:
+        yield _warn(
+            "losses",
+            f"the store was replaced under the collector; {status.sent_again} records were sent again",
+            "Records that had left the spool before are only in the store that was replaced.",
+        )
+    age_s = time.time() - status.at_s
+    waiting = f"{status.spool_records} records wait in the spool ({size(status.spool_bytes)})"
+    if status.state == "ended" or age_s > STATUS_S or not _lives(status.pid):
+        level = _fail if status.spool_records else _warn
+        yield level(
+            "collector",
+            f"not running (last heard of {duration(max(age_s, 1.0))} ago); {waiting}",
+            "A worker starts it; or run: celery -A PROJECT trace collect",
+        )
+    elif status.state == "waiting":
+        yield _fail("collector", f"pid {status.pid} waits: {status.why}; {waiting}", "See the store or broker above.")
+    else:
+        yield _ok("collector", f"pid {status.pid}, {status.state}, {status.delivered} handed on; {waiting}")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Finding]]], ...] = (
+    ("versions", _versions),
+    ("extras", _extras),
+    ("switched on", _switch),
+    ("trace_dir", _folder),
+    ("store", examine_store),
+    ("collector", _collector),
+    ("broker", _broker),
+    ("alerts", _rules),
+    ("memory", _heap),
+    ("sandbox", _sandbox),
+)

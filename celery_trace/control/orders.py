@@ -1,0 +1,578 @@
+"""
+Orders to running workers: measure a task in another mode for a while, profile its next run, let go of failures.
+
+Celery's remote control (pidbox) believes whoever can publish on the broker. Ours does not: an order is signed
+for one worker's main process, checked there once, audited, and written to a file that only the worker's user
+can read. The processes that run tasks look at that file's date now and then; it is signed too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from kombu.serialization import prepare_accept_content
+from msgspec import Struct
+
+from celery_trace import private_files
+from celery_trace.clock import Clock, SystemClock
+from celery_trace.control import files
+from celery_trace.control.audit import AuditLog
+from celery_trace.control.files import LONGEST_S
+from celery_trace.control.signing import RefusalLimit, Refused, ReplayCache, load_key, sign, verify
+from celery_trace.guard import Guard
+from celery_trace.heap import flamegraph
+from celery_trace.model import AuditEntry, ProcessRecord, new_id
+from celery_trace.settings import Settings
+from celery_trace.transports.raw import Refusal, judge_messages, judged
+
+logger = logging.getLogger("celery_trace.control")
+
+#: Names of the remote control commands.
+HELLO, ORDER = "trace_hello", "trace_order"
+#: How many orders stand at once in a worker; a further one replaces the oldest.
+STANDING = 50
+ANSWER_S = 2.0
+#: Most bytes of a message for remote control; Celery's own are small, but may name many tasks to revoke.
+MOST_COMMAND_BYTES = 8 * 1024 * 1024
+MODES = ("off", "rss", "auto", "always")
+ACTIONS = ("mode", "profile", "drop")
+
+
+class Order(Struct, frozen=True, omit_defaults=True):
+    """
+    What a worker is told.
+
+    ``mode`` measures runs of ``name`` in ``mode`` until ``until_s``; ``profile`` runs memray around the next
+    run of ``name``; ``drop`` lets go of the kept failure ``failure``, or of all if that is empty.
+    """
+
+    action: str
+    id: str = ""
+    name: str = ""
+    mode: str = ""
+    failure: str = ""
+    until_s: float = 0.0  # wall clock
+
+
+class Answer(Struct, frozen=True):
+    """What became of an order in one worker."""
+
+    worker: str
+    ok: bool
+    why: str = ""
+
+
+class _Standing(Struct, frozen=True):
+    orders: list[Order]
+
+
+_orders = msgspec.json.Decoder(Order)
+_standing = msgspec.json.Decoder(_Standing)
+_answers = msgspec.json.Decoder(Answer)
+
+
+def orders_file(settings: Settings, main_uid: str) -> Path:
+    """Where the orders to a worker stand, by the uid of its main process."""
+    return files.file(settings.folder, main_uid)
+
+
+class Doorkeeper:
+    """
+    Stands at a worker's queue for remote control, on which orders come too: Celery reads it, whoever published there.
+
+    What is compressed, which no command ever is, or larger than :data:`MOST_COMMAND_BYTES` is dropped before kombu
+    inflates or decodes it.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._refusals = RefusalLimit(clock, per_minute=1)
+        #: ``control:refused`` and ``control:refused:<why>``, for the process's Stats.
+        self.counters: Counter[str] = Counter()
+        self._step: type[Any] | None = None
+
+    def stand(self, app: Any) -> None:
+        """Be there when the app's worker begins to listen. To be called before the worker makes its consumer."""
+        from celery import bootsteps
+        from celery.worker.consumer.control import Control
+
+        keeper = self
+
+        class DoorkeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
+            requires = (Control,)
+
+            def create(self, parent: Any) -> Any:
+                with Guard("control: doorkeeper"):
+                    for step in parent.steps:
+                        if isinstance(step, Control):
+                            keeper._take_the_door(step.box.node)
+                return self
+
+            def start(self, parent: Any) -> None:
+                """Nothing to do: the node asks for its messages by what :meth:`create` put there."""
+
+            def stop(self, parent: Any) -> None:
+                """Nothing to do either."""
+
+        self._step = DoorkeeperStep
+        app.steps["consumer"].add(DoorkeeperStep)
+
+    def leave(self, app: Any) -> None:
+        """Do not stand at a further worker of the app."""
+        app.steps["consumer"].discard(self._step)
+
+    def _take_the_door(self, node: Any) -> None:
+        """Each time that the node begins to listen, on a fresh channel, look at its messages first."""
+        listen = node.listen
+
+        def listen_behind_the_door(channel: Any = None, callback: Any = None) -> Any:
+            with Guard("control: doorkeeper"):
+                judge_messages(channel or node.channel, MOST_COMMAND_BYTES)
+            heard = callback or node.handle_message
+
+            def hear(body: Any, message: Any) -> None:
+                refused = getattr(message, "refused", None)
+                if refused is None:
+                    heard(body, message)
+                else:
+                    self._refuse(refused)
+
+            return listen(channel=channel, callback=hear)
+
+        node.listen = listen_behind_the_door
+
+    def _refuse(self, refused: Refusal) -> None:
+        self.counters["control:refused"] += 1
+        self.counters[f"control:refused:{refused.why}"] += 1
+        if self._refusals.admit():
+            logger.warning(
+                "celery-trace: a message for remote control was dropped unread (%s): %s", refused.why, refused.text
+            )
+
+
+class OrderDesk:
+    """
+    A worker's main process: hears orders, checks them and lets them stand.
+
+    Args:
+        process: The main process; its uid is the target that orders must name.
+        emit: Takes audit records to the store.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        process: ProcessRecord,
+        clock: Clock,
+        emit: Callable[[AuditEntry], None] | None = None,
+    ) -> None:
+        self._process = process
+        self._clock = clock
+        self._key = load_key(settings)
+        self._folder = settings.folder
+        self._path = orders_file(settings, process.uid)
+        self._replays = ReplayCache()
+        self._refusals = RefusalLimit(clock)
+        self._audit = AuditLog(settings.folder, "worker", clock, emit)
+        self._standing: list[Order] = []
+        #: ``control:done``, ``control:refused`` and ``control:refused:<why>``, for the process's Stats.
+        self.counters: Counter[str] = Counter()
+
+    def install(self) -> None:
+        """Hear Celery's remote control. The commands belong to the process; the last desk gets them."""
+        from celery.worker.control import control_command, inspect_command
+
+        def hello(_state: Any, **_: Any) -> dict[str, str]:
+            return {"uid": self._process.uid}
+
+        def order(_state: Any, message: str = "", **_: Any) -> dict[str, str]:
+            return {"message": self.hear(message)}
+
+        inspect_command(name=HELLO)(hello)
+        control_command(name=ORDER, args=[("message", str)])(order)
+
+    def close(self) -> None:
+        """Orders end with their worker."""
+        from celery.worker.control import Panel
+
+        for name in (HELLO, ORDER):
+            Panel.data.pop(name, None)
+            Panel.meta.pop(name, None)
+        with Guard("control: orders' file"):
+            files.forget(self._folder, self._process.uid)
+
+    def hear(self, message: str) -> str:
+        """
+        Check a message and let its order stand.
+
+        Returns:
+            A signed :class:`Answer`, or nothing for a message whose signature was not good.
+        """
+        claims = None
+        try:
+            believed = verify(
+                self._key,
+                message.encode("utf-8", "backslashreplace") if isinstance(message, str) else b"",
+                kind="order",
+                target=self._process.uid,
+                now_s=self._clock.now_s(),
+                replays=self._replays,
+            )
+            claims = believed.claims
+            try:
+                order = _checked(_orders.decode(believed.body), self._clock.now_s())
+            except (msgspec.DecodeError, ValueError) as error:
+                raise Refused("malformed", str(error), claims) from None
+            if order.action == "profile" and not flamegraph.available():
+                raise Refused("unavailable", flamegraph.MISSING, claims)
+            self._audit.note(believed.body, process=self._process.uid, user=claims.user)
+            self._stand(order)
+            self.counters["control:done"] += 1
+            answer = Answer(self._process.worker, True)
+        except Refused as refused:
+            self.counters["control:refused"] += 1
+            self.counters[f"control:refused:{refused.code}"] += 1
+            claims = claims or refused.claims
+            if self._refusals.admit():
+                logger.warning("celery-trace: an order was refused (%s): %s", refused.code, refused)
+                self._audit.note(
+                    claims.action if claims else "",
+                    verdict=f"refused: {refused.code}: {refused}",
+                    process=self._process.uid,
+                    user=claims.user if claims else "",
+                    stranger=claims is None,
+                )
+            if claims is None:
+                return ""
+            answer = Answer(self._process.worker, False, f"{refused.code}: {refused}")
+        except OSError as error:
+            answer = Answer(self._process.worker, False, f"the worker can't write {self._path}: {error.strerror}")
+        if claims is None:
+            return ""
+        data, _nonce = sign(
+            self._key,
+            kind="reply",
+            target=claims.nonce,
+            action="answer",
+            now_s=self._clock.now_s(),
+            body=msgspec.json.encode(answer).decode("utf-8"),
+            answers=claims.nonce,
+        )
+        return data.decode("utf-8")
+
+    def _stand(self, order: Order) -> None:
+        now_s = self._clock.now_s()
+        expired = [one for one in self._standing if one.until_s <= now_s]
+        still = [
+            one
+            for one in self._standing
+            if one.until_s > now_s and (one.action, one.name, one.failure) != (order.action, order.name, order.failure)
+        ]
+        self._standing = [*still, order][-STANDING:]
+        data, _nonce = sign(
+            self._key,
+            kind="standing",
+            target=self._process.uid,
+            action="orders",
+            now_s=now_s,
+            body=msgspec.json.encode(_Standing(self._standing)).decode("utf-8"),
+            valid_s=LONGEST_S,
+        )
+        private_files.make_part(self._path.parent)
+        private_files.replace(self._path, data)
+        for over in expired:
+            files.mark(self._folder, self._process.uid, over.id).unlink(missing_ok=True)
+
+
+def _checked(order: Order, now_s: float) -> Order:
+    """
+    An order as it may stand.
+
+    Raises:
+        ValueError: It asks for what there is not.
+    """
+    if order.action not in ACTIONS:
+        raise ValueError(f"{order.action[:40]!r} is no order; there are {', '.join(ACTIONS)}")
+    if order.action == "mode" and order.mode not in MODES:
+        raise ValueError(f"{order.mode[:40]!r} is no mode; there are {', '.join(MODES)}")
+    if order.action in ("mode", "profile") and not 0 < len(order.name) <= 500:
+        raise ValueError("it names no task")
+    if not order.id.isalnum() or len(order.id) > 40:
+        raise ValueError("its id is not one of ours")
+    if not now_s < order.until_s <= now_s + LONGEST_S + 60:
+        raise ValueError(f"it must end within {LONGEST_S:g} s")
+    return order
+
+
+class OrderBook:
+    """
+    A process that runs tasks: looks whether its worker has new orders. Its :meth:`poll` belongs in the ticker.
+
+    Args:
+        main_uid: The uid of the worker's main process (this one's own where it runs the tasks itself).
+        on_mode: Called with (name, mode, seconds left).
+        on_profile: Called with (name, claim, seconds left); who gets True from ``claim()`` profiles the
+            next run, so that one process of the worker does.
+        on_drop: Called with a failure's id, or "" for all.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        main_uid: str,
+        clock: Clock,
+        *,
+        on_mode: Callable[[str, str, float], None],
+        on_profile: Callable[[str, Callable[[], bool], float], None] | None = None,
+        on_drop: Callable[[str], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._main_uid = main_uid
+        self._clock = clock
+        self._path = orders_file(settings, main_uid)
+        self._on_mode = on_mode
+        self._on_profile = on_profile
+        self._on_drop = on_drop
+        self._seen: tuple[int, int] | None = None
+        self._carried_out: dict[str, float] = {}
+        self._key: bytes | None = None
+        #: ``control:refused`` and its reasons: a file that was not written by our worker.
+        self.counters: Counter[str] = Counter()
+
+    def poll(self) -> None:
+        """Carry out what is new. One ``stat`` where nothing is."""
+        with Guard("control: orders"):
+            try:
+                status = os.lstat(self._path)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            seen = (status.st_mtime_ns, status.st_ino)
+            if seen == self._seen:
+                return
+            self._seen = seen
+            for order in self._read():
+                self._carry_out(order)
+
+    def _read(self) -> list[Order]:
+        if self._key is None:
+            self._key = load_key(self._settings)
+        try:
+            message = verify(
+                self._key,
+                private_files.read(self._path),
+                kind="standing",
+                target=self._main_uid,
+                now_s=self._clock.now_s(),
+                longest_s=LONGEST_S + 1,
+            )
+            return _standing.decode(message.body).orders
+        except Refused as refused:
+            self.counters["control:refused"] += 1
+            self.counters[f"control:refused:{refused.code}"] += 1
+            logger.warning("celery-trace: the orders in %s were refused (%s): %s", self._path, refused.code, refused)
+            return []
+        except private_files.NotOurs as refused:
+            self.counters["control:refused"] += 1
+            self.counters["control:refused:file"] += 1
+            logger.warning("celery-trace: the orders were refused: %s", refused)
+            return []
+
+    def _carry_out(self, order: Order) -> None:
+        now_s = self._clock.now_s()
+        left_s = order.until_s - now_s
+        if order.id in self._carried_out or left_s <= 0:
+            return
+        self._carried_out = {known: until_s for known, until_s in self._carried_out.items() if until_s > now_s}
+        self._carried_out[order.id] = order.until_s
+        with Guard(f"control: {order.action}"):
+            if order.action == "mode":
+                self._on_mode(order.name, order.mode, left_s)
+            elif order.action == "profile" and self._on_profile is not None:
+                self._on_profile(order.name, lambda: self._claim(order.id), left_s)
+            elif order.action == "drop" and self._on_drop is not None:
+                self._on_drop(order.failure)
+
+    def _claim(self, order_id: str) -> bool:
+        """True in the first process of the worker that asks."""
+        try:
+            path = files.mark(self._settings.folder, self._main_uid, order_id)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except OSError:
+            return False
+        return True
+
+
+# --- giving orders --------------------------------------------------------------------------------------
+
+#: Most bytes of one reply, and most messages that are read while waiting for replies.
+MOST_REPLY_BYTES = 16 * 1024
+MOST_REPLIES = 4000
+
+
+class _Enough(Exception):
+    """No further reply is waited for."""
+
+
+def _no_reply(message: Any, accept: set[str]) -> str:
+    """What keeps a message from being a worker's reply, or nothing."""
+    message.accept = accept
+    if not isinstance(message.decode(), dict):
+        return "it is not a mapping"
+    ticket, clock, expires = (message.headers.get(name) for name in ("ticket", "clock", "expires"))
+    # Kombu computes with them. Its clock takes the greater number, so a huge one would stay.
+    plausible = all(isinstance(value or 0, int | float) and (value or 0) < 2**53 for value in (clock, expires))
+    if not isinstance(ticket, str) or not plausible:
+        return "its headers are not those of a reply"
+    return ""
+
+
+class OrderClient:
+    """
+    Gives orders to running workers over Celery's remote control. Each call blocks for some seconds.
+
+    Args:
+        app: The Celery app whose broker the workers share.
+    """
+
+    def __init__(self, app: Any, settings: Settings, clock: Clock | None = None) -> None:
+        self._app = app
+        self._key = load_key(settings)
+        self._clock = clock or SystemClock()
+
+    def workers(self, timeout_s: float = 1.0) -> dict[str, str]:
+        """The workers that hear us, with the uid of each one's main process."""
+        found: dict[str, str] = {}
+
+        def heard(reply: dict[str, Any]) -> bool:
+            for worker, said in reply.items():
+                if isinstance(said, dict) and isinstance(said.get("uid"), str):
+                    found[str(worker)] = said["uid"]
+            return False
+
+        self._ask(HELLO, heard, timeout_s=timeout_s)
+        return found
+
+    def _ask(
+        self,
+        command: str,
+        heard: Callable[[dict[str, Any]], bool],
+        *,
+        timeout_s: float,
+        worker: str = "",
+        arguments: dict[str, str] | None = None,
+    ) -> None:
+        """
+        Send a command to one worker, or to all, and hear replies until nothing came for ``timeout_s``.
+
+        Anybody may publish on the queue of the replies. What is compressed, large or no reply is dropped unread.
+
+        Args:
+            heard: Called with each reply; True ends the wait.
+        """
+
+        def take(reply: dict[str, Any]) -> None:
+            if heard(reply):
+                raise _Enough
+
+        accept = prepare_accept_content(self._app.conf.accept_content)
+        # A control of our own: the app's keeps replies that nobody asked for, for ever.
+        talk = type(self._app.control)(self._app)
+        with self._app.connection_for_write() as connection, contextlib.suppress(_Enough):
+            talk.broadcast(
+                command,
+                arguments=arguments,
+                destination=[worker] if worker else None,
+                reply=True,
+                timeout=timeout_s,
+                limit=MOST_REPLIES,  # a stranger's messages count too, so it is not the number of workers
+                callback=take,
+                connection=connection,
+                channel=judged(
+                    connection.channel(), MOST_REPLY_BYTES, accepts=lambda message: _no_reply(message, accept)
+                ),
+            )
+
+    def give(self, order: Order, *, user: str, workers: dict[str, str] | None = None) -> list[Answer]:
+        """
+        Tell each worker, and what each answered.
+
+        A worker that says nothing, or whose answer is not signed with our key, is listed with ``ok`` False.
+
+        Raises:
+            ValueError: The order is none.
+        """
+        order = _checked(msgspec.structs.replace(order, id=order.id or new_id()), self._clock.now_s())
+        found = self.workers() if workers is None else workers
+        return [self._tell(worker, uid, order, user) for worker, uid in sorted(found.items())]
+
+    def _tell(self, worker: str, uid: str, order: Order, user: str) -> Answer:
+        data, nonce = sign(
+            self._key,
+            kind="order",
+            target=uid,
+            action=order.action,
+            now_s=self._clock.now_s(),
+            body=msgspec.json.encode(order).decode("utf-8"),
+            user=user,
+        )
+        answer = Answer(worker, False, f"it did not answer within {ANSWER_S:g} s")
+
+        def heard(reply: dict[str, Any]) -> bool:
+            nonlocal answer
+            said = reply.get(worker)
+            if said is None:
+                return False
+            try:
+                message = verify(
+                    self._key,
+                    str(said["message"]).encode("utf-8", "backslashreplace"),
+                    kind="reply",
+                    target=nonce,
+                    now_s=self._clock.now_s(),
+                )
+                answer = _answers.decode(message.body)
+            except (Refused, KeyError, TypeError, msgspec.DecodeError):
+                # It may be a stranger's; the worker's own may still come.
+                answer = Answer(worker, False, "it did not believe the order: does it have the same shell key?")
+                return False
+            return True
+
+        self._ask(ORDER, heard, worker=worker, arguments={"message": data.decode("utf-8")}, timeout_s=ANSWER_S)
+        return answer
+
+
+def arm(
+    app: Any, settings: Settings, name: str, seconds: float, *, user: str, mode: str = "always"
+) -> list[dict[str, Any]]:
+    """
+    Measure runs of a task in another mode for a while, in every worker that hears.
+
+    Returns:
+        For each worker ``{"worker", "ok", "why"}``; empty when none hears.
+
+    Raises:
+        ValueError: There is no such mode, or the time is out of bounds.
+    """
+    client = OrderClient(app, settings)
+    order = Order("mode", name=name, mode=mode, until_s=client._clock.now_s() + seconds)
+    return [msgspec.to_builtins(answer) for answer in client.give(order, user=user)]
+
+
+def profile(app: Any, settings: Settings, name: str, *, user: str, seconds: float = 600.0) -> list[dict[str, Any]]:
+    """Profile the next run of a task with memray, once in each worker; answers as :func:`arm`."""
+    client = OrderClient(app, settings)
+    order = Order("profile", name=name, until_s=client._clock.now_s() + seconds)
+    return [msgspec.to_builtins(answer) for answer in client.give(order, user=user)]
+
+
+def drop(app: Any, settings: Settings, failure: str = "", *, user: str) -> list[dict[str, Any]]:
+    """Let the workers go of a kept failure, or of all; as :func:`arm`."""
+    client = OrderClient(app, settings)
+    order = Order("drop", failure=failure, until_s=client._clock.now_s() + 60.0)
+    return [msgspec.to_builtins(answer) for answer in client.give(order, user=user)]

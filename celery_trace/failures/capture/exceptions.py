@@ -1,0 +1,505 @@
+"""An exception with all that hangs from it: causes, contexts and groups, as a tree of values."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import lru_cache
+from types import TracebackType, WrapperDescriptorType
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from celery_trace.failures.capture import sensitive
+from celery_trace.failures.capture.anatomy import anatomy, class_value, is_kind_of, module_name, part, type_name
+from celery_trace.failures.capture.frames import (
+    MOST_FRAMES,
+    FrameEncoder,
+    Place,
+    folded,
+    open_fairly,
+    places_of,
+    places_of_stack,
+    without_middle,
+)
+from celery_trace.failures.capture.heap import HeapEncoder
+from celery_trace.failures.capture.leaves import LEAVES
+from celery_trace.failures.capture.names import Names
+from celery_trace.failures.capture.plain import plain_arguments
+from celery_trace.failures.capture.scrubbing import scrubbed_exceptions
+from celery_trace.failures.capture.shapes import exception_parts, shape_of
+from celery_trace.failures.capture.source import Ownership, SourceLines
+from celery_trace.failures.capture.texts import encodable, length_of_json
+from celery_trace.failures.repeats import Identity, Repeat, Repeats, identity_of
+from celery_trace.model import Capture, CapturedException, ExceptionInfo
+from celery_trace.redaction import Redactor, Scrubber
+from celery_trace.settings import Limits
+
+#: So many exceptions may be wrapped in each other, each with the next one as its only argument.
+_MOST_WRAPPED = 8
+#: Exceptions kept of one tree.
+MOST_EXCEPTIONS = 32
+
+
+def _field(cls: type, name: str) -> Any:
+    """The getter of a builtin exception's C field; a subclass's property of the same name is not asked."""
+    return cls.__dict__[name].__get__
+
+
+_cause_of = _field(BaseException, "__cause__")
+_context_of = _field(BaseException, "__context__")
+_suppress_of = _field(BaseException, "__suppress_context__")
+_traceback_of = _field(BaseException, "__traceback__")
+_args_of = _field(BaseException, "args")
+#: Says ``args``, and no more; most exceptions, the user's too, speak by it.
+_PLAIN_SPEECH = BaseException.__dict__["__str__"]
+_members_of = _field(BaseExceptionGroup, "exceptions")
+
+
+class Arguments(NamedTuple):
+    """What a task was called with; ``names`` are its parameters, so that a positional password is known as one."""
+
+    args: Any = ()
+    kwargs: Any = None
+    names: Sequence[str] = ()
+
+
+class Raised(NamedTuple):
+    """One exception of a tree before it is encoded."""
+
+    error: BaseException
+    link: str
+    parent: int
+
+
+class Sighting(NamedTuple):
+    """An exception with all that hangs from it, and what is known of it."""
+
+    tree: list[Raised]
+    identity: Identity | None
+    repeat: Repeat | None  # None: it is to be captured in full
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """The exception's traceback as the interpreter keeps it."""
+    traceback: TracebackType | None = _traceback_of(error)
+    return traceback
+
+
+def tree_of(error: BaseException) -> list[Raised]:
+    """The exception and all that hangs from it, breadth first; each once, so that a cycle ends."""
+    found = [Raised(error, "", -1)]
+    alone = _cause_of(error) is None and (_suppress_of(error) or _context_of(error) is None)
+    if alone and not is_kind_of(type(error), BaseExceptionGroup):
+        return found
+    seen = {id(error)}
+    at = 0
+    while at < len(found) and len(found) < MOST_EXCEPTIONS:
+        current = found[at].error
+        linked: list[tuple[BaseException | None, str]] = []
+        if is_kind_of(type(current), BaseExceptionGroup):
+            linked += [(member, "group") for member in _members_of(current)]
+        cause = _cause_of(current)
+        if cause is not None:
+            linked.append((cause, "cause"))
+        elif not _suppress_of(current):
+            linked.append((_context_of(current), "context"))
+        for other, link in linked:
+            if other is not None and id(other) not in seen and len(found) < MOST_EXCEPTIONS:
+                seen.add(id(other))
+                found.append(Raised(other, link, at))
+        at += 1
+    return found
+
+
+def message_of(error: BaseException, most: int = 1024, said: str = "") -> str:
+    """
+    What ``str(error)`` would say, where that runs no code of the user's; else the message's parts.
+
+    Not redacted yet.
+
+    Args:
+        error: Read, not asked.
+        most: Characters of interest.
+        said: The traceback as text, where somebody else formatted it already: an error of the user's with a
+            ``__str__`` of its own has spoken there.
+    """
+    cls = type(error)
+    args = _args_of(error)
+    speaks = class_value(cls, "__str__")
+    if speaks is _PLAIN_SPEECH and len(args) == 1 and type(args[0]) is str:
+        return str(args[0][: 4 * most])
+    wrapped = _wrapped(error)
+    if wrapped is not error:
+        return message_of(wrapped, most)
+    if is_kind_of(cls, BaseExceptionGroup):
+        message = part(error, "message", "")
+        count = len(_members_of(error))
+        text = message if type(message) is str else ""
+        return f"{text[:most]} ({count} sub-exception{'s' if count != 1 else ''})"
+    if type(speaks) is WrapperDescriptorType and module_name(speaks.__objclass__) == "builtins":
+        parts = [value for _, value in exception_parts(error)[1:]]
+        harmless = all(_is_plain(value) for value in args) and all(_is_plain(value) for value in parts)
+        if harmless and sum(len(value) for value in (*args, *parts) if type(value) is str) <= 16 * most:
+            return str(speaks.__get__(error)())[: 4 * most]
+    elif said:
+        told = _last_words(cls, said)
+        if told:
+            return told[: 4 * most]
+    if len(args) == 1 and type(args[0]) is str:
+        return str(args[0][: 4 * most])
+    for name in ("message", "msg", "detail", "reason"):
+        text = part(error, name)
+        if type(text) is str and text:
+            return text[: 4 * most]
+    return ", ".join(_shown(value, most) for value in args)[: 4 * most]
+
+
+def _wrapped(error: BaseException) -> BaseException:
+    """
+    The exception whose words are the message of ``error``: the last of those that each have one exception as argument.
+
+    Kombu's ``EncodeError(TypeError(...))`` is one: its ``str`` is that of its only argument.
+    """
+    inner = error
+    for _ in range(_MOST_WRAPPED):
+        args = _args_of(inner)
+        if class_value(type(inner), "__str__") is not _PLAIN_SPEECH or len(args) != 1:
+            return inner
+        if not is_kind_of(type(args[0]), BaseException):
+            return inner
+        inner = args[0]
+    return error  # perhaps a cycle
+
+
+def _last_words(cls: type, said: str) -> str:
+    """What stands behind the error's name at the end of a formatted traceback; empty if it does not end so."""
+    name = _printed_name(cls)
+    at = said.rfind(f"\n{name}: ")
+    return said[at + len(name) + 3 :].rstrip("\n") if at >= 0 else ""
+
+
+def _printed_name(cls: type) -> str:
+    """The class as a traceback prints it: with its module, unless that goes without saying."""
+    module = module_name(cls)
+    qualname = type_name(cls).removeprefix(f"{module}.")
+    return qualname if module in ("builtins", "__main__") else f"{module}.{qualname}"
+
+
+def _is_plain(value: object) -> bool:
+    cls = type(value)
+    if cls is int:
+        return int.bit_length(value) < 1024  # type: ignore[arg-type]
+    return value is None or cls is str or cls is bool or cls is float or (cls is bytes and len(value) <= 1024)  # type: ignore[arg-type]
+
+
+def _shown(value: object, most: int) -> str:
+    """A short text for one argument, without asking it."""
+    if type(value) is str:
+        return repr(value[:most])
+    if _is_plain(value):
+        return repr(value)
+    return f"<{type_name(type(value))}>"
+
+
+def _notes_of(error: BaseException) -> list[str]:
+    own = anatomy(type(error)).dict_of(error) or {}
+    notes = dict.get(own, "__notes__")
+    if type(notes) is not list:
+        return []
+    return [note for note in notes[:10] if type(note) is str]
+
+
+@lru_cache(maxsize=8)
+def _workshop(redactor: Redactor, in_app: tuple[str, ...]) -> tuple[SourceLines, Ownership, Names]:
+    """What captures with the same settings share: remembered source lines and answers about files and names."""
+    return SourceLines(redactor), Ownership(in_app), Names(redactor)
+
+
+class _Capturing:
+    """One capture under way."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        redactor: Redactor,
+        in_app: Sequence[str],
+        scrubber: Scrubber | None = None,
+        started_s: float | None = None,
+    ) -> None:
+        self.started_s = time.perf_counter() if started_s is None else started_s
+        self.brief = ""
+        self.limits = limits
+        self.redactor = redactor
+        self.scrubber = scrubber if scrubber is not None else Scrubber()
+        source, ownership, names = _workshop(redactor, tuple(in_app))
+        self.heap = HeapEncoder(limits, redactor, self.scrubber, shape_of, LEAVES, names)
+        self.frames = FrameEncoder(self.heap, source, ownership)
+
+    def text(self, text: str, most: int) -> str:
+        """A text beside the heap: redacted and cut, and counted in bytes."""
+        whole = encodable(text)
+        redacted = self.redactor.text(whole)
+        if redacted is not whole:
+            self.heap.learn_from(whole, redacted)
+        kept = redacted[:most]
+        size = length_of_json(kept)
+        if size > self.heap.bytes_left:
+            kept = kept[: max(0, self.heap.bytes_left // 6)]
+            size = length_of_json(kept)
+        self.heap.bytes_left -= size
+        return kept
+
+    def arguments(self, arguments: Arguments | None) -> tuple[int, int]:
+        if arguments is None:
+            return -1, -1
+        heap = self.heap
+        args, kwargs = arguments.args, arguments.kwargs
+        if type(args) is tuple or type(args) is list:
+            args_ref = heap.row(args, arguments.names)
+        else:
+            args_ref = heap.visit(args if args is not None else (), 0)
+        refs = args_ref, heap.visit(kwargs if kwargs is not None else {}, 0)
+        self.frames.waiting.append(heap.pending)
+        heap.pending = deque()
+        return refs
+
+    def exception(self, raised: Raised, most_frames: int, said: str = "") -> CapturedException:
+        error = raised.error
+        cls = type(error)
+        qualname = type_name(cls)
+        module = module_name(cls)
+        message, notes = self.words(*_words_of(error, self.limits.string, said))
+        self.heap.bytes_left -= 160 + len(qualname) + len(module)
+        places, cut = without_middle(folded(places_of(traceback_of(error))), most_frames)
+        frames = self.frames.encode(places, sensitive.hidden_locals(places))
+        self.heap.pending = deque()
+        attributes = self.heap.variables(
+            (name, value) for name, value in exception_parts(error)[:50] if name != "exceptions"
+        )
+        self.frames.waiting.append(self.heap.pending)
+        self.heap.pending = deque()
+        return CapturedException(
+            type=_bare_name(qualname, module),
+            module=module,
+            message=message,
+            frames=frames,
+            frames_cut=cut + len(places) - len(frames),
+            link=raised.link,
+            parent=raised.parent,
+            notes=notes,
+            attributes=attributes,
+        )
+
+    def in_full(self, tree: list[Raised], said: str) -> list[CapturedException]:
+        exceptions: list[CapturedException] = []
+        for raised in tree:
+            if exceptions and self.heap.bytes_left < 1024:
+                break
+            first = not exceptions
+            exceptions.append(self.exception(raised, MOST_FRAMES if first else MOST_FRAMES // 2, said if first else ""))
+        return exceptions
+
+    def in_brief(self, repeat: Repeat) -> list[CapturedException]:
+        """As the outline has it; anew is what each exception says."""
+        outline = repeat.outline
+        self.brief = _why_in_brief(repeat)
+        self.heap.bytes_left -= outline.bytes
+        self.heap.cut_values += outline.left_out
+        exceptions: list[CapturedException] = []
+        for known, words in zip(outline.exceptions, repeat.words, strict=False):
+            message, notes = self.words(*words)
+            exceptions.append(replace(known, message=message, notes=notes))
+        return exceptions
+
+    def words(self, message: str, notes: list[str]) -> tuple[str, list[str]]:
+        """An exception's message and its notes, as they may be kept."""
+        most = self.limits.string
+        return self.text(message, most), [self.text(note, most) for note in notes]
+
+    def finish(self, exceptions: list[CapturedException], args: int, kwargs: int) -> Capture:
+        open_fairly(self.heap, self.frames.waiting)
+        nodes = self.heap.finish()
+        return Capture(
+            exceptions=scrubbed_exceptions(exceptions, self.scrubber, self.limits.string),
+            heap=nodes,
+            args=args,
+            kwargs=kwargs,
+            cut_values=self.heap.cut_values,
+            redacted_values=self.heap.redacted_values,
+            took_s=round(time.perf_counter() - self.started_s, 6),
+            bytes=self.limits.bytes - self.heap.bytes_left,
+            brief=self.brief,
+        )
+
+
+def capture_exception(
+    error: BaseException,
+    *,
+    limits: Limits,
+    redactor: Redactor,
+    in_app: Sequence[str] = (),
+    arguments: Arguments | tuple[Any, ...] | None = None,
+    said: str = "",
+    scrubber: Scrubber | None = None,
+    repeats: Repeats | None = None,
+    sighting: Sighting | None = None,
+) -> Capture:
+    """
+    An exception as values: frames with their locals, causes and groups, redacted and within the limits.
+
+    Runs none of the user's code: no ``__repr__``, no property, no query. Nothing in the result refers to
+    the process's objects.
+
+    Args:
+        error: What was raised; its ``__traceback__`` tells where.
+        limits: What may be kept. ``limits.bytes`` bounds the whole result as JSON.
+        redactor: Decides what is secret.
+        in_app: Further folders or module prefixes that are the user's own.
+        arguments: ``(args, kwargs, names of the parameters)`` of the run.
+        said: The traceback as text, if somebody formatted it already; see :func:`message_of`.
+        scrubber: Learns the secrets that were met, for the texts that go with the capture and are not part of it.
+        repeats: Remembers what was captured lately, and so decides whether this one is captured in brief.
+        sighting: What :func:`sight` has found, by whoever asked before.
+    """
+    began_s = time.perf_counter()
+    given = Arguments(*arguments) if arguments is not None else None
+    if sighting is None:
+        sighting = sight(error, repeats, limits, said)
+    if sighting.repeat is not None:
+        return capture_repeat(sighting.repeat, given, limits=limits, redactor=redactor, scrubber=scrubber)
+    capturing = _Capturing(limits, redactor, in_app, scrubber, began_s)
+    began_cpu_s = time.thread_time() if repeats is not None else 0.0
+    # The frame that failed matters most, and the arguments must not starve: they open before its callers.
+    args, kwargs = capturing.arguments(given)
+    told_by_arguments = capturing.heap.learned_by_name
+    capture = capturing.finish(capturing.in_full(sighting.tree, said), args, kwargs)
+    if repeats is not None and sighting.identity is not None:
+        secretive = capturing.heap.learned_by_name > told_by_arguments
+        repeats.captured(sighting.identity, capture.exceptions, time.thread_time() - began_cpu_s, secretive=secretive)
+    return capture
+
+
+def sight(error: BaseException, repeats: Repeats | None, limits: Limits, said: str = "") -> Sighting:
+    """
+    Look whether an exception is one that was captured lately, and is to be captured in brief.
+
+    Args:
+        error: What was raised.
+        repeats: Remembers what was captured; without it nothing is known of any.
+        limits: How much of its words is of interest.
+        said: The traceback as text; see :func:`message_of`.
+    """
+    tree = tree_of(error)
+    if repeats is None:
+        return Sighting(tree, None, None)
+    identity = identity_of(tree, traceback_of)
+    known = repeats.outline_of(identity)
+    if known is None:
+        return Sighting(tree, identity, None)
+    words = [_words_of(raised.error, limits.string, "" if at else said) for at, raised in enumerate(tree)]
+    return Sighting(tree, identity, Repeat(*known, words))
+
+
+def capture_repeat(
+    repeat: Repeat,
+    arguments: Arguments | None,
+    *,
+    limits: Limits,
+    redactor: Redactor,
+    scrubber: Scrubber | None = None,
+) -> Capture:
+    """
+    A capture in brief, as :func:`capture_exception` makes it of what repeats. Of the exception nothing is needed here.
+
+    Args:
+        repeat: What is known of the failure, and what is new of it.
+        arguments: Of the run.
+        limits: What may be kept.
+        redactor: Decides what is secret.
+        scrubber: Learns the secrets that were met.
+    """
+    started_s = time.perf_counter()
+    plain = plain_arguments(*arguments, limits, redactor) if arguments is not None else None
+    if plain is not None and len(repeat.words) == 1 and not repeat.words[0][1]:
+        # An error alone, without notes, and no secret anywhere that would have to be found again: few steps do.
+        message = redactor.text(encodable(repeat.words[0][0]))[: limits.string]
+        size = repeat.outline.bytes + plain.bytes + length_of_json(message)
+        if size <= limits.bytes:
+            return Capture(
+                exceptions=[replace(repeat.outline.exceptions[0], message=message)],
+                heap=plain.nodes,
+                args=0,
+                kwargs=plain.kwargs,
+                cut_values=repeat.outline.left_out,
+                took_s=round(time.perf_counter() - started_s, 6),
+                bytes=size,
+                brief=_why_in_brief(repeat),
+            )
+    capturing = _Capturing(limits, redactor, (), scrubber, started_s)
+    args, kwargs = capturing.arguments(arguments)
+    return capturing.finish(capturing.in_brief(repeat), args, kwargs)
+
+
+def _words_of(error: BaseException, most: int, said: str) -> tuple[str, list[str]]:
+    """An exception's message and its notes, as they are."""
+    return message_of(error, most, said), _notes_of(error)
+
+
+def _why_in_brief(repeat: Repeat) -> str:
+    return f"in brief, without locals: {repeat.full} of the last minute are in full (trace_capture_budget)"
+
+
+def capture_frames(
+    frame: Any,
+    *,
+    limits: Limits,
+    redactor: Redactor,
+    in_app: Sequence[str] = (),
+    outermost: str = "",
+    raised: ExceptionInfo | None = None,
+    arguments: Arguments | None = None,
+    scrubber: Scrubber | None = None,
+) -> Capture:
+    """
+    A running frame and its callers as values, as the only exception of a capture.
+
+    Args:
+        frame: The innermost.
+        limits, redactor, in_app, arguments, scrubber: As for :func:`capture_exception`.
+        outermost: The function whose callers are left out.
+        raised: What the exception is called; nothing by default.
+    """
+    capturing = _Capturing(limits, redactor, in_app, scrubber)
+    args, kwargs = capturing.arguments(arguments)
+    places: list[Place]
+    places, cut = without_middle(folded(places_of_stack(frame, outermost)), MOST_FRAMES)
+    frames = capturing.frames.encode(places, sensitive.hidden_locals(places))
+    raised = raised if raised is not None else ExceptionInfo("", "", "")
+    exception = CapturedException(
+        type=raised.type, module=raised.module, message=raised.message, frames=frames, frames_cut=cut
+    )
+    return capturing.finish([exception], args, kwargs)
+
+
+def _bare_name(qualname: str, module: str) -> str:
+    """``Order.DoesNotExist`` of a nested class; the function that a class was made in is left out."""
+    return qualname.removeprefix(f"{module}.").rpartition("<locals>.")[2]
+
+
+def info_of(capture: Capture) -> ExceptionInfo | None:
+    """What was raised, in three strings; None if the capture has no exception."""
+    if not capture.exceptions:
+        return None
+    raised = capture.exceptions[0]
+    return ExceptionInfo(raised.type, raised.module, raised.message)
+
+
+def describe(error: BaseException, redactor: Redactor, most: int = 1024) -> ExceptionInfo:
+    """An exception in three strings without capturing it."""
+    cls = type(error)
+    module = module_name(cls)
+    return ExceptionInfo(
+        _bare_name(type_name(cls), module), module, redactor.text(encodable(message_of(error, most)))[:most]
+    )

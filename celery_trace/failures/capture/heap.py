@@ -1,0 +1,583 @@
+"""
+Values become a table of nodes, within limits, without running any of the user's code.
+
+Whatever the object is, the cost is bounded: nodes, depth, items of a container, characters of
+a text and bytes of the whole. Objects are followed breadth first and iteratively, so a structure
+ten thousand levels deep is as harmless as a flat one; one object seen twice is one node, so cycles
+and sharing survive. What is left out is counted where it is missing, with the true size.
+
+The dispatch is on exact types; how the other types are taken apart is in
+:mod:`celery_trace.failures.capture.shapes`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from celery_trace.failures.capture.anatomy import type_name
+from celery_trace.failures.capture.names import Names, are_parted
+from celery_trace.failures.capture.pairs import (
+    attribute_refs,
+    dict_refs,
+    has_options,
+    options_masked,
+    tells_nothing,
+    two_refs,
+)
+from celery_trace.failures.capture.scrubbing import hide_open_keys, scrub_nodes, secrets_in, texts_of_nodes
+from celery_trace.failures.capture.texts import BEYOND, as_name, cleaned, length_of_json
+from celery_trace.model import Node, Variable
+from celery_trace.redaction import Redactor, Scrubber, is_card_number, pem
+from celery_trace.settings import Limits
+
+#: Opens one object; returns its node. Called only while there is room.
+Shape = Callable[["HeapEncoder", Any, int], Node]
+
+_NODE_BYTES = 48  # brackets, quotes, commas, the kind and the numbers of a node; an upper bound
+_LEAF_BYTES = _NODE_BYTES + 20
+_REF_BYTES = 8
+_NAME_BYTES = 60  # reserved for a type's name
+_RESERVED_BYTES = _NODE_BYTES + 16  # taken when a value is entered, so that it can at least be named
+_ROOMY_BYTES = 256
+_SHORT = 8  # characters; fewer are too few for any pattern of a secret
+SMALL = 1_000_000_000_000  # a number of fewer digits is no card's
+_INT64 = 1 << 63
+
+#: Given to nodes without items, so that a capture of a thousand leaves does not make two thousand lists for the
+#: garbage collector to walk. Nobody writes to a node's lists.
+NO_ITEMS: list[int] = []
+NO_NAMES: list[str] = []
+
+NONE = Node("NoneType", "plain", None)
+TRUE = Node("bool", "plain", True)
+FALSE = Node("bool", "plain", False)
+
+#: Containers without items, which need not wait to be opened.
+_EMPTY: dict[type, Node] = {
+    dict: Node("dict", "dict", None, NO_ITEMS, NO_NAMES, 0),
+    list: Node("list", "list", None, NO_ITEMS, NO_NAMES, 0),
+    tuple: Node("tuple", "tuple", None, NO_ITEMS, NO_NAMES, 0),
+}
+
+
+class HeapEncoder:
+    """
+    One capture's heap under construction.
+
+    Args:
+        limits: What may be kept. ``nodes`` and ``bytes`` hold for the whole heap.
+        redactor: Decides what is secret.
+        scrubber: Learns what was redacted by name, to take it out of every other text at the end.
+        shape_of: Gives the way to open an object of a type that is no leaf.
+        leaves: By the address of an exact type, what makes its node at once.
+        names: Answers about names that other captures have asked already.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        redactor: Redactor,
+        scrubber: Scrubber,
+        shape_of: Callable[[type], Shape],
+        leaves: dict[int, Callable[[HeapEncoder, Any], Node]],
+        names: Names | None = None,
+    ) -> None:
+        self.limits = limits
+        self.redactor = redactor
+        self.scrubber = scrubber
+        # A place that is None is reserved for a value that waits to be opened.
+        self.nodes: list[Node | None] = []
+        self.pending: deque[tuple[int, object, int]] = deque()
+        self.bytes_left = limits.bytes
+        self.cut_values = 0
+        self.redacted_values = 0
+        self._most_nodes = limits.nodes
+        self._most_depth = limits.depth
+        self._breadth = limits.breadth
+        self._shape_of = shape_of
+        self._leaves = leaves
+        self._refs: dict[int, int] = {}
+        self._texts: dict[str, int] = {}
+        self._numbers: dict[int, int] = {}
+        # Nodes with names, notes or long texts: where a learned secret of some length can be.
+        self._uncommon: list[Node] = []
+        self._alive: list[object] = []  # an address is only an identity while its object lives
+        self.names = names if names is not None else Names(redactor)
+        # Rows of one table have the same keys: by the keys' addresses, a node's items.
+        self._plain_keys: dict[tuple[int, ...], list[int]] = {}
+        self._holds_open_key = False
+        #: Secrets that only their names gave away.
+        self.learned_by_name = 0
+
+    @property
+    def nodes_left(self) -> int:
+        """How many more values may be entered."""
+        return self._most_nodes - len(self.nodes)
+
+    def has_room_for(self, count: int) -> bool:
+        """Whether that many values, and the bytes of their names at least, fit for sure."""
+        return count <= self.nodes_left and count * _ROOMY_BYTES <= self.bytes_left
+
+    # --- entering values. The loop is written out: most of a capture's time is spent here.
+
+    def visit(self, value: object, depth: int) -> int:
+        """The ref of a value: a leaf is encoded at once, the others are opened when their turn comes. -1: no room."""
+        known = self._refs.get(id(value))
+        if known is None:
+            refs = self.refs_of((value,), depth)
+            return refs[0] if refs else -1
+        return known
+
+    def refs_of(self, values: Sequence[Any], depth: int) -> list[int]:
+        """
+        Refs of values in a row, as many as there is room for.
+
+        Short texts and small numbers are the same wherever they stand; all else is by identity.
+
+        Args:
+            values: A tuple, or a list that nobody else writes to.
+            depth: How deep they stand.
+        """
+        known, texts, numbers, nodes = self._refs, self._texts, self._numbers, self.nodes
+        refs: list[int] = []
+        add = refs.append
+        self._alive += values
+        most_nodes, bytes_left = self._most_nodes, self.bytes_left
+        least, most = -SMALL, SMALL
+        for value in values:
+            cls = type(value)
+            if cls is str and len(value) < _SHORT:
+                ref = texts.get(value)
+                if ref is None:
+                    ref = len(nodes)
+                    if ref >= most_nodes or bytes_left <= 0:
+                        break
+                    if value.isascii() and value.isprintable():
+                        bytes_left -= _LEAF_BYTES
+                        nodes.append(Node("str", "plain", value, NO_ITEMS, NO_NAMES))
+                    else:
+                        self.bytes_left = bytes_left
+                        nodes.append(self.text_node("str", "plain", value))
+                        bytes_left = self.bytes_left
+                    texts[value] = ref
+            elif cls is int and least < value < most:
+                ref = numbers.get(value)
+                if ref is None:
+                    ref = len(nodes)
+                    if ref >= most_nodes or bytes_left <= 0:
+                        break
+                    bytes_left -= _LEAF_BYTES
+                    nodes.append(Node("int", "plain", value, NO_ITEMS, NO_NAMES))
+                    numbers[value] = ref
+            else:
+                address = id(value)
+                ref = known.get(address)
+                if ref is None:
+                    ref = len(nodes)
+                    if ref >= most_nodes or bytes_left <= 0:
+                        break
+                    if (cls is dict or cls is list or cls is tuple) and depth < self._most_depth:
+                        bytes_left -= _RESERVED_BYTES
+                        if value:
+                            nodes.append(None)
+                            self.pending.append((ref, value, depth))
+                        else:
+                            nodes.append(_EMPTY[cls])
+                    elif value is None:
+                        bytes_left -= _NODE_BYTES + 8
+                        nodes.append(NONE)
+                    elif cls is float and value - value == 0.0:
+                        bytes_left -= 64
+                        nodes.append(Node("float", "plain", value, NO_ITEMS, NO_NAMES))
+                    else:
+                        self.bytes_left = bytes_left
+                        node = self._node_of(value, cls, ref, depth)
+                        nodes.append(node)
+                        if node is not None:
+                            self._uncommon.append(node)
+                        bytes_left = self.bytes_left
+                    known[address] = ref
+            add(ref)
+        self.bytes_left = bytes_left
+        return refs
+
+    def keep(self, value: Any) -> Any:
+        """Hold on to what was made for this capture, so that nothing else is taken for it by its address."""
+        self._alive.append(value)
+        return value
+
+    def stand_in(self, ref: int) -> object:
+        """Something to put in a row in place of a value that has its node already, such as a secret."""
+        placeholder = self.keep(object())
+        self._refs[id(placeholder)] = ref
+        return placeholder
+
+    def masked(self, named: Iterable[tuple[str | None, object]]) -> list[object]:
+        """The values of a row whose names are known, secret ones by a stand-in."""
+        is_secret = self.redactor.is_secret_name
+        return [
+            self.stand_in(self.secret(value)) if name and is_secret(name) and not tells_nothing(value) else value
+            for name, value in named
+        ]
+
+    def _node_of(self, value: Any, cls: type, ref: int, depth: int) -> Node | None:
+        """The node of a value that is not among the commonest; None if it waits to be opened."""
+        if cls is str:
+            return self.text_node("str", "plain", value)
+        if cls is bool:
+            self.bytes_left -= _NODE_BYTES + 8
+            return TRUE if value else FALSE
+        if cls is int:
+            return self.integer("int", value)
+        leaf = self._leaves.get(id(cls))
+        if leaf is not None:
+            return leaf(self, value)
+        self.bytes_left -= _RESERVED_BYTES + _NAME_BYTES
+        if depth < self._most_depth:
+            self.pending.append((ref, value, depth))
+            return None
+        return self._too_deep(value)
+
+    def _too_deep(self, value: object) -> Node:
+        self.cut_values += 1
+        return _absent(value, "too deep")
+
+    def member(self, name: str, value: object, depth: int) -> int:
+        """As :meth:`visit`, for a value that has a name: a secret one is taken out."""
+        if self.redactor.is_secret_name(name) and not tells_nothing(value):
+            return self.secret(value)
+        return self.visit(value, depth)
+
+    def variables(self, named: Iterable[tuple[str, object]], depth: int = 0) -> list[Variable]:
+        """Named values in order; those for which no room is left have ref -1."""
+        return [Variable(self.name(name), self.member(name, value, depth)) for name, value in named]
+
+    def row(self, values: Sequence[object], names: Sequence[str]) -> int:
+        """Positional arguments, opened at once; ``names`` are those of the first ones, and tell which are secret."""
+        kind = "tuple" if type(values) is tuple else "list"
+        self.bytes_left -= _NODE_BYTES + 8
+        ref = len(self.nodes)
+        self.nodes.append(None)
+        refs: list[int] = []
+        shown = values[: self.limits.breadth]
+        if shown and has_options(shown):
+            shown = options_masked(self, shown)
+        for place, value in enumerate(shown):
+            child = self.member(names[place], value, 1) if place < len(names) else self.visit(value, 1)
+            if child < 0:
+                break
+            refs.append(child)
+            self.bytes_left -= _REF_BYTES
+        cut = len(values) - len(refs)
+        self.cut_values += cut
+        self.nodes[ref] = Node(kind, kind, None, refs, length=len(values), cut=cut)
+        return ref
+
+    def secret(self, value: object) -> int:
+        """A node that only says of which type the secret was; the secret itself is learned for the scrubbing."""
+        self.learn(value)
+        if self.nodes_left <= 0 or self.bytes_left <= 0:
+            return -1
+        self.redacted_values += 1
+        name = type_name(type(value))
+        self.bytes_left -= _NODE_BYTES + len(name)
+        self.nodes.append(Node(name, "redacted"))
+        return len(self.nodes) - 1
+
+    def learn(self, value: object) -> None:
+        """Remember the texts and numbers in a secret value."""
+        known = len(self.scrubber)
+        for secret in secrets_in(value, self.limits.string):
+            self.scrubber.learn(secret)
+        self.learned_by_name += len(self.scrubber) - known
+
+    def learn_from(self, text: str, kept: str) -> None:
+        """Remember what was taken out of a text, and the lines of a private key, which may stand apart."""
+        window = text[: self.limits.string + BEYOND]
+        for secret in self.redactor.secrets_in(window):
+            if len(secret) <= self.limits.string:
+                self.scrubber.learn(secret)
+        if "PRIVATE KEY" in kept:
+            self._holds_open_key = self._holds_open_key or pem.is_open(kept)
+            for piece in pem.pieces_of(window):
+                self.scrubber.learn(piece)
+
+    # --- opening them
+
+    def open_pending(self, *, nodes: int, bytes: int) -> None:
+        """Open what waits, oldest first, until that many nodes or bytes went into it, or nothing waits."""
+        least_nodes = max(0, self.nodes_left - nodes)
+        least_bytes = max(0, self.bytes_left - bytes)
+        most_nodes = self._most_nodes - least_nodes
+        pending, kept, breadth = self.pending, self.nodes, self._breadth
+        while pending and len(kept) < most_nodes and self.bytes_left > least_bytes:
+            ref, value, depth = pending.popleft()
+            cls = type(value)
+            if cls is list or cls is tuple:
+                # Of a list a copy, as another thread may change it meanwhile; of a short tuple itself.
+                row = value[:breadth]  # type: ignore[index]
+                length = max(len(value), len(row))  # type: ignore[arg-type]
+                if length == 2 and len(row) == 2 and self._is_secret_pair(row):
+                    kept[ref] = self._open(row, depth)  # neither names nor notes in it
+                    continue
+                if row and type(row[0]) is str and has_options(row):
+                    row = options_masked(self, row)
+                refs = self.refs_of(row, depth + 1)
+                count = len(refs)
+                cut = length - count
+                if cut:
+                    self.cut_values += cut
+                self.bytes_left -= _REF_BYTES * count
+                kind = "list" if cls is list else "tuple"
+                kept[ref] = Node(kind, kind, None, refs, NO_NAMES, length, cut)
+            elif cls is dict:
+                self._open_dicts(ref, value, depth, most_nodes, least_bytes)  # type: ignore[arg-type]
+            else:
+                node = kept[ref] = self._open(value, depth)
+                self._uncommon.append(node)
+                if len(node.type) > _NAME_BYTES:
+                    self.bytes_left -= len(node.type)
+
+    def _is_secret_pair(self, value: Sequence[object]) -> bool:
+        """Two items can be a name and its value, as in a list of headers."""
+        name = as_name(value[0])
+        return name is not None and self.redactor.is_secret_name(name)
+
+    def _open_dicts(self, ref: int, value: dict[Any, Any], depth: int, most_nodes: int, least_bytes: int) -> None:
+        """
+        An exact dictionary, and those that wait behind it and have the same keys: the rows of a table.
+
+        Their values are entered together, which takes half the time; most of a capture's values are such rows.
+        """
+        nodes = self.nodes
+        try:
+            if len(value) > self._breadth:
+                nodes[ref] = self.mapping("dict", value, depth + 1)
+                return
+            row = list(value.values())  # before the keys, which tell that nobody changed it meanwhile
+            keys = list(value)
+            addresses = tuple(map(id, keys))
+            count = len(addresses)
+            key_refs = self._plain_keys.get(addresses)
+            if key_refs is None:
+                node = nodes[ref] = self.mapping("dict", value, depth + 1)
+                if not node.cut:
+                    self._remember_keys(addresses, keys, depth + 1)
+                return
+            if len(row) != count:
+                raise RuntimeError("between its values and its keys")
+        except (RuntimeError, ValueError) as error:
+            nodes[ref] = _changed(dict, error)
+            return
+        opened = [ref]
+        # As many as there surely is room for, so that one table does not take what belongs to the others.
+        most = min((most_nodes - len(nodes)) // count, (self.bytes_left - least_bytes) // (count * _ROOMY_BYTES), 32)
+        pending = self.pending
+        while len(opened) < most and pending:
+            ref, other, level = pending[0]
+            if type(other) is not dict or len(other) != count or level != depth:
+                break
+            try:
+                more = list(other.values())
+                if tuple(map(id, other)) != addresses or len(more) != count:
+                    break
+            except RuntimeError:
+                break  # another thread changes it: when its turn comes, it is told so
+            row += more
+            pending.popleft()
+            opened.append(ref)
+        refs = self.refs_of(row, depth + 1)
+        self.bytes_left -= 2 * _REF_BYTES * len(refs)
+        start = 0
+        for ref in opened:
+            items = key_refs.copy()
+            if start + count <= len(refs):
+                items[1::2] = refs[start : start + count]
+                nodes[ref] = Node("dict", "dict", None, items, NO_NAMES, count)
+            else:
+                part = refs[start : start + count]
+                del items[2 * len(part) :]
+                items[1::2] = part
+                cut = count - len(part)
+                self.cut_values += cut
+                nodes[ref] = Node("dict", "dict", None, items, NO_NAMES, count, cut)
+            start += count
+
+    def _remember_keys(self, addresses: tuple[int, ...], keys: list[Any], depth: int) -> None:
+        """By the very keys that were looked at: the dictionary may have others by now."""
+        is_secret = self.redactor.known.get
+        for key in keys:
+            if type(key) is not str or is_secret(key) is not False:
+                return
+        if not keys or are_parted(keys):
+            return
+        refs = self.refs_of(keys, depth)
+        if len(refs) == len(keys):
+            items = refs * 2
+            items[::2] = refs
+            self._plain_keys[addresses] = items
+
+    def _open(self, value: object, depth: int) -> Node:
+        cls = type(value)
+        try:
+            return self._shape_of(cls)(self, value, depth + 1)
+        except RuntimeError as error:
+            return _changed(cls, error)
+        except Exception as error:
+            # A type whose parts are not where such types keep them: shown as opaque rather than losing the capture.
+            return Node(type_name(cls), "opaque", note=f"unreadable: {type(error).__name__}")
+
+    def give_up(self, pending: Iterable[tuple[int, object, int]]) -> None:
+        """Say of what is never opened that it is absent, and how long it is."""
+        for ref, value, _ in pending:
+            self.nodes[ref] = _absent(value)
+            self.cut_values += 1
+
+    # --- what shapes are built of
+
+    def items(self, iterator: Iterable[object], depth: int) -> list[int]:
+        """Refs of the first items, as many as breadth and room allow."""
+        row: Sequence[object] = list(islice(iterator, self._breadth))
+        if row and has_options(row):
+            row = options_masked(self, row)
+        refs = self.refs_of(row, depth)
+        self.bytes_left -= _REF_BYTES * len(refs)
+        return refs
+
+    def sequence(self, cls_name: str, kind: str, length: int, items: Iterator[object], depth: int, **more: Any) -> Node:
+        """A node for something with items in a row."""
+        pair = length == 2 and kind in ("list", "tuple")
+        refs = two_refs(self, items, depth) if pair else self.items(items, depth)
+        if pair:
+            self.bytes_left -= _REF_BYTES * len(refs)
+        cut = max(0, length - len(refs))
+        self.cut_values += cut
+        return Node(cls_name, kind, None, refs, NO_NAMES, length, cut, **more)
+
+    def mapping(self, cls_name: str, own: dict[Any, Any], depth: int, **more: Any) -> Node:
+        """A node for a dictionary or a subclass of it, read by dict's own methods."""
+        length = dict.__len__(own)
+        refs = dict_refs(self, own, depth)
+        self.bytes_left -= _REF_BYTES * len(refs)
+        cut = length - len(refs) // 2
+        self.cut_values += cut
+        return Node(cls_name, "dict", None, refs, NO_NAMES, length, cut, **more)
+
+    def attributes(
+        self, cls_name: str, named: list[tuple[str, object]], depth: int, *, value: str | None = None, **more: Any
+    ) -> Node:
+        """A node for an object with named parts."""
+        plain = self.names.plain([name for name, _ in named]) if len(named) <= self._breadth else None
+        if plain is not None:
+            refs = self.refs_of([part for _, part in named], depth)
+            names = plain.names if len(refs) == len(named) else plain.names[: len(refs)]
+            self.bytes_left -= 2 * plain.characters + 3 * len(refs)
+        else:
+            names, refs = attribute_refs(self, named, depth)
+        self.bytes_left -= _REF_BYTES * len(refs)
+        cut = len(named) - len(refs)
+        self.cut_values += cut
+        if value is not None:
+            value = cleaned(value, self.limits.string, self.redactor)[0]
+            self.bytes_left -= length_of_json(value)
+        for extra in more.values():
+            if type(extra) is str:
+                self.bytes_left -= length_of_json(extra)
+        return Node(cls_name, "object", value, refs, names, cut=cut, **more)
+
+    def name(self, name: str) -> str:
+        """A name as it may be shown. Its bytes are for the caller to count."""
+        shown = self.names.shown(name)
+        if not shown.isascii() or not shown.isprintable():
+            self.bytes_left -= 6 * len(shown)  # more than the callers reckon with
+        return shown
+
+    # --- texts and numbers
+
+    def text_node(self, cls_name: str, kind: str, text: str, *, length: int = -1, cut: int = 0, **more: Any) -> Node:
+        """
+        A node that a text stands for, redacted and cut.
+
+        ``length`` and ``cut`` are given when ``text`` is only a part of what there was.
+        """
+        whole = len(text) if length < 0 else length
+        kept, left_out = cleaned(text, self.limits.string, self.redactor)
+        if kept is not text or kept.startswith("-----BEGIN "):
+            self.learn_from(text, kept)
+        cut += left_out
+        size = length_of_json(kept)
+        room = self.bytes_left - _NODE_BYTES - len(cls_name)
+        if size > room:
+            short = kept[: max(0, room // 6)]
+            cut += len(kept) - len(short)
+            kept = short
+            size = length_of_json(kept)
+        self.bytes_left -= size + _NODE_BYTES + len(cls_name)
+        for extra in more.values():
+            if type(extra) is str:
+                self.bytes_left -= length_of_json(extra)
+        if cut:
+            self.cut_values += 1
+            length = whole
+        return Node(cls_name, kind, kept, NO_ITEMS, NO_NAMES, length, cut, **more)
+
+    def short_text(self, cls_name: str, text: str) -> Node:
+        """A short ASCII text that the interpreter itself made, such as a date: it holds no secret."""
+        self.bytes_left -= _NODE_BYTES + len(cls_name) + len(text)
+        return Node(cls_name, "text", text, NO_ITEMS, NO_NAMES)
+
+    def integer(self, cls_name: str, number: int, **more: Any) -> Node:
+        """Numbers over 64 bits become text: other languages and JSON readers lose their digits."""
+        if -_INT64 <= number < _INT64:
+            if number > 1_999_999_999_999 and is_card_number(number):
+                self.redacted_values += 1
+                self.bytes_left -= _NODE_BYTES + len(cls_name)
+                return Node(cls_name, "redacted")
+            self.bytes_left -= _NODE_BYTES + len(cls_name) + 20
+            return Node(cls_name, "plain", number, NO_ITEMS, NO_NAMES, **more)
+        bits = int.bit_length(number)
+        if bits <= 4096:
+            return self.text_node(cls_name, "text", str(number), **more)
+        sign = "-" if number < 0 else ""
+        head = f"{sign}{hex(abs(number) >> (bits - 256))}…"
+        return self.text_node(cls_name, "text", head, length=bits, cut=bits - 256, note="bits", **more)
+
+    # --- the end
+
+    def finish(self) -> list[Node]:
+        """The table, with every secret that was learned on the way taken out of every text."""
+        self.give_up(self.pending)
+        self.pending.clear()
+        self._alive.clear()
+        self._refs.clear()
+        self._texts.clear()
+        self._numbers.clear()
+        nodes = [node if node is not None else _LOST for node in self.nodes]
+        if self._holds_open_key:
+            self.redacted_values += hide_open_keys(nodes, self.scrubber)
+        if self.scrubber:
+            # Whatever is entered at once is a number or a text of fewer characters.
+            suspects = nodes if self.scrubber.has_short_or_digits(_SHORT) else self._uncommon
+            if self.scrubber.may_be_in(texts_of_nodes(suspects)):
+                changed, self.bytes_left = scrub_nodes(nodes, self.scrubber, self.bytes_left)
+                self.redacted_values += changed
+        return nodes
+
+
+def _changed(cls: type, error: Exception) -> Node:
+    """Another thread changed a container while we read it. The task goes on; the value is marked."""
+    return Node(type_name(cls), "opaque", note=f"changed while read: {error}"[:80])
+
+
+def _absent(value: object, note: str = "") -> Node:
+    cls = type(value)
+    length = len(value) if any(cls is builtin for builtin in _SIZED) else -1  # type: ignore[arg-type]
+    return Node(type_name(cls)[:_NAME_BYTES], "absent", length=length, note=note)
+
+
+#: For a place that was reserved and never filled; nothing leaves one, but a reader must never meet a hole.
+_LOST = Node("", "absent")
+_SIZED: tuple[Any, ...] = (dict, list, tuple, set, frozenset, deque)

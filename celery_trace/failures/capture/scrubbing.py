@@ -1,0 +1,249 @@
+"""Secrets that were learned under their names are taken out of everything else that a capture says."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from msgspec.structs import replace
+
+from celery_trace.failures.capture.anatomy import anatomy, mro, part
+from celery_trace.failures.capture.texts import BEYOND, bare_moment, encodable, uuid_text
+from celery_trace.model import CapturedException, Frame, Node
+from celery_trace.redaction import Scrubber, pem
+
+_INT64 = 1 << 63
+#: Values that are looked at inside one secret container or object.
+_MOST_INSIDE = 64
+#: Characters of a text inside one; a shorter one would blot out innocent text.
+_LONG = 8
+#: Characters of a number that is no whole one; shorter ones are everywhere.
+_FIGURES = 6
+#: Characters of a key that are looked at.
+_KEY = 256
+#: What is read in a way of its own, subclasses too; anything else by its slots and its dictionary.
+_TELLING: tuple[Any, ...] = (
+    str, bytes, bytearray, memoryview, int, float, decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, dict,
+    list, tuple, set, frozenset, deque, BaseException,
+)  # fmt: skip
+_args_of = BaseException.__dict__["args"].__get__
+
+
+def secrets_in(value: object, longest: int) -> Iterator[str]:
+    """
+    The texts and numbers in a secret value; those inside another object only when they are long.
+
+    Args:
+        value: Read by builtin methods, slots and instance dictionaries only.
+        longest: Characters of a text that are of interest.
+    """
+    if type(value) is str and len(value) <= longest:
+        yield encodable(value)
+        return
+    left = _MOST_INSIDE
+    pending: deque[tuple[Any, int]] = deque([(value, Scrubber.SHORTEST)])
+    while pending and left > 0:
+        left -= 1
+        found, shortest = pending.popleft()
+        texts, inside = _parts_of(found, longest, left)
+        for text in texts:
+            if len(text) >= shortest:
+                yield encodable(text)
+        pending.extend((item, _LONG) for item in inside)
+
+
+def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Sequence[Any]]:
+    """What a value says as text, and the values inside it."""
+    cls = type(found)
+    order = mro(cls)
+    kind = next((base for base in _TELLING if any(base is ancestor for ancestor in order)), None)
+    if kind is None:
+        return (), [item for _, item in islice(anatomy(cls).attributes_of(found), most)]
+    if kind is str:
+        return (str.__getitem__(found, slice(0, longest + BEYOND)),), ()
+    if kind is bytes or kind is bytearray:
+        head: Any = kind.__getitem__(found, slice(0, longest + BEYOND))
+        return (bytes(head).decode("utf-8", "backslashreplace"),), ()
+    if kind is memoryview:
+        try:
+            return (found[: longest + BEYOND].tobytes().decode("utf-8", "backslashreplace"),), ()
+        except (ValueError, NotImplementedError, TypeError):  # released, or of a shape that can't be sliced
+            return (), ()
+    if kind is int:
+        number = abs(int.__int__(found))
+        return ((str(number),) if number > 99_999 and number.bit_length() <= 4096 else ()), ()
+    if kind is float:
+        spelled = float.__repr__(abs(float.__float__(found)))
+        return ((spelled,) if len(spelled) >= _FIGURES else ()), ()
+    if kind is datetime.datetime:
+        moment = bare_moment(found)
+        return (moment.isoformat(), moment.isoformat(" ")), ()
+    if kind is datetime.date:
+        return (datetime.date.isoformat(found),), ()
+    if kind is decimal.Decimal:
+        speak: Any = decimal.Decimal.__dict__["__str__"]
+        text = speak(found)
+        return ((text,) if _FIGURES <= len(text) <= longest else ()), ()
+    if kind is uuid.UUID:
+        number = part(found, "int")
+        digits = f"{number:032x}" if type(number) is int and 0 <= number < 1 << 128 else ""
+        return ((digits, uuid_text(number)) if digits else ()), ()
+    if kind is dict:
+        keys = [key for key in _snapshot(dict.keys(found)) if type(key) is str and _looks_made(key)]
+        return (), [*keys, *_snapshot(dict.values(found))][:most]
+    if kind is BaseException:
+        return (), [*_snapshot(_args_of(found)), *(item for _, item in anatomy(cls).attributes_of(found))][:most]
+    iterate: Any = kind.__iter__
+    return (), _snapshot(iterate(found))[:most]
+
+
+def _looks_made(key: str) -> bool:
+    """Whether a key is more like a token than like the name of a field."""
+    return len(key) >= _LONG + 4 and any(character.isdigit() for character in key[:_KEY])
+
+
+def _snapshot(values: Any) -> list[Any]:
+    try:
+        return list(islice(values, _MOST_INSIDE))
+    except RuntimeError:  # changed by another thread meanwhile
+        return []
+
+
+# --- the heap
+
+
+def scrub_nodes(nodes: list[Node], scrubber: Scrubber, room: int) -> tuple[int, int]:
+    """
+    Take every learned secret out of a heap, in place.
+
+    Args:
+        nodes: The whole table.
+        scrubber: What was learned.
+        room: Bytes by which the texts may grow: a mark can be longer than what it hides.
+
+    Returns:
+        How many nodes were changed, and the room that is left.
+    """
+    changed = 0
+    for ref, node in enumerate(nodes):
+        scrubbed, room = _scrubbed_node(node, scrubber, room)
+        if scrubbed is not node:
+            changed += 1
+            nodes[ref] = scrubbed
+    return changed, room
+
+
+def texts_of_nodes(nodes: list[Node]) -> str:
+    """All texts of nodes in one, to find out with one search that no secret is among them."""
+    values = [node.value for node in nodes]
+    texts: list[str] = [value for value in values if type(value) is str]
+    texts += [str(value) for value in values if type(value) is int and not -99_999 <= value <= 99_999]
+    texts += [str(value) for value in values if type(value) is float]
+    for node in nodes:
+        if node.names:
+            texts += node.names
+        if node.note:
+            texts.append(node.note)
+    return "\n".join(texts)
+
+
+def hide_open_keys(nodes: list[Node], scrubber: Scrubber) -> int:
+    """
+    Hide the lines of private keys that stand as items of their own, from the first line of a key to its last.
+
+    They are learned too, as one of them may stand in a loop's variable.
+
+    Args:
+        nodes: The whole table; changed in place.
+        scrubber: Learns the lines.
+
+    Returns:
+        How many nodes were hidden.
+    """
+    hidden: set[int] = set()
+    for node in nodes:
+        if node.kind not in ("list", "tuple"):
+            continue
+        within = False
+        for ref in node.items:
+            text = nodes[ref].value
+            if type(text) is not str:
+                continue
+            if pem.is_open(text):
+                within = True
+            elif within and pem.ends(text):
+                within = False
+            elif within:
+                hidden.add(ref)
+    for ref in hidden:
+        scrubber.learn(str(nodes[ref].value))
+        nodes[ref] = Node(nodes[ref].type, "redacted")
+    return len(hidden)
+
+
+def _scrubbed_node(node: Node, scrubber: Scrubber, room: int) -> tuple[Node, int]:
+    value = node.value
+    if (type(value) is int or type(value) is float) and node.kind == "plain":
+        shown = str(value)
+        return (Node(node.type, "redacted") if scrubber.text(shown) != shown else node), room
+    changed = False
+    if type(value) is str:
+        kept = scrubber.text(value)
+        if kept is not value and kept != value:
+            growth = len(kept) - len(value)
+            if growth > room:
+                kept = kept[: len(value)]
+            elif growth > 0:
+                room -= growth
+            value, changed = kept, True
+    names = node.names
+    if names:
+        kept_names = [scrubber.text(name) for name in names]
+        if kept_names != names:
+            names, changed = kept_names, True
+    note = scrubber.text(node.note)
+    if not changed and note == node.note:
+        return node, room
+    return replace(node, value=value, names=names, note=note), room
+
+
+# --- what stands beside the heap
+
+
+def scrubbed_exceptions(exceptions: list[CapturedException], scrubber: Scrubber, most: int) -> list[CapturedException]:
+    """Exceptions whose texts hold no learned secret; messages and notes keep at most ``most`` characters."""
+    if not scrubber or not scrubber.may_be_in("\n".join(_texts_of_exceptions(exceptions))):
+        return exceptions
+    return [
+        replace(
+            exception,
+            message=scrubber.text(exception.message)[:most],
+            notes=[scrubber.text(note)[:most] for note in exception.notes],
+            frames=[_scrubbed_frame(frame, scrubber) for frame in exception.frames],
+        )
+        for exception in exceptions
+    ]
+
+
+def _texts_of_exceptions(exceptions: list[CapturedException]) -> list[str]:
+    texts: list[str] = []
+    for exception in exceptions:
+        texts.append(exception.message)
+        texts += exception.notes
+        for frame in exception.frames:
+            texts.append(frame.code)
+            texts += frame.context
+    return texts
+
+
+def _scrubbed_frame(frame: Frame, scrubber: Scrubber) -> Frame:
+    context = [scrubber.text(line) for line in frame.context]
+    code = scrubber.text(frame.code)
+    if code == frame.code and context == frame.context:
+        return frame
+    return replace(frame, code=code, context=context)

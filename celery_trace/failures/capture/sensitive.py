@@ -1,0 +1,54 @@
+"""
+Django's ``@sensitive_variables``: which locals a view's author asked never to show.
+
+Django marks a call with a wrapper frame that stands right outside the decorated function's and
+holds a local ``sensitive_variables``; for coroutine functions it keeps a table in
+``django.views.decorators.debug``. Both are read as data; Django need not be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import FunctionType
+from typing import Any
+
+from celery_trace.failures.capture.anatomy import resident
+from celery_trace.failures.capture.frames import Place
+
+_WRAPPER = "sensitive_variables_wrapper"
+_DECORATORS = "django.views.decorators.debug"
+
+
+def hidden_locals(places: Sequence[Place]) -> dict[int, Any]:
+    """
+    By the address of a frame, which of its locals to hide: a tuple of names, or ``"__ALL__"``.
+
+    Args:
+        places: Innermost first.
+    """
+    if resident(_DECORATORS, "sensitive_variables") is None:
+        return {}
+    hidden: dict[int, Any] = {}
+    asynchronous = resident(_DECORATORS, "coroutine_functions_to_sensitive_variables")
+    for inner, place in enumerate(places):
+        code = place.frame.f_code
+        if code.co_name == _WRAPPER and inner > 0:
+            # Django notes the names on the wrapper itself, which its own frame sees as a closure.
+            wrapper = place.frame.f_locals.get(_WRAPPER)
+            names = _names(wrapper.__dict__.get("sensitive_variables")) if type(wrapper) is FunctionType else None
+            if names is not None:
+                hidden[id(places[inner - 1].frame)] = names
+                hidden[id(place.frame)] = "__ALL__"  # its own func_args and func_kwargs hold the same values
+        elif type(asynchronous) is dict and asynchronous:
+            names = _names(asynchronous.get(hash(f"{code.co_filename}:{code.co_firstlineno}")))
+            if names is not None:
+                hidden[id(place.frame)] = names
+    return hidden
+
+
+def _names(value: object) -> Any:
+    if value == "__ALL__" if type(value) is str else False:
+        return "__ALL__"
+    if type(value) is tuple or type(value) is list:
+        return tuple(name for name in value if type(name) is str) or "__ALL__"
+    return None

@@ -1,0 +1,113 @@
+"""
+The runs of ``celery-batches``, which Celery's own tracers never see.
+
+That library hands a list of requests to one call of the task. It catches the error of a batch that fails, logs it, and
+sends neither ``task_failure`` nor anything else that has the error. So the task's own ``run`` is what is wrapped here,
+in each process that runs tasks.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any, Final, Protocol
+
+from celery_trace.failures.capture.exceptions import traceback_of
+from celery_trace.failures.celery_request import field, text
+
+#: Ids of requests that a record names.
+_MOST_IDS: Final = 50
+
+_set_traceback: Final = BaseException.__dict__["__traceback__"].__set__
+
+
+class BatchRuns(Protocol):
+    """What hears of batches. Its methods may not raise."""
+
+    def run_begins(self, task: Any, task_id: str, request: Any) -> None:
+        """A batch begins; it goes by the id of its first request."""
+
+    def run_ends(self, task: Any, task_id: str, state: str | None, **rest: Any) -> None:
+        """It has ended; see :class:`celery_trace.runtime.tracers.Runs`."""
+
+    def batch_failed(self, task: Any, task_id: str, request: Any, error: BaseException, args: Any, note: str) -> None:
+        """It has failed; called before :meth:`run_ends`, while the traceback is alive."""
+
+
+def hear(app: Any, runs: BatchRuns) -> Callable[[], None] | None:
+    """
+    Tell ``runs`` of each batch that a task of ``app`` runs in this process from here on.
+
+    Returns:
+        What undoes it; None where the app has no task of that kind.
+    """
+    library = sys.modules.get("celery_batches")
+    kind = getattr(library, "Batches", None)
+    tasks: list[Any] = [task for task in app.tasks.values() if isinstance(kind, type) and isinstance(task, kind)]
+    if not tasks:
+        return None
+    before = [(task, vars(task).get("run")) for task in tasks]
+    for task in tasks:
+        task.run = _around(task.run, task, runs)
+
+    def undo() -> None:
+        for task, run in before:
+            if run is None:
+                del task.run  # what is left is the class's own
+            else:
+                task.run = run
+
+    return undo
+
+
+def in_a_batch() -> bool:
+    """Whether a caller is the library's function that runs a batch: its signals say nothing that is not known here."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(8):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "apply_batches_task":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _around(run: Callable[..., Any], task: Any, runs: BatchRuns) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        if not in_a_batch():  # an eager run, which Celery's own tracer has, or a plain call
+            return run(*args, **kwargs)
+        requests = args[0] if args and isinstance(args[0], list) else []
+        task_id, request, note = _described(requests)
+        runs.run_begins(task, task_id, request)
+        try:
+            result = run(*args, **kwargs)
+        except BaseException as error:
+            # A traceback is the user's: it does without our frame.
+            traceback = traceback_of(error)
+            if traceback is not None:
+                _set_traceback(error, traceback.tb_next)
+            fails = isinstance(error, Exception)
+            if fails:
+                runs.batch_failed(task, task_id, request, error, args, note)
+            runs.run_ends(task, task_id, "FAILURE" if fails else None, args=args, kwargs=kwargs, request=request)
+            raise
+        runs.run_ends(task, task_id, "SUCCESS")
+        return result
+
+    return traced
+
+
+def _described(requests: list[Any]) -> tuple[str, dict[str, Any], str]:
+    """The id that a batch goes by, its first request's fields, and its requests in words."""
+    first = requests[0] if requests else None
+    headers = field(first, "request_dict")
+    fields = dict(headers) if isinstance(headers, Mapping) else {}
+    fields["delivery_info"] = field(first, "delivery_info")
+    ids = [text(field(request, "id")) for request in requests[:_MOST_IDS]]
+    more = f" and {len(requests) - len(ids)} more" if len(requests) > len(ids) else ""
+    plural = "s" if len(requests) != 1 else ""
+    note = f"a batch of {len(requests)} request{plural}: {', '.join(ids)}{more}"
+    return (ids[0] if ids else ""), fields, note

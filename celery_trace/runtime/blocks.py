@@ -1,0 +1,274 @@
+"""
+``@trace_memory`` and ``with trace_memory("label"):`` — the Top 10 differences of a function or a block.
+
+The block is traced each time that it runs, its table is printed, and the run is recorded like any other:
+what it keeps alive is found in the sampled heap, as a task's is. With the
+setting ``trace_memory`` on ``off`` or ``rss`` the block just runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from math import inf
+from types import TracebackType
+from typing import Any, TextIO, TypeVar, cast, overload
+
+from celery_trace import settings as settings_module
+from celery_trace.guard import Guard, report
+from celery_trace.heap.differences import table
+from celery_trace.model import Kind, Role, Site, Stage, Verdict, Window, new_id, stable_id
+from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.recorder import Recorder, RunToken
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: The calls of a label whose differences are also written as evidence: the first few, then ever fewer.
+_WRITTEN_CALLS = frozenset({1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000})
+
+
+class TracedBlock:
+    """
+    A context manager and a decorator, made by :func:`trace_memory`. One may be entered many times, also at once.
+
+    Args:
+        label: Under which the block is known; by default the function's name, or where the block stands.
+        show: Whether the table is printed.
+        file: Where to; by default ``sys.stdout`` as it is when the block ends.
+    """
+
+    def __init__(self, label: str = "", *, show: bool = True, file: TextIO | None = None) -> None:
+        self._label = label
+        self._show = show
+        self._file = file
+        self._running: list[_OneRun] = []
+        #: The rows of the run that ended last, greatest change first.
+        self.top: list[Site] = []
+
+    # --- with --------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> TracedBlock:
+        label = self._label
+        if not label:
+            caller = sys._getframe(1)
+            label = f"{caller.f_globals.get('__name__', '?')}:{caller.f_lineno}"
+        self._running.append(_OneRun(label))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._running:
+            self._finish(self._running.pop(), error is not None)
+
+    async def __aenter__(self) -> TracedBlock:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def _finish(self, run: _OneRun, failed: bool) -> None:
+        with Guard("trace_memory: end"):
+            if run.end(failed):
+                self.top = run.top
+                if self._show:
+                    stream = self._file or sys.stdout
+                    stream.write(run.text() + "\n")
+
+    # --- decorator ---------------------------------------------------------------------------------------
+
+    def __call__(self, function: Function) -> Function:
+        """Trace each call: of a function, a coroutine function, a generator from its first to its last item."""
+        if hasattr(function, "apply_async"):
+            raise TypeError(
+                f"trace_memory was put on the Celery task {getattr(function, 'name', function)!r}, which is no longer "
+                "a plain function. Put @trace_memory below the task decorator, directly above def."
+            )
+        label = self._label or f"{function.__module__}.{function.__qualname__}"
+        return cast(Function, functools.wraps(function)(self._wrapper(function, label)))
+
+    def _wrapper(self, function: Callable[..., Any], label: str) -> Callable[..., Any]:
+        if inspect.isasyncgenfunction(function):
+            return self._around_async_generator(function, label)
+        if inspect.iscoroutinefunction(function):
+            return self._around_coroutine(function, label)
+        if inspect.isgeneratorfunction(function):
+            return self._around_generator(function, label)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            run = _OneRun(label)
+            failed = True
+            try:
+                result = function(*args, **kwargs)
+                failed = False
+                return result
+            finally:
+                self._finish(run, failed)
+
+        return call
+
+    def _around_coroutine(self, function: Callable[..., Awaitable[Any]], label: str) -> Callable[..., Any]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            run = _OneRun(label)
+            failed = True
+            try:
+                result = await function(*args, **kwargs)
+                failed = False
+                return result
+            finally:
+                self._finish(run, failed)
+
+        return call
+
+    def _around_generator(
+        self, function: Callable[..., Generator[Any, Any, Any]], label: str
+    ) -> Callable[..., Generator[Any, Any, Any]]:
+        def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            run = _OneRun(label)
+            failed = True
+            try:
+                result = yield from function(*args, **kwargs)
+                failed = False
+                return result
+            except GeneratorExit:
+                failed = False  # closed early, as a client that went away closes a stream
+                raise
+            finally:
+                self._finish(run, failed)
+
+        return call
+
+    def _around_async_generator(
+        self, function: Callable[..., AsyncGenerator[Any, Any]], label: str
+    ) -> Callable[..., AsyncGenerator[Any, Any]]:
+        async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            run = _OneRun(label)
+            failed = True
+            inner = function(*args, **kwargs)
+            try:
+                step: Awaitable[Any] = inner.__anext__()
+                while True:
+                    try:
+                        item = await step
+                    except StopAsyncIteration:
+                        failed = False
+                        return
+                    try:
+                        step = inner.asend((yield item))
+                    except GeneratorExit:
+                        failed = False
+                        raise
+                    except BaseException as error:
+                        step = inner.athrow(error)
+            finally:
+                await inner.aclose()
+                self._finish(run, failed)
+
+        return call
+
+
+class _OneRun:
+    """One run of a block, from its start to its table."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._recorder: Recorder | None = None
+        self._token: RunToken | None = None
+        self.top: list[Site] = []
+        self._concurrent = 1
+        with Guard("trace_memory: start"):
+            recorder = _recorder()
+            if recorder is not None:
+                # It becomes a name everywhere, metrics and alerts included, and may be made of values.
+                self._label = label = recorder.redactor.text(label)
+            if recorder is not None:
+                if recorder.settings.memory in {"auto", "always"}:
+                    recorder.traced.trace(label, inf)
+                self._recorder = recorder
+                self._token = recorder.run_started(Kind.BLOCK, label)
+
+    def end(self, failed: bool) -> bool:
+        """Record the run. False when it was not traced, and there is nothing to show."""
+        recorder, token = self._recorder, self._token
+        if recorder is None or token is None:
+            return False
+        recorder.run_ended(token, "FAILURE" if failed else "SUCCESS", failed=failed)
+        if token.top is None:
+            return False
+        self.top = token.top
+        self._concurrent = token.shared
+        self._write(recorder, token.totals.traced)
+        return True
+
+    def _write(self, recorder: Recorder, number: int) -> None:
+        if number not in _WRITTEN_CALLS and number % 1_000:
+            return
+        grown = [site for site in self.top if site.bytes > 0]
+        recorder.write(
+            Window(
+                id=new_id(),
+                investigation=stable_id("block", recorder.process.uid, self._label),
+                process=recorder.process.uid,
+                kind=Kind.BLOCK,
+                name=self._label,
+                stage=Stage.TRACED,
+                verdict=Verdict.TOO_FEW_RUNS if number < 3 else Verdict.SUSPECT,
+                at_s=recorder.clock.now_s(),
+                runs=1,
+                run_number=number,
+                kept_blocks_per_run=float(sum(site.blocks for site in self.top)),
+                kept_bytes_per_run=float(sum(site.bytes for site in self.top)),
+                sites=grown,
+                concurrent=self._concurrent,
+            )
+        )
+
+    def text(self) -> str:
+        """The table, with a remark where it is not of this block alone."""
+        text = table(self.top, self._label)
+        if self._concurrent > 1:
+            text += f"\n{self._concurrent} runs at once: what the others allocated meanwhile is in these figures too"
+        return text
+
+
+def _recorder() -> Recorder | None:
+    """This process's recorder; made where there is none, from the environment's settings."""
+    recorder = recorders.current()
+    if recorder is not None:
+        return recorder
+    try:
+        settings = settings_module.load()
+    except settings_module.SettingError as error:
+        report("trace_memory: settings", error)
+        return None
+    if not settings.enabled or settings.memory == "off":
+        return None
+    return recorders.ensure(settings, Role.SCRIPT)
+
+
+@overload
+def trace_memory(label: Function, /) -> Function: ...
+@overload
+def trace_memory(label: str = "", /, *, show: bool = True, file: TextIO | None = None) -> TracedBlock: ...
+def trace_memory(label: Any = "", /, *, show: bool = True, file: TextIO | None = None) -> Any:
+    """
+    Measure a function or a block: print its Top 10 differences and record the run.
+
+    Use it as ``@trace_memory``, ``@trace_memory("label")``, ``with trace_memory("label"):`` or
+    ``async with trace_memory("label"):``, for tasks, views and plain code, sync and async.
+
+    Args:
+        label: Under which the block is known; by default the function's name, or where the block stands.
+        show: Whether the table is printed; recorded it is either way.
+        file: Where it is printed; by default ``sys.stdout``.
+
+    Raises:
+        TypeError: It was put above a Celery task's decorator.
+    """
+    if isinstance(label, str):
+        return TracedBlock(label, show=show, file=file)
+    return TracedBlock(show=show, file=file)(label)

@@ -1,0 +1,632 @@
+"""
+Switches the plugin on in whatever process Celery runs it: worker, child, or a script with eager tasks.
+
+The life of a prefork worker: ``worker_init`` reads the settings and refuses bad ones,
+``worker_ready`` starts the main process's recorder and the collector, each child's
+``worker_process_init`` starts that child's recorder, ``worker_shutdown`` ends both. A scheduler's recorder is started
+by ``beat_init``, in a process of its own or one that a worker forked for it, and ends with the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+import click
+from billiard.util import Finalize
+from celery.concurrency import get_implementation
+
+from celery_trace import private_files
+from celery_trace import settings as settings_module
+from celery_trace.clock import SystemClock
+from celery_trace.errors import TraceError
+from celery_trace.failures.celery_request import field, retries_of
+from celery_trace.failures.watcher import FailureWatcher, Struck
+from celery_trace.guard import AGAIN_S, Guard, report, swallow
+from celery_trace.heap import retainers
+from celery_trace.model import RUN_NOTHING, Kind, Role, new_id
+from celery_trace.probes.source import code_of
+from celery_trace.runtime import batches, refused_messages, signals, soft_limits, tracers
+from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.recorder import Recorder, RunToken
+from celery_trace.settings import SECRETS, SettingError, Settings
+from celery_trace.spool import unrecorded
+from celery_trace.spool.unrecorded import EVENT_S
+
+logger = logging.getLogger("celery_trace")
+
+#: How often a process that runs tasks looks for orders, seconds.
+ORDERS_S = 1.0
+ORDERS_IDLE_S = 2.0
+#: How often a worker that can't check orders, for want of a key, tries again, seconds.
+DESK_S = 10.0
+#: How often a process says how many refused messages it only counted, seconds.
+LEFT_OUT_S = 2.0
+
+#: Which pool means which role; by the module that the pool's class comes from.
+_PREFORK = "celery.concurrency.prefork"
+_ROLES = {
+    _PREFORK: Role.MAIN,
+    "celery.concurrency.solo": Role.SOLO,
+    "celery.concurrency.thread": Role.THREADS,
+    "celery.concurrency.gevent": Role.GREEN,
+    "celery.concurrency.eventlet": Role.GREEN,
+}
+
+_TASK = Kind.TASK
+
+_installed: weakref.WeakKeyDictionary[Any, CeleryTrace] = weakref.WeakKeyDictionary()
+
+
+class NotRecording(TraceError):
+    """This process's recorder could not start, and is tried again only now and then."""
+
+
+class _Traced:
+    """What one process needs to trace tasks; made anew after each fork."""
+
+    __slots__ = ("forget_written", "open_runs", "recorder", "struck", "watcher")
+
+    def __init__(self, recorder: Recorder, watcher: FailureWatcher) -> None:
+        self.recorder = recorder
+        self.watcher = watcher
+        #: A redelivered message begins the same run anew, and its failure is none that was written.
+        self.forget_written = watcher.written.pop
+        self.open_runs: dict[str, RunToken] = {}
+        #: The soft time limit that struck in the run in progress.
+        self.struck: Struck | None = None
+
+
+class CeleryTrace:
+    """
+    The plugin of one Celery app. Making it twice for the same app gives the first one again.
+
+    Args:
+        app: The Celery application. Its configuration is read when a worker starts, not now.
+        settings: Values to use instead of the app's; for tests and for embedding.
+
+    Raises:
+        SettingError: Only from ``settings``; a bad configuration ends the worker at its start.
+    """
+
+    def __new__(cls, app: Any, settings: Settings | None = None) -> CeleryTrace:
+        plugin = _installed.get(app)
+        if plugin is None:
+            plugin = super().__new__(cls)
+            plugin._set_up(app, settings)
+            _installed[app] = plugin
+        return plugin
+
+    def _set_up(self, app: Any, settings: Settings | None) -> None:
+        self.app_name = app.main
+        self._app = weakref.ref(app)
+        self._settings = settings
+        self._traced: _Traced | None = None
+        self._again_at_s = 0.0  # by `time.monotonic()`: when a recorder that could not start is tried again
+        self._failed_starts = 0
+        self._main_pid = 0  # of the worker, also in its children
+        self._main_uid = ""
+        self._beat_pid = 0
+        self._beat_end: Any = None
+        self._role = Role.SCRIPT
+        self._worker = ""
+        self._child_limit_kib = 0
+        self._collector: Any = None
+        self._desk: Any = None
+        self._doorkeeper: Any = None
+        self._no_desk = ""
+        self._closed: OSError | None = None
+        self._forget_tracers: Callable[[], None] | None = None
+        self._forget_batches: Callable[[], None] | None = None
+        self._forget_refused: Callable[[], None] | None = None
+        self._forget_limits: Callable[[], None] | None = None
+        _hide_secrets()
+        # Not the app's address: it may become another app's while these receivers are still connected.
+        self._connection = signals.connect(self, uid=f"celery_trace.{new_id()}")
+        app.user_options["worker"].add(
+            click.Option(
+                ["--trace"],
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="A setting of celery-trace for this worker, such as memory=rss or shell=live. Repeatable.",
+            )
+        )
+
+    @property
+    def app(self) -> Any:
+        """The Celery app; None once it is gone."""
+        return self._app()
+
+    def _is_ours(self, sender: Any) -> bool:
+        """Whether a signal is about this plugin's app: Celery sends those of all apps of a process to everyone."""
+        app = getattr(sender, "app", None)
+        return app is None or app is self._app()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force, read from the app when first asked."""
+        if self._settings is None:
+            self._settings = settings_module.from_app(self.app)
+        return self._settings
+
+    def close(self) -> None:
+        """Disconnect from all signals, end the collector and this process's recorder."""
+        self._connection.close()
+        if self._beat_end is not None:
+            self._beat_end.cancel()
+        if self._doorkeeper is not None and self.app is not None:
+            self._doorkeeper.leave(self.app)
+        for forget in (self._forget_tracers, self._forget_batches, self._forget_refused, self._forget_limits):
+            if forget is not None:
+                forget()
+        self._forget_tracers = self._forget_batches = self._forget_refused = self._forget_limits = None
+        if self._collector is not None:
+            self._collector.stop()
+            self._collector = None
+        if self._traced is not None:
+            recorders.close("exit")
+            self._traced = None
+        if self.app is not None:
+            _installed.pop(self.app, None)
+
+    # --- the worker's life -----------------------------------------------------------------------------
+
+    def on_worker_init(self, sender: Any = None, **_: Any) -> None:
+        """Read and check the settings; a bad one ends the worker before it takes a task."""
+        if not self._is_ours(sender):
+            self._connection.close()  # another app's worker runs in this process
+            return
+        try:
+            self._settings = self._settings or settings_module.from_app(self.app, _command_line(sender))
+        except SettingError as error:
+            raise SystemExit(f"celery-trace: {error}") from None
+        if not self._settings.enabled:
+            self._connection.close()
+            return
+        with Guard("trace_dir"):
+            try:
+                private_files.check_writable(self._settings.spool_folder)
+            except OSError as error:
+                # Found out before the pool forks, so that not every child says it; said when Celery's log is set up.
+                unrecorded.promise(self._settings.spool_folder, error)
+                self._closed = error
+        self._main_pid = os.getpid()
+        self._main_uid = new_id()  # named before the pool forks, so that each child knows whose it is
+        self._worker = getattr(sender, "hostname", "") or ""
+        self._role = _role_of(getattr(sender, "pool_cls", None))
+        self._child_limit_kib = getattr(sender, "max_memory_per_child", None) or 0
+        with Guard("worker_init"):
+            from celery_trace.control.orders import Doorkeeper
+
+            self._doorkeeper = Doorkeeper(SystemClock())
+            self._doorkeeper.stand(self.app)
+        if self._forget_refused is None:
+            with Guard("refused messages"):
+                self._forget_refused = refused_messages.hear(self.app, self.message_refused)
+
+    def on_worker_ready(self, sender: Any = None, **_: Any) -> None:
+        """The pool is up: record the main process too, and see that the records are collected."""
+        with Guard("worker_ready"):
+            if not self._main_pid or not self._is_ours(sender):
+                return
+            if self._closed is not None:
+                unrecorded.log(self.settings.spool_folder, self._closed)
+                self._closed = None
+            retainers.hold(sender)
+            traced = self._trace_here()
+            recorder = traced.recorder
+            recorder.ticker.every(EVENT_S, self._say_unrecorded, "unrecorded")
+            if recorder.process.role is not Role.MAIN:
+                self._forget_batches = batches.hear(self.app, self)
+            if recorder.process.role is Role.MAIN or recorder.process.uid == self._main_uid:
+                recorder.extra_counters.append(self._control_counters)
+                recorder.ticker.every(DESK_S, self._open_desk, "orders")
+                self._open_desk()
+            if self.settings.collector:
+                recorder.begin("collector", lambda: self._begin_collector(recorder))
+
+    def _begin_collector(self, recorder: Recorder) -> None:
+        from celery_trace.collector import CollectorProcess
+
+        collector = CollectorProcess(self.settings)
+        collector.start()
+        self._collector = collector
+        recorder.ticker.every(1.0, collector.watch, "collector watch")
+
+    def _open_desk(self) -> None:
+        """Hear orders. Without a key none can be checked: that is said once, and tried again."""
+        traced = self._traced
+        if self._desk is not None or traced is None or traced.recorder.spool.trouble is not None:
+            return
+        from celery_trace.control.orders import OrderDesk
+
+        recorder = traced.recorder
+        try:
+            desk = OrderDesk(self.settings, recorder.process, recorder.clock, recorder.write)
+        except SettingError as error:
+            if str(error) != self._no_desk:
+                logger.error("celery-trace: this worker takes no orders, and has no live shell: %s", error)
+            self._no_desk = str(error)
+            return
+        desk.install()
+        self._desk = desk
+
+    def _say_unrecorded(self) -> None:
+        """While nothing can be written, tell whoever follows Celery's events: the store can't say so."""
+        traced = self._traced
+        error = traced.recorder.spool.trouble if traced is not None else None
+        if traced is None or error is None or self.app is None:
+            return
+        from celery_trace.collector.process import broker_of
+        from celery_trace.transports.broker import connect
+
+        spool = traced.recorder.spool
+        try:
+            with (
+                connect(broker_of(self.app)) as connection,
+                self.app.events.Dispatcher(connection, hostname=self._worker, buffer_while_offline=False) as events,
+            ):
+                events.send(
+                    unrecorded.EVENT,
+                    trace_dir=str(self.settings.folder),
+                    why=unrecorded.why(self.settings.folder, error),
+                    next=unrecorded.advice(error),
+                    waiting=spool.counters["waiting"],
+                )
+        except Exception as failed:  # every broker's driver raises its own
+            logger.debug("celery-trace: the monitor could not be told: %s", failed)
+
+    def _control_counters(self) -> dict[str, int]:
+        kept = [one.counters for one in (self._desk, self._doorkeeper) if one is not None]
+        return dict(sum(kept, Counter()))
+
+    def on_worker_process_init(self, **_: Any) -> None:
+        """A pool process begins: have its recorder ready before its first task."""
+        with Guard("worker_process_init"):
+            if self._main_pid and os.getpid() != self._main_pid:
+                self._role = Role.CHILD
+                self._collector = self._desk = None  # the parent's
+                self._again_at_s, self._failed_starts = 0.0, 0
+                with Guard("recorder"):
+                    self._trace_here()
+                self._forget_batches = batches.hear(self.app, self)
+                if self.settings.failures:
+                    self._forget_limits = soft_limits.hear(self._soft_limit_struck)
+                self._forget_tracers = tracers.hear(self.app, self)
+                if self._forget_tracers is not None:
+                    self._connection.drop("task_prerun", "task_postrun")
+                    if self._traced is not None and self._traced.recorder.heap is not None:
+                        self._traced.recorder.heap.stop_at(tracers.AROUND_CODE)
+
+    def on_worker_process_shutdown(self, **_: Any) -> None:
+        """A pool process ends in an orderly way."""
+        with Guard("worker_process_shutdown"):
+            if os.getpid() != self._main_pid:
+                recorders.close("exit")
+                self._traced = None
+
+    def on_worker_shutdown(self, sender: Any = None, **_: Any) -> None:
+        """The worker ends: the last records first, then the collector, which drains them."""
+        with Guard("worker_shutdown"):
+            if not self._is_ours(sender):
+                return
+            if self._desk is not None:
+                self._desk.close()
+                self._desk = None
+            self._end()
+
+    def _end(self) -> None:
+        if self._traced is not None:
+            self._traced.watcher.tell_left_out()
+        recorders.close("exit")
+        self._traced = None
+        if self._collector is not None:
+            self._collector.stop()
+            self._collector = None
+
+    def on_beat_init(self, sender: Any = None, **_: Any) -> None:
+        """
+        A scheduler begins, in a process of its own or one that a worker forked for it: record that process.
+
+        One that runs as a thread of a worker is recorded with the worker's main process.
+        """
+        with Guard("beat_init"):
+            pid = os.getpid()
+            if not self._is_ours(sender) or pid in (self._main_pid, self._beat_pid):
+                return
+            try:
+                enabled = self.settings.enabled
+            except SettingError as error:
+                logger.error("celery-trace: this scheduler is not recorded: %s", error)
+                enabled = False
+            if not enabled:
+                self._connection.close()
+                return
+            self._beat_pid = pid
+            self._role = Role.BEAT
+            self._collector = self._desk = None  # the worker's, if it was forked
+            self._again_at_s, self._failed_starts = 0.0, 0
+            retainers.hold(sender)
+            # A process that a worker forks ends without what `atexit` knows.
+            self._beat_end = Finalize(None, self._beat_ends, exitpriority=0)
+            recorder = self._trace_here().recorder
+            if self.settings.collector and not self._main_pid:
+                recorder.begin("collector", lambda: self._begin_collector(recorder))
+
+    def _beat_ends(self) -> None:
+        with Guard("beat: end"):
+            self._end()
+
+    # --- a task's life ---------------------------------------------------------------------------------
+
+    # What is called around every run is guarded by hand: a context manager would be a tenth of its cost.
+
+    def run_begins(self, task: Any, task_id: str, request: Any) -> None:
+        """A task is about to run."""
+        try:
+            traced = self._traced
+            if traced is None or traced.recorder.closed:
+                if not self.settings.enabled:  # outside a worker nobody asked before
+                    self._connection.close()
+                    return
+                traced = self._trace_here()
+            traced.forget_written(task_id, None)
+            retries = request.get("retries") if type(request) is dict else retries_of(request)
+            if type(retries) is not int:  # it comes with the message
+                retries = 0
+            token = traced.recorder.run_started(_TASK, task.name, task_id=task_id, retries=retries)
+            token.origin, token.describe = request, _queue_and_root
+            traced.open_runs[task_id] = token
+        except Exception as error:
+            swallow("task_prerun", error)
+
+    def run_ends(self, task: Any, task_id: str, state: str | None, **rest: Any) -> None:
+        """A task has run, whatever came of it."""
+        try:
+            traced = self._traced
+            if traced is None:
+                return
+            token = traced.open_runs.pop(task_id, None)
+            if state != "SUCCESS":
+                traced.watcher.postrun(task=task, task_id=task_id, state=state, **rest)
+            if token is not None:
+                traced.recorder.run_ended(token, state or "", failed=state is None or state == "FAILURE")
+                if traced.struck is not None and traced.struck.task_id == task_id:
+                    struck, traced.struck = traced.struck, None
+                    if state == "SUCCESS" or (state in ("IGNORED", "REJECTED") and not self.settings.rejected):
+                        lasted_s = time.perf_counter() - token.started_s
+                        traced.watcher.soft_limit_ignored(task, token.origin, struck, state, lasted_s)
+        except Exception as error:
+            report("task_postrun", error)
+
+    def on_task_prerun(self, task_id: str = "", task: Any = None, **_: Any) -> None:
+        """A task is about to run, where nothing is around its tracer."""
+        if self._is_ours(task) and not (self._forget_batches and batches.in_a_batch()):
+            self.run_begins(task, task_id, getattr(task, "request", None))
+
+    def on_task_postrun(self, task: Any = None, task_id: str = "", state: str | None = None, **rest: Any) -> None:
+        """A task has run, where nothing is around its tracer."""
+        if self._is_ours(task) and not (self._forget_batches and batches.in_a_batch()):
+            self.run_ends(task, task_id, state, **rest)
+
+    def on_task_failure(self, sender: Any = None, task_id: str = "", **signal: Any) -> None:
+        """A task failed. In the main process this is a task whose child could not say so itself."""
+        with Guard("task_failure"):
+            if not self._is_ours(sender):
+                return
+            traced = self._here()
+            if traced.recorder.process.role is Role.MAIN:
+                traced.watcher.main_failure(sender=sender, task_id=task_id, **signal)
+            else:
+                run = traced.open_runs.get(task_id)
+                started_s = run.started_s if run is not None else None
+                traced.watcher.failure(sender=sender, task_id=task_id, started_s=started_s, **signal)
+
+    def batch_failed(self, task: Any, task_id: str, request: Any, error: BaseException, args: Any, note: str) -> None:
+        """A batch of ``celery-batches`` failed: one failure for all of its requests."""
+        try:
+            self._here().watcher.batch_failed(task, task_id, request, error, args, note)
+        except Exception as failed:
+            report("batch_failed", failed)
+
+    def on_task_retry(self, sender: Any = None, **signal: Any) -> None:
+        """A task asked to be run again."""
+        with Guard("task_retry"):
+            if self._is_ours(sender):
+                self._here().watcher.retry(sender=sender, **signal)
+
+    def on_task_internal_error(self, sender: Any = None, **signal: Any) -> None:
+        """Something around the task broke, such as its ``on_failure``."""
+        with Guard("task_internal_error"):
+            if self._is_ours(sender):
+                self._here().watcher.internal_error(sender=sender, **signal)
+
+    def on_task_revoked(self, sender: Any = None, **signal: Any) -> None:
+        """A task was revoked; with ``terminate`` its process is killed."""
+        with Guard("task_revoked"):
+            if self._is_ours(sender):
+                self._here().watcher.revoked(sender=sender, **signal)
+
+    def message_refused(self, way: str, message: Any, error: BaseException | None) -> None:
+        """Celery has refused a message before it was a task; see :mod:`celery_trace.runtime.refused_messages`."""
+        with Guard("refused message"):
+            self._here().watcher.refused(way, message, error)
+
+    # --- this process ----------------------------------------------------------------------------------
+
+    def _soft_limit_struck(self, frame: FrameType) -> None:
+        """A soft time limit interrupts this process's run. Others may be inside it, but it is the outermost's limit."""
+        traced = self._here()
+        for task_id, token in list(traced.open_runs.items())[:1]:
+            task = self.app.tasks.get(token.totals.name)
+            traced.struck = traced.watcher.soft_limit_struck(task, task_id, token.origin, frame)
+
+    def _here(self) -> _Traced:
+        traced = self._traced
+        if traced is None or traced.recorder.closed:
+            traced = self._trace_here()
+        return traced
+
+    def _trace_here(self) -> _Traced:
+        """
+        This process's recorder and watcher, made where they are missing.
+
+        Raises:
+            NotRecording: They could not be made a moment ago.
+            Exception: They can't be made now, such as without room for a folder.
+        """
+        settings = self.settings
+        recorder = self._recorder()
+        runs_tasks = recorder.process.role not in RUN_NOTHING
+        if self._role is Role.CHILD and self._child_limit_kib:
+            recorder.child_limit_bytes = self._child_limit_kib * 1024
+        if self._main_uid and runs_tasks:
+            recorder.begin("orders", lambda: self._hear_orders(recorder))
+        if recorder.keeper is None and settings.shell == "live" and runs_tasks:
+            recorder.begin("live keeper", lambda: self._begin_keeper(recorder))
+        watcher = FailureWatcher(
+            settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep, box=recorder.box
+        )
+        recorder.extra_counters.append(lambda: watcher.counters)
+        recorder.ticker.every(LEFT_OUT_S, watcher.tell_left_out, "refused messages")
+        if watcher.backlog is not None:
+            recorder.let_wait(watcher.backlog.flush)
+        self._traced = _Traced(recorder, watcher)
+        return self._traced
+
+    def _recorder(self) -> Recorder:
+        now_s = time.monotonic()
+        if now_s < self._again_at_s:
+            raise NotRecording("This process does not record yet", next="It is tried again in a moment.")
+        main = self._role not in (Role.CHILD, Role.BEAT)
+        try:
+            recorder = recorders.ensure(
+                self.settings,
+                self._role,
+                worker=self._worker,
+                parent_uid="" if main else self._main_uid,
+                uid=self._main_uid if main else "",
+                code_of=self._code_of,
+            )
+        except Exception:
+            self._again_at_s = now_s + AGAIN_S
+            self._failed_starts += 1
+            raise
+        if self._failed_starts:
+            logger.warning(
+                "celery-trace: recording works now in process %d; it had failed to start %d times. What ran before "
+                "is not recorded.",
+                os.getpid(),
+                self._failed_starts,
+            )
+            self._failed_starts = 0
+        return recorder
+
+    def _begin_keeper(self, recorder: Recorder) -> None:
+        from celery_trace.shell.live.keeper import Keeper
+
+        keeper = Keeper(self.settings, recorder.process, recorder.write, self.app.connection_for_write, recorder.clock)
+        recorder.keeper = keeper
+        recorder.extra_counters.append(lambda: dict(keeper.counters))
+
+    def _code_of(self, kind: Kind, name: str) -> list[CodeType]:
+        """The code of a task's own function, so that what grows while runs overlap finds whose it is."""
+        task = self.app.tasks.get(name) if kind is _TASK and self.app is not None else None
+        # With `autoretry_for` the function that the user wrote stands behind Celery's wrapper.
+        return code_of(getattr(task, "_orig_run", None) or getattr(task, "run", None))
+
+    def _hear_orders(self, recorder: Recorder) -> None:
+        """Look now and then whether this worker was told to measure something otherwise."""
+        from celery_trace.control.orders import OrderBook
+
+        def drop(failure: str) -> None:
+            if recorder.keeper is not None:
+                recorder.keeper.drop(failure) if failure else recorder.keeper.drop_all()
+
+        book = OrderBook(
+            self.settings,
+            self._main_uid,
+            recorder.clock,
+            on_mode=recorder.measure,
+            on_profile=recorder.profile_next,
+            on_drop=drop,
+        )
+        recorder.extra_counters.append(lambda: dict(book.counters))
+        recorder.ticker.every(ORDERS_S, book.poll, "orders", idle_s=ORDERS_IDLE_S)
+
+
+def _hide_secrets() -> None:
+    """
+    Keep our passwords and keys out of what a worker answers to anybody who can publish on the broker.
+
+    Celery's ``inspect conf`` and ``report`` show the whole configuration but for settings whose names match one
+    pattern of Celery's. It gets our names too; the values stay where the app, its children and the monitor read them.
+    """
+    with Guard("hiding secret settings"):
+        from celery.app import utils
+
+        ours = f"(?:^|_)trace_(?:{'|'.join(sorted(SECRETS))})$"
+        hidden = utils.HIDDEN_SETTINGS
+        if ours not in hidden.pattern:
+            utils.HIDDEN_SETTINGS = re.compile(f"{hidden.pattern}|{ours}", hidden.flags)
+
+
+def install(app: Any) -> CeleryTrace:
+    """Switch the plugin on for an app; harmless where it is on."""
+    return CeleryTrace(app)
+
+
+def install_when_a_worker_starts() -> None:
+    """Switch the plugin on for whichever app's worker or scheduler starts in this process."""
+    from celery.signals import beat_init, worker_init
+
+    worker_init.connect(_install_on_worker_init, weak=False, dispatch_uid="celery_trace.install")
+    beat_init.connect(_install_on_beat_init, weak=False, dispatch_uid="celery_trace.install")
+
+
+def _install_on_worker_init(sender: Any = None, **_: Any) -> None:
+    app = sender.app
+    if app not in _installed:
+        # Connected while this very signal is being sent: Celery may or may not reach it, so say it ourselves.
+        CeleryTrace(app).on_worker_init(sender=sender)
+
+
+def _install_on_beat_init(sender: Any = None, **_: Any) -> None:
+    CeleryTrace(sender.app).on_beat_init(sender=sender)  # saying it twice does no harm
+
+
+def _command_line(worker: Any) -> dict[str, str]:
+    """``--trace NAME=VALUE`` of the worker's command."""
+    values: dict[str, str] = {}
+    for pair in (getattr(worker, "options", None) or {}).get("trace") or ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingError(f"--trace {pair} has no value; write --trace NAME=VALUE, such as --trace memory=rss.")
+        values[name.strip().replace("-", "_")] = value
+    return values
+
+
+def _role_of(pool: Any) -> Role:
+    """The role of a worker's main process, from its pool (a class or one of Celery's names)."""
+    if isinstance(pool, str):
+        pool = get_implementation(pool)
+    module = getattr(pool, "__module__", _PREFORK)
+    if module in _ROLES:
+        return _ROLES[module]
+    # Somebody else's, such as one for asyncio. Unless it forks, tasks run in this process, in whatever thread.
+    forks = any(base.__module__ == _PREFORK for base in getattr(pool, "__mro__", ()))
+    return Role.MAIN if forks else Role.GREEN
+
+
+def _queue_and_root(request: Any) -> tuple[str, str]:
+    delivery = field(request, "delivery_info") or {}
+    # A task that a traced web request sent belongs to that request; see django_bridge.links.
+    root_id = field(request, "trace_request") or field(request, "root_id")
+    return str(delivery.get("routing_key") or ""), str(root_id or "")

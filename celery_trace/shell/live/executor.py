@@ -1,0 +1,139 @@
+"""
+A thread in which a session's commands run one after another, and can be interrupted.
+
+An interrupt is an exception that CPython raises in another thread between two bytecodes
+(``PyThreadState_SetAsyncExc``). It can't reach code that waits in C; whoever owns the executor
+notices that (:attr:`Executor.running_s`) and gives the session up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+
+from celery_trace import os_threads
+from celery_trace.clock import Clock
+from celery_trace.guard import Guard
+
+_raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+
+class Executor:
+    """
+    One daemon thread, made with the first command and gone after :meth:`close`.
+
+    No lock is held in that thread where an interrupt could land: it would stay locked for ever.
+    """
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._name = name
+        self._clock = clock
+        self._wake = os_threads.lock()
+        self._wake.acquire()
+        self._submitting = os_threads.lock()
+        self._job: Callable[[], None] | None = None
+        self._started = False
+        self._closed = False
+        self._ident = 0
+        self._busy = False
+        self._since_s = 0.0
+        self._interruptible = False
+        self._interrupting = False
+
+    @property
+    def busy(self) -> bool:
+        return self._busy
+
+    @property
+    def running_s(self) -> float:
+        """For how long the present command has run, seconds; 0 when there is none."""
+        return self._clock.monotonic_s() - self._since_s if self._busy else 0.0
+
+    def submit(
+        self, run: Callable[[], None], finished: Callable[[], None], prepare: Callable[[], None] | None = None
+    ) -> bool:
+        """
+        Run a command; False if one is running.
+
+        Args:
+            run: The command. Only this can be interrupted.
+            finished: Called afterwards in the same thread, come what may.
+            prepare: Called before in the same thread.
+        """
+        with self._submitting:
+            if self._busy or self._closed:
+                return False
+            self._busy = True
+            self._since_s = self._clock.monotonic_s()
+            self._job = lambda: self._carry_out(run, finished, prepare)
+            if not self._started:
+                self._started = True
+                os_threads.start(self._loop, self._name)
+            self._wake.release()
+            return True
+
+    def interrupt(self) -> bool:
+        """Raise KeyboardInterrupt in the running command; False if there is none that could get it."""
+        with self._submitting:
+            self._interrupting = True
+            try:
+                if not self._interruptible:
+                    return False
+                _raise_in_thread(ctypes.c_ulong(self._ident), ctypes.py_object(KeyboardInterrupt))
+                return True
+            finally:
+                self._interrupting = False
+
+    def close(self) -> None:
+        """End the thread after its present command."""
+        with self._submitting:
+            if self._closed:
+                return
+            self._closed = True
+            if not self._busy and self._started:
+                self._wake.release()
+
+    def _loop(self) -> None:
+        self._ident = os_threads.ident()
+        while True:
+            self._wake.acquire()
+            job, self._job = self._job, None
+            if job is None:
+                return
+            job()
+            with self._submitting:
+                self._busy = False
+                if self._closed:
+                    return
+            del job
+
+    def _carry_out(
+        self, run: Callable[[], None], finished: Callable[[], None], prepare: Callable[[], None] | None
+    ) -> None:
+        with Guard("shell: command"):
+            if prepare is not None:
+                prepare()
+            try:
+                try:
+                    self._interruptible = True
+                    run()
+                finally:
+                    self._settle()
+            except (KeyboardInterrupt, SystemExit):
+                # It landed between the command's end and the line above.
+                self._settle()
+        with Guard("shell: end of a command"):
+            finished()
+
+    def _settle(self) -> None:
+        """From here on no interrupt arrives; one that was on its way is taken back."""
+        while True:
+            try:
+                self._interruptible = False
+                while self._interrupting:
+                    time.sleep(0.0005)
+                _raise_in_thread(ctypes.c_ulong(self._ident), None)
+                return
+            except KeyboardInterrupt:
+                continue
