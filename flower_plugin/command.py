@@ -27,9 +27,9 @@ from celery_trace.redaction import Redactor
 from celery_trace.settings import SettingError, Settings, from_app
 from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
-from flower_plugin.auth.audit import AuditLog
+from flower_plugin.auth.audit import MonitorAuditLog
 from flower_plugin.auth.gate import Gatekeeper, Hosts
-from flower_plugin.auth.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
+from flower_plugin.auth.login import Credentials, Guesses, LoginSessions, OneTimeLinks, SpentCookies
 from flower_plugin.auth.roles import RoleMap
 from flower_plugin.incoming.broker import BrokerLink
 from flower_plugin.incoming.calls import Calls, parameters_of
@@ -79,10 +79,10 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
         credentials=credentials,
         roles=RoleMap.parse(options.trace_roles),
         hosts=Hosts("*" if options.unix_socket else options.address, options.trace_hosts),
-        sessions=Sessions(clock, hours * 3600),
+        sessions=LoginSessions(clock, hours * 3600),
         links=OneTimeLinks(clock),
         guesses=Guesses(clock, credentials.accounts),
-        audit=AuditLog(settings.folder, clock),
+        audit=MonitorAuditLog(settings.folder, clock),
         spent=SpentCookies(clock, hours * 3600),
         oauth=oauth,
         session_days=hours / 24,

@@ -28,7 +28,7 @@ class Trouble(Exception):
         self.next = next
 
 
-class Missing(Trouble):
+class NotFound(Trouble):
     """
     What an address asks for does not exist.
 

@@ -29,7 +29,7 @@ def _flag(value: str) -> bool:
     return {"1": True, "true": True, "0": False, "false": False}[value.lower()]
 
 
-class Listing(Struct, frozen=True):
+class ApiList(Struct, frozen=True):
     """A list of the API: which query answers it and which parameters it takes."""
 
     query: Callable[..., Page[Any]]
@@ -39,12 +39,12 @@ class Listing(Struct, frozen=True):
 #: ``since`` and ``until`` are seconds since the epoch, as all times of the contract.
 _SINCE = {"since": _number}
 
-LISTS: Mapping[str, Listing] = {
-    "leaks": Listing(
+LISTS: Mapping[str, ApiList] = {
+    "leaks": ApiList(
         Queries.leaks,
         {**dict.fromkeys(("kind", "name", "verdict", "worker", "queue", "search", "sort"), _text), **_SINCE},
     ),
-    "failures": Listing(
+    "failures": ApiList(
         Queries.failures,
         {
             **dict.fromkeys(
@@ -55,13 +55,13 @@ LISTS: Mapping[str, Listing] = {
             "live": _flag,
         },
     ),
-    "groups": Listing(
+    "groups": ApiList(
         Queries.groups, {**dict.fromkeys(("kind", "name", "outcome", "state", "search", "sort"), _text), **_SINCE}
     ),
-    "runs": Listing(Queries.runs, {**dict.fromkeys(("kind", "name", "why", "task_id", "root_id"), _text), **_SINCE}),
-    "workers": Listing(Queries.workers, dict(_SINCE)),
-    "alerts": Listing(Queries.alerts, {"state": _text}),
-    "shells": Listing(Queries.shells, {"failure": _text}),
+    "runs": ApiList(Queries.runs, {**dict.fromkeys(("kind", "name", "why", "task_id", "root_id"), _text), **_SINCE}),
+    "workers": ApiList(Queries.workers, dict(_SINCE)),
+    "alerts": ApiList(Queries.alerts, {"state": _text}),
+    "shells": ApiList(Queries.shells, {"failure": _text}),
 }
 
 #: Parameters whose name in an address differs from the query's.

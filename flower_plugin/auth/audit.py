@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from celery_trace.clock import Clock
-from celery_trace.control import audit as shell_audit
+from celery_trace.control.audit import AuditLog
 from celery_trace.control.signing import RefusalLimit
 from celery_trace.model import AuditEntry
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("celery_trace.audit")
 REFUSALS_A_MINUTE = 100
 
 
-class AuditLog:
+class MonitorAuditLog:
     """
     Entries in ``audit.jsonl`` of ``trace_dir``, in the log ``celery_trace.audit``, and in the store.
 
@@ -32,7 +32,7 @@ class AuditLog:
     """
 
     def __init__(self, folder: Path, clock: Clock) -> None:
-        self._file = shell_audit.AuditLog(folder, "monitor", clock)
+        self._file = AuditLog(folder, "monitor", clock)
         self._limits = {known: RefusalLimit(clock, per_minute=REFUSALS_A_MINUTE) for known in (False, True)}
         self._unwritten = {False: 0, True: 0}
         self.emit: Callable[[AuditEntry], object] | None = None

@@ -20,8 +20,8 @@ import psutil
 from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler
 
-from flower_plugin.auth.audit import AuditLog
-from flower_plugin.auth.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
+from flower_plugin.auth.audit import MonitorAuditLog
+from flower_plugin.auth.login import Credentials, Guesses, LoginSessions, OneTimeLinks, SpentCookies
 from flower_plugin.auth.roles import Role, RoleMap, User
 
 logger = logging.getLogger("celery_trace.monitor")
@@ -91,10 +91,10 @@ class Gatekeeper:
         credentials: Credentials,
         roles: RoleMap,
         hosts: Hosts,
-        sessions: Sessions,
+        sessions: LoginSessions,
         links: OneTimeLinks,
         guesses: Guesses,
-        audit: AuditLog,
+        audit: MonitorAuditLog,
         spent: SpentCookies,
         oauth: Callable[[str], bool] | None = None,
         session_cookie: str = "celery_trace_session",

@@ -153,14 +153,14 @@ def _named_passwords(pairs: Sequence[str]) -> dict[str, bytes]:
     return found
 
 
-class Session(Struct, frozen=True):
+class LoginSession(Struct, frozen=True):
     """A login. ``ends_s`` is on the monotonic clock."""
 
     user: str
     ends_s: float
 
 
-class Sessions:
+class LoginSessions:
     """
     Logins that are alive, by the digest of their cookie, so that a dump of memory shows no cookie.
 
@@ -172,7 +172,7 @@ class Sessions:
         self._clock = clock
         self._life_s = life_s
         self._most = most
-        self._by_digest: OrderedDict[bytes, Session] = OrderedDict()
+        self._by_digest: OrderedDict[bytes, LoginSession] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -183,12 +183,12 @@ class Sessions:
         own = [digest for digest, session in self._by_digest.items() if session.user == user]
         for digest in own[: max(0, len(own) + 1 - MOST_SESSIONS_OF_ONE)]:
             del self._by_digest[digest]
-        self._by_digest[_digest(cookie)] = Session(user, self._clock.monotonic_s() + self._life_s)
+        self._by_digest[_digest(cookie)] = LoginSession(user, self._clock.monotonic_s() + self._life_s)
         while len(self._by_digest) > self._most:
             self._by_digest.popitem(last=False)
         return cookie
 
-    def find(self, cookie: str) -> Session | None:
+    def find(self, cookie: str) -> LoginSession | None:
         """The living session of a cookie, or None."""
         digest = _digest(cookie)
         session = self._by_digest.get(digest)

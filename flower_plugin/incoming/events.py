@@ -52,14 +52,14 @@ _CELERYS = frozenset(
 )  # fmt: skip
 
 
-class Refused(Exception):
+class BadEvent(Exception):
     """This is no event that Celery sends."""
 
 
 def _number(least: float, most: float) -> Callable[[object], float]:
     def check(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise Refused
+            raise BadEvent
         return value
 
     return check
@@ -68,7 +68,7 @@ def _number(least: float, most: float) -> Callable[[object], float]:
 def _integer(most: int = MOST_INTEGER, least: int = 0) -> Callable[[object], int]:
     def check(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise Refused
+            raise BadEvent
         return value
 
     return check
@@ -77,18 +77,18 @@ def _integer(most: int = MOST_INTEGER, least: int = 0) -> Callable[[object], int
 def _name(value: Any, most: int = MOST_NAME) -> str:
     """A name or an id: one line without anything that hides or turns what stands beside it."""
     if not isinstance(value, str) or not 0 < len(value) <= most or value.isspace():
-        raise Refused
+        raise BadEvent
     # Most are printable, which is quickly found out; a few more are that Python would write as an escape, such as a
     # no-break space.
     if not value.isprintable() and ("\n" in value or "\t" in value or visible(value) != value):
-        raise Refused
+        raise BadEvent
     return value
 
 
 def _text(value: object) -> str:
     """A sentence or two, cut."""
     if not isinstance(value, str):
-        raise Refused
+        raise BadEvent
     return visible(value[:MOST_NAME])
 
 
@@ -96,14 +96,14 @@ def is_name(value: object) -> bool:
     """Whether something can be the name of a worker."""
     try:
         _name(value)
-    except Refused:
+    except BadEvent:
         return False
     return True
 
 
 def _load(value: object) -> list[float]:
     if not isinstance(value, list | tuple) or not 0 < len(value) <= 3:
-        raise Refused
+        raise BadEvent
     return [_LOAD(one) for one in value]
 
 
@@ -190,19 +190,19 @@ class EventCheck:
         """The event as Celery would have sent it, or None, which is counted."""
         try:
             return self._checked(event)
-        except Refused as error:
+        except BadEvent as error:
             self.refuse(str(error))
             return None
 
     def _checked(self, event: object) -> dict[str, object]:
         if not isinstance(event, dict):
-            raise Refused("it is not a mapping")
+            raise BadEvent("it is not a mapping")
         kind = event.get("type")
         match = _TYPE.fullmatch(kind) if isinstance(kind, str) else None
         if match is None:
-            raise Refused("it has no valid type")
+            raise BadEvent("it has no valid type")
         if kind not in _CELERYS and not self._known(self._types, match.group(), MOST_TYPES):
-            raise Refused("there are too many different types")
+            raise BadEvent("there are too many different types")
         fields: Mapping[str, Callable[[object], object]] = {"task": _TASK, "worker": _WORKER}.get(
             match["group"], _COMMON
         )
@@ -215,7 +215,7 @@ class EventCheck:
         }
         if fields is _TASK:
             if not match["subject"]:
-                raise Refused("it has no valid type")
+                raise BadEvent("it has no valid type")
             found["uuid"] = self._needed(event, "uuid", _name)
         for name, check in fields.items():
             value = event.get(name)
@@ -223,7 +223,7 @@ class EventCheck:
                 continue
             try:
                 found[name] = check(value)
-            except Refused:
+            except BadEvent:
                 self.fields_left_out += 1
         if fields is _TASK:
             self._add_values(event, found)
@@ -233,8 +233,8 @@ class EventCheck:
     def _needed(event: dict[str, object], name: str, check: Callable[[object], object]) -> object:
         try:
             return check(event.get(name))
-        except Refused:
-            raise Refused(f"its {name} is missing or not what it should be") from None
+        except BadEvent:
+            raise BadEvent(f"its {name} is missing or not what it should be") from None
 
     def _add_values(self, event: dict[str, object], found: dict[str, object]) -> None:
         scrubber = self._scrubber(event, found)

@@ -12,7 +12,7 @@ from celery_trace.alerting.rules import SEVERITIES, SHIPPED, Rule, configured, i
 from celery_trace.model import AlertView
 from celery_trace.queries import Queries
 from celery_trace.settings import SettingError
-from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
 
 _ORDER = {"firing": 0, "pending": 1, "resolved": 2}
 STATES = ("firing", "pending", "resolved")
@@ -123,5 +123,5 @@ PAGE = MonitorPage(
     template="trace/alerts.html",
     tab="alerts",
     context=alerts,
-    place=Place.BAR,
+    place=NavPlace.BAR,
 )

@@ -24,10 +24,10 @@ from celery_trace.queries.failures import SEARCHED_VALUES
 from celery_trace.queries.filters import FailureFilter, GroupFilter
 from flower_plugin.auth.roles import Role
 from flower_plugin.auth.values import without_values
-from flower_plugin.pages.page import RANGES, Context, MonitorPage, Place, Visit
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
 from flower_plugin.rendering.source import SourceLine, source_lines
 from flower_plugin.rendering.wording import visible
-from flower_plugin.trouble import Missing
+from flower_plugin.trouble import NotFound
 
 MOST_ROWS = 100
 MOST_MEMBERS = 100
@@ -297,11 +297,11 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
     One failure.
 
     Raises:
-        Missing: There is none with this id.
+        NotFound: There is none with this id.
     """
     detail: FailureDetail | None = queries.failure(identifier)
     if detail is None:
-        raise Missing(
+        raise NotFound(
             "There is no failure with this id.",
             "It may have been pruned, or it has not reached the store yet.",
             ("trace_failures", "All failures"),
@@ -364,7 +364,7 @@ GROUPS = MonitorPage(
     template="trace/failure_groups.html",
     tab="failures",
     context=groups,
-    place=Place.BAR,
+    place=NavPlace.BAR,
 )
 LIST = MonitorPage(
     path=r"/trace/failures/all",

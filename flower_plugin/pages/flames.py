@@ -6,7 +6,7 @@ from celery_trace.heap import flames
 from celery_trace.model import Line
 from celery_trace.queries import Queries
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, Visit
-from flower_plugin.trouble import Missing
+from flower_plugin.trouble import NotFound
 
 #: Lines of the table below the graph.
 MOST_LINES = 12
@@ -60,14 +60,14 @@ def kept(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
     One name's flame graph.
 
     Raises:
-        Missing: There is no such release to compare with.
+        NotFound: There is no such release to compare with.
     """
     compare = visit.word("compare")
     releases = queries.heap_releases(kind, name)
     try:
         found = flame(queries, visit, kind, name, compare=compare, since_s=visit.since_s("day"))
     except ValueError as error:
-        raise Missing(
+        raise NotFound(
             "There is nothing to compare with.",
             f"{str(error)[:1].upper()}{str(error)[1:]}.",
             ("trace_runs", "All names"),

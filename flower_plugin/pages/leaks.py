@@ -15,10 +15,10 @@ from celery_trace.queries import Queries
 from celery_trace.queries.filters import LeakFilter
 from flower_plugin.auth.roles import Role
 from flower_plugin.auth.values import without_data
-from flower_plugin.pages.page import RANGES, Context, MonitorPage, Place, Visit
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
 from flower_plugin.pages.timemarks import Mark, marks_of
 from flower_plugin.rendering.source import one_line, source_lines
-from flower_plugin.trouble import Missing
+from flower_plugin.trouble import NotFound
 
 #: Sort orders of the table, besides that by urgency.
 SORTS = ("per_run", "total", "runs", "seen", "name")
@@ -178,11 +178,11 @@ def leak(queries: Queries, visit: Visit, identifier: str) -> Context:
     One leak with its evidence.
 
     Raises:
-        Missing: There is none with this id.
+        NotFound: There is none with this id.
     """
     found: Leak | None = queries.leak(identifier)
     if found is None:
-        raise Missing(
+        raise NotFound(
             "There is no leak with this id.",
             "It may have been pruned, or the line has moved since the link was made.",
             ("trace_leaks", "All leaks"),
@@ -226,7 +226,7 @@ LIST = MonitorPage(
     template="trace/leaks.html",
     tab="leaks",
     context=table,
-    place=Place.BAR,
+    place=NavPlace.BAR,
 )
 ONE = MonitorPage(
     path=r"/trace/leaks/([^/]+)",

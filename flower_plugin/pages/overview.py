@@ -16,7 +16,7 @@ from celery_trace.stores.lineage import sentence
 from flower_plugin.auth.roles import Role
 from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of, of_process
-from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
 from flower_plugin.rendering import badges
 from flower_plugin.rendering.wording import Paths, clip, count, plural, ratio, size_text
 
@@ -375,5 +375,5 @@ PAGE = MonitorPage(
     template="trace/overview.html",
     tab="trace",
     context=overview,
-    place=Place.BAR,
+    place=NavPlace.BAR,
 )

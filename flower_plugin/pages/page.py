@@ -67,7 +67,7 @@ class Visit(Struct, frozen=True, kw_only=True):
         return replace(seen, text=self.paths.in_text(seen.text), subject=self.paths.in_text(seen.subject))
 
 
-class Place(StrEnum):
+class NavPlace(StrEnum):
     """Where the navigation has a page's entry."""
 
     NOWHERE = ""
@@ -97,7 +97,7 @@ class MonitorPage(Struct, frozen=True, kw_only=True):
     context: Callable[..., Context]
     role: Role = Role.LOOK
     framing: bool = False
-    place: Place = Place.NOWHERE
+    place: NavPlace = NavPlace.NOWHERE
     entry: str = ""
 
     @property

@@ -5,8 +5,8 @@ from __future__ import annotations
 from celery_trace.heap.flamegraph import MOST_KEPT, VIEWS, Profiles, available
 from celery_trace.queries import Queries
 from flower_plugin.auth.roles import Role
-from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
-from flower_plugin.trouble import Missing
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
+from flower_plugin.trouble import NotFound
 
 
 def profiles(_queries: Queries, visit: Visit) -> Context:
@@ -25,11 +25,11 @@ def profile(_queries: Queries, visit: Visit, identifier: str) -> Context:
     One profile. Its flamegraph is fetched by the frame on the page, as making it may take some seconds.
 
     Raises:
-        Missing: There is none with this id.
+        NotFound: There is none with this id.
     """
     found = Profiles(visit.settings.folder).find(identifier)
     if found is None:
-        raise Missing(
+        raise NotFound(
             "There is no profile with this id.",
             f"It lies on another host, or it was one of more than {MOST_KEPT} and gave way.",
             ("trace_profiles", "All profiles"),
@@ -49,7 +49,7 @@ LIST = MonitorPage(
     template="trace/profiles.html",
     tab="profiles",
     context=profiles,
-    place=Place.MORE,
+    place=NavPlace.MORE,
     role=Role.LOCALS,
 )
 ONE = MonitorPage(

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 from celery_trace.queries import Queries
 from flower_plugin.auth.roles import Role
 from flower_plugin.auth.values import may_read
-from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
-from flower_plugin.trouble import Missing
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
+from flower_plugin.trouble import NotFound
 
 
 def shells(queries: Queries, visit: Visit) -> Context:
@@ -22,11 +22,11 @@ def shell(queries: Queries, visit: Visit, identifier: str) -> Context:
     One session with its lines; those of a live one for who may type there.
 
     Raises:
-        Missing: There is none with this id.
+        NotFound: There is none with this id.
     """
     found = queries.shell(identifier)
     if found is None:
-        raise Missing(
+        raise NotFound(
             "There is no shell session with this id.", "It may have been pruned.", ("trace_shells", "All shells")
         )
     shut = not may_read(visit.user, found)
@@ -45,7 +45,7 @@ LIST = MonitorPage(
     template="trace/shells.html",
     tab="shells",
     context=shells,
-    place=Place.MORE,
+    place=NavPlace.MORE,
     role=Role.LOCALS,
 )
 ONE = MonitorPage(

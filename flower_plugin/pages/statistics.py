@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery_trace.model import StatsView
 from celery_trace.queries import Queries
 from celery_trace.stores import lineage, sizes
-from flower_plugin.pages.page import Context, MonitorPage, Place, Visit
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
 from flower_plugin.rendering.wording import size_text
 
 _SINGULAR = {"processes": "process", "stats": "stats"}
@@ -93,5 +93,5 @@ PAGE = MonitorPage(
     template="trace/statistics.html",
     tab="statistics",
     context=statistics,
-    place=Place.MORE,
+    place=NavPlace.MORE,
 )

@@ -13,7 +13,7 @@ from celery_trace.heap import forecasting
 from celery_trace.model import MemoryState, ProcessRecord, ProcessView, Sample, WorkerView
 from celery_trace.queries import Queries
 from flower_plugin.pages.limits import limits_of, of_process
-from flower_plugin.pages.page import RANGES, Context, MonitorPage, Place, Visit
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
 from flower_plugin.pages.timemarks import Mark, ended_words, marks_of
 
 #: When a process takes its first sample, seconds after its start.
@@ -269,6 +269,6 @@ PAGE = MonitorPage(
     template="trace/workers.html",
     tab="memory",
     context=memory,
-    place=Place.BAR,
+    place=NavPlace.BAR,
     entry="Memory",
 )

@@ -148,7 +148,7 @@ class FrameChosen(Struct, frozen=True, tag="frame"):
     user: str
 
 
-class Refusal(Struct, frozen=True, tag="refused"):
+class ShellRefusal(Struct, frozen=True, tag="refused"):
     """Something is not done."""
 
     why: str
@@ -158,4 +158,6 @@ class Pong(Struct, frozen=True, tag="pong"):
     """The line is alive."""
 
 
-Told = Hello | Watchers | Input | Remark | Output | Ended | Completions | ModeChanged | FrameChosen | Refusal | Pong
+Told = (
+    Hello | Watchers | Input | Remark | Output | Ended | Completions | ModeChanged | FrameChosen | ShellRefusal | Pong
+)

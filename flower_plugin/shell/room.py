@@ -26,16 +26,16 @@ from flower_plugin.shell.messages import (
     Output,
     Ping,
     Pong,
-    Refusal,
     Remark,
     RunCode,
+    ShellRefusal,
     Told,
     Watchers,
 )
 from flower_plugin.shell.opener import Opener
 from flower_plugin.shell.output import OutputBatches
 from flower_plugin.shell.threads import ShellThreads
-from flower_plugin.shell.transcript import Transcript
+from flower_plugin.shell.transcript import RoomTranscript
 
 logger = logging.getLogger("celery_trace.monitor")
 
@@ -97,7 +97,7 @@ class ShellRoom:
         self._failure_id = failure
         self._live = live
         self._forget = forget
-        self._transcript = Transcript(context, threads.writer, failure)
+        self._transcript = RoomTranscript(context, threads.writer, failure)
         self._sockets: dict[Watcher, str] = {}
         self._record: Failure | None = None
         self._session: ShellSession | None = None
@@ -233,7 +233,7 @@ class ShellRoom:
             session = await self._threads.call(lambda: self._opener.recreated(record))
         except ShellError as error:
             self._remark_of_the_room(f"{_sentence(why)} The shell can't be recreated either: {error}")
-            self._tell_all(Refusal(str(error)))
+            self._tell_all(ShellRefusal(str(error)))
             self.end()
             return
         if self._ended:  # the last one left meanwhile
@@ -274,7 +274,7 @@ class ShellRoom:
         elif isinstance(asked, ChooseFrame):
             await self._choose(socket, asked.index)
         elif why := self._too_long(socket.user.name, asked):
-            socket.tell(Refusal(why))
+            socket.tell(ShellRefusal(why))
             socket.tell(Ended(ok=False, id=asked.id))
         elif asked.code.lstrip().startswith("#") and "\n" not in asked.code.strip():
             await self._remark(socket, asked)
@@ -326,7 +326,7 @@ class ShellRoom:
     async def _choose(self, socket: Watcher, index: int) -> None:
         session = self._session
         if session is None or not 0 <= index < len(session.frames):
-            socket.tell(Refusal(f"There is no frame {index}."))
+            socket.tell(ShellRefusal(f"There is no frame {index}."))
             return
         try:
             async with self._turn:
@@ -335,7 +335,7 @@ class ShellRoom:
             await self._fall_back(str(error))
             return
         except ShellError as error:
-            socket.tell(Refusal(str(error)))
+            socket.tell(ShellRefusal(str(error)))
             return
         self._tell_all(FrameChosen(index, socket.user.name))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flower_plugin.auth.roles import Role
-from flower_plugin.shell.messages import NotUnderstood, Ping, Refusal, read
+from flower_plugin.shell.messages import NotUnderstood, Ping, ShellRefusal, read
 from flower_plugin.shell.room import LOGIN_ENDED, ShellRoom
 from flower_plugin.shell.rooms import ShellRooms
 from flower_plugin.web.sockets import SocketHandler
@@ -42,7 +42,7 @@ class ShellSocket(SocketHandler):
 
     def _refuse_message(self, why: str) -> None:
         self.gatekeeper.audit.refused(who=self.user.name, what=f"shell {self.request.path}", why=why)
-        self.tell(Refusal(why))
+        self.tell(ShellRefusal(why))
 
     def refuse(self, why: str) -> None:
         """Say why not, and close."""

@@ -16,7 +16,7 @@ from flower_plugin.context import MonitorContext
 MOST_LINES = 2000
 
 
-class Transcript:
+class RoomTranscript:
     """
     The lines of one session. Used on the loop; the store is written in one thread.
 

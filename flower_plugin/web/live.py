@@ -11,7 +11,7 @@ from flower_plugin.web.sockets import SocketHandler
 MOST_SOCKETS = 500
 
 
-class Link(Struct, frozen=True):
+class Reachable(Struct, frozen=True):
     """Whether the broker or the store answers; ``up`` is None until the first try ended."""
 
     up: bool | None
@@ -23,8 +23,8 @@ class LiveState(Struct, frozen=True, kw_only=True, tag="state"):
 
     token: str
     at: float
-    broker: Link
-    store: Link
+    broker: Reachable
+    store: Reachable
 
 
 class LiveSocket(SocketHandler):
@@ -80,8 +80,8 @@ class LiveFeed:
         return LiveState(
             token=self._token,
             at=self._context.clock.now_s(),
-            broker=Link(broker.up, broker.why),
-            store=Link(not self._store_why, self._store_why),
+            broker=Reachable(broker.up, broker.why),
+            store=Reachable(not self._store_why, self._store_why),
         )
 
     def look(self) -> None:

@@ -18,9 +18,9 @@ from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings, load
 from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
-from flower_plugin.auth.audit import AuditLog
+from flower_plugin.auth.audit import MonitorAuditLog
 from flower_plugin.auth.gate import Gatekeeper, Hosts
-from flower_plugin.auth.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
+from flower_plugin.auth.login import Credentials, Guesses, LoginSessions, OneTimeLinks, SpentCookies
 from flower_plugin.auth.roles import RoleMap
 from flower_plugin.incoming.broker import BrokerLink
 from flower_plugin.incoming.calls import Calls, parameters_of
@@ -113,10 +113,10 @@ def make_monitor(
         credentials=credentials,
         roles=RoleMap.parse(roles),
         hosts=Hosts("127.0.0.1", hosts),
-        sessions=Sessions(clock, 3600),
+        sessions=LoginSessions(clock, 3600),
         links=OneTimeLinks(clock),
         guesses=Guesses(clock, credentials.accounts),
-        audit=AuditLog(settings.folder, clock),
+        audit=MonitorAuditLog(settings.folder, clock),
         spent=SpentCookies(clock, 3600),
         oauth=(lambda name: bool(upstream.oauth_user_allowed(options["auth"], name))) if options.get("auth") else None,
         session_days=1 / 24,

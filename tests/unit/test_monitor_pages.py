@@ -9,7 +9,7 @@ import pytest
 
 from flower_plugin import pages
 from flower_plugin.auth.roles import Role, User
-from flower_plugin.pages.page import MonitorPage, Place
+from flower_plugin.pages.page import MonitorPage, NavPlace
 from flower_plugin.pages.registry import PAGES, navigation
 from flower_plugin.rendering.templating import FOLDER
 
@@ -48,11 +48,17 @@ def test_an_entry_leads_to_an_address_without_groups(page):
 
 
 def test_the_navigation_is_what_it_was():
-    assert [page.label for page in navigation(Place.BAR, None)] == ["Overview", "Leaks", "Failures", "Memory", "Alerts"]
-    assert [page.label for page in navigation(Place.MORE, None)] == ["Runs", "Profiles", "Shells", "Statistics"]
+    assert [page.label for page in navigation(NavPlace.BAR, None)] == [
+        "Overview",
+        "Leaks",
+        "Failures",
+        "Memory",
+        "Alerts",
+    ]
+    assert [page.label for page in navigation(NavPlace.MORE, None)] == ["Runs", "Profiles", "Shells", "Statistics"]
 
 
 def test_nobody_is_offered_a_page_that_they_may_not_open():
     looks = User("lou", Role.LOOK, "session")
-    assert [page.label for page in navigation(Place.MORE, looks)] == ["Runs", "Statistics"]
-    assert len(navigation(Place.BAR, looks)) == 5
+    assert [page.label for page in navigation(NavPlace.MORE, looks)] == ["Runs", "Statistics"]
+    assert len(navigation(NavPlace.BAR, looks)) == 5

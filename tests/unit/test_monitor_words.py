@@ -12,7 +12,7 @@ from celery_trace.clock import FakeClock
 from celery_trace.model import Capture, Failure, Kind, Node, Outcome, TaskContext
 from flower_plugin.api.retry import CannotRetry, rebuild, retry
 from flower_plugin.auth.gate import Hosts
-from flower_plugin.auth.login import LINK_LIFE_S, OneTimeLinks, Sessions
+from flower_plugin.auth.login import LINK_LIFE_S, LoginSessions, OneTimeLinks
 from flower_plugin.incoming.broker import BrokerLink
 from flower_plugin.pages.alerts import channel_name
 from flower_plugin.rendering import badges, wording
@@ -120,7 +120,7 @@ def test_the_lines_around_a_leak_show_no_literal_secret(tmp_path):
 
 def test_sessions_end_and_are_bounded():
     clock = FakeClock()
-    sessions = Sessions(clock, life_s=100, most=3)
+    sessions = LoginSessions(clock, life_s=100, most=3)
     cookies = [sessions.begin(f"user{n}") for n in range(4)]
     assert sessions.find(cookies[0]) is None
     assert sessions.find(cookies[3]).user == "user3"

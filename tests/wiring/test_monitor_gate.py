@@ -17,9 +17,9 @@ from tornado.netutil import bind_unix_socket
 from tornado.web import HTTPError, RequestHandler, create_signed_value
 
 from celery_trace.clock import FakeClock
-from flower_plugin.auth.audit import AuditLog
+from flower_plugin.auth.audit import MonitorAuditLog
 from flower_plugin.auth.gate import Gate, Hosts
-from flower_plugin.auth.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, Sessions
+from flower_plugin.auth.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, LoginSessions
 from flower_plugin.auth.roles import Role
 from flower_plugin.upstream import flower_template_folder, splice
 from flower_plugin.web.guarded import guarded
@@ -463,7 +463,7 @@ def test_a_session_ends(tmp_path):
 
 
 def test_nobody_can_log_the_others_out_by_logging_in_often():
-    sessions = Sessions(FakeClock(), 3600)
+    sessions = LoginSessions(FakeClock(), 3600)
     first, own = sessions.begin("ada"), sessions.begin("lou")
     cookies = [sessions.begin("lou") for _ in range(2000)]
     assert sessions.find(first).user == "ada"
@@ -594,7 +594,7 @@ def test_refusals_stand_in_the_audit_log(tmp_path):
 
 def test_a_flood_of_refusals_does_not_wash_the_audit_log_away(tmp_path):
     clock = FakeClock()
-    log = AuditLog(tmp_path, clock)
+    log = MonitorAuditLog(tmp_path, clock)
     stored = []
     log.emit = stored.append
     log.done(who="ada", what="login")

@@ -36,7 +36,7 @@ from flower_plugin.pages import alerts, failures, leaks, overview, runs, shells,
 from flower_plugin.pages.page import Visit
 from flower_plugin.pages.timemarks import marks_of
 from flower_plugin.rendering.wording import Paths
-from flower_plugin.trouble import Missing
+from flower_plugin.trouble import NotFound
 from flower_plugin.upstream import RememberedTask
 from tests.support import monitor_facts
 from tests.support.alerting import leak as a_leak
@@ -191,7 +191,7 @@ def test_a_leak_comes_with_its_evidence(queries, visit):
 
 
 def test_an_unknown_leak_is_missing_with_a_way_back(queries, visit):
-    with pytest.raises(Missing) as caught:
+    with pytest.raises(NotFound) as caught:
         leaks.leak(queries, visit(), "../../x")
     assert caught.value.back == ("trace_leaks", "All leaks")
 
@@ -300,7 +300,7 @@ def test_a_request_shows_what_was_asked(queries, visit):
 
 
 def test_an_unknown_failure_is_missing(queries, visit):
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         failures.failure(queries, visit(), "nothing")
 
 
@@ -384,7 +384,7 @@ def test_runs_of_a_name_have_percentiles_and_outliers(queries, visit):
     assert context["totals"].percentiles[50] == pytest.approx(0.0128)
     assert context["runs"][0].why == "outlier"
     assert len(context["scatter"]["at"]) == 60
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         runs.runs(queries, visit(), "task", "nothing")
 
 
@@ -413,7 +413,7 @@ def test_transcripts_are_listed_and_shown(queries, visit):
     assert shells.shells(queries, visit())["rows"][0].id == "shell-1"
     shown = shells.shell(queries, visit(), "shell-1")["shell"]
     assert [line.kind for line in shown.lines] == ["input", "output", "remark", "error", "event"]
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         shells.shell(queries, visit(), "nothing")
 
 
@@ -557,9 +557,9 @@ def test_a_run_is_opened_by_its_id_and_only_under_its_name(queries, visit):
     assert context["opened"].id == "run-3"
     assert context["opened_process"].pid == 101
     assert set(context["scatter"]["percentiles"]) == {"50 %", "95 %", "99 %"}
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         runs.runs(queries, visit(run="run-3"), "task", "shop.tasks.fill_cache")
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         runs.runs(queries, visit(run="nothing"), "task", name)
 
 
