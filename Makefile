@@ -57,7 +57,7 @@ system: ## Chromium and the servers that the tests start, from Debian's packages
 	@scripts/system-packages
 
 clean: ## Remove what the other commands made; the virtual environment $(VENV) stays
-	rm -f celery_trace/heap/*.so $(VENV)*/.installed # what uses $(VENV) next builds the extension again
+	rm -f celery_trace/*/*.so $(VENV)*/.installed # what uses $(VENV) next builds the extension again
 	rm -rf $(DEMO_VENV) .demo build dist .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
@@ -65,7 +65,7 @@ constraints: setup ## Write the versions of this virtual environment into constr
 	@scripts/write-constraints $(BIN)/python
 
 # What goes into a virtual environment, the extension modules included.
-INSTALLED_FROM := pyproject.toml constraints.txt scripts/make-venv scripts/compiler $(wildcard celery_trace/heap/*.c)
+INSTALLED_FROM := pyproject.toml constraints.txt scripts/make-venv scripts/compiler $(wildcard celery_trace/*/*.c)
 
 $(VENV)/.installed: $(INSTALLED_FROM) requirements-dev.txt requirements-beside.txt
 	@scripts/make-venv $(PYTHON) $(VENV) --no-deps -r requirements-beside.txt

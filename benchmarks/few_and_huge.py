@@ -45,10 +45,10 @@ def measure(*, most_runs: int = 40, every_s: float = 2.0) -> dict[str, Any]:
 
 
 def held(figures: dict[str, Any]) -> bool:
-    """Whether it was named within ten runs on both."""
+    """Whether its line was named within ten runs on both, and it was called a leak, with its holder, later on."""
     return all(
         one["leaking"] is not None
-        and one["leaking"]["runs"] <= GOAL_RUNS
+        and one["line"]["runs"] <= GOAL_RUNS
         and one["row"]["holder"].endswith("reports")
         and not one["strangers"]
         for one in figures.values()

@@ -86,7 +86,8 @@ class Tracer:
             visit.name = routes.run_name(request.method, routes.route_of(match))
             if visit.name not in self._views and len(self._views) < _MOST_VIEWS:
                 self._views[visit.name] = match.func
-            visit.run = self.recorder().run_started(Kind.REQUEST, visit.name, task_id=visit.id, root_id=visit.id)
+            visit.run = self.recorder().run_started(Kind.REQUEST, visit.name, visit.id)
+            visit.run.origin, visit.run.describe = visit.id, _is_its_own_root
 
     def noted(self, request: Any, error: BaseException) -> None:
         """
@@ -335,3 +336,8 @@ def note_uncaught(*, request: Any = None, **_: Any) -> None:
     if request is not None and error is not None:
         with Guard("django: uncaught exception"):
             of_this_process().noted(request, error)
+
+
+def _is_its_own_root(visit_id: str) -> tuple[str, str]:
+    """A request has no queue, and is the root of the tasks that it sends."""
+    return "", visit_id

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from celery_trace.model import new_id
-from celery_trace.runtime.recorder import RunToken
+from celery_trace.process.open_runs import Token
 
 #: Where the request object carries its visit. A plain attribute, as Django's own middlewares use.
 ATTRIBUTE = "_celery_trace_visit"
@@ -34,7 +34,7 @@ class TracedRequest:
         self.name = ""  # empty until it is routed
         self.own_page = False
         self.inside = False  # between the middleware's call and its return
-        self.run: RunToken | None = None
+        self.run: Token | None = None
         self.ended = False
         self.error: BaseException | None = None
         self.propagated: BaseException | None = None  # recorded while it went on outwards

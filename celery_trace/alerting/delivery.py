@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from celery_trace.alerting import rules as rules_module
 from celery_trace.alerting.channels import Channel, DeliveryFailed, Message
+from celery_trace.alerting.facts import AlertQueries
 from celery_trace.alerting.rules import Rule
 from celery_trace.guard import report
-from celery_trace.model import AlertView, Delivery, Page, new_id
+from celery_trace.model import AlertView, Delivery, new_id
 
 logger = logging.getLogger("celery_trace.alerts")
 
@@ -35,7 +36,7 @@ _MOST_LINES = 20  # alerts spelled out in one message
 class DeliveryStore(Protocol):
     """The part of the store that holds the delivery log."""
 
-    def save_delivery(self, delivery: Delivery) -> Any:
+    def save_delivery(self, delivery: Delivery) -> object:
         """Keep one attempt."""
 
 
@@ -71,7 +72,12 @@ class Dispatcher:
     """
 
     def __init__(
-        self, store: DeliveryStore, queries: Any, channels: Sequence[Channel], rules: Iterable[Rule], base_url: str
+        self,
+        store: DeliveryStore,
+        queries: AlertQueries,
+        channels: Sequence[Channel],
+        rules: Iterable[Rule],
+        base_url: str,
     ) -> None:
         self._store = store
         self._queries = queries
@@ -213,7 +219,7 @@ class Dispatcher:
         return due
 
     def _read_log(self, id: str) -> None:
-        for delivery in _rows(self._queries.deliveries(alert_id=id)):
+        for delivery in self._queries.deliveries(alert_id=id).rows:
             sent = self._sent.get((id, delivery.channel), _Sent())
             self._sent[id, delivery.channel] = _Sent(
                 max(sent.ok_at_s, delivery.at if delivery.ok else 0.0), max(sent.tried_at_s, delivery.at)
@@ -253,7 +259,3 @@ def _attempt(channel: Channel, message: Message) -> str:
         report(f"alert channel {channel.label}", error)
         return f"{type(error).__name__} inside the channel; see the monitor's log"
     return ""
-
-
-def _rows(answer: Any) -> list[Any]:
-    return answer.rows if isinstance(answer, Page) else list(answer)

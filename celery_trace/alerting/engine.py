@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -23,23 +22,22 @@ from celery_trace.alerting import channels as channels_module
 from celery_trace.alerting import rules as rules_module
 from celery_trace.alerting.channels import Channel
 from celery_trace.alerting.delivery import DeliveryStore, Dispatcher
-from celery_trace.alerting.rules import Facts, Reading, Rule, StoredRules
+from celery_trace.alerting.facts import AlertQueries, FactReader
+from celery_trace.alerting.rules import Reading, Rule, StoredRules
 from celery_trace.clock import Clock
 from celery_trace.guard import report
-from celery_trace.model import AlertView, Delivery, Outcome, Page, Rollup, stable_id
+from celery_trace.model import AlertView, Delivery, stable_id
 from celery_trace.settings import SettingError, Settings
 
 logger = logging.getLogger("celery_trace.alerts")
 
-_MOST_ROWS = 2000  # of one kind of fact in one evaluation; the greatest or latest come first
-_MOST_RESOLVED = 200  # ended alerts that are looked at for what is still to be delivered
 _SAVE_EVERY_S = 60.0  # a value that only drifts is written this often, so that pages do not reload for it
 
 
 class AlertStore(DeliveryStore, Protocol):
     """The part of the store that the engine writes."""
 
-    def save_alert(self, alert: AlertView) -> Any:
+    def save_alert(self, alert: AlertView) -> object:
         """Keep an alert as it stands now."""
 
 
@@ -64,28 +62,7 @@ def advance(
     """
     over = reading is not None and reading.value > rule.above
     if alert is None or alert.state == "resolved":
-        if not over or reading is None:
-            return alert, None
-        fires = rule.for_s <= 0
-        return (
-            AlertView(
-                id=alert_id(rule, reading.subject),
-                rule=rule.name,
-                subject=reading.subject,
-                state="firing" if fires else "pending",
-                severity=rule.severity,
-                text=reading.text,
-                value=reading.value,
-                threshold=rule.above,
-                since=now_s,
-                fired_at=now_s if fires else None,
-                resolved_at=None,
-                silenced_until=alert.silenced_until if alert else None,
-                link=reading.link,
-                count=(alert.count if alert else 0) + fires,
-            ),
-            None,
-        )
+        return (_began(alert, reading, rule, now_s) if reading is not None and over else alert), None
     if reading is not None:
         alert = _updated(alert, reading, rule)
     if alert.state == "pending":
@@ -100,6 +77,27 @@ def advance(
     if now_s - since_s >= rule.hold_s:
         return replace(alert, state="resolved", resolved_at=now_s), None
     return alert, since_s
+
+
+def _began(before: AlertView | None, reading: Reading, rule: Rule, now_s: float) -> AlertView:
+    """An alert whose value is over the threshold since now; ``before`` is the one that ended, if there was one."""
+    fires = rule.for_s <= 0
+    return AlertView(
+        id=alert_id(rule, reading.subject),
+        rule=rule.name,
+        subject=reading.subject,
+        state="firing" if fires else "pending",
+        severity=rule.severity,
+        text=reading.text,
+        value=reading.value,
+        threshold=rule.above,
+        since=now_s,
+        fired_at=now_s if fires else None,
+        resolved_at=None,
+        silenced_until=before.silenced_until if before else None,
+        link=reading.link,
+        count=(before.count if before else 0) + fires,
+    )
 
 
 def _updated(alert: AlertView, reading: Reading, rule: Rule) -> AlertView:
@@ -130,7 +128,7 @@ class AlertEngine:
     def __init__(
         self,
         store: AlertStore,
-        queries: Any,
+        queries: AlertQueries,
         settings: Settings,
         clock: Clock,
         *,
@@ -151,7 +149,7 @@ class AlertEngine:
         self._clear_since_s: dict[str, float] = {}
         self._saved_at_s: dict[str, float] = {}
         self._dispatcher = Dispatcher(store, queries, self.channels, self.rules, base_url)
-        self._drops: deque[tuple[float, int]] = deque()
+        self._facts = FactReader(queries)
 
     @property
     def channel_labels(self) -> list[str]:
@@ -171,13 +169,13 @@ class AlertEngine:
             StoreUnavailable: The store does not answer; the next round catches up.
         """
         if not self._turn.acquire(blocking=False):
-            return [alert for alert in self._alerts() if alert.state != "resolved"]
+            return [alert for alert in self._facts.alerts() if alert.state != "resolved"]
         try:
             now_s = self._clock.now_s()
             self._take_rules()
             readings = self._readings(now_s)
             with self._states:
-                before = {alert.id: alert for alert in self._alerts()}
+                before = {alert.id: alert for alert in self._facts.alerts()}
                 after = self._advance_all(before, readings, now_s)
             self._dispatcher.deliver(after, now_s)
             return [
@@ -190,7 +188,7 @@ class AlertEngine:
 
     def _take_rules(self) -> None:
         """What somebody set in the monitor, any monitor over this store, holds from the next round on."""
-        stored: StoredRules | None = self._queries.alert_rules()
+        stored = self._queries.alert_rules()
         if stored == self._stored:
             return
         self._stored = stored
@@ -226,17 +224,17 @@ class AlertEngine:
 
     def _change(self, id: str, change: Callable[[AlertView, float], AlertView]) -> AlertView | None:
         with self._states:
-            alert: AlertView | None = self._queries.alert(id)
+            alert = self._queries.alert(id)
             if alert is None:
                 return None
             alert = change(alert, self._clock.now_s())
             self._store.save_alert(alert)
             return alert
 
-    # --- facts -----------------------------------------------------------------------------------------
+    # --- readings --------------------------------------------------------------------------------------
 
     def _readings(self, now_s: float) -> list[tuple[Rule, list[Reading] | None]]:
-        facts = self._facts(now_s)
+        facts = self._facts.read(self.rules, now_s)
         readings: list[tuple[Rule, list[Reading] | None]] = []
         for rule in self.rules:
             try:
@@ -246,46 +244,7 @@ class AlertEngine:
                 readings.append((rule, None))
         return readings
 
-    def _facts(self, now_s: float) -> Facts:
-        """What the rules in force need, each fact as far back as the longest window of a rule that needs it."""
-        windows_s: dict[str, float] = {}
-        for rule in self.rules:
-            for fact in rules_module.kind_of(rule).needs:
-                windows_s[fact] = max(windows_s.get(fact, 0.0), rule.window_s)
-        fetch: dict[str, Callable[[float], Any]] = {
-            "leaks": lambda _: _all(self._queries.leaks, verdict="leaking"),
-            "workers": lambda _: _all(self._queries.workers),
-            "forecasts": lambda _: self._queries.forecasts(),
-            "groups": lambda window_s: _all(self._queries.groups, since_s=now_s - window_s, trends=False),
-            "losses": lambda window_s: _all(
-                self._queries.failures, outcome=Outcome.LOST.value, since_s=now_s - window_s
-            ),
-            "rollups": lambda window_s: list(self._queries.rollups(since_s=now_s - window_s - Rollup.BUCKET_S)),
-            "dropped_records": lambda window_s: self._dropped(now_s, window_s),
-        }
-        return Facts(now_s=now_s, **{fact: fetch[fact](window_s) for fact, window_s in windows_s.items()})
-
-    def _dropped(self, now_s: float, window_s: float) -> int:
-        """How many records were dropped within the window; the store only knows the sum since ever."""
-        total: int = sum(self._queries.stats().dropped.values())
-        if not self._drops:
-            # After a restart the sum alone does not say what is new: what an alert told of is not, the rest is.
-            told = [alert for alert in self._alerts() if alert.subject == "spool" and alert.fired_at is not None]
-            still = sum(int(alert.value) for alert in told if alert.state == "firing")
-            self._drops.append((now_s, max(0, total - still) if told else 0))
-        if total < self._drops[-1][1]:  # processes were pruned with their counts
-            self._drops.clear()
-        self._drops.append((now_s, total))
-        while len(self._drops) > 1 and self._drops[1][0] <= now_s - window_s:
-            self._drops.popleft()
-        return total - self._drops[0][1]
-
     # --- states ----------------------------------------------------------------------------------------
-
-    def _alerts(self) -> list[AlertView]:
-        """All alerts that are on, and the latest of those that are over."""
-        active = [alert for state in ("firing", "pending") for alert in _all(self._queries.alerts, state=state)]
-        return active + _all(self._queries.alerts, state="resolved", most=_MOST_RESOLVED)
 
     def _advance_all(
         self, before: dict[str, AlertView], readings: Iterable[tuple[Rule, list[Reading] | None]], now_s: float
@@ -293,32 +252,37 @@ class AlertEngine:
         after = dict(before)
         visited: set[str] = set()
         for rule, found in readings:
+            of_rule = {id for id, alert in before.items() if alert.rule == rule.name}
             if found is None:  # the rule could not be evaluated: its alerts stay as they are
-                visited.update(alert.id for alert in before.values() if alert.rule == rule.name)
+                visited |= of_rule
                 continue
             by_id = {alert_id(rule, reading.subject): reading for reading in found}
-            active = (alert.id for alert in before.values() if alert.rule == rule.name and alert.state != "resolved")
-            for id in {*by_id, *active}:
+            for id in {*by_id, *(id for id in of_rule if before[id].state != "resolved")}:
                 visited.add(id)
-                if id not in before and by_id[id].value > rule.above:
-                    ended_long_ago: AlertView | None = self._queries.alert(id)
-                    if ended_long_ago is not None:
-                        before[id] = ended_long_ago
-                alert, clear_since_s = advance(
-                    before.get(id), by_id.get(id), rule, now_s=now_s, clear_since_s=self._clear_since_s.get(id)
-                )
-                if clear_since_s is None:
-                    self._clear_since_s.pop(id, None)
-                else:
-                    self._clear_since_s[id] = clear_since_s
+                alert = self._advanced(id, before, by_id.get(id), rule, now_s)
                 if alert is not None:
                     after[id] = alert
-        for alert in before.values():  # their rule is not configured any more
-            if alert.id not in visited and alert.state != "resolved":
-                after[alert.id] = replace(alert, state="resolved", resolved_at=now_s)
+        for id, alert in before.items():  # their rule is not configured any more
+            if id not in visited and alert.state != "resolved":
+                after[id] = replace(alert, state="resolved", resolved_at=now_s)
         for id, alert in after.items():
             self._save(before.get(id), alert, now_s)
         return list(after.values())
+
+    def _advanced(
+        self, id: str, before: dict[str, AlertView], reading: Reading | None, rule: Rule, now_s: float
+    ) -> AlertView | None:
+        """One alert after this round; where it ended too long ago to be in ``before``, it is added there."""
+        if id not in before and reading is not None and reading.value > rule.above:
+            ended_long_ago = self._queries.alert(id)
+            if ended_long_ago is not None:
+                before[id] = ended_long_ago
+        alert, clear_since_s = advance(
+            before.get(id), reading, rule, now_s=now_s, clear_since_s=self._clear_since_s.pop(id, None)
+        )
+        if clear_since_s is not None:
+            self._clear_since_s[id] = clear_since_s
+        return alert
 
     def _save(self, before: AlertView | None, alert: AlertView, now_s: float) -> None:
         if before is alert or before == alert:
@@ -328,16 +292,3 @@ class AlertEngine:
             return
         self._store.save_alert(alert)
         self._saved_at_s[alert.id] = now_s
-
-
-def _all(query: Callable[..., Page[Any]], *, most: int = _MOST_ROWS, **given: Any) -> list[Any]:
-    """The rows of all pages, ``most`` at most."""
-    rows: list[Any] = []
-    cursor: str | None = None
-    while len(rows) < most:
-        page = query(**given, limit=min(500, most), cursor=cursor)
-        rows.extend(page.rows)
-        cursor = page.next
-        if cursor is None:
-            break
-    return rows

@@ -10,7 +10,7 @@ from celery_trace.cli import report
 from celery_trace.cli.session import Lasting, Refusal, Session, command, listing, unknown, user
 from celery_trace.clock import SystemClock
 from celery_trace.errors import Unavailable
-from celery_trace.words import duration, size
+from celery_trace.words import duration
 
 
 @command
@@ -62,31 +62,23 @@ def _say_rules(session: Session) -> None:
             stored = queries.alert_rules()
     except Unavailable:  # a store that is down or not made yet has no rules of its own
         stored = None
-    described = [rules.describe(rule) for rule in rules.in_force(session.settings.alert_rules, stored)]
+    in_force = rules.in_force(session.settings.alert_rules, stored)
     labels = [channel.label for channel in channels.channels(session.settings.alert_channels)]
     columns = [report.Column("RULE"), report.Column("SEVERITY"), report.Column("ABOVE", right=True),
                report.Column("FOR", right=True), report.Column("HOLD", right=True),
                report.Column("REPEAT", right=True), report.Column("MEANING", elastic=True)]  # fmt: skip
     rows = [
-        [rule["name"], rule["severity"], _amount(rule["above"], rule["unit"]), _time(rule["for_s"]),
-         _time(rule["hold_s"]), _time(rule["repeat_s"]), rule["meaning"]]
-        for rule in described
+        [rule.name, rule.severity, kind.unit.in_words(rule.above), _time(rule.for_s), _time(rule.hold_s),
+         _time(rule.repeat_s), kind.meaning]
+        for rule, kind in ((rule, rules.kind_of(rule)) for rule in in_force)
     ]  # fmt: skip
     text = report.table(columns, rows, session.style, "No rule is in force: trace_alert_rules is empty.")
     named = ", ".join(labels) or "none; set trace_alert_channels, see docs/alerts.md"
     whose = f"The rules were set in the monitor by {report.plain(stored.by or 'somebody')}.\n" if stored else ""
     session.say(
         f"{text}\n{whose}Channels: {report.plain(named)}\n",
-        {"rules": described, "channels": labels, "set_by": stored.by if stored else None},
+        {"rules": list(map(rules.describe, in_force)), "channels": labels, "set_by": stored.by if stored else None},
     )
-
-
-def _amount(value: float, unit: str) -> str:
-    if unit == "bytes":
-        return size(value)
-    if unit == "seconds":
-        return duration(value)
-    return f"{value:.0%}" if unit == "share" else f"{value:g}"
 
 
 def _time(seconds: float) -> str:

@@ -15,10 +15,6 @@ from celery_trace.process.blackbox import Running
 
 _KILLED: Final = "The process was killed. Its black box tells what it was doing."
 _CRASHED: Final = "The process crashed: {}. The stack is where it crashed."
-_FAILED: Final = (
-    "It failed as many did before it. Its process was killed within a second, before the error's words and the "
-    "arguments were written."
-)
 
 
 def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: SourceLines) -> list[AnyRecord]:
@@ -32,8 +28,8 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
         source: Reads the lines at which the process was.
 
     Returns:
-        The process with its end, and a failure for each run that was in progress, or whose failure was
-        still to be written. Doing it twice gives the same keys.
+        The process with its end, and a failure for each run that was in progress. Doing it twice gives the same
+        keys.
     """
     reading = blackbox.read(box, noticed_at_s=now_s)
     if process is None and reading is not None:
@@ -44,8 +40,6 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
     # Several, where threads or greenlets share a process.
     for run, seen in reading.runs if reading is not None else ():
         sample = seen and replace(seen, stack=_with_source(seen.stack, source, process.started_at_s))
-        outcome = Outcome.FAILED if run.failed else Outcome.LOST
-        lasted = run.started_at_s and not run.failed
         at_s = sample.at_s if sample is not None else now_s
         records.append(
             Failure(
@@ -55,17 +49,17 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
                 name=run.name,
                 task_id=run.task_id,
                 retries=run.retries,
-                outcome=outcome,
+                outcome=Outcome.LOST,
                 witness="box",
-                fingerprint=fingerprint(Kind(run.kind), run.name, None, None, outcome),
+                fingerprint=fingerprint(Kind(run.kind), run.name, None, None, Outcome.LOST),
                 worker=process.worker,
                 pid=process.pid,
                 hostname=process.host,
                 at_s=at_s,
-                duration_s=max(0.0, now_s - run.started_at_s) if lasted else None,
+                duration_s=max(0.0, now_s - run.started_at_s) if run.started_at_s else None,
                 last_sample=sample,
-                note=_FAILED if run.failed else _CRASHED.format(sample.crash) if sample and sample.crash else _KILLED,
-                kills=[] if run.failed else [kill_of(process, process.pid, at_s)],
+                note=_CRASHED.format(sample.crash) if sample and sample.crash else _KILLED,
+                kills=[kill_of(process, process.pid, at_s)],
             )
         )
     return records

@@ -64,14 +64,6 @@ class Outline(NamedTuple):
     bytes: int
 
 
-class Repeat(NamedTuple):
-    """A failure that was captured in full before: what is new of it, read from its objects and not redacted yet."""
-
-    outline: Outline
-    full: int  # how many of the last minute were captured in full
-    words: list[tuple[str, list[str]]]  # what each exception says, and its notes
-
-
 class _Known:
     __slots__ = ("full", "outline", "pins", "secretive", "since_s")
 

@@ -1278,6 +1278,48 @@ sampler_stack(PyObject *Py_UNUSED(module), PyObject *argument)
     return result;
 }
 
+/*
+ * Which local variables of functions that run, in any thread, refer to one of some objects. A frame that runs is not
+ * known to the garbage collector. A variable is compared as an address, as references are tagged since 3.14.
+ */
+static PyObject *
+sampler_holding_frames(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    enum { MOST_FOUND = 64 };
+    struct { Py_ssize_t object; PyCodeObject *code; int variable; } found[MOST_FOUND];
+    int count = 0;
+    PyObject *objects = PySequence_Tuple(argument);
+    if (objects == NULL)
+        return NULL;
+    for (PyThreadState *state = PyInterpreterState_ThreadHead(interpreter); state; state = PyThreadState_Next(state))
+        for (_PyInterpreterFrame *frame = innermost(state); frame != NULL; frame = frame->previous) {
+            if (_PyFrame_IsIncomplete(frame))
+                continue;
+            PyCodeObject *code = code_of(frame);
+            for (int i = 0; i < code->co_nlocalsplus && count < MOST_FOUND; i++) {
+                uintptr_t value;
+                memcpy(&value, &frame->localsplus[i], sizeof value);
+                for (Py_ssize_t at = 0; at < PyTuple_GET_SIZE(objects) && count < MOST_FOUND; at++)
+                    if ((value & ~(uintptr_t)3) == (uintptr_t)PyTuple_GET_ITEM(objects, at)) {
+                        found[count].object = at;
+                        found[count].code = (PyCodeObject *)Py_NewRef(code);
+                        found[count++].variable = i;
+                    }
+            }
+        }
+    PyObject *result = PyList_New(0);
+    for (int i = 0; i < count; i++) {
+        PyObject *name = PyTuple_GET_ITEM(found[i].code->co_localsplusnames, found[i].variable);
+        PyObject *item = result ? Py_BuildValue("(nOO)", found[i].object, found[i].code, name) : NULL;
+        if (item == NULL || PyList_Append(result, item) < 0)
+            Py_CLEAR(result);
+        Py_XDECREF(item);
+        Py_DECREF(found[i].code);
+    }
+    Py_DECREF(objects);
+    return result;
+}
+
 /* Forget the stacks that no pick has any more, once they are many. Numbers that were read before are void afterwards. */
 static PyObject *
 sampler_sweep(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
@@ -1354,6 +1396,7 @@ PyDoc_STRVAR(stop_at_doc, "stop_at(code)\n\nStacks end with a frame of this func
 PyDoc_STRVAR(note_collection_doc, "note_collection(phase, info)\n\nFor gc.callbacks: counts full collections.");
 PyDoc_STRVAR(picks_doc, "picks() -> bytes\n\nWhat is alive of the sample, a record each; see sampler.RECORD.");
 PyDoc_STRVAR(stack_doc, "stack(number) -> ((code, line), ...)\n\nA stack, innermost frame first.");
+PyDoc_STRVAR(holding_frames_doc, "holding_frames(objects) -> [(index, code, variable), ...]\n\nLocal variables of functions that run, in any thread, which refer to one of the objects.");
 PyDoc_STRVAR(sweep_doc, "sweep() -> bool\n\nForget unused stacks if they are many; True if numbers of stacks have changed.");
 PyDoc_STRVAR(stats_doc, "stats() -> dict\n\nCounters since the process began.");
 PyDoc_STRVAR(cost_doc, "cost() -> float\n\nSeconds that the hooks add to one allocation and its release; takes 0.3 ms.");
@@ -1373,6 +1416,7 @@ static PyMethodDef methods[] = {
     {"note_collection", (PyCFunction)(void (*)(void))sampler_note_collection, METH_FASTCALL, note_collection_doc},
     {"picks", sampler_picks, METH_NOARGS, picks_doc},
     {"stack", sampler_stack, METH_O, stack_doc},
+    {"holding_frames", sampler_holding_frames, METH_O, holding_frames_doc},
     {"sweep", sampler_sweep, METH_NOARGS, sweep_doc},
     {"stats", sampler_stats, METH_NOARGS, stats_doc},
     {"cost", sampler_cost, METH_NOARGS, cost_doc},

@@ -18,11 +18,13 @@ class Allowance:
 
     Args:
         share: Of the time, such as 0.002.
-        now_s: Monotonic time.
+        now_s: The time, by a clock that only goes forward: monotonic, or the process's processor time.
+        saved_s: The time whose share is there to be spent from the beginning.
     """
 
-    def __init__(self, share: float, now_s: float) -> None:
+    def __init__(self, share: float, now_s: float, *, saved_s: float = SAVED_S) -> None:
         self._share = share
+        self._saved_s = saved_s
         self._began_s = self._last_s = now_s
         self._spent_s = 0.0
 
@@ -30,7 +32,7 @@ class Allowance:
         """Note what was spent since the last call, processor seconds."""
         self._spent_s += spent_s
         passed_s, self._last_s = now_s - self._last_s, now_s
-        allowed_s = self._share * (now_s - self._began_s + SAVED_S)
+        allowed_s = self._share * (now_s - self._began_s + self._saved_s)
         return spent_s > self._share * passed_s and self._spent_s > allowed_s
 
 

@@ -17,6 +17,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from celery_trace.intervals import SAMPLE_S
 from celery_trace.model import Forecast
 from celery_trace.words import duration, size
 
@@ -25,10 +26,10 @@ WARM_UP_S: Final = 120.0
 #: The time that a forecast looks back at most and needs at least, seconds.
 WINDOW_S: Final = 6 * 3600.0
 LEAST_SPAN_S: Final = 480.0
-#: Points that the time is divided into at most and at least. A process samples itself every ten seconds.
+#: Points that the time is divided into at most and at least.
 MOST_POINTS: Final = 48
 FEWEST_POINTS: Final = 10
-POINT_S: Final = 20.0
+POINT_S: Final = 2 * SAMPLE_S
 #: Growth within the time that counts: a share of what is held, and bytes.
 LEAST_SHARE: Final = 0.02
 LEAST_BYTES: Final = 2 * 1024 * 1024

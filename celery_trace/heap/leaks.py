@@ -80,7 +80,7 @@ def _by_site(windows: Iterable[Window]) -> dict[tuple[str, int], list[Window]]:
     found: dict[tuple[str, int], list[Window]] = defaultdict(list)
     for window in windows:
         for site in window.sites:
-            if site.bytes > 0 or window.stage is Stage.SAMPLED:
+            if site.bytes > 0 or window.stage in (Stage.SAMPLED, Stage.RUN):
                 found[site.file, site.line].append(window)
     return found
 
@@ -181,9 +181,9 @@ def _reported_row(of_name: Sequence[Window], found: Sequence[Window], site: tupl
         worst = Verdict.STEADY  # the newest word: it was mended since
     rates = [_site_bytes(window, site) if not resource else window.kept_bytes_per_run for window in latest]
     blocks = statistics.median(window.kept_blocks_per_run for window in latest)
-    return _leak(
-        of_name, found, site, resource, Judgement(worst, 0.0, latest[-1].note), statistics.median(rates), blocks
-    )
+    waits_for = "the end of the run" if latest[-1].stage is Stage.RUN and worst is Verdict.GROWING else ""
+    judgement = Judgement(worst, 0.0, latest[-1].note, waits_for)
+    return _leak(of_name, found, site, resource, judgement, statistics.median(rates), blocks)
 
 
 def _verdict_of_traced(windows: Sequence[Window]) -> Verdict:

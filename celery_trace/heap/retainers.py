@@ -131,6 +131,15 @@ def hold(thing: object) -> None:
         _held[id(thing)] = weakref.ref(thing)
 
 
+#: Of some objects, those that a local variable of a running function refers to: position, its code, the variable.
+HoldingFrames = Callable[[list[Any]], list[tuple[int, types.CodeType, str]]]
+
+
+def _no_frames(_: list[Any]) -> list[tuple[int, types.CodeType, str]]:
+    """Where frames can't be read."""
+    return []
+
+
 class _Node(Struct):
     """An object on the way up; ``_Walk.things`` has the object itself."""
 
@@ -152,6 +161,7 @@ def search(
     *,
     plain: Collection[int] = (),
     sees_all: bool = True,
+    holding_frames: HoldingFrames = _no_frames,
 ) -> Iterator[dict[Key, Found] | None]:
     """
     Find what keeps the objects in some blocks alive, for several sites with the same passes over the heap.
@@ -161,6 +171,7 @@ def search(
         blocks: By site, the address and size (bytes) of some dozens of its blocks.
         plain: Addresses of those blocks that hold a text, bytes or a number.
         sees_all: Whether a pass visits all objects, so that what it finds nothing of has no referrer.
+        holding_frames: Finds the local variables of running functions that refer to one of some objects.
 
     Yields:
         None after each pass, so that the caller can pause; at last what was found, by site.
@@ -170,7 +181,7 @@ def search(
         for name, module in list(sys.modules.items())
         if issubclass(type(module), types.ModuleType)
     }
-    walks = {key: _Walk(modules, plain, sees_all=sees_all) for key in blocks}
+    walks = {key: _Walk(modules, plain, holding_frames, sees_all=sees_all) for key in blocks}
     _walking.update(id(walk.things) for walk in walks.values())
     try:
         yield from _rise(referrers, blocks, walks)
@@ -208,12 +219,15 @@ def _rise(
 class _Walk:
     """The objects of one search. All of them are in one list, so that there is one referrer of ours to leave out."""
 
-    def __init__(self, modules: dict[int, str], plain: Collection[int], *, sees_all: bool) -> None:
+    def __init__(
+        self, modules: dict[int, str], plain: Collection[int], holding_frames: HoldingFrames, *, sees_all: bool
+    ) -> None:
         self.things: list[Any] = []
         self.nodes: list[_Node] = []
         self.starts = 0  # blocks in which an object was found
         self._plain = plain
         self._sees_all = sees_all
+        self._holding_frames = holding_frames
         self._recycled = 0  # of those, the ones that come from a free list
         self._unseen = 0  # of those, the ones to which no object refers
         self._ends: dict[int, int] = {}  # objects to which none but our own lists refers, and how many of those
@@ -356,7 +370,9 @@ class _Walk:
 
     def describe(self) -> Found:
         """What was found, once the walk is over."""
-        root = self._best
+        root, frame, variable = self._best, "", ""
+        if root is None:
+            root, frame, variable = self._held_by_a_frame()
         if root is None:
             outside = self._is_held_from_outside()
             why = OUTSIDE if outside else NO_ROOT if collects() else NOBODY_COLLECTS
@@ -375,7 +391,7 @@ class _Walk:
         self._namespaces |= self._modules.keys()
         meeting = self._meeting(root)
         things = chain[: meeting + 2]
-        path = self._path(things)
+        path = [*([frame] if frame else []), *self._path(things, variable)]
         bound, full = self._bound(chain[: meeting + 1])
         holder = chain[meeting]
         return Found(
@@ -400,6 +416,19 @@ class _Walk:
         ends = [index for index, ours in self._ends.items() if sys.getrefcount(self.things[index]) > ours + 1]
         blocks = self._unseen + sum(self.nodes[index].blocks for index in ends)
         return self._sees_all and self.starts > 0 and blocks >= MOST * self.starts
+
+    def _held_by_a_frame(self) -> tuple[int | None, str, str]:
+        """Of the objects that end a way, the one that leads to most and that a running function refers to."""
+        ends = [index for index in self._ends if self.nodes[index].blocks >= MOST * self.starts]
+        found = [
+            (self.nodes[ends[at]].blocks, ends[at], code, variable)
+            for at, code, variable in self._holding_frames([self.things[index] for index in ends])
+            if not is_ours(code.co_filename)
+        ]
+        if not found:
+            return None, "", ""
+        _, root, code, variable = max(found, key=lambda one: one[0])
+        return root, f"{code.co_qualname}() (frame)", variable
 
     def _meeting(self, root: int) -> int:
         """How many steps below the root the last object is that all those ways share: the holder."""
@@ -431,9 +460,8 @@ class _Walk:
                 return bound, full
         return "", False
 
-    def _path(self, chain: list[Any]) -> list[str]:
+    def _path(self, chain: list[Any], name: str) -> list[str]:
         path: list[str] = []
-        name = ""
         for index, thing in enumerate(chain):
             above = chain[index - 1] if index else None
             if index == len(chain) - 1 and index:

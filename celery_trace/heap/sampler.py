@@ -127,6 +127,16 @@ class Sampler:
         """The frames of a pick, innermost first; empty where they are not known."""
         return tuple((code.co_filename, line, code.co_qualname) for code, line in self._c.stack(number))
 
+    def holding_frames(self, objects: list[Any]) -> list[tuple[int, CodeType, str]]:
+        """
+        Which local variables of functions that run, in any thread, refer to one of some objects.
+
+        Returns:
+            The object's position in the list, the function's code and the variable's name; no more than 64.
+        """
+        found: list[tuple[int, CodeType, str]] = self._c.holding_frames(objects)
+        return found
+
     def sweep(self) -> bool:
         """Forget stacks that no pick has any more, if they are many. True if the numbers of stacks have changed."""
         return bool(self._c.sweep())

@@ -188,6 +188,10 @@ class TracedSampler:
                 return ()
             return tuple((file, line, self._name(file, line)) for file, line in self._stacks[number])
 
+    def holding_frames(self, objects: list[Any]) -> list[tuple[int, CodeType, str]]:  # noqa: ARG002 - the interface's
+        """None: the variables of a running function can't be read without the extension module."""
+        return []
+
     def sweep(self) -> bool:
         """Forget stacks that no pick has any more, if they are many. True if the numbers of stacks have changed."""
         with self._lock:

@@ -18,7 +18,7 @@ from celery_trace.model import Evidence, Holder, Verdict
 
 #: Fewer observed runs have no verdict; the second is for runs that keep much, which can't wait.
 FEWEST_RUNS: Final = 10
-FEWEST_LARGE_RUNS: Final = 6
+FEWEST_LARGE_RUNS: Final = 4
 LARGE_BYTES: Final = 2**20
 #: A half of the runs in which fewer than this share of the births lies has all but none.
 ALL_BUT_NONE: Final = 0.2
@@ -29,6 +29,10 @@ LEAKS: Final = 0.95
 #: then, as a suspicion takes some itself.
 LEAST_RUNS: Final = 120
 _WITH_SUSPICION: Final = 1.25
+#: What holds so much can't wait for that many runs: the process may be killed before (bytes).
+HUGE_BYTES: Final = 64 * 2**20
+#: Births fall off, as those of a table that fills with keys, when even births would look so in fewer cases than this.
+FALLS_OFF: Final = 0.05
 #: Dicts, lists, small tuples and floats come from free lists: one that was allocated at this line may be another's by
 #: now. What keeps less than this a run, and is mostly that, is not called a leak (bytes).
 RECYCLED_BYTES: Final = 1024
@@ -71,6 +75,11 @@ def stays(evidence: Evidence) -> float:
     return at_most(evidence.early - 1, evidence.events, ALL_BUT_NONE) if evidence.early else 0.0
 
 
+def falls_off(evidence: Evidence) -> bool:
+    """Whether clearly fewer births fell into the second half of the runs than into the first."""
+    return at_most(evidence.late, evidence.events, 0.5) < FALLS_OFF
+
+
 def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LEAST_RUNS) -> Judgement:  # noqa: B008 - frozen
     """
     The verdict on one site.
@@ -81,7 +90,7 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         least_runs: Runs between a suspicion and growth being called a leak; something that fills and is emptied in
             fewer runs would be taken for one.
     """
-    least_runs = round(_WITH_SUSPICION * least_runs)
+    least_runs = FEWEST_RUNS if evidence.bytes >= HUGE_BYTES else round(_WITH_SUSPICION * least_runs)
     fewest = FEWEST_LARGE_RUNS if evidence.bytes_per_run >= LARGE_BYTES else FEWEST_RUNS
     if evidence.runs < fewest:
         return Judgement(
@@ -115,6 +124,8 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         return Judgement(Verdict.GROWING, confidence, seen, f"{least_runs - evidence.runs} more runs")
     if confidence < (LEAKS if holder.path else LEAKS_WITHOUT_HOLDER):
         return Judgement(Verdict.GROWING, confidence, seen, "more runs")
+    if falls_off(evidence):
+        return Judgement(Verdict.GROWING, confidence, f"{seen}, ever fewer of late", "more runs")
     return Judgement(Verdict.LEAKING, confidence, seen if holder.path else f"{seen}, {holder.why}")
 
 

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from celery_trace import words
 from celery_trace.clock import Clock
 from celery_trace.guard import report
 from celery_trace.heap import retainers
 from celery_trace.heap.differences import is_the_programs
 from celery_trace.heap.duty import Allowance, DutyCycle
+from celery_trace.heap.long_runs import LEAST_BYTES as LEAST_BYTES_OF_LONG_RUN
+from celery_trace.heap.long_runs import LongRuns, is_of_long_run, task_of
 from celery_trace.heap.picks import IGNORED, UNTAGGED, Pick, Stack
 from celery_trace.heap.resources import ResourceWatch
 from celery_trace.heap.sampler import Sampler, open_sampler
@@ -28,6 +31,7 @@ from celery_trace.heap.stacks import KeptStacks
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key, Place
 from celery_trace.heap.verdict import FEW_RELEASED, GROWS, Judgement, judge
 from celery_trace.heap.windows import shares, site_at
+from celery_trace.intervals import PROFILE_FIRST_S, PROFILE_S
 from celery_trace.model import (
     RUN_NOTHING,
     Evidence,
@@ -51,9 +55,12 @@ if TYPE_CHECKING:
 #: Mean distance of two picks, bytes, when sampling begins; the sampler doubles it as picks become many.
 MEAN_BYTES: Final = 4096.0
 #: The distance up to which it is doubled because picks cost too much.
-COARSEST_BYTES: Final = 16384.0
-#: Of the budget, the share that picks may take, and looks; above it picks become fewer, and pauses longer.
-PICKS_SHARE: Final = 0.5
+COARSEST_BYTES: Final = 65536.0
+#: Picks become fewer when they take more than this share of the processor time that the process uses, in budgets.
+PICKS_SHARE: Final = 1.0
+#: What a stretch has saved up for them when it begins, processor seconds: its first runs are sampled finely.
+SAVED_FOR_PICKS_S: Final = 2.0
+#: Of the budget, the share that looks may take; above it the pauses between them become longer.
 LOOKS_SHARE: Final = 0.3
 #: Without a task the clock gives the position of a birth: a "run" of the process is so many seconds.
 PROCESS_RUN_S: Final = 2.0
@@ -89,9 +96,6 @@ SEARCHES_SHARE: Final = 3.0
 URGENT_BYTES: Final = 2**20
 #: Observed runs of a task that left nothing before that is reported.
 CLEAN_RUNS: Final = 40
-#: What is kept by call stack is written so long after the start, and no more often than this, seconds.
-PROFILE_FIRST_S: Final = 60.0
-PROFILE_S: Final = 300.0
 #: Points of a site's curve.
 MOST_POINTS: Final = 40
 _GROWS: Final = Verdict.GROWING
@@ -108,6 +112,12 @@ _BREATH_S: Final = 5e-5
 #: a later watch goes on with them.
 _tags: dict[tuple[Kind, str], int] = {}
 _names: list[tuple[Kind, str]] = [(Kind.PROCESS, PROCESS)]
+
+
+def _with_point(growth: list[tuple[float, int]], point: tuple[float, int]) -> list[tuple[float, int]]:
+    """A curve with one point more, thinned out where it gets long."""
+    growth = [*growth, point]
+    return growth if len(growth) <= MOST_POINTS else [*growth[:-1:2], growth[-1]]
 
 
 def _nothing(_: object) -> None:
@@ -171,6 +181,7 @@ class HeapWatch:
         self._places: dict[int, Place | None] = {}
         self._history = HeapHistory(self._place_of)
         self._kept = KeptStacks(sampler.stack, self._own)
+        self._long_runs = LongRuns()
         self._profile_due_s = time.monotonic() + PROFILE_FIRST_S
         self._sites: dict[Key, _Site] = {}
         self._told: dict[tuple[str, ...], Key] = {}  # what holds something of a library's lines: the line that tells it
@@ -358,7 +369,7 @@ class HeapWatch:
         self._history.begin(self._stretch_runs)
         self.duty.begin_stretch()
         self._cost_s = self._sampler.cost_s()
-        self._picking = Allowance(PICKS_SHARE * self.duty.budget, time.monotonic())
+        self._picking = Allowance(PICKS_SHARE * self.duty.budget, time.process_time(), saved_s=SAVED_FOR_PICKS_S)
         stats = self._sampler.stats()
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
@@ -382,7 +393,7 @@ class HeapWatch:
         stats = self._sampler.stats()
         pick_s = stats["pick_s"] - self._pick_s
         self.duty.spend((stats["calls"] - self._calls) * self._cost_s + pick_s)
-        if self._picking.is_too_dear(pick_s, time.monotonic()) and stats["mean_bytes"] < COARSEST_BYTES:
+        if self._picking.is_too_dear(pick_s, time.process_time()) and stats["mean_bytes"] < COARSEST_BYTES:
             self._sampler.coarsen()
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
@@ -438,12 +449,14 @@ class HeapWatch:
         stats = self._sampler.stats()
         runs = self._runs()
         self._count_collections(stats["collections"])
+        in_flight = max(IN_FLIGHT_RUNS, 2 * self._most_open())
+        picks = self._long_runs.look(self._picks(), runs, in_flight, now_s)
         self._history.look(
-            self._picks(),
-            runs,
+            picks,
+            runs | self._long_runs.slices(now_s),
             self._proving,
             thinned=stats["mean_bytes"] != self._mean_bytes,
-            in_flight=max(IN_FLIGHT_RUNS, 2 * self._most_open()),
+            in_flight=in_flight,
             breathe=_breathe,
         )
         self._mean_bytes = stats["mean_bytes"]
@@ -453,14 +466,15 @@ class HeapWatch:
                 alive = self._history.alive.get(key)
                 self._sites[key] = _Site(self._sampler.stack(alive[0].stack) if alive else ())
         self._judge_sites(evidence, runs, now_s)
-        self._resources.find_openers(self._history.alive)
+        of_ended_runs = {key: alive for key, alive in self._history.alive.items() if not is_of_long_run(key[0])}
+        self._resources.find_openers(of_ended_runs)
         if self._search is None:
             self._prepare_search(evidence, last)
         self._write_clean(runs, 1 if last else CLEAN_RUNS)
         if last or ends or now_s >= self._profile_due_s:
             replaced = {key for key, one in evidence.items() if one.released > FEW_RELEASED}
             self._kept.look(
-                (pick for alive in self._history.alive.values() for pick in alive),
+                (pick for alive in of_ended_runs.values() for pick in alive),
                 lambda pick: (pick.tag, self._place_of(pick.stack)) in replaced,
             )
             if last or now_s >= self._profile_due_s:
@@ -486,7 +500,8 @@ class HeapWatch:
 
     def _is_worth_a_row(self, key: Key, evidence: Evidence, last: bool) -> bool:
         """Whether a site is to be reported from now on."""
-        if evidence.bytes_per_run < LEAST_BYTES_PER_RUN or evidence.bytes < LEAST_BYTES:
+        least_bytes = LEAST_BYTES_OF_LONG_RUN if is_of_long_run(key[0]) else LEAST_BYTES
+        if evidence.bytes_per_run < LEAST_BYTES_PER_RUN or evidence.bytes < least_bytes:
             return False
         if self._is_large(key, evidence):
             return True
@@ -499,6 +514,9 @@ class HeapWatch:
         known = [(key, site) for key, site in self._sites.items() if key in evidence]
         for key, site in sorted(known, key=lambda one: -evidence[one[0]].bytes):
             site.judgement = judge(evidence[key], site.holder, least_runs=self._least_runs)
+            if is_of_long_run(key[0]):
+                self._write_long_run(key, site, evidence[key], now_s)
+                continue
             # What a process does by itself is no task that somebody wrote: a mere suspicion is not worth a row.
             grows = site.verdict is not None or site.judgement.verdict in (_GROWS, _LEAKS)
             is_held = bool(site.holder.path) and self._is_large(key, evidence[key])
@@ -529,6 +547,7 @@ class HeapWatch:
                 wanted,
                 plain=self._sampler.plain(block for blocks in wanted.values() for block in blocks),
                 sees_all=self._sampler.sees_all,
+                holding_frames=self._sampler.holding_frames,
             )
 
     def _count_collections(self, number: int) -> None:
@@ -641,42 +660,95 @@ class HeapWatch:
                 )
             )
 
+    def _write_long_run(self, key: Key, site: _Site, evidence: Evidence, now_s: float) -> None:
+        """Report what a run in progress holds, once it grows; and that it no longer does."""
+        lasted_s = self._long_runs.lasted_s(key[0], now_s)
+        grows = lasted_s > 0 and site.judgement.verdict in (_GROWS, _LEAKS)
+        verdict = _GROWS if grows else Verdict.STEADY
+        is_new = verdict is not site.verdict or site.holder != site.told
+        if (site.verdict is None and not grows) or not (is_new or (grows and now_s - site.written_s >= REPEAT_S)):
+            return
+        size = round(evidence.bytes)
+        why = f"{words.size(size)} in one run of {words.duration(lasted_s)}" if grows else "the run has released it"
+        site.verdict, site.told, site.written_s = verdict, site.holder, now_s
+        site.growth = _with_point(site.growth, (self._clock.now_s(), size))
+        tag, place = key
+        self._emit_window(
+            (task_of(tag), place),
+            site,
+            Stage.RUN,
+            verdict,
+            runs=1,
+            run_number=self._sampler.runs(task_of(tag)),
+            blocks=evidence.picks,
+            rate=evidence.bytes,
+            total=size,
+            note=why,
+        )
+
     def _write(self, key: Key, site: _Site, evidence: Evidence, runs: dict[int, int], now_s: float) -> None:
-        tag, (file, line) = key
-        judgement = site.judgement
+        tag, judgement = key[0], site.judgement
         is_new = judgement.verdict is not site.verdict or site.holder != site.told
         has_more = evidence.events > 1.25 * site.events
         if not (is_new or has_more or (now_s - site.written_s >= REPEAT_S and evidence.events != site.events)):
             return
         site.verdict, site.told, site.events, site.written_s = judgement.verdict, site.holder, evidence.events, now_s
-        kind, name = _names[tag]
         rate = evidence.bytes_per_run
         total = round(evidence.bytes + rate * self._unobserved(tag, runs))
-        site.growth = [*site.growth, (self._clock.now_s(), total)]
-        if len(site.growth) > MOST_POINTS:
-            site.growth = [*site.growth[:-1:2], site.growth[-1]]
+        site.growth = _with_point(site.growth, (self._clock.now_s(), total))
+        self._emit_window(
+            key,
+            site,
+            Stage.SAMPLED,
+            judgement.verdict,
+            runs=evidence.runs,
+            run_number=runs[tag],
+            blocks=evidence.events,
+            rate=rate,
+            total=total,
+            note=judgement.why,
+            evidence=evidence,
+        )
+
+    def _emit_window(
+        self,
+        key: Key,
+        site: _Site,
+        stage: Stage,
+        verdict: Verdict,
+        *,
+        runs: int,
+        run_number: int,
+        blocks: int,
+        rate: float,
+        total: int,
+        note: str,
+        evidence: Evidence | None = None,
+    ) -> None:
+        tag, (file, line) = key
+        kind, name = _names[tag]
         found = site.found or retainers.Found(Holder())
         self._emit(
             Window(
                 id=new_id(),
-                investigation=stable_id("heap", self._process.uid, kind, name, file, line),
+                investigation=stable_id("heap", self._process.uid, kind, name, file, line, stage),
                 process=self._process.uid,
                 kind=kind,
                 name=name,
-                stage=Stage.SAMPLED,
-                verdict=judgement.verdict,
+                stage=stage,
+                verdict=verdict,
                 at_s=self._clock.now_s(),
-                runs=evidence.runs,
-                run_number=runs[tag],
-                kept_blocks_per_run=round(evidence.events / evidence.runs, 3) if evidence.runs else 0.0,
+                runs=runs,
+                run_number=run_number,
+                kept_blocks_per_run=round(blocks / runs, 3) if runs else 0.0,
                 kept_bytes_per_run=rate,
-                sites=[site_at(file, line, site.stack, size=rate, blocks=evidence.events)],
+                sites=[site_at(file, line, site.stack, size=rate, blocks=blocks)],
                 types=shares(found.types, total),
                 retained_by=found.holder.path,
                 bounded=found.holder.bound,
                 concurrent=self._most_open(),
                 by_site=self._has_company,
-                note=judgement.why,
+                note=note,
                 role=self._process.role,
                 release=self._process.release,
                 evidence=evidence,

@@ -15,6 +15,7 @@ from uuid import uuid4
 import msgspec
 from msgspec import Struct
 
+from celery_trace.intervals import ROLLUP_S
 from celery_trace.model.capture import (
     Capture,
     ExceptionInfo,
@@ -84,6 +85,7 @@ class Stage(StrEnum):
     NATIVE = "native"
     TRACED = "traced"  # `always` mode, or a block with its Top 10 differences
     PROCESS = "process"  # a window of a process that runs several at once
+    RUN = "run"  # what one run in progress holds
     SAMPLED = "sampled"  # survivors of the sampled heap; what newer versions write
 
 
@@ -302,7 +304,7 @@ class Rollup(Record, frozen=True, kw_only=True, tag="rollup"):
     overhead_s: float = 0.0
     concurrent: bool = False  # runs overlapped: the kept_* belong to the process, not to this name
 
-    BUCKET_S: ClassVar[int] = 300
+    BUCKET_S: ClassVar[int] = ROLLUP_S
 
     @property
     def key(self) -> str:

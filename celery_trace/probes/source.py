@@ -33,7 +33,7 @@ def _library_folders() -> tuple[str, ...]:
 _LIBRARIES = _library_folders()
 _OURSELVES = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 #: Files of ours that only call what is the user's: around a traced block, around a task's tracer.
-WRAPPERS = frozenset((_OURSELVES + "blocks.py", _OURSELVES + "tracers.py"))
+WRAPPERS = frozenset(os.path.join(_OURSELVES, "runtime", name) for name in ("blocks.py", "tracers.py"))
 
 
 def is_ours(file: str) -> bool:

@@ -9,9 +9,9 @@ It cannot look while C code holds the GIL, so the age of the sample is told with
 (SIGSEGV and the like) has the stack of the crash itself: `faulthandler` appends it to the file.
 
 Layout: a header with the process record; a place for each run in progress; the last sample, twice; the crash, as text.
-A place is a byte that says whether and how it is taken, and the run in binary: it is written around every run, so it
-has to be cheap, and the byte is set last and cleared first, so a death in the middle shows no half of a run. A
-sample is ``sequence, length, checksum, JSON``; the writer alternates between the two, so one whole sample survives.
+A place is a byte that says whether it is taken, and the run in binary; :mod:`celery_trace.process.open_runs` writes it
+around every run. A sample is ``sequence, length, checksum, JSON``; the writer alternates between the two, so one whole
+sample survives.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import re
 import signal
 import struct
 import sys
-import threading
 import time
 import weakref
 import zlib
@@ -39,32 +38,18 @@ from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
 from celery_trace.probes.source import WRAPPERS
+from celery_trace.process.open_runs import MOST_PLACES, PLACE, VISIBLE, OpenRuns
 
 _MAGIC: Final = b"ctbox\x00\x00\x03"
 _HEADER = struct.Struct("<8sI")
 _SAMPLE_HEAD = struct.Struct("<QII")
-#: Behind the byte that says "taken": when it started, in which thread, its retries, and task id, kind and name as
-#: text with zero bytes between; a name that does not fit loses its end.
-RUN: Final = struct.Struct("<dQi491s")
 _HEADER_BYTES: Final = 4096
-_PLACE_BYTES: Final = 512
 _SAMPLE_BYTES: Final = 24576
-#: Threads whose runs are kept; more run at once only under gevent, where one of them has a stack.
-_MOST_RUNS: Final = 64
 _RUNS_AT: Final = _HEADER_BYTES
-_SAMPLE_AT: Final = _RUNS_AT + _MOST_RUNS * _PLACE_BYTES
+_SAMPLE_AT: Final = _RUNS_AT + MOST_PLACES * PLACE.size
 _SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
 #: Frames kept of one stack, innermost first.
 MOST_FRAMES: Final = 48
-_NO_PLACE: Final = -1
-#: What the byte before a run says: nothing runs there, a run is in progress, it has failed and its record waits.
-_EMPTY: Final = 0
-_RUNNING: Final = 1
-_FAILED: Final = 2
-#: Places that are left for runs, however many failures wait.
-_SPARE: Final = 16
-#: Characters that have no bytes are written as their escapes.
-VISIBLE: Final = "backslashreplace"
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 #: A crash of up to 100 threads with 100 frames each; names of files are cut at 500 characters.
@@ -87,7 +72,6 @@ class Running(msgspec.Struct, frozen=True):
     retries: int
     started_at_s: float
     thread: int = 0
-    failed: bool = False  # it has failed, and is over or nearly so; what was known of that waited to be written
 
 
 class _Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -112,7 +96,7 @@ class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def running(self) -> Running | None:
         """The run that was in progress; None if there was none."""
-        return self.runs[0][0] if self.runs and not self.runs[0][0].failed else None
+        return self.runs[0][0] if self.runs else None
 
     @property
     def sample(self) -> LastSample | None:
@@ -148,6 +132,7 @@ class BlackBox:
 
     Args:
         path: Where the file is made, 0600. It is removed by :meth:`close`: only a killed process leaves one.
+        open_runs: The process's runs in progress, which are noted in the file from now on.
         process: Who it is about.
         clock: Tells the time of a sample.
 
@@ -155,15 +140,11 @@ class BlackBox:
         OSError: The file can't be made.
     """
 
-    def __init__(self, path: Path, process: ProcessRecord, clock: Clock) -> None:
+    def __init__(self, path: Path, process: ProcessRecord, clock: Clock, open_runs: OpenRuns) -> None:
         self._path = path
         self._clock = clock
         self._pid = os.getpid()
-        self._places: dict[int, int] = {}  # thread to where in the file its run stands
-        self._waits: dict[int, bool] = {}  # place of a failure that waits to be written, to whether its run has ended
-        self._waits_lock = threading.Lock()
-        self._nested: dict[int, int] = {}  # thread to how many runs it is in beyond the outermost
-        self._free = [_RUNS_AT + number * _PLACE_BYTES for number in reversed(range(_MOST_RUNS))]
+        self._open_runs = open_runs
         self._sequence = 0
         self._crash_file: weakref.ref[_CrashFile] | None = None
         header = _encode(process)
@@ -189,6 +170,7 @@ class BlackBox:
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # a platform without it: the sample has no memory
             self._statm = -1
+        open_runs.write_to(self._map, _RUNS_AT)
         _boxes.add(self)
 
     def catch_crashes(self) -> bool:
@@ -213,83 +195,12 @@ class BlackBox:
             faulthandler.disable()
         self._crash_file = None
 
-    def run_started(self, what: bytes, task_id: str, retries: int, now_s: float) -> None:
-        """
-        A run begins in this thread. Runs inside it, such as an eager task, do not hide it: its end is waited for.
-
-        Args:
-            what: What runs, from :func:`label`.
-            task_id: The task's id.
-            retries: Which try it is.
-            now_s: The time, seconds since the epoch.
-        """
-        target, thread = self._map, get_ident()
-        if target is None:
-            return
-        if thread in self._places:
-            self._nested[thread] = self._nested.get(thread, 0) + 1
-            return
-        place = self._places[thread] = self._free.pop() if self._free else _NO_PLACE
-        if place != _NO_PLACE:
-            RUN.pack_into(target, place + 1, now_s, thread, retries, task_id.encode("utf-8", VISIBLE) + what)
-            target[place] = _RUNNING
-
-    def run_ended(self) -> None:
-        """The innermost run of this thread is over."""
-        thread = get_ident()
-        if self._nested and thread in self._nested:
-            self._nested[thread] -= 1
-            if not self._nested[thread]:
-                del self._nested[thread]
-            return
-        place = self._places.pop(thread, _NO_PLACE)
-        if place == _NO_PLACE:
-            return
-        if place in self._waits:
-            with self._waits_lock:
-                if place in self._waits:
-                    self._waits[place] = True
-                    return
-        self._empty(place)
-
-    def _empty(self, place: int) -> None:
-        if self._map is not None:
-            self._map[place] = _EMPTY
-            self._free.append(place)
-
-    def failed(self) -> int | None:
-        """
-        The run of this thread has failed, and what is known of that waits to be written.
-
-        Returns:
-            Its place, for :meth:`told`; None, with nothing done, where this can't be said of the run.
-        """
-        thread = get_ident()
-        place = self._places.get(thread, _NO_PLACE)
-        target = self._map
-        if place == _NO_PLACE or target is None or thread in self._nested or place in self._waits:
-            return None
-        if len(self._free) < _SPARE:
-            return None
-        target[place] = _FAILED
-        self._waits[place] = False
-        return place
-
-    def told(self, place: int) -> None:
-        """What is known of a failure is written."""
-        with self._waits_lock:
-            ended = self._waits.pop(place, None)
-            if ended is False and self._map is not None:
-                self._map[place] = _RUNNING
-        if ended:
-            self._empty(place)
-
     def sample(self) -> None:
         """Look at the stacks of the threads that run something; nothing is written while none does."""
         target = self._map
         if target is None or os.getpid() != self._pid:
             return
-        running = list(self._places)[:8]
+        running = self._open_runs.threads()[:8]
         if not running:
             return
         frames = sys._current_frames()
@@ -327,6 +238,7 @@ class BlackBox:
         if self._map is None:
             return
         self._let_crashes_go()
+        self._open_runs.write_to(None)
         self._map.close()
         self._map = None
         if self._statm >= 0:
@@ -356,9 +268,8 @@ class BlackBox:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+        self._open_runs.write_to(None)
         self._map = None
-        self._places = {}
-        self._waits = {}
 
 
 #: Boxes of this process, for the hook after a fork.
@@ -432,7 +343,7 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
     runs = []
     for run in running:
         seen = _sample_of(run, sample, noticed_at_s)
-        if crash is not None and not run.failed:
+        if crash is not None:
             seen = crash.of_run(run, running, min(written_at_s, noticed_at_s), noticed_at_s, seen)
         runs.append((run, seen))
     return BoxReading(process=process, runs=runs)
@@ -482,15 +393,15 @@ def _crash_of(text: str) -> _Crash | None:
 
 
 def _running(data: bytes) -> list[Running]:
-    """The runs whose places are taken; those that were in progress first."""
+    """The runs whose places are taken."""
     runs = []
-    for place in range(_RUNS_AT, _SAMPLE_AT, _PLACE_BYTES):
-        if data[place]:
-            started_at_s, thread, retries, words = RUN.unpack_from(data, place + 1)
-            task_id, _, rest = words.rstrip(b"\0").decode("utf-8", "replace").partition("\0")
+    for at in range(_RUNS_AT, _SAMPLE_AT, PLACE.size):
+        taken, started_at_s, thread, retries, text = PLACE.unpack_from(data, at)
+        if taken:
+            task_id, _, rest = text.rstrip(b"\0").decode("utf-8", "replace").partition("\0")
             kind, _, name = rest.partition("\0")
-            runs.append(Running(kind, name, task_id, retries, started_at_s, thread, data[place] == _FAILED))
-    return sorted(runs, key=lambda run: run.failed)
+            runs.append(Running(kind, name, task_id, retries, started_at_s, thread))
+    return runs
 
 
 def _newest_sample(data: bytes) -> bytes:
@@ -505,8 +416,8 @@ def _newest_sample(data: bytes) -> bytes:
 
 
 def _sample_of(run: Running, sample: _Sample | None, noticed_at_s: float) -> LastSample | None:
-    if sample is None or sample.at_s < run.started_at_s or run.failed:
-        return None  # it shows an earlier run, or maybe a later one
+    if sample is None or sample.at_s < run.started_at_s:
+        return None  # it shows an earlier run
     stack = sample.stacks.get(str(run.thread), [])
     return LastSample(
         at_s=sample.at_s,

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from celery_trace.heap import flames, needs
+from celery_trace.intervals import SILENT_S
 from celery_trace.model import HeapProfile, Kind, Role, WorkerView
 from celery_trace.queries.base import Base
-from celery_trace.queries.runs import SILENT_S
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import schema
 from celery_trace.stores.payloads import unsqueeze

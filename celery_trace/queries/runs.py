@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from celery_trace.intervals import SAMPLE_S, SILENT_S
 from celery_trace.model import Page, ProcessRecord, ProcessView, Role, Rollup, Run, Sample, WorkerView
 from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
@@ -20,8 +21,6 @@ _totals = schema.totals
 _processes = schema.processes
 _samples = schema.samples
 
-#: A process that said nothing for this long, without an end, is taken for gone. Its host may have died.
-SILENT_S = 900.0
 #: Without another wish, workers of the last day are listed.
 RECENT_S = 24 * 3600.0
 #: Processes of one answer, as many of each worker, but not fewer than the least; recycled children make many.
@@ -30,8 +29,6 @@ MOST_PROCESSES, LEAST_PROCESSES = 2000, 50
 MAIN_ROLES = tuple(str(role) for role in (Role.MAIN, Role.SOLO, Role.THREADS, Role.GREEN))
 #: Points of a series. A longer one is thinned: one point for each slice of time.
 MOST_SAMPLES = 1000
-#: A process takes a sample about so often, seconds.
-SAMPLED_EVERY_S = 10.0
 #: A worker's series shows so many of its processes, those seen last.
 MOST_SERIES = 500
 MOST_ROLLUPS = 20_000
@@ -188,7 +185,7 @@ class RunQueries(Base):
             begins_s = min((max(row.started_at_s, since_s or 0.0) for row in lives), default=0.0)
             lived_s = sum(max(0.0, row.seen_at_s - max(row.started_at_s, begins_s)) for row in lives)
             slice_s = lived_s / most
-            if slice_s < 2 * SAMPLED_EVERY_S:
+            if slice_s < 2 * SAMPLE_S:
                 whole = sa.select(_samples).where(_samples.c.process.in_([row.uid for row in lives]))
                 if since_s is not None:
                     whole = whole.where(_samples.c.at_s >= since_s)

@@ -8,9 +8,9 @@ import msgspec
 import sqlalchemy as sa
 
 from celery_trace.alerting.rules import StoredRules
+from celery_trace.intervals import SILENT_S
 from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellLine, ShellView, StatsView
 from celery_trace.queries.base import Base
-from celery_trace.queries.runs import SILENT_S
 from celery_trace.stores import lineage, migration, schema, sizes
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.state import RULES

@@ -20,8 +20,9 @@ from celery_trace import settings as settings_module
 from celery_trace.guard import Guard, report
 from celery_trace.heap.differences import table
 from celery_trace.model import Kind, Role, Site, Stage, Verdict, Window, new_id, stable_id
+from celery_trace.process.open_runs import Token
 from celery_trace.runtime import recorder as recorders
-from celery_trace.runtime.recorder import Recorder, RunToken
+from celery_trace.runtime.recorder import Recorder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -177,7 +178,7 @@ class _OneRun:
     def __init__(self, label: str) -> None:
         self._label = label
         self._recorder: Recorder | None = None
-        self._token: RunToken | None = None
+        self._token: Token | None = None
         self.top: list[Site] = []
         self._concurrent = 1
         with Guard("trace_memory: start"):

@@ -28,14 +28,16 @@ from celery_trace import settings as settings_module
 from celery_trace.clock import SystemClock
 from celery_trace.errors import TraceError
 from celery_trace.failures.celery_request import field, retries_of
-from celery_trace.failures.watcher import FailureWatcher, Struck
+from celery_trace.failures.watcher import FailureWatcher
+from celery_trace.failures.writer import Struck
 from celery_trace.guard import AGAIN_S, Guard, report, swallow
 from celery_trace.heap import retainers
 from celery_trace.model import RUN_NOTHING, Kind, Role, new_id
 from celery_trace.probes.source import code_of
+from celery_trace.process.open_runs import Token
 from celery_trace.runtime import batches, refused_messages, signals, soft_limits, tracers
 from celery_trace.runtime import recorder as recorders
-from celery_trace.runtime.recorder import Recorder, RunToken
+from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.spool import unrecorded
 from celery_trace.spool.unrecorded import EVENT_S
@@ -79,7 +81,7 @@ class _Traced:
         self.watcher = watcher
         #: A redelivered message begins the same run anew, and its failure is none that was written.
         self.forget_written = watcher.written.pop
-        self.open_runs: dict[str, RunToken] = {}
+        self.open_runs: dict[str, Token] = {}
         #: The soft time limit that struck in the run in progress.
         self.struck: Struck | None = None
 
@@ -324,7 +326,7 @@ class CeleryTrace:
 
     def _end(self) -> None:
         if self._traced is not None:
-            self._traced.watcher.tell_left_out()
+            self._traced.watcher.refusals.report_left_out()
         recorders.close("exit")
         self._traced = None
         if self._collector is not None:
@@ -381,7 +383,7 @@ class CeleryTrace:
             retries = request.get("retries") if type(request) is dict else retries_of(request)
             if type(retries) is not int:  # it comes with the message
                 retries = 0
-            token = traced.recorder.run_started(_TASK, task.name, task_id=task_id, retries=retries)
+            token = traced.recorder.run_started(_TASK, task.name, task_id, retries)
             token.origin, token.describe = request, _queue_and_root
             traced.open_runs[task_id] = token
         except Exception as error:
@@ -457,7 +459,7 @@ class CeleryTrace:
     def message_refused(self, way: str, message: Any, error: BaseException | None) -> None:
         """Celery has refused a message before it was a task; see :mod:`celery_trace.runtime.refused_messages`."""
         with Guard("refused message"):
-            self._here().watcher.refused(way, message, error)
+            self._here().watcher.refusals.refused(way, message, error)
 
     # --- this process ----------------------------------------------------------------------------------
 
@@ -491,13 +493,9 @@ class CeleryTrace:
             recorder.begin("orders", lambda: self._hear_orders(recorder))
         if recorder.keeper is None and settings.shell == "live" and runs_tasks:
             recorder.begin("live keeper", lambda: self._begin_keeper(recorder))
-        watcher = FailureWatcher(
-            settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep, box=recorder.box
-        )
+        watcher = FailureWatcher(settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep)
         recorder.extra_counters.append(lambda: watcher.counters)
-        recorder.ticker.every(LEFT_OUT_S, watcher.tell_left_out, "refused messages")
-        if watcher.backlog is not None:
-            recorder.let_wait(watcher.backlog.flush)
+        recorder.ticker.every(LEFT_OUT_S, watcher.refusals.report_left_out, "refused messages")
         self._traced = _Traced(recorder, watcher)
         return self._traced
 

@@ -12,32 +12,29 @@ import os
 import platform
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable
 from types import CodeType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from celery_trace import guard, private_files
 from celery_trace.clock import Clock, SystemClock
-from celery_trace.heap.differences import TracedRun, TracedRuns, top_differences
+from celery_trace.heap.differences import TracedRuns, top_differences
 from celery_trace.heap.evidence import without_secrets
-from celery_trace.heap.profile import NextRunProfile, ProfiledRun
+from celery_trace.heap.profile import NextRunProfile
 from celery_trace.heap.watch import HeapWatch, watch_heap
+from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_IDLE_S, SAMPLE_S
 from celery_trace.model import (
     RUN_NOTHING,
     AnyRecord,
     Failure,
     HeapProfile,
-    Histogram,
     Kind,
     ProcessRecord,
     Role,
     Run,
     Sample,
-    Site,
     Stats,
     Window,
     new_id,
@@ -46,6 +43,7 @@ from celery_trace.process.blackbox import BlackBox, label
 from celery_trace.process.counters import available
 from celery_trace.process.limits import RoomProbe
 from celery_trace.process.memory import read_memory
+from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERED, OpenRuns, Token
 from celery_trace.redaction import Redactor
 from celery_trace.runtime.rollups import Totals
 from celery_trace.runtime.ticker import Entry, Ticker
@@ -54,18 +52,10 @@ from celery_trace.spool import SpoolWriter
 
 #: How often the running totals are written, seconds.
 FLUSH_S: Final = 2.0
-#: How long a failure that repeats waits to be written at most, seconds.
-WAIT_S: Final = 0.25
 #: How often the process accounts for what it wrote, dropped and cost, seconds.
 ACCOUNT_S: Final = 10.0
-#: How often the process's memory is looked at, seconds.
-SAMPLE_S: Final = 10.0
-#: A process whose memory stands still writes a sample only this often, seconds.
-SAMPLE_IDLE_S: Final = 300.0
 #: How often the dearer counters of a sample (USS, handles) are read, seconds.
 SAMPLE_FULL_S: Final = 60.0
-#: Change of RSS that makes a sample worth writing.
-SAMPLE_CHANGE: Final = 0.01
 #: How often the stack of what runs is put in the black box, seconds.
 BLACK_BOX_S: Final = 0.1
 #: And as long as each run is over before the next look: a thread that wakes up so often costs more than short runs do.
@@ -91,7 +81,10 @@ _OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN
 
 #: Asking an enumeration for its member costs more than all the rest of a look-up by it.
 _TASK: Final = Kind.TASK
-_LAST_BUCKET: Final = Histogram.BUCKETS - 1
+#: Why a run is written by itself.
+_WHY: Final = {OUTLIER: "outlier", SCATTERED: "sampled"}
+#: Roles whose runs change threads for greenlets, where a gevent or eventlet has replaced Python's threads.
+_OF_GREENLETS: Final = frozenset({Role.GREEN, Role.WEB})
 
 
 class LiveKeeper(Protocol):
@@ -112,30 +105,6 @@ class LiveKeeper(Protocol):
 
     def close(self, how: str) -> None:
         """Let all go and say so."""
-
-
-class RunToken(Struct):
-    """
-    A run in progress, from :meth:`Recorder.run_started` to :meth:`Recorder.run_ended`.
-
-    A structure and no class of ours with a method to fill it: one is made around every run.
-    """
-
-    totals: Totals
-    started_at_s: float
-    task_id: str
-    retries: int
-    queue: str
-    root_id: str
-    started_s: float = 0.0
-    tag_before: int = 0  # what the heap's sampler was told before
-    tracing: TracedRun | None = None
-    top: list[Site] | None = None  # the differences of a traced run, once it has ended
-    shared: int = 1  # runs that were in progress at once
-    profiled: ProfiledRun | None = None
-    #: Where the run came from, and what reads queue and root id out of that, for the few runs kept by themselves.
-    origin: Any = None
-    describe: Callable[[Any], tuple[str, str]] | None = None
 
 
 class Recorder:
@@ -167,22 +136,23 @@ class Recorder:
         self.box: BlackBox | None = None
         self.keeper: LiveKeeper | None = None
         self.profile: NextRunProfile | None = None
+        #: The runs in progress.
+        self.open_runs = OpenRuns()
+        if type(clock) is not SystemClock:
+            self.open_runs.now = clock.now_s
+        if process.role in _OF_GREENLETS:
+            self.open_runs.ident = threading.get_ident
         self.traced = TracedRuns(everything=settings.memory == "always", clock=clock)
         self.pid = process.pid
         self.runs = 0  # that have ended
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()
-        #: Writes the failures that wait to be written.
-        self.write_waiting: Callable[[], None] | None = None
         self._code_of = code_of
         self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
         # Re-entrant: the garbage collector may run a finalizer that is itself a traced block.
         self._lock = threading.RLock()
         self._seq = 0
-        self._open_runs = 0
-        self._most_open_runs = 1
         self._flushed_runs = 0
-        self._running = ""
         #: What Celery replaces this process at, where it does.
         self.child_limit_bytes: int | None = None
         # One process of a worker tells what all of them share.
@@ -291,10 +261,11 @@ class Recorder:
             self.process,
             self.write,
             self.clock,
-            lambda: self._most_open_runs,
+            lambda: self.open_runs.most,
             emit_profile=self.write,
         )
         if self.heap is not None:
+            self.open_runs.enter, self.open_runs.leave = self.heap.run, self.heap.restore
             for totals in self._totals.values():
                 totals.tag = self.heap.tag(totals.kind, totals.name, self._code_of(totals.kind, totals.name))
             self.ticker.every(self.heap.look_s, self._look_at_heap, "heap", idle_s=IDLE_S)
@@ -305,38 +276,26 @@ class Recorder:
         if self._ordered_until_s and self.clock.monotonic_s() > self._ordered_until_s:
             self._ordered_until_s = 0.0
             heap, self.heap = self.heap, None
+            self.open_runs.enter = self.open_runs.leave = None
             heap.close()
             self._overhead_before_s += heap.duty.spent_s
             return
         self.heap.look()
 
-    def run_started(
-        self, kind: Kind, name: str, *, task_id: str = "", retries: int = 0, queue: str = "", root_id: str = ""
-    ) -> RunToken:
+    def run_started(self, kind: Kind, name: str, task_id: str = "", retries: int = 0) -> Token:
         """Note that a run begins. Hot path: a few microseconds."""
-        now_s = self.clock.now_s()
-        totals = self._totals.get(name if kind is _TASK else (kind.value, name)) or self._new_totals(kind, name, now_s)
-        token = RunToken(totals, now_s, task_id, retries, queue, root_id)
-        self._running = name
-        self._open_runs += 1
+        totals = self._totals.get(name if kind is _TASK else (kind.value, name)) or self._new_totals(kind, name)
         if self.ticker.asleep:
             self.ticker.wake()
-        token.shared = self._open_runs
-        if token.shared > self._most_open_runs:
-            self._most_open_runs = token.shared
-        if self.box is not None:
-            self.box.run_started(totals.label, task_id, retries, now_s)
+        token = self.open_runs.begin(totals, task_id, retries)
         if self.profile is not None and name in self.profile.armed:
             # Not traced as well: what memray itself allocates would be counted as the run's.
             token.profiled = self.profile.started(name, task_id)
         elif self.traced.wanted:
             token.tracing = self.traced.begin(name)
-        if self.heap is not None:
-            token.tag_before = self.heap.run(totals.tag)
-        token.started_s = time.perf_counter()
         return token
 
-    def run_ended(self, token: RunToken, state: str = "", *, failed: bool = False) -> None:
+    def run_ended(self, token: Token, state: str = "", *, failed: bool = False) -> None:
         """
         Note that a run ended, and add it up.
 
@@ -345,57 +304,34 @@ class Recorder:
             state: Celery's word for the end, or the HTTP status.
             failed: Whether it counts as a failure.
         """
-        duration_s = time.perf_counter() - token.started_s
-        if self.heap is not None:
-            self.heap.restore(token.tag_before)
+        retried = state == "RETRY"
+        said = self.open_runs.end(token, failed, retried)
+        self.runs += 1
         if token.profiled is not None and self.profile is not None:
             self.profile.ended(token.profiled)
         if token.tracing is not None:
             with guard.Guard("top differences"):
                 token.top = top_differences(token.tracing.end())
                 token.totals.traced += 1
-        if self.box is not None:
-            self.box.run_ended()
-        self._running = ""
-        if self._open_runs > token.shared:
-            token.shared = self._open_runs
-        self._open_runs -= 1
-        why = ""
-        bucket = int(duration_s * 10_000).bit_length()  # Histogram.bucket, without a call
-        if bucket > _LAST_BUCKET:
-            bucket = _LAST_BUCKET
-        totals = token.totals
-        with self._lock:
-            self.runs += 1
-            if token.started_at_s >= totals.ends_at_s:
-                if totals.dirty:
-                    self._write_rollup(totals)
-                totals.begin(token.started_at_s)
-            totals.runs += 1
-            totals.durations[bucket] += 1
-            totals.duration_s += duration_s
-            if duration_s > totals.duration_max_s:
-                totals.duration_max_s = duration_s
-            if failed:
-                totals.failed += 1
-            elif state == "RETRY":
-                totals.retried += 1
-            totals.dirty = True
-            if token.top is not None:
-                why = "traced"
-            elif bucket >= totals.slow_bucket:
-                why = "outlier"
-            elif token.started_s >= totals.scatter_due_s:
-                why = "sampled"
-            if why:
-                totals.scatter_due_s = token.started_s + SCATTER_S
-                totals.learn_what_is_slow()
-        if why:
-            self._write_run(token, duration_s, state, why)
+        while said == NEXT_PERIOD:
+            self._next_period(token.totals, token.started_at_s)
+            said = self.open_runs.add(token, failed, retried)
+        if said != ADDED or token.top is not None:
+            token.totals.scatter_due_s = token.started_s + SCATTER_S
+            token.totals.learn_what_is_slow()
+            self._write_run(token, state, "traced" if token.top is not None else _WHY[said])
 
-    def _write_run(self, token: RunToken, duration_s: float, state: str, why: str) -> None:
-        if token.describe is not None:
-            token.queue, token.root_id = token.describe(token.origin)
+    def _next_period(self, totals: Totals, at_s: float) -> None:
+        with self._lock:
+            if at_s < totals.ends_at_s:
+                return  # another thread was first
+            is_new, self._seq = totals.dirty, self._seq + 1
+            ended = totals.next_period(at_s, self.process.uid, self._seq)
+            if is_new:
+                self.write(ended)
+
+    def _write_run(self, token: Token, state: str, why: str) -> None:
+        queue, root_id = token.describe(token.origin) if token.describe is not None else ("", "")
         top = token.top or []
         self.write(
             Run(
@@ -405,10 +341,10 @@ class Recorder:
                 name=token.totals.name,
                 task_id=token.task_id,
                 retries=token.retries,
-                queue=token.queue,
-                root_id=token.root_id,
+                queue=queue,
+                root_id=root_id,
                 started_at_s=token.started_at_s,
-                duration_s=duration_s,
+                duration_s=token.duration_s,
                 state=state,
                 why=why,
                 kept_blocks=sum(site.blocks for site in top) if token.top is not None else None,
@@ -417,11 +353,6 @@ class Recorder:
                 concurrent=token.shared,
             )
         )
-
-    def let_wait(self, write_waiting: Callable[[], None]) -> None:
-        """Have ``write_waiting`` called, which writes what waits to be written, soon and whenever that must be done."""
-        self.write_waiting = write_waiting
-        self.ticker.every(WAIT_S, write_waiting, "waiting failures", idle_s=IDLE_S)
 
     def measure(self, name: str, mode: str, seconds: float) -> None:
         """Measure the runs of one name in another mode for a while, whatever the process's mode is."""
@@ -451,10 +382,10 @@ class Recorder:
         if self.keeper is not None:
             self.keeper.keep(failure, error)
 
-    def _new_totals(self, kind: Kind, name: str, at_s: float) -> Totals:
+    def _new_totals(self, kind: Kind, name: str) -> Totals:
         with self._lock:
             key = name if kind is _TASK else (kind.value, name)
-            totals = self._totals.setdefault(key, Totals(kind, name, at_s, label(kind, name)))
+            totals = self._totals.setdefault(key, Totals(kind, name, self.clock.now_s(), label(kind, name)))
             if self.heap is not None:
                 totals.tag = self.heap.tag(kind, name, self._code_of(kind, name))
             return totals
@@ -464,7 +395,7 @@ class Recorder:
     def is_idle(self) -> bool:
         """Whether nothing runs, nothing has run since the last flush, and no search goes on."""
         return (
-            not self._open_runs
+            not self.open_runs.count
             and self.runs == self._flushed_runs
             and self._counters() == self._last_stats
             and (self.heap is None or not self.heap.is_searching)
@@ -476,8 +407,9 @@ class Recorder:
         if self.spool.trouble is not None:
             return  # it has been said, and would fail for the same reason
         with guard.Guard("black box"):
+            path = self.settings.spool_folder / f"{self.process.uid}.box"
             try:
-                box = BlackBox(self.settings.spool_folder / f"{self.process.uid}.box", self.process, self.clock)
+                box = BlackBox(path, self.process, self.clock, self.open_runs)
             except OSError as error:
                 guard.own_errors["black box"] += 1
                 self.spool.refused(error)
@@ -490,7 +422,7 @@ class Recorder:
     def look_at_what_runs(self) -> None:
         """Put the stack of what runs in the black box."""
         if self._box_look is not None:
-            lasts = self.runs == self._runs_at_look and self._open_runs > 0
+            lasts = self.runs == self._runs_at_look and self.open_runs.count > 0
             self._box_look.every_s = BLACK_BOX_S if lasts else BLACK_BOX_SHORT_S
             self._runs_at_look = self.runs
         if self.box is not None:
@@ -499,10 +431,8 @@ class Recorder:
             self.open_box()
 
     def flush(self) -> None:
-        """Write what waits to be written, and the rollups that changed."""
+        """Write the rollups that changed."""
         self._flushed_runs = self.runs
-        if self.write_waiting is not None:
-            self.write_waiting()
         self.spool.settle()
         with self._lock:
             changed = [totals for totals in self._totals.values() if totals.dirty]
@@ -543,7 +473,8 @@ class Recorder:
         self._last_sample_s = now_s
         if full:
             self._last_full_s = now_s
-        running = self._running
+        latest = self.open_runs.latest
+        running = latest.name if latest is not None else ""
         with self._lock:
             for totals in self._totals.values():
                 if totals.dirty or totals.name == running:
@@ -573,8 +504,6 @@ class Recorder:
 
     def _write_rollup(self, totals: Totals) -> None:
         self._seq += 1
-        # Before the read: a run that ends now marks the totals dirty again and is in the next rollup.
-        totals.dirty = False
         self.write(totals.rollup(self.process.uid, self._seq))
 
     def _counters(self) -> dict[str, int]:
@@ -615,8 +544,8 @@ class Recorder:
     def abandon(self) -> None:
         """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
         self.closed = True
-        self.write_waiting = None
         self.box = None
+        self.open_runs.enter = self.open_runs.leave = None
         self.heap = None
         self.profile = None
         self.keeper = None

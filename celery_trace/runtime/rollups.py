@@ -5,47 +5,33 @@ from __future__ import annotations
 from typing import Final
 
 from celery_trace.model import Histogram, Kind, Rollup
+from celery_trace.process.open_runs import Counted, Counts
 
 #: A run is an outlier when it took this many times as long as 95 in 100 of its name, after this many runs.
 OUTLIER_TIMES: Final = 4
 OUTLIER_RUNS: Final = 40
 
 
-class Totals:
-    """A name's runs in the current five minutes; grows until its rollup is closed."""
-
-    __slots__ = (
-        "bucket_s", "dirty", "duration_max_s", "duration_s", "durations", "ends_at_s", "failed", "kind", "label",
-        "name", "retried", "rss_max_bytes", "runs", "scatter_due_s", "slow_bucket", "tag", "traced",
-    )  # fmt: skip
+class Totals(Counts):
+    """A name's runs in the current five minutes; what is learned of the name (its usual duration) stays."""
 
     def __init__(self, kind: Kind, name: str, at_s: float, label: bytes = b"") -> None:
+        super().__init__(label)
         self.kind = kind
         self.name = name
-        self.label = label  # what the black box is told of each run
-        self.tag = 0  # what the heap's sampler is told of each run
         self.traced = 0  # runs that were traced by themselves, ever
-        self.scatter_due_s = 0.0
-        self.slow_bucket = Histogram.BUCKETS
-        self.begin(at_s)
-
-    def begin(self, at_s: float) -> None:
-        """Start over for the bucket of ``at_s``; what is learned of the name (its usual duration) stays."""
-        self.bucket_s = int(at_s) // Rollup.BUCKET_S * Rollup.BUCKET_S
-        self.ends_at_s = self.bucket_s + Rollup.BUCKET_S
-        self.runs = self.failed = self.retried = 0
-        self.duration_s = self.duration_max_s = 0.0
-        self.durations = [0] * Histogram.BUCKETS
         self.rss_max_bytes = 0
-        self.dirty = False
+        self.bucket_s = _bucket_s(at_s)
+        self.take(self.bucket_s + Rollup.BUCKET_S)
 
     def learn_what_is_slow(self) -> None:
         """Set the duration bucket from which a run is an outlier."""
-        if self.runs < OUTLIER_RUNS:
+        runs, *_, durations = self.read()
+        if runs < OUTLIER_RUNS:
             return
-        beyond = self.runs * 0.95
+        beyond = runs * 0.95
         seen = 0
-        for bucket, count in enumerate(self.durations):
+        for bucket, count in enumerate(durations):
             seen += count
             if seen >= beyond:
                 self.slow_bucket = bucket + OUTLIER_TIMES.bit_length()
@@ -53,17 +39,33 @@ class Totals:
 
     def rollup(self, process: str, seq: int) -> Rollup:
         """The totals so far, as a record."""
+        self.dirty = False  # before the read: a run that ends now sets it again, and is in the next rollup
+        return self._record(process, seq, self.read())
+
+    def next_period(self, at_s: float, process: str, seq: int) -> Rollup:
+        """Start over for the five minutes of ``at_s``. The totals until now, as a record."""
+        bucket_s = _bucket_s(at_s)
+        ended = self._record(process, seq, self.take(bucket_s + Rollup.BUCKET_S))
+        self.bucket_s, self.rss_max_bytes = bucket_s, 0
+        return ended
+
+    def _record(self, process: str, seq: int, counted: Counted) -> Rollup:
+        runs, failed, retried, duration_s, duration_max_s, durations = counted
         return Rollup(
             process=process,
             kind=self.kind,
             name=self.name,
             bucket_s=self.bucket_s,
             seq=seq,
-            runs=self.runs,
-            failed=self.failed,
-            retried=self.retried,
-            duration_s=self.duration_s,
-            duration_max_s=self.duration_max_s,
-            durations=Histogram(list(self.durations)),
+            runs=runs,
+            failed=failed,
+            retried=retried,
+            duration_s=duration_s,
+            duration_max_s=duration_max_s,
+            durations=Histogram(durations),
             rss_max_bytes=self.rss_max_bytes,
         )
+
+
+def _bucket_s(at_s: float) -> int:
+    return int(at_s) // Rollup.BUCKET_S * Rollup.BUCKET_S

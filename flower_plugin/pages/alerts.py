@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from celery_trace.alerting.rules import SEVERITIES, SHIPPED, Rule, configured, in_force, sentence, written
+from celery_trace.alerting.rules import SEVERITIES, SHIPPED, Rule, configured, in_force, kind_of, sentence, written
 from celery_trace.model import AlertView
 from celery_trace.queries import Queries
 from celery_trace.settings import SettingError
@@ -33,9 +33,8 @@ def channel_name(url: str) -> str:
     return f"{parts.scheme}://{host}/…" if looks_like_host else f"{parts.scheme}:…" if host else f"{parts.scheme}:"
 
 
-#: What the keys of a rule are called in a form, and what may be written there.
+#: What the keys of a rule are called in a form, and what may be written there; `above` is the rule's own quantity.
 LABELS = {
-    "above": ("More than", "such as 512 B, 20%, 15m or 0, as the rule measures"),
     "severity": ("Severity", ""),
     "for": ("For at least", "how long it must hold before it fires: 0s, 60s, 5m"),
     "hold": ("Ends after", "how long it must be over before it is resolved: 10m"),
@@ -70,8 +69,9 @@ def described(rules: Iterable[Rule]) -> list[ShownRule]:
     """Rules for the page."""
     rows = []
     for rule in rules:
-        values = written(rule)
-        fields = [Field(key, *LABELS[key], values[key]) for key in values if key in LABELS]
+        values, kind = written(rule), kind_of(rule)
+        labels = {"above": (f"{kind.quantity}, more than", kind.unit.hint), **LABELS}
+        fields = [Field(key, *labels[key], values[key]) for key in values if key in labels]
         rows.append(
             ShownRule(kind=rule.rule, name=rule.name, sentence=sentence(rule), severity=rule.severity, fields=fields)
         )

@@ -10,16 +10,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from celery_trace.heap import forecasting
+from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_GAP_S, SAMPLE_IDLE_S, SAMPLE_S, SAMPLES_IN_A_ROW_S
 from celery_trace.model import MemoryState, ProcessRecord, ProcessView, Sample, WorkerView
 from celery_trace.queries import Queries
+from celery_trace.words import duration
 from flower_plugin.pages.limits import limits_of, of_process
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
 from flower_plugin.pages.timemarks import Mark, ended_words, marks_of
 
-#: When a process takes its first sample, seconds after its start.
-FIRST_SAMPLE_S = 10.0
-#: A process that lives takes a sample at least every five minutes; after this time it was not there, or not measured.
-SILENT_S = 400.0
 MOST_POINTS = 300
 #: The store thins a longer series to about so many samples, one for each slice of the time that processes lived.
 MOST_STORED_POINTS = 1000
@@ -89,11 +87,16 @@ class MemoryLine(Struct, kw_only=True):
 
 
 class MemoryPlot(Struct, frozen=True, kw_only=True):
-    """A worker's processes over time, the greatest first; what happened meanwhile; the least limit of any, bytes."""
+    """
+    A worker's processes over time, the greatest first; what happened meanwhile; the least limit of any, bytes.
+
+    Samples that are at most ``in_a_row_s`` apart stand in a row.
+    """
 
     lines: list[MemoryLine] = []
     marks: list[Mark] = []
     limit: float | None = None
+    in_a_row_s: float = SAMPLES_IN_A_ROW_S
 
 
 def series(samples: Iterable[Sample], worker: WorkerView | None, starts: Iterable[ProcessRecord] = ()) -> MemoryPlot:
@@ -104,7 +107,7 @@ def series(samples: Iterable[Sample], worker: WorkerView | None, starts: Iterabl
     views = {process.uid: process for process in worker.processes} if worker is not None else {}
     ordered = {uid: sorted(rows, key=lambda row: row.at_s) for uid, rows in by_process.items()}
     lived_s = sum(rows[-1].at_s - rows[0].at_s for rows in ordered.values())
-    longest_s = max(SILENT_S, 3 * lived_s / MOST_STORED_POINTS)
+    longest_s = max(SAMPLE_GAP_S, 3 * lived_s / MOST_STORED_POINTS)
     lines = [_line(rows, _label(uid, views.get(uid)), longest_s) for uid, rows in ordered.items()]
     lines.sort(key=lambda line: -line.greatest)
     shown = [
@@ -148,14 +151,14 @@ def silence(worker: WorkerView, now_s: float) -> Silence:
         return Silence("Memory is not measured here: trace_memory is off in its processes.")
     never = [process for process in worker.processes if process.at is None]
     if len(never) == len(worker.processes):
-        first = "the first comes ten seconds after the start of a process"
+        first = f"the first comes {duration(SAMPLE_S)} after the start of a process"
         if not living:
             return Silence(f"No sample: {first}, and these ended before.")
-        due_s = min(process.started_at for process in living) + FIRST_SAMPLE_S
+        due_s = min(process.started_at for process in living) + SAMPLE_S
         return Silence(f"No sample yet: {first}", due_s if due_s > now_s else None)
     return Silence(
-        "No sample within this time. One is taken whenever memory moves by one per cent, and every five minutes "
-        "otherwise: a longer time shows the ones before."
+        f"No sample within this time. One is written whenever memory changes by {SAMPLE_CHANGE:.0%}, and every "
+        f"{duration(SAMPLE_IDLE_S)} otherwise: a longer time shows the ones before."
     )
 
 

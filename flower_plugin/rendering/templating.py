@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tornado.template import BaseLoader, Template
 
+from celery_trace import intervals
 from flower_plugin.rendering import badges, wording
 from flower_plugin.rendering.source import one_line
 
@@ -27,6 +28,7 @@ HELPERS = {
     "badges": badges,
     "one_line": one_line,
     "range_of": range,
+    "intervals": intervals,
 }
 
 

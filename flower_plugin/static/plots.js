@@ -112,11 +112,9 @@
         }]}};
     }
 
-    // A bar goes on to the next sample only if that comes at once: a quiet process is not looked at for minutes.
-    const AT_ONCE_S = 30;
-
-    // What ran when: a lane for each process, a colour for each name; a point without a name breaks a bar.
-    function lanes(place, plot, lines) {
+    // What ran when: a lane for each process, a colour for each name; a point without a name breaks a bar. A bar goes on
+    // to the next sample only within inARowS seconds: of an idle process there is none for minutes.
+    function lanes(place, plot, lines, inARowS) {
         const old = place.parentElement.querySelector(".tr-lanes");
         if (old) { old.remove(); }
         const runs = new Map();
@@ -148,7 +146,7 @@
                 let end = index;
                 while (end + 1 < one.x.length && one.name[end + 1] === name) { end += 1; }
                 const next = end + 1;
-                const goesOn = next < one.x.length && one.measured[next] && one.x[next] - one.x[end] < AT_ONCE_S;
+                const goesOn = next < one.x.length && one.measured[next] && one.x[next] - one.x[end] < inARowS;
                 const until = goesOn ? one.x[next] : one.x[end];
                 if (until < low || at > low + span) { return; }
                 const bar = document.createElement("i");
@@ -305,7 +303,7 @@
                 // The lanes follow when somebody zooms.
                 hooks: {draw: [function (plot) {
                     const span = [plot.scales.x.min, plot.scales.x.max, plot.bbox.width].join();
-                    if (span !== shown) { shown = span; lanes(place, plot, ran); }
+                    if (span !== shown) { shown = span; lanes(place, plot, ran, data.in_a_row_s); }
                 }]},
                 scales: {y: {range: function (_, low, high) { return [0, Math.max(high > 0 ? high * 1.08 : 1, limit.length ? limit[0][0] * 1.05 : 0)]; }}},
                 series: [{}].concat(lines.map(function (one, at) { return line(one.label, at, {spanGaps: false, points: {show: one.x.length < 40, filter: alone(one)}}); })),

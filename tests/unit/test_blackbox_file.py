@@ -1,15 +1,16 @@
 """The black box: what it says of a process that can't speak any more."""
 
+import itertools
 import os
 import threading
-from unittest.mock import patch
 
 import pytest
 
 from celery_trace.clock import FakeClock
 from celery_trace.model import ProcessRecord, Role
 from celery_trace.process import blackbox
-from celery_trace.process.blackbox import BlackBox, label
+from celery_trace.process.open_runs import MOST_PLACES
+from tests.support.box_runs import BoxWithRuns
 
 
 @pytest.fixture
@@ -24,13 +25,13 @@ def process(clock):
 
 @pytest.fixture
 def box(tmp_path, process, clock):
-    box = BlackBox(tmp_path / "u1.box", process, clock)
+    box = BoxWithRuns(tmp_path / "u1.box", process, clock)
     yield box
     box.close()
 
 
 def test_a_box_tells_the_run_its_stack_and_the_age_of_the_sample(box, tmp_path, clock, process):
-    box.run_started(label("task", "app.work"), "id-1", 2, now_s=clock.now_s())
+    box.begin("app.work", "id-1", 2)
     clock.advance(3)
     box.sample()
     clock.advance(0.1)
@@ -46,30 +47,30 @@ def test_a_box_tells_the_run_its_stack_and_the_age_of_the_sample(box, tmp_path, 
 
 
 def test_between_runs_nothing_is_running(box, tmp_path, clock):
-    box.run_started(label("task", "app.work"), "id-1", 0, now_s=clock.now_s())
+    box.begin("app.work", "id-1")
     box.sample()
-    box.run_ended()
+    box.end()
     reading = blackbox.read(tmp_path / "u1.box")
     assert reading.running is None
     assert reading.sample is None
 
 
 def test_a_sample_of_an_earlier_run_is_not_told_of_the_next(box, tmp_path, clock):
-    box.run_started(label("task", "app.work"), "id-1", 0, now_s=clock.now_s())
+    box.begin("app.work", "id-1")
     box.sample()
-    box.run_ended()
+    box.end()
     clock.advance(1)
-    box.run_started(label("task", "app.work"), "id-2", 0, now_s=clock.now_s())
+    box.begin("app.work", "id-2")
     reading = blackbox.read(tmp_path / "u1.box")
     assert reading.running.task_id == "id-2"
     assert reading.sample is None
 
 
 def test_a_task_inside_a_task_does_not_hide_the_outer_one(box, tmp_path, clock):
-    box.run_started(label("task", "outer"), "id-1", 0, now_s=clock.now_s())
-    box.run_started(label("task", "inner"), "id-2", 0, now_s=clock.now_s())
+    box.begin("outer", "id-1")
+    box.begin("inner", "id-2")
     assert blackbox.read(tmp_path / "u1.box").running.name == "outer"
-    box.run_ended()
+    box.end()
     assert blackbox.read(tmp_path / "u1.box").running.name == "outer"
 
 
@@ -77,12 +78,12 @@ def test_each_thread_has_its_own_run_and_stack(box, tmp_path, clock):
     started, stop = threading.Event(), threading.Event()
 
     def in_a_thread():
-        box.run_started(label("task", "threaded"), "id-2", 0, now_s=clock.now_s())
+        box.begin("threaded", "id-2")
         started.set()
         stop.wait(30)
-        box.run_ended()
+        box.end()
 
-    box.run_started(label("task", "outer"), "id-1", 0, now_s=clock.now_s())
+    box.begin("outer", "id-1")
     thread = threading.Thread(target=in_a_thread)
     thread.start()
     try:
@@ -98,7 +99,7 @@ def test_each_thread_has_its_own_run_and_stack(box, tmp_path, clock):
 
 
 def test_a_sample_cut_short_by_death_leaves_the_one_before(box, tmp_path, clock):
-    box.run_started(label("task", "app.work"), "id-1", 0, now_s=clock.now_s())
+    box.begin("app.work", "id-1")
     box.sample()
     first_at_s = clock.now_s()
     before = (tmp_path / "u1.box").read_bytes()
@@ -114,10 +115,10 @@ def test_a_sample_cut_short_by_death_leaves_the_one_before(box, tmp_path, clock)
 
 
 def test_a_run_whose_writing_was_cut_short_by_death_is_not_told_by_halves(box, tmp_path, clock):
-    box.run_started(label("task", "first"), "id-1", 0, now_s=clock.now_s())
-    box.run_ended()
+    box.begin("first", "id-1")
+    box.end()
     done = bytearray((tmp_path / "u1.box").read_bytes())
-    box.run_started(label("task", "second"), "id-2", 0, now_s=clock.now_s())
+    box.begin("second", "id-2")
     after = (tmp_path / "u1.box").read_bytes()
     changed = [at for at, (old, new) in enumerate(zip(done, after, strict=True)) if old != new]
     for at in changed[1:]:  # all that the second run writes, but for the byte that says so: it is written last
@@ -127,32 +128,32 @@ def test_a_run_whose_writing_was_cut_short_by_death_is_not_told_by_halves(box, t
 
 
 def test_words_of_any_length_and_kind_fit(box, tmp_path, clock):
-    box.run_started(label("task", "naïve.работа" * 100), "id-\ud800" + "x" * 255, 0, now_s=clock.now_s())
+    box.begin("naïve.работа" * 100, "id-\ud800" + "x" * 255)
     running = blackbox.read(tmp_path / "u1.box").running
     assert running.task_id == "id-\\ud800" + "x" * 255
     assert running.name.startswith("naïve.работа")
 
 
 def test_more_runs_at_once_than_places_leave_the_others_told(box, tmp_path, clock):
-    many = blackbox._MOST_RUNS + 5
-    for thread in range(many):
-        with patch.object(blackbox, "get_ident", lambda thread=thread: 1_000 + thread):
-            box.run_started(label("task", "app.work"), f"id-{thread}", 0, now_s=clock.now_s())
-    assert len(blackbox.read(tmp_path / "u1.box").runs) == blackbox._MOST_RUNS
-    for thread in range(many):
-        with patch.object(blackbox, "get_ident", lambda thread=thread: 1_000 + thread):
-            box.run_ended()
+    many = MOST_PLACES + 5
+    threads = itertools.count(1_000)
+    box.runs.ident = lambda: next(threads)
+    for number in range(many):
+        box.begin("app.work", f"id-{number}")
+    assert len(blackbox.read(tmp_path / "u1.box").runs) == MOST_PLACES
+    for _ in range(many):
+        box.end()
     assert blackbox.read(tmp_path / "u1.box").runs == []
-    box.run_started(label("task", "later"), "id", 0, now_s=clock.now_s())
+    box.begin("later", "id")
     assert blackbox.read(tmp_path / "u1.box").running.name == "later"
 
 
 def test_a_closed_box_leaves_no_file(tmp_path, process, clock):
-    box = BlackBox(tmp_path / "u2.box", process, clock)
-    box.run_started(label("task", "app.work"), "id-1", 0, now_s=clock.now_s())
+    box = BoxWithRuns(tmp_path / "u2.box", process, clock)
+    box.begin("app.work", "id-1")
     box.close()
     box.close()
-    box.run_ended()
+    box.end()
     box.sample()
     assert not (tmp_path / "u2.box").exists()
     assert blackbox.read(tmp_path / "u2.box") is None
@@ -182,7 +183,7 @@ def test_a_stack_of_any_depth_fits(box, tmp_path, clock):
         else:
             box.sample()
 
-    box.run_started(label("task", "app.work"), "id-1", 0, now_s=clock.now_s())
+    box.begin("app.work", "id-1")
     deep(400)
     stack = blackbox.read(tmp_path / "u1.box").sample.stack
     assert 10 < len(stack) <= blackbox.MOST_FRAMES

@@ -9,8 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
+from celery_trace import intervals
 from celery_trace.alerting.delivery import BACK_OFF_S, GROUP_S
-from celery_trace.alerting.rules import _KEYS, KINDS
+from celery_trace.alerting.rules import KINDS
+from celery_trace.alerting.rules.configuration import KEYS
 from celery_trace.cli import COMMANDS
 from celery_trace.commands import SUBCOMMANDS
 from celery_trace.redaction import Redactor
@@ -77,7 +79,7 @@ def test_the_names_that_the_page_on_captures_gives_are_judged_as_it_says() -> No
     assert [name for name in names.findall(shown) if redactor.is_secret_name(name)] == []
 
 
-@pytest.mark.parametrize("key", ["rule", "above", *_KEYS])
+@pytest.mark.parametrize("key", ["rule", "above", *KEYS])
 def test_every_key_of_a_rule_is_described(key: str) -> None:
     assert f"| `{key}` |" in text("alerts.md")
 
@@ -87,6 +89,15 @@ def test_the_pauses_that_the_page_names_are_those_of_the_program() -> None:
     assert "after 5 s, 15 s, 1 min, 5 min and then every 15 min" in text("alerts.md")
     assert GROUP_S == 30
     assert "waits 30 seconds" in text("alerts.md")
+
+
+def test_the_intervals_that_the_pages_name_are_those_of_the_program() -> None:
+    assert (intervals.SAMPLE_S, intervals.SAMPLE_CHANGE, intervals.SAMPLE_IDLE_S) == (10, 0.01, 300)
+    started = " ".join(text("getting-started.md").split())
+    assert "after ten seconds: a point for each process, then one whenever its memory moves by one per cent" in started
+    assert "and every five minutes while it stands still" in started
+    assert (intervals.PROFILE_FIRST_S, intervals.PROFILE_S) == (60, 300)
+    assert "after a minute, every five minutes where it has changed" in " ".join(text("monitor.md").split())
 
 
 METRIC = re.compile(r"\bcelery_trace_[a-z_]+\b")

@@ -73,15 +73,16 @@ def test_what_the_arguments_tell_to_be_secret_is_in_no_other_part_of_the_record(
         kwargs={"password": "open sesame 12"},
         traceback=said,
     )
-    watcher.unknown(
-        message=UnknownMessage({"id": "t3", "retries": 0, "note": "open sesame 12"}, {"password": "open sesame 12"}),
-        name="shop.gone",
-        id="t3",
-    )
+    headers = {"task": "shop.gone", "id": "t3", "retries": 0, "note": "open sesame 12"}
+    refuse_unknown(watcher, UnknownMessage(headers, {"password": "open sesame 12"}))
     assert [record.task_id for record in records] == ["t2", "t3"]
     assert records[0].traceback_text.startswith("Traceback")
     assert "note" in records[1].task.headers
     assert b"open sesame" not in encode(records[0]) + encode(records[1])
+
+
+def refuse_unknown(watcher, message):
+    watcher.refusals.refused("on_unknown_task", message, KeyError("shop.gone"))
 
 
 class UnknownMessage:
@@ -101,11 +102,11 @@ def test_the_same_revoke_told_twice_is_one_record(watcher, records):
 
 def test_a_task_that_nobody_knows_is_told_by_its_name(watcher, records):
     class Body:
-        headers = {"retries": 1, "root_id": "r", "user": "ada"}  # noqa: RUF012
+        headers = {"task": "shop.gone", "id": "t2", "retries": 1, "root_id": "r", "user": "ada"}  # noqa: RUF012
         delivery_info = {"routing_key": "shop"}  # noqa: RUF012
         payload = ((1, "two"), {}, {})
 
-    watcher.unknown(message=Body(), name="shop.gone", id="t2")
+    refuse_unknown(watcher, Body())
     (failure,) = records
     assert (failure.name, failure.retries, failure.exception.type) == ("shop.gone", 1, "NotRegistered")
     assert (failure.task.root_id, failure.task.headers) == ("r", {"user": "ada"})
@@ -122,7 +123,7 @@ def test_what_a_decoder_says_is_kept_only_where_it_does_not_quote_the_message(wa
     for kind in ("application/json", "application/x-yaml"):
         message = Body()
         message.content_type = kind
-        watcher.refused("on_decode_error", message, ValueError("at line 1") if "json" in kind else quoting)
+        watcher.refusals.refused("on_decode_error", message, ValueError("at line 1") if "json" in kind else quoting)
     assert [failure.exception.message[:9] for failure in records] == ["at line 1", "(left out"]
     assert records[1].note.endswith("content type application/x-yaml, encoding utf-8, body 25 bytes")
     assert b"hunter2" not in encode(records[1])
@@ -131,11 +132,12 @@ def test_what_a_decoder_says_is_kept_only_where_it_does_not_quote_the_message(wa
 def test_an_unreadable_body_loses_the_arguments_and_not_the_failure(watcher, records):
     class Body:
         headers = None
+        properties = {"correlation_id": "t3"}  # noqa: RUF012
         delivery_info = None
 
         @property
         def payload(self):
             raise ValueError("no such codec")
 
-    watcher.unknown(message=Body(), name="shop.gone", id="t3")
+    refuse_unknown(watcher, Body())
     assert [failure.capture for failure in records] == [None]

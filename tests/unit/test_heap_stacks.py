@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from celery_trace.heap.picks import Pick, Stack
 from celery_trace.heap.stacks import LEAST_BYTES, MOST_STACKS, KeptStacks
+from celery_trace.heap.windows import _RUN_BEGINS
 from celery_trace.probes.source import WRAPPERS, OwnCode
 
 OWN = "/srv/shop/tasks.py"
@@ -34,6 +36,10 @@ def see(watched: KeptStacks, *picks: Pick, replaced: Iterable[int] = ()) -> None
 
 def bytes_of(watched: KeptStacks, tag: int = 1) -> int:
     return dict(watched.changed({}))[tag].bytes
+
+
+def test_the_wrappers_around_a_task_are_files_that_exist() -> None:
+    assert [file for file in WRAPPERS if not Path(file).is_file() or not file.endswith(_RUN_BEGINS)] == []
 
 
 def test_a_stack_reaches_from_the_task_to_the_allocation() -> None:

@@ -69,9 +69,22 @@ def test_few_runs_have_no_verdict_and_say_how_many_more_it_takes() -> None:
 
 
 def test_runs_that_keep_megabytes_have_a_verdict_sooner() -> None:
-    large = Evidence(6, 3, 3, 6 * 7.6 * 2**20, 6)
+    large = Evidence(8, 4, 4, 8 * 7.6 * 2**20, 8)
     assert judge(large, FOUND).verdict is Verdict.GROWING
-    assert judge(Evidence(5, 2, 3, 5 * 7.6 * 2**20, 5), FOUND).waits_for == "1 more runs"
+    assert judge(Evidence(3, 1, 2, 3 * 7.6 * 2**20, 3), FOUND).waits_for == "1 more runs"
+
+
+def test_what_holds_a_lot_of_memory_is_called_a_leak_before_the_process_is_killed_for_it() -> None:
+    assert judge(Evidence(10, 5, 5, 10 * 7.6 * 2**20, 10), FOUND).verdict is Verdict.LEAKING
+    assert judge(Evidence(10, 5, 5, 10 * 4.0 * 2**20, 10), FOUND).waits_for == "140 more runs"
+    bounded = Holder(path=FOUND.path, bound="lru_cache (10/32)", searched=True)
+    assert judge(Evidence(10, 5, 5, 10 * 7.6 * 2**20, 10), bounded).verdict is Verdict.GROWING
+
+
+def test_births_that_become_fewer_are_those_of_a_table_that_fills() -> None:
+    judgement = judge(evidence(60, 36), FOUND)
+    assert (judgement.verdict, judgement.waits_for) == (Verdict.GROWING, "more runs")
+    assert judge(evidence(52, 44), FOUND).verdict is Verdict.LEAKING
 
 
 def test_small_objects_that_the_interpreter_reuses_are_not_blamed_on_the_line_that_made_them() -> None:

@@ -142,7 +142,7 @@ def test_two_lines_of_a_task_are_two_rows_the_one_that_keeps_more_first() -> Non
 
 
 def test_the_worst_verdict_comes_first() -> None:
-    growing = window("a", 1.0, 60, name="shop.large", evidence=replace(evidence(60), bytes=1e9))
+    growing = window("a", 1.0, 60, name="shop.large", evidence=replace(evidence(60), bytes=5e7))
     rows = leak_table([growing, window("a", 1.0, 200)], now_s=0.0)
     assert [row.verdict for row in rows] == [Verdict.LEAKING, Verdict.GROWING]
 

@@ -168,7 +168,7 @@ def test_the_greatest_process_speaks_for_its_worker() -> None:
     )
     (reading,) = evaluate(rule("process_memory", above="500 MiB"), facts)
     assert (reading.subject, reading.value) == ("w1@host", 900 * MIB)
-    assert "Process 2 of w1@host holds 900.0 MiB, running shop.pay; allowed are 500.0 MiB, and 1 more" in reading.text
+    assert "Process 2 of w1@host holds 900.0 MiB, running shop.pay; threshold 500.0 MiB, and 1 more" in reading.text
 
 
 def test_a_process_that_ended_holds_nothing() -> None:
@@ -180,7 +180,7 @@ def test_the_failure_rate_is_over_the_window_and_enough_runs() -> None:
     facts = Facts(now_s=NOW_S, rollups=[rollup(30, 6), rollup(10, 4, ago_s=300), rollup(1000, 0, ago_s=7200)])
     (reading,) = evaluate(rule("failure_rate", window="15m"), facts)
     assert reading.value == pytest.approx(10 / 40)
-    assert "10 of 40 runs of task shop.pay failed in the last 15 min (25%; allowed are 20%)" in reading.text
+    assert "10 of 40 runs of task shop.pay failed in the last 15 min (25%; threshold 20%)" in reading.text
     assert evaluate(rule("failure_rate", runs=41), facts) == []
 
 
@@ -314,7 +314,7 @@ def test_a_rule_has_nothing_to_say_about_nothing(kind: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_shipped_rule_is_what_its_name_alone_configures(kind: Any) -> None:
     assert configured([{"rule": kind.name}]) == (kind.shipped,)
-    assert describe(kind.shipped)["unit"] == kind.unit
+    assert describe(kind.shipped)["unit"] == kind.unit.name
 
 
 def test_without_configuration_the_shipped_rules_hold() -> None:

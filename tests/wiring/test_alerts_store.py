@@ -11,12 +11,9 @@ from typing import Any
 
 import pytest
 
-from celery_trace.alerting import rules
 from celery_trace.alerting.engine import AlertEngine
-from celery_trace.alerting.rules import Facts, Reading, Rule, RuleKind
 from celery_trace.clock import FakeClock
-from celery_trace.guard import own_errors
-from celery_trace.model import AnyRecord, MemoryState, Outcome, Role, Stats
+from celery_trace.model import AnyRecord, MemoryState, Outcome, Role
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, leak_rows, open_store
@@ -90,56 +87,6 @@ def test_every_shipped_rule_fires_on_records_that_call_for_it(store: Store, cloc
     for message in channel.messages:
         json.dumps(message.body)
         assert message.alerts
-
-
-@pytest.mark.parametrize("name", [kind.name for kind in rules.KINDS])
-def test_each_rule_fires_when_it_is_the_only_one(store: Store, clock: FakeClock, name: str) -> None:
-    alerts = engine(store, clock, alert_rules=({"rule": name, "for": 0},))
-    if name == "spool_dropping":
-        alerts.evaluate()  # what was dropped before it first looked is not news
-        store.write([make.process("p1"), Stats(process="p1", seq=1, at_s=make.NOW_S, counters={"dropped:run": 3})])
-    else:
-        store.write(what_calls_for_every_rule(make.NOW_S))
-        leak_rows.refresh(store, most_s=10)
-    assert rules_of(alerts.evaluate()) == {name: "firing"}
-
-
-def _slow(facts: Facts, rule: Rule) -> Iterator[Reading]:
-    for rollup in facts.rollups:
-        yield Reading(f"{rollup.kind} {rollup.name}", rollup.duration_max_s, f"{rollup.name} is slow")
-
-
-def add_rule(monkeypatch: pytest.MonkeyPatch, *needs: str) -> None:
-    """A rule as the docstring of ``rules`` says: a function and a row. It looks back further than any shipped one."""
-    shipped = Rule(rule="slow", name="slow", above=60, window_s=3600)
-    row = RuleKind("slow", _slow, needs, "seconds", shipped, "A run took more than `above` within `window`")
-    monkeypatch.setattr(rules, "KINDS", (*rules.KINDS, row))
-
-
-def test_a_new_rule_fires_alone_as_far_back_as_its_own_window(
-    store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add_rule(monkeypatch, "rollups")
-    store.write([make.process("p1"), make.rollup(1, 9, bucket_s=int(make.NOW_S) - 3000, duration_max_s=300.0)])
-    assert rules_of(engine(store, clock, alert_rules=({"rule": "slow"},)).evaluate()) == {"slow": "firing"}
-    both = engine(store, clock, alert_rules=({"rule": "slow"}, {"rule": "failure_rate"}))
-    assert rules_of(both.evaluate()) == {"slow": "firing"}
-
-
-def test_a_rule_that_does_not_name_what_it_reads_is_refused_in_any_company(
-    store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    add_rule(monkeypatch, "leaks")
-    store.write([make.process("p1"), make.rollup(1, 9, duration_max_s=300.0)])
-    own_errors.pop("alert rule slow", None)
-    assert engine(store, clock, alert_rules=({"rule": "slow"}, {"rule": "failure_rate"})).evaluate() == []
-    assert "reads the fact 'rollups', which its row in KINDS does not name" in caplog.text
-    assert own_errors.pop("alert rule slow") == 1
-
-
-def test_the_needs_of_every_rule_are_facts() -> None:
-    facts = set(Facts.__struct_fields__) - {"now_s"}
-    assert {need for kind in rules.KINDS for need in kind.needs} == facts
 
 
 def test_a_restart_over_the_store_pages_nobody_twice(store: Store, clock: FakeClock) -> None:

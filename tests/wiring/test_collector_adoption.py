@@ -22,18 +22,18 @@ import sys, threading, time
 from pathlib import Path
 from celery_trace.clock import SystemClock
 from celery_trace.model import ProcessRecord, Role
-from celery_trace.process.blackbox import BlackBox, label
 from celery_trace.spool import SpoolWriter
+from tests.support.box_runs import BoxWithRuns
 from tests.support.store_records import failure
 
 folder, runs, told = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "told"
 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 process = ProcessRecord(uid="victim", host="h", pid=7, worker="w1@h", started_at_s=time.time(), role=Role.CHILD)
-box = BlackBox(folder / "victim.box", process, SystemClock())
+box = BoxWithRuns(folder / "victim.box", process, SystemClock())
 ready = threading.Barrier(runs + 1)
 
 def baking_bread(number):
-    box.run_started(label("task", f"bakery.bake{number}"), f"t{number}", number, now_s=time.time())
+    box.begin(f"bakery.bake{number}", f"t{number}", number)
     ready.wait()
     sleep(600, password="hunter2-literal")
 

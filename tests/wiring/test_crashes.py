@@ -16,12 +16,12 @@ import ctypes, faulthandler, os, resource, signal, sys, threading, time
 from pathlib import Path
 from celery_trace.clock import SystemClock
 from celery_trace.model import ProcessRecord, Role
-from celery_trace.process.blackbox import BlackBox, label
+from tests.support.box_runs import BoxWithRuns
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 folder = Path(sys.argv[1])
 process = ProcessRecord(uid="u", host="h", pid=os.getpid(), started_at_s=time.time(), role=Role.CHILD)
-box = BlackBox(folder / "u.box", process, SystemClock())
+box = BoxWithRuns(folder / "u.box", process, SystemClock())
 
 
 def segfault(secret="hunter2"):
@@ -39,7 +39,7 @@ def in_a_thread():
 
 
 def begin():
-    box.run_started(label("task", "shop.pay"), "t1", 0, now_s=time.time())
+    box.begin("shop.pay", "t1")
 
 
 """

@@ -29,6 +29,7 @@ from celery_trace.heap.flamegraph import NoFlamegraph, Profile, Profiles
 from celery_trace.model import AnyRecord, Failure, Kind, ProcessRecord, Role, Stats, new_id
 from celery_trace.process import blackbox
 from celery_trace.process.blackbox import BlackBox
+from celery_trace.process.open_runs import OpenRuns
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import SettingError, Settings
 from celery_trace.spool import SpoolWriter
@@ -257,7 +258,7 @@ def test_a_writer_never_writes_into_what_was_laid_out_for_it(settings: Settings,
     for name in ("p1.lock", f"p1.{os.getpid()}.nascent", "p1.reserve", f"p1.{number}.spool", "p1.box"):
         (settings.spool_folder / name).symlink_to(victim)
     writer = SpoolWriter(settings.spool_folder, process("p1", pid=os.getpid()), cap_bytes=1 << 24, clock=clock)
-    box = BlackBox(settings.spool_folder / "p1.box", writer.process, clock)
+    box = BlackBox(settings.spool_folder / "p1.box", writer.process, clock, OpenRuns())
     writer.append(failure("t1"))
     clock.advance(2)
     writer.append(failure("t2"))
@@ -294,7 +295,7 @@ def test_the_status_of_a_collector_is_not_read_through_a_link_nor_written_throug
 def test_a_black_box_behind_a_link_tells_nothing(settings: Settings, victim: Path) -> None:
     settings.spool_folder.mkdir(mode=0o700, parents=True)
     real = victim.with_name("real.box")
-    box = BlackBox(real, process("p1"), SystemClock())
+    box = BlackBox(real, process("p1"), SystemClock(), OpenRuns())
     try:
         assert blackbox.read(real) is not None
         (settings.spool_folder / "p1.box").symlink_to(real)

@@ -7,6 +7,8 @@ import functools
 import gc
 import json
 import os
+import queue
+import re
 import threading
 import time
 import tracemalloc
@@ -20,13 +22,14 @@ from typing import Any
 import pytest
 
 from celery_trace.clock import FakeClock
-from celery_trace.heap import retainers
+from celery_trace.heap import long_runs, retainers
 from celery_trace.heap import watch as watching
 from celery_trace.heap.leaks import leak_table
 from celery_trace.heap.watch import PROCESS, watch_heap
 from celery_trace.model import Kind, ProcessRecord, Role, Stage, Verdict, Window
 from celery_trace.probes.source import code_of
 from celery_trace.settings import Settings
+from tests.support import heaps as heap_tests
 from tests.support.heap_runs import watched
 
 HERE = str(Path(__file__))
@@ -238,6 +241,58 @@ def test_what_c_code_holds_needs_no_collection_to_be_no_garbage(task: Callable[[
         gc.enable()
     assert (row.name, row.line, row.retained_by) == (task.__name__, line_of(mark), [])
     assert row.note == retainers.OUTSIDE
+
+
+def test_a_local_variable_of_a_function_that_runs_is_a_holder() -> None:
+    heap_tests.sampler()  # without the extension, frames can't be read
+    handed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+    def keeps_what_comes() -> None:
+        kept = []
+        while (text := handed.get()) is not None:
+            kept.append(text)
+
+    def hands_over(number: int) -> None:
+        handed.put(b"%d" % number * 900)  # LEAK held by a frame
+
+    keeper = threading.Thread(target=keeps_what_comes)
+    keeper.start()
+    try:
+        with watched() as on:
+            on.turns(hands_over, passes, runs=300, looks=6)
+            (row,) = [row for row in on.rows() if row.verdict is Verdict.LEAKING]
+    finally:
+        handed.put(None)
+        keeper.join()
+    assert row.line == line_of("LEAK held by a frame")
+    assert row.retained_by[0].endswith("keeps_what_comes() (frame)")
+    assert row.retained_by[1].startswith("kept: list[")
+
+
+def test_one_run_that_goes_on_and_grows_is_reported_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    heap_tests.sampler()
+    monkeypatch.setattr(long_runs, "LONG_S", 0.3)
+    monkeypatch.setattr(long_runs, "SLICE_S", 0.02)
+    monkeypatch.setattr(watching, "LEAST_BYTES_OF_LONG_RUN", 100_000)
+    with watched() as on:
+
+        def imports(_: int) -> None:
+            rows = []
+            until_s = time.monotonic() + 1.5
+            while time.monotonic() < until_s:
+                rows.append(b"x" * 20_000)  # LEAK within one run
+                time.sleep(0.002)
+            on.judge()
+
+        on.run(imports)
+        (row,) = [row for row in on.rows("imports") if row.line == line_of("LEAK within one run")]
+        assert (row.verdict, row.waits_for) == (Verdict.GROWING, "the end of the run")
+        assert re.fullmatch(r"\d+\.\d MiB in one run of .*", row.why)
+        assert row.kept_bytes_total == pytest.approx(row.kept_bytes_per_run)
+        assert row.retained_by[0].endswith("imports() (frame)")
+        assert row.retained_by[1].startswith("rows: list[")
+        (after,) = [row for row in on.judge().rows("imports") if row.line == line_of("LEAK within one run")]
+    assert (after.verdict, after.why) == (Verdict.STEADY, "the run has released it")
 
 
 def test_a_cache_that_fills_says_how_full_it_is() -> None:

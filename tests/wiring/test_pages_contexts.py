@@ -348,10 +348,10 @@ def test_a_line_that_was_thinned_breaks_where_its_process_was_silent_all_the_sam
 @pytest.mark.parametrize(
     ("values", "why", "due_s"),
     [
-        ({"started_at": 95.0}, "No sample yet: the first comes ten seconds after the start of a process", 105.0),
-        ({"started_at": 85.0}, "No sample yet: the first comes ten seconds after the start of a process", None),
+        ({"started_at": 95.0}, "No sample yet: the first comes 10 s after the start of a process", 105.0),
+        ({"started_at": 85.0}, "No sample yet: the first comes 10 s after the start of a process", None),
         ({"started_at": 95.0, "mode": "off"}, "Memory is not measured here: trace_memory is off", None),
-        ({"started_at": 80.0, "ended_at": 85.0}, "No sample: the first comes ten seconds after the start", None),
+        ({"started_at": 80.0, "ended_at": 85.0}, "No sample: the first comes 10 s after the start", None),
         ({"started_at": 5.0, "at": 40.0}, "No sample within this time", None),
     ],
 )

@@ -129,7 +129,7 @@ def test_a_process_without_a_sample_has_no_plot_and_says_when_its_first_comes(cl
     assert "data-plot" not in page
     assert "data-series" not in page
     text = words(client, "/trace/workers?worker=web@h2")
-    assert re.search(r"No sample yet: the first comes ten seconds after the start of a process, here in \d+ s \.", text)
+    assert re.search(r"No sample yet: the first comes 10 s after the start of a process, here in \d+ s \.", text)
 
 
 def test_memory_that_nobody_has_told_is_not_called_nothing(client):

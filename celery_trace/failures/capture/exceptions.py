@@ -26,12 +26,11 @@ from celery_trace.failures.capture.frames import (
 from celery_trace.failures.capture.heap import HeapEncoder
 from celery_trace.failures.capture.leaves import LEAVES
 from celery_trace.failures.capture.names import Names
-from celery_trace.failures.capture.plain import plain_arguments
 from celery_trace.failures.capture.scrubbing import scrubbed_exceptions
 from celery_trace.failures.capture.shapes import exception_parts, shape_of
 from celery_trace.failures.capture.source import Ownership, SourceLines
 from celery_trace.failures.capture.texts import encodable, length_of_json
-from celery_trace.failures.repeats import Identity, Repeat, Repeats, identity_of
+from celery_trace.failures.repeats import Outline, Repeats, identity_of
 from celery_trace.model import Capture, CapturedException, ExceptionInfo
 from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Limits
@@ -71,14 +70,6 @@ class Raised(NamedTuple):
     error: BaseException
     link: str
     parent: int
-
-
-class Sighting(NamedTuple):
-    """An exception with all that hangs from it, and what is known of it."""
-
-    tree: list[Raised]
-    identity: Identity | None
-    repeat: Repeat | None  # None: it is to be captured in full
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
@@ -226,9 +217,8 @@ class _Capturing:
         redactor: Redactor,
         in_app: Sequence[str],
         scrubber: Scrubber | None = None,
-        started_s: float | None = None,
     ) -> None:
-        self.started_s = time.perf_counter() if started_s is None else started_s
+        self.started_s = time.perf_counter()
         self.brief = ""
         self.limits = limits
         self.redactor = redactor
@@ -270,7 +260,7 @@ class _Capturing:
         cls = type(error)
         qualname = type_name(cls)
         module = module_name(cls)
-        message, notes = self.words(*_words_of(error, self.limits.string, said))
+        message, notes = self.words(error, said)
         self.heap.bytes_left -= 160 + len(qualname) + len(module)
         places, cut = without_middle(folded(places_of(traceback_of(error))), most_frames)
         frames = self.frames.encode(places, sensitive.hidden_locals(places))
@@ -301,22 +291,21 @@ class _Capturing:
             exceptions.append(self.exception(raised, MOST_FRAMES if first else MOST_FRAMES // 2, said if first else ""))
         return exceptions
 
-    def in_brief(self, repeat: Repeat) -> list[CapturedException]:
-        """As the outline has it; anew is what each exception says."""
-        outline = repeat.outline
-        self.brief = _why_in_brief(repeat)
+    def in_brief(self, tree: list[Raised], outline: Outline, full: int, said: str) -> list[CapturedException]:
+        """As the outline has it; only what each exception says is new."""
+        self.brief = f"in brief, without locals: {full} of the last minute are in full (trace_capture_budget)"
         self.heap.bytes_left -= outline.bytes
         self.heap.cut_values += outline.left_out
         exceptions: list[CapturedException] = []
-        for known, words in zip(outline.exceptions, repeat.words, strict=False):
-            message, notes = self.words(*words)
+        for raised, known in zip(tree, outline.exceptions, strict=False):
+            message, notes = self.words(raised.error, "" if exceptions else said)
             exceptions.append(replace(known, message=message, notes=notes))
         return exceptions
 
-    def words(self, message: str, notes: list[str]) -> tuple[str, list[str]]:
+    def words(self, error: BaseException, said: str) -> tuple[str, list[str]]:
         """An exception's message and its notes, as they may be kept."""
         most = self.limits.string
-        return self.text(message, most), [self.text(note, most) for note in notes]
+        return self.text(message_of(error, most, said), most), [self.text(note, most) for note in _notes_of(error)]
 
     def finish(self, exceptions: list[CapturedException], args: int, kwargs: int) -> Capture:
         open_fairly(self.heap, self.frames.waiting)
@@ -344,7 +333,6 @@ def capture_exception(
     said: str = "",
     scrubber: Scrubber | None = None,
     repeats: Repeats | None = None,
-    sighting: Sighting | None = None,
 ) -> Capture:
     """
     An exception as values: frames with their locals, causes and groups, redacted and within the limits.
@@ -361,94 +349,25 @@ def capture_exception(
         said: The traceback as text, if somebody formatted it already; see :func:`message_of`.
         scrubber: Learns the secrets that were met, for the texts that go with the capture and are not part of it.
         repeats: Remembers what was captured lately, and so decides whether this one is captured in brief.
-        sighting: What :func:`sight` has found, by whoever asked before.
     """
-    began_s = time.perf_counter()
     given = Arguments(*arguments) if arguments is not None else None
-    if sighting is None:
-        sighting = sight(error, repeats, limits, said)
-    if sighting.repeat is not None:
-        return capture_repeat(sighting.repeat, given, limits=limits, redactor=redactor, scrubber=scrubber)
-    capturing = _Capturing(limits, redactor, in_app, scrubber, began_s)
-    began_cpu_s = time.thread_time() if repeats is not None else 0.0
-    # The frame that failed matters most, and the arguments must not starve: they open before its callers.
-    args, kwargs = capturing.arguments(given)
-    told_by_arguments = capturing.heap.learned_by_name
-    capture = capturing.finish(capturing.in_full(sighting.tree, said), args, kwargs)
-    if repeats is not None and sighting.identity is not None:
-        secretive = capturing.heap.learned_by_name > told_by_arguments
-        repeats.captured(sighting.identity, capture.exceptions, time.thread_time() - began_cpu_s, secretive=secretive)
-    return capture
-
-
-def sight(error: BaseException, repeats: Repeats | None, limits: Limits, said: str = "") -> Sighting:
-    """
-    Look whether an exception is one that was captured lately, and is to be captured in brief.
-
-    Args:
-        error: What was raised.
-        repeats: Remembers what was captured; without it nothing is known of any.
-        limits: How much of its words is of interest.
-        said: The traceback as text; see :func:`message_of`.
-    """
+    capturing = _Capturing(limits, redactor, in_app, scrubber)
     tree = tree_of(error)
     if repeats is None:
-        return Sighting(tree, None, None)
+        args, kwargs = capturing.arguments(given)
+        return capturing.finish(capturing.in_full(tree, said), args, kwargs)
+    began_cpu_s = time.thread_time()
     identity = identity_of(tree, traceback_of)
     known = repeats.outline_of(identity)
-    if known is None:
-        return Sighting(tree, identity, None)
-    words = [_words_of(raised.error, limits.string, "" if at else said) for at, raised in enumerate(tree)]
-    return Sighting(tree, identity, Repeat(*known, words))
-
-
-def capture_repeat(
-    repeat: Repeat,
-    arguments: Arguments | None,
-    *,
-    limits: Limits,
-    redactor: Redactor,
-    scrubber: Scrubber | None = None,
-) -> Capture:
-    """
-    A capture in brief, as :func:`capture_exception` makes it of what repeats. Of the exception nothing is needed here.
-
-    Args:
-        repeat: What is known of the failure, and what is new of it.
-        arguments: Of the run.
-        limits: What may be kept.
-        redactor: Decides what is secret.
-        scrubber: Learns the secrets that were met.
-    """
-    started_s = time.perf_counter()
-    plain = plain_arguments(*arguments, limits, redactor) if arguments is not None else None
-    if plain is not None and len(repeat.words) == 1 and not repeat.words[0][1]:
-        # An error alone, without notes, and no secret anywhere that would have to be found again: few steps do.
-        message = redactor.text(encodable(repeat.words[0][0]))[: limits.string]
-        size = repeat.outline.bytes + plain.bytes + length_of_json(message)
-        if size <= limits.bytes:
-            return Capture(
-                exceptions=[replace(repeat.outline.exceptions[0], message=message)],
-                heap=plain.nodes,
-                args=0,
-                kwargs=plain.kwargs,
-                cut_values=repeat.outline.left_out,
-                took_s=round(time.perf_counter() - started_s, 6),
-                bytes=size,
-                brief=_why_in_brief(repeat),
-            )
-    capturing = _Capturing(limits, redactor, (), scrubber, started_s)
-    args, kwargs = capturing.arguments(arguments)
-    return capturing.finish(capturing.in_brief(repeat), args, kwargs)
-
-
-def _words_of(error: BaseException, most: int, said: str) -> tuple[str, list[str]]:
-    """An exception's message and its notes, as they are."""
-    return message_of(error, most, said), _notes_of(error)
-
-
-def _why_in_brief(repeat: Repeat) -> str:
-    return f"in brief, without locals: {repeat.full} of the last minute are in full (trace_capture_budget)"
+    # The frame that failed matters most, and the arguments must not starve: they open before its callers.
+    args, kwargs = capturing.arguments(given)
+    if known is not None:
+        return capturing.finish(capturing.in_brief(tree, *known, said), args, kwargs)
+    told_by_arguments = capturing.heap.learned_by_name
+    capture = capturing.finish(capturing.in_full(tree, said), args, kwargs)
+    secretive = capturing.heap.learned_by_name > told_by_arguments
+    repeats.captured(identity, capture.exceptions, time.thread_time() - began_cpu_s, secretive=secretive)
+    return capture
 
 
 def capture_frames(

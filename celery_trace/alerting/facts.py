@@ -1,0 +1,131 @@
+"""Reads from the store what the rules in force need, and nothing else."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+from celery_trace.alerting.rules import Facts, Rule, StoredRules, kind_of
+from celery_trace.alerting.rules.spool_dropping import SPOOL
+from celery_trace.model import (
+    AlertView,
+    Delivery,
+    FailureGroup,
+    FailureSummary,
+    Forecast,
+    Leak,
+    Outcome,
+    Page,
+    Rollup,
+    StatsView,
+    WorkerView,
+)
+
+_MOST_ROWS = 2000  # of one kind of fact in one evaluation; the greatest or latest come first
+_MOST_RESOLVED = 200  # ended alerts that are looked at for what is still to be delivered
+
+
+Row = TypeVar("Row")
+
+
+class AlertQueries(Protocol):
+    """What alerting reads from the store; :class:`celery_trace.queries.Queries` has it."""
+
+    def leaks(self, *, verdict: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[Leak]:
+        """Leaks with that verdict."""
+
+    def workers(self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None) -> Page[WorkerView]:
+        """Workers with their processes."""
+
+    def forecasts(self) -> list[Forecast]:
+        """What grows and reaches its limit."""
+
+    def groups(
+        self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None, trends: bool = True
+    ) -> Page[FailureGroup]:
+        """Groups of failures."""
+
+    def failures(
+        self, *, outcome: str | None = None, since_s: float | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page[FailureSummary]:
+        """Failures with that outcome."""
+
+    def rollups(self, *, since_s: float | None = None) -> list[Rollup]:
+        """Sums of all runs."""
+
+    def stats(self) -> StatsView:
+        """What was written and dropped."""
+
+    def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[AlertView]:
+        """Alerts in that state."""
+
+    def alert(self, id: str) -> AlertView | None:
+        """One alert."""
+
+    def alert_rules(self) -> StoredRules | None:
+        """The rules that somebody set in the monitor."""
+
+    def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page[Delivery]:
+        """Attempts to deliver an alert."""
+
+
+class FactReader:
+    """Facts for the rules of one engine."""
+
+    def __init__(self, queries: AlertQueries) -> None:
+        self._queries = queries
+        self._drops: deque[tuple[float, int]] = deque()
+        # Each fact of `Facts`, by the time now and how far back the rules look.
+        self._read: dict[str, Callable[[float, float], Any]] = {
+            "leaks": lambda _now_s, _window_s: every_row(queries.leaks, verdict="leaking"),
+            "workers": lambda _now_s, _window_s: every_row(queries.workers),
+            "forecasts": lambda _now_s, _window_s: queries.forecasts(),
+            "groups": lambda now_s, window_s: every_row(queries.groups, since_s=now_s - window_s, trends=False),
+            "losses": lambda now_s, window_s: every_row(
+                queries.failures, outcome=Outcome.LOST.value, since_s=now_s - window_s
+            ),
+            "rollups": lambda now_s, window_s: list(queries.rollups(since_s=now_s - window_s - Rollup.BUCKET_S)),
+            "dropped_records": self._dropped,
+        }
+
+    def read(self, rules: Iterable[Rule], now_s: float) -> Facts:
+        """What these rules need, each fact as far back as the longest window of a rule that needs it."""
+        windows_s: dict[str, float] = {}
+        for rule in rules:
+            for fact in kind_of(rule).needs:
+                windows_s[fact] = max(windows_s.get(fact, 0.0), rule.window_s)
+        return Facts(now_s=now_s, **{fact: self._read[fact](now_s, window_s) for fact, window_s in windows_s.items()})
+
+    def alerts(self) -> list[AlertView]:
+        """All alerts that are on, and the latest of those that are over."""
+        active = [alert for state in ("firing", "pending") for alert in every_row(self._queries.alerts, state=state)]
+        return active + every_row(self._queries.alerts, state="resolved", most=_MOST_RESOLVED)
+
+    def _dropped(self, now_s: float, window_s: float) -> int:
+        """How many records were dropped within the window; the store only knows the sum of all times."""
+        total = sum(self._queries.stats().dropped.values())
+        if not self._drops:
+            # After a restart the sum alone does not say what is new: what an alert reported is not, the rest is.
+            reported = [alert for alert in self.alerts() if alert.subject == SPOOL and alert.fired_at is not None]
+            still = sum(int(alert.value) for alert in reported if alert.state == "firing")
+            self._drops.append((now_s, max(0, total - still) if reported else 0))
+        if total < self._drops[-1][1]:  # processes were pruned with their counts
+            self._drops.clear()
+        self._drops.append((now_s, total))
+        while len(self._drops) > 1 and self._drops[1][0] <= now_s - window_s:
+            self._drops.popleft()
+        return total - self._drops[0][1]
+
+
+def every_row(query: Callable[..., Page[Row]], *, most: int = _MOST_ROWS, **given: Any) -> list[Row]:
+    """The rows of all pages, ``most`` at most."""
+    rows: list[Row] = []
+    cursor: str | None = None
+    while len(rows) < most:
+        page = query(**given, limit=min(500, most), cursor=cursor)
+        rows.extend(page.rows)
+        cursor = page.next
+        if cursor is None:
+            break
+    return rows
