@@ -12,7 +12,7 @@ JOBS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test versions fallback lint types bench check clean constraints
+.PHONY: help setup system node demo test versions fallback lint types bench check clean constraints
 
 help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { gsub(/\$$\(VENV\)/, "$(VENV)"); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ help: ## List these commands
 demo: $(DEMO_VENV)/.installed ## Worker, monitor, Django site and traffic on this machine; CHECK=1 proves it without a person
 	@PYTHONPATH=examples exec $(DEMO_VENV)/bin/python -m demo $(if $(filter-out 0,$(CHECK)),--check) $(ARGS)
 
-test: setup system ## All tests; TIERS="unit wiring" runs some, ARGS="-k name" reaches pytest, JOBS=1 side by side
+test: setup system node ## All tests; TIERS="unit wiring" runs some, ARGS="-k name" reaches pytest, JOBS=1 side by side
 	$(BIN)/python -m pytest -rsx $(SIDE_BY_SIDE) $(addprefix tests/,$(TIERS)) $(ARGS)
 
 versions: ## Unit and wiring tests on further Pythons of this machine; VERSIONS="3.13 3.12" names them
@@ -38,10 +38,11 @@ fallback: setup ## Tests of the heap and of traced blocks as where the extension
 	CI= TESTS_WITHOUT_EXTENSION=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(wildcard tests/*/test_heap_*.py) \
 	    tests/wiring/test_blocks_trace_memory.py tests/wiring/test_tracers.py $(ARGS)
 
-lint: setup ## ruff and the layering
+lint: setup node ## ruff, the layering, and eslint where node is installed
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	@if [ -d node_modules ]; then echo npm run lint; npm run --silent lint; fi
 
 types: setup ## mypy, strict, on the three packages
 	$(BIN)/mypy
@@ -56,9 +57,12 @@ setup: $(VENV)/.installed ## The virtual environment for all of the above
 system: ## Chromium and the servers that the tests start, from Debian's packages (as root)
 	@scripts/system-packages
 
+node: ## What checks the pages' scripts (eslint, jsdom), where node is installed
+	@scripts/node-packages
+
 clean: ## Remove what the other commands made; the virtual environment $(VENV) stays
 	rm -f celery_trace/*/*.so $(VENV)*/.installed # what uses $(VENV) next builds the extension again
-	rm -rf $(DEMO_VENV) .demo build dist .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf $(DEMO_VENV) node_modules .demo build dist .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 constraints: setup ## Write the versions of this virtual environment into constraints.txt

@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from celery_trace.model import Histogram, Kind, MemoryState, ProcessRecord, Rollup, Sample
-from celery_trace.stores import Store, schema
-from celery_trace.stores import rows as rows_of
+from celery_trace.stores import Store, tables
+from celery_trace.stores.mapping import text
 
 NAMES = 40
 WORKERS = 50
@@ -76,7 +76,7 @@ def fill_store(store: Store, many: int, payload: bytes) -> None:
     now_s = time.time()
     began_s = now_s - many // ROWS_A_SAMPLE * SAMPLE_STEP_S
     with store.engine.connect().execution_options(writing=True) as connection, _in_one_go(connection):
-        large = (schema.failures, schema.runs, schema.samples)
+        large = (tables.failures, tables.runs, tables.samples)
         _each_index(connection, large, lambda index: index.drop(connection))
         _fill_failures(connection, dialect, failures, now_s - failures * STEP_S, payload)
         _fill_runs(connection, dialect, runs, now_s - runs * STEP_S)
@@ -111,10 +111,10 @@ def fill_store(store: Store, many: int, payload: bytes) -> None:
         ]
     )
     with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        names = (table.name for table in (*large, schema.failure_values, schema.totals))
-        tables = f" TABLE {', '.join(names)}" if dialect.name == "mysql" else ""
+        names = (table.name for table in (*large, tables.failure_values, tables.totals))
+        which = f" TABLE {', '.join(names)}" if dialect.name == "mysql" else ""
         # PostgreSQL's own vacuum would come some minutes later, and until then every first reader of a row pays for it.
-        connection.execute(sa.text(("VACUUM " if dialect.name == "postgresql" else "") + "ANALYZE" + tables))
+        connection.execute(sa.text(("VACUUM " if dialect.name == "postgresql" else "") + "ANALYZE" + which))
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def _fill_failures(connection: sa.Connection, dialect: Dialect, many: int, start
         "at_s": f"{start_s} + n * {STEP_S}",
         "payload": ":payload",
     }
-    _insert(connection, dialect, schema.failures, columns, many, payload=payload)
+    _insert(connection, dialect, tables.failures, columns, many, payload=payload)
 
 
 def _fill_runs(connection: sa.Connection, dialect: Dialect, many: int, start_s: float) -> None:
@@ -179,14 +179,14 @@ def _fill_runs(connection: sa.Connection, dialect: Dialect, many: int, start_s: 
         "why": "CASE WHEN n % 50 = 0 THEN 'outlier' ELSE 'sampled' END",
         "concurrent": "1",
     }
-    _insert(connection, dialect, schema.runs, columns, many)
+    _insert(connection, dialect, tables.runs, columns, many)
 
 
 def _fill_values(connection: sa.Connection, dialect: Dialect, many: int) -> None:
     """About six hundred letters for each failure, as twelve frames with a few locals of one's own code give."""
     lines = "\n".join(f"local_{n}=some value of order {n} in shop" for n in range(15))
     columns = {"id": dialect.joined("f", "n"), "text": dialect.joined(f"{lines}\norder_id=", "n")}
-    _insert(connection, dialect, schema.failure_values, columns, many)
+    _insert(connection, dialect, tables.failure_values, columns, many)
 
 
 def _fill_samples(connection: sa.Connection, dialect: Dialect, many: int, now_s: float) -> None:
@@ -200,8 +200,8 @@ def _fill_samples(connection: sa.Connection, dialect: Dialect, many: int, now_s:
         "kept_failures": "0",
         "overhead_ratio": "0.001",
     }
-    memory = rows_of.text(MemoryState(rss_bytes=80_000_000, allocated_blocks=400_000))
-    _insert(connection, dialect, schema.samples, columns, many, memory=memory)
+    memory = text(MemoryState(rss_bytes=80_000_000, allocated_blocks=400_000))
+    _insert(connection, dialect, tables.samples, columns, many, memory=memory)
 
 
 def _insert(
@@ -214,10 +214,10 @@ def _insert(
 
 def _fill_sums(connection: sa.Connection, dialect: Dialect, failures: int, runs: int, now_s: float) -> None:
     count = dialect.quoted("count")
-    source = schema.failures.name
+    source = tables.failures.name
     connection.execute(
         sa.text(
-            f"INSERT INTO {schema.groups.name} (fingerprint, kind, name, exception_type, exception_module, "
+            f"INSERT INTO {tables.groups.name} (fingerprint, kind, name, exception_type, exception_module, "
             f"exception_message, outcome, {count}, first_seen_s, last_seen_s, latest_id, resolved_by) "
             "SELECT fingerprint, 'task', MAX(name), 'ValueError', 'builtins', MAX(exception_message), 'failed', "
             f"COUNT(*), MIN(at_s), MAX(at_s), MAX(id), '' FROM {source} GROUP BY fingerprint"
@@ -228,10 +228,10 @@ def _fill_sums(connection: sa.Connection, dialect: Dialect, failures: int, runs:
     key = f"CONCAT(fingerprint, ':', {hour})" if dialect.name == "mysql" else text
     connection.execute(
         sa.text(
-            f"INSERT INTO {schema.trends.name} (id, fingerprint, hour_s, {count}) "
+            f"INSERT INTO {tables.trends.name} (id, fingerprint, hour_s, {count}) "
             f"SELECT {key}, fingerprint, {hour}, COUNT(*) FROM {source} "
             f"WHERE at_s > {now_s - 2 * 86400} GROUP BY fingerprint, {hour}"
         )
     )
-    sums = {f"rows:{schema.failures.name}": failures, f"rows:{schema.runs.name}": runs, "changes": 1}
-    connection.execute(sa.insert(schema.tallies), [{"id": key, "value": value} for key, value in sums.items()])
+    sums = {f"rows:{tables.failures.name}": failures, f"rows:{tables.runs.name}": runs, "changes": 1}
+    connection.execute(sa.insert(tables.tallies), [{"id": key, "value": value} for key, value in sums.items()])

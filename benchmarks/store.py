@@ -48,7 +48,7 @@ from celery_trace.model import (
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
-from celery_trace.stores import Store, migration, open_store, rows, schema
+from celery_trace.stores import Store, open_store, rows, schema, tables
 from celery_trace.transports.direct import DirectTransport
 
 if __package__:
@@ -261,8 +261,8 @@ def measure_pages(
 def clear(store: Store) -> None:
     """Drop what was made."""
     with store.engine.connect().execution_options(writing=True) as connection, connection.begin():
-        schema.metadata.drop_all(connection)
-        connection.execute(sa.text(f"DROP TABLE IF EXISTS {migration.VERSION_TABLE}"))
+        tables.metadata.drop_all(connection)
+        connection.execute(sa.text(f"DROP TABLE IF EXISTS {schema.VERSION_TABLE}"))
 
 
 def main() -> None:

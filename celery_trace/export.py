@@ -19,24 +19,24 @@ from msgspec import Struct
 from celery_trace import private_files
 from celery_trace.errors import Unavailable
 from celery_trace.queries.cursors import after, ordered
-from celery_trace.stores import Store, schema, shared_captures
+from celery_trace.stores import Store, shared_captures, tables
 from celery_trace.stores.rows import whole
 
 #: Table (its name without the prefix) and the column of its time.
 TABLES: dict[str, tuple[sa.Table, str]] = {
-    "processes": (schema.processes, "seen_at_s"),
-    "totals": (schema.totals, "bucket_s"),
-    "runs": (schema.runs, "started_at_s"),
-    "samples": (schema.samples, "at_s"),
-    "windows": (schema.windows, "at_s"),
-    "heap_profiles": (schema.heap_profiles, "at_s"),
-    "failures": (schema.failures, "at_s"),
-    "groups": (schema.groups, "last_seen_s"),
-    "leaks": (schema.leaks, "last_seen_s"),
-    "alerts": (schema.alerts, "since_s"),
-    "deliveries": (schema.deliveries, "at_s"),
-    "shells": (schema.shells, "started_at_s"),
-    "audit": (schema.audit, "at_s"),
+    "processes": (tables.processes, "seen_at_s"),
+    "totals": (tables.totals, "bucket_s"),
+    "runs": (tables.runs, "started_at_s"),
+    "samples": (tables.samples, "at_s"),
+    "windows": (tables.windows, "at_s"),
+    "heap_profiles": (tables.heap_profiles, "at_s"),
+    "failures": (tables.failures, "at_s"),
+    "groups": (tables.groups, "last_seen_s"),
+    "leaks": (tables.leaks, "last_seen_s"),
+    "alerts": (tables.alerts, "since_s"),
+    "deliveries": (tables.deliveries, "at_s"),
+    "shells": (tables.shells, "started_at_s"),
+    "audit": (tables.audit, "at_s"),
 }
 
 #: Columns that say how a row is stored, and nothing more.
@@ -74,7 +74,7 @@ def rows(store: Store, name: str, *, since_s: float | None = None, page: int = P
             wanted = wanted.where(after(order, last))
         with store.reading() as connection:
             found = connection.execute(ordered(wanted, order).limit(page)).all()
-            shared = {row.shared for row in found} if table is schema.failures else set()
+            shared = {row.shared for row in found} if table is tables.failures else set()
             bases = shared_captures.bases(connection, shared)
         for row in found:
             values = dict(row._mapping)

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from celery_trace.errors import TraceError
+from celery_trace.text.parse import read_bytes, read_seconds
 
 #: The environment variable that switches the plugin on; not a setting.
 SWITCH = "CELERY_TRACE"
@@ -29,6 +30,9 @@ MONITOR_ONLY = frozenset({"monitor_password", "monitor_token"})
 
 #: Settings that hold passwords, tokens and keys: no error, page or answer of a worker shows their values.
 SECRETS = frozenset({"store", "alert_channels", "shell_key"})
+
+
+MIB = 1024 * 1024
 
 
 class SettingError(TraceError, ValueError):
@@ -45,41 +49,82 @@ class Limits(Struct, frozen=True, kw_only=True):
     string: int = 1024
 
 
-class Settings(Struct, frozen=True, kw_only=True):
-    """The checked values. Field names are the setting's name without its prefix."""
+def means(text: str) -> Meta:
+    """What a setting does, for the docs and ``trace doctor``."""
+    return Meta(description=text)
 
-    enabled: bool = True
-    dir: str = ".celery-trace"
-    store: str = ""
-    transport: str = "direct"
-    memory: str = "auto"
-    memory_budget: float = 0.01
-    memory_recheck_runs: int = 120
-    failures: bool = True
-    rejected: bool = False
-    black_box: bool = True
-    in_app: tuple[str, ...] = ()
-    capture_budget: float = 0.01
-    capture_bytes: int = 256 * 1024
-    capture_nodes: int = 4000
-    capture_depth: int = 6
-    capture_breadth: int = 50
-    capture_string: int = 1024
-    redact: tuple[str, ...] = ()
-    shell: str = "recreated"
-    shell_key: str = ""
-    keep_failures: int = 8
-    keep_seconds: float = 900.0
-    keep_bytes: int = 64 * 1024 * 1024
-    spool_bytes: int = 256 * 1024 * 1024
-    collector: bool = True
-    retention_days: float = 14.0
-    retention_runs: int = 1_000_000
-    retention_failures: int = 1_000_000
-    retention_bytes: int = 2 * 1024 * 1024 * 1024
-    alert_channels: tuple[str, ...] = ()
-    alert_rules: tuple[Mapping[str, Any], ...] | None = None
-    release: str = ""
+
+def at_least(number: int) -> Meta:
+    """A whole number's lower bound."""
+    return Meta(ge=number, extra={"allowed": f"a whole number, at least {number}"})
+
+
+def between(least: float, most: float) -> Meta:
+    """A number's bounds."""
+    return Meta(ge=least, le=most, extra={"allowed": f"a number from {least:g} to {most:g}"})
+
+
+STORE = Meta(
+    pattern=r"^(\Z|django(\Z|:)|[a-z0-9_+]+://)",
+    extra={"allowed": "an SQLAlchemy URL such as sqlite:////var/lib/trace.db, or django, or django:<alias>"},
+)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """
+    The checked values. Field names are the setting's name without its prefix.
+
+    This is the table of all settings: what may be said, what it means, and the default.
+    """
+
+    enabled: Annotated[bool, means("False leaves the worker as if the plugin were not installed")] = True
+    dir: Annotated[str, means("Holds spool, SQLite store, shell key and audit log; made with mode 0700")] = (
+        ".celery-trace"
+    )
+    store: Annotated[str, STORE, means("SQLAlchemy URL, or django[:alias]; by default SQLite in trace_dir")] = ""
+    transport: Annotated[Literal["direct", "broker"], means("How the collector hands records on")] = "direct"
+    memory: Annotated[Literal["off", "rss", "auto", "always"], means("How memory is measured")] = "auto"
+    memory_budget: Annotated[
+        float, between(0.0, 1.0), means("Share of a process's time that measuring may take in auto")
+    ] = 0.01
+    memory_recheck_runs: Annotated[
+        int, at_least(1), means("Runs between a suspicion and its verdict; fewer are faster and less sure")
+    ] = 120
+    failures: Annotated[bool, means("Capture failures")] = True
+    rejected: Annotated[bool, means("Record runs that raised Ignore or Reject too")] = False
+    black_box: Annotated[
+        bool, means("Sample each process's stack up to ten times a second, so that a killed task has one")
+    ] = True
+    in_app: Annotated[
+        tuple[str, ...], means("Further folders or module prefixes whose frames count as the user's own")
+    ] = ()
+    capture_budget: Annotated[
+        float, between(0.0, 1.0), means("Share of a process's time for capturing repeats of a failure in full")
+    ] = 0.01
+    capture_bytes: Annotated[int, at_least(1024), means("Most bytes of one capture")] = 256 * 1024
+    capture_nodes: Annotated[int, at_least(16), means("Most values of one capture")] = 4000
+    capture_depth: Annotated[int, at_least(1), means("How deep a value is followed")] = 6
+    capture_breadth: Annotated[int, at_least(1), means("How many items of one container are kept")] = 50
+    capture_string: Annotated[int, at_least(16), means("How many characters of one text are kept")] = 1024
+    redact: Annotated[tuple[str, ...], means("Further names to redact; the built-in ones always apply")] = ()
+    shell: Annotated[Literal["off", "recreated", "live"], means("What the shell may open")] = "recreated"
+    shell_key: Annotated[str, means("Secret that signs live commands: the key itself, or file:PATH")] = ""
+    keep_failures: Annotated[int, at_least(0), means("How many failures the live keeper holds in a process")] = 8
+    keep_seconds: Annotated[float, between(0.0, 7 * 86400.0), means("For how long it holds one")] = 900.0
+    keep_bytes: Annotated[int, at_least(0), means("Memory that the held failures may take, estimated")] = 64 * MIB
+    spool_bytes: Annotated[int, at_least(64 * 1024), means("Most bytes that wait in the spool of one host")] = 256 * MIB
+    collector: Annotated[bool, means("Whether the worker and the monitor start the collector")] = True
+    retention_days: Annotated[float, between(0.0, 36500.0), means("Age at which records are pruned")] = 14.0
+    retention_runs: Annotated[int, at_least(0), means("Most single runs that the store keeps")] = 1_000_000
+    retention_failures: Annotated[int, at_least(0), means("Most failures that the store keeps")] = 1_000_000
+    retention_bytes: Annotated[
+        int, at_least(0), means("Most bytes that failures take in the store; 0 for no such bound")
+    ] = 2048 * MIB
+    alert_channels: Annotated[tuple[str, ...], means("Where alerts go: log:, webhook+https://…, and Apprise URLs")] = ()
+    alert_rules: Annotated[tuple[Mapping[str, Any], ...] | None, means("Alert rules; by default the shipped ones")] = (
+        None
+    )
+    release: Annotated[str, means("What is deployed, such as a version or a commit; plots mark where it changes")] = ""
 
     @property
     def folder(self) -> Path:
@@ -113,157 +158,93 @@ class Settings(Struct, frozen=True, kw_only=True):
         return replace(self, **checked)
 
 
-Parser = Callable[[Any, str], Any]
-
-
-def _refuse(name: str, value: Any, allowed: str) -> SettingError:
-    shown = "(hidden)" if name.lower().endswith(tuple(SECRETS)) else repr(value)
-    return SettingError(f"{name} is {shown}, but it must be {allowed}.")
-
-
-def _boolean(value: Any, name: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int) and value in (0, 1):
-        return bool(value)
-    if isinstance(value, str):
-        word = value.strip().lower()
-        if word in {"1", "true", "yes", "on"}:
-            return True
-        if word in {"0", "false", "no", "off", ""}:
-            return False
-    raise _refuse(name, value, "a boolean: True or False (in the environment 1 or 0)")
-
-
-def _integer(least: int) -> Parser:
-    def parse(value: Any, name: str) -> int:
-        allowed = f"a whole number, at least {least}"
-        if isinstance(value, bool):
-            raise _refuse(name, value, allowed)
-        if isinstance(value, str):
-            try:
-                value = int(value.replace("_", ""))
-            except ValueError:
-                raise _refuse(name, value, allowed) from None
-        if not isinstance(value, int) or value < least:
-            raise _refuse(name, value, allowed)
-        return value
-
-    return parse
-
-
-def _number(least: float, most: float) -> Parser:
-    def parse(value: Any, name: str) -> float:
-        allowed = f"a number from {least:g} to {most:g}"
-        try:
-            number = float(value) if not isinstance(value, bool) else None
-        except (TypeError, ValueError):
-            number = None
-        if number is None or not least <= number <= most:
-            raise _refuse(name, value, allowed)
-        return number
-
-    return parse
-
-
-def _choice(*words: str) -> Parser:
-    def parse(value: Any, name: str) -> str:
-        if value not in words:
-            raise _refuse(name, value, "one of " + ", ".join(words))
-        return str(value)
-
-    return parse
-
-
-def _text(value: Any, name: str) -> str:
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if not isinstance(value, str):
-        raise _refuse(name, value, "text")
-    return value
-
-
-def _store(value: Any, name: str) -> str:
-    text = _text(value, name)
-    if not text or text == "django" or text.startswith("django:") or re.match(r"[a-z0-9_+]+://", text):
-        return text
-    raise _refuse(name, value, "an SQLAlchemy URL such as sqlite:////var/lib/trace.db, or django, or django:<alias>")
-
-
-def _texts(value: Any, name: str) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes):
-        parts = tuple(value)
-        if all(isinstance(part, str) for part in parts):
-            return parts
-    raise _refuse(name, value, "a list of texts (in the environment separated by commas)")
-
-
-def _rules(value: Any, name: str) -> tuple[Mapping[str, Any], ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        import json
-
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise _refuse(name, value, "a list of rules (in the environment as JSON)") from None
-    if isinstance(value, list | tuple) and all(isinstance(rule, Mapping) and "rule" in rule for rule in value):
-        return tuple(dict(rule) for rule in value)
-    raise _refuse(name, value, "a list of mappings, each with at least the key 'rule'; see docs/alerts.md")
-
-
 class Setting(NamedTuple):
-    """One row of the table: how a value is checked and what it means (in the docs and ``trace doctor``)."""
+    """A field of :class:`Settings`: how a value is checked and what it means."""
 
     name: str
-    parse: Parser
+    type: Any
     meaning: str
+    allowed: str
+
+    def parse(self, value: Any, name: str) -> Any:
+        """
+        The value as its type.
+
+        Args:
+            name: As the setting is spelled where the value comes from.
+
+        Raises:
+            SettingError: The value is not allowed.
+        """
+        try:
+            return msgspec.convert(self._prepared(value), self.type, strict=False)
+        except ValueError:  # msgspec's own, and JSON's
+            shown = "(hidden)" if name.lower().endswith(tuple(SECRETS)) else repr(value)
+            raise SettingError(f"{name} is {shown}, but it must be {self.allowed}.") from None
+
+    def _prepared(self, value: Any) -> Any:
+        """What people write in an environment or a configuration, as msgspec takes it."""
+        kind = get_args(self.type)[0]
+        if kind is bool and isinstance(value, str):
+            return _BOOLEANS.get(value.strip().lower(), value)
+        if kind in (int, float) and isinstance(value, str):
+            return _number(self.name, value.strip().replace("_", ""))
+        if kind is str and isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if self.name == "alert_rules":
+            return _rules(value)
+        if get_origin(kind) is tuple:
+            return _parts(value)
+        return value
 
 
-SETTINGS: tuple[Setting, ...] = (
-    Setting("enabled", _boolean, "False leaves the worker as if the plugin were not installed"),
-    Setting("dir", _text, "Holds spool, SQLite store, shell key and audit log; made with mode 0700"),
-    Setting("store", _store, "SQLAlchemy URL, or django[:alias]; by default SQLite in trace_dir"),
-    Setting("transport", _choice("direct", "broker"), "How the collector hands records on"),
-    Setting("memory", _choice("off", "rss", "auto", "always"), "How memory is measured"),
-    Setting("memory_budget", _number(0.0, 1.0), "Share of a process's time that measuring may take in auto"),
-    Setting(
-        "memory_recheck_runs",
-        _integer(1),
-        "Runs between a suspicion and its verdict; fewer are faster and less sure",
+_BOOLEANS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off", ""), False)
+
+
+def _number(name: str, text: str) -> Any:
+    found: float | None = None
+    if name.endswith("_bytes"):
+        found = read_bytes(text)
+    elif name.endswith("_seconds"):
+        found = read_seconds(text)
+    return found if found is not None else text
+
+
+def _parts(value: Any) -> Any:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes) else value
+
+
+def _rules(value: Any) -> Any:
+    if isinstance(value, str):
+        value = msgspec.json.decode(value)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not all(isinstance(rule, Mapping) and "rule" in rule for rule in value):
+        raise ValueError
+    return [dict(rule) for rule in value]
+
+
+#: What a type alone allows.
+_ALLOWED: dict[Any, str] = {
+    bool: "a boolean: True or False (in the environment 1 or 0)",
+    str: "text",
+    tuple[str, ...]: "a list of texts (in the environment separated by commas)",
+    tuple[Mapping[str, Any], ...] | None: (
+        "a list of mappings, each with at least the key 'rule' (in the environment as JSON); see docs/alerts.md"
     ),
-    Setting("failures", _boolean, "Capture failures"),
-    Setting("rejected", _boolean, "Record runs that raised Ignore or Reject too"),
-    Setting(
-        "black_box", _boolean, "Sample each process's stack up to ten times a second, so that a killed task has one"
-    ),
-    Setting("in_app", _texts, "Further folders or module prefixes whose frames count as the user's own"),
-    Setting(
-        "capture_budget", _number(0.0, 1.0), "Share of a process's time for capturing repeats of a failure in full"
-    ),
-    Setting("capture_bytes", _integer(1024), "Most bytes of one capture"),
-    Setting("capture_nodes", _integer(16), "Most values of one capture"),
-    Setting("capture_depth", _integer(1), "How deep a value is followed"),
-    Setting("capture_breadth", _integer(1), "How many items of one container are kept"),
-    Setting("capture_string", _integer(16), "How many characters of one text are kept"),
-    Setting("redact", _texts, "Further names to redact; the built-in ones always apply"),
-    Setting("shell", _choice("off", "recreated", "live"), "What the shell may open"),
-    Setting("shell_key", _text, "Secret that signs live commands: the key itself, or file:PATH"),
-    Setting("keep_failures", _integer(0), "How many failures the live keeper holds in a process"),
-    Setting("keep_seconds", _number(0.0, 7 * 86400.0), "For how long it holds one"),
-    Setting("keep_bytes", _integer(0), "Memory that the held failures may take, estimated"),
-    Setting("spool_bytes", _integer(64 * 1024), "Most bytes that wait in the spool of one host"),
-    Setting("collector", _boolean, "Whether the worker and the monitor start the collector"),
-    Setting("retention_days", _number(0.0, 36500.0), "Age at which records are pruned"),
-    Setting("retention_runs", _integer(0), "Most single runs that the store keeps"),
-    Setting("retention_failures", _integer(0), "Most failures that the store keeps"),
-    Setting("retention_bytes", _integer(0), "Most bytes that failures take in the store; 0 for no such bound"),
-    Setting("alert_channels", _texts, "Where alerts go: log:, webhook+https://…, and Apprise URLs"),
-    Setting("alert_rules", _rules, "Alert rules; by default the shipped ones"),
-    Setting("release", _text, "What is deployed, such as a version or a commit; plots mark where it changes"),
+}
+
+
+def _setting(name: str, hint: Any) -> Setting:
+    kind, *metas = get_args(hint)
+    allowed = next((meta.extra["allowed"] for meta in metas if meta.extra), "") or _ALLOWED.get(kind, "")
+    return Setting(name, hint, metas[-1].description, allowed or "one of " + ", ".join(get_args(kind)))
+
+
+SETTINGS: tuple[Setting, ...] = tuple(
+    _setting(name, hint) for name, hint in get_type_hints(Settings, include_extras=True).items()
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -309,7 +290,7 @@ def load(
                 near = difflib.get_close_matches(name, _BY_NAME, 1)
                 hint = f" Did you mean {key[: -len(name)]}{_cased(near[0], key)}?" if near else ""
                 known = ", ".join(f"trace_{known}" for known in _BY_NAME)
-                raise SettingError(f"{key} is no setting of celery-trace.{hint} Known are: {known}.")
+                raise SettingError(f"Unknown setting {key}.{hint} Known are: {known}.")
             values[name] = setting.parse(source[key], key)
     return Settings(**values)
 

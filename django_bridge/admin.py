@@ -8,15 +8,16 @@ from typing import Any
 
 from django.apps import apps
 from django.contrib import admin
-from django.template.defaultfilters import filesizeformat
 from django.urls import NoReverseMatch, reverse
 
 from celery_trace import model
 from celery_trace.failures import views
 from celery_trace.model import Kind, Outcome, Verdict
+from celery_trace.text.escape import escaped
+from celery_trace.text.format import duration, size
 from django_bridge import links, payloads
 from django_bridge.models import Failure, Kept, Leak, Run, SharedCapture
-from django_bridge.pages import ChoiceFilter, ReadOnlyAdmin, local_time
+from django_bridge.pages import ChoiceFilter, ReadOnlyAdmin, local_time, text_column
 
 
 class KindFilter(ChoiceFilter):
@@ -47,19 +48,35 @@ class WhyFilter(ChoiceFilter):
 class FailureAdmin(ReadOnlyAdmin):
     """Failed tasks and requests; one of them with its frames and their locals."""
 
-    list_display = ("name", "outcome", "raised", "at", "worker_or_host", "retries")
+    list_display = ("shown_name", "outcome", "raised", "at", "worker_or_host", "retries")
     list_filter = (KindFilter, OutcomeFilter)
     search_fields = ("name", "=task_id", "=root_id", "exception_type", "=fingerprint")
     search_help_text = "Name or exception, or a whole task id, root id or fingerprint."
     ordering = ("-at_s", "-id")
     change_form_template = "admin/django_bridge/failure/change_form.html"
-    fields = ("name", "kind", "outcome", "raised", "at", "worker_or_host", "pid", "task_id", "retries", "root_id")
+    fields = (
+        "shown_name",
+        "kind",
+        "outcome",
+        "raised",
+        "at",
+        "worker_or_host",
+        "pid",
+        "shown_task_id",
+        "retries",
+        "shown_root_id",
+    )
     readonly_fields = fields
+
+    shown_name = text_column("name")
+    shown_task_id = text_column("task_id")
+    shown_root_id = text_column("root_id")
 
     @admin.display(description="exception")
     def raised(self, row: Failure) -> str:
         """Type and message."""
-        return f"{row.exception_type}: {row.exception_message}" if row.exception_type else row.exception_message or "–"
+        said = f"{row.exception_type}: {row.exception_message}" if row.exception_type else row.exception_message
+        return escaped(said or "–")
 
     @admin.display(description="when", ordering="at_s")
     def at(self, row: Failure) -> datetime.datetime | None:
@@ -69,7 +86,7 @@ class FailureAdmin(ReadOnlyAdmin):
     @admin.display(description="worker", ordering="worker")
     def worker_or_host(self, row: Failure) -> str:
         """The worker, or for a request the host."""
-        return str(row.worker or row.hostname)
+        return escaped(row.worker or row.hostname)
 
     def change_view(self, request: Any, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
         """The page of one failure."""
@@ -79,7 +96,7 @@ class FailureAdmin(ReadOnlyAdmin):
         shared = SharedCapture.objects.filter(id=row.shared).values_list("payload", flat=True).first()
         record = payloads.read(row.payload, model.Failure, shared)
         context = {
-            "title": row.name,
+            "title": escaped(row.name),
             "detail": views.detail(record) if record is not None else None,
             "result_url": result_url(row.task_id, request),
             "related": related(row, record),
@@ -127,18 +144,21 @@ def live_until(failure: str) -> datetime.datetime | None:
 class LeakAdmin(ReadOnlyAdmin):
     """The leak table; one leak with its line, types and what retains it."""
 
-    list_display = ("name", "verdict", "per_run", "place", "seen")
+    list_display = ("shown_name", "verdict", "per_run", "shown_place", "seen")
     list_filter = (VerdictFilter, KindFilter)
     search_fields = ("name", "place")
     ordering = ("rank", "-kept_bytes_per_run", "id")
     change_form_template = "admin/django_bridge/leak/change_form.html"
-    fields = ("name", "kind", "verdict", "per_run", "place", "seen")
+    fields = ("shown_name", "kind", "verdict", "per_run", "shown_place", "seen")
     readonly_fields = fields
+
+    shown_name = text_column("name")
+    shown_place = text_column("place")
 
     @admin.display(description="kept per run", ordering="kept_bytes_per_run")
     def per_run(self, row: Leak) -> str:
         """Memory that each run keeps."""
-        return str(filesizeformat(row.kept_bytes_per_run))
+        return size(row.kept_bytes_per_run)
 
     @admin.display(description="last seen", ordering="last_seen_s")
     def seen(self, row: Leak) -> datetime.datetime | None:
@@ -149,7 +169,7 @@ class LeakAdmin(ReadOnlyAdmin):
         """The page of one leak."""
         row = self.get_object(request, object_id)
         leak = payloads.read(row.payload, model.Leak) if row is not None else None
-        context = {"title": row.name if row is not None else "", "leak": leak}
+        context = {"title": escaped(row.name) if row is not None else "", "leak": leak}
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
 
@@ -157,12 +177,29 @@ class LeakAdmin(ReadOnlyAdmin):
 class RunAdmin(ReadOnlyAdmin):
     """Runs that were kept by themselves: slow, traced or sampled ones."""
 
-    list_display = ("name", "state", "why", "started", "took", "kept")
+    list_display = ("shown_name", "state", "why", "started", "took", "kept")
     list_filter = (WhyFilter, KindFilter)
     search_fields = ("name", "=task_id", "=root_id")
     ordering = ("-started_at_s", "-id")
-    fields = ("name", "kind", "state", "why", "started", "took", "kept", "task_id", "retries", "queue", "root_id")
+    fields = (
+        "shown_name",
+        "kind",
+        "state",
+        "why",
+        "started",
+        "took",
+        "kept",
+        "shown_task_id",
+        "retries",
+        "shown_queue",
+        "shown_root_id",
+    )
     readonly_fields = fields
+
+    shown_name = text_column("name")
+    shown_task_id = text_column("task_id")
+    shown_root_id = text_column("root_id")
+    shown_queue = text_column("queue")
 
     @admin.display(description="started", ordering="started_at_s")
     def started(self, row: Run) -> datetime.datetime | None:
@@ -172,14 +209,14 @@ class RunAdmin(ReadOnlyAdmin):
     @admin.display(description="took", ordering="duration_s")
     def took(self, row: Run) -> str:
         """How long it ran."""
-        return f"{row.duration_s * 1000:.1f} ms" if row.duration_s < 1 else f"{row.duration_s:.2f} s"
+        return duration(row.duration_s)
 
     @admin.display(description="memory kept", ordering="kept_bytes")
     def kept(self, row: Run) -> str:
         """Memory that it left behind, where it was measured and alone in its process."""
         if row.kept_bytes is None:
             return "–"
-        shown = str(filesizeformat(row.kept_bytes))
+        shown = size(row.kept_bytes)
         return shown if row.concurrent <= 1 else f"{shown} (process, {row.concurrent} at once)"
 
 

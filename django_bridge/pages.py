@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
@@ -12,6 +13,7 @@ from django.core.paginator import Paginator
 from django.utils import timezone
 from django.utils.functional import cached_property
 
+from celery_trace.text.escape import escaped
 from django_bridge import configuration
 
 #: Rows beyond this are not counted for the pager; filters and the search still reach them.
@@ -24,6 +26,16 @@ def local_time(at_s: float | None) -> datetime.datetime | None:
         return None
     local: datetime.datetime = timezone.localtime(datetime.datetime.fromtimestamp(at_s, datetime.UTC))
     return local
+
+
+def text_column(field: str) -> Callable[..., str]:
+    """A column of text from a traced process, its hidden characters as escapes."""
+
+    def column(_: Any, row: Any) -> str:
+        return escaped(getattr(row, field))
+
+    shown: Callable[..., str] = admin.display(column, description=field.replace("_", " "), ordering=field)
+    return shown
 
 
 def store_is_here() -> bool:

@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
-# ruff: noqa: RUF012  the admin's own form of options
+
 """On django-celery-results' page of a task result: the failures of that task, with a way to their frames."""
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django_celery_results.models import TaskResult
 
-from django_bridge.models.columns import PREFIX, KeyField, StoreManager
+from celery_trace.stores import schema
+from celery_trace.text.escape import escaped
 from django_bridge.pages import ReadOnly, local_time, store_is_here
+from django_bridge.store_models import StoreRow
 
 #: A registry of its own: in the project's, ``makemigrations`` would see a model whose presence depends on
 #: whether django-celery-results is installed.
@@ -24,10 +26,18 @@ _registry = Apps()
 _registry.register_model("django_celery_results", TaskResult)
 
 
-class TaskFailure(models.Model):
+class TaskFailure(
+    StoreRow,
+    table=schema.failures,
+    only=("id", "retries", "outcome", "exception_type", "exception_message", "at_s"),
+    apps=_registry,
+    app_label="django_bridge",
+    verbose_name="failure",
+    verbose_name_plural="failures recorded by celery-trace",
+    ordering=["retries", "at_s"],
+):
     """A row of the failures again, with the task's id as the relation that an inline needs. Never written."""
 
-    id = KeyField(primary_key=True, max_length=64)
     task_result = models.ForeignKey(
         TaskResult,
         to_field="task_id",
@@ -36,22 +46,6 @@ class TaskFailure(models.Model):
         on_delete=models.DO_NOTHING,
         related_name="+",
     )
-    retries = models.BigIntegerField()
-    outcome = models.CharField(max_length=32)
-    exception_type = models.CharField(max_length=255)
-    exception_message = models.CharField(max_length=1000)
-    at_s = models.FloatField()
-
-    objects = StoreManager()
-
-    class Meta:
-        apps = _registry
-        app_label = "django_bridge"
-        managed = False
-        db_table = PREFIX + "failures"
-        verbose_name = "failure"
-        verbose_name_plural = "failures recorded by celery-trace"
-        ordering = ["retries", "at_s"]
 
     def __str__(self) -> str:
         return f"{self.exception_type} (retry {self.retries})" if self.retries else str(self.exception_type)
@@ -75,7 +69,7 @@ class FailureInline(ReadOnly, admin.TabularInline):
     @admin.display(description="exception")
     def raised(self, row: TaskFailure) -> str:
         """Type and message."""
-        return f"{row.exception_type}: {row.exception_message}"
+        return escaped(f"{row.exception_type}: {row.exception_message}")
 
     @admin.display(description="when")
     def at(self, row: TaskFailure) -> datetime.datetime | None:

@@ -24,12 +24,12 @@ from celery_trace.failures import fingerprint
 from celery_trace.failures.capture import Arguments, capture_exception
 from celery_trace.guard import Guard
 from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, Role, TaskContext, new_id
-from celery_trace.probes.source import code_of
 from celery_trace.process.memory import read_memory
 from celery_trace.redaction import Redactor
 from celery_trace.runtime import recorder as recorders
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import Settings
+from celery_trace.text.code_owner import code_of
 from django_bridge import configuration, request_context, routes, visits
 from django_bridge.allowance import Allowance
 from django_bridge.visits import TracedRequest

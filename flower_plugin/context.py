@@ -18,11 +18,12 @@ from celery_trace.queries import Queries
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings
 from celery_trace.stores import Store
+from celery_trace.text.code_owner import project_roots
 from flower_plugin import upstream
 from flower_plugin.auth.gate import Gatekeeper
 from flower_plugin.incoming.broker import BrokerLink, BrokerState
 from flower_plugin.incoming.unrecorded import Unrecorded
-from flower_plugin.rendering.wording import Paths, project_roots
+from flower_plugin.rendering.wording import Paths
 from flower_plugin.store_access import StoreAccess
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class MonitorContext:
         self.url_prefix = url_prefix
         self.base_url = "/" + url_prefix.strip("/") if url_prefix else ""
         self.redactor = Redactor(settings.redact)
-        self.paths = Paths(project_roots(settings.in_app), self.redactor)
+        self.paths = Paths(project_roots(), self.redactor, settings.in_app)
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="trace-monitor")
         self.public_address = ""
 
@@ -149,10 +150,15 @@ class MonitorContext:
         )
 
     def asset_url(self, name: str) -> str:
-        """The address of one of our static files; changes with its content."""
-        return f"{self.base_url}/trace/static/{name}?v={_version(name)}"
+        """The address of one of our static files; changes when any of them does."""
+        return f"{self.base_url}/trace/static/{static_version()}/{name}"
 
 
 @cache
-def _version(name: str) -> str:
-    return hashlib.blake2b((STATIC / name).read_bytes(), digest_size=6).hexdigest()
+def static_version() -> str:
+    """The version of all our static files; part of their addresses."""
+    found = hashlib.blake2b(digest_size=6)
+    for path in sorted(path for path in STATIC.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(STATIC)}\0{len(content)}\0".encode() + content)
+    return found.hexdigest()

@@ -8,7 +8,7 @@ from flower_plugin.api import changes, profiling, reading
 from flower_plugin.api.heaps import HeapProfileHandler
 from flower_plugin.api.listings import LISTS
 from flower_plugin.api.metrics import MetricsHandler
-from flower_plugin.context import STATIC
+from flower_plugin.context import STATIC, static_version
 from flower_plugin.pages.registry import PAGES
 from flower_plugin.shell.rooms import ShellRooms
 from flower_plugin.shell.socket import ShellSocket
@@ -54,7 +54,8 @@ def routes(base: str, feed: LiveFeed, rooms: ShellRooms, *, oauth: bool) -> list
     found = [url(rf"{base}{page.path}", PageHandler, {"page": page}, name=page.name) for page in PAGES]
     found.append(url(rf"{base}/trace/live", LiveSocket, {"feed": feed}, name="trace_live"))
     found.append(url(rf"{base}/trace/shell/([^/]+)", ShellSocket, {"rooms": rooms}, name="trace_shell"))
-    found.append(url(rf"{base}/trace/static/(.*)", StaticFileHandler, {"path": str(STATIC)}, name="trace_static"))
+    files = {"path": str(STATIC), "versioned": True}
+    found.append(url(rf"{base}/trace/static/{static_version()}/(.*)", StaticFileHandler, files, name="trace_static"))
     if not oauth:
         found.append(url(rf"{base}/login/?", LoginHandler, name="trace_login"))
     if base:

@@ -6,7 +6,7 @@ from tornado.web import HTTPError
 
 from celery_trace.errors import Unavailable
 from celery_trace.queries import BadCursor
-from flower_plugin.rendering import wording
+from celery_trace.text.format import clip
 
 
 class Trouble(Exception):
@@ -65,6 +65,6 @@ def trouble_of(error: BaseException | None, status: int) -> Trouble:
     return Trouble(
         status,
         "The monitor failed at this.",
-        f"{type(error).__name__}: {wording.clip(error, 300)}" if error is not None else "",
+        f"{type(error).__name__}: {clip(error, 300)}" if error is not None else "",
         "The full traceback is in the monitor's log. Other pages and your tasks are not affected.",
     )

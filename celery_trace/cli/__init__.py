@@ -6,14 +6,13 @@ Each prints a table, or with ``--format json`` the very objects of the JSON API.
 
 import click
 
-from celery_trace.cli.alerting import alerts
-from celery_trace.cli.facts import failures, leaks, shell, show, workers
-from celery_trace.cli.heaps import kept
-from celery_trace.cli.profiling import profile
-from celery_trace.cli.upkeep import collect, doctor, export, prune
+from celery_trace.cli import alerting, facts, heaps, profiling, upkeep
 
 #: By name, for :mod:`celery_trace.commands`.
 COMMANDS: dict[str, click.Command] = {
     str(command.name): command
-    for command in (leaks, failures, show, shell, alerts, workers, kept, profile, prune, export, collect, doctor)
-}
+    for command in (
+        facts.leaks, facts.failures, facts.show, facts.shell, alerting.alerts, facts.workers, heaps.kept,
+        profiling.profile, upkeep.prune, upkeep.export, upkeep.collect, upkeep.doctor,
+    )
+}  # fmt: skip

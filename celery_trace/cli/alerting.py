@@ -6,11 +6,11 @@ import click
 
 from celery_trace.alerting import channels, rules
 from celery_trace.alerting.engine import AlertEngine
-from celery_trace.cli import report
+from celery_trace.cli.renderers import alerts as rendered
 from celery_trace.cli.session import Lasting, Refusal, Session, command, listing, unknown, user
 from celery_trace.clock import SystemClock
 from celery_trace.errors import Unavailable
-from celery_trace.words import duration
+from celery_trace.text.escape import escaped
 
 
 @command
@@ -44,16 +44,16 @@ def alerts(
             alert = engine.acknowledge(ack, user()) if ack else engine.silence(str(silence), for_s, user())
             if alert is None:
                 raise unknown(str(ack or silence), "alert")
-            session.say(report.alerts([alert], style), alert)
+            session.say(rendered.alerts([alert], style), alert)
         elif evaluate:
             found = engine.evaluate()
-            session.say(report.alerts(found, style), {"alerts": found, "next": None})
+            session.say(rendered.alerts(found, style), {"alerts": found, "next": None})
         elif deliveries:
             delivered = queries.deliveries(limit=limit, cursor=cursor)
-            session.page(delivered, report.deliveries(delivered.rows, style))
+            session.page(delivered, rendered.deliveries(delivered.rows, style))
         else:
             alerts = queries.alerts(state=state, limit=limit, cursor=cursor)
-            session.page(alerts, report.alerts(alerts.rows, style))
+            session.page(alerts, rendered.alerts(alerts.rows, style))
 
 
 def _say_rules(session: Session) -> None:
@@ -64,25 +64,13 @@ def _say_rules(session: Session) -> None:
         stored = None
     in_force = rules.in_force(session.settings.alert_rules, stored)
     labels = [channel.label for channel in channels.channels(session.settings.alert_channels)]
-    columns = [report.Column("RULE"), report.Column("SEVERITY"), report.Column("ABOVE", right=True),
-               report.Column("FOR", right=True), report.Column("HOLD", right=True),
-               report.Column("REPEAT", right=True), report.Column("MEANING", elastic=True)]  # fmt: skip
-    rows = [
-        [rule.name, rule.severity, kind.unit.in_words(rule.above), _time(rule.for_s), _time(rule.hold_s),
-         _time(rule.repeat_s), kind.meaning]
-        for rule, kind in ((rule, rules.kind_of(rule)) for rule in in_force)
-    ]  # fmt: skip
-    text = report.table(columns, rows, session.style, "No rule is in force: trace_alert_rules is empty.")
+    text = rendered.rules(((rule, rules.kind_of(rule)) for rule in in_force), session.style)
     named = ", ".join(labels) or "none; set trace_alert_channels, see docs/alerts.md"
-    whose = f"The rules were set in the monitor by {report.plain(stored.by or 'somebody')}.\n" if stored else ""
+    whose = f"The rules were set in the monitor by {escaped(stored.by or 'somebody')}.\n" if stored else ""
     session.say(
-        f"{text}\n{whose}Channels: {report.plain(named)}\n",
+        f"{text}\n{whose}Channels: {escaped(named)}\n",
         {"rules": list(map(rules.describe, in_force)), "channels": labels, "set_by": stored.by if stored else None},
     )
-
-
-def _time(seconds: float) -> str:
-    return duration(seconds) if seconds else "–"
 
 
 def _test_channels(session: Session, engine: AlertEngine, test: str) -> None:
@@ -92,8 +80,8 @@ def _test_channels(session: Session, engine: AlertEngine, test: str) -> None:
             "There is no channel to test. Set trace_alert_channels, for example to log: (see docs/alerts.md)."
         )
     if test != "all" and test not in labels:
-        raise Refusal(f"There is no channel {report.plain(test)}. Channels are: {', '.join(labels)}; or all.")
+        raise Refusal(f"There is no channel {escaped(test)}. Channels are: {', '.join(labels)}; or all.")
     done = [engine.test(label) for label in (labels if test == "all" else [test])]
-    session.say(report.deliveries(done, session.style), {"deliveries": done, "next": None})
+    session.say(rendered.deliveries(done, session.style), {"deliveries": done, "next": None})
     if not all(delivery.ok for delivery in done):
         raise click.exceptions.Exit(1)

@@ -29,7 +29,7 @@ from celery_trace.errors import Unavailable
 from celery_trace.model import StoreSize
 from celery_trace.settings import SettingError, Settings
 from celery_trace.spool import unrecorded
-from celery_trace.words import duration, size
+from celery_trace.text.format import duration, size
 
 #: Longest that the broker may take to answer, seconds.
 BROKER_S = 5.0

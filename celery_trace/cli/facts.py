@@ -6,7 +6,11 @@ from typing import Any
 
 import click
 
-from celery_trace.cli import report
+from celery_trace.cli.renderers import alerts as alert_text
+from celery_trace.cli.renderers import failures as failure_text
+from celery_trace.cli.renderers import leaks as leak_text
+from celery_trace.cli.renderers import shells as shell_text
+from celery_trace.cli.renderers import workers as worker_text
 from celery_trace.cli.session import (
     KIND,
     NAME,
@@ -32,7 +36,7 @@ def leaks(session: Session, **filters: Any) -> None:
     """What leaks, how much a run, and where."""
     with session.store() as (_, queries):
         page = queries.leaks(**filters)
-    session.page(page, report.leaks(page.rows, session.style))
+    session.page(page, leak_text.leaks(page.rows, session.style))
 
 
 @command
@@ -47,7 +51,7 @@ def failures(session: Session, **filters: Any) -> None:
     """What failed, was killed or was lost; the newest first."""
     with session.store() as (_, queries):
         page = queries.failures(**filters)
-    session.page(page, report.failures(page.rows, session.style))
+    session.page(page, failure_text.failures(page.rows, session.style))
 
 
 @command
@@ -58,7 +62,7 @@ def workers(session: Session, **filters: Any) -> None:
         page = queries.workers(**filters)
         forecasts = queries.forecasts()
         proposals = [(worker.name, found) for worker in page.rows if (found := queries.proposal(worker)) is not None]
-    text = report.workers(page.rows, session.style) + report.forecasts(forecasts, proposals, session.style)
+    text = worker_text.workers(page.rows, session.style) + worker_text.forecasts(forecasts, proposals, session.style)
     session.page(page, text, forecasts=forecasts, proposals=dict(proposals))
 
 
@@ -73,10 +77,10 @@ def show(session: Session, id: str) -> None:
         read: Any
         text: Any
         for read, text in (
-            (queries.failure, report.failure),
-            (queries.leak, report.leak),
-            (queries.alert, lambda alert, style: report.alerts([alert], style)),
-            (queries.shell, report.shell),
+            (queries.failure, failure_text.failure),
+            (queries.leak, leak_text.leak),
+            (queries.alert, lambda alert, style: alert_text.alerts([alert], style)),
+            (queries.shell, shell_text.shell),
         ):
             found = read(id)
             if found is not None:

@@ -10,11 +10,11 @@ import click
 import msgspec
 
 from celery_trace import private_files
-from celery_trace.cli import report
-from celery_trace.cli.report import plain
+from celery_trace.cli.renderers import heaps
 from celery_trace.cli.session import SINCE, Refusal, Session, command
 from celery_trace.heap import flames
 from celery_trace.model import Kind
+from celery_trace.text.escape import escaped
 
 #: What is written in files for other tools, and how they are called.
 _FILES = ("collapsed", "speedscope", "pprof")
@@ -36,7 +36,7 @@ def kept(session: Session, name: str, kind: str, compare: str, since_s: float | 
             view = queries.heap_view(kind, name, compare=compare, since_s=since_s)
             need = queries.need(kind, name, since_s=since_s)
         except ValueError as error:
-            raise Refusal(f"--compare can't be used: {plain(str(error))}.") from None
+            raise Refusal(f"--compare can't be used: {escaped(str(error))}.") from None
     if session.shape == "collapsed":
         text = flames.collapsed(view.stacks).encode()
     elif session.shape == "speedscope":
@@ -47,7 +47,7 @@ def kept(session: Session, name: str, kind: str, compare: str, since_s: float | 
         answer = {"name": name, "kind": "memory", "of": kind, **flames.as_json(view), "need": need}
         text = msgspec.json.format(msgspec.json.encode(answer), indent=2)
     else:
-        text = report.kept(name, view, need, session.style).encode()
+        text = heaps.kept(name, view, need, session.style).encode()
     if output is None:
         click.echo(text.decode("utf-8", "replace"), nl=session.shape not in ("table", "collapsed"))
         return

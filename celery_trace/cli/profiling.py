@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from celery_trace.cli.report import plain
 from celery_trace.cli.session import Lasting, Refusal, Session, command, user
 from celery_trace.heap.flamegraph import NoFlamegraph, Profile, Profiles
-from celery_trace.words import duration, size
+from celery_trace.text.escape import escaped
+from celery_trace.text.format import count, duration, size
 
 #: How often it is looked whether the run is over, seconds.
 LOOK_S = 0.25
@@ -44,23 +44,23 @@ def profile(session: Session, name: str, wait_s: float, view: str) -> None:
         )
     for answer in answers:
         if not answer["ok"]:
-            click.echo(f"{plain(answer['worker'])} will not: {plain(answer['why'])}", err=True)
+            click.echo(f"{escaped(answer['worker'])} will not: {escaped(answer['why'])}", err=True)
     if not any(answer["ok"] for answer in answers):
         raise Refusal("No worker took the order; the reasons stand above.")
     found = _wait(profiles, name, begun_s, wait_s)
     data: dict[str, Any] = {"profile": found, "recording": str(profiles.recording(found.id)), "workers": answers}
     if found.state != "done":
-        raise Refusal(f"The run of {plain(name)} was not profiled: {plain(found.why)}")
+        raise Refusal(f"The run of {escaped(name)} was not profiled: {escaped(found.why)}")
     try:
         data["flamegraph"] = str(profiles.flamegraph(found, view))
         where = f"Flamegraph  {data['flamegraph']}\n"
     except NoFlamegraph as error:
         data["flamegraph"] = None
-        where = f"There is no flamegraph: {plain(str(error))}\n"
+        where = f"There is no flamegraph: {escaped(str(error))}\n"
     session.say(
-        f"{plain(found.name)}  task {plain(found.task_id)}  pid {found.pid} on {plain(found.host)}\n"
+        f"{escaped(found.name)}  task {escaped(found.task_id)}  pid {found.pid} on {escaped(found.host)}\n"
         f"Took {duration(found.duration_s)} under memray; {size(found.peak_bytes)} at its peak, "
-        f"{found.allocations:,} allocations\n"
+        f"{count(found.allocations)} allocations\n"
         f"{where}Recording   {data['recording']}\n",
         data,
     )
@@ -68,7 +68,7 @@ def profile(session: Session, name: str, wait_s: float, view: str) -> None:
 
 def _wait(profiles: Profiles, name: str, since_s: float, wait_s: float) -> Profile:
     """The first profile of a name that ends. Progress goes to standard error."""
-    click.echo(f"Waiting for the next run of {plain(name)} …", err=True)
+    click.echo(f"Waiting for the next run of {escaped(name)} …", err=True)
     deadline_s = time.monotonic() + wait_s
     remind_s = time.monotonic() + REMIND_S
     running = ""
@@ -79,12 +79,12 @@ def _wait(profiles: Profiles, name: str, since_s: float, wait_s: float) -> Profi
             return over[-1]
         if found and found[-1].id != running:
             running = found[-1].id
-            click.echo(f"Profiling task {plain(found[-1].task_id)} in pid {found[-1].pid} …", err=True)
+            click.echo(f"Profiling task {escaped(found[-1].task_id)} in pid {found[-1].pid} …", err=True)
         now_s = time.monotonic()
         if now_s >= deadline_s and not found:
             raise Refusal(
-                f"No run of {plain(name)} began within {duration(wait_s)} on this host. A profile stays on the host of "
-                f"its worker, in {profiles.folder}."
+                f"No run of {escaped(name)} began within {duration(wait_s)} on this host. A profile stays on the host "
+                f"of its worker, in {profiles.folder}."
             )
         if now_s >= remind_s:
             remind_s = now_s + REMIND_S

@@ -21,12 +21,13 @@ import click
 import msgspec
 
 from celery_trace import settings
-from celery_trace.cli.report import Style, plain
+from celery_trace.cli.renderers.style import Style
 from celery_trace.clock import SystemClock
 from celery_trace.errors import TraceError
 from celery_trace.model import Kind, Page
 from celery_trace.settings import Settings
-from celery_trace.words import read_bytes, read_seconds
+from celery_trace.text.escape import escaped
+from celery_trace.text.parse import read_bytes, read_seconds, wrong_duration, wrong_size
 
 if TYPE_CHECKING:
     from celery_trace.queries import Queries
@@ -47,7 +48,7 @@ class Since(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = read_seconds(value)
         if seconds is None:
-            self.fail(f"{value!r} is no age; write for example 30m, 12h or 7d.", param, ctx)
+            self.fail(f"{wrong_duration(value)}.", param, ctx)
         return SystemClock.now_s() - seconds
 
 
@@ -59,7 +60,7 @@ class Lasting(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = read_seconds(value)
         if seconds is None:
-            self.fail(f"{value!r} is no time; write for example 90s, 30m or 2h.", param, ctx)
+            self.fail(f"{wrong_duration(value)}.", param, ctx)
         return seconds
 
 
@@ -71,7 +72,7 @@ class Bytes(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         number = read_bytes(value)
         if number is None:
-            self.fail(f"{value!r} is not a size; write for example 500M or 2GiB.", param, ctx)
+            self.fail(f"{wrong_size(value)}.", param, ctx)
         return int(number)
 
 
@@ -178,7 +179,7 @@ SINCE = click.option("--since", "since_s", type=Since(), default=None, help="Not
 def unknown(id: str, what: str) -> Refusal:
     """There is no such thing in the store."""
     return Refusal(
-        f"There is no {what} with the id {plain(id)} in the store; it may have been pruned. "
+        f"There is no {what} with the id {escaped(id)} in the store; it may have been pruned. "
         "See celery trace failures, celery trace leaks or celery trace alerts for the ids."
     )
 

@@ -21,7 +21,6 @@ from typing import Any, Protocol, TextIO
 import msgspec
 
 from celery_trace import private_files
-from celery_trace.cli.report import plain
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.control.audit import AuditLog
 from celery_trace.guard import Guard
@@ -29,6 +28,7 @@ from celery_trace.model import AuditEntry, Failure, Kept, ShellLine, ShellView, 
 from celery_trace.settings import SettingError, Settings
 from celery_trace.shell.live.channel import Connect
 from celery_trace.shell.session import Done, Event, SessionGone, ShellError, ShellSession, completion_start
+from celery_trace.text.escape import escaped_lines
 
 _COLOURS = {"error": "31", "notice": "33", "result": "36", "stderr": "31", "prompt": "1;32"}
 HISTORY_LINES = 1000
@@ -56,7 +56,7 @@ class Screen:
 
     def event(self, event: Event) -> None:
         """One piece of a command's output."""
-        text = plain(event.text, lines=True)
+        text = escaped_lines(event.text)
         if event.kind in ("result", "notice"):
             text = ("" if self._at_margin else "\n") + ("# " if event.kind == "notice" else "") + text + "\n"
         self._write(text, event.stream if event.kind == "output" else event.kind)

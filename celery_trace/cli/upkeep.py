@@ -14,12 +14,17 @@ import click
 import msgspec
 
 from celery_trace import private_files
-from celery_trace.cli import report
-from celery_trace.cli.report import Style
+from celery_trace.cli.renderers import checkup
+from celery_trace.cli.renderers.alerts import alerts
+from celery_trace.cli.renderers.failures import failures
+from celery_trace.cli.renderers.leaks import leaks
+from celery_trace.cli.renderers.style import Style
+from celery_trace.cli.renderers.tables import Column, table
+from celery_trace.cli.renderers.workers import workers
 from celery_trace.cli.session import Bytes, Lasting, Refusal, Session, Since, command
 from celery_trace.clock import SystemClock
 from celery_trace.spool import unrecorded
-from celery_trace.words import size
+from celery_trace.text.format import size
 
 if TYPE_CHECKING:
     from celery_trace.queries import Queries
@@ -63,8 +68,8 @@ def prune(
         given_back = store.vacuum() if vacuum else store.give_back(most_s=GIVE_BACK_S)
         found = queries.stats().size
     rows = sorted(pruned.rows.items())
-    text = report.table(
-        [report.Column("TABLE"), report.Column("ROWS REMOVED", right=True)], rows, session.style,
+    text = table(
+        [Column("TABLE"), Column("ROWS REMOVED", right=True)], rows, session.style,
         "Nothing was too old or too much.",
     )  # fmt: skip
     said = [f"{size(given_back)} were given back to the disk."] if given_back else []
@@ -110,7 +115,7 @@ def export(session: Session, what: tuple[str, ...], since_s: float | None, detai
 
 
 _TEXTS: dict[str, Callable[[list[Any], Style], str]] = {
-    "leaks": report.leaks, "failures": report.failures, "workers": report.workers, "alerts": report.alerts,
+    "leaks": leaks, "failures": failures, "workers": workers, "alerts": alerts,
 }  # fmt: skip
 
 
@@ -211,6 +216,6 @@ def doctor(session: Session) -> None:
 
     findings = examine(session.app, session.settings)
     unwell = [finding for finding in findings if finding.level == "fail"]
-    session.say(report.examination(findings, session.style), {"findings": findings, "ok": not unwell})
+    session.say(checkup.examination(findings, session.style), {"findings": findings, "ok": not unwell})
     if unwell:
         raise click.exceptions.Exit(1)

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from celery_trace.failures.capture.source import SourceLines
+from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.failures.fingerprint import fingerprint
 from celery_trace.model import AnyRecord, Failure, Kind, Line, Outcome, ProcessRecord, failure_id, kill_of, stable_id
 from celery_trace.process import blackbox

@@ -18,7 +18,7 @@ from celery_trace.collector.adoption import adopt
 from celery_trace.collector.status import LOCK_FILE, STATUS_FILE, Status, read_status, write_status
 from celery_trace.control import files
 from celery_trace.errors import TraceError
-from celery_trace.failures.capture.source import SourceLines
+from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
 from celery_trace.redaction import Redactor

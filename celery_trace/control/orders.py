@@ -30,6 +30,7 @@ from celery_trace.guard import Guard
 from celery_trace.heap import flamegraph
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
 from celery_trace.settings import Settings
+from celery_trace.text.format import duration
 from celery_trace.transports.raw import Refusal, judge_messages, judged
 
 logger = logging.getLogger("celery_trace.control")
@@ -306,7 +307,7 @@ def _checked(order: Order, now_s: float) -> Order:
     if not order.id.isalnum() or len(order.id) > 40:
         raise ValueError("its id is not one of ours")
     if not now_s < order.until_s <= now_s + LONGEST_S + 60:
-        raise ValueError(f"it must end within {LONGEST_S:g} s")
+        raise ValueError(f"it must end within {duration(LONGEST_S)}")
     return order
 
 

@@ -27,6 +27,7 @@ from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.errors import TraceError
 from celery_trace.settings import SettingError, Settings
+from celery_trace.text.format import duration
 
 #: How long a message is valid after it was signed, seconds.
 VALID_S = 30.0
@@ -214,11 +215,11 @@ def verify(
     if claims.expires_at_s - claims.issued_at_s > longest_s or not claims.expires_at_s < float("inf"):
         raise Refused("malformed", "valid for longer than any message of ours", claims)
     if now_s > claims.expires_at_s + tolerance_s:
-        late_s = now_s - claims.expires_at_s
-        raise Refused("late", f"expired {late_s:.0f} s ago; if that is wrong, the clocks of the hosts differ", claims)
+        late = duration(round(now_s - claims.expires_at_s))
+        raise Refused("late", f"expired {late} ago; if that is wrong, the clocks of the hosts differ", claims)
     if claims.issued_at_s > now_s + tolerance_s:
-        early_s = claims.issued_at_s - now_s
-        raise Refused("early", f"signed {early_s:.0f} s in the future: the clocks of the hosts differ", claims)
+        early = duration(round(claims.issued_at_s - now_s))
+        raise Refused("early", f"signed {early} in the future: the clocks of the hosts differ", claims)
     if replays is not None and not replays.admit(claims.nonce, claims.expires_at_s + tolerance_s, now_s):
         raise Refused("replayed", "this message was carried out before, or too many are pending", claims)
     return Message(claims, envelope.body)

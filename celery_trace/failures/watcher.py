@@ -37,7 +37,7 @@ from celery_trace.failures.writer import FailureWriter, Keep, SeenFailure, SeenR
 from celery_trace.model import AnyRecord, ExceptionInfo, Outcome, ProcessRecord, Role
 from celery_trace.redaction import Scrubber
 from celery_trace.settings import Settings
-from celery_trace.words import duration
+from celery_trace.text.format import duration
 
 #: Errors by which the main process says that a child could not speak for itself, and the outcome that each means.
 _OUTCOME_BY_MAIN: Final = {

@@ -15,8 +15,10 @@ from typing import Any, ClassVar, Final
 from msgspec import Struct
 
 from celery_trace.clock import Clock
+from celery_trace.heap.source_reader import SourceReader
 from celery_trace.model import Site
-from celery_trace.probes.source import Frames, OwnCode, SourceReader, is_our_own
+from celery_trace.text.code_owner import CodeOwner, Frames, is_our_own
+from celery_trace.text.format import size
 
 #: Rows of the table.
 TOP: Final = 10
@@ -48,11 +50,11 @@ def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> Reading:
     """Sum raw traces ``(domain, bytes, frames, depth)`` by traceback, celery-trace's own left out."""
     cut = traces[:MOST_TRACES] if len(traces) > MOST_TRACES else traces
     sums: dict[Frames, list[int]] = {}
-    for _, size, frames, _ in cut:
+    for _, number_bytes, frames, _ in cut:
         entry = sums.get(frames)
         if entry is None:
             entry = sums[frames] = [0, 0]
-        entry[0] += size
+        entry[0] += number_bytes
         entry[1] += 1
     factor = len(traces) / len(cut) if cut else 1.0
     return {
@@ -200,7 +202,7 @@ class TracedRuns:
         return run
 
 
-def top_differences(change: Reading, own: OwnCode | None = None, *, most: int = TOP) -> list[Site]:
+def top_differences(change: Reading, own: CodeOwner | None = None, *, most: int = TOP) -> list[Site]:
     """
     The greatest changes of a run, by line, gains and losses alike.
 
@@ -212,15 +214,15 @@ def top_differences(change: Reading, own: OwnCode | None = None, *, most: int = 
     by_line: dict[tuple[str, int], tuple[int, int, int, tuple[tuple[str, int], ...]]] = {}
     for frames, amount in change.items():
         at = own.first(frames) if own is not None else 0
-        size, blocks, greatest, longest = by_line.get(frames[at], (0, 0, -1, frames))
+        total, blocks, greatest, longest = by_line.get(frames[at], (0, 0, -1, frames))
         if abs(amount.bytes) > greatest:
             greatest, longest = abs(amount.bytes), frames
-        by_line[frames[at]] = (size + amount.bytes, blocks + amount.blocks, greatest, longest)
+        by_line[frames[at]] = (total + amount.bytes, blocks + amount.blocks, greatest, longest)
     ranked = sorted(by_line.items(), key=lambda item: (-abs(item[1][0]), -abs(item[1][1]), item[0]))[:most]
     source = SourceReader()
     try:
         rows = []
-        for (file, line), (size, blocks, _, frames) in ranked:
+        for (file, line), (total, blocks, _, frames) in ranked:
             here = source.line(file, line)
             rows.append(
                 Site(
@@ -228,7 +230,7 @@ def top_differences(change: Reading, own: OwnCode | None = None, *, most: int = 
                     line=line,
                     function=here.function,
                     code=here.code,
-                    bytes=size,
+                    bytes=total,
                     blocks=blocks,
                     traceback=source.lines(frames) if len(frames) > 1 else [here],
                 )
@@ -246,20 +248,10 @@ def table(rows: Sequence[Site], label: str = "") -> str:
     """
     lines = [f"[ Top {TOP} differences ]" + (f" {label}" if label else "")]
     for site in rows:
-        each = f", average={_size(abs(site.bytes) / abs(site.blocks), False)}" if site.blocks else ""
-        lines.append(f"{site.file}:{site.line}: size={_size(site.bytes, True)}, count={site.blocks:+d}{each}")
+        each = f", average={size(abs(site.bytes) / abs(site.blocks))}" if site.blocks else ""
+        lines.append(f"{site.file}:{site.line}: size={size(site.bytes, signed=True)}, count={site.blocks:+d}{each}")
         if site.code:
             lines.append(f"    {site.code}")
     if not rows:
         lines.append("nothing was gained or given back")
     return "\n".join(lines)
-
-
-def _size(size: float, sign: bool) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 100 and unit != "B":
-            return f"{size:+.1f} {unit}" if sign else f"{size:.1f} {unit}"
-        if abs(size) < 10 * 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{size:+.0f} {unit}" if sign else f"{size:.0f} {unit}"

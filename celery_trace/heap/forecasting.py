@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from celery_trace.intervals import SAMPLE_S
 from celery_trace.model import Forecast
-from celery_trace.words import duration, size
+from celery_trace.text.format import about, percent, size
 
 #: What a process does at first, such as imports, says nothing of later (seconds).
 WARM_UP_S: Final = 120.0
@@ -169,18 +169,6 @@ _LIMITS: Final = {
 }
 
 
-def about(seconds: float) -> str:
-    """A time ahead in the precision that it deserves: ``40 min``, ``3 h``, ``2 d``."""
-    if seconds < 90:
-        return "a minute"
-    if seconds < 5400:
-        minutes = seconds / 60
-        return f"{round(minutes / 5) * 5 if minutes > 20 else round(minutes)} min"
-    if seconds < 36 * 3600:
-        return f"{seconds / 3600:.0f} h"
-    return duration(round(seconds / 86_400) * 86_400)
-
-
 def sentence(forecast: Forecast) -> str:
     """``reaches its limit of 512.0 MiB in 3 h (2 h to 5 h), 80 % of the growth by shop.tasks.remember_order``."""
     when, earliest, latest = map(about, (forecast.seconds, forecast.earliest_s, forecast.latest_s))
@@ -188,7 +176,7 @@ def sentence(forecast: Forecast) -> str:
     text = f"reaches {_whose(forecast)} limit of {size(forecast.limit_bytes)} in {when}{interval}"
     if forecast.shares:
         first = forecast.shares[0]
-        text += f", {first.share:.0%} of the growth by {first.name}".replace("%", " %", 1)
+        text += f", {percent(first.share)} of the growth by {first.name}"
     return text
 
 

@@ -13,6 +13,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from celery_trace.text.format import size
+
 #: Runs that a proposal rests on at least.
 FEWEST_RUNS: Final = 20
 #: Room above what is needed that a proposal leaves, as a factor: for what a child keeps until it is replaced.
@@ -65,10 +67,6 @@ class Proposal(Struct, frozen=True, kw_only=True):
     fits: int | None = None  # children that fit below the limit that the container or machine has now
 
 
-def _mib(number_bytes: float) -> str:
-    return f"{number_bytes / _MIB:.0f} MiB"
-
-
 def propose(
     *, name: str, need: Need, base_bytes: int, main_bytes: int, concurrency: int, room_bytes: int | None
 ) -> Proposal:
@@ -87,10 +85,10 @@ def propose(
     child_bytes = -(-int(child_bytes) // _MIB) * _MIB  # in whole MiB
     container_bytes = -(-int(main_bytes + concurrency * child_bytes) // _MIB) * _MIB
     how = (
-        f"A child: ({_mib(base_bytes)} at its start + {_mib(need.p99_bytes)} for a run of {name}, p99) "
-        f"× {HEADROOM} = {_mib(child_bytes)}; "
-        f"the container: {_mib(main_bytes)} for the main process + {concurrency} × {_mib(child_bytes)} "
-        f"= {_mib(container_bytes)}"
+        f"A child: ({size(base_bytes)} at its start + {size(need.p99_bytes)} for a run of {name}, p99) "
+        f"× {HEADROOM} = {size(child_bytes)}; "
+        f"the container: {size(main_bytes)} for the main process + {concurrency} × {size(child_bytes)} "
+        f"= {size(container_bytes)}"
     )
     fits = max(0, int((room_bytes - main_bytes) // child_bytes)) if room_bytes else None
     return Proposal(

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from celery_trace.heap.picks import Pick, Stack
 from celery_trace.heap.retainers import Referrers
-from celery_trace.probes.source import OwnCode, is_our_own
+from celery_trace.text.code_owner import CodeOwner, is_our_own
 
 #: What the objects are, as module and name; a module that nobody has imported made none.
 _TYPES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
@@ -71,7 +71,7 @@ class _Made(NamedTuple):
 
 
 def opened_at(
-    resource: str, picks: Iterable[Pick], stack_of: Callable[[int], Stack], referrers: Referrers, own: OwnCode
+    resource: str, picks: Iterable[Pick], stack_of: Callable[[int], Stack], referrers: Referrers, own: CodeOwner
 ) -> Stack:
     """
     Where most of the objects that hold a resource were made.

@@ -13,7 +13,7 @@ from celery_trace.heap.sampler import Sampler
 from celery_trace.heap.survivors import Key
 from celery_trace.heap.windows import site_at
 from celery_trace.model import Kind, ProcessRecord, Stage, Verdict, Window, new_id, stable_id
-from celery_trace.probes.source import OwnCode
+from celery_trace.text.code_owner import CodeOwner
 
 if TYPE_CHECKING:
     from celery_trace.heap.traced import TracedSampler
@@ -38,7 +38,7 @@ class ResourceWatch:
         emit: Callable[[Window], None],
         clock: Clock,
         sampler: Sampler | TracedSampler,
-        own: OwnCode,
+        own: CodeOwner,
         name_of: Callable[[int], tuple[Kind, str]],
     ) -> None:
         self._process = process

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from celery_trace.heap.evidence import key_step
 from celery_trace.model import Holder
-from celery_trace.probes.source import is_ours
+from celery_trace.text.code_owner import is_ours
 
 #: A site, as the caller knows it.
 Key = TypeVar("Key", bound=Hashable)

@@ -14,8 +14,9 @@ from typing import Final
 from msgspec import Struct
 
 from celery_trace.heap.picks import UNTAGGED, Pick, Stack
+from celery_trace.heap.source_reader import SourceReader
 from celery_trace.model import HeapStack, Line
-from celery_trace.probes.source import WRAPPERS, OwnCode, SourceReader
+from celery_trace.text.code_owner import WRAPPERS, CodeOwner
 
 #: Stacks of one task that are remembered and written.
 MOST_STACKS: Final = 100
@@ -51,7 +52,7 @@ class KeptStacks:
         own: Tells the user's own files.
     """
 
-    def __init__(self, stack_of: Callable[[int], Stack], own: OwnCode) -> None:
+    def __init__(self, stack_of: Callable[[int], Stack], own: CodeOwner) -> None:
         self._stack_of = stack_of
         self._own = own
         self._past: dict[int, Counter[Stack]] = defaultdict(Counter)

@@ -15,6 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from celery_trace.model import Evidence, Holder, Verdict
+from celery_trace.text.format import percent
 
 #: Fewer observed runs have no verdict; the second is for runs that keep much, which can't wait.
 FEWEST_RUNS: Final = 10
@@ -101,7 +102,7 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
     if evidence.events < 3:
         return Judgement(Verdict.STEADY, confidence, seen)
     if evidence.released >= MANY_RELEASED:
-        return Judgement(Verdict.STEADY, confidence, f"{evidence.released:.0%} of it is released again")
+        return Judgement(Verdict.STEADY, confidence, f"{percent(evidence.released)} of it is released again")
     if confidence < GROWS:
         return _undecided(evidence, confidence, seen)
     if holder.bound:
@@ -116,7 +117,7 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         missing = EVENTS_WITHOUT_HOLDER - evidence.events
         return Judgement(Verdict.SUSPECT, confidence, f"{seen}, {holder.why}", f"{missing} more such runs")
     if evidence.released > FEW_RELEASED:
-        return Judgement(Verdict.GROWING, confidence, f"{seen}, {evidence.released:.0%} is released", "more runs")
+        return Judgement(Verdict.GROWING, confidence, f"{seen}, {percent(evidence.released)} is released", "more runs")
     if holder.recycled and evidence.bytes_per_run < RECYCLED_BYTES:
         why = f"{seen}, but small objects are reused, so that another line may keep them"
         return Judgement(Verdict.GROWING, confidence, why, "larger objects")

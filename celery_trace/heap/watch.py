@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from celery_trace import words
 from celery_trace.clock import Clock
 from celery_trace.guard import report
 from celery_trace.heap import retainers
@@ -46,8 +45,10 @@ from celery_trace.model import (
     new_id,
     stable_id,
 )
-from celery_trace.probes.source import OwnCode, is_our_own
 from celery_trace.settings import Settings
+from celery_trace.text.code_owner import CodeOwner, is_our_own, project_roots
+from celery_trace.text.format import duration
+from celery_trace.text.format import size as format_size
 
 if TYPE_CHECKING:
     from celery_trace.heap.traced import TracedSampler
@@ -175,7 +176,7 @@ class HeapWatch:
         self._emit = emit
         self._clock = clock
         self._sampler = sampler
-        self._own = OwnCode(settings.in_app)
+        self._own = CodeOwner(settings.in_app, project_roots())
         self._pid = os.getpid()
         self._least_runs = settings.memory_recheck_runs
         self._places: dict[int, Place | None] = {}
@@ -346,7 +347,7 @@ class HeapWatch:
     @property
     def state(self) -> str:
         """What it does now: ``sampling``, or ``paused: next stretch in 40 s``."""
-        return "sampling" if self._on else f"paused: next stretch in {self.duty.wait_s():.0f} s"
+        return "sampling" if self._on else f"paused: next stretch in {duration(round(self.duty.wait_s()))}"
 
     def conditions(self) -> dict[str, int]:
         """What makes watching harder here, for the process's account of itself; each is 1, or missing."""
@@ -669,7 +670,7 @@ class HeapWatch:
         if (site.verdict is None and not grows) or not (is_new or (grows and now_s - site.written_s >= REPEAT_S)):
             return
         size = round(evidence.bytes)
-        why = f"{words.size(size)} in one run of {words.duration(lasted_s)}" if grows else "the run has released it"
+        why = f"{format_size(size)} in one run of {duration(lasted_s)}" if grows else "the run has released it"
         site.verdict, site.told, site.written_s = verdict, site.holder, now_s
         site.growth = _with_point(site.growth, (self._clock.now_s(), size))
         tag, place = key

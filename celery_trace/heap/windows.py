@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from celery_trace.heap.picks import Stack
+from celery_trace.heap.source_reader import SourceReader
 from celery_trace.model import Line, Site, TypeCount
-from celery_trace.probes.source import SourceReader
+from celery_trace.text.code_owner import WRAPPERS
 
 #: Frames of a traceback.
 MOST_FRAMES: Final = 40
-#: Where a run begins: below it everything is Celery's, or the web server's.
-_RUN_BEGINS: Final = ("celery_trace/runtime/tracers.py", "celery_trace/runtime/blocks.py")
 
 
 def site_at(file: str, line: int, stack: Stack, *, size: float = 0.0, blocks: int = 0) -> Site:
@@ -41,7 +40,7 @@ def site_at(file: str, line: int, stack: Stack, *, size: float = 0.0, blocks: in
 def _traceback(stack: Stack, reader: SourceReader) -> list[Line]:
     lines: list[Line] = []
     for file, line, function in stack[:MOST_FRAMES]:
-        if file.endswith(_RUN_BEGINS):
+        if file in WRAPPERS:
             break
         known = reader.line(file, line)
         lines.append(Line(file=known.file, line=line, function=function, code=known.code))

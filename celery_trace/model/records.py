@@ -48,6 +48,11 @@ class Role(StrEnum):
     WEB = "web"  # a Django process
     SCRIPT = "script"  # a block or an eager task outside any worker
 
+    @classmethod
+    def _missing_(cls, _value: object) -> Role:
+        """What a newer version wrote."""
+        return cls.SCRIPT
+
 
 #: Roles of the processes of a worker that run no tasks.
 RUN_NOTHING = frozenset({Role.MAIN, Role.BEAT})
@@ -301,7 +306,6 @@ class Rollup(Record, frozen=True, kw_only=True, tag="rollup"):
     kept_blocks: int = 0  # summed over gated runs; may be negative
     kept_bytes: int = 0
     rss_max_bytes: int = 0
-    overhead_s: float = 0.0
     concurrent: bool = False  # runs overlapped: the kept_* belong to the process, not to this name
 
     BUCKET_S: ClassVar[int] = ROLLUP_S

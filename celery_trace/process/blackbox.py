@@ -37,8 +37,8 @@ import msgspec
 from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
-from celery_trace.probes.source import WRAPPERS
 from celery_trace.process.open_runs import MOST_PLACES, PLACE, VISIBLE, OpenRuns
+from celery_trace.text.code_owner import WRAPPERS
 
 _MAGIC: Final = b"ctbox\x00\x00\x03"
 _HEADER = struct.Struct("<8sI")

@@ -14,7 +14,7 @@ from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
 from celery_trace.queries.cursors import like
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores import schema, shared_captures, values
+from celery_trace.stores import shared_captures, tables, values
 from celery_trace.stores.statements import by_key
 from celery_trace.stores.writing import HOUR_S
 
@@ -36,11 +36,11 @@ MOST_FOUND = 1000
 #: Outcomes whose rows tell how many processes were killed.
 _KILLING = frozenset((Outcome.LOST.value, Outcome.TIME_LIMIT.value))
 
-_failures = schema.failures
-_groups = schema.groups
-_kept = schema.kept
-_values = schema.failure_values
-_processes = schema.processes
+_failures = tables.failures
+_groups = tables.groups
+_kept = tables.kept
+_values = tables.failure_values
+_processes = tables.processes
 
 
 class FailureQueries(Base):
@@ -197,7 +197,7 @@ class FailureQueries(Base):
         held = self._held(connection, [row.id for row in rows])
         kills = self._kills(connection, [row.id for row in rows if row.outcome in _KILLING])
         return [
-            rows_of.summary(
+            rows_of.SUMMARIES.record(
                 row,
                 count=counts[row.fingerprint]._mapping["count"] if row.fingerprint in counts else 1,
                 live=row.id in held,
@@ -325,7 +325,7 @@ class FailureQueries(Base):
         slices = [hour_s - HOUR_S * back for back in range(TREND_HOURS - 1, -1, -1)] if trends else []
         counts: dict[tuple[str, int], int] = {}
         if rows and trends:
-            hours = schema.trends.c
+            hours = tables.trends.c
             found = connection.execute(
                 sa.select(hours.fingerprint, hours.hour_s, hours["count"]).where(
                     hours.fingerprint.in_([row.fingerprint for row in rows]), hours.hour_s >= slices[0]
@@ -333,16 +333,8 @@ class FailureQueries(Base):
             )
             counts = {(fingerprint, hour): count for fingerprint, hour, count in found}
         return [
-            FailureGroup(
-                fingerprint=row.fingerprint,
-                kind=row.kind,
-                name=row.name,
-                exception=rows_of.exception(row),
-                outcome=Outcome(row.outcome),
-                count=row._mapping["count"],
-                first_seen=row.first_seen_s,
-                last_seen=row.last_seen_s,
-                latest_id=row.latest_id,
+            rows_of.GROUPS.record(
+                row,
                 state=_state(row, now_s),
                 trend=[(float(start), counts.get((row.fingerprint, start), 0)) for start in slices],
             )
@@ -351,7 +343,7 @@ class FailureQueries(Base):
 
     def failed_since(self, since_s: float) -> int:
         """How many failures there were in the hours that began since then, as far as they are kept."""
-        table = schema.trends
+        table = tables.trends
         wanted = sa.select(sa.func.sum(table.c["count"])).where(table.c.hour_s >= since_s)
         with self.store.reading() as connection:
             return int(connection.execute(wanted).scalar() or 0)
@@ -372,7 +364,7 @@ class FailureQueries(Base):
                 )
                 .order_by(_kept.c.at_s.desc())
             ).all()
-        return rows_of.kept(rows[0]) if rows else None
+        return rows_of.KEPT.record(rows[0]) if rows else None
 
     def _held(self, connection: sa.Connection, ids: list[str] | None) -> set[str]:
         """Which of these failures (or of all) a living process holds."""

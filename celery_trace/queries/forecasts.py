@@ -14,11 +14,11 @@ from celery_trace.heap.forecasting import WARM_UP_S, WINDOW_S, Growth, Series
 from celery_trace.model import Forecast, GrowthShare, ProcessView, Role, Rollup, Sample, Verdict, WorkerView
 from celery_trace.queries.base import Base
 from celery_trace.queries.runs import RunQueries
-from celery_trace.stores import schema
+from celery_trace.stores import tables
 from celery_trace.stores.statements import chunks
 
-_rollups = schema.rollups
-_leaks = schema.leaks
+_rollups = tables.rollups
+_leaks = tables.leaks
 
 #: Processes that are looked at, those nearest to their limit, and the time for which the answer holds, seconds.
 MOST_PROCESSES = 60

@@ -15,12 +15,13 @@ from celery_trace.intervals import SILENT_S
 from celery_trace.model import HeapProfile, Kind, Role, WorkerView
 from celery_trace.queries.base import Base
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores import schema
+from celery_trace.stores import tables
 from celery_trace.stores.payloads import unsqueeze
-from celery_trace.words import exact_duration, read_seconds
+from celery_trace.text.format import duration
+from celery_trace.text.parse import read_seconds
 
-_profiles = schema.heap_profiles
-_processes = schema.processes
+_profiles = tables.heap_profiles
+_processes = tables.processes
 
 #: Processes of one answer, those that wrote last.
 MOST_PROCESSES = 300
@@ -68,7 +69,7 @@ class HeapQueries(Base):
         )
         rows = rows.where(_profiles.c.name == name, _profiles.c.kind == kind).order_by(_profiles.c.at_s, _profiles.c.id)
         with self.store.reading() as connection:
-            return [rows_of.heap_profile(row) for row in connection.execute(rows)]
+            return rows_of.HEAP_PROFILES.records(connection.execute(rows))
 
     def heap_releases(self, kind: str, name: str) -> list[str]:
         """The releases with a profile of a name, the one seen last first."""
@@ -121,7 +122,7 @@ class HeapQueries(Base):
             after=self.kept_heap(kind, name, at_s=now_s),
             before=self.kept_heap(kind, name, at_s=now_s - age_s),
             after_is="now",
-            before_is=f"{exact_duration(age_s)} ago",
+            before_is=f"{duration(age_s)} ago",
         )
 
     def _releases_compared(self, kind: str, name: str, wanted: str) -> flames.HeapView:
@@ -212,7 +213,7 @@ class HeapQueries(Base):
 
     def _first_bytes(self, uids: list[str]) -> list[int]:
         """What each process held by its first sample."""
-        table = schema.samples
+        table = tables.samples
         first = sa.select(sa.func.min(table.c.at_s)).where(table.c.process == sa.bindparam("uid")).scalar_subquery()
         wanted = sa.select(table.c.memory).where(table.c.process == sa.bindparam("uid"), table.c.at_s == first)
         found = []

@@ -12,12 +12,12 @@ from celery_trace.model import Leak, Page, Window
 from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
 from celery_trace.queries.cursors import like
-from celery_trace.stores import leak_rows, schema
+from celery_trace.stores import leak_rows, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.statements import chunks
 
-_leaks = schema.leaks
-_state = schema.leak_state
+_leaks = tables.leaks
+_state = tables.leak_state
 #: Orders of the table beside that by urgency: column, and whether the greatest comes first.
 SORTS: dict[str, tuple[tuple[sa.Column[Any], bool], ...]] = {
     "per_run": ((_leaks.c.kept_bytes_per_run, True),),
@@ -95,7 +95,7 @@ class LeakQueries(Base):
 
     @staticmethod
     def _in_queue(queue: str) -> sa.ColumnElement[bool]:
-        table = schema.queues
+        table = tables.queues
         return sa.exists(
             sa.select(table.c.id).where(
                 table.c.queue == queue, table.c.name == _leaks.c.name, table.c.kind == _leaks.c.kind
@@ -104,7 +104,7 @@ class LeakQueries(Base):
 
     def queues(self) -> list[str]:
         """The queues in which anything was seen, by name."""
-        wanted = sa.select(schema.queues.c.queue).distinct().order_by(schema.queues.c.queue).limit(MOST_QUEUES)
+        wanted = sa.select(tables.queues.c.queue).distinct().order_by(tables.queues.c.queue).limit(MOST_QUEUES)
         with self.store.reading() as connection:
             return list(connection.execute(wanted).scalars())
 
@@ -114,7 +114,7 @@ class LeakQueries(Base):
         """The table as it would be if there were only this worker: its rows, each with its leak."""
         from celery_trace.heap.leaks import leak_table
 
-        windows, processes = schema.windows, schema.processes
+        windows, processes = tables.windows, tables.processes
         of_it = sa.select(windows.c.payload, windows.c.kind, windows.c.name, windows.c.at_s, windows.c.id)
         of_it = of_it.join(processes, processes.c.uid == windows.c.process).where(processes.c.worker == worker)
         if kind:
@@ -130,9 +130,9 @@ class LeakQueries(Base):
         )
         numbered = sa.select(part.c.payload, part.c.at_s, part.c.id, place.label("place")).subquery()
         newest = sa.select(numbered.c.payload).where(numbered.c.place <= each)
-        evidence = [rows_of.window(row) for row in connection.execute(newest.order_by(numbered.c.at_s, numbered.c.id))]
+        evidence = rows_of.WINDOWS.records(connection.execute(newest.order_by(numbered.c.at_s, numbered.c.id)))
         found = leak_table(evidence, now_s=self._now_s())
-        return [{**leak_rows.columns_of(leak), "leak": leak} for leak in found]
+        return [{**leak_rows.leak_row(leak, payload=None), "leak": leak} for leak in found]
 
     @staticmethod
     def _listed(connection: sa.Connection, rows: list[dict[str, Any]], queue: str | None) -> list[dict[str, Any]]:
@@ -144,7 +144,7 @@ class LeakQueries(Base):
         open_rows = [row for row in rows if row["last_seen_s"] > resolved_s.get(row["id"], -math.inf)]
         if not queue:
             return open_rows
-        table = schema.queues
+        table = tables.queues
         here = sa.select(table.c.kind, table.c.name).where(table.c.queue == queue)
         in_queue = {(kind, name) for kind, name in connection.execute(here)}
         return [row for row in open_rows if (row["kind"], row["name"]) in in_queue]

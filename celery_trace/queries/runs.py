@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from celery_trace.intervals import SAMPLE_S, SILENT_S
@@ -13,13 +12,13 @@ from celery_trace.model import Page, ProcessRecord, ProcessView, Role, Rollup, R
 from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores import schema
+from celery_trace.stores import tables
 from celery_trace.stores.statements import CHUNK, chunks
 
-_runs = schema.runs
-_totals = schema.totals
-_processes = schema.processes
-_samples = schema.samples
+_runs = tables.runs
+_totals = tables.totals
+_processes = tables.processes
+_samples = tables.samples
 
 #: Without another wish, workers of the last day are listed.
 RECENT_S = 24 * 3600.0
@@ -65,13 +64,13 @@ class RunQueries(Base):
             wanted = wanted.where(_runs.c.started_at_s >= since_s)
         order = ((_runs.c.started_at_s, True), (_runs.c.id, True))
         with self.store.reading() as connection:
-            return self._page(connection, "runs", wanted, order, limit, cursor, lambda rows: [*map(rows_of.run, rows)])
+            return self._page(connection, "runs", wanted, order, limit, cursor, rows_of.RUNS.records)
 
     def run(self, id: str) -> Run | None:
         """One run that is kept by itself."""
         with self.store.reading() as connection:
             row = connection.execute(sa.select(_runs).where(_runs.c.id == id)).first()
-        return rows_of.run(row) if row is not None else None
+        return rows_of.RUNS.record(row) if row is not None else None
 
     def rollups(
         self, *, kind: str | None = None, name: str | None = None, since_s: float | None = None
@@ -90,7 +89,7 @@ class RunQueries(Base):
 
     def names(self) -> list[tuple[str, str, int, int]]:
         """What ever ran: kind, name, runs, failed runs; by name."""
-        table = schema.names
+        table = tables.names
         wanted = (
             sa.select(table.c.kind, table.c.name, table.c.runs, table.c.failed).order_by(table.c.name).limit(10_000)
         )
@@ -153,12 +152,13 @@ class RunQueries(Base):
             wanted = wanted.where(_processes.c.seen_at_s >= since_s)
         with self.store.reading() as connection:
             rows = connection.execute(wanted.order_by(_processes.c.seen_at_s.desc()).limit(500)).all()
-        return sorted((rows_of.process(row) for row in rows), key=lambda process: process.started_at_s)
+        return sorted(rows_of.PROCESSES.records(rows), key=lambda process: process.started_at_s)
 
     def processes(self, uids: Iterable[str]) -> dict[str, ProcessRecord]:
         """Processes by uid; an unknown one is left out."""
         with self.store.reading() as connection:
-            return {uid: rows_of.process(row) for uid, row in self._by_key(connection, _processes, uids).items()}
+            found = self._by_key(connection, _processes, uids)
+        return {uid: rows_of.PROCESSES.record(row) for uid, row in found.items()}
 
     def samples(
         self,
@@ -195,7 +195,7 @@ class RunQueries(Base):
                 ends_s = max(row.seen_at_s for row in lives)
                 ids = _one_in_each_slice(connection, [row.uid for row in lives], begins_s, ends_s, slice_s)
                 rows = list(self._by_key(connection, _samples, ids).values())
-        return sorted(map(rows_of.sample, rows), key=lambda sample: (sample.at_s, sample.process))
+        return sorted(rows_of.SAMPLES.records(rows), key=lambda sample: (sample.at_s, sample.process))
 
 
 def _name(row: Any) -> str:
@@ -271,19 +271,4 @@ def _shared_role(rows: Sequence[Any]) -> str:
 
 
 def _process(row: Any) -> ProcessView:
-    return ProcessView(
-        uid=row.uid,
-        pid=row.pid,
-        role=rows_of.role(row.role),
-        started_at=row.started_at_s,
-        ended_at=row.ended_at_s,
-        ended_how=row.ended_how,
-        memory=rows_of.memory(row.memory),
-        at=row.sampled_at_s,
-        running=row.running,
-        runs=row.runs,
-        kept_failures=row.kept_failures,
-        overhead_ratio=row.overhead_ratio,
-        mode=row.mode,
-        counters=msgspec.json.decode(row.counters or "[]"),
-    )
+    return rows_of.PROCESS_VIEWS.record(row, at=row.sampled_at_s)

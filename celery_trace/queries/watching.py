@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import sqlalchemy as sa
 
 from celery_trace.alerting.rules import StoredRules
 from celery_trace.intervals import SILENT_S
-from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellLine, ShellView, StatsView
+from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellView, StatsView
 from celery_trace.queries.base import Base
-from celery_trace.stores import lineage, migration, schema, sizes
+from celery_trace.stores import lineage, migration, sizes, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.state import RULES
 
-_alerts = schema.alerts
-_deliveries = schema.deliveries
-_shells = schema.shells
-_audit = schema.audit
-_tallies = schema.tallies
+_alerts = tables.alerts
+_deliveries = tables.deliveries
+_shells = tables.shells
+_audit = tables.audit
+_tallies = tables.tallies
 
 #: The collector's accounts stand among the processes' ones under this name.
 COLLECTORS = "collector:"
@@ -39,18 +37,18 @@ class WatchingQueries(Base):
             wanted = wanted.where(_alerts.c.state == state)
         order = ((_alerts.c.since_s, True), (_alerts.c.id, True))
         with self.store.reading() as connection:
-            return self._page(connection, "alerts", wanted, order, limit, cursor, lambda rows: [*map(_alert, rows)])
+            return self._page(connection, "alerts", wanted, order, limit, cursor, rows_of.ALERTS.records)
 
     def alert(self, id: str) -> AlertView | None:
         """One alert."""
         with self.store.reading() as connection:
             row = connection.execute(sa.select(_alerts).where(_alerts.c.id == id)).first()
-        return _alert(row) if row is not None else None
+        return rows_of.ALERTS.record(row) if row is not None else None
 
     def alert_rules(self) -> StoredRules | None:
         """The rules that somebody set in the monitor; None where the configured ones hold."""
         with self.store.reading() as connection:
-            value = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.id == RULES)).scalar()
+            value = connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.id == RULES)).scalar()
         return msgspec.json.decode(value, type=StoredRules) if value else None
 
     def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page[Delivery]:
@@ -60,9 +58,7 @@ class WatchingQueries(Base):
             wanted = wanted.where(_deliveries.c.alert == alert_id)
         order = ((_deliveries.c.at_s, True), (_deliveries.c.id, True))
         with self.store.reading() as connection:
-            return self._page(
-                connection, "deliveries", wanted, order, limit, cursor, lambda rows: [*map(_delivery, rows)]
-            )
+            return self._page(connection, "deliveries", wanted, order, limit, cursor, rows_of.DELIVERIES.records)
 
     # --- shells
 
@@ -73,19 +69,17 @@ class WatchingQueries(Base):
             wanted = wanted.where(_shells.c.failure == failure_id)
         order = ((_shells.c.started_at_s, True), (_shells.c.id, True))
         with self.store.reading() as connection:
-            return self._page(
-                connection, "shells", wanted, order, limit, cursor, lambda rows: [_shell(row, []) for row in rows]
-            )
+            return self._page(connection, "shells", wanted, order, limit, cursor, rows_of.SHELLS.records)
 
     def shell(self, id: str) -> ShellView | None:
         """One session with its transcript."""
-        lines = schema.shell_lines
+        lines = tables.shell_lines
         with self.store.reading() as connection:
             row = connection.execute(sa.select(_shells).where(_shells.c.id == id)).first()
             if row is None:
                 return None
             said = connection.execute(sa.select(lines).where(lines.c.shell == id).order_by(lines.c.seq))
-            return _shell(row, [_line(line) for line in said])
+            return rows_of.SHELLS.record(row, lines=rows_of.SHELL_LINES.records(said))
 
     def audit(
         self, *, failure_id: str | None = None, session: str | None = None, limit: int = 100, cursor: str | None = None
@@ -98,14 +92,14 @@ class WatchingQueries(Base):
             wanted = wanted.where(_audit.c.session == session)
         order = ((_audit.c.at_s, True), (_audit.c.id, True))
         with self.store.reading() as connection:
-            return self._page(connection, "audit", wanted, order, limit, cursor, lambda rows: [*map(_entry, rows)])
+            return self._page(connection, "audit", wanted, order, limit, cursor, rows_of.AUDIT.records)
 
     # --- statistics
 
     def stats(self) -> StatsView:
         """What was kept and what was not, from running sums: no table is counted."""
         now_s = self._now_s()
-        table = schema.stats
+        table = tables.stats
         with self.store.reading() as connection:
             sums = {row.id: row.value for row in connection.execute(sa.select(_tallies))}
             collectors = connection.execute(
@@ -126,7 +120,7 @@ class WatchingQueries(Base):
         process_us = sums.get("time:process_us", 0)
         own_errors = _part(sums, "stat:own_error:")
         return StatsView(
-            records={tag: rows for tag, table in schema.RECORDS.items() if (rows := sums.get(f"rows:{table.name}", 0))},
+            records={tag: rows for tag, table in tables.RECORDS.items() if (rows := sums.get(f"rows:{table.name}", 0))},
             written=_part(sums, "stat:written:"),
             dropped=_part(sums, "stat:dropped:"),
             cut=_part(sums, "stat:cut:"),
@@ -145,7 +139,7 @@ class WatchingQueries(Base):
 
     def heap_conditions(self) -> dict[str, list[str]]:
         """What makes it harder to watch heaps, and in which living processes: ``{"gc_off": ["w1@h pid 12"]}``."""
-        table, processes = schema.stats, schema.processes
+        table, processes = tables.stats, tables.processes
         wanted = (
             sa.select(table.c.counters, processes.c.worker, processes.c.role, processes.c.host, processes.c.pid)
             .join(processes, processes.c.uid == table.c.process)
@@ -168,56 +162,3 @@ class WatchingQueries(Base):
 
 def _part(sums: dict[str, int], prefix: str) -> dict[str, int]:
     return {key[len(prefix) :]: value for key, value in sorted(sums.items()) if key.startswith(prefix) and value}
-
-
-def _alert(row: Any) -> AlertView:
-    return AlertView(
-        id=row.id,
-        rule=row.rule,
-        subject=row.subject,
-        state=row.state,
-        severity=row.severity,
-        text=row.text,
-        value=row.value,
-        threshold=row.threshold,
-        since=row.since_s,
-        fired_at=row.fired_at_s,
-        resolved_at=row.resolved_at_s,
-        acknowledged_by=row.acknowledged_by,
-        acknowledged_at=row.acknowledged_at_s,
-        silenced_until=row.silenced_until_s,
-        link=row.link,
-        count=row._mapping["count"],
-    )
-
-
-def _delivery(row: Any) -> Delivery:
-    return Delivery(
-        id=row.id,
-        alert=row.alert,
-        channel=row.channel,
-        at=row.at_s,
-        ok=bool(row.ok),
-        error=row.error,
-        attempt=row.attempt,
-    )
-
-
-def _shell(row: Any, lines: list[ShellLine]) -> ShellView:
-    return ShellView(
-        id=row.id,
-        failure=row.failure,
-        mode=row.mode,
-        started_at=row.started_at_s,
-        ended_at=row.ended_at_s,
-        users=msgspec.json.decode(row.users or "[]"),
-        lines=lines,
-    )
-
-
-def _line(row: Any) -> ShellLine:
-    return ShellLine(seq=row.seq, at=row.at_s, user=row.username, kind=row.kind, text=row.text)
-
-
-def _entry(row: Any) -> AuditEntry:
-    return rows_of.audit(row)

@@ -33,7 +33,6 @@ from celery_trace.failures.writer import Struck
 from celery_trace.guard import AGAIN_S, Guard, report, swallow
 from celery_trace.heap import retainers
 from celery_trace.model import RUN_NOTHING, Kind, Role, new_id
-from celery_trace.probes.source import code_of
 from celery_trace.process.open_runs import Token
 from celery_trace.runtime import batches, refused_messages, signals, soft_limits, tracers
 from celery_trace.runtime import recorder as recorders
@@ -41,6 +40,7 @@ from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.spool import unrecorded
 from celery_trace.spool.unrecorded import EVENT_S
+from celery_trace.text.code_owner import code_of
 
 logger = logging.getLogger("celery_trace")
 

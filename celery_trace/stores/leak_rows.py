@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -20,13 +20,13 @@ import sqlalchemy as sa
 from celery_trace.guard import report
 from celery_trace.model import Leak, Rollup, Verdict, Window
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores import schema
+from celery_trace.stores import schema, tables
 from celery_trace.stores.errors import StoreUnavailable
-from celery_trace.stores.payloads import squeeze, unsqueeze
+from celery_trace.stores.mapping import Row, TableOf
 from celery_trace.stores.statements import upsert
+from celery_trace.stores.store import Store
 
-if TYPE_CHECKING:
-    from celery_trace.stores.store import Store
+_LEAKS = TableOf(schema.leaks, Leak)
 
 #: The newest windows of one name that are looked at: about a hundred investigations.
 MOST_WINDOWS = 400
@@ -55,14 +55,14 @@ _GOES_ON = frozenset({Verdict.LEAKING, Verdict.GROWING})
 
 def windows_of(connection: sa.Connection, kind: str, name: str, limit: int = MOST_WINDOWS) -> list[Window]:
     """The newest windows of one name, oldest first."""
-    table = schema.windows
+    table = tables.windows
     wanted = (
         sa.select(table.c.payload)
         .where(table.c.name == name, table.c.kind == kind)
         .order_by(table.c.at_s.desc(), table.c.id.desc())
         .limit(limit)
     )
-    return [rows_of.window(row) for row in connection.execute(wanted)][::-1]
+    return rows_of.WINDOWS.records(connection.execute(wanted))[::-1]
 
 
 def refresh(store: Store, *, most_s: float = 0.5) -> int:
@@ -76,7 +76,7 @@ def refresh(store: Store, *, most_s: float = 0.5) -> int:
     Returns:
         How many names were computed.
     """
-    state = schema.leak_state
+    state = tables.leak_state
     with store.reading() as connection:
         due = connection.execute(
             sa.select(state.c.id, state.c.kind, state.c.name, state.c.username)
@@ -109,7 +109,7 @@ def _runs_by_now(connection: sa.Connection, known: Leak, now_s: float) -> int:
     and otherwise those in proportion to the time. Only the other holds where some runs kept nothing, as the leak
     was mended for a while.
     """
-    totals = schema.totals
+    totals = tables.totals
     first_s = int(known.first_seen) // Rollup.BUCKET_S * Rollup.BUCKET_S
     since_s = int(known.last_seen) // Rollup.BUCKET_S * Rollup.BUCKET_S
     bucket, runs = totals.c.bucket_s, totals.c.runs
@@ -146,7 +146,7 @@ def count_on(store: Store, *, most_s: float = 0.1) -> int:
     Raises:
         StoreUnavailable: The store can't be read or written.
     """
-    table = schema.leaks
+    table = tables.leaks
     growing = sa.select(table).where(table.c.rank <= RANKS[Verdict.GROWING])
     now_s, until_s = store.clock.now_s(), time.monotonic() + most_s
     changed: list[dict[str, Any]] = []
@@ -154,7 +154,7 @@ def count_on(store: Store, *, most_s: float = 0.1) -> int:
         for row in connection.execute(growing.order_by(table.c.rank, table.c.id).limit(MOST_COUNTED)).all():
             if time.monotonic() > until_s:
                 break
-            known = msgspec.json.decode(unsqueeze(row.payload), type=Leak)
+            known = _LEAKS.record(row)
             runs, total = _counted(known, _runs_by_now(connection, known, now_s))
             if runs > row.runs:
                 changed.append(
@@ -176,7 +176,7 @@ def count_on(store: Store, *, most_s: float = 0.1) -> int:
 
 def _forget(connection: sa.Connection, row: Any) -> None:
     """Take the mark off a name, unless more windows came meanwhile."""
-    state = schema.leak_state
+    state = tables.leak_state
     connection.execute(sa.delete(state).where(state.c.id == row.id, state.c.username == row.username))
 
 
@@ -184,7 +184,7 @@ def _refresh_name(store: Store, due: Any) -> None:
     from celery_trace.heap.leaks import leak_table
 
     now_s = store.clock.now_s()
-    table = schema.leaks
+    table = tables.leaks
     with store.reading() as connection:
         before = sa.select(table).where(table.c.name == due.name, table.c.kind == due.kind)
         known = {row.id: row for row in connection.execute(before)}
@@ -210,7 +210,7 @@ def _refresh_name(store: Store, due: Any) -> None:
 
 def _seen_since(leak: Leak, row: Any) -> Leak:
     """A leak that began when its row says, if that is earlier: of very many windows only the newest are read."""
-    known = msgspec.json.decode(unsqueeze(row.payload), type=Leak)
+    known = _LEAKS.record(row)
     if known.first_seen >= leak.first_seen:
         return leak
     return msgspec.structs.replace(
@@ -224,31 +224,29 @@ def _counted(leak: Leak, runs: int) -> tuple[int, int]:
     return runs, leak.kept_bytes_total + leak.kept_bytes_per_run * (runs - leak.runs)
 
 
-def leak_row(leak: Leak, runs: int = 0) -> rows_of.Row:
-    """A leak's row; there were so many runs in all, if those are more than its windows say."""
-    return columns_of(leak, runs) | {"payload": squeeze(msgspec.json.encode(leak))}
+def leak_row(leak: Leak, runs: int = 0, **more: object) -> Row:
+    """
+    A leak's row.
 
-
-def columns_of(leak: Leak, runs: int = 0) -> rows_of.Row:
-    """What a leak is filtered and sorted by."""
+    Args:
+        leak: The leak, as its windows tell of it.
+        runs: So many runs there were in all, if those are more than its windows say.
+        more: Other values of columns.
+    """
     runs, total = _counted(leak, runs)
-    return {
-        "id": leak.id,
-        "kind": leak.kind,
-        "name": leak.name,
-        "verdict": str(leak.verdict),
-        "rank": RANKS.get(leak.verdict, len(RANKS)),
-        "kept_bytes_per_run": leak.kept_bytes_per_run,
-        "kept_bytes_total": total,
-        "runs": runs,
-        "last_seen_s": leak.last_seen,
-        "place": f"{leak.file}:{leak.line} {leak.function} {leak.resource} {leak.code}",
-    }
+    return _LEAKS.row(
+        leak,
+        rank=RANKS.get(leak.verdict, len(RANKS)),
+        kept_bytes_total=total,
+        runs=runs,
+        place=f"{leak.file}:{leak.line} {leak.function} {leak.resource} {leak.code}",
+        **more,
+    )
 
 
 def leak(row: Any, now_s: float) -> Leak:
     """The leak that stands in a row, with what was counted on by now (seconds since the epoch)."""
-    known = msgspec.json.decode(unsqueeze(row.payload), type=Leak)
+    known = _LEAKS.record(row)
     if row.runs <= known.runs:
         return known
     total = int(row.kept_bytes_total)

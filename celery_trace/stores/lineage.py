@@ -11,8 +11,8 @@ import msgspec
 import sqlalchemy as sa
 
 from celery_trace.model import LostStore, new_id, stable_id
-from celery_trace.stores import schema
-from celery_trace.stores.rows import text
+from celery_trace.stores import tables
+from celery_trace.stores.mapping import text
 from celery_trace.stores.statements import insert_new, upsert
 
 _ID = "store_id"
@@ -23,19 +23,19 @@ MOST_LOST = 20
 
 def read_id(connection: sa.Connection) -> str:
     """The store's id; empty for one that an older version made, until somebody writes to it."""
-    wanted = sa.select(schema.meta.c.value).where(schema.meta.c.id == _ID)
+    wanted = sa.select(tables.meta.c.value).where(tables.meta.c.id == _ID)
     return str(connection.execute(wanted).scalar() or "")
 
 
 def give_id(connection: sa.Connection) -> str:
     """The store's id, made if it has none."""
-    insert_new(connection, schema.meta, [{"id": _ID, "value": new_id()}])
+    insert_new(connection, tables.meta, [{"id": _ID, "value": new_id()}])
     return read_id(connection)
 
 
 def records(connection: sa.Connection) -> int:
     """How many records it holds."""
-    table = schema.tallies
+    table = tables.tallies
     wanted = sa.select(sa.func.coalesce(sa.func.sum(table.c.value), 0)).where(table.c.id.like("rows:%"))
     return int(connection.execute(wanted).scalar_one())
 
@@ -43,17 +43,17 @@ def records(connection: sa.Connection) -> int:
 def note(connection: sa.Connection, id: str, lost: LostStore) -> None:
     """Keep what is known of the store that stood here before; ``id`` is its own, if that is known."""
     key = _LOST + (id or stable_id("lost", repr(lost.at)))
-    if insert_new(connection, schema.meta, [{"id": key, "value": text(lost)}]):
+    if insert_new(connection, tables.meta, [{"id": key, "value": text(lost)}]):
         return
     # Several may find the same damage at once: whoever has set the file aside knows most, and may come last.
-    known = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.id == key)).scalar_one()
+    known = connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.id == key)).scalar_one()
     if lost.set_aside and not msgspec.json.decode(known, type=LostStore).set_aside:
-        upsert(connection, schema.meta, [{"id": key, "value": text(lost)}])
+        upsert(connection, tables.meta, [{"id": key, "value": text(lost)}])
 
 
 def lost(connection: sa.Connection) -> list[LostStore]:
     """The stores that stood here before, the one lost last first."""
-    meta = schema.meta
+    meta = tables.meta
     wanted = sa.select(meta.c.value).where(meta.c.id >= _LOST, meta.c.id < _LOST[:-1] + ";")
     found = [msgspec.json.decode(value, type=LostStore) for value in connection.execute(wanted).scalars()]
     return sorted(found, key=lambda one: -one.at)[:MOST_LOST]

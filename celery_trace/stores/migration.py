@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from celery_trace.stores import schema
+from celery_trace.stores import schema, tables
 from celery_trace.stores.errors import StoreUnavailable
 
-#: The revision that this version of the program reads and writes.
-HEAD = "0007"
-VERSION_TABLE = schema.PREFIX + "alembic"
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+#: The revision that this version of the program reads and writes: that of the last migration.
+HEAD = max(file.stem[1:5] for file in (_MIGRATIONS / "versions").glob("v*.py"))
 
 #: Alembic's context is one for the process: two stores that were migrated at once would mix theirs up.
 _one_at_a_time = threading.Lock()
@@ -22,28 +27,21 @@ _LOCK_NUMBER = 0x63745F6D  # the same as a number, for PostgreSQL
 
 
 def version(connection: sa.Connection) -> str | None:
-    """The tables' revision; ``django`` if Django made them; None if there are none."""
+    """The tables' revision; ``django`` if an older version's Django migrations made them; None if there are none."""
     inspector = sa.inspect(connection)
-    if inspector.has_table(VERSION_TABLE):
-        row = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).first()  # noqa: S608 - a constant
+    if inspector.has_table(schema.VERSION_TABLE):
+        # The table's name is a constant.
+        row = connection.execute(sa.text(f"SELECT version_num FROM {schema.VERSION_TABLE}")).first()  # noqa: S608
         return str(row[0]) if row else None
-    return "django" if inspector.has_table(schema.meta.name) else None
+    return "django" if inspector.has_table(tables.meta.name) else None
 
 
-def _django_revision(connection: sa.Connection) -> str | None:
-    """How far Django has migrated our tables; None where it keeps no account of that (tests without migrations)."""
+def _migrated_by_django(connection: sa.Connection) -> bool:
+    """Whether ``manage.py migrate`` looks after these tables."""
     if not sa.inspect(connection).has_table("django_migrations"):
-        return None
-    wanted = sa.text("SELECT MAX(name) FROM django_migrations WHERE app = 'django_bridge'")
-    name = connection.execute(wanted).scalar()
-    return str(name).partition("_")[0] if name else None
-
-
-def _lacks_migrations(connection: sa.Connection) -> bool:
-    revision = _django_revision(connection)
-    if revision is not None:
-        return revision < HEAD
-    return not set(sa.inspect(connection).get_table_names()) >= {table.name for table in schema.metadata.sorted_tables}
+        return False
+    ours = sa.text("SELECT COUNT(*) FROM django_migrations WHERE app = 'django_bridge'")
+    return bool(connection.execute(ours).scalar())
 
 
 def refuse_if_newer(connection: sa.Connection, address: str) -> None:
@@ -54,9 +52,7 @@ def refuse_if_newer(connection: sa.Connection, address: str) -> None:
         StoreUnavailable: They are newer than this program.
     """
     found = version(connection)
-    if found == "django":
-        found = _django_revision(connection)
-    if found is not None and found > HEAD:
+    if found is not None and found != "django" and found > HEAD:
         raise StoreUnavailable(
             f"Can't use the store {address}",
             f"its tables have version {found}, made by a newer celery-trace; this one knows {HEAD}",
@@ -69,21 +65,19 @@ def bring_up_to_date(engine: Engine, address: str, *, create: bool, by_django: b
     Check the tables' version, and migrate where they are older or missing.
 
     Raises:
-        StoreUnavailable: They are newer; or missing, and making them is not ours (a reader, or Django's database).
+        StoreUnavailable: They are newer; or older or missing, and that is not ours to mend (we only read, or Django
+            migrates them).
     """
     what = f"Can't use the store {address}"
     with engine.connect() as connection:
         found = version(connection)
         refuse_if_newer(connection, address)
-        older = found == "django" and _lacks_migrations(connection)
-    if older:
-        raise StoreUnavailable(
-            what, "its tables are of an older version", "Run: python manage.py migrate django_bridge"
-        )
-    if found in (HEAD, "django"):
-        return
+        if found == HEAD:
+            return
+        by_django = by_django or found == "django" or _migrated_by_django(connection)
     if by_django:
-        raise StoreUnavailable(what, "its tables are missing", "Run: python manage.py migrate django_bridge")
+        why = "its tables are missing" if found is None else "its tables are of an older version"
+        raise StoreUnavailable(what, why, "Run: python manage.py migrate django_bridge")
     if found is None and not create:
         raise StoreUnavailable(
             what, "it holds no tables of celery-trace yet", "Start a worker with CELERY_TRACE=1; it makes them."
@@ -97,13 +91,44 @@ def bring_up_to_date(engine: Engine, address: str, *, create: bool, by_django: b
     _upgrade(engine)
 
 
-def _upgrade(engine: Engine) -> None:
+def _configuration(written: TextIO | None = None, **attributes: object) -> Config:
     # Alembic is imported here and not above: it takes 21 MB, and nearly every start finds the tables as they should be.
-    from alembic import command
     from alembic.config import Config
 
-    configuration = Config()
-    configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    configuration = Config(output_buffer=written)
+    configuration.set_main_option("script_location", str(_MIGRATIONS))
+    configuration.attributes.update(attributes)
+    return configuration
+
+
+def statements(revision: str, dialect: str) -> list[str]:
+    """
+    What brings the tables from the revision before to this one, for whoever runs it on a connection of their own.
+
+    Args:
+        revision: Such as ``0002``; the first one makes the tables.
+        dialect: SQLAlchemy's name of the database.
+    """
+    from alembic import command
+
+    before = int(revision) - 1
+    written = io.StringIO()
+    with _one_at_a_time:
+        configuration = _configuration(written, dialect=dialect)
+        command.upgrade(configuration, f"{before:04}:{revision}" if before else revision, sql=True)
+    lines = (line for line in written.getvalue().splitlines() if not line.startswith("--"))
+    found = [one.strip() for one in "\n".join(lines).split(";\n")]
+    # Alembic's own count of revisions relies on the table for it, which older databases of Django do not have.
+    return [one for one in found if one and schema.VERSION_TABLE not in one] + [
+        f"CREATE TABLE IF NOT EXISTS {schema.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
+        f"DELETE FROM {schema.VERSION_TABLE}",  # noqa: S608 - a constant
+        f"INSERT INTO {schema.VERSION_TABLE} VALUES ('{revision}')",  # noqa: S608 - our own names of revisions
+    ]
+
+
+def _upgrade(engine: Engine) -> None:
+    from alembic import command
+
     dialect = engine.dialect.name
     with _one_at_a_time, engine.connect().execution_options(writing=True) as connection:
         if dialect in {"mysql", "mariadb"}:  # DDL commits there, so the lock belongs to the connection
@@ -113,8 +138,7 @@ def _upgrade(engine: Engine) -> None:
             with connection.begin():  # SQLite: BEGIN IMMEDIATE, one writer at a time
                 if dialect == "postgresql":
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
-                configuration.attributes["connection"] = connection
-                command.upgrade(configuration, HEAD)
+                command.upgrade(_configuration(connection=connection), HEAD)
         finally:
             if dialect in {"mysql", "mariadb"}:
                 connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})

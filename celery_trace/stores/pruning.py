@@ -19,7 +19,7 @@ from msgspec import Struct, field
 
 from celery_trace.model import stable_id
 from celery_trace.settings import Settings
-from celery_trace.stores import schema, shared_captures, sizes
+from celery_trace.stores import schema, shared_captures, sizes, tables
 from celery_trace.stores.statements import add_tallies, chunks
 
 T = TypeVar("T")
@@ -30,22 +30,22 @@ DAY_S = 86400.0
 
 #: Table, its column of time, and whether its rows are counted in the running sums.
 _BY_AGE: tuple[tuple[sa.Table, str, bool], ...] = (
-    (schema.runs, "started_at_s", True),
-    (schema.samples, "at_s", True),
-    (schema.rollups, "bucket_s", True),
-    (schema.totals, "bucket_s", False),
-    (schema.windows, "at_s", True),
-    (schema.heap_profiles, "at_s", True),
-    (schema.failures, "at_s", True),
-    (schema.trends, "hour_s", False),
-    (schema.kept, "until_s", True),
-    (schema.stats, "at_s", True),
-    (schema.processes, "seen_at_s", True),
-    (schema.audit, "at_s", True),
-    (schema.deliveries, "at_s", False),
-    (schema.shells, "started_at_s", False),
-    (schema.alerts, "since_s", False),
-    (schema.leak_state, "at_s", False),
+    (tables.runs, "started_at_s", True),
+    (tables.samples, "at_s", True),
+    (tables.rollups, "bucket_s", True),
+    (tables.totals, "bucket_s", False),
+    (tables.windows, "at_s", True),
+    (tables.heap_profiles, "at_s", True),
+    (tables.failures, "at_s", True),
+    (tables.trends, "hour_s", False),
+    (tables.kept, "until_s", True),
+    (tables.stats, "at_s", True),
+    (tables.processes, "seen_at_s", True),
+    (tables.audit, "at_s", True),
+    (tables.deliveries, "at_s", False),
+    (tables.shells, "started_at_s", False),
+    (tables.alerts, "since_s", False),
+    (tables.leak_state, "at_s", False),
 )
 
 
@@ -104,12 +104,12 @@ def prune(in_transaction: InTransaction, settings: Settings, now_s: float, *, mo
     """
     this = _Round(in_transaction, most_s)
     _prune_failures(settings, this)
-    this.remove(schema.runs, partial(_remove_surplus_runs, most=settings.retention_runs))
+    this.remove(tables.runs, partial(_remove_surplus_runs, most=settings.retention_runs))
     if settings.retention_days > 0:
         before_s = now_s - settings.retention_days * DAY_S
         for table, column, counted in _BY_AGE:
             this.remove(table, partial(_remove_batch, table=table, column=column, before_s=before_s, counted=counted))
-        for table in (schema.names, schema.queues):  # after the totals, by which a name is known to be in use
+        for table in (tables.names, tables.queues):  # after the totals, by which a name is known to be in use
             this.remove(table, partial(_remove_unused, table=table))
     in_transaction(partial(sizes.note, now_s=now_s))
     return Pruned({table: count for table, count in this.rows.items() if count}, this.finished)
@@ -133,7 +133,7 @@ def _remove_surplus_failures(
     connection: sa.Connection, settings: Settings, *, spared: bool, after: tuple[float, str]
 ) -> tuple[int, tuple[float, str] | None]:
     """How many were removed, and behind which one to go on; None if there is nothing more to do."""
-    failures, groups = schema.failures, schema.groups
+    failures, groups = tables.failures, tables.groups
     rows, held_bytes = sizes.held(connection)
     too_many = rows - settings.retention_failures
     too_big = held_bytes - settings.retention_bytes if settings.retention_bytes else 0
@@ -161,8 +161,8 @@ def _short(table: sa.Table) -> str:
 
 
 def _remove_surplus_runs(connection: sa.Connection, most: int) -> int:
-    runs = schema.runs
-    wanted = sa.select(schema.tallies.c.value).where(schema.tallies.c.id == f"rows:{runs.name}")
+    runs = tables.runs
+    wanted = sa.select(tables.tallies.c.value).where(tables.tallies.c.id == f"rows:{runs.name}")
     surplus = int(connection.execute(wanted).scalar() or 0) - most
     if surplus <= 0:
         return 0
@@ -173,17 +173,17 @@ def _remove_surplus_runs(connection: sa.Connection, most: int) -> int:
 
 def _remove_batch(connection: sa.Connection, table: sa.Table, column: str, before_s: float, *, counted: bool) -> int:
     key = next(iter(table.primary_key.columns))
-    extra = (table.c.fingerprint, table.c.at_s, table.c.shared) if table is schema.failures else ()
+    extra = (table.c.fingerprint, table.c.at_s, table.c.shared) if table is tables.failures else ()
     old = sa.select(key, *extra).where(table.c[column] < before_s).order_by(table.c[column]).limit(BATCH)
-    if table is schema.processes:
+    if table is tables.processes:
         old = old.where(table.c.ended_at_s.is_not(None) | (table.c.seen_at_s < before_s - DAY_S))
-    if table is schema.alerts:
+    if table is tables.alerts:
         old = old.where(table.c.state == "resolved", table.c.resolved_at_s < before_s)
-    if table is schema.leak_state:  # what somebody resolved; the other rows are work that is still to be done
+    if table is tables.leak_state:  # what somebody resolved; the other rows are work that is still to be done
         old = old.where(table.c.id >= "leak:", table.c.id < "leak;")
     rows = connection.execute(old).all()
     removed = _remove_rows(connection, table, rows, counted=counted) if rows else 0
-    if removed and table is schema.windows:
+    if removed and table is tables.windows:
         _forget_leaks(connection, before_s)
     return removed
 
@@ -193,22 +193,22 @@ def _remove_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Any]
     key = next(iter(table.primary_key.columns))
     keys = [row[0] for row in rows]
     removed = 0
-    weight = sizes.weight_of(connection, keys) if table is schema.failures else 0
+    weight = sizes.weight_of(connection, keys) if table is tables.failures else 0
     for part in chunks(keys):
         removed += connection.execute(sa.delete(table).where(key.in_(part))).rowcount
-    if table is schema.failures:
+    if table is tables.failures:
         _take_from_groups(connection, rows)
-        values = schema.failure_values
+        values = tables.failure_values
         for part in chunks(keys):
             connection.execute(sa.delete(values).where(values.c.id.in_(part)))
         served = Counter(row.shared for row in rows if row.shared)
         weight += shared_captures.change(connection, {id: -count for id, count in served.items()})
-    if table is schema.shells:
-        connection.execute(sa.delete(schema.shell_lines).where(schema.shell_lines.c.shell.in_(keys)))
+    if table is tables.shells:
+        connection.execute(sa.delete(tables.shell_lines).where(tables.shell_lines.c.shell.in_(keys)))
     changes = {"changes": 1, sizes.HELD: -weight}
     if counted:
         changes[f"rows:{table.name}"] = -removed
-    add_tallies(connection, schema.tallies, changes)
+    add_tallies(connection, tables.tallies, changes)
     return removed
 
 
@@ -218,18 +218,18 @@ def _remove_unused(connection: sa.Connection, table: sa.Table) -> int:
 
     One that runs again just then comes back with its next rollup; what it counts begins anew.
     """
-    totals = schema.totals
+    totals = tables.totals
     used = sa.exists().where(totals.c.name == table.c.name, totals.c.kind == table.c.kind)
     keys = connection.execute(sa.select(table.c.id).where(~used).limit(BATCH)).scalars().all()
     for part in chunks(keys):
         connection.execute(sa.delete(table).where(table.c.id.in_(part)))
     if keys:
-        add_tallies(connection, schema.tallies, {"changes": 1})
+        add_tallies(connection, tables.tallies, {"changes": 1})
     return len(keys)
 
 
 def _take_from_groups(connection: sa.Connection, rows: Sequence[Any]) -> None:
-    groups, trends = schema.groups, schema.trends
+    groups, trends = tables.groups, tables.trends
     fewer: Counter[str] = Counter()
     hours: Counter[str] = Counter()
     for row in rows:
@@ -245,4 +245,4 @@ def _take_from_groups(connection: sa.Connection, rows: Sequence[Any]) -> None:
 
 
 def _forget_leaks(connection: sa.Connection, before_s: float) -> None:
-    connection.execute(sa.delete(schema.leaks).where(schema.leaks.c.last_seen_s < before_s))
+    connection.execute(sa.delete(tables.leaks).where(tables.leaks.c.last_seen_s < before_s))

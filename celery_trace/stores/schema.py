@@ -1,5 +1,8 @@
 """
-The tables, once for all databases: the source of truth for Alembic's migrations and for Django's models.
+The tables, once for all: SQLAlchemy's (:mod:`celery_trace.stores.tables`) and Django's models are made from this.
+
+It needs no SQLAlchemy, because Django loads its models in every process of a site. A column says which field of a
+record it holds, so that :mod:`celery_trace.stores.mapping` turns records into rows and back.
 
 Every table has one primary key column and no foreign key: records arrive in any order, and pruning works in
 small batches. Times are seconds since the epoch. What is only ever shown as a whole stands in ``payload``, as
@@ -8,52 +11,140 @@ JSON, compressed where that pays.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
-import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
+from msgspec import Struct
+from msgspec.structs import replace
 
 PREFIX = "celery_trace_"
+#: Holds the version of the tables, see :mod:`celery_trace.stores.migration`.
+VERSION_TABLE = PREFIX + "alembic"
 
-metadata = sa.MetaData()
-
-# Lengths; what is longer is cut by the store, so that no database refuses a record for it.
-ID = sa.String(64)
-NAME = sa.String(255)
-WORD = sa.String(32)
-MESSAGE = sa.String(1000)
-# MySQL's plain types hold 64 KiB.
-LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
-BLOB = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
-SECONDS: sa.types.TypeEngine[Any] = sa.Double()
-COUNT = sa.BigInteger()
+Scalar = str | int | float | bool
 
 
-def _table(name: str, *parts: sa.Column[Any] | sa.Index) -> sa.Table:
-    return sa.Table(
-        PREFIX + name, metadata, *parts, mysql_engine="InnoDB", mysql_charset="utf8mb4", mysql_collate="utf8mb4_bin",
-        mariadb_engine="InnoDB", mariadb_charset="utf8mb4", mariadb_collate="utf8mb4_bin",
-    )  # fmt: skip
+class Type(Struct, frozen=True):
+    """What a column holds; only ``text`` has a length, in characters."""
+
+    kind: Literal["text", "long text", "whole", "real", "flag", "bytes"]
+    length: int | None = None
 
 
-def _key(name: str, kind: sa.types.TypeEngine[Any] = ID) -> sa.Column[Any]:
-    return sa.Column(name, kind, primary_key=True)
+# What is longer is cut by the store, so that no database refuses a record for it.
+ID = Type("text", 64)
+NAME = Type("text", 255)
+WORD = Type("text", 32)
+MESSAGE = Type("text", 1000)
+LONG_TEXT = Type("long text")
+COUNT = Type("whole")
+SECONDS = Type("real")
+FLAG = Type("flag")
+BLOB = Type("bytes")
+
+_EMPTY: dict[str, Scalar] = {"text": "", "long text": "", "whole": 0, "real": 0.0, "flag": False}
 
 
-def _text(name: str, kind: sa.types.TypeEngine[Any] = NAME) -> sa.Column[Any]:
-    return sa.Column(name, kind, nullable=False, default="")
+class Column(Struct, frozen=True, kw_only=True):
+    """
+    A column, and what it holds of a record.
+
+    By default that is the record's field of the same name; of a view whose times have plain names, ``at_s`` holds
+    ``at``. What is no scalar stands as JSON in a text column.
+    """
+
+    name: str
+    type: Type
+    key: bool = False
+    nullable: bool = False
+    #: Another attribute of the record, such as ``exception.type``, where the record has it.
+    field: str = ""
+    #: It is no field of the record: whoever makes the row gives it, or it stays empty until somebody fills it in.
+    extra: bool = False
+    #: Of a payload: only these fields stand in it. By default the whole record does.
+    parts: tuple[str, ...] = ()
+    #: How the column of two rollups is merged.
+    merged: Literal["", "sum", "largest"] = ""
+
+    @property
+    def empty(self) -> Scalar | None:
+        """What stands in it where there is nothing to say."""
+        return None if self.nullable else _EMPTY[self.type.kind]
 
 
-def _number(name: str) -> sa.Column[Any]:
-    return sa.Column(name, COUNT, nullable=False, default=0)
+class Index(Struct, frozen=True):
+    """An index over these columns, in their order."""
+
+    name: str
+    columns: tuple[str, ...]
 
 
-def _seconds(name: str) -> sa.Column[Any]:
-    return sa.Column(name, SECONDS, nullable=False, default=0.0)
+class Table(Struct, frozen=True):
+    """A table; the first column is its key."""
+
+    name: str
+    columns: tuple[Column, ...]
+    indexes: tuple[Index, ...]
+
+    @property
+    def key(self) -> Column:
+        """The primary key."""
+        return self.columns[0]
 
 
-def _maybe(name: str, kind: sa.types.TypeEngine[Any] = SECONDS) -> sa.Column[Any]:
-    return sa.Column(name, kind, nullable=True)
+#: All tables, in the order in which they are declared.
+TABLES: list[Table] = []
+
+
+def _table(name: str, *parts: Column | Index) -> Table:
+    columns = tuple(part for part in parts if isinstance(part, Column))
+    indexes = tuple(part for part in parts if isinstance(part, Index))
+    table = Table(PREFIX + name, columns, indexes)
+    TABLES.append(table)
+    return table
+
+
+def _index(name: str, *columns: str) -> Index:
+    return Index(name, columns)
+
+
+def _key(name: str, type: Type = ID, *, field: str = "") -> Column:
+    return Column(name=name, type=type, key=True, field=field)
+
+
+def _text(name: str, type: Type = NAME, *, field: str = "") -> Column:
+    return Column(name=name, type=type, field=field)
+
+
+def _number(name: str, *, field: str = "") -> Column:
+    return Column(name=name, type=COUNT, field=field)
+
+
+def _seconds(name: str) -> Column:
+    return Column(name=name, type=SECONDS)
+
+
+def _flag(name: str) -> Column:
+    return Column(name=name, type=FLAG)
+
+
+def _maybe(name: str, type: Type = SECONDS) -> Column:
+    return Column(name=name, type=type, nullable=True)
+
+
+def _payload(*parts: str) -> Column:
+    return Column(name="payload", type=BLOB, nullable=True, parts=parts)
+
+
+def _extra(column: Column) -> Column:
+    return replace(column, extra=True)
+
+
+def _sum(column: Column) -> Column:
+    return replace(column, merged="sum")
+
+
+def _largest(column: Column) -> Column:
+    return replace(column, merged="largest")
 
 
 processes = _table(
@@ -71,63 +162,56 @@ processes = _table(
     _seconds("started_at_s"),
     _maybe("ended_at_s"),
     _text("ended_how", WORD),
+    _extra(_seconds("seen_at_s")),
     # what its latest sample said
-    _seconds("seen_at_s"),
-    _maybe("sampled_at_s"),
-    _text("memory", LONG_TEXT),  # JSON object
-    _text("running"),
-    _number("runs"),
-    _number("kept_failures"),
-    _seconds("overhead_ratio"),
-    sa.Index("ct_processes_seen", "seen_at_s", "uid"),
-    sa.Index("ct_processes_worker", "worker", "seen_at_s"),
+    _extra(_maybe("sampled_at_s")),
+    _extra(_text("memory", LONG_TEXT)),  # JSON object
+    _extra(_text("running")),
+    _extra(_number("runs")),
+    _extra(_number("kept_failures")),
+    _extra(_seconds("overhead_ratio")),
+    _index("ct_processes_seen", "seen_at_s", "uid"),
+    _index("ct_processes_worker", "worker", "seen_at_s"),
+)
+
+#: What a rollup counts.
+_COUNTS = (
+    _sum(_number("runs")),
+    _sum(_number("failed")),
+    _sum(_number("retried")),
+    _sum(_seconds("duration_s")),
+    _largest(_seconds("duration_max_s")),
+    _text("durations", LONG_TEXT, field="durations.counts"),  # JSON list
+    _sum(_number("gated")),
+    _sum(_number("kept_blocks")),
+    _sum(_number("kept_bytes")),
+    _largest(_number("rss_max_bytes")),
+    _flag("concurrent"),
 )
 
 rollups = _table(
     "rollups",
-    _key("id"),
+    _key("id", field="key"),
     _text("process", ID),
     _text("kind", WORD),
     _text("name"),
     _number("bucket_s"),
     _number("seq"),
-    _number("runs"),
-    _number("failed"),
-    _number("retried"),
-    _seconds("duration_s"),
-    _seconds("duration_max_s"),
-    _text("durations", LONG_TEXT),  # JSON list
-    _number("gated"),
-    _number("kept_blocks"),
-    _number("kept_bytes"),
-    _number("rss_max_bytes"),
-    _seconds("overhead_s"),
-    sa.Column("concurrent", sa.Boolean, nullable=False, default=False),
-    sa.Index("ct_rollups_bucket", "bucket_s"),
-    sa.Index("ct_rollups_process", "process", "bucket_s"),
+    *_COUNTS,
+    _index("ct_rollups_bucket", "bucket_s"),
+    _index("ct_rollups_process", "process", "bucket_s"),
 )
 
 #: Rollups of all processes added up, kept current as rollups arrive: what the pages plot.
 totals = _table(
     "totals",
-    _key("id"),
+    _extra(_key("id")),
     _text("kind", WORD),
     _text("name"),
     _number("bucket_s"),
-    _number("runs"),
-    _number("failed"),
-    _number("retried"),
-    _seconds("duration_s"),
-    _seconds("duration_max_s"),
-    _text("durations", LONG_TEXT),
-    _number("gated"),
-    _number("kept_blocks"),
-    _number("kept_bytes"),
-    _number("rss_max_bytes"),
-    _seconds("overhead_s"),
-    sa.Column("concurrent", sa.Boolean, nullable=False, default=False),
-    sa.Index("ct_totals_bucket", "bucket_s", "id"),
-    sa.Index("ct_totals_name", "name", "bucket_s"),
+    *_COUNTS,
+    _index("ct_totals_bucket", "bucket_s", "id"),
+    _index("ct_totals_name", "name", "bucket_s"),
 )
 
 #: One row for each name that ever ran.
@@ -138,7 +222,7 @@ names = _table(
     _text("name"),
     _number("runs"),
     _number("failed"),
-    sa.Index("ct_names_name", "name"),
+    _index("ct_names_name", "name"),
 )
 
 #: Which names were seen in which queue of the broker, for filters.
@@ -148,7 +232,7 @@ queues = _table(
     _text("queue"),
     _text("kind", WORD),
     _text("name"),
-    sa.Index("ct_queues_queue", "queue", "name"),
+    _index("ct_queues_queue", "queue", "name"),
 )
 
 runs = _table(
@@ -168,18 +252,18 @@ runs = _table(
     _maybe("kept_blocks", COUNT),
     _maybe("kept_bytes", COUNT),
     _number("concurrent"),
-    _maybe("payload", BLOB),  # memory and top
-    sa.Index("ct_runs_at", "started_at_s", "id"),
-    sa.Index("ct_runs_name", "name", "started_at_s", "id"),
-    sa.Index("ct_runs_why", "why", "started_at_s", "id"),
-    sa.Index("ct_runs_kind", "kind", "started_at_s", "id"),
-    sa.Index("ct_runs_task", "task_id"),
-    sa.Index("ct_runs_root", "root_id"),
+    _payload("memory", "top"),
+    _index("ct_runs_at", "started_at_s", "id"),
+    _index("ct_runs_name", "name", "started_at_s", "id"),
+    _index("ct_runs_why", "why", "started_at_s", "id"),
+    _index("ct_runs_kind", "kind", "started_at_s", "id"),
+    _index("ct_runs_task", "task_id"),
+    _index("ct_runs_root", "root_id"),
 )
 
 samples = _table(
     "samples",
-    _key("id"),
+    _key("id", field="key"),
     _text("process", ID),
     _seconds("at_s"),
     _text("memory", LONG_TEXT),  # JSON object
@@ -187,8 +271,8 @@ samples = _table(
     _text("name"),
     _number("kept_failures"),
     _seconds("overhead_ratio"),
-    sa.Index("ct_samples_process", "process", "at_s"),
-    sa.Index("ct_samples_at", "at_s"),
+    _index("ct_samples_process", "process", "at_s"),
+    _index("ct_samples_at", "at_s"),
 )
 
 windows = _table(
@@ -201,15 +285,15 @@ windows = _table(
     _text("stage", WORD),
     _text("verdict", WORD),
     _seconds("at_s"),
-    _maybe("payload", BLOB),
-    sa.Index("ct_windows_name", "name", "kind", "at_s", "id"),
-    sa.Index("ct_windows_at", "at_s", "id"),
+    _payload(),
+    _index("ct_windows_name", "name", "kind", "at_s", "id"),
+    _index("ct_windows_at", "at_s", "id"),
 )
 
 #: What names have left alive by call stack: the latest of each process, name and hour.
 heap_profiles = _table(
     "heap_profiles",
-    _key("id"),
+    _key("id", field="key"),
     _text("process", ID),
     _text("kind", WORD),
     _text("name"),
@@ -217,10 +301,10 @@ heap_profiles = _table(
     _seconds("at_s"),
     _number("runs"),
     _number("bytes"),
-    _maybe("payload", BLOB),
-    sa.Index("ct_heap_profiles_name", "name", "kind", "at_s", "id"),
-    sa.Index("ct_heap_profiles_at", "at_s"),
-    sa.Index("ct_heap_profiles_process", "process"),
+    _payload(),
+    _index("ct_heap_profiles_name", "name", "kind", "at_s", "id"),
+    _index("ct_heap_profiles_at", "at_s"),
+    _index("ct_heap_profiles_process", "process"),
 )
 
 #: The leak table: a function of the windows, kept up to date name by name.
@@ -230,15 +314,15 @@ leaks = _table(
     _text("kind", WORD),
     _text("name"),
     _text("verdict", WORD),
-    _number("rank"),
+    _extra(_number("rank")),
     _number("kept_bytes_per_run"),
     _number("kept_bytes_total"),
     _number("runs"),
     _seconds("last_seen_s"),
-    _text("place", MESSAGE),  # file, function and line of code, for the search
-    _maybe("payload", BLOB),
-    sa.Index("ct_leaks_rank", "rank", "kept_bytes_per_run", "id"),
-    sa.Index("ct_leaks_name", "name", "kind"),
+    _extra(_text("place", MESSAGE)),  # file, function and line of code, for the search
+    _payload(),
+    _index("ct_leaks_rank", "rank", "kept_bytes_per_run", "id"),
+    _index("ct_leaks_name", "name", "kind"),
 )
 
 #: Names with windows that the leak table does not hold yet.
@@ -259,33 +343,33 @@ failures = _table(
     _text("name"),
     _text("task_id"),
     _number("retries"),
-    _text("root_id"),
-    _text("parent_id"),
-    _text("group_id"),
+    _text("root_id", field="task.root_id"),
+    _text("parent_id", field="task.parent_id"),
+    _text("group_id", field="task.group_id"),
     _text("outcome", WORD),
     _text("witness", WORD),
-    _text("exception_type"),
-    _text("exception_module"),
-    _text("exception_message", MESSAGE),
+    _text("exception_type", field="exception.type"),
+    _text("exception_module", field="exception.module"),
+    _text("exception_message", MESSAGE, field="exception.message"),
     _text("fingerprint", ID),
     _text("worker"),
-    _number("pid"),
+    _number("pid", field="last_pid"),
     _text("hostname"),
     _seconds("at_s"),
-    _text("shared", ID),  # what its payload is the difference to, in captures; empty: the payload is whole
-    _maybe("payload", BLOB),  # the whole record
-    sa.Index("ct_failures_at", "at_s", "id"),
-    sa.Index("ct_failures_name", "name", "at_s", "id"),
+    _extra(_text("shared", ID)),  # what its payload is the difference to, in captures; empty: the payload is whole
+    _payload(),  # the whole record
+    _index("ct_failures_at", "at_s", "id"),
+    _index("ct_failures_name", "name", "at_s", "id"),
     # Half a second without it at ten million rows, for a task that rarely fails on that worker.
-    sa.Index("ct_failures_both", "name", "worker", "at_s", "id"),
-    sa.Index("ct_failures_ended", "name", "outcome", "at_s", "id"),
-    sa.Index("ct_failures_outcome", "outcome", "at_s", "id"),
-    sa.Index("ct_failures_kind", "kind", "at_s", "id"),
-    sa.Index("ct_failures_print", "fingerprint", "at_s", "id"),
-    sa.Index("ct_failures_worker", "worker", "at_s", "id"),
-    sa.Index("ct_failures_task", "task_id"),
-    sa.Index("ct_failures_root", "root_id"),
-    sa.Index("ct_failures_process", "process"),
+    _index("ct_failures_both", "name", "worker", "at_s", "id"),
+    _index("ct_failures_ended", "name", "outcome", "at_s", "id"),
+    _index("ct_failures_outcome", "outcome", "at_s", "id"),
+    _index("ct_failures_kind", "kind", "at_s", "id"),
+    _index("ct_failures_print", "fingerprint", "at_s", "id"),
+    _index("ct_failures_worker", "worker", "at_s", "id"),
+    _index("ct_failures_task", "task_id"),
+    _index("ct_failures_root", "root_id"),
+    _index("ct_failures_process", "process"),
 )
 
 #: Records that others of the same group are stored as a difference to.
@@ -296,8 +380,8 @@ captures = _table(
     _seconds("at_s"),
     _number("failures"),  # how many are stored so
     _text("text", LONG_TEXT),  # what it held, for the search
-    _maybe("payload", BLOB),
-    sa.Index("ct_captures_print", "fingerprint", "at_s"),
+    _payload(),
+    _index("ct_captures_print", "fingerprint", "at_s"),
 )
 
 #: What a failure held, as short text for the search; apart, so that a search reads narrow rows and a list none of them.
@@ -308,9 +392,9 @@ groups = _table(
     _key("fingerprint"),
     _text("kind", WORD),
     _text("name"),
-    _text("exception_type"),
-    _text("exception_module"),
-    _text("exception_message", MESSAGE),
+    _text("exception_type", field="exception.type"),
+    _text("exception_module", field="exception.module"),
+    _text("exception_message", MESSAGE, field="exception.message"),
     _text("outcome", WORD),
     _number("count"),
     _seconds("first_seen_s"),
@@ -318,7 +402,7 @@ groups = _table(
     _text("latest_id", ID),
     _maybe("resolved_at_s"),
     _text("resolved_by"),
-    sa.Index("ct_groups_seen", "last_seen_s", "fingerprint"),
+    _index("ct_groups_seen", "last_seen_s", "fingerprint"),
 )
 
 #: How often a group failed in each hour.
@@ -328,13 +412,13 @@ trends = _table(
     _text("fingerprint", ID),
     _number("hour_s"),
     _number("count"),
-    sa.Index("ct_trends_print", "fingerprint", "hour_s"),
-    sa.Index("ct_trends_hour", "hour_s"),
+    _index("ct_trends_print", "fingerprint", "hour_s"),
+    _index("ct_trends_hour", "hour_s"),
 )
 
 kept = _table(
     "kept",
-    _key("id", sa.String(130)),
+    _key("id", Type("text", 130), field="key"),
     _text("process", ID),
     _text("failure", ID),
     _seconds("at_s"),
@@ -342,51 +426,37 @@ kept = _table(
     _text("address"),
     _number("bytes"),
     _text("gone", WORD),
-    sa.Index("ct_kept_failure", "failure"),
-    sa.Index("ct_kept_until", "until_s"),
+    _index("ct_kept_failure", "failure"),
+    _index("ct_kept_until", "until_s"),
 )
 
 stats = _table(
     "stats",
-    _key("process", sa.String(200)),
+    _key("process", Type("text", 200)),
     _number("seq"),
     _seconds("at_s"),
     _text("counters", LONG_TEXT),  # JSON object
     _seconds("overhead_s"),
     _seconds("process_s"),
-    sa.Index("ct_stats_at", "at_s"),
+    _index("ct_stats_at", "at_s"),
 )
 
 #: Running sums, so that no page has to count a table: ``rows:<table>``, ``stat:<counter>``, ``changes``.
-tallies = _table("tallies", _key("id", sa.String(200)), _number("value"))
+tallies = _table("tallies", _key("id", Type("text", 200)), _number("value"))
 
 audit = _table(
     "audit",
     _key("id"),
     _seconds("at_s"),
-    _text("place", WORD),
+    _text("place", WORD, field="where"),
     _text("process", ID),
     _text("failure", ID),
     _text("session", ID),
-    _text("username"),
+    _text("username", field="user"),
     _text("command", LONG_TEXT),
     _text("verdict"),
-    sa.Index("ct_audit_at", "at_s", "id"),
+    _index("ct_audit_at", "at_s", "id"),
 )
-
-#: Where the records of each tag stand.
-RECORDS = {
-    "process": processes,
-    "rollup": rollups,
-    "run": runs,
-    "sample": samples,
-    "window": windows,
-    "heap": heap_profiles,
-    "failure": failures,
-    "kept": kept,
-    "stats": stats,
-    "audit": audit,
-}
 
 alerts = _table(
     "alerts",
@@ -406,8 +476,8 @@ alerts = _table(
     _maybe("silenced_until_s"),
     _text("link"),
     _number("count"),
-    sa.Index("ct_alerts_since", "since_s", "id"),
-    sa.Index("ct_alerts_state", "state", "since_s", "id"),
+    _index("ct_alerts_since", "since_s", "id"),
+    _index("ct_alerts_state", "state", "since_s", "id"),
 )
 
 deliveries = _table(
@@ -416,11 +486,11 @@ deliveries = _table(
     _text("alert", ID),
     _text("channel"),
     _seconds("at_s"),
-    sa.Column("ok", sa.Boolean, nullable=False, default=False),
+    _flag("ok"),
     _text("error", LONG_TEXT),
     _number("attempt"),
-    sa.Index("ct_deliveries_at", "at_s", "id"),
-    sa.Index("ct_deliveries_alert", "alert", "at_s", "id"),
+    _index("ct_deliveries_at", "at_s", "id"),
+    _index("ct_deliveries_alert", "alert", "at_s", "id"),
 )
 
 shells = _table(
@@ -431,20 +501,20 @@ shells = _table(
     _seconds("started_at_s"),
     _maybe("ended_at_s"),
     _text("users", LONG_TEXT),  # JSON list
-    sa.Index("ct_shells_started", "started_at_s", "id"),
-    sa.Index("ct_shells_failure", "failure", "started_at_s", "id"),
+    _index("ct_shells_started", "started_at_s", "id"),
+    _index("ct_shells_failure", "failure", "started_at_s", "id"),
 )
 
 shell_lines = _table(
     "shell_lines",
-    _key("id", sa.String(90)),
-    _text("shell", ID),
+    _extra(_key("id", Type("text", 90))),  # its shell and number
+    _extra(_text("shell", ID)),
     _number("seq"),
     _seconds("at_s"),
-    _text("username"),
+    _text("username", field="user"),
     _text("kind", WORD),
     _text("text", LONG_TEXT),
-    sa.Index("ct_shell_lines_shell", "shell", "seq"),
+    _index("ct_shell_lines_shell", "shell", "seq"),
 )
 
 meta = _table("meta", _key("id"), _text("value", LONG_TEXT))

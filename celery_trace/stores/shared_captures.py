@@ -18,10 +18,10 @@ import sqlalchemy as sa
 
 from celery_trace.model import Failure
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores import schema, sizes, values
+from celery_trace.stores import sizes, tables, values
 from celery_trace.stores.errors import Interrupted
+from celery_trace.stores.mapping import Row
 from celery_trace.stores.payloads import Base, squeeze, unsqueeze
-from celery_trace.stores.rows import Row
 from celery_trace.stores.statements import chunks, insert_new
 
 #: A capture serves new failures for so long, seconds.
@@ -33,7 +33,7 @@ LEAST_BYTES = 600
 #: Captures that were read or written lately are remembered, up to so many bytes of JSON.
 REMEMBERED_BYTES = 8 * 1024 * 1024
 
-_table = schema.captures
+_table = tables.captures
 
 
 class _Remembered:

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 
 from celery_trace.model import StoreSize
 from celery_trace.settings import Settings
-from celery_trace.stores import schema
-from celery_trace.stores.rows import text
+from celery_trace.stores import tables
+from celery_trace.stores.mapping import text
 from celery_trace.stores.statements import chunks, insert_new, upsert
-from celery_trace.words import duration, size
+from celery_trace.text.format import duration, size
 
 #: Running sums: what failures take now, and what all failures took that were ever written, in bytes and rows.
 HELD, ADDED, ADDED_ROWS = "bytes:failures", "added:bytes:failures", "added:rows:failures"
@@ -65,7 +65,7 @@ def _length(connection: sa.Connection, column: sa.Column[Any]) -> sa.ColumnEleme
 
 def weight_of(connection: sa.Connection, ids: Sequence[str]) -> int:
     """What these failures take, bytes."""
-    failures, values = schema.failures, schema.failure_values
+    failures, values = tables.failures, tables.failure_values
     each = _length(connection, failures.c.payload) + _length(connection, values.c.text) + ROW_BYTES
     total = 0
     for part in chunks(ids):
@@ -78,14 +78,14 @@ def weight_of(connection: sa.Connection, ids: Sequence[str]) -> int:
 
 def weight_of_captures(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
     """What these shared captures take, bytes."""
-    captures = schema.captures
+    captures = tables.captures
     each = _length(connection, captures.c.payload) + _length(connection, captures.c.text) + CAPTURE_BYTES
     return int(connection.execute(sa.select(sa.func.sum(each)).where(which)).scalar() or 0)
 
 
 def begin(connection: sa.Connection) -> None:
     """Estimate what the failures of a store take that an older version wrote: their newest ones are weighed."""
-    tallies, failures = schema.tallies, schema.failures
+    tallies, failures = tables.tallies, tables.failures
     if connection.execute(sa.select(tallies.c.value).where(tallies.c.id == HELD)).first() is not None:
         return
     newest = sa.select(failures.c.id).order_by(failures.c.at_s.desc()).limit(WEIGHED)
@@ -109,7 +109,7 @@ def on_disk(connection: sa.Connection) -> tuple[int, int, bool]:
         }
         page = facts["page_size"]
         return page * facts["page_count"], page * facts["freelist_count"], facts["auto_vacuum"] == 2
-    names = [table.name for table in schema.metadata.sorted_tables]
+    names = [table.name for table in tables.metadata.sorted_tables]
     if name == "postgresql":
         found = (
             "SELECT SUM(pg_total_relation_size(to_regclass(name))) FROM unnest(CAST(:names AS text[])) AS ours(name)"
@@ -147,17 +147,17 @@ def note(connection: sa.Connection, now_s: float) -> None:
     sums = _sums(connection)
     notes.append(Note(now_s, on_disk(connection)[0], sums[ADDED], sums[ADDED_ROWS]))
     kept = [one for one in notes if now_s - one.at_s <= NOTED_FOR_S]
-    upsert(connection, schema.meta, [{"id": _NOTES, "value": text(kept)}])
+    upsert(connection, tables.meta, [{"id": _NOTES, "value": text(kept)}])
 
 
 def _notes(connection: sa.Connection) -> list[Note]:
-    value = connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.id == _NOTES)).scalar()
+    value = connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.id == _NOTES)).scalar()
     return msgspec.json.decode(value, type=list[Note]) if value else []
 
 
 def _sums(connection: sa.Connection) -> dict[str, int]:
-    table = schema.tallies
-    keys = (HELD, ADDED, ADDED_ROWS, f"rows:{schema.failures.name}")
+    table = tables.tallies
+    keys = (HELD, ADDED, ADDED_ROWS, f"rows:{tables.failures.name}")
     rows = connection.execute(sa.select(table.c.id, table.c.value).where(table.c.id.in_(keys)))
     found = {row.id: int(row.value) for row in rows}
     return {key: max(0, found.get(key, 0)) for key in keys}
@@ -166,14 +166,14 @@ def _sums(connection: sa.Connection) -> dict[str, int]:
 def held(connection: sa.Connection) -> tuple[int, int]:
     """How many failures there are, and what they take, bytes."""
     sums = _sums(connection)
-    return sums[f"rows:{schema.failures.name}"], sums[HELD]
+    return sums[f"rows:{tables.failures.name}"], sums[HELD]
 
 
 def read(connection: sa.Connection, settings: Settings, now_s: float) -> StoreSize:
     """The sizes now, and what is to be expected of them."""
     total, free, gives_back = on_disk(connection)
     sums = _sums(connection)
-    failures, failure_bytes = sums[f"rows:{schema.failures.name}"], sums[HELD]
+    failures, failure_bytes = sums[f"rows:{tables.failures.name}"], sums[HELD]
     found = StoreSize(
         bytes=total,
         free_bytes=free,

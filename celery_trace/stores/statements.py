@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from math import isfinite
 from operator import itemgetter
 from typing import Any
 
@@ -12,13 +13,57 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
 from celery_trace.stores.errors import Interrupted
-from celery_trace.stores.rows import Row, fit
+from celery_trace.stores.mapping import Row
 
 #: Keys in one ``IN``, rows in one statement.
 CHUNK = 500
 
 #: SQLAlchemy forgets how many rows a repeated INSERT inserted unless it is asked to remember.
 _COUNTED = {"preserve_rowcount": True}
+
+_INT_MOST = 2**63 - 1
+
+
+class _Fit:
+    """Cuts texts and numbers of a table's rows to what every database takes."""
+
+    def __init__(self, table: sa.Table) -> None:
+        self._lengths = {
+            column.name: column.type.length
+            for column in table.columns
+            if isinstance(column.type, sa.String) and not isinstance(column.type, sa.LargeBinary)
+        }
+        self._real = {column.name for column in table.columns if isinstance(column.type, sa.Double)}
+        self._whole = {column.name for column in table.columns if isinstance(column.type, sa.BigInteger)}
+
+    def __call__(self, row: Row) -> Row:
+        for name, length in self._lengths.items():
+            value = row.get(name)
+            if value:
+                if "\x00" in value:  # PostgreSQL's text holds no NUL
+                    row[name] = value = value.replace("\x00", "\ufffd")
+                if length is not None and len(value) > length:
+                    row[name] = value[:length]
+        for name in self._whole:
+            value = row.get(name)
+            if value is not None and not -_INT_MOST <= value <= _INT_MOST:
+                row[name] = max(-_INT_MOST, min(_INT_MOST, value))
+        for name in self._real:
+            value = row.get(name)
+            if value is not None and not isfinite(value):  # MySQL has no infinity
+                row[name] = 0.0
+        return row
+
+
+_fits: dict[str, _Fit] = {}
+
+
+def fit(table: sa.Table, row: Row) -> Row:
+    """The row, with each value cut to its column."""
+    cutter = _fits.get(table.name)
+    if cutter is None:
+        cutter = _fits[table.name] = _Fit(table)
+    return cutter(row)
 
 
 def chunks(items: Iterable[Any], size: int = CHUNK) -> Iterator[list[Any]]:

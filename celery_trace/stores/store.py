@@ -27,7 +27,7 @@ from celery_trace.stores.database_file import DatabaseFile, Identity
 from celery_trace.stores.errors import Interrupted, StoreUnavailable
 from celery_trace.stores.pruning import Pruned
 from celery_trace.stores.writing import Written
-from celery_trace.words import size
+from celery_trace.text.format import size
 
 #: How often a write is tried again when another writer was quicker.
 ATTEMPTS = 6

@@ -34,8 +34,9 @@ from celery_trace.model import (
     stable_id,
 )
 from celery_trace.stores import rows as rows_of
-from celery_trace.stores import schema, shared_captures, sizes
-from celery_trace.stores.rows import LARGEST, SUMMED, Row
+from celery_trace.stores import shared_captures, sizes, tables
+from celery_trace.stores.mapping import Row, text
+from celery_trace.stores.rows import LARGEST, SUMMED
 from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
 
 HOUR_S = 3600
@@ -88,7 +89,7 @@ def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float)
         tag = str(kind.__struct_config__.tag)
         written.new[tag] += new
         written.known[tag] += len(given) - new
-        batch.tallies[f"rows:{schema.RECORDS[tag].name}"] += new
+        batch.tallies[f"rows:{tables.RECORDS[tag].name}"] += new
     batch.finish()
     return written
 
@@ -102,7 +103,7 @@ class _Batch:
         self.tallies: Counter[str] = Counter({"changes": 1})
 
     def finish(self) -> None:
-        add_tallies(self._connection, schema.tallies, self.tallies)
+        add_tallies(self._connection, tables.tallies, self.tallies)
 
     # --- written once
 
@@ -112,20 +113,20 @@ class _Batch:
             for found in set(seen)
             if found[0]
         }
-        insert_new(self._connection, schema.queues, [{"id": key, **row} for key, row in sorted(rows.items())])
+        insert_new(self._connection, tables.queues, [{"id": key, **row} for key, row in sorted(rows.items())])
 
     def runs(self, given: list[Run]) -> int:
         self._queues((record.queue, str(record.kind), record.name) for record in given)
-        return insert_new(self._connection, schema.runs, [rows_of.run_row(record) for record in given])
+        return insert_new(self._connection, tables.runs, [rows_of.RUNS.row(record) for record in given])
 
     def audit(self, given: list[AuditEntry]) -> int:
-        return insert_new(self._connection, schema.audit, [rows_of.audit_row(record) for record in given])
+        return insert_new(self._connection, tables.audit, [rows_of.AUDIT.row(record) for record in given])
 
     def windows(self, given: list[Window]) -> int:
-        new = insert_new(self._connection, schema.windows, [rows_of.window_row(record) for record in given])
+        new = insert_new(self._connection, tables.windows, [rows_of.WINDOWS.row(record) for record in given])
         if new:
             names = {rows_of.name_id(record.kind, record.name): record for record in given}
-            state = schema.leak_state
+            state = tables.leak_state
             keys = sorted(f"name:{key}" for key in names)
             insert_new(
                 self._connection,
@@ -145,12 +146,12 @@ class _Batch:
         return new
 
     def samples(self, given: list[Sample]) -> int:
-        new = insert_new(self._connection, schema.samples, [rows_of.sample_row(record) for record in given])
+        new = insert_new(self._connection, tables.samples, [rows_of.SAMPLES.row(record) for record in given])
         latest: dict[str, Sample] = {}
         for record in given:
             if record.process not in latest or latest[record.process].at_s < record.at_s:
                 latest[record.process] = record
-        table = schema.processes
+        table = tables.processes
         found = locked(self._connection, table, latest, (table.c.uid, table.c.sampled_at_s, table.c.seen_at_s))
         changed = []
         for uid, row in found.items():
@@ -161,7 +162,7 @@ class _Batch:
                         "uid": uid,
                         "seen_at_s": max(row.seen_at_s, record.at_s),
                         "sampled_at_s": record.at_s,
-                        "memory": rows_of.text(record.memory),
+                        "memory": text(record.memory),
                         "running": record.name,
                         "runs": record.runs,
                         "kept_failures": record.kept_failures,
@@ -174,7 +175,7 @@ class _Batch:
     # --- growing
 
     def processes(self, given: list[ProcessRecord]) -> int:
-        table = schema.processes
+        table = tables.processes
         latest: dict[str, ProcessRecord] = {}
         for record in given:
             known = latest.get(record.uid)
@@ -204,7 +205,7 @@ class _Batch:
         return len(new)
 
     def rollups(self, given: list[Rollup]) -> int:
-        table = schema.rollups
+        table = tables.rollups
         latest: dict[str, Rollup] = {}
         for record in given:
             key = record.key
@@ -212,11 +213,11 @@ class _Batch:
                 latest[key] = record
         found = locked(self._connection, table, latest)
         fresh = {key: record for key, record in latest.items() if key not in found}
-        insert_all(self._connection, table, [rows_of.rollup_row(record) for _, record in sorted(fresh.items())])
+        insert_all(self._connection, table, [rows_of.ROLLUPS.row(record) for _, record in sorted(fresh.items())])
         newer = {key: latest[key] for key, row in found.items() if row.seq < latest[key].seq}
-        update_rows(self._connection, table, [rows_of.rollup_row(record) for record in newer.values()])
+        update_rows(self._connection, table, [rows_of.ROLLUPS.row(record) for record in newer.values()])
         steps: list[tuple[Rollup, Rollup | None]] = [(record, None) for record in fresh.values()]
-        steps += [(record, rows_of.rollup(found[key])) for key, record in newer.items()]
+        steps += [(record, rows_of.ROLLUPS.record(found[key])) for key, record in newer.items()]
         self._add_to_totals(steps)
         return len(fresh)
 
@@ -237,17 +238,15 @@ class _Batch:
                 rows_of.name_id(record.kind, record.name), (str(record.kind), record.name, Counter())
             )
             named[2].update({"runs": progress.runs, "failed": progress.failed})
-        found = locked(self._connection, schema.totals, sums, rows_of.TOTAL_COLUMNS)
+        found = locked(self._connection, tables.totals, sums, rows_of.TOTAL_COLUMNS)
         fresh: list[Row] = []
         changed: list[Row] = []
         for key, progress in sorted(sums.items()):
             whole = _plus(rows_of.total(found[key]), progress) if key in found else progress
-            row = rows_of.rollup_row(whole) | {"id": key}
-            del row["process"], row["seq"]
-            (changed if key in found else fresh).append(row)
-        insert_all(self._connection, schema.totals, fresh)
-        update_rows(self._connection, schema.totals, changed)
-        known = locked(self._connection, schema.names, by_name)
+            (changed if key in found else fresh).append(rows_of.total_row(whole))
+        insert_all(self._connection, tables.totals, fresh)
+        update_rows(self._connection, tables.totals, changed)
+        known = locked(self._connection, tables.names, by_name)
         fresh, changed = [], []
         for key, (kind, name, more) in sorted(by_name.items()):
             before_row = known.get(key)
@@ -259,11 +258,11 @@ class _Batch:
                 "failed": more["failed"] + (before_row.failed if before_row else 0),
             }
             (changed if before_row else fresh).append(row)
-        insert_all(self._connection, schema.names, fresh)
-        update_rows(self._connection, schema.names, changed)
+        insert_all(self._connection, tables.names, fresh)
+        update_rows(self._connection, tables.names, changed)
 
     def failures(self, given: list[Failure]) -> int:
-        table = schema.failures
+        table = tables.failures
         latest: dict[str, Failure] = {}
         for record in given:
             latest[record.id] = _merge(latest[record.id], record) if record.id in latest else record
@@ -280,9 +279,9 @@ class _Batch:
         weight = -sizes.weight_of(self._connection, sorted(found)) if found else 0
         for key, record in whole.items():
             before = found[key]._mapping if key in found else None
-            row, text = sharing.store(record, before)
-            texts.append(text)
-            weight += sizes.weight(row["payload"], text["text"])
+            row, searched = sharing.store(record, before)
+            texts.append(searched)
+            weight += sizes.weight(row["payload"], searched["text"])
             (fresh if before is None else changed).append(row)
             if before is None:
                 groups.count(row, +1)
@@ -293,7 +292,7 @@ class _Batch:
                 groups.count(row, 0)
         insert_all(self._connection, table, fresh)
         update_rows(self._connection, table, changed)
-        upsert(self._connection, schema.failure_values, texts)
+        upsert(self._connection, tables.failure_values, texts)
         self._queues((record.task.queue, str(record.kind), record.name) for record in given if record.task is not None)
         groups.write(self._connection)
         weight += sharing.write()
@@ -303,13 +302,13 @@ class _Batch:
         return len(fresh)
 
     def heap_profiles(self, given: list[HeapProfile]) -> int:
-        table = schema.heap_profiles
+        table = tables.heap_profiles
         latest: dict[str, HeapProfile] = {}
         for record in given:
             if record.key not in latest or latest[record.key].at_s < record.at_s:
                 latest[record.key] = record
         found = locked(self._connection, table, latest, (table.c.id, table.c.at_s))
-        rows = {key: rows_of.heap_profile_row(record) for key, record in sorted(latest.items())}
+        rows = {key: rows_of.HEAP_PROFILES.row(record) for key, record in sorted(latest.items())}
         insert_all(self._connection, table, [row for key, row in rows.items() if key not in found])
         update_rows(
             self._connection,
@@ -323,14 +322,11 @@ class _Batch:
         for record in given:
             if record.key not in latest or _later(record, latest[record.key]):
                 latest[record.key] = record
-        found = locked(self._connection, schema.kept, latest)
-        fresh = [rows_of.kept_row(record) for key, record in sorted(latest.items()) if key not in found]
-        insert_all(self._connection, schema.kept, fresh)
-        update_rows(
-            self._connection,
-            schema.kept,
-            [rows_of.kept_row(latest[key]) for key, row in found.items() if _later(latest[key], rows_of.kept(row))],
-        )
+        found = locked(self._connection, tables.kept, latest)
+        later = [latest[key] for key, row in found.items() if _later(latest[key], rows_of.KEPT.record(row))]
+        fresh = [rows_of.KEPT.row(record) for key, record in sorted(latest.items()) if key not in found]
+        insert_all(self._connection, tables.kept, fresh)
+        update_rows(self._connection, tables.kept, [rows_of.KEPT.row(record) for record in later])
         return len(fresh)
 
     def stats(self, given: list[Stats]) -> int:
@@ -338,11 +334,11 @@ class _Batch:
         for record in given:
             if record.process not in latest or latest[record.process].seq < record.seq:
                 latest[record.process] = record
-        found = locked(self._connection, schema.stats, latest)
+        found = locked(self._connection, tables.stats, latest)
         fresh = [record for key, record in sorted(latest.items()) if key not in found]
-        insert_all(self._connection, schema.stats, [rows_of.stats_row(record) for record in fresh])
+        insert_all(self._connection, tables.stats, [rows_of.STATS.row(record) for record in fresh])
         newer = [latest[key] for key, row in found.items() if row.seq < latest[key].seq]
-        update_rows(self._connection, schema.stats, [rows_of.stats_row(record) for record in newer])
+        update_rows(self._connection, tables.stats, [rows_of.STATS.row(record) for record in newer])
         for record in fresh:
             self._tally_stats(record, {}, 0.0, 0.0)
         for record in newer:
@@ -379,7 +375,7 @@ class _Groups:
 
     def write(self, connection: sa.Connection) -> None:
         """Carry the changes over."""
-        found = locked(connection, schema.groups, self._changes)
+        found = locked(connection, tables.groups, self._changes)
         fresh: list[Row] = []
         changed: list[Row] = []
         empty: list[str] = []
@@ -405,14 +401,14 @@ class _Groups:
             row["count"] = count
             row["first_seen_s"] = min(row["first_seen_s"], self._first_s.get(key, row["first_seen_s"]))
             (changed if before else fresh).append(row)
-        insert_all(connection, schema.groups, fresh)
-        update_rows(connection, schema.groups, changed)
+        insert_all(connection, tables.groups, fresh)
+        update_rows(connection, tables.groups, changed)
         if empty:
-            connection.execute(sa.delete(schema.groups).where(schema.groups.c.fingerprint.in_(empty)))
+            connection.execute(sa.delete(tables.groups).where(tables.groups.c.fingerprint.in_(empty)))
         self._write_hours(connection)
 
     def _write_hours(self, connection: sa.Connection) -> None:
-        table = schema.trends
+        table = tables.trends
         wanted = {stable_id("trend", *key): (key, by) for key, by in self._hours.items() if by}
         found = locked(connection, table, wanted)
         fresh: list[Row] = []

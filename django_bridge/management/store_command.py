@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import sys
 import time
@@ -14,23 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from celery_trace.cli.report import Style
+from celery_trace.cli.renderers.style import Style
 from celery_trace.settings import SettingError
+from celery_trace.text.parse import read_seconds, wrong_duration
 from django_bridge import configuration
 
 if TYPE_CHECKING:
     from celery_trace.queries import Queries
     from celery_trace.stores import Store
 
-_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
-
 
 def duration_s(text: str) -> float:
     """``90s``, ``30m``, ``12h``, ``7d`` or ``2w`` in seconds; an argument's type."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write for example 30m, 12h or 7d")
-    return float(found[1]) * _UNITS_S[found[2]]
+    seconds = read_seconds(text)
+    if seconds is None:
+        raise argparse.ArgumentTypeError(wrong_duration(text))
+    return seconds
 
 
 class StoreCommand(BaseCommand):

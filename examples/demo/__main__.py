@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+from celery_trace.text.format import percent
 from demo.facts import FACTS, accused, watch
 from demo.monitor import Monitor
 from demo.programs import DemoError
@@ -30,7 +31,7 @@ def look_around(stage):
   Site      {stage.site_url}/        a page with a button for each task, and links that fail
   Admin     {stage.site_url}/admin/  user demo, password {stage.admin_password}
 
-  So that things show soon, measuring may take up to {budget:.0%} of each process's time in this demo.
+  So that things show soon, measuring may take up to {percent(budget)} of each process's time in this demo.
   The default is 1 %: what its pages say of the cost holds for the demo alone.
 
   What to look at

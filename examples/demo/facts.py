@@ -8,6 +8,7 @@ import math
 import time
 from pathlib import Path
 
+from celery_trace.text.format import size
 from demo.programs import DemoError, WrongFact
 
 TASKS = "shop.tasks"
@@ -17,11 +18,6 @@ LEAKING = {f"{TASKS}.remember_order": "shop/tasks.py", "GET /leak/": "shop/views
 HOLDER = (f"{TASKS} (module)", "_receipts: list[")
 HOLDER_TEXT = f"held by {TASKS}._receipts (list)"
 SEED_LOCALS = {"context_data": "'Hello'", "a": "5", "c": "6", "d": "10"}
-
-
-def mib(count):
-    """Bytes for people."""
-    return f"{count / 2**20:.1f} MiB" if abs(count) >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 def place(row):
@@ -42,7 +38,7 @@ def leak(monitor, _receiver):
     if len(held) < len(HOLDER) or held[0] != HOLDER[0] or not held[1].startswith(HOLDER[1]):
         raise WrongFact(f"{row['name']} is said to be held by {held}, not by {HOLDER}")
     return (
-        f"{row['name']} keeps {mib(row['kept_bytes_per_run'])} a run at {place(row)} "
+        f"{row['name']} keeps {size(row['kept_bytes_per_run'])} a run at {place(row)} "
         f"`{row['code'].strip()}` ({row['runs']} runs, verdict {row['verdict']}; held by {' → '.join(held)})"
     )
 

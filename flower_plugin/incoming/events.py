@@ -18,9 +18,9 @@ from typing import Any
 from celery_trace.clock import Clock
 from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.spool.unrecorded import EVENT as UNRECORDED
+from celery_trace.text.escape import escaped, escaped_lines
 from flower_plugin.incoming.calls import Calls
 from flower_plugin.incoming.redacted import text_of
-from flower_plugin.rendering.wording import visible
 
 logger = logging.getLogger("celery_trace.monitor")
 
@@ -78,9 +78,7 @@ def _name(value: Any, most: int = MOST_NAME) -> str:
     """A name or an id: one line without anything that hides or turns what stands beside it."""
     if not isinstance(value, str) or not 0 < len(value) <= most or value.isspace():
         raise BadEvent
-    # Most are printable, which is quickly found out; a few more are that Python would write as an escape, such as a
-    # no-break space.
-    if not value.isprintable() and ("\n" in value or "\t" in value or visible(value) != value):
+    if escaped(value) != value:
         raise BadEvent
     return value
 
@@ -89,7 +87,7 @@ def _text(value: object) -> str:
     """A sentence or two, cut."""
     if not isinstance(value, str):
         raise BadEvent
-    return visible(value[:MOST_NAME])
+    return escaped_lines(value[:MOST_NAME])
 
 
 def is_name(value: object) -> bool:

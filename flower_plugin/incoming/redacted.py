@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_trace.redaction import MARK, Redactor, Scrubber, is_card_number
-from flower_plugin.rendering.wording import visible
+from celery_trace.text.escape import escaped_lines
 
 #: Characters of one text that are kept, how deep a value is followed, and how many values are kept in all.
 MOST_CHARACTERS = 64 * 1024
@@ -36,8 +36,7 @@ def text_of(text: str, redactor: Redactor, most: int = MOST_CHARACTERS, scrubber
     """
     cut = text if len(text) <= most else text[:most]
     shown = redactor.text(cut if scrubber is None else scrubber.text(cut))
-    if not shown.isprintable():
-        shown = visible(shown)
+    shown = escaped_lines(shown)
     return shown if cut is text else shown + CUT
 
 

@@ -22,11 +22,11 @@ from celery_trace.model import (
 from celery_trace.queries import Queries
 from celery_trace.queries.failures import SEARCHED_VALUES
 from celery_trace.queries.filters import FailureFilter, GroupFilter
+from celery_trace.text.escape import escaped_lines
 from flower_plugin.auth.roles import Role
 from flower_plugin.auth.values import without_values
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
 from flower_plugin.rendering.source import SourceLine, source_lines
-from flower_plugin.rendering.wording import visible
 from flower_plugin.trouble import NotFound
 
 MOST_ROWS = 100
@@ -144,7 +144,7 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
         runs: list[tuple[bool, list[ShownFrame]]] = []
         for index, frame in enumerate(link.frames):
             shown = _shown_frame(frame, visit, index=index if number == 0 else -1, opened=index == opened)
-            in_app = frame.in_app and not (sampled and visit.paths.is_library(frame.file))
+            in_app = frame.in_app and (not sampled or visit.paths.is_users(frame.file))
             if runs and runs[-1][0] == in_app:
                 runs[-1][1].append(shown)
             else:
@@ -194,7 +194,7 @@ def as_text(detail: FailureDetail) -> str:
             lines.extend(f"      {local.name} = {local.value}" for local in frame.locals if frame.in_app)
     if detail.traceback_text and not detail.frames:
         lines.append(detail.traceback_text)
-    return visible("\n".join(lines))
+    return escaped_lines("\n".join(lines))
 
 
 class Member(Struct, frozen=True, kw_only=True):

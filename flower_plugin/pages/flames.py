@@ -31,7 +31,7 @@ def flame(
             (frame.function if number else name) or "?",
             _place(frame, visit),
             frame.code,
-            bool(frame.file) and not _is_library(frame, visit),
+            bool(frame.file) and visit.paths.is_users(frame.file),
         ]
         for number, frame in enumerate(frames)
     ]
@@ -49,10 +49,6 @@ def _place(frame: Line, visit: Visit) -> str:
     if not frame.file:
         return ""
     return f"{visit.paths.short(frame.file)}:{frame.line}" if frame.line else visit.paths.short(frame.file)
-
-
-def _is_library(frame: Line, visit: Visit) -> bool:
-    return bool(visit.paths.is_library(frame.file))
 
 
 def kept(queries: Queries, visit: Visit, kind: str, name: str) -> Context:

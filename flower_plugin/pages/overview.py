@@ -13,12 +13,13 @@ from celery_trace.heap import forecasting
 from celery_trace.model import AlertView, FailureGroup, Forecast, Leak, ProcessView, StatsView, Verdict, WorkerView
 from celery_trace.queries import Queries
 from celery_trace.stores.lineage import sentence
+from celery_trace.text.format import about, clip, count, percent, plural, size
 from flower_plugin.auth.roles import Role
 from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of, of_process
 from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
 from flower_plugin.rendering import badges
-from flower_plugin.rendering.wording import Paths, clip, count, plural, ratio, size_text
+from flower_plugin.rendering.wording import Paths
 
 MOST_ITEMS = 20
 #: Workers that are looked at; the list is by name, so fewer would leave out the same ones each time.
@@ -98,14 +99,14 @@ def _of_leaks(lines: list[Leak], paths: Paths) -> Item:
     return Item(
         weight=(700 if leaking else 400) + min(leak.kept_bytes_per_run / 1e5, 100),
         tone="danger" if leaking else "warning",
-        what=f"{leak.name} {verb} {size_text(leak.kept_bytes_per_run)} a run"
+        what=f"{leak.name} {verb} {size(leak.kept_bytes_per_run)} a run"
         if leak.kept_bytes_per_run > 0
         else f"{leak.name} {'leaks' if leaking else 'keeps growing'}: {RESOURCES.get(leak.resource, leak.resource)}",
         detail=(
             leak.note
             if leak.native and leak.note
             else (f"held by {holder}, allocated at " if (holder := rules.holder_of(leak.retained_by)) else "")
-            + f"{where}, {size_text(leak.kept_bytes_total)} so far in "
+            + f"{where}, {size(leak.kept_bytes_total)} so far in "
             f"{plural(leak.processes, 'process', 'processes')}"
         )
         + (f", and at {plural(len(lines) - 1, 'further line')}" if len(lines) > 1 else ""),
@@ -154,7 +155,7 @@ def _of_forecasts(queries: Queries, forecasts: Iterable[Forecast], now_s: float)
             soonest.setdefault(forecast.worker, forecast)
     items = []
     for worker, forecast in list(soonest.items())[:MOST_NEAR]:
-        used = f"{size_text(forecast.used_bytes)} now, {size_text(forecast.bytes_per_hour)} more an hour"
+        used = f"{size(forecast.used_bytes)} now, {size(forecast.bytes_per_hour)} more an hour"
         items.append(
             Item(
                 weight=520 + 100 * max(0.0, 1 - forecast.seconds / DAY_S),
@@ -191,14 +192,14 @@ def _near_limits(queries: Queries, workers: Iterable[WorkerView], known: list[Li
         assert process.memory is not None
         growth = forecasting.growth_of(_series(queries, process.uid, now_s), process.started_at)
         left = forecasting.left_of(growth, limit.bytes, now_s) if growth is not None else None
-        soon = f", reached in {forecasting.about(left.seconds)} at this pace" if left is not None else ""
+        soon = f", reached in {about(left.seconds)} at this pace" if left is not None else ""
         items.append(
             Item(
                 weight=(480 if share < 1 else 620) + min(share, 2) * 20,
                 tone="danger" if share >= 1 else "warning",
                 what=f"{worker.name or worker.host} "
                 + ("is beyond its limit" if share >= 1 else "is near its limit")
-                + f": {size_text(process.memory.rss_bytes)} of {size_text(limit.bytes)}",
+                + f": {size(process.memory.rss_bytes)} of {size(limit.bytes)}",
                 detail=f"pid {process.pid}"
                 + (f", running {process.running}" if process.running else "")
                 + f"; the limit is {limit.what}{soon}",
@@ -264,7 +265,7 @@ def _of_stats(stats: StatsView, budget: float, since_s: float) -> list[Item]:
             Item(
                 weight=240,
                 tone="warning",
-                what=f"Measuring takes {ratio(stats.overhead_ratio)} of the processes' time",
+                what=f"Measuring takes {percent(stats.overhead_ratio)} of the processes' time",
                 detail="trace_memory_budget bounds it in the mode auto.",
                 link="/statistics",
             )
@@ -331,12 +332,12 @@ def _figures(queries: Queries, leaks: int, workers: list[WorkerView], stats: Sta
         ("Failures", count(failed), "last 24 hours", "/failures?range=day", "danger" if failed else "success"),
         (
             "Memory",
-            size_text(sum(worker.rss_bytes for worker in alive)),
+            size(sum(worker.rss_bytes for worker in alive)),
             resident + (f" and {plural(others, 'other')}" if others else ""),
             "/workers",
             "active",
         ),
-        ("Cost", ratio(stats.overhead_ratio), "of the processes' time goes to measuring", "/statistics", "active"),
+        ("Cost", percent(stats.overhead_ratio), "of the processes' time goes to measuring", "/statistics", "active"),
     ]
 
 

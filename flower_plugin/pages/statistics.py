@@ -5,8 +5,8 @@ from __future__ import annotations
 from celery_trace.model import StatsView
 from celery_trace.queries import Queries
 from celery_trace.stores import lineage, sizes
+from celery_trace.text.format import percent, size
 from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
-from flower_plugin.rendering.wording import size_text
 
 _SINGULAR = {"processes": "process", "stats": "stats"}
 #: What the records are called in the reader's words, where the name says little.
@@ -68,7 +68,7 @@ def statistics(queries: Queries, visit: Visit) -> Context:
             ("trace_memory", settings.memory, "how memory is measured"),
             (
                 "trace_memory_budget",
-                f"{settings.memory_budget:.2%}",
+                percent(settings.memory_budget),
                 "share of a process's time that measuring may take",
             ),
             ("trace_failures", "on" if settings.failures else "off", "capture of failures"),
@@ -79,7 +79,7 @@ def statistics(queries: Queries, visit: Visit) -> Context:
             ("trace_retention_failures", f"{settings.retention_failures:,}", "most failures that are kept"),
             (
                 "trace_retention_bytes",
-                size_text(settings.retention_bytes) if settings.retention_bytes else "no bound",
+                size(settings.retention_bytes) if settings.retention_bytes else "no bound",
                 "most bytes that failures take",
             ),
         ],

@@ -13,7 +13,7 @@ from celery_trace.heap import forecasting
 from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_GAP_S, SAMPLE_IDLE_S, SAMPLE_S, SAMPLES_IN_A_ROW_S
 from celery_trace.model import MemoryState, ProcessRecord, ProcessView, Sample, WorkerView
 from celery_trace.queries import Queries
-from celery_trace.words import duration
+from celery_trace.text.format import duration
 from flower_plugin.pages.limits import limits_of, of_process
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
 from flower_plugin.pages.timemarks import Mark, ended_words, marks_of

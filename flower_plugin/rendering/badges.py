@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flower_plugin.rendering.wording import show, size_text
+from celery_trace.text.format import size
+from flower_plugin.rendering.wording import show
 
 #: What a single run's bytes and blocks mean, on hover.
 HELD_AT_END = (
@@ -98,7 +99,7 @@ def sparkline(points: Sequence[tuple[float, float]], label: str, width: int = 11
         for time, value in zip(times, values, strict=True)
     )
     x, y = place.rpartition(" ")[2].split(",")
-    text = f"{label}: from {size_text(values[0])} to {size_text(values[-1])}"
+    text = f"{label}: from {size(values[0])} to {size(values[-1])}"
     return (
         f'<svg class="tr-spark" role="img" aria-label="{show(text)}" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}"><polyline points="{place}"/><circle cx="{x}" cy="{y}" r="2.2"/></svg>'

@@ -10,7 +10,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from flower_plugin.rendering.wording import visible
+from celery_trace.text.escape import escaped_lines
 
 _LONGEST_LINE = 500
 
@@ -35,7 +35,7 @@ def _lines(text: str) -> tuple[str, ...]:
 
 
 def _clean(line: str) -> str:
-    line = visible(line.expandtabs(4).replace("\n", " "))
+    line = escaped_lines(line.expandtabs(4).replace("\n", " "))
     return line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + " …"
 
 
@@ -73,7 +73,7 @@ def _marked(text: str, first: int, end: int) -> str:
     if first <= len(data) - len(data.lstrip()) and end >= len(data.rstrip()):
         return ""  # the whole line: marking it says nothing
     parts = [part.decode("utf-8", "replace") for part in (data[:first], data[first:end], data[end:])]
-    before, marked, after = ("".join(_lines(visible(part))[:1]) if part else "" for part in parts)
+    before, marked, after = ("".join(_lines(escaped_lines(part))[:1]) if part else "" for part in parts)
     return f"{before}<mark>{marked}</mark>{after}"
 
 

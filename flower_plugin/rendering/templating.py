@@ -8,6 +8,8 @@ from pathlib import Path
 from tornado.template import BaseLoader, Template
 
 from celery_trace import intervals
+from celery_trace.text import format
+from celery_trace.text.escape import escaped_lines
 from flower_plugin.rendering import badges, wording
 from flower_plugin.rendering.source import one_line
 
@@ -16,14 +18,14 @@ FOLDER = Path(__file__).parent.parent / "templates"
 #: Names that every template of ours may use beside Tornado's.
 HELPERS = {
     "show": wording.show,
-    "clip": wording.clip,
-    "visible": wording.visible,
+    "clip": format.clip,
+    "visible": escaped_lines,
     "size": wording.size,
-    "size_text": wording.size_text,
-    "duration": wording.duration,
-    "ratio": wording.ratio,
-    "number": wording.count,
-    "plural": wording.plural,
+    "size_text": format.size,
+    "duration": format.duration,
+    "percent": format.percent,
+    "number": format.count,
+    "plural": format.plural,
     "data_block": wording.data_block,
     "badges": badges,
     "one_line": one_line,

@@ -1,91 +1,89 @@
 // The alert rules as a form: nothing holds before it is saved, and the server says what it does not take.
-(function () {
-    "use strict";
+import {blamed, freeName} from "./alerting/rules.js";
+import {post} from "./page/requests.js";
+import {escapedLines} from "./page/text.js";
 
-    const trace = window.celeryTrace;
-    const card = document.getElementById("rules-card");
-    const save = document.getElementById("rules-save");
-    if (!card || !save) { return; }
-    const list = document.getElementById("rules-list");
-    const none = document.getElementById("rules-none");
-    const complaint = document.getElementById("rules-complaint");
-    const add = document.getElementById("rules-add");
-    let changed = false;
+const card = document.getElementById("rules-card");
+const save = document.getElementById("rules-save");
+const list = document.getElementById("rules-list");
+const add = document.getElementById("rules-add");
+const complaint = document.getElementById("rules-complaint");
+let changed = false;
 
-    function touched() {
-        changed = true;
+function touched() {
+    changed = true;
+    save.disabled = false;
+    document.getElementById("rules-none").hidden = list.children.length > 0;
+}
+
+function entries() {
+    return [...list.querySelectorAll("[data-rule]")].map((rule) => {
+        const fields = [...rule.querySelectorAll("[data-key]")];
+        return {rule: rule.dataset.rule,
+            ...Object.fromEntries(fields.map((field) => [field.dataset.key, field.value.trim()]))};
+    });
+}
+
+function point(rule, key) {
+    if (!rule) { return; }
+    rule.open = true;
+    const field = rule.querySelector(`[data-key="${key}"]`);
+    if (!field) { return; }
+    field.setAttribute("aria-invalid", "true");
+    field.focus();
+}
+
+function complain(text) {
+    complaint.hidden = !text;
+    complaint.textContent = escapedLines(text);
+    for (const field of list.querySelectorAll("[aria-invalid]")) { field.removeAttribute("aria-invalid"); }
+    const found = blamed(text);
+    if (found) { point(list.children[found.rule], found.key); }
+}
+
+function removeRule(event) {
+    if (!event.target.closest(".tr-rule-remove")) { return; }
+    event.target.closest("[data-rule]").remove();
+    touched();
+    add.focus();
+}
+
+function addRule() {
+    const template = card.querySelector(`template[data-kind="${add.value}"]`);
+    add.value = "";
+    if (!template) { return; }
+    const rule = template.content.firstElementChild.cloneNode(true);
+    const name = rule.querySelector('[data-key="name"]');
+    name.value = freeName(name.value, entries().map((entry) => entry.name));
+    rule.querySelector(".tr-rule-name").textContent = name.value;
+    list.append(rule);
+    touched();
+    name.focus();
+}
+
+async function saveRules() {
+    save.disabled = true;
+    save.setAttribute("aria-busy", "true");
+    save.textContent = "Saving…";
+    try {
+        await post(card.dataset.address, JSON.stringify({rules: entries()}));
+        changed = false;
+        complain("");
+        window.location.reload();
+    } catch (error) {
         save.disabled = false;
-        none.hidden = list.children.length > 0;
+        complain(error.message);
+    } finally {
+        save.removeAttribute("aria-busy");
+        save.textContent = "Save rules";
     }
+}
 
-    function entries() {
-        return Array.from(list.querySelectorAll("[data-rule]")).map(function (rule) {
-            const entry = {rule: rule.dataset.rule};
-            rule.querySelectorAll("[data-key]").forEach(function (field) {
-                entry[field.dataset.key] = field.value.trim();
-            });
-            return entry;
-        });
-    }
-
-    function freeName(wanted) {
-        const taken = entries().map(function (entry) { return entry.name; });
-        let name = wanted;
-        for (let number = 2; taken.includes(name); number += 1) { name = wanted + "-" + number; }
-        return name;
-    }
-
-    function refuse(text) {
-        complaint.hidden = !text;
-        complaint.textContent = text ? trace.visible(text) : "";
-        const found = text && text.match(/trace_alert_rules\[(\d+)\]: '?(\w+)?/);
-        list.querySelectorAll("[aria-invalid]").forEach(function (field) { field.removeAttribute("aria-invalid"); });
-        if (!found) { return; }
-        const rule = list.children[Number(found[1]) - 1];
-        if (!rule) { return; }
-        rule.open = true;
-        const field = rule.querySelector('[data-key="' + (found[2] || "above") + '"]');
-        if (field) {
-            field.setAttribute("aria-invalid", "true");
-            field.focus();
-        }
-    }
-
+// Who may only read them has no button to save.
+if (save) {
     list.addEventListener("input", touched);
-    list.addEventListener("click", function (event) {
-        if (!event.target.closest(".tr-rule-remove")) { return; }
-        event.target.closest("[data-rule]").remove();
-        touched();
-        add.focus();
-    });
-    add.addEventListener("change", function () {
-        const template = card.querySelector('template[data-kind="' + add.value + '"]');
-        add.value = "";
-        if (!template) { return; }
-        const rule = template.content.firstElementChild.cloneNode(true);
-        const name = rule.querySelector('[data-key="name"]');
-        name.value = freeName(name.value);
-        rule.querySelector(".tr-rule-name").textContent = name.value;
-        list.appendChild(rule);
-        touched();
-        name.focus();
-    });
-    save.addEventListener("click", async function () {
-        save.disabled = true;
-        save.setAttribute("aria-busy", "true");
-        save.textContent = "Saving…";
-        try {
-            await trace.post(card.dataset.address, JSON.stringify({rules: entries()}));
-            changed = false;
-            refuse("");
-            window.location.reload();
-        } catch (error) {
-            save.disabled = false;
-            refuse(error.message);
-        } finally {
-            save.removeAttribute("aria-busy");
-            save.textContent = "Save rules";
-        }
-    });
-    window.addEventListener("beforeunload", function (event) { if (changed) { event.preventDefault(); } });
-}());
+    list.addEventListener("click", removeRule);
+    add.addEventListener("change", addRule);
+    save.addEventListener("click", saveRules);
+    window.addEventListener("beforeunload", (event) => { if (changed) { event.preventDefault(); } });
+}

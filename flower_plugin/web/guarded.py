@@ -97,7 +97,9 @@ class FlowerGate(Gate):
 
 class StaticFiles(upstream.StaticFileHandler):  # type: ignore[misc]
     """
-    Flower's static files and ours. Their addresses, a dozen on each page, are made once: the files do not change.
+    Flower's static files and ours. The addresses of Flower's, a dozen on each page, are made once: the files do not
+    change. The addresses of ours have the version of all of them in the path, so that modules import each other by
+    relative addresses and no browser mixes two versions.
 
     Flower's script is served with what :data:`flower_plugin.upstream.SCRIPT_FIXES` makes of it. Its address changes
     with that, so no browser goes on with the one that it has.
@@ -106,6 +108,16 @@ class StaticFiles(upstream.StaticFileHandler):  # type: ignore[misc]
     _addresses: ClassVar[dict[tuple[str, str, bool], str]] = {}
     # Not Tornado's own, where the version of the file as Flower ships it may be.
     _static_hashes: ClassVar[dict[str, str | None]] = {}
+    _versioned = False
+
+    def initialize(self, path: str, default_filename: str | None = None, versioned: bool = False) -> None:
+        """``versioned``: the path names a version, so what it serves never changes."""
+        super().initialize(path, default_filename)
+        self._versioned = versioned
+
+    def get_cache_time(self, path: str, modified: object, mime_type: str) -> int:
+        """How long a browser may keep a file without asking again, seconds."""
+        return int(self.CACHE_MAX_AGE if self._versioned else super().get_cache_time(path, modified, mime_type))
 
     @classmethod
     def get_content(cls, abspath: str, start: int | None = None, end: int | None = None) -> Any:

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome
 from celery_trace.settings import Settings
 from celery_trace.stores import open_store
+from tests.support import old_django
+from tests.support.django_databases import ALIAS, other_database
 from tests.support.schema_facts import tables_of
 
 pytest_plugins = ["tests.support.fixtures_django"]
-
-ALIAS = "trace"
 
 
 @contextmanager
@@ -31,37 +31,6 @@ def _database(url: sa.URL, name: str) -> Iterator[sa.URL]:
         server.dispose()
 
 
-@contextmanager
-def _alias(url: sa.URL) -> Iterator[None]:
-    """The database in Django's settings, with the router that keeps everything else out of it."""
-    from django.db import connections
-    from django.test.utils import override_settings
-
-    engine = "django.db.backends." + {"postgresql": "postgresql", "mysql": "mysql"}[url.get_backend_name()]
-    if engine.endswith("mysql"):
-        import pymysql
-
-        pymysql.install_as_MySQLdb()
-    connections.databases[ALIAS] = connections.configure_settings(
-        {
-            "default": {},
-            ALIAS: {
-                "ENGINE": engine, "NAME": url.database, "USER": url.username or "", "PASSWORD": url.password or "",
-                "HOST": url.host, "PORT": str(url.port),
-            },
-        }
-    )[ALIAS]  # fmt: skip
-    try:
-        with override_settings(
-            CELERY_TRACE_STORE=f"django:{ALIAS}", DATABASE_ROUTERS=["django_bridge.routers.TraceRouter"]
-        ):
-            yield
-    finally:
-        connections[ALIAS].close()
-        del connections[ALIAS]
-        del connections.databases[ALIAS]
-
-
 @pytest.mark.parametrize("fixture", ["postgres_url", "mariadb_url"])
 def test_django_makes_the_tables_that_the_store_makes(fixture, request, site, tmp_path):
     from django.core.management import call_command
@@ -71,9 +40,24 @@ def test_django_makes_the_tables_that_the_store_makes(fixture, request, site, tm
         store = open_store(Settings(dir=str(tmp_path), store=by_store.render_as_string(hide_password=False)))
         engine = sa.create_engine(by_django)
         try:
-            with _alias(by_django):
+            with other_database(by_django):
                 call_command("migrate", "django_bridge", database=ALIAS, verbosity=0)
                 assert tables_of(engine) == tables_of(store.engine)
+        finally:
+            store.close()
+            engine.dispose()
+
+
+@pytest.mark.parametrize("last", old_django.VERSIONS)
+@pytest.mark.parametrize("fixture", ["postgres_url", "mariadb_url"])
+def test_a_database_that_django_made_before_moves_up_with_its_rows(fixture, last, request, site, tmp_path):
+    server = sa.make_url(request.getfixturevalue(fixture))
+    with _database(server, "by_store") as by_store, _database(server, "by_django") as by_django:
+        store = open_store(Settings(dir=str(tmp_path), store=by_store.render_as_string(hide_password=False)))
+        engine = sa.create_engine(by_django)
+        try:
+            with other_database(by_django):
+                old_django.moves_up(engine, ALIAS, tmp_path, last, tables_of(store.engine))
         finally:
             store.close()
             engine.dispose()
@@ -88,7 +72,7 @@ def test_what_the_collector_writes_into_a_django_database_django_reads(fixture, 
         exception=ExceptionInfo("ValueError", "builtins", "schließt ☃"), at_s=1_700_000_000.0,
     )  # fmt: skip
     server = sa.make_url(request.getfixturevalue(fixture))
-    with _database(server, "by_django") as by_django, _alias(by_django):
+    with _database(server, "by_django") as by_django, other_database(by_django):
         call_command("migrate", database=ALIAS, verbosity=0)
         from django_bridge.models import Failure as Row
 
@@ -109,7 +93,7 @@ def test_with_the_router_only_our_tables_are_made_there(fixture, request, site):
     from django.core.management import call_command
 
     server = sa.make_url(request.getfixturevalue(fixture))
-    with _database(server, "by_django") as by_django, _alias(by_django):
+    with _database(server, "by_django") as by_django, other_database(by_django):
         call_command("migrate", "django_bridge", database=ALIAS, verbosity=0)
         engine = sa.create_engine(by_django)
         try:

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from celery_trace.settings import Settings
-from celery_trace.stores import migration, open_store, schema
+from celery_trace.stores import open_store, schema, tables
 from tests.support.store_contract import CONTRACT, move_up_from_the_first_schema, open_clock
 
 
@@ -18,8 +18,8 @@ def empty_url(request):
 
     def clear():
         with engine.begin() as connection:
-            schema.metadata.drop_all(connection)
-            connection.execute(sa.text(f"DROP TABLE IF EXISTS {migration.VERSION_TABLE}"))
+            tables.metadata.drop_all(connection)
+            connection.execute(sa.text(f"DROP TABLE IF EXISTS {schema.VERSION_TABLE}"))
 
     clear()
     # As people write it, and not as our engine spells it.
@@ -67,7 +67,7 @@ def test_starters_at_the_same_time_make_the_tables_once(empty_url, tmp_path):
 def test_the_migrated_tables_are_those_of_the_schema(store):
     """What Alembic makes is what the code expects: columns, whether they may be empty, and indexes."""
     inspector = sa.inspect(store.engine)
-    for table in schema.metadata.sorted_tables:
+    for table in tables.metadata.sorted_tables:
         made = {column["name"]: column["nullable"] for column in inspector.get_columns(table.name)}
         assert made == {column.name: column.nullable for column in table.columns}, table.name
         indexes = {index["name"]: index["column_names"] for index in inspector.get_indexes(table.name)}

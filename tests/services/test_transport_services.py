@@ -12,7 +12,7 @@ from celery_trace.model import ProcessRecord
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
-from celery_trace.stores import StoreUnavailable, leak_rows, migration, open_store, schema
+from celery_trace.stores import StoreUnavailable, leak_rows, open_store, schema, tables
 from celery_trace.transports import TransportUnavailable
 from celery_trace.transports.direct import DirectTransport
 from tests.support.store_records import failure
@@ -79,8 +79,8 @@ def relayed(request):
     def clear():
         engine = sa.create_engine(url)
         with engine.begin() as connection:
-            schema.metadata.drop_all(connection)
-            connection.execute(sa.text(f"DROP TABLE IF EXISTS {migration.VERSION_TABLE}"))
+            tables.metadata.drop_all(connection)
+            connection.execute(sa.text(f"DROP TABLE IF EXISTS {schema.VERSION_TABLE}"))
         engine.dispose()
 
     clear()

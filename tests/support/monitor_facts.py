@@ -273,7 +273,6 @@ def rollups(now_s: float) -> Iterator[Rollup]:
                     kept_bytes=kept * runs,
                     kept_blocks=kept * runs // 80,
                     rss_max_bytes=150 * MIB,
-                    overhead_s=0.0004 * runs,
                 )
 
 

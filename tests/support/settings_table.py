@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_trace.settings import SETTINGS, Settings
-from celery_trace.words import size
+from celery_trace.text.format import size
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 HEAD = "| Setting | Default | Meaning |\n|---|---|---|\n"

@@ -40,7 +40,7 @@ from celery_trace.model import (
 )
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
-from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema, sizes
+from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema, sizes, tables
 from tests.support.paging_contract import the_pages_of_every_list_are_the_list
 from tests.support.store_records import NOW_S, failure, heap_profile, process, rollup, run, sample, window
 
@@ -62,7 +62,7 @@ def counted(store: Store) -> dict[str, int]:
             table.name.removeprefix(schema.PREFIX): connection.execute(
                 sa.select(sa.func.count()).select_from(table)
             ).scalar_one()
-            for table in schema.metadata.sorted_tables
+            for table in tables.metadata.sorted_tables
         }
     return {name: count for name, count in counts.items() if count}
 
@@ -342,24 +342,32 @@ def a_search_finds_the_values_of_the_newest_failures(store: Store) -> None:
     assert "failure_values" not in counted(store)
 
 
+def insert_old(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
+    """Insert a row into a table as an older version had it."""
+    connection.execute(sa.table(table.name, *map(sa.column, row)).insert().values(row))
+
+
 def move_up_from_the_first_schema(settings: Settings, monkeypatch: Any) -> None:
     """A store that the first version made, with a row, is opened by this version."""
     with monkeypatch.context() as older:
         older.setattr(migration, "HEAD", "0001")
         store = open_store(settings, clock=open_clock())
         with store.engine.begin() as connection:
-            columns = [column["name"] for column in sa.inspect(connection).get_columns(schema.failures.name)]
+            columns = [column["name"] for column in sa.inspect(connection).get_columns(tables.failures.name)]
             row = {name: value for name, value in rows.failure_row(failure("t1")).items() if name in columns}
-            connection.execute(sa.table(schema.failures.name, *map(sa.column, row)).insert().values(row))
-            total = rows.rollup_row(rollup(1, 9, gated=3, kept_bytes=300)) | {"id": "t"}
-            del total["process"], total["seq"]
-            connection.execute(sa.table(schema.totals.name, *map(sa.column, total)).insert().values(total))
+            insert_old(connection, tables.failures, row)
+            old = rollup(1, 9, gated=3, kept_bytes=300)
+            insert_old(connection, tables.rollups, rows.ROLLUPS.row(old, overhead_s=0.0))
+            insert_old(connection, tables.totals, rows.total_row(old) | {"overhead_s": 0.0})
         store.close()
     assert "parent_id" not in columns
     store = open_store(settings, clock=open_clock())
     try:
         with store.reading() as connection:
             assert migration.version(connection) == migration.HEAD
+        assert [(total.runs, total.gated) for total in Queries(store).rollups()] == [(9, 3)]
+        store.write([rollup(2, 12, gated=4, kept_bytes=400)])
+        assert [(total.runs, total.gated) for total in Queries(store).rollups()] == [(12, 4)]
         store.write([failure("t2", at_s=NOW_S + 1)])
         assert [row.task_id for row in Queries(store).failures().rows] == ["t2", "t1"]
         assert Queries(store).failure(failure("t1").id) is not None
@@ -744,14 +752,14 @@ def alike(number: int, **fields: Any) -> Failure:
 
 def captures(store: Store) -> list[tuple[str, int]]:
     """Group and served failures of each shared capture."""
-    table = schema.captures
+    table = tables.captures
     with store.reading() as connection:
         found = connection.execute(sa.select(table.c.fingerprint, table.c.failures).order_by(table.c.id))
         return [(fingerprint, served) for fingerprint, served in found]
 
 
 def stored_bytes(store: Store) -> dict[str, int]:
-    table = schema.failures
+    table = tables.failures
     with store.reading() as connection:
         return {
             row.task_id: len(row.payload) for row in connection.execute(sa.select(table.c.task_id, table.c.payload))
@@ -902,7 +910,7 @@ def what_failures_take_is_right_after_witnesses_and_pruning(store: Store) -> Non
     store.write([alike(n) for n in range(10)])
     store.prune(Settings(dir=store.settings.dir, retention_days=0, retention_failures=20), NOW_S)
     with store.reading() as connection:
-        ids = list(connection.execute(sa.select(schema.failures.c.id)).scalars())
+        ids = list(connection.execute(sa.select(tables.failures.c.id)).scalars())
         real = sizes.weight_of(connection, ids) + sizes.weight_of_captures(connection, sa.true())
         assert sizes.held(connection) == (20, real)
 

@@ -12,14 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_trace.failures import views
-from celery_trace.failures.capture import Arguments, capture_exception, capture_frames, describe
-from celery_trace.failures.capture import source as source_module
+from celery_trace.failures.capture import Arguments, capture_exception, capture_frames, describe, source_lines
 from celery_trace.failures.capture.exceptions import message_of
-from celery_trace.failures.capture.source import Ownership
 from celery_trace.failures.fingerprint import fingerprint
 from celery_trace.model import Capture, ExceptionInfo, Failure, Kind, Outcome
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits
+from celery_trace.text.code_owner import CodeOwner
 from tests.support import hostile
 from tests.unit.test_capture_values import VALUES
 
@@ -256,9 +255,9 @@ def test_a_positional_secret_is_taken_out_of_source_message_and_arguments(module
 
 def test_a_file_that_changed_after_import_is_marked(module, monkeypatch):
     error, file = module("def f():\n    raise ValueError(1)\n")
-    monkeypatch.setattr(source_module, "IMPORTED_AT_S", time.time() - 3600)
+    monkeypatch.setattr(source_lines, "IMPORTED_AT_S", time.time() - 3600)
     assert captured(error).exceptions[0].frames[0].stale
-    monkeypatch.setattr(source_module, "IMPORTED_AT_S", time.time() + 3600)
+    monkeypatch.setattr(source_lines, "IMPORTED_AT_S", time.time() + 3600)
     file.write_text("# one more line\n" + file.read_text())
     assert not captured(error).exceptions[0].frames[0].stale
 
@@ -270,7 +269,7 @@ def test_a_file_that_changed_after_import_is_marked(module, monkeypatch):
         ("/srv/shop/.venv/lib/python3.11/site-packages/celery/app/trace.py", "celery.app.trace", False),
         (msgspec.__file__, "msgspec", False),
         (textwrap.__file__, "textwrap", False),
-        (source_module.__file__, "celery_trace.failures.capture.source", False),
+        (source_lines.__file__, "celery_trace.failures.capture.source_lines", False),
         ("<frozen importlib._bootstrap>", "importlib._bootstrap", False),
         ("<string>", "attr._make", False),
         ("<stdin>", "__main__", True),
@@ -279,7 +278,7 @@ def test_a_file_that_changed_after_import_is_marked(module, monkeypatch):
     ],
 )
 def test_libraries_are_not_the_users_own(file, module, in_app):
-    assert Ownership(["acme", "/opt/shared"]).in_app(file, module) is in_app
+    assert CodeOwner(["acme", "/opt/shared"])(file, module) is in_app
 
 
 # --- groups ----------------------------------------------------------------------------------------------

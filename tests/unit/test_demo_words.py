@@ -16,5 +16,5 @@ def test_the_demo_says_that_it_measures_more_than_usual(monkeypatch, capsys):
         )
     )  # fmt: skip
     printed = capsys.readouterr().out
-    assert "up to 20% of each process's time" in printed
+    assert "up to 20 % of each process's time" in printed
     assert "default is 1 %" in printed

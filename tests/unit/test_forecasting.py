@@ -10,7 +10,6 @@ import pytest
 from celery_trace.heap.forecasting import (
     WARM_UP_S,
     Series,
-    about,
     evenly,
     growth_of,
     left_of,
@@ -129,11 +128,3 @@ def test_it_is_said_in_one_sentence() -> None:
     assert sentence(forecast(limit="container", shares=[], earliest_s=3 * HOUR, latest_s=3 * HOUR)) == (
         "reaches its container's limit of 512.0 MiB in 3 h"
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(20, "a minute"), (600, "10 min"), (2500, "40 min"), (3 * HOUR + 100, "3 h"), (50 * HOUR, "2 d")],
-)
-def test_a_time_ahead_is_no_more_precise_than_it_can_be(seconds: float, words: str) -> None:
-    assert about(seconds) == words

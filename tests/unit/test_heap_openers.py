@@ -11,7 +11,7 @@ import pytest
 
 from celery_trace.heap.openers import opened_at
 from celery_trace.heap.picks import Pick, Stack
-from celery_trace.probes.source import OwnCode
+from celery_trace.text.code_owner import CodeOwner
 
 HERE = str(Path(__file__).parent / "shop.py")
 THREADING = threading.__file__
@@ -38,7 +38,7 @@ def opened(resource: str, *stacks: int, holds: dict[int, Any] | None = None) -> 
         known = {16 * number: thing for number, thing in (holds or {}).items()}
         return [(address, known[address], known) for address, _ in blocks if address in known]
 
-    return opened_at(resource, picks(*stacks), STACKS.__getitem__, referrers, OwnCode())
+    return opened_at(resource, picks(*stacks), STACKS.__getitem__, referrers, CodeOwner())
 
 
 def test_the_line_below_which_most_threads_were_made_is_told() -> None:

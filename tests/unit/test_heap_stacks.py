@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from celery_trace.heap.picks import Pick, Stack
 from celery_trace.heap.stacks import LEAST_BYTES, MOST_STACKS, KeptStacks
-from celery_trace.heap.windows import _RUN_BEGINS
-from celery_trace.probes.source import WRAPPERS, OwnCode
+from celery_trace.text.code_owner import WRAPPERS, CodeOwner
 
 OWN = "/srv/shop/tasks.py"
 LIBRARY = "/usr/lib/site-packages/celery/app/trace.py"
@@ -27,7 +25,7 @@ def pick(serial: int, weight: float, stack: int, tag: int = 1) -> Pick:
 
 def kept(stacks: dict[int, Stack] | None = None) -> KeptStacks:
     known = STACKS if stacks is None else stacks
-    return KeptStacks(lambda number: known[number], OwnCode(("/srv/shop/",)))
+    return KeptStacks(lambda number: known[number], CodeOwner(("/srv/shop/",)))
 
 
 def see(watched: KeptStacks, *picks: Pick, replaced: Iterable[int] = ()) -> None:
@@ -36,10 +34,6 @@ def see(watched: KeptStacks, *picks: Pick, replaced: Iterable[int] = ()) -> None
 
 def bytes_of(watched: KeptStacks, tag: int = 1) -> int:
     return dict(watched.changed({}))[tag].bytes
-
-
-def test_the_wrappers_around_a_task_are_files_that_exist() -> None:
-    assert [file for file in WRAPPERS if not Path(file).is_file() or not file.endswith(_RUN_BEGINS)] == []
 
 
 def test_a_stack_reaches_from_the_task_to_the_allocation() -> None:

@@ -26,7 +26,7 @@ from tests.support.monitor_facts import HOSTILE
 def test_shown_text_holds_no_markup_and_nothing_unseen(text):
     shown = wording.show(text)
     assert not re.search(r"[<>\"']", shown)
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\u200b]", shown)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\u200b\xad\U000e0000-\U000e007f]", shown)
 
 
 @given(st.recursive(st.text() | st.integers(-(2**53), 2**53) | st.none(), lambda inner: st.lists(inner), max_leaves=5))
@@ -48,32 +48,8 @@ def test_the_marked_part_is_the_expression_that_python_tells():
     assert marked == "d / (a - 5)"
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1536, "1.5 KiB"),
-        (104_858, "0.1 MiB"),
-        (5 << 20, "5.0 MiB"),
-        (3 << 30, "3.00 GiB"),
-        (None, "–"),
-    ],
-)
-def test_bytes_for_people(count, text):
-    assert wording.size_text(count) == text
-
-
 def test_the_exact_bytes_stand_on_hover():
     assert 'title="5,242,880 bytes"' in wording.size(5 << 20)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(1, "now"), (40, "40 s ago"), (600, "10 min ago"), (7300, "2 h ago"), (9e5, "10 days ago"), (-120, "in 2 min")],
-)
-def test_times_for_people(seconds, text):
-    assert wording.ago_text(1e9 - seconds, 1e9) == text
 
 
 @pytest.mark.parametrize("at_s", [None, float("inf"), float("nan"), 1e300, -1e300])

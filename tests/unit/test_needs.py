@@ -35,8 +35,8 @@ def test_limits_follow_from_what_the_largest_task_needs() -> None:
     assert proposal.container_bytes == (70 + 4 * child_mib) * MIB
     assert proposal.fits == (1024 - 70) // child_mib
     assert proposal.how == (
-        "A child: (60 MiB at its start + 180 MiB for a run of shop.report, p99) × 1.25 = 300 MiB; "
-        "the container: 70 MiB for the main process + 4 × 300 MiB = 1270 MiB"
+        "A child: (60.0 MiB at its start + 180.0 MiB for a run of shop.report, p99) × 1.25 = 300.0 MiB; "
+        "the container: 70.0 MiB for the main process + 4 × 300.0 MiB = 1.2 GiB"
     )
 
 

@@ -24,7 +24,7 @@ from celery_trace.model import (
     WorkerView,
 )
 from celery_trace.settings import SettingError
-from celery_trace.words import moment
+from celery_trace.text.format import moment
 from tests.support.alerting import leak
 
 NOW_S = 1_700_000_000.0
@@ -180,7 +180,7 @@ def test_the_failure_rate_is_over_the_window_and_enough_runs() -> None:
     facts = Facts(now_s=NOW_S, rollups=[rollup(30, 6), rollup(10, 4, ago_s=300), rollup(1000, 0, ago_s=7200)])
     (reading,) = evaluate(rule("failure_rate", window="15m"), facts)
     assert reading.value == pytest.approx(10 / 40)
-    assert "10 of 40 runs of task shop.pay failed in the last 15 min (25%; threshold 20%)" in reading.text
+    assert "10 of 40 runs of task shop.pay failed in the last 15 min (25 %; threshold 20 %)" in reading.text
     assert evaluate(rule("failure_rate", runs=41), facts) == []
 
 

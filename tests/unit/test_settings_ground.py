@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
 
 from celery_trace.settings import SETTINGS, SettingError, Settings, from_app, load
 
@@ -42,7 +44,7 @@ def test_the_switch_itself_is_no_setting():
 
 def test_the_monitors_secrets_are_read_from_the_environment_alone():
     assert load({}, {"CELERY_TRACE_MONITOR_PASSWORD": "x", "CELERY_TRACE_MONITOR_TOKEN": "y"}) == Settings()
-    with pytest.raises(SettingError, match="trace_monitor_password is no setting"):
+    with pytest.raises(SettingError, match="Unknown setting trace_monitor_password"):
         load({"trace_monitor_password": "x"}, {})
 
 
@@ -53,6 +55,7 @@ def test_the_monitors_secrets_are_read_from_the_environment_alone():
         ("trace_memory_budget", 3, "a number from 0 to 1"),
         ("trace_memory_budget", float("nan"), "a number from 0 to 1"),
         ("trace_capture_bytes", "many", "a whole number, at least 1024"),
+        ("trace_keep_seconds", "soon", "a number from 0 to 604800"),
         ("trace_capture_bytes", True, "a whole number"),
         ("trace_failures", "perhaps", "a boolean"),
         ("trace_redact", 7, "a list of texts"),
@@ -89,6 +92,49 @@ def test_the_store_is_a_file_in_the_folder_unless_named():
     assert settings.store_url == "sqlite:////var/lib/trace/trace.db"
     assert settings.spool_folder == Path("/var/lib/trace/spool")
     assert load({"trace_store": "django:replica"}, {}).store_url == "django:replica"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("keep_bytes", "64 MiB", 64 * 1024 * 1024),
+        ("keep_bytes", "1_000_000", 1_000_000),
+        ("keep_seconds", "15m", 900.0),
+        ("keep_seconds", "0s", 0.0),
+        ("keep_failures", " 3 ", 3),
+        ("memory_budget", "0.5", 0.5),
+        ("black_box", "off", False),
+        ("black_box", "Yes", True),
+        ("black_box", "", False),
+        ("alert_rules", '[{"rule": "leak", "above": 5}]', ({"rule": "leak", "above": 5},)),
+    ],
+)
+def test_the_environment_says_everything_as_text(name, text, value):
+    assert getattr(load({}, {f"CELERY_TRACE_{name.upper()}": text}), name) == value
+
+
+def test_a_path_or_any_list_will_do():
+    settings = load({"trace_dir": Path("/var/lib/trace"), "trace_redact": {"pin"}, "trace_in_app": ("shop",)}, {})
+    assert (settings.dir, settings.redact, settings.in_app) == ("/var/lib/trace", ("pin",), ("shop",))
+
+
+def outcome(setting, value):
+    try:
+        return setting.parse(value, f"trace_{setting.name}"), ""
+    except SettingError as refusal:
+        return None, str(refusal)
+
+
+@given(
+    st.sampled_from(SETTINGS),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.lists(st.text())),
+)
+def test_any_value_becomes_its_type_or_is_refused_in_words(setting, value):
+    parsed, refusal = outcome(setting, value)
+    if refusal:
+        assert refusal.endswith(f"but it must be {setting.allowed}.")
+    else:
+        assert setting.parse(parsed, "again") == parsed
 
 
 def test_values_laid_over_are_checked_too():

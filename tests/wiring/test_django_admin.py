@@ -3,6 +3,7 @@
 import json
 import time
 
+import msgspec
 import pytest
 from django.test.utils import override_settings
 
@@ -38,15 +39,14 @@ def in_django(site):
 @pytest.fixture
 def store(in_django, tmp_path):
     """The store as the collector opens it; emptied again afterwards."""
+    from django.apps import apps
     from django.db import connection
-
-    from django_bridge import models
 
     opened = open_store(Settings(dir=str(tmp_path), store="django"))
     yield opened
     opened.close()
-    for name in models.__all__:
-        getattr(models, name).objects.all().delete()
+    for model in apps.get_app_config("django_bridge").get_models():
+        model.objects.all().delete()
     connection.close()
 
 
@@ -100,6 +100,23 @@ def test_what_users_sent_is_shown_as_text(store, root):
         page = root.get(f"/admin/django_bridge/failure/{address}").content.decode()
         assert "<b>no funds" not in page
         assert "&lt;b&gt;no funds" in page
+
+
+def test_hidden_characters_are_shown_as_escapes(store, root):
+    failure = task_failure("t1")
+    failure = msgspec.structs.replace(
+        failure,
+        name="shop.tasks.\u202epay",
+        exception=ExceptionInfo("ValueError", "builtins", "soft\xadhyphen \U000e0041"),
+        note="zero\u200bwidth",
+    )
+    store.write([failure])
+    listed = root.get("/admin/django_bridge/failure/").content.decode()
+    page = root.get(f"/admin/django_bridge/failure/{failure.id}/change/").content.decode()
+    assert "shop.tasks.\\u202epay" in listed
+    assert "soft\\xadhyphen \\U000e0041" in listed
+    assert "zero\\u200bwidth" in page
+    assert "\u200b" not in page
 
 
 def test_a_stored_result_shows_the_failures_of_its_task_and_they_lead_back(store, root):
@@ -158,7 +175,7 @@ def test_a_leak_is_shown_with_its_place(store, root):
 
     leak = Leak.objects.get()
     page = root.get(f"/admin/django_bridge/leak/{leak.pk}/change/").content.decode()
-    assert "10.0\xa0KB" in page
+    assert "10.0 KiB" in page
 
 
 def test_single_runs_are_listed(store, root):
@@ -169,7 +186,7 @@ def test_single_runs_are_listed(store, root):
     store.write([run])
     page = root.get("/admin/django_bridge/run/?why=outlier").content.decode()
     assert "shop.tasks.slow" in page
-    assert "2.50 s" in page
+    assert "2.5 s" in page
     assert "process, 3 at once" in page
     assert "shop.tasks.slow" not in root.get("/admin/django_bridge/run/?why=traced").content.decode()
 

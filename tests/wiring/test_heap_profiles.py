@@ -141,7 +141,7 @@ def test_a_view_is_of_the_latest_words_or_the_difference_to_a_time_or_a_release(
     assert (plain.after.bytes, plain.after.processes, plain.before) == (91_000, 2, None)
     hour = queries.heap_view("task", "shop.charge", compare="1h")
     assert hour.before is not None
-    assert (hour.after.bytes, hour.before.bytes, hour.before_is) == (90_000, 5000, "1h ago")
+    assert (hour.after.bytes, hour.before.bytes, hour.before_is) == (90_000, 5000, "1 h ago")
     release = queries.heap_view("task", "shop.charge", compare="release:1.8.1")
     assert release.before is not None
     assert (release.after.bytes, release.before.bytes, release.a_run) == (900.0, 10.0, True)

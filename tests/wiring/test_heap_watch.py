@@ -27,8 +27,8 @@ from celery_trace.heap import watch as watching
 from celery_trace.heap.leaks import leak_table
 from celery_trace.heap.watch import PROCESS, watch_heap
 from celery_trace.model import Kind, ProcessRecord, Role, Stage, Verdict, Window
-from celery_trace.probes.source import code_of
 from celery_trace.settings import Settings
+from celery_trace.text.code_owner import code_of
 from tests.support import heaps as heap_tests
 from tests.support.heap_runs import watched
 

@@ -26,6 +26,7 @@ from celery_trace.model import Kept, Node, failure_id
 from celery_trace.settings import load
 from celery_trace.stores import open_store
 from flower_plugin.auth.roles import Role
+from flower_plugin.context import static_version
 from tests.support import monitor_facts
 from tests.support.monitor_app import Client, make_monitor, serving
 from tests.support.routes import every_address
@@ -34,8 +35,8 @@ from tests.support.routes import every_address
 
 #: Who may read an address: GET, HEAD, OPTIONS.
 READ = {
-    Role.PUBLIC: """
-        /login /login/ /trace/static/x /static/x /favicon.ico /robots.txt
+    Role.PUBLIC: f"""
+        /login /login/ /trace/static/{static_version()}/x /static/x /favicon.ico /robots.txt
     """,
     Role.LOOK: """
         / /workers /broker /api/task/types /api/queues/length /healthcheck /metrics /logout /x

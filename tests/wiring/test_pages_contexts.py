@@ -496,7 +496,7 @@ def test_the_overview_names_workers_near_their_limit_and_when_they_reach_it(tmp_
         )
     queries = Queries(store)
     (item,) = overview.overview(queries, visit())["items"]
-    assert item.what == "big@h is near its limit: 900.0 MiB of 1.00 GiB"
+    assert item.what == "big@h is near its limit: 900.0 MiB of 1.0 GiB"
     assert "pid 7, running shop.load" in item.detail
     assert "reached in 12 min" in item.detail
     assert "<svg" in item.trend

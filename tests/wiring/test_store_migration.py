@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
-from celery_trace.stores import migration, open_store, schema
+from celery_trace.stores import migration, open_store, tables
 from tests.support.schema_facts import tables_of
 from tests.support.store_contract import move_up_from_the_first_schema
 from tests.support.store_records import failure
@@ -23,7 +23,7 @@ def test_migrated_tables_are_those_of_the_schema(tmp_path, monkeypatch):
         open_store(old).close()
     migrated, fresh = open_store(old), open_store(new)
     by_schema = sa.create_engine(f"sqlite:///{tmp_path}/schema.db")
-    schema.metadata.create_all(by_schema)
+    tables.metadata.create_all(by_schema)
     try:
         assert tables_of(migrated.engine) == tables_of(fresh.engine) == tables_of(by_schema)
         migrated.write([failure("t1")])

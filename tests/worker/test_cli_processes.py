@@ -116,7 +116,7 @@ def test_a_wrong_setting_ends_the_worker_at_its_start_with_the_reason(
     environment["CELERY_TRACE_MEMROY"] = "auto"
     started = celery("worker", "-P", "solo", cwd=project, environment=environment)
     assert started.returncode != 0
-    assert "CELERY_TRACE_MEMROY is no setting of celery-trace. Did you mean CELERY_TRACE_MEMORY?" in started.stderr
+    assert "Unknown setting CELERY_TRACE_MEMROY. Did you mean CELERY_TRACE_MEMORY?" in started.stderr
     assert "Traceback" not in started.stderr
     assert not trace_dir.exists()
 

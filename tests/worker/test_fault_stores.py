@@ -16,7 +16,7 @@ import pytest
 from celery_trace.collector import CollectorProcess
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
-from celery_trace.stores import migration, open_store
+from celery_trace.stores import migration, open_store, schema
 from tests.support.processes import REPOSITORY
 from tests.support.waiting import wait_until
 
@@ -166,20 +166,20 @@ def test_a_store_of_the_first_version_is_migrated_by_the_collector_with_what_it_
         more, _ = write(database, "second", 50, 5)
         assert_stored_once(database, collector, written | more, 2 * 50 * 5 + 3)
     with holding(database) as after:
-        assert after.execute(f"SELECT version_num FROM {migration.VERSION_TABLE}").fetchone() == (migration.HEAD,)
+        assert after.execute(f"SELECT version_num FROM {schema.VERSION_TABLE}").fetchone() == (migration.HEAD,)
 
 
 def test_a_store_that_a_newer_host_has_migrated_keeps_records_waiting_until_this_host_is_updated(database):
     with collecting(database) as collector:
         first, _ = write(database, "before", 20, 5)
         wait_until(lambda: not spooled(database), "the first ones are stored", explain=lambda: str(collector.status()))
-    with holding(database, f"UPDATE {migration.VERSION_TABLE} SET version_num = '9999'"):
+    with holding(database, f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'"):
         pass
     with collecting(database) as collector:
         second, slow_us = write(database, "newer", 50, 5)
         wait_for_refusal(collector, "newer celery-trace")
         assert slow_us < 1000
-    with holding(database, f"UPDATE {migration.VERSION_TABLE} SET version_num = '{migration.HEAD}'"):
+    with holding(database, f"UPDATE {schema.VERSION_TABLE} SET version_num = '{migration.HEAD}'"):
         pass
     with collecting(database) as collector:
         assert_stored_once(database, collector, first | second, 20 * 5 + 50 * 5)

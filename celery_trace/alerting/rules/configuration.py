@@ -17,9 +17,10 @@ from msgspec import Struct
 
 from celery_trace.alerting.rules.kinds import SHIPPED, kind_of, kinds_by_name
 from celery_trace.alerting.rules.rule import SEVERITIES, Rule, RuleKind
-from celery_trace.alerting.rules.units import TIME, exact_share
+from celery_trace.alerting.rules.units import TIME
 from celery_trace.settings import SettingError
-from celery_trace.words import duration, exact_duration, read_seconds, read_share, read_whole
+from celery_trace.text.format import duration
+from celery_trace.text.parse import read_seconds, read_share, read_whole, written_seconds, written_share
 
 SETTING = "trace_alert_rules"
 
@@ -53,13 +54,13 @@ def written(rule: Rule) -> dict[str, str]:
         "name": rule.name,
         "above": kind.unit.exact(rule.above),
         "severity": rule.severity,
-        "for": exact_duration(rule.for_s),
-        "hold": exact_duration(rule.hold_s),
-        "clear": exact_share(rule.clear),
-        "repeat": exact_duration(rule.repeat_s),
+        "for": written_seconds(rule.for_s),
+        "hold": written_seconds(rule.hold_s),
+        "clear": written_share(rule.clear),
+        "repeat": written_seconds(rule.repeat_s),
     }
     if kind.shipped.window_s:
-        found["window"] = exact_duration(rule.window_s)
+        found["window"] = written_seconds(rule.window_s)
     if kind.shipped.runs:
         found["runs"] = str(rule.runs)
     found["names"] = ", ".join(rule.names)

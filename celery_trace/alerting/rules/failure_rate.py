@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from celery_trace.alerting.rules.rule import Facts, Reading, Rule, RuleKind, link
 from celery_trace.alerting.rules.units import SHARE
 from celery_trace.model import Rollup
-from celery_trace.words import duration
+from celery_trace.text.format import duration, percent
 
 
 def _read(facts: Facts, rule: Rule) -> Iterator[Reading]:
@@ -25,7 +25,7 @@ def _read(facts: Facts, rule: Rule) -> Iterator[Reading]:
                 subject=f"{kind} {name}",
                 value=failed / runs,
                 text=f"{failed} of {runs} runs of {kind} {name} failed in the last {duration(rule.window_s)} "
-                f"({failed / runs:.0%}; threshold {rule.above:.0%}).",
+                f"({percent(failed / runs)}; threshold {percent(rule.above)}).",
                 link=link("failures", name=name),
             )
 

@@ -16,6 +16,7 @@ from celery_trace.alerting.rules import (
 )
 from celery_trace.alerting.rules.rule import Facts, Reading, Rule, RuleKind
 from celery_trace.model import stable_id
+from celery_trace.text.escape import escaped
 
 #: In the order in which pages and the command line list them.
 KINDS: tuple[RuleKind, ...] = (
@@ -85,9 +86,10 @@ def evaluate(rule: Rule, facts: Facts) -> list[Reading]:
 
 def one_line(text: str, most: int) -> str:
     """
-    One printable line of a bounded length: it goes to logs, mails and terminals, and parts of it come from a task.
+    One line of a bounded length, without hidden characters: it goes to logs, mails and terminals, and parts of it come
+    from a task.
 
     What is cut can still be told apart: a digest of the whole is at its end.
     """
-    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    line = escaped(" ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 12]}… {stable_id(line)[:8]}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from celery_trace.alerting.rules.rule import Facts, Reading, Rule, RuleKind
 from celery_trace.alerting.rules.units import BYTES
 from celery_trace.model import Leak, Verdict
-from celery_trace.words import moment, size
+from celery_trace.text.format import moment, size
 
 # A leaked descriptor, thread or child process has no size of its own, so that it can be compared with `above` it counts
 # as what the kernel holds for it at least: an open file or socket about 1 KiB, a thread or a process its kernel stack

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from celery_trace.alerting.rules.rule import Facts, Reading, Rule, RuleKind
 from celery_trace.alerting.rules.units import COUNT
 from celery_trace.model import FailureSummary, Outcome
-from celery_trace.words import duration, times
+from celery_trace.text.format import duration, times
 
 
 def _read(facts: Facts, rule: Rule) -> Iterator[Reading]:

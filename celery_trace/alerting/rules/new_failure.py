@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from celery_trace.alerting.rules.rule import Facts, Reading, Rule, RuleKind
 from celery_trace.alerting.rules.units import COUNT
 from celery_trace.model import FailureGroup, Outcome
-from celery_trace.words import times
+from celery_trace.text.format import times
 
 
 def _read(facts: Facts, rule: Rule) -> Iterator[Reading]:

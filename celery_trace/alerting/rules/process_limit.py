@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from celery_trace.alerting.rules.rule import Facts, Reading, Rule, RuleKind, link
 from celery_trace.alerting.rules.units import SHARE
 from celery_trace.heap import forecasting
-from celery_trace.words import size
+from celery_trace.text.format import size
 
 
 def _read(facts: Facts, rule: Rule) -> Iterator[Reading]:

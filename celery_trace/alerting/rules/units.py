@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from celery_trace.words import (
-    duration,
-    exact_duration,
-    exact_size,
+from celery_trace.text.format import duration, percent, size
+from celery_trace.text.parse import (
     read_bytes,
     read_seconds,
     read_share,
     read_whole,
-    size,
+    written_bytes,
+    written_seconds,
+    written_share,
 )
 
 TIME = "a time: seconds, or text such as '30s', '10m', '4h', '2d' (at most 366d)"
@@ -30,25 +30,16 @@ class Unit(NamedTuple):
     hint: str  # examples for a form
 
 
-def _share(value: float) -> str:
-    return f"{value * 100:g}%"
-
-
-def exact_share(value: float) -> str:
-    """A share as text that loses nothing: ``20%``."""
-    return f"{round(value * 100, 10):g}%"
-
-
 def _exact_count(value: float) -> str:
     return str(int(value))
 
 
 BYTES = Unit(
-    "bytes", read_bytes, "a size: bytes, or text such as '512 B', '100 KiB', '1.5 GiB'", size, exact_size,
+    "bytes", read_bytes, "a size: bytes, or text such as '512 B', '100 KiB', '1.5 GiB'", size, written_bytes,
     "a size: 512 B, 1.5 GiB",
 )  # fmt: skip
 SHARE = Unit(
-    "share", read_share, "a share: a number from 0 to 1, or text such as '20%'", _share, exact_share, "a share: 20%"
+    "share", read_share, "a share: a number from 0 to 1, or text such as '20%'", percent, written_share, "a share: 20%"
 )
 COUNT = Unit("count", read_whole, "a whole number, 0 or greater", "{:g}".format, _exact_count, "a whole number: 0")
-SECONDS = Unit("seconds", read_seconds, TIME, duration, exact_duration, "a time: 15m, 24h")
+SECONDS = Unit("seconds", read_seconds, TIME, duration, written_seconds, "a time: 15m, 24h")

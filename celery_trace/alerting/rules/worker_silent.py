@@ -8,7 +8,7 @@ from celery_trace.alerting.rules.rule import Facts, Reading, Rule, RuleKind, lin
 from celery_trace.alerting.rules.units import SECONDS
 from celery_trace.intervals import SAMPLE_IDLE_S, SILENT_S
 from celery_trace.model import Role, WorkerView
-from celery_trace.words import duration
+from celery_trace.text.format import duration
 
 #: Roles of processes that are listed with the workers and are none.
 NO_WORKERS = frozenset({Role.WEB, Role.SCRIPT, Role.BEAT})

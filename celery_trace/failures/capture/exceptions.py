@@ -28,12 +28,13 @@ from celery_trace.failures.capture.leaves import LEAVES
 from celery_trace.failures.capture.names import Names
 from celery_trace.failures.capture.scrubbing import scrubbed_exceptions
 from celery_trace.failures.capture.shapes import exception_parts, shape_of
-from celery_trace.failures.capture.source import Ownership, SourceLines
+from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.failures.capture.texts import encodable, length_of_json
 from celery_trace.failures.repeats import Outline, Repeats, identity_of
 from celery_trace.model import Capture, CapturedException, ExceptionInfo
 from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Limits
+from celery_trace.text.code_owner import CodeOwner, project_roots
 
 #: So many exceptions may be wrapped in each other, each with the next one as its only argument.
 _MOST_WRAPPED = 8
@@ -203,9 +204,9 @@ def _notes_of(error: BaseException) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def _workshop(redactor: Redactor, in_app: tuple[str, ...]) -> tuple[SourceLines, Ownership, Names]:
+def _workshop(redactor: Redactor, in_app: tuple[str, ...]) -> tuple[SourceLines, CodeOwner, Names]:
     """What captures with the same settings share: remembered source lines and answers about files and names."""
-    return SourceLines(redactor), Ownership(in_app), Names(redactor)
+    return SourceLines(redactor), CodeOwner(in_app, project_roots()), Names(redactor)
 
 
 class _Capturing:
@@ -223,9 +224,9 @@ class _Capturing:
         self.limits = limits
         self.redactor = redactor
         self.scrubber = scrubber if scrubber is not None else Scrubber()
-        source, ownership, names = _workshop(redactor, tuple(in_app))
+        source, owner, names = _workshop(redactor, tuple(in_app))
         self.heap = HeapEncoder(limits, redactor, self.scrubber, shape_of, LEAVES, names)
-        self.frames = FrameEncoder(self.heap, source, ownership)
+        self.frames = FrameEncoder(self.heap, source, owner)
 
     def text(self, text: str, most: int) -> str:
         """A text beside the heap: redacted and cut, and counted in bytes."""

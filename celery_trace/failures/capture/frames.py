@@ -8,9 +8,10 @@ from types import FrameType, FunctionType, ModuleType, TracebackType
 from typing import Any, NamedTuple
 
 from celery_trace.failures.capture.heap import HeapEncoder
-from celery_trace.failures.capture.source import Ownership, SourceLines
+from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.failures.capture.texts import encodable
 from celery_trace.model import Frame, Variable
+from celery_trace.text.code_owner import CodeOwner
 
 #: Frames kept of one exception, after folding; the middle is left out.
 MOST_FRAMES = 60
@@ -120,10 +121,10 @@ def _is_definition(value: object) -> bool:
 class FrameEncoder:
     """Encodes the frames of one capture onto its heap."""
 
-    def __init__(self, heap: HeapEncoder, source: SourceLines, ownership: Ownership) -> None:
+    def __init__(self, heap: HeapEncoder, source: SourceLines, owner: CodeOwner) -> None:
         self._heap = heap
         self._source = source
-        self._ownership = ownership
+        self._owner = owner
         self.waiting: list[deque[tuple[int, object, int]]] = []
 
     def encode(self, places: Iterable[Place], hidden: Mapping[int, Any] | None = None) -> list[Frame]:
@@ -151,7 +152,7 @@ class FrameEncoder:
         name = frame.f_globals.get("__name__")
         module = encodable(name) if type(name) is str else ""
         file = encodable(code.co_filename)
-        in_app = self._ownership.in_app(file, module)
+        in_app = self._owner(file, module)
         line_code, start, context, stale, size = self._source.around(file, place.line, self._source.changed_at_s(file))
         if heap.bytes_left < heap.limits.bytes // 2:
             context, start = [], 0  # the locals matter more than the lines, which may be read elsewhere

@@ -39,6 +39,7 @@ from celery_trace.shell.session import (
     SessionGone,
     ShellError,
 )
+from celery_trace.text.format import duration
 from celery_trace.transports.raw import Refusal
 
 logger = logging.getLogger("celery_trace.shell")
@@ -267,7 +268,7 @@ class LiveSession:
                 except queue.Empty:
                     silent_s = self._clock.monotonic_s() - self._heard_s
                     if silent_s > timeout_s:
-                        self._end(f"the process has said nothing for {silent_s:.0f} s")
+                        self._end(f"the process has said nothing for {duration(round(silent_s))}")
                         self._forget_queue()
                         raise SessionGone(self.gone) from None
                     if action == "run" and silent_s > 2.0 and not pinged:

@@ -31,6 +31,7 @@ from celery_trace.shell.live.channel import reply_address
 from celery_trace.shell.live.executor import Executor
 from celery_trace.shell.session import CODE_LIMIT, Event
 from celery_trace.shell.trace_object import Facts, Trace
+from celery_trace.text.format import duration
 from celery_trace.transports.raw import Refusal
 
 logger = logging.getLogger("celery_trace.shell")
@@ -282,7 +283,7 @@ class LiveHost:
         left_s = max(0.0, target.until_s - self._clock.now_s())
         notices = [
             "Live: what you type runs in the process that failed, beside the tasks that it runs now.",
-            f"It keeps this failure for {left_s / 60:.0f} more minutes, unless newer failures need the room.",
+            f"It keeps this failure for {duration(round(left_s))} more, unless newer failures need the room.",
         ]
         frames = [(plain_text(frame.file), frame.line, plain_text(frame.function)) for frame in session.trace.frames]
         self._answer(

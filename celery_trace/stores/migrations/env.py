@@ -1,13 +1,15 @@
-"""Alembic runs this; the connection comes from :mod:`celery_trace.stores.migration`."""
+"""Alembic runs this; what it is to do comes from :mod:`celery_trace.stores.migration`."""
 
 from alembic import context
 
 from celery_trace.stores import schema
 
-context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=schema.metadata,
-    version_table=schema.PREFIX + "alembic",
-)
-with context.begin_transaction():
+connection = context.config.attributes.get("connection")
+if connection is not None:
+    context.configure(connection=connection, version_table=schema.VERSION_TABLE)
+    with context.begin_transaction():
+        context.run_migrations()
+else:  # only the statements are wanted; whoever asks for them has the transaction
+    dialect = context.config.attributes["dialect"]
+    context.configure(dialect_name=dialect, version_table=schema.VERSION_TABLE, literal_binds=True)
     context.run_migrations()

@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 
-from celery_trace.cli import report
+from celery_trace.cli.renderers.failures import failures as failure_table
+from celery_trace.cli.renderers.leaks import leaks as leak_table
+from celery_trace.cli.renderers.workers import workers as worker_table
 from django_bridge.management.store_command import StoreCommand, duration_s
 
 
@@ -38,8 +40,8 @@ class Command(StoreCommand):
             return
         style = self.style_of(options)
         for title, text in (
-            ("LEAKS", report.leaks(leaks, style)),
-            ("FAILURES", report.failures(failures, style)),
-            ("PROCESSES", report.workers(workers, style)),
+            ("LEAKS", leak_table(leaks, style)),
+            ("FAILURES", failure_table(failures, style)),
+            ("PROCESSES", worker_table(workers, style)),
         ):
             self.stdout.write(f"{title}\n\n{text}\n")

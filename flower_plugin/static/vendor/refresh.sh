@@ -4,6 +4,7 @@
 set -eu
 
 UPLOT=1.6.32
+IDIOMORPH=0.8.0
 AXE=4.14.1
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -20,6 +21,10 @@ cp "$work/uplot/dist/uPlot.iife.min.js" "$here/uplot-$UPLOT.min.js"
 cp "$work/uplot/dist/uPlot.min.css" "$here/uplot-$UPLOT.min.css"
 cp "$work/uplot/LICENSE" "$here/uplot.LICENSE"
 
+fetch idiomorph "$IDIOMORPH"
+cp "$work/idiomorph/dist/idiomorph.esm.js" "$here/idiomorph-$IDIOMORPH.esm.js"
+cp "$work/idiomorph/LICENSE" "$here/idiomorph.LICENSE"
+
 # Only the tests use axe-core, so it is not part of the package.
 tests="$root/tests/browser/vendor"
 mkdir -p "$tests"
@@ -29,6 +34,7 @@ cp "$work/axe-core/LICENSE" "$tests/axe-core.LICENSE"
 
 cat >"$here/VERSIONS" <<LIST
 uplot $UPLOT MIT https://github.com/leeoniya/uPlot
+idiomorph $IDIOMORPH 0BSD https://github.com/bigskysoftware/idiomorph
 LIST
 cat >"$tests/VERSIONS" <<LIST
 axe-core $AXE MPL-2.0 https://github.com/dequelabs/axe-core

@@ -31,10 +31,8 @@ def upgrade() -> None:
     # The leak table is made from the windows: each name in it is computed once more when it is read next.
     leaks = sa.table("celery_trace_leaks", sa.column("id"), sa.column("kind"), sa.column("name"))
     state = sa.table("celery_trace_leak_state", *map(sa.column, ("id", "kind", "name", "at_s", "username")))
-    connection = op.get_bind()
-    named = connection.execute(sa.select(sa.func.min(leaks.c.id), leaks.c.kind, leaks.c.name).group_by("kind", "name"))
-    due = [
-        {"id": f"name:{key}", "kind": kind, "name": name, "at_s": 0.0, "username": "0003"} for key, kind, name in named
-    ]
-    if due:
-        connection.execute(state.insert(), due)
+    due = sa.select(
+        sa.literal("name:").concat(sa.func.min(leaks.c.id)), leaks.c.kind, leaks.c.name, sa.literal(0.0),
+        sa.literal("0003"),
+    ).group_by(leaks.c.kind, leaks.c.name)  # fmt: skip
+    op.execute(state.insert().from_select(["id", "kind", "name", "at_s", "username"], due))

@@ -1,0 +1,84 @@
+"""Alerts, their deliveries and the rules in force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from celery_trace.alerting.rules.rule import Rule, RuleKind
+from celery_trace.cli.renderers.style import Style
+from celery_trace.cli.renderers.tables import Column, state, table
+from celery_trace.model import AlertView, Delivery
+from celery_trace.text.format import NONE, duration, moment, times
+
+
+def alerts(rows: Iterable[AlertView], style: Style) -> str:
+    """Alerts with what they say."""
+    return table(
+        [
+            Column("STATE"), Column("SEVERITY", spare=True), Column("RULE"), Column("SINCE", right=True),
+            Column("TEXT", elastic=True), Column("NOTE", elastic=True), Column("ID", whole=True),
+        ],
+        (
+            [
+                state(alert.state), alert.severity, alert.rule, style.ago(alert.fired_at or alert.since), alert.text,
+                _note(alert, style), alert.id,
+            ]
+            for alert in rows
+        ),
+        style,
+        "No alert. Rules are evaluated while the monitor runs, and by `celery trace alerts --evaluate`.",
+    )  # fmt: skip
+
+
+def _note(alert: AlertView, style: Style) -> str:
+    notes = []
+    if alert.acknowledged_by:
+        notes.append(f"acknowledged by {alert.acknowledged_by}")
+    if (alert.silenced_until or 0.0) > style.now_s:
+        notes.append(f"silenced until {moment(alert.silenced_until or 0.0)}")
+    if alert.count > 1:
+        notes.append(f"fired {times(alert.count)}")
+    return ", ".join(notes)
+
+
+def deliveries(rows: Iterable[Delivery], style: Style) -> str:
+    """The delivery log."""
+    return table(
+        [
+            Column("AT"), Column("TAKEN"), Column("CHANNEL"), Column("ATTEMPT", right=True),
+            Column("ALERT", whole=True), Column("ERROR", elastic=True),
+        ],
+        (
+            [
+                moment(delivery.at), ("yes", "green") if delivery.ok else ("no", "red"), delivery.channel,
+                delivery.attempt, delivery.alert, delivery.error,
+            ]
+            for delivery in rows
+        ),
+        style,
+        "Nothing was delivered yet.",
+    )  # fmt: skip
+
+
+def rules(in_force: Iterable[tuple[Rule, RuleKind]], style: Style) -> str:
+    """Rules and their kinds."""
+    return table(
+        [
+            Column("RULE"), Column("SEVERITY", spare=True), Column("ABOVE", right=True),
+            Column("FOR", right=True), Column("HOLD", right=True, spare=True), Column("REPEAT", right=True, spare=True),
+            Column("MEANING", elastic=True),
+        ],
+        (
+            [
+                rule.name, rule.severity, kind.unit.in_words(rule.above), _time(rule.for_s), _time(rule.hold_s),
+                _time(rule.repeat_s), kind.meaning,
+            ]
+            for rule, kind in in_force
+        ),
+        style,
+        "No rule is in force: trace_alert_rules is empty.",
+    )  # fmt: skip
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds else NONE

@@ -1,0 +1,168 @@
+"""Failures: a list of them, and one with its exceptions, frames, source and locals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from celery_trace.cli.renderers.leaks import stack
+from celery_trace.cli.renderers.style import Style
+from celery_trace.cli.renderers.tables import Column, fact, shortened, state, table
+from celery_trace.model import ChainLink, FailureDetail, FailureSummary, FrameView, LocalValue
+from celery_trace.text.escape import escaped, escaped_lines
+from celery_trace.text.format import NONE, duration, moment, size, times
+
+#: Kills of one message that :func:`failure` lists, the last ones.
+_MOST_KILLS = 10
+#: Columns that the value of a local may take.
+_MOST_VALUE = 160
+
+
+def failures(rows: Iterable[FailureSummary], style: Style) -> str:
+    """Failed runs, one a line."""
+    return table(
+        [
+            Column("AT", right=True), Column("OUTCOME"), Column("NAME", elastic=True), Column("WHAT", elastic=True),
+            Column("COUNT", right=True, spare=True), Column("WORKER", elastic=True, spare=True),
+            Column("LIVE", spare=True), Column("ID", whole=True),
+        ],
+        (
+            [
+                style.ago(failure.at), state(failure.outcome), f"{failure.kind} {failure.name}", _what(failure),
+                failure.count, f"{failure.worker or failure.hostname} ({failure.pid})",
+                ("live", "green") if failure.live else "", failure.id,
+            ]
+            for failure in rows
+        ),
+        style,
+        "No failure was recorded.",
+    )  # fmt: skip
+
+
+def _what(failure: FailureSummary) -> str:
+    words = [f"{failure.exception.type}: {failure.exception.message}"] if failure.exception else []
+    if failure.kills > 1:
+        words.insert(0, f"killed {times(failure.kills)}")
+    return "; ".join(words) or NONE
+
+
+def failure(found: FailureDetail, style: Style) -> str:
+    """One failure: its exceptions with frames, source and locals, and where it came from."""
+    lines = [
+        *_head(found, style),
+        *_origin(found),
+        *_cost(found),
+        *_repeats(found),
+        *_arguments(found),
+        *_exceptions(found, style),
+        *_last_sample(found, style),
+        *_rest(found),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _head(found: FailureDetail, style: Style) -> Iterator[str]:
+    what = f"{found.exception.type}: {found.exception.message}" if found.exception else str(found.outcome)
+    yield style.paint(f"{found.kind} {escaped(found.name)}: {found.outcome}", "red")
+    yield f"  {escaped_lines(what)}"
+    yield ""
+    yield fact("at", f"{moment(found.at)} ({style.ago(found.at)})")
+    process = f", pid {found.pid}" if found.pid else ", in no process of its pool"
+    live = f"; still held there until {moment(found.live_until)}" if found.live and found.live_until else ""
+    yield fact("where", escaped(found.worker or found.hostname) + process + live)
+
+
+def _origin(found: FailureDetail) -> Iterator[str]:
+    if found.task_id:
+        yield fact("task", f"{escaped(found.task_id)}, {found.retries} retries before")
+    if found.task is not None and found.task.queue:
+        yield fact("queue", escaped(found.task.queue))
+    if found.request is not None:
+        yield fact("request", f"{escaped(found.request.method)} {escaped(found.request.path)}")
+
+
+def _cost(found: FailureDetail) -> Iterator[str]:
+    if found.duration_s is not None:
+        yield fact("took", duration(found.duration_s))
+    if found.memory is not None:
+        yield fact("memory", f"{size(found.memory.rss_bytes)} resident")
+
+
+def _repeats(found: FailureDetail) -> Iterator[str]:
+    if found.count > 1:
+        yield fact("group", f"{found.count} of the same (fingerprint {found.fingerprint})")
+    if len(found.killed) > 1:
+        yield fact("killed", f"{times(len(found.killed))}, once at each delivery of the message")
+        for kill in found.killed[-_MOST_KILLS:]:
+            yield fact("", f"{moment(kill.at_s)} {escaped(kill.worker)}, pid {kill.pid}")
+    if found.note:
+        yield fact("note", escaped(found.note))
+    if found.returned:
+        yield fact("returned", escaped(found.returned))
+
+
+def _arguments(found: FailureDetail) -> Iterator[str]:
+    values = [*found.args, *found.kwargs]
+    if values:
+        yield from ("", "Arguments")
+        yield from _values(values, "  ")
+
+
+def _exceptions(found: FailureDetail, style: Style) -> Iterator[str]:
+    for link in found.chain:
+        yield ""
+        yield from _chain_link(link, style)
+    if not found.chain and found.frames:
+        yield from ("", "Frames, innermost first")
+        for frame in found.frames:
+            yield from _frame(frame, style)
+
+
+def _last_sample(found: FailureDetail, style: Style) -> Iterator[str]:
+    sample = found.last_sample
+    # Where nobody else saw a killed run, its frames are the black box's, and were shown already.
+    shown = [(frame.file, frame.line) for frame in found.frames] if not found.chain else []
+    if sample is None or [(line.file, line.line) for line in sample.stack] == shown:
+        return
+    yield ""
+    if sample.crash:
+        yield f"Where it crashed ({escaped(sample.crash)})"
+    else:
+        yield f"Last seen {duration(sample.age_s)} before its end, innermost first"
+    yield from stack(sample.stack, style)
+
+
+def _rest(found: FailureDetail) -> Iterator[str]:
+    if found.traceback_text and not found.chain:
+        yield from ("", escaped_lines(found.traceback_text.rstrip()))
+    if found.cut_values or found.redacted_values:
+        yield from ("", f"{found.cut_values} values were cut, {found.redacted_values} redacted.")
+
+
+def _chain_link(link: ChainLink, style: Style) -> Iterator[str]:
+    how = {"cause": "caused by", "context": "while handling", "group": "in the group"}.get(link.link, "")
+    yield style.paint(f"{how} {escaped(link.type)}: {escaped_lines(link.message)}".strip(), "red")
+    for note in link.notes:
+        yield f"  note: {escaped(note)}"
+    for frame in link.frames:
+        yield from _frame(frame, style)
+    if link.frames_cut:
+        yield f"  … {link.frames_cut} frames were cut"
+
+
+def _frame(frame: FrameView, style: Style) -> Iterator[str]:
+    folded = f" ({frame.folded} more of the same)" if frame.folded else ""
+    where = f"  {style.place(frame.file, frame.line)} in {escaped(frame.qualname or frame.function)}{folded}"
+    yield where if frame.in_app else style.paint(where, "dim")
+    if frame.code:
+        yield f"    {style.paint('> ' + escaped(frame.code.strip()), 'cyan')}"
+    yield from _values(frame.locals, "      ")
+    if frame.locals_cut:
+        yield f"      … {frame.locals_cut} more"
+
+
+def _values(values: Iterable[LocalValue], margin: str) -> Iterator[str]:
+    for value in values:
+        text = "(redacted)" if value.redacted else escaped(value.value)
+        cut = f" … {value.cut} cut" if value.cut else ""
+        name = f"{escaped(value.name)} = " if value.name else ""
+        yield f"{margin}{name}{shortened(text, _MOST_VALUE)}{cut}"

@@ -1,0 +1,100 @@
+"""Leaks: a table of them, and one with its line, its holder and its types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from celery_trace.cli.renderers.style import OF_STATE, Style
+from celery_trace.cli.renderers.tables import Column, fact, state, table
+from celery_trace.model import Leak, Line
+from celery_trace.text.escape import escaped
+from celery_trace.text.format import moment, percent, size
+
+
+def leaks(rows: Iterable[Leak], style: Style) -> str:
+    """The leak table: what each run keeps, where."""
+    return table(
+        [
+            Column("VERDICT"), Column("KEPT/RUN", right=True), Column("KEPT", right=True, spare=True),
+            Column("RUNS", right=True, spare=True), Column("NAME", elastic=True), Column("WHERE", elastic=True),
+            Column("SEEN", right=True, spare=True), Column("ID", whole=True),
+        ],
+        (
+            [
+                state(leak.verdict), amount(leak), size(leak.kept_bytes_total), leak.runs,
+                f"{leak.kind} {leak.name}" if leak.kind != "process" else f"process ({leak.role or '?'})",
+                style.place(leak.file, leak.line) if leak.file else _without_line(leak),
+                style.ago(leak.last_seen), leak.id,
+            ]
+            for leak in rows
+        ),
+        style,
+        "No leak was found. A verdict needs 120 runs of a task; `celery trace workers` shows what was seen.",
+    )  # fmt: skip
+
+
+def _without_line(leak: Leak) -> str:
+    return f"native ({leak.resource or 'memory'})" if leak.native else "line not found yet"
+
+
+def amount(leak: Leak) -> str:
+    """What one run keeps, in the unit that fits the leak."""
+    if leak.resource in {"fds", "threads", "children"}:
+        return f"{leak.kept_blocks_per_run:.3g} {leak.resource}"
+    return size(leak.kept_bytes_per_run)
+
+
+def leak(found: Leak, style: Style) -> str:
+    """One leak: how much, where, what and what holds it."""
+    lines = [
+        style.paint(f"{found.kind} {escaped(found.name)}: {found.verdict}", OF_STATE.get(found.verdict, "bold")),
+        "",
+        *_facts(found),
+        *_where(found, style),
+    ]
+    if found.retained_by:
+        lines += ["", "Held by"]
+        for depth, holder in enumerate(found.retained_by):
+            lines.append(f"  {'  ' * depth}{'└ ' if depth else ''}{escaped(holder)}")
+    if found.types:
+        kinds = ([kind.type, kind.count, size(kind.bytes)] for kind in found.types)
+        columns = [Column("TYPE", elastic=True), Column("COUNT", right=True), Column("BYTES", right=True)]
+        lines += ["", "What stays", table(columns, kinds, style)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _facts(found: Leak) -> Iterator[str]:
+    yield fact("keeps", f"{amount(found)} a run, {size(found.kept_bytes_total)} in all")
+    seen = f"from {moment(found.first_seen)} to {moment(found.last_seen)}"
+    yield fact("seen over", f"{found.runs} runs in {found.processes} processes, {seen}")
+    if found.why:
+        sure = f" ({percent(found.confidence)} sure that it grows)" if found.confidence else ""
+        yield fact("why", escaped(found.why) + sure)
+    if found.waits_for:
+        yield fact("waits for", escaped(found.waits_for))
+    if found.began_with:
+        at = f", {moment(found.began_at)}" if found.began_at else ""
+        yield fact("began with", f"release {escaped(found.began_with)}{at}")
+    if found.bounded:
+        yield fact("bounded by", escaped(found.bounded))
+    if found.concurrent:
+        yield "  runs overlapped: the growth belongs to the process, not surely to this name"
+    if found.note:
+        yield fact("note", escaped(found.note))
+
+
+def _where(found: Leak, style: Style) -> Iterator[str]:
+    if found.file:
+        yield from ("", "Allocated at")
+        yield from stack([Line(found.file, found.line, found.function, found.code)], style)
+    if len(found.traceback) > 1:
+        yield "called from"
+        yield from stack(found.traceback[1:], style)
+
+
+def stack(lines: Iterable[Line], style: Style) -> Iterator[str]:
+    """Lines of code, each with its place and its function."""
+    for line in lines:
+        yield f"  {style.place(line.file, line.line)} in {escaped(line.function or '?')}"
+        if line.code:
+            yield f"    {escaped(line.code.strip())}"

@@ -1,0 +1,50 @@
+"""How text for a terminal is shown: colours, width, times and file names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from msgspec import Struct
+
+from celery_trace.text import format
+from celery_trace.text.code_owner import CodeOwner
+from celery_trace.text.escape import escaped
+
+_LOOKS: dict[str, dict[str, Any]] = {
+    "red": {"fg": "red"}, "green": {"fg": "green"}, "yellow": {"fg": "yellow"}, "cyan": {"fg": "cyan"},
+    "bold": {"bold": True}, "dim": {"dim": True},
+}  # fmt: skip
+
+#: The colour of a state, a verdict or an outcome.
+OF_STATE = {
+    "leaking": "red", "growing": "yellow", "suspect": "yellow", "steady": "green",
+    "firing": "red", "pending": "yellow", "resolved": "green",
+    "lost": "red", "failed": "red", "time_limit": "red", "retried": "yellow",
+}  # fmt: skip
+
+
+class Style(Struct, frozen=True, kw_only=True):
+    """
+    How it is shown.
+
+    ``colour`` is for terminals only; ``width`` in columns cuts tables, 0 cuts nothing; ``now_s`` is the reader's clock;
+    files below ``root`` are shown relative to it.
+    """
+
+    now_s: float
+    colour: bool = False
+    width: int = 0
+    root: str = ""
+
+    def paint(self, text: str, colour: str) -> str:
+        """The text in a colour, where colours are shown."""
+        return click.style(text, **_LOOKS[colour]) if self.colour and colour else text
+
+    def ago(self, at_s: float | None) -> str:
+        """How long ago."""
+        return format.ago(at_s, self.now_s)
+
+    def place(self, file: str, line: int) -> str:
+        """``file:line``, relative to the root or to the installed packages where the file is below them."""
+        return f"{escaped(CodeOwner(roots=[self.root]).short(file))}:{line}" if file else format.NONE

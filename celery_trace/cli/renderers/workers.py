@@ -1,0 +1,71 @@
+"""Workers with their processes, what reaches its limit, and the limits that they need."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from celery_trace.cli.renderers.style import Style
+from celery_trace.cli.renderers.tables import Cell, Column, table
+from celery_trace.heap import forecasting
+from celery_trace.heap.needs import Proposal
+from celery_trace.model import Forecast, MemoryState, ProcessView, WorkerView
+from celery_trace.text.escape import escaped
+from celery_trace.text.format import NONE, percent, size
+
+
+def workers(rows: Iterable[WorkerView], style: Style) -> str:
+    """Workers, and their living processes below each; ended ones are counted."""
+    return table(
+        [
+            Column("WORKER", elastic=True), Column("STATE"), Column("ROLE", spare=True), Column("RSS", right=True),
+            Column("USS", right=True), Column("FDS", right=True, spare=True), Column("RUNS", right=True),
+            Column("OVERHEAD", right=True, spare=True), Column("SEEN", right=True), Column("RUNNING", elastic=True),
+        ],
+        (line for worker in rows for line in _lines(worker, style)),
+        style,
+        "No worker has reported. Start one with: CELERY_TRACE=1 celery -A proj worker -E",
+    )  # fmt: skip
+
+
+def _lines(worker: WorkerView, style: Style) -> Iterator[Sequence[Cell]]:
+    yield [
+        (escaped(worker.name), "bold"), ("alive", "green") if worker.alive else ("silent", "yellow"), worker.role,
+        size(worker.rss_bytes), "", "", "", percent(worker.overhead_ratio), style.ago(worker.last_seen), "",
+    ]  # fmt: skip
+    for process in worker.processes:
+        if process.ended_at is None:
+            yield _line(process, style)
+    ended = [process for process in worker.processes if process.ended_at is not None]
+    if ended:
+        yield [f"  {_ended(ended)}", *[""] * 9]
+
+
+def _line(process: ProcessView, style: Style) -> Sequence[Cell]:
+    memory = process.memory or MemoryState()
+    return [
+        f"  pid {process.pid}", "", process.role, size(memory.rss_bytes if process.memory else None),
+        size(memory.uss_bytes), memory.fds if memory.fds is not None else NONE, process.runs,
+        percent(process.overhead_ratio), style.ago(process.at), process.running,
+    ]  # fmt: skip
+
+
+def _ended(processes: Sequence[ProcessView]) -> str:
+    """How many processes ended, and in which way: ``3 ended: 2 by exit, 1 killed``."""
+    ways = Counter("by exit" if process.ended_how in {"", "exit"} else process.ended_how for process in processes)
+    return f"{len(processes)} ended: " + ", ".join(f"{count} {how}" for how, count in sorted(ways.items()))
+
+
+def forecasts(found: Iterable[Forecast], proposals: Iterable[tuple[str, Proposal]], style: Style) -> str:
+    """What reaches its limit, and the limits that workers need, below their table."""
+    lines = [
+        style.paint(f"{escaped(forecasting.who(one))} {escaped(forecasting.sentence(one))}.", "yellow")
+        + f" Now {size(one.used_bytes)}, {size(one.bytes_per_hour)} more an hour."
+        for one in found
+    ]
+    for worker, proposal in proposals:
+        lines.append(
+            f"{escaped(worker)} needs --max-memory-per-child {proposal.child_kib} -c {proposal.concurrency} "
+            f"and a container with {size(proposal.container_bytes)}. {escaped(proposal.how)}."
+        )
+    return "".join(f"\n{line}\n" for line in lines)

@@ -1,0 +1,128 @@
+"""
+The store's tables as Django models, for ``trace_store = "django"``.
+
+The tables are described in :mod:`celery_trace.stores.schema` alone, and made by the store's own migrations; these
+models read them. Times are seconds since the epoch. The collector writes the rows.
+"""
+
+from __future__ import annotations
+
+from celery_trace.stores import schema
+from django_bridge.store_models import StoreRow
+
+
+class Failure(StoreRow, table=schema.failures):
+    """A failed run; its whole record stands in ``payload``, or what distinguishes it from a :class:`SharedCapture`."""
+
+
+class FailureValues(
+    StoreRow,
+    table=schema.failure_values,
+    verbose_name="values of a failure",
+    verbose_name_plural="values of failures",
+):
+    """What a failure held, as short text for the search."""
+
+
+class SharedCapture(StoreRow, table=schema.captures):
+    """A record that other failures of its group are stored as a difference to."""
+
+
+class Group(StoreRow, table=schema.groups, verbose_name="group of failures", verbose_name_plural="groups of failures"):
+    """Failures that share a fingerprint."""
+
+
+class Trend(StoreRow, table=schema.trends):
+    """How often a group failed in an hour."""
+
+
+class Kept(StoreRow, table=schema.kept, verbose_name="kept failure", verbose_name_plural="kept failures"):
+    """A failure whose live objects a process holds."""
+
+
+class Leak(StoreRow, table=schema.leaks):
+    """A row of the leak table: a function of the windows."""
+
+
+class LeakState(
+    StoreRow, table=schema.leak_state, verbose_name="state of a leak", verbose_name_plural="states of leaks"
+):
+    """A leak that somebody resolved, or a name to look at again."""
+
+
+class Window(StoreRow, table=schema.windows):
+    """Evidence about one name in one process."""
+
+
+class HeapProfile(StoreRow, table=schema.heap_profiles):
+    """What a name has left alive in one process by call stack, the latest of an hour."""
+
+
+class Process(StoreRow, table=schema.processes, verbose_name_plural="processes"):
+    """A traced process, with what its latest sample said."""
+
+
+class Sample(StoreRow, table=schema.samples):
+    """A point in a process's memory series."""
+
+
+class Stats(StoreRow, table=schema.stats, verbose_name="statistics", verbose_name_plural="statistics"):
+    """A process's account of itself."""
+
+
+class Run(StoreRow, table=schema.runs):
+    """One run that is kept by itself."""
+
+
+class RunName(StoreRow, table=schema.names, verbose_name="name"):
+    """A name that ever ran."""
+
+
+class Queue(StoreRow, table=schema.queues, verbose_name="queue of a name", verbose_name_plural="queues of names"):
+    """A name that was seen in a queue of the broker."""
+
+    def __str__(self) -> str:
+        return str(self.queue)
+
+
+class Rollup(StoreRow, table=schema.rollups):
+    """A process's runs of one name in five minutes."""
+
+
+class Total(StoreRow, table=schema.totals):
+    """The rollups of all processes, added up."""
+
+
+class Tally(StoreRow, table=schema.tallies, verbose_name_plural="tallies"):
+    """A running sum."""
+
+
+class Alert(StoreRow, table=schema.alerts):
+    """An alert and its state."""
+
+    def __str__(self) -> str:
+        return str(self.subject)
+
+
+class Delivery(StoreRow, table=schema.deliveries, verbose_name_plural="deliveries"):
+    """One attempt to deliver an alert."""
+
+
+class Shell(StoreRow, table=schema.shells):
+    """A shell session over a failure."""
+
+
+class ShellLine(
+    StoreRow, table=schema.shell_lines, verbose_name="line of a shell", verbose_name_plural="lines of shells"
+):
+    """A line of a shell's transcript."""
+
+
+class AuditEntry(StoreRow, table=schema.audit, verbose_name_plural="audit entries"):
+    """A command that somebody gave to a process."""
+
+
+class StoreFact(
+    StoreRow, table=schema.meta, verbose_name="fact of the store", verbose_name_plural="facts of the store"
+):
+    """What the store knows of itself, such as its schema's version."""

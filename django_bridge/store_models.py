@@ -1,0 +1,84 @@
+# mypy: disallow-subclassing-any=False
+"""Makes Django's models from the tables of :mod:`celery_trace.stores.schema`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+from django.db.models.base import ModelBase
+
+from celery_trace.stores import schema
+from django_bridge import configuration
+
+
+class StoreManager(models.Manager):
+    """Reads from the Django database that ``trace_store`` names, whatever the routers say."""
+
+    def get_queryset(self) -> Any:
+        """All rows, in the store's own database."""
+        rows = super().get_queryset()
+        alias = configuration.database_alias(configuration.settings().store)
+        return rows.using(alias) if alias is not None and self._db is None else rows
+
+
+_FIELDS = {
+    "text": models.CharField,
+    "long text": models.TextField,
+    "whole": models.BigIntegerField,
+    "real": models.FloatField,
+    "flag": models.BooleanField,
+    "bytes": models.BinaryField,
+}
+
+
+def field(column: schema.Column) -> Any:
+    """The field that reads a column."""
+    options: dict[str, Any] = {}
+    if column.type.length is not None:
+        options["max_length"] = column.type.length
+    if column.key:
+        options["primary_key"] = True
+    elif column.nullable:
+        options |= {"null": True, "blank": True}
+    else:
+        options |= {"default": column.empty, "blank": column.empty == ""}
+    return _FIELDS[column.type.kind](**options)
+
+
+class StoreModel(ModelBase):
+    """
+    The class of models that are made from a table of the store; Django never makes or changes such a table.
+
+    Args:
+        table: The table; without one it is a model like others, such as a proxy.
+        only: The columns; all of them if none is named.
+        verbose_name, and others: What would stand in ``Meta``.
+    """
+
+    def __new__(
+        cls,
+        name: str,
+        bases: tuple[type, ...],
+        attrs: dict[str, Any],
+        table: schema.Table | None = None,
+        only: tuple[str, ...] = (),
+        **options: Any,
+    ) -> Any:
+        """Add the fields and ``Meta``."""
+        if table is not None:
+            attrs |= {one.name: field(one) for one in table.columns if not only or one.name in only}
+            attrs["Meta"] = type("Meta", (), options | {"managed": False, "db_table": table.name})
+        return super().__new__(cls, name, bases, attrs)
+
+
+class StoreRow(models.Model, metaclass=StoreModel):
+    """A row of the store, to be read."""
+
+    objects = StoreManager()
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return str(getattr(self, "name", self.pk))

@@ -1,0 +1,75 @@
+// A flame graph as boxes: who stands above whom, how wide, in which colour, with which words.
+import {escaped, percent, size} from "../page/text.js";
+
+// Pixels; what is narrower is not drawn.
+const LEAST = 2;
+
+// Nodes from rows: [frame, bytes, bytes before, width, [children]].
+export function grow(rows, frames) {
+    let most = 1;
+    function make(row, parent, depth) {
+        const [frame, bytes, before, width, below] = row;
+        const node = {frame: frames[frame], bytes, before, width, parent, depth};
+        most = Math.max(most, Math.abs(bytes - before));
+        node.below = below.map((child) => make(child, node, depth + 1));
+        return node;
+    }
+    const root = make(rows, null, 0);
+    root.most = most;
+    return root;
+}
+
+// The way from the outermost call to a node, as places among siblings; it stays when the page is refreshed.
+export function way(node) { return node.parent ? [...way(node.parent), node.parent.below.indexOf(node)] : []; }
+
+export function follow(root, places = []) { return places.reduce((node, place) => node.below[place] || node, root); }
+
+// A node and all that called it, innermost first.
+export function callers(node) { return node ? [node, ...callers(node.parent)] : []; }
+
+export function beside(node, step) {
+    const row = node.parent ? node.parent.below : [node];
+    return row[row.indexOf(node) + step];
+}
+
+// Boxes for what is zoomed and what it called, below the whole width of all that called it.
+export function layout(zoom, pixels) {
+    const boxes = callers(zoom).slice(1).reverse().map((node) => ({node, left: 0, width: pixels, above: true}));
+    function put(node, left, width) {
+        boxes.push({node, left, width, above: false});
+        for (const child of node.below) {
+            const part = width * child.width / (node.width || 1);
+            if (part >= LEAST) { put(child, left, part); }
+            left += part;
+        }
+    }
+    put(zoom, 0, pixels);
+    return boxes;
+}
+
+function tone(text) {
+    let sum = 0;
+    for (let at = 0; at < text.length; at += 1) { sum = (sum * 31 + text.charCodeAt(at)) % 997; }
+    return sum % 3;
+}
+
+// The class of a node's colour: whose code it is, or how much it grew.
+export function look(node, most, compared) {
+    const [name, where, , own] = node.frame;
+    if (!compared) { return (own ? "tr-own-" : "tr-lib-") + tone(where || name); }
+    const change = node.bytes - node.before;
+    const share = Math.abs(change) / most;
+    if (share < 0.005) { return "tr-same"; }
+    return (change > 0 ? "tr-grew-" : "tr-shrank-") + (share > 0.5 ? 3 : share > 0.15 ? 2 : 1);
+}
+
+export function words(node, root, data) {
+    const unit = data.aRun ? " a run" : "";
+    const [name, where] = node.frame;
+    const text = [name, where, size(node.bytes) + unit].filter(Boolean).join(" · ");
+    if (data.compared) {
+        const change = size(node.bytes - node.before, {signed: true});
+        return escaped(`${text}, before ${size(node.before)}${unit} (${change})`);
+    }
+    return escaped(root.bytes ? `${text} (${percent(node.bytes / root.bytes)})` : text);
+}

@@ -1,0 +1,75 @@
+// Buttons that copy, and buttons that ask the monitor for something.
+import {copy} from "./clipboard.js";
+import {refresh} from "./refresh.js";
+import {post} from "./requests.js";
+import {toast} from "./toasts.js";
+import {tracing} from "./tracing.js";
+
+/**
+ * What came of an order.
+ *
+ * @param {object} value The server's answer.
+ * @param {string} done What the button says when all went well.
+ * @returns {{text: string, bad: boolean}}
+ */
+export function outcome(value, done) {
+    if (value.workers && !value.workers.length) {
+        return {text: "No worker answered. It must run with celery-trace, and the same trace_shell_key.", bad: true};
+    }
+    const refused = (value.workers || []).find((worker) => !worker.ok);
+    if (refused) { return {text: refused.worker + ": " + refused.why, bad: true}; }
+    const failed = (value.deliveries || []).find((delivery) => !delivery.ok);
+    if (failed) { return {text: "Not delivered: " + failed.error, bad: true}; }
+    return {text: done + (value.task_id ? ` Its id is ${value.task_id}.` : ""), bad: false};
+}
+
+async function order(button) {
+    const value = await post(button.dataset.post, button.dataset.body, button.controller.signal);
+    const {text, bad} = outcome(value, button.dataset.done);
+    toast(text, bad);
+    if (button.dataset.lasts && value.workers?.length !== 0) {
+        tracing(button.dataset.task, Number(button.dataset.lasts));
+    }
+    if (button.dataset.then) { window.location.assign(button.dataset.then); }
+    refresh();
+}
+
+// A second click while it lasts cancels it.
+async function orderOnce(button) {
+    if (button.controller) { button.controller.abort(); return; }
+    if (button.dataset.ask && !window.confirm(button.dataset.ask)) { return; }
+    const label = button.textContent;
+    button.controller = new AbortController();
+    button.setAttribute("aria-busy", "true");
+    button.textContent = (button.dataset.busy || "…") + " (cancel)";
+    try {
+        await order(button);
+    } catch (error) {
+        const cancelled = error.name === "AbortError";
+        toast(cancelled ? "Cancelled." : error.message, !cancelled);
+    } finally {
+        button.controller = null;
+        button.removeAttribute("aria-busy");
+        button.textContent = label;
+    }
+}
+
+async function copyFor(button, text) {
+    await copy(text);
+    toast(button.dataset.done);
+}
+
+function clicked(button) {
+    if (button.dataset.copy) { return copyFor(button, document.getElementById(button.dataset.copy).value); }
+    if (button.hasAttribute("data-copy-address")) {
+        return copyFor(button, window.location.origin + window.location.pathname);
+    }
+    return button.dataset.post ? orderOnce(button) : null;
+}
+
+export function startButtons() {
+    document.addEventListener("click", (event) => {
+        const button = event.target.closest("button");
+        if (button) { clicked(button); }
+    });
+}

@@ -1,0 +1,44 @@
+// Filters live in the address: links keep them, and forms leave out what is empty.
+
+// The address of a link that changes one argument. Another page of the list only fits the same filter and order.
+export function withArgument(href, name, value) {
+    const address = new URL(href);
+    if (value) {
+        address.searchParams.set(name, value);
+    } else {
+        address.searchParams.delete(name);
+    }
+    if (name !== "cursor") { address.searchParams.delete("cursor"); }
+    return address.pathname + address.search;
+}
+
+export function keepFilter(root) {
+    for (const link of root.querySelectorAll("a[data-argument]")) {
+        link.href = withArgument(window.location.href, link.dataset.argument, link.dataset.value);
+    }
+}
+
+// Whether a field would only lengthen the address.
+export function saysNothing(field) {
+    return !field.value || (field.name === "range" && field.value === "all" && !field.hasAttribute("data-submit"));
+}
+
+function startForm(form) {
+    form.addEventListener("submit", () => {
+        for (const field of form.querySelectorAll("input, select")) {
+            if (saysNothing(field)) { field.disabled = true; }
+        }
+    });
+    for (const field of form.querySelectorAll("[data-submit]")) {
+        field.addEventListener("change", () => form.requestSubmit());
+    }
+}
+
+export function startFilters() {
+    document.querySelectorAll(".tr-filters").forEach(startForm);
+    keepFilter(document);
+    // Back from another page: what was sent without them has its fields again.
+    window.addEventListener("pageshow", () => {
+        for (const field of document.querySelectorAll(".tr-filters [disabled]")) { field.disabled = false; }
+    });
+}

@@ -1,0 +1,23 @@
+// Requests that change something, with the token against forged ones.
+
+export function cookie(name) {
+    const match = document.cookie.match("(?:^|;)\\s*" + name + "\\s*=\\s*([^;]+)");
+    return match ? decodeURIComponent(match[1]) : "";
+}
+
+// What the server says when it refuses, as one sentence after the other.
+export function refusal(value, status) {
+    const why = value.error || {what: `The monitor refused this (${status}).`};
+    return [why.what, why.why, why.next].filter(Boolean).join(" ");
+}
+
+export async function post(address, body, signal) {
+    const answer = await fetch(address, {
+        method: "POST", credentials: "same-origin", signal,
+        headers: {"Content-Type": "application/json", "X-XSRFToken": cookie("_xsrf")},
+        body: body || "{}"
+    });
+    const value = await answer.json().catch(() => ({}));
+    if (!answer.ok) { throw new Error(refusal(value, answer.status)); }
+    return value;
+}

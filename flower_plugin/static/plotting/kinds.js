@@ -1,0 +1,177 @@
+// The four plots: growth of a leak, memory of processes, runs over time, single runs.
+import {count, duration, exact, size} from "../page/text.js";
+import {drawLanes} from "./lanes.js";
+import {byReason, growthLines, highest, lonelyTimes, memoryLines, near} from "./lines.js";
+import {levelsPlugin, marksPlugin, wordsPlugin} from "./plugins.js";
+import {around, BYTE_STEPS, bytesTick, fromZero, limitInSight, times} from "./scales.js";
+import {colour, css} from "./theme.js";
+
+const uPlot = window.uPlot;
+
+function axes(format) {
+    const rule = css("--bs-border-color") || "#ddd";
+    const common = {
+        stroke: css("--flower-text-muted") || "#667061",
+        grid: {stroke: rule, width: 1},
+        ticks: {stroke: rule, width: 1}
+    };
+    const bytes = format === size;
+    const tick = bytes ? bytesTick : format;
+    return [
+        {...common, space: 70},
+        {...common, size: 74, values: (_, values) => values.map((value) => tick(value)),
+            ...(bytes ? {incrs: BYTE_STEPS} : {})}
+    ];
+}
+
+function paint(place, data, options) {
+    const width = Math.max(240, place.clientWidth - 16);
+    place.replaceChildren();
+    place.setAttribute("role", "img");
+    place.setAttribute("aria-label", place.dataset.label || "Plot");
+    return new uPlot({
+        width, height: Math.max(200, Math.min(320, width * 0.42)),
+        padding: [18, 26, 0, 0],
+        cursor: {drag: {x: true, y: false}},
+        legend: {show: true, live: false},
+        ...options,
+        scales: {x: {range: times(60)}, ...options.scales}
+    }, data, place);
+}
+
+function line(label, at, more) {
+    return {label, stroke: colour(at), width: 2, spanGaps: true, points: {size: 5}, ...more};
+}
+
+function joined(lines) { return uPlot.join(lines.map((one) => [one.x, one.y])); }
+function span(plot) { return plot.scales.x.max - plot.scales.x.min; }
+
+// Shows only the dots that nothing else would show.
+function dotsOf(one) {
+    const lonely = lonelyTimes(one);
+    return (plot, number, shown) => (shown ? null : [...plot.data[0].keys()].filter((at) =>
+        lonely.has(plot.data[0][at]) && plot.data[number][at] !== undefined));
+}
+
+function growth(place, data) {
+    const lines = growthLines(data);
+    const only = lines.length === 1 ? {fill: colour(0) + "22"} : {};
+    return paint(place, joined(lines), {
+        axes: axes(size),
+        scales: {y: {range: (_, low, high) => fromZero(low, high)}},
+        series: [{}, ...lines.map((one, at) => line(one.label, at, only))],
+        plugins: [marksPlugin(data.marks), wordsPlugin((plot, index) => {
+            const at = plot.data[0][index];
+            const values = lines.map((one, number) => [one.label, plot.data[number + 1][index]]);
+            const kept = values.filter(([, value]) => value !== null && value !== undefined);
+            return [exact(at), ...kept.map(([label, value]) => `${label}: ${size(value)} kept`),
+                ...near(data.marks, at, span(plot))];
+        })]
+    });
+}
+
+// What a line of the memory plot says at a time; nothing where it has no point there.
+function memoryWords(one, at, value, format) {
+    if (value === undefined) { return []; }
+    if (value === null) { return [one.label + ": not measured from here on"]; }
+    const name = one.names.get(at);
+    return [`${one.label}: ${format(value)}${name ? " · " + name : ""}`];
+}
+
+// The lanes follow when somebody zooms.
+function lanesPlugin(place, lines, inARowS) {
+    let shown = "";
+    return {hooks: {draw: [(plot) => {
+        const now = [plot.scales.x.min, plot.scales.x.max, plot.bbox.width].join();
+        if (now !== shown) { shown = now; drawLanes(place, plot, lines.map((one) => one.ran), inARowS); }
+    }]}};
+}
+
+function memory(place, data, chosen) {
+    const lines = memoryLines(data.lines, chosen);
+    if (!lines.length) { place.textContent = "This platform does not tell it."; return null; }
+    const format = chosen === "rss" || chosen === "uss" ? size : count;
+    const limit = chosen === "rss" ? limitInSight(data.limit, highest(lines)) : null;
+    return paint(place, joined(lines), {
+        axes: axes(format),
+        scales: {y: {range: (_, low, high) => [0, Math.max(fromZero(0, high)[1], (limit || 0) * 1.05)]}},
+        series: [{}, ...lines.map((one, at) =>
+            line(one.label, at, {spanGaps: false, points: {show: one.x.length < 40, filter: dotsOf(one)}}))],
+        plugins: [
+            lanesPlugin(place, lines, data.in_a_row_s), marksPlugin(data.marks),
+            levelsPlugin(limit ? [[limit, "limit " + size(limit)]] : [], "--flower-danger"),
+            wordsPlugin((plot, index) => {
+                const at = plot.data[0][index];
+                const words = lines.flatMap((one, number) =>
+                    memoryWords(one, at, plot.data[number + 1][index], format));
+                return [exact(at), ...words].slice(0, 10).concat(near(data.marks, at, span(plot)));
+            })
+        ]
+    });
+}
+
+function timeline(place, data) {
+    const barsOf = (label, at, fill) => line(label, at, {
+        paths: uPlot.paths.bars({size: [0.7, 60]}), fill: colour(at) + fill, points: {show: false}
+    });
+    return paint(place, [data.at, data.runs, data.failed], {
+        axes: axes(count),
+        scales: {
+            // Half a slice of room on both sides, or the first and the last bar are cut.
+            x: {range: times(1800, () => 200)},
+            y: {range: (_, low, high) => [0, Math.max(1, high * 1.08)]}
+        },
+        series: [{}, barsOf("runs", 0, "55"), barsOf("failed", 5, "99")],
+        plugins: [wordsPlugin((_, index) => [
+            exact(data.at[index]), `${count(data.runs[index])} runs, ${data.failed[index]} failed`,
+            "mean " + duration(data.mean_s[index])
+        ])]
+    });
+}
+
+// A drag zooms; only a click that stood still opens a run.
+function openOnClick(plot, ids) {
+    let pressed = 0;
+    plot.over.addEventListener("mousedown", (event) => { pressed = event.clientX; });
+    plot.over.addEventListener("click", (event) => {
+        const index = plot.cursor.idx;
+        if (index === null || index === undefined || Math.abs(event.clientX - pressed) > 3) { return; }
+        const address = new URL(window.location.href);
+        address.searchParams.set("run", ids[index]);
+        address.hash = "opened-run";
+        window.location.assign(address.href);
+    });
+}
+
+function scatter(place, data, chosen) {
+    const format = chosen === "duration_s" ? duration : size;
+    const {reasons, columns} = byReason(data, chosen);
+    const percentiles = chosen === "duration_s" ? Object.entries(data.percentiles || {}) : [];
+    const plot = paint(place, [data.at, ...columns], {
+        axes: axes(format),
+        scales: {
+            x: {range: times(60, (wide) => wide * 0.02)},
+            y: {range: (_, low, high) => around(low, high)}
+        },
+        series: [{}, ...reasons.map((reason, at) => ({
+            label: reason, stroke: colour(at), paths: () => null,
+            points: {show: true, size: 7, fill: colour(at) + "aa"}
+        }))],
+        plugins: [
+            levelsPlugin(percentiles.map(([name, value]) => [value, `${name} within ${format(value)}`]),
+                "--flower-text-muted"),
+            wordsPlugin((_, index) => {
+                const value = data[chosen][index];
+                return [exact(data.at[index]),
+                    `${data.why[index]}: ${value === null ? "not measured" : format(value)}`, "click to open"];
+            })
+        ]
+    });
+    openOnClick(plot, data.id);
+    return plot;
+}
+
+// Kind of plot: how it is drawn, and what it plots until somebody chooses.
+export const KINDS = {
+    growth: [growth, ""], memory: [memory, "rss"], timeline: [timeline, ""], scatter: [scatter, "duration_s"]
+};
