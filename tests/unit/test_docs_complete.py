@@ -105,7 +105,7 @@ METRIC = re.compile(r"\bcelery_trace_[a-z_]+\b")
 
 def exported_metrics() -> set[str]:
     """The names on ``/metrics``, from the program's own families."""
-    metrics = pytest.importorskip("flower_plugin.metrics")
+    metrics = pytest.importorskip("flower_plugin.api.metrics")
     from celery_trace.model import StatsView
 
     stats = StatsView(

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-
 from flower_plugin.templating import FOLDER
 
 TEMPLATES = sorted(FOLDER.rglob("*.html"))
