@@ -197,7 +197,7 @@ def capture(figures: dict[str, Any]) -> Section:
     if worker:
         tables.append(
             table(
-                ["A worker whose every task fails", "tasks/s"],
+                ["A worker with only failing tasks", "tasks/s"],
                 [
                     ["bare", worker["bare_per_s"]],
                     ["traced", worker["traced_per_s"]],
@@ -211,14 +211,14 @@ def capture(figures: dict[str, Any]) -> Section:
 
 
 def failing(figures: dict[str, Any]) -> Section:
-    """A worker whose every task fails, without the memory probe."""
+    """A worker with only failing tasks, without the memory probe."""
     rows = [
         ["bare", figures["bare_per_s"]],
         ["traced", figures["traced_per_s"]],
         ["of bare, paired", figures["rate_over_bare"]],
     ]
     return Section(
-        "A worker whose every task fails, capturing alone",
+        "A worker with only failing tasks, capturing alone",
         f"`trace_memory` off, {figures['tasks']} tasks in {figures['pairs']} turns of each worker; half of the paired "
         f"ratios are from {figures['middle_half'][0]:.2f} to {figures['middle_half'][1]:.2f}.",
         [table(["Worker", "tasks/s"], rows)],
