@@ -1,7 +1,8 @@
 """
-The words of pages, commands and docs: their labels and headings, and words that none of them uses.
+The texts of pages, commands and docs: headings, labels and banned words.
 
-``python -m tests.support.prose`` takes the files that pass by now off ``prose_to_do.txt``, and lists what is wrong in the others.
+``python -m tests.support.prose`` removes the files that pass from ``prose_to_do.txt`` and prints the faults
+of the others.
 """
 
 from __future__ import annotations
@@ -13,28 +14,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / "docs" / "glossary.md"
-#: Files that still break a rule, one a line. It only gets shorter.
+#: Files that still break a rule, one per line. The list only gets shorter.
 TO_DO = Path(__file__).with_name("prose_to_do.txt")
 PACKAGES = ("celery_trace", "flower_plugin", "django_bridge")
 
-#: What a person reads has none of these; the glossary or plain English has a word for each.
+#: Words that are not used, because the glossary or plain English has a better one.
 BANNED = (
-    "told", "heard", "goodbye", "worth a word", "allowed are", "is no setting", "is no age", "stands? back", "leave word",
-    "heed", "beside", "blame[ds]?", "somebody", "nobody", "for good", "too dear", "the dear", "lay at", "speaks",
-    "whose", "stands?", "sign of life", "let go", "nothing is to be", "foretold",
+    "told", "heard", "goodbye", "worth a word", "allowed are", "is no setting", "is no age", "stands? back",
+    "leave word", "heed", "beside", "blame[ds]?", "somebody", "nobody", "for good", "too dear", "the dear", "lay at",
+    "speaks", "whose", "stands?", "sign of life", "let go", "nothing is to be", "foretold",
 )  # fmt: skip
 _BANNED = re.compile(rf"(?<![\w.\-/#])(?:{'|'.join(BANNED)})(?![\w\-])", re.IGNORECASE)
-#: Terms of the protocols and libraries that have such a word in them.
+#: Common phrases with such a word.
 _ALLOWED = re.compile(r"stands? for", re.IGNORECASE)
 
 
 def banned(text: str) -> list[str]:
-    """The banned words of a text, each with what is around it."""
+    """The banned words of a text, each with its context."""
     text = " ".join(_ALLOWED.sub("", text).split())
     return [text[max(0, found.start() - 30) : found.end() + 30] for found in _BANNED.finditer(text)]
 
 
-# -- What a person reads ----------------------------------------------------------------------------------------------
+# -- Texts ------------------------------------------------------------------------------------------------------------
 
 
 def docs() -> list[Path]:
@@ -54,7 +55,7 @@ def modules() -> list[Path]:
 
 
 def prose(path: Path) -> str:
-    """What a person reads of a file: no addresses of links, no code in pages; of a module its texts and headings."""
+    """The text of a file that people read: without code and link targets; of a module its strings."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
@@ -63,7 +64,7 @@ def prose(path: Path) -> str:
 
 
 def _texts(source: str) -> Iterator[str]:
-    """The texts of a module, and of its docstrings the heading."""
+    """The strings of a module; of a docstring only the heading."""
     tree = ast.parse(source)
     headings = {}
     for node in ast.walk(tree):
@@ -86,7 +87,7 @@ _LISTED = re.compile(r"\{% for [^%]*\blabel\b.*?%\}", re.DOTALL)
 
 
 def headings(path: Path) -> set[str]:
-    """The headings of a page; each has a term in it."""
+    """The headings of a page; each contains a term."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         return set(re.findall(r"\btitle=\"([^\"]+)\"", text)) if "pages" in path.parts else set()
@@ -105,7 +106,7 @@ def labels(path: Path) -> set[str]:
 
 
 def _parts(markup: str) -> Iterator[str]:
-    """The texts of some markup, one for each way through its conditions."""
+    """The texts of some markup, split at its conditions."""
     for part in re.split(r"\{%.*?%\}", markup, flags=re.DOTALL):
         text = " ".join(re.sub(r"<[^>]*>|\{\{.*?\}\}", " ", part, flags=re.DOTALL).split()).strip(" ,.:–")
         if re.search(r"[a-zA-Z]{2}", text):
@@ -123,9 +124,9 @@ def terms() -> dict[str, str]:
 
 
 def unknown(path: Path, known: dict[str, str]) -> list[str]:
-    """The headings without a term, and the labels that are none."""
-    wrong = [label for label in labels(path) if not _is_term(label, known)]
-    return sorted(wrong + [heading for heading in headings(path) if not _has_term(heading, known)])
+    """The headings without a term, and the labels that are not terms."""
+    unknown_labels = [label for label in labels(path) if not _is_term(label, known)]
+    return sorted(unknown_labels + [heading for heading in headings(path) if not _has_term(heading, known)])
 
 
 def _is_term(label: str, known: dict[str, str]) -> bool:
@@ -139,7 +140,7 @@ def _has_term(heading: str, known: dict[str, str]) -> bool:
 
 
 def _singular(text: str) -> set[str]:
-    """The text as it is and as the singular that it may be the plural of."""
+    """The text, and the singulars that it may be the plural of."""
     return {text, text.removesuffix("s"), text.removesuffix("es"), re.sub("ies$", "y", text)}
 
 
@@ -150,21 +151,21 @@ def to_do() -> list[str]:
     return TO_DO.read_text(encoding="utf-8").split()
 
 
-def wrong(path: Path, known: dict[str, str]) -> list[str]:
-    """All that is wrong in a file."""
+def faults(path: Path, known: dict[str, str]) -> list[str]:
+    """The faults of a file."""
     return [*unknown(path, known), *banned(prose(path))]
 
 
 def main() -> None:
-    """Shorten the list, and say what is left."""
+    """Shorten the list, and print the remaining faults."""
     known = terms()
     left = []
     for name in to_do():
         path = ROOT / name
-        faults = wrong(path, known) if path.exists() else []
-        if faults:
+        found = faults(path, known) if path.exists() else []
+        if found:
             left.append(name)
-            print(f"{name}: {'; '.join(faults)}")
+            print(f"{name}: {'; '.join(found)}")
     TO_DO.write_text("".join(f"{name}\n" for name in left), encoding="utf-8")
 
 

@@ -1,9 +1,8 @@
-"""Pages, commands and docs use the terms of docs/glossary.md, and none of the words that it replaces."""
+"""Pages, commands and docs use the terms of docs/glossary.md, and no banned words."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -31,7 +30,7 @@ def test_no_text_has_a_banned_word() -> None:
 
 def test_a_file_that_is_done_is_off_the_list() -> None:
     listed = [prose.ROOT / one for one in TO_DO]
-    done = [name(path) for path in listed if not path.exists() or not prose.wrong(path, KNOWN)]
+    done = [name(path) for path in listed if not path.exists() or not prose.faults(path, KNOWN)]
     assert done == [], "run: python -m tests.support.prose"
 
 
@@ -40,7 +39,7 @@ def test_the_pages_of_docs_are_not_on_the_list() -> None:
     assert docs.isdisjoint(TO_DO)
 
 
-def test_every_heading_and_label_is_found() -> None:
+def test_headings_and_labels_are_found_in_pages_and_commands() -> None:
     found = {one for path in prose.templates() for one in prose.headings(path) | prose.labels(path)}
     assert {"Verdict", "Processes", "Channels", "Statistics"} <= found | {
         one for path in prose.modules() for one in prose.headings(path)
@@ -48,16 +47,16 @@ def test_every_heading_and_label_is_found() -> None:
     assert "VERDICT" in {one for path in prose.modules() for one in prose.labels(path)}
 
 
-@pytest.mark.parametrize("word", [*get_args(Verdict), *get_args(Outcome)])
+@pytest.mark.parametrize("word", [*Verdict, *Outcome])
 def test_verdicts_and_outcomes_are_explained(word: str) -> None:
     assert word in KNOWN or f"`{word}`" in KNOWN["outcome"]
 
 
 def test_each_term_is_there_once() -> None:
-    rows = [line.split("|")[1] for line in prose.GLOSSARY.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    terms = [term.strip().lower() for cell in rows for term in cell.split(",")]
-    heads = {"term", "label"}
-    assert sorted({term for term in terms if terms.count(term) > 1} - heads) == []
+    lines = prose.GLOSSARY.read_text(encoding="utf-8").splitlines()
+    cells = [line.split("|")[1] for line in lines if line.startswith("| ")]
+    terms = [term.strip().lower() for cell in cells for term in cell.split(",")]
+    assert {term for term in terms if terms.count(term) > 1} <= {"term", "label"}
 
 
 @pytest.mark.parametrize(
@@ -80,5 +79,5 @@ def test_a_module_is_read_by_its_texts_and_the_headings_of_its_docstrings(tmp_pa
 
 def test_an_unknown_label_and_a_heading_without_a_term_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    page.write_text('<h2>What stays {{ x }}</h2><th scope="col">So far</th><td data-label="Verdict"></td><h2>Leaks</h2>')
+    page.write_text('<h2>What stays {{ x }}</h2><h2>Leak</h2><th>So far</th><td data-label="Verdict"></td>')
     assert prose.unknown(page, KNOWN) == ["So far", "What stays"]
