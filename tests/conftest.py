@@ -39,7 +39,9 @@ TIERS = {"unit": 60, "wiring": 120, "worker": 300, "services": 300, "browser": 4
 
 #: What begins first in its tier: the heap's tests, as each pass over a heap takes longer the more tests have filled it,
 #: and the files that take longest, so that no process ends with one of them alone.
-BEGINS_FIRST = re.compile(r"test_(heap_|corpus|leaks_corpus|memory_|demo|store_|fault_|end_to_end|brokers)")
+BEGINS_FIRST = re.compile(
+    r"test_(heap_|corpus|store_|leaks_corpus|memory_|demo|fault_|warm_shutdown|django_site|cli_processes|end_to_end|brokers)"
+)
 
 #: Tiers that start processes; after their tests the whole machine is searched for what they left.
 STARTS_PROCESSES = {"worker", "services", "browser"}
