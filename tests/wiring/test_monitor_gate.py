@@ -20,7 +20,7 @@ from celery_trace.clock import FakeClock
 from flower_plugin.auth.audit import MonitorAuditLog
 from flower_plugin.auth.gate import Gate, Hosts
 from flower_plugin.auth.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, LoginSessions
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.upstream import flower_template_folder, splice
 from flower_plugin.web.guarded import guarded
 from tests.support.monitor_app import PASSWORD, Client, forget_guesses, make_monitor, serving
@@ -73,8 +73,8 @@ def test_a_handler_without_a_declared_role_is_for_nobody():
         def get(self):
             self.finish("open")
 
-    assert Forgotten.role is Role.NOBODY
-    assert Forgotten.change_role is Role.NOBODY
+    assert Forgotten.role is UserRole.NOBODY
+    assert Forgotten.change_role is UserRole.NOBODY
 
 
 def test_a_foreign_handler_gets_the_gate_in_front():
@@ -85,7 +85,7 @@ def test_a_foreign_handler_gets_the_gate_in_front():
     behind = guarded(Foreign)
     assert issubclass(behind, Gate)
     assert behind.__mro__.index(Gate) < behind.__mro__.index(Foreign)
-    assert (behind.role, behind.change_role) == (Role.LOOK, Role.LIVE)
+    assert (behind.role, behind.change_role) == (UserRole.LOOK, UserRole.LIVE)
 
 
 class AnswersEarly(RequestHandler):
@@ -329,7 +329,7 @@ def test_a_colon_in_a_password_gives_nobody_another_name_or_role(tmp_path, name,
         assert client.log_in(password, name).status == (302 if role else 403)
         assert client.post("/api/trace/failures/x/retry", xsrf=True).status == (403 if role else 401)
         if role:
-            assert "Role: look" in client.get("/trace").text
+            assert "UserRole: look" in client.get("/trace").text
         header = {"Authorization": "Basic " + b64encode(f"{name}:{password}".encode()).decode()}
         # HTTP itself knows no colon in a name: what is sent is one text, and its first colon divides it.
         fits = f"{name}:{password}" == "bob:live:secret"

@@ -13,7 +13,7 @@ from celery_trace.clock import SystemClock
 from celery_trace.redaction import Redactor
 from flower_plugin import upstream
 from flower_plugin.incoming import events as checks
-from flower_plugin.incoming.calls import Calls
+from flower_plugin.incoming.argument_secrets import ArgumentSecrets
 from tests.support.hostile_text import TEXTS, nested, odd_values
 from tests.support.monitor_app import Client, eventually, make_monitor, serving
 
@@ -234,7 +234,7 @@ def test_names_of_workers_that_are_gone_take_no_room(monitor):
 
 def test_a_task_of_the_app_has_its_name_however_many_others_were_made_up(monkeypatch):
     monkeypatch.setattr(checks, "MOST_NAMES", 20)
-    calls = Calls(Redactor(), {"shop.pay": ()}.get)
+    calls = ArgumentSecrets(Redactor(), {"shop.pay": ()}.get)
     check = checks.EventCheck(Redactor(), SystemClock(), calls)
     names = [check.checked(event("task-sent", name=f"name-{number}")).get("name") for number in range(50)]
     assert names[20:] == [None] * 30
