@@ -115,9 +115,9 @@ def warnings(options: Any, argv: Sequence[str], keeper: Gatekeeper) -> list[str]
     if options.xheaders and not (options.trace_trusted_proxies or options.unix_socket):
         found.append(
             "--xheaders has no effect without --trace_trusted_proxies: any client can send X-Real-Ip, so it is "
-            "accepted from trusted proxies only. Without one, all clients have the proxy's address and share its limit of wrong "
-            "passwords, and cookies are not marked Secure. Set the addresses that your proxies connect from, such as "
-            "--trace_trusted_proxies=127.0.0.1."
+            "accepted from trusted proxies only. Without one, all clients have the proxy's address and share its limit "
+            "of wrong passwords, and cookies are not marked Secure. Set the addresses that your proxies connect from, "
+            "such as --trace_trusted_proxies=127.0.0.1."
         )
     accounts = sorted(keeper.credentials.accounts)
     unknown = sorted(keeper.roles.unmatched(accounts))

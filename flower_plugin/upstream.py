@@ -506,7 +506,7 @@ class MonitorInspector(Inspector):  # type: ignore[misc]
     ) -> None:
         super().__init__(io_loop, capp, timeout_s)
         self._redactor = redactor
-        self._calls = secrets
+        self._calls = calls
 
     def _inspect(self, method: str, workername: str | None) -> None:
         """Send one inspect command, in a thread: redacting thousands of tasks takes a while."""

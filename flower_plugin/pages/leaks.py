@@ -20,6 +20,8 @@ from flower_plugin.pages.timemarks import Mark, marks_of
 from flower_plugin.problems import NotFound
 from flower_plugin.rendering.source import one_line, source_lines
 
+#: The resource of a native leak.
+RESOURCES = {"fds": "descriptors", "threads": "threads", "children": "child processes", "": "native memory"}
 #: Sort orders of the table; the default is by urgency.
 SORTS = ("per_run", "total", "runs", "seen", "name")
 
@@ -169,8 +171,8 @@ def sentence(leak: Leak) -> str:
         Verdict.TOO_FEW_RUNS: "has too few runs for a verdict",
     }[Verdict(leak.verdict)]
     if leak.native:
-        return f"{leak.name} {what} outside Python's heap ({leak.resource or 'native memory'})."
-    return f"{leak.name} {what}."
+        return f"{leak.name} {what} ({RESOURCES.get(leak.resource, leak.resource)})"
+    return f"{leak.name} {what}"
 
 
 def leak(queries: Queries, visit: Visit, identifier: str) -> Context:

@@ -11,7 +11,8 @@ from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
 _SINGULAR = {"processes": "process", "stats": "stats"}
 #: Labels of kinds of records that need one.
 _KINDS = {
-    "audit": "audited command",
+    "audit": "audit log entry",
+    "heap": "heap profile",
     "run": "single run",
     "sample": "memory sample",
     "stats": "internal statistics",

@@ -39,7 +39,7 @@ def test_the_case_of_an_address_does_not_change_its_role():
 
 
 def test_a_name_with_two_roles_is_refused():
-    with pytest.raises(SettingError, match="gives 'ada' two roles"):
+    with pytest.raises(SettingError, match="two roles for 'ada'"):
         RoleMap.parse(["ada:look", "bob:live", "ada:live"])
 
 
@@ -221,7 +221,7 @@ def test_xheaders_without_a_trusted_proxy_are_pointed_out():
 
 def test_a_role_for_a_name_that_nobody_has_is_pointed_out():
     """Somebody meant to be limited by a misspelt entry would get the role of ``*``."""
-    assert "--trace_roles names 'adda', but nobody can log in" in said(roles=["adda:look", "*:live"])
+    assert "--trace_roles has 'adda', but no account has that name" in said(roles=["adda:look", "*:live"])
     assert said(roles=["ada:look", "*:live"]) == ""
     assert said(roles=["ada@example.org:look"], auth=".*@example.org") == ""
 

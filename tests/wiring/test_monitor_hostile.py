@@ -133,8 +133,8 @@ def test_a_body_that_can_not_be_read_is_refused_with_what_why_and_next(client, o
         assert answer.json()["error"]["what"]
     error = client.post(f"/api/trace/{order}", b"[" * 100_000, headers=SCRIPT).json()["error"]
     assert error == {
-        "what": "The body can't be read.",
-        "why": "Its lists and objects are nested too deeply.",
+        "what": "Invalid body.",
+        "why": "It is nested too deeply.",
         "next": "Send one JSON object.",
     }
 

@@ -182,7 +182,7 @@ def test_what_is_refused_or_left_out_is_counted_on_the_page_and_in_the_metrics(m
     metrics = get("/metrics").text
     assert 'celery_trace_events_total{fate="refused"} 5.0' in metrics
     assert 'celery_trace_events_total{fate="field_left_out"} 1.0' in metrics
-    assert caplog.text.count("An event on the broker was refused") == 1
+    assert caplog.text.count("Refused an event from the broker") == 1
 
 
 def test_what_celery_sends_is_taken_as_it_is(monitor):

@@ -43,7 +43,7 @@ def test_rules_are_set_hold_for_the_engine_and_are_taken_back(monitor):
     [
         ({}, "rules is missing"),
         ({"rules": "leak"}, "rules is missing"),
-        ({"rules": ["leak"]}, "no list of rules"),
+        ({"rules": ["leak"]}, "Invalid rules"),
         ({"rules": [{"rule": "leek"}]}, "Did you mean 'leak'"),
         ({"rules": [{"rule": "leak", "above": "much"}]}, "'above' of the rule leak is 'much'"),
         ({"rules": [{"rule": "leak"}, {"rule": "leak"}]}, "give each its own 'name'"),

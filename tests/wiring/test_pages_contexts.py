@@ -181,7 +181,7 @@ def test_the_leak_table_has_the_worst_first_and_sorts_as_asked(queries, visit):
 def test_a_leak_comes_with_its_evidence(queries, visit):
     row = leaks.table(queries, visit())["rows"][0]
     context = leaks.leak(queries, visit(), row.id)
-    assert context["sentence"] == "shop.tasks.remember_order leaks."
+    assert context["sentence"] == "shop.tasks.remember_order leaks"
     assert [line.lit for line in context["source"]] == [True]
     labels = [line.label for line in context["plot"].lines]
     assert labels == ["all processes", "pid 102", "pid 101"]

@@ -25,7 +25,7 @@ function receive(message) {
 function closed() {
     tries += 1;
     setStatus("error", "Disconnected, reconnecting");
-    if (tries > 1) { showBanner("Disconnected from the monitor. This page may be outdated and updates when reconnected."); }
+    if (tries > 1) { showBanner("Disconnected from the monitor. This page updates when reconnected."); }
     window.setTimeout(connect, backoff(tries) * 1000);
 }
 
