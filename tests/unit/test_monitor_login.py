@@ -74,8 +74,8 @@ def test_a_colon_moves_nothing_from_the_password_into_the_name(name):
         (["ada:1", "hunter2"], "Entry 2 of --basic_auth has no colon"),
         ([":hunter2"], "Entry 1 of --basic_auth has no name"),
         (["  :hunter2"], "Entry 1 of --basic_auth has no name"),
-        (["ada:"], "gives 'ada' an empty password"),
-        (["ada:hunter2", "bob:2", "ada:3"], "names 'ada' twice"),
+        (["ada:"], "has an empty password for 'ada'"),
+        (["ada:hunter2", "bob:2", "ada:3"], "has 'ada' twice"),
         ([""], "Entry 1 of --basic_auth has no colon"),
     ],
 )
@@ -201,7 +201,7 @@ def said(*argv, roles=(), pairs=("ada:1",), **options):
 def test_a_secret_on_the_command_line_is_pointed_out_with_the_way_around(option):
     found = said("--port=0", f"{option}=ada:hunter2")
     name = option.strip("-").replace("-", "_")
-    assert f"--{name} on the command line can be read by every user of this machine" in found
+    assert f"--{name} on the command line is visible to all users of this machine" in found
     assert f"FLOWER_{name.upper()} in the environment" in found
     assert "flowerconfig.py" in found
     assert "hunter2" not in found

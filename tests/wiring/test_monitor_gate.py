@@ -165,7 +165,7 @@ def test_the_one_time_link_opens_one_session_and_is_dead_afterwards(monitor, cli
     second = Client(monitor[0])
     answer = second.get(f"/login?token={token}")
     assert answer.status == 403
-    assert "has been used or is too old" in answer.text
+    assert "was already used or has expired" in answer.text
     assert second.get("/trace").status == 302
 
 
@@ -329,7 +329,7 @@ def test_a_colon_in_a_password_gives_nobody_another_name_or_role(tmp_path, name,
         assert client.log_in(password, name).status == (302 if role else 403)
         assert client.post("/api/trace/failures/x/retry", xsrf=True).status == (403 if role else 401)
         if role:
-            assert "UserRole: look" in client.get("/trace").text
+            assert "Role: look" in client.get("/trace").text
         header = {"Authorization": "Basic " + b64encode(f"{name}:{password}".encode()).decode()}
         # HTTP itself knows no colon in a name: what is sent is one text, and its first colon divides it.
         fits = f"{name}:{password}" == "bob:live:secret"

@@ -73,7 +73,7 @@ def monitor(tmp_path_factory, formatted):
             ):
                 event = {"type": kind, "uuid": "u-1", "hostname": "celery@x", "timestamp": time.time(), "clock": 1}
                 receiver.receive({**event, **more})
-        eventually(lambda: not app.events._taking)
+        eventually(lambda: not app.events._draining)
         app.inspector.inspect = lambda _=None: None
         running = {"id": "u-1", "name": "shop.pay", "args": [TREE], "kwargs": TREE}
         written = {"id": "u-2", "name": "shop.pay", "args": f"[{TEXT}]", "kwargs": TEXT}
@@ -154,7 +154,7 @@ def test_a_secret_that_a_parameters_name_tells_stands_in_no_later_event(monitor,
             receiver.receive(
                 {"type": kind, "uuid": uuid, "hostname": "celery@y", "timestamp": time.time(), "clock": 1, **more}
             )
-    eventually(lambda: not app.events._taking)
+    eventually(lambda: not app.events._draining)
     answer = get(monitor, f"/api/task/info/{uuid.replace(' ', '%20')}")
     assert "shown-nowhere" not in answer.text
     assert answer.json()["exception"] == f"ValueError('no: {MARK}')"

@@ -73,4 +73,4 @@ def test_who_may_not_change_rules_reads_them_on_the_page_without_a_form(monitor)
     assert "rules-save" in pages["liv:3"]
     assert "rules-save" not in pages["val:2"]
     assert 'data-key="above"' not in pages["val:2"]
-    assert "<dt>Kept per run, more than</dt>" in pages["val:2"]
+    assert "<dt>Kept per run, threshold</dt>" in pages["val:2"]

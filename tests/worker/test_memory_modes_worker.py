@@ -58,7 +58,7 @@ def runs_of(worker: MemoryWorker, name: str) -> int:
 
 
 def rollups_of(worker: MemoryWorker, name: str, runs: int) -> list[Rollup]:
-    """The rollup, once they count so many runs."""
+    """The totals of a name, once they count so many runs."""
     wait_until(
         lambda: runs_of(worker, name) >= runs,
         f"{runs} runs of {name} in the totals",

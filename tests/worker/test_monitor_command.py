@@ -100,7 +100,10 @@ def test_it_starts_without_a_broker_says_so_and_comes_back(tmp_path):
         )
         with ValkeyServer(port=port):
             wait_until(
-                lambda: "The broker is not responding." not in page(), "it came back", timeout_s=60, explain=program.tail
+                lambda: "The broker is not responding." not in page(),
+                "it came back",
+                timeout_s=60,
+                explain=program.tail,
             )
         wait_until(
             lambda: "The broker is not responding." in page(), "it went away again", timeout_s=60, explain=program.tail
