@@ -1,4 +1,4 @@
-"""The monitor: Flower, with our routes, the gate in front of all of them, and the work that goes on beside."""
+"""The monitor: Flower with our routes, the gate in front of all handlers, and background jobs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from flower_plugin import upstream
 from flower_plugin.auth.gate import Gatekeeper
 from flower_plugin.auth.proxies import ProxiedServer, Proxies
 from flower_plugin.context import MonitorContext
+from flower_plugin.incoming.argument_secrets import ArgumentSecrets, parameters_of
 from flower_plugin.incoming.broker import BrokerLink
-from flower_plugin.incoming.calls import Calls, parameters_of
 from flower_plugin.jobs import Jobs
 from flower_plugin.pages.registry import navigation
 from flower_plugin.rendering.templating import FOLDER, MonitorLoader
@@ -30,31 +30,31 @@ from flower_plugin.web.guarded import StaticFiles, guarded
 from flower_plugin.web.handlers import NotFoundHandler
 from flower_plugin.web.live import LiveFeed
 
-#: Greatest body of a request, bytes. Tornado reads bodies before anybody is asked for a login, up to 100 MB each.
+#: Maximum request body, bytes. Tornado reads bodies before authentication, by default up to 100 MB each.
 MOST_BODY_BYTES = 4 * 1024 * 1024
-#: How long a body may take to arrive, and a connection to say nothing, seconds.
-BODY_S, SILENT_S = 60.0, 300.0
+#: Timeouts of a request body and of an idle connection, seconds.
+BODY_TIMEOUT_S, IDLE_TIMEOUT_S = 60.0, 300.0
 
 
 class MonitorApplication(upstream.Flower):  # type: ignore[misc]
     """
-    Flower with the gate and our pages.
+    Flower with authentication and our pages.
 
     Args:
         capp: The Celery app.
-        options: Flower's options, ours among them.
+        options: Flower's options, including ours.
         tornado_settings: From :func:`flower_plugin.upstream.flower_settings`.
-        trace_settings: celery-trace's.
+        trace_settings: celery-trace's settings.
         access: The store.
-        gatekeeper: Who may come in.
-        clock: Time.
+        gatekeeper: Authentication and roles.
+        clock: The clock.
         link: The state of the broker.
         events: Flower's events.
-        opener: How shell sessions are opened; tests pass their own.
-        jobs: What goes on beside the pages.
+        opener: Opens shell sessions; tests pass their own.
+        jobs: Background jobs.
 
     Attributes:
-        context: What handlers and jobs need of all this.
+        context: The collaborators of handlers and jobs.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         cookie = {"samesite": "Lax", "path": "/"} if options.url_prefix else {"samesite": "Lax"}
         settings = {
             **tornado_settings,
-            # A path of our own: Tornado caches loaders by path for the whole process.
+            # A unique path, since Tornado caches loaders by path for the whole process.
             "template_path": str(FOLDER),
             "template_loader": MonitorLoader(
                 upstream.flower_template_folder(), upstream.splice, {"navigation": navigation}
@@ -105,7 +105,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
             self.capp,
             options.inspect_timeout / 1000.0,
             context.redactor,
-            Calls(context.redactor, parameters_of(self.capp)),
+            ArgumentSecrets(context.redactor, parameters_of(self.capp)),
         )
         gatekeeper.audit.emit = self._keep_audit_entry
         self.live = LiveFeed(context)
@@ -116,7 +116,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
     def get_handler_delegate(
         self, request: Any, target_class: type[RequestHandler], *arguments: Any, **keywords: Any
     ) -> Any:
-        """Tornado asks this for each request: the one place through which every handler class comes."""
+        """Tornado calls this for each request; all handler classes pass here."""
         return super().get_handler_delegate(request, guarded(target_class), *arguments, **keywords)
 
     def _keep_audit_entry(self, entry: AuditEntry) -> None:
@@ -128,21 +128,21 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
             self.context.threads.submit(write)
 
     def http_server(self) -> ProxiedServer:
-        """A server of this application that listens nowhere yet."""
+        """A server of this application without a listening socket."""
         server = ProxiedServer(
             self,
             ssl_options=self.ssl_options,
             xheaders=bool(self.options.xheaders or self.proxies),
             max_body_size=MOST_BODY_BYTES,
             max_buffer_size=2 * MOST_BODY_BYTES,
-            body_timeout=BODY_S,
-            idle_connection_timeout=SILENT_S,
+            body_timeout=BODY_TIMEOUT_S,
+            idle_connection_timeout=IDLE_TIMEOUT_S,
         )
         server.proxies = self.proxies
         return server
 
     def start_http_server(self) -> int:
-        """Listen where the options say; returns the port."""
+        """Listen on the configured address; returns the port."""
         server, sockets = self.http_server(), bind_sockets(self.options.port, address=self.options.address)
         server.add_sockets(sockets)
         return int(sockets[0].getsockname()[1])
@@ -153,7 +153,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         super().start()
 
     def stop(self) -> None:
-        """Stop everything beside the loop, then the loop. Twice is harmless."""
+        """Stop the background work, then the loop. Idempotent."""
         self.jobs.stop()
         self.rooms.close()
         self.live.close()

@@ -1,8 +1,8 @@
 """
 ``celery -A proj monitor``: starts the monitor.
 
-Flower's own command hard-codes its application class, so its few calls are repeated here, with
-our application, bound to loopback, and closed.
+Flower's command hard-codes its application class, so its few calls are repeated here with our
+application, bound to loopback and with a login.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
 from flower_plugin.auth.audit import MonitorAuditLog
 from flower_plugin.auth.gate import Gatekeeper, Hosts
-from flower_plugin.auth.login import Credentials, Guesses, LoginSessions, OneTimeLinks, SpentCookies
+from flower_plugin.auth.login import Credentials, LoginSessions, LoginThrottle, OneTimeLinks, SpentCookies
 from flower_plugin.auth.roles import RoleMap
+from flower_plugin.incoming.argument_secrets import ArgumentSecrets, parameters_of
 from flower_plugin.incoming.broker import BrokerLink
-from flower_plugin.incoming.calls import Calls, parameters_of
 from flower_plugin.incoming.events import EventCheck
 from flower_plugin.store_access import StoreAccess
 from flower_plugin.upstream import MonitorEvents
@@ -44,17 +44,17 @@ LOOPBACK = "127.0.0.1"
 
 def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tuple[Gatekeeper, str]:
     """
-    Who may come in, from the options and the environment.
+    Authentication and roles from the options and the environment.
 
     Returns:
-        The gatekeeper, and the password that was generated (empty when one was configured).
+        The gatekeeper, and the generated password (empty if one is configured).
 
     Raises:
-        SettingError: ``--trace_roles`` or ``--basic_auth`` has an entry that is wrong, or ``--auth`` no provider.
+        SettingError: ``--trace_roles`` or ``--basic_auth`` has an invalid entry, or ``--auth`` has no provider.
     """
     password = os.environ.get("CELERY_TRACE_MONITOR_PASSWORD", "")
     token = os.environ.get("CELERY_TRACE_MONITOR_TOKEN", "")
-    # A variable that is set and empty, or a comma at the end, names nobody.
+    # An empty variable or a trailing comma is not an entry.
     pairs = [pair for pair in options.basic_auth or () if pair.strip()]
     generated = ""
     if not (pairs or options.auth or password):
@@ -62,13 +62,13 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
     oauth = None
     if options.auth:
         pattern = options.auth
-        hint = "Give one of Flower's, such as flower.views.auth.GoogleAuth2LoginHandler."
+        hint = "Use one of Flower's providers, such as flower.views.auth.GoogleAuth2LoginHandler."
         if not options.auth_provider:
-            raise SettingError(f"--auth is set without --auth_provider, so nobody could log in. {hint}")
+            raise SettingError(f"--auth requires --auth_provider. {hint}")
         try:
             upstream.login_handler(options.auth_provider)
         except ValueError as error:
-            raise SettingError(f"--auth_provider={options.auth_provider} can't be used: {error}. {hint}") from None
+            raise SettingError(f"Invalid --auth_provider={options.auth_provider}: {error}. {hint}") from None
 
         def oauth(name: str) -> bool:
             return bool(upstream.oauth_user_allowed(pattern, name))
@@ -81,7 +81,7 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
         hosts=Hosts("*" if options.unix_socket else options.address, options.trace_hosts),
         sessions=LoginSessions(clock, hours * 3600),
         links=OneTimeLinks(clock),
-        guesses=Guesses(clock, credentials.accounts),
+        throttle=LoginThrottle(clock, credentials.accounts),
         audit=MonitorAuditLog(settings.folder, clock),
         spent=SpentCookies(clock, hours * 3600),
         oauth=oauth,
@@ -91,55 +91,55 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
     return keeper, generated
 
 
-#: Options that hold a secret.
+#: Options with secrets.
 SECRET_OPTIONS = ("basic_auth", "oauth2_secret", "cookie_secret", "broker_api")
 
 
 def warnings(options: Any, argv: Sequence[str], keeper: Gatekeeper) -> list[str]:
     """
-    What is allowed and probably not meant, a plain sentence or two each.
+    Warnings about options that are valid but probably a mistake.
 
     Args:
         options: Flower's and ours.
         argv: The command line.
-        keeper: Who may come in.
+        keeper: Authentication and roles.
     """
     found = []
     given = {_option_name(argument) for argument in argv if argument.startswith("-")}
     if shown := [name for name in SECRET_OPTIONS if name in given]:
         found.append(
-            f"{_listed(f'--{name}' for name in shown)} on the command line can be read by every user of this machine "
+            f"{_listed(f'--{name}' for name in shown)} on the command line is visible to all users of this machine "
             f"(ps shows it). Set {_listed(f'FLOWER_{name.upper()}' for name in shown)} in the environment instead, or "
             f"{_listed(shown)} in a flowerconfig.py that only you can read."
         )
     if options.xheaders and not (options.trace_trusted_proxies or options.unix_socket):
         found.append(
-            "--xheaders has no effect without --trace_trusted_proxies: anybody can send X-Real-Ip, so it is believed "
-            "from named proxies only. Until one is named, all visitors have the proxy's address and share its limit "
-            "of wrong passwords, and cookies are not marked Secure. Name the addresses that your proxies connect "
-            "from, such as --trace_trusted_proxies=127.0.0.1."
+            "--xheaders has no effect without --trace_trusted_proxies: any client can send X-Real-Ip, so it is "
+            "accepted from trusted proxies only. Without one, all clients have the proxy's address and share its limit "
+            "of wrong passwords, and cookies are not marked Secure. Set the addresses that your proxies connect from, "
+            "such as --trace_trusted_proxies=127.0.0.1."
         )
     accounts = sorted(keeper.credentials.accounts)
     unknown = sorted(keeper.roles.unmatched(accounts))
     if unknown and not options.auth:
         found.append(
-            f"--trace_roles names {_listed(map(repr, unknown))}, but nobody can log in under that name. "
-            f"Those who can: {', '.join(accounts)}."
+            f"--trace_roles has {_listed(map(repr, unknown))}, but no account has that name. "
+            f"Accounts: {', '.join(accounts)}."
         )
     return found
 
 
-def _listed(words: Iterable[str]) -> str:
-    *most, last = words
+def _listed(names: Iterable[str]) -> str:
+    *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
 
 
 def make_application(app: Celery, settings: Settings) -> tuple[MonitorApplication, str]:
     """
-    The monitor of a Celery app, from the options as they stand.
+    The monitor of a Celery app, from the current options.
 
     Returns:
-        The application, not started, and the generated password (empty when one was configured).
+        The application, not started, and the generated password (empty if one is configured).
     """
     options = upstream.options
     clock = SystemClock()
@@ -154,7 +154,7 @@ def make_application(app: Celery, settings: Settings) -> tuple[MonitorApplicatio
         max_workers_in_memory=options.max_workers,
         max_tasks_in_memory=options.max_tasks,
         link=link,
-        check=EventCheck(redactor, clock, Calls(redactor, parameters_of(app))),
+        check=EventCheck(redactor, clock, ArgumentSecrets(redactor, parameters_of(app))),
     )
     monitor = MonitorApplication(
         capp=app,
@@ -171,31 +171,29 @@ def make_application(app: Celery, settings: Settings) -> tuple[MonitorApplicatio
 
 
 def _listen(monitor: MonitorApplication) -> int | None:
-    """The port that it really listens on, or None for a Unix socket."""
+    """Listen; returns the actual port, or None for a Unix socket."""
     options = upstream.options
     try:
         if not options.unix_socket:
             return monitor.start_http_server()
         from tornado.netutil import bind_unix_socket
 
-        # Flower gives its socket mode 0777; ours is for its owner, and a proxy in the same group.
+        # Flower creates its socket with mode 0777. Ours is for its owner and a proxy in the same group.
         server = monitor.http_server()
         server.add_socket(bind_unix_socket(options.unix_socket, mode=0o660))
         return None
     except (OSError, socket.gaierror) as error:
         where = options.unix_socket or f"{options.address}:{options.port}"
-        sys.stderr.write(
-            f"Can't listen on {where}: {error}. Choose another with --port=N (0 takes a free one) or --address=HOST.\n"
-        )
+        sys.stderr.write(f"Can't listen on {where}: {error}. Use --port=N (0 for any free port) or --address=HOST.\n")
         raise SystemExit(1) from error
 
 
 def _announce(monitor: MonitorApplication, port: int | None, generated: str) -> str:
     """
-    Print where it is and how to come in. The link works once, so that a log that keeps it gives nothing away.
+    Print the address and the login. The link works once, so a log that has it is harmless.
 
     Returns:
-        The address without a path of ours; empty for a Unix socket.
+        The base URL; empty for a Unix socket.
     """
     options = upstream.options
     lines = []
@@ -209,54 +207,54 @@ def _announce(monitor: MonitorApplication, port: int | None, generated: str) -> 
         address = f"{scheme}://{host}:{port}{monitor.context.base_url}"
         lines.append(f"celery-trace monitor: {address}/trace")
         if generated:
-            lines.append(f"  open once:  {address}/login?token={monitor.context.gatekeeper.links.make()}")
+            lines.append(f"  one-time link:  {address}/login?token={monitor.context.gatekeeper.links.make()}")
     if generated:
-        lines.append(f"  password:   {generated}")
-        lines.append("  (set CELERY_TRACE_MONITOR_PASSWORD or --basic_auth to choose your own)")
+        lines.append(f"  password:       {generated}")
+        lines.append("  (set CELERY_TRACE_MONITOR_PASSWORD or --basic_auth to choose your own password)")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
     return address
 
 
-def _leave_on(number: int, loop: IOLoop) -> None:
+def _exit_on(number: int, loop: IOLoop) -> None:
     """
-    Leave when a signal comes: at once, and where what runs at that moment swallows the exception (a callback of a
-    weak reference, a library that catches everything), as soon as the loop runs.
+    Exit on a signal: at once, or in the loop's next round if the interrupted code swallows the exception (a weak
+    reference callback, a library that catches everything).
     """
 
-    def leave(*_: object) -> NoReturn:
+    def stop(*_: object) -> NoReturn:
         loop.asyncio_loop.call_soon_threadsafe(loop.stop)
         raise SystemExit(0)
 
-    signal.signal(number, leave)
+    signal.signal(number, stop)
 
 
 def _read_options(argv: Sequence[str]) -> None:
     """
-    Flower's options and ours, from everywhere that Flower reads them.
+    Read Flower's options and ours from all of Flower's sources.
 
     Raises:
-        SystemExit: One is wrong, or the monitor does not take it; it has been said which.
+        SystemExit: An option is invalid or not supported; the error was printed.
     """
     upstream.define_options()
     try:
         upstream.apply_environment()
         upstream.parse_arguments("monitor", argv)
     except (OptionError, ValueError) as error:
-        _refuse(f"An option of the monitor is wrong: {error}. `celery -A proj monitor --help` lists them.", error)
+        _refuse(f"Invalid option: {error}. `celery -A proj monitor --help` lists all options.", error)
     options = upstream.options
     unknown = [argument for argument in argv if argument.startswith("-") and not _known(argument)]
     if unknown:
-        _refuse(f"The monitor has no option {unknown[0]}. `celery -A proj monitor --help` lists them.")
-    if not 0 <= options.port <= 65535:  # the system would take it modulo 65536, without a word
-        _refuse(f"--port={options.port} is no port: it must be from 0 (any free one) to 65535.")
+        _refuse(f"Unknown option {unknown[0]}. `celery -A proj monitor --help` lists all options.")
+    if not 0 <= options.port <= 65535:  # the system would silently use it modulo 65536
+        _refuse(f"Invalid --port={options.port}: it must be from 0 (any free port) to 65535.")
     if options.persistent or options.db != upstream.NO_DATABASE:
         name = "persistent" if options.persistent else "db"
         _refuse(
-            f"The monitor does not take --{name}: Flower would keep arguments and results of tasks in a file that is "
-            "read with pickle, so whoever can write it runs code here. Start without it (also in flowerconfig.py and "
-            "FLOWER_*), and delete the file if there is one. Failures, leaks, runs and alerts are in the store and "
-            "outlive a restart; only Flower's own lists of tasks and workers begin empty."
+            f"--{name} is not supported: Flower would keep arguments and results of tasks in a pickle file, which lets "
+            "anyone who can write the file run code in the monitor. Remove the option (also from flowerconfig.py and "
+            "FLOWER_*), and delete the file if it exists. Failures, leaks, runs and alerts are in the store and "
+            "survive a restart; only Flower's own lists of tasks and workers start empty."
         )
     if not options.address and not options.unix_socket:
         options.address = LOOPBACK
@@ -274,36 +272,36 @@ def run(app: Celery, argv: Sequence[str], settings: Settings | None = None) -> N
     Args:
         app: The Celery app.
         argv: Flower's options and ours, without the program's name.
-        settings: celery-trace's; from the app and the environment if None.
+        settings: celery-trace's settings; read from the app and the environment if None.
 
     Raises:
-        SettingError: A setting or ``--trace_roles`` is wrong.
-        SystemExit: An option is wrong or the address is taken; it has been said why. 0 on SIGTERM and Ctrl-C.
+        SettingError: A setting or ``--trace_roles`` is invalid.
+        SystemExit: An option is invalid or the address is in use; the error was printed. 0 on SIGTERM and Ctrl-C.
     """
     settings = settings or from_app(app)
     _read_options(argv)
-    # Wrong rules and channels are refused now, not when the first alert is due.
+    # Reject invalid rules and channels now, not at the first alert.
     rules.configured(settings.alert_rules)
     channels.channels(settings.alert_channels)
     upstream.setup_logging()
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # not what it loads, but what it migrates
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # only migrations, not plugins
     monitor, generated = make_application(app, settings)
     for warning in warnings(upstream.options, argv, monitor.context.gatekeeper):
         sys.stderr.write(f"Warning: {warning}\n")
     atexit.register(monitor.stop)
-    _leave_on(signal.SIGTERM, monitor.io_loop)
+    _exit_on(signal.SIGTERM, monitor.io_loop)
     try:
         port = _listen(monitor)
         if port is not None:
-            # Cookies know no ports: two monitors on one host must not log each other out.
+            # Cookies are shared by all ports of a host; two monitors must not log each other out.
             monitor.context.gatekeeper.session_cookie = f"celery_trace_session_{port}"
         monitor.context.public_address = _announce(monitor, port, generated)
         upstream.print_banner(app, monitor.ssl_options is not None, port)
         monitor.start()
     except KeyboardInterrupt:
         logger.info("Stopping.")
-    except SystemExit as leaving:
-        if leaving.code:
+    except SystemExit as error:
+        if error.code:
             raise
         logger.info("Stopping.")
     finally:

@@ -1,4 +1,4 @@
-"""What the monitor's handlers and jobs need: made once by the application, handed to whoever asks."""
+"""The collaborators of the monitor's handlers and jobs, made once by the application."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flower_plugin import upstream
 from flower_plugin.auth.gate import Gatekeeper
 from flower_plugin.incoming.broker import BrokerLink, BrokerState
 from flower_plugin.incoming.unrecorded import Unrecorded
-from flower_plugin.rendering.wording import Paths
+from flower_plugin.rendering.markup import Paths
 from flower_plugin.store_access import StoreAccess
 
 if TYPE_CHECKING:
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 STATIC = Path(__file__).parent / "static"
 
-#: Threads for everything of ours that blocks. A slow store holds these and no page of Flower's.
+#: Threads for our blocking calls. A slow store blocks these and no page of Flower's.
 THREADS = 12
 
 
 class MonitorStatus(Struct, frozen=True, kw_only=True):
     """
-    What pages show of the monitor itself.
+    The monitor's own state, for pages.
 
     Attributes:
-        child_limit_bytes: Celery's ``worker_max_memory_per_child``; 0 where there is none.
-        events: Celery's events that Flower's pages miss, by what became of them.
+        child_limit_bytes: Celery's ``worker_max_memory_per_child``; 0 if not set.
+        events: Counts of Celery events that are missing on Flower's pages, by reason.
         unrecorded: Workers that can't write their records.
-        workflow: The tasks that Flower remembers of a workflow, by the id of its root.
+        workflow: The tasks of a workflow in Flower's memory, by the id of its root.
     """
 
     settings: Settings
@@ -61,18 +61,18 @@ class MonitorContext:
 
     Args:
         capp: The Celery app.
-        settings: celery-trace's.
+        settings: celery-trace's settings.
         access: The store.
-        gatekeeper: Who may come in.
+        gatekeeper: Authentication and roles.
         link: The state of the broker.
         events: Flower's events.
         loop: Tornado's loop.
-        url_prefix: Flower's option of that name.
+        url_prefix: Flower's option ``--url_prefix``.
 
     Attributes:
-        redactor: Decides what Flower's pages and answers show, by the same names as in traced processes.
-        base_url: In front of every address of ours: ``""`` or ``/prefix``.
-        public_address: Where people reach the monitor, with the prefix; known when it listens. Alerts link to it.
+        redactor: Redacts values on Flower's pages, by the same names as in traced processes.
+        base_url: The prefix of all URLs: ``""`` or ``/prefix``.
+        public_address: The monitor's public base URL; set when it listens. Alerts link to it.
     """
 
     def __init__(
@@ -109,17 +109,17 @@ class MonitorContext:
         The open store.
 
         Raises:
-            StoreUnavailable: It can't be opened now.
+            StoreUnavailable: The store can't be opened.
         """
         return self.access.store
 
     @property
     def queries(self) -> Queries:
         """
-        What reads it.
+        The queries of the store.
 
         Raises:
-            StoreUnavailable: It can't be opened now.
+            StoreUnavailable: The store can't be opened.
         """
         return self.access.queries
 
@@ -129,20 +129,20 @@ class MonitorContext:
         The alert engine.
 
         Raises:
-            StoreUnavailable: There is no store to evaluate.
+            StoreUnavailable: The store can't be opened.
         """
-        # Apprise takes 36 MB once used, so a monitor that never alerts must not import it at its start.
+        # Apprise takes 36 MB, so a monitor without alerts must not import it.
         from celery_trace.alerting.engine import AlertEngine
 
         return AlertEngine(self.store, self.queries, self.settings, self.clock, base_url=self.public_address)
 
     def status(self) -> MonitorStatus:
-        """The monitor as pages show it now."""
+        """The current state."""
         return MonitorStatus(
             settings=self.settings,
             broker=self.link.state,
             app_name=str(self.capp.main or "celery"),
-            # Celery counts it in KiB.
+            # Celery's setting is in KiB.
             child_limit_bytes=(self.capp.conf.worker_max_memory_per_child or 0) * 1024,
             events=self.events.counts,
             unrecorded=self.events.unrecorded.now(),
@@ -150,13 +150,13 @@ class MonitorContext:
         )
 
     def asset_url(self, name: str) -> str:
-        """The address of one of our static files; changes when any of them does."""
+        """The URL of one of our static files; it changes when any of them changes."""
         return f"{self.base_url}/trace/static/{static_version()}/{name}"
 
 
 @cache
 def static_version() -> str:
-    """The version of all our static files; part of their addresses."""
+    """A hash of all our static files; part of their URLs."""
     found = hashlib.blake2b(digest_size=6)
     for path in sorted(path for path in STATIC.rglob("*") if path.is_file()):
         content = path.read_bytes()

@@ -1,10 +1,9 @@
 """
-The monitor's garbage collector, led so that it holds no page up for long.
+Garbage collection of the monitor without long pauses.
 
-Flower remembers a hundred thousand tasks. Each time they have grown by a quarter, the interpreter looks at every object
-of theirs for garbage, and for half a second nothing is answered. Here what is alive is set aside every few seconds, so
-that a collection only looks at what is new. Now and then everything is looked at after all: a cycle that became garbage
-while it was set aside is found only then.
+Flower keeps a hundred thousand tasks in memory. A full collection scans all their objects and blocks the loop for half
+a second. So live objects are frozen every few seconds and later collections scan only new ones. A full collection runs
+once an hour, as cycles among frozen objects are found only then.
 """
 
 from __future__ import annotations
@@ -13,39 +12,39 @@ import gc
 
 from celery_trace.clock import Clock
 
-#: How often what is alive is set aside, seconds.
-TIDY_EVERY_S = 5.0
+#: Interval of collections, seconds.
+COLLECT_EVERY_S = 5.0
 
-#: How often everything is looked at, seconds.
-THOROUGH_EVERY_S = 3600.0
+#: Interval of full collections, seconds.
+FULL_EVERY_S = 3600.0
 
 
-class GarbageRounds:
+class GarbageCollection:
     """
-    Calls for the collector. Where the application has switched it off, nothing is done.
+    Runs the collector. Does nothing if the application has disabled it.
 
     Args:
-        clock: Time.
+        clock: The clock.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._thorough_at_s = clock.monotonic_s() + THOROUGH_EVERY_S
+        self._full_at_s = clock.monotonic_s() + FULL_EVERY_S
         self._frozen = self._closed = False
 
-    def tidy(self) -> None:
-        """Collect what is new and set the rest aside; once an hour, collect everything."""
+    def collect(self) -> None:
+        """Collect new objects and freeze the rest; once an hour, collect all objects."""
         if self._closed or not gc.isenabled():
             return
-        if self._clock.monotonic_s() >= self._thorough_at_s:
-            self._thorough_at_s = self._clock.monotonic_s() + THOROUGH_EVERY_S
+        if self._clock.monotonic_s() >= self._full_at_s:
+            self._full_at_s = self._clock.monotonic_s() + FULL_EVERY_S
             gc.unfreeze()
         gc.collect()
         gc.freeze()
         self._frozen = True
 
     def close(self) -> None:
-        """Put back what was set aside. A second call does nothing."""
+        """Unfreeze all objects. Idempotent."""
         self._closed = True
         if self._frozen:
             self._frozen = False

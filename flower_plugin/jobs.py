@@ -1,4 +1,4 @@
-"""What goes on beside the pages: alerts, pruning, the collector, the broker's queue, garbage. All off the loop."""
+"""Background jobs: alerts, pruning, the collector, the broker's queue, garbage collection. All off the loop."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from celery_trace.guard import report
 from celery_trace.stores import leak_rows
 from celery_trace.transports.broker import BrokerConsumer
 from flower_plugin.context import MonitorContext
-from flower_plugin.garbage import TIDY_EVERY_S, GarbageRounds
+from flower_plugin.garbage import COLLECT_EVERY_S, GarbageCollection
 from flower_plugin.web.live import LiveFeed
 
 logger = logging.getLogger("celery_trace.monitor")
 
 ALERTS_EVERY_S = 3.0
 PRUNE_EVERY_S = 60.0
-#: How long the monitor gives space back after pruning, in steps between which others write, seconds.
+#: Maximum time for freeing disk space after pruning, in steps between which others can write, seconds.
 GIVE_BACK_S = 2.0
 LIVE_EVERY_S = 1.0
 WATCH_EVERY_S = 1.0
@@ -29,9 +29,9 @@ WATCH_EVERY_S = 1.0
 
 class Job:
     """
-    A blocking call at intervals in a thread; it never overlaps itself and never ends because it failed once.
+    A periodic blocking call in a thread. ArgumentSecrets never overlap, and a failure does not end the job.
 
-    A store that is down makes each call fail: that is said once, and once more when it is over.
+    While the store is down each call fails; the first failure and the recovery are logged.
     """
 
     def __init__(self, context: MonitorContext, name: str, every_s: float, call: Callable[[], object]) -> None:
@@ -43,11 +43,11 @@ class Job:
         self._failing = False
 
     def start(self) -> None:
-        """Begin, on the loop."""
+        """Start the timer, on the loop."""
         self._timer.start()
 
     def stop(self) -> None:
-        """No further calls."""
+        """Stop the timer."""
         self._timer.stop()
 
     async def _tick(self) -> None:
@@ -55,15 +55,15 @@ class Job:
             await self._context.loop.run_in_executor(self._context.threads, self.once)
 
     def once(self) -> None:
-        """One call, now, in this thread."""
+        """One call in this thread."""
         if not self._running.acquire(blocking=False):
             return
         try:
             self._call()
             if self._failing:
                 self._failing = False
-                logger.info("%s works again.", self.name)
-        except Unavailable as error:  # such as a store that is down
+                logger.info("%s recovered.", self.name)
+        except Unavailable as error:  # such as the store being down
             if not self._failing:
                 logger.warning("%s: %s", self.name, error)
             self._failing = True
@@ -75,22 +75,22 @@ class Job:
 
 
 class Jobs:
-    """The monitor's jobs. Collector and broker queue are started in a thread, so a slow one delays no page."""
+    """The monitor's jobs. The collector and the consumer start in a thread, so a slow start delays no page."""
 
     def __init__(self, context: MonitorContext, feed: LiveFeed) -> None:
         self._context = context
         self._collector: CollectorProcess | None = None
         self._consumer: BrokerConsumer | None = None
-        self._garbage = GarbageRounds(context.clock)
+        self._garbage = GarbageCollection(context.clock)
         self._jobs = [
             Job(context, "Alerts", ALERTS_EVERY_S, self._evaluate),
             Job(context, "Pruning", PRUNE_EVERY_S, self._prune),
-            Job(context, "Live pages", LIVE_EVERY_S, feed.look),
+            Job(context, "Live pages", LIVE_EVERY_S, feed.check),
             Job(context, "Watching the collector", WATCH_EVERY_S, self._watch_collector),
-            Job(context, "Garbage", TIDY_EVERY_S, self._garbage.tidy),
+            Job(context, "Garbage collection", COLLECT_EVERY_S, self._garbage.collect),
         ]
-        if context.settings.transport == "broker":  # with another transport the collector does it
-            self._jobs.append(Job(context, "Runs of leaks", leak_rows.COUNT_ON_EVERY_S, self._count_leaks))
+        if context.settings.transport == "broker":  # with the other transport the collector does this
+            self._jobs.append(Job(context, "Run counts of leaks", leak_rows.COUNT_ON_EVERY_S, self._count_leaks))
         self._stopped = False
 
     def _evaluate(self) -> None:
@@ -105,7 +105,7 @@ class Jobs:
         leak_rows.count_on(self._context.store)
 
     def start(self) -> None:
-        """Begin all of them."""
+        """Start all jobs."""
         for job in self._jobs:
             job.start()
         self._context.threads.submit(self._start_processes)
@@ -130,7 +130,7 @@ class Jobs:
             report("reading the broker's queue", error)
 
     def stop(self) -> None:
-        """End all of them; twice is harmless."""
+        """Stop all jobs. Idempotent."""
         self._stopped = True
         for job in self._jobs:
             job.stop()

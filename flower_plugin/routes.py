@@ -1,4 +1,4 @@
-"""Every address of ours."""
+"""All our routes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flower_plugin.pages.registry import PAGES
 from flower_plugin.shell.rooms import ShellRooms
 from flower_plugin.shell.socket import ShellSocket
 from flower_plugin.upstream import StaticFileHandler
-from flower_plugin.web.entrance import LoginHandler, LogoutHandler
 from flower_plugin.web.handlers import JsonNotFoundHandler, NotFoundHandler, PageHandler
 from flower_plugin.web.live import LiveFeed, LiveSocket
+from flower_plugin.web.login_pages import LoginHandler, LogoutHandler
 
-#: Addresses beside the pages: (pattern below the prefix, handler, name).
-ADDRESSES: tuple[tuple[str, type[RequestHandler], str], ...] = (
+#: Routes other than pages: (pattern below the prefix, handler, name).
+ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/stats", reading.StatsHandler, "trace_api_stats"),
     (rf"/api/trace/({'|'.join(LISTS)})", reading.ListHandler, "trace_api_list"),
     (r"/api/trace/alerts/rules", changes.AlertRulesHandler, "trace_api_alert_rules"),
@@ -45,11 +45,10 @@ def routes(base: str, feed: LiveFeed, rooms: ShellRooms, *, oauth: bool) -> list
     Our routes below ``base``, ``""`` or ``/prefix``.
 
     Args:
-        base: In front of every address. Flower's own rewriting drops the arguments of handlers, so ours are
-            prefixed here.
-        feed: What open pages are told.
-        rooms: Where shells are.
-        oauth: Whether ``/login`` belongs to the configured OAuth provider.
+        base: The prefix. Flower's own rewriting drops the arguments of handlers, so ours are prefixed here.
+        feed: Updates of open pages.
+        rooms: The shell rooms.
+        oauth: Whether ``/login`` belongs to the OAuth provider.
     """
     found = [url(rf"{base}{page.path}", PageHandler, {"page": page}, name=page.name) for page in PAGES]
     found.append(url(rf"{base}/trace/live", LiveSocket, {"feed": feed}, name="trace_live"))
@@ -60,5 +59,5 @@ def routes(base: str, feed: LiveFeed, rooms: ShellRooms, *, oauth: bool) -> list
         found.append(url(rf"{base}/login/?", LoginHandler, name="trace_login"))
     if base:
         found.append(url(base, RedirectHandler, {"url": f"{base}/", "permanent": False}, name="trace_without_slash"))
-    found.extend(url(rf"{base}{path}", handler, name=name) for path, handler, name in ADDRESSES)
+    found.extend(url(rf"{base}{path}", handler, name=name) for path, handler, name in ROUTES)
     return found

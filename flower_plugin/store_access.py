@@ -1,7 +1,7 @@
 """
-The store, as the monitor reaches it: opened when first asked for, tried again while it is down.
+The monitor's access to the store: opened at first use, retried while it is down.
 
-Everything here blocks and runs in a thread, never on the IOLoop.
+All calls block and run in a thread, never on the IOLoop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, open_store
 
-#: After the store could not be opened, how long its error is repeated before the next try, seconds.
+#: After a failed attempt to open the store, the error is repeated for so long before the next attempt, seconds.
 RETRY_S = 2.0
 
 OpenStore = Callable[[Settings], Store]
@@ -27,7 +27,7 @@ class StoreAccess:
     Args:
         settings: Which store.
         open_store: Opens it; raises ``StoreUnavailable`` with ``what``, ``why`` and ``next``.
-        clock: For the wait between two tries.
+        clock: For the time between two attempts.
     """
 
     def __init__(self, settings: Settings, clock: Clock, open_store: OpenStore = open_store) -> None:
@@ -46,7 +46,7 @@ class StoreAccess:
         The open store.
 
         Raises:
-            StoreUnavailable: It could not be opened.
+            StoreUnavailable: The store could not be opened.
         """
         return self._opened()[0]
 
@@ -56,7 +56,7 @@ class StoreAccess:
         The open store's queries.
 
         Raises:
-            StoreUnavailable: It could not be opened.
+            StoreUnavailable: The store could not be opened.
         """
         return self._opened()[1]
 
@@ -81,7 +81,7 @@ class StoreAccess:
         return store, Queries(store)
 
     def close(self) -> None:
-        """Close the store; nothing opens it again."""
+        """Close the store; it is not opened again."""
         with self._lock:
             self._closed = True
             if self._open is not None:

@@ -1,8 +1,8 @@
 """
-The one module that imports Flower.
+The only module that imports Flower.
 
-Flower changes by more than a thousand lines between minor releases, so everything that the
-monitor needs from it is named here; ``pyproject.toml`` pins the minor release.
+Flower changes by more than a thousand lines between minor releases, so all that the monitor needs
+from it is imported here; ``pyproject.toml`` pins the minor release.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from tornado.web import RequestHandler, StaticFileHandler
 
 from celery_trace.clock import SystemClock
 from celery_trace.redaction import Redactor, Scrubber
+from flower_plugin.incoming.argument_secrets import ArgumentSecrets
 from flower_plugin.incoming.broker import BrokerLink
-from flower_plugin.incoming.calls import Calls
 from flower_plugin.incoming.events import EventCheck, is_name
 from flower_plugin.incoming.redacted import redacted, redacted_mapping, redacted_settings, text_of
 from flower_plugin.incoming.unrecorded import UnrecordedWorkers
@@ -88,24 +88,24 @@ __all__ = [
 
 logger = logging.getLogger("celery_trace.monitor")
 
-#: Flower's own pages and answers that show arguments, results and exceptions of tasks: from the event stream, from
-#: the result backend, and of what workers are running.
+#: Flower's handlers that show arguments, results and exceptions of tasks: from events, the result backend, and running
+#: workers.
 SHOWS_VALUES = (TasksView, TasksDataTable, TaskView, WorkerView, ListTasks, TaskInfo, TaskResult, ListWorkers)
-#: Those whose POST only reads.
+#: Handlers with a POST that only reads.
 READS_BY_POST = (TasksDataTable,)
 
-#: The wait after a message that can't be read, seconds: should each fail alike, the thread is no burden.
-RUBBISH_S = 0.05
+#: Pause after an unreadable message, seconds, so that a stream of them does not keep the thread busy.
+INVALID_PAUSE_S = 0.05
 
-#: What Flower's option ``--db`` holds where nobody gave it.
+#: The default of Flower's option ``--db``.
 NO_DATABASE = "flower"
 
-#: How long the loop takes events in before it looks at its other work, seconds.
+#: Time slice of the loop for events, seconds.
 SLICE_S = 0.005
-#: Events that wait at most; at two thousand a second, what comes within some ten seconds.
+#: Maximum number of queued events; ten seconds at 2,000 per second.
 MOST_WAITING = 20_000
 
-#: The longest wait between two tries to reach a broker that went away, seconds.
+#: Maximum pause between two attempts to reach the broker, seconds.
 BROKER_RETRY_S = 4.0
 
 _OPTIONS: tuple[tuple[str, object, type, bool, str], ...] = (
@@ -114,40 +114,40 @@ _OPTIONS: tuple[tuple[str, object, type, bool, str], ...] = (
         [],
         str,
         True,
-        "who may do what, as user:role,…; roles are look, locals, recreated, live (each includes the ones before); "
-        "*:role names everybody else",
+        "roles of users, as user:role,…; roles are look, locals, recreated, live (each includes the previous ones); "
+        "*:role for all other users",
     ),
-    ("trace_hosts", [], str, True, "further Host names under which the monitor is reached, such as behind a proxy"),
+    ("trace_hosts", [], str, True, "additional Host names of the monitor, such as behind a proxy"),
     (
         "trace_trusted_proxies",
         [],
         str,
         True,
-        "addresses or networks of the proxies in front of the monitor, whose X-Forwarded-For or X-Real-Ip is believed",
+        "addresses or networks of trusted proxies in front of the monitor, for X-Forwarded-For and X-Real-Ip",
     ),
-    ("trace_read_only", False, bool, False, "nobody may change anything, through Flower either, or open a live shell"),
-    ("trace_session_hours", 12.0, float, False, "hours after which a login ends"),
+    ("trace_read_only", False, bool, False, "allow no changes, also not through Flower, and no live shells"),
+    ("trace_session_hours", 12.0, float, False, "hours until a login expires"),
 )
 
 
 def define_options() -> None:
-    """Add our options to Tornado's global table; twice is harmless."""
+    """Add our options to Tornado's global table. Idempotent."""
     for name, default, kind, multiple, meaning in _OPTIONS:
         if not hasattr(options, name):
             define(name, default=default, type=kind, multiple=multiple, help=meaning)
 
 
 def apply_environment() -> None:
-    """``FLOWER_*`` from the environment, as Flower reads it."""
+    """Read ``FLOWER_*`` from the environment, as Flower does."""
     flower_command.apply_env_options()
 
 
 def parse_arguments(program: str, arguments: Sequence[str]) -> None:
     """
-    Flower's and our options from the command line and from ``flowerconfig.py``.
+    Read Flower's and our options from the command line and from ``flowerconfig.py``.
 
     Raises:
-        SystemExit: An option is wrong; Tornado has printed why.
+        SystemExit: An option is invalid; Tornado has printed the error.
     """
     flower_command.apply_options(program, list(arguments))
 
@@ -156,8 +156,8 @@ def flower_settings() -> dict[str, object]:
     """
     Tornado's settings as Flower derives them from its options.
 
-    ``flower.urls.settings`` is global and ``extract_settings`` prefixes it in place, so that a
-    second monitor in one process would be prefixed twice: the original is put back.
+    ``flower.urls.settings`` is global and ``extract_settings`` adds the prefix in place. The original
+    is restored, as a second monitor in one process would get the prefix twice.
     """
     original = dict(flower_urls.settings)
     try:
@@ -170,17 +170,17 @@ def flower_settings() -> dict[str, object]:
 
 def login_handler(provider: object) -> type[RequestHandler]:
     """
-    The handler of ``--auth_provider``, by its dotted name; Flower's "not found" where none is given.
+    The handler of ``--auth_provider``, by its dotted name; Flower's "not found" handler without one.
 
     Raises:
-        ValueError: There is no such handler; the text says why.
+        ValueError: It can't be used; the text has the reason.
     """
     try:
         handler = symbol_by_name(provider or NotFoundErrorHandler)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"it can't be imported ({error})") from error
     if not (isinstance(handler, type) and issubclass(handler, RequestHandler)):
-        raise ValueError("it is no handler of Tornado's")
+        raise ValueError("it is not a Tornado handler")
     return handler
 
 
@@ -190,23 +190,23 @@ def setup_logging() -> None:
 
 
 def print_banner(app: Celery, ssl: bool, port: int | None) -> None:
-    """Flower's own lines about address, broker and registered tasks, through its log."""
+    """Log Flower's lines about address, broker and registered tasks."""
     flower_command.print_banner(app, ssl, port)
 
 
 def flower_template_folder() -> str:
-    """Where Flower's templates live."""
+    """The folder of Flower's templates."""
     return str(flower_urls.settings["template_path"])
 
 
 def reserved_template_names() -> frozenset[str]:
-    """Names that Flower adds to each template, which our pages must not shadow on Flower's own pages."""
+    """Names that Flower adds to each template; our names must not shadow them."""
     return frozenset(name for name, _ in inspect.getmembers(template_functions, inspect.isfunction))
 
 
-# --- our entries on Flower's own pages ----------------------------------------------------------------
+# --- our parts of Flower's pages ----------------------------------------------------------------
 
-#: For each of Flower's templates: where something of ours goes, as (pattern, what goes in front of its match).
+#: By template of Flower: (pattern, text to insert before its match).
 SPLICES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "navbar.html": (
         (r"</ul>", '{% include "trace/nav.html" %}'),
@@ -221,7 +221,7 @@ SPLICES: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-#: What our pages' policy does not let run or apply: (in Flower's template, what stands there instead).
+#: Inline scripts and styles that our content security policy blocks: (pattern in Flower's template, replacement).
 REPLACED: Mapping[str, tuple[tuple[str, str], ...]] = {
     "workers.html": (
         (
@@ -235,15 +235,15 @@ REPLACED: Mapping[str, tuple[tuple[str, str], ...]] = {
 
 def splice(name: str, text: str) -> str:
     """
-    One of Flower's templates with our parts in it.
+    One of Flower's templates with our parts inserted.
 
-    Where Flower moved the anchor, its page stays as it is and the log says so: a page without our
-    entry is better than no page.
+    If an anchor is missing, a warning is logged and the part is left out: a page without our part
+    is better than no page.
     """
     for pattern, ours in SPLICES.get(name, ()):
         found = re.search(pattern, text)
         if found is None:
-            logger.warning("Flower's %s has no %r any more; our part is left out of it.", name, pattern)
+            logger.warning("Flower's %s no longer has %r; our part is left out.", name, pattern)
             continue
         text = text[: found.start()] + ours + text[found.start() :]
     return _replaced(name, text, REPLACED.get(name, ()))
@@ -253,14 +253,14 @@ def _replaced(name: str, text: str, pairs: tuple[tuple[str, str], ...]) -> str:
     for pattern, ours in pairs:
         text, number = re.subn(pattern, lambda match, ours=ours: match.expand(ours), text)  # type: ignore[misc]
         if not number:
-            logger.warning("Flower's %s no longer has %r, which should become %r.", name, pattern, ours)
+            logger.warning("Flower's %s no longer has %r, which should be replaced with %r.", name, pattern, ours)
     return text
 
 
-#: Where Flower's script makes markup or an address of a value as it came: (what stands there, what it must be).
-#: DataTables writes what a column's ``render`` returns to ``innerHTML``, and what it returns for a search as well.
+#: Places where Flower's script makes markup or URLs from unescaped values: (pattern, replacement).
+#: DataTables writes the result of a column's ``render`` to ``innerHTML``, also the result for a search.
 SCRIPT_FIXES: tuple[tuple[str, str], ...] = (
-    # A list or an object passed as it was, and its items are markup once it is text.
+    # A list or an object was passed through, and its items became markup when converted to text.
     (
         r"return typeof d === 'string' \?\s*d\.replace(.+) :\s*d;",
         r"return d === null || d === undefined ? '' : String(d).replace\1;",
@@ -271,20 +271,20 @@ SCRIPT_FIXES: tuple[tuple[str, str], ...] = (
         "return type === 'display' ? workerNameLink(data) : htmlEscapeEntities(data);",
     ),
     (r"return data\.join\(' '\);", "return htmlEscapeEntities(data.join(' '));"),
-    # An id or a name with a slash in it is another address: a button for one task would do something else.
+    # An id or a name with a slash is a different URL: a button would act on something else.
     (
         r"(url_prefix\(\) \+ '/api/[a-z/-]+/' \+) (workername|taskname|taskid),",
         r"\1 encodeURIComponent(\2),",
     ),
     (r"show_alert\(\$\(data\.responseText\)\.text\(\), ", "show_alert(data.responseText, "),
-    # The template said it in an inline script.
+    # Flower's template sets it in an inline script.
     (r"if \(autorefresh !== 0\)", "if ($('#trace-autorefresh').val() !== '0')"),
 )
 
 
 @cache
 def fixed_script(path: str) -> bytes | None:
-    """What to serve in the place of one of Flower's static files; None where it is served as it is."""
+    """The replacement for one of Flower's static files; None if it is served unchanged."""
     if Path(path) != Path(flower_urls.settings["static_path"]) / "js" / "flower.js":
         return None
     return _replaced("flower.js", Path(path).read_text(encoding="utf-8"), SCRIPT_FIXES).encode()
@@ -295,12 +295,12 @@ def fixed_script(path: str) -> bytes | None:
 
 class CheckedReceiver(EventReceiver):  # type: ignore[misc]
     """
-    Takes in what comes on the broker, whoever published it.
+    Receives events from the broker, whoever published them.
 
-    Celery's own reads the clock and the time of an event as they came, and one that is ill-formed ends the connection.
+    Celery's receiver trusts the clock and the time of an event, and a malformed one ends the connection.
     """
 
-    #: kombu would try without end to connect again, and nobody would be told that the broker is gone.
+    #: kombu would retry forever, and the loss of the broker would go unnoticed.
     connect_max_retries = 1
 
     def __init__(
@@ -313,23 +313,23 @@ class CheckedReceiver(EventReceiver):  # type: ignore[misc]
         return [consumer(queues=[self.queue], callbacks=[self.receive], no_ack=True, accept=self.accept)]
 
     def receive(self, body: object, message: object = None) -> None:  # noqa: ARG002
-        """One message: an event, or a list of them."""
+        """One message: an event or a list of events."""
         for event in body if isinstance(body, list) else [body]:
             checked = self._check.checked(event)
             if checked is not None:
                 self.process(*self.event_from_message(checked))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """What can't be read. It was delivered without a need to acknowledge."""
+        """Count an undecodable message. It needs no acknowledgement."""
         self._check.refuse(f"it can't be decoded ({type(exc).__name__}, {message.content_type!s:.60})")
 
 
 class MonitorState(EventsState):  # type: ignore[misc]
-    """Flower's memory of tasks and workers, where names of workers that nobody has seen for long take no room."""
+    """Flower's memory of tasks and workers, without entries of workers that have long been gone."""
 
     def event(self, event: dict[str, object]) -> None:
         super().event(event)
-        # Celery forgets the worker that was silent for longest; its counters and series would stay for ever.
+        # Celery evicts the worker that has been silent longest, but its counters and series would stay forever.
         if len(self.counter) > 2 * self.max_workers_in_memory:
             gone = {name for name in self.counter if name not in self.workers}
             self.metrics.remove_workers(gone)
@@ -341,25 +341,25 @@ class MonitorState(EventsState):  # type: ignore[misc]
         try:
             super()._index_task(task, evicted)
         except Exception:
-            # Flower reads the keyword arguments as Python, which may raise anything: {[]: 1}, "-" * 9000, a number too
-            # long to be printed. The task is found by everything else, then.
+            # Flower evaluates the keyword arguments as Python literals, which may raise anything: {[]: 1}, "-" * 9000,
+            # a number too long to print. The task is indexed without them.
             bare = {name: getattr(task, name) for name in ("uuid", "name", "state", "worker", "args", "result")}
             self.search_engine.upsert(SimpleNamespace(**bare, kwargs=None))
 
 
 class MonitorEvents(Events):  # type: ignore[misc]
     """
-    Flower's event thread, which comes back soon after the broker does.
+    Flower's event thread, with a bounded backoff and a bounded queue.
 
-    Flower doubles its wait without a bound, so after an outage of an hour it looks again an hour
-    later; this one waits :data:`BROKER_RETRY_S` at most and tells the pages how the broker is.
+    Flower doubles its backoff without a limit, so after an outage of an hour it retries an hour later. This one waits
+    at most :data:`BROKER_RETRY_S` and reports the state of the broker to the pages.
 
-    Flower also puts one callback for each event on the loop, and a request waits behind all of them: where events
-    come faster than they are taken in, pages took a minute. Here they wait in a queue of their own, and the loop
-    takes :data:`SLICE_S` of them at a time between its other work. What does not fit in is counted in ``skipped``.
+    Flower also adds one loop callback per event, and requests wait behind all of them: at high event rates pages took a
+    minute. Here events wait in a queue, and the loop processes them in slices of :data:`SLICE_S`. Events that exceed
+    the queue are dropped and counted in ``skipped``.
 
-    Each event is checked and redacted by ``check`` before it waits. Nothing is written to a file: Flower's
-    ``--persistent`` keeps its memory as a pickle.
+    ``check`` validates and redacts each event before it is queued. Nothing is written to a file: Flower's
+    ``--persistent`` would pickle its memory.
     """
 
     def __init__(
@@ -378,10 +378,10 @@ class MonitorEvents(Events):  # type: ignore[misc]
         self.state = MonitorState(max_tasks_in_memory=max_tasks_in_memory, max_workers_in_memory=max_workers_in_memory)
         self.check = check
         self.skipped = 0
-        self.not_understood = 0
+        self.failed = 0
         self.unrecorded = UnrecordedWorkers(SystemClock())
         self._waiting: deque[dict[str, object]] = deque()
-        self._taking = False
+        self._draining = False
         self._turn = threading.Lock()
         self._link = link
         self._sleep = sleep
@@ -389,53 +389,53 @@ class MonitorEvents(Events):  # type: ignore[misc]
 
     @property
     def counts(self) -> dict[str, int]:
-        """What became of events that Flower's pages miss, by a word that metrics use as a label."""
+        """Events that are missing on Flower's pages, by the label that metrics use."""
         return {
             "skipped": self.skipped,
-            "refused": self.check.refused + self.not_understood,
+            "refused": self.check.refused + self.failed,
             "field_left_out": self.check.fields_left_out,
         }
 
     def receiver(self, connection: Connection) -> CheckedReceiver:
-        """What receives events over a connection."""
+        """A receiver of events over a connection."""
         return CheckedReceiver(connection, check=self.check, take=self.on_event, app=self.capp)
 
     def on_event(self, event: dict[str, object]) -> None:
-        """A checked event has come, in the thread that receives them."""
-        self.unrecorded.heard(event)
+        """Queue a checked event, in the receiving thread."""
+        self.unrecorded.receive(event)
         with self._turn:
             if len(self._waiting) >= MOST_WAITING:
                 self._waiting.popleft()
                 self.skipped += 1
                 if self.skipped == 1:
                     logger.warning(
-                        "Events come faster than this monitor takes them in; the oldest are skipped, so Flower's own "
-                        "pages miss some tasks. Leaks and failures do not depend on events."
+                        "Events arrive faster than this monitor can process them. The oldest are skipped, so Flower's "
+                        "own pages miss some tasks. Leaks and failures do not depend on events."
                     )
             self._waiting.append(event)
-            if self._taking:
+            if self._draining:
                 return
-            self._taking = True
-        self.io_loop.add_callback(self._take)
+            self._draining = True
+        self.io_loop.add_callback(self._drain)
 
-    def _take(self) -> None:
-        """Some of the events that wait, on the loop; the rest in the loop's next round, after what else is due."""
+    def _drain(self) -> None:
+        """Process one slice of the queued events on the loop; the rest in its next rounds, after other callbacks."""
         end_s = time.perf_counter() + SLICE_S
         while True:
             with self._turn:
                 if not self._waiting:
-                    self._taking = False
+                    self._draining = False
                     return
                 event = self._waiting.popleft()
             try:
                 self.state.event(event)
             except Exception:
-                # A checked event has what Flower needs, but one event must not hold up the others whatever it is.
-                self.not_understood += 1
-                logger.debug("An event was not understood: %.200r", event, exc_info=True)
+                # A checked event has all that Flower needs, but no event may block the others.
+                self.failed += 1
+                logger.debug("An event could not be processed: %.200r", event, exc_info=True)
             if time.perf_counter() >= end_s:
                 break
-        self.io_loop.add_callback(self._take)
+        self.io_loop.add_callback(self._drain)
 
     def start(self) -> None:
         self.name = "trace-events"
@@ -457,20 +457,20 @@ class MonitorEvents(Events):  # type: ignore[misc]
                     self.io_loop.add_callback(self.io_loop.run_in_executor, None, self._wake_workers)
                     self._capture(receiver, connection)
             except Exception as error:
-                # Any driver raises its own kind here, and this thread must outlive them all.
+                # Each driver raises its own exceptions, and this thread must survive them all.
                 self._link.down(error)
                 self._sleep(wait_s)
                 wait_s = min(wait_s * 2, BROKER_RETRY_S)
 
     def _capture(self, receiver: CheckedReceiver, connection: Connection) -> None:
         """
-        Receive until the connection is gone.
+        Receive until the connection is lost.
 
-        A message that is none ends kombu's loop as well, long before it is decoded: the envelope that transports such
-        as Redis put around it has to be right too. The broker is there all the same, so go on over the next connection.
+        A malformed message also ends kombu's loop before it is decoded, as transports such as Redis put an envelope
+        around it. The broker is still available then, so receiving continues on the next connection.
         """
         errors = (*connection.connection_errors, *connection.channel_errors, OperationalError)
-        # For Redis kombu counts the KeyError among them that an odd envelope raises.
+        # For Redis kombu includes the KeyError of a malformed envelope.
         gone = tuple(kind for kind in errors if not issubclass(kind, LookupError))
         while not self._closing.is_set():
             try:
@@ -479,35 +479,37 @@ class MonitorEvents(Events):  # type: ignore[misc]
             except gone:
                 raise
             except Exception as error:
-                self.check.refuse(f"its message can't be read ({type(error).__name__}: {error!s:.100})")
-                self._sleep(RUBBISH_S)
+                self.check.refuse(f"unreadable message ({type(error).__name__}: {error!s:.100})")
+                self._sleep(INVALID_PAUSE_S)
 
     def _wake_workers(self) -> None:
         """
-        Ask all workers for a sign of life, so that pages show them at once.
+        Ask all workers for a heartbeat, so that pages show them at once.
 
-        In a thread of its own, not where events are received, as the receiver would by itself: the request is tried
-        again without end where the broker goes away just then, and nobody would notice that it has.
+        This runs in its own thread, not in the receiver's: kombu would retry the request forever if the broker is lost
+        at that moment, and the loss would go unnoticed.
         """
         try:
             self.capp.control.broadcast("heartbeat")
         except Exception as error:
-            logger.debug("Workers could not be asked for a sign of life: %s", error)
+            logger.debug("Could not ask workers for a heartbeat: %s", error)
 
 
-# --- what workers and result backends answer -----------------------------------------------------------
+# --- replies of workers and result backends -----------------------------------------------------------
 
 
 class MonitorInspector(Inspector):  # type: ignore[misc]
-    """Flower's inspection of workers, which keeps their answers redacted and in the shape that its pages expect."""
+    """Flower's inspector, with redacted and validated replies."""
 
-    def __init__(self, io_loop: IOLoop, capp: Celery, timeout_s: float, redactor: Redactor, calls: Calls) -> None:
+    def __init__(
+        self, io_loop: IOLoop, capp: Celery, timeout_s: float, redactor: Redactor, calls: ArgumentSecrets
+    ) -> None:
         super().__init__(io_loop, capp, timeout_s)
         self._redactor = redactor
         self._calls = calls
 
     def _inspect(self, method: str, workername: str | None) -> None:
-        """Ask one command, in a thread: thousands of tasks take a while to redact."""
+        """Send one inspect command, in a thread: redacting thousands of tasks takes a while."""
         inspect = self.capp.control.inspect(timeout=self.timeout, destination=[workername] if workername else None)
         try:
             answers = inspect.active(safe=True) if method == "active" else getattr(inspect, method)()
@@ -516,51 +518,51 @@ class MonitorInspector(Inspector):  # type: ignore[misc]
                 raise
             answers = None
         if answers is None:
-            logger.warning("No worker answered to %s", method)
+            logger.warning("No worker replied to %s", method)
             return
         for name, answer in answers.items():
             if answer is not None:
                 self.keep(name, method, answer)
 
     def keep(self, name: str, method: str, answer: object) -> None:
-        """Put what a worker answered onto Flower's pages, in the loop's next round."""
+        """Hand a worker's reply to Flower's pages, in the loop's next round."""
         if not is_name(name):
-            logger.warning("Something answered to %s that no worker is called: %.100r", method, name)
+            logger.warning("Reply to %s with an invalid worker name: %.100r", method, name)
             return
         try:
             shown = _inspected(method, answer, self._redactor, self._calls)
-        except _NoAnswer as error:
-            logger.warning("What %s answered to %s can't be shown: %s", name, method, error)
+        except _InvalidReply as error:
+            logger.warning("The reply of %s to %s is invalid: %s", name, method, error)
             return
         self.io_loop.add_callback(self._on_update, name, method, shown)
 
 
-class _NoAnswer(Exception):
-    """A worker's answer that none of Celery's has given."""
+class _InvalidReply(Exception):
+    """A reply that does not have the form of Celery's."""
 
 
-def _inspected(method: str, response: object, redactor: Redactor, calls: Calls) -> object:
+def _inspected(method: str, response: object, redactor: Redactor, calls: ArgumentSecrets) -> object:
     """
-    An answer to an inspect command, redacted.
+    A reply to an inspect command, redacted.
 
     Raises:
-        _NoAnswer: It has not the shape that Flower's page of a worker takes for granted.
+        _InvalidReply: It does not have the form that Flower's worker page expects.
     """
     if not isinstance(response, dict if method in {"stats", "conf"} else list):
-        raise _NoAnswer(f"it is of type {type(response).__name__}")
+        raise _InvalidReply(f"it is of type {type(response).__name__}")
     if isinstance(response, dict):
         return (
             redacted_settings(response, redactor) if method == "conf" else _stats(redacted_mapping(response, redactor))
         )
-    # Each may be as large as a value can be.
+    # Each item may be as large as a value can be.
     shown = [redacted(one, redactor, _secrets_of(one, calls)) for one in response]
     if method in {"registered", "revoked"}:
         return [one for one in shown if isinstance(one, str) and one]
     return [_TASKS[method](one) for one in shown if isinstance(one, dict)]
 
 
-def _secrets_of(task: object, calls: Calls) -> Scrubber | None:
-    """Those in the arguments of a task that a worker has."""
+def _secrets_of(task: object, calls: ArgumentSecrets) -> Scrubber | None:
+    """A scrubber of the secrets in the arguments of a task."""
     request = task.get("request", task) if isinstance(task, dict) else None
     if not isinstance(request, dict) or not isinstance(request.get("name"), str):
         return None
@@ -613,21 +615,21 @@ _TASKS: Mapping[str, Callable[[dict[str, object]], dict[str, object]]] = {
 
 
 class RedactedResults(BaseTaskHandler):  # type: ignore[misc]
-    """Mixed in front of Flower's handlers that answer with what the result backend holds."""
+    """Mixed into Flower's handlers that return results of the result backend."""
 
     def safe_result(self, result: object) -> object:
-        """As JSON, without secrets."""
+        """A result as JSON, without secrets."""
         return redacted(result, self.application.context.redactor)
 
     def update_response_result(self, response: dict[str, object], result: object) -> None:
-        """A traceback is there where the task failed."""
+        """Redact the traceback of a failed task too."""
         super().update_response_result(response, result)
         if response.get("traceback") is not None:
             response["traceback"] = text_of(str(response["traceback"]), self.application.context.redactor)
 
 
 class RememberedTask(NamedTuple):
-    """A task of a workflow that Flower remembers. ``at_s`` is seconds since the epoch."""
+    """A task of a workflow in Flower's memory. ``at_s`` is seconds since the epoch."""
 
     task_id: str
     name: str
@@ -637,7 +639,7 @@ class RememberedTask(NamedTuple):
 
 
 def workflow(events: Events, root_id: str, most: int = 100) -> list[RememberedTask]:
-    """The tasks below a root that Flower remembers, the root among them; none once Flower has forgotten the root."""
+    """The tasks of a workflow in Flower's memory, including the root; empty if the root is not in memory."""
     tasks = events.state.tasks
     root = tasks.get(root_id)
     found: dict[str, RememberedTask] = {}
@@ -649,11 +651,11 @@ def workflow(events: Events, root_id: str, most: int = 100) -> list[RememberedTa
         at_s = task.started or task.received or task.timestamp
         parent_id = str(task.parent_id or "")
         found[task.uuid] = RememberedTask(str(task.uuid), str(task.name or ""), str(task.state or ""), parent_id, at_s)
-        # Copied at once: the thread of the events adds to it.
+        # Copied, since the event thread adds to it.
         waiting.extend(tuple(task.children))
     return list(found.values())
 
 
 def known_option(name: str) -> bool:
-    """Whether Flower (or we) define an option of this name."""
+    """Whether Flower or the monitor defines an option of this name."""
     return hasattr(default_options, name)

@@ -148,7 +148,7 @@ class Stage:
             "monitor",
             [*celery, "monitor", f"--port={self.monitor_port}"],
             environment,
-            r"celery-trace monitor: (?P<page>\S+)\s+open once:\s+(?P<link>\S+)\s+password:\s+(?P<password>\S+)",
+            r"celery-trace monitor: (?P<page>\S+)\s+one-time link:\s+(?P<link>\S+)\s+password:\s+(?P<password>\S+)",
         )
         said = monitor.wait_ready()
         self.monitor_page, self.login_link, self.password = said["page"], said["link"], said["password"]

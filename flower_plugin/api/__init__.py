@@ -1,1 +1,1 @@
-"""The JSON of the contract, and metrics."""
+"""The JSON API and metrics."""

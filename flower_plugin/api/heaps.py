@@ -1,4 +1,4 @@
-"""The JSON of kept memory by call stack, in our shape and as files for other tools."""
+"""Retained memory by call stack, as JSON and as files for other tools."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import msgspec
 
 from celery_trace.heap import flames
 from celery_trace.model import Kind
-from flower_plugin.auth.roles import Role
-from flower_plugin.trouble import Trouble
+from flower_plugin.auth.roles import UserRole
+from flower_plugin.problems import Problem
 from flower_plugin.web.handlers import JsonHandler
 
 FORMATS = ("json", "collapsed", "speedscope", "pprof")
@@ -17,13 +17,13 @@ FORMATS = ("json", "collapsed", "speedscope", "pprof")
 
 class HeapProfileHandler(JsonHandler):
     """
-    ``GET /api/trace/profiles/NAME?kind=memory``: what the runs of a name have left alive, by call stack.
+    ``GET /api/trace/profiles/NAME?kind=memory``: retained memory of a name by call stack.
 
-    ``of`` is task (by default), request, block or process; ``compare`` as the command takes it; ``format`` one of
+    ``of`` is task (default), request, block or process; ``compare`` as in the command; ``format`` one of
     :data:`FORMATS`.
     """
 
-    role = Role.LOOK
+    role = UserRole.LOOK
 
     async def get(self, name: str) -> None:
         """Folded stacks, or a file."""
@@ -36,12 +36,12 @@ class HeapProfileHandler(JsonHandler):
             view = await self.off_loop(lambda: context.queries.heap_view(of, name, compare=compare))
             need = await self.off_loop(lambda: context.queries.need(of, name))
         except ValueError as error:
-            raise Trouble(400, "compare can't be used.", f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+            raise Problem(400, "Invalid compare.", f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
         stacks = view.stacks
         if shape == "collapsed":
             self._send(flames.collapsed(stacks).encode(), "text/plain; charset=UTF-8", "collapsed.txt")
         elif shape == "speedscope":
-            file = msgspec.json.encode(flames.speedscope(stacks, f"{name}: kept memory"))
+            file = msgspec.json.encode(flames.speedscope(stacks, f"{name}: retained memory"))
             self._send(file, "application/json; charset=UTF-8", "speedscope.json")
         elif shape == "pprof":
             at_s = view.after.at or self.context.clock.now_s()
@@ -52,7 +52,7 @@ class HeapProfileHandler(JsonHandler):
     def _one_of(self, argument: str, allowed: Sequence[str], default: str) -> str:
         value: str = self.get_query_argument(argument, default)
         if value not in allowed:
-            raise Trouble(400, f"{argument} is {value[:50]!r}.", f"It must be one of {', '.join(allowed)}.")
+            raise Problem(400, f"Invalid {argument} {value[:50]!r}.", f"It must be one of {', '.join(allowed)}.")
         return value
 
     def _send(self, body: bytes, type: str, ending: str) -> None:

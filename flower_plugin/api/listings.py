@@ -1,4 +1,4 @@
-"""The lists of the API: which query answers each and which parameters it takes."""
+"""The lists of the API with their queries and parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from celery_trace.model import Page
 from celery_trace.queries import Queries
-from flower_plugin.trouble import Trouble
+from flower_plugin.problems import Problem
 
 LONGEST_PAGE = 1000
 
@@ -30,13 +30,13 @@ def _flag(value: str) -> bool:
 
 
 class ApiList(Struct, frozen=True):
-    """A list of the API: which query answers it and which parameters it takes."""
+    """A list of the API: its query and its parameters."""
 
     query: Callable[..., Page[Any]]
     parameters: Mapping[str, Callable[[str], str | float | bool]]
 
 
-#: ``since`` and ``until`` are seconds since the epoch, as all times of the contract.
+#: ``since`` and ``until`` are seconds since the epoch, like all times of the API.
 _SINCE = {"since": _number}
 
 LISTS: Mapping[str, ApiList] = {
@@ -64,7 +64,7 @@ LISTS: Mapping[str, ApiList] = {
     "shells": ApiList(Queries.shells, {"failure": _text}),
 }
 
-#: Parameters whose name in an address differs from the query's.
+#: Parameters with a different name in the query.
 _QUERY_NAMES = {"since": "since_s", "until": "until_s", "failure": "failure_id"}
 
 
@@ -73,7 +73,7 @@ def list_arguments(noun: str, given: Mapping[str, str]) -> dict[str, str | float
     The keyword arguments of a list's query.
 
     Raises:
-        Trouble: 400, a parameter is unknown or ill-typed; it says which, and what is allowed.
+        Problem: 400, a parameter is unknown or invalid.
     """
     listing = LISTS[noun]
     found: dict[str, str | float | bool] = {}
@@ -84,7 +84,7 @@ def list_arguments(noun: str, given: Mapping[str, str]) -> dict[str, str | float
             except ValueError:
                 limit = 0
             if not 1 <= limit <= LONGEST_PAGE:
-                raise Trouble(400, f"limit is {value[:50]!r}.", f"It must be a whole number from 1 to {LONGEST_PAGE}.")
+                raise Problem(400, f"Invalid limit {value[:50]!r}.", f"It must be an integer from 1 to {LONGEST_PAGE}.")
             found["limit"] = limit
         elif name == "cursor":
             found["cursor"] = value[:500]
@@ -92,10 +92,10 @@ def list_arguments(noun: str, given: Mapping[str, str]) -> dict[str, str | float
             try:
                 found[_QUERY_NAMES.get(name, name)] = listing.parameters[name](value)
             except (ValueError, KeyError):
-                raise Trouble(
-                    400, f"{name} is {value[:50]!r}.", "Times are seconds since the epoch; flags are 1 or 0."
+                raise Problem(
+                    400, f"Invalid {name} {value[:50]!r}.", "Times are seconds since the epoch; flags are 1 or 0."
                 ) from None
         else:
             allowed = ", ".join(("limit", "cursor", *listing.parameters))
-            raise Trouble(400, f"There is no parameter {name[:50]!r}.", f"This list takes {allowed}.")
+            raise Problem(400, f"Unknown parameter {name[:50]!r}.", f"Parameters of this list: {allowed}.")
     return found

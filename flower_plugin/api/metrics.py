@@ -1,4 +1,4 @@
-"""Our series on Flower's ``/metrics``. No task id and no pid is ever a label."""
+"""Our series on Flower's ``/metrics``. Task ids and pids are never labels."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from prometheus_client.registry import Collector
 from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
 from celery_trace.queries import Queries
 from celery_trace.stores import StoreUnavailable
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.web.handlers import TraceHandler
 
-#: What is exported at most of each kind, so that a store with a million groups stays scrapable.
+#: Maximum rows of each kind, so that a store with a million groups can still be scraped.
 MOST_ROWS = 1000
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """The stored facts that metrics are made of."""
+    """The data behind the metrics."""
 
     leaks: list[Leak] = []
     groups: list[FailureGroup] = []
     workers: list[WorkerView] = []
     alerts: list[AlertView] = []
     stats: StatsView | None = None
-    #: The monitor's own count of Celery's events that it did not take in as they came.
+    #: The monitor's counts of skipped, refused and modified Celery events.
     events: Mapping[str, int] = {}
 
 
 def take(queries: Queries, events: Mapping[str, int]) -> Snapshot:
-    """Read the facts; blocks."""
+    """Read the data. Blocks."""
     return Snapshot(
         events=events,
         leaks=queries.leaks(limit=MOST_ROWS).rows,
@@ -45,12 +45,12 @@ def take(queries: Queries, events: Mapping[str, int]) -> Snapshot:
 
 
 def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Metric]:
-    """The series, as Prometheus' client prints them."""
-    up = GaugeMetricFamily("celery_trace_store_up", "Whether the monitor reaches its store")
+    """The series, for the Prometheus client."""
+    up = GaugeMetricFamily("celery_trace_store_up", "Whether the monitor can reach its store")
     up.add_metric([], float(store_up))
     yield up
     events = CounterMetricFamily(
-        "celery_trace_events", "Events of Celery that Flower's pages miss, by what became of them", labels=["fate"]
+        "celery_trace_events", "Celery events missing on Flower's pages, by reason", labels=["fate"]
     )
     for fate, count in snapshot.events.items():
         events.add_metric([fate], count)
@@ -66,7 +66,7 @@ def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Metric]:
 def _kept(leaks: Iterable[Leak]) -> Metric:
     kept = GaugeMetricFamily(
         "celery_trace_task_kept_bytes",
-        "Bytes that a run of this task keeps, summed over its sites that grow",
+        "Retained bytes per run, summed over the growing allocation sites of the task",
         labels=["kind", "task"],
     )
     by_task: dict[tuple[str, ...], float] = defaultdict(float)
@@ -89,7 +89,7 @@ def _resident(workers: Iterable[WorkerView]) -> Metric:
 
 def _failures(groups: Iterable[FailureGroup]) -> Metric:
     failures = CounterMetricFamily(
-        "celery_trace_task_failures", "Failures that the store holds", labels=["task", "exception", "outcome"]
+        "celery_trace_task_failures", "Failures in the store", labels=["task", "exception", "outcome"]
     )
     by_failure: dict[tuple[str, ...], float] = defaultdict(float)
     for group in groups:
@@ -109,7 +109,7 @@ def _alerts(alerts: Iterable[AlertView]) -> Metric:
 def _filled(
     family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[tuple[str, ...], float]
 ) -> CounterMetricFamily | GaugeMetricFamily:
-    """The family with a series for each combination of labels, in their order."""
+    """The family with a series for each combination of labels, sorted."""
     for labels, value in sorted(values.items()):
         family.add_metric(list(labels), value)
     return family
@@ -117,7 +117,7 @@ def _filled(
 
 def _stats_families(stats: StatsView) -> Iterable[Metric]:
     records = CounterMetricFamily(
-        "celery_trace_records", "Records by what became of them, as traced processes count", labels=["fate"]
+        "celery_trace_records", "Records by result, as counted by traced processes", labels=["fate"]
     )
     fates = {
         "written": sum(stats.written.values()),
@@ -128,9 +128,9 @@ def _stats_families(stats: StatsView) -> Iterable[Metric]:
     for fate, number in fates.items():
         records.add_metric([fate], number)
     yield records
-    yield GaugeMetricFamily("celery_trace_spool_bytes", "Bytes that wait in the spool", value=stats.spool_bytes)
+    yield GaugeMetricFamily("celery_trace_spool_bytes", "Bytes waiting in the spool", value=stats.spool_bytes)
     yield GaugeMetricFamily(
-        "celery_trace_overhead_ratio", "Share of the processes' time that measuring took", value=stats.overhead_ratio
+        "celery_trace_overhead_ratio", "Share of process time used by tracing", value=stats.overhead_ratio
     )
 
 
@@ -152,11 +152,11 @@ def render(snapshot: Snapshot, *, store_up: bool = True) -> bytes:
 class MetricsHandler(TraceHandler):
     """``/metrics``: Flower's series and ours."""
 
-    role = Role.LOOK
+    role = UserRole.LOOK
     for_people = False
 
     async def get(self) -> None:
-        """While the store is down Flower's series still come, and ``celery_trace_store_up`` says 0."""
+        """While the store is down, Flower's series are still exported and ``celery_trace_store_up`` is 0."""
         self.application.purge_offline_worker_metrics()
 
         events = self.context.events.counts

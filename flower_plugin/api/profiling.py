@@ -1,4 +1,4 @@
-"""Profiling from the monitor: the order for a task's next run, and the flamegraph in its cage."""
+"""Profiling from the monitor: the order for a task's next run, and the flamegraph in a sandboxed iframe."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from celery_trace import private_files
 from celery_trace.heap.flamegraph import VIEWS, NoFlamegraph, Profiles
 from flower_plugin.api.changes import ChangeHandler
-from flower_plugin.auth.roles import Role
-from flower_plugin.trouble import Trouble, trouble_of
+from flower_plugin.auth.roles import UserRole
+from flower_plugin.problems import Problem, problem_of
 from flower_plugin.web.handlers import HtmlHandler
 
-#: memray's page has its scripts and styles inline. It runs without an origin, so that whatever stands in the names of
-#: files and functions reaches neither our pages nor the session, and it fetches nothing.
-CAGE = (
+#: memray's page has inline scripts and styles. It runs without an origin and without network access, so that names of
+#: files and functions can't inject code into our pages or the session.
+SANDBOX_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 
-#: Without an origin there is no local storage, and memray's script stops at the first touch of it.
+#: Without an origin there is no local storage, and memray's script fails without it.
 STORAGE = (
     b"<script>(function () { const held = {}; Object.defineProperty(window, 'localStorage', {value: {"
     b"getItem: function (name) { return name in held ? held[name] : null; }, "
@@ -31,16 +31,16 @@ STORAGE = (
 class ProfileNextHandler(ChangeHandler):
     """``POST /api/trace/tasks/profile``: ``{"name": task, "seconds": n}`` profiles its next run with memray."""
 
-    change_role = Role.LIVE
+    change_role = UserRole.LIVE
 
     async def change(self, *_: str) -> dict[str, object]:
-        """Tell the workers, signed."""
+        """Send a signed order to the workers."""
         body = self.body()
         name, seconds = body.get("name"), body.get("seconds", 600)
         if not isinstance(name, str) or not name or len(name) > 500:
-            raise Trouble(400, "name is missing.", "It must be the name of a task.")
+            raise Problem(400, "name is missing.", "It must be the name of a task.")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= 3600:
-            raise Trouble(400, f"seconds is {seconds!r}.", "It must be a number from 1 to 3600.")
+            raise Problem(400, f"Invalid seconds {seconds!r}.", "It must be a number from 1 to 3600.")
         from celery_trace.control.orders import profile
 
         settings, user = self.context.settings, self.user.name
@@ -48,25 +48,23 @@ class ProfileNextHandler(ChangeHandler):
             lambda: profile(self.context.capp, settings, name, user=user, seconds=float(seconds))
         )
         if not answers:
-            raise Trouble(
-                409, "No worker took the order.", "None that celery-trace traces answered.", "Is a worker running?"
-            )
+            raise Problem(409, "No worker accepted the order.", "No traced worker replied.", "Is a worker running?")
         if not any(answer["ok"] for answer in answers):
             why = "; ".join(f"{answer['worker']}: {answer['why']}" for answer in answers)
-            raise Trouble(409, "No worker took the order.", why)
+            raise Problem(409, "No worker accepted the order.", why)
         return {"name": name, "seconds": seconds, "workers": answers}
 
 
 class FlamegraphHandler(HtmlHandler):
-    """``GET /trace/profiles/ID/flamegraph``: memray's page, made now if need be, for a sandboxed frame."""
+    """``GET /trace/profiles/ID/flamegraph``: memray's page for the iframe, rendered on first use."""
 
-    role = Role.LOCALS
+    role = UserRole.LOCALS
 
     async def get(self, identifier: str) -> None:
-        """The page, or why there is none."""
+        """Send the page."""
         view = self.get_query_argument("view", "peak")
         if view not in VIEWS:
-            raise Trouble(400, f"view is {view[:20]!r}.", f"It must be one of {', '.join(VIEWS)}.")
+            raise Problem(400, f"Invalid view {view[:20]!r}.", f"It must be one of {', '.join(VIEWS)}.")
         page = await self.off_loop(self._read, identifier, view)
         self._finish_in_frame(page)
 
@@ -74,24 +72,22 @@ class FlamegraphHandler(HtmlHandler):
         profiles = Profiles(self.context.settings.folder)
         profile = profiles.find(identifier)
         if profile is None:
-            raise Trouble(404, "There is no profile with this id.", "It may have given way to newer ones.")
+            raise Problem(404, "Profile not found.", "It may have been deleted in favor of newer ones.")
         try:
             page = private_files.read(profiles.flamegraph(profile, view))
         except (NoFlamegraph, OSError) as error:
-            raise Trouble(409, "There is no flamegraph of this run.", str(error)) from error
+            raise Problem(409, "No flamegraph for this run.", str(error)) from error
         return page.replace(b"<head>", b"<head>" + STORAGE, 1)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """In the frame, a refusal is a few plain words."""
-        trouble = trouble_of(kwargs.get("exc_info", (None, None, None))[1], status_code)
-        words = " ".join(escape(text) for text in (trouble.what, trouble.why, trouble.next) if text)
-        self.set_status(trouble.status)
-        self._finish_in_frame(
-            f'<!doctype html><title>No flamegraph</title><p style="font: 1rem sans-serif">{words}</p>'
-        )
+        """Errors are plain text in the iframe."""
+        problem = problem_of(kwargs.get("exc_info", (None, None, None))[1], status_code)
+        text = " ".join(escape(part) for part in (problem.what, problem.why, problem.next) if part)
+        self.set_status(problem.status)
+        self._finish_in_frame(f'<!doctype html><title>No flamegraph</title><p style="font: 1rem sans-serif">{text}</p>')
 
     def _finish_in_frame(self, page: bytes | str) -> None:
         self.set_header("Content-Type", "text/html; charset=UTF-8")
-        self.set_header("Content-Security-Policy", CAGE)
+        self.set_header("Content-Security-Policy", SANDBOX_POLICY)
         self.set_header("X-Frame-Options", "SAMEORIGIN")
         self.finish(page)

@@ -1,4 +1,4 @@
-"""Sending a failed task again, with the arguments as they were captured."""
+"""Retrying a failed task with its captured arguments."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from celery_trace.model import Failure, Kind, Node
 
 
 class CannotRetry(ValueError):
-    """The task can't be sent again; the text says why."""
+    """The task can't be retried; the message has the reason."""
 
 
 _CONTAINERS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _PLAIN_TYPES = {"int", "float", "str", "bool", "NoneType", "list", "tuple", "set", "frozenset", "dict"}
 
 
-#: Values that are rebuilt at most: a heap shares its nodes, so a short one can stand for very many.
+#: Maximum number of rebuilt values: nodes are shared, so a small heap may expand to very many.
 MOST_VALUES = 100_000
-#: Containers inside each other at most.
+#: Maximum nesting depth.
 MOST_DEPTH = 50
 
 
 def rebuild(heap: list[Node], ref: int, where: str, depth: int = 0, count: Iterator[int] | None = None) -> Any:
     """
-    A value from a capture's heap, exact or not at all.
+    Rebuild a value from a capture's heap exactly.
 
-    Only plain values and plain containers come back; a task must not run with a value that was cut,
-    redacted, or that only stands for what it was.
+    Only plain values and plain containers are rebuilt: a task must not run with a value that was cut,
+    redacted or replaced.
 
     Raises:
-        CannotRetry: The value is not exactly known; ``where`` says which it is.
+        CannotRetry: The value is not exactly known; ``where`` names it in the message.
     """
     count = itertools.count() if count is None else count
     if depth > MOST_DEPTH or next(count) > MOST_VALUES:
@@ -54,18 +54,18 @@ def rebuild(heap: list[Node], ref: int, where: str, depth: int = 0, count: Itera
 
 def _whole(heap: list[Node], ref: int, where: str) -> Node:
     """
-    A node of a kind and type that can be rebuilt, with nothing left out.
+    A complete node of a kind and type that can be rebuilt.
 
     Raises:
-        CannotRetry: It is not.
+        CannotRetry: It can't be rebuilt.
     """
     if not 0 <= ref < len(heap):
         raise CannotRetry(f"{where} was not captured in full.")
     node = heap[ref]
     if node.kind == "redacted":
-        raise CannotRetry(f"{where} was redacted, so its value is not known.")
+        raise CannotRetry(f"{where} was redacted.")
     if node.cut:
-        raise CannotRetry(f"{where} was cut when it was captured ({node.cut:,} left out).")
+        raise CannotRetry(f"{where} was cut ({node.cut:,} omitted).")
     short_type = node.type.removeprefix("builtins.")
     known = short_type == "dict" if node.kind == "dict" else short_type in _PLAIN_TYPES
     if not known or node.kind not in {"plain", "dict", *_CONTAINERS}:
@@ -81,10 +81,10 @@ def retry(app: Celery, failure: Failure) -> str:
         The new task's id.
 
     Raises:
-        CannotRetry: It is no task, it is not known here and to no worker, or an argument is not exactly known.
+        CannotRetry: It is not a task, or an argument is not exactly known.
     """
     if failure.kind is not Kind.TASK:
-        raise CannotRetry(f"It was a {failure.kind}, not a task.")
+        raise CannotRetry(f"It is a {failure.kind}, not a task.")
     capture = failure.capture
     if capture is None or capture.args < 0 or capture.kwargs < 0:
         raise CannotRetry("Its arguments were not captured.")

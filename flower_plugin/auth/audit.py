@@ -1,4 +1,4 @@
-"""The monitor's audit log: who gave which command, and what was refused."""
+"""The monitor's audit log: commands and refusals, with the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from celery_trace.model import AuditEntry
 
 logger = logging.getLogger("celery_trace.audit")
 
-#: Refusals that are written in full a minute: that many of strangers, and that many of users.
+#: Refusals written in full per minute, for unauthenticated clients and for users separately.
 REFUSALS_A_MINUTE = 100
 
 
@@ -23,12 +23,12 @@ class MonitorAuditLog:
     """
     Entries in ``audit.jsonl`` of ``trace_dir``, in the log ``celery_trace.audit``, and in the store.
 
-    What strangers try goes to ``strangers.jsonl`` and the log only: nobody who has not logged in can fill the store
-    or turn the audit file over. Of refusals the first of each minute are written in full and the others as a count,
-    for strangers and for users apart.
+    Requests without a login go to ``strangers.jsonl`` and the log only, so that unauthenticated clients can't fill the
+    store or rotate the audit file. The first refusals of each minute are written in full, the others only counted,
+    separately for unauthenticated clients and for users.
 
     Attributes:
-        emit: Takes an entry to the store without blocking; None until the monitor has one.
+        emit: Writes an entry to the store without blocking; None until the monitor sets it.
     """
 
     def __init__(self, folder: Path, clock: Clock) -> None:
@@ -47,9 +47,9 @@ class MonitorAuditLog:
         if not self._limits[known].admit():
             self._unwritten[known] += 1
             return
-        left_out, self._unwritten[known] = self._unwritten[known], 0
-        if left_out:
-            more["left out before this"] = left_out
+        omitted, self._unwritten[known] = self._unwritten[known], 0
+        if omitted:
+            more["omitted before this"] = omitted
         self._note(who, what, f"refused: {why}", failure, session, more, stranger=not known)
 
     def _note(

@@ -1,9 +1,9 @@
 """
-The gate in front of every route, Flower's own included.
+The gate in front of all routes, including Flower's.
 
-:class:`Gate` is mixed in front of each handler class, ours and Flower's. It denies unless the
-class declares a role and the visitor has it, checks Host, Origin and XSRF token, and sets the
-security headers. :class:`Gatekeeper` is what it asks; it belongs to the application.
+:class:`Gate` is mixed into each handler class, ours and Flower's. It denies access unless the
+class declares a role and the user has it, checks Host, Origin and XSRF token, and sets the
+security headers. :class:`Gatekeeper` belongs to the application and has the state.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler
 
 from flower_plugin.auth.audit import MonitorAuditLog
-from flower_plugin.auth.login import Credentials, Guesses, LoginSessions, OneTimeLinks, SpentCookies
-from flower_plugin.auth.roles import Role, RoleMap, User
+from flower_plugin.auth.login import Credentials, LoginSessions, LoginThrottle, OneTimeLinks, SpentCookies
+from flower_plugin.auth.roles import RoleMap, User, UserRole
 
 logger = logging.getLogger("celery_trace.monitor")
 
-#: What is said of everything that a read-only monitor refuses.
-READ_ONLY = (
-    "This monitor is read-only, so nothing can be changed here: it was started with --trace_read_only or --read_only."
-)
+#: The error of a read-only monitor.
+READ_ONLY = "This monitor is read-only. It was started with --trace_read_only or --read_only."
 
-#: Of every page, Flower's too: scripts and styles only from our own files, and no site may frame us.
+#: For all pages, including Flower's: scripts and styles only from our own files, no framing by other sites.
 STRICT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -40,10 +38,10 @@ STRICT_POLICY = (
 
 class Hosts:
     """
-    The names under which the monitor lets itself be called, against DNS rebinding.
+    The allowed Host names, against DNS rebinding.
 
     Args:
-        address: The address that it is bound to.
+        address: The address that the monitor is bound to.
         further: Names from ``--trace_hosts``.
     """
 
@@ -59,7 +57,7 @@ class Hosts:
         self._names = frozenset(name.lower() for name in names)
 
     def allow(self, host: str) -> bool:
-        """Whether a request with this Host header is meant for us."""
+        """Whether this Host header is allowed."""
         return _hostname(host).lower() in self._names
 
 
@@ -75,15 +73,15 @@ def _hostname(host: str) -> str:
 
 
 class TooManyGuesses(HTTPError):  # type: ignore[misc]
-    """429: no password is tried before ``wait_s`` seconds have passed, rounded up."""
+    """429: no password is checked for ``wait_s`` seconds, rounded up."""
 
     def __init__(self, wait_s: float) -> None:
         self.wait_s = int(wait_s) + 1
-        super().__init__(429, "Too many wrong passwords; try again in %d s", self.wait_s)
+        super().__init__(429, "Too many wrong passwords. Try again in %d s.", self.wait_s)
 
 
 class Gatekeeper:
-    """Everything that tells who somebody is and what they may do."""
+    """Authentication and authorization: credentials, sessions, roles, hosts and the audit log."""
 
     def __init__(
         self,
@@ -93,7 +91,7 @@ class Gatekeeper:
         hosts: Hosts,
         sessions: LoginSessions,
         links: OneTimeLinks,
-        guesses: Guesses,
+        throttle: LoginThrottle,
         audit: MonitorAuditLog,
         spent: SpentCookies,
         oauth: Callable[[str], bool] | None = None,
@@ -106,7 +104,7 @@ class Gatekeeper:
         self.hosts = hosts
         self.sessions = sessions
         self.links = links
-        self.guesses = guesses
+        self.throttle = throttle
         self.audit = audit
         self.spent = spent
         self.oauth = oauth
@@ -115,15 +113,15 @@ class Gatekeeper:
         self.read_only = read_only
 
     def user(self, name: str, how: str) -> User:
-        """Somebody who has proved to be ``name``, with their role."""
+        """The authenticated user ``name``, with their role."""
         return User(name, self.roles.role(name), how)
 
     def identify(self, handler: RequestHandler) -> User | None:
         """
-        Who sent a request.
+        The user who sent a request, or None.
 
         Raises:
-            TooManyGuesses: No password is tried from this address, or for this account from it, for a while.
+            TooManyGuesses: Logins from this address, or for this account from it, are throttled.
         """
         kind, _, value = handler.request.headers.get("Authorization", "").partition(" ")
         if kind.lower() in {"basic", "bearer"}:
@@ -147,7 +145,7 @@ class Gatekeeper:
         else:
             accounts = self.credentials.tried_by_token()
         address = request.remote_ip or ""
-        wait_s = self.guesses.wait_s(address, accounts)
+        wait_s = self.throttle.wait_s(address, accounts)
         if wait_s > 0:
             self.audit.refused(who="", what=f"{kind} login", why="too many wrong passwords", address=address)
             raise TooManyGuesses(wait_s)
@@ -156,10 +154,10 @@ class Gatekeeper:
         else:
             name = self.credentials.check(given, password) if colon else None
         if name is None:
-            self.guesses.wrong(address, accounts)
+            self.throttle.wrong(address, accounts)
             self.audit.refused(who="", what=f"{kind} login", why="wrong password or token", address=address)
             return None
-        self.guesses.right(address, name)
+        self.throttle.right(address, name)
         return self.user(name, kind)
 
     def _from_oauth(self, handler: RequestHandler) -> User | None:
@@ -172,22 +170,22 @@ class Gatekeeper:
 
 class Gate(RequestHandler):  # type: ignore[misc]
     """
-    Denies, unless.
+    Denies access by default.
 
-    Set on a handler class: ``role`` for the methods that only read, ``change_role`` for all others, and
-    ``reading_methods`` where these are not the usual ones. A read-only monitor refuses all others to everybody. The
-    roles' default is nobody, so a forgotten declaration shuts a door and opens none.
+    Handler classes set ``role`` for methods that only read, ``change_role`` for all others, and ``reading_methods``
+    if these are not the usual ones. A read-only monitor refuses all others to all users. The default of both roles is
+    ``NOBODY``, so a missing declaration denies access.
     """
 
-    role: Role = Role.NOBODY
-    change_role: Role = Role.NOBODY
-    #: Methods that change nothing beyond the visitor's own login.
+    role: UserRole = UserRole.NOBODY
+    change_role: UserRole = UserRole.NOBODY
+    #: Methods that change nothing except the user's own login.
     reading_methods = frozenset({"GET", "HEAD", "OPTIONS"})
     policy = STRICT_POLICY
     cacheable = False
-    #: Whether a stranger is led to the login page; scripts get 401.
+    #: Whether browsers without a login are redirected to the login page; scripts get 401.
     for_people = True
-    #: Seconds until another password may be tried; 0 where it may now. An answer's headers are made anew for an error.
+    #: Seconds until the next login attempt is allowed; 0 if now. Tornado resets the headers for an error.
     retry_after_s = 0
 
     if TYPE_CHECKING:
@@ -199,13 +197,13 @@ class Gate(RequestHandler):  # type: ignore[misc]
 
         @property
         def gatekeeper(self):
-            """The application's."""
+            """The application's gatekeeper."""
             return self.application.context.gatekeeper
 
-    # --- who -----------------------------------------------------------------------------------------
+    # --- user ----------------------------------------------------------------------------------------
 
     def get_current_user(self) -> User | None:
-        """Tornado asks this once a request."""
+        """Called by Tornado once per request."""
         try:
             return self.gatekeeper.identify(self)
         except TooManyGuesses as error:
@@ -218,29 +216,29 @@ class Gate(RequestHandler):  # type: ignore[misc]
         return self.request.method in self.reading_methods
 
     @property
-    def needed_role(self) -> Role:
-        """What this request needs."""
+    def needed_role(self) -> UserRole:
+        """The role that this request needs."""
         return self.role if self.only_reads else self.change_role
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        """A part of the address as text."""
+        """A part of the URL as text."""
         text = str(super().decode_argument(value, name))
-        if "\0" in text:  # no name has one, and neither PostgreSQL nor the file system takes one
-            raise HTTPError(400, "The address has a zero byte.")
+        if "\0" in text:  # never part of a name, and neither PostgreSQL nor the file system accepts one
+            raise HTTPError(400, "The URL contains a zero byte.")
         return text
 
     # --- checks --------------------------------------------------------------------------------------
 
     def check_xsrf_cookie(self) -> None:
         """
-        Tornado calls this before ``prepare`` for each request that may change something.
+        Called by Tornado before ``prepare`` for each request that may change something.
 
-        A script that shows its password in a header and is no browser needs no token: nobody else's
-        page can make a browser send such a request.
+        A script that authenticates with a header needs no token, as another site's page can't make a
+        browser send such a request.
         """
         self._check_host()
         user = self.current_user
-        if user is None and self.needed_role is not Role.PUBLIC:
+        if user is None and self.needed_role is not UserRole.PUBLIC:
             return  # prepare() denies
         self._check_site()
         if user is not None and self.is_a_script(user):
@@ -248,34 +246,34 @@ class Gate(RequestHandler):  # type: ignore[misc]
         try:
             RequestHandler.check_xsrf_cookie(self)
         except HTTPError as error:
-            self._refuse(f"XSRF token: {error.log_message}", f"The XSRF token is missing or wrong: {error.log_message}")
+            self._refuse(f"XSRF token: {error.log_message}", f"Missing or invalid XSRF token: {error.log_message}")
 
     def prepare(self) -> Any:
-        """The gate itself; behind it, what the handler answers here: a redirect, a refusal, something to wait for."""
+        """Check access, then call the handler's own ``prepare``."""
         self.admit()
         return None if self._finished else super().prepare()
 
     def admit(self) -> None:
         """
-        Let the visitor in, or refuse.
+        Check access.
 
         Raises:
-            HTTPError: They may not. Who is not logged in may get the finished answer instead.
+            HTTPError: Access is denied. Without a login the response may be finished here instead.
         """
         self._check_host()
         needed = self.needed_role
-        user = None if needed is Role.PUBLIC else self.current_user
-        if needed is not Role.PUBLIC:
+        user = None if needed is UserRole.PUBLIC else self.current_user
+        if needed is not UserRole.PUBLIC:
             if user is None:
                 self.deny_unknown()
                 return
-            if needed is Role.NOBODY:
+            if needed is UserRole.NOBODY:
                 raise HTTPError(405)
             if not user.may(needed):
                 self._refuse(
                     f"needs the role {needed.word}",
                     f"{user.name} has the role {user.role.word}, but this needs {needed.word}. "
-                    "Roles are given with --trace_roles.",
+                    "Set roles with --trace_roles.",
                 )
         if self.gatekeeper.read_only and not self.only_reads:
             self._refuse("the monitor is read-only", READ_ONLY)
@@ -283,12 +281,12 @@ class Gate(RequestHandler):  # type: ignore[misc]
             self._renew(user)
 
     def _renew(self, user: User) -> None:
-        """A session of ours instead of what a browser can't send everywhere, or what a logout would not end."""
+        """Begin a session if basic auth or the OAuth cookie is not sufficient."""
         if user.how == "basic" and self.request.headers.get("Sec-Fetch-Mode") == "navigate":
-            # Some browsers send no password on a WebSocket; a session cookie they all send.
+            # Some browsers send no password for a WebSocket, but all send a session cookie.
             self.begin_session(user.name)
         elif user.how == "oauth" and not self.is_a_socket:
-            # From here on by a session of ours, which a logout ends for whoever holds a copy as well.
+            # Exchange it for a session, which a logout ends for all copies of the cookie.
             self.gatekeeper.spent.spend(self.get_cookie("user") or "")
             self.clear_cookie("user")
             self.gatekeeper.audit.done(who=user.name, what="login by OAuth", address=self.request.remote_ip)
@@ -306,17 +304,17 @@ class Gate(RequestHandler):  # type: ignore[misc]
 
     @property
     def is_a_socket(self) -> bool:
-        """Whether this asks for a WebSocket, whose answer carries no cookie."""
+        """Whether this is a WebSocket request; its response can't set a cookie."""
         return bool(self.request.headers.get("Upgrade", "").lower() == "websocket")
 
     def deny_unknown(self) -> None:
-        """Nobody we know: to the login page, or 401."""
+        """Redirect an unauthenticated client to the login page, or answer 401."""
         headers = self.request.headers
         shown = self.get_cookie(self.gatekeeper.session_cookie) or self.get_cookie("user")
         self.gatekeeper.audit.refused(
             who="",
             what=f"{self.request.method} {self.request.path}",
-            why="a session that has ended or never was" if shown else "no login",
+            why="expired or invalid session" if shown else "no login",
             address=self.request.remote_ip,
         )
         navigates = (
@@ -333,20 +331,20 @@ class Gate(RequestHandler):  # type: ignore[misc]
         self.set_status(401)
         fetched = self.request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
         if self.gatekeeper.credentials.any and not fetched:
-            # A page's own fetch gets no challenge: the browser would open a password box over the page.
+            # No challenge for a page's fetch: the browser would open a password dialog over the page.
             self.set_header("WWW-Authenticate", 'Basic realm="celery-trace", charset="UTF-8"')
         self.finish(
             {
                 "error": {
-                    "what": "You are not logged in.",
-                    "why": "The monitor shows what your tasks hold, so every route is closed.",
+                    "what": "Not logged in.",
+                    "why": "All routes require a login.",
                     "next": f"Open {self.get_login_url()}, or send the password as HTTP basic auth or bearer token.",
                 }
             }
         )
 
     def begin_session(self, name: str) -> None:
-        """Log somebody in by cookie."""
+        """Begin a session and set its cookie."""
         gatekeeper = self.gatekeeper
         self.set_cookie(
             gatekeeper.session_cookie,
@@ -360,10 +358,10 @@ class Gate(RequestHandler):  # type: ignore[misc]
     def _check_host(self) -> None:
         host = self.request.headers.get("Host", "")
         if not self.gatekeeper.hosts.allow(host):
-            self.gatekeeper.audit.refused(who="", what=f"Host {host[:200]}", why="foreign host")
+            self.gatekeeper.audit.refused(who="", what=f"Host {host[:200]}", why="unknown host")
             raise HTTPError(
                 421,
-                f"This monitor is not called {host[:200]!r}. If it should be, start it with --trace_hosts={host[:200]}",
+                f"The host name {host[:200]!r} is not allowed. To allow it, use --trace_hosts={host[:200]}",
             )
 
     def _check_site(self) -> None:
@@ -375,18 +373,18 @@ class Gate(RequestHandler):  # type: ignore[misc]
             self._refuse_origin(origin)
 
     def own_origin(self, origin: str) -> bool:
-        """Whether a page of ours sent this."""
+        """Whether one of our pages sent this."""
         try:
             parts = urlsplit(origin)
-        except ValueError:  # such as a bracket that is not closed
+        except ValueError:  # such as an unclosed bracket
             return False
         return parts.scheme in {"http", "https"} and parts.netloc.lower() == self.request.host.lower()
 
     def _refuse_origin(self, origin: str) -> NoReturn:
-        self._refuse(f"origin {origin}", "Another site asked for this; only the monitor's own pages may.")
+        self._refuse(f"origin {origin}", "Requests from other sites are not allowed.")
 
     def is_a_script(self, user: User) -> bool:
-        """Whether no browser sent this: a page elsewhere can't make a script send its password."""
+        """Whether a script sent this, not a browser that another site's page may control."""
         headers = self.request.headers
         browser = any(name in headers for name in ("Origin", "Sec-Fetch-Site", "Referer", "Cookie"))
         return user.how == "bearer" or (user.how == "basic" and not browser)
@@ -394,13 +392,13 @@ class Gate(RequestHandler):  # type: ignore[misc]
     # --- headers -------------------------------------------------------------------------------------
 
     def set_default_headers(self) -> None:
-        """Security headers on every answer."""
+        """Set the security headers of all responses."""
         super().set_default_headers()
         for name in ("Access-Control-Allow-Origin", "Access-Control-Allow-Headers", "Access-Control-Allow-Methods"):
             self.clear_header(name)
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("X-Frame-Options", "DENY")
-        # "no-referrer" would turn the Origin of our own forms into "null".
+        # "no-referrer" would make the Origin of our own forms "null".
         self.set_header("Referrer-Policy", "same-origin")
         self.set_header("Cross-Origin-Opener-Policy", "same-origin")
         self.set_header("Content-Security-Policy", self.policy)

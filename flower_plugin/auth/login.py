@@ -1,8 +1,7 @@
 """
-How somebody proves who they are: password, one-time link, session, and how often they may guess.
+Authentication: passwords, one-time links, sessions, and throttling of wrong passwords.
 
-Nothing here knows Tornado: handlers hand in strings and get answers, so every rule is tested
-with a fake clock.
+Independent of Tornado, so all rules are tested with a fake clock.
 """
 
 from __future__ import annotations
@@ -19,41 +18,41 @@ from msgspec import Struct
 from celery_trace.clock import Clock
 from celery_trace.settings import SettingError
 
-#: The name of the only user where the monitor made its own password.
+#: The name of the only user with a generated password.
 OWNER = "admin"
-#: The name under which a script with the token of CELERY_TRACE_MONITOR_TOKEN appears.
+#: The user name of scripts with the token of CELERY_TRACE_MONITOR_TOKEN.
 SCRIPT = "token"
 
 MOST_SESSIONS = 1000
 MOST_SESSIONS_OF_ONE = 100
 LINK_LIFE_S = 3600.0
 
-#: Wrong guesses that are taken within :data:`WINDOW_S` from one address, and at one account.
+#: Wrong passwords allowed within :data:`WINDOW_S` per address and per account.
 MOST_BY_ADDRESS = 8
 MOST_BY_ACCOUNT = 16
 WINDOW_S = 60.0
-#: Addresses and made-up names whose guesses are remembered, and addresses that are known of one account.
+#: Addresses and unknown names with counted attempts, and known addresses per account.
 MOST_ADDRESSES = 4096
 MOST_NAMES = 4096
 MOST_KNOWN = 64
-#: Characters of a made-up name that are remembered.
+#: Characters of an unknown name that are kept.
 MOST_NAME = 200
 
 
 def _digest(secret: str) -> bytes:
-    # Digests have one length, so comparing them tells nothing about the length of the secret.
+    # Digests have a fixed length, so comparing them reveals nothing about the length of the secret.
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 class Credentials:
     """
-    The names and passwords that open the monitor. Only digests of the passwords are kept.
+    User names and passwords. Only digests of the passwords are kept.
 
     Args:
         pairs: Flower's ``--basic_auth`` entries, ``name:password``. The name ends at the first colon, as in HTTP
             basic authentication, so a password may contain colons and a name may not.
-        password: The password that was generated, or set by ``CELERY_TRACE_MONITOR_PASSWORD``; with
-            it the user's name does not matter.
+        password: The generated password, or ``CELERY_TRACE_MONITOR_PASSWORD``; it works with any
+            user name.
         token: ``CELERY_TRACE_MONITOR_TOKEN``, for scripts.
 
     Raises:
@@ -67,17 +66,17 @@ class Credentials:
 
     @property
     def named(self) -> bool:
-        """Whether users have names of their own."""
+        """Whether users have names."""
         return bool(self._pairs)
 
     @property
     def any(self) -> bool:
-        """Whether anything is configured that could be typed in."""
+        """Whether any password is configured."""
         return bool(self._pairs) or self._password is not None
 
     @property
     def accounts(self) -> frozenset[str]:
-        """The names under which somebody can log in with a password or token."""
+        """The names of all accounts with a password or token."""
         found = set(self._pairs)
         if self._password is not None:
             found.add(OWNER)
@@ -87,9 +86,9 @@ class Credentials:
 
     def check(self, name: str, password: str) -> str | None:
         """
-        The user's name where name and password fit, else None.
+        The user's name if name and password are correct, else None.
 
-        Name and password are compared apart, and each with every entry, so the time tells nothing about either.
+        Name and password are compared separately with all entries, so the time reveals nothing about either.
         """
         given_name, given = _digest(name), _digest(password)
         found = None
@@ -103,7 +102,7 @@ class Credentials:
         return found
 
     def check_token(self, token: str) -> str | None:
-        """The name behind a bearer token: the script's, or the owner's where it is the password."""
+        """The user of a bearer token: the script, or the owner if it is the password."""
         given = _digest(token)
         found = None
         if self._token is not None and hmac.compare_digest(self._token, given):
@@ -113,14 +112,14 @@ class Credentials:
         return found
 
     def tried(self, name: str) -> tuple[str, ...]:
-        """The accounts that a guess under this name is a guess at, whether or not they exist."""
+        """The accounts that a login attempt with this name counts for, whether or not they exist."""
         names = [name] if self._pairs else []
         if self._password is not None:
             names.append(OWNER)
         return tuple(names)
 
     def tried_by_token(self) -> tuple[str, ...]:
-        """The accounts that a guessed bearer token is a guess at."""
+        """The accounts that an attempt with a bearer token counts for."""
         names = [SCRIPT] if self._token is not None else []
         if self._password is not None:
             names.append(OWNER)
@@ -128,10 +127,10 @@ class Credentials:
 
 
 def _named_passwords(pairs: Sequence[str]) -> dict[str, bytes]:
-    """Name to digest of the password. A refusal names the entry by its number: its text may be a password."""
+    """Name to digest of the password. Errors give the number of an entry, since its text may be a password."""
     hint = (
-        "Each entry is name:password; a name has no colon, and a comma ends an entry. "
-        "A password with a comma can be set in flowerconfig.py, as basic_auth = ['name:password']."
+        "Each entry is name:password; a name has no colon, and entries are separated by commas. "
+        "Set a password with a comma in flowerconfig.py, as basic_auth = ['name:password']."
     )
     found: dict[str, bytes] = {}
     for number, pair in enumerate(pairs, 1):
@@ -140,21 +139,17 @@ def _named_passwords(pairs: Sequence[str]) -> dict[str, bytes]:
         if not colon:
             raise SettingError(f"Entry {number} of --basic_auth has no colon between name and password. {hint}")
         if not name:
-            raise SettingError(f"Entry {number} of --basic_auth has no name before its colon. {hint}")
+            raise SettingError(f"Entry {number} of --basic_auth has no name before the colon. {hint}")
         if not password:
-            raise SettingError(
-                f"Entry {number} of --basic_auth gives {name!r} an empty password, which anybody could send. {hint}"
-            )
+            raise SettingError(f"Entry {number} of --basic_auth has an empty password for {name!r}. {hint}")
         if name in found:
-            raise SettingError(
-                f"--basic_auth names {name!r} twice, so two passwords would open one account. Remove one of them."
-            )
+            raise SettingError(f"--basic_auth has {name!r} twice. Remove one of the entries.")
         found[name] = _digest(password)
     return found
 
 
 class LoginSession(Struct, frozen=True):
-    """A login. ``ends_s`` is on the monotonic clock."""
+    """A session of a user. ``ends_s`` is on the monotonic clock."""
 
     user: str
     ends_s: float
@@ -162,10 +157,10 @@ class LoginSession(Struct, frozen=True):
 
 class LoginSessions:
     """
-    Logins that are alive, by the digest of their cookie, so that a dump of memory shows no cookie.
+    Active sessions by the digest of their cookie, so that a memory dump has no cookies.
 
-    A session ends ``life_s`` after it began, however busy it is. When one user has too many, the oldest of that
-    user goes, so that nobody can log the others out; when there are too many of all, the oldest of all.
+    A session ends ``life_s`` after it began, also if it is in use. If a user has too many, that user's oldest session
+    ends, so that no user can log out others; if there are too many in total, the oldest of all ends.
     """
 
     def __init__(self, clock: Clock, life_s: float, most: int = MOST_SESSIONS) -> None:
@@ -189,7 +184,7 @@ class LoginSessions:
         return cookie
 
     def find(self, cookie: str) -> LoginSession | None:
-        """The living session of a cookie, or None."""
+        """The active session of a cookie, or None."""
         digest = _digest(cookie)
         session = self._by_digest.get(digest)
         if session is not None and session.ends_s <= self._clock.monotonic_s():
@@ -198,7 +193,7 @@ class LoginSessions:
         return session
 
     def end(self, cookie: str) -> None:
-        """Log out."""
+        """End a session."""
         self._by_digest.pop(_digest(cookie), None)
 
 
@@ -216,7 +211,7 @@ class OneTimeLinks:
         return token
 
     def redeem(self, token: str) -> bool:
-        """Whether the token was alive. It is dead afterwards."""
+        """Whether the token was valid. It is invalid afterwards."""
         ends_s = self._ends_s.pop(_digest(token), None)
         return ends_s is not None and ends_s > self._clock.monotonic_s()
 
@@ -225,8 +220,8 @@ class SpentCookies:
     """
     Signed cookies of the OAuth login that were exchanged for a session.
 
-    Such a cookie proves who somebody is to whoever has it, for as long as its signature counts. So each opens one
-    session, which a logout ends; a copy opens none.
+    Such a cookie is valid until its signature expires, also after a logout. So each can be exchanged for one session
+    only, and a copy is worthless.
     """
 
     def __init__(self, clock: Clock, life_s: float) -> None:
@@ -235,7 +230,7 @@ class SpentCookies:
         self._ends_s: dict[bytes, float] = {}
 
     def spend(self, cookie: str) -> None:
-        """It has opened its session."""
+        """Mark a cookie as used."""
         now_s = self._clock.monotonic_s()
         self._ends_s = {digest: ends_s for digest, ends_s in self._ends_s.items() if ends_s > now_s}
         self._ends_s[_digest(cookie)] = now_s + self._life_s
@@ -245,7 +240,7 @@ class SpentCookies:
 
 
 def network_of(address: str) -> str:
-    """What one visitor has at hand: an IPv4 address itself, of an IPv6 address its /64."""
+    """The network of one client: the IPv4 address itself, or the /64 of an IPv6 address."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -257,11 +252,11 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-class _Tally:
+class _AttemptCounter:
     """
-    Wrong guesses by key within a sliding window, at most ``most`` of each and ``most_keys`` keys.
+    Wrong attempts by key within a sliding window, at most ``most`` per key and ``most_keys`` keys.
 
-    The key that was longest without a guess gives way to a new one, never one of ``pinned``.
+    The least recently used key is evicted, but never one of ``pinned``.
     """
 
     def __init__(self, clock: Clock, most: int, window_s: float, most_keys: int, pinned: Iterable[str] = ()) -> None:
@@ -276,12 +271,12 @@ class _Tally:
         return len(self._pinned) + len(self._others)
 
     def wait_s(self, key: str) -> float:
-        """Seconds until the next guess; 0 when it may come now."""
+        """Seconds until the next attempt is allowed; 0 if now."""
         times = self._recent(key)
         return max(0.0, times[0] + self._window_s - self._clock.monotonic_s()) if len(times) >= self._most else 0.0
 
     def add(self, key: str) -> None:
-        """A guess was wrong."""
+        """Count a wrong attempt."""
         times = [*self._recent(key), self._clock.monotonic_s()][-self._most :]
         if key in self._pinned:
             self._pinned[key] = times
@@ -297,35 +292,34 @@ class _Tally:
         return [at for at in kept if at > since]
 
 
-class Guesses:
+class LoginThrottle:
     """
-    How often a password may be guessed wrong within :data:`WINDOW_S`.
+    Throttles logins: limits wrong passwords within :data:`WINDOW_S`.
 
-    An address may do so :data:`MOST_BY_ADDRESS` times (IPv6 by /64, as a visitor has all of it). So that changing
-    the address does not help, an account is closed to new addresses after :data:`MOST_BY_ACCOUNT` wrong guesses at
-    it, whoever made them. An address from which somebody has logged in as that account is not new, so a stranger
-    who guesses does not lock out the people who work with the monitor: their sessions go on, and they can log in
-    from where they did before. Names that no account has are counted the same way, so that a refusal does not tell
-    which names exist.
+    An address may send :data:`MOST_BY_ADDRESS` wrong passwords (IPv6 by /64, as a client usually has all of it).
+    Against attackers who change their address, an account is closed to new addresses after :data:`MOST_BY_ACCOUNT`
+    wrong passwords from any address. Addresses with an earlier login to that account are not new, so an attacker does
+    not lock out its users: their sessions stay valid, and they can log in from their usual addresses. Unknown names
+    are counted the same way, so that a refusal does not reveal which names exist.
 
     Memory is bounded: see :data:`MOST_ADDRESSES`, :data:`MOST_NAMES` and :data:`MOST_KNOWN`.
 
     Args:
-        clock: Time.
-        accounts: The names that exist; their counts are never displaced by made-up ones.
+        clock: The clock.
+        accounts: The existing names; their counts are never evicted by unknown ones.
     """
 
     def __init__(self, clock: Clock, accounts: Iterable[str] = ()) -> None:
         accounts = frozenset(accounts)
-        self._addresses = _Tally(clock, MOST_BY_ADDRESS, WINDOW_S, MOST_ADDRESSES)
-        self._accounts = _Tally(clock, MOST_BY_ACCOUNT, WINDOW_S, MOST_NAMES, pinned=accounts)
+        self._addresses = _AttemptCounter(clock, MOST_BY_ADDRESS, WINDOW_S, MOST_ADDRESSES)
+        self._accounts = _AttemptCounter(clock, MOST_BY_ACCOUNT, WINDOW_S, MOST_NAMES, pinned=accounts)
         self._known: dict[str, OrderedDict[str, None]] = {account: OrderedDict() for account in accounts}
 
     def __len__(self) -> int:
         return len(self._addresses) + len(self._accounts) + sum(map(len, self._known.values()))
 
     def wait_s(self, address: str, accounts: Iterable[str] = ()) -> float:
-        """Seconds until this address may try a password that could open these accounts; 0 when it may now."""
+        """Seconds until this address may try a password for these accounts; 0 if now."""
         network = network_of(address)
         waits = [self._addresses.wait_s(network)]
         names = [name[:MOST_NAME] for name in accounts]
@@ -334,13 +328,13 @@ class Guesses:
         return max(waits)
 
     def wrong(self, address: str, accounts: Iterable[str] = ()) -> None:
-        """A guess at these accounts was wrong."""
+        """Count a wrong password for these accounts."""
         self._addresses.add(network_of(address))
         for name in accounts:
             self._accounts.add(name[:MOST_NAME])
 
     def right(self, address: str, account: str) -> None:
-        """Somebody has logged in as ``account`` from here."""
+        """A login as ``account`` from this address succeeded."""
         known = self._known.get(account)
         if known is None:
             return

@@ -1,9 +1,9 @@
 """
-The proxies that are trusted to say where a visitor comes from.
+Trusted proxies and their headers with the client's address.
 
-Tornado's ``xheaders`` believes ``X-Real-Ip`` and ``X-Forwarded-For`` whoever sends them, and its
-``trusted_downstream`` only says which entries of ``X-Forwarded-For`` to skip. So these headers are checked here,
-before Tornado reads them: if the sender is no trusted proxy they are removed, otherwise one address is left.
+Tornado's ``xheaders`` accepts ``X-Real-Ip`` and ``X-Forwarded-For`` from any sender, and its
+``trusted_downstream`` only selects the entries of ``X-Forwarded-For`` to skip. So these headers are checked here,
+before Tornado reads them: unless the sender is a trusted proxy they are removed, otherwise one address is left.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ logger = logging.getLogger("celery_trace.monitor")
 
 _HEADERS = ("X-Real-Ip", "X-Forwarded-For", "X-Scheme", "X-Forwarded-Proto")
 
-_HINT = "Give the addresses that your proxies connect from, such as 127.0.0.1 or 10.0.0.0/8."
+_HINT = "Set the addresses that your proxies connect from, such as 127.0.0.1 or 10.0.0.0/8."
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_address(text: str) -> Address | None:
-    """An address without its zone, an IPv4 address in IPv6 notation as IPv4; None where the text is no address."""
+    """An address without its zone, an IPv4-mapped IPv6 address as IPv4; None if the text is not an address."""
     try:
         address = ipaddress.ip_address(text.strip().partition("%")[0])
     except ValueError:
@@ -45,7 +45,7 @@ class Proxies:
         entries: ``--trace_trusted_proxies``: addresses, or networks such as ``10.0.0.0/8``.
 
     Raises:
-        SettingError: An entry is neither, or stands for all addresses.
+        SettingError: An entry is invalid, or matches all addresses.
     """
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
@@ -55,13 +55,11 @@ class Proxies:
                 network = ipaddress.ip_network(entry)
             except ValueError as error:
                 raise SettingError(
-                    f"--trace_trusted_proxies has the entry {entry!r}, which is no address or network ({error}). "
-                    f"{_HINT}"
+                    f"Invalid entry {entry!r} in --trace_trusted_proxies: not an address or network ({error}). {_HINT}"
                 ) from None
             if network.prefixlen == 0:
                 raise SettingError(
-                    f"--trace_trusted_proxies has the entry {entry!r}, which trusts every visitor to name an address "
-                    f"of their choice. {_HINT}"
+                    f"Invalid entry {entry!r} in --trace_trusted_proxies: it would trust all clients. {_HINT}"
                 )
             self._networks.append(network)
 
@@ -72,16 +70,16 @@ class Proxies:
         """Whether this is the address of a trusted proxy."""
         return address is not None and any(address in network for network in self._networks)
 
-    def visitor(self, headers: HTTPHeaders) -> str:
+    def client(self, headers: HTTPHeaders) -> str:
         """
-        Who sent a request that one of these proxies handed on.
+        The client of a request that one of these proxies forwarded.
 
-        In ``X-Forwarded-For`` each proxy appends the address that connected to it, so the visitor is the last entry
-        that is no trusted proxy; the entries before it may be made up. A proxy that sets only one of the two headers
-        passes on the other as the visitor sent it. So if both are present and differ, neither can be believed.
+        In ``X-Forwarded-For`` each proxy appends the address that connected to it, so the client is the last entry
+        that is not a trusted proxy; earlier entries may be forged. A proxy that sets only one of the two headers
+        forwards the other unchanged. So if both are present and differ, neither is trusted.
 
         Returns:
-            The address; empty where the headers name none that can be believed.
+            The address; empty if the headers have no trustworthy one.
         """
         real = parse_address(headers.get("X-Real-Ip", ""))
         chain = [part for part in headers.get("X-Forwarded-For", "").split(",") if part.strip()]
@@ -91,7 +89,7 @@ class Proxies:
         for part in reversed(chain):
             found = parse_address(part)
             if found is None:
-                logger.debug("X-Forwarded-For has %.100r, which is no address.", part)
+                logger.debug("X-Forwarded-For has an invalid address: %.100r", part)
                 return ""
             if not self.trust(found):
                 break
@@ -100,8 +98,8 @@ class Proxies:
         return str(found)
 
 
-class _Sifted(HTTPMessageDelegate):  # type: ignore[misc]
-    """Passes a request on to Tornado after checking its proxy headers."""
+class _CheckedHeaders(HTTPMessageDelegate):  # type: ignore[misc]
+    """Checks the proxy headers of a request before Tornado reads them."""
 
     def __init__(self, delegate: HTTPMessageDelegate, proxies: Proxies, trusted: bool) -> None:
         self._delegate = delegate
@@ -109,11 +107,11 @@ class _Sifted(HTTPMessageDelegate):  # type: ignore[misc]
         self._trusted = trusted
 
     def headers_received(self, start_line: RequestStartLine, headers: HTTPHeaders) -> Any:
-        visitor = self._proxies.visitor(headers) if self._trusted else ""
+        client = self._proxies.client(headers) if self._trusted else ""
         for name in _HEADERS[:2] if self._trusted else _HEADERS:
             headers.pop(name, None)
-        if visitor:
-            headers["X-Real-Ip"] = visitor
+        if client:
+            headers["X-Real-Ip"] = client
         return self._delegate.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Any:
@@ -128,18 +126,18 @@ class _Sifted(HTTPMessageDelegate):  # type: ignore[misc]
 
 class ProxiedServer(HTTPServer):  # type: ignore[misc]
     """
-    A server that takes a visitor's address and scheme from :attr:`proxies` alone.
+    A server that takes a client's address and scheme from trusted :attr:`proxies` only.
 
-    Whoever can open its Unix socket is trusted too: the file's owner and group decide who that is.
+    Clients of its Unix socket are trusted too; the file's owner and group control access.
     """
 
     proxies = Proxies()
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
-        """Tornado asks this for each request."""
+        """Called by Tornado for each request."""
         delegate = super().start_request(server_conn, request_conn)
         if not self.xheaders:
             return delegate
         context = request_conn.context
         local = context.address_family not in (socket.AF_INET, socket.AF_INET6)
-        return _Sifted(delegate, self.proxies, local or self.proxies.trust(parse_address(context.remote_ip)))
+        return _CheckedHeaders(delegate, self.proxies, local or self.proxies.trust(parse_address(context.remote_ip)))

@@ -1,4 +1,4 @@
-"""What somebody sees who may not see values: failures without locals, arguments, requests and messages."""
+"""Records for users without the role ``locals``: no local variables, arguments, requests and messages."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from msgspec.structs import replace
 
 from celery_trace.heap.evidence import without_keys
 from celery_trace.model import AlertView, FailureDetail, FailureGroup, FailureSummary, Leak, ShellView
-from flower_plugin.auth.roles import Role, User
+from flower_plugin.auth.roles import User, UserRole
 
-Row = TypeVar("Row", FailureSummary, FailureGroup)
+FailureRow = TypeVar("FailureRow", FailureSummary, FailureGroup)
 
-#: Stands where a message was: exceptions like to quote a value.
+#: Replaces exception messages, as they often contain values.
 HIDDEN = "(hidden: needs the role locals)"
 
 
 def without_values(failure: FailureDetail) -> FailureDetail:
-    """A failure with its frames and lines, and nothing that the user's code held."""
+    """A failure with frames and lines, without values."""
     frames = [replace(frame, locals=[]) for frame in failure.frames]
     chain = [
         replace(link, message=HIDDEN, notes=[], attributes=[], frames=[replace(f, locals=[]) for f in link.frames])
@@ -38,28 +38,28 @@ def without_values(failure: FailureDetail) -> FailureDetail:
     )
 
 
-def without_message(row: Row) -> Row:
+def without_message(row: FailureRow) -> FailureRow:
     """A row of a list without its message."""
     return row if row.exception is None else replace(row, exception=replace(row.exception, message=HIDDEN))
 
 
 def without_data(leak: Leak) -> Leak:
-    """A leak without the dictionary keys on the way to what it holds: they are the user's data."""
+    """A leak without dictionary keys in its holder path, as they are user data."""
     return replace(leak, retained_by=without_keys(leak.retained_by))
 
 
 def may_read(user: User, shell: ShellView) -> bool:
     """
-    Whether somebody may read what was said in a shell.
+    Whether a user may read the transcript of a shell.
 
-    A recreated one shows what the capture held, redacted. A live one shows the objects themselves, secrets
-    included, so it is for those who could have typed there.
+    A recreated shell shows the redacted capture. A live shell shows the objects themselves, including secrets, so its
+    transcript needs the same role as the shell.
     """
-    return user.may(Role.LIVE if shell.mode == "live" else Role.LOCALS)
+    return user.may(UserRole.LIVE if shell.mode == "live" else UserRole.LOCALS)
 
 
-def without_words(alert: AlertView) -> AlertView:
-    """An alert whose text may quote the message of a failure, without it."""
+def without_text(alert: AlertView) -> AlertView:
+    """An alert without its text if that may contain the message of a failure."""
     if not alert.link.startswith("failures/"):
         return alert
     return replace(alert, text=f"{alert.subject} {HIDDEN}")

@@ -1,1 +1,1 @@
-"""What comes from the broker, workers and result backends: checked, redacted and bounded before anybody sees it."""
+"""Data from the broker, workers and result backends: validated, redacted and bounded."""

@@ -1,4 +1,4 @@
-"""How the broker is, as the event thread last saw it."""
+"""The state of the broker, as the event thread last saw it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from celery_trace.guard import Guard
 
 logger = logging.getLogger("celery_trace.monitor")
 
-# Up to the last @ of the word: people write passwords with @ and / in them.
+# Up to the last @ of the word, as passwords may contain @ and /.
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)\S+@")
 
 
 class BrokerState(Struct, frozen=True, kw_only=True):
-    """Whether events flow. ``up`` is None until the first try ended."""
+    """Whether the broker is connected. ``up`` is None until the first attempt has ended."""
 
     up: bool | None
     since_s: float
@@ -26,7 +26,7 @@ class BrokerState(Struct, frozen=True, kw_only=True):
 
 
 class BrokerLink:
-    """Written by the event thread, read by the pages; each change is logged once."""
+    """Set by the event thread, read by pages; changes are logged."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -39,22 +39,22 @@ class BrokerLink:
         return self._state
 
     def up(self) -> None:
-        """Events flow."""
+        """The broker is connected."""
         with self._lock:
             if self._state.up is not True:
                 was_down = self._state.up is False
                 self._state = BrokerState(up=True, since_s=self._clock.now_s())
                 if was_down:
-                    logger.info("The broker answers again.")
+                    logger.info("The broker is connected again.")
 
     def down(self, error: BaseException) -> None:
-        """The broker did not answer, or the connection broke."""
+        """The broker is not reachable, or the connection was lost."""
         why = _PASSWORD.sub(r"\1***@", str(error)) or type(error).__name__
         with self._lock, Guard("broker state"):
             if self._state.up is not False:
                 logger.warning(
-                    "The broker does not answer (%s). Pages show what the store holds; live shells and Flower's own "
-                    "pages wait. Trying again every few seconds.",
+                    "The broker is not responding (%s). Pages show stored data; live shells and Flower's own pages are "
+                    "unavailable. Reconnecting every few seconds.",
                     why,
                 )
                 self._state = BrokerState(up=False, since_s=self._clock.now_s(), why=why)

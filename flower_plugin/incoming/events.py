@@ -1,10 +1,10 @@
 """
-Celery's events, checked before Flower sees them.
+Validates Celery's events before Flower processes them.
 
-Everybody who reaches the broker can publish an event, and Flower takes each field of it as an attribute of a task or
-a worker: a text where a number should be, ``heartbeats``, ``_fields``. From there it comes to pages, answers and
-metrics. So an event is made anew here: only the fields that Celery's own events have, each of its type and within its
-range; arguments, results and exceptions are redacted on the way.
+Any client of the broker can publish an event, and Flower sets each of its fields as an attribute of a task or worker:
+text instead of a number, ``heartbeats``, ``_fields``. They then appear in pages, API responses and metrics. So events
+are rebuilt here with only the fields of Celery's own events, each with a valid type and range. Arguments, results and
+exceptions are redacted.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from celery_trace.clock import Clock
 from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.spool.unrecorded import EVENT as UNRECORDED
 from celery_trace.text.escape import escaped, escaped_lines
-from flower_plugin.incoming.calls import Calls
+from flower_plugin.incoming.argument_secrets import ArgumentSecrets
 from flower_plugin.incoming.redacted import text_of
 
 logger = logging.getLogger("celery_trace.monitor")
 
-#: ``group-subject``, where an application's own events may have any subject.
+#: ``group-subject``; an application's own events may have any subject.
 _TYPE = re.compile(r"(?P<group>[A-Za-z0-9_.:]{1,50})(?:-(?P<subject>[A-Za-z0-9_.:-]{1,50}))?")
 
-#: How far the clock of another host may be ahead, seconds. Flower takes a worker for online until some seconds after
-#: the newest time that it has of it.
+#: Maximum clock skew of other hosts into the future, seconds. Flower shows a worker as online until some seconds after
+#: its newest timestamp.
 MOST_AHEAD_S = 86_400.0
-#: Greatest integer that a browser keeps exactly.
+#: The greatest integer that a browser represents exactly.
 MOST_INTEGER = 2**53 - 1
-#: Characters of one value. Celery itself cuts arguments and results at 1,024.
+#: Characters of one value. Celery itself truncates arguments and results at 1,024.
 MOST_VALUE = 16 * 1024
 MOST_TRACEBACK = 64 * 1024
 #: Characters of a name or an id.
 MOST_NAME = 400
-#: Different names of tasks that the monitor's app does not have, and different types of an application's own events,
-#: that are told apart. Flower and Prometheus' client keep a series for each as long as the monitor lives.
+#: Maximum number of names of tasks that the monitor's app does not have, and of types of application events. Flower and
+#: the Prometheus client keep a series for each until the monitor stops.
 MOST_NAMES, MOST_TYPES = 10_000, 500
-#: Tasks whose secrets are remembered.
+#: Maximum number of tasks with remembered secrets.
 MOST_LEARNED = 10_000
-#: Celery's own and ours, which somebody who makes up others can't crowd out.
+#: Celery's own types and ours; forged types can't crowd them out.
 _CELERYS = frozenset(
     (
         "worker-online", "worker-heartbeat", "worker-offline", "task-sent", "task-received", "task-started",
@@ -53,7 +53,7 @@ _CELERYS = frozenset(
 
 
 class BadEvent(Exception):
-    """This is no event that Celery sends."""
+    """Not a valid Celery event."""
 
 
 def _number(least: float, most: float) -> Callable[[object], float]:
@@ -75,7 +75,7 @@ def _integer(most: int = MOST_INTEGER, least: int = 0) -> Callable[[object], int
 
 
 def _name(value: Any, most: int = MOST_NAME) -> str:
-    """A name or an id: one line without anything that hides or turns what stands beside it."""
+    """A name or an id: one line without control or direction characters."""
     if not isinstance(value, str) or not 0 < len(value) <= most or value.isspace():
         raise BadEvent
     if escaped(value) != value:
@@ -84,14 +84,14 @@ def _name(value: Any, most: int = MOST_NAME) -> str:
 
 
 def _text(value: object) -> str:
-    """A sentence or two, cut."""
+    """A short text, truncated."""
     if not isinstance(value, str):
         raise BadEvent
     return escaped_lines(value[:MOST_NAME])
 
 
 def is_name(value: object) -> bool:
-    """Whether something can be the name of a worker."""
+    """Whether a value is a valid worker name."""
     try:
         _name(value)
     except BadEvent:
@@ -107,7 +107,7 @@ def _load(value: object) -> list[float]:
 
 _LOAD = _number(0.0, 1e6)
 
-#: What every event may have. ``timestamp`` and ``hostname`` are checked apart, as Flower can't do without.
+#: Optional fields of all events. ``timestamp`` and ``hostname`` are checked separately, as they are required.
 _COMMON: Mapping[str, Callable[[object], object]] = {
     "clock": _integer(),
     "utcoffset": _number(-24, 24),  # hours
@@ -115,7 +115,7 @@ _COMMON: Mapping[str, Callable[[object], object]] = {
 }
 _WORKER: Mapping[str, Callable[[object], object]] = {
     **_COMMON,
-    # A worker counts as online for two of these after its last heartbeat.
+    # A worker is online for twice this time after its last heartbeat.
     "freq": _number(0.001, 86_400.0),
     "active": _integer(),
     "processed": _integer(),
@@ -138,9 +138,9 @@ _TASK: Mapping[str, Callable[[object], object]] = {
     "routing_key": _name,
     "runtime": _number(0.0, 1e9),
 }
-#: Our own, from a worker that can't write its records.
+#: Our own event, from a worker that can't write its records.
 _UNRECORDED: Mapping[str, Callable[[object], object]] = {**_COMMON, "why": _text, "next": _text, "waiting": _integer()}
-#: Texts that show values of the user's.
+#: Texts with user values.
 _VALUES: Mapping[str, int] = {
     "args": MOST_VALUE,
     "kwargs": MOST_VALUE,
@@ -152,40 +152,40 @@ _VALUES: Mapping[str, int] = {
 
 class EventCheck:
     """
-    Makes events that Flower can take from what the broker delivers.
+    Validates and redacts events.
 
-    Used by the one thread that receives events; the counters may be read by any.
+    Used by the event thread only; any thread may read the counters.
 
     Args:
-        redactor: Takes the secrets out.
-        clock: What is in the future.
-        calls: Finds those that only the name of a parameter gives away.
+        redactor: Redacts secrets.
+        clock: For timestamps in the future.
+        calls: Finds secrets by parameter name.
     """
 
-    def __init__(self, redactor: Redactor, clock: Clock, calls: Calls) -> None:
-        #: Events that were refused, and fields of others that were left out.
+    def __init__(self, redactor: Redactor, clock: Clock, calls: ArgumentSecrets) -> None:
+        #: Refused events, and dropped fields of others.
         self.refused = 0
         self.fields_left_out = 0
         self._redactor = redactor
         self._clock = clock
         self._calls = calls
-        #: Secrets of tasks by id: a later event may quote them, as the message of an exception does.
+        #: Secrets of tasks by id: later events may contain them, such as in an exception message.
         self._learned: OrderedDict[str, Scrubber] = OrderedDict()
         self._names: set[str] = set()
         self._types: set[str] = set()
 
     def refuse(self, why: str) -> None:
-        """Count an event that can't be taken."""
+        """Count a refused event."""
         self.refused += 1
         if self.refused == 1:
             logger.warning(
-                "An event on the broker was refused: %s. Further ones are only counted, on the page Statistics. If no "
-                "worker of yours sends such events, somebody else publishes on your broker.",
+                "Refused an event from the broker: %s. Further ones are only counted; see the page Statistics. If your "
+                "workers don't send such events, another client is publishing on your broker.",
                 why,
             )
 
     def checked(self, event: object) -> dict[str, object] | None:
-        """The event as Celery would have sent it, or None, which is counted."""
+        """The event as Celery would have sent it; None, and counted, if it is refused."""
         try:
             return self._checked(event)
         except BadEvent as error:
@@ -198,7 +198,7 @@ class EventCheck:
         kind = event.get("type")
         match = _TYPE.fullmatch(kind) if isinstance(kind, str) else None
         if match is None:
-            raise BadEvent("it has no valid type")
+            raise BadEvent("its type is missing or invalid")
         if kind not in _CELERYS and not self._known(self._types, match.group(), MOST_TYPES):
             raise BadEvent("there are too many different types")
         fields: Mapping[str, Callable[[object], object]] = {"task": _TASK, "worker": _WORKER}.get(
@@ -213,7 +213,7 @@ class EventCheck:
         }
         if fields is _TASK:
             if not match["subject"]:
-                raise BadEvent("it has no valid type")
+                raise BadEvent("its type is missing or invalid")
             found["uuid"] = self._needed(event, "uuid", _name)
         for name, check in fields.items():
             value = event.get(name)
@@ -232,7 +232,7 @@ class EventCheck:
         try:
             return check(event.get(name))
         except BadEvent:
-            raise BadEvent(f"its {name} is missing or not what it should be") from None
+            raise BadEvent(f"its {name} is missing or invalid") from None
 
     def _add_values(self, event: dict[str, object], found: dict[str, object]) -> None:
         scrubber = self._scrubber(event, found)

@@ -1,8 +1,8 @@
 """
-What comes from workers and result backends, as it may be shown: redacted, bounded, and always valid JSON.
+Redacts and bounds replies of workers and results of the backend; the result is always valid JSON.
 
-Failures are redacted in the process where they happen. Flower's own pages show values that never went that way:
-answers of workers to inspect commands, their configuration, and results that the backend holds.
+Failures are redacted in the process that failed. Flower's own pages show other values: replies to inspect commands,
+configurations of workers, and results of the backend.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any
 from celery_trace.redaction import MARK, Redactor, Scrubber, is_card_number
 from celery_trace.text.escape import escaped_lines
 
-#: Characters of one text that are kept, how deep a value is followed, and how many values are kept in all.
+#: Limits: characters per text, nesting depth, and values in total.
 MOST_CHARACTERS = 64 * 1024
 MOST_DEPTH = 20
 MOST_VALUES = 20_000
-#: Stands where a value was left out because there are too many or they are too deep.
+#: Replaces values beyond these limits.
 CUT = "…"
-#: Greatest number that every JSON reader takes.
+#: Integers must fit into 64 bits for all JSON parsers.
 _GREATEST = 2**63
 
-#: Settings of ours that are a secret as a whole. The store's URL is not among them: its password has a shape.
+#: Our settings that are secret as a whole. The store's URL is not: its password is recognized by its form.
 _SECRET_SETTINGS = frozenset({"trace_shell_key", "trace_alert_channels"})
 
 
 def text_of(text: str, redactor: Redactor, most: int = MOST_CHARACTERS, scrubber: Scrubber | None = None) -> str:
     """
-    A text without secrets, cut to ``most`` characters, with control and direction characters spelled out.
+    A text without secrets, truncated to ``most`` characters, with control and direction characters escaped.
 
     Args:
-        scrubber: Secrets that are known from elsewhere.
+        scrubber: Already known secrets.
     """
     cut = text if len(text) <= most else text[:most]
     shown = redactor.text(cut if scrubber is None else scrubber.text(cut))
@@ -42,21 +42,21 @@ def text_of(text: str, redactor: Redactor, most: int = MOST_CHARACTERS, scrubber
 
 def redacted(value: Any, redactor: Redactor, scrubber: Scrubber | None = None) -> object:
     """
-    object value as plain JSON types, without secrets.
+    A value as plain JSON types, without secrets.
 
-    A value under a secret name is replaced as a whole. What JSON has no type for, such as NaN or an object, becomes
+    A value with a secret name is replaced as a whole. Values without a JSON type, such as NaN or an object, become
     text.
     """
     return _Redaction(redactor, scrubber).value(value, 0)
 
 
 def redacted_mapping(value: Mapping[object, object], redactor: Redactor) -> dict[str, object]:
-    """The same of a mapping, which stays one."""
+    """A mapping as plain JSON types, without secrets."""
     return _Redaction(redactor, None).mapping(value, 0)
 
 
 def redacted_settings(settings: Mapping[str, object], redactor: Redactor) -> dict[str, object]:
-    """A worker's configuration without secrets. Celery hides some itself, but knows nothing of ours."""
+    """A worker's configuration without secrets. Celery hides some itself, but not those of our settings."""
     shown: dict[object, object] = {
         name: MARK if value and str(name).lower().removeprefix("celery_") in _SECRET_SETTINGS else value
         for name, value in settings.items()
@@ -91,13 +91,13 @@ class _Redaction:
         try:
             return text_of(repr(value), self._redactor, scrubber=self._scrubber)
         except Exception:
-            # The repr of somebody's class; what it raises says nothing about the value.
+            # The __repr__ of a user class raised.
             return f"<{type(value).__name__}>"
 
     def _integer(self, value: int) -> object:
         if is_card_number(value):
             return MARK
-        # Python refuses to print very long numbers, and a browser rounds them.
+        # Python refuses to print very long numbers, and browsers round them.
         return value if -_GREATEST <= value < _GREATEST else f"<integer of {value.bit_length():,} bits>"
 
     def mapping(self, value: Mapping[object, object], depth: int) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Workers that record nothing, as they say themselves in events: their store can't say it."""
+"""Workers that can't write their records. They report it in events, as they can't reach the store."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from msgspec import Struct
 from celery_trace.clock import Clock
 from celery_trace.spool.unrecorded import EVENT, EVENT_S
 
-#: A worker that has not repeated it for so long records again, or is gone, seconds.
+#: A worker that has not repeated the event for so long has recovered or is gone, seconds.
 OVER_S = 3 * EVENT_S
-#: Anybody on the broker can send events: so many workers are kept, and so many characters of each text.
+#: Limits on workers and characters, as any client of the broker can send events.
 MOST_WORKERS, MOST_CHARACTERS = 100, 300
 
 
 class Unrecorded(Struct, frozen=True, kw_only=True):
-    """A worker that can't write its records: why, what to do, and how many failures wait in its main process."""
+    """A worker that can't write its records: reason, advice, and number of failures waiting in its main process."""
 
     worker: str
     at_s: float
@@ -26,23 +26,23 @@ class Unrecorded(Struct, frozen=True, kw_only=True):
 
 
 class UnrecordedWorkers:
-    """Written by the thread of the events, read by the pages."""
+    """Updated by the event thread, read by pages."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._said: dict[str, Unrecorded] = {}
+        self._reports: dict[str, Unrecorded] = {}
 
-    def heard(self, event: Mapping[str, object]) -> None:
-        """Take note of an event, if it is one of these. Its time is when it came: clocks of others may be wrong."""
+    def receive(self, event: Mapping[str, object]) -> None:
+        """Process an event, if it is one of these. Uses the time of receipt: clocks of other hosts may be wrong."""
         if not isinstance(event, Mapping) or event.get("type") != EVENT:
             return
         worker, why, advice, waiting = (event.get(name) for name in ("hostname", "why", "next", "waiting"))
         if not isinstance(worker, str) or not isinstance(why, str) or not isinstance(advice, str):
             return
-        worker, still = worker[:MOST_CHARACTERS], self._still()
-        if worker not in still and len(still) >= MOST_WORKERS:
+        worker, current = worker[:MOST_CHARACTERS], self._current()
+        if worker not in current and len(current) >= MOST_WORKERS:
             return
-        self._said = still | {
+        self._reports = current | {
             worker: Unrecorded(
                 worker=worker,
                 at_s=self._clock.monotonic_s(),
@@ -53,9 +53,9 @@ class UnrecordedWorkers:
         }
 
     def now(self) -> list[Unrecorded]:
-        """Those that said so lately, by name."""
-        return sorted(self._still().values(), key=lambda one: one.worker)
+        """Workers with a recent report, by name."""
+        return sorted(self._current().values(), key=lambda one: one.worker)
 
-    def _still(self) -> dict[str, Unrecorded]:
+    def _current(self) -> dict[str, Unrecorded]:
         since_s = self._clock.monotonic_s() - OVER_S
-        return {worker: one for worker, one in self._said.items() if one.at_s >= since_s}
+        return {worker: one for worker, one in self._reports.items() if one.at_s >= since_s}

@@ -1,5 +1,5 @@
 """
-One module a page: a function from queries to what the template shows, tested without Tornado.
+One module per page: a function from queries to the template's context, tested without Tornado.
 
-A page is registered by one line in :data:`flower_plugin.routes.PAGES`.
+A page is registered by one line in :data:`flower_plugin.pages.registry.PAGES`.
 """

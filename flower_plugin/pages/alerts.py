@@ -1,4 +1,4 @@
-"""Alerts: states, rules, channels, and what was delivered."""
+"""Alerts: states, rules, channels and deliveries."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ STATES = ("firing", "pending", "resolved")
 
 def channel_name(url: str) -> str:
     """
-    A channel without its secrets: scheme and host.
+    A channel's scheme and host, without secrets.
 
-    Apprise URLs hide tokens anywhere in the path, so nothing of it is shown.
+    Apprise URLs may have tokens anywhere in the path, so the path is not shown.
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").strip()
     if not parts.scheme:
         return "(no scheme)"
-    # Slack and others put their token where a host would stand.
+    # Slack and others put their token in the place of the host.
     looks_like_host = re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+|localhost|\d+(\.\d+){3}", host)
     return f"{parts.scheme}://{host}/…" if looks_like_host else f"{parts.scheme}:…" if host else f"{parts.scheme}:"
 
 
-#: What the keys of a rule are called in a form, and what may be written there; `above` is the rule's own quantity.
+#: Label and hint of each key in the form of a rule. The label of `above` is the quantity of the rule.
 LABELS = {
     "severity": ("Severity", ""),
-    "for": ("For at least", "how long it must hold before it fires: 0s, 60s, 5m"),
-    "hold": ("Ends after", "how long it must be over before it is resolved: 10m"),
-    "clear": ("Over below", "share of the threshold: 80%"),
-    "repeat": ("Remind every", "0s for never: 4h"),
-    "window": ("Looks back", "15m, 24h"),
-    "runs": ("At least runs", "a whole number"),
-    "names": ("Only these names", "patterns with commas between, such as shop.*; empty for all"),
+    "for": ("For", "time above the threshold before the alert fires, such as 0s, 60s or 5m"),
+    "hold": ("Resolve after", "time below the threshold before the alert is resolved, such as 10m"),
+    "clear": ("Resolve below", "share of the threshold, such as 80%"),
+    "repeat": ("Repeat every", "interval of reminders, such as 4h; 0s for none"),
+    "window": ("Window", "time range that the rule evaluates, such as 15m or 24h"),
+    "runs": ("Minimum runs", "a whole number"),
+    "names": ("Names", "comma-separated patterns, such as shop.*; empty for all"),
 }
 
 
@@ -56,7 +56,7 @@ class Field(Struct, frozen=True):
 
 
 class ShownRule(Struct, frozen=True, kw_only=True):
-    """A rule as the page shows it: its sentence, and the fields that change it."""
+    """A rule for the template: its sentence and its form fields."""
 
     kind: str
     name: str
@@ -66,11 +66,11 @@ class ShownRule(Struct, frozen=True, kw_only=True):
 
 
 def described(rules: Iterable[Rule]) -> list[ShownRule]:
-    """Rules for the page."""
+    """Rules for the template."""
     rows = []
     for rule in rules:
         values, kind = written(rule), kind_of(rule)
-        labels = {"above": (f"{kind.quantity}, more than", kind.unit.hint), **LABELS}
+        labels = {"above": (f"{kind.quantity}, threshold", kind.unit.hint), **LABELS}
         fields = [Field(key, *labels[key], values[key]) for key in values if key in labels]
         rows.append(
             ShownRule(kind=rule.rule, name=rule.name, sentence=sentence(rule), severity=rule.severity, fields=fields)
@@ -79,21 +79,21 @@ def described(rules: Iterable[Rule]) -> list[ShownRule]:
 
 
 def rank(alert: AlertView) -> tuple[int, bool, float]:
-    """Firing before pending before resolved; what nobody has looked at first; newest first."""
+    """Sort key: firing, pending, resolved; within these unacknowledged first, then newest first."""
     return (_ORDER.get(alert.state, 3), bool(alert.acknowledged_by), -(alert.fired_at or alert.since))
 
 
 def alerts(queries: Queries, visit: Visit) -> Context:
-    """All alerts with what can be done about them."""
+    """The context of the page."""
     state = visit.word("state", STATES)
-    # State by state: two hundred that are resolved do not hide one that fires.
+    # One query per state, so that 200 resolved alerts do not hide a firing one.
     found = [alert for one in ((state,) if state else STATES) for alert in queries.alerts(state=one, limit=200).rows]
     rows = sorted(map(visit.alert, found), key=rank)
-    stored, complaint = queries.alert_rules(), ""
+    stored, rules_error = queries.alert_rules(), ""
     try:
         rules = in_force(visit.settings.alert_rules, stored)
     except SettingError as error:
-        rules, complaint = configured(visit.settings.alert_rules), str(error)
+        rules, rules_error = configured(visit.settings.alert_rules), str(error)
     deliveries = queries.deliveries(limit=50).rows
     about = {alert.id: alert for alert in rows}
     for delivery in deliveries:
@@ -108,7 +108,7 @@ def alerts(queries: Queries, visit: Visit) -> Context:
         "channels": [channel_name(url) for url in visit.settings.alert_channels],
         "rules": described(rules),
         "rules_set": stored,
-        "rules_complaint": complaint,
+        "rules_error": rules_error,
         "kinds": described(SHIPPED),
         "severities": SEVERITIES,
         "own_rules": visit.settings.alert_rules is not None,

@@ -23,11 +23,11 @@ from celery_trace.queries import Queries
 from celery_trace.queries.failures import SEARCHED_VALUES
 from celery_trace.queries.filters import FailureFilter, GroupFilter
 from celery_trace.text.escape import escaped_lines
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.auth.values import without_values
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
+from flower_plugin.problems import NotFound
 from flower_plugin.rendering.source import SourceLine, source_lines
-from flower_plugin.trouble import NotFound
 
 MOST_ROWS = 100
 MOST_MEMBERS = 100
@@ -35,7 +35,7 @@ GROUP_STATES = ("new", "ongoing", "regressed", "resolved")
 
 
 class ShownFrame(Struct, frozen=True, kw_only=True):
-    """A frame as the template takes it. ``index`` counts over the whole chain's first exception, for the shell."""
+    """A frame for the template. ``index`` is its number in the first exception, for the shell; -1 in others."""
 
     index: int
     frame: FrameView
@@ -45,29 +45,29 @@ class ShownFrame(Struct, frozen=True, kw_only=True):
 
 
 class ShownLink(Struct, frozen=True, kw_only=True):
-    """One exception of the chain. ``runs`` are frames in order, grouped by whether they are the user's own."""
+    """One exception of the chain. ``runs`` are its frames in order, in groups of user code and libraries."""
 
     link: ChainLink
-    words: str
+    text: str
     runs: list[tuple[bool, list[ShownFrame]]]
 
 
 def exception_text(exception: ExceptionInfo | None, outcome: str) -> tuple[str, str]:
-    """Type and message, in words where nothing was raised."""
+    """Type and message; a description of the outcome if nothing was raised."""
     if exception is not None:
         if exception.type == "TimeLimitExceeded" and exception.message.replace(".", "", 1).isdigit():
-            return exception.type, f"The hard time limit of {exception.message} s killed it"
+            return exception.type, f"Exceeded the hard time limit of {exception.message} s"
         return exception.type, exception.message
     return {
-        "lost": ("Killed", "The process died while it ran this"),
-        "time_limit": ("Time limit", "The hard time limit killed it"),
-        "revoked": ("Revoked", "It was revoked"),
+        "lost": ("Killed", "The process was killed during the run"),
+        "time_limit": ("Time limit", "Exceeded the hard time limit"),
+        "revoked": ("Revoked", "The task was revoked"),
     }.get(str(outcome), (str(outcome).replace("_", " ").capitalize(), ""))
 
 
 def _search(visit: Visit) -> str:
-    """What to search for; a search reads local values, so not everybody may."""
-    return visit.word("search") if visit.may(Role.LOCALS) else ""
+    """The search text; empty without the role ``locals``, as a search reads local variables."""
+    return visit.word("search") if visit.may(UserRole.LOCALS) else ""
 
 
 def _shared(
@@ -83,14 +83,14 @@ def _shared(
         "ranges": RANGES,
         "outcomes": list(Outcome),
         "exception_text": exception_text,
-        "shows_values": visit.may(Role.LOCALS),
+        "shows_values": visit.may(UserRole.LOCALS),
         "searched_values": SEARCHED_VALUES,
         "any_process": bool(page.rows) or bool(queries.workers(limit=1).rows),
     }
 
 
 def groups(queries: Queries, visit: Visit) -> Context:
-    """Failures by fingerprint."""
+    """Failure groups."""
     wanted = GroupFilter(
         kind=visit.word("kind"),
         name=visit.word("name"),
@@ -105,7 +105,7 @@ def groups(queries: Queries, visit: Visit) -> Context:
 
 
 def listing(queries: Queries, visit: Visit) -> Context:
-    """Single failures, newest first."""
+    """All failures, newest first."""
     wanted = FailureFilter(
         kind=visit.word("kind"),
         name=visit.word("name"),
@@ -122,7 +122,7 @@ def listing(queries: Queries, visit: Visit) -> Context:
     return _shared(queries, visit, wanted, page)
 
 
-_LINK_WORDS = {
+_LINK_TEXTS = {
     "cause": "was the direct cause of the exception above",
     "context": "was being handled when the exception above was raised",
     "group": "is part of the group above",
@@ -131,12 +131,12 @@ _LINK_WORDS = {
 
 def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
     """
-    The exceptions of a failure with their frames, what was raised first.
+    The exceptions of a failure with their frames, the raised one first.
 
-    Frames of libraries stand folded together between the user's own; the innermost of the user's own is open.
+    Consecutive library frames are collapsed. The innermost frame of user code is expanded.
     """
     chain = detail.chain or [_only_link(detail)]
-    # A black box does not know whose a frame is, and calls every one the user's own.
+    # A black box does not know about libraries and marks all frames as user code.
     sampled = detail.last_sample is not None
     links = []
     for number, link in enumerate(chain):
@@ -149,15 +149,15 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
                 runs[-1][1].append(shown)
             else:
                 runs.append((in_app, [shown]))
-        # At a hard time limit the child sees a SystemExit; its attributes are not those of the title's exception.
+        # At a hard time limit the child gets a SystemExit. Its attributes don't belong to the exception in the title.
         other = number == 0 and detail.exception is not None and link.type != detail.exception.type
         shown_link = replace(link, attributes=[]) if other else link
-        links.append(ShownLink(link=shown_link, words=_LINK_WORDS.get(link.link, ""), runs=runs))
+        links.append(ShownLink(link=shown_link, text=_LINK_TEXTS.get(link.link, ""), runs=runs))
     return links
 
 
 def _only_link(detail: FailureDetail) -> ChainLink:
-    """The chain of a failure that has none: its exception, or nothing that was raised."""
+    """A chain for a failure without one: its exception, or an empty one."""
     raised = detail.exception or ExceptionInfo(type="", module="", message="")
     return ChainLink(
         type=raised.type, module=raised.module, message=raised.message, link="", parent=-1, frames=detail.frames
@@ -176,7 +176,7 @@ def _shown_frame(frame: FrameView, visit: Visit, *, index: int, opened: bool) ->
 
 
 def as_text(detail: FailureDetail) -> str:
-    """A failure as plain text, for a ticket."""
+    """A failure as plain text, such as for a ticket."""
     kind, message = exception_text(detail.exception, detail.outcome)
     lines = [
         f"{kind}: {message}",
@@ -186,7 +186,7 @@ def as_text(detail: FailureDetail) -> str:
     ]
     for link in detail.chain:
         if link.link:
-            lines.append(f"\n{link.type}: {link.message} ({_LINK_WORDS.get(link.link, link.link)})")
+            lines.append(f"\n{link.type}: {link.message} ({_LINK_TEXTS.get(link.link, link.link)})")
         for frame in link.frames:
             lines.append(f'  File "{frame.file}", line {frame.line}, in {frame.qualname or frame.function}')
             if frame.code:
@@ -199,12 +199,12 @@ def as_text(detail: FailureDetail) -> str:
 
 class Member(Struct, frozen=True, kw_only=True):
     """
-    A task of a workflow, as the page shows it.
+    A task of a workflow, for the template.
 
     Attributes:
-        relation: What it is to the failed task: ``root``, ``parent``, ``child``, ``sibling``, ``this`` or nothing.
-        depth: How far below the root.
-        link: A path below the prefix; empty where nothing more is known.
+        relation: To the failed task: ``root``, ``parent``, ``child``, ``sibling``, ``this`` or empty.
+        depth: Levels below the root.
+        link: A path below the prefix.
     """
 
     task_id: str
@@ -217,8 +217,8 @@ class Member(Struct, frozen=True, kw_only=True):
     depth: int = 0
 
 
-def tries(queries: Queries, detail: FailureDetail) -> list[FailureSummary]:
-    """The other failed tries of the same task, oldest first."""
+def attempts(queries: Queries, detail: FailureDetail) -> list[FailureSummary]:
+    """The other failed attempts of the same task, oldest first."""
     if not detail.task_id:
         return []
     rows = queries.failures(task_id=detail.task_id, limit=30).rows
@@ -227,9 +227,9 @@ def tries(queries: Queries, detail: FailureDetail) -> list[FailureSummary]:
 
 def workflow(queries: Queries, visit: Visit, detail: FailureDetail) -> list[Member]:
     """
-    The tasks of the same chain, group or chord: from the root downwards, children below their parents.
+    The tasks of the same chain, group or chord, from the root down, children after their parents.
 
-    Failed ones and single runs are in the store; those that went well are known while Flower remembers them.
+    Failures and single runs are in the store. Other successful tasks are known as long as Flower keeps them in memory.
     """
     root_id = detail.task.root_id if detail.task is not None else ""
     if not root_id:
@@ -256,7 +256,7 @@ def workflow(queries: Queries, visit: Visit, detail: FailureDetail) -> list[Memb
         return []
     for missing, above in ((root_id, ""), (detail.parent_id, root_id)):
         if missing and missing not in found:
-            # It went well, so nothing of it was kept; its place in the tree is known all the same.
+            # It succeeded and was not stored, but its place in the tree is known.
             found[missing] = Member(
                 task_id=missing, name="", state="", parent_id=above, at_s=None, link=f"/task/{quote(missing)}"
             )
@@ -297,21 +297,21 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
     One failure.
 
     Raises:
-        NotFound: There is none with this id.
+        NotFound: No failure has this id.
     """
     detail: FailureDetail | None = queries.failure(identifier)
     if detail is None:
         raise NotFound(
-            "There is no failure with this id.",
-            "It may have been pruned, or it has not reached the store yet.",
+            "Failure not found.",
+            "It may have been pruned, or it may not have reached the store yet.",
             ("trace_failures", "All failures"),
         )
-    shows_values = visit.may(Role.LOCALS)
+    shows_values = visit.may(UserRole.LOCALS)
     if not shows_values:
         detail = without_values(detail)
     kind, message = exception_text(detail.exception, detail.outcome)
     shell = visit.settings.shell
-    may_shell = visit.may(Role.RECREATED) and shell != "off"
+    may_shell = visit.may(UserRole.RECREATED) and shell != "off"
     shells = queries.shells(failure_id=identifier, limit=20).rows if shows_values else []
     return {
         "title": f"{kind} in {detail.name}",
@@ -321,7 +321,7 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
         "chain": shown_chain(detail, visit),
         "heap": {"heap": detail.heap},
         "text": as_text(detail),
-        "tries": tries(queries, detail),
+        "attempts": attempts(queries, detail),
         "workflow": workflow(queries, visit, detail),
         "exception_text": exception_text,
         "shows_values": shows_values,
@@ -333,7 +333,7 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
 
 
 def _last_stack(detail: FailureDetail, visit: Visit) -> list[tuple[Line, str]]:
-    """The black box's frames with short file names; none where they stand among the failure's frames already."""
+    """The black box's frames with short file names; empty if the failure's frames already show them."""
     if detail.last_sample is None:
         return []
     shown = [(frame.file, frame.line) for link in shown_chain(detail, visit) for frame in link.link.frames]
@@ -344,7 +344,7 @@ def _last_stack(detail: FailureDetail, visit: Visit) -> list[tuple[Line, str]]:
 
 
 def _request_rows(detail: FailureDetail) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The parts of a Django request that have anything in them."""
+    """The parts of a Django request that are not empty."""
     request = detail.request
     if request is None:
         return []

@@ -1,4 +1,4 @@
-"""Kept memory of one name as a flame graph, and how it differs from another time or release."""
+"""Retained memory of one name as a flame graph, optionally compared with another time or release."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from celery_trace.heap import flames
 from celery_trace.model import Line
 from celery_trace.queries import Queries
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, Visit
-from flower_plugin.trouble import NotFound
+from flower_plugin.problems import NotFound
 
-#: Lines of the table below the graph.
+#: Rows of the table below the graph.
 MOST_LINES = 12
-#: What an age in ``compare`` is called.
+#: Labels of the ages in ``compare``.
 AGES = {"1h": "an hour ago", "6h": "6 hours ago", "1d": "a day ago", "7d": "a week ago"}
 
 
@@ -18,10 +18,10 @@ def flame(
     queries: Queries, visit: Visit, kind: str, name: str, *, compare: str = "", since_s: float | None = None
 ) -> Context:
     """
-    What a page shows of a flame graph: ``data`` for the script, ``lines`` for a table, and the figures.
+    A flame graph for the template: ``data`` for the script, ``lines`` for the table, and the totals.
 
     Raises:
-        ValueError: ``compare`` can't be used.
+        ValueError: ``compare`` is invalid.
     """
     view: flames.HeapView = queries.heap_view(kind, name, compare=compare, since_s=since_s)
     after, before = view.after, view.before
@@ -56,7 +56,7 @@ def kept(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
     One name's flame graph.
 
     Raises:
-        NotFound: There is no such release to compare with.
+        NotFound: The release to compare with is unknown.
     """
     compare = visit.word("compare")
     releases = queries.heap_releases(kind, name)
@@ -64,12 +64,12 @@ def kept(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
         found = flame(queries, visit, kind, name, compare=compare, since_s=visit.since_s("day"))
     except ValueError as error:
         raise NotFound(
-            "There is nothing to compare with.",
+            "Nothing to compare with.",
             f"{str(error)[:1].upper()}{str(error)[1:]}.",
             ("trace_runs", "All names"),
         ) from error
     return {
-        "title": "Kept memory of processes" if kind == "process" else f"{name} · kept memory",
+        "title": "Retained memory of processes" if kind == "process" else f"{name} · retained memory",
         "kind": kind,
         "name": name,
         "flame": found,
@@ -84,7 +84,7 @@ def kept(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
 PAGE = MonitorPage(
     path=r"/trace/kept/(task|request|block|process)/(.+)",
     name="trace_kept",
-    title="Kept memory",
+    title="Retained memory",
     template="trace/kept.html",
     tab="leaks",
     context=kept,

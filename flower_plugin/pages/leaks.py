@@ -13,14 +13,16 @@ from celery_trace.heap.watch import PROCESS_RUN_S
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
 from celery_trace.queries import Queries
 from celery_trace.queries.filters import LeakFilter
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.auth.values import without_data
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
 from flower_plugin.pages.timemarks import Mark, marks_of
+from flower_plugin.problems import NotFound
 from flower_plugin.rendering.source import one_line, source_lines
-from flower_plugin.trouble import NotFound
 
-#: Sort orders of the table, besides that by urgency.
+#: The resource of a native leak.
+RESOURCES = {"fds": "descriptors", "threads": "threads", "children": "child processes", "": "native memory"}
+#: Sort orders of the table; the default is by urgency.
 SORTS = ("per_run", "total", "runs", "seen", "name")
 
 MOST_ROWS = 300
@@ -40,7 +42,7 @@ def _filter(visit: Visit) -> LeakFilter:
 
 
 def table(queries: Queries, visit: Visit) -> Context:
-    """The leak table, filtered by the address."""
+    """The leak table, filtered by the query string."""
     wanted = _filter(visit)
     sort = visit.word("sort", SORTS)
     page = queries.leaks(**wanted, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
@@ -59,14 +61,14 @@ def table(queries: Queries, visit: Visit) -> Context:
 
 
 class GrowthLine(Struct, frozen=True):
-    """What one process kept over time, or all of them: points of time and bytes."""
+    """Retained memory of one process, or of all, over time: points of time and bytes."""
 
     label: str
     points: list[tuple[float, float]]
 
 
 class GrowthPlot(Struct, frozen=True):
-    """How what is kept adds up: lines, the greatest growth first, and what happened meanwhile."""
+    """Retained memory over time: lines, the greatest growth first, and marks of events."""
 
     lines: list[GrowthLine]
     marks: list[Mark]
@@ -81,16 +83,16 @@ def growth(
     now_s: float = math.inf,
 ) -> GrowthPlot:
     """
-    How what is kept adds up.
+    Retained memory over time.
 
     Args:
-        leak: The row. The line "all processes" comes to its total.
-        windows: The leak's evidence. A process's line goes from its start through each window: the runs since the
-            one before times what each kept; steady ones kept nothing.
-        rollups: Sums of all processes of one name, in any order: when the runs were.
+        leak: The row. The line "all processes" ends at its total.
+        windows: The leak's evidence. A process's line goes from its start through each window and rises by the runs
+            since the previous window times the bytes per run; steady windows add nothing.
+        rollups: Rollups of all processes of one name, in any order. They give the times of the runs.
         processes: By uid.
         starts: Main processes of workers, for the marks of restarts and deploys.
-        now_s: The sum of five minutes that are not over yet stands at this time, and not in the future.
+        now_s: The point of the current rollup is at this time, not in the future.
     """
     lines: list[GrowthLine] = []
     by_process: dict[str, list[Window]] = defaultdict(list)
@@ -112,7 +114,7 @@ def growth(
 
 
 def _points(windows: Sequence[Window], leak: Leak) -> list[tuple[float, float]]:
-    """What a process kept after each of its windows, or as the latest of them tells it."""
+    """Retained bytes of a process after each window, or the series of the latest window that has one."""
     sampled = [window for window in windows if window.growth]
     if sampled:
         return list(max(sampled, key=lambda window: window.at_s).growth)
@@ -127,7 +129,7 @@ def _points(windows: Sequence[Window], leak: Leak) -> list[tuple[float, float]]:
 
 
 def _rate(window: Window, leak: Leak) -> float:
-    """What a run kept at the leak's line, bytes, as a window says."""
+    """Retained bytes per run at the leak's line in a window."""
     of_site = (site.bytes for site in window.sites if (site.file, site.line) == (leak.file, leak.line))
     return float(next(of_site, window.kept_bytes_per_run))
 
@@ -135,7 +137,7 @@ def _rate(window: Window, leak: Leak) -> float:
 def _total_line(
     leak: Leak, rollups: Sequence[Rollup], shown: Sequence[ProcessRecord], now_s: float
 ) -> list[tuple[float, float]]:
-    """From nothing, or from what was kept before the first of the sums, to the row's total."""
+    """From zero, or from the bytes retained before the first rollup, to the row's total."""
     rows = [row for row in rollups if row.runs and row.bucket_s + Rollup.BUCKET_S > leak.first_seen]
     if not rows or leak.kept_bytes_total <= 0:
         return []
@@ -160,17 +162,17 @@ def _first_s(
 
 
 def sentence(leak: Leak) -> str:
-    """What the evidence says, in one sentence without markup."""
+    """The verdict as a sentence without markup."""
     what = {
         Verdict.LEAKING: "leaks",
         Verdict.GROWING: "grows",
         Verdict.SUSPECT: "may leak",
-        Verdict.STEADY: "grew and then stopped",
-        Verdict.TOO_FEW_RUNS: "was seen too few times to tell",
+        Verdict.STEADY: "is steady",
+        Verdict.TOO_FEW_RUNS: "has too few runs for a verdict",
     }[Verdict(leak.verdict)]
     if leak.native:
-        return f"{leak.name} {what} outside Python's heap ({leak.resource or 'native memory'})."
-    return f"{leak.name} {what}."
+        return f"{leak.name} {what} ({RESOURCES.get(leak.resource, leak.resource)})"
+    return f"{leak.name} {what}"
 
 
 def leak(queries: Queries, visit: Visit, identifier: str) -> Context:
@@ -178,16 +180,16 @@ def leak(queries: Queries, visit: Visit, identifier: str) -> Context:
     One leak with its evidence.
 
     Raises:
-        NotFound: There is none with this id.
+        NotFound: No leak has this id.
     """
     found: Leak | None = queries.leak(identifier)
     if found is None:
         raise NotFound(
-            "There is no leak with this id.",
-            "It may have been pruned, or the line has moved since the link was made.",
+            "Leak not found.",
+            "It may have been pruned, or the line may have moved since the link was created.",
             ("trace_leaks", "All leaks"),
         )
-    if not visit.may(Role.LOCALS):
+    if not visit.may(UserRole.LOCALS):
         found = without_data(found)
     windows: Sequence[Window] = sorted(queries.leak_windows(identifier), key=lambda window: -window.at_s)[:100]
     rollups = queries.rollups(kind=found.kind, name=found.name, since_s=visit.now_s - 7 * 86_400)
@@ -209,7 +211,7 @@ def leak(queries: Queries, visit: Visit, identifier: str) -> Context:
         "samples": found.samples,
         "runs": queries.runs(kind=found.kind, name=found.name, limit=8).rows,
         "types": sorted(found.types, key=lambda row: -row.bytes),
-        "process_run": f"{PROCESS_RUN_S:.0f} seconds",
+        "process_run": f"{PROCESS_RUN_S:.0f} s",
         "forecasts": [
             one
             for one in queries.forecasts()

@@ -1,4 +1,4 @@
-"""Sizes that a worker's process must not outgrow."""
+"""Memory limits of workers' processes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from celery_trace.queries import Queries
 from celery_trace.settings import SettingError
 from flower_plugin.pages.page import Visit
 
-#: What a limit is that is not an alert rule's.
-REPLACED = "where Celery replaces it"
+#: The meaning of Celery's limit.
+REPLACED = "max-memory-per-child"
 
 
 class Limit(Struct, frozen=True):
-    """A size that a process must not outgrow; ``rule`` is None where it is not an alert rule's."""
+    """A memory limit of a process: the threshold of an alert rule, or Celery's limit (``rule`` is None)."""
 
     bytes: float
     what: str
@@ -25,9 +25,9 @@ class Limit(Struct, frozen=True):
 
 
 def limits(rules: Iterable[Rule], child_limit_bytes: float | None) -> list[Limit]:
-    """What a process must not outgrow: the thresholds of rules, and Celery's ``worker_max_memory_per_child``."""
+    """The thresholds of alert rules, and Celery's ``worker_max_memory_per_child``."""
     found = [
-        Limit(rule.above, f"where the alert {rule.name} fires", rule)
+        Limit(rule.above, f"threshold of the alert rule {rule.name}", rule)
         for rule in rules
         if rule.rule == "process_memory" and rule.above > 0
     ]
@@ -37,7 +37,7 @@ def limits(rules: Iterable[Rule], child_limit_bytes: float | None) -> list[Limit
 
 
 def of_process(process: ProcessView, worker: str, known: Sequence[Limit]) -> list[Limit]:
-    """Those of the known limits that hold for a process; what Celery replaces it at is its own word, if it says so."""
+    """The known limits that apply to a process. Celery's limit comes from the process, if it reports one."""
     found = [limit for limit in known if limit.rule is not None and limit.rule.wants(worker)]
     own = process.memory.child_limit_bytes if process.memory is not None else None
     if own:
@@ -48,9 +48,9 @@ def of_process(process: ProcessView, worker: str, known: Sequence[Limit]) -> lis
 
 
 def limits_of(queries: Queries, visit: Visit) -> list[Limit]:
-    """The limits that hold for this monitor."""
+    """The limits that are known to this monitor."""
     try:
         rules = in_force(visit.settings.alert_rules, queries.alert_rules())
     except SettingError:
-        rules = configured(visit.settings.alert_rules)  # the Alerts page says what is wrong with the others
+        rules = configured(visit.settings.alert_rules)  # the Alerts page shows the error
     return limits(rules, visit.monitor.child_limit_bytes)

@@ -1,4 +1,4 @@
-"""Overview: what needs attention now, ranked and in words."""
+"""Overview: what needs attention now, ranked."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from celery_trace.model import AlertView, FailureGroup, Forecast, Leak, ProcessV
 from celery_trace.queries import Queries
 from celery_trace.stores.lineage import sentence
 from celery_trace.text.format import about, clip, count, percent, plural, size
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of, of_process
 from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
 from flower_plugin.rendering import badges
-from flower_plugin.rendering.wording import Paths
+from flower_plugin.rendering.markup import Paths
 
 MOST_ITEMS = 20
-#: Workers that are looked at; the list is by name, so fewer would leave out the same ones each time.
+#: Workers that are read. The list is sorted by name, so a lower limit would always leave out the same ones.
 MOST_WORKERS = 1000
-#: Links that several items may have, each with something else to say.
+#: Links that several unrelated items may have.
 _SHARED = frozenset({"/alerts", "/statistics", "/workers", "/leaks", "/failures"})
 DAY_S = 86_400.0
-#: From this share of a limit a process is near it; so many workers are named.
+#: A process is near a limit from this share of it; at most so many workers are listed.
 NEAR = 0.8
 MOST_NEAR = 5
-#: What stays open or alive where no memory does, in words.
+#: What leaks, if not memory.
 RESOURCES = {
     "fds": "descriptors stay open",
     "threads": "threads stay alive",
     "children": "child processes stay",
     "": "native memory",
 }
-#: Beyond this share of its processes' time, and beyond what it was allowed, measuring is itself worth a line.
+#: Tracing overhead above this share, and above the budget, needs attention.
 COSTLY = 0.03
 
 
@@ -45,8 +45,8 @@ class Item(Struct, frozen=True, kw_only=True):
     """
     Something that needs attention.
 
-    ``weight`` ranks, greatest first; ``trend`` is markup, or makes it when the item is shown; ``link`` is a path
-    below ``/trace``; ``alert`` says how the alert about it stands, and is empty where there is none.
+    ``weight`` ranks, greatest first. ``trend`` is markup, or a function that makes it when the item is shown. ``link``
+    is a path below ``/trace``. ``alert`` is the state of the alert about it, empty if there is none.
     """
 
     weight: float
@@ -63,24 +63,24 @@ class Item(Struct, frozen=True, kw_only=True):
 _SEVERITY_WEIGHT = {"critical": 1100, "warning": 1000, "info": 600}
 
 
-def _of_alert(alert: AlertView) -> Item:
+def _alert_item(alert: AlertView) -> Item:
     first = alert.text.split(" ", 1)[0]
-    # A sentence begins with a capital, the name of a task as it is.
+    # Capitalize a sentence, but not the name of a task.
     what = alert.text[:1].upper() + alert.text[1:] if first.isalpha() else alert.text
-    told = f"acknowledged by {alert.acknowledged_by}" if alert.acknowledged_by else "alert is on"
+    state = f"acknowledged by {alert.acknowledged_by}" if alert.acknowledged_by else "firing"
     return Item(
         weight=_SEVERITY_WEIGHT.get(alert.severity, 1000) - (500 if alert.acknowledged_by else 0),
         tone="danger" if alert.severity != "info" and not alert.acknowledged_by else "warning",
         what=what,
-        detail=f"{told[:1].upper()}{told[1:]} · rule {alert.rule}",
+        detail=f"{state[:1].upper()}{state[1:]} · rule {alert.rule}",
         link=f"/{alert.link.lstrip('/')}" if alert.link else "/alerts",
         at_s=alert.fired_at or alert.since,
-        alert=told,
+        alert=state,
     )
 
 
 def leaks_by_name(leaks: list[Leak]) -> list[list[Leak]]:
-    """The leaking lines of each task, request or block together; the line that keeps most comes first."""
+    """The leaking lines of each task, request or block; the line that retains most first."""
     names: dict[tuple[str, str], list[Leak]] = {}
     for leak in leaks:
         names.setdefault((leak.kind, leak.name), []).append(leak)
@@ -90,37 +90,37 @@ def leaks_by_name(leaks: list[Leak]) -> list[list[Leak]]:
     ]
 
 
-def _of_leaks(lines: list[Leak], paths: Paths) -> Item:
+def _leak_item(lines: list[Leak], paths: Paths) -> Item:
     leak = lines[0]
     leaking = leak.verdict == Verdict.LEAKING
-    verb = "leaks" if leaking else "keeps growing:"
-    no_line = "outside Python's heap" if leak.native else "line not found yet"
+    verb = "leaks" if leaking else "grows by"
+    no_line = "native memory" if leak.native else "line not known yet"
     where = f"{paths.short(leak.file)}:{leak.line}" if leak.file else no_line
     return Item(
         weight=(700 if leaking else 400) + min(leak.kept_bytes_per_run / 1e5, 100),
         tone="danger" if leaking else "warning",
-        what=f"{leak.name} {verb} {size(leak.kept_bytes_per_run)} a run"
+        what=f"{leak.name} {verb} {size(leak.kept_bytes_per_run)} per run"
         if leak.kept_bytes_per_run > 0
-        else f"{leak.name} {'leaks' if leaking else 'keeps growing'}: {RESOURCES.get(leak.resource, leak.resource)}",
+        else f"{leak.name} {'leaks' if leaking else 'grows'}: {RESOURCES.get(leak.resource, leak.resource)}",
         detail=(
             leak.note
             if leak.native and leak.note
             else (f"held by {holder}, allocated at " if (holder := rules.holder_of(leak.retained_by)) else "")
-            + f"{where}, {size(leak.kept_bytes_total)} so far in "
+            + f"{where}, {size(leak.kept_bytes_total)} in "
             f"{plural(leak.processes, 'process', 'processes')}"
         )
-        + (f", and at {plural(len(lines) - 1, 'further line')}" if len(lines) > 1 else ""),
+        + (f", and {plural(len(lines) - 1, 'more line')}" if len(lines) > 1 else ""),
         link=f"/leaks/{leak.id}",
         at_s=leak.last_seen,
-        trend=lambda: badges.sparkline(leak.samples, "Kept"),
+        trend=lambda: badges.sparkline(leak.samples, "Retained"),
         code=leak.code.strip(),
     )
 
 
-def _of_group(group: FailureGroup, shows_values: bool) -> Item:
+def _group_item(group: FailureGroup, shows_values: bool) -> Item:
     kind, message = exception_text(group.exception, group.outcome)
     lost = group.outcome in ("lost", "time_limit")
-    words = {"regressed": "is back", "new": "is new"}.get(group.state, "goes on")
+    state = group.state if group.state in ("regressed", "new") else "ongoing"
     weight = {"regressed": 650, "new": 550}.get(group.state, 150) + (150 if lost else 0) + min(group.count, 99)
     return Item(
         weight=weight,
@@ -129,7 +129,7 @@ def _of_group(group: FailureGroup, shows_values: bool) -> Item:
         if not lost
         else f"{group.name} was killed ({str(group.outcome).replace('_', ' ')})",
         detail=(f"{clip(message, 120)} · " if message and shows_values else "")
-        + f"{words}, {plural(group.count, 'time')}",
+        + f"{state}, {plural(group.count, 'time')}",
         link=f"/failures/{group.latest_id}",
         at_s=group.last_seen,
         trend=lambda: badges.bars(group.trend, "Failures"),
@@ -137,7 +137,7 @@ def _of_group(group: FailureGroup, shows_values: bool) -> Item:
 
 
 def _nearest(worker: WorkerView, known: Sequence[Limit]) -> tuple[float, ProcessView, Limit] | None:
-    """The process of a worker that stands nearest to a limit, as (share of it, process, limit)."""
+    """The process of a worker that is nearest to a limit, as (share of it, process, limit)."""
     found = [
         (process.memory.rss_bytes / limit.bytes, process, limit)
         for process in worker.processes
@@ -147,21 +147,21 @@ def _nearest(worker: WorkerView, known: Sequence[Limit]) -> tuple[float, Process
     return max(found, key=lambda row: row[0], default=None)
 
 
-def _of_forecasts(queries: Queries, forecasts: Iterable[Forecast], now_s: float) -> list[Item]:
-    """Workers with a process that grows and reaches its limit within a day: the soonest of each."""
+def _forecast_items(queries: Queries, forecasts: Iterable[Forecast], now_s: float) -> list[Item]:
+    """The soonest forecast of each worker with a process that reaches its limit within a day."""
     soonest: dict[str, Forecast] = {}
     for forecast in forecasts:
         if forecast.seconds < DAY_S:
             soonest.setdefault(forecast.worker, forecast)
     items = []
     for worker, forecast in list(soonest.items())[:MOST_NEAR]:
-        used = f"{size(forecast.used_bytes)} now, {size(forecast.bytes_per_hour)} more an hour"
+        used = f"{size(forecast.used_bytes)} now, growing {size(forecast.bytes_per_hour)} per hour"
         items.append(
             Item(
                 weight=520 + 100 * max(0.0, 1 - forecast.seconds / DAY_S),
                 tone="warning",
                 what=f"{worker} {forecasting.sentence(forecast)}",
-                detail=f"pid {forecast.pid}, {used}; the limit is {forecasting.meaning(forecast)}",
+                detail=f"pid {forecast.pid}, {used}; limit: {forecasting.meaning(forecast)}",
                 link=f"/workers?worker={quote(worker, safe='')}",
                 at_s=forecast.at,
                 trend=lambda uid=forecast.process: _spark(queries, uid, now_s),  # type: ignore[misc]
@@ -180,7 +180,7 @@ def _spark(queries: Queries, uid: str, now_s: float) -> str:
 
 
 def _near_limits(queries: Queries, workers: Iterable[WorkerView], known: list[Limit], now_s: float) -> list[Item]:
-    """Workers whose greatest process is near a limit, the nearest first."""
+    """Workers with a process near a limit, the nearest first."""
     near = [
         (*nearest, worker)
         for worker in workers
@@ -192,17 +192,17 @@ def _near_limits(queries: Queries, workers: Iterable[WorkerView], known: list[Li
         assert process.memory is not None
         growth = forecasting.growth_of(_series(queries, process.uid, now_s), process.started_at)
         left = forecasting.left_of(growth, limit.bytes, now_s) if growth is not None else None
-        soon = f", reached in {about(left.seconds)} at this pace" if left is not None else ""
+        soon = f", reached in {about(left.seconds)} at the current rate" if left is not None else ""
         items.append(
             Item(
                 weight=(480 if share < 1 else 620) + min(share, 2) * 20,
                 tone="danger" if share >= 1 else "warning",
                 what=f"{worker.name or worker.host} "
-                + ("is beyond its limit" if share >= 1 else "is near its limit")
+                + ("exceeds its limit" if share >= 1 else "is near its limit")
                 + f": {size(process.memory.rss_bytes)} of {size(limit.bytes)}",
                 detail=f"pid {process.pid}"
                 + (f", running {process.running}" if process.running else "")
-                + f"; the limit is {limit.what}{soon}",
+                + f"; limit: {limit.what}{soon}",
                 link=f"/workers?worker={quote(worker.name or worker.host, safe='')}",
                 at_s=process.at,
                 trend=lambda uid=process.uid: _spark(queries, uid, now_s),  # type: ignore[misc]
@@ -211,8 +211,8 @@ def _near_limits(queries: Queries, workers: Iterable[WorkerView], known: list[Li
     return items
 
 
-def _of_worker(worker: WorkerView) -> Item | None:
-    # A worker that was stopped in order says so in each of its processes; only silence without a word is news.
+def _worker_item(worker: WorkerView) -> Item | None:
+    # All processes of a worker that was stopped have exited normally; any other silence needs attention.
     if worker.alive or all(process.ended_how == "exit" for process in worker.processes):
         return None
     killed = sum(process.ended_how == "killed" for process in worker.processes)
@@ -220,18 +220,18 @@ def _of_worker(worker: WorkerView) -> Item | None:
         weight=300 + killed,
         tone="warning",
         what=f"{'' if worker.role in rules.NO_WORKERS else 'Worker '}{worker.name or worker.host} is silent",
-        detail=f"{plural(killed, 'process', 'processes')} of it ended by a kill" if killed else "It wrote no goodbye",
+        detail=f"{plural(killed, 'process', 'processes')} killed" if killed else "It did not exit normally",
         link=f"/workers?worker={quote(worker.name or worker.host, safe='')}",
         at_s=worker.last_seen,
     )
 
 
-def _of_stats(stats: StatsView, budget: float, since_s: float) -> list[Item]:
+def _stats_items(stats: StatsView, budget: float, since_s: float) -> list[Item]:
     items = [
         Item(
             weight=610,
             tone="danger",
-            what="The store was lost and made again",
+            what="The store was lost and recreated",
             detail=sentence(lost),
             link="/statistics",
             at_s=lost.at,
@@ -245,8 +245,8 @@ def _of_stats(stats: StatsView, budget: float, since_s: float) -> list[Item]:
             Item(
                 weight=600,
                 tone="danger",
-                what=f"{plural(dropped, 'record')} could not be kept",
-                detail="The spool was full. See Statistics for which, and the store for why.",
+                what=f"{plural(dropped, 'record')} dropped",
+                detail="The spool was full. See Statistics for details, and check the store.",
                 link="/statistics",
             )
         )
@@ -255,8 +255,8 @@ def _of_stats(stats: StatsView, budget: float, since_s: float) -> list[Item]:
             Item(
                 weight=250,
                 tone="warning",
-                what=f"{plural(stats.corrupt_lines, 'line')} of the spool could not be read",
-                detail="They were set aside; the rest went on.",
+                what=f"{plural(stats.corrupt_lines, 'spool line')} unreadable",
+                detail="They were set aside. All other records were read.",
                 link="/statistics",
             )
         )
@@ -265,8 +265,8 @@ def _of_stats(stats: StatsView, budget: float, since_s: float) -> list[Item]:
             Item(
                 weight=240,
                 tone="warning",
-                what=f"Measuring takes {percent(stats.overhead_ratio)} of the processes' time",
-                detail="trace_memory_budget bounds it in the mode auto.",
+                what=f"Tracing overhead is {percent(stats.overhead_ratio)} of process time",
+                detail="trace_memory_budget limits it if trace_memory is auto.",
                 link="/statistics",
             )
         )
@@ -275,9 +275,9 @@ def _of_stats(stats: StatsView, budget: float, since_s: float) -> list[Item]:
 
 def merged(items: list[Item]) -> list[Item]:
     """
-    Most urgent first; an alert and the fact that it speaks of are one item.
+    Most urgent first; an alert and the item with the same link become one.
 
-    The fact says it shorter, so its words stand, at the alert's rank and with a word on the alert.
+    The item's text is shorter and is kept, with the alert's rank and state.
     """
     found: dict[str, Item] = {}
     for item in sorted(items, key=lambda item: -item.weight):
@@ -297,26 +297,26 @@ def merged(items: list[Item]) -> list[Item]:
     return list(found.values())
 
 
-#: Name, value, what it is of, link below ``/trace``, colour.
+#: Label, value, note, link below ``/trace``, color.
 Figure = tuple[str, str, str, str, str]
 
 
-def _grow(names: int) -> str:
-    return f"{'name' if names == 1 else 'names'} whose runs keep memory, last 24 hours"
+def _leaking_names(names: int) -> str:
+    return f"leaking or growing {'name' if names == 1 else 'names'}, last 24 hours"
 
 
-def _of_alerts(
+def _alert_items(
     firing: list[AlertView], leaks: list[list[Leak]], groups: list[FailureGroup], visit: Visit
 ) -> list[Item]:
-    """Firing alerts, each with the link of the item about the same thing, so that the two become one."""
+    """Firing alerts, each with the link of the item about the same subject, so that :func:`merged` joins them."""
     first_line = {f"/leaks/{line.id}": f"/leaks/{lines[0].id}" for lines in leaks for line in lines}
     latest = {group.fingerprint[:8]: f"/failures/{group.latest_id}" for group in groups}
     items = []
     for alert in firing:
-        item = _of_alert(visit.alert(alert))
+        item = _alert_item(visit.alert(alert))
         link = first_line.get(item.link, item.link)
         if alert.rule == "new_failure":
-            # It leads to the failure that was the latest then; its subject ends with the group, "(1a2b3c4d)".
+            # It links to the failure that was the latest then. Its subject ends with the group, "(1a2b3c4d)".
             link = latest.get(alert.subject.rpartition("(")[2][:-1], link)
         items.append(replace(item, link=link))
     return items
@@ -328,7 +328,7 @@ def _figures(queries: Queries, leaks: int, workers: list[WorkerView], stats: Sta
     failed = queries.failed_since(since_s)
     resident = f"resident in {plural(len(alive) - others, 'worker')}"
     return [
-        ("Leaks", count(leaks), _grow(leaks), "/leaks", "danger" if leaks else "success"),
+        ("Leaks", count(leaks), _leaking_names(leaks), "/leaks", "danger" if leaks else "success"),
         ("Failures", count(failed), "last 24 hours", "/failures?range=day", "danger" if failed else "success"),
         (
             "Memory",
@@ -337,12 +337,12 @@ def _figures(queries: Queries, leaks: int, workers: list[WorkerView], stats: Sta
             "/workers",
             "active",
         ),
-        ("Cost", percent(stats.overhead_ratio), "of the processes' time goes to measuring", "/statistics", "active"),
+        ("Overhead", percent(stats.overhead_ratio), "of process time", "/statistics", "active"),
     ]
 
 
 def overview(queries: Queries, visit: Visit) -> Context:
-    """Everything that needs attention, most urgent first, and four figures."""
+    """What needs attention, most urgent first, and four figures."""
     day = visit.now_s - DAY_S
     rows = queries.leaks(limit=100, since_s=day).rows
     leaks = leaks_by_name([leak for leak in rows if leak.verdict in (Verdict.LEAKING, Verdict.GROWING)])
@@ -351,13 +351,13 @@ def overview(queries: Queries, visit: Visit) -> Context:
     stats = queries.stats()
     items = merged(
         [
-            *_of_alerts(queries.alerts(state="firing", limit=50).rows, leaks, groups, visit),
-            *(_of_leaks(lines, visit.paths) for lines in leaks),
-            *(_of_group(group, visit.may(Role.LOCALS)) for group in groups),
-            *_of_forecasts(queries, queries.forecasts(), visit.now_s),
+            *_alert_items(queries.alerts(state="firing", limit=50).rows, leaks, groups, visit),
+            *(_leak_item(lines, visit.paths) for lines in leaks),
+            *(_group_item(group, visit.may(UserRole.LOCALS)) for group in groups),
+            *_forecast_items(queries, queries.forecasts(), visit.now_s),
             *_near_limits(queries, workers, limits_of(queries, visit), visit.now_s),
-            *(item for worker in workers if (item := _of_worker(worker)) is not None),
-            *_of_stats(stats, visit.settings.memory_budget, day),
+            *(item for worker in workers if (item := _worker_item(worker)) is not None),
+            *_stats_items(stats, visit.settings.memory_budget, day),
         ]
     )
     shown = [replace(item, trend=item.trend() if callable(item.trend) else item.trend) for item in items[:MOST_ITEMS]]

@@ -1,12 +1,12 @@
-"""Profiles: what memray recorded of single runs on this host, and one flamegraph."""
+"""Profiles: runs of this host under memray, and one flamegraph."""
 
 from __future__ import annotations
 
 from celery_trace.heap.flamegraph import MOST_KEPT, VIEWS, Profiles, available
 from celery_trace.queries import Queries
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
-from flower_plugin.trouble import NotFound
+from flower_plugin.problems import NotFound
 
 
 def profiles(_queries: Queries, visit: Visit) -> Context:
@@ -22,16 +22,16 @@ def profiles(_queries: Queries, visit: Visit) -> Context:
 
 def profile(_queries: Queries, visit: Visit, identifier: str) -> Context:
     """
-    One profile. Its flamegraph is fetched by the frame on the page, as making it may take some seconds.
+    One profile. An iframe loads its flamegraph, as rendering may take seconds.
 
     Raises:
-        NotFound: There is none with this id.
+        NotFound: No profile has this id.
     """
     found = Profiles(visit.settings.folder).find(identifier)
     if found is None:
         raise NotFound(
-            "There is no profile with this id.",
-            f"It lies on another host, or it was one of more than {MOST_KEPT} and gave way.",
+            "Profile not found.",
+            f"It may be on another host, or it was deleted: only the newest {MOST_KEPT} are kept.",
             ("trace_profiles", "All profiles"),
         )
     return {
@@ -41,7 +41,7 @@ def profile(_queries: Queries, visit: Visit, identifier: str) -> Context:
     }
 
 
-# A flamegraph names the process's command line, where secrets may stand: not for everybody who may look.
+# A flamegraph shows the command line, which may contain secrets, so the role look is not enough.
 LIST = MonitorPage(
     path=r"/trace/profiles",
     name="trace_profiles",
@@ -50,7 +50,7 @@ LIST = MonitorPage(
     tab="profiles",
     context=profiles,
     place=NavPlace.MORE,
-    role=Role.LOCALS,
+    role=UserRole.LOCALS,
 )
 ONE = MonitorPage(
     path=r"/trace/profiles/([^/]+)",
@@ -59,6 +59,6 @@ ONE = MonitorPage(
     template="trace/profile.html",
     tab="profiles",
     context=profile,
-    role=Role.LOCALS,
+    role=UserRole.LOCALS,
     framing=True,
 )

@@ -1,4 +1,4 @@
-"""Every page, in the order of the navigation."""
+"""All pages, in the order of the navigation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from flower_plugin.auth.roles import User
 from flower_plugin.pages import alerts, failures, flames, leaks, overview, profiles, runs, shells, statistics, workers
 from flower_plugin.pages.page import MonitorPage, NavPlace
 
-#: To add a page: write its module and template, and one line here. Routes and navigation come from it.
+#: To add a page, write its module and template and add one line here. Routes and navigation are made from it.
 PAGES: tuple[MonitorPage, ...] = (
     overview.PAGE,
     leaks.LIST,
@@ -28,5 +28,5 @@ PAGES: tuple[MonitorPage, ...] = (
 
 
 def navigation(place: NavPlace, user: User | None) -> list[MonitorPage]:
-    """The pages with an entry in one place, without those that this user may not open; all where nobody is known."""
+    """The pages with an entry in one place that the user may open; all of them without a user."""
     return [page for page in PAGES if page.place == place and (user is None or user.may(page.role))]

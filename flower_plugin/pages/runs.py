@@ -1,4 +1,4 @@
-"""Runs: every name, and one name's durations, memory and outliers."""
+"""Runs: all names, and the durations, memory and outliers of one name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from celery_trace.model import Histogram, Rollup, Run
 from celery_trace.queries import Queries
 from flower_plugin.pages.flames import flame
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
-from flower_plugin.trouble import NotFound
+from flower_plugin.problems import NotFound
 
 MOST_RUNS = 500
 
 
 class NameTotals(Struct, frozen=True, kw_only=True):
-    """Rollups of one name, added up. Durations in seconds."""
+    """The sum of the rollups of one name. Durations in seconds."""
 
     runs: int = 0
     failed: int = 0
@@ -35,11 +35,11 @@ class NameTotals(Struct, frozen=True, kw_only=True):
 
 def percentile_s(counts: Sequence[int], share: float) -> float | None:
     """
-    An upper bound of the duration that a share of the runs stayed below.
+    An upper bound of a percentile of the durations.
 
     Args:
         counts: As in :class:`~celery_trace.model.Histogram`.
-        share: From 0 to 1.
+        share: The percentile, from 0 to 1.
     """
     total = sum(counts)
     if not total:
@@ -72,7 +72,7 @@ def totals(rollups: Iterable[Rollup]) -> NameTotals:
 
 
 def timeline(rollups: Iterable[Rollup]) -> dict[str, list[float]]:
-    """Runs, failures and mean duration per five minutes, oldest first, all processes together."""
+    """Runs, failures and mean duration per five minutes, oldest first, over all processes."""
     by_bucket: dict[int, list[float]] = {}
     for row in rollups:
         bucket = by_bucket.setdefault(row.bucket_s, [0, 0, 0.0])
@@ -102,7 +102,7 @@ def scatter(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def names(queries: Queries, visit: Visit) -> Context:
-    """All names that ever ran, busiest first."""
+    """All names, most runs first."""
     search = visit.word("search").lower()
     rows = [row for row in queries.names() if search in str(row[1]).lower()]
     rows.sort(key=lambda row: -int(row[2]))
@@ -114,24 +114,22 @@ def runs(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
     One name.
 
     Raises:
-        NotFound: Nothing of this name ever ran.
+        NotFound: No run of this name is known.
     """
     since_s = visit.since_s("day")
     rollups: list[Rollup] = list(queries.rollups(kind=kind, name=name, since_s=since_s))
     single: list[Run] = list(queries.runs(kind=kind, name=name, since_s=since_s, limit=MOST_RUNS).rows)
     if not rollups and not single and not any((row[0], row[1]) == (kind, name) for row in queries.names()):
         raise NotFound(
-            "Nothing of this name was ever measured.",
-            "It may not have run since celery-trace was switched on, or its records were pruned.",
+            "No runs with this name.",
+            "It may not have run since tracing was enabled, or its records were pruned.",
             ("trace_runs", "All names"),
         )
     opened = None
     if wanted := visit.word("run"):
         opened = next((run for run in single if run.id == wanted), None) or queries.run(wanted)
         if opened is None or (opened.kind, opened.name) != (kind, name):
-            raise NotFound(
-                "There is no such run of this name.", "It may have been pruned.", ("trace_runs", "All names")
-            )
+            raise NotFound("Run not found.", "It may have been pruned.", ("trace_runs", "All names"))
     added = totals(rollups)
     return {
         "opened": opened,
@@ -142,7 +140,7 @@ def runs(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
         "name": name,
         "totals": added,
         "timeline": timeline(rollups),
-        "scatter": {**scatter(single), "percentiles": {f"{at} %": value for at, value in added.percentiles.items()}},
+        "scatter": {**scatter(single), "percentiles": {f"p{at}": value for at, value in added.percentiles.items()}},
         "runs": sorted(single, key=lambda run: -run.duration_s)[:100],
         "leaks": queries.leaks(kind=kind, name=name, limit=10).rows,
         "groups": queries.groups(kind=kind, name=name, limit=10).rows,

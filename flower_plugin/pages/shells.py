@@ -1,14 +1,14 @@
-"""Shells: transcripts of what people typed into failures."""
+"""Shell sessions and their transcripts."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
 from celery_trace.queries import Queries
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.auth.values import may_read
 from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
-from flower_plugin.trouble import NotFound
+from flower_plugin.problems import NotFound
 
 
 def shells(queries: Queries, visit: Visit) -> Context:
@@ -19,21 +19,19 @@ def shells(queries: Queries, visit: Visit) -> Context:
 
 def shell(queries: Queries, visit: Visit, identifier: str) -> Context:
     """
-    One session with its lines; those of a live one for who may type there.
+    One session with its transcript. The transcript of a live session needs the role ``live``.
 
     Raises:
-        NotFound: There is none with this id.
+        NotFound: No session has this id.
     """
     found = queries.shell(identifier)
     if found is None:
-        raise NotFound(
-            "There is no shell session with this id.", "It may have been pruned.", ("trace_shells", "All shells")
-        )
-    shut = not may_read(visit.user, found)
+        raise NotFound("Shell session not found.", "It may have been pruned.", ("trace_shells", "All shell sessions"))
+    hidden = not may_read(visit.user, found)
     return {
         "title": "Transcript",
-        "shell": replace(found, lines=[]) if shut else found,
-        "shut": shut,
+        "shell": replace(found, lines=[]) if hidden else found,
+        "hidden": hidden,
         "failure": queries.failure(found.failure),
     }
 
@@ -46,7 +44,7 @@ LIST = MonitorPage(
     tab="shells",
     context=shells,
     place=NavPlace.MORE,
-    role=Role.LOCALS,
+    role=UserRole.LOCALS,
 )
 ONE = MonitorPage(
     path=r"/trace/shells/([^/]+)",
@@ -55,5 +53,5 @@ ONE = MonitorPage(
     template="trace/transcript.html",
     tab="shells",
     context=shell,
-    role=Role.LOCALS,
+    role=UserRole.LOCALS,
 )

@@ -1,4 +1,4 @@
-"""Statistics: what was kept and what was not, and what measuring costs."""
+"""Statistics: records stored and dropped, overhead, settings."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from celery_trace.text.format import percent, size
 from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
 
 _SINGULAR = {"processes": "process", "stats": "stats"}
-#: What the records are called in the reader's words, where the name says little.
+#: Labels of kinds of records that need one.
 _KINDS = {
-    "audit": "audited command",
-    "rollup": "totals of a name",
+    "audit": "audit log entry",
+    "heap": "heap profile",
     "run": "single run",
     "sample": "memory sample",
-    "stats": "own account",
-    "window": "step of an investigation",
+    "stats": "internal statistics",
+    "window": "leak evidence",
 }
-#: Events of Celery that Flower's own pages miss, by what became of them.
+#: Celery events that are missing on Flower's pages, by reason.
 _EVENTS = {
-    "skipped": "Events skipped because they came too fast",
-    "refused": "Events refused because no worker of Celery sends such",
-    "field_left_out": "Fields left out of events because they were not what they should be",
+    "skipped": "Events: skipped, arrived too fast",
+    "refused": "Events: refused, not valid Celery events",
+    "field_left_out": "Events: invalid fields dropped",
 }
 
 
@@ -30,26 +30,25 @@ def _singular(table: str) -> str:
     return _SINGULAR.get(table, table if table.endswith("ss") else table.removesuffix("s"))
 
 
-def _in_words(account: object) -> str:
-    """A collector's counters, ``handed on 109, adopted 1``; those that stand at zero are left out."""
-    if not isinstance(account, dict):
-        return str(account)
-    words = {"delivered": "handed on"}
-    named = {key.rpartition(":")[2]: (key, value) for key, value in account.items()}
-    told = [
-        f"{words.get(short, key.replace('spool:', 'waiting ').replace('collector:', '').replace(':', ' '))} {value:,}"
+def _counters_text(counters: object) -> str:
+    """A collector's counters, ``delivered 109, adopted 1``, without those that are zero."""
+    if not isinstance(counters, dict):
+        return str(counters)
+    named = {key.rpartition(":")[2]: (key, value) for key, value in counters.items()}
+    texts = [
+        f"{key.replace('spool:', 'waiting ').replace('collector:', '').replace(':', ' ')} {value:,}"
         if isinstance(value, int)
         else f"{short} {value}"
         for short, (key, value) in named.items()
         if value
     ]
-    return ", ".join(told) or "nothing yet"
+    return ", ".join(texts) or "no activity yet"
 
 
 def statistics(queries: Queries, visit: Visit) -> Context:
-    """The product's account of itself, with the settings that explain it."""
+    """The context of the page."""
     stats: StatsView = queries.stats()
-    # The store counts its tables, in the plural; processes count their records.
+    # The store counts by table name (plural), processes by record kind (singular).
     held = {_singular(table): number for table, number in stats.records.items()}
     kinds = sorted({*held, *stats.written, *stats.dropped})
     settings = visit.settings
@@ -59,28 +58,28 @@ def statistics(queries: Queries, visit: Visit) -> Context:
             (_KINDS.get(kind, kind), held.get(kind, 0), stats.written.get(kind, 0), stats.dropped.get(kind, 0))
             for kind in kinds
         ],
-        "collectors": [(host, _in_words(account)) for host, account in sorted(stats.collector.items())],
+        "collectors": [(host, _counters_text(counters)) for host, counters in sorted(stats.collector.items())],
         "store_size": sizes.sentences(stats.size, visit.now_s) if stats.size is not None else [],
         "lost_stores": [(lost.at, lineage.sentence(lost)) for lost in stats.lost_stores],
         "lost": sum(stats.dropped.values()),
-        "events": [(words, visit.monitor.events.get(fate, 0)) for fate, words in _EVENTS.items()],
+        "events": [(text, visit.monitor.events.get(fate, 0)) for fate, text in _EVENTS.items()],
         "chosen": [
-            ("trace_memory", settings.memory, "how memory is measured"),
+            ("trace_memory", settings.memory, "memory tracing mode"),
             (
                 "trace_memory_budget",
                 percent(settings.memory_budget),
-                "share of a process's time that measuring may take",
+                "maximum overhead of memory tracing",
             ),
-            ("trace_failures", "on" if settings.failures else "off", "capture of failures"),
-            ("trace_shell", settings.shell, "what the shell may open"),
-            ("trace_transport", settings.transport, "how the collector hands records on"),
-            ("trace_retention_days", f"{settings.retention_days:g}", "age at which records are pruned"),
-            ("trace_retention_runs", f"{settings.retention_runs:,}", "most single runs that are kept"),
-            ("trace_retention_failures", f"{settings.retention_failures:,}", "most failures that are kept"),
+            ("trace_failures", "on" if settings.failures else "off", "whether failures are captured"),
+            ("trace_shell", settings.shell, "shell mode"),
+            ("trace_transport", settings.transport, "how the collector delivers records"),
+            ("trace_retention_days", f"{settings.retention_days:g}", "maximum age of records, in days"),
+            ("trace_retention_runs", f"{settings.retention_runs:,}", "maximum number of single runs"),
+            ("trace_retention_failures", f"{settings.retention_failures:,}", "maximum number of failures"),
             (
                 "trace_retention_bytes",
-                size(settings.retention_bytes) if settings.retention_bytes else "no bound",
-                "most bytes that failures take",
+                size(settings.retention_bytes) if settings.retention_bytes else "no limit",
+                "maximum size of failures",
             ),
         ],
     }

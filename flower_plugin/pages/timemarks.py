@@ -1,4 +1,4 @@
-"""What stands across the plots of memory: deploys, restarts, and the starts and ends of processes."""
+"""Marks on memory plots: deploys, restarts, and starts and ends of processes."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from msgspec import Struct
 
 from celery_trace.model import ProcessRecord
 
-#: Starts within this time are one deploy or one restart of the installation, seconds.
+#: Starts within this time are one deploy or restart, seconds.
 TOGETHER_S = 120.0
-#: More marks than this would be a fence.
+#: More marks would hide the plot.
 MOST_MARKS = 60
 
 
 class Mark(Struct, frozen=True):
-    """Something that happened; ``kind`` is ``deploy``, ``restart``, ``killed``, ``start`` or ``end``."""
+    """An event on a plot; ``kind`` is ``deploy``, ``restart``, ``killed``, ``start`` or ``end``."""
 
     at: float
     text: str
     kind: str
 
 
-def ended_words(how: str) -> str:
-    """How a process ended, in a word: one that said goodbye ended, the others were killed."""
-    return "ended" if how in ("", "exit") else how
+def ended_text(how: str) -> str:
+    """How a process ended: ``exited`` normally, or ``killed``."""
+    return "exited" if how in ("", "exit") else how
 
 
 def marks_of(processes: Iterable[ProcessRecord], starts: Iterable[ProcessRecord]) -> list[Mark]:
@@ -32,15 +32,14 @@ def marks_of(processes: Iterable[ProcessRecord], starts: Iterable[ProcessRecord]
     The marks of a plot, by time.
 
     Args:
-        processes: Those that the plot has lines of.
-        starts: Main processes of workers; their starts are restarts, and deploys where the release is another one
-            than that worker had before.
+        processes: Processes with a line in the plot.
+        starts: Main processes of workers. Their starts are restarts, or deploys if the worker's release has changed.
     """
     marks: list[Mark] = []
     for process in processes:
         marks.append(Mark(process.started_at_s, f"pid {process.pid} started", "start"))
         if process.ended_at_s is not None:
-            how = ended_words(process.ended_how)
+            how = ended_text(process.ended_how)
             kind = "killed" if how == "killed" else "end"
             marks.append(Mark(process.ended_at_s, f"pid {process.pid} {how}", kind))
     marks = marks[-MOST_MARKS:] + _starts(sorted(starts, key=lambda process: process.started_at_s))
@@ -52,7 +51,7 @@ def _starts(mains: list[ProcessRecord]) -> list[Mark]:
     together: list[tuple[float, str, list[str]]] = []
     for main in mains:
         before = runs.get(main.worker)
-        # The first that is known of a worker tells nothing of what ran before it.
+        # The release before the first known start of a worker is unknown.
         deployed = main.release if before is not None and main.release != before else ""
         runs[main.worker] = main.release
         last = together[-1] if together else None

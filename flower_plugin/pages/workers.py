@@ -1,4 +1,4 @@
-"""Workers' memory: each process over time, what ran, where memory stayed, and what measuring costs."""
+"""Memory of workers: each process over time, runs, retained memory by name, overhead."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from celery_trace.queries import Queries
 from celery_trace.text.format import duration, percent
 from flower_plugin.pages.limits import limits_of, of_process
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
-from flower_plugin.pages.timemarks import Mark, ended_words, marks_of
+from flower_plugin.pages.timemarks import Mark, ended_text, marks_of
 
 MOST_POINTS = 300
-#: The store thins a longer series to about so many samples, one for each slice of the time that processes lived.
+#: The store thins out a longer series to about so many samples, one for each slice of the processes' lifetime.
 MOST_STORED_POINTS = 1000
 MOST_PROCESSES = 24
-#: Workers of the list. It is by name, so fewer would leave out the same ones each time.
+#: Workers of the list. It is sorted by name, so a lower limit would always leave out the same ones.
 MOST_WORKERS = 1000
-MOST_BLAMED = 8
-MOST_BLAMED_PROCESSES = 200
-#: Roles of a worker's first process; its start is a restart of the worker.
+MOST_NAMES = 8
+MOST_NAME_PROCESSES = 200
+#: Roles of a worker's main process; its start is a restart of the worker.
 MAIN_ROLES = frozenset({"main", "solo", "threads", "green"})
 
 
 def thinned(samples: Sequence[Sample], most: int = MOST_POINTS) -> list[Sample]:
     """
-    At most ``most`` samples of one process: of each slice of time the one with the most resident memory.
+    At most ``most`` samples of one process: for each time slice the one with the most resident memory.
 
-    A peak is what kills a worker, so thinning must not lose it.
+    Peaks must not be lost, since they are what kills a worker.
     """
     if len(samples) <= most:
         return list(samples)
@@ -50,17 +50,17 @@ def thinned(samples: Sequence[Sample], most: int = MOST_POINTS) -> list[Sample]:
 
 
 def silent_from_s(rows: Sequence[Sample], longest_s: float) -> list[float]:
-    """When a process fell silent for longer than that: the times of its last samples before; oldest first."""
+    """The times of the last samples before gaps longer than that, oldest first."""
     return [one.at_s for one, following in pairwise(rows) if following.at_s - one.at_s > longest_s]
 
 
 class MemoryLine(Struct, kw_only=True):
     """
-    One process over time, for the script. All lists are equally long; None stands where nothing is known.
+    One process over time, for the script. All lists have the same length; None means unknown.
 
     Attributes:
         at: Times, seconds since the epoch.
-        name: What ran.
+        name: The running task, request or block.
     """
 
     label: str
@@ -72,7 +72,7 @@ class MemoryLine(Struct, kw_only=True):
     name: list[str] = []
 
     def add(self, at_s: float, memory: MemoryState | None, name: str) -> None:
-        """A point; without a memory a gap."""
+        """Add a point, or a gap if ``memory`` is None."""
         self.at.append(at_s)
         self.rss.append(memory.rss_bytes if memory is not None else None)
         self.uss.append(memory.uss_bytes if memory is not None else None)
@@ -88,9 +88,9 @@ class MemoryLine(Struct, kw_only=True):
 
 class MemoryPlot(Struct, frozen=True, kw_only=True):
     """
-    A worker's processes over time, the greatest first; what happened meanwhile; the least limit of any, bytes.
+    A worker's processes over time, the largest first; marks of events; the lowest limit of any process, bytes.
 
-    Samples that are at most ``in_a_row_s`` apart stand in a row.
+    Samples that are at most ``in_a_row_s`` apart are connected.
     """
 
     lines: list[MemoryLine] = []
@@ -126,7 +126,7 @@ def _label(uid: str, view: ProcessView | None) -> str:
 
 
 def _line(rows: Sequence[Sample], label: str, longest_s: float) -> MemoryLine:
-    """One process: at most :data:`MOST_POINTS` samples, and a gap after each silence."""
+    """One process: at most :data:`MOST_POINTS` samples, with a gap in each silent period."""
     line = MemoryLine(label=label)
     silences = silent_from_s(rows, longest_s)
     for row in thinned(rows):
@@ -137,80 +137,82 @@ def _line(rows: Sequence[Sample], label: str, longest_s: float) -> MemoryLine:
     return line
 
 
-class Silence(Struct, frozen=True):
-    """Why there is nothing to plot, in a sentence; and when the first sample is due, seconds since the epoch."""
+class NoSamples(Struct, frozen=True):
+    """Why there is nothing to plot, and when the first sample is due, seconds since the epoch."""
 
     why: str
     due_s: float | None = None
 
 
-def silence(worker: WorkerView, now_s: float) -> Silence:
-    """Why a worker has no sample within the time."""
+def no_samples(worker: WorkerView, now_s: float) -> NoSamples:
+    """Why a worker has no sample in the time range."""
     living = [process for process in worker.processes if process.ended_at is None]
     if living and all(process.mode == "off" for process in living):
-        return Silence("Memory is not measured here: trace_memory is off in its processes.")
+        return NoSamples("Memory is not measured: trace_memory is off in these processes.")
     never = [process for process in worker.processes if process.at is None]
     if len(never) == len(worker.processes):
-        first = f"the first comes {duration(SAMPLE_S)} after the start of a process"
         if not living:
-            return Silence(f"No sample: {first}, and these ended before.")
+            return NoSamples(f"No samples: all processes ended within {duration(SAMPLE_S)} of their start.")
         due_s = min(process.started_at for process in living) + SAMPLE_S
-        return Silence(f"No sample yet: {first}", due_s if due_s > now_s else None)
-    return Silence(
-        f"No sample within this time. One is written whenever memory changes by {percent(SAMPLE_CHANGE)}, and every "
-        f"{duration(SAMPLE_IDLE_S)} otherwise: a longer time shows the ones before."
+        if due_s > now_s:
+            return NoSamples("No samples yet. The first is taken", due_s)
+        return NoSamples(f"No samples yet. The first is taken {duration(SAMPLE_S)} after the start of a process.")
+    return NoSamples(
+        f"No samples in this time range. Samples are taken when memory changes by {percent(SAMPLE_CHANGE)}, otherwise "
+        f"every {duration(SAMPLE_IDLE_S)}. Choose a longer time range."
     )
 
 
 class Recycling(Struct, frozen=True):
     """
-    How a worker's children came to their ends.
+    How a worker's children ended.
 
-    Those that said goodbye were recycled, or stopped with their worker: of them the mean life in seconds and the mean
-    of resident bytes at the end. Those that did not were killed: by a hard time limit, a signal or for want of memory.
+    Children that exited normally were recycled, or stopped with their worker; ``life_s`` and ``bytes_at_end`` are
+    their mean lifetime and mean resident memory at the end. The others were killed by a hard time limit, a signal or
+    the OOM killer.
     """
 
-    in_order: int
+    exited: int
     killed: int
     life_s: float | None
     bytes_at_end: float | None
 
 
 def recycling(worker: WorkerView, since_s: float | None) -> Recycling:
-    """What became of the children that ended since then."""
+    """How the children ended since then."""
     ended = [
         process
         for process in worker.processes
         if process.role == "child" and process.ended_at is not None and process.ended_at >= (since_s or 0.0)
     ]
-    in_order = [process for process in ended if process.ended_how != "killed"]
-    lives = [(process.ended_at or process.started_at) - process.started_at for process in in_order]
-    sizes = [process.memory.rss_bytes for process in in_order if process.memory is not None]
+    exited = [process for process in ended if process.ended_how != "killed"]
+    lives = [(process.ended_at or process.started_at) - process.started_at for process in exited]
+    sizes = [process.memory.rss_bytes for process in exited if process.memory is not None]
     return Recycling(
-        in_order=len(in_order),
-        killed=len(ended) - len(in_order),
+        exited=len(exited),
+        killed=len(ended) - len(exited),
         life_s=sum(lives) / len(lives) if lives else None,
         bytes_at_end=sum(sizes) / len(sizes) if sizes else None,
     )
 
 
-def blame(kept: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int, float]]:
+def retained_by_name(kept: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int, float]]:
     """
-    Which names the kept memory comes from.
+    Retained memory by name.
 
     Args:
         kept: ``(kind, name, bytes)``, greatest first.
 
     Returns:
-        ``(kind, name, bytes, share)``, greatest first; only what grew.
+        ``(kind, name, bytes, share)``, greatest first, without names that retain nothing.
     """
     grown = [row for row in kept if row[2] > 0]
     total = sum(row[2] for row in grown)
-    return [(kind, name, value, value / total) for kind, name, value in grown[:MOST_BLAMED]]
+    return [(kind, name, value, value / total) for kind, name, value in grown[:MOST_NAMES]]
 
 
 def _chosen(workers: Sequence[WorkerView], wanted: str) -> WorkerView | None:
-    """The worker of this name or on this host; without a wish the first."""
+    """The worker with this name or host; the first one if no name is given."""
     if not wanted:
         return workers[0] if workers else None
     return next((worker for worker in workers if wanted in (worker.name, worker.host)), None)
@@ -222,32 +224,32 @@ def _plot(queries: Queries, visit: Visit, worker: WorkerView, since_s: float | N
     plot = series(samples, worker, [main for main in starts if since_s is None or main.started_at_s >= since_s])
     known = limits_of(queries, visit)
     living = [process for process in worker.processes if process.ended_at is None]
-    hold = [limit.bytes for process in living for limit in of_process(process, worker.name, known)]
-    return replace(plot, limit=min(hold, default=None))
+    limits = [limit.bytes for process in living for limit in of_process(process, worker.name, known)]
+    return replace(plot, limit=min(limits, default=None))
 
 
 def _of_worker(queries: Queries, visit: Visit, worker: WorkerView, since_s: float | None) -> Context:
-    """What the page shows of the chosen worker alone."""
+    """The context of the chosen worker."""
     plot = _plot(queries, visit, worker, since_s)
-    of_it = [process.uid for process in worker.processes[:MOST_BLAMED_PROCESSES]]
+    uids = [process.uid for process in worker.processes[:MOST_NAME_PROCESSES]]
     return {
         "plots": plot,
-        "silence": None if plot.lines else silence(worker, visit.now_s),
-        "blamed": blame(queries.kept_by_name(since_s=since_s, processes=of_it)),
+        "no_samples": None if plot.lines else no_samples(worker, visit.now_s),
+        "by_name": retained_by_name(queries.kept_by_name(since_s=since_s, processes=uids)),
         "forecasts": [one for one in queries.forecasts() if one.worker == (worker.name or worker.host)],
         "proposal": queries.proposal(worker),
         "recycled": recycling(worker, since_s),
     }
 
 
-#: The same where no worker is chosen.
+#: The same without a worker.
 _OF_NONE: Context = {
-    "plots": MemoryPlot(), "silence": None, "blamed": [], "forecasts": [], "proposal": None, "recycled": None,
+    "plots": MemoryPlot(), "no_samples": None, "by_name": [], "forecasts": [], "proposal": None, "recycled": None,
 }  # fmt: skip
 
 
 def memory(queries: Queries, visit: Visit) -> Context:
-    """All workers, and the chosen one (the first alive by default) over time."""
+    """All workers, and the chosen one (by default the first live one) over time."""
     since_s = visit.since_s("hour")
     workers = queries.workers(since_s=since_s, limit=MOST_WORKERS).rows
     workers.sort(key=lambda worker: (not worker.alive, -worker.rss_bytes, worker.name))
@@ -258,7 +260,7 @@ def memory(queries: Queries, visit: Visit) -> Context:
         "workers": workers,
         "chosen": chosen,
         "unknown": wanted if wanted and chosen is None else "",
-        "ended_words": ended_words,
+        "ended_text": ended_text,
         "forecast": forecasting,
         "ranges": RANGES,
         "range": visit.word("range", tuple(RANGES), "hour"),
@@ -268,10 +270,9 @@ def memory(queries: Queries, visit: Visit) -> Context:
 PAGE = MonitorPage(
     path=r"/trace/workers",
     name="trace_workers",
-    title="Workers’ memory",
+    title="Memory",
     template="trace/workers.html",
     tab="memory",
     context=memory,
     place=NavPlace.BAR,
-    entry="Memory",
 )

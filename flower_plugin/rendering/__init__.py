@@ -1,1 +1,1 @@
-"""How facts become markup: badges, lines of source, templates."""
+"""Markup: badges, source lines, templates."""

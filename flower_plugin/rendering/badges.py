@@ -1,62 +1,62 @@
-"""Small pieces of markup: badges, sparklines, bars. Every function returns safe HTML."""
+"""Badges, sparklines and bars. Every function returns safe HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from celery_trace.text.format import size
-from flower_plugin.rendering.wording import show
+from flower_plugin.rendering.markup import show
 
-#: What a single run's bytes and blocks mean, on hover.
+#: The meaning of a single run's bytes and blocks, on hover.
 HELD_AT_END = (
-    "What the run had added when it ended, with its result and what Celery had not let go of yet. "
-    "What stays for good is the verdict's matter."
+    "Memory added when the run ended, including its result and objects that Celery had not released yet. "
+    "For memory that is retained, see the verdict."
 )
 
-#: (what a badge says, its colour, what it means on hover)
+#: (text of the badge, color, meaning on hover)
 _VERDICTS: Mapping[str, tuple[str, str, str]] = {
     "leaking": (
         "leaking",
         "danger",
-        "It grows with the runs, survives a collection, and still grew when it was looked at again",
+        "Memory grows with the runs and is not released",
     ),
     "growing": (
         "growing",
         "warning",
-        "It grows with the runs and survives a collection; a later look will tell a leak from a cache that fills",
+        "Memory grows with the runs; more runs are needed to distinguish a leak from a cache that fills up",
     ),
-    "suspect": ("suspect", "info", "Counters grow with the runs; the line is still being looked for"),
-    "steady": ("steady", "success", "It grew at first and then stopped: a cache that filled, or a pool"),
-    "too_few_runs": ("too few runs", "muted", "Not enough runs were looked at to say more"),
+    "suspect": ("suspect", "info", "Memory may grow with the runs; more runs are needed"),
+    "steady": ("steady", "success", "Memory does not grow, or its holder is bounded: a cache or a pool"),
+    "too_few_runs": ("too few runs", "muted", "Not enough runs for a verdict"),
 }
 
 _OUTCOMES: Mapping[str, tuple[str, str, str]] = {
-    "failed": ("failed", "danger", "The task raised"),
-    "retried": ("retried", "warning", "The task asked to be run again"),
+    "failed": ("failed", "danger", "The task raised an exception"),
+    "retried": ("retried", "warning", "The task requested a retry"),
     "rejected": ("rejected", "muted", "The task raised Reject or Ignore"),
-    "time_limit": ("time limit", "danger", "The hard time limit killed it"),
-    "revoked": ("revoked", "muted", "It was revoked, and killed if it ran"),
-    "lost": ("lost", "danger", "Its process was killed, perhaps for want of memory"),
-    "internal_error": ("internal error", "danger", "Celery failed around the task"),
+    "time_limit": ("time limit", "danger", "Killed by the hard time limit"),
+    "revoked": ("revoked", "muted", "Revoked, and killed if it was running"),
+    "lost": ("lost", "danger", "The process was killed or crashed, possibly out of memory"),
+    "internal_error": ("internal error", "danger", "Celery itself failed while running the task"),
 }
 
 _STATES: Mapping[str, tuple[str, str, str]] = {
-    "new": ("new", "info", "First seen within the last day"),
-    "ongoing": ("ongoing", "muted", "Known, and still happening"),
-    "resolved": ("resolved", "success", "Marked as resolved, and not seen since"),
+    "new": ("new", "info", "First seen within 24 hours"),
+    "ongoing": ("ongoing", "muted", "Known and still occurring"),
+    "resolved": ("resolved", "success", "Resolved and not seen since"),
     "regressed": ("regressed", "danger", "Seen again after it was resolved"),
-    "firing": ("firing", "danger", "The condition has held for as long as the rule asks"),
-    "pending": ("pending", "warning", "The condition holds, but not yet for as long as the rule asks"),
-    "live": ("live", "success", "The process still holds the objects"),
-    "recreated": ("recreated", "info", "From the capture, in a sandbox"),
-    "alive": ("alive", "success", "Its processes write samples"),
-    "silent": ("silent", "muted", "None of its processes has written for a while"),
+    "firing": ("firing", "danger", "Above the threshold for the required time"),
+    "pending": ("pending", "warning", "Above the threshold, but not for the required time yet"),
+    "live": ("live", "success", "The process still has the objects"),
+    "recreated": ("recreated", "info", "Recreated from the capture in a sandbox"),
+    "alive": ("alive", "success", "Its processes report samples"),
+    "silent": ("silent", "muted", "None of its processes has reported recently"),
 }
 
 
 def _badge(table: Mapping[str, tuple[str, str, str]], word: str) -> str:
-    text, colour, meaning = table.get(str(word), (str(word), "muted", ""))
-    return f'<span class="tr-badge tr-{colour}" title="{show(meaning)}">{show(text)}</span>'
+    text, color, meaning = table.get(str(word), (str(word), "muted", ""))
+    return f'<span class="tr-badge tr-{color}" title="{show(meaning)}">{show(text)}</span>'
 
 
 def verdict(word: str) -> str:
@@ -65,12 +65,12 @@ def verdict(word: str) -> str:
 
 
 def verdict_meaning(word: str) -> str:
-    """What a verdict means, escaped."""
+    """The meaning of a verdict, escaped."""
     return show(_VERDICTS.get(str(word), ("", "", ""))[2])
 
 
 def outcome(word: str) -> str:
-    """How a run ended."""
+    """The outcome of a run."""
     return _badge(_OUTCOMES, word)
 
 
@@ -85,7 +85,7 @@ def sparkline(points: Sequence[tuple[float, float]], label: str, width: int = 11
 
     Args:
         points: ``(time, value)``; times are seconds, values bytes.
-        label: What it shows, for a screen reader.
+        label: The quantity, for screen readers.
     """
     if len(points) < 2:
         return '<span class="tr-none" aria-hidden="true">·</span>'
@@ -107,7 +107,7 @@ def sparkline(points: Sequence[tuple[float, float]], label: str, width: int = 11
 
 
 def bars(trend: Sequence[tuple[float, int]], label: str, width: int = 110, height: int = 26) -> str:
-    """Bars of a count per equal slice of time, oldest first."""
+    """Bars of counts per time slice, oldest first."""
     if not trend or not any(count for _, count in trend):
         return '<span class="tr-none" aria-hidden="true">·</span>'
     trend = trend[-48:]
@@ -120,7 +120,7 @@ def bars(trend: Sequence[tuple[float, int]], label: str, width: int = 110, heigh
         for index, (_, count) in enumerate(trend)
     )
     total = sum(count for _, count in trend)
-    text = f"{label}: {total:,} in {len(trend)} slices of time, at most {most:,} in one"
+    text = f"{label}: {total:,} in {len(trend)} intervals, at most {most:,} in one"
     return (
         f'<svg class="tr-bars" role="img" aria-label="{show(text)}" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}">{rects}</svg>'

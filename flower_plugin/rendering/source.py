@@ -16,7 +16,7 @@ _LONGEST_LINE = 500
 
 
 class SourceLine(Struct, frozen=True):
-    """A line to print. ``markup`` is safe HTML; ``lit`` marks the line that was executed."""
+    """A source line. ``markup`` is safe HTML; ``lit`` is true for the line that was executed."""
 
     number: int
     markup: str
@@ -29,7 +29,7 @@ def _formatter() -> HtmlFormatter:
 
 @lru_cache(maxsize=2048)
 def _lines(text: str) -> tuple[str, ...]:
-    # Pygments closes its spans at the end of each line, so lines can be taken apart.
+    # Pygments closes its spans at the end of each line, so the markup can be split into lines.
     markup = highlight(text, PythonLexer(stripnl=False, ensurenl=True), _formatter())
     return tuple(markup.split("\n"))
 
@@ -43,22 +43,22 @@ def source_lines(
     lines: Sequence[tuple[int, str]], lit: int, columns: tuple[int, int, int] | None = None
 ) -> list[SourceLine]:
     """
-    Lines with their colours.
+    Lines with syntax highlighting.
 
     Args:
         lines: ``(number, text)`` in order.
         lit: The number of the line that was being executed.
-        columns: End line, first and end column of the expression, where Python told; marked when it
-            stands on the lit line alone.
+        columns: End line, first and end column of the expression, if known; it is marked if it
+            is entirely on the executed line.
 
     Returns:
-        One :class:`SourceLine` for each line given.
+        One :class:`SourceLine` per line.
     """
     cleaned = [_clean(text) for _, text in lines]
-    coloured = _lines("\n".join(cleaned))
+    highlighted = _lines("\n".join(cleaned))
     found = []
     for index, (number, text) in enumerate(lines):
-        markup = coloured[index] if index < len(coloured) else ""
+        markup = highlighted[index] if index < len(highlighted) else ""
         if number == lit and columns is not None and columns[0] == lit:
             markup = _marked(text, columns[1], columns[2]) or markup
         found.append(SourceLine(number, markup, number == lit))
@@ -71,7 +71,7 @@ def _marked(text: str, first: int, end: int) -> str:
     if not 0 <= first < end <= len(data) or "\t" in text or len(text) > _LONGEST_LINE:
         return ""
     if first <= len(data) - len(data.lstrip()) and end >= len(data.rstrip()):
-        return ""  # the whole line: marking it says nothing
+        return ""  # the whole line: a mark adds nothing
     parts = [part.decode("utf-8", "replace") for part in (data[:first], data[first:end], data[end:])]
     before, marked, after = ("".join(_lines(escaped_lines(part))[:1]) if part else "" for part in parts)
     return f"{before}<mark>{marked}</mark>{after}"

@@ -1,4 +1,4 @@
-"""Templates: ours first, then Flower's, with our entries spliced into Flower's."""
+"""Templates: ours, then Flower's with our parts inserted."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from tornado.template import BaseLoader, Template
 from celery_trace import intervals
 from celery_trace.text import format
 from celery_trace.text.escape import escaped_lines
-from flower_plugin.rendering import badges, wording
+from flower_plugin.rendering import badges, markup
 from flower_plugin.rendering.source import one_line
 
 FOLDER = Path(__file__).parent.parent / "templates"
 
-#: Names that every template of ours may use beside Tornado's.
+#: Names that all our templates may use, in addition to Tornado's.
 HELPERS = {
-    "show": wording.show,
+    "show": markup.show,
     "clip": format.clip,
     "visible": escaped_lines,
-    "size": wording.size,
+    "size": markup.size,
     "size_text": format.size,
     "duration": format.duration,
     "percent": format.percent,
     "number": format.count,
     "plural": format.plural,
-    "data_block": wording.data_block,
+    "data_block": markup.data_block,
     "badges": badges,
     "one_line": one_line,
     "range_of": range,
@@ -36,14 +36,14 @@ HELPERS = {
 
 class MonitorLoader(BaseLoader):  # type: ignore[misc]
     """
-    Loads by name from our folder, then from Flower's.
+    Loads templates by name from our folder, then from Flower's.
 
-    Names are the templates' own; a name with a path trick in it never comes from a request.
+    Names come from code and templates, never from a request.
 
     Args:
-        flower_folder: Where Flower's templates are.
-        splice: Puts our entries into one of Flower's templates: its name and text to the text to use.
-        names: Further names that every template may use.
+        flower_folder: The folder of Flower's templates.
+        splice: Inserts our parts into one of Flower's templates: name and text to the new text.
+        names: Additional names that all templates may use.
     """
 
     def __init__(self, flower_folder: str, splice: Callable[[str, str], str], names: Mapping[str, object]) -> None:
@@ -52,7 +52,7 @@ class MonitorLoader(BaseLoader):  # type: ignore[misc]
         self._splice = splice
 
     def resolve_path(self, name: str, parent_path: str | None = None) -> str:  # noqa: ARG002
-        """Names are absolute: ``trace/x.html`` is ours, the others are Flower's."""
+        """Names are absolute: ``trace/x.html`` is ours, all others are Flower's."""
         return name
 
     def _create_template(self, name: str) -> Template:

@@ -1,7 +1,7 @@
 """
-Shell sessions in the browser: several people around one failure.
+Shell sessions in the browser, shared by several users.
 
-``socket`` is one person's line, ``rooms`` finds the room of a failure, ``room`` holds its session and the people,
-``transcript`` what was said there, ``output`` carries a command's output to the loop, ``messages`` has all words of the
-line, ``opener`` opens sessions and ``threads`` is where they block.
+``socket`` is the connection of one user, ``rooms`` finds the room of a failure, ``room`` has its session and users,
+``transcript`` its lines, ``output`` passes a command's output to the loop, ``messages`` defines the protocol,
+``opener`` opens sessions and ``threads`` runs their blocking calls.
 """

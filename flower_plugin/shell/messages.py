@@ -1,7 +1,7 @@
 """
 The messages between a browser and its shell.
 
-What a command says, and how it ends, is what the core's session tells, with the number of the command.
+Output and the end of a command are the events of the core's session, with the number of the command.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import Struct
 from celery_trace.model import ShellLine
 from celery_trace.shell.session import Done, Event, FrameInfo
 
-#: A number that JSON carries back as it came.
+#: A number that JavaScript represents exactly.
 Number = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
@@ -29,7 +29,7 @@ class RunCode(Struct, frozen=True, tag="run"):
 
 
 class Complete(Struct, frozen=True, tag="complete"):
-    """What could stand at the cursor?"""
+    """Request completions at the cursor."""
 
     id: Number
     code: str
@@ -41,44 +41,44 @@ class Interrupt(Struct, frozen=True, tag="interrupt"):
 
 
 class ChooseFrame(Struct, frozen=True, tag="frame"):
-    """Choose a frame."""
+    """Select a frame."""
 
     index: Number
 
 
 class Ping(Struct, frozen=True, tag="ping"):
-    """Are you there?"""
+    """Keep the connection alive."""
 
 
-Asked = RunCode | Complete | Interrupt | ChooseFrame | Ping
+ClientMessage = RunCode | Complete | Interrupt | ChooseFrame | Ping
 
-_decoder: msgspec.json.Decoder[Asked] = msgspec.json.Decoder(Asked)
-
-
-class NotUnderstood(ValueError):
-    """A message that is none of the shell's; the text says why."""
+_decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 
 
-def read(message: str | bytes) -> Asked:
+class InvalidMessage(ValueError):
+    """An invalid message; the text has the reason."""
+
+
+def read(message: str | bytes) -> ClientMessage:
     """
-    A message of a browser.
+    Parse a message of a browser.
 
     Raises:
-        NotUnderstood: It is none of these.
+        InvalidMessage: It is invalid.
     """
     try:
         return _decoder.decode(message)
     except RecursionError:
-        raise NotUnderstood("it is nested too deeply") from None
+        raise InvalidMessage("it is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise NotUnderstood(str(error)) from error
+        raise InvalidMessage(str(error)) from error
 
 
 # --- to the browser ---------------------------------------------------------------------------------------
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
-    """Somebody has joined: all that the page needs to begin. ``running`` is the number of the running command."""
+    """Sent to a user who joined, with the state of the session. ``running`` is the number of the running command."""
 
     mode: str
     session: str
@@ -93,13 +93,13 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello"):
 
 
 class Watchers(Struct, frozen=True, tag="watchers"):
-    """Who is in the room."""
+    """The users in the room."""
 
     names: list[str]
 
 
 class Input(Struct, frozen=True, tag="input"):
-    """Somebody runs a command."""
+    """A user runs a command."""
 
     id: int
     user: str
@@ -107,26 +107,26 @@ class Input(Struct, frozen=True, tag="input"):
 
 
 class Remark(Struct, frozen=True, tag="remark"):
-    """Somebody says something to the others."""
+    """A user's comment to the others."""
 
     user: str
     text: str
 
 
 class Output(Event, frozen=True, tag="output"):
-    """A piece of what command ``id`` says; 0 is the room itself."""
+    """A piece of the output of command ``id``; 0 is the room itself."""
 
     id: int = 0
 
 
 class Ended(Done, frozen=True, kw_only=True, tag="done"):
-    """Command ``id`` is over."""
+    """Command ``id`` has ended."""
 
     id: int
 
 
 class Completions(Struct, frozen=True, tag="completions"):
-    """What could stand at the cursor; it replaces the text from ``start``."""
+    """Completions at the cursor; they replace the text from ``start``."""
 
     id: int
     items: list[str]
@@ -134,7 +134,7 @@ class Completions(Struct, frozen=True, tag="completions"):
 
 
 class ModeChanged(Struct, frozen=True, tag="mode"):
-    """The session goes on in another mode."""
+    """The session continues in another mode."""
 
     mode: str
     why: str
@@ -142,22 +142,22 @@ class ModeChanged(Struct, frozen=True, tag="mode"):
 
 
 class FrameChosen(Struct, frozen=True, tag="frame"):
-    """Somebody chose a frame."""
+    """A user selected a frame."""
 
     index: int
     user: str
 
 
 class ShellRefusal(Struct, frozen=True, tag="refused"):
-    """Something is not done."""
+    """A request was refused."""
 
     why: str
 
 
 class Pong(Struct, frozen=True, tag="pong"):
-    """The line is alive."""
+    """The reply to a ping."""
 
 
-Told = (
+ServerMessage = (
     Hello | Watchers | Input | Remark | Output | Ended | Completions | ModeChanged | FrameChosen | ShellRefusal | Pong
 )

@@ -1,4 +1,4 @@
-"""How sessions are opened: live in the process that failed, or recreated from the capture."""
+"""Opens sessions: live in the process that failed, or recreated from the capture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flower_plugin.context import MonitorContext
 
 
 class Opener(Protocol):
-    """How sessions are opened; blocks."""
+    """Opens sessions. Blocks."""
 
     def live(self, kept: Kept, failure: Failure, user: str) -> ShellSession: ...
 
@@ -23,24 +23,24 @@ class Opener(Protocol):
 
 
 class ProductOpener:
-    """The shells of the product."""
+    """Opens sessions over the broker and in the sandbox."""
 
     def __init__(self, context: MonitorContext) -> None:
         self._context = context
 
     def live(self, kept: Kept, failure: Failure, user: str) -> ShellSession:
         """
-        In the process that failed.
+        Open a session in the process that failed.
 
         Raises:
-            ShellError: It does not answer, or refuses.
+            ShellError: The process does not respond, or refuses.
         """
         client = LiveClient(self._context.capp.connection_for_write, load_key(self._context.settings))
         return client.open(kept, failure.id, user, leaks=self._leaks(failure))
 
     def recreated(self, failure: Failure) -> ShellSession:
         """
-        From the capture, in a sandbox.
+        Open a session from the capture, in a sandbox.
 
         Raises:
             ShellError: The failure has no capture, or the sandbox does not start.
@@ -48,6 +48,6 @@ class ProductOpener:
         return open_session(failure, leaks=self._leaks(failure))
 
     def _leaks(self, failure: Failure) -> list[dict[str, Any]]:
-        """What ``trace.leaks`` holds: the rows of the leak table for this task."""
+        """The value of ``trace.leaks``: the rows of the leak table for this task."""
         rows = self._context.queries.leaks(kind=failure.kind, name=failure.name, limit=20).rows
         return [msgspec.to_builtins(row) for row in rows]

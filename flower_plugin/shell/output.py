@@ -1,4 +1,4 @@
-"""A command's output on its way from the session's thread to the loop."""
+"""Passes a command's output from the session's thread to the loop."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from collections.abc import Callable
 
 from celery_trace.shell.session import Event
 
-#: Characters of one command's output that are shown.
+#: Maximum output of one command, characters.
 MOST_OUTPUT = 1024 * 1024
-#: Pieces of output of one command that can't be joined: each is a line of the transcript.
+#: Maximum number of pieces of one command's output that can't be joined: each is a line of the transcript.
 MOST_PIECES = 10_000
-#: So long pieces wait for further ones, seconds.
-TOGETHER_S = 0.02
+#: Time for collecting a batch, seconds.
+BATCH_S = 0.02
 
 
 class OutputBatches:
     """
-    Carries events to the loop in batches, so that a flood of prints is a few messages.
+    Passes events to the loop in batches, so that many prints become a few messages.
 
-    What goes beyond :data:`MOST_OUTPUT` characters or :data:`MOST_PIECES` pieces of one command is dropped and said
-    once: what a sandbox says may have been made to drown the monitor.
+    Output beyond :data:`MOST_OUTPUT` characters or :data:`MOST_PIECES` pieces of one command is dropped with one
+    notice, as code in a sandbox may try to overload the monitor.
 
     Args:
-        say: Takes an event, on the loop.
+        emit: Receives an event, on the loop.
     """
 
-    def __init__(self, say: Callable[[Event], None]) -> None:
-        self._say = say
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self._emit = emit
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._waiting: list[Event] = []
         self._characters = 0
         self._pieces = 0
         self._cut = False
-        self._planned = False
+        self._scheduled = False
 
-    def hear(self, event: Event) -> None:
-        """In the session's thread."""
+    def add(self, event: Event) -> None:
+        """Add an event, in the session's thread."""
         with self._lock:
             if self._cut or not event.text:
                 return
@@ -53,15 +53,15 @@ class OutputBatches:
                 self._waiting[-1] = Event(last.kind, last.text + event.text, last.stream)
             else:
                 self._waiting.append(event)
-            if self._planned:
+            if self._scheduled:
                 return
-            self._planned = True
-        self._loop.call_soon_threadsafe(self._loop.call_later, TOGETHER_S, self.flush)
+            self._scheduled = True
+        self._loop.call_soon_threadsafe(self._loop.call_later, BATCH_S, self.flush)
 
     def flush(self) -> None:
-        """On the loop: what was heard is told."""
+        """Emit the collected events, on the loop."""
         with self._lock:
-            self._planned = False
+            self._scheduled = False
             waiting, self._waiting = self._waiting, []
         for event in waiting:
-            self._say(event)
+            self._emit(event)

@@ -1,4 +1,4 @@
-"""One session and the people around it."""
+"""One session and its users."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from celery_trace.shell.session import CODE_LIMIT, Done, Event, SessionGone, She
 from flower_plugin.auth.roles import User
 from flower_plugin.context import MonitorContext
 from flower_plugin.shell.messages import (
-    Asked,
     ChooseFrame,
+    ClientMessage,
     Complete,
     Completions,
     Ended,
@@ -28,8 +28,8 @@ from flower_plugin.shell.messages import (
     Pong,
     Remark,
     RunCode,
+    ServerMessage,
     ShellRefusal,
-    Told,
     Watchers,
 )
 from flower_plugin.shell.opener import Opener
@@ -39,17 +39,17 @@ from flower_plugin.shell.transcript import RoomTranscript
 
 logger = logging.getLogger("celery_trace.monitor")
 
-#: How long a room waits for somebody to come back after the last one left, seconds.
+#: How long a room stays open after the last user has left, seconds.
 LINGER_S = 120.0
-#: How often a live room looks whether its process still holds the failure, seconds.
-LOOK_EVERY_S = 2.0
-#: Pages that may be open in one room.
+#: How often a live room checks that its process still keeps the failure, seconds.
+CHECK_EVERY_S = 2.0
+#: Maximum number of pages in one room.
 MOST_WATCHERS = 50
-LOGIN_ENDED = "Your login has ended. Log in again; the session waits for two minutes."
+LOGIN_ENDED = "Your login has expired. Log in again; the session stays open for 2 minutes."
 
 
 class Watcher(Protocol):
-    """A person's line, as the room uses it. ``pending`` counts messages that wait for their answer."""
+    """A user's connection, for the room. ``pending`` counts messages without a reply yet."""
 
     pending: int
     refused: bool
@@ -57,7 +57,7 @@ class Watcher(Protocol):
     @property
     def user(self) -> User: ...
 
-    def tell(self, message: Told) -> None: ...
+    def send(self, message: ServerMessage) -> None: ...
 
     def refuse(self, why: str) -> None: ...
 
@@ -68,15 +68,15 @@ class Watcher(Protocol):
 
 class ShellRoom:
     """
-    Holds a :class:`~celery_trace.shell.session.ShellSession` and the lines of whoever joined.
+    A :class:`~celery_trace.shell.session.ShellSession` and the connections of its users.
 
-    Everything here runs on the loop; the session blocks and is called in threads. When the process behind a live
-    session goes away, the room opens the recreated one by itself.
+    All methods run on the loop; the session blocks and is called in threads. If the process of a live session ends, the
+    room switches to a recreated session.
 
     Args:
-        failure: Its id.
+        failure: The id of the failure.
         live: Whether a live session may be opened.
-        user: Who opens the room.
+        user: The user who opens the room.
         forget: Called when the room has ended.
     """
 
@@ -102,24 +102,24 @@ class ShellRoom:
         self._record: Failure | None = None
         self._session: ShellSession | None = None
         self._opening: asyncio.Future[None] | None = None
-        self._falling: asyncio.Future[None] | None = None
+        self._recreating: asyncio.Future[None] | None = None
         self._turn = asyncio.Lock()
         self._running: int | None = None
         self._linger: object = None
         self._watch: object = None
         self._ended = False
 
-    # --- people --------------------------------------------------------------------------------------
+    # --- users ---------------------------------------------------------------------------------------
 
     @property
     def empty(self) -> bool:
-        """Whether everybody has left."""
+        """Whether all users have left."""
         return not self._sockets
 
     async def join(self, socket: Watcher) -> None:
-        """Somebody comes; the first one opens the session."""
+        """Add a user; the first one opens the session."""
         if len(self._sockets) >= MOST_WATCHERS:
-            socket.refuse(f"{MOST_WATCHERS} pages are open in this shell already. Close one and try again.")
+            socket.refuse(f"{MOST_WATCHERS} pages are already open in this shell. Close one and try again.")
             return
         if self._linger is not None:
             self._context.loop.remove_timeout(self._linger)
@@ -143,7 +143,7 @@ class ShellRoom:
         session = self._session
         if session is None or socket not in self._sockets:
             return
-        socket.tell(
+        socket.send(
             Hello(
                 mode=session.mode,
                 session=self._transcript.id,
@@ -157,24 +157,24 @@ class ShellRoom:
                 notices=session.notices,
             )
         )
-        self._tell_all(Watchers(self._watchers()))
+        self._broadcast(Watchers(self._watchers()))
 
     def leave(self, socket: Watcher) -> None:
-        """Somebody goes; after the last one the session waits for :data:`LINGER_S`."""
+        """Remove a user; after the last one the session stays open for :data:`LINGER_S`."""
         if self._sockets.pop(socket, None) is None or self._ended:
             return
-        self._tell_all(Watchers(self._watchers()))
+        self._broadcast(Watchers(self._watchers()))
         if not self._sockets:
             self._linger = self._context.loop.call_later(LINGER_S, self.end)
 
     def _watchers(self) -> list[str]:
         return sorted(set(self._sockets.values()))
 
-    def _tell_all(self, message: Told) -> None:
+    def _broadcast(self, message: ServerMessage) -> None:
         for socket in tuple(self._sockets):
-            # Who only watches sends nothing, so the login is looked at here too.
+            # A watcher sends no messages, so the login is checked here too.
             if socket.still_logged_in():
-                socket.tell(message)
+                socket.send(message)
             elif not socket.refused:
                 socket.refuse(LOGIN_ENDED)
 
@@ -184,7 +184,7 @@ class ShellRoom:
         queries = await self._threads.call(lambda: self._context.queries)
         record = self._record = await self._threads.call(lambda: queries.failure_record(self._failure_id))
         if record is None:
-            raise ShellError("There is no such failure; it may have been pruned.")
+            raise ShellError("Failure not found; it may have been pruned.")
         kept = await self._threads.call(lambda: queries.kept(self._failure_id)) if self._live else None
         session, why = None, ""
         if kept is not None:
@@ -199,16 +199,16 @@ class ShellRoom:
             return
         self._begin(session)
         if why:
-            self._remark_of_the_room(why)
+            self._notice(why)
         if session.mode == "live":
-            self._watch = self._context.loop.call_later(LOOK_EVERY_S, self._look)
+            self._watch = self._context.loop.call_later(CHECK_EVERY_S, self._check)
 
     def _begin(self, session: ShellSession) -> None:
         self._session = session
         self._transcript.mode = session.mode
 
-    def _look(self) -> None:
-        """Is the process still there? A goodbye arrives here without anybody typing."""
+    def _check(self) -> None:
+        """Check that the process still exists, also while no command runs."""
         self._watch = None
         session = self._session
         if self._ended or session is None or session.mode != "live":
@@ -216,13 +216,13 @@ class ShellRoom:
         if session.gone:
             asyncio.ensure_future(self._fall_back(session.gone))  # noqa: RUF006 - ends with the room
             return
-        self._watch = self._context.loop.call_later(LOOK_EVERY_S, self._look)
+        self._watch = self._context.loop.call_later(CHECK_EVERY_S, self._check)
 
     async def _fall_back(self, why: str) -> None:
-        """Go on recreated. Who types and who looks may both notice the end: it happens once."""
-        if self._falling is None:
-            self._falling = asyncio.ensure_future(self._recreate(why))
-        await asyncio.shield(self._falling)
+        """Switch to a recreated session, once. A command and the check may both detect the end."""
+        if self._recreating is None:
+            self._recreating = asyncio.ensure_future(self._recreate(why))
+        await asyncio.shield(self._recreating)
 
     async def _recreate(self, why: str) -> None:
         old, record = self._session, self._record
@@ -232,29 +232,29 @@ class ShellRoom:
         try:
             session = await self._threads.call(lambda: self._opener.recreated(record))
         except ShellError as error:
-            self._remark_of_the_room(f"{_sentence(why)} The shell can't be recreated either: {error}")
-            self._tell_all(ShellRefusal(str(error)))
+            self._notice(f"{_sentence(why)} The shell could not be recreated: {error}")
+            self._broadcast(ShellRefusal(str(error)))
             self.end()
             return
-        if self._ended:  # the last one left meanwhile
+        if self._ended:  # the last user left in the meantime
             self._threads.close_session(session)
             return
         self._begin(session)
         self._threads.close_session(old)
         if 0 < frame < len(session.frames):
             await self._threads.call(lambda: session.select_frame(frame))
-        text = f"{_sentence(why)} From here on the shell is recreated from the capture."
+        text = f"{_sentence(why)} The shell is now recreated from the capture."
         self._transcript.note("event", "", text)
-        self._tell_all(ModeChanged(session.mode, text, session.frame))
+        self._broadcast(ModeChanged(session.mode, text, session.frame))
         for notice in session.notices:
-            self._remark_of_the_room(notice)
+            self._notice(notice)
 
-    # --- what people do ---------------------------------------------------------------------------------
+    # --- commands ---------------------------------------------------------------------------------------
 
-    def hear(self, socket: Watcher, asked: Asked) -> None:
-        """One message of a person."""
+    def receive(self, socket: Watcher, asked: ClientMessage) -> None:
+        """Handle one message of a user."""
         if isinstance(asked, Ping):
-            socket.tell(Pong())
+            socket.send(Pong())
             return
         socket.pending += 1
         answering = asyncio.ensure_future(self._answer(socket, asked))
@@ -262,7 +262,7 @@ class ShellRoom:
         def answered(future: asyncio.Future[None]) -> None:
             socket.pending -= 1
             if not future.cancelled() and (error := future.exception()) is not None:
-                logger.error("A message to the shell was not answered", exc_info=error)
+                logger.error("A message to the shell failed", exc_info=error)
 
         answering.add_done_callback(answered)
 
@@ -274,8 +274,8 @@ class ShellRoom:
         elif isinstance(asked, ChooseFrame):
             await self._choose(socket, asked.index)
         elif why := self._too_long(socket.user.name, asked):
-            socket.tell(ShellRefusal(why))
-            socket.tell(Ended(ok=False, id=asked.id))
+            socket.send(ShellRefusal(why))
+            socket.send(Ended(ok=False, id=asked.id))
         elif asked.code.lstrip().startswith("#") and "\n" not in asked.code.strip():
             await self._remark(socket, asked)
         else:
@@ -296,15 +296,15 @@ class ShellRoom:
     async def _remark(self, socket: Watcher, asked: RunCode) -> None:
         user, text = socket.user.name, asked.code.strip()[1:].strip()
         self._transcript.note("remark", user, text)
-        self._tell_all(Remark(user, text))
-        # Whoever floods with remarks waits for the store, which would otherwise collect them all in memory.
+        self._broadcast(Remark(user, text))
+        # Wait for the store, so that a flood of comments does not pile up in memory.
         await self._transcript.written()
-        socket.tell(Ended(ok=True, id=asked.id))
+        socket.send(Ended(ok=True, id=asked.id))
 
     def _too_long(self, user: str, asked: RunCode) -> str:
         if len(asked.code) <= CODE_LIMIT:
             return ""
-        why = f"The code has {len(asked.code):,} characters; at most {CODE_LIMIT:,} are allowed."
+        why = f"The code has {len(asked.code):,} characters; the limit is {CODE_LIMIT:,}."
         self._context.gatekeeper.audit.refused(
             who=user,
             what=asked.code[:200],
@@ -321,12 +321,12 @@ class ShellRoom:
         if session is not None and len(asked.code) <= CODE_LIMIT:
             with Guard("shell completion"):
                 items = await self._threads.call(lambda: session.complete(asked.code, asked.cursor))
-        socket.tell(Completions(asked.id, items[:200], completion_start(asked.code, asked.cursor)))
+        socket.send(Completions(asked.id, items[:200], completion_start(asked.code, asked.cursor)))
 
     async def _choose(self, socket: Watcher, index: int) -> None:
         session = self._session
         if session is None or not 0 <= index < len(session.frames):
-            socket.tell(ShellRefusal(f"There is no frame {index}."))
+            socket.send(ShellRefusal(f"Frame {index} not found."))
             return
         try:
             async with self._turn:
@@ -335,9 +335,9 @@ class ShellRoom:
             await self._fall_back(str(error))
             return
         except ShellError as error:
-            socket.tell(ShellRefusal(str(error)))
+            socket.send(ShellRefusal(str(error)))
             return
-        self._tell_all(FrameChosen(index, socket.user.name))
+        self._broadcast(FrameChosen(index, socket.user.name))
 
     async def _run(self, socket: Watcher, asked: RunCode) -> None:
         user = socket.user.name
@@ -347,7 +347,7 @@ class ShellRoom:
                 return
             self._audit_done(user, asked.code)
             self._transcript.began(user, asked.code)
-            self._tell_all(Input(asked.id, user, asked.code))
+            self._broadcast(Input(asked.id, user, asked.code))
             self._running = asked.id
             frame = session.frame
             try:
@@ -357,43 +357,43 @@ class ShellRoom:
             if done.more:
                 self._transcript.was_incomplete()
             self._transcript.keep_input()
-            self._tell_all(Ended(ok=done.ok, took_s=done.took_s, more=done.more, frame=done.frame, id=asked.id))
+            self._broadcast(Ended(ok=done.ok, took_s=done.took_s, more=done.more, frame=done.frame, id=asked.id))
             if done.frame != frame:
-                self._tell_all(FrameChosen(done.frame, user))
+                self._broadcast(FrameChosen(done.frame, user))
 
     async def _done(self, session: ShellSession, asked: RunCode, user: str) -> Done:
-        """Run a command and tell everybody what it says; how it ended, whatever happens to it."""
+        """Run a command, broadcast its output, and return how it ended, also if it failed."""
 
-        def say(event: Event) -> None:
-            self._say(asked.id, user, event)
+        def emit(event: Event) -> None:
+            self._add_output(asked.id, user, event)
 
-        output = OutputBatches(say)
+        output = OutputBatches(emit)
         failed = Done(ok=False, frame=session.frame)
         try:
-            # The worker's audit log names who typed, not who opened the session.
-            done = await self._threads.call(lambda: session.run(asked.code, output.hear, user=user))
+            # The worker's audit log has the user of the command, not the one who opened the session.
+            done = await self._threads.call(lambda: session.run(asked.code, output.add, user=user))
         except SessionGone as error:
             output.flush()
             await self._fall_back(str(error))
             done = failed
         except ShellError as error:
-            say(Event("error", str(error)))
+            emit(Event("error", str(error)))
             done = failed
         except Exception as error:
-            # A console that hears of no end would wait for ever.
+            # Without an end the console would wait forever.
             logger.exception("A command of the shell failed")
-            say(Event("error", f"The shell failed ({type(error).__name__}: {error})."))
+            emit(Event("error", f"The shell failed ({type(error).__name__}: {error})."))
             done = failed
         output.flush()
         return done
 
-    def _say(self, number: int, user: str, event: Event) -> None:
-        """A piece of output, on the loop; 0 is the number of what the room says."""
-        self._transcript.said(user, event)
-        self._tell_all(Output(event.kind, event.text, event.stream, number))
+    def _add_output(self, number: int, user: str, event: Event) -> None:
+        """Record and broadcast a piece of output, on the loop; number 0 is the room itself."""
+        self._transcript.add_output(user, event)
+        self._broadcast(Output(event.kind, event.text, event.stream, number))
 
-    def _remark_of_the_room(self, text: str) -> None:
-        self._say(0, "", Event("notice", text))
+    def _notice(self, text: str) -> None:
+        self._add_output(0, "", Event("notice", text))
 
     def _audit_done(self, user: str, what: str) -> None:
         self._context.gatekeeper.audit.done(
@@ -405,7 +405,7 @@ class ShellRoom:
         )
 
     def end(self) -> None:
-        """Close the session and its record. Twice is harmless."""
+        """Close the session and its record. Idempotent."""
         if self._ended:
             return
         self._ended = True
@@ -420,7 +420,7 @@ class ShellRoom:
         self._transcript.end()
 
 
-def _sentence(words: str) -> str:
-    """The reason that a process gave, as a sentence."""
-    words = words.strip()
-    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
+def _sentence(text: str) -> str:
+    """A reason as a sentence."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

@@ -1,4 +1,4 @@
-"""All rooms of a monitor."""
+"""All shell rooms of a monitor."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from flower_plugin.shell.room import ShellRoom
 from flower_plugin.shell.threads import ShellThreads
 
 MOST_ROOMS = 100
-#: Rooms that one person may have opened and not left: each may be a sandbox with memory of its own.
+#: Maximum number of open rooms per user: each may have a sandbox with its own memory.
 MOST_ROOMS_OF_ONE = 12
 
 
 class ShellRooms:
-    """The rooms by failure and mode."""
+    """Shell rooms by failure and mode."""
 
     def __init__(self, context: MonitorContext, opener: Opener) -> None:
         self._context = context
         self._opener = opener
-        # A command in every room leaves as many for interrupts and completion.
+        # One thread per room for commands, and as many for interrupts and completions.
         self.threads = ShellThreads(2 * MOST_ROOMS)
         self._rooms: dict[tuple[str, bool], ShellRoom] = {}
 
     def room(self, failure: str, live: bool, user: str) -> ShellRoom | None:
         """
-        The room of a failure, new where there is none; None when there are too many.
+        The room of a failure, created if needed; None if there are too many.
 
-        A room that everybody has left waits for them only as long as nobody needs its place.
+        An empty room is closed if its place is needed.
         """
         key = (failure, live)
         room = self._rooms.get(key)

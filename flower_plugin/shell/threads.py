@@ -1,4 +1,4 @@
-"""Where shells block: threads for the sessions, and one that writes transcripts."""
+"""Threads for blocking calls of shells: a pool for sessions, and one that writes transcripts."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ class ShellThreads:
     The threads of all rooms.
 
     Args:
-        most: Threads for sessions; one is made when it is needed.
+        most: Maximum number of threads for sessions.
     """
 
     def __init__(self, most: int) -> None:
         self.sessions = ThreadPoolExecutor(most, thread_name_prefix="trace-shell")
-        # One thread, so that a transcript's lines reach the store in their order.
+        # A single thread, so that a transcript's lines are stored in order.
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="trace-transcript")
 
     async def call(self, call: Callable[[], T]) -> T:
-        """What a call returns that blocks on a session."""
+        """Run a blocking call of a session."""
         return await asyncio.get_running_loop().run_in_executor(self.sessions, call)
 
     def close_session(self, session: ShellSession) -> None:
-        """End a session in a thread: it may wait for its process."""
+        """Close a session in a thread, as it may wait for its process."""
         try:
             self.sessions.submit(_close, session)
-        except RuntimeError:  # the monitor stops, and this one was still being opened
+        except RuntimeError:  # the monitor is stopping
             _close(session)
 
     def close(self) -> None:
-        """Once every room has ended: write what is left."""
+        """Write the remaining lines. Called when all rooms have ended."""
         self.writer.shutdown(wait=True)
-        # Nothing is cancelled: the sessions that end here are closed by these threads.
+        # Not cancelled: these threads close the sessions.
         self.sessions.shutdown(wait=False)
 
 

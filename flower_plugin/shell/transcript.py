@@ -1,4 +1,4 @@
-"""What was said in a room, in memory for who joins and in the store for later."""
+"""The transcript of a room, in memory for users who join, and in the store."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from celery_trace.shell.session import Event
 from celery_trace.stores import Store
 from flower_plugin.context import MonitorContext
 
-#: Lines that are kept in memory.
+#: Maximum number of lines in memory.
 MOST_LINES = 2000
 
 
 class RoomTranscript:
     """
-    The lines of one session. Used on the loop; the store is written in one thread.
+    The lines of one session. Used on the loop; one thread writes them to the store.
 
-    A session that nobody typed into is not worth a row, so it is stored with the first command or remark.
+    A session is stored with its first command or comment, so unused sessions are not stored.
 
     Attributes:
-        id: The session's, in the store and for the browser.
-        lines: The newest, oldest first.
-        users: Who was in the room, in the order in which they came.
-        mode: The session's; empty until it is open.
+        id: The id of the session, in the store and for the browser.
+        lines: The newest lines, oldest first.
+        users: The users of the session, in order of arrival.
+        mode: The mode of the session; empty until it is open.
     """
 
     def __init__(self, context: MonitorContext, writer: ThreadPoolExecutor, failure: str) -> None:
@@ -39,29 +39,29 @@ class RoomTranscript:
         self._failure = failure
         self._seq = 0
         self._stored = False
-        # An input that may turn out to be the beginning of a block: not a line of the transcript before it has run.
+        # An input that may be the beginning of a block; not stored before it has run.
         self._unfinished: ShellLine | None = None
 
     def joined(self, user: str) -> None:
-        """Somebody came."""
+        """Add a user."""
         if user not in self.users:
             self.users.append(user)
 
     def note(self, kind: str, user: str, text: str) -> None:
-        """A line; see :class:`~celery_trace.model.ShellLine` for the kinds."""
+        """Add a line; see :class:`~celery_trace.model.ShellLine` for the kinds."""
         self.keep_input()
         self._store_line(self._line(kind, user, text))
 
-    def said(self, user: str, event: Event) -> None:
-        """What a command of a user said."""
+    def add_output(self, user: str, event: Event) -> None:
+        """Add output of a user's command."""
         self.note({"error": "error", "notice": "event"}.get(event.kind, "output"), user, event.text)
 
     def began(self, user: str, code: str) -> None:
-        """A command runs; it may turn out to be incomplete."""
+        """A command runs; it may be incomplete."""
         self._unfinished = self._line("input", user, code)
 
     def was_incomplete(self) -> None:
-        """The command was the beginning of a block, and is typed again with more."""
+        """The command was the beginning of a block and will be sent again with more lines."""
         if self._unfinished is not None:
             self.lines.remove(self._unfinished)
             self._unfinished = None
@@ -106,7 +106,7 @@ class RoomTranscript:
         self._write(lambda store: store.add_shell_line(self.id, line))
 
     def _write(self, call: Callable[[Store], object]) -> None:
-        """Write to the store in the one writing thread; a store that is down costs the transcript, not the shell."""
+        """Write to the store in the writer thread; if the store is down, only the transcript is lost."""
 
         def write() -> None:
             with Guard("shell transcript"):
@@ -116,12 +116,12 @@ class RoomTranscript:
             self._writer.submit(write)
 
     async def written(self) -> None:
-        """What was to be written until now is."""
+        """Wait until all lines have been written."""
         with Guard("shell transcript"):
             await asyncio.get_running_loop().run_in_executor(self._writer, lambda: None)
 
     def end(self) -> None:
-        """The session is over."""
+        """End the session."""
         self.keep_input()
         if self._stored:
             at_s, users = self._context.clock.now_s(), list(self.users)

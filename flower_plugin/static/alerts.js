@@ -1,5 +1,5 @@
-// The alert rules as a form: nothing holds before it is saved, and the server says what it does not take.
-import {blamed, freeName} from "./alerting/rules.js";
+// The form of alert rules. Changes apply when saved; the server validates them.
+import {freeName, invalidField} from "./alerting/rules.js";
 import {post} from "./page/requests.js";
 import {escapedLines} from "./page/text.js";
 
@@ -7,7 +7,7 @@ const card = document.getElementById("rules-card");
 const save = document.getElementById("rules-save");
 const list = document.getElementById("rules-list");
 const add = document.getElementById("rules-add");
-const complaint = document.getElementById("rules-complaint");
+const errorBox = document.getElementById("rules-error");
 let changed = false;
 
 function touched() {
@@ -33,11 +33,11 @@ function point(rule, key) {
     field.focus();
 }
 
-function complain(text) {
-    complaint.hidden = !text;
-    complaint.textContent = escapedLines(text);
+function showError(text) {
+    errorBox.hidden = !text;
+    errorBox.textContent = escapedLines(text);
     for (const field of list.querySelectorAll("[aria-invalid]")) { field.removeAttribute("aria-invalid"); }
-    const found = blamed(text);
+    const found = invalidField(text);
     if (found) { point(list.children[found.rule], found.key); }
 }
 
@@ -68,18 +68,18 @@ async function saveRules() {
     try {
         await post(card.dataset.address, JSON.stringify({rules: entries()}));
         changed = false;
-        complain("");
+        showError("");
         window.location.reload();
     } catch (error) {
         save.disabled = false;
-        complain(error.message);
+        showError(error.message);
     } finally {
         save.removeAttribute("aria-busy");
         save.textContent = "Save rules";
     }
 }
 
-// Who may only read them has no button to save.
+// Users who may not change rules have no save button.
 if (save) {
     list.addEventListener("input", touched);
     list.addEventListener("click", removeRule);

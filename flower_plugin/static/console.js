@@ -1,6 +1,6 @@
-// The shell beside a failure: one WebSocket, a transcript, an input that completes and remembers.
+// The shell of a failure: a WebSocket, a transcript, an input with completion and history.
 import {copy} from "./page/clipboard.js";
-import {patience, socketTo} from "./page/dom.js";
+import {backoff, socketTo} from "./page/dom.js";
 import {toast} from "./page/toasts.js";
 import {History} from "./shell/history.js";
 import {Input} from "./shell/input.js";
@@ -8,7 +8,7 @@ import {Session} from "./shell/session.js";
 import {View} from "./shell/view.js";
 
 const PING_MS = 25000;
-// The monitor closes the line with this code where it refuses the shell.
+// The close code of a refused shell.
 const REFUSED = 4000;
 
 const root = document.getElementById("tr-console");
@@ -25,7 +25,7 @@ function send(message) {
     return true;
 }
 
-// A page that is only read opens no session: the shell begins when somebody turns to it.
+// The session is opened when the input gets the focus, not when the page loads.
 function begin() { if (!socket) { connect(); } }
 
 function connect() {
@@ -34,23 +34,23 @@ function connect() {
     socket.addEventListener("message", (event) => {
         const message = JSON.parse(event.data);
         if (message.type === "hello") { tries = 0; }
-        session.heard(message);
+        session.receive(message);
     });
     socket.addEventListener("close", (event) => closed(event.code));
 }
 
 function closed(code) {
     view.frames.disabled = true;
-    session.lineLost();
+    session.disconnected();
     if (code === REFUSED) {
         field.disabled = true;
         view.showMode("refused");
-        view.say("The shell was refused: " + session.refused);
+        view.say("Shell refused: " + session.refused);
         return;
     }
     tries += 1;
-    view.showMode("cut off, trying again");
-    window.setTimeout(connect, patience(tries) * 1000);
+    view.showMode("disconnected, reconnecting");
+    window.setTimeout(connect, backoff(tries) * 1000);
 }
 
 const input = new Input(
@@ -68,7 +68,7 @@ const input = new Input(
     });
 view.input = input;
 
-// A phone's keyboard has no Tab, no arrows and no Ctrl.
+// Phone keyboards have no Tab, arrow and Ctrl keys.
 const KEYS = {
     complete: () => input.ask(), earlier: () => input.recall(-1), later: () => input.recall(1),
     line: () => input.newLine()
@@ -96,7 +96,7 @@ document.addEventListener("click", (event) => {
 });
 document.getElementById("console-copy").addEventListener("click", async () => {
     await copy(view.transcript.text());
-    toast("The transcript is copied.");
+    toast("Transcript copied.");
 });
 window.setInterval(() => send({type: "ping"}), PING_MS);
 

@@ -1,12 +1,12 @@
-// Flame graphs of kept memory: the task on top, what it called below. Click or Enter zooms, arrow keys go around.
-import {beside, follow, grow, layout, look, way, words} from "./flames/layout.js";
+// Flame graphs of retained memory, the task on top. Click or Enter zooms, arrow keys select frames.
+import {className, describe, follow, grow, layout, path, sibling} from "./flames/layout.js";
 import {element, onNewWidth} from "./page/dom.js";
 import {escaped} from "./page/text.js";
 
 const ROW = 21;
-const WIDE_ENOUGH_FOR_WORDS = 24;
+const MIN_TEXT_WIDTH = 24;
 
-// By data: the way to what is zoomed. By place: the text of the data that it was drawn from.
+// By data source: the path of the zoomed node. By element: the JSON that it was drawn from.
 const zoomed = {};
 const drawn = new WeakMap();
 
@@ -15,7 +15,7 @@ class FlameGraph {
         this.place = place;
         this.data = data;
         this.root = grow(data.root, data.frames);
-        this.said = place.closest(".tr-card").querySelector(".tr-flame-words");
+        this.details = place.closest(".tr-card").querySelector(".tr-flame-text");
         this.zoom = this.current = follow(this.root, zoomed[place.dataset.source]);
         place.onkeydown = (event) => this.pressed(event);
         this.show();
@@ -30,8 +30,8 @@ class FlameGraph {
     }
 
     box({node, left, width, above}) {
-        const text = words(node, this.root, this.data);
-        const name = look(node, this.root.most, this.data.compared);
+        const text = describe(node, this.root, this.data);
+        const name = className(node, this.root.most, this.data.compared);
         const box = element("div", `tr-flame-frame ${name}${above ? " tr-flame-above" : ""}`);
         box.style.left = left + "px";
         box.style.top = node.depth * ROW + "px";
@@ -42,23 +42,23 @@ class FlameGraph {
         if (node.below.length) { box.setAttribute("aria-expanded", "true"); }
         box.tabIndex = node === this.current ? 0 : -1;
         box.title = text + (node.frame[2] ? "\n" + escaped(node.frame[2]) : "");
-        if (width > WIDE_ENOUGH_FOR_WORDS) { box.textContent = escaped(node.frame[0]); }
+        if (width > MIN_TEXT_WIDTH) { box.textContent = escaped(node.frame[0]); }
         box.addEventListener("click", () => this.zoomTo(node, node));
-        box.addEventListener("mouseenter", () => this.say(node, text));
-        box.addEventListener("focus", () => this.say(node, text));
+        box.addEventListener("mouseenter", () => this.showDetails(node, text));
+        box.addEventListener("focus", () => this.showDetails(node, text));
         this.shown.set(node, box);
         return box;
     }
 
-    say(node, text) {
-        this.said.textContent = text;
-        if (node.frame[2]) { this.said.append(element("br"), element("code", "", node.frame[2])); }
+    showDetails(node, text) {
+        this.details.textContent = text;
+        if (node.frame[2]) { this.details.append(element("br"), element("code", "", node.frame[2])); }
     }
 
     zoomTo(node, current = this.current) {
         this.zoom = node;
         this.current = current;
-        zoomed[this.place.dataset.source] = way(node);
+        zoomed[this.place.dataset.source] = path(node);
         this.show();
         this.shown.get(current)?.focus({preventScroll: true});
     }
@@ -78,8 +78,8 @@ class FlameGraph {
         const keys = {
             ArrowUp: () => this.go(this.current.parent),
             ArrowDown: () => this.go(this.current.below[0]),
-            ArrowLeft: () => this.go(beside(this.current, -1)),
-            ArrowRight: () => this.go(beside(this.current, 1)),
+            ArrowLeft: () => this.go(sibling(this.current, -1)),
+            ArrowRight: () => this.go(sibling(this.current, 1)),
             Home: () => this.go(this.root),
             Enter: zoom, " ": zoom,
             Escape: () => this.zoomTo(this.zoom.parent || this.root)

@@ -1,11 +1,11 @@
-// Locals of a failure: a value that has parts, or more text than its row shows, opens on click.
+// Local variables of a failure. Containers and long texts open on click.
 import {plant} from "./locals/tree.js";
 import {isLong, node} from "./locals/values.js";
 import {button, data, element} from "./page/dom.js";
 
 const heap = data("failure-heap")?.heap || [];
 
-// The row below a value: all of it.
+// The row below a value, with the whole value.
 function more(row, found) {
     const wide = element("td");
     wide.colSpan = 3;

@@ -1,4 +1,4 @@
-// On Flower's own pages: what we know of the task or the worker that the page shows.
+// Adds our data about the task or worker to Flower's own pages.
 import {element} from "./page/dom.js";
 import {percent, size} from "./page/text.js";
 
@@ -25,20 +25,20 @@ async function get(address) {
 function failureRow(base, failure) {
     const what = failure.exception ? failure.exception.type : failure.outcome;
     const address = `${base}/trace/failures/${encodeURIComponent(failure.id)}`;
-    return row(failure.retries ? `Failure, try ${failure.retries + 1}` : "Failure",
+    return row(failure.retries ? `Failure, attempt ${failure.retries + 1}` : "Failure",
         link(what + ": frames, locals and shell", address));
 }
 
 function memoryRows(run) {
     const parts = [];
-    if (run.kept_bytes !== null && run.kept_bytes !== undefined) { parts.push("kept " + size(run.kept_bytes)); }
+    if (run.kept_bytes !== null && run.kept_bytes !== undefined) { parts.push(size(run.kept_bytes) + " held at end"); }
     if (run.memory && run.memory.rss_bytes) { parts.push(size(run.memory.rss_bytes) + " resident"); }
     return parts.length ? [row("Memory of this run", parts.join(", "))] : [];
 }
 
 function leakRow(base, leak) {
-    const text = `${size(leak.kept_bytes_per_run)} a run (${leak.verdict.replace(/_/g, " ")})`;
-    return row("This task " + (leak.verdict === "leaking" ? "leaks" : "was looked at"),
+    const text = `${size(leak.kept_bytes_per_run)} per run (${leak.verdict.replace(/_/g, " ")})`;
+    return row(leak.verdict === "leaking" ? "Leak" : "Possible leak",
         link(text, `${base}/trace/leaks/${encodeURIComponent(leak.id)}`));
 }
 
@@ -53,7 +53,7 @@ async function taskRows({base, task, name}) {
         ...failures.map((failure) => failureRow(base, failure)),
         ...runs.flatMap(memoryRows),
         ...leaks.map((leak) => leakRow(base, leak)),
-        ...(name ? [row("All its runs", link(name, `${base}/trace/runs/task/${of}`))] : [])
+        ...(name ? [row("All runs", link(name, `${base}/trace/runs/task/${of}`))] : [])
     ];
 }
 
@@ -65,13 +65,13 @@ async function workerRows({base, worker}) {
         return [
             row("Memory",
                 link(`${size(one.rss_bytes)} resident in ${processes}`, `${base}/trace/workers?worker=${of}`)),
-            row("Cost of measuring", percent(one.overhead_ratio) + " of its time"),
-            row("Failures", link("of this worker", `${base}/trace/failures/all?worker=${of}`))
+            row("Overhead", percent(one.overhead_ratio) + " of process time"),
+            row("Failures", link("Failures of this worker", `${base}/trace/failures/all?worker=${of}`))
         ];
     });
 }
 
-// Facts beside Flower's are a courtesy: when the store is down, Flower's page must look as it always does.
+// Our data is optional: if the store is down, Flower's page must look as usual.
 async function show(id, rowsOf) {
     const place = document.getElementById(id);
     if (!place) { return; }

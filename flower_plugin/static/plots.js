@@ -1,10 +1,10 @@
-// The plots of a page. Their data stands in the page beside them.
+// The plots of a page. Their data is in the page.
 import {onNewWidth} from "./page/dom.js";
 import {KINDS} from "./plotting/kinds.js";
 import {removeLanes} from "./plotting/lanes.js";
 import {onNewTheme} from "./plotting/theme.js";
 
-// By place: the plot, and the data that it was drawn from.
+// By element: the plot, and the JSON that it was drawn from.
 const drawn = new Map();
 
 function chosenIn(place, otherwise) {
@@ -29,7 +29,7 @@ function draw(place) {
 
 function drawAll(root) { root.querySelectorAll("[data-plot]").forEach(draw); }
 
-// What is new on the page: only what has other data is drawn anew.
+// After a refresh: redraw only plots with new data.
 function drawNew(root) {
     for (const place of drawn.keys()) {
         if (!place.isConnected) { forget(place); }

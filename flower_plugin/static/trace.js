@@ -1,4 +1,4 @@
-// What every page of ours does: live updates, relative times, filters in the address, buttons.
+// Runs on all our pages: live updates, relative times, filters in the URL, buttons.
 import {startButtons} from "./page/buttons.js";
 import {startFilters} from "./page/filters.js";
 import {startLive} from "./page/live.js";

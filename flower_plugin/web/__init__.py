@@ -1,1 +1,1 @@
-"""The handlers that every page and every answer of ours stands on, and the addresses that belong to no other room."""
+"""Base classes of handlers, and handlers that belong to no other package."""

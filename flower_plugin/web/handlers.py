@@ -1,4 +1,4 @@
-"""The handlers that every page and every answer of ours stands on."""
+"""Base classes of our handlers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tornado.web import HTTPError, RequestHandler
 
 from celery_trace.errors import Unavailable
 from flower_plugin.auth.gate import Gate
-from flower_plugin.auth.roles import Role, User
+from flower_plugin.auth.roles import User, UserRole
 from flower_plugin.context import MonitorContext
 from flower_plugin.pages.page import MonitorPage, Visit
-from flower_plugin.rendering import wording
-from flower_plugin.trouble import Trouble, trouble_of
+from flower_plugin.problems import Problem, problem_of
+from flower_plugin.rendering import markup
 
 logger = logging.getLogger("celery_trace.monitor")
 
@@ -24,24 +24,24 @@ T = TypeVar("T")
 
 
 class TraceHandler(Gate):
-    """Base of all our handlers: denies unless a role is declared, and keeps blocking work off the loop."""
+    """Base of all our handlers: requires a declared role, and runs blocking calls off the loop."""
 
     @property
     def context(self) -> MonitorContext:
-        """What the application made for its handlers."""
+        """The collaborators of handlers."""
         context: MonitorContext = self.application.context
         return context
 
     @property
     def user(self) -> User:
-        """Who asks; only where the gate has let somebody in."""
+        """The authenticated user."""
         user = self.current_user
         if not isinstance(user, User):
             raise HTTPError(401)
         return user
 
     def visit(self) -> Visit:
-        """This request, for a context function."""
+        """The request, for a context function."""
         return Visit(
             arguments={name: self.get_query_argument(name) for name in self.request.query_arguments},
             now_s=self.context.clock.now_s(),
@@ -53,45 +53,46 @@ class TraceHandler(Gate):
         )
 
     async def off_loop(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Run blocking work in a thread of ours."""
+        """Run a blocking call in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self.context.threads, call, *arguments)
 
     def answer(self, value: object, status: int = 200) -> None:
-        """Finish with JSON."""
+        """Send JSON and finish."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         self.finish(msgspec.json.encode(value))
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Refusals are no faults of the server."""
-        if isinstance(value, Trouble | Unavailable):
+        """Log refusals as info, without a traceback."""
+        if isinstance(value, Problem | Unavailable):
             logger.info("%s %s: %s", self.request.method, self.request.path, value)
         else:
             super().log_exception(typ, value, tb)
 
 
 class JsonHandler(TraceHandler):
-    """Answers in JSON, errors too."""
+    """Sends JSON, also for errors."""
 
     for_people = False
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """``{"error": {what, why, next}}``."""
         error = kwargs.get("exc_info", (None, None, None))[1]
-        trouble = trouble_of(error, status_code)
-        self.answer({"error": {"what": trouble.what, "why": trouble.why, "next": trouble.next}}, status=trouble.status)
+        problem = problem_of(error, status_code)
+        self.answer({"error": {"what": problem.what, "why": problem.why, "next": problem.next}}, status=problem.status)
 
 
 class HtmlHandler(TraceHandler):
-    """Answers with a page, errors too."""
+    """Sends HTML, also for errors."""
 
     def get_template_namespace(self) -> dict[str, Any]:
-        """What every template of ours may use, also one that is included as a module."""
+        """Names for all our templates, including modules."""
         context = self.context
         now_s = context.clock.now_s()
         return {
             **super().get_template_namespace(),
-            "ago": lambda at_s: wording.ago(at_s, now_s),
+            "ago": lambda at_s: markup.ago(at_s, now_s),
+            "time_left": lambda at_s: markup.ago(at_s, now_s, left=True),
             "path": context.paths.short,
             "asset": context.asset_url,
             "base": context.base_url,
@@ -99,7 +100,7 @@ class HtmlHandler(TraceHandler):
             "user": self.current_user,
             "monitor": context.status(),
             "read_only": self.gatekeeper.read_only,
-            "may": lambda word: self.current_user is not None and self.current_user.may(Role[word.upper()]),
+            "may": lambda word: self.current_user is not None and self.current_user.may(UserRole[word.upper()]),
             "arguments": {name: self.get_query_argument(name) for name in self.request.query_arguments},
             "active_tab": "",
             "title": "",
@@ -111,31 +112,31 @@ class HtmlHandler(TraceHandler):
         RequestHandler.render(self, template, **context)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """A page that says what, why and what next."""
+        """An error page with what, why and what to do next."""
         if not hasattr(self, "_current_user"):
             self.current_user = None
         error = kwargs.get("exc_info", (None, None, None))[1]
-        trouble = trouble_of(error, status_code)
-        self.set_status(trouble.status)
-        self.show_page("trace/trouble.html", trouble=trouble, back=trouble.back, title=trouble.what)
+        problem = problem_of(error, status_code)
+        self.set_status(problem.status)
+        self.show_page("trace/problem.html", problem=problem, back=problem.back, title=problem.what)
 
 
 class PageHandler(HtmlHandler):
     """Serves a :class:`MonitorPage`."""
 
     def initialize(self, page: MonitorPage) -> None:
-        """Tornado hands in what the route says."""
+        """Called by Tornado with the arguments of the route."""
         self.page = page
         if page.framing:
             self.set_header("Content-Security-Policy", f"{self.policy}; frame-src 'self'")
 
     @property
-    def role(self) -> Role:  # type: ignore[override]
-        """The page's."""
+    def role(self) -> UserRole:  # type: ignore[override]
+        """The page's role."""
         return self.page.role
 
     async def get(self, *groups: str) -> None:
-        """Read the facts in a thread, then render."""
+        """Run the context function in a thread, then render."""
         visit = self.visit()
         context = await self.off_loop(lambda: self.page.context(self.context.queries, visit, *groups))
         self.show_page(
@@ -144,26 +145,26 @@ class PageHandler(HtmlHandler):
 
 
 class NotFoundHandler(HtmlHandler):
-    """Addresses below ``/trace/`` that nothing serves."""
+    """404 for unknown URLs below ``/trace/``."""
 
-    role = Role.LOOK
-    change_role = Role.LOOK
+    role = UserRole.LOOK
+    change_role = UserRole.LOOK
 
     def get(self) -> None:
-        """There is nothing."""
-        raise Trouble(404, "There is nothing at this address.", next="The overview shows what there is.")
+        """Raise 404."""
+        raise Problem(404, "Page not found.", next="The overview links to all pages.")
 
     post = get
 
 
 class JsonNotFoundHandler(JsonHandler):
-    """Addresses below ``/api/trace/`` that nothing serves."""
+    """404 for unknown URLs below ``/api/trace/``."""
 
-    role = Role.LOOK
-    change_role = Role.LOOK
+    role = UserRole.LOOK
+    change_role = UserRole.LOOK
 
     def get(self) -> None:
-        """There is nothing."""
-        raise Trouble(404, "There is nothing at this address.", next="docs/api.md lists every address.")
+        """Raise 404."""
+        raise Problem(404, "Not found.", next="docs/api.md lists all endpoints.")
 
     post = get

@@ -1,10 +1,10 @@
-"""``WS /trace/live``: tells open pages that something changed, and how the broker is."""
+"""``WS /trace/live``: notifies open pages of changes and of the state of broker and store."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.context import MonitorContext
 from flower_plugin.web.sockets import SocketHandler
 
@@ -12,14 +12,14 @@ MOST_SOCKETS = 500
 
 
 class Reachable(Struct, frozen=True):
-    """Whether the broker or the store answers; ``up`` is None until the first try ended."""
+    """Whether the broker or the store is reachable; ``up`` is None until the first attempt has ended."""
 
     up: bool | None
     why: str
 
 
 class LiveState(Struct, frozen=True, kw_only=True, tag="state"):
-    """The current state, as sockets get it. ``token`` differs after anything was written."""
+    """The current state, as sent to pages. ``token`` changes with every write to the store."""
 
     token: str
     at: float
@@ -30,48 +30,48 @@ class LiveState(Struct, frozen=True, kw_only=True, tag="state"):
 class LiveSocket(SocketHandler):
     """One open page."""
 
-    role = Role.LOOK
+    role = UserRole.LOOK
 
     def initialize(self, feed: LiveFeed) -> None:
-        """Tornado hands in what the route says."""
+        """Called by Tornado with the arguments of the route."""
         self.feed = feed
 
     def open(self, *_: str, **__: str) -> None:
-        """Greet, with the current state, so that a page that was cut off knows what it missed."""
+        """Send the current state, so that a page can catch up after a lost connection."""
         if not self.feed.join(self):
             self.close(1013, "too many open pages")
             return
-        self.tell(self.feed.state())
+        self.send(self.feed.state())
 
     def on_message(self, message: str | bytes) -> None:
-        """Pages only listen; a ``ping`` is answered so that a page can tell a dead line from a quiet one."""
+        """Answer a ``ping``, so that a page can detect a dead connection."""
         if message == "ping":
-            self.tell({"type": "pong"})
+            self.send({"type": "pong"})
 
     def on_close(self) -> None:
-        """Gone."""
+        """Remove the page."""
         self.feed.leave(self)
 
 
 class LiveFeed:
-    """All open pages, and the cheap question whether anything was written since."""
+    """All open pages, and a cheap check for changes of the store."""
 
     def __init__(self, context: MonitorContext) -> None:
         self._context = context
         self._sockets: set[LiveSocket] = set()
         self._token = ""
-        self._told: tuple[str, bool | None, str] = ("", None, "")
+        self._sent: tuple[str, bool | None, str] = ("", None, "")
         self._store_why = ""
 
     def join(self, socket: LiveSocket) -> bool:
-        """Whether there was room."""
+        """Add a page; False if there are too many."""
         if len(self._sockets) >= MOST_SOCKETS:
             return False
         self._sockets.add(socket)
         return True
 
     def leave(self, socket: LiveSocket) -> None:
-        """A page was closed."""
+        """Remove a page."""
         self._sockets.discard(socket)
 
     def state(self) -> LiveState:
@@ -84,8 +84,8 @@ class LiveFeed:
             store=Reachable(not self._store_why, self._store_why),
         )
 
-    def look(self) -> None:
-        """Blocking, in a thread: ask the store whether anything changed, and tell the pages on the loop."""
+    def check(self) -> None:
+        """Check the store for changes and notify the pages on the loop. Blocks; runs in a thread."""
         if not self._sockets:
             return
         try:
@@ -94,19 +94,19 @@ class LiveFeed:
         except Exception as error:
             self._store_why = str(error)[:500]
         state = (self._token, self._context.link.state.up, self._store_why)
-        if state != self._told:
-            self._told = state
-            self._context.loop.add_callback(self._tell_all)
+        if state != self._sent:
+            self._sent = state
+            self._context.loop.add_callback(self._broadcast)
 
-    def _tell_all(self) -> None:
+    def _broadcast(self) -> None:
         state = self.state()
         for socket in tuple(self._sockets):
             if socket.still_logged_in():
-                socket.tell(state)
+                socket.send(state)
             else:
-                socket.close(4001, "the login has ended")
+                socket.close(4001, "login expired")
 
     def close(self) -> None:
-        """Say goodbye, so that pages show at once that the monitor stopped."""
+        """Close all connections, so that pages show at once that the monitor stopped."""
         for socket in tuple(self._sockets):
-            socket.close(1001, "the monitor stops")
+            socket.close(1001, "monitor stopped")

@@ -14,12 +14,12 @@ class SocketHandler(TraceHandler, WebSocketHandler):  # type: ignore[misc]
     """
     A WebSocket behind the gate.
 
-    Tornado checks no XSRF token on a handshake, so who comes by cookie or by a browser's
-    remembered password must show an Origin, and it must be ours.
+    Tornado does not check XSRF tokens on a handshake, so browsers (with a cookie or a stored
+    password) must send our own Origin.
     """
 
     def admit(self) -> None:
-        """The gate, then the Origin."""
+        """Check access, then the Origin."""
         super().admit()
         user = self.current_user
         origin = self.request.headers.get("Origin")
@@ -27,19 +27,19 @@ class SocketHandler(TraceHandler, WebSocketHandler):  # type: ignore[misc]
             self._refuse_origin(str(origin))
 
     def still_logged_in(self) -> bool:
-        """Whether the login that opened this socket stands and still gives the role, however long ago that was."""
+        """Whether the login of this socket is still valid and has the role."""
         try:
             user = self.gatekeeper.identify(self)
         except HTTPError:
-            return True  # somebody else guesses from this address; this one's password was right
+            return True  # logins from this address are throttled; the password of this socket was correct
         return isinstance(user, User) and user.may(self.role)
 
     def check_origin(self, origin: str) -> bool:
-        """Tornado's hook; the same rule."""
+        """Called by Tornado; the same rule."""
         return self.own_origin(origin)
 
-    def tell(self, message: object) -> None:
-        """Send JSON; a socket that has just closed is no error."""
+    def send(self, message: object) -> None:
+        """Send JSON; ignored if the socket was just closed."""
         try:
             self.write_message(msgspec.json.encode(message).decode())
         except WebSocketClosedError:

@@ -1,4 +1,4 @@
-"""Strict and bounded reading of the JSON that visitors send."""
+"""Strict and bounded parsing of JSON from clients."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 import math
 from typing import Any, NoReturn
 
-#: Lists and objects inside each other. The rules of the alerts have three.
+#: Maximum nesting depth. Alert rules have three levels.
 MOST_DEPTH = 20
 
-TOO_DEEP = "Its lists and objects are nested too deeply."
+TOO_DEEP = "It is nested too deeply."
 TOO_LARGE = "It has a number that is too large."
 
 
 class BadJson(ValueError):
-    """The text is not valid JSON, or exceeds a limit. The message says which."""
+    """Invalid JSON, or a limit is exceeded; see the message."""
 
 
 def read(sent: bytes | str, most_bytes: int) -> object:
@@ -23,25 +23,25 @@ def read(sent: bytes | str, most_bytes: int) -> object:
 
     Args:
         sent: UTF-8, or text.
-        most_bytes: The greatest length that is read, bytes of UTF-8 or characters of text.
+        most_bytes: Maximum length, bytes of UTF-8 or characters of text.
 
     Raises:
-        BadJson: It is too long, nested too deeply or no JSON, has a name twice in one object, or a number that
-            neither 64 bits nor a float can hold.
+        BadJson: It is too long, nested too deeply or not JSON, has a duplicate name in an object, or a number that
+            fits neither into 64 bits nor into a float.
     """
     if len(sent) > most_bytes:
-        raise BadJson(f"It is {len(sent):,} bytes long; at most {most_bytes:,} are read.")
+        raise BadJson(f"It has {len(sent):,} bytes; the limit is {most_bytes:,}.")
     try:
         text = sent if isinstance(sent, str) else sent.decode()
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
     except RecursionError:
         raise BadJson(TOO_DEEP) from None
     except UnicodeError:
-        raise BadJson("It is no UTF-8.") from None
+        raise BadJson("It is not valid UTF-8.") from None
     except json.JSONDecodeError as error:
-        raise BadJson(f"It is no JSON: {error}.") from None
+        raise BadJson(f"It is not valid JSON: {error}.") from None
     except ValueError as error:
-        # Besides ours, Python's own refusal to read a number of thousands of digits.
+        # Ours, or Python's refusal to parse a number with thousands of digits.
         raise error if isinstance(error, BadJson) else BadJson(TOO_LARGE) from None
     check(value)
     _check_numbers(value)
@@ -58,23 +58,23 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise BadJson(f"It has {text}, which is no number in JSON.")
+    raise BadJson(f"It has {text}, which is not a JSON number.")
 
 
 def check(value: Any, most_depth: int = MOST_DEPTH) -> None:
     """
-    Look through a value that was read from JSON.
+    Check a value that was parsed from JSON.
 
     Raises:
-        BadJson: It is nested more than ``most_depth`` levels deep, or has half of a surrogate pair, which an escape
-            can name and UTF-8 can't carry.
+        BadJson: It is nested more than ``most_depth`` levels deep, or has a lone surrogate, which can be escaped in
+            JSON but not encoded in UTF-8.
     """
     if isinstance(value, str):
         if not value.isascii():
             try:
                 value.encode()
             except UnicodeEncodeError:
-                raise BadJson("It has half of a surrogate pair, which is no character.") from None
+                raise BadJson("It has a lone surrogate.") from None
         return
     if not isinstance(value, list | tuple | dict):
         return
@@ -88,7 +88,7 @@ def check(value: Any, most_depth: int = MOST_DEPTH) -> None:
 
 
 def _check_numbers(value: object) -> None:
-    """Whether 64 bits, or a float, hold each number: no column and no clock takes others."""
+    """Check that each number fits into 64 bits or a float, as database columns need."""
     if isinstance(value, int | float):
         if not -(2**63) <= value < 2**63 and (isinstance(value, int) or math.isinf(value)):
             raise BadJson(TOO_LARGE)

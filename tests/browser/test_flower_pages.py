@@ -59,7 +59,7 @@ def deliver(app, bodies):
         receiver = app.events.receiver(connection)
         for body in bodies:
             receiver.receive(body)
-    eventually(lambda: not app.events._taking)
+    eventually(lambda: not app.events._draining)
 
 
 def event(kind, **fields):

@@ -198,9 +198,9 @@ def test_a_failure_is_held_alive_no_longer_than_its_process_lives(full, page):
     log_in(page, base, app)
     page.goto(f"{base}/trace/failures/{failure.id}")
     expect(page.locator("#tr-live-text")).to_have_text("Live")
-    expect(page.get_by_text("Held alive")).to_be_visible()
+    expect(page.get_by_text("Kept live")).to_be_visible()
     app.context.store.write([replace(process, ended_at_s=now_s + 1, ended_how="exit")])
-    expect(page.get_by_text("Held alive")).to_have_count(0, timeout=SLOW_MS)
+    expect(page.get_by_text("Kept live")).to_have_count(0, timeout=SLOW_MS)
 
 
 def test_selected_text_is_not_taken_away_and_what_is_new_comes_after_it(full, page):
@@ -216,7 +216,7 @@ def test_selected_text_is_not_taken_away_and_what_is_new_comes_after_it(full, pa
         outcome=Outcome.FAILED, at_s=time.time(), fingerprint="later", exception=ExceptionInfo("LaterError", "s", ""),
     )  # fmt: skip
     app.context.store.write([new])
-    expect(page.locator("#tr-live-text")).to_have_text("Waits while text is selected", timeout=SLOW_MS)
+    expect(page.locator("#tr-live-text")).to_have_text("Paused while text is selected", timeout=SLOW_MS)
     assert page.evaluate("getSelection().toString()") == chosen
     page.evaluate("getSelection().removeAllRanges()")
     expect(page.get_by_role("link", name="LaterError")).to_be_visible(timeout=SLOW_MS)
@@ -243,7 +243,7 @@ def test_a_filter_lives_in_the_address(full, page):
     page.get_by_role("button", name="Filter").click()
     expect(page).to_have_url(f"{base}/trace/leaks?verdict=steady")
     expect(page.locator("tbody tr")).to_have_count(1)
-    page.get_by_role("link", name="Kept a run").click()
+    page.get_by_role("link", name="Retained per run").click()
     expect(page).to_have_url(f"{base}/trace/leaks?verdict=steady&sort=per_run")
     page.get_by_role("link", name="Clear").click()
     expect(page.locator("tbody tr")).to_have_count(3)
@@ -302,7 +302,7 @@ def test_no_filter_is_cut_off(full, page):
 def test_a_phone_sorts_by_a_choice_as_its_tables_have_no_headings(full, page):
     base, app = full
     log_in(page, base, app)
-    for address, label, sort in (("/trace/leaks", "By task", "name"), ("/trace/failures", "Most often first", "count")):
+    for address, label, sort in (("/trace/leaks", "Task", "name"), ("/trace/failures", "Count", "count")):
         page.set_viewport_size({"width": 1280, "height": 900})
         page.goto(base + address)
         expect(page.get_by_label("Sort", exact=True)).to_be_hidden()
@@ -392,7 +392,7 @@ def test_a_desk_and_a_phone_share_a_session_and_a_cut_of_the_line_loses_nothing(
     sockets = [socket for room in app.rooms._rooms.values() for socket, _ in room._sockets.items()]
     assert len(sockets) == 2
     app.io_loop.add_callback(lambda: [socket.close(1011, "cut") for socket in sockets])
-    expect(page.locator("#console-mode")).to_have_text("cut off, trying again")
+    expect(page.locator("#console-mode")).to_have_text("disconnected, reconnecting")
     typed(page, "while_away = 'kept'")
     expect(page.locator("#console-mode")).to_have_text("recreated", timeout=30_000)
     expect(phone.locator("#console-mode")).to_have_text("recreated", timeout=30_000)
@@ -420,7 +420,7 @@ def test_the_page_says_when_it_is_cut_off(full, page):
     page.goto(f"{base}/trace/leaks")
     expect(page.locator("#tr-live-text")).to_have_text("Live")
     app.io_loop.add_callback(app.live.close)
-    expect(page.locator("#tr-live-text")).to_have_text("Cut off, trying again")
+    expect(page.locator("#tr-live-text")).to_have_text("Disconnected, reconnecting")
     expect(page.locator("#tr-live-text")).to_have_text("Live", timeout=20_000)
 
 
@@ -439,11 +439,11 @@ def test_a_rule_is_changed_on_the_page_and_what_is_wrong_is_said_beside_it(full,
     page.goto(f"{base}/trace/alerts")
     rule = page.locator("[data-rule]", has_text="process_memory")
     rule.locator("summary").click()
-    rule.get_by_label("More than").fill("lots")
+    rule.get_by_label("threshold").fill("lots")
     page.get_by_role("button", name="Save rules").click()
     expect(page.get_by_role("alert")).to_contain_text("it must be a size")
-    expect(rule.get_by_label("More than")).to_be_focused()
-    rule.get_by_label("More than").fill("3 GiB")
+    expect(rule.get_by_label("threshold")).to_be_focused()
+    rule.get_by_label("threshold").fill("3 GiB")
     page.get_by_label("Add a rule").select_option("lost")
     expect(page.get_by_label("Name", exact=True).last).to_have_value("lost-2")
     assert violations(page) == []
@@ -452,8 +452,8 @@ def test_a_rule_is_changed_on_the_page_and_what_is_wrong_is_said_beside_it(full,
     expect(page.get_by_text("set here by admin")).to_be_visible()
     assert [rule.name for rule in in_force(None, app.context.queries.alert_rules())][-1] == "lost-2"
     page.once("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Back to the configuration").click()
-    expect(page.get_by_text("as shipped")).to_be_visible(timeout=20_000)
+    page.get_by_role("button", name="Restore configured rules").click()
+    expect(page.get_by_text("shipped defaults")).to_be_visible(timeout=20_000)
     assert app.context.queries.alert_rules() is None
 
 
@@ -469,7 +469,7 @@ def test_a_failure_is_found_by_the_value_of_a_local(full, page):
     page.get_by_role("searchbox").fill("grace@example")
     page.get_by_role("button", name="Filter").click()
     page.wait_for_url("**search=grace*")
-    expect(page.get_by_text("Nothing fits this filter")).to_be_visible(timeout=SLOW_MS)
+    expect(page.get_by_text("No failures match this filter")).to_be_visible(timeout=SLOW_MS)
 
 
 def test_an_outlier_is_opened_from_the_plot_and_closed_again(full, page):
@@ -477,7 +477,7 @@ def test_an_outlier_is_opened_from_the_plot_and_closed_again(full, page):
     log_in(page, base, app)
     page.goto(f"{base}/trace/runs/task/shop.tasks.remember_order")
     place = page.locator('[data-plot="scatter"] .u-over')
-    words = page.locator('[data-plot="scatter"] .tr-plot-words')
+    words = page.locator('[data-plot="scatter"] .tr-plot-tooltip')
 
     def pointed_at():
         place.hover()  # again where fresh facts drew the plot anew
@@ -486,10 +486,10 @@ def test_an_outlier_is_opened_from_the_plot_and_closed_again(full, page):
     eventually(pointed_at)
     place.click()
     page.wait_for_url("**run=run-*")
-    expect(page.get_by_role("heading", name="One run")).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator("#opened-run")).to_be_visible(timeout=SLOW_MS)
     assert violations(page) == []
     page.get_by_role("link", name="Close").click()
-    expect(page.get_by_role("heading", name="One run")).to_have_count(0, timeout=SLOW_MS)
+    expect(page.locator("#opened-run")).to_have_count(0, timeout=SLOW_MS)
 
 
 def test_a_plot_under_the_pointer_stays_and_is_drawn_anew_when_the_pointer_leaves(full, page):
@@ -505,7 +505,7 @@ def test_a_plot_under_the_pointer_stays_and_is_drawn_anew_when_the_pointer_leave
     log_in(page, base, app)
     page.goto(f"{base}/trace/workers")
     expect(page.locator("#tr-live-text")).to_have_text("Live")
-    words = page.locator('[data-plot="memory"] .tr-plot-words')
+    words = page.locator('[data-plot="memory"] .tr-plot-tooltip')
 
     def pointed_at():
         page.locator('[data-plot="memory"] .u-over').hover()
@@ -522,13 +522,13 @@ def test_a_plot_under_the_pointer_stays_and_is_drawn_anew_when_the_pointer_leave
     page.mouse.move(5, 5)
     eventually(lambda: not same_plot())
     # So it does under the eyes of who came by keyboard.
-    page.get_by_role("button", name="Its own").focus()
+    page.get_by_role("button", name="Unique (USS)").focus()
     page.keyboard.press("Enter")
     page.evaluate("document.querySelector('[data-plot] .uplot').dataset.same = 'plot'")
     another_sample(5_432)
     expect(page.get_by_role("cell", name="5,432")).to_be_visible(timeout=SLOW_MS)
     assert same_plot()
-    expect(page.get_by_role("button", name="Its own")).to_be_focused()
+    expect(page.get_by_role("button", name="Unique (USS)")).to_be_focused()
     page.get_by_role("link", name="Alerts").focus()
     eventually(lambda: not same_plot())
 
@@ -601,9 +601,9 @@ def test_a_task_that_is_traced_shows_how_long_still_and_can_be_stopped(full, pag
 
     page.route("**/api/trace/tasks/trace", answer)
     page.goto(base + addresses(app)["trace_leak"])
-    page.get_by_role("button", name="Trace this task now").click()
-    words = page.locator("#tr-tracing-words")
-    expect(words).to_contain_text("Each run is measured, 1:5", timeout=SLOW_MS)
+    page.get_by_role("button", name="Trace now").click()
+    words = page.locator("#tr-tracing-text")
+    expect(words).to_contain_text("Tracing all runs, 1:5", timeout=SLOW_MS)
     page.reload()
     expect(words).to_contain_text("left", timeout=SLOW_MS)
     assert violations(page) == []
@@ -647,10 +647,10 @@ def test_a_flame_graph_is_gone_through_by_keys_and_zoomed(full, page):
     base, app = full
     log_in(page, base, app)
     page.goto(f"{base}{addresses(app)['trace_kept']}")
-    graph = page.get_by_role("tree", name=re.compile("Kept memory of shop.tasks.remember_order"))
+    graph = page.get_by_role("tree", name=re.compile("Retained memory of shop.tasks.remember_order"))
     root = graph.get_by_role("treeitem").first
     expect(root).to_have_text("shop.tasks.remember_order")
-    words = page.locator("#flame-words")
+    words = page.locator("#flame-text")
     root.focus()
     page.keyboard.press("ArrowDown")
     expect(words).to_contain_text("remember_order · /srv/shop/shop/tasks.py:57 · ")
@@ -680,8 +680,8 @@ def test_a_difference_shows_what_keeps_more_and_what_less_and_its_files(full, pa
     graph = page.get_by_role("tree")
     expect(graph.locator(".tr-grew-3").first).to_be_visible()
     expect(graph.get_by_text("dumps")).to_have_class(re.compile("tr-shrank-"))
-    expect(page.locator(".tr-flame-legend")).to_contain_text("keeps more than with release 1.8.1")
-    page.get_by_text("The lines as a table, and files for other tools").click()
+    expect(page.locator(".tr-flame-legend")).to_contain_text("retains more than with release 1.8.1")
+    page.get_by_text("Table and downloads").click()
     expect(page.get_by_role("row", name=re.compile("receipts.py.*Receipt.__init__"))).to_be_visible()
     with page.expect_download() as started:
         page.get_by_role("link", name="speedscope").click()

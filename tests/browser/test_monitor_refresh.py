@@ -54,7 +54,7 @@ def test_the_focus_and_the_scrolled_place_stay(monitor, page):
     base, app = monitor
     page.set_viewport_size({"width": 820, "height": 500})
     opened(page, f"{base}/trace/workers")
-    link = page.locator(".tr-blame a").first
+    link = page.locator(".tr-shares a").first
     link.focus()
     page.evaluate("window.scrollTo(0, 300)")
     memory = MemoryState(rss_bytes=MIB)

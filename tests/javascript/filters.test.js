@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import {test} from "node:test";
-import {saysNothing, withArgument} from "../../flower_plugin/static/page/filters.js";
+import {isDefault, withArgument} from "../../flower_plugin/static/page/filters.js";
 
 const PAGE = "http://monitor.example/pre/fix/trace/leaks?verdict=leaking&cursor=abc";
 
@@ -17,12 +17,12 @@ test("the next page of a list keeps its filter, and another filter begins at the
 function field(name, value, submits = false) { return {name, value, hasAttribute: () => submits}; }
 
 test("empty fields stay out of the address", () => {
-    assert.equal(saysNothing(field("search", "")), true);
-    assert.equal(saysNothing(field("search", "x")), false);
+    assert.equal(isDefault(field("search", "")), true);
+    assert.equal(isDefault(field("search", "x")), false);
 });
 
 test("all time is left out where it is what a list shows anyway", () => {
-    assert.equal(saysNothing(field("range", "all")), true);
-    assert.equal(saysNothing(field("range", "all", true)), false);
-    assert.equal(saysNothing(field("range", "day")), false);
+    assert.equal(isDefault(field("range", "all")), true);
+    assert.equal(isDefault(field("range", "all", true)), false);
+    assert.equal(isDefault(field("range", "day")), false);
 });

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import {test} from "node:test";
-import {beside, callers, follow, grow, layout, look, way, words} from "../../flower_plugin/static/flames/layout.js";
+import {
+    callers, className, describe, follow, grow, layout, path, sibling
+} from "../../flower_plugin/static/flames/layout.js";
 
 const FRAMES = [
     ["shop.tasks.remember", "", "", true], ["remember", "tasks.py:57", "ORDERS.append(order)", true],
@@ -37,30 +39,30 @@ test("what is zoomed takes the whole width, and so do its callers above", () => 
 
 test("the way to a node leads there in a graph of newer data too", () => {
     const node = graph().below[1];
-    assert.deepEqual(way(node), [1]);
-    assert.equal(follow(graph(), way(node)).frame[0], "dumps");
+    assert.deepEqual(path(node), [1]);
+    assert.equal(follow(graph(), path(node)).frame[0], "dumps");
     assert.equal(follow(graph(), [7]).frame[0], "shop.tasks.remember");
 });
 
 test("neighbours and callers are found for the arrow keys", () => {
     const root = graph();
-    assert.equal(beside(root.below[0], 1), root.below[1]);
-    assert.equal(beside(root, 1), undefined);
+    assert.equal(sibling(root.below[0], 1), root.below[1]);
+    assert.equal(sibling(root, 1), undefined);
     assert.deepEqual(callers(root.below[0]), [root.below[0], root]);
 });
 
 test("colours tell own code from libraries, or growth from its opposite", () => {
     const root = graph();
-    assert.match(look(root.below[0], root.most, false), /^tr-own-[012]$/);
-    assert.match(look(root.below[1], root.most, false), /^tr-lib-[012]$/);
-    assert.equal(look(root.below[0], root.most, true), "tr-grew-3");
-    assert.equal(look(root.below[1], root.most, true), "tr-shrank-2");
-    assert.equal(look({...root, bytes: 500, before: 500}, root.most, true), "tr-same");
+    assert.match(className(root.below[0], root.most, false), /^tr-own-[012]$/);
+    assert.match(className(root.below[1], root.most, false), /^tr-lib-[012]$/);
+    assert.equal(className(root.below[0], root.most, true), "tr-grew-3");
+    assert.equal(className(root.below[1], root.most, true), "tr-shrank-2");
+    assert.equal(className({...root, bytes: 500, before: 500}, root.most, true), "tr-same");
 });
 
 test("a node says what it keeps, as a share or as a difference", () => {
     const root = graph();
-    assert.equal(words(root.below[0], root, {aRun: true}), "remember · tasks.py:57 · 900 B a run (90 %)");
-    assert.equal(words(root.below[1], root, {compared: true}),
+    assert.equal(describe(root.below[0], root, {aRun: true}), "remember · tasks.py:57 · 900 B per run (90 %)");
+    assert.equal(describe(root.below[1], root, {compared: true}),
         "dumps · json/__init__.py:12 · 100 B, before 400 B (-300 B)");
 });

@@ -28,7 +28,7 @@ test("a value in one line is written as Python writes it", () => {
     assert.equal(summaryOf(7), "None");
     assert.equal(summaryOf(8), "True");
     assert.equal(summaryOf(4), "redacted");
-    assert.equal(summaryOf(99), "not kept");
+    assert.equal(summaryOf(99), "not captured");
 });
 
 test("a container says how many items it had, those cut off included", () => {

@@ -3,7 +3,7 @@ import {beforeEach, test} from "node:test";
 import {elementOf, openPage} from "./browser.js";
 
 openPage('<div id="tr-toasts"></div>');
-const {blamed, freeName} = await import("../../flower_plugin/static/alerting/rules.js");
+const {freeName, invalidField} = await import("../../flower_plugin/static/alerting/rules.js");
 const {outcome} = await import("../../flower_plugin/static/page/buttons.js");
 const {morph} = await import("../../flower_plugin/static/page/morph.js");
 const {refusal} = await import("../../flower_plugin/static/page/requests.js");
@@ -123,7 +123,7 @@ test("a card in use stays even where the server has none any more", () => {
 
 test("an order says what came of it", () => {
     assert.deepEqual(outcome({}, "Done."), {text: "Done.", bad: false});
-    assert.deepEqual(outcome({task_id: "t1"}, "Sent."), {text: "Sent. Its id is t1.", bad: false});
+    assert.deepEqual(outcome({task_id: "t1"}, "Sent."), {text: "Sent. Task id: t1.", bad: false});
     assert.equal(outcome({workers: []}, "Done.").bad, true);
     assert.deepEqual(outcome({workers: [{worker: "w1", ok: true}, {worker: "w2", ok: false, why: "old"}]}, "Done."),
         {text: "w2: old", bad: true});
@@ -142,9 +142,9 @@ test("a new rule has a name that is free", () => {
 });
 
 test("a complaint names the rule and the field that it is about", () => {
-    assert.deepEqual(blamed("trace_alert_rules[2]: 'for' is no duration"), {rule: 1, key: "for"});
-    assert.deepEqual(blamed("trace_alert_rules[1]: must be a size"), {rule: 0, key: "must"});
-    assert.equal(blamed("The store is down."), null);
+    assert.deepEqual(invalidField("trace_alert_rules[2]: 'for' is no duration"), {rule: 1, key: "for"});
+    assert.deepEqual(invalidField("trace_alert_rules[1]: must be a size"), {rule: 0, key: "must"});
+    assert.equal(invalidField("The store is down."), null);
 });
 
 test("a transcript joins output, shows no markup and prompts each line of input", () => {

@@ -46,7 +46,7 @@ test("a limit far above everything is not in sight", () => {
 test("growth has a line for each process, or one of samples", () => {
     assert.deepEqual(growthLines({lines: [{label: "pid 1", points: [[1, 10], [2, 20]]}], samples: []}),
         [{label: "pid 1", x: [1, 2], y: [10, 20]}]);
-    assert.deepEqual(growthLines({lines: [], samples: [[1, 5]]}), [{label: "kept", x: [1], y: [5]}]);
+    assert.deepEqual(growthLines({lines: [], samples: [[1, 5]]}), [{label: "retained", x: [1], y: [5]}]);
 });
 
 const PROCESS = {

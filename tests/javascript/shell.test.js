@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import {beforeEach, describe, test} from "node:test";
 import {History} from "../../flower_plugin/static/shell/history.js";
-import {coloured, complete, goesOn, indentAfter, withoutEscapes} from "../../flower_plugin/static/shell/python.js";
+import {coloured, complete, continues, indentAfter, withoutEscapes} from "../../flower_plugin/static/shell/python.js";
 import {Session} from "../../flower_plugin/static/shell/session.js";
 
 // Everything that a session shows, in order.
@@ -14,7 +14,7 @@ class RecordedView {
         return echo;
     }
 }
-for (const name of ["addDuration", "say", "showMode", "showWatchers", "showFrames", "markFrame", "showBusy", "takeBack",
+for (const name of ["addDuration", "say", "showMode", "showWatchers", "showFrames", "markFrame", "showBusy", "restore",
     "showCompletions"]) {
     RecordedView.prototype[name] = function (...values) { this.shown.push([name, ...values]); };
 }
@@ -42,142 +42,142 @@ describe("a session", () => {
     const last = (name) => view.shown.filter(([what]) => what === name).pop()?.slice(1);
 
     test("shows the transcript so far, with the names of others", () => {
-        session.heard(HELLO);
+        session.receive(HELLO);
         assert.deepEqual(added(), [["input", "1", "bob"], ["stdout", "1\n", ""], ["event", "Others see this.", ""]]);
         assert.deepEqual(last("showWatchers"), [["ada", "bob"], ["bob"]]);
         assert.deepEqual(last("showBusy"), [false]);
     });
 
     test("adds only what was missed after a cut", () => {
-        session.heard(HELLO);
+        session.receive(HELLO);
         view.shown = [];
-        session.heard({...HELLO, transcript: [...HELLO.transcript, {seq: 3, kind: "output", text: "more"}]});
+        session.receive({...HELLO, transcript: [...HELLO.transcript, {seq: 3, kind: "output", text: "more"}]});
         assert.deepEqual(added(), [["stdout", "more", ""]]);
     });
 
     test("says that it is a new one where the one before has ended", () => {
-        session.heard(HELLO);
-        session.heard({...HELLO, session: "s2", transcript: [], notices: []});
-        assert.deepEqual(added().pop(), ["event", "The session before has ended; this is a new one.", ""]);
+        session.receive(HELLO);
+        session.receive({...HELLO, session: "s2", transcript: [], notices: []});
+        assert.deepEqual(added().pop(), ["event", "The previous session has ended. This is a new one.", ""]);
     });
 
     test("sends what was typed while it opened, in order", () => {
         assert.equal(session.run("a"), false);
         session.run("b");
         assert.deepEqual(sent, []);
-        session.heard(HELLO);
+        session.receive(HELLO);
         assert.deepEqual(sent.map((message) => message.code), ["a", "b"]);
     });
 
     test("keeps what is typed while the line is cut", () => {
-        session.heard(HELLO);
+        session.receive(HELLO);
         open = false;
         assert.equal(session.run("a"), false);
         open = true;
-        session.heard(HELLO);
+        session.receive(HELLO);
         assert.deepEqual(sent.map((message) => message.code), ["a"]);
     });
 
     test("echoes code of its own at once, and of others when it is told", () => {
-        session.heard({...HELLO, transcript: []});
+        session.receive({...HELLO, transcript: []});
         view.shown = [];
         session.run("mine");
-        session.heard({type: "input", id: sent[0].id, user: "ada", code: "mine"});
-        session.heard({type: "input", id: 5, user: "bob", code: "theirs"});
+        session.receive({type: "input", id: sent[0].id, user: "ada", code: "mine"});
+        session.receive({type: "input", id: 5, user: "bob", code: "theirs"});
         assert.deepEqual(added(), [["input", "mine", ""], ["input", "theirs", "bob"]]);
         assert.deepEqual(last("showBusy"), [true]);
     });
 
     test("echoes no remark, which comes back with its author", () => {
-        session.heard({...HELLO, transcript: [], notices: []});
+        session.receive({...HELLO, transcript: [], notices: []});
         session.run("# look here");
-        session.heard({type: "remark", user: "ada", text: "look here"});
+        session.receive({type: "remark", user: "ada", text: "look here"});
         assert.deepEqual(added(), [["remark", "look here", "ada"]]);
     });
 
     test("takes a block back that is not complete", () => {
-        session.heard(HELLO);
+        session.receive(HELLO);
         session.run("for x in y:");
         const {echo} = session.mine;
-        session.heard({type: "done", id: sent[0].id, more: true});
-        assert.deepEqual(last("takeBack"), ["for x in y:", echo]);
+        session.receive({type: "done", id: sent[0].id, more: true});
+        assert.deepEqual(last("restore"), ["for x in y:", echo]);
         assert.equal(session.mine, null);
     });
 
     test("removes somebody else's block that is not complete", () => {
-        session.heard(HELLO);
-        session.heard({type: "input", id: 5, user: "bob", code: "for x in y:"});
+        session.receive(HELLO);
+        session.receive({type: "input", id: 5, user: "bob", code: "for x in y:"});
         const {echo} = session.theirs;
-        session.heard({type: "done", id: 5, more: true});
+        session.receive({type: "done", id: 5, more: true});
         assert.equal(echo.removed, true);
     });
 
     test("says how long a run of a second or more took", () => {
-        session.heard(HELLO);
+        session.receive(HELLO);
         session.run("quick");
-        session.heard({type: "done", id: sent[0].id, took_s: 0.9});
+        session.receive({type: "done", id: sent[0].id, took_s: 0.9});
         assert.equal(last("addDuration"), undefined);
         session.run("slow");
-        session.heard({type: "done", id: sent[1].id, took_s: 1.5});
+        session.receive({type: "done", id: sent[1].id, took_s: 1.5});
         assert.deepEqual(last("addDuration"), [1.5]);
     });
 
     test("is busy until what runs is done, whoever began it", () => {
-        session.heard({...HELLO, running: 5});
+        session.receive({...HELLO, running: 5});
         assert.deepEqual(last("showBusy"), [true]);
-        session.heard({type: "done", id: 4});
+        session.receive({type: "done", id: 4});
         assert.deepEqual(last("showBusy"), [true]);
-        session.heard({type: "done", id: 5});
+        session.receive({type: "done", id: 5});
         assert.deepEqual(last("showBusy"), [false]);
     });
 
     test("interrupts only what runs", () => {
         session.interrupt();
         assert.deepEqual(sent, []);
-        session.heard({...HELLO, running: 5});
+        session.receive({...HELLO, running: 5});
         session.interrupt();
         assert.deepEqual(sent, [{type: "interrupt"}]);
     });
 
     test("shows completions of the latest question only", () => {
-        session.heard(HELLO);
+        session.receive(HELLO);
         session.complete("tra", 3);
         session.complete("trac", 4);
-        session.heard({type: "completions", id: sent[0].id, items: ["trade"], start: 0});
+        session.receive({type: "completions", id: sent[0].id, items: ["trade"], start: 0});
         assert.equal(last("showCompletions"), undefined);
-        session.heard({type: "completions", id: sent[1].id, items: ["trace"], start: 0});
+        session.receive({type: "completions", id: sent[1].id, items: ["trace"], start: 0});
         assert.deepEqual(last("showCompletions"), [["trace"], 0]);
     });
 
     test("names who chose another frame, except oneself", () => {
-        session.heard({...HELLO, transcript: [], notices: []});
-        session.heard({type: "frame", index: 1, user: "ada"});
-        session.heard({type: "frame", index: 2, user: "bob"});
-        assert.deepEqual(added(), [["event", "bob chose frame 2", ""]]);
+        session.receive({...HELLO, transcript: [], notices: []});
+        session.receive({type: "frame", index: 1, user: "ada"});
+        session.receive({type: "frame", index: 2, user: "bob"});
+        assert.deepEqual(added(), [["event", "bob selected frame 2", ""]]);
         assert.deepEqual(last("markFrame"), [2]);
     });
 
     test("counts lines as the monitor does, so that a cut loses and repeats none", () => {
-        session.heard(HELLO);
-        session.heard({type: "output", stream: "stdout", text: "x"});
-        session.heard({type: "mode", mode: "recreated", why: "the process ended"});
+        session.receive(HELLO);
+        session.receive({type: "output", stream: "stdout", text: "x"});
+        session.receive({type: "mode", mode: "recreated", why: "the process ended"});
         assert.equal(session.seen, 4);
     });
 
     test("tells notices from output", () => {
-        session.heard({type: "output", stream: "notice", text: "cut at 1 MiB"});
+        session.receive({type: "output", stream: "notice", text: "cut at 1 MiB"});
         assert.deepEqual(added(), [["event", "cut at 1 MiB", ""]]);
     });
 
     test("remembers why it was refused", () => {
-        session.heard({type: "refused", why: "It is off."});
+        session.receive({type: "refused", why: "It is off."});
         assert.equal(session.refused, "It is off.");
         assert.deepEqual(added(), [["error", "It is off.", ""]]);
     });
 
     test("passes over messages that it does not know", () => {
-        session.heard({type: "constructor"});
-        session.heard({type: "later-version"});
+        session.receive({type: "constructor"});
+        session.receive({type: "later-version"});
         assert.deepEqual(view.shown, []);
     });
 });
@@ -202,9 +202,9 @@ test("the next line is indented as the last, and further after a colon", () => {
 });
 
 test("a block goes on until an empty line or one that is not indented", () => {
-    assert.equal(goesOn("x = 1"), false);
-    assert.equal(goesOn("for x in y:\n    print(x)"), true);
-    assert.equal(goesOn("for x in y:\n    print(x)\n"), false);
+    assert.equal(continues("x = 1"), false);
+    assert.equal(continues("for x in y:\n    print(x)"), true);
+    assert.equal(continues("for x in y:\n    print(x)\n"), false);
     assert.equal(complete("for x in y:\n    print(x)\n"), "for x in y:\n    print(x)\n");
     assert.equal(complete("x  "), "x");
 });

@@ -20,10 +20,10 @@ from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
 from flower_plugin.auth.audit import MonitorAuditLog
 from flower_plugin.auth.gate import Gatekeeper, Hosts
-from flower_plugin.auth.login import Credentials, Guesses, LoginSessions, OneTimeLinks, SpentCookies
+from flower_plugin.auth.login import Credentials, LoginSessions, LoginThrottle, OneTimeLinks, SpentCookies
 from flower_plugin.auth.roles import RoleMap
+from flower_plugin.incoming.argument_secrets import ArgumentSecrets, parameters_of
 from flower_plugin.incoming.broker import BrokerLink
-from flower_plugin.incoming.calls import Calls, parameters_of
 from flower_plugin.incoming.events import EventCheck
 from flower_plugin.jobs import Jobs
 from flower_plugin.store_access import StoreAccess
@@ -66,7 +66,7 @@ def end_sessions(application: MonitorApplication) -> None:
 def forget_guesses(application: MonitorApplication) -> None:
     """Nobody has guessed a password yet."""
     keeper = application.context.gatekeeper
-    keeper.guesses = Guesses(application.context.clock, keeper.credentials.accounts)
+    keeper.throttle = LoginThrottle(application.context.clock, keeper.credentials.accounts)
 
 
 class Options:
@@ -115,7 +115,7 @@ def make_monitor(
         hosts=Hosts("127.0.0.1", hosts),
         sessions=LoginSessions(clock, 3600),
         links=OneTimeLinks(clock),
-        guesses=Guesses(clock, credentials.accounts),
+        throttle=LoginThrottle(clock, credentials.accounts),
         audit=MonitorAuditLog(settings.folder, clock),
         spent=SpentCookies(clock, 3600),
         oauth=(lambda name: bool(upstream.oauth_user_allowed(options["auth"], name))) if options.get("auth") else None,
@@ -143,7 +143,7 @@ def make_monitor(
             IOLoop.current(),
             max_tasks_in_memory=1000,
             link=link,
-            check=EventCheck(redactor, clock, Calls(redactor, parameters_of(capp))),
+            check=EventCheck(redactor, clock, ArgumentSecrets(redactor, parameters_of(capp))),
         ),
         opener=opener,
         jobs=QuietJobs,

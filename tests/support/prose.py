@@ -130,7 +130,8 @@ def unknown(path: Path, known: dict[str, str]) -> list[str]:
 
 
 def _is_term(label: str, known: dict[str, str]) -> bool:
-    return not known.keys().isdisjoint(_singular(label.lower()))
+    whole, *parts = label.lower(), *label.lower().split(", ")
+    return any(all(not known.keys().isdisjoint(_singular(part)) for part in some) for some in ([whole], parts))
 
 
 def _has_term(heading: str, known: dict[str, str]) -> bool:

@@ -6,18 +6,18 @@ import pytest
 
 from celery_trace.clock import FakeClock
 from celery_trace.settings import SettingError
-from flower_plugin.auth.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, Credentials, Guesses
-from flower_plugin.auth.roles import Role, RoleMap
+from flower_plugin.auth.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, Credentials, LoginThrottle
+from flower_plugin.auth.roles import RoleMap, UserRole
 from flower_plugin.command import warnings
 
 
 def test_roles_are_read_and_include_the_lower_ones():
     roles = RoleMap.parse(["ada:live", "a:b:look", "*:locals"])
-    assert roles.role("ada") is Role.LIVE
-    assert roles.role("a:b") is Role.LOOK
-    assert roles.role("somebody") is Role.LOCALS
-    assert RoleMap.parse(["ada:live"]).role("somebody") is Role.LOOK
-    assert RoleMap.parse([]).role("somebody") is Role.LIVE
+    assert roles.role("ada") is UserRole.LIVE
+    assert roles.role("a:b") is UserRole.LOOK
+    assert roles.role("somebody") is UserRole.LOCALS
+    assert RoleMap.parse(["ada:live"]).role("somebody") is UserRole.LOOK
+    assert RoleMap.parse([]).role("somebody") is UserRole.LIVE
 
 
 @pytest.mark.parametrize(
@@ -30,16 +30,16 @@ def test_a_wrong_role_is_refused_with_what_is_allowed(entry):
 
 def test_the_case_of_an_address_does_not_change_its_role():
     roles = RoleMap.parse(["Lou@Example.org:look", "Ada:locals", "*:live"])
-    assert roles.role("lou@example.org") is roles.role("LOU@example.ORG") is Role.LOOK
-    assert roles.role("Ada") is Role.LOCALS
-    assert roles.role("ada") is Role.LIVE
+    assert roles.role("lou@example.org") is roles.role("LOU@example.ORG") is UserRole.LOOK
+    assert roles.role("Ada") is UserRole.LOCALS
+    assert roles.role("ada") is UserRole.LIVE
     assert roles.unmatched(["lou@example.org"]) == {"Ada"}
     with pytest.raises(SettingError, match="two roles"):
         RoleMap.parse(["Lou@Example.org:look", "lou@example.org:live"])
 
 
 def test_a_name_with_two_roles_is_refused():
-    with pytest.raises(SettingError, match="gives 'ada' two roles"):
+    with pytest.raises(SettingError, match="two roles for 'ada'"):
         RoleMap.parse(["ada:look", "bob:live", "ada:live"])
 
 
@@ -74,8 +74,8 @@ def test_a_colon_moves_nothing_from_the_password_into_the_name(name):
         (["ada:1", "hunter2"], "Entry 2 of --basic_auth has no colon"),
         ([":hunter2"], "Entry 1 of --basic_auth has no name"),
         (["  :hunter2"], "Entry 1 of --basic_auth has no name"),
-        (["ada:"], "gives 'ada' an empty password"),
-        (["ada:hunter2", "bob:2", "ada:3"], "names 'ada' twice"),
+        (["ada:"], "has an empty password for 'ada'"),
+        (["ada:hunter2", "bob:2", "ada:3"], "has 'ada' twice"),
         ([""], "Entry 1 of --basic_auth has no colon"),
     ],
 )
@@ -96,23 +96,23 @@ def test_passwords_are_not_kept():
 
 def test_guessing_is_limited_by_address_and_forgotten_in_time():
     clock = FakeClock()
-    guesses = Guesses(clock)
+    throttle = LoginThrottle(clock)
     for _ in range(MOST_BY_ADDRESS):
-        assert guesses.wait_s("192.0.2.1") == 0
-        guesses.wrong("192.0.2.1")
-    assert guesses.wait_s("192.0.2.1") == pytest.approx(WINDOW_S)
-    assert guesses.wait_s("192.0.2.2") == 0
+        assert throttle.wait_s("192.0.2.1") == 0
+        throttle.wrong("192.0.2.1")
+    assert throttle.wait_s("192.0.2.1") == pytest.approx(WINDOW_S)
+    assert throttle.wait_s("192.0.2.2") == 0
     clock.advance(WINDOW_S + 1)
-    assert guesses.wait_s("192.0.2.1") == 0
+    assert throttle.wait_s("192.0.2.1") == 0
 
 
-def tries(guesses, account, number=100):
-    """How many of that many guesses are taken, each from an address of its own."""
+def tries(throttle, account, number=100):
+    """How many of that many throttle are taken, each from an address of its own."""
     taken = 0
     for index in range(number):
         address = f"10.0.{index // 250}.{index % 250}"
-        if guesses.wait_s(address, [account]) == 0:
-            guesses.wrong(address, [account])
+        if throttle.wait_s(address, [account]) == 0:
+            throttle.wrong(address, [account])
             taken += 1
     return taken
 
@@ -120,44 +120,44 @@ def tries(guesses, account, number=100):
 @pytest.mark.parametrize("account", ["ada", "whom nobody knows"])
 def test_changing_the_address_does_not_help_and_does_not_tell_which_names_exist(account):
     clock = FakeClock()
-    guesses = Guesses(clock, {"ada", "bob"})
-    assert tries(guesses, account) == MOST_BY_ACCOUNT
-    assert guesses.wait_s("198.51.100.1", ["bob"]) == 0
+    throttle = LoginThrottle(clock, {"ada", "bob"})
+    assert tries(throttle, account) == MOST_BY_ACCOUNT
+    assert throttle.wait_s("198.51.100.1", ["bob"]) == 0
     clock.advance(WINDOW_S + 1)
-    assert tries(guesses, account) == MOST_BY_ACCOUNT
+    assert tries(throttle, account) == MOST_BY_ACCOUNT
 
 
 def test_who_has_logged_in_from_an_address_gets_in_again_while_strangers_guess():
-    guesses = Guesses(FakeClock(), {"ada", "bob"})
-    guesses.right("192.0.2.7", "ada")
-    tries(guesses, "ada")
-    assert guesses.wait_s("192.0.2.7", ["ada"]) == 0
-    assert guesses.wait_s("192.0.2.8", ["ada"]) > 0
+    throttle = LoginThrottle(FakeClock(), {"ada", "bob"})
+    throttle.right("192.0.2.7", "ada")
+    tries(throttle, "ada")
+    assert throttle.wait_s("192.0.2.7", ["ada"]) == 0
+    assert throttle.wait_s("192.0.2.8", ["ada"]) > 0
     # The address is known of ada alone, and is itself no place to guess from.
-    tries(guesses, "bob")
-    assert guesses.wait_s("192.0.2.7", ["bob"]) > 0
+    tries(throttle, "bob")
+    assert throttle.wait_s("192.0.2.7", ["bob"]) > 0
     for _ in range(MOST_BY_ADDRESS):
-        guesses.wrong("192.0.2.7", ["ada"])
-    assert guesses.wait_s("192.0.2.7", ["ada"]) > 0
+        throttle.wrong("192.0.2.7", ["ada"])
+    assert throttle.wait_s("192.0.2.7", ["ada"]) > 0
 
 
 def test_made_up_names_do_not_displace_the_count_of_an_account():
-    guesses = Guesses(FakeClock(), {"ada"})
-    tries(guesses, "ada")
+    throttle = LoginThrottle(FakeClock(), {"ada"})
+    tries(throttle, "ada")
     for number in range(10_000):
-        guesses.wrong(f"2001:db8:{number:x}::1", [f"made up {number}"])
-    assert guesses.wait_s("198.51.100.1", ["ada"]) > 0
+        throttle.wrong(f"2001:db8:{number:x}::1", [f"made up {number}"])
+    assert throttle.wait_s("198.51.100.1", ["ada"]) > 0
 
 
 def test_guesses_take_bounded_memory():
-    guesses = Guesses(FakeClock(), {"ada"})
+    throttle = LoginThrottle(FakeClock(), {"ada"})
     for number in range(10_000):
         address = f"2001:db8:{number:x}::1"
-        guesses.wrong(address, [f"{number}" + "x" * 10_000])
-        guesses.right(address, "ada")
-        guesses.right(address, "nobody")
-    assert len(guesses) <= 4096 + 4096 + 1 + 64
-    assert max(len(name) for name in guesses._accounts._others) == 200
+        throttle.wrong(address, [f"{number}" + "x" * 10_000])
+        throttle.right(address, "ada")
+        throttle.right(address, "nobody")
+    assert len(throttle) <= 4096 + 4096 + 1 + 64
+    assert max(len(name) for name in throttle._accounts._others) == 200
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def test_guesses_take_bounded_memory():
     ],
 )
 def test_guesses_are_counted_for_all_that_one_visitor_has_at_hand(one, other, same):
-    guesses = Guesses(FakeClock())
+    throttle = LoginThrottle(FakeClock())
     for _ in range(MOST_BY_ADDRESS):
-        guesses.wrong(one)
-    assert guesses.wait_s(one) > 0
-    assert (guesses.wait_s(other) > 0) is same
+        throttle.wrong(one)
+    assert throttle.wait_s(one) > 0
+    assert (throttle.wait_s(other) > 0) is same
 
 
 def test_a_guess_counts_for_every_account_that_it_could_open():
@@ -201,7 +201,7 @@ def said(*argv, roles=(), pairs=("ada:1",), **options):
 def test_a_secret_on_the_command_line_is_pointed_out_with_the_way_around(option):
     found = said("--port=0", f"{option}=ada:hunter2")
     name = option.strip("-").replace("-", "_")
-    assert f"--{name} on the command line can be read by every user of this machine" in found
+    assert f"--{name} on the command line is visible to all users of this machine" in found
     assert f"FLOWER_{name.upper()} in the environment" in found
     assert "flowerconfig.py" in found
     assert "hunter2" not in found
@@ -221,7 +221,7 @@ def test_xheaders_without_a_trusted_proxy_are_pointed_out():
 
 def test_a_role_for_a_name_that_nobody_has_is_pointed_out():
     """Somebody meant to be limited by a misspelt entry would get the role of ``*``."""
-    assert "--trace_roles names 'adda', but nobody can log in" in said(roles=["adda:look", "*:live"])
+    assert "--trace_roles has 'adda', but no account has that name" in said(roles=["adda:look", "*:live"])
     assert said(roles=["ada:look", "*:live"]) == ""
     assert said(roles=["ada@example.org:look"], auth=".*@example.org") == ""
 

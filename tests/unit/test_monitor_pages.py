@@ -8,7 +8,7 @@ import pkgutil
 import pytest
 
 from flower_plugin import pages
-from flower_plugin.auth.roles import Role, User
+from flower_plugin.auth.roles import User, UserRole
 from flower_plugin.pages.page import MonitorPage, NavPlace
 from flower_plugin.pages.registry import PAGES, navigation
 from flower_plugin.rendering.templating import FOLDER
@@ -36,7 +36,7 @@ def test_names_and_addresses_are_unique():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_has_a_template_a_role_and_one_lit_entry(page):
     assert (FOLDER / page.template).is_file()
-    assert Role.LOOK <= page.role <= Role.LIVE
+    assert UserRole.LOOK <= page.role <= UserRole.LIVE
     (entry,) = [one for one in ENTRIES if one.tab == page.tab]
     assert entry.role <= page.role, "whoever may open the page sees the entry that is lit"
 
@@ -44,21 +44,21 @@ def test_a_page_has_a_template_a_role_and_one_lit_entry(page):
 @pytest.mark.parametrize("page", ENTRIES, ids=lambda page: page.name)
 def test_an_entry_leads_to_an_address_without_groups(page):
     assert "(" not in page.address
-    assert page.label
+    assert page.title
 
 
 def test_the_navigation_is_what_it_was():
-    assert [page.label for page in navigation(NavPlace.BAR, None)] == [
+    assert [page.title for page in navigation(NavPlace.BAR, None)] == [
         "Overview",
         "Leaks",
         "Failures",
         "Memory",
         "Alerts",
     ]
-    assert [page.label for page in navigation(NavPlace.MORE, None)] == ["Runs", "Profiles", "Shells", "Statistics"]
+    assert [page.title for page in navigation(NavPlace.MORE, None)] == ["Runs", "Profiles", "Shells", "Statistics"]
 
 
 def test_nobody_is_offered_a_page_that_they_may_not_open():
-    looks = User("lou", Role.LOOK, "session")
-    assert [page.label for page in navigation(NavPlace.MORE, looks)] == ["Runs", "Statistics"]
+    looks = User("lou", UserRole.LOOK, "session")
+    assert [page.title for page in navigation(NavPlace.MORE, looks)] == ["Runs", "Statistics"]
     assert len(navigation(NavPlace.BAR, looks)) == 5

@@ -15,23 +15,23 @@ from flower_plugin.auth.gate import Hosts
 from flower_plugin.auth.login import LINK_LIFE_S, LoginSessions, OneTimeLinks
 from flower_plugin.incoming.broker import BrokerLink
 from flower_plugin.pages.alerts import channel_name
-from flower_plugin.rendering import badges, wording
+from flower_plugin.rendering import badges, markup
+from flower_plugin.rendering.markup import Paths
 from flower_plugin.rendering.source import source_lines
-from flower_plugin.rendering.wording import Paths
-from flower_plugin.web.entrance import safe_target
+from flower_plugin.web.login_pages import safe_target
 from tests.support.monitor_facts import HOSTILE
 
 
 @given(st.text())
 def test_shown_text_holds_no_markup_and_nothing_unseen(text):
-    shown = wording.show(text)
+    shown = markup.show(text)
     assert not re.search(r"[<>\"']", shown)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\u200b\xad\U000e0000-\U000e007f]", shown)
 
 
 @given(st.recursive(st.text() | st.integers(-(2**53), 2**53) | st.none(), lambda inner: st.lists(inner), max_leaves=5))
 def test_a_data_block_can_not_end_its_element_and_says_the_same(value):
-    block = wording.data_block(value)
+    block = markup.data_block(value)
     assert not re.search("[<>&\u2028\u2029]", block)
     assert json.loads(block) == value
 
@@ -49,12 +49,12 @@ def test_the_marked_part_is_the_expression_that_python_tells():
 
 
 def test_the_exact_bytes_stand_on_hover():
-    assert 'title="5,242,880 bytes"' in wording.size(5 << 20)
+    assert 'title="5,242,880 bytes"' in markup.size(5 << 20)
 
 
 @pytest.mark.parametrize("at_s", [None, float("inf"), float("nan"), 1e300, -1e300])
 def test_an_impossible_time_is_a_dash(at_s):
-    assert "–" in wording.ago(at_s, 1e9)
+    assert "–" in markup.ago(at_s, 1e9)
 
 
 def test_file_names_are_relative_to_the_project_or_to_installed_packages(tmp_path):

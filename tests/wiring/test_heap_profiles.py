@@ -232,11 +232,11 @@ def test_a_wrong_parameter_is_refused_with_what_is_allowed(client: Any, query: s
 def test_the_pages_show_the_graph_its_difference_and_where_there_is_none(client: Any) -> None:
     assert 'id="flame-data"' in client.get("/trace/kept/task/shop.charge").text
     difference = client.get("/trace/kept/task/shop.charge?compare=release:1.8.1").text
-    assert "keeps more than with release 1.8.1" in difference
-    assert "Nothing was seen to be kept" in client.get("/trace/kept/task/shop.nothing").text
+    assert "retains more than with release 1.8.1" in difference
+    assert "No retained memory" in client.get("/trace/kept/task/shop.nothing").text
     refused = client.get("/trace/kept/task/shop.charge?compare=nonsense")
     assert refused.status == 404
-    assert "There is nothing to compare with." in refused.text
+    assert "Nothing to compare with." in refused.text
 
 
 def test_a_pprof_file_from_the_command_needs_a_place(tmp_path: Path) -> None:

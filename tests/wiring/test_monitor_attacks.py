@@ -25,7 +25,7 @@ from tornado.web import create_signed_value
 from celery_trace.model import Kept, Node, failure_id
 from celery_trace.settings import load
 from celery_trace.stores import open_store
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.context import static_version
 from tests.support import monitor_facts
 from tests.support.monitor_app import Client, make_monitor, serving
@@ -35,10 +35,10 @@ from tests.support.routes import every_address
 
 #: Who may read an address: GET, HEAD, OPTIONS.
 READ = {
-    Role.PUBLIC: f"""
+    UserRole.PUBLIC: f"""
         /login /login/ /trace/static/{static_version()}/x /static/x /favicon.ico /robots.txt
     """,
-    Role.LOOK: """
+    UserRole.LOOK: """
         / /workers /broker /api/task/types /api/queues/length /healthcheck /metrics /logout /x
         /api/worker/shutdown/x /api/worker/pool/restart/x /api/worker/pool/grow/x /api/worker/pool/shrink/x
         /api/worker/pool/autoscale/x /api/worker/queue/add-consumer/x /api/worker/queue/cancel-consumer/x
@@ -52,14 +52,14 @@ READ = {
         /api/trace/workers /api/trace/alerts /api/trace/alerts/rules /api/trace/leaks/x /api/trace/failures/x
         /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts
     """,
-    Role.LOCALS: """
+    UserRole.LOCALS: """
         /worker/x /task/x /tasks /tasks/datatable /api/workers /api/tasks /api/task/info/x /api/task/result/x
         /trace/shells /trace/shells/x /trace/profiles /trace/profiles/x /trace/profiles/x/flamegraph
         /api/trace/shells /api/trace/shells/x
     """,
-    Role.RECREATED: "/trace/shell/x",
+    UserRole.RECREATED: "/trace/shell/x",
     #: Nothing is read there.
-    Role.NOBODY: """
+    UserRole.NOBODY: """
         /api/trace/alerts/test /api/trace/alerts/x/ack /api/trace/alerts/x/silence
         /api/trace/leaks/x/resolve /api/trace/groups/x/resolve /api/trace/failures/x/retry /api/trace/failures/x/drop
         /api/trace/tasks/trace /api/trace/tasks/profile
@@ -67,11 +67,11 @@ READ = {
 }
 #: Who may change something there, with POST; nobody where the monitor is read-only.
 CHANGE = {
-    Role.LOCALS: """
+    UserRole.LOCALS: """
         /api/trace/alerts/test /api/trace/alerts/x/ack /api/trace/alerts/x/silence
         /api/trace/leaks/x/resolve /api/trace/groups/x/resolve
     """,
-    Role.LIVE: """
+    UserRole.LIVE: """
         /api/trace/alerts/rules /api/trace/failures/x/retry /api/trace/failures/x/drop
         /api/trace/tasks/trace /api/trace/tasks/profile
         /api/worker/shutdown/x /api/worker/pool/restart/x /api/worker/pool/grow/x /api/worker/pool/shrink/x
@@ -87,14 +87,20 @@ READ_NEEDS = {address: role for role, text in READ.items() for address in text.s
 CHANGE_NEEDS = {address: role for role, text in CHANGE.items() for address in text.split()}
 
 READING, CHANGING = ("GET", "HEAD", "OPTIONS"), ("POST", "PUT", "DELETE", "PATCH")
-PEOPLE = {"stranger": Role.PUBLIC, "lou": Role.LOOK, "val": Role.LOCALS, "sue": Role.RECREATED, "liv": Role.LIVE}
+PEOPLE = {
+    "stranger": UserRole.PUBLIC,
+    "lou": UserRole.LOOK,
+    "val": UserRole.LOCALS,
+    "sue": UserRole.RECREATED,
+    "liv": UserRole.LIVE,
+}
 
 
 def may(person: str, method: str, address: str, read_only: bool) -> bool | None:
     """Whether the table lets somebody in; None where there is nothing to do, which who is logged in may be told."""
     role = PEOPLE[person]
     if method in READING or (method == "POST" and address in READ_BY_POST):
-        return None if READ_NEEDS[address] is Role.NOBODY else role >= READ_NEEDS[address]
+        return None if READ_NEEDS[address] is UserRole.NOBODY else role >= READ_NEEDS[address]
     if method == "POST" and address in CHANGE_NEEDS:
         return not read_only and role >= CHANGE_NEEDS[address]
     return None
@@ -378,7 +384,7 @@ def test_no_route_answers_under_a_name_that_is_not_ours(tmp_path, filled, effect
         owner.close()
 
 
-SOCKETS = {"/trace/live": Role.LOOK, "/trace/shell/x": Role.RECREATED}
+SOCKETS = {"/trace/live": UserRole.LOOK, "/trace/shell/x": UserRole.RECREATED}
 HANDSHAKE = {
     "Upgrade": "websocket",
     "Connection": "Upgrade",
@@ -439,7 +445,7 @@ def test_behind_an_oauth_provider_every_route_is_closed_the_same_way(tmp_path, e
         for path in served(app, ""):
             for method in ("GET", "POST", "DELETE"):
                 answer = stranger.request(method, path)
-                if method == "GET" and READ_NEEDS[path] is Role.PUBLIC:
+                if method == "GET" and READ_NEEDS[path] is UserRole.PUBLIC:
                     assert answer.status in (200, 404), path
                 else:
                     assert denied(answer.status, answer.headers["Location"] or ""), (method, path, answer.status)
@@ -515,4 +521,4 @@ def test_our_pages_offer_what_is_allowed_and_nothing_that_would_be_refused(tmp_p
         # The button of the rules takes them back, and there is nothing to take back.
         ours = {address for address in CHANGE_NEEDS if address.startswith("/api/trace/")} - {"/api/trace/alerts/rules"}
         assert offered["liv"] == ours
-        assert offered["val"] == {address for address in ours if CHANGE_NEEDS[address] is Role.LOCALS}
+        assert offered["val"] == {address for address in ours if CHANGE_NEEDS[address] is UserRole.LOCALS}

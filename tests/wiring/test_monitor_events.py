@@ -10,8 +10,8 @@ from tornado.ioloop import IOLoop
 from celery_trace.clock import SystemClock
 from celery_trace.redaction import Redactor
 from flower_plugin import upstream
+from flower_plugin.incoming.argument_secrets import ArgumentSecrets
 from flower_plugin.incoming.broker import BrokerLink
-from flower_plugin.incoming.calls import Calls
 from flower_plugin.incoming.events import EventCheck
 from tests.support.monitor_app import QuietEvents
 
@@ -22,7 +22,7 @@ def with_events(test):
     async def main():
         capp = Celery("shop", broker="memory://", set_as_current=False)
         clock = SystemClock()
-        check = EventCheck(Redactor(), clock, Calls(Redactor()))
+        check = EventCheck(Redactor(), clock, ArgumentSecrets(Redactor()))
         events = QuietEvents(capp, IOLoop.current(), max_tasks_in_memory=100, link=BrokerLink(clock), check=check)
         told = []
         events.state.event = told.append

@@ -20,7 +20,7 @@ from celery_trace.clock import FakeClock
 from flower_plugin.auth.audit import MonitorAuditLog
 from flower_plugin.auth.gate import Gate, Hosts
 from flower_plugin.auth.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, LoginSessions
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.upstream import flower_template_folder, splice
 from flower_plugin.web.guarded import guarded
 from tests.support.monitor_app import PASSWORD, Client, forget_guesses, make_monitor, serving
@@ -73,8 +73,8 @@ def test_a_handler_without_a_declared_role_is_for_nobody():
         def get(self):
             self.finish("open")
 
-    assert Forgotten.role is Role.NOBODY
-    assert Forgotten.change_role is Role.NOBODY
+    assert Forgotten.role is UserRole.NOBODY
+    assert Forgotten.change_role is UserRole.NOBODY
 
 
 def test_a_foreign_handler_gets_the_gate_in_front():
@@ -85,7 +85,7 @@ def test_a_foreign_handler_gets_the_gate_in_front():
     behind = guarded(Foreign)
     assert issubclass(behind, Gate)
     assert behind.__mro__.index(Gate) < behind.__mro__.index(Foreign)
-    assert (behind.role, behind.change_role) == (Role.LOOK, Role.LIVE)
+    assert (behind.role, behind.change_role) == (UserRole.LOOK, UserRole.LIVE)
 
 
 class AnswersEarly(RequestHandler):
@@ -165,7 +165,7 @@ def test_the_one_time_link_opens_one_session_and_is_dead_afterwards(monitor, cli
     second = Client(monitor[0])
     answer = second.get(f"/login?token={token}")
     assert answer.status == 403
-    assert "has been used or is too old" in answer.text
+    assert "was already used or has expired" in answer.text
     assert second.get("/trace").status == 302
 
 
@@ -206,7 +206,7 @@ def test_guessing_by_header_ends_too(client):
     assert answers[0].status == 401
     assert answers[-1].status == 429
     assert 1 <= int(answers[-1].headers["Retry-After"]) <= WINDOW_S + 1
-    assert answers[-1].json()["error"]["what"] == "Too many tries."
+    assert answers[-1].json()["error"]["what"] == "Too many attempts."
 
 
 def guess(client, number, name="ada", **headers):
@@ -549,7 +549,7 @@ def test_an_oauth_cookie_that_is_forged_old_or_was_used_opens_nothing(oauth):
     assert thief.get("/trace").status == 302
     folder = app.context.settings.folder
     assert "login by OAuth" in (folder / "audit.jsonl").read_text()
-    assert "a session that has ended or never was" in (folder / "strangers.jsonl").read_text()
+    assert "expired or invalid session" in (folder / "strangers.jsonl").read_text()
 
 
 def test_refusals_stand_in_the_audit_log(tmp_path):
@@ -577,13 +577,13 @@ def test_refusals_stand_in_the_audit_log(tmp_path):
     ]
     refused = {(entry.get("user", ""), entry["command"], entry["verdict"].partition(" (")[0]) for entry in log}
     for expected in (
-        ("", "Host evil.example", "refused: foreign host"),
+        ("", "Host evil.example", "refused: unknown host"),
         ("", "login", "refused: wrong password"),
         ("", "GET /trace/leaks", "refused: no login"),
         ("", "GET /api/trace/stats", "refused: no login"),
         ("admin", "POST /api/trace/groups/x/resolve", "refused: XSRF token: '_xsrf' argument missing from POST"),
         ("admin", "POST /api/trace/groups/y/resolve", "refused: origin http://evil.example"),
-        ("", "GET /trace/failures", "refused: a session that has ended or never was"),
+        ("", "GET /trace/failures", "refused: expired or invalid session"),
         ("", "POST /login", "refused: XSRF token: '_xsrf' argument missing from POST"),
         ("", "bearer login", "refused: too many wrong passwords"),
     ):
@@ -599,14 +599,14 @@ def test_a_flood_of_refusals_does_not_wash_the_audit_log_away(tmp_path):
     log.emit = stored.append
     log.done(who="ada", what="login")
     for number in range(5000):
-        log.refused(who="", what=f"Host {number}", why="foreign host")
+        log.refused(who="", what=f"Host {number}", why="unknown host")
         log.refused(who="ada", what="login", why="wrong password")
     log.refused(who="lou", what="GET /trace/shells", why="needs the role locals")
     clock.advance(61)
-    log.refused(who="", what="Host again", why="foreign host")
+    log.refused(who="", what="Host again", why="unknown host")
     ours, theirs = ((tmp_path / name).read_text().splitlines() for name in ("audit.jsonl", "strangers.jsonl"))
     assert [entry["user"] for entry in map(json.loads, ours)] == ["ada", "lou"]
     assert len(theirs) == 101
-    assert "left out before this 9900" in theirs[-1]
+    assert "omitted before this 9900" in theirs[-1]
     # Nobody fills the store who has not logged in, under whatever name.
     assert [entry.user for entry in stored] == ["ada", "lou"]

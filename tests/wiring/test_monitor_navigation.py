@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from flower_plugin.auth.roles import Role
+from flower_plugin.auth.roles import UserRole
 from flower_plugin.pages.page import NavPlace
 from flower_plugin.pages.registry import PAGES, navigation
 from tests.support.monitor_app import PASSWORD, Client, make_monitor, serving
@@ -36,7 +36,7 @@ def entries(text):
 def test_every_page_has_all_entries_flowers_too(monitor, address):
     declared = [*navigation(NavPlace.BAR, None), *navigation(NavPlace.MORE, None)]
     found = entries(client(monitor, "ada").get(f"/pre{address}").text)
-    assert [(address, label) for address, label, _ in found] == [(page.address, page.label) for page in declared]
+    assert [(address, label) for address, label, _ in found] == [(page.address, page.title) for page in declared]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.place], ids=lambda page: page.name)
@@ -60,7 +60,7 @@ def test_a_refusal_has_the_navigation_too(monitor):
     assert ("/trace/leaks", "Leaks", False) in entries(answer.text)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.role > Role.LOOK], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.role > UserRole.LOOK], ids=lambda page: page.name)
 def test_a_page_is_closed_below_its_role(monitor, page):
     address = page.path.replace("([^/]+)", "x")
     assert "(" not in address

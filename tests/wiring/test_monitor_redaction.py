@@ -11,7 +11,7 @@ from celery_trace.clock import SystemClock
 from celery_trace.redaction import MARK, Redactor
 from celery_trace.settings import load
 from flower_plugin.incoming import events
-from flower_plugin.incoming.calls import Calls
+from flower_plugin.incoming.argument_secrets import ArgumentSecrets
 from flower_plugin.incoming.redacted import CUT, MOST_CHARACTERS, redacted, text_of
 from tests.support.hostile_text import TEXTS, nested, odd_values
 from tests.support.monitor_app import Client, eventually, make_monitor, serving
@@ -73,7 +73,7 @@ def monitor(tmp_path_factory, formatted):
             ):
                 event = {"type": kind, "uuid": "u-1", "hostname": "celery@x", "timestamp": time.time(), "clock": 1}
                 receiver.receive({**event, **more})
-        eventually(lambda: not app.events._taking)
+        eventually(lambda: not app.events._draining)
         app.inspector.inspect = lambda _=None: None
         running = {"id": "u-1", "name": "shop.pay", "args": [TREE], "kwargs": TREE}
         written = {"id": "u-2", "name": "shop.pay", "args": f"[{TEXT}]", "kwargs": TEXT}
@@ -154,7 +154,7 @@ def test_a_secret_that_a_parameters_name_tells_stands_in_no_later_event(monitor,
             receiver.receive(
                 {"type": kind, "uuid": uuid, "hostname": "celery@y", "timestamp": time.time(), "clock": 1, **more}
             )
-    eventually(lambda: not app.events._taking)
+    eventually(lambda: not app.events._draining)
     answer = get(monitor, f"/api/task/info/{uuid.replace(' ', '%20')}")
     assert "shown-nowhere" not in answer.text
     assert answer.json()["exception"] == f"ValueError('no: {MARK}')"
@@ -181,7 +181,7 @@ def test_a_secret_argument_of_a_task_that_a_worker_holds_is_not_shown(monitor, t
 
 
 def test_arguments_that_can_not_be_read_are_redacted_by_what_stands_beside_them():
-    calls = Calls(Redactor(), {"shop.login": ("user", "password")}.get)
+    calls = ArgumentSecrets(Redactor(), {"shop.login": ("user", "password")}.get)
     for args in ("('ada', 'shown-no...", "(<Order 5>, 'x')", "(" * 5000, "x" * 100_000, "{[1]: 2}", None, 5, ["ada"]):
         assert calls.scrubber("shop.login", args, "{'password': <secret>}") is None
     assert calls.scrubber("shop.login", nested(100), {"password": nested(100)}) is None
@@ -191,7 +191,7 @@ def test_arguments_that_can_not_be_read_are_redacted_by_what_stands_beside_them(
 
 def test_the_secrets_of_many_tasks_are_forgotten_in_turn(monkeypatch):
     monkeypatch.setattr(events, "MOST_LEARNED", 10)
-    check = events.EventCheck(Redactor(), SystemClock(), Calls(Redactor()))
+    check = events.EventCheck(Redactor(), SystemClock(), ArgumentSecrets(Redactor()))
     for number in range(100):
         check.checked(
             {"type": "task-sent", "uuid": f"u{number}", "hostname": "h", "timestamp": 1e9,

@@ -43,7 +43,7 @@ def test_rules_are_set_hold_for_the_engine_and_are_taken_back(monitor):
     [
         ({}, "rules is missing"),
         ({"rules": "leak"}, "rules is missing"),
-        ({"rules": ["leak"]}, "no list of rules"),
+        ({"rules": ["leak"]}, "Invalid rules"),
         ({"rules": [{"rule": "leek"}]}, "Did you mean 'leak'"),
         ({"rules": [{"rule": "leak", "above": "much"}]}, "'above' of the rule leak is 'much'"),
         ({"rules": [{"rule": "leak"}, {"rule": "leak"}]}, "give each its own 'name'"),
@@ -73,4 +73,4 @@ def test_who_may_not_change_rules_reads_them_on_the_page_without_a_form(monitor)
     assert "rules-save" in pages["liv:3"]
     assert "rules-save" not in pages["val:2"]
     assert 'data-key="above"' not in pages["val:2"]
-    assert "<dt>Kept per run, more than</dt>" in pages["val:2"]
+    assert "<dt>Kept per run, threshold</dt>" in pages["val:2"]

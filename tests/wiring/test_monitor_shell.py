@@ -247,7 +247,7 @@ def test_a_goodbye_is_heard_without_anybody_typing(monitor, opener):
     opener.opened[0].gone = "the worker shuts down"
     mode = ada.wait("mode")
     assert mode["mode"] == "recreated"
-    assert mode["why"] == "The worker shuts down. From here on the shell is recreated from the capture."
+    assert mode["why"] == "The worker shuts down. The shell is now recreated from the capture."
     # What protects the sandbox, and what does not, is said here too.
     notice = ada.wait("output")
     assert (notice["kind"], notice["text"]) == ("notice", "scripted")
@@ -277,8 +277,8 @@ def test_an_end_that_two_notice_at_once_is_recreated_once(monitor, opener):
     (room,) = monitor[1].rooms._rooms.values()
     opener.may_recreate.clear()
     ada.send(type="run", id=1, code="leave")
-    eventually(lambda: room._falling is not None)
-    on_the_loop(monitor[1], room._look)
+    eventually(lambda: room._recreating is not None)
+    on_the_loop(monitor[1], room._check)
     opener.may_recreate.set()
     ada.wait("mode")
     ada.wait("done", id=1)
@@ -294,7 +294,7 @@ def test_a_sandbox_that_comes_after_the_end_of_its_room_is_closed(monitor, opene
     (room,) = monitor[1].rooms._rooms.values()
     opener.may_recreate.clear()
     opener.opened[0].gone = "The worker shuts down."
-    on_the_loop(monitor[1], room._look)
+    on_the_loop(monitor[1], room._check)
     on_the_loop(monitor[1], room.end)
     opener.may_recreate.set()
     eventually(lambda: len(opener.opened) == 2 and all(session.closed for session in opener.opened))
@@ -329,8 +329,8 @@ def test_a_flood_of_messages_is_refused_and_logged_and_the_others_go_on(monitor,
     ada.wait("output", text="looping\n")
     for number in range(60):
         ada.send(type="run", id=2 + number, code=f"flood {number}")
-    assert "50 messages of yours wait" in ada.wait("refused")["why"]
-    assert "50 messages of yours wait" in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
+    assert "Too many pending messages" in ada.wait("refused")["why"]
+    assert "Too many pending messages" in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
     bob.send(type="interrupt")
     assert bob.ask("1 + 1", 99)["ok"] is True
     ada.close()
@@ -343,7 +343,7 @@ def test_a_room_holds_so_many_and_the_next_is_told(monitor, opener, monkeypatch)
     try:
         # Who was refused may go on sending: nothing of it is heard.
         third.send(type="run", id=7, code="not heard")
-        assert "pages are open in this shell already" in third.wait("refused")["why"]
+        assert "pages are already open in this shell" in third.wait("refused")["why"]
         ada.wait("hello")
         assert ada.ask("1 + 1", 1)["ok"] is True
         assert opener.opened[0].typed == [("ada", "1 + 1")]
@@ -438,7 +438,7 @@ def test_completion_frames_and_unfinished_blocks(monitor, opener):
     ada.send(type="frame", index=1)
     assert ada.wait("frame")["index"] == 1
     ada.send(type="frame", index=99)
-    assert "no frame 99" in ada.wait("refused")["why"]
+    assert "Frame 99 not found" in ada.wait("refused")["why"]
     assert ada.ask("if 1:", 4)["more"] is True
     ada.close()
 
@@ -468,10 +468,10 @@ def test_completion_frames_and_unfinished_blocks(monitor, opener):
 def test_what_is_no_message_is_refused_and_the_session_goes_on(monitor, opener, message):
     ada = person(monitor, "ada")
     ada.wait("hello")
-    before = entries(monitor, "none of the shell's")
+    before = entries(monitor, "Invalid message")
     ada.socket.send(message, websocket.ABNF.OPCODE_BINARY if isinstance(message, bytes) else websocket.ABNF.OPCODE_TEXT)
-    assert "none of the shell's" in ada.wait("refused")["why"]
-    assert len(entries(monitor, "none of the shell's")) == len(before) + 1
+    assert "Invalid message" in ada.wait("refused")["why"]
+    assert len(entries(monitor, "Invalid message")) == len(before) + 1
     assert ada.ask("still", 5)["ok"] is True
     ada.close()
 
@@ -480,8 +480,8 @@ def test_code_over_the_limit_is_refused_and_logged(monitor, opener):
     ada = person(monitor, "ada")
     ada.wait("hello")
     assert ada.ask("x" * 70_000, 6)["ok"] is False
-    assert any("at most" in message.get("why", "") for message in ada.heard)
-    assert "at most" in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
+    assert any("the limit is" in message.get("why", "") for message in ada.heard)
+    assert "the limit is" in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
     ada.close()
 
 
@@ -492,8 +492,8 @@ def test_a_frame_over_the_limit_ends_its_connection_and_no_other(monitor, opener
     bob.wait("hello")
     if said:
         ada.send(type="run", id=1, code="x" * size)
-        assert "at most" in ada.wait("refused")["why"]
-        assert "A message of 500,0" in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
+        assert "the limit is" in ada.wait("refused")["why"]
+        assert "The message has 500,0" in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
     else:
         # The monitor hangs up as soon as it has read the frame's length: in the midst of the sending, or after it.
         with pytest.raises((websocket.WebSocketException, OSError)):
@@ -547,7 +547,7 @@ def test_the_beginning_of_a_block_is_no_line_of_the_transcript(monitor, opener):
 @pytest.mark.parametrize("failure", ["nope", "..%2F..%2Fetc%2Fpasswd", "x" * 500, "%3Cscript%3E"])
 def test_an_unknown_failure_is_refused_with_a_reason(monitor, opener, failure):
     ada = Socket(monitor[0], f"/trace/shell/{failure}", **basic("ada"))
-    assert "no such failure" in ada.wait("refused")["why"]
+    assert "Failure not found" in ada.wait("refused")["why"]
     ada.close()
 
 
@@ -582,7 +582,7 @@ def test_strangers_foreign_origins_and_low_roles_get_no_shell(monitor, opener):
         ("ada", shell, "origin null"),
         ("lou", shell, "needs the role recreated"),
         ("", "bearer login", "wrong password or token"),
-        ("", "Host evil.example", "foreign host"),
+        ("", "Host evil.example", "unknown host"),
     ):
         assert [one for one in entries(monitor, why) if (one.get("user", ""), one["command"]) == (user, what)], why
 
@@ -595,7 +595,7 @@ def test_a_login_that_ended_ends_the_shell(monitor, opener):
     ada.wait("hello")
     client.post("/logout", xsrf=True)
     ada.send(type="run", id=1, code="too late")
-    assert "login has ended" in ada.wait("refused")["why"]
+    assert "login has expired" in ada.wait("refused")["why"]
     assert "too late" not in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
     ada.close()
 
@@ -612,10 +612,10 @@ def test_who_only_watches_sees_nothing_more_after_the_login_has_ended(monitor, o
     ada.wait("hello")
     client.post("/logout", xsrf=True)
     ada.ask("not for bob")
-    assert "login has ended" in bob.wait("refused")["why"]
+    assert "login has expired" in bob.wait("refused")["why"]
     assert not any("not for bob" in json.dumps(message) for message in bob.heard)
     eventually(lambda: ada.ask("still here") and ada.heard[-1]["ok"])
-    monitor[1].io_loop.add_callback(monitor[1].live._tell_all)
+    monitor[1].io_loop.add_callback(monitor[1].live._broadcast)
     page.socket.settimeout(20)
     assert page.socket.recv_data()[0] == websocket.ABNF.OPCODE_CLOSE
     page.socket.shutdown()
@@ -640,7 +640,7 @@ def test_the_shell_can_be_off(tmp_path):
     settings = load({"trace_dir": str(tmp_path), "trace_collector": False, "trace_shell": "off"}, environment={})
     with serving(lambda: make_monitor(tmp_path, settings=settings)) as (base, _):
         socket = Socket(base)
-        assert "The shell is off" in socket.wait("refused")["why"]
+        assert "The shell is disabled" in socket.wait("refused")["why"]
         socket.close()
 
 

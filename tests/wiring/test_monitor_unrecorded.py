@@ -37,11 +37,11 @@ def workers(clock: FakeClock) -> UnrecordedWorkers:
 
 
 def test_who_said_it_is_listed_until_it_is_silent_again(workers: UnrecordedWorkers, clock: FakeClock) -> None:
-    workers.heard(an_event("w2@here"))
-    workers.heard(an_event("w1@here"))
+    workers.receive(an_event("w2@here"))
+    workers.receive(an_event("w1@here"))
     assert [(one.worker, one.waiting) for one in workers.now()] == [("w1@here", 3), ("w2@here", 3)]
     clock.advance(OVER_S - 1)
-    workers.heard(an_event("w1@here", waiting=5))
+    workers.receive(an_event("w1@here", waiting=5))
     clock.advance(2)
     assert [(one.worker, one.waiting) for one in workers.now()] == [("w1@here", 5)]
 
@@ -52,20 +52,20 @@ def test_who_said_it_is_listed_until_it_is_silent_again(workers: UnrecordedWorke
      {"type": EVENT}, {"type": EVENT, "hostname": "w"}],
 )  # fmt: skip
 def test_other_events_and_odd_ones_say_nothing(workers: UnrecordedWorkers, odd: Any) -> None:
-    workers.heard(odd)
+    workers.receive(odd)
     assert workers.now() == []
 
 
 def test_what_anybody_can_send_is_bounded(workers: UnrecordedWorkers, clock: FakeClock) -> None:
     for number in range(3 * MOST_WORKERS):
-        workers.heard(an_event(f"{number:04}" + "w" * 5000, why="x" * 5000, next="y" * 5000, waiting="many"))
+        workers.receive(an_event(f"{number:04}" + "w" * 5000, why="x" * 5000, next="y" * 5000, waiting="many"))
     found = workers.now()
     assert len(found) == MOST_WORKERS
     assert {(len(one.worker), len(one.why), len(one.next), one.waiting) for one in found} == {
         (MOST_CHARACTERS, MOST_CHARACTERS, MOST_CHARACTERS, 0)
     }
     clock.advance(OVER_S + 1)
-    workers.heard(an_event("later@here"))
+    workers.receive(an_event("later@here"))
     assert [one.worker for one in workers.now()] == ["later@here"]
 
 
@@ -79,11 +79,11 @@ def monitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def test_each_page_says_who_records_nothing_why_and_what_to_do(monitor: Any) -> None:
     client, application = Client(monitor[0]), monitor[1]
     header = {"Authorization": "Basic " + base64.b64encode(b"eye:e").decode()}
-    assert "records nothing" not in client.request("GET", "/trace/", headers=header).text
+    assert "is not recording" not in client.request("GET", "/trace/", headers=header).text
     application.events.on_event(an_event("<b>w1</b>@here"))
     for path in ("/trace/", "/trace/failures", "/trace/statistics"):
         text = client.request("GET", path, headers=header).text
-        assert "&lt;b&gt;w1&lt;/b&gt;@here records nothing." in text
+        assert "&lt;b&gt;w1&lt;/b&gt;@here is not recording." in text
         assert "/srv: Permission denied (uid 7)" in text
         assert "Do this." in text
-    assert "records nothing" not in client.request("GET", "/login").text
+    assert "is not recording" not in client.request("GET", "/login").text

@@ -29,14 +29,14 @@ from celery_trace.queries import Queries
 from celery_trace.settings import load
 from celery_trace.stores import open_store
 from flower_plugin.api.metrics import Snapshot, render, take
-from flower_plugin.auth.roles import Role, User
+from flower_plugin.auth.roles import User, UserRole
 from flower_plugin.context import MonitorStatus
 from flower_plugin.incoming.broker import BrokerState
 from flower_plugin.pages import alerts, failures, leaks, overview, runs, shells, statistics, workers
 from flower_plugin.pages.page import Visit
 from flower_plugin.pages.timemarks import marks_of
-from flower_plugin.rendering.wording import Paths
-from flower_plugin.trouble import NotFound
+from flower_plugin.problems import NotFound
+from flower_plugin.rendering.markup import Paths
 from flower_plugin.upstream import RememberedTask
 from tests.support import monitor_facts
 from tests.support.alerting import leak as a_leak
@@ -68,7 +68,7 @@ def nothing(tmp_path_factory):
 
 @pytest.fixture
 def visit(settings):
-    def make(role=Role.LIVE, **arguments):
+    def make(role=UserRole.LIVE, **arguments):
         return Visit(
             arguments=arguments,
             now_s=time.time(),
@@ -89,7 +89,7 @@ def test_the_overview_ranks_what_needs_attention(queries, visit):
     weights = [item.weight for item in context["items"]]
     assert weights == sorted(weights, reverse=True)
     text = " | ".join(f"{item.what} {item.detail}" for item in context["items"])
-    assert "shop.tasks.remember_order leaks 101.6 KiB a run" in text
+    assert "shop.tasks.remember_order leaks 101.6 KiB per run" in text
     assert "shop.tasks.overrun was killed (time limit)" in text
     assert "Worker celery@batch-7 is silent" in text
     assert "shop.tasks.fill_cache" not in text
@@ -115,12 +115,12 @@ def test_a_scheduler_is_listed_and_is_no_worker(tmp_path, visit):
 
 
 def test_an_alert_and_the_fact_it_speaks_of_are_one_item():
-    alert = overview.Item(weight=1000, tone="danger", what="alert", detail="", link="/leaks/x", alert="alert is on")
+    alert = overview.Item(weight=1000, tone="danger", what="alert", detail="", link="/leaks/x", alert="firing")
     leak = overview.Item(weight=700, tone="warning", what="leak", detail="", link="/leaks/x", trend="<svg>", code="x()")
     others = [overview.Item(weight=n, tone="x", what=f"a{n}", detail="", link="/alerts") for n in (1, 2)]
     merged = overview.merged([leak, *others, alert])
     assert [(item.what, item.trend) for item in merged] == [("leak", "<svg>"), ("a2", ""), ("a1", "")]
-    assert (merged[0].weight, merged[0].tone, merged[0].alert) == (1000, "danger", "alert is on")
+    assert (merged[0].weight, merged[0].tone, merged[0].alert) == (1000, "danger", "firing")
 
 
 def test_the_lines_of_one_leaking_task_are_one_item(queries, visit):
@@ -128,14 +128,14 @@ def test_the_lines_of_one_leaking_task_are_one_item(queries, visit):
     other = replace(worst, id="another-line", line=worst.line + 4, kept_bytes_per_run=96)
     (lines,) = overview.leaks_by_name([other, worst])
     assert lines == [worst, other]
-    item = overview._of_leaks(lines, visit().paths)
+    item = overview._leak_item(lines, visit().paths)
     assert item.link == f"/leaks/{worst.id}"
-    assert "and at 1 further line" in item.detail
+    assert "and 1 more line" in item.detail
 
 
-@pytest.mark.parametrize(("native", "where"), [(True, "outside Python's heap"), (False, "line not found yet")])
-def test_only_native_growth_is_said_to_be_outside_of_pythons_heap(visit, native, where):
-    item = overview._of_leaks([a_leak(1000, file="", line=0, native=native)], visit().paths)
+@pytest.mark.parametrize(("native", "where"), [(True, "native memory"), (False, "line not known yet")])
+def test_only_native_growth_is_called_native(visit, native, where):
+    item = overview._leak_item([a_leak(1000, file="", line=0, native=native)], visit().paths)
     assert item.detail.startswith(f"{where}, ")
 
 
@@ -151,9 +151,9 @@ def test_an_alert_of_a_group_and_the_group_are_one_item_when_it_failed_again(que
     assert [(item.link, item.what.startswith(group.name)) for item in items] == [(f"/failures/{group.latest_id}", True)]
 
 
-def test_a_time_limit_is_told_in_words():
+def test_a_time_limit_has_a_description():
     exceeded = ExceptionInfo("TimeLimitExceeded", "billiard.exceptions", "3")
-    assert failures.exception_text(exceeded, "time_limit")[1] == "The hard time limit of 3 s killed it"
+    assert failures.exception_text(exceeded, "time_limit")[1] == "Exceeded the hard time limit of 3 s"
 
 
 def test_the_overview_welcomes_who_has_nothing_yet(nothing, visit):
@@ -163,7 +163,7 @@ def test_the_overview_welcomes_who_has_nothing_yet(nothing, visit):
 
 
 def test_the_overview_quotes_no_message_to_who_may_not_see_values(queries, visit):
-    context = overview.overview(queries, visit(Role.LOOK))
+    context = overview.overview(queries, visit(UserRole.LOOK))
     assert "4242" not in " ".join(item.detail for item in context["items"])
 
 
@@ -181,7 +181,7 @@ def test_the_leak_table_has_the_worst_first_and_sorts_as_asked(queries, visit):
 def test_a_leak_comes_with_its_evidence(queries, visit):
     row = leaks.table(queries, visit())["rows"][0]
     context = leaks.leak(queries, visit(), row.id)
-    assert context["sentence"] == "shop.tasks.remember_order leaks."
+    assert context["sentence"] == "shop.tasks.remember_order leaks"
     assert [line.lit for line in context["source"]] == [True]
     labels = [line.label for line in context["plot"].lines]
     assert labels == ["all processes", "pid 102", "pid 101"]
@@ -239,8 +239,8 @@ def test_groups_and_failures_are_filtered_by_the_address(queries, visit):
 
 
 def test_a_search_of_who_may_not_see_values_reads_none(queries, visit):
-    everything = len(failures.listing(queries, visit(Role.LOOK))["rows"])
-    assert len(failures.listing(queries, visit(Role.LOOK, search="4242"))["rows"]) == everything
+    everything = len(failures.listing(queries, visit(UserRole.LOOK))["rows"])
+    assert len(failures.listing(queries, visit(UserRole.LOOK, search="4242"))["rows"]) == everything
 
 
 def test_a_failure_shows_its_frames_with_the_users_own_one_open(queries, visit):
@@ -251,13 +251,13 @@ def test_a_failure_shows_its_frames_with_the_users_own_one_open(queries, visit):
     assert shown.opened
     assert shown.file == "shop/tasks.py"
     assert [line.number for line in shown.source if line.lit] == [42]
-    assert context["chain"][1].words == "was being handled when the exception above was raised"
+    assert context["chain"][1].text == "was being handled when the exception above was raised"
     assert "create_error" in context["text"]
     assert context["has_shell"]
 
 
 def test_who_may_not_see_values_sees_none(queries, visit):
-    context = failures.failure(queries, visit(Role.LOOK), FAILURE)
+    context = failures.failure(queries, visit(UserRole.LOOK), FAILURE)
     assert "Hello" not in repr(context)
     assert "Ada" not in repr(context)
     assert context["failure"].args == []
@@ -312,15 +312,15 @@ def test_workers_show_the_chosen_one_over_time(queries, visit):
     assert context["chosen"].name == monitor_facts.WORKER
     assert {line.label for line in context["plots"].lines} == {"main 100", "child 101", "child 102", "child 99"}
     assert "pid 99 killed" in [mark.text for mark in context["plots"].marks]
-    assert context["blamed"][0][1] == "shop.tasks.remember_order"
-    assert sum(share for *_, share in context["blamed"]) == pytest.approx(1)
+    assert context["by_name"][0][1] == "shop.tasks.remember_order"
+    assert sum(share for *_, share in context["by_name"]) == pytest.approx(1)
     assert workers.memory(queries, visit(worker="nobody"))["unknown"] == "nobody"
 
 
 def test_the_line_of_a_web_process_is_plotted_though_it_belongs_to_no_worker(queries, visit):
     context = workers.memory(queries, visit(worker="web@web-2"))
     assert [line.label for line in context["plots"].lines] == ["web 300"]
-    assert context["silence"] is None
+    assert context["no_samples"] is None
 
 
 def test_a_line_breaks_where_a_process_was_silent_and_not_where_it_was_only_quiet():
@@ -348,25 +348,25 @@ def test_a_line_that_was_thinned_breaks_where_its_process_was_silent_all_the_sam
 @pytest.mark.parametrize(
     ("values", "why", "due_s"),
     [
-        ({"started_at": 95.0}, "No sample yet: the first comes 10 s after the start of a process", 105.0),
-        ({"started_at": 85.0}, "No sample yet: the first comes 10 s after the start of a process", None),
-        ({"started_at": 95.0, "mode": "off"}, "Memory is not measured here: trace_memory is off", None),
-        ({"started_at": 80.0, "ended_at": 85.0}, "No sample: the first comes 10 s after the start", None),
-        ({"started_at": 5.0, "at": 40.0}, "No sample within this time", None),
+        ({"started_at": 95.0}, "No samples yet. The first is taken", 105.0),
+        ({"started_at": 85.0}, "No samples yet. The first is taken 10 s after the start of a process", None),
+        ({"started_at": 95.0, "mode": "off"}, "Memory is not measured: trace_memory is off", None),
+        ({"started_at": 80.0, "ended_at": 85.0}, "No samples: all processes ended within 10 s", None),
+        ({"started_at": 5.0, "at": 40.0}, "No samples in this time range", None),
     ],
 )
 def test_a_worker_without_a_sample_says_why_and_when_the_first_comes(values, why, due_s):
     known = {"uid": "u", "pid": 1, "role": model.Role.WEB, "memory": None, "at": None}
     process = ProcessView(**known | {"ended_at": None, "ended_how": ""} | values)
-    told = workers.silence(
+    found = workers.no_samples(
         WorkerView(
             name="web@h", host="h", role="web", alive=True, rss_bytes=0, last_seen=99.0, overhead_ratio=0.0,
             processes=[process],
         ),
         now_s=100.0,
     )  # fmt: skip
-    assert told.why.startswith(why)
-    assert told.due_s == due_s
+    assert found.why.startswith(why)
+    assert found.due_s == due_s
 
 
 def test_thinning_keeps_the_peak():
@@ -424,10 +424,10 @@ def test_statistics_count_what_was_kept(queries, visit):
     assert not {"failures", "runs", "processes", "rollups"} & set(kinds), "a table and its records are one row"
 
 
-def test_what_a_collector_did_is_told_in_words():
+def test_the_counters_of_a_collector_are_a_text():
     counters = {"spool:records": 0, "collector:delivered": 1209, "collector:adopted": 1, "corrupt:lines": 0}
-    assert statistics._in_words(counters) == "handed on 1,209, adopted 1"
-    assert statistics._in_words({"spool:records": 0}) == "nothing yet"
+    assert statistics._counters_text(counters) == "delivered 1,209, adopted 1"
+    assert statistics._counters_text({"spool:records": 0}) == "no activity yet"
 
 
 @pytest.mark.parametrize(
@@ -504,8 +504,8 @@ def test_the_overview_names_workers_near_their_limit_and_when_they_reach_it(tmp_
     here = visit()
     context = overview.overview(queries, replace(here, monitor=replace(here.monitor, child_limit_bytes=650 * mib)))
     assert [item.what.split(":")[0] for item in context["items"]] == [
-        "big@h is beyond its limit",
-        "ok@h is beyond its limit",
+        "big@h exceeds its limit",
+        "ok@h exceeds its limit",
     ]
     store.close()
 
@@ -556,7 +556,7 @@ def test_a_run_is_opened_by_its_id_and_only_under_its_name(queries, visit):
     context = runs.runs(queries, visit(run="run-3"), "task", name)
     assert context["opened"].id == "run-3"
     assert context["opened_process"].pid == 101
-    assert set(context["scatter"]["percentiles"]) == {"50 %", "95 %", "99 %"}
+    assert set(context["scatter"]["percentiles"]) == {"p50", "p95", "p99"}
     with pytest.raises(NotFound):
         runs.runs(queries, visit(run="run-3"), "task", "shop.tasks.fill_cache")
     with pytest.raises(NotFound):
@@ -576,7 +576,7 @@ def test_a_mark_says_in_a_word_how_a_process_ended():
         for how in ("exit", "killed")
     ]
     marks = [mark for mark in marks_of(ends, []) if mark.at == 2.0]
-    assert [(mark.text, mark.kind) for mark in marks] == [("pid 7 ended", "end"), ("pid 7 killed", "killed")]
+    assert [(mark.text, mark.kind) for mark in marks] == [("pid 7 exited", "end"), ("pid 7 killed", "killed")]
 
 
 def test_starts_of_one_moment_are_one_mark():
@@ -594,16 +594,16 @@ def test_starts_of_one_moment_are_one_mark():
 def test_a_workers_recycling_says_how_long_children_live_and_how_large_they_get_and_leaves_out_killed_ones(
     queries, visit
 ):
-    told = workers.memory(queries, visit(range="day"))["recycled"]
-    assert (told.in_order, told.killed, told.life_s, told.bytes_at_end) == (0, 1, None, None)
+    recycling = workers.memory(queries, visit(range="day"))["recycled"]
+    assert (recycling.exited, recycling.killed, recycling.life_s, recycling.bytes_at_end) == (0, 1, None, None)
     (worker,) = (row for row in queries.workers(limit=100).rows if row.name == monitor_facts.WORKER)
     (killed,) = (process for process in worker.processes if process.ended_how == "killed")
     recycled = replace(
         killed, ended_how="exit", ended_at=killed.started_at + 60, memory=MemoryState(rss_bytes=7 * monitor_facts.MIB)
     )
-    told = workers.recycling(replace(worker, processes=[killed, recycled]), None)
-    assert (told.in_order, told.killed, told.bytes_at_end) == (1, 1, 7 * monitor_facts.MIB)
-    assert told.life_s == pytest.approx(60)
+    recycling = workers.recycling(replace(worker, processes=[killed, recycled]), None)
+    assert (recycling.exited, recycling.killed, recycling.bytes_at_end) == (1, 1, 7 * monitor_facts.MIB)
+    assert recycling.life_s == pytest.approx(60)
 
 
 def test_leaks_are_filtered_by_queue_and_sorted_by_the_store(queries, visit):
@@ -650,7 +650,7 @@ def test_a_store_that_was_lost_is_told_on_the_overview_and_the_statistics(tmp_pa
         path.unlink()
     queries = Queries(store)
     item = overview.overview(queries, visit())["items"][0]
-    assert item.what == "The store was lost and made again"
+    assert item.what == "The store was lost and recreated"
     assert "deleted while it was in use" in item.detail
     context = statistics.statistics(queries, visit())
     assert [line for _, line in context["lost_stores"]] == [item.detail]

@@ -56,7 +56,7 @@ def test_the_list_and_the_page_count_the_kills_of_one_message(monitor):
     page = get(monitor, "lou:1", f"/trace/failures/{row['id']}")
     assert "Killed 6 times" in page
     assert page.index("pid 105</li>") < page.index("pid 100</li>"), "the last one first"
-    assert "Where it crashed" in page
+    assert "Crash location" in page
     assert "Segmentation fault" in page
 
 

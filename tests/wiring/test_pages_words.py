@@ -107,21 +107,21 @@ def words(client, path):
 
 
 def test_resident_memory_counts_the_processes_that_it_is_known_of(client):
-    assert "100.0 MiB in 2 living processes" in words(client, "/trace/workers")
+    assert "100.0 MiB in 2 live processes" in words(client, "/trace/workers")
     worker = next(row for row in client.get("/api/trace/workers").json()["workers"] if row["name"] == "w1@h1")
     assert (worker["rss_bytes"], worker["rss_processes"]) == (100 * MIB, 2)
 
 
-def test_a_killed_child_is_not_told_as_one_that_ended_in_order(client):
+def test_a_killed_child_is_not_counted_as_one_that_exited_normally(client):
     text = words(client, "/trace/workers")
-    assert "Ended in order 1 recycled or stopped after 10 min on average, at 50.0 MiB" in text
-    assert "Killed 1 ended without a goodbye" in text
+    assert "Exited normally 1 children, on average after 10 min with 50.0 MiB" in text
+    assert "Killed 1 children killed or crashed" in text
     states = re.findall(r'data-label="Running">\s*<span class="tr-badge[^>]*>(\w+)', client.get("/trace/workers").text)
-    assert sorted(states) == ["ended", "killed"]
+    assert sorted(states) == ["exited", "killed"]
 
 
 def test_a_process_that_ended_holds_nothing_for_the_shell(client):
-    assert words(client, "/trace/workers").count("holds 3") == 1
+    assert words(client, "/trace/workers").count("live: 3") == 1
 
 
 def test_a_process_without_a_sample_has_no_plot_and_says_when_its_first_comes(client):
@@ -129,25 +129,25 @@ def test_a_process_without_a_sample_has_no_plot_and_says_when_its_first_comes(cl
     assert "data-plot" not in page
     assert "data-series" not in page
     text = words(client, "/trace/workers?worker=web@h2")
-    assert re.search(r"No sample yet: the first comes 10 s after the start of a process, here in \d+ s \.", text)
+    assert re.search(r"No samples yet\. The first is taken in \d+ s \.", text)
 
 
-def test_memory_that_nobody_has_told_is_not_called_nothing(client):
+def test_unknown_memory_is_not_shown_as_zero(client):
     text = words(client, "/trace/workers?worker=web@h2")
-    assert "Resident – not told yet" in text
+    assert "Resident (RSS) – no data yet" in text
     assert "0 B" not in text
 
 
-def test_growth_without_a_line_says_where_it_stands(client):
+def test_native_growth_is_shown_without_a_line(client):
     text = words(client, "/trace/leaks")
-    assert "shop.beyond outside Python’s heap, so without a line" in text
+    assert "shop.beyond native memory, no Python line" in text
 
 
-def test_the_word_on_an_alert_and_what_it_is_about_are_apart(client):
-    assert re.search(r"alert is on · \S*shop/views\.py:90", words(client, "/trace"))
+def test_the_state_of_an_alert_and_its_subject_are_separated(client):
+    assert re.search(r"firing · \S*shop/views\.py:90", words(client, "/trace"))
 
 
-def test_the_page_of_a_name_says_nothing_of_a_cost_that_nobody_measured(client):
+def test_the_page_of_a_name_shows_no_overhead_without_data(client):
     text = words(client, "/trace/runs/task/shop.leak")
-    assert "A run needs – at its peak: no run was weighed yet" in text
+    assert "Peak memory, p50 – no data yet" in text
     assert "measuring took" not in text

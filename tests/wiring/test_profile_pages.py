@@ -49,7 +49,7 @@ def made(profiles: Profiles, profile: Profile, page: str) -> None:
 def test_without_a_profile_the_page_says_how_to_get_one(monitor: Any) -> None:
     answer = ask(monitor, "/trace/profiles")
     assert answer.status == 200
-    assert "No run was profiled yet" in answer.text
+    assert "No profiles" in answer.text
 
 
 def test_profiles_are_listed_newest_first(monitor: Any, profiles: Profiles) -> None:

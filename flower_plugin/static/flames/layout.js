@@ -1,7 +1,7 @@
-// A flame graph as boxes: who stands above whom, how wide, in which colour, with which words.
+// The layout of a flame graph: positions, widths, colors and texts of its boxes.
 import {escaped, percent, size} from "../page/text.js";
 
-// Pixels; what is narrower is not drawn.
+// Minimum width of a box, pixels.
 const LEAST = 2;
 
 // Nodes from rows: [frame, bytes, bytes before, width, [children]].
@@ -19,20 +19,20 @@ export function grow(rows, frames) {
     return root;
 }
 
-// The way from the outermost call to a node, as places among siblings; it stays when the page is refreshed.
-export function way(node) { return node.parent ? [...way(node.parent), node.parent.below.indexOf(node)] : []; }
+// The path from the root to a node, as sibling indexes; it stays valid when the page is refreshed.
+export function path(node) { return node.parent ? [...path(node.parent), node.parent.below.indexOf(node)] : []; }
 
 export function follow(root, places = []) { return places.reduce((node, place) => node.below[place] || node, root); }
 
-// A node and all that called it, innermost first.
+// A node and its callers, innermost first.
 export function callers(node) { return node ? [node, ...callers(node.parent)] : []; }
 
-export function beside(node, step) {
+export function sibling(node, step) {
     const row = node.parent ? node.parent.below : [node];
     return row[row.indexOf(node) + step];
 }
 
-// Boxes for what is zoomed and what it called, below the whole width of all that called it.
+// Boxes of the zoomed node and its callees, below its callers at full width.
 export function layout(zoom, pixels) {
     const boxes = callers(zoom).slice(1).reverse().map((node) => ({node, left: 0, width: pixels, above: true}));
     function put(node, left, width) {
@@ -53,8 +53,8 @@ function tone(text) {
     return sum % 3;
 }
 
-// The class of a node's colour: whose code it is, or how much it grew.
-export function look(node, most, compared) {
+// The CSS class of a node's color: user code or library, or its growth.
+export function className(node, most, compared) {
     const [name, where, , own] = node.frame;
     if (!compared) { return (own ? "tr-own-" : "tr-lib-") + tone(where || name); }
     const change = node.bytes - node.before;
@@ -63,8 +63,8 @@ export function look(node, most, compared) {
     return (change > 0 ? "tr-grew-" : "tr-shrank-") + (share > 0.5 ? 3 : share > 0.15 ? 2 : 1);
 }
 
-export function words(node, root, data) {
-    const unit = data.aRun ? " a run" : "";
+export function describe(node, root, data) {
+    const unit = data.aRun ? " per run" : "";
     const [name, where] = node.frame;
     const text = [name, where, size(node.bytes) + unit].filter(Boolean).join(" · ");
     if (data.compared) {

@@ -1,11 +1,11 @@
-// A value as a tree that opens branch by branch, by mouse and keyboard.
+// A value as a tree, operated by mouse or keyboard.
 import {element} from "../page/dom.js";
 import {count} from "../page/text.js";
 import {children, node, shortType, summary} from "./values.js";
 
 const ITEM = '[role="treeitem"]';
 
-// By item that can be opened: its ref, and the refs above it.
+// By expandable item: its ref, and the refs of its ancestors.
 const closed = new WeakMap();
 
 function line(label, found, repeats) {
@@ -14,9 +14,9 @@ function line(label, found, repeats) {
     shown.append(element("span", "tr-tree-key", label),
         element("code", redacted ? "tr-redacted" : "tr-tree-value", summary(found)));
     if (found && !redacted) { shown.append(element("span", "tr-tree-type", shortType(found.type))); }
-    const remarks = found ? [found.cut && count(found.cut) + " cut", found.note] : [];
-    if (repeats) { remarks.push("seen above: it refers to itself"); }
-    shown.append(...remarks.filter(Boolean).map((text) => element("span", "tr-cut", text)));
+    const notes = found ? [found.cut && count(found.cut) + " cut", found.note] : [];
+    if (repeats) { notes.push("circular reference"); }
+    shown.append(...notes.filter(Boolean).map((text) => element("span", "tr-cut", text)));
     return shown;
 }
 
@@ -61,7 +61,7 @@ function go(tree, item) {
     item.focus();
 }
 
-// What a key does at an item; undefined where the key means nothing there.
+// The action of a key at an item; undefined if it has none.
 function actionOf(key, heap, tree, item) {
     const items = [...tree.querySelectorAll(ITEM)].filter((one) => one.offsetParent !== null);
     const at = items.indexOf(item);

@@ -1,4 +1,4 @@
-// Captured values, from the heap table in the page: what a value is in one line, and what it has inside.
+// Captured values from the heap table in the page: their summaries and children.
 
 // A node is an array without its trailing defaults; see celery_trace.model.Node.
 const DEFAULTS = [undefined, undefined, null, [], [], -1, 0, "", ""];
@@ -17,7 +17,7 @@ export function node(heap, ref) {
 
 export function shortType(type) { return type.replace(/^builtins\./, ""); }
 
-// As Python writes it.
+// As a Python literal.
 function plain(value) {
     if (value === null) { return "None"; }
     if (value === true) { return "True"; }
@@ -34,12 +34,12 @@ const SUMMARIES = {
     plain: (found) => plain(found.value),
     text: (found) => String(found.value),
     redacted: () => "redacted",
-    absent: () => "cut off"
+    absent: () => "omitted"
 };
 
 // A value in one line.
 export function summary(found) {
-    if (!found) { return "not kept"; }
+    if (!found) { return "not captured"; }
     if (SUMMARIES[found.kind]) { return SUMMARIES[found.kind](found); }
     if (BRACKETS[found.kind]) {
         const [open, close] = BRACKETS[found.kind];
@@ -48,7 +48,7 @@ export function summary(found) {
     return `<${shortType(found.type)}>` + (found.form ? " " + found.form : "");
 }
 
-// What a value has inside: [label, ref] of each.
+// The children of a value, as [label, ref].
 export function children(heap, found) {
     if (found.kind === "dict") {
         const pairs = [];
@@ -61,7 +61,7 @@ export function children(heap, found) {
     return found.items.map((ref, at) => [label(at), ref]);
 }
 
-// Whether there is more to a value than its row in the table shows.
+// Whether a value is longer than its table row shows.
 export function isLong(found) {
     return (found.kind === "plain" || found.kind === "text") && String(found.value).length > 300;
 }

@@ -1,4 +1,4 @@
-// Buttons that copy, and buttons that ask the monitor for something.
+// Buttons that copy, and buttons that send requests to the monitor.
 import {copy} from "./clipboard.js";
 import {refresh} from "./refresh.js";
 import {post} from "./requests.js";
@@ -6,21 +6,21 @@ import {toast} from "./toasts.js";
 import {tracing} from "./tracing.js";
 
 /**
- * What came of an order.
+ * The result of a request.
  *
- * @param {object} value The server's answer.
- * @param {string} done What the button says when all went well.
+ * @param {object} value The server's response.
+ * @param {string} done The button's success message.
  * @returns {{text: string, bad: boolean}}
  */
 export function outcome(value, done) {
     if (value.workers && !value.workers.length) {
-        return {text: "No worker answered. It must run with celery-trace, and the same trace_shell_key.", bad: true};
+        return {text: "No worker replied. Workers need celery-trace and the same trace_shell_key.", bad: true};
     }
     const refused = (value.workers || []).find((worker) => !worker.ok);
     if (refused) { return {text: refused.worker + ": " + refused.why, bad: true}; }
     const failed = (value.deliveries || []).find((delivery) => !delivery.ok);
     if (failed) { return {text: "Not delivered: " + failed.error, bad: true}; }
-    return {text: done + (value.task_id ? ` Its id is ${value.task_id}.` : ""), bad: false};
+    return {text: done + (value.task_id ? ` Task id: ${value.task_id}.` : ""), bad: false};
 }
 
 async function order(button) {
@@ -34,7 +34,7 @@ async function order(button) {
     refresh();
 }
 
-// A second click while it lasts cancels it.
+// A second click cancels a pending request.
 async function orderOnce(button) {
     if (button.controller) { button.controller.abort(); return; }
     if (button.dataset.ask && !window.confirm(button.dataset.ask)) { return; }

@@ -1,4 +1,4 @@
-// Copying, where the page is not served over HTTPS too.
+// Copies text, also on pages without HTTPS.
 
 export function copy(text) {
     if (navigator.clipboard && window.isSecureContext) { return navigator.clipboard.writeText(text); }

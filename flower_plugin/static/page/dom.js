@@ -1,7 +1,7 @@
-// Elements, and the data that the server put into the page.
+// Creates elements and reads the data in the page.
 import {escapedLines} from "./text.js";
 
-// The prefix of every address, such as /flower.
+// The prefix of all URLs, such as /flower.
 export const base = document.body.dataset.base || "";
 
 export function data(id) {
@@ -28,8 +28,8 @@ export function socketTo(path) {
     return new WebSocket(scheme + window.location.host + base + path);
 }
 
-// Seconds to wait before the next try to connect.
-export function patience(tries) { return Math.min(15, Math.pow(1.6, tries)); }
+// Seconds until the next attempt to connect.
+export function backoff(tries) { return Math.min(15, Math.pow(1.6, tries)); }
 
 export function onNewWidth(draw) {
     let width = window.innerWidth;

@@ -1,6 +1,6 @@
-// Filters live in the address: links keep them, and forms leave out what is empty.
+// Filters are part of the URL: links keep them, and forms omit empty fields.
 
-// The address of a link that changes one argument. Another page of the list only fits the same filter and order.
+// The URL of a link that changes one parameter. A cursor is only valid for the same filter and order.
 export function withArgument(href, name, value) {
     const address = new URL(href);
     if (value) {
@@ -18,15 +18,15 @@ export function keepFilter(root) {
     }
 }
 
-// Whether a field would only lengthen the address.
-export function saysNothing(field) {
+// Whether a field can be omitted from the URL.
+export function isDefault(field) {
     return !field.value || (field.name === "range" && field.value === "all" && !field.hasAttribute("data-submit"));
 }
 
 function startForm(form) {
     form.addEventListener("submit", () => {
         for (const field of form.querySelectorAll("input, select")) {
-            if (saysNothing(field)) { field.disabled = true; }
+            if (isDefault(field)) { field.disabled = true; }
         }
     });
     for (const field of form.querySelectorAll("[data-submit]")) {
@@ -37,7 +37,7 @@ function startForm(form) {
 export function startFilters() {
     document.querySelectorAll(".tr-filters").forEach(startForm);
     keepFilter(document);
-    // Back from another page: what was sent without them has its fields again.
+    // After the back button: enable the omitted fields again.
     window.addEventListener("pageshow", () => {
         for (const field of document.querySelectorAll(".tr-filters [disabled]")) { field.disabled = false; }
     });

@@ -1,7 +1,7 @@
-// What is new on the page goes into it by idiomorph, so that what a person has opened, focused or scrolled stays.
+// Updates the page with idiomorph, so that open, focused and scrolled elements are preserved.
 import {Idiomorph} from "../vendor/idiomorph-0.8.0.esm.js";
 
-// A drawing that somebody points at, or has reached by keyboard, stays as it is until they leave it.
+// A plot that is hovered or focused is not updated.
 function inUse(card) { return card.matches(":hover") || card.querySelector(":focus-visible") !== null; }
 
 function cardsInUse(root) {
@@ -9,7 +9,7 @@ function cardsInUse(root) {
     return cards.filter((card) => card && inUse(card));
 }
 
-// Cards that somebody has to leave before they are brought up to date.
+// Cards that are updated when they are no longer in use.
 const waiting = new WeakSet();
 
 function whenLeft(card, then) {
@@ -22,29 +22,29 @@ function whenLeft(card, then) {
         card.removeEventListener("focusout", soon);
         if (card.isConnected) { then(); }
     }
-    // The focus has not gone to where it goes yet.
+    // At this time the focus has not moved yet.
     function soon() { window.setTimeout(left); }
     card.addEventListener("mouseleave", soon);
     card.addEventListener("focusout", soon);
 }
 
-// What scripts have drawn: the server knows only the empty place of it.
+// Elements that scripts draw into; they are empty in the server's HTML.
 function isDrawing(old, fresh) {
     return old instanceof Element && old.matches("[data-source]") && fresh.dataset?.source === old.dataset.source;
 }
 
-// Attributes that belong to the reader: what they opened, and which figure they chose to plot.
-function isTheReaders(name, node) {
+// Attributes of user state: open details, and the selected series.
+function isUserState(name, node) {
     return (name === "open" && node.matches("details")) || (name === "aria-pressed" && node.matches("[data-series]"));
 }
 
 /**
- * Make an element like another one.
+ * Make an element equal to a new version.
  *
- * @param {Element} old Stands on the page.
- * @param {Element} fresh As the server sends it now.
- * @param {function(): void} catchUp Called when a drawing that was left as it is, is in use no more.
- * @returns {boolean} Whether all of it is like the other now.
+ * @param {Element} old The element on the page.
+ * @param {Element} fresh The version from the server.
+ * @param {function(): void} catchUp Called when a skipped card is no longer in use.
+ * @returns {boolean} Whether everything was updated.
  */
 export function morph(old, fresh, catchUp) {
     const kept = cardsInUse(old);
@@ -65,7 +65,7 @@ export function morph(old, fresh, catchUp) {
                 const card = kept.find((one) => node.contains(one));
                 return card ? leave(card) : true;
             },
-            beforeAttributeUpdated: (name, node) => !isTheReaders(name, node)
+            beforeAttributeUpdated: (name, node) => !isUserState(name, node)
         }
     });
     return complete;

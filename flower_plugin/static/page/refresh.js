@@ -1,17 +1,17 @@
-// Brings the page up to date: fetches it again and takes over the regions that changed.
+// Refreshes the page: fetches it again and updates changed regions.
 import {keepFilter} from "./filters.js";
 import {morph} from "./morph.js";
-import {cutOff, holdBack, say} from "./status.js";
+import {setPaused, setStatus, showBanner} from "./status.js";
 import {tick} from "./times.js";
 
 const EVERY_MS = 2000;
 
-// Each region as the server sent it last, without the words of times, which differ each time.
+// Each region as last sent by the server, without relative times, which always change.
 const served = new Map();
 let refreshing = false;
 let again = false;
 let last = 0;
-let waits = false;
+let paused = false;
 
 function asServed(region) {
     const copy = region.cloneNode(true);
@@ -24,16 +24,16 @@ function selected() {
     return selection && !selection.isCollapsed ? selection : null;
 }
 
-function wait(wanted) {
-    waits = wanted;
-    holdBack(wanted);
+function pause(wanted) {
+    paused = wanted;
+    setPaused(wanted);
 }
 
-function takeOver(old, fresh) {
+function update(old, fresh) {
     const markup = asServed(fresh);
     if (served.get(old.id) === markup) { return; }
     if (selected()?.containsNode(old, true)) {
-        wait(true);
+        pause(true);
         return;
     }
     const complete = morph(old, fresh, refresh);
@@ -46,13 +46,13 @@ function takeOver(old, fresh) {
 async function fetchPage() {
     const answer = await fetch(window.location.href, {credentials: "same-origin", headers: {"Accept": "text/html"}});
     if (answer.redirected && new URL(answer.url).pathname.endsWith("/login")) {
-        cutOff("Your login has ended. Reload the page to log in again.");
+        showBanner("Your login has expired. Reload the page to log in again.");
         return;
     }
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const old of document.querySelectorAll("[data-live]")) {
         const region = fresh.getElementById(old.id);
-        if (region) { takeOver(old, region); }
+        if (region) { update(old, region); }
     }
 }
 
@@ -66,7 +66,7 @@ export async function refresh() {
     try {
         await fetchPage();
     } catch {
-        say("cut", "Could not refresh");
+        setStatus("error", "Refresh failed");
     } finally {
         refreshing = false;
         onceMore();
@@ -79,13 +79,13 @@ function onceMore() {
     refresh();
 }
 
-// To be called before any script changes the page.
+// Must be called before any script changes the page.
 export function startRefreshing() {
     for (const region of document.querySelectorAll("[data-live]")) { served.set(region.id, asServed(region)); }
     document.addEventListener("visibilitychange", onceMore);
     document.addEventListener("selectionchange", () => {
-        if (!waits || selected()) { return; }
-        wait(false);
+        if (!paused || selected()) { return; }
+        pause(false);
         refresh();
     });
 }

@@ -1,13 +1,13 @@
-// Requests that change something, with the token against forged ones.
+// Requests for changes, with the XSRF token.
 
 export function cookie(name) {
     const match = document.cookie.match("(?:^|;)\\s*" + name + "\\s*=\\s*([^;]+)");
     return match ? decodeURIComponent(match[1]) : "";
 }
 
-// What the server says when it refuses, as one sentence after the other.
+// The text of an error response.
 export function refusal(value, status) {
-    const why = value.error || {what: `The monitor refused this (${status}).`};
+    const why = value.error || {what: `The request failed (${status}).`};
     return [why.what, why.why, why.next].filter(Boolean).join(" ");
 }
 

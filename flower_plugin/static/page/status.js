@@ -1,32 +1,32 @@
-// What the page says about its line to the monitor.
+// Shows the state of the connection to the monitor.
 
-const DOTS = {live: " status-dot-live", cut: " status-dot-error"};
+const DOTS = {live: " status-dot-live", error: " status-dot-error"};
 const dot = document.getElementById("tr-live-dot");
-const text = document.getElementById("tr-live-text");
+const label = document.getElementById("tr-live-text");
 const banner = document.getElementById("tr-cut-off");
 
-let said = {state: "", words: ""};
-let held = false;
+let status = {state: "", text: ""};
+let paused = false;
 
 function show() {
-    if (!text) { return; }
-    text.textContent = said.state === "live" && held ? "Waits while text is selected" : said.words;
-    dot.className = "status-dot" + (DOTS[said.state] || "");
+    if (!label) { return; }
+    label.textContent = status.state === "live" && paused ? "Paused while text is selected" : status.text;
+    dot.className = "status-dot" + (DOTS[status.state] || "");
 }
 
-export function say(state, words) {
-    said = {state, words};
+export function setStatus(state, text) {
+    status = {state, text};
     show();
 }
 
-// Whether something newer waits for the reader to let go of the text that they have selected.
-export function holdBack(wanted) {
-    held = wanted;
+// Whether an update waits for the end of a text selection.
+export function setPaused(wanted) {
+    paused = wanted;
     show();
 }
 
-export function cutOff(words) {
+export function showBanner(text) {
     if (!banner) { return; }
-    banner.hidden = !words;
-    banner.textContent = words || "";
+    banner.hidden = !text;
+    banner.textContent = text || "";
 }

@@ -1,4 +1,4 @@
-// Figures and texts as people read them, by the rules of celery_trace/text: tests/support/format_cases.json holds both.
+// Formats figures and texts by the rules of celery_trace/text; tests/support/format_cases.json tests both.
 
 const NONE = "–";
 const SIZES = ["KiB", "MiB", "GiB", "TiB"];
@@ -7,7 +7,7 @@ const UNITS = {1: "s", [MINUTE]: "min", [HOUR]: "h", [DAY]: "d"};
 
 function unknown(value) { return value === null || value === undefined; }
 
-// Halves go up, away from zero.
+// Rounds half away from zero.
 function rounded(value, digits) {
     const scale = 10 ** digits;
     return Math.sign(value) * Math.floor(Math.abs(value) * scale + 0.5) / scale;
@@ -22,7 +22,7 @@ function signOf(bytes, signed) {
     return signed && bytes >= 0.5 ? "+" : "";
 }
 
-// Bytes in the largest unit below them: 512 B, 195.3 KiB. Signed puts a plus sign before what is above zero.
+// Bytes in the largest fitting unit: 512 B, 195.3 KiB. With signed, positive values get a plus sign.
 export function size(bytes, {signed = false} = {}) {
     if (unknown(bytes)) { return NONE; }
     const sign = signOf(bytes, signed);
@@ -53,7 +53,7 @@ export function duration(seconds) {
     return inTwoUnits(seconds);
 }
 
-// How long ago, or how far ahead, in one unit: now, 40 s ago, in 10 min.
+// A relative time in one unit: now, 40 s ago, in 10 min.
 export function ago(seconds) {
     const amount = Math.abs(seconds);
     if (amount < 5) { return "now"; }
@@ -68,12 +68,12 @@ export function percent(share) {
     return unknown(share) ? NONE : decimal(share * 100, Math.abs(share * 100) < 1 ? 2 : 1) + " %";
 }
 
-// A number with its thousands apart; below 100 with one decimal, unless it is zero.
+// A number with thousands separators; below 100 with one decimal, unless it is zero.
 export function count(number) { return unknown(number) ? NONE : decimal(number, Math.abs(number) < 100 ? 1 : 0); }
 
 export function clip(text, most) { return text.length > most ? text.slice(0, most - 1) + "…" : text; }
 
-// Minutes and seconds that are left, as 1:05.
+// Remaining minutes and seconds, as 1:05.
 export function left(seconds) {
     return Math.floor(seconds / 60) + ":" + String(Math.floor(seconds % 60)).padStart(2, "0");
 }
@@ -82,7 +82,7 @@ export function exact(at, style = {dateStyle: "short", timeStyle: "medium"}) {
     return new Date(at * 1000).toLocaleString(undefined, style);
 }
 
-// What can't be seen, or changes how its neighbours are shown: first and last of each range.
+// Invisible and direction characters: first and last of each range.
 const HIDDEN_RANGES = [
     [0x0000, 0x001F], [0x007F, 0x009F], [0x00AD, 0x00AD], [0x034F, 0x034F], [0x061C, 0x061C], [0x115F, 0x1160],
     [0x17B4, 0x17B5], [0x180B, 0x180F], [0x200B, 0x200F], [0x2028, 0x202E], [0x2060, 0x206F], [0x3164, 0x3164],
@@ -105,8 +105,8 @@ function escapeOf(character) {
     return SHORT[character] || "\\" + letter + code.toString(16).padStart(digits, "0");
 }
 
-// A text on one line, with escapes as Python writes them for what is hidden.
+// A single-line text with hidden characters as Python escapes.
 export function escaped(text) { return String(text).replace(HIDDEN, escapeOf); }
 
-// A text that may have several lines; line feeds and tabs stay.
+// A multi-line text with hidden characters as Python escapes, except line feeds and tabs.
 export function escapedLines(text) { return String(text).replace(HIDDEN_IN_LINES, escapeOf); }

@@ -1,4 +1,4 @@
-// Short messages in a corner of the page.
+// Short messages in the corner of the page.
 import {button, element} from "./dom.js";
 
 export function toast(text, bad) {

@@ -1,4 +1,4 @@
-// A task that is measured for a while: how long still, and an end before its time.
+// The panel of a task that is traced for a while: remaining time and a stop button.
 import {refresh} from "./refresh.js";
 import {post} from "./requests.js";
 import {left} from "./text.js";
@@ -8,7 +8,7 @@ const panel = document.getElementById("tr-tracing");
 
 function key(name) { return "trace:" + name; }
 
-// Storage may be closed to the page; the panel then isn't shown.
+// Storage may be disabled; the panel is not shown then.
 function stored(name) {
     try { return JSON.parse(window.sessionStorage.getItem(key(name)) || "null"); } catch { return null; }
 }
@@ -36,20 +36,20 @@ function over(held) {
 function show() {
     if (!panel) { return; }
     const held = stored(panel.dataset.task);
-    const still = held ? held[1] - (Date.now() - held[0]) / 1000 : 0;
-    if (still <= 0) { over(held); return; }
+    const rest = held ? held[1] - (Date.now() - held[0]) / 1000 : 0;
+    if (rest <= 0) { over(held); return; }
     panel.hidden = false;
     const bar = document.getElementById("tr-tracing-bar");
     bar.max = held[1];
-    bar.value = held[1] - still;
-    document.getElementById("tr-tracing-words").textContent = `Each run is measured, ${left(still)} left`;
+    bar.value = held[1] - rest;
+    document.getElementById("tr-tracing-text").textContent = `Tracing all runs, ${left(rest)} left`;
 }
 
 async function stop() {
     try {
         await post(panel.dataset.address, JSON.stringify({name: panel.dataset.task, seconds: 0}));
         forget(panel.dataset.task);
-        toast("Stopped: runs are measured as usual again.");
+        toast("Tracing stopped.");
         show();
     } catch (error) {
         toast(error.message, true);

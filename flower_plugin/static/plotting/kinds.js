@@ -2,7 +2,7 @@
 import {count, duration, exact, size} from "../page/text.js";
 import {drawLanes} from "./lanes.js";
 import {byReason, growthLines, highest, lonelyTimes, memoryLines, near} from "./lines.js";
-import {levelsPlugin, marksPlugin, wordsPlugin} from "./plugins.js";
+import {levelsPlugin, marksPlugin, tooltipPlugin} from "./plugins.js";
 import {around, BYTE_STEPS, bytesTick, fromZero, limitInSight, times} from "./scales.js";
 import {colour, css} from "./theme.js";
 
@@ -46,7 +46,7 @@ function line(label, at, more) {
 function joined(lines) { return uPlot.join(lines.map((one) => [one.x, one.y])); }
 function span(plot) { return plot.scales.x.max - plot.scales.x.min; }
 
-// Shows only the dots that nothing else would show.
+// Shows only dots of points without a line.
 function dotsOf(one) {
     const lonely = lonelyTimes(one);
     return (plot, number, shown) => (shown ? null : [...plot.data[0].keys()].filter((at) =>
@@ -60,25 +60,25 @@ function growth(place, data) {
         axes: axes(size),
         scales: {y: {range: (_, low, high) => fromZero(low, high)}},
         series: [{}, ...lines.map((one, at) => line(one.label, at, only))],
-        plugins: [marksPlugin(data.marks), wordsPlugin((plot, index) => {
+        plugins: [marksPlugin(data.marks), tooltipPlugin((plot, index) => {
             const at = plot.data[0][index];
             const values = lines.map((one, number) => [one.label, plot.data[number + 1][index]]);
             const kept = values.filter(([, value]) => value !== null && value !== undefined);
-            return [exact(at), ...kept.map(([label, value]) => `${label}: ${size(value)} kept`),
+            return [exact(at), ...kept.map(([label, value]) => `${label}: ${size(value)} retained`),
                 ...near(data.marks, at, span(plot))];
         })]
     });
 }
 
-// What a line of the memory plot says at a time; nothing where it has no point there.
-function memoryWords(one, at, value, format) {
+// The tooltip of a line at a time; empty if it has no point there.
+function memoryTooltip(one, at, value, format) {
     if (value === undefined) { return []; }
-    if (value === null) { return [one.label + ": not measured from here on"]; }
+    if (value === null) { return [one.label + ": no data from here on"]; }
     const name = one.names.get(at);
     return [`${one.label}: ${format(value)}${name ? " · " + name : ""}`];
 }
 
-// The lanes follow when somebody zooms.
+// Redraws the lanes after zooming.
 function lanesPlugin(place, lines, inARowS) {
     let shown = "";
     return {hooks: {draw: [(plot) => {
@@ -89,7 +89,7 @@ function lanesPlugin(place, lines, inARowS) {
 
 function memory(place, data, chosen) {
     const lines = memoryLines(data.lines, chosen);
-    if (!lines.length) { place.textContent = "This platform does not tell it."; return null; }
+    if (!lines.length) { place.textContent = "Not available on this platform."; return null; }
     const format = chosen === "rss" || chosen === "uss" ? size : count;
     const limit = chosen === "rss" ? limitInSight(data.limit, highest(lines)) : null;
     return paint(place, joined(lines), {
@@ -100,11 +100,11 @@ function memory(place, data, chosen) {
         plugins: [
             lanesPlugin(place, lines, data.in_a_row_s), marksPlugin(data.marks),
             levelsPlugin(limit ? [[limit, "limit " + size(limit)]] : [], "--flower-danger"),
-            wordsPlugin((plot, index) => {
+            tooltipPlugin((plot, index) => {
                 const at = plot.data[0][index];
-                const words = lines.flatMap((one, number) =>
-                    memoryWords(one, at, plot.data[number + 1][index], format));
-                return [exact(at), ...words].slice(0, 10).concat(near(data.marks, at, span(plot)));
+                const texts = lines.flatMap((one, number) =>
+                    memoryTooltip(one, at, plot.data[number + 1][index], format));
+                return [exact(at), ...texts].slice(0, 10).concat(near(data.marks, at, span(plot)));
             })
         ]
     });
@@ -117,19 +117,19 @@ function timeline(place, data) {
     return paint(place, [data.at, data.runs, data.failed], {
         axes: axes(count),
         scales: {
-            // Half a slice of room on both sides, or the first and the last bar are cut.
+            // Half an interval of margin on both sides, or the first and last bar would be cut.
             x: {range: times(1800, () => 200)},
             y: {range: (_, low, high) => [0, Math.max(1, high * 1.08)]}
         },
         series: [{}, barsOf("runs", 0, "55"), barsOf("failed", 5, "99")],
-        plugins: [wordsPlugin((_, index) => [
+        plugins: [tooltipPlugin((_, index) => [
             exact(data.at[index]), `${count(data.runs[index])} runs, ${data.failed[index]} failed`,
             "mean " + duration(data.mean_s[index])
         ])]
     });
 }
 
-// A drag zooms; only a click that stood still opens a run.
+// A drag zooms; a click opens a run.
 function openOnClick(plot, ids) {
     let pressed = 0;
     plot.over.addEventListener("mousedown", (event) => { pressed = event.clientX; });
@@ -158,12 +158,12 @@ function scatter(place, data, chosen) {
             points: {show: true, size: 7, fill: colour(at) + "aa"}
         }))],
         plugins: [
-            levelsPlugin(percentiles.map(([name, value]) => [value, `${name} within ${format(value)}`]),
+            levelsPlugin(percentiles.map(([name, value]) => [value, `${name} ${format(value)}`]),
                 "--flower-text-muted"),
-            wordsPlugin((_, index) => {
+            tooltipPlugin((_, index) => {
                 const value = data[chosen][index];
                 return [exact(data.at[index]),
-                    `${data.why[index]}: ${value === null ? "not measured" : format(value)}`, "click to open"];
+                    `${data.why[index]}: ${value === null ? "no data" : format(value)}`, "click to open"];
             })
         ]
     });
@@ -171,7 +171,7 @@ function scatter(place, data, chosen) {
     return plot;
 }
 
-// Kind of plot: how it is drawn, and what it plots until somebody chooses.
+// By kind of plot: the draw function and the default series.
 export const KINDS = {
     growth: [growth, ""], memory: [memory, "rss"], timeline: [timeline, ""], scatter: [scatter, "duration_s"]
 };

@@ -1,4 +1,4 @@
-// What ran when, below the plot of memory: a lane for each process, a colour for each name.
+// Running tasks below the memory plot: a lane per process, a color per name.
 import {element} from "../page/dom.js";
 import {clip, escaped, exact} from "../page/text.js";
 import {bars, namesByFrequency, placed} from "./bars.js";
@@ -47,7 +47,7 @@ function legend(names, colours) {
         item.append(dot, escaped(clip(name, 60)));
         line.append(item);
     }
-    if (names.length > MOST_NAMES) { line.append(` and ${names.length - MOST_NAMES} more names, in grey`); }
+    if (names.length > MOST_NAMES) { line.append(` and ${names.length - MOST_NAMES} more names (gray)`); }
     return line;
 }
 
@@ -60,7 +60,7 @@ export function drawLanes(place, plot, lines, inARowS) {
     const colours = coloursOf(names);
     const box = element("div", "tr-lanes");
     box.dataset.drawn = place.dataset.source;
-    box.append(element("h3", "", "What ran when"));
+    box.append(element("h3", "", "Running tasks"));
     box.append(...lines.slice(0, MOST_LANES).map((one) => lane(one, plot, colours, inARowS)), legend(names, colours));
     place.after(box);
 }

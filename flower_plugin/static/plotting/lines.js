@@ -1,22 +1,22 @@
-// What the server knows of a plot, as the columns that are drawn.
+// Converts the server's data to columns of a plot.
 
 function column(points, at) { return points.map((point) => point[at]); }
 
-// A line for each process, or one for all where single ones are not known.
+// A line per process, or one for all if they are not known.
 export function growthLines(data) {
-    const lines = data.lines.length ? data.lines : [{label: "kept", points: data.samples}];
+    const lines = data.lines.length ? data.lines : [{label: "retained", points: data.samples}];
     return lines.map(({label, points}) => ({label, x: column(points, 0), y: column(points, 1)}));
 }
 
-// A line for each process that tells what is plotted.
+// A line per process with data of the selected series.
 export function memoryLines(lines, chosen) {
     return lines.filter((one) => one[chosen].some((value) => value !== null)).map((one) => {
-        // A point without any memory breaks the line; one that only lacks what is plotted does not.
-        const told = [...one.at.keys()].filter((at) => one[chosen][at] !== null || one.rss[at] === null);
+        // A point without memory breaks the line; one that only lacks the selected series does not.
+        const known = [...one.at.keys()].filter((at) => one[chosen][at] !== null || one.rss[at] === null);
         return {
             label: one.label,
-            x: told.map((at) => one.at[at]),
-            y: told.map((at) => one[chosen][at]),
+            x: known.map((at) => one.at[at]),
+            y: known.map((at) => one[chosen][at]),
             names: new Map(one.at.map((at, index) => [at, one.name[index]])),
             ran: {label: one.label, x: one.at, name: one.name, measured: one.rss.map((value) => value !== null)}
         };
@@ -25,13 +25,13 @@ export function memoryLines(lines, chosen) {
 
 export function highest(lines) { return Math.max(...lines.map((one) => Math.max(...one.y))); }
 
-// When a line has a point with no line to either side, which would not be seen without a dot.
+// Times of isolated points, which are only visible as dots.
 export function lonelyTimes(line) {
     const breaks = (at) => at < 0 || at >= line.y.length || line.y[at] === null;
     return new Set(line.x.filter((_, at) => line.y[at] !== null && breaks(at - 1) && breaks(at + 1)));
 }
 
-// The reasons why single runs were kept, each with a column of what is plotted of its runs.
+// The reasons for storing single runs, each with a column of the selected series.
 export function byReason(data, chosen) {
     const reasons = [...new Set(data.why)].sort();
     const columns = reasons.map((reason) =>
@@ -39,16 +39,16 @@ export function byReason(data, chosen) {
     return {reasons, columns};
 }
 
-// What is marked near a time, in words.
+// Texts of the marks near a time.
 export function near(marks, at, span) {
     return (marks || []).filter((mark) => Math.abs(mark.at - at) < span / 60).slice(0, 4).map((mark) => mark.text);
 }
 
-// Marks by weight: words go to what matters most first.
+// Marks by importance, for placing their labels.
 const RANK = ["deploy", "killed", "restart", "end", "start"];
 export function byWeight(marks) { return marks.slice().sort((a, b) => RANK.indexOf(a.kind) - RANK.indexOf(b.kind)); }
 
-// Whether something from left to right has room beside what is there, and if so takes it.
+// Reserves the space from left to right, if it is free.
 export function takeRoom(taken, left, right, gap) {
     const free = taken.every((other) => left > other[1] + gap || right < other[0] - gap);
     if (free) { taken.push([left, right]); }

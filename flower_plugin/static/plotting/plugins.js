@@ -1,4 +1,4 @@
-// What plots show beside their lines: marks across, levels, and words beside the cursor.
+// Additions to plots: marks, levels, and tooltips.
 import {element} from "../page/dom.js";
 import {clip, escaped} from "../page/text.js";
 import {byWeight, takeRoom} from "./lines.js";
@@ -10,11 +10,11 @@ const MARKS = {
     start: ["--flower-text-muted", [2, 4], 0.6], end: ["--flower-text-muted", [2, 4], 0.6]
 };
 
-function look(mark) { return MARKS[mark.kind] || MARKS.start; }
-function ink(mark) { return css(look(mark)[0]) || css("--flower-text-muted"); }
+function styleOf(mark) { return MARKS[mark.kind] || MARKS.start; }
+function ink(mark) { return css(styleOf(mark)[0]) || css("--flower-text-muted"); }
 function font(ratio) { return 11 * ratio + "px " + (css("font-family") || "sans-serif"); }
 
-// Draws on a plot's canvas and leaves it as it was.
+// Draws on a plot's canvas and restores its state.
 function onCanvas(draw) {
     return {hooks: {draw: [(plot) => {
         plot.ctx.save();
@@ -25,7 +25,7 @@ function onCanvas(draw) {
 }
 
 function strokeMark(mark, x, plot, context, ratio) {
-    const [, dashes, opacity] = look(mark);
+    const [, dashes, opacity] = styleOf(mark);
     context.strokeStyle = ink(mark);
     context.globalAlpha = opacity;
     context.lineWidth = (mark.kind === "deploy" ? 2 : 1) * ratio;
@@ -45,7 +45,7 @@ function writeMark(mark, x, taken, plot, context, ratio) {
     context.fillText(text, left, plot.bbox.top - 2 * ratio);
 }
 
-// Lines across the plot, with words on top where they find room; the others say theirs beside the cursor.
+// Vertical lines with labels on top if there is room; the tooltip has all labels.
 export function marksPlugin(marks) {
     return onCanvas((plot, context, ratio) => {
         const place = (mark) => Math.round(plot.valToPos(mark.at, "x", true));
@@ -60,7 +60,7 @@ export function marksPlugin(marks) {
     });
 }
 
-// Values across the plot, such as a limit or percentiles: [value, words], in the plot's own scale.
+// Horizontal lines, such as a limit or percentiles: [value, label], in the plot's scale.
 export function levelsPlugin(levels, token) {
     return onCanvas((plot, context, ratio) => {
         const right = plot.bbox.left + plot.bbox.width;
@@ -70,7 +70,7 @@ export function levelsPlugin(levels, token) {
         context.font = font(ratio);
         context.textAlign = "right";
         let last = Infinity;
-        for (const [value, words] of levels) {
+        for (const [value, label] of levels) {
             const y = plot.valToPos(value, "y", true);
             if (y < plot.bbox.top || y > plot.bbox.top + plot.bbox.height) { continue; }
             context.beginPath();
@@ -78,14 +78,14 @@ export function levelsPlugin(levels, token) {
             context.lineTo(right, y);
             context.stroke();
             if (Math.abs(last - y) > 12 * ratio) {
-                context.fillText(words, right - 4 * ratio, y - 2 * ratio);
+                context.fillText(label, right - 4 * ratio, y - 2 * ratio);
                 last = y;
             }
         }
     });
 }
 
-function besideCursor(box, plot) {
+function placeTooltip(box, plot) {
     const left = plot.cursor.left;
     const right = left > plot.over.clientWidth / 2;
     box.style.left = right ? "" : left + 14 + "px";
@@ -93,9 +93,9 @@ function besideCursor(box, plot) {
     box.style.top = "8px";
 }
 
-// Says beside the cursor what a plain legend can't: exact bytes, what ran, which process started.
-export function wordsPlugin(describe) {
-    const box = element("div", "tr-plot-words");
+// A tooltip with exact values, running tasks and marks.
+export function tooltipPlugin(describe) {
+    const box = element("div", "tr-plot-tooltip");
     box.hidden = true;
     return {hooks: {
         init: [(plot) => {
@@ -108,7 +108,7 @@ export function wordsPlugin(describe) {
             box.hidden = !lines.length;
             if (box.hidden) { return; }
             box.replaceChildren(...lines.map((line) => element("div", "", line)));
-            besideCursor(box, plot);
+            placeTooltip(box, plot);
         }]
     }};
 }

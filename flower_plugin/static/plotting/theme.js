@@ -1,6 +1,6 @@
-// Colours of plots, which follow the theme.
+// Colors of plots, by theme.
 
-// Eight colours that differ in lightness too, so that they hold apart without colour vision.
+// Eight colors of different lightness, distinguishable without color vision.
 const LIGHT = ["#2f6f4f", "#b45309", "#1d4ed8", "#a21caf", "#0e7490", "#b91c1c", "#4d7c0f", "#6d28d9"];
 const DARK = ["#7bd88f", "#f5b759", "#7fb0ff", "#e58cf0", "#5fd3e6", "#ff8f87", "#b7dd6a", "#b79cff"];
 

@@ -1,4 +1,4 @@
-// The menu of completions below the input.
+// The completion menu.
 import {element} from "../page/dom.js";
 
 const MOST = 60;

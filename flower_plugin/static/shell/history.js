@@ -1,4 +1,4 @@
-// What was typed before, across pages of the same browser.
+// The command history, shared by pages of the same browser.
 
 const MOST = 300;
 
@@ -9,7 +9,7 @@ export class History {
         this.entries = [];
         this.place = null;
         this.draft = "";
-        // The storage may be closed to the page; the history then lasts as long as the page.
+        // Storage may be disabled; the history then lasts as long as the page.
         try { this.entries = JSON.parse(storage().getItem(key) || "[]"); } catch { this.entries = []; }
     }
 
@@ -22,7 +22,7 @@ export class History {
 
     leave() { this.place = null; }
 
-    // The entry so many steps away; what is typed now is the one after the latest.
+    // The entry so many steps away; the current input follows the latest entry.
     recall(step, now) {
         if (!this.entries.length) { return null; }
         if (this.place === null) {

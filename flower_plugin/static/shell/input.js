@@ -1,5 +1,5 @@
 // The input of the shell: keys, history, completions.
-import {complete, goesOn, indentAfter} from "./python.js";
+import {complete, continues, indentAfter} from "./python.js";
 import {Completions} from "./completions.js";
 
 const MOST_ROWS = 14;
@@ -42,15 +42,15 @@ export class Input {
 
     newLine() { this.insert("\n" + indentAfter(this.before())); }
 
-    // A block that is not complete comes back, for its next line.
-    takeBack(code) {
+    // Restores an incomplete block, for its next line.
+    restore(code) {
         if (!this.input.value) { this.set(code.replace(/\n*$/, "") + "\n" + indentAfter(code)); }
     }
 
     run() {
         const typed = this.input.value;
         if (!typed.trim()) { return; }
-        if (goesOn(typed)) { this.insert("\n" + indentAfter(typed)); return; }
+        if (continues(typed)) { this.insert("\n" + indentAfter(typed)); return; }
         const code = complete(typed);
         this.history.remember(code.replace(/\n$/, ""));
         this.set("");
@@ -73,7 +73,7 @@ export class Input {
     }
 
     pressed(event) {
-        // Tab belongs to the completion; after Escape it leads out of the field, as a keyboard needs.
+        // Tab completes; after Escape it leaves the field, for keyboard users.
         const left = this.leaving;
         this.leaving = event.key === "Escape";
         const action = (this.completions.open && this.inMenu(event.key)) || this.actionOf(event, left);
@@ -108,10 +108,10 @@ export class Input {
     }
 
     withControl(key) {
-        const nothingChosen = this.input.selectionStart === this.input.selectionEnd;
+        const noSelection = this.input.selectionStart === this.input.selectionEnd;
         return {
             " ": () => this.ask(),
-            c: nothingChosen && (() => this.interruptOrClear()),
+            c: noSelection && (() => this.interruptOrClear()),
             l: () => this.shell.clear()
         }[key];
     }

@@ -1,4 +1,4 @@
-// Python as it is typed: colours, and where the next line begins.
+// Python input: syntax colors and indentation.
 
 const KEYWORDS = new Set((
     "False None True and as assert async await break class continue def del elif else except finally for from " +
@@ -16,7 +16,7 @@ function kindOf([, comment, string, number, word]) {
     return KEYWORDS.has(word) ? "py-k" : "";
 }
 
-// Code in pieces: [text, class of its colour], where what has no colour has no class.
+// Code in pieces: [text, CSS class], the class empty for plain text.
 export function coloured(code) {
     const pieces = [];
     let at = 0;
@@ -31,24 +31,24 @@ export function coloured(code) {
     return pieces;
 }
 
-// How far the next line is indented: as the last one, and a step more after a colon.
+// The indentation of the next line: as the last line, one level more after a colon.
 export function indentAfter(code) {
     const last = code.replace(/\s+$/, "").split("\n").pop();
     const indent = last.match(/^\s*/)[0];
     return /:\s*(#.*)?$/.test(last) ? indent + "    " : indent;
 }
 
-// As in Python's own shell: inside a block Enter makes a line, and an empty line runs it.
-export function goesOn(code) {
+// As in Python's shell: inside a block Enter adds a line, and an empty line runs it.
+export function continues(code) {
     const lines = code.split("\n");
     const last = lines[lines.length - 1];
     return lines.length > 1 && last.trim() !== "" && /^\s/.test(last);
 }
 
-// What is sent: a block ends with an empty line.
+// The code to send: a block ends with an empty line.
 export function complete(code) { return code.replace(/\s+$/, "") + (code.includes("\n") ? "\n" : ""); }
 
-// Terminal colours and cursor tricks are dropped.
+// Terminal escape sequences are removed.
 const ESCAPES = new RegExp(
     "\\u001b(?:\\[[0-9;?]*[ -/]*[@-~]|\\][^\\u0007\\u001b]*(?:\\u0007|\\u001b\\\\)?|[@-_])", "g");
 

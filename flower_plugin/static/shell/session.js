@@ -1,36 +1,36 @@
-// What the monitor's messages mean for the shell: each changes what is known, and says so on the page.
+// The state of a shell session: handles the monitor's messages and updates the view.
 
 /**
- * @typedef {object} View What a session shows itself on; see shell/view.js.
+ * @typedef {object} View The page of a session; see shell/view.js.
  */
 
 export class Session {
     /**
      * @param {View} view
-     * @param {string} me Who types here.
-     * @param {function(object): boolean} send Sends a message; false while there is no line.
+     * @param {string} me The user of this page.
+     * @param {function(object): boolean} send Sends a message; false if disconnected.
      */
     constructor(view, me, send) {
         this.view = view;
         this.me = me;
         this.send = send;
         this.id = "";
-        // Number of the run that is going on, whoever began it.
+        // Number of the running command, of any user.
         this.running = null;
-        // The latest run of this page, and one of somebody else, each with its echo in the transcript.
+        // The latest command of this page, and of another user, each with its echo in the transcript.
         this.mine = null;
         this.theirs = null;
         this.asked = 0;
         this.refused = "";
-        // Lines of the transcript that this page has.
+        // Number of transcript lines on this page.
         this.seen = 0;
-        // What was typed while the session opened.
+        // Messages to send when the session is open.
         this.waiting = [];
-        // Several people share a session and hear each other's answers, so numbers must not be shared.
+        // All users of a session receive all messages, so numbers must be unique.
         this.next = 1 + Math.floor(Math.random() * 2 ** 48);
     }
 
-    heard(message) {
+    receive(message) {
         const handlers = {
             hello: this.hello, input: this.input, output: this.output, done: this.done,
             completions: this.completions, watchers: this.watchers, mode: this.mode, frame: this.frame,
@@ -39,9 +39,9 @@ export class Session {
         if (Object.hasOwn(handlers, message.type)) { handlers[message.type].call(this, message); }
     }
 
-    // --- what this page asks for ------------------------------------------------------------------------
+    // --- messages to the monitor -----------------------------------------------------------------------
 
-    // Whether it is on its way; otherwise it waits until the session is open.
+    // Returns whether it was sent; otherwise it is sent when the session is open.
     sendOrWait(message) {
         const sent = Boolean(this.id) && this.send(message);
         if (!sent) { this.waiting.push(message); }
@@ -67,9 +67,9 @@ export class Session {
         this.view.add("event", "stopping…");
     }
 
-    lineLost() { this.busy(null); }
+    disconnected() { this.busy(null); }
 
-    // --- what the monitor says --------------------------------------------------------------------------
+    // --- messages from the monitor ----------------------------------------------------------------------
 
     busy(id) {
         this.running = id;
@@ -78,14 +78,14 @@ export class Session {
 
     hello(message) {
         const again = this.id === message.session;
-        if (this.id && !again) { this.view.add("event", "The session before has ended; this is a new one."); }
+        if (this.id && !again) { this.view.add("event", "The previous session has ended. This is a new one."); }
         this.id = message.session;
         this.me = message.user;
         this.view.showMode(message.mode);
         this.watchers({names: message.watchers});
         this.view.showFrames(message.frames, message.frame);
         this.busy(message.running === undefined ? null : message.running);
-        // After a cut only what was missed is added.
+        // After a reconnect only missed lines are added.
         for (const line of message.transcript) {
             if (!again || line.seq > this.seen) { this.addLine(line); }
         }
@@ -117,12 +117,12 @@ export class Session {
 
     done(message) {
         if (this.running === message.id) { this.busy(null); }
-        // What somebody else began is shown when it is complete.
+        // Incomplete blocks of other users are not shown.
         if (this.theirs && this.theirs.id === message.id && message.more) { this.theirs.echo.remove(); }
         if (!this.isMine(message.id)) { return; }
         if (message.more) {
-            // The block is not complete: it goes back into the input, for the next line.
-            this.view.takeBack(this.mine.code, this.mine.echo);
+            // The block is incomplete: restore the input for the next line.
+            this.view.restore(this.mine.code, this.mine.echo);
         } else if (message.took_s >= 1) {
             this.view.addDuration(message.took_s);
         }
@@ -143,8 +143,8 @@ export class Session {
     frame(message) {
         this.view.markFrame(message.index);
         this.view.say("Frame " + message.index);
-        // Somebody else's choice changes what the names mean here too.
-        if (message.user !== this.me) { this.view.add("event", `${message.user} chose frame ${message.index}`); }
+        // The frame of a session is shared by all users.
+        if (message.user !== this.me) { this.view.add("event", `${message.user} selected frame ${message.index}`); }
     }
 
     remark(message) {

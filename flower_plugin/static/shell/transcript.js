@@ -1,10 +1,10 @@
-// The transcript: what was typed and what came of it, as text, never as markup.
+// The transcript: input and output, always as text, never as markup.
 import {element} from "../page/dom.js";
 import {escapedLines} from "../page/text.js";
 import {coloured, withoutEscapes} from "./python.js";
 
 const MOST_LINES = 2000;
-// Output that belongs together stays in one piece up to here, characters.
+// Consecutive output is joined up to this length, characters.
 const MOST_IN_ONE = 100000;
 
 function clean(text) { return escapedLines(withoutEscapes(text)); }
@@ -23,7 +23,7 @@ function typed(text) {
 export class Transcript {
     constructor(log) { this.log = log; }
 
-    // Adds something and returns its element.
+    // Adds an entry and returns its element.
     add(kind, text, who) {
         const stay = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 40;
         const shown = this.continued(kind, text) || this.begun(kind, text, who);

@@ -1,11 +1,11 @@
-// The shell's card on the page: what a session shows itself on.
+// The shell's card on the page.
 import {element} from "../page/dom.js";
 import {duration, escaped} from "../page/text.js";
 import {Transcript} from "./transcript.js";
 
 const MODES = {
-    live: ["tr-success", "You type into the process that failed"],
-    recreated: ["tr-info", "From the capture, in a sandbox"]
+    live: ["tr-success", "In the process that failed"],
+    recreated: ["tr-info", "Recreated from the capture in a sandbox"]
 };
 
 function part(name) { return document.getElementById("console-" + name); }
@@ -62,13 +62,13 @@ export class View {
         this.root.setAttribute("aria-busy", busy ? "true" : "false");
     }
 
-    takeBack(code, echo) {
+    restore(code, echo) {
         if (echo && echo === this.transcript.lastInput()) { echo.remove(); }
-        this.input.takeBack(code);
+        this.input.restore(code);
     }
 
     showCompletions(found, start) {
-        if (!found.length) { this.input.completions.hide(); this.say("No completion"); return; }
+        if (!found.length) { this.input.completions.hide(); this.say("No completions"); return; }
         if (document.activeElement !== this.input.input) { this.input.completions.hide(); return; }
         this.input.completions.show(found, start);
         if (found.length > 1) { this.say(found.length + " completions"); }

@@ -1,9 +1,9 @@
 """
-Which of a task's arguments are secret, by the names of its parameters.
+Finds secret arguments of a task by the names of its parameters.
 
-Celery's events and workers tell arguments as ``('ada', 'opensesame')``, where nothing says that the second one is a
-password. The monitor's own app often has the task, and so the names of its parameters. What was found
-is taken out wherever else it stands: in the message of the exception, for one, as captures do.
+Celery's events and workers report arguments as ``('ada', 'opensesame')``, without parameter names, so a password is not
+recognizable. The monitor's own app often has the task and its parameter names. Secrets that are found are redacted in
+other texts too, such as exception messages, as captures do.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from celery import Celery
 
 from celery_trace.redaction import Redactor, Scrubber
 
-#: The names of a task's positional parameters; None where the app has no such task.
+#: The names of a task's positional parameters; None if the app does not have the task.
 Parameters = Callable[[str], Sequence[str] | None]
 
-#: Longer texts are not read: Celery cuts arguments at 1,024 characters, and what is cut can't be read.
+#: Longer texts are not parsed: Celery truncates arguments at 1,024 characters, and truncated text can't be parsed.
 MOST_CHARACTERS = 16 * 1024
 MOST_DEPTH = 10
 
 
 def parameters_of(app: Celery) -> Parameters:
-    """The names of parameters, from the tasks of a Celery app."""
+    """Parameter names from the tasks of a Celery app."""
 
     def names(task_name: str) -> Sequence[str] | None:
         task = app.tasks.get(task_name)
@@ -41,13 +41,13 @@ def parameters_of(app: Celery) -> Parameters:
     return names
 
 
-class Calls:
-    """Finds the secrets in the arguments of calls."""
+class ArgumentSecrets:
+    """Finds the secrets in arguments of tasks."""
 
     def __init__(self, redactor: Redactor, parameters: Parameters = lambda _: None) -> None:
         self._redactor = redactor
         self._parameters = parameters
-        #: By the name of a task of the app: the places of its secret arguments.
+        #: By task name: the positions of secret arguments.
         self._places: dict[str, tuple[int, ...]] = {}
 
     def knows(self, name: str) -> bool:
@@ -62,7 +62,7 @@ class Calls:
         return True
 
     def scrubber(self, name: str, args: Any, kwargs: object) -> Scrubber | None:
-        """What takes the secrets of one call out of other texts; None where it has none."""
+        """A scrubber for the secrets of one call; None if it has none."""
         found = [*self._in_args(name, args), *self._in_kwargs(kwargs)]
         if not found:
             return None
@@ -80,7 +80,7 @@ class Calls:
                     yield from _texts(values[place], 0)
 
     def _in_kwargs(self, kwargs: object) -> Iterator[str]:
-        # Texts without a secret name in them are nearly all, and this is the quick way to tell.
+        # Fast path: nearly all texts have no secret name.
         if isinstance(kwargs, str) and self._redactor.text(kwargs) is kwargs:
             return
         yield from self._named(_read(kwargs), 0)
@@ -100,7 +100,7 @@ class Calls:
 
 
 def _read(value: object) -> object:
-    """Arguments as workers tell them, or as they print them."""
+    """Arguments of workers, as values or as their repr."""
     if not isinstance(value, str):
         return value
     if len(value) > MOST_CHARACTERS:
@@ -108,7 +108,7 @@ def _read(value: object) -> object:
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return None  # objects, or cut
+        return None  # objects, or truncated
 
 
 def _texts(value: Any, depth: int) -> Iterator[str]:

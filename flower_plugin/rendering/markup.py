@@ -1,13 +1,12 @@
 """
-Markup of the pages' facts: texts, sizes, times, file names and the data of their scripts.
+Markup of texts, sizes, times, file names and script data.
 
-What a template prints goes through :func:`show`, which escapes hidden characters and HTML. How a figure reads is
-``celery_trace.text.format``'s matter. Functions that return markup say so.
+All output of templates goes through :func:`show`, which escapes hidden characters and HTML. Figures are
+formatted by ``celery_trace.text.format``. Functions that return markup say so.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -26,25 +25,25 @@ _MOST_SOURCE_BYTES = 1024 * 1024
 
 
 def show(text: object) -> str:
-    """Markup: text with its hidden characters as escapes, and escaped for HTML. The autoescape of our templates."""
+    """Markup: text with hidden characters and HTML escaped. The autoescape of our templates."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     return str(xhtml_escape(escaped_lines(text)))
 
 
 def size(number_bytes: float | None, *, signed: bool = False) -> str:
-    """Markup: bytes for people, the exact number on hover."""
+    """Markup: a formatted size, with the exact number of bytes on hover."""
     if number_bytes is None:
         return f'<span class="tr-none">{format.NONE}</span>'
     text = format.size(number_bytes, signed=signed)
     return f'<span class="tr-number" title="{number_bytes:,.0f} bytes">{text}</span>'
 
 
-def ago(at_s: float | None, now_s: float) -> str:
+def ago(at_s: float | None, now_s: float, *, left: bool = False) -> str:
     """
-    Markup: a time relative to now, the exact one on hover.
+    Markup: a time relative to now, with the exact one on hover; with ``left`` the time until then, as ``60 min``.
 
-    The page's script keeps the words current and puts the exact time in the reader's zone.
+    The page's script updates the text and shows the exact time in the browser's time zone.
     """
     try:
         exact = datetime.fromtimestamp(at_s, UTC) if at_s is not None else None
@@ -52,9 +51,11 @@ def ago(at_s: float | None, now_s: float) -> str:
         exact = None
     if at_s is None or exact is None:
         return f'<span class="tr-none">{format.NONE}</span>'
+    text = format.ago(at_s, now_s)
     return (
         f'<time class="tr-time" datetime="{exact.isoformat(timespec="milliseconds")}" data-at="{at_s:.3f}" '
-        f'title="{format.moment(at_s, utc=True)}">{format.ago(at_s, now_s)}</time>'
+        f'{"data-left " if left else ""}title="{format.moment(at_s, utc=True)}">'
+        f"{text.removeprefix('in ') if left else text}</time>"
     )
 
 
@@ -63,12 +64,12 @@ def ago(at_s: float | None, now_s: float) -> str:
 
 class Paths:
     """
-    File names as records hold them, shown relative to the project.
+    File names of records, shown relative to the project.
 
     Args:
-        project: The folders that count as the project's root.
-        redactor: Takes literal secrets out of the lines that are read.
-        in_app: The setting.
+        project: The project's root folders.
+        redactor: Redacts literal secrets in source lines.
+        in_app: The setting ``trace_in_app``.
     """
 
     def __init__(
@@ -77,26 +78,26 @@ class Paths:
         self._redactor = redactor if redactor is not None else Redactor()
         folders = {os.path.abspath(folder) for folder in (*project, *in_app) if os.sep in folder}
         self._own = tuple(folder + os.sep for folder in folders if folder != os.sep)
-        #: Whether a file is the user's own.
+        #: Whether a file is user code.
         self.is_users = CodeOwner(in_app, folders)
 
     def short(self, file: str) -> str:
-        """Relative to the project, or to the folder of installed packages on whatever host it was."""
+        """Relative to the project or to the folder of installed packages, also for files of other hosts."""
         return self.is_users.short(file)
 
     def in_text(self, text: str) -> str:
-        """A sentence with the files that it names shown as :meth:`short` shows them."""
+        """A text with all file names shortened by :meth:`short`."""
         return re.sub(r"/[^\s:'\"]+\.py(?=:\d|\b)", lambda match: self.short(match.group()), text)
 
     def own_source(self, file: str, line: int, expected: str, around: int = 8) -> list[tuple[int, str]]:
         """
-        The lines around one, where this host has the file that the record speaks of.
+        The source lines around a line, if this host has the file.
 
-        A record's file name is a claim of whoever wrote the record, so only Python files below the
-        project's own folders are read, and only where the claimed line still says what was recorded.
+        A record's file name is untrusted, so only Python files below the project's own folders are read,
+        and only if the line still has the recorded text.
 
         Returns:
-            ``(number, text)`` pairs in order, without literal secrets; empty when the source is not to be had.
+            ``(number, text)`` pairs in order, without literal secrets; empty if the source is not available.
         """
         real = os.path.realpath(file)
         if not real.endswith(".py") or not real.startswith(self._own) or not expected.strip():
@@ -112,8 +113,8 @@ class Paths:
             return []
         if not 1 <= line <= len(lines):
             return []
-        said = lines[line - 1].strip()  # as it stands in records of 0.1.0; newer ones are redacted
-        if expected.strip() not in (said, self._redactor.source(said)):
+        text = lines[line - 1].strip()  # records of 0.1.0 have it as it is, newer ones redacted
+        if expected.strip() not in (text, self._redactor.source(text)):
             return []
         first = max(1, line - around)
         shown = self._redactor.source("\n".join(lines[first - 1 : line + around])).split("\n")
@@ -127,14 +128,9 @@ def data_block(value: Any) -> str:
     """
     Markup: a value as JSON for a ``<script type="application/json">``.
 
-    Everything that could end the element or the line is escaped, so a string in a record stays a string.
+    Characters that could end the element or the line are escaped, so a string of a record stays a string.
     """
     text = msgspec.json.encode(value).decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def json_text(value: Any) -> str:
-    """A value as indented JSON, for people."""
-    return json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False)
