@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Final
 
 from msgspec import Struct
 
-from celery_trace.clock import Clock
 from celery_trace.heap.source_reader import SourceReader
 from celery_trace.model import Site
 from celery_trace.text.code_owner import CodeOwner, Frames, is_our_own
@@ -93,6 +92,11 @@ class Tracing:
         self.on = False
         self._counted = False
 
+    @classmethod
+    def after_fork(cls) -> None:
+        """Make a new lock in a forked child: another thread of the parent may have held it."""
+        cls._lock = threading.Lock()
+
     def start(self, nframe: int) -> None:
         """Trace from now on, ``nframe`` frames an allocation; where it is on already its depth stays as it is."""
         with Tracing._lock:
@@ -162,44 +166,6 @@ class TracedRun:
         """Stop without a result."""
         self._tracing.stop()
         self._base = {}
-
-
-class TracedRuns:
-    """
-    Which runs are traced one by one: all in the mode ``always``, those of blocks, and those of a name for a while.
-
-    Args:
-        everything: Whether all runs are.
-        clock: For how long a name is.
-    """
-
-    def __init__(self, *, everything: bool, clock: Clock) -> None:
-        self._everything = everything
-        self._clock = clock
-        self._until_s: dict[str, float] = {}
-        #: Whether any is.
-        self.wanted = everything
-
-    def trace(self, name: str, until_s: float) -> None:
-        """Trace the runs of a name until then, by the monotonic clock."""
-        self._until_s[name] = until_s
-        self.wanted = True
-
-    def leave(self, name: str) -> None:
-        """Trace them no more, unless all runs are traced."""
-        self._until_s.pop(name, None)
-
-    def begin(self, name: str) -> TracedRun | None:
-        """Begin to trace a run of that name; None where it is not wanted."""
-        if not self._everything:
-            if name not in self._until_s:
-                return None
-            if self._clock.monotonic_s() >= self._until_s[name]:
-                del self._until_s[name]
-                return None
-        run = TracedRun()
-        run.begin()
-        return run
 
 
 def top_differences(change: Reading, own: CodeOwner | None = None, *, most: int = TOP) -> list[Site]:

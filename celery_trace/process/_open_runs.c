@@ -171,8 +171,8 @@ static PyType_Spec counts_spec = {
 typedef struct {
     PyObject_HEAD
     Counts *totals;
-    PyObject *task_id, *origin, *describe, *tracing, *profiled, *tag_before;
-    PyObject *top;
+    PyObject *task_id, *origin, *describe, *tag_before;
+    PyObject *observed, *why, *top;
     const void *owner;          /* the OpenRuns that made it, to compare with only */
     double started_at_s, started_s, duration_s;
     int retries, shared, place;
@@ -186,8 +186,8 @@ token_dealloc(Token *self)
     Py_XDECREF(self->task_id);
     Py_XDECREF(self->origin);
     Py_XDECREF(self->describe);
-    Py_XDECREF(self->tracing);
-    Py_XDECREF(self->profiled);
+    Py_XDECREF(self->observed);
+    Py_XDECREF(self->why);
     Py_XDECREF(self->top);
     Py_XDECREF(self->tag_before);
     PyObject_Free(self);
@@ -199,9 +199,9 @@ static PyMemberDef token_members[] = {
     {"task_id", T_OBJECT, offsetof(Token, task_id), READONLY, NULL},
     {"origin", T_OBJECT, offsetof(Token, origin), 0, "Where the run came from."},
     {"describe", T_OBJECT, offsetof(Token, describe), 0, "Reads queue and root id out of that."},
-    {"tracing", T_OBJECT, offsetof(Token, tracing), 0, NULL},
-    {"profiled", T_OBJECT, offsetof(Token, profiled), 0, NULL},
-    {"top", T_OBJECT, offsetof(Token, top), 0, NULL},
+    {"observed", T_OBJECT, offsetof(Token, observed), 0, "The probes that observe the run, and their state."},
+    {"why", T_OBJECT, offsetof(Token, why), 0, "Why a probe wants the run written as a record."},
+    {"top", T_OBJECT, offsetof(Token, top), 0, "The run's top differences."},
     {"started_at_s", T_DOUBLE, offsetof(Token, started_at_s), READONLY, "Seconds since the epoch."},
     {"started_s", T_DOUBLE, offsetof(Token, started_s), READONLY, "By the monotonic clock."},
     {"duration_s", T_DOUBLE, offsetof(Token, duration_s), READONLY, "Once it has ended."},
@@ -401,8 +401,7 @@ runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
         return NULL;
     token->totals = (Counts *)Py_NewRef(totals);
     token->task_id = Py_NewRef(args[1]);
-    token->origin = token->describe = token->tracing = token->profiled = token->tag_before = NULL;
-    token->top = NULL;
+    token->origin = token->describe = token->tag_before = token->observed = token->why = token->top = NULL;
     token->owner = self;
     token->started_at_s = at_s;
     token->duration_s = 0.0;

@@ -23,7 +23,7 @@ _FILES: Final = {
 }
 
 
-class RoomProbe:
+class RoomReader:
     """
     Reads limit and use of this process's control groups.
 

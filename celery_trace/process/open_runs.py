@@ -110,9 +110,9 @@ class PlainToken(Struct):
     duration_s: float = 0.0  # once it has ended
     tag_before: Any = None  # what the heap's sampler was told before
     owner: Any = None
-    tracing: Any = None
-    top: Any = None
-    profiled: Any = None
+    observed: Any = None  # the probes that observe the run, and their state
+    why: str | None = None  # why a probe wants the run written as a record
+    top: Any = None  # the run's top differences
     #: Where the run came from, and what reads queue and root id out of that, for the few runs kept by themselves.
     origin: Any = None
     describe: Callable[[Any], tuple[str, str]] | None = None

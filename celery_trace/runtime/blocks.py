@@ -12,7 +12,6 @@ import functools
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from math import inf
 from types import TracebackType
 from typing import Any, TextIO, TypeVar, cast, overload
 
@@ -22,6 +21,7 @@ from celery_trace.heap.differences import table
 from celery_trace.model import Kind, Role, Site, Stage, Verdict, Window, new_id, stable_id
 from celery_trace.process.open_runs import Token
 from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.probes.trace_probe import TraceProbe
 from celery_trace.runtime.recorder import Recorder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -188,7 +188,7 @@ class _OneRun:
                 self._label = label = recorder.redactor.text(label)
             if recorder is not None:
                 if recorder.settings.memory in {"auto", "always"}:
-                    recorder.traced.trace(label, inf)
+                    recorder.probe(TraceProbe).trace(label)
                 self._recorder = recorder
                 self._token = recorder.run_started(Kind.BLOCK, label)
 

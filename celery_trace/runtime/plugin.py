@@ -36,6 +36,9 @@ from celery_trace.model import RUN_NOTHING, Kind, Role, new_id
 from celery_trace.process.open_runs import Token
 from celery_trace.runtime import batches, refused_messages, signals, soft_limits, tracers
 from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.probes.heap_probe import HeapProbe
+from celery_trace.runtime.probes.memory_probe import MemoryProbe
+from celery_trace.runtime.probes.profile_probe import ProfileProbe
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.spool import unrecorded
@@ -304,8 +307,8 @@ class CeleryTrace:
                 self._forget_tracers = tracers.hear(self.app, self)
                 if self._forget_tracers is not None:
                     self._connection.drop("task_prerun", "task_postrun")
-                    if self._traced is not None and self._traced.recorder.heap is not None:
-                        self._traced.recorder.heap.stop_at(tracers.AROUND_CODE)
+                    if self._traced is not None:
+                        self._traced.recorder.probe(HeapProbe).stop_at(tracers.AROUND_CODE)
 
     def on_worker_process_shutdown(self, **_: Any) -> None:
         """A pool process ends in an orderly way."""
@@ -488,7 +491,7 @@ class CeleryTrace:
         recorder = self._recorder()
         runs_tasks = recorder.process.role not in RUN_NOTHING
         if self._role is Role.CHILD and self._child_limit_kib:
-            recorder.child_limit_bytes = self._child_limit_kib * 1024
+            recorder.probe(MemoryProbe).child_limit_bytes = self._child_limit_kib * 1024
         if self._main_uid and runs_tasks:
             recorder.begin("orders", lambda: self._hear_orders(recorder))
         if recorder.keeper is None and settings.shell == "live" and runs_tasks:
@@ -553,7 +556,7 @@ class CeleryTrace:
             self._main_uid,
             recorder.clock,
             on_mode=recorder.measure,
-            on_profile=recorder.profile_next,
+            on_profile=recorder.probe(ProfileProbe).arm,
             on_drop=drop,
         )
         recorder.extra_counters.append(lambda: dict(book.counters))

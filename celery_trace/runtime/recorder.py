@@ -12,19 +12,14 @@ import os
 import platform
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from types import CodeType
-from typing import Final, Protocol
-
-from msgspec.structs import replace
+from typing import Final, Protocol, TypeVar
 
 from celery_trace import guard, private_files
 from celery_trace.clock import Clock, SystemClock
-from celery_trace.heap.differences import TracedRuns, top_differences
 from celery_trace.heap.evidence import without_secrets
-from celery_trace.heap.profile import NextRunProfile
-from celery_trace.heap.watch import HeapWatch, watch_heap
-from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_IDLE_S, SAMPLE_S
 from celery_trace.model import (
     RUN_NOTHING,
     AnyRecord,
@@ -34,19 +29,18 @@ from celery_trace.model import (
     ProcessRecord,
     Role,
     Run,
-    Sample,
     Stats,
     Window,
     new_id,
 )
-from celery_trace.process.blackbox import BlackBox, label
+from celery_trace.process.blackbox import label
 from celery_trace.process.counters import available
-from celery_trace.process.limits import RoomProbe
-from celery_trace.process.memory import read_memory
 from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERED, OpenRuns, Token
 from celery_trace.redaction import Redactor
+from celery_trace.runtime.probes import PROBES
+from celery_trace.runtime.probes.probe import IDLE_S, Probe
 from celery_trace.runtime.rollups import Totals
-from celery_trace.runtime.ticker import Entry, Ticker
+from celery_trace.runtime.ticker import Ticker
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
 
@@ -54,16 +48,6 @@ from celery_trace.spool import SpoolWriter
 FLUSH_S: Final = 2.0
 #: How often the process accounts for what it wrote, dropped and cost, seconds.
 ACCOUNT_S: Final = 10.0
-#: How often the dearer counters of a sample (USS, handles) are read, seconds.
-SAMPLE_FULL_S: Final = 60.0
-#: How often the stack of what runs is put in the black box, seconds.
-BLACK_BOX_S: Final = 0.1
-#: And as long as each run is over before the next look: a thread that wakes up so often costs more than short runs do.
-BLACK_BOX_SHORT_S: Final = 0.3
-#: How often an idle process does the same, seconds.
-IDLE_S: Final = 30.0
-#: A black box that could not be made is tried again after so long, seconds.
-BOX_AGAIN_S: Final = 10.0
 #: One run of each name is kept by itself about this often, seconds, so that a scatter plot has points.
 SCATTER_S: Final = 10.0
 
@@ -76,8 +60,7 @@ def _no_code(kind: Kind, name: str) -> Iterable[CodeType]:  # noqa: ARG001 - whe
     return ()
 
 
-#: Roles of the processes that a worker runs tasks in. Elsewhere, how a crash is handled is not for us to change.
-_OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN})
+P = TypeVar("P", bound=Probe)
 
 #: Asking an enumeration for its member costs more than all the rest of a look-up by it.
 _TASK: Final = Kind.TASK
@@ -132,42 +115,30 @@ class Recorder:
         self.spool = spool
         self.ticker = ticker
         self.clock = clock
-        self.heap: HeapWatch | None = None
-        self.box: BlackBox | None = None
         self.keeper: LiveKeeper | None = None
-        self.profile: NextRunProfile | None = None
         #: The runs in progress.
         self.open_runs = OpenRuns()
         if type(clock) is not SystemClock:
             self.open_runs.now = clock.now_s
         if process.role in _OF_GREENLETS:
             self.open_runs.ident = threading.get_ident
-        self.traced = TracedRuns(everything=settings.memory == "always", clock=clock)
         self.pid = process.pid
         self.runs = 0  # that have ended
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()
-        self._code_of = code_of
+        self.code_of = code_of
         self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
         # Re-entrant: the garbage collector may run a finalizer that is itself a traced block.
         self._lock = threading.RLock()
         self._seq = 0
         self._flushed_runs = 0
-        #: What Celery replaces this process at, where it does.
-        self.child_limit_bytes: int | None = None
-        # One process of a worker tells what all of them share.
-        self._room = RoomProbe() if process.role is not Role.CHILD else None
-        self._last_rss_bytes = self._last_used_bytes = 0
-        self._last_sample_s = self._last_full_s = -SAMPLE_IDLE_S
         self._last_stats: dict[str, int] = {}
-        self._box_due_s = 0.0
-        self._box_look: Entry | None = None
-        self._runs_at_look = 0
         self._started_s = clock.monotonic_s()
-        self._ordered_until_s = 0.0
-        self._overhead_before_s = 0.0  # of watches that were ordered for a while
-        #: Whether it takes no more: the process ends, or was forked from the one it belongs to.
+        #: Whether nothing more is recorded: the process ends, or is a forked child.
         self.closed = False
+        self.probes = tuple(kind(self) for kind in PROBES)
+        self._run_probes: tuple[Probe, ...]  # those that want runs now
+        self.offer_runs()
 
     # --- making one -----------------------------------------------------------------------------------
 
@@ -210,16 +181,10 @@ class Recorder:
         recorder = cls(settings, process, spool, Ticker(clock), clock, code_of=code_of)
         recorder.ticker.is_idle = recorder.is_idle
         # A full disk, or a platform on which measuring fails: what else can be recorded is.
-        if role not in RUN_NOTHING and settings.black_box:
-            look = recorder.look_at_what_runs
-            recorder._box_look = recorder.ticker.every(BLACK_BOX_S, look, "black box", idle_s=BOX_AGAIN_S)
-            recorder.open_box()
-        if settings.memory in {"auto", "always"}:
-            recorder.begin("heap watch", recorder.watch_heap)
+        for probe in recorder.probes:
+            recorder.begin(probe.name, probe.start)
         recorder.ticker.every(FLUSH_S, recorder.flush, "flush", idle_s=IDLE_S)
         recorder.ticker.every(ACCOUNT_S, recorder.account, "account", idle_s=IDLE_S)
-        if settings.memory != "off":
-            recorder.ticker.every(SAMPLE_S, recorder.sample, "sample", idle_s=IDLE_S)
         recorder.ticker.every(guard.AGAIN_S, recorder._beginnings.again, "what failed at its start")
         try:
             recorder.ticker.start()
@@ -249,50 +214,14 @@ class Recorder:
             record = without_secrets(record, self.redactor)
         self.spool.append(record)
 
-    def watch_heap(self) -> None:
-        """
-        Sample this process's heap from now on.
-
-        Raises:
-            Unavailable: That can't be done here.
-        """
-        self.heap = watch_heap(
-            self.settings,
-            self.process,
-            self.write,
-            self.clock,
-            lambda: self.open_runs.most,
-            emit_profile=self.write,
-        )
-        if self.heap is not None:
-            self.open_runs.enter, self.open_runs.leave = self.heap.run, self.heap.restore
-            for totals in self._totals.values():
-                totals.tag = self.heap.tag(totals.kind, totals.name, self._code_of(totals.kind, totals.name))
-            self.ticker.every(self.heap.look_s, self._look_at_heap, "heap", idle_s=IDLE_S)
-
-    def _look_at_heap(self) -> None:
-        if self.heap is None:
-            return
-        if self._ordered_until_s and self.clock.monotonic_s() > self._ordered_until_s:
-            self._ordered_until_s = 0.0
-            heap, self.heap = self.heap, None
-            self.open_runs.enter = self.open_runs.leave = None
-            heap.close()
-            self._overhead_before_s += heap.duty.spent_s
-            return
-        self.heap.look()
-
     def run_started(self, kind: Kind, name: str, task_id: str = "", retries: int = 0) -> Token:
         """Note that a run begins. Hot path: a few microseconds."""
         totals = self._totals.get(name if kind is _TASK else (kind.value, name)) or self._new_totals(kind, name)
         if self.ticker.asleep:
             self.ticker.wake()
         token = self.open_runs.begin(totals, task_id, retries)
-        if self.profile is not None and name in self.profile.armed:
-            # Not traced as well: what memray itself allocates would be counted as the run's.
-            token.profiled = self.profile.started(name, task_id)
-        elif self.traced.wanted:
-            token.tracing = self.traced.begin(name)
+        if self._run_probes:
+            self._before_run(token)
         return token
 
     def run_ended(self, token: Token, state: str = "", *, failed: bool = False) -> None:
@@ -305,21 +234,17 @@ class Recorder:
             failed: Whether it counts as a failure.
         """
         retried = state == "RETRY"
-        said = self.open_runs.end(token, failed, retried)
+        added = self.open_runs.end(token, failed, retried)
         self.runs += 1
-        if token.profiled is not None and self.profile is not None:
-            self.profile.ended(token.profiled)
-        if token.tracing is not None:
-            with guard.Guard("top differences"):
-                token.top = top_differences(token.tracing.end())
-                token.totals.traced += 1
-        while said == NEXT_PERIOD:
+        if token.observed:
+            self._after_run(token)
+        while added == NEXT_PERIOD:
             self._next_period(token.totals, token.started_at_s)
-            said = self.open_runs.add(token, failed, retried)
-        if said != ADDED or token.top is not None:
+            added = self.open_runs.add(token, failed, retried)
+        if added != ADDED or token.why is not None:
             token.totals.scatter_due_s = token.started_s + SCATTER_S
             token.totals.learn_what_is_slow()
-            self._write_run(token, state, "traced" if token.top is not None else _WHY[said])
+            self._write_run(token, state, token.why or _WHY[added])
 
     def _next_period(self, totals: Totals, at_s: float) -> None:
         with self._lock:
@@ -331,6 +256,8 @@ class Recorder:
                 self.write(ended)
 
     def _write_run(self, token: Token, state: str, why: str) -> None:
+        if os.getpid() != self.pid:
+            return  # a child that was forked in the run has come to its end
         queue, root_id = token.describe(token.origin) if token.describe is not None else ("", "")
         top = token.top or []
         self.write(
@@ -359,23 +286,40 @@ class Recorder:
         if self.process.role in RUN_NOTHING:
             return
         until_s = self.clock.monotonic_s() + seconds
-        if mode == "always":
-            self.traced.trace(name, until_s)
-            return
-        self.traced.leave(name)
-        if mode == "auto" and (self.heap is None or self._ordered_until_s):
-            self._ordered_until_s = max(until_s, self._ordered_until_s)
-            if self.heap is None:
-                self.begin("heap watch", self.watch_heap)
+        for probe in self.probes:
+            with probe.guard:
+                probe.measure(name, mode, until_s)
 
-    def profile_next(self, name: str, claim: Callable[[], bool], seconds: float) -> None:
-        """Profile the next run of one name with memray, if ``claim()`` says then that this process is the one."""
-        if self.profile is None:
-            if self.process.role in RUN_NOTHING:
-                return
-            self.profile = NextRunProfile(self.settings.folder, self.process, self.clock)
-            self.extra_counters.append(lambda: dict(self.profile.counters) if self.profile else {})
-        self.profile.arm(name, claim, seconds)
+    # --- probes ----------------------------------------------------------------------------------------
+
+    def probe(self, kind: type[P]) -> P:
+        """This process's probe of a kind."""
+        return next(probe for probe in self.probes if type(probe) is kind)
+
+    def offer_runs(self) -> None:
+        """Ask each probe whether it wants runs. The others cost a run nothing."""
+        with self._lock:
+            self._run_probes = tuple(probe for probe in self.probes if probe.wants_runs)
+
+    def _before_run(self, token: Token) -> None:
+        observed: list[tuple[Probe, object]] = []
+        token.observed = observed
+        for probe in self._run_probes:
+            started_s = time.thread_time()
+            with probe.guard:
+                found = probe.before_run(token)
+                if found is not None:
+                    observed.append((probe, found))
+            probe.spent_s += time.thread_time() - started_s
+            if observed and probe.exclusive and observed[-1][0] is probe:
+                break
+
+    def _after_run(self, token: Token) -> None:
+        for probe, found in reversed(token.observed):
+            started_s = time.thread_time()
+            with probe.guard:
+                probe.after_run(token, found)
+            probe.spent_s += time.thread_time() - started_s
 
     def keep(self, failure: Failure, error: BaseException) -> None:
         """Hand a failure's live objects to the keeper, where there is one."""
@@ -386,49 +330,26 @@ class Recorder:
         with self._lock:
             key = name if kind is _TASK else (kind.value, name)
             totals = self._totals.setdefault(key, Totals(kind, name, self.clock.now_s(), label(kind, name)))
-            if self.heap is not None:
-                totals.tag = self.heap.tag(kind, name, self._code_of(kind, name))
+            for probe in self.probes:
+                with probe.guard:
+                    probe.new_name(totals)
             return totals
+
+    def totals(self) -> list[Totals]:
+        """The totals of every name that has run."""
+        with self._lock:
+            return list(self._totals.values())
 
     # --- every so often --------------------------------------------------------------------------------
 
     def is_idle(self) -> bool:
-        """Whether nothing runs, nothing has run since the last flush, and no search goes on."""
+        """Whether nothing runs, nothing has run since the last flush, and no probe is busy."""
         return (
             not self.open_runs.count
             and self.runs == self._flushed_runs
             and self._counters() == self._last_stats
-            and (self.heap is None or not self.heap.is_searching)
+            and not any(probe.is_busy for probe in self.probes)
         )
-
-    def open_box(self) -> None:
-        """Make the black box; where that fails, as on a full disk, it is tried again after :data:`BOX_AGAIN_S`."""
-        self._box_due_s = self.clock.monotonic_s() + BOX_AGAIN_S
-        if self.spool.trouble is not None:
-            return  # it has been said, and would fail for the same reason
-        with guard.Guard("black box"):
-            path = self.settings.spool_folder / f"{self.process.uid}.box"
-            try:
-                box = BlackBox(path, self.process, self.clock, self.open_runs)
-            except OSError as error:
-                guard.own_errors["black box"] += 1
-                self.spool.refused(error)
-                return
-            self.box = box
-            if self.process.role in _OF_A_WORKER:
-                with guard.Guard("crash handler"):
-                    box.catch_crashes()
-
-    def look_at_what_runs(self) -> None:
-        """Put the stack of what runs in the black box."""
-        if self._box_look is not None:
-            lasts = self.runs == self._runs_at_look and self.open_runs.count > 0
-            self._box_look.every_s = BLACK_BOX_S if lasts else BLACK_BOX_SHORT_S
-            self._runs_at_look = self.runs
-        if self.box is not None:
-            self.box.sample()
-        elif self.clock.monotonic_s() >= self._box_due_s and not self.closed:
-            self.open_box()
 
     def flush(self) -> None:
         """Write the rollups that changed."""
@@ -456,45 +377,15 @@ class Recorder:
                 )
             )
 
-    def sample(self) -> None:
-        """Look at the process's memory, and write a point of its series where it moved."""
-        now_s = self.clock.monotonic_s()
-        full = now_s - self._last_full_s >= SAMPLE_FULL_S
-        room = self._room.read() if self._room is not None else None
-        memory = replace(read_memory(full=full), room=room, child_limit_bytes=self.child_limit_bytes)
-        used_bytes = room.used_bytes if room is not None and room.of == "container" else 0
-        moved = (
-            abs(memory.rss_bytes - self._last_rss_bytes) > self._last_rss_bytes * SAMPLE_CHANGE
-            or abs(used_bytes - self._last_used_bytes) > self._last_used_bytes * SAMPLE_CHANGE
-        )
-        if not moved and now_s - self._last_sample_s < SAMPLE_IDLE_S:
-            return
-        self._last_rss_bytes, self._last_used_bytes = memory.rss_bytes, used_bytes
-        self._last_sample_s = now_s
-        if full:
-            self._last_full_s = now_s
-        latest = self.open_runs.latest
-        running = latest.name if latest is not None else ""
-        with self._lock:
-            for totals in self._totals.values():
-                if totals.dirty or totals.name == running:
-                    totals.rss_max_bytes = max(totals.rss_max_bytes, memory.rss_bytes)
-        self.write(
-            Sample(
-                process=self.process.uid,
-                at_s=self.clock.now_s(),
-                memory=memory,
-                runs=self.runs,
-                name=running,
-                kept_failures=self.keeper.kept_count if self.keeper is not None else 0,
-                overhead_ratio=self.overhead_ratio,
-            )
-        )
+    @property
+    def kept_failures(self) -> int:
+        """Failures whose objects are held for the live shell."""
+        return self.keeper.kept_count if self.keeper is not None else 0
 
     @property
     def overhead_s(self) -> float:
         """Seconds that measuring took in this process so far."""
-        return self._overhead_before_s + (self.heap.duty.spent_s if self.heap is not None else 0.0)
+        return sum(probe.overhead_s for probe in self.probes)
 
     @property
     def overhead_ratio(self) -> float:
@@ -510,8 +401,9 @@ class Recorder:
         written = self.spool.account()
         counters = {key: count for key, count in written.items() if not key.endswith((":stats", ":sample"))}
         counters.update({f"own_error:{place}": count for place, count in guard.own_errors.items()})
-        if self.heap is not None:
-            counters.update(self.heap.conditions())
+        for probe in self.probes:
+            with probe.guard:
+                counters.update(probe.counters())
         for extra in self.extra_counters:
             counters.update(extra())
         return counters
@@ -527,27 +419,28 @@ class Recorder:
         if self.keeper is not None:
             with guard.Guard("live keeper: close"):
                 self.keeper.close(how)
-        if self.profile is not None:
-            self.profile.close()
-        if self.heap is not None:
-            with guard.Guard("heap watch: close"):
-                self.heap.close()
+        self._close_probes(last=False)
         with guard.Guard("recorder: last flush"):
             self.spool.settle(at_once=True)
             self.flush()
             self.spool.prepare_end()  # from here on it is known what is lost
             self.account()
-        if self.box is not None:
-            self.box.close()
+        self._close_probes(last=True)
         self.spool.close(how)
+
+    def _close_probes(self, *, last: bool) -> None:
+        for probe in self.probes:
+            if probe.closes_last is last:
+                with probe.guard:
+                    probe.close()
 
     def abandon(self) -> None:
         """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
         self.closed = True
-        self.box = None
-        self.open_runs.enter = self.open_runs.leave = None
-        self.heap = None
-        self.profile = None
+        self._run_probes = ()
+        for probe in self.probes:
+            with probe.guard:
+                probe.after_fork()
         self.keeper = None
 
 
