@@ -159,7 +159,7 @@ def test_a_probe_measures_alone(process: Process) -> None:
 
 def test_the_cost_of_a_probe_is_counted(process: Process) -> None:
     process.run()
-    process.beat()
+    assert process.case.measured(process)
     assert process.probe.overhead_s > 0
     assert process.recorder.overhead_s == process.probe.overhead_s
 
