@@ -199,18 +199,18 @@ class Dispatcher:
         if alert.id not in self._known_log:
             self._read_log(alert.id)
         sent = self._sent.get((alert.id, label), _Sent())
-        told = sent.ok_at_s >= alert.fired_at
+        notified = sent.ok_at_s >= alert.fired_at
         happens = rules_module.kind_of(rule).happens
         due = ""
         if alert.state == "firing":
             again = now_s - sent.ok_at_s >= rule.repeat_s > 0 and not alert.acknowledged_by
-            due = "firing" if (not told and not alert.acknowledged_by) or (told and again) else ""
-        elif told:
+            due = "firing" if (not notified and not alert.acknowledged_by) or (notified and again) else ""
+        elif notified:
             due = "" if happens or sent.ok_at_s >= (alert.resolved_at or 0.0) else "resolved"
         elif alert.id in self._witnessed or sent.tried_at_s >= alert.fired_at:
             # It came and went while this channel was down. Whoever silenced or acknowledged it knows already.
-            hushed = alert.acknowledged_by or (alert.silenced_until or 0.0) >= (alert.resolved_at or 0.0)
-            due = "" if hushed else "firing" if happens else "resolved"
+            suppressed = alert.acknowledged_by or (alert.silenced_until or 0.0) >= (alert.resolved_at or 0.0)
+            due = "" if suppressed else "firing" if happens else "resolved"
         if due:
             # Another monitor over the same store may have told it meanwhile.
             self._read_log(alert.id)

@@ -97,7 +97,7 @@ def is_named(error: BaseException, name: str) -> bool:
     return False
 
 
-def is_stand_in(exception: BaseException | None, caught: BaseException) -> bool:
+def is_placeholder(exception: BaseException | None, caught: BaseException) -> bool:
     if exception is None:
         return True
     if exception is caught:

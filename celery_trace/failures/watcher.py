@@ -21,7 +21,7 @@ from celery_trace.failures.celery_request import (
     class_name,
     field,
     is_named,
-    is_stand_in,
+    is_placeholder,
     message_being_handled,
     number,
     parameters,
@@ -33,7 +33,7 @@ from celery_trace.failures.celery_request import (
     whole,
 )
 from celery_trace.failures.refusals import MessageRefusals
-from celery_trace.failures.writer import FailureWriter, Keep, SeenFailure, SeenRun, Struck
+from celery_trace.failures.writer import FailureWriter, Keep, SeenFailure, SeenRun, SoftLimit
 from celery_trace.model import AnyRecord, ExceptionInfo, Outcome, ProcessRecord, Role
 from celery_trace.redaction import Scrubber
 from celery_trace.settings import Settings
@@ -112,15 +112,15 @@ class FailureWatcher:
             return
         error = exception
         caught = sys.exc_info()[1]
-        if caught is not exception and caught is not None and is_stand_in(exception, caught):
+        if caught is not exception and caught is not None and is_placeholder(exception, caught):
             error = caught  # what Celery could not pickle, it replaced by a wrapper
         if error is None:
             return
         run = self._run(sender, task_id, getattr(sender, "request", None), args, kwargs)
         # Celery has formatted the traceback by now, and so has asked an error with a `__str__` of its own.
-        said = getattr(einfo, "traceback", None)
-        said = said if type(said) is str and error is exception else ""
-        self._write(run, _outcome_of(error), error, said=said, started_s=started_s)
+        formatted = getattr(einfo, "traceback", None)
+        formatted = formatted if type(formatted) is str and error is exception else ""
+        self._write(run, _outcome_of(error), error, formatted=formatted, started_s=started_s)
 
     def batch_failed(
         self, task: object, task_id: str, request: object, error: BaseException, args: object, note: str
@@ -128,7 +128,7 @@ class FailureWatcher:
         """Several messages were handed to one call, and it failed."""
         self._write(self._run(task, task_id, request, args, {}), _outcome_of(error), error, note=note)
 
-    def soft_limit_struck(self, task: object, task_id: str, request: object, frame: FrameType) -> Struck:
+    def soft_limit_reached(self, task: object, task_id: str, request: object, frame: FrameType) -> SoftLimit:
         """A soft time limit interrupts a run. Whether the task lets that end it is not known yet."""
         scrubber = Scrubber()
         capture = capture_frames(
@@ -141,16 +141,18 @@ class FailureWatcher:
             arguments=self._run(task, task_id, request).arguments,
             scrubber=scrubber,
         )
-        return Struck(task_id, self._clock.now_s(), capture, scrubber)
+        return SoftLimit(task_id, self._clock.now_s(), capture, scrubber)
 
-    def soft_limit_ignored(self, task: object, request: object, struck: Struck, state: str, duration_s: float) -> None:
+    def soft_limit_ignored(
+        self, task: object, request: object, soft_limit: SoftLimit, state: str, duration_s: float
+    ) -> None:
         """A run has ended otherwise than by the soft time limit that had struck in it: the task caught the error."""
-        later_s = max(0.0, self._clock.now_s() - struck.at_s)
+        later_s = max(0.0, self._clock.now_s() - soft_limit.at_s)
         self._writer.write(
             SeenFailure(
-                run=self._run(task, struck.task_id, request),
+                run=self._run(task, soft_limit.task_id, request),
                 outcome=Outcome.TIME_LIMIT,
-                struck=struck,
+                soft_limit=soft_limit,
                 exception=_SOFT_LIMIT,
                 pid=self._process.pid,
                 duration_s=duration_s,
@@ -301,7 +303,7 @@ class FailureWatcher:
         outcome: Outcome,
         error: BaseException,
         *,
-        said: str = "",
+        formatted: str = "",
         started_s: float | None = None,
         note: str = "",
     ) -> None:
@@ -312,7 +314,7 @@ class FailureWatcher:
                 run=run,
                 outcome=outcome,
                 error=error,
-                said=said,
+                formatted=formatted,
                 pid=self._process.pid,
                 killed=outcome is Outcome.LOST,
                 duration_s=self._clock.monotonic_s() - started_s if started_s is not None else None,

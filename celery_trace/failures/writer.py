@@ -66,7 +66,7 @@ class SeenRun(Struct, frozen=True):
     arguments: Arguments
 
 
-class Struck(Struct, frozen=True):
+class SoftLimit(Struct, frozen=True):
     """A soft time limit that interrupted a run, with the frames that it interrupted."""
 
     task_id: str
@@ -79,15 +79,15 @@ class SeenFailure(Struct, frozen=True, kw_only=True):
     """
     A run that failed, as one signal shows it. Nothing of it is captured or redacted yet.
 
-    ``error`` is set where the run's frames are alive, in the process that ran it; ``struck`` where they were captured
+    ``error`` is set in the process that ran it, while its frames exist; ``soft_limit`` if they were captured
     while it ran. Elsewhere ``exception`` says in words what was raised.
     """
 
     run: SeenRun
     outcome: Outcome
     error: BaseException | None = None
-    said: str = ""  # the traceback as Celery has formatted it, with `error`
-    struck: Struck | None = None
+    formatted: str = ""  # the traceback as Celery has formatted it, with `error`
+    soft_limit: SoftLimit | None = None
     exception: ExceptionInfo | None = None  # redacted
     traceback_text: str = ""
     pid: int = 0  # of the process that ran it; 0: none did
@@ -137,9 +137,9 @@ class FailureWriter:
             return
         if seen.error is not None:
             self._write_with_frames(seen, seen.error)
-        elif seen.struck is not None:
+        elif seen.soft_limit is not None:
             self._remember(seen)
-            self._emit_record(seen, seen.struck.capture, seen.exception, seen.struck.scrubber)
+            self._emit_record(seen, seen.soft_limit.capture, seen.exception, seen.soft_limit.scrubber)
         else:
             self.write_described(seen)
 
@@ -155,7 +155,7 @@ class FailureWriter:
             redactor=self.redactor,
             in_app=self._settings.in_app,
             arguments=seen.run.arguments,
-            said=seen.said,
+            formatted=seen.formatted,
             scrubber=scrubber,
             repeats=self.repeats,
         )
@@ -191,8 +191,8 @@ class FailureWriter:
         returned: str = "",
     ) -> Failure:
         run, process = seen.run, self._process
-        at_s = seen.struck.at_s if seen.struck is not None else self._clock.now_s()
-        ran_here = seen.error is not None or seen.struck is not None
+        at_s = seen.soft_limit.at_s if seen.soft_limit is not None else self._clock.now_s()
+        ran_here = seen.error is not None or seen.soft_limit is not None
         failure = Failure(
             id=failure_id(run.task_id, run.retries) if run.task_id else new_id(),
             process=process.uid,

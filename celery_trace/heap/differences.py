@@ -42,10 +42,10 @@ class Amount(Struct, frozen=True):
 NOTHING = Amount(0, 0)
 
 #: Live memory by traceback.
-Reading = dict[Frames, Amount]
+TracedMemory = dict[Frames, Amount]
 
 
-def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> Reading:
+def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> TracedMemory:
     """Sum raw traces ``(domain, bytes, frames, depth)`` by traceback, celery-trace's own left out."""
     cut = traces[:MOST_TRACES] if len(traces) > MOST_TRACES else traces
     sums: dict[Frames, list[int]] = {}
@@ -63,7 +63,7 @@ def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> Reading:
     }
 
 
-def difference(after: Reading, before: Reading) -> Reading:
+def difference(after: TracedMemory, before: TracedMemory) -> TracedMemory:
     """What ``after`` holds more than ``before``, sites without any change left out."""
     changes = {}
     for frames, amount in after.items():
@@ -122,7 +122,7 @@ class Tracing:
         """Whether what was started still traces: the task may have stopped it itself."""
         return self.on and tracemalloc.is_tracing()
 
-    def read(self, *, last: bool) -> Reading:
+    def read(self, *, last: bool) -> TracedMemory:
         """The live traces by site. With ``last`` tracing stops before they are summed."""
         # The public take_snapshot() wraps each trace in an object first: three times the time, for nothing.
         traces: Any = tracemalloc._get_traces()  # type: ignore[attr-defined]
@@ -147,7 +147,7 @@ class TracedRun:
     def __init__(self, nframe: int = 1) -> None:
         self._nframe = nframe
         self._tracing = Tracing()
-        self._base: Reading = {}
+        self._base: TracedMemory = {}
 
     def begin(self) -> None:
         """Start tracing, or read what the user's own tracing holds already."""
@@ -155,7 +155,7 @@ class TracedRun:
         if self._tracing.joined:
             self._base = self._tracing.read(last=False)
 
-    def end(self) -> Reading:
+    def end(self) -> TracedMemory:
         """Stop (unless it is the user's tracing); gives what the run gained and gave back."""
         if not self._tracing.alive:
             self._tracing.stop()
@@ -168,7 +168,7 @@ class TracedRun:
         self._base = {}
 
 
-def top_differences(change: Reading, own: CodeOwner | None = None, *, most: int = TOP) -> list[Site]:
+def top_differences(change: TracedMemory, own: CodeOwner | None = None, *, most: int = TOP) -> list[Site]:
     """
     The greatest changes of a run, by line, gains and losses alike.
 

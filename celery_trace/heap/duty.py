@@ -28,7 +28,7 @@ class Allowance:
         self._began_s = self._last_s = now_s
         self._spent_s = 0.0
 
-    def is_too_dear(self, spent_s: float, now_s: float) -> bool:
+    def exceeds(self, spent_s: float, now_s: float) -> bool:
         """Note what was spent since the last call, processor seconds."""
         self._spent_s += spent_s
         passed_s, self._last_s = now_s - self._last_s, now_s

@@ -102,40 +102,40 @@ class HeapView(Struct, frozen=True, kw_only=True):
         return self.after.stacks if self.before is None else difference(self.after, self.before)
 
 
-class Node(Struct):
+class FlameNode(Struct):
     """A frame of the tree with what is kept below it; a frame's width is the larger of both."""
 
     frame: Line
     bytes: float = 0.0
     before: float = 0.0
     width: float = 0.0
-    below: dict[Line, Node] = {}
+    below: dict[Line, FlameNode] = {}
 
     def add(self, stack: Sequence[Line], after: float, before: float) -> None:
         """Put a stack in."""
         node = self
         for frame in (None, *stack):
             if frame is not None:
-                node = node.below.setdefault(frame, Node(frame))
+                node = node.below.setdefault(frame, FlameNode(frame))
             node.bytes += after
             node.before += before
             node.width += max(after, before)
 
-    def children(self) -> list[Node]:
+    def children(self) -> list[FlameNode]:
         """The widest first."""
         return sorted(self.below.values(), key=lambda node: (-node.width, node.frame.function, node.frame.line))
 
 
-def tree(after: KeptHeap, before: KeptHeap | None = None) -> Node:
+def tree(after: KeptHeap, before: KeptHeap | None = None) -> FlameNode:
     """All stacks as one tree; its root stands for the name."""
-    root = Node(Line(file="", line=0, function="all"))
+    root = FlameNode(Line(file="", line=0, function="all"))
     earlier: Mapping[Stack, float] = before.stacks if before is not None else {}
     for stack in {**after.stacks, **earlier}:
         root.add(stack, after.stacks.get(stack, 0.0), earlier.get(stack, 0.0))
     return root
 
 
-def flat(root: Node) -> tuple[list[Line], list[Any]]:
+def flat(root: FlameNode) -> tuple[list[Line], list[Any]]:
     """
     The tree as a page's script reads it.
 
@@ -144,7 +144,7 @@ def flat(root: Node) -> tuple[list[Line], list[Any]]:
     """
     places: dict[Line, int] = {}
 
-    def one(node: Node) -> list[Any]:
+    def one(node: FlameNode) -> list[Any]:
         place = places.setdefault(node.frame, len(places))
         shown = [child for child in node.children() if child.width >= LEAST_SHARE * root.width]
         return [place, round(node.bytes, 1), round(node.before, 1), round(node.width, 1), [*map(one, shown)]]

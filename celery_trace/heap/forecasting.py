@@ -45,7 +45,7 @@ _Z: Final = 1.645
 Series = Sequence[tuple[float, float]]
 
 
-class Trend(Struct, frozen=True):
+class Slope(Struct, frozen=True):
     """A slope with its interval of 90 %, bytes a second."""
 
     slope: float
@@ -56,7 +56,7 @@ class Trend(Struct, frozen=True):
 class Growth(Struct, frozen=True):
     """A series that grows and goes on."""
 
-    trend: Trend
+    trend: Slope
     level_bytes: float  # at its end
     since_s: float  # of the series that was looked at
     until_s: float
@@ -67,7 +67,7 @@ class Growth(Struct, frozen=True):
         return self.trend.slope * (self.until_s - self.since_s)
 
 
-def theil_sen(points: Series) -> Trend:
+def theil_sen(points: Series) -> Slope:
     """The slope through at least two points at different times."""
     slopes = sorted(
         (second[1] - first[1]) / (second[0] - first[0])
@@ -78,7 +78,7 @@ def theil_sen(points: Series) -> Trend:
     within = _Z * math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
     low = max(0, math.floor((len(slopes) - within) / 2))
     high = min(len(slopes) - 1, math.ceil((len(slopes) + within) / 2))
-    return Trend(statistics.median(slopes), slopes[low], slopes[high])
+    return Slope(statistics.median(slopes), slopes[low], slopes[high])
 
 
 def evenly(series: Series, points: int) -> list[tuple[float, float]]:
@@ -123,7 +123,7 @@ def growth_of(series: Series, started_s: float) -> Growth | None:
     if late.high < whole.low or late.low > whole.high:
         points, trend = second_half, late  # it has slowed down, or speeded up
     else:
-        trend = Trend(whole.slope, min(whole.low, late.slope), max(whole.high, late.slope))
+        trend = Slope(whole.slope, min(whole.low, late.slope), max(whole.high, late.slope))
     level = points[-1][1]
     if not goes_on([value for _, value in points]):
         return None

@@ -54,7 +54,7 @@ class Levels(Struct, frozen=True):
     children: int = 0  # processes, also those that have ended and were not waited for
 
 
-class Reading(Struct, frozen=True):
+class LevelReading(Struct, frozen=True):
     """The levels at one moment, and how often each tag had run."""
 
     levels: Levels
@@ -67,7 +67,7 @@ class Reading(Struct, frozen=True):
         return level - self.heap_bytes if resource == "malloc" else level
 
 
-class Growth(Struct, frozen=True):
+class LevelGrowth(Struct, frozen=True):
     """A resource that grows."""
 
     resource: str
@@ -95,7 +95,7 @@ def read_levels() -> Levels:
     )
 
 
-class _Fit(Struct):
+class _LineFit(Struct):
     """Sums of least squares: the steps of a level against the runs of each tag between two readings."""
 
     steps: float = 0.0  # sum of squared steps
@@ -129,15 +129,15 @@ class NativeWatch:
     """The series of readings of one process."""
 
     def __init__(self) -> None:
-        self._readings: list[Reading] = []  # every so many of all, evenly over the time
+        self._readings: list[LevelReading] = []  # every so many of all, evenly over the time
         self._each = 1
-        self._fits = {resource: _Fit() for resource in LEAST}
+        self._fits = {resource: _LineFit() for resource in LEAST}
         self._count = 0
-        self._last: Reading | None = None
+        self._last: LevelReading | None = None
 
     def add(self, levels: Levels, heap_bytes: float, runs: Mapping[int, int]) -> None:
         """Note a reading."""
-        reading = Reading(levels, heap_bytes, dict(runs))
+        reading = LevelReading(levels, heap_bytes, dict(runs))
         last, self._last = self._last, reading
         if last is not None:
             ran = {tag: number - last.runs.get(tag, 0) for tag, number in runs.items()}
@@ -150,7 +150,7 @@ class NativeWatch:
             self._readings = self._readings[::2]
             self._each *= 2
 
-    def growth(self) -> list[Growth]:
+    def growth(self) -> list[LevelGrowth]:
         """What grows, by all readings; empty while they are few."""
         if self._count < FEWEST_READINGS or self._last is None:
             return []
@@ -161,11 +161,11 @@ class NativeWatch:
             if gained > 0:
                 tag = fit.best()
                 runs = max(1, readings[-1].runs.get(tag, 0) - readings[0].runs.get(tag, 0))
-                found.append(Growth(resource, tag, gained / runs, runs, self._count >= ENOUGH_READINGS))
+                found.append(LevelGrowth(resource, tag, gained / runs, runs, self._count >= ENOUGH_READINGS))
         return found
 
 
-def growth_of(readings: Sequence[Reading], resource: str) -> float:
+def growth_of(readings: Sequence[LevelReading], resource: str) -> float:
     """
     What a resource has gained for good, in its unit; 0 where it grows too little or comes back.
 
@@ -185,7 +185,7 @@ def growth_of(readings: Sequence[Reading], resource: str) -> float:
     return gained if rises and goes_on and gained >= LEAST[resource] else 0.0
 
 
-def describe(growth: Growth) -> str:
+def describe(growth: LevelGrowth) -> str:
     """``1.2 file descriptors a run: mostly /dev/null``."""
     if growth.resource == "malloc":
         return "memory that no Python object explains"

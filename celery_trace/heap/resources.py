@@ -48,7 +48,7 @@ class ResourceWatch:
         self._own = own
         self._name_of = name_of
         self._levels = native.NativeWatch()
-        self._growing: dict[str, native.Growth] = {}  # what was reported to grow
+        self._growing: dict[str, native.LevelGrowth] = {}  # what was reported to grow
         self._opened: dict[str, Stack] = {}  # where that was opened
         self._due_s = 0.0
         self._runs: dict[int, int] = {}
@@ -87,7 +87,7 @@ class ResourceWatch:
                 self._opened[resource] = stack
                 self._write(growth, _verdict_of(growth))
 
-    def _report(self, resource: str, growth: native.Growth | None) -> None:
+    def _report(self, resource: str, growth: native.LevelGrowth | None) -> None:
         before = self._growing.get(resource)
         if growth is None:
             if before is not None:
@@ -101,7 +101,7 @@ class ResourceWatch:
             self._opened.pop(resource, None)  # another task's line
         self._write(growth, _verdict_of(growth))
 
-    def _write(self, growth: native.Growth, verdict: Verdict) -> None:
+    def _write(self, growth: native.LevelGrowth, verdict: Verdict) -> None:
         kind, name = self._name_of(growth.tag)
         in_bytes = growth.resource == "malloc"
         self._emit(
@@ -131,5 +131,5 @@ class ResourceWatch:
         return lines[self._own.first(lines)]
 
 
-def _verdict_of(growth: native.Growth) -> Verdict:
+def _verdict_of(growth: native.LevelGrowth) -> Verdict:
     return Verdict.LEAKING if growth.final else Verdict.GROWING

@@ -64,7 +64,7 @@ class _Turnover(Struct):
         self.died += died
 
 
-class _Site(Struct):
+class _SiteHistory(Struct):
     """One site in this process."""
 
     begin: int  # the run from which on births are compared
@@ -84,7 +84,7 @@ class HeapHistory:
 
     def __init__(self, place_of: Callable[[int], Place | None]) -> None:
         self._place_of = place_of
-        self._sites: dict[Key, _Site] = {}
+        self._sites: dict[Key, _SiteHistory] = {}
         # Of each pick that counts, by its serial: its site, weight and whether it was resized.
         self._counted: dict[int, tuple[Key, float, int]] = {}
         self._began: dict[int, int] = {}  # tag: its runs when this stretch began
@@ -157,7 +157,7 @@ class HeapHistory:
         for key, resized in born.keys() | died.keys():
             site = self._sites.get(key)
             if site is None:
-                site = self._sites[key] = _Site(self._began.get(key[0], 0), _Turnover(), _Turnover())
+                site = self._sites[key] = _SiteHistory(self._began.get(key[0], 0), _Turnover(), _Turnover())
             turnover = site.resized if resized else site.turnover
             turnover.look(born[key, resized], died[key, resized])
         for number, (key, site) in enumerate(self._sites.items(), 1):
@@ -172,7 +172,7 @@ class HeapHistory:
         }
 
 
-def _released(site: _Site) -> float:
+def _released(site: _SiteHistory) -> float:
     """
     The share of what was born lately that was freed, from 0 to 1.
 
@@ -184,7 +184,7 @@ def _released(site: _Site) -> float:
     return min(1.0, died / born) if born else float(died > 0)
 
 
-def _evidence(site: _Site, picks: list[Pick], limit: int, collections: int) -> Evidence:
+def _evidence(site: _SiteHistory, picks: list[Pick], limit: int, collections: int) -> Evidence:
     """The evidence of one stretch: survivors that were born in the runs after ``site.begin``, up to ``limit``."""
     births = sorted({pick.run for pick in picks if site.begin < pick.run <= limit})
     if births and births[0] > site.begin + (limit - site.begin) // 2:

@@ -133,7 +133,7 @@ class _Site(Struct):
     searched_at_runs: int = 0
     judgement: Judgement = Judgement(Verdict.TOO_FEW_RUNS, 0.0, "")
     verdict: Verdict | None = None  # that was written last
-    told: Holder = Holder()  # that was written last
+    written_holder: Holder = Holder()  # that was written last
     events: int = 0  # at that time
     written_s: float = 0.0
     growth: list[tuple[float, int]] = []
@@ -185,7 +185,9 @@ class HeapWatch:
         self._long_runs = LongRuns()
         self._profile_due_s = time.monotonic() + PROFILE_FIRST_S
         self._sites: dict[Key, _Site] = {}
-        self._told: dict[tuple[str, ...], Key] = {}  # what holds something of a library's lines: the line that tells it
+        self._covering_site: dict[
+            tuple[str, ...], Key
+        ] = {}  # what holds something of a library's lines: the line that tells it
         self._began_s = time.monotonic()
         self._pause_s = sampler.pace.first_pause_s
         self._due_s = self._began_s + sampler.pace.first_pause_s
@@ -394,7 +396,7 @@ class HeapWatch:
         stats = self._sampler.stats()
         pick_s = stats["pick_s"] - self._pick_s
         self.duty.spend((stats["calls"] - self._calls) * self._cost_s + pick_s)
-        if self._picking.is_too_dear(pick_s, time.process_time()) and stats["mean_bytes"] < COARSEST_BYTES:
+        if self._picking.exceeds(pick_s, time.process_time()) and stats["mean_bytes"] < COARSEST_BYTES:
             self._sampler.coarsen()
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
@@ -458,7 +460,7 @@ class HeapWatch:
             self._proving,
             thinned=stats["mean_bytes"] != self._mean_bytes,
             in_flight=in_flight,
-            breathe=_breathe,
+            breathe=_yield_gil,
         )
         self._mean_bytes = stats["mean_bytes"]
         evidence = self._history.evidence()
@@ -488,7 +490,7 @@ class HeapWatch:
         """Whether it is so much that a process which runs no tasks must say what holds it."""
         return self._process.role in RUN_NOTHING and key[0] == UNTAGGED and evidence.bytes >= LARGE_BYTES
 
-    def _is_told(self, key: Key, site: _Site) -> bool:
+    def _is_covered(self, key: Key, site: _Site) -> bool:
         """
         Whether a larger site of the same holder speaks for a line of a library.
 
@@ -497,7 +499,7 @@ class HeapWatch:
         if key[0] != UNTAGGED or self._own(key[1][0]) or not site.holder.path:
             return False
         holder = tuple(step.partition("[")[0] for step in site.holder.path[:-1])
-        return self._told.setdefault(holder, key) != key
+        return self._covering_site.setdefault(holder, key) != key
 
     def _is_worth_a_row(self, key: Key, evidence: Evidence, last: bool) -> bool:
         """Whether a site is to be reported from now on."""
@@ -521,9 +523,9 @@ class HeapWatch:
             # What a process does by itself is no task that somebody wrote: a mere suspicion is not worth a row.
             grows = site.verdict is not None or site.judgement.verdict in (_GROWS, _LEAKS)
             is_held = bool(site.holder.path) and self._is_large(key, evidence[key])
-            if (key[0] != UNTAGGED or grows or is_held) and not self._is_told(key, site):
+            if (key[0] != UNTAGGED or grows or is_held) and not self._is_covered(key, site):
                 self._write(key, site, evidence[key], runs, now_s)
-                _breathe()
+                _yield_gil()
 
     def _prepare_search(self, evidence: Mapping[Key, Evidence], last: bool) -> None:
         """Search the holders of what grows, all in the same passes over the heap."""
@@ -666,12 +668,12 @@ class HeapWatch:
         lasted_s = self._long_runs.lasted_s(key[0], now_s)
         grows = lasted_s > 0 and site.judgement.verdict in (_GROWS, _LEAKS)
         verdict = _GROWS if grows else Verdict.STEADY
-        is_new = verdict is not site.verdict or site.holder != site.told
+        is_new = verdict is not site.verdict or site.holder != site.written_holder
         if (site.verdict is None and not grows) or not (is_new or (grows and now_s - site.written_s >= REPEAT_S)):
             return
         size = round(evidence.bytes)
         why = f"{format_size(size)} in one run of {duration(lasted_s)}" if grows else "the run has released it"
-        site.verdict, site.told, site.written_s = verdict, site.holder, now_s
+        site.verdict, site.written_holder, site.written_s = verdict, site.holder, now_s
         site.growth = _with_point(site.growth, (self._clock.now_s(), size))
         tag, place = key
         self._emit_window(
@@ -689,11 +691,16 @@ class HeapWatch:
 
     def _write(self, key: Key, site: _Site, evidence: Evidence, runs: dict[int, int], now_s: float) -> None:
         tag, judgement = key[0], site.judgement
-        is_new = judgement.verdict is not site.verdict or site.holder != site.told
+        is_new = judgement.verdict is not site.verdict or site.holder != site.written_holder
         has_more = evidence.events > 1.25 * site.events
         if not (is_new or has_more or (now_s - site.written_s >= REPEAT_S and evidence.events != site.events)):
             return
-        site.verdict, site.told, site.events, site.written_s = judgement.verdict, site.holder, evidence.events, now_s
+        site.verdict, site.written_holder, site.events, site.written_s = (
+            judgement.verdict,
+            site.holder,
+            evidence.events,
+            now_s,
+        )
         rate = evidence.bytes_per_run
         total = round(evidence.bytes + rate * self._unobserved(tag, runs))
         site.growth = _with_point(site.growth, (self._clock.now_s(), total))
@@ -767,7 +774,7 @@ class HeapWatch:
 _current: HeapWatch | None = None
 
 
-def _breathe() -> None:
+def _yield_gil() -> None:
     time.sleep(_BREATH_S)
 
 

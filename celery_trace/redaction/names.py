@@ -143,7 +143,7 @@ def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
-def words_of(name: str) -> list[str]:
+def split_name(name: str) -> list[str]:
     """The words of a name in lower case and singular: ``userApiKeys2`` is ``user``, ``api``, ``key``."""
     return [_singular(word) for word in _split(name)]
 
@@ -159,7 +159,7 @@ class SecretNames:
     def __init__(self, more: Iterable[str] = ()) -> None:
         names = [name for name in more if name]
         self._literal = frozenset(name.lower() for name in names)
-        self._phrases = tuple(tuple(words) for words in map(words_of, names) if words)
+        self._phrases = tuple(tuple(words) for words in map(split_name, names) if words)
         #: Answers so far, for hot loops that look before they ask.
         self.known: dict[str | None, bool] = {}
         self._hint = re.compile(any_of(self._hints())).search
@@ -180,12 +180,12 @@ class SecretNames:
             return True
         spelled = _split(name)
         words = [_singular(word) for word in spelled]
-        if any(_stand_in_a_row(phrase, words) for phrase in self._phrases):
+        if any(_contains_phrase(phrase, words) for phrase in self._phrases):
             return True
         if not words or words[-1] in MEASURES:
             return False
-        return any(_is_secret_word(place, words, spelled) for place in range(len(words))) or any(
-            _stand_in_a_row(phrase, words) for phrase in PHRASES
+        return any(_is_secret_part(place, words, spelled) for place in range(len(words))) or any(
+            _contains_phrase(phrase, words) for phrase in PHRASES
         )
 
     def _hints(self) -> set[str]:
@@ -198,7 +198,7 @@ class SecretNames:
         return self._hint(fold(text).lower()) is not None
 
 
-def _is_secret_word(place: int, words: list[str], spelled: list[str]) -> bool:
+def _is_secret_part(place: int, words: list[str], spelled: list[str]) -> bool:
     word = words[place]
     before = words[place - 1] if place else ""
     after = words[place + 1] if place + 1 < len(words) else ""
@@ -219,6 +219,6 @@ def _is_key(word: str) -> bool:
     return word.endswith("key") and word[:-3] in KEYS
 
 
-def _stand_in_a_row(phrase: tuple[str, ...], words: list[str]) -> bool:
+def _contains_phrase(phrase: tuple[str, ...], words: list[str]) -> bool:
     length = len(phrase)
     return any(tuple(words[start : start + length]) == phrase for start in range(len(words) - length + 1))

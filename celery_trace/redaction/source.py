@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from celery_trace.redaction.names import words_of
+from celery_trace.redaction.names import split_name
 from celery_trace.redaction.spans import Span
 
 #: A name, possibly in quotes or a subscript, and what leads from it to a literal or to brackets that may hold some.
@@ -59,7 +59,7 @@ def literals(text: str, is_secret: Callable[[str], bool]) -> Iterator[Span]:
 
 
 def _logs_in(name: str) -> bool:
-    words = words_of(name)
+    words = split_name(name)
     return bool(words) and words[0 if len(words) == 1 else -1] in _LOGINS
 
 

@@ -1,8 +1,8 @@
 """
-One recorder a process: every record of the process passes here on its way to the spool.
+One recorder per process: all of its records pass through it to the spool.
 
-Runs are added up in memory, in rollups of five minutes, and flushed by the ticker;
-what stands for itself (a failure, a window, an outlier) is written at once.
+Runs are added up in memory, in rollups of five minutes, which the ticker flushes. Single records (a failure, a window,
+an outlier) are written at once.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERE
 from celery_trace.redaction import Redactor
 from celery_trace.runtime.probes import PROBES
 from celery_trace.runtime.probes.probe import IDLE_S, Probe
-from celery_trace.runtime.rollups import Totals
+from celery_trace.runtime.rollups import RunTotals
 from celery_trace.runtime.ticker import Ticker
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
 
 #: How often the running totals are written, seconds.
 FLUSH_S: Final = 2.0
-#: How often the process accounts for what it wrote, dropped and cost, seconds.
+#: How often the process reports what it wrote, dropped and cost, seconds.
 ACCOUNT_S: Final = 10.0
-#: One run of each name is kept by itself about this often, seconds, so that a scatter plot has points.
+#: How often one run of each name is written as a record, for the scatter plot, seconds.
 SCATTER_S: Final = 10.0
 
 
@@ -56,47 +56,46 @@ SCATTER_S: Final = 10.0
 CodeOf = Callable[[Kind, str], Iterable[CodeType]]
 
 
-def _no_code(kind: Kind, name: str) -> Iterable[CodeType]:  # noqa: ARG001 - where functions are not known
+def _no_code(kind: Kind, name: str) -> Iterable[CodeType]:  # noqa: ARG001 - the functions are not known
     return ()
 
 
 P = TypeVar("P", bound=Probe)
 
-#: Asking an enumeration for its member costs more than all the rest of a look-up by it.
+#: Reading an enumeration's member costs more than the rest of a look-up by it.
 _TASK: Final = Kind.TASK
-#: Why a run is written by itself.
+#: Why a run is written as a record.
 _WHY: Final = {OUTLIER: "outlier", SCATTERED: "sampled"}
-#: Roles whose runs change threads for greenlets, where a gevent or eventlet has replaced Python's threads.
+#: Roles whose runs may be in greenlets, where gevent or eventlet has patched Python's threads.
 _OF_GREENLETS: Final = frozenset({Role.GREEN, Role.WEB})
 
 
 class LiveKeeper(Protocol):
-    """What holds the objects of the last failures, where the live shell is on."""
+    """Holds the objects of the last failures for the live shell."""
 
     @property
     def kept_count(self) -> int:
         """How many failures are held."""
 
     def keep(self, failure: Failure, error: BaseException) -> None:
-        """Hold on to what ``error`` reaches."""
+        """Keep everything that ``error`` refers to alive."""
 
     def drop(self, failure_id: str) -> bool:
-        """Let one failure go; False if it is not kept."""
+        """Release one failure; False if it is not held."""
 
     def drop_all(self) -> int:
-        """Let all go; how many there were."""
+        """Release all; returns how many there were."""
 
     def close(self, how: str) -> None:
-        """Let all go and say so."""
+        """Release all and report it."""
 
 
 class Recorder:
     """
-    All that a process records.
+    Everything that a process records.
 
-    Methods may be called from any thread. None of them is guarded: whoever calls from
-    somebody else's code (a signal, a middleware) wraps the call in a
-    :class:`celery_trace.guard.Guard`.
+    Methods may be called from any thread. They are not guarded: a caller in the user's code (a signal, a middleware)
+    wraps the call in a :class:`celery_trace.guard.Guard`.
     """
 
     def __init__(
@@ -127,8 +126,8 @@ class Recorder:
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()
         self.code_of = code_of
-        self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
-        # Re-entrant: the garbage collector may run a finalizer that is itself a traced block.
+        self._totals: dict[str | tuple[str, str], RunTotals] = {}  # tasks by name, others by kind too
+        # Re-entrant: the garbage collector may run a finalizer that contains a traced block.
         self._lock = threading.RLock()
         self._seq = 0
         self._flushed_runs = 0
@@ -155,7 +154,7 @@ class Recorder:
         code_of: CodeOf = _no_code,
     ) -> Recorder:
         """
-        Make this process's recorder, present the process, start the ticker.
+        Make this process's recorder and start its probes and its ticker.
 
         Nothing is written before the first record: a process that does nothing leaves no file.
         """
@@ -180,12 +179,12 @@ class Recorder:
             spool.refused(error)
         recorder = cls(settings, process, spool, Ticker(clock), clock, code_of=code_of)
         recorder.ticker.is_idle = recorder.is_idle
-        # A full disk, or a platform on which measuring fails: what else can be recorded is.
+        # On a full disk, or where a probe fails, everything else is recorded.
         for probe in recorder.probes:
             recorder.begin(probe.name, probe.start)
         recorder.ticker.every(FLUSH_S, recorder.flush, "flush", idle_s=IDLE_S)
         recorder.ticker.every(ACCOUNT_S, recorder.account, "account", idle_s=IDLE_S)
-        recorder.ticker.every(guard.AGAIN_S, recorder._beginnings.again, "what failed at its start")
+        recorder.ticker.every(guard.AGAIN_S, recorder._beginnings.again, "retry of failed starts")
         try:
             recorder.ticker.start()
         except RuntimeError:  # no further thread is allowed now
@@ -195,27 +194,27 @@ class Recorder:
 
     def begin(self, part: str, make: Callable[[], object]) -> bool:
         """
-        Begin a part of the recording, now or, if that fails, again and again from the ticker until it succeeds.
+        Start a part of the recording; if that fails, the ticker repeats it until it succeeds.
 
         Args:
-            part: What it is, for the log.
-            make: Begins it; must leave nothing behind where it fails.
+            part: Its name, for the log.
+            make: Starts it; must leave nothing behind if it fails.
 
         Returns:
-            Whether it has begun.
+            Whether it has started.
         """
         return self._beginnings.begin(part, make)
 
     # --- what is recorded ------------------------------------------------------------------------------
 
     def write(self, record: AnyRecord) -> None:
-        """Append one record to the spool. What doesn't fit is counted by the spool."""
+        """Append one record to the spool, which counts what doesn't fit."""
         if isinstance(record, Window | Run | HeapProfile):
             record = without_secrets(record, self.redactor)
         self.spool.append(record)
 
     def run_started(self, kind: Kind, name: str, task_id: str = "", retries: int = 0) -> Token:
-        """Note that a run begins. Hot path: a few microseconds."""
+        """A run begins. Hot path: about a microsecond."""
         totals = self._totals.get(name if kind is _TASK else (kind.value, name)) or self._new_totals(kind, name)
         if self.ticker.asleep:
             self.ticker.wake()
@@ -226,11 +225,11 @@ class Recorder:
 
     def run_ended(self, token: Token, state: str = "", *, failed: bool = False) -> None:
         """
-        Note that a run ended, and add it up.
+        A run has ended: add it up.
 
         Args:
-            token: What :meth:`run_started` gave.
-            state: Celery's word for the end, or the HTTP status.
+            token: From :meth:`run_started`.
+            state: Celery's state, or the HTTP status.
             failed: Whether it counts as a failure.
         """
         retried = state == "RETRY"
@@ -243,10 +242,10 @@ class Recorder:
             added = self.open_runs.add(token, failed, retried)
         if added != ADDED or token.why is not None:
             token.totals.scatter_due_s = token.started_s + SCATTER_S
-            token.totals.learn_what_is_slow()
+            token.totals.learn_slow_bucket()
             self._write_run(token, state, token.why or _WHY[added])
 
-    def _next_period(self, totals: Totals, at_s: float) -> None:
+    def _next_period(self, totals: RunTotals, at_s: float) -> None:
         with self._lock:
             if at_s < totals.ends_at_s:
                 return  # another thread was first
@@ -257,7 +256,7 @@ class Recorder:
 
     def _write_run(self, token: Token, state: str, why: str) -> None:
         if os.getpid() != self.pid:
-            return  # a child that was forked in the run has come to its end
+            return  # the child of a fork inside the run
         queue, root_id = token.describe(token.origin) if token.describe is not None else ("", "")
         top = token.top or []
         self.write(
@@ -322,25 +321,25 @@ class Recorder:
             probe.spent_s += time.thread_time() - started_s
 
     def keep(self, failure: Failure, error: BaseException) -> None:
-        """Hand a failure's live objects to the keeper, where there is one."""
+        """Pass a failure's live objects to the keeper, if there is one."""
         if self.keeper is not None:
             self.keeper.keep(failure, error)
 
-    def _new_totals(self, kind: Kind, name: str) -> Totals:
+    def _new_totals(self, kind: Kind, name: str) -> RunTotals:
         with self._lock:
             key = name if kind is _TASK else (kind.value, name)
-            totals = self._totals.setdefault(key, Totals(kind, name, self.clock.now_s(), label(kind, name)))
+            totals = self._totals.setdefault(key, RunTotals(kind, name, self.clock.now_s(), label(kind, name)))
             for probe in self.probes:
                 with probe.guard:
                     probe.new_name(totals)
             return totals
 
-    def totals(self) -> list[Totals]:
+    def totals(self) -> list[RunTotals]:
         """The totals of every name that has run."""
         with self._lock:
             return list(self._totals.values())
 
-    # --- every so often --------------------------------------------------------------------------------
+    # --- at intervals ----------------------------------------------------------------------------------
 
     def is_idle(self) -> bool:
         """Whether nothing runs, nothing has run since the last flush, and no probe is busy."""
@@ -361,7 +360,7 @@ class Recorder:
                 self._write_rollup(totals)
 
     def account(self) -> None:
-        """Write the process's account of itself, where it changed."""
+        """Write the process's statistics, if they have changed."""
         counters = self._counters()
         if counters != self._last_stats:
             self._last_stats = counters
@@ -384,7 +383,7 @@ class Recorder:
 
     @property
     def overhead_s(self) -> float:
-        """Seconds that measuring took in this process so far."""
+        """Seconds that measuring has taken in this process."""
         return sum(probe.overhead_s for probe in self.probes)
 
     @property
@@ -393,7 +392,7 @@ class Recorder:
         lived_s = self.clock.monotonic_s() - self._started_s
         return self.overhead_s / lived_s if lived_s > 0 else 0.0
 
-    def _write_rollup(self, totals: Totals) -> None:
+    def _write_rollup(self, totals: RunTotals) -> None:
         self._seq += 1
         self.write(totals.rollup(self.process.uid, self._seq))
 
@@ -411,7 +410,7 @@ class Recorder:
     # --- the end ---------------------------------------------------------------------------------------
 
     def close(self, how: str = "exit") -> None:
-        """Flush, let the kept failures go, and say goodbye. A second call does nothing."""
+        """Flush, release the held failures, and write that the process has ended. A second call does nothing."""
         if self.closed:
             return
         self.closed = True
@@ -423,7 +422,7 @@ class Recorder:
         with guard.Guard("recorder: last flush"):
             self.spool.settle(at_once=True)
             self.flush()
-            self.spool.prepare_end()  # from here on it is known what is lost
+            self.spool.prepare_end()  # from here on the losses are known
             self.account()
         self._close_probes(last=True)
         self.spool.close(how)
@@ -435,7 +434,7 @@ class Recorder:
                     probe.close()
 
     def abandon(self) -> None:
-        """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
+        """In a forked child: drop the parent's recorder without writing; the files are the parent's."""
         self.closed = True
         self._run_probes = ()
         for probe in self.probes:
@@ -451,7 +450,7 @@ _making = threading.RLock()
 
 
 def current() -> Recorder | None:
-    """This process's recorder, or None. Never a parent's."""
+    """This process's recorder, or None. Never the parent's."""
     return _current
 
 
@@ -464,7 +463,7 @@ def ensure(
     uid: str = "",
     code_of: CodeOf = _no_code,
 ) -> Recorder:
-    """This process's recorder; made now where there is none, as after a fork. ``uid`` names a new one."""
+    """This process's recorder; if there is none, as after a fork, a new one with this ``uid``."""
     global _current  # noqa: PLW0603 - one recorder a process is what this module is for
     recorder = _current
     if recorder is None:
@@ -488,7 +487,7 @@ def close(how: str = "exit") -> None:
 
 
 def _forget_after_fork() -> None:
-    """In the child of a fork, the parent's recorder is only a memory."""
+    """Drop the parent's recorder in a forked child."""
     global _current, _making  # noqa: PLW0603
     recorder, _current = _current, None
     _making = threading.RLock()

@@ -53,7 +53,7 @@ _suppress_of = _field(BaseException, "__suppress_context__")
 _traceback_of = _field(BaseException, "__traceback__")
 _args_of = _field(BaseException, "args")
 #: Says ``args``, and no more; most exceptions, the user's too, speak by it.
-_PLAIN_SPEECH = BaseException.__dict__["__str__"]
+_PLAIN_STR = BaseException.__dict__["__str__"]
 _members_of = _field(BaseExceptionGroup, "exceptions")
 
 
@@ -105,7 +105,7 @@ def tree_of(error: BaseException) -> list[Raised]:
     return found
 
 
-def message_of(error: BaseException, most: int = 1024, said: str = "") -> str:
+def message_of(error: BaseException, most: int = 1024, formatted: str = "") -> str:
     """
     What ``str(error)`` would say, where that runs no code of the user's; else the message's parts.
 
@@ -114,13 +114,13 @@ def message_of(error: BaseException, most: int = 1024, said: str = "") -> str:
     Args:
         error: Read, not asked.
         most: Characters of interest.
-        said: The traceback as text, where somebody else formatted it already: an error of the user's with a
+        formatted: The traceback as text, where somebody else formatted it already: an error of the user's with a
             ``__str__`` of its own has spoken there.
     """
     cls = type(error)
     args = _args_of(error)
-    speaks = class_value(cls, "__str__")
-    if speaks is _PLAIN_SPEECH and len(args) == 1 and type(args[0]) is str:
+    to_string = class_value(cls, "__str__")
+    if to_string is _PLAIN_STR and len(args) == 1 and type(args[0]) is str:
         return str(args[0][: 4 * most])
     wrapped = _wrapped(error)
     if wrapped is not error:
@@ -130,15 +130,15 @@ def message_of(error: BaseException, most: int = 1024, said: str = "") -> str:
         count = len(_members_of(error))
         text = message if type(message) is str else ""
         return f"{text[:most]} ({count} sub-exception{'s' if count != 1 else ''})"
-    if type(speaks) is WrapperDescriptorType and module_name(speaks.__objclass__) == "builtins":
+    if type(to_string) is WrapperDescriptorType and module_name(to_string.__objclass__) == "builtins":
         parts = [value for _, value in exception_parts(error)[1:]]
         harmless = all(_is_plain(value) for value in args) and all(_is_plain(value) for value in parts)
         if harmless and sum(len(value) for value in (*args, *parts) if type(value) is str) <= 16 * most:
-            return str(speaks.__get__(error)())[: 4 * most]
-    elif said:
-        told = _last_words(cls, said)
-        if told:
-            return told[: 4 * most]
+            return str(to_string.__get__(error)())[: 4 * most]
+    elif formatted:
+        shown = _cut_message(cls, formatted)
+        if shown:
+            return shown[: 4 * most]
     if len(args) == 1 and type(args[0]) is str:
         return str(args[0][: 4 * most])
     for name in ("message", "msg", "detail", "reason"):
@@ -157,7 +157,7 @@ def _wrapped(error: BaseException) -> BaseException:
     inner = error
     for _ in range(_MOST_WRAPPED):
         args = _args_of(inner)
-        if class_value(type(inner), "__str__") is not _PLAIN_SPEECH or len(args) != 1:
+        if class_value(type(inner), "__str__") is not _PLAIN_STR or len(args) != 1:
             return inner
         if not is_kind_of(type(args[0]), BaseException):
             return inner
@@ -165,11 +165,11 @@ def _wrapped(error: BaseException) -> BaseException:
     return error  # perhaps a cycle
 
 
-def _last_words(cls: type, said: str) -> str:
+def _cut_message(cls: type, formatted: str) -> str:
     """What stands behind the error's name at the end of a formatted traceback; empty if it does not end so."""
     name = _printed_name(cls)
-    at = said.rfind(f"\n{name}: ")
-    return said[at + len(name) + 3 :].rstrip("\n") if at >= 0 else ""
+    at = formatted.rfind(f"\n{name}: ")
+    return formatted[at + len(name) + 3 :].rstrip("\n") if at >= 0 else ""
 
 
 def _printed_name(cls: type) -> str:
@@ -256,12 +256,12 @@ class _Capturing:
         heap.pending = deque()
         return refs
 
-    def exception(self, raised: Raised, most_frames: int, said: str = "") -> CapturedException:
+    def exception(self, raised: Raised, most_frames: int, formatted: str = "") -> CapturedException:
         error = raised.error
         cls = type(error)
         qualname = type_name(cls)
         module = module_name(cls)
-        message, notes = self.words(error, said)
+        message, notes = self._message(error, formatted)
         self.heap.bytes_left -= 160 + len(qualname) + len(module)
         places, cut = without_middle(folded(places_of(traceback_of(error))), most_frames)
         frames = self.frames.encode(places, sensitive.hidden_locals(places))
@@ -283,30 +283,32 @@ class _Capturing:
             attributes=attributes,
         )
 
-    def in_full(self, tree: list[Raised], said: str) -> list[CapturedException]:
+    def in_full(self, tree: list[Raised], formatted: str) -> list[CapturedException]:
         exceptions: list[CapturedException] = []
         for raised in tree:
             if exceptions and self.heap.bytes_left < 1024:
                 break
             first = not exceptions
-            exceptions.append(self.exception(raised, MOST_FRAMES if first else MOST_FRAMES // 2, said if first else ""))
+            exceptions.append(
+                self.exception(raised, MOST_FRAMES if first else MOST_FRAMES // 2, formatted if first else "")
+            )
         return exceptions
 
-    def in_brief(self, tree: list[Raised], outline: Outline, full: int, said: str) -> list[CapturedException]:
+    def in_brief(self, tree: list[Raised], outline: Outline, full: int, formatted: str) -> list[CapturedException]:
         """As the outline has it; only what each exception says is new."""
         self.brief = f"in brief, without locals: {full} of the last minute are in full (trace_capture_budget)"
         self.heap.bytes_left -= outline.bytes
         self.heap.cut_values += outline.left_out
         exceptions: list[CapturedException] = []
         for raised, known in zip(tree, outline.exceptions, strict=False):
-            message, notes = self.words(raised.error, "" if exceptions else said)
+            message, notes = self._message(raised.error, "" if exceptions else formatted)
             exceptions.append(replace(known, message=message, notes=notes))
         return exceptions
 
-    def words(self, error: BaseException, said: str) -> tuple[str, list[str]]:
+    def _message(self, error: BaseException, formatted: str) -> tuple[str, list[str]]:
         """An exception's message and its notes, as they may be kept."""
         most = self.limits.string
-        return self.text(message_of(error, most, said), most), [self.text(note, most) for note in _notes_of(error)]
+        return self.text(message_of(error, most, formatted), most), [self.text(note, most) for note in _notes_of(error)]
 
     def finish(self, exceptions: list[CapturedException], args: int, kwargs: int) -> Capture:
         open_fairly(self.heap, self.frames.waiting)
@@ -331,7 +333,7 @@ def capture_exception(
     redactor: Redactor,
     in_app: Sequence[str] = (),
     arguments: Arguments | tuple[Any, ...] | None = None,
-    said: str = "",
+    formatted: str = "",
     scrubber: Scrubber | None = None,
     repeats: Repeats | None = None,
 ) -> Capture:
@@ -347,7 +349,7 @@ def capture_exception(
         redactor: Decides what is secret.
         in_app: Further folders or module prefixes that are the user's own.
         arguments: ``(args, kwargs, names of the parameters)`` of the run.
-        said: The traceback as text, if somebody formatted it already; see :func:`message_of`.
+        formatted: The traceback as text, if somebody formatted it already; see :func:`message_of`.
         scrubber: Learns the secrets that were met, for the texts that go with the capture and are not part of it.
         repeats: Remembers what was captured lately, and so decides whether this one is captured in brief.
     """
@@ -356,16 +358,16 @@ def capture_exception(
     tree = tree_of(error)
     if repeats is None:
         args, kwargs = capturing.arguments(given)
-        return capturing.finish(capturing.in_full(tree, said), args, kwargs)
+        return capturing.finish(capturing.in_full(tree, formatted), args, kwargs)
     began_cpu_s = time.thread_time()
     identity = identity_of(tree, traceback_of)
     known = repeats.outline_of(identity)
     # The frame that failed matters most, and the arguments must not starve: they open before its callers.
     args, kwargs = capturing.arguments(given)
     if known is not None:
-        return capturing.finish(capturing.in_brief(tree, *known, said), args, kwargs)
+        return capturing.finish(capturing.in_brief(tree, *known, formatted), args, kwargs)
     told_by_arguments = capturing.heap.learned_by_name
-    capture = capturing.finish(capturing.in_full(tree, said), args, kwargs)
+    capture = capturing.finish(capturing.in_full(tree, formatted), args, kwargs)
     secretive = capturing.heap.learned_by_name > told_by_arguments
     repeats.captured(identity, capture.exceptions, time.thread_time() - began_cpu_s, secretive=secretive)
     return capture

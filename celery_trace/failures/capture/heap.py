@@ -23,8 +23,8 @@ from celery_trace.failures.capture.pairs import (
     attribute_refs,
     dict_refs,
     has_options,
+    is_uninformative,
     options_masked,
-    tells_nothing,
     two_refs,
 )
 from celery_trace.failures.capture.scrubbing import hide_open_keys, scrub_nodes, secrets_in, texts_of_nodes
@@ -209,7 +209,7 @@ class HeapEncoder:
         self._alive.append(value)
         return value
 
-    def stand_in(self, ref: int) -> object:
+    def placeholder(self, ref: int) -> object:
         """Something to put in a row in place of a value that has its node already, such as a secret."""
         placeholder = self.keep(object())
         self._refs[id(placeholder)] = ref
@@ -219,7 +219,7 @@ class HeapEncoder:
         """The values of a row whose names are known, secret ones by a stand-in."""
         is_secret = self.redactor.is_secret_name
         return [
-            self.stand_in(self.secret(value)) if name and is_secret(name) and not tells_nothing(value) else value
+            self.placeholder(self.secret(value)) if name and is_secret(name) and not is_uninformative(value) else value
             for name, value in named
         ]
 
@@ -247,7 +247,7 @@ class HeapEncoder:
 
     def member(self, name: str, value: object, depth: int) -> int:
         """As :meth:`visit`, for a value that has a name: a secret one is taken out."""
-        if self.redactor.is_secret_name(name) and not tells_nothing(value):
+        if self.redactor.is_secret_name(name) and not is_uninformative(value):
             return self.secret(value)
         return self.visit(value, depth)
 

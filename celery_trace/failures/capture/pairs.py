@@ -36,7 +36,7 @@ class Encoder(Protocol):
 
     def secret(self, value: object) -> int: ...
 
-    def stand_in(self, ref: int) -> object: ...
+    def placeholder(self, ref: int) -> object: ...
 
     def learn(self, value: object) -> None: ...
 
@@ -52,18 +52,18 @@ def dict_refs(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int]:
     is_secret = encoder.redactor.is_secret_name
     names_a_secret = False
     value_at = -1  # where in `refs` a value stands whose name may stand beside it
-    value_beside: object = None
+    paired_value: object = None
     for key, value in islice(dict.items(own), encoder.limits.breadth):
         key_ref = encoder.visit(key, depth)
         if key_ref < 0:
             break
         name = key if type(key) is str else as_name(key)
-        if name is not None and is_secret(name) and not tells_nothing(value):
+        if name is not None and is_secret(name) and not is_uninformative(value):
             ref = encoder.secret(value)
         else:
             if name in PARTED:
                 if name in VALUES:
-                    value_at, value_beside = len(refs) + 1, value
+                    value_at, paired_value = len(refs) + 1, value
                 else:
                     text = as_name(value)
                     names_a_secret = names_a_secret or (text is not None and is_secret(text))
@@ -71,8 +71,8 @@ def dict_refs(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int]:
         if ref < 0:
             break
         refs += (key_ref, ref)
-    if names_a_secret and 0 <= value_at < len(refs) and not tells_nothing(value_beside):
-        _hide(encoder, refs, value_at, value_beside)
+    if names_a_secret and 0 <= value_at < len(refs) and not is_uninformative(paired_value):
+        _hide(encoder, refs, value_at, paired_value)
     return refs
 
 
@@ -95,11 +95,11 @@ def _refs_at_once(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int
         if type(key) is not str or key in PARTED:
             return None
         known = is_known(key)
-        if (known or (known is None and is_secret(key))) and not tells_nothing(values[place]):
+        if (known or (known is None and is_secret(key))) and not is_uninformative(values[place]):
             secret_at.append(place)
     key_refs = encoder.refs_of(keys, depth)
     for place in secret_at:
-        values[place] = encoder.stand_in(encoder.secret(values[place]))
+        values[place] = encoder.placeholder(encoder.secret(values[place]))
     refs = encoder.refs_of(values, depth)
     del key_refs[len(refs) :]
     items = key_refs * 2
@@ -113,11 +113,11 @@ def attribute_refs(encoder: Encoder, named: list[tuple[str, object]], depth: int
     refs: list[int] = []
     names_a_secret = False
     value_at = -1
-    value_beside: object = None
+    paired_value: object = None
     for name, part in named if len(named) <= 2 * encoder.limits.breadth else named[: 2 * encoder.limits.breadth]:
         if name in PARTED:
             if name in VALUES:
-                value_at, value_beside = len(refs), part
+                value_at, paired_value = len(refs), part
             else:
                 text = as_name(part)
                 names_a_secret = names_a_secret or (text is not None and encoder.redactor.is_secret_name(text))
@@ -128,8 +128,8 @@ def attribute_refs(encoder: Encoder, named: list[tuple[str, object]], depth: int
         encoder.bytes_left -= 2 * len(shown) + 3
         names.append(shown)
         refs.append(ref)
-    if names_a_secret and 0 <= value_at < len(refs) and not tells_nothing(value_beside):
-        _hide(encoder, refs, value_at, value_beside)
+    if names_a_secret and 0 <= value_at < len(refs) and not is_uninformative(paired_value):
+        _hide(encoder, refs, value_at, paired_value)
     return names, refs
 
 
@@ -137,7 +137,7 @@ def two_refs(encoder: Encoder, items: Iterator[object], depth: int) -> list[int]
     """Two items can be a name and its value, as in a list of headers."""
     first, second = islice(items, 2)
     name = as_name(first)
-    if name is not None and encoder.redactor.is_secret_name(name) and not tells_nothing(second):
+    if name is not None and encoder.redactor.is_secret_name(name) and not is_uninformative(second):
         refs = [encoder.visit(first, depth), encoder.secret(second)]
     else:
         refs = [encoder.visit(first, depth), encoder.visit(second, depth)]
@@ -168,7 +168,7 @@ def options_masked(encoder: Encoder, row: Sequence[object]) -> Sequence[object]:
             masked = masked if masked is not None else list(row)
             if login:
                 encoder.learn(value.partition(":")[2])
-            masked[place] = encoder.stand_in(encoder.secret(row[place]))
+            masked[place] = encoder.placeholder(encoder.secret(row[place]))
     return masked if masked is not None else row
 
 
@@ -185,7 +185,7 @@ def _hide(encoder: Encoder, refs: list[int], at: int, value: object) -> None:
     refs[at] = ref if ref >= 0 else refs[at]
 
 
-def tells_nothing(value: object) -> bool:
+def is_uninformative(value: object) -> bool:
     """
     None, a boolean and emptiness reveal no secret, and are often just what went wrong.
 

@@ -8,7 +8,7 @@ from types import CodeType
 from celery_trace.heap.watch import HeapWatch, watch_heap
 from celery_trace.model import RUN_NOTHING
 from celery_trace.runtime.probes.probe import Host, Probe
-from celery_trace.runtime.rollups import Totals
+from celery_trace.runtime.rollups import RunTotals
 
 
 class HeapProbe(Probe):
@@ -55,7 +55,7 @@ class HeapProbe(Probe):
         if self.heap is not None:
             self.heap.stop_at(code)
 
-    def new_name(self, totals: Totals) -> None:
+    def new_name(self, totals: RunTotals) -> None:
         """Give the name a tag of the sampler."""
         if self.heap is not None:
             totals.tag = self.heap.tag(totals.kind, totals.name, self.host.code_of(totals.kind, totals.name))

@@ -11,8 +11,8 @@ from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Kind, ProcessRecord
 from celery_trace.process.open_runs import OpenRuns, Token
-from celery_trace.runtime.rollups import Totals
-from celery_trace.runtime.ticker import Entry, Ticker
+from celery_trace.runtime.rollups import RunTotals
+from celery_trace.runtime.ticker import Ticker, Timer
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
 
@@ -46,7 +46,7 @@ class Host(Protocol):
     def begin(self, part: str, make: Callable[[], object]) -> bool:
         """Call ``make`` now and, if it fails, again every ten seconds until it succeeds."""
 
-    def totals(self) -> list[Totals]:
+    def totals(self) -> list[RunTotals]:
         """The totals of every name that has run."""
 
     def code_of(self, kind: Kind, name: str) -> Iterable[CodeType]:
@@ -78,7 +78,7 @@ class Probe:
         self.guard = Guard(self.name)
         #: Processor seconds that the hooks have taken.
         self.spent_s = 0.0
-        self.timer: Entry | None = None
+        self.timer: Timer | None = None
 
     # --- hooks -----------------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class Probe:
     def after_run(self, token: Token, observed: object) -> None:
         """A run that was observed has ended. Setting ``token.why`` has the recorder write the run as a record."""
 
-    def new_name(self, totals: Totals) -> None:
+    def new_name(self, totals: RunTotals) -> None:
         """A task, route or block runs for the first time in this process."""
 
     def every(self) -> None:
