@@ -1,8 +1,8 @@
 """
-The "Top 10 differences" of one run: where memory was gained or given back, by line, as tracemalloc's users know it.
+The "Top 10 differences" of one run: memory gained and released by line, in tracemalloc's format.
 
-Measured with tracing on for just that run and summed from the raw traces, so that it costs the run its tracing and
-little more; the table reads like the one that ``Snapshot.compare_to`` prints.
+Tracing is on for that run only, and the raw traces are summed, so the cost is little more than that of the tracing. The
+table looks like that of ``Snapshot.compare_to``.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> TracedMemory:
 
 
 def difference(after: TracedMemory, before: TracedMemory) -> TracedMemory:
-    """What ``after`` holds more than ``before``, sites without any change left out."""
+    """What ``after`` holds more than ``before``, without unchanged sites."""
     changes = {}
     for frames, amount in after.items():
         change = amount.minus(before.get(frames, NOTHING))
@@ -78,13 +78,13 @@ def difference(after: TracedMemory, before: TracedMemory) -> TracedMemory:
 
 class Tracing:
     """
-    tracemalloc, started and stopped by us, or left alone where the user runs it.
+    tracemalloc, started and stopped by us, or left alone if the user runs it.
 
     Several of ours may be on at once (a block within a block, two coroutines): the last one to stop stops it.
-    ``joined`` says that it was on before: what was traced until then has to be subtracted.
+    ``joined``: it was on before, so what was traced until then has to be subtracted.
     """
 
-    _ours: ClassVar[int] = 0  # how many of ours are on, where it was we who started
+    _ours: ClassVar[int] = 0  # how many of ours are on, if we have started it
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
@@ -98,11 +98,11 @@ class Tracing:
         cls._lock = threading.Lock()
 
     def start(self, nframe: int) -> None:
-        """Trace from now on, ``nframe`` frames an allocation; where it is on already its depth stays as it is."""
+        """Trace from now on, ``nframe`` frames an allocation; if it is on already, its depth does not change."""
         with Tracing._lock:
             self.joined = tracemalloc.is_tracing()
             if not self.joined:
-                Tracing._ours = 0  # whatever we had on, somebody else stopped it
+                Tracing._ours = 0  # other code has stopped what we had started
                 tracemalloc.start(nframe)
             self._counted = not self.joined or Tracing._ours > 0
             Tracing._ours += self._counted
@@ -124,7 +124,7 @@ class Tracing:
 
     def read(self, *, last: bool) -> TracedMemory:
         """The live traces by site. With ``last`` tracing stops before they are summed."""
-        # The public take_snapshot() wraps each trace in an object first: three times the time, for nothing.
+        # The public take_snapshot() wraps each trace in an object first, which triples the time.
         traces: Any = tracemalloc._get_traces()  # type: ignore[attr-defined]
         if last:
             self.stop()
@@ -156,7 +156,7 @@ class TracedRun:
             self._base = self._tracing.read(last=False)
 
     def end(self) -> TracedMemory:
-        """Stop (unless it is the user's tracing); gives what the run gained and gave back."""
+        """Stop (unless it is the user's tracing). Returns what the run gained and released."""
         if not self._tracing.alive:
             self._tracing.stop()
             return {}
@@ -210,7 +210,7 @@ def table(rows: Sequence[Site], label: str = "") -> str:
     """
     The rows as text, in the form of tracemalloc's own display.
 
-    Under each line stands its source, where there is any: that is what one looks for next.
+    Under each line is its source, if it can be read.
     """
     lines = [f"[ Top {TOP} differences ]" + (f" {label}" if label else "")]
     for site in rows:
@@ -219,5 +219,5 @@ def table(rows: Sequence[Site], label: str = "") -> str:
         if site.code:
             lines.append(f"    {site.code}")
     if not rows:
-        lines.append("nothing was gained or given back")
+        lines.append("no memory was gained or released")
     return "\n".join(lines)

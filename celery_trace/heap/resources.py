@@ -1,4 +1,4 @@
-"""Reports what grows beside Python's heap: descriptors, threads, child processes and the memory of C code."""
+"""Reports growth outside of Python's heap: descriptors, threads, child processes and memory of C code."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class ResourceWatch:
         process: The process's record.
         emit: Takes the windows.
         clock: Time for records.
-        sampler: Knows the stacks of picks, and what refers to them.
-        own: Which code is the user's.
+        sampler: Has the stacks of picks, and finds referrers.
+        own: Recognises the user's own code.
         name_of: The kind and name of a tag.
     """
 
@@ -59,8 +59,8 @@ class ResourceWatch:
 
         Args:
             runs: How many runs of each tag have begun.
-            heap_bytes: What Python's own survivors come to.
-            busy: Whether the process is at work though no run has begun.
+            heap_bytes: The size of Python's own survivors.
+            busy: Whether the process works although no run has begun.
         """
         now_s = time.monotonic()
         if now_s < self._due_s or (runs == self._runs and not busy):
@@ -92,7 +92,7 @@ class ResourceWatch:
         if growth is None:
             if before is not None:
                 del self._growing[resource]
-                self._write(before, Verdict.STEADY)  # it came back, so it was no leak
+                self._write(before, Verdict.STEADY)  # it was released, so it was no leak
             return
         if before is not None and before.tag == growth.tag and before.final == growth.final:
             return
