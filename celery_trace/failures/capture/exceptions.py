@@ -1,4 +1,4 @@
-"""An exception with all that hangs from it: causes, contexts and groups, as a tree of values."""
+"""Captures an exception with its causes, contexts and groups as a tree of values."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Limits
 from celery_trace.text.code_owner import CodeOwner, project_roots
 
-#: So many exceptions may be wrapped in each other, each with the next one as its only argument.
+#: The deepest nesting of exceptions that each have the next one as their only argument.
 _MOST_WRAPPED = 8
 #: Exceptions kept of one tree.
 MOST_EXCEPTIONS = 32
 
 
 def _field(cls: type, name: str) -> Any:
-    """The getter of a builtin exception's C field; a subclass's property of the same name is not asked."""
+    """The getter of a builtin exception's C field; a subclass's property of the same name is not called."""
     return cls.__dict__[name].__get__
 
 
@@ -52,13 +52,13 @@ _context_of = _field(BaseException, "__context__")
 _suppress_of = _field(BaseException, "__suppress_context__")
 _traceback_of = _field(BaseException, "__traceback__")
 _args_of = _field(BaseException, "args")
-#: Says ``args``, and no more; most exceptions, the user's too, speak by it.
+#: Shows ``args`` only; most exceptions, the user's too, inherit it.
 _PLAIN_STR = BaseException.__dict__["__str__"]
 _members_of = _field(BaseExceptionGroup, "exceptions")
 
 
 class Arguments(NamedTuple):
-    """What a task was called with; ``names`` are its parameters, so that a positional password is known as one."""
+    """What a task was called with; ``names`` are its parameters, so that a positional password is recognised."""
 
     args: Any = ()
     kwargs: Any = None
@@ -74,13 +74,13 @@ class Raised(NamedTuple):
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """The exception's traceback as the interpreter keeps it."""
+    """The exception's traceback, from the C field."""
     traceback: TracebackType | None = _traceback_of(error)
     return traceback
 
 
 def tree_of(error: BaseException) -> list[Raised]:
-    """The exception and all that hangs from it, breadth first; each once, so that a cycle ends."""
+    """The exception with its causes, contexts and groups, breadth first; each once, so that a cycle ends."""
     found = [Raised(error, "", -1)]
     alone = _cause_of(error) is None and (_suppress_of(error) or _context_of(error) is None)
     if alone and not is_kind_of(type(error), BaseExceptionGroup):
@@ -107,15 +107,15 @@ def tree_of(error: BaseException) -> list[Raised]:
 
 def message_of(error: BaseException, most: int = 1024, formatted: str = "") -> str:
     """
-    What ``str(error)`` would say, where that runs no code of the user's; else the message's parts.
+    The text of ``str(error)``, if that runs no code of the user's; else the message's parts.
 
     Not redacted yet.
 
     Args:
-        error: Read, not asked.
-        most: Characters of interest.
-        formatted: The traceback as text, where somebody else formatted it already: an error of the user's with a
-            ``__str__`` of its own has spoken there.
+        error: Only its C fields are read.
+        most: Characters that are needed.
+        formatted: The traceback as text, if Celery has formatted it already: it has the result of the user's own
+        ``__str__``.
     """
     cls = type(error)
     args = _args_of(error)
@@ -150,7 +150,7 @@ def message_of(error: BaseException, most: int = 1024, formatted: str = "") -> s
 
 def _wrapped(error: BaseException) -> BaseException:
     """
-    The exception whose words are the message of ``error``: the last of those that each have one exception as argument.
+    The exception that has the message of ``error``: the last in a chain of exceptions with one exception as argument.
 
     Kombu's ``EncodeError(TypeError(...))`` is one: its ``str`` is that of its only argument.
     """
@@ -162,18 +162,18 @@ def _wrapped(error: BaseException) -> BaseException:
         if not is_kind_of(type(args[0]), BaseException):
             return inner
         inner = args[0]
-    return error  # perhaps a cycle
+    return error  # it may be a cycle
 
 
 def _cut_message(cls: type, formatted: str) -> str:
-    """What stands behind the error's name at the end of a formatted traceback; empty if it does not end so."""
+    """The text after the error's name at the end of a formatted traceback; empty if it does not end like that."""
     name = _printed_name(cls)
     at = formatted.rfind(f"\n{name}: ")
     return formatted[at + len(name) + 3 :].rstrip("\n") if at >= 0 else ""
 
 
 def _printed_name(cls: type) -> str:
-    """The class as a traceback prints it: with its module, unless that goes without saying."""
+    """The class as in a traceback: with its module, unless it is a builtin or of ``__main__``."""
     module = module_name(cls)
     qualname = type_name(cls).removeprefix(f"{module}.")
     return qualname if module in ("builtins", "__main__") else f"{module}.{qualname}"
@@ -187,7 +187,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _shown(value: object, most: int) -> str:
-    """A short text for one argument, without asking it."""
+    """A short text for one argument, without calling its methods."""
     if type(value) is str:
         return repr(value[:most])
     if _is_plain(value):
@@ -205,12 +205,12 @@ def _notes_of(error: BaseException) -> list[str]:
 
 @lru_cache(maxsize=8)
 def _workshop(redactor: Redactor, in_app: tuple[str, ...]) -> tuple[SourceLines, CodeOwner, Names]:
-    """What captures with the same settings share: remembered source lines and answers about files and names."""
+    """Shared by captures with the same settings: caches of source lines, of files and of names."""
     return SourceLines(redactor), CodeOwner(in_app, project_roots()), Names(redactor)
 
 
 class _Capturing:
-    """One capture under way."""
+    """One capture in progress."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class _Capturing:
         self.frames = FrameEncoder(self.heap, source, owner)
 
     def text(self, text: str, most: int) -> str:
-        """A text beside the heap: redacted and cut, and counted in bytes."""
+        """A text outside of the heap: redacted, cut, and counted in bytes."""
         whole = encodable(text)
         redacted = self.redactor.text(whole)
         if redacted is not whole:
@@ -295,7 +295,7 @@ class _Capturing:
         return exceptions
 
     def in_brief(self, tree: list[Raised], outline: Outline, full: int, formatted: str) -> list[CapturedException]:
-        """As the outline has it; only what each exception says is new."""
+        """The outline's exceptions with their new messages."""
         self.brief = f"in brief, without locals: {full} of the last minute are in full (trace_capture_budget)"
         self.heap.bytes_left -= outline.bytes
         self.heap.cut_values += outline.left_out
@@ -306,7 +306,7 @@ class _Capturing:
         return exceptions
 
     def _message(self, error: BaseException, formatted: str) -> tuple[str, list[str]]:
-        """An exception's message and its notes, as they may be kept."""
+        """An exception's message and notes, redacted and cut."""
         most = self.limits.string
         return self.text(message_of(error, most, formatted), most), [self.text(note, most) for note in _notes_of(error)]
 
@@ -340,18 +340,18 @@ def capture_exception(
     """
     An exception as values: frames with their locals, causes and groups, redacted and within the limits.
 
-    Runs none of the user's code: no ``__repr__``, no property, no query. Nothing in the result refers to
+    Runs none of the user's code: no ``__repr__``, property or query. Nothing in the result refers to
     the process's objects.
 
     Args:
-        error: What was raised; its ``__traceback__`` tells where.
+        error: What was raised, with its ``__traceback__``.
         limits: What may be kept. ``limits.bytes`` bounds the whole result as JSON.
         redactor: Decides what is secret.
         in_app: Further folders or module prefixes that are the user's own.
         arguments: ``(args, kwargs, names of the parameters)`` of the run.
-        formatted: The traceback as text, if somebody formatted it already; see :func:`message_of`.
-        scrubber: Learns the secrets that were met, for the texts that go with the capture and are not part of it.
-        repeats: Remembers what was captured lately, and so decides whether this one is captured in brief.
+        formatted: The traceback as text, if it was formatted already; see :func:`message_of`.
+        scrubber: Collects the secrets that were found, for texts that are not part of the capture.
+        repeats: Has the recent captures, and decides whether this one is captured in brief.
     """
     given = Arguments(*arguments) if arguments is not None else None
     capturing = _Capturing(limits, redactor, in_app, scrubber)
@@ -362,7 +362,7 @@ def capture_exception(
     began_cpu_s = time.thread_time()
     identity = identity_of(tree, traceback_of)
     known = repeats.outline_of(identity)
-    # The frame that failed matters most, and the arguments must not starve: they open before its callers.
+    # The frame that failed matters most, and the arguments need their share: they are opened before its callers.
     args, kwargs = capturing.arguments(given)
     if known is not None:
         return capturing.finish(capturing.in_brief(tree, *known, formatted), args, kwargs)
@@ -391,7 +391,7 @@ def capture_frames(
         frame: The innermost.
         limits, redactor, in_app, arguments, scrubber: As for :func:`capture_exception`.
         outermost: The function whose callers are left out.
-        raised: What the exception is called; nothing by default.
+        raised: The exception's name; none by default.
     """
     capturing = _Capturing(limits, redactor, in_app, scrubber)
     args, kwargs = capturing.arguments(arguments)
@@ -406,7 +406,7 @@ def capture_frames(
 
 
 def _bare_name(qualname: str, module: str) -> str:
-    """``Order.DoesNotExist`` of a nested class; the function that a class was made in is left out."""
+    """``Order.DoesNotExist`` for a nested class, without the function that a class was defined in."""
     return qualname.removeprefix(f"{module}.").rpartition("<locals>.")[2]
 
 

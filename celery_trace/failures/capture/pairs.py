@@ -1,7 +1,7 @@
 """
-Names and the values beside them: as items of a dictionary, attributes of an object, or a row of two.
+Names with their values: items of a dictionary, attributes of an object, or a row of two.
 
-A secret name hides its value, and so does a name that itself is a value: ``{"name": "password", "value": "x"}``.
+A secret name hides its value, also if the name is itself a value: ``{"name": "password", "value": "x"}``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def dict_refs(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int]:
     refs: list[int] = []
     is_secret = encoder.redactor.is_secret_name
     names_a_secret = False
-    value_at = -1  # where in `refs` a value stands whose name may stand beside it
+    value_at = -1  # where in `refs` a value is that may have its name in another item
     paired_value: object = None
     for key, value in islice(dict.items(own), encoder.limits.breadth):
         key_ref = encoder.visit(key, depth)
@@ -78,13 +78,13 @@ def dict_refs(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int]:
 
 def _refs_at_once(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int] | None:
     """
-    As :func:`dict_refs`, in few steps, where all keys are texts, none is half of a pair, and there is room for all.
+    As :func:`dict_refs`, in few steps, if all keys are texts, none is part of a pair, and all fit.
 
-    None where that does not hold.
+    Otherwise None.
     """
     if dict.__len__(own) > encoder.limits.breadth:
         return None
-    pairs = list(dict.items(own))  # at once: what is whose must not change between the keys and the values
+    pairs = list(dict.items(own))  # at once: no change between the keys and the values
     if len(pairs) > encoder.limits.breadth or not encoder.has_room_for(2 * len(pairs)):
         return None
     keys: list[Any] = [key for key, _ in pairs]
@@ -108,7 +108,7 @@ def _refs_at_once(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int
 
 
 def attribute_refs(encoder: Encoder, named: list[tuple[str, object]], depth: int) -> tuple[list[str], list[int]]:
-    """Shown names and refs where some name is secret, or says what the value beside it is."""
+    """Shown names and refs if some name is secret, or is the value of a name field."""
     names: list[str] = []
     refs: list[int] = []
     names_a_secret = False
@@ -150,14 +150,14 @@ _LOGINS = frozenset(("-u", "-U", "--user", "--proxy-user"))
 
 def has_options(row: Sequence[Any]) -> bool:
     """Whether a row can be a command line: one of its texts begins with a dash."""
-    for value in row:  # noqa: SIM110 - asked of each row of texts, and `any` takes twice as long
+    for value in row:  # noqa: SIM110 - runs for each row of texts, and `any` takes twice as long
         if type(value) is str and value[:1] == "-":
             return True
     return False
 
 
 def options_masked(encoder: Encoder, row: Sequence[object]) -> Sequence[object]:
-    """A command line with stand-ins for what follows ``--password`` or ``-u``; the row itself where nothing does."""
+    """A command line with placeholders after ``--password`` or ``-u``; the row itself if there is none."""
     masked: list[object] | None = None
     for place in range(1, len(row)):
         option, value = as_name(row[place - 1]), as_name(row[place])
@@ -174,9 +174,9 @@ def options_masked(encoder: Encoder, row: Sequence[object]) -> Sequence[object]:
 
 def _hide(encoder: Encoder, refs: list[int], at: int, value: object) -> None:
     """
-    A value turned out to be secret after it was entered: its name stood behind it.
+    A value turned out to be secret after it was entered: its name came after it.
 
-    The place that it was given stays, in case it is shared; a text in it is scrubbed like any other.
+    Its node stays, in case it is shared; a text in it is scrubbed like any other.
     """
     ref = encoder.secret(value)
     if encoder.nodes[refs[at]] is not None:
@@ -187,9 +187,9 @@ def _hide(encoder: Encoder, refs: list[int], at: int, value: object) -> None:
 
 def is_uninformative(value: object) -> bool:
     """
-    None, a boolean and emptiness reveal no secret, and are often just what went wrong.
+    None, booleans and empty values reveal no secret, and are often the cause of a failure.
 
-    Neither does a task's ``signature`` in Celery, which holds no signature; what is in it is looked at for itself.
+    Celery's task ``signature`` is not a secret either; its contents are checked separately.
     """
     cls = type(value)
     if value is None or cls is bool:
