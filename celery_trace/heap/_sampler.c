@@ -1455,7 +1455,7 @@ fill(PyObject *module)
         return -1;
     }
     if (!frames_are_known(state)) {
-        PyErr_SetString(PyExc_ImportError, "this interpreter's frames are not laid out as those of its version");
+        PyErr_SetString(PyExc_ImportError, "this interpreter's frames have another layout than those of its version");
         return -1;
     }
     interpreter = state->interp;

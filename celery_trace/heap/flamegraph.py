@@ -139,11 +139,11 @@ class Profiles:
         room = Path(tempfile.mkdtemp(prefix=f"{profile.id}.", suffix=".draft", dir=self.folder))
         draft = room / "page.html"
         try:
-            words = [sys.executable, "-m", "memray", "flamegraph", "--no-web", "--force", "--output", str(draft)]
+            command = [sys.executable, "-m", "memray", "flamegraph", "--no-web", "--force", "--output", str(draft)]
             if view == "kept":
-                words.append("--leaks")
+                command.append("--leaks")
             done = subprocess.run(
-                [*words, str(recording)],
+                [*command, str(recording)],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -153,8 +153,8 @@ class Profiles:
                 check=False,
             )
             if done.returncode:
-                said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-                raise NoFlamegraph(f"memray could not read it: {said[-1] if said else done.returncode}")
+                output = (done.stderr.strip() or done.stdout.strip()).splitlines()
+                raise NoFlamegraph(f"memray could not read it: {output[-1] if output else done.returncode}")
             os.replace(draft, made)
         except subprocess.TimeoutExpired:
             raise NoFlamegraph(f"memray took more than {RENDER_S:g} s. Its file is {recording}.") from None

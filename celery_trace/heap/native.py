@@ -86,11 +86,11 @@ def read_levels() -> Levels:
     virtual_bytes, _ = counters.address_space_bytes()
     live_bytes = counters.byte_counter()()
     threads = counters.native_threads() or 0
-    beside = counters.mapped_by_malloc_bytes() + threads * counters.stack_bytes() + counters.reserved_bytes(threads)
+    not_kept = counters.mapped_by_malloc_bytes() + threads * counters.stack_bytes() + counters.reserved_bytes(threads)
     return Levels(
         counters.open_descriptors() or 0,
         threads,
-        live_bytes + max(0, virtual_bytes - beside),
+        live_bytes + max(0, virtual_bytes - not_kept),
         counters.child_processes(),
     )
 

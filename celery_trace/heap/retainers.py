@@ -62,7 +62,7 @@ MOST: Final = 0.5
 MOSTLY_RECYCLED: Final = 0.8
 #: Entries of the dicts whose table comes from a free list too.
 _SMALL_DICT: Final = 5
-NOBODY_COLLECTS: Final = f"{NO_ROOT} that nobody collects, as garbage collection is off here"
+UNCOLLECTED: Final = f"{NO_ROOT} that is not collected, as garbage collection is off here"
 
 #: Containers whose length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
 _SIZED: Final = (dict, list, set, frozenset, tuple, deque, OrderedDict, defaultdict, bytearray)
@@ -375,7 +375,7 @@ class _Walk:
             root, frame, variable = self._held_by_a_frame()
         if root is None:
             outside = self._is_held_from_outside()
-            why = OUTSIDE if outside else NO_ROOT if collects() else NOBODY_COLLECTS
+            why = OUTSIDE if outside else NO_ROOT if collects() else UNCOLLECTED
             return Found(Holder(searched=True, why=why, outside=outside))
         chain: list[Any] = []
         at = root

@@ -86,8 +86,8 @@ def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Seque
     if kind is datetime.date:
         return (datetime.date.isoformat(found),), ()
     if kind is decimal.Decimal:
-        speak: Any = decimal.Decimal.__dict__["__str__"]
-        text = speak(found)
+        to_string: Any = decimal.Decimal.__dict__["__str__"]
+        text = to_string(found)
         return ((text,) if _FIGURES <= len(text) <= longest else ()), ()
     if kind is uuid.UUID:
         number = part(found, "int")
@@ -212,7 +212,7 @@ def _scrubbed_node(node: Node, scrubber: Scrubber, room: int) -> tuple[Node, int
     return replace(node, value=value, names=names, note=note), room
 
 
-# --- what stands beside the heap
+# --- outside of the heap
 
 
 def scrubbed_exceptions(exceptions: list[CapturedException], scrubber: Scrubber, most: int) -> list[CapturedException]:

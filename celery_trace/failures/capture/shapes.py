@@ -283,8 +283,8 @@ def _enum(encoder: HeapEncoder, value: object, depth: int) -> Node:
 
 
 def _decimal(encoder: HeapEncoder, value: Any, _depth: int) -> Node:
-    speak: Any = decimal.Decimal.__dict__["__str__"]  # the builtin's own: the subclass may have another
-    return encoder.text_node(type_name(type(value)), "text", speak(value))
+    to_string: Any = decimal.Decimal.__dict__["__str__"]  # the builtin's own: the subclass may have another
+    return encoder.text_node(type_name(type(value)), "text", to_string(value))
 
 
 def _uuid(encoder: HeapEncoder, value: object, depth: int) -> Node:
