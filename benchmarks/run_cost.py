@@ -28,7 +28,7 @@ from celery import Celery, signals
 #: Every way, and what it is called in the table.
 WAYS = {
     "receivers": "empty receivers of both signals",
-    "signals": "celery-trace, `auto`, heard by both signals",
+    "signals": "celery-trace, `auto`, with both signals",
     "auto": "celery-trace, `auto`",
     "rss": "celery-trace, `rss`",
 }

@@ -17,7 +17,7 @@ from celery_trace.settings import Limits
 from django_bridge import routes
 from django_bridge.template_lines import template_line
 from django_bridge.texts import plain
-from django_bridge.visits import Visit
+from django_bridge.visits import TracedRequest
 
 #: Content types whose body a read of ``request.POST`` parses from memory once ``request.body`` was read.
 _FORM = "application/x-www-form-urlencoded"
@@ -27,7 +27,7 @@ _GENERATED = 16
 
 
 def describe(
-    request: Any, visit: Visit, error: BaseException, *, status: int, redactor: Redactor, limits: Limits
+    request: Any, visit: TracedRequest, error: BaseException, *, status: int, redactor: Redactor, limits: Limits
 ) -> RequestContext:
     """
     Read a request for the record of its failure.

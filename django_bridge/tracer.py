@@ -32,7 +32,7 @@ from celery_trace.settings import Settings
 from celery_trace.text.code_owner import code_of
 from django_bridge import configuration, request_context, routes, visits
 from django_bridge.allowance import Allowance
-from django_bridge.visits import Visit
+from django_bridge.visits import TracedRequest
 
 #: The client's own mistakes, as Django answers them: no failures of the site.
 CLIENT_ERRORS = (Http404, PermissionDenied, BadRequest, MultiPartParserError)
@@ -69,14 +69,14 @@ class Tracer:
 
     # --- a request's way -------------------------------------------------------------------------------
 
-    def arrived(self, request: Any) -> Visit:
+    def arrived(self, request: Any) -> TracedRequest:
         """A request reached the middleware."""
-        visit = Visit()
+        visit = TracedRequest()
         visit.inside = True
         setattr(request, visits.ATTRIBUTE, visit)
         return visit
 
-    def routed(self, visit: Visit, request: Any) -> None:
+    def routed(self, visit: TracedRequest, request: Any) -> None:
         """The view is known and about to be called: from here on it is a run of that route."""
         with Guard("django: run started"):
             match = request.resolver_match
@@ -105,9 +105,9 @@ class Tracer:
         if visit is not None and visit.propagated is error:
             return
         status = 400 if isinstance(error, SuspiciousOperation) else 500
-        self._record(visit or Visit(), request, error, status)
+        self._record(visit or TracedRequest(), request, error, status)
 
-    def answered(self, visit: Visit, request: Any, response: Any) -> Any:
+    def answered(self, visit: TracedRequest, request: Any, response: Any) -> Any:
         """There is a response; the run ends with it, or with its last byte where it streams."""
         visit.inside = False
         with Guard("django: response"):
@@ -124,7 +124,7 @@ class Tracer:
                 self.ended(visit, str(status), failed=failed)
         return response
 
-    def broke(self, visit: Visit, request: Any, error: BaseException) -> None:
+    def broke(self, visit: TracedRequest, request: Any, error: BaseException) -> None:
         """An exception went past the middleware: ``DEBUG_PROPAGATE_EXCEPTIONS``, an exit, a cancelled request."""
         visit.inside = False
         seen, visit.error = visit.error, None
@@ -136,7 +136,7 @@ class Tracer:
             visit.propagated = error
         self.ended(visit, type(error).__name__, failed=recorded)
 
-    def ended(self, visit: Visit, state: str, *, failed: bool) -> None:
+    def ended(self, visit: TracedRequest, state: str, *, failed: bool) -> None:
         """The run is over. Later calls for the same visit do nothing."""
         if visit.ended:
             return
@@ -148,7 +148,7 @@ class Tracer:
 
     # --- streaming -------------------------------------------------------------------------------------
 
-    def _watch_stream(self, visit: Visit, request: Any, response: Any) -> None:
+    def _watch_stream(self, visit: TracedRequest, request: Any, response: Any) -> None:
         """Have a streaming response end its visit when it is closed, and say how it failed."""
         status = str(response.status_code)
 
@@ -164,7 +164,7 @@ class Tracer:
         # Another middleware may replace the response and never close this one.
         weakref.finalize(response, end).atexit = False
 
-    def _watched(self, chunks: Iterator[bytes], visit: Visit, request: Any, status: int) -> Iterator[bytes]:
+    def _watched(self, chunks: Iterator[bytes], visit: TracedRequest, request: Any, status: int) -> Iterator[bytes]:
         try:
             while True:
                 token = visits.current.set(visit)
@@ -180,7 +180,7 @@ class Tracer:
             raise
 
     async def _watched_async(
-        self, chunks: AsyncIterator[bytes], visit: Visit, request: Any, status: int
+        self, chunks: AsyncIterator[bytes], visit: TracedRequest, request: Any, status: int
     ) -> AsyncIterator[bytes]:
         try:
             while True:
@@ -196,7 +196,7 @@ class Tracer:
             self._broke_off(visit, request, error, status)
             raise
 
-    def _broke_off(self, visit: Visit, request: Any, error: Exception, status: int) -> None:
+    def _broke_off(self, visit: TracedRequest, request: Any, error: Exception, status: int) -> None:
         recorded = self._record(visit, request, error, status, note="The response was being streamed.")
         self.ended(visit, str(status), failed=recorded)
 
@@ -222,7 +222,7 @@ class Tracer:
         refused = self.suspicions.refused
         return {"dropped:suspicious": refused} if refused else {}
 
-    def _record(self, visit: Visit, request: Any, error: BaseException, status: int, note: str = "") -> bool:
+    def _record(self, visit: TracedRequest, request: Any, error: BaseException, status: int, note: str = "") -> bool:
         """Write the failure of a request. Returns whether it was one, and was to be recorded."""
         if not self.settings.failures or visit.own_page or not is_failure(error):
             return False

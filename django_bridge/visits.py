@@ -13,10 +13,10 @@ from celery_trace.process.open_runs import Token
 ATTRIBUTE = "_celery_trace_visit"
 
 #: The visit that the running code belongs to: counts its queries, and links the tasks that it sends.
-current: ContextVar[Visit | None] = ContextVar("celery_trace_visit", default=None)
+current: ContextVar[TracedRequest | None] = ContextVar("celery_trace_visit", default=None)
 
 
-class Visit:
+class TracedRequest:
     """
     What is known of a request while it is served.
 
@@ -49,7 +49,7 @@ class Visit:
         return time.perf_counter() - self.started_s
 
 
-def of(request: Any) -> Visit | None:
+def of(request: Any) -> TracedRequest | None:
     """The visit of a request, or None where it never reached the middleware."""
     visit = getattr(request, "__dict__", {}).get(ATTRIBUTE)
-    return visit if isinstance(visit, Visit) else None
+    return visit if isinstance(visit, TracedRequest) else None

@@ -49,11 +49,11 @@ def alerts(
             found = engine.evaluate()
             session.say(rendered.alerts(found, style), {"alerts": found, "next": None})
         elif deliveries:
-            page = queries.deliveries(limit=limit, cursor=cursor)
-            session.page(page, rendered.deliveries(page.rows, style))
+            delivered = queries.deliveries(limit=limit, cursor=cursor)
+            session.page(delivered, rendered.deliveries(delivered.rows, style))
         else:
-            page = queries.alerts(state=state, limit=limit, cursor=cursor)
-            session.page(page, rendered.alerts(page.rows, style))
+            alerts = queries.alerts(state=state, limit=limit, cursor=cursor)
+            session.page(alerts, rendered.alerts(alerts.rows, style))
 
 
 def _say_rules(session: Session) -> None:

@@ -112,7 +112,7 @@ class Session:
             text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n"
         click.echo(text, nl=False, color=True if self.style.colour else None)
 
-    def page(self, page: Page, text: str, **more: Any) -> None:
+    def page(self, page: Page[Any], text: str, **more: Any) -> None:
         """Print one page of a list, and ``more`` in JSON; in a table the way to the next page stands below."""
         if page.next and not self.json:
             text += f"\nMore: add --cursor {page.next}\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -12,6 +12,7 @@ from celery_trace.queries import cursors
 from celery_trace.stores.statements import chunks
 from celery_trace.stores.store import Store
 
+Row = TypeVar("Row")
 Order = Sequence[tuple[sa.Column[Any], bool]]
 
 
@@ -32,8 +33,8 @@ class Base:
         order: Order,
         limit: int,
         cursor: str | None,
-        build: Callable[[Sequence[Any]], list[Any]],
-    ) -> Page:
+        build: Callable[[Sequence[Any]], list[Row]],
+    ) -> Page[Row]:
         """One page of a list; ``build`` turns the page's rows into its objects."""
         limit = max(1, min(limit, cursors.MOST))
         if cursor:

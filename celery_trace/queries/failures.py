@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from celery_trace.model import Failure, FailureDetail, FailureGroup, Kept, Outcome, Page
+from celery_trace.model import Failure, FailureDetail, FailureGroup, FailureSummary, Kept, Outcome, Page
 from celery_trace.queries import cursors
 from celery_trace.queries.base import Base
 from celery_trace.queries.cursors import like
@@ -62,7 +62,7 @@ class FailureQueries(Base):
         live: bool | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> Page:
+    ) -> Page[FailureSummary]:
         """
         Failures, the newest first.
 
@@ -192,7 +192,7 @@ class FailureQueries(Base):
             )
         )
 
-    def _summaries(self, connection: sa.Connection, rows: Sequence[Any]) -> list[Any]:
+    def _summaries(self, connection: sa.Connection, rows: Sequence[Any]) -> list[FailureSummary]:
         counts = self._by_key(connection, _groups, {row.fingerprint for row in rows})
         held = self._held(connection, [row.id for row in rows])
         kills = self._kills(connection, [row.id for row in rows if row.outcome in _KILLING])
@@ -264,7 +264,7 @@ class FailureQueries(Base):
         limit: int = 100,
         cursor: str | None = None,
         trends: bool = True,
-    ) -> Page:
+    ) -> Page[FailureGroup]:
         """
         Groups of failures that share a fingerprint, the latest seen first.
 

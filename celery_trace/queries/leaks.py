@@ -47,7 +47,7 @@ class LeakQueries(Base):
         sort: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> Page:
+    ) -> Page[Leak]:
         """
         Leaks, the proven ones first, then by the memory that each run keeps.
 
@@ -67,8 +67,9 @@ class LeakQueries(Base):
         if worker:
             with self.store.reading() as connection:
                 rows = self._rows_of_worker(connection, worker, kind, name)
-                rows = self._filtered(connection, rows, verdict, queue, since_s, search)
-            page, following = cursors.page_of(rows, order, limit, cursor)
+                rows = self._listed(connection, rows, queue)
+            fitting = [row for row in rows if _fits(row, verdict, since_s, search)]
+            page, following = cursors.page_of(fitting, order, limit, cursor)
             return Page("leaks", [row["leak"] for row in page], following)
         leak_rows.refresh(self.store)
         resolved = _state.alias()
@@ -134,34 +135,19 @@ class LeakQueries(Base):
         return [{**leak_rows.leak_row(leak, payload=None), "leak": leak} for leak in found]
 
     @staticmethod
-    def _filtered(
-        connection: sa.Connection,
-        rows: list[dict[str, Any]],
-        verdict: str | None,
-        queue: str | None,
-        since_s: float | None,
-        search: str | None,
-    ) -> list[dict[str, Any]]:
-        """Those rows that the table would show, by the conditions that it asks the database for."""
+    def _listed(connection: sa.Connection, rows: list[dict[str, Any]], queue: str | None) -> list[dict[str, Any]]:
+        """Those rows that are not resolved and, where a queue is given, were seen in it."""
         resolved_s: dict[str, float] = {}
         for part in chunks(f"leak:{row['id']}" for row in rows):
             wanted = sa.select(_state.c.id, _state.c.at_s).where(_state.c.id.in_(part))
             resolved_s.update((id.removeprefix("leak:"), at_s) for id, at_s in connection.execute(wanted))
-        in_queue: set[tuple[str, str]] = set()
-        if queue:
-            table = tables.queues
-            here = sa.select(table.c.kind, table.c.name).where(table.c.queue == queue)
-            in_queue = {(kind, name) for kind, name in connection.execute(here)}
-        text = (search or "").strip().lower()
-        return [
-            row
-            for row in rows
-            if row["last_seen_s"] > resolved_s.get(row["id"], -math.inf)
-            and (not verdict or row["verdict"] == verdict)
-            and (not queue or (row["kind"], row["name"]) in in_queue)
-            and (since_s is None or row["last_seen_s"] >= since_s)
-            and (text in row["name"].lower() or text in row["place"].lower())
-        ]
+        open_rows = [row for row in rows if row["last_seen_s"] > resolved_s.get(row["id"], -math.inf)]
+        if not queue:
+            return open_rows
+        table = tables.queues
+        here = sa.select(table.c.kind, table.c.name).where(table.c.queue == queue)
+        in_queue = {(kind, name) for kind, name in connection.execute(here)}
+        return [row for row in open_rows if (row["kind"], row["name"]) in in_queue]
 
     def leak(self, id: str) -> Leak | None:
         """One row of the table."""
@@ -186,5 +172,15 @@ class LeakQueries(Base):
             and (not window.sites or any((site.file, site.line) == (leak.file, leak.line) for site in window.sites))
         ]
 
-    def _build(self, rows: Sequence[Any]) -> list[Any]:
+    def _build(self, rows: Sequence[Any]) -> list[Leak]:
         return [leak_rows.leak(row, self._now_s()) for row in rows]
+
+
+def _fits(row: dict[str, Any], verdict: str | None, since_s: float | None, search: str | None) -> bool:
+    """Whether the table would show a row, by the conditions that it asks the database for."""
+    text = (search or "").strip().lower()
+    return (
+        (not verdict or row["verdict"] == verdict)
+        and (since_s is None or row["last_seen_s"] >= since_s)
+        and (text in row["name"].lower() or text in row["place"].lower())
+    )

@@ -48,7 +48,7 @@ class RunQueries(Base):
         since_s: float | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> Page:
+    ) -> Page[Run]:
         """Runs that are kept by themselves, the newest first. ``since_s`` is seconds since the epoch."""
         wanted = sa.select(_runs)
         for column, value in (
@@ -98,7 +98,7 @@ class RunQueries(Base):
 
     # --- processes
 
-    def workers(self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    def workers(self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None) -> Page[WorkerView]:
         """
         Workers, web hosts and scripts with their processes, seen since then (by default within a day).
 

@@ -31,9 +31,9 @@ class SessionGone(ShellError):
     """The process or the sandbox behind a session is no longer there; a page falls back to recreated."""
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, omit_defaults=True):
     """
-    A piece of what a command says, in order.
+    A piece of what a command says, in order; the same from the process to the browser.
 
     ``kind`` is ``output`` (what it printed; ``stream`` is ``stdout`` or ``stderr``), ``result`` (the echo
     of an expression), ``error`` (its traceback) or ``notice`` (the shell's own words).

@@ -29,7 +29,7 @@ from celery_trace.shell.awaiting import Loop
 from celery_trace.shell.interpreter import Interpreter
 from celery_trace.shell.live.channel import reply_address
 from celery_trace.shell.live.executor import Executor
-from celery_trace.shell.session import CODE_LIMIT
+from celery_trace.shell.session import CODE_LIMIT, Event
 from celery_trace.shell.trace_object import Facts, Trace
 from celery_trace.text.format import duration
 from celery_trace.transports.raw import Refusal
@@ -58,18 +58,10 @@ class Body(Struct, frozen=True, omit_defaults=True):
     leaks: list[dict[str, Any]] = []
 
 
-class Piece(Struct, frozen=True, omit_defaults=True):
-    """One event of a command's output."""
-
-    kind: str
-    text: str
-    stream: str = ""
-
-
 class Reply(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The body of a reply."""
 
-    pieces: list[Piece] = []
+    pieces: list[Event] = []
     done: bool = False
     ok: bool = True
     more: bool = False
@@ -323,7 +315,7 @@ class LiveHost:
                     session.failure,
                     "events",
                     claims.nonce,
-                    Reply(pieces=[Piece(kind, plain_text(text), stream)]),
+                    Reply(pieces=[Event(kind, plain_text(text), stream)]),
                 )
             )
 
@@ -395,7 +387,7 @@ class LiveHost:
                 self._end(session)
 
     def _say(self, session: _Session, text: str) -> None:
-        reply = Reply(pieces=[Piece("notice", text)])
+        reply = Reply(pieces=[Event("notice", text)])
         self._send(Outgoing(session.id, session.failure, "events", session.command, reply))
 
     def _bye(self, session: _Session, why: str) -> None:
@@ -425,10 +417,10 @@ def _close_database_connections() -> None:
             django_db.connections.close_all()
 
 
-def _run_together(pieces: list[Piece], more: list[Piece]) -> list[Piece]:
+def _run_together(pieces: list[Event], more: list[Event]) -> list[Event]:
     """The pieces one after the other; output to one stream becomes one piece, as print writes in bits."""
     if pieces and more and pieces[-1].kind == more[0].kind == "output" and pieces[-1].stream == more[0].stream:
-        joined = Piece("output", pieces[-1].text + more[0].text, more[0].stream)
+        joined = Event("output", pieces[-1].text + more[0].text, more[0].stream)
         return [*pieces[:-1], joined, *more[1:]]
     return pieces + more
 
