@@ -10,7 +10,7 @@ from typing import Final
 
 #: How often a process reads its memory, seconds.
 SAMPLE_S: Final = 10.0
-#: An idle process, or one whose memory stays the same, writes a sample at least this often, seconds.
+#: An idle process, or one with unchanged memory, writes a sample at least this often, seconds.
 SAMPLE_IDLE_S: Final = 300.0
 #: Change of the resident size, as a share, that makes a sample worth writing earlier.
 SAMPLE_CHANGE: Final = 0.01

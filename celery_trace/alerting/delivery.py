@@ -85,7 +85,7 @@ class Dispatcher:
         self.use(rules)
         self._base_url = base_url.rstrip("/")
         self._sent: dict[tuple[str, str], _Sent] = {}
-        self._known_log: set[str] = set()  # alerts whose delivery log was read
+        self._known_log: set[str] = set()  # alerts with a delivery log that was read
         self._witnessed: set[str] = set()  # alerts that were seen firing
         self._grouped_at_s: dict[tuple[str, str], float] = {}
         self._health = {channel.label: _Health() for channel in self._channels}

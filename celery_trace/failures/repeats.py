@@ -50,7 +50,7 @@ class Linked(Protocol):
 
 
 class Identity(NamedTuple):
-    """The identity of a failure. ``pins`` keeps the objects alive whose addresses are in ``key``."""
+    """The identity of a failure. ``pins`` keeps the objects alive that have their addresses in ``key``."""
 
     key: tuple[Any, ...]
     pins: tuple[type | CodeType, ...]

@@ -19,7 +19,7 @@ class Allowance:
     Args:
         share: Of the time, such as 0.002.
         now_s: The time, by a clock that only goes forward: monotonic, or the process's processor time.
-        saved_s: The time whose share may be spent from the start.
+        saved_s: The share of so much time may be spent from the start.
     """
 
     def __init__(self, share: float, now_s: float, *, saved_s: float = SAVED_S) -> None:

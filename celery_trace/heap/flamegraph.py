@@ -179,7 +179,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _lost(profile: Profile) -> Profile:
-    """A run whose process died has failed."""
+    """A run has failed if its process died."""
     if profile.state == "running" and profile.host == socket.gethostname():
         try:
             os.kill(profile.pid, 0)

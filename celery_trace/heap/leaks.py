@@ -130,7 +130,7 @@ def _runs_of_the_short_lived(of_name: Sequence[Window], found: Sequence[Window])
     """
     Runs of processes that ended too soon to see a site that others saw. They count for its rate.
 
-    Otherwise a leak of a kilobyte would be judged only by those children whose sample happened to include it.
+    Otherwise a leak of a kilobyte would be judged only by those children that happened to sample it.
     """
     first_s, last_s = found[0].at_s, found[-1].at_s
     reporting = {window.process for window in found}

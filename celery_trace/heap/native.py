@@ -2,8 +2,8 @@
 What the sampled heap does not include: file descriptors, threads, child processes, and memory of C code.
 
 The process's levels are read every few seconds, with the number of runs of each task. A level that rises and stays is
-growth. It is attributed to the task whose runs explain it best, by least squares, or to the process if several explain
-it equally well, as when they run in turns.
+growth. It is attributed to the task with the runs that explain it best, by least squares, or to the process if
+several explain it equally well, as when they run in turns.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class _LineFit(Struct):
             self.both[tag] = self.both.get(tag, 0.0) + number * step
 
     def best(self) -> int:
-        """The tag whose runs explain the steps best; 0 if none does, or several do equally."""
+        """The tag with the runs that explain the steps best; 0 if none does, or several do equally."""
         shares = sorted(
             (
                 (self.both[tag] ** 2 / (squares * self.steps), tag)

@@ -44,7 +44,7 @@ CLIMB_FROM: Final = 3
 #: If a level has so few objects, such as an app that everything refers to, more of their referrers are read.
 FEW: Final = 8
 MOST_REFERRERS_OF_FEW: Final = 48
-#: Sites whose holders are described before the caller can pause.
+#: Sites with holders that are described before the caller can pause.
 DESCRIBED_AT_ONCE: Final = 8
 #: A root counts if the paths of this share of the found blocks lead to it. A bounded cache may hold as many of the
 #: blocks as the real holder, so up to the second share the walk continues for some more levels.
@@ -60,11 +60,11 @@ OUTSIDE: Final = "no Python object refers to it: held from C code or by a runnin
 MOST: Final = 0.5
 #: The share from which a site is made of objects from free lists.
 MOSTLY_RECYCLED: Final = 0.8
-#: Entries of the dicts whose table comes from a free list too.
+#: Entries of the dicts with a table that comes from a free list too.
 _SMALL_DICT: Final = 5
 UNCOLLECTED: Final = f"{NO_ROOT} that is not collected, as garbage collection is off here"
 
-#: Containers whose length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
+#: Containers of which the length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
 _SIZED: Final = (dict, list, set, frozenset, tuple, deque, OrderedDict, defaultdict, bytearray)
 _DICTS: Final = (dict, OrderedDict, defaultdict)
 #: A key is not searched among more entries.
@@ -236,7 +236,7 @@ class _Walk:
         self._more_levels = MORE_LEVELS
         self._index: dict[int, int] = {}
         self._held = {number for number, held in _held.items() if held() is not None}
-        self._namespaces: set[int] = set()  # dicts whose keys are names of attributes or variables
+        self._namespaces: set[int] = set()  # dicts with keys that are names of attributes or variables
         self._modules = modules  # by the address of their globals
 
     def _add(self, thing: Any, below: int, blocks: int) -> int:
@@ -279,7 +279,7 @@ class _Walk:
         for index, count in counted.items():
             self.nodes[index].blocks = count
             if self.nodes[index].below < 0:
-                # A container whose own buffer is among the blocks: what it holds is more informative.
+                # A container with its own buffer among the blocks: what it holds is more informative.
                 self.nodes[index].below = next(
                     first[block]
                     for block, _, referrer in matches
@@ -287,7 +287,7 @@ class _Walk:
                 )
 
     def asks(self) -> list[int]:
-        """The addresses of the objects whose referrers the next pass is to find; none once the walk is over."""
+        """The addresses of the objects for the next pass, which finds their referrers; none once the walk is over."""
         roots = [index for index in self._level if self._is_root(self.things[index])]
         # Of equal ones a module, as users look there first; the program's own before Celery's.
         root = max(roots, key=lambda index: (self.nodes[index].blocks, self._preference(index)), default=None)
@@ -653,7 +653,7 @@ def entries_of(container: Any) -> list[Any]:
 
 
 def length_of(thing: Any) -> int:
-    """The entries of a known kind of container or a cache; -1 for others, whose ``__len__`` may run code."""
+    """The entries of a known kind of container or a cache; -1 for others, as their ``__len__`` may run code."""
     if type(thing) is _LRU:
         return int(thing.cache_info().currsize)
     return len(thing) if _is_one_of(type(thing), _SIZED) else -1

@@ -78,7 +78,7 @@ def _read(file: str) -> list[str]:
 
 def function_at(lines: Sequence[str], line: int) -> str:
     """
-    The name of the function whose body a line is in, by indentation; ``<module>`` outside of any.
+    The name of the function around a line, by indentation; ``<module>`` outside of any.
 
     Only lines that open a block count on the way up, so that an indented text does not mislead.
     Parsing the file would be exact and cost a hundred times as much.

@@ -101,7 +101,7 @@ CLEAN_RUNS: Final = 40
 MOST_POINTS: Final = 40
 _GROWS: Final = Verdict.GROWING
 _LEAKS: Final = Verdict.LEAKING
-#: Roles whose processes run several at once.
+#: Roles of processes that run several at once.
 _SHARED_BY_RUNS: Final = frozenset({Role.THREADS, Role.GREEN, Role.WEB})
 #: And those in which one thread changes from run to run, as greenlets and coroutines do.
 _THREAD_SHARED: Final = frozenset({Role.GREEN, Role.WEB})

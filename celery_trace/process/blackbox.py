@@ -151,7 +151,7 @@ class BlackBox:
         if len(header) + _HEADER.size > _HEADER_BYTES:
             header = _encode(msgspec.structs.replace(process, counters=[], worker=process.worker[:200]))
         self._lock_path = path.with_suffix(".lock")
-        self._lock = _hold(self._lock_path)
+        self._lock = _hold_lock(self._lock_path)
         descriptor = -1
         try:
             descriptor = private_files.create(path)
@@ -160,7 +160,7 @@ class BlackBox:
             self._map: mmap.mmap | None = mmap.mmap(descriptor, _SIZE)
         except OSError:
             path.unlink(missing_ok=True)
-            self._let_go()
+            self._release_lock()
             raise
         finally:
             if descriptor >= 0:
@@ -246,9 +246,9 @@ class BlackBox:
             self._statm = -1
         if os.getpid() == self._pid:
             self._path.unlink(missing_ok=True)
-            self._let_go()
+            self._release_lock()
 
-    def _let_go(self) -> None:
+    def _release_lock(self) -> None:
         """Remove the lock file, unless the spool's writer has replaced it with its own."""
         descriptor, self._lock = self._lock, -1
         if descriptor < 0:
@@ -286,7 +286,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def _hold(path: Path) -> int:
+def _hold_lock(path: Path) -> int:
     """
     Lock a file that shows that this process lives, as its spool does from its first record on. A task may be killed
     before the first record, and a box without a living process is removed.
@@ -393,7 +393,7 @@ def _crash_of(text: str) -> _Crash | None:
 
 
 def _running(data: bytes) -> list[Running]:
-    """The runs whose places are taken."""
+    """The runs in the taken places."""
     runs = []
     for at in range(_RUNS_AT, _SAMPLE_AT, PLACE.size):
         taken, started_at_s, thread, retries, text = PLACE.unpack_from(data, at)
@@ -405,7 +405,7 @@ def _running(data: bytes) -> list[Running]:
 
 
 def _newest_sample(data: bytes) -> bytes:
-    """The body of the newer sample whose checksum holds; empty if neither was ever written."""
+    """The body of the newer sample with a valid checksum; empty if neither was ever written."""
     best, newest = -1, b""
     for head in (_SAMPLE_AT, _SAMPLE_AT + _SAMPLE_BYTES):
         sequence, length, checksum = _SAMPLE_HEAD.unpack_from(data, head)

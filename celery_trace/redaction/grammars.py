@@ -205,7 +205,7 @@ _SAID = (
 )
 
 
-def said(text: str, _: IsSecret) -> Iterator[Span]:
+def phrases(text: str, _: IsSecret) -> Iterator[Span]:
     """``IDENTIFIED BY 'X'``, and ``login bob password X`` of ``.netrc``."""
     for word, pattern in _SAID:
         if word in text:
@@ -384,7 +384,7 @@ GRAMMARS: tuple[Grammar, ...] = (
     Grammar((" -", "--", "'-", '"-'), options),
     Grammar(("('", '("', "['", '["', "b'", 'b"', "\\'", '\\"'), rows_of_two),
     Grammar((" '", ' "', " \\"), quoted),
-    Grammar((" password ", "IDENTIFIED "), said, by_name=False),
+    Grammar((" password ", "IDENTIFIED "), phrases, by_name=False),
     Grammar(("</", "&lt;/"), elements),
     Grammar(("value=", "content=", "VALUE="), attributes),
     Grammar(("Key (",), keys_of_postgres),

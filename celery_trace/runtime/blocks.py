@@ -25,7 +25,7 @@ from celery_trace.runtime.recorder import Recorder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: The calls of a label whose differences are also written as evidence: the first few, then fewer and fewer.
+#: The calls of a label that write their differences as evidence too: the first few, then fewer and fewer.
 _WRITTEN_CALLS = frozenset({1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000})
 
 

@@ -427,7 +427,7 @@ class CeleryTrace:
             self.run_ends(task, task_id, state, **rest)
 
     def on_task_failure(self, sender: Any = None, task_id: str = "", **signal: Any) -> None:
-        """A task failed. In the main process: a task whose child could not report it."""
+        """A task failed. In the main process: a task that its child could not report."""
         with Guard("task_failure"):
             if not self._is_ours(sender):
                 return
@@ -572,8 +572,8 @@ def _hide_secrets() -> None:
     """
     Mask our passwords and keys in a worker's replies: anybody who can publish on the broker can ask for them.
 
-    Celery's ``inspect conf`` and ``report`` show the whole configuration except settings whose names match a pattern.
-    Our names are added to it. The values stay where the app, its children and the monitor read them.
+    Celery's ``inspect conf`` and ``report`` show the whole configuration except settings with names that match a
+    pattern. Our names are added to it. The values stay where the app, its children and the monitor read them.
     """
     with Guard("hiding secret settings"):
         from celery.app import utils
@@ -590,7 +590,7 @@ def install(app: Any) -> CeleryTrace:
 
 
 def install_when_a_worker_starts() -> None:
-    """Switch the plugin on for each app whose worker or scheduler starts in this process."""
+    """Switch the plugin on for each app that starts a worker or scheduler in this process."""
     from celery.signals import beat_init, worker_init
 
     worker_init.connect(_install_on_worker_init, weak=False, dispatch_uid="celery_trace.install")

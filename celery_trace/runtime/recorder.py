@@ -66,7 +66,7 @@ P = TypeVar("P", bound=Probe)
 _TASK: Final = Kind.TASK
 #: Why a run is written as a record.
 _WHY: Final = {OUTLIER: "outlier", SCATTERED: "sampled"}
-#: Roles whose runs may be in greenlets, where gevent or eventlet has patched Python's threads.
+#: Roles with runs that may be in greenlets, where gevent or eventlet has patched Python's threads.
 _OF_GREENLETS: Final = frozenset({Role.GREEN, Role.WEB})
 
 
@@ -378,7 +378,7 @@ class Recorder:
 
     @property
     def kept_failures(self) -> int:
-        """Failures whose objects are held for the live shell."""
+        """How many failures are held for the live shell."""
         return self.keeper.kept_count if self.keeper is not None else 0
 
     @property

@@ -40,7 +40,7 @@ class Connection:
         Connect one method weakly: it receives as long as its object lives.
 
         A finalizer could not disconnect it: the garbage collector runs finalizers anywhere, also inside
-        ``Signal.connect``, whose lock can't be taken twice.
+        ``Signal.connect``, which has a lock that can't be taken twice.
         """
         signal = getattr(signals, name)
         signal.connect(receiver, weak=True, dispatch_uid=uid)

@@ -142,7 +142,7 @@ def test_a_key_named_in_the_settings_is_refused_behind_a_link_and_the_message_na
 
 def test_a_key_with_a_second_name_is_refused(settings: Settings, tmp_path: Path) -> None:
     os.link(planted_key(settings), tmp_path / "elsewhere")
-    with pytest.raises(SettingError, match="2 names"):
+    with pytest.raises(SettingError, match="2 hard links"):
         load_key(settings)
 
 

@@ -122,7 +122,7 @@ def configured(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Rule, ...]:
     """
     The rules of ``trace_alert_rules``; the shipped ones if it is not set.
 
-    The entry ``{"rule": "shipped"}`` stands for all shipped rules, so that a list can add to them.
+    The entry ``{"rule": "shipped"}`` means all shipped rules, so that a list can add to them.
 
     Raises:
         SettingError: An entry names no rule, has a key or a value that is not allowed, or two share a name.

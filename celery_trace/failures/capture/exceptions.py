@@ -390,7 +390,7 @@ def capture_frames(
     Args:
         frame: The innermost.
         limits, redactor, in_app, arguments, scrubber: As for :func:`capture_exception`.
-        outermost: The function whose callers are left out.
+        outermost: The function beyond which callers are left out.
         raised: The exception's name; none by default.
     """
     capturing = _Capturing(limits, redactor, in_app, scrubber)

@@ -61,7 +61,7 @@ class HeapProbe(Probe):
             totals.tag = self.heap.tag(totals.kind, totals.name, self.host.code_of(totals.kind, totals.name))
 
     def every(self) -> None:
-        """Look at the sample; end a watch whose time is over."""
+        """Look at the sample; end an ordered watch on time."""
         if self.heap is None:
             return
         if self._until_s and self.host.clock.monotonic_s() > self._until_s:

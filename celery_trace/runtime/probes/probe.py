@@ -34,7 +34,7 @@ class Host(Protocol):
 
     @property
     def kept_failures(self) -> int:
-        """Failures whose objects are held for the live shell."""
+        """How many failures are held for the live shell."""
 
     @property
     def overhead_ratio(self) -> float:
