@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
-# Most tests of real processes wait; the tests of a file stay together, as they share what it starts.
-SIDE_BY_SIDE = -n $(JOBS) --dist loadfile
+# Most tests of real processes wait; the tests of a file stay together, as they share what it starts. Files begin in the
+# order that tests/conftest.py gives them, not by how many tests they have.
+SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 TIERS ?= unit wiring worker browser services
 VERSIONS ?= 3.13 3.12
 JOBS ?= 2

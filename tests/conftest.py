@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,12 @@ hypothesis.settings.load_profile("ours")
 #: Tier (the folder's name) and the seconds after which one of its tests counts as hung. The order is that of a
 #: run: what is fast and says most comes first; within a tier the order is random.
 TIERS = {"unit": 60, "wiring": 120, "worker": 300, "services": 300, "browser": 420}
+
+#: What begins first in its tier: the heap's tests, as each pass over a heap takes longer the more tests have filled it,
+#: and the files that take longest, so that no process ends with one of them alone.
+BEGINS_FIRST = re.compile(
+    r"test_(heap_|corpus|store_|leaks_corpus|memory_|demo|fault_|warm_shutdown|django_site|cli_processes|end_to_end|brokers)"
+)
 
 #: Tiers that start processes; after their tests the whole machine is searched for what they left.
 STARTS_PROCESSES = {"worker", "services", "browser"}
@@ -66,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIERS[tier]))
     order = list(TIERS)
-    items.sort(key=lambda item: order.index(_tier(item.path)))
+    items.sort(key=lambda item: (order.index(_tier(item.path)), not BEGINS_FIRST.match(item.path.name)))
 
 
 @pytest.fixture(autouse=True)

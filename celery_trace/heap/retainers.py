@@ -518,9 +518,9 @@ class _Walk:
         """The attribute or variable by which one object refers to the next; empty for an entry of a container."""
         kind = type(above)
         if id(above) in self._namespaces:
-            return next((str(key) for key, value in list(above.items()) if value is thing and type(key) is str), "")
+            return _name_of(thing, above)
         if issubclass(kind, type):
-            return _name_of(thing, _namespace_of(above))
+            return "" if id(thing) in self._namespaces else _name_of(thing, _namespace_of(above))
         if issubclass(kind, types.FunctionType):
             for name, cell in zip(above.__code__.co_freevars, above.__closure__ or (), strict=False):
                 if cell is thing or _content(cell) is thing:
@@ -538,9 +538,9 @@ class _Walk:
 
 def _name_of(thing: Any, namespace: Mapping[str, Any]) -> str:
     """The name of an object in a namespace; or of one of its type, as the head of a list may have moved on."""
-    found = list(namespace.items())
+    found = [(name, value) for name, value in list(namespace.items()) if type(name) is str]
     of_its_type = [name for name, value in found if type(value) is type(thing)]
-    return next((str(name) for name, value in found if value is thing), of_its_type[0] if len(of_its_type) == 1 else "")
+    return next((name for name, value in found if value is thing), of_its_type[0] if len(of_its_type) == 1 else "")
 
 
 def _is_recycled(thing: Any, is_buffer: bool) -> bool:

@@ -55,8 +55,11 @@ if TYPE_CHECKING:
 
 #: Mean distance of two picks, bytes, when sampling begins; the sampler doubles it as picks become many.
 MEAN_BYTES: Final = 4096.0
-#: The distance up to which it is doubled because picks cost too much.
+#: The distance up to which it is doubled because picks cost too much: for few runs, for many, and for each run of a
+#: task, so that a leak of a kilobyte a run still has some sixty picks.
+COARSE_BYTES: Final = 8192.0
 COARSEST_BYTES: Final = 65536.0
+BYTES_PER_RUN: Final = 16.0
 #: Picks become fewer when they take more than this share of the process's processor time, in budgets.
 PICKS_SHARE: Final = 1.0
 #: What a stretch may spend on them at its start, processor seconds: its first runs are sampled finely.
@@ -394,9 +397,15 @@ class HeapWatch:
         stats = self._sampler.stats()
         pick_s = stats["pick_s"] - self._pick_s
         self.duty.spend((stats["calls"] - self._calls) * self._cost_s + pick_s)
-        if self._picking.exceeds(pick_s, time.process_time()) and stats["mean_bytes"] < COARSEST_BYTES:
+        if self._picking.exceeds(pick_s, time.process_time()) and stats["mean_bytes"] < self._coarsest_bytes():
             self._sampler.coarsen()
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
+
+    def _coarsest_bytes(self) -> float:
+        """The distance of picks that still shows a leak, by how often each task has run in this stretch."""
+        if self._process.role in RUN_NOTHING:
+            return COARSEST_BYTES
+        return min(max(COARSE_BYTES, BYTES_PER_RUN * self._runs_per_task()), COARSEST_BYTES)
 
     def _runs(self) -> dict[int, int]:
         """How many runs of each tag have begun; for the process itself, its age in units of ``PROCESS_RUN_S``."""

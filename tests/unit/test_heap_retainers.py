@@ -43,6 +43,7 @@ class Service:
     """What keeps it."""
 
     kept_by_class: ClassVar[list[Any]] = []
+    newest: ClassVar[Entry | None] = None
 
     def __init__(self, **attributes: Any) -> None:
         self.__dict__.update(attributes)
@@ -167,7 +168,7 @@ def begins_empty() -> Iterator[None]:
     _slotted.entries.clear()
     _cache._data.clear()
     _local.__dict__.clear()
-    _newest = None
+    _newest = Service.newest = None
 
 
 def test_bytes_of_a_dict_are_held_by_the_modules_variable() -> None:
@@ -385,7 +386,19 @@ def test_a_chain_is_climbed_while_it_grows() -> None:
         for _ in range(100):  # faster than one level a pass
             _newest = Entry(_newest)
     assert found is not None
-    assert found[1].holder.path[0] == HERE
+    assert found[1].holder.path[:2] == [HERE, "_newest: Entry"]
+
+
+def test_a_chain_that_grows_meanwhile_is_named_by_the_attribute_of_its_class() -> None:
+    payloads = []
+    for _ in range(100):
+        Service.newest = Entry(Service.newest)
+        payloads.append(block_of(Service.newest.payload))
+    found = None
+    for found in search(referrers(), {1: payloads[:50:5]}):  # noqa: B007 - the last one is looked at
+        Service.newest = Entry(Service.newest)
+    assert found is not None
+    assert found[1].holder.path[:2] == [f"{__name__}.Service (class)", "newest: Entry"]
 
 
 def test_a_pass_climbs_to_the_end_of_a_chain_that_nothing_else_refers_to() -> None:

@@ -150,10 +150,10 @@ def test_each_shape_has_an_example():
 
 
 @pytest.mark.parametrize("name", sorted(FORMS))
-def test_a_thousand_credentials_of_each_vendor_are_hidden_wherever_they_stand(name):
+def test_credentials_of_each_vendor_are_hidden_wherever_they_stand(name):
     dice = random.Random(name)
     contexts = list(CONTEXTS.items())
-    for turn in range(1000):
+    for turn in range(6 * len(contexts) * len(FORMS[name])):  # each form in each context, six times
         form = FORMS[name][turn % len(FORMS[name])]
         token, secrets = made(form, dice)
         where, say = contexts[(turn // len(FORMS[name])) % len(contexts)]

@@ -14,6 +14,8 @@ from tests.corpus.cases import DECOYS, LEAKS
 from tests.support.processes import REPOSITORY, clean_environment
 
 cases.load()
+#: The measurement takes as long as it may, which is longer than a test of this tier may.
+pytestmark = pytest.mark.timeout(300)
 #: What the interpreter's own caches may gain, bytes.
 NOISE_BYTES = 8_192
 

@@ -70,7 +70,7 @@ def test_an_sqlite_file_gives_space_back_in_steps(tmp_path):
     settings = Settings(dir=str(tmp_path), retention_days=0.0, retention_failures=50)
     store = open_store(settings, clock=open_clock())
     try:
-        store.write([noise(number) for number in range(4000)])
+        store.write([noise(number) for number in range(2000)])
         store.prune(settings, NOW_S)
         before = Queries(store).stats().size
         assert before.gives_back
