@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from celery_trace.clock import SystemClock
-from celery_trace.heap.differences import TracedRuns, top_differences
+from celery_trace.heap.differences import TracedRun, top_differences
 from celery_trace.heap.watch import HeapWatch, watch_heap
 from celery_trace.model import Kind, ProcessRecord, Role, Window
 from celery_trace.process.memory import read_memory
@@ -135,13 +135,12 @@ def search() -> dict[str, Any]:
 
 def traced_us(task: Callable[[], Any], runs: int) -> float:
     """The median of single traced runs with their Top 10, microseconds."""
-    traced = TracedRuns(everything=True, clock=SystemClock())
 
     def once() -> None:
-        run = traced.begin(task.__name__)
+        run = TracedRun()
+        run.begin()
         task()
-        if run is not None:
-            top_differences(run.end())
+        top_differences(run.end())
 
     return bare_us(once, runs)
 

@@ -86,7 +86,7 @@ def begin(app: Celery, way: str) -> tuple[Callable[..., Any], Callable[..., Any]
     if way == "signals":
         from celery_trace.runtime import tracers
 
-        tracers.hear = lambda app, runs: None
+        tracers.install = lambda app, runs: None
     if way != "receivers":
         signals.worker_process_init.send(sender=None)
     return bare, task.__trace__

@@ -1,6 +1,6 @@
 """
-celery-trace: which Celery task leaks, at which line, and what keeps the objects alive; and what a failed task looked
-like inside.
+celery-trace: which Celery task leaks, at which line, and what keeps the objects alive; and the frames and values of
+failed tasks.
 
 Switch it on with ``CeleryTrace(app)``; measure a function with ``@trace_memory`` or a block with
 ``with trace_memory("label"):``.
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Load the public names when they are asked for: a command that only lists commands pays for none of them."""
+    """Import the public names on first use: a command that only lists commands needs none of them."""
     if name == "CeleryTrace":
         from celery_trace.runtime.plugin import CeleryTrace
 

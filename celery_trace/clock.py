@@ -1,16 +1,16 @@
-"""Time, as a collaborator: what reads the clock receives one, so that a test can turn its hands."""
+"""Time as a collaborator: code gets a clock passed in, so that a test can set it."""
 
 from __future__ import annotations
 
 import time
 from typing import Final, Protocol
 
-#: When this process, or the one that it was forked from, began to import. A file that is newer may not be what runs.
+#: When this process, or the one that it was forked from, began to import. A newer file may differ from the code.
 IMPORTED_AT_S: Final = time.time()
 
 
 class Clock(Protocol):
-    """What a reader of time needs."""
+    """The interface of a clock."""
 
     def now_s(self) -> float:
         """Wall clock, seconds since the epoch. May step back."""
@@ -27,7 +27,7 @@ class SystemClock:
 
 
 class FakeClock:
-    """A clock that moves only when told to."""
+    """A clock that moves only by :meth:`advance`."""
 
     def __init__(self, now_s: float = 1_700_000_000.0) -> None:
         self._now_s = now_s
@@ -40,7 +40,7 @@ class FakeClock:
         return self._monotonic_s
 
     def advance(self, seconds: float) -> None:
-        """Let time pass on both clocks."""
+        """Move both clocks forward."""
         self._now_s += seconds
         self._monotonic_s += seconds
 

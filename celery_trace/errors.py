@@ -5,12 +5,12 @@ from __future__ import annotations
 
 class TraceError(Exception):
     """
-    An error of celery-trace that a person may read.
+    An error of celery-trace for users.
 
     Args:
         what: What was tried or is wrong, without secrets. It may be the whole text.
         why: The reason, if it is known.
-        next: What the reader can do about it.
+        next: What the user can do about it.
     """
 
     def __init__(self, what: str, why: str = "", next: str = "") -> None:
@@ -26,4 +26,4 @@ class TraceError(Exception):
 
 
 class Unavailable(TraceError):
-    """Something that we need, such as the store or the broker, can't be used now. Records wait where they are."""
+    """A resource, such as the store or the broker, is unavailable. Records wait where they are."""

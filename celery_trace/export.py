@@ -1,8 +1,8 @@
 """
 Tables of the store as files, to keep or to analyse elsewhere: JSON Lines, or Parquet for DuckDB, pandas and the like.
 
-Rows are read page by page over the index on their time, so that an export of millions holds neither the memory nor
-a lock while it runs. Columns are those of :mod:`celery_trace.stores.schema`; ``payload`` is the record's JSON.
+Rows are read in pages over the index on their time, so that an export of millions needs little memory and holds no
+lock. Columns are those of :mod:`celery_trace.stores.schema`; ``payload`` is the record's JSON.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ TABLES: dict[str, tuple[sa.Table, str]] = {
     "audit": (tables.audit, "at_s"),
 }
 
-#: Columns that say how a row is stored, and nothing more.
+#: Columns about the storage of a row only.
 STORED_ONLY = frozenset({"shared"})
 #: Rows of one read.
 PAGE = 5000
 
 
 class Exported(Struct):
-    """What was written: the file of each table, and its rows."""
+    """The written files: of each table, with its number of rows."""
 
     files: dict[str, str]
     rows: dict[str, int]
@@ -93,7 +93,7 @@ def rows(store: Store, name: str, *, since_s: float | None = None, page: int = P
 def write_json_lines(
     store: Store, folder: Path, names: Iterable[str] = tuple(TABLES), *, since_s: float | None = None
 ) -> Exported:
-    """One ``<table>.jsonl`` for each table, 0600; an object a line, ``payload`` as an object of its own."""
+    """One ``<table>.jsonl`` for each table, 0600; an object per line, ``payload`` as a nested object."""
     private_files.make_folder(folder)
     exported = Exported({}, {})
     encoder = msgspec.json.Encoder()

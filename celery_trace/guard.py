@@ -1,9 +1,8 @@
 """
-The task always wins: one guard around everything that we do in somebody else's process.
+The task always wins: one guard around all of our code in the user's process.
 
-Whatever goes wrong inside a guarded body is ours alone: it is counted, logged once
-per place, and swallowed. What is *theirs* passes through: a soft time limit, a
-``SystemExit`` or a ``KeyboardInterrupt`` that lands while we measure belongs to the task.
+An error inside a guarded body is counted, logged once per place, and swallowed. Exceptions for the task pass through: a
+soft time limit, a ``SystemExit`` or a ``KeyboardInterrupt`` that is raised while we measure.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from types import TracebackType
 
 logger = logging.getLogger("celery_trace")
 
-#: How often what failed at its start is tried again, seconds.
+#: How often a failed start is retried, seconds.
 AGAIN_S = 10.0
 
 #: How often our own code failed, by place. Shown on the monitor's statistics.
@@ -23,7 +22,7 @@ own_errors: Counter[str] = Counter()
 
 
 def _belongs_to_the_task(error: BaseException) -> bool:
-    """A time limit raised by a signal handler inside our code was meant for the task, not for us."""
+    """Whether an exception is meant for the task: a signal handler may raise a time limit inside our code."""
     if not isinstance(error, Exception):
         return True
     return type(error).__name__ == "SoftTimeLimitExceeded"
@@ -33,7 +32,7 @@ class Guard:
     """
     A context manager that keeps our errors from the task.
 
-    Reusable and re-entrant; it holds no state of the body. ``place`` names the body
+    Reusable and re-entrant; it has no state. ``place`` is the name of the body
     in the log and in :data:`own_errors`.
     """
 
@@ -58,17 +57,17 @@ class Guard:
 
 def swallow(place: str, error: Exception) -> None:
     """
-    Report an error that came up in code of ours before a run; what belongs to the task is raised again.
+    Report an error of our code before a run; an exception for the task is raised again.
 
     Raises:
-        SoftTimeLimitExceeded: As ``error``: it was meant for the task, which has not begun yet.
+        SoftTimeLimitExceeded: The ``error``: it was meant for the task, which has not begun yet.
     """
     if _belongs_to_the_task(error):
         raise error
     report(place, error)
 
 
-def report(place: str, error: BaseException, what_next: str = "More of the same are only counted") -> None:
+def report(place: str, error: BaseException, what_next: str = "Further ones are only counted") -> None:
     """
     Count an error of ours and log it, in full, the first time that this place fails.
 
@@ -91,9 +90,9 @@ def report(place: str, error: BaseException, what_next: str = "More of the same 
 
 class Beginnings:
     """
-    Parts of ours that are to begin; each that fails is tried again until it succeeds.
+    Starts parts of ours; each that fails is retried until it succeeds.
 
-    Logs two lines at most for a part: that it failed, and that it works.
+    Logs at most two lines for a part: that it failed, and that it works.
     """
 
     def __init__(self) -> None:
@@ -101,31 +100,31 @@ class Beginnings:
 
     @property
     def waiting(self) -> bool:
-        """Whether something is still to be tried again."""
+        """Whether something is still to be retried."""
         return bool(self._failed)
 
     def begin(self, part: str, make: Callable[[], object]) -> bool:
         """
-        Begin a part now. Whether that succeeded.
+        Start a part now. Returns whether that succeeded.
 
         Raises:
-            BaseException: What belongs to the task.
+            BaseException: One that is meant for the task.
         """
         try:
             make()
         except BaseException as error:
             if _belongs_to_the_task(error):
                 raise
-            report(part, error, f"It is tried again every {AGAIN_S:.0f} s")
+            report(part, error, f"It is retried every {AGAIN_S:.0f} s")
             _, tries = self._failed.get(part, (make, 0))
             self._failed[part] = make, tries + 1
             return False
         _, tries = self._failed.pop(part, (make, 0))
         if tries:
-            logger.warning("celery-trace: %s works now; it had failed %d times.", part, tries)
+            logger.warning("celery-trace: %s works now, after %d failed attempts.", part, tries)
         return True
 
     def again(self) -> None:
-        """Try again what has failed; called every :data:`AGAIN_S`."""
+        """Retry what has failed; called every :data:`AGAIN_S`."""
         for part, (make, _) in list(self._failed.items()):
             self.begin(part, make)

@@ -1,7 +1,7 @@
 """
-Threads and locks of the operating system, also where gevent or eventlet have replaced Python's.
+Threads and locks of the operating system, even if gevent or eventlet have patched Python's.
 
-A command that loops must not stop the event loop of a green worker, so ours run beside it.
+A command that loops must not block the event loop of a green worker, so ours run in real threads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 
 class Lock(Protocol):
-    """What a lock of either origin offers."""
+    """The interface of a lock."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
 
@@ -26,7 +26,7 @@ class Lock(Protocol):
 
 
 def _original(name: str) -> Any:
-    """``_thread.<name>`` as it was before a green library replaced it; None if nothing did."""
+    """``_thread.<name>`` from before a green library patched it; None if none did."""
     gevent = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.is_module_patched("_thread"):
         return gevent.get_original("_thread", name)
@@ -37,14 +37,14 @@ def _original(name: str) -> Any:
 
 
 def lock() -> Lock:
-    """A fresh lock that is not re-entrant."""
+    """A new lock that is not re-entrant."""
     made = _original("allocate_lock")
     result: Lock = (made or threading.Lock)()
     return result
 
 
 def ident() -> int:
-    """This thread's identity, as ``PyThreadState_SetAsyncExc`` wants it."""
+    """This thread's identity for ``PyThreadState_SetAsyncExc``."""
     original = _original("get_ident")
     return int((original or _thread.get_ident)())
 

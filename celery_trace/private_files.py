@@ -1,12 +1,12 @@
 """
-Files in ``trace_dir``: made for their owner alone, and opened only if nobody else can have put them there.
+Files in ``trace_dir``: created for their owner alone, and opened only if no other user can have put them there.
 
-What is captured is private, and what is read is believed: a file behind a link, of another user, with a second name
-or writable by others is refused (:class:`NotOurs`). No call here waits: a pipe in the place of a file is refused too.
+Captured data is private, and data that is read is trusted: a file behind a link, of another user, with a second hard
+link or writable by others is refused (:class:`NotOurs`). No call here blocks: a pipe in place of a file is refused too.
 
-Who owns a file decides as follows. A process accepts files of its own user and of root, who can change them anyway.
-A process of root also accepts those of whoever owns the folder, so that ``sudo celery … trace doctor`` works; a
-secret (the key that says who may run code) is accepted from its own user and from root only.
+A process accepts files of its own user and of root, who can change them anyway. A process of root also accepts those of
+the folder's owner, so that ``sudo celery … trace doctor`` works. A secret (the key that authorises code) is accepted
+from its own user and from root only.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from pathlib import Path
 from celery_trace.errors import TraceError
 
 _ALWAYS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-#: Errors of ``open`` that say what stands there: a link, a folder, a pipe or socket without its other end.
+#: Errors of ``open`` that show what is there: a link, a folder, a pipe or socket without its other end.
 _NO_FILE = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe or a socket"}
-#: Names of files in the making, which hold who makes them. They live for a moment: an old one was left by a kill.
+#: Names of unfinished files, with their writer. They are short-lived: an old one was left by a killed process.
 _DRAFT = re.compile(r".+\.\d+-\d+\.draft|\d+-\d+\.probe|[0-9A-Za-z_-]+\.\d+\.(box-)?nascent")
-#: In a ``trace_dir`` that we make, so that nobody commits what was captured.
+#: In a ``trace_dir`` that we make, so that captured data is not committed.
 IGNORE_FILE, IGNORE = ".gitignore", b"# Made by celery-trace: what is in here is private.\n*\n"
 
 
 class NotOurs(TraceError, OSError):
-    """What stands at a path is not used; the text says what, why and what to do."""
+    """A file or folder is refused; the text is what, why and what to do."""
 
     def __init__(self, path: Path, why: str, next: str = "Remove it, or move it elsewhere.") -> None:
         super().__init__(f"{path} is not used", why, next)
@@ -46,13 +46,13 @@ class NotOurs(TraceError, OSError):
 
 def make_folder(path: Path) -> bool:
     """
-    Make a folder and what is missing above it, each level 0700. What exists stays as it is.
+    Make a folder and its missing parents, each level 0700. Existing ones are not changed.
 
     Returns:
         Whether this call made the folder itself.
 
     Raises:
-        OSError: It can't be made, or something else stands there.
+        OSError: It can't be made, or something else is there.
     """
     if not os.path.lexists(path.parent):
         make_folder(path.parent)
@@ -60,14 +60,14 @@ def make_folder(path: Path) -> bool:
         os.mkdir(path, 0o700)
     except FileExistsError:
         if not os.path.isdir(path):
-            raise NotADirectoryError(errno.ENOTDIR, "something that is no folder stands there", str(path)) from None
+            raise NotADirectoryError(errno.ENOTDIR, "it exists and is not a folder", str(path)) from None
         return False
     return True
 
 
 def make_trace_dir(folder: Path) -> None:
     """
-    Make ``trace_dir``. A new one gets a ``.gitignore`` that keeps all of it out of a repository.
+    Make ``trace_dir``. A new one gets a ``.gitignore`` for all of its contents.
 
     Raises:
         OSError: As :func:`make_folder`.
@@ -79,7 +79,7 @@ def make_trace_dir(folder: Path) -> None:
 
 def make_part(folder: Path) -> None:
     """
-    Make a folder inside ``trace_dir``, and ``trace_dir`` itself where it is missing.
+    Make a folder inside ``trace_dir``, and ``trace_dir`` itself if it is missing.
 
     Raises:
         OSError: As :func:`make_folder`.
@@ -90,12 +90,12 @@ def make_part(folder: Path) -> None:
 
 def check_guarded(folder: Path) -> None:
     """
-    See that nobody but its owner can replace what stands in a folder.
+    Check that only its owner can replace files in a folder.
 
     Raises:
-        NotOurs: Others can write there (``/tmp`` and its like excepted, where nobody can replace others' files), or
-            it belongs to somebody else.
-        OSError: It can't be looked at.
+        NotOurs: Others can write there (except sticky folders like ``/tmp``, where others' files can't be replaced), or
+            it belongs to another user.
+        OSError: It can't be read.
     """
     status = os.stat(folder)
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
@@ -111,7 +111,7 @@ _TAKE_ANOTHER = "Give each user a trace_dir of its own (CELERY_TRACE_DIR)."
 
 def check_writable(folder: Path) -> None:
     """
-    Make a folder inside ``trace_dir`` and see that a file can be made there, and that there is room for one.
+    Make a folder inside ``trace_dir`` and check that a file can be made there, and that there is space for one.
 
     Raises:
         OSError: It can't.
@@ -135,11 +135,11 @@ def open_file(path: Path, flags: int, *, secret: bool = False) -> int:
 
     Args:
         path: The file.
-        flags: Those of ``os.open``. ``O_TRUNC`` takes effect only after the file was found to be ours.
+        flags: Those of ``os.open``. ``O_TRUNC`` takes effect only after the file was checked.
         secret: Refuse a file that others can read, and one that is neither this user's nor root's.
 
     Raises:
-        NotOurs: Something else stands there.
+        NotOurs: Something else is there.
         OSError: It can't be opened.
     """
     try:
@@ -160,7 +160,7 @@ def open_file(path: Path, flags: int, *, secret: bool = False) -> int:
 
 
 def _instead_of_a_link(path: Path) -> str:
-    """What to do about a link. One that was configured, as Kubernetes makes them for secrets, may be meant."""
+    """What to do about a link. It may be intended, as Kubernetes makes them for secrets."""
     try:
         return f"Use {path.parent / os.readlink(path)} itself, or remove the link."
     except OSError:
@@ -171,7 +171,7 @@ def _check(fd: int, path: Path, secret: bool) -> None:
     status = os.fstat(fd)
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
-        raise NotOurs(path, "it is no plain file")
+        raise NotOurs(path, "it is not a regular file")
     user = os.geteuid()
     if status.st_uid not in (user, 0) and (secret or user != 0 or status.st_uid != os.stat(path.parent).st_uid):
         raise NotOurs(path, f"it belongs to uid {status.st_uid}, and this is uid {user}")
@@ -180,7 +180,7 @@ def _check(fd: int, path: Path, secret: bool) -> None:
     if secret and mode & 0o077:
         raise NotOurs(path, f"it can be read by others (mode {mode:04o})", f"Run: chmod 600 {path}, and change it.")
     if status.st_nlink > 1:
-        raise NotOurs(path, f"it has {status.st_nlink} names, and who writes to one changes them all")
+        raise NotOurs(path, f"it has {status.st_nlink} hard links, so a write to one changes them all")
 
 
 def create(path: Path) -> int:
@@ -200,10 +200,10 @@ def create(path: Path) -> int:
 
 def read(path: Path, most_bytes: int = 64 * 1024 * 1024, *, secret: bool = False) -> bytes:
     """
-    What a file of ours holds, at most ``most_bytes`` of it.
+    The contents of a file of ours, at most ``most_bytes``.
 
     Raises:
-        NotOurs: Something else stands there.
+        NotOurs: Something else is there.
         OSError: It can't be read.
     """
     with open(open_file(path, os.O_RDONLY, secret=secret), "rb") as file:
@@ -212,7 +212,7 @@ def read(path: Path, most_bytes: int = 64 * 1024 * 1024, *, secret: bool = False
 
 def replace(path: Path, data: bytes, *, durable: bool = False) -> None:
     """
-    Put a file with this content, 0600, in the place of whatever stands there: all of it or nothing.
+    Replace a file, or whatever is at its path, with one of this content, 0600, atomically.
 
     Args:
         path: The file.
@@ -220,9 +220,9 @@ def replace(path: Path, data: bytes, *, durable: bool = False) -> None:
         durable: Wait until it is on the disk, so that a power cut does not leave it empty.
 
     Raises:
-        OSError: It can't be written; what stood there still does.
+        OSError: It can't be written; the old file is unchanged.
     """
-    # By process and thread: what a kill leaves is overwritten one day, and never used by two at once.
+    # By process and thread: never used by two at once, and leftovers of a kill are overwritten eventually.
     draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_native_id()}.draft")
     fd = create(draft)
     try:
@@ -240,8 +240,8 @@ def replace(path: Path, data: bytes, *, durable: bool = False) -> None:
 
 def open_output(path: Path) -> int:
     """
-    A descriptor of a file that a person named for an export, emptied. A link is followed, and a pipe is waited for:
-    it is their choice. A file of their own is closed to others before anything is written to it.
+    A descriptor of an export file that a user named, emptied. A link is followed, and a pipe is waited for: that is
+    their choice. A file of their own is closed to others before anything is written to it.
 
     Raises:
         OSError: It can't be opened.
@@ -255,10 +255,10 @@ def open_output(path: Path) -> int:
 
 def make_private(path: Path) -> None:
     """
-    Take the rights of group and others from a file that a library made for us with what the umask left.
+    Remove the permissions of group and others from a file that a library made for us with the umask's mode.
 
     Raises:
-        NotOurs: Something else stands there.
+        NotOurs: Something else is there.
         OSError: It can't be opened.
     """
     fd = os.open(path, os.O_RDONLY | _ALWAYS)
@@ -272,10 +272,10 @@ def make_private(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Alone among our processes in a folder, for the milliseconds that making a file takes."""
+    """A lock on a folder among our processes, for the milliseconds that making a file takes."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(OSError):  # NFS locks no folders: there the last of two wins
+        with contextlib.suppress(OSError):  # NFS can't lock folders: there the last of two wins
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
@@ -283,7 +283,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def clear_drafts(folder: Path) -> None:
-    """Remove what processes left that were killed while they made a file, a minute ago or longer."""
+    """Remove unfinished files of killed processes that are older than a minute."""
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             if _DRAFT.fullmatch(name):
@@ -294,7 +294,7 @@ def clear_drafts(folder: Path) -> None:
 
 def set_aside(path: Path) -> Path:
     """
-    Rename what is none of ours, so that it is in nobody's way; gives its new path.
+    Rename a file that is not ours, to free its name. Returns its new path.
 
     Raises:
         OSError: It can't be renamed.

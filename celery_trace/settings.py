@@ -1,9 +1,9 @@
 """
-Every setting, in one table; values are checked once, at start, and frozen.
+All settings, in one table; values are checked once, at start, and frozen.
 
 A setting ``store`` is spelled ``trace_store`` in Celery's configuration, ``CELERY_TRACE_STORE``
-in Django's and in the environment. Command line goes over environment over configuration
-over default. What is unknown or ill-typed is refused with its name, its value and what is allowed.
+in Django's and in the environment. The command line overrides the environment, which overrides the configuration,
+which overrides the default. Unknown names and invalid values are refused with what is allowed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from celery_trace.text.parse import read_bytes, read_seconds
 #: The environment variable that switches the plugin on; not a setting.
 SWITCH = "CELERY_TRACE"
 
-#: Names that only the monitor reads, from the environment alone: a secret has no place in a configuration file.
+#: Names that only the monitor reads, from the environment alone: a secret does not belong in a configuration file.
 MONITOR_ONLY = frozenset({"monitor_password", "monitor_token"})
 
 
-#: Settings that hold passwords, tokens and keys: no error, page or answer of a worker shows their values.
+#: Settings with passwords, tokens and keys: no error, page or worker's reply shows their values.
 SECRETS = frozenset({"store", "alert_channels", "shell_key"})
 
 
@@ -36,7 +36,7 @@ MIB = 1024 * 1024
 
 
 class SettingError(TraceError, ValueError):
-    """A setting is unknown or its value is not allowed; the text says which, what and what is."""
+    """A setting is unknown or its value is invalid; the text has the name, the value and what is allowed."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -74,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """
     The checked values. Field names are the setting's name without its prefix.
 
-    This is the table of all settings: what may be said, what it means, and the default.
+    This is the table of all settings: allowed values, meaning and default.
     """
 
     enabled: Annotated[bool, means("False leaves the worker as if the plugin were not installed")] = True
@@ -128,7 +128,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def folder(self) -> Path:
-        """``trace_dir`` as an absolute path. It is made, 0700, by who first writes into it."""
+        """``trace_dir`` as an absolute path. It is made, 0700, on the first write."""
         return Path(self.dir).expanduser().absolute()
 
     @property
@@ -153,7 +153,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         )
 
     def over(self, **values: Any) -> Settings:
-        """The same settings with some values laid over, checked like all others."""
+        """The same settings with some values replaced, checked like all others."""
         checked = {name: _BY_NAME[name].parse(value, f"trace_{name}") for name, value in values.items()}
         return replace(self, **checked)
 
@@ -171,7 +171,7 @@ class Setting(NamedTuple):
         The value as its type.
 
         Args:
-            name: As the setting is spelled where the value comes from.
+            name: The setting's name in the source of the value.
 
         Raises:
             SettingError: The value is not allowed.
@@ -183,7 +183,7 @@ class Setting(NamedTuple):
             raise SettingError(f"{name} is {shown}, but it must be {self.allowed}.") from None
 
     def _prepared(self, value: Any) -> Any:
-        """What people write in an environment or a configuration, as msgspec takes it."""
+        """A value of an environment or a configuration, in the form that msgspec accepts."""
         kind = get_args(self.type)[0]
         if kind is bool and isinstance(value, str):
             return _BOOLEANS.get(value.strip().lower(), value)
@@ -226,7 +226,7 @@ def _rules(value: Any) -> Any:
     return [dict(rule) for rule in value]
 
 
-#: What a type alone allows.
+#: What a type allows.
 _ALLOWED: dict[Any, str] = {
     bool: "a boolean: True or False (in the environment 1 or 0)",
     str: "text",
@@ -264,7 +264,7 @@ def load(
     command_line: Mapping[str, Any] | None = None,
 ) -> Settings:
     """
-    Lay the sources over each other and check every value.
+    Merge the sources and check every value.
 
     Args:
         configuration: Celery's or Django's settings; keys ``trace_*`` or ``CELERY_TRACE_*`` count, others are ignored.
@@ -272,7 +272,7 @@ def load(
         command_line: Values by their bare names.
 
     Raises:
-        SettingError: A name that does not exist, or a value that is not allowed.
+        SettingError: An unknown name, or an invalid value.
     """
     environment = os.environ if environment is None else environment
     configuration = configuration or {}

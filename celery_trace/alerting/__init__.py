@@ -1,1 +1,1 @@
-"""Alerts: the rules, the states that they lead to, and who is notified of them, over which channel."""
+"""Alerts: rules, states, and notifications over channels."""

@@ -1,9 +1,9 @@
 """
-Where alerts go: the log, a webhook, and whatever Apprise knows (mail, Slack, Teams, PagerDuty and many others).
+Where alerts go: the log, a webhook, and the services of Apprise (mail, Slack, Teams, PagerDuty and many others).
 
-A channel delivers one :class:`Message` or raises :class:`DeliveryFailed`; it does not try again, that is the
-:class:`~celery_trace.alerting.engine.AlertEngine`'s to decide. A channel's address is a secret (it holds tokens and
-passwords), so what is shown, logged and stored is its ``label``, and errors are scrubbed of every part of the address.
+A channel delivers one :class:`Message` or raises :class:`DeliveryFailed`; retries are the
+:class:`~celery_trace.alerting.engine.AlertEngine`'s decision. A channel's address is a secret (it contains tokens and
+passwords), so only its ``label`` is shown, logged and stored, and every part of the address is removed from errors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from celery_trace.settings import SettingError
 
 SETTING = "trace_alert_channels"
 
-#: Longest that one delivery may take, seconds.
+#: Timeout of one delivery, seconds.
 TIMEOUT_S = 10.0
 
 logger = logging.getLogger("celery_trace.alerts")
@@ -38,7 +38,7 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging
 
 
 class DeliveryFailed(TraceError):
-    """A channel did not take the message; the text says why and holds no secret."""
+    """A channel did not accept the message; the text is the reason, without secrets."""
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -67,7 +67,7 @@ class Channel(Protocol):
         Deliver, within :data:`TIMEOUT_S`.
 
         Raises:
-            DeliveryFailed: It was not taken.
+            DeliveryFailed: It was not accepted.
         """
 
 
@@ -88,8 +88,8 @@ class WebhookChannel:
     """
     ``webhook+https://…`` posts the message as JSON; the alerts in it have the shape of ``GET /api/trace/alerts``.
 
-    User and password in the address become Basic authentication. Any answer of 2xx counts as taken; a redirect
-    does not, since it would send the alert where nobody asked for.
+    User and password in the address become Basic authentication. Any 2xx response counts as delivered; a redirect
+    does not, since it would send the alert to an address that was not configured.
     """
 
     def __init__(self, address: str) -> None:
@@ -106,7 +106,7 @@ class WebhookChannel:
         self.label = f"webhook+{self._parts.scheme}://{_host(self._parts)}/…"
 
     def send(self, message: Message) -> None:
-        """Post it and read the answer's status."""
+        """Post it and check the status of the response."""
         parts = self._parts
         headers = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "celery-trace"}
         if parts.username is not None:
@@ -125,7 +125,7 @@ class WebhookChannel:
             answer = connection.getresponse()
             answer.read(4096)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise DeliveryFailed(f"no answer: {_scrub(_words(error), parts.geturl())}") from None
+            raise DeliveryFailed(f"no answer: {_scrub(_error_text(error), parts.geturl())}") from None
         finally:
             connection.close()
         if not 200 <= answer.status < 300:
@@ -143,9 +143,9 @@ class AppriseChannel:
                 'Run: pip install "celery-trace[alerts]"'
             )
         with warnings.catch_warnings():
-            # Loading its services imports modules that Python itself has deprecated; no concern of our user's.
+            # Its services import modules that Python has deprecated, which does not concern our users.
             warnings.simplefilter("ignore", DeprecationWarning)
-            import apprise  # 36 MB once used, so only where a channel asks for it
+            import apprise  # 36 MB once used, so only for a channel that needs it
 
             self._service: Any = apprise.Apprise.instantiate(address)
         self._address = address
@@ -156,44 +156,44 @@ class AppriseChannel:
                 "It must be log:, webhook+https://…, or an address as in Apprise's list of services "
                 "(try it with: apprise -t test -b test 'ADDRESS')."
             )
-        # What Apprise calls private is not all that is: a path may be the secret.
+        # Apprise's private form is not enough: a path may be the secret.
         private = urlsplit(str(self._service.url(privacy=True)))
         self.label = f"{private.scheme or _scheme(address)}://{_host(private)}/…"
 
     def send(self, message: Message) -> None:
-        """Hand it to the service; Apprise says True or logs why not."""
+        """Send it to the service; Apprise returns True or logs the reason."""
         kinds = {"critical": "failure", "warning": "warning", "info": "info"}
         kind = "success" if message.state == "resolved" else kinds.get(message.severity, "info")
         services = self._apprise.Apprise()
         services.add(self._service)
-        with _apprise_turn, _listening() as said:
+        with _apprise_turn, _captured_log() as logged:
             try:
                 taken = services.notify(body=message.body, title=message.title, notify_type=kind, body_format="text")
-            except Exception as error:  # a service's own code: whatever it raises, the channel did not deliver
-                raise DeliveryFailed(_scrub(_words(error), self._address)) from None
+            except Exception as error:  # a service's own code: any error means that it was not delivered
+                raise DeliveryFailed(_scrub(_error_text(error), self._address)) from None
         if not taken:
-            raise DeliveryFailed(_scrub("; ".join(said[-3:]) or "the service did not take it", self._address))
+            raise DeliveryFailed(_scrub("; ".join(logged[-3:]) or "the service did not accept it", self._address))
 
 
-# Why a service refused stands only in Apprise's log, written on threads of its own. One at a time, then: what is heard
-# belongs to this channel, and no other channel's secret is in it.
+# The reason of a failure is only in Apprise's log, written on its own threads. So one delivery at a time: all messages
+# belong to this channel, and contain no other channel's secret.
 _apprise_turn = threading.Lock()
 
 
 @contextmanager
-def _listening() -> Iterator[list[str]]:
-    """The warnings that Apprise logs meanwhile."""
-    said: list[str] = []
+def _captured_log() -> Iterator[list[str]]:
+    """The warnings that Apprise logs during the block."""
+    logged: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(" ".join(record.getMessage().split()))  # type: ignore[method-assign]
+    handler.emit = lambda record: logged.append(" ".join(record.getMessage().split()))  # type: ignore[method-assign]
     log = logging.getLogger("apprise")
-    # An application's logging may have switched it off, as Django's does with every logger that it does not name.
+    # An application's logging may have disabled it, as Django's does with every logger that it does not configure.
     level, disabled = log.level, log.disabled
     log.setLevel(logging.WARNING)
     log.disabled = False
     log.addHandler(handler)
     try:
-        yield said
+        yield logged
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
@@ -202,10 +202,10 @@ def _listening() -> Iterator[list[str]]:
 
 def channel(address: str) -> Channel:
     """
-    The channel behind one address.
+    The channel of an address.
 
     Raises:
-        SettingError: The address is not one that this installation can deliver to. The text does not repeat it.
+        SettingError: This installation can't deliver to the address. The text does not contain it.
     """
     text = address.strip()
     if text in {"log:", "log://"}:
@@ -225,7 +225,7 @@ def channel(address: str) -> Channel:
 
 def channels(addresses: Iterable[str]) -> list[Channel]:
     """
-    The channels of ``trace_alert_channels``, with labels that tell them apart.
+    The channels of ``trace_alert_channels``, with unique labels.
 
     Raises:
         SettingError: As :func:`channel`.
@@ -244,19 +244,19 @@ def _scheme(address: str) -> str:
 
 
 def _host(parts: SplitResult) -> str:
-    """Host and port where the address names a real host; an Apprise token in its place is shown as dots."""
+    """Host and port if the address has a real host; an Apprise token in its place is shown as dots."""
     host = (parts.netloc.rpartition("@")[2]).lower()
     name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
     plain = "." in name.strip(".") and ".." not in name and "*" not in name
     return host if plain or name in {"localhost"} or name.startswith("[") else "…"
 
 
-def _words(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _scrub(text: str, address: str) -> str:
-    """The text without any part of the address that could be a secret, and of a length that fits a page."""
+    """The text without any part of the address that could be a secret, cut to fit a page."""
     parts = urlsplit(address)
     secrets = {parts.password, parts.username, *parts.path.split("/")}
     secrets.update(value for pair in parts.query.split("&") for value in pair.split("=")[1:])

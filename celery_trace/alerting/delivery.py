@@ -1,8 +1,8 @@
 """
-Who hears of an alert, when, and what is tried again.
+Delivers alerts: to which channel, when, and with which retries.
 
-What a channel has heard is in the store's delivery log, one entry for each alert and attempt. So "due" needs no queue
-of its own: what a channel has not heard yet is due, after a failure, after a restart and after a silence alike.
+The store's delivery log has an entry for each alert and attempt. So there is no queue of due deliveries: what was not
+delivered to a channel is due, after a failure, after a restart and after a silence.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from celery_trace.model import AlertView, Delivery, new_id
 
 logger = logging.getLogger("celery_trace.alerts")
 
-#: Alerts of one rule that follow each other closely go as one message: after one was sent, the next waits this long.
+#: Alerts of one rule in quick succession go into one message: after one was sent, the next waits this long.
 GROUP_S = 30.0
 
-#: What could not be delivered is tried again for this long after the alert has ended.
+#: Deliveries are retried for this long after the alert has ended.
 LATE_S = 86_400.0
 
-#: Waits after the first, second … failure in a row of a channel, seconds; the last one repeats.
+#: Backoff after the first, second … consecutive failure of a channel, seconds; the last one repeats.
 BACK_OFF_S = (5.0, 15.0, 60.0, 300.0, 900.0)
 
-_MOST_LINES = 20  # alerts spelled out in one message
+_MOST_LINES = 20  # alerts listed in one message
 
 
 class DeliveryStore(Protocol):
@@ -41,14 +41,14 @@ class DeliveryStore(Protocol):
 
 
 class _Sent(NamedTuple):
-    """What the delivery log says of one alert on one channel."""
+    """The delivery log of one alert on one channel."""
 
     ok_at_s: float = 0.0
     tried_at_s: float = 0.0
 
 
 class _Health:
-    """How a channel has been doing; failures in a row put off its next attempt."""
+    """The state of a channel; consecutive failures delay its next attempt (backoff)."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -65,7 +65,7 @@ class _Health:
 
 class Dispatcher:
     """
-    Delivers alerts through channels and keeps the log. Called by one thread at a time, save for :meth:`test`.
+    Delivers alerts through channels and keeps the log. Called by one thread at a time, except :meth:`test`.
 
     Args:
         base_url: The monitor's address without a path of ours, for links in messages; may be empty.
@@ -85,13 +85,13 @@ class Dispatcher:
         self.use(rules)
         self._base_url = base_url.rstrip("/")
         self._sent: dict[tuple[str, str], _Sent] = {}
-        self._known_log: set[str] = set()  # alerts whose delivery log was read
+        self._known_log: set[str] = set()  # alerts with a delivery log that was read
         self._witnessed: set[str] = set()  # alerts that were seen firing
         self._grouped_at_s: dict[tuple[str, str], float] = {}
         self._health = {channel.label: _Health() for channel in self._channels}
 
     def use(self, rules: Iterable[Rule]) -> None:
-        """Deliver by these rules from now on."""
+        """Use these rules from now on."""
         self._rules = {rule.name: rule for rule in rules}
 
     def test(self, label: str, now_s: float) -> Delivery:
@@ -117,10 +117,10 @@ class Dispatcher:
 
     def deliver(self, alerts: Sequence[AlertView], now_s: float) -> None:
         """
-        Send what is due of these alerts, each channel on its own; a channel that failed is left alone for a while.
+        Send what is due of these alerts, on each channel separately; a channel that failed has a backoff.
 
         Args:
-            alerts: All that are on, and those that ended lately.
+            alerts: All active ones, and those that ended recently.
 
         Raises:
             StoreUnavailable: The delivery log can't be read or written; what was sent may be sent again.
@@ -135,7 +135,7 @@ class Dispatcher:
         if len(by_channel) == 1:
             self._send_all(work, now_s)
             return
-        # A channel that hangs until its time is up must not hold back the others.
+        # A channel that hangs until its timeout must not delay the others.
         with ThreadPoolExecutor(len(by_channel), thread_name_prefix="celery-trace-alerts") as pool:
             for outcome in [pool.submit(self._send_all, messages, now_s) for messages in by_channel.values()]:
                 outcome.result()
@@ -144,7 +144,7 @@ class Dispatcher:
         for channel, message in work:
             health = self._health[channel.label]
             if health.not_before_s > now_s:
-                return  # it failed a moment ago; the rest stays due
+                return  # it has just failed; the rest stays due
             error = _attempt(channel, message)
             for alert in message.alerts:
                 sent = self._sent.get((alert.id, channel.label), _Sent())
@@ -163,7 +163,7 @@ class Dispatcher:
             if error:
                 health.failed(now_s)
                 logger.warning(
-                    "celery-trace: channel %s did not take an alert (attempt %d): %s. Next try in %.0f s.",
+                    "celery-trace: channel %s did not accept an alert (attempt %d): %s. Next attempt in %.0f s.",
                     channel.label,
                     health.failures,
                     error,
@@ -193,26 +193,26 @@ class Dispatcher:
         return [self._message(rules[name], state, found, now_s) for (name, state), found in groups.items()]
 
     def _announcement(self, alert: AlertView, rule: Rule, label: str, now_s: float) -> str:
-        """What a channel has yet to hear about an alert: ``firing``, ``resolved`` or nothing."""
+        """What is due on a channel for an alert: ``firing``, ``resolved`` or nothing."""
         if alert.fired_at is None or (alert.silenced_until or 0.0) > now_s:
             return ""
         if alert.id not in self._known_log:
             self._read_log(alert.id)
         sent = self._sent.get((alert.id, label), _Sent())
-        told = sent.ok_at_s >= alert.fired_at
+        notified = sent.ok_at_s >= alert.fired_at
         happens = rules_module.kind_of(rule).happens
         due = ""
         if alert.state == "firing":
             again = now_s - sent.ok_at_s >= rule.repeat_s > 0 and not alert.acknowledged_by
-            due = "firing" if (not told and not alert.acknowledged_by) or (told and again) else ""
-        elif told:
+            due = "firing" if (not notified and not alert.acknowledged_by) or (notified and again) else ""
+        elif notified:
             due = "" if happens or sent.ok_at_s >= (alert.resolved_at or 0.0) else "resolved"
         elif alert.id in self._witnessed or sent.tried_at_s >= alert.fired_at:
-            # It came and went while this channel was down. Whoever silenced or acknowledged it knows already.
-            hushed = alert.acknowledged_by or (alert.silenced_until or 0.0) >= (alert.resolved_at or 0.0)
-            due = "" if hushed else "firing" if happens else "resolved"
+            # It fired and resolved while this channel was down. Once silenced or acknowledged, it is known already.
+            suppressed = alert.acknowledged_by or (alert.silenced_until or 0.0) >= (alert.resolved_at or 0.0)
+            due = "" if suppressed else "firing" if happens else "resolved"
         if due:
-            # Another monitor over the same store may have told it meanwhile.
+            # Another monitor on the same store may have delivered it.
             self._read_log(alert.id)
             if self._sent.get((alert.id, label), _Sent()).ok_at_s > sent.ok_at_s:
                 return ""
@@ -250,12 +250,12 @@ class Dispatcher:
 
 
 def _attempt(channel: Channel, message: Message) -> str:
-    """Send once; the reason where it was not taken, an empty text where it was."""
+    """Send once. Returns the reason of a failure, or an empty text."""
     try:
         channel.send(message)
     except DeliveryFailed as error:
         return str(error) or "the channel gave no reason"
-    except Exception as error:  # a channel's mistake must not stop the others
+    except Exception as error:  # an error in a channel must not stop the others
         report(f"alert channel {channel.label}", error)
         return f"{type(error).__name__} inside the channel; see the monitor's log"
     return ""

@@ -1,12 +1,13 @@
 """
-Alert states: what fires, for how long, whom it pages, and how often.
+Alert states: evaluates the rules and moves each alert from state to state.
 
-The engine is driven from outside: the monitor calls :meth:`AlertEngine.evaluate` every few seconds. Each call reads
-the facts, evaluates the rules, moves each alert one step and delivers what is due. All state that matters is in the
-store (alerts and the delivery log), so that a restart neither forgets an alert nor pages twice for it.
+The monitor calls :meth:`AlertEngine.evaluate` every few seconds. Each call reads the facts, evaluates the rules, moves
+each alert one step and delivers what is due. All relevant state is in the store (alerts and the delivery log), so a
+restart neither loses an alert nor notifies twice.
 
-States are Prometheus': *pending* until a value was over its threshold for ``for``, then *firing*, then *resolved* once
-it stayed under the lower threshold for ``hold``. Who hears of it is :mod:`celery_trace.alerting.delivery`'s subject.
+States are those of Prometheus: *pending* until a value was over its threshold for ``for``, then *firing*, then
+*resolved* once it stayed under the lower threshold for ``hold``. For notifications see
+:mod:`celery_trace.alerting.delivery`.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from celery_trace.settings import SettingError, Settings
 
 logger = logging.getLogger("celery_trace.alerts")
 
-_SAVE_EVERY_S = 60.0  # a value that only drifts is written this often, so that pages do not reload for it
+_SAVE_EVERY_S = 60.0  # a value that only drifts is written this often, so that pages do not reload each time
 
 
 class AlertStore(DeliveryStore, Protocol):
     """The part of the store that the engine writes."""
 
     def save_alert(self, alert: AlertView) -> object:
-        """Keep an alert as it stands now."""
+        """Write an alert's current state."""
 
 
 def alert_id(rule: Rule, subject: str) -> str:
@@ -53,8 +54,8 @@ def advance(
     Move one alert one step.
 
     Args:
-        alert: As it stands; None if there never was one.
-        reading: What the rule says now; None if it has nothing to say about the subject.
+        alert: Its current state; None if there never was one.
+        reading: The rule's reading; None if it has none for the subject.
         clear_since_s: Since when a firing alert's value has been low enough to end; None if it is not.
 
     Returns:
@@ -80,7 +81,7 @@ def advance(
 
 
 def _began(before: AlertView | None, reading: Reading, rule: Rule, now_s: float) -> AlertView:
-    """An alert whose value is over the threshold since now; ``before`` is the one that ended, if there was one."""
+    """An alert that starts now; ``before`` is the previous one that ended, if any."""
     fires = rule.for_s <= 0
     return AlertView(
         id=alert_id(rule, reading.subject),
@@ -118,7 +119,7 @@ class AlertEngine:
     Args:
         store: Takes alerts and deliveries.
         queries: :class:`celery_trace.queries.Queries` over the same store.
-        channels: Instead of those that the settings name.
+        channels: Instead of those of the settings.
         base_url: The monitor's address with its prefix, without a path of ours; messages link to it when it is known.
 
     Raises:
@@ -187,7 +188,7 @@ class AlertEngine:
             self._turn.release()
 
     def _take_rules(self) -> None:
-        """What somebody set in the monitor, any monitor over this store, holds from the next round on."""
+        """Rules set in any monitor on this store are used from the next round on."""
         stored = self._queries.alert_rules()
         if stored == self._stored:
             return
@@ -195,17 +196,17 @@ class AlertEngine:
         try:
             self.rules = rules_module.in_force(self._configured, stored)
         except SettingError as error:
-            logger.warning("The alert rules set in the monitor can't be used, so the configured ones hold: %s", error)
+            logger.warning("The alert rules set in the monitor are invalid, so the configured ones are used: %s", error)
             self.rules = rules_module.configured(self._configured)
         self._dispatcher.use(self.rules)
 
     def acknowledge(self, id: str, user: str) -> AlertView | None:
-        """Somebody takes care of it: it is not repeated until it fires anew. None if there is no such alert."""
+        """Acknowledge an alert: it is not repeated until it fires again. None if there is no such alert."""
         return self._change(id, lambda alert, now_s: replace(alert, acknowledged_by=user, acknowledged_at=now_s))
 
     def silence(self, id: str, seconds: float, user: str) -> AlertView | None:
-        """Deliver nothing about it for so long, also when it fires anew; 0 ends a silence. None if there is no such."""
-        logger.info("Alert %s silenced for %.0f s by %s", id, seconds, user or "somebody")
+        """Silence an alert for so long, also if it fires again; 0 ends a silence. None if there is no such alert."""
+        logger.info("Alert %s silenced for %.0f s by %s", id, seconds, user or "an unnamed user")
         return self._change(
             id, lambda alert, now_s: replace(alert, silenced_until=now_s + seconds if seconds > 0 else None)
         )
@@ -239,7 +240,7 @@ class AlertEngine:
         for rule in self.rules:
             try:
                 readings.append((rule, rules_module.evaluate(rule, facts)))
-            except Exception as error:  # one rule that chokes on a fact must not silence the others
+            except Exception as error:  # an error in one rule must not stop the others
                 report(f"alert rule {rule.name}", error)
                 readings.append((rule, None))
         return readings
@@ -272,7 +273,7 @@ class AlertEngine:
     def _advanced(
         self, id: str, before: dict[str, AlertView], reading: Reading | None, rule: Rule, now_s: float
     ) -> AlertView | None:
-        """One alert after this round; where it ended too long ago to be in ``before``, it is added there."""
+        """One alert after this round; if it ended too long ago to be in ``before``, it is added there."""
         if id not in before and reading is not None and reading.value > rule.above:
             ended_long_ago = self._queries.alert(id)
             if ended_long_ago is not None:

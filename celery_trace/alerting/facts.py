@@ -1,4 +1,4 @@
-"""Reads from the store what the rules in force need, and nothing else."""
+"""Reads from the store what the active rules need, and nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from celery_trace.model import (
 )
 
 _MOST_ROWS = 2000  # of one kind of fact in one evaluation; the greatest or latest come first
-_MOST_RESOLVED = 200  # ended alerts that are looked at for what is still to be delivered
+_MOST_RESOLVED = 200  # ended alerts that may still have deliveries due
 
 
 Row = TypeVar("Row")
@@ -39,7 +39,7 @@ class AlertQueries(Protocol):
         """Workers with their processes."""
 
     def forecasts(self) -> list[Forecast]:
-        """What grows and reaches its limit."""
+        """Forecasts of processes that will reach a limit."""
 
     def groups(
         self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None, trends: bool = True
@@ -64,7 +64,7 @@ class AlertQueries(Protocol):
         """One alert."""
 
     def alert_rules(self) -> StoredRules | None:
-        """The rules that somebody set in the monitor."""
+        """The rules that were set in the monitor."""
 
     def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page[Delivery]:
         """Attempts to deliver an alert."""
@@ -90,7 +90,7 @@ class FactReader:
         }
 
     def read(self, rules: Iterable[Rule], now_s: float) -> Facts:
-        """What these rules need, each fact as far back as the longest window of a rule that needs it."""
+        """The facts that these rules need, each for the longest window of its rules."""
         windows_s: dict[str, float] = {}
         for rule in rules:
             for fact in kind_of(rule).needs:
@@ -98,15 +98,15 @@ class FactReader:
         return Facts(now_s=now_s, **{fact: self._read[fact](now_s, window_s) for fact, window_s in windows_s.items()})
 
     def alerts(self) -> list[AlertView]:
-        """All alerts that are on, and the latest of those that are over."""
+        """All active alerts, and the latest of the resolved ones."""
         active = [alert for state in ("firing", "pending") for alert in every_row(self._queries.alerts, state=state)]
         return active + every_row(self._queries.alerts, state="resolved", most=_MOST_RESOLVED)
 
     def _dropped(self, now_s: float, window_s: float) -> int:
-        """How many records were dropped within the window; the store only knows the sum of all times."""
+        """How many records were dropped within the window; the store only has the total."""
         total = sum(self._queries.stats().dropped.values())
         if not self._drops:
-            # After a restart the sum alone does not say what is new: what an alert reported is not, the rest is.
+            # After a restart, what an alert has reported is not new; the rest of the total is.
             reported = [alert for alert in self.alerts() if alert.subject == SPOOL and alert.fired_at is not None]
             still = sum(int(alert.value) for alert in reported if alert.state == "firing")
             self._drops.append((now_s, max(0, total - still) if reported else 0))

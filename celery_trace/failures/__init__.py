@@ -1,1 +1,1 @@
-"""Failures: what Celery says of them, the values that they held, and how repeats and witnesses become one record."""
+"""Failures: Celery's signals, the captured values, and how repeats and several records of a run are merged."""

@@ -1,8 +1,8 @@
 """
-What Celery's objects and its callers on the stack tell of a run, beyond a signal's own arguments.
+Reads facts of a run from Celery's objects and from its callers on the stack, beyond a signal's arguments.
 
-Celery sends its signals from a few functions; what a signal leaves out (``retries`` of a lost task,
-when a run began) is a local of one of them.
+Celery sends its signals from a few functions. Facts that a signal leaves out (``retries`` of a lost task, when a run
+began) are locals of these functions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AFTER_THE_TASK: Final = frozenset(("mark_as_done", "_dispatch_callbacks_and_cha
 
 
 def parameters(function: Any) -> tuple[str, ...]:
-    """Names of a function's positional parameters, behind decorators that tell what they wrap."""
+    """Names of a function's positional parameters, also through decorators that set ``__wrapped__``."""
     bound = 0
     for _ in range(16):
         if type(function) is MethodType:
@@ -59,7 +59,7 @@ def field(request: Any, name: str) -> Any:
 
 
 def retries_of(request: Any) -> int:
-    """Which try of the task this is; 0 is the first."""
+    """The number of the attempt; 0 is the first."""
     return whole(field(request, "retries"))
 
 
@@ -90,21 +90,21 @@ def class_name(error: object) -> str:
 
 
 def is_named(error: BaseException, name: str) -> bool:
-    """Whether the error's class or one of its bases is called so; Celery's and billiard's, without importing them."""
-    for base in mro(type(error)):  # noqa: SIM110 - asked of each failure, and `any` takes twice as long
+    """Whether the error's class or a base has this name; for Celery's and billiard's, without importing them."""
+    for base in mro(type(error)):  # noqa: SIM110 - runs for each failure, and `any` takes twice as long
         if base.__name__ == name:
             return True
     return False
 
 
-def is_stand_in(exception: BaseException | None, caught: BaseException) -> bool:
+def is_placeholder(exception: BaseException | None, caught: BaseException) -> bool:
     if exception is None:
         return True
     if exception is caught:
         return False
     if type_name(type(exception)).endswith("UnpickleableExceptionWrapper"):
         return True
-    # Made anew from the original because that can't be pickled: same traceback, another object.
+    # A copy of the original, which can't be pickled: same traceback, another object.
     return traceback_of(exception) is None or traceback_of(exception) is traceback_of(caught)
 
 
@@ -120,18 +120,18 @@ def passed_through(error: BaseException, function: str) -> bool:
 
 def finished_before(error: BaseException) -> tuple[str, Any] | None:
     """
-    What failed after the task itself had finished, and what the task had returned.
+    What failed after the task had finished, and what the task had returned.
 
-    Both are known to Celery's ``trace_task``, which is the outermost frame of the error's traceback.
+    Both are locals of Celery's ``trace_task``, the outermost frame of the error's traceback.
 
     Returns:
-        None if the task had not finished, or in a Celery whose function has other names.
+        None if the task had not finished, or if this version of Celery uses other names.
     """
     traceback = traceback_of(error)
     while traceback is not None and traceback.tb_frame.f_code.co_name != "trace_task":
         traceback = traceback.tb_next
     called = traceback.tb_next if traceback is not None else None
-    # Asked of each failure: a copy of the frame's locals is made only where they may say something.
+    # Runs for each failure: the frame's locals are copied only if they may be needed.
     if traceback is None or called is None or called.tb_frame.f_code.co_name not in _AFTER_THE_TASK:
         return None
     names = traceback.tb_frame.f_locals
@@ -146,7 +146,7 @@ def time_start() -> float | None:
     """
     When the run began, by Celery's own monotonic clock: a local of its ``trace_task``.
 
-    That function is among our callers, as it sends the signals; None in a Celery that names them otherwise.
+    That function is among our callers, as it sends the signals. None if this version of Celery uses other names.
     """
     frame: FrameType | None = sys._getframe(1)
     for _ in range(40):
@@ -163,8 +163,8 @@ def message_being_handled() -> Any:
     """
     The worker's request object that is sending the signal: neither it nor ``retries`` is among the signal's arguments.
 
-    It is ``self`` of one of the callers. By the time a lost child is noticed, Celery's table of requests has
-    already forgotten it.
+    It is ``self`` of one of the callers. When a lost child is noticed, Celery's table of requests has
+    already dropped it.
     """
     frame: FrameType | None = sys._getframe(1)
     for _ in range(20):
@@ -179,20 +179,20 @@ def message_being_handled() -> Any:
 
 
 def retries_of_message(message: Any) -> int | None:
-    """Which try a worker's request object is about; None if there is none."""
+    """The number of the attempt of a worker's request object; None if there is none."""
     headers = getattr(message, "_request_dict", None)
     return whole(headers.get("retries")) if isinstance(headers, Mapping) else None
 
 
 def context_of(request: Any, redactor: Redactor, limits: Limits, scrubber: Scrubber) -> TaskContext:
     """
-    Where a task came from and what held for it, from its request; headers without their secrets.
+    A task's origin and options, from its request, with redacted headers.
 
     Args:
         request: The task's request, or a message's fields.
-        redactor: Knows secrets by their names and shapes.
+        redactor: Finds secrets by name and shape.
         limits: How many headers, and how much of each.
-        scrubber: Knows those that were met in this run's values.
+        scrubber: Has the secrets found in this run's values.
     """
     get = _reader(request)
     delivery = get("delivery_info")
@@ -218,12 +218,12 @@ def context_of(request: Any, redactor: Redactor, limits: Limits, scrubber: Scrub
 
 
 def _reader(request: Any) -> Callable[[str], Any]:
-    """What gives a field of a request, or None."""
+    """A function that returns a field of a request, or None."""
     if isinstance(request, Mapping):
         return request.get
     own = getattr(request, "__dict__", None)
     if type(own) is dict and class_name(request) == "Context":
-        return own.get  # what its class says beside is None or False of every field
+        return own.get  # its class's own values are None or False
     return partial(_attribute, request)
 
 

@@ -1,10 +1,10 @@
-"""What makes two failures the same problem: what was raised, in which of the user's functions."""
+"""The fingerprint of a failure: what was raised, in which of the user's functions."""
 
 from __future__ import annotations
 
 from celery_trace.model import Capture, ExceptionInfo, Frame, Outcome, stable_id
 
-#: A killed run has no raise of its own; where it stood is chance, so its frames do not tell problems apart.
+#: A killed run has not raised anything, and its position is chance, so its frames are not part of the fingerprint.
 _KILLED = frozenset((Outcome.TIME_LIMIT, Outcome.REVOKED, Outcome.LOST))
 
 
@@ -18,15 +18,15 @@ def fingerprint(
     """
     The group that a failure belongs to.
 
-    Line numbers and messages are left out, so an edit elsewhere in the file or another id in the message
-    does not make a new group; the innermost line's own text is in.
+    Line numbers and messages are left out, so an edit elsewhere in the file or another id in the message does not make
+    a new group. The text of the innermost line is included.
 
     Args:
         kind: Task, request or block.
         name: What ran.
-        capture: Its frames; without any of the user's own, all frames count.
+        capture: Its frames; if none is the user's, all frames count.
         exception: What was raised.
-        outcome: A run that was killed groups by that and by its name alone.
+        outcome: Killed runs are grouped by it and their name alone.
     """
     what = f"{exception.module}.{exception.type}" if exception is not None else ""
     if outcome in _KILLED:
@@ -42,7 +42,7 @@ def fingerprint(
 
 
 def _calls(frames: list[Frame]) -> list[str]:
-    """The functions, innermost first; recursion counts once, however deep it went."""
+    """The functions, innermost first; recursion counts once, whatever its depth."""
     calls: list[str] = []
     for frame in frames:
         call = f"{frame.module}:{frame.qualname or frame.function}"

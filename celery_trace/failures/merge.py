@@ -1,11 +1,10 @@
 """
-Several witnesses of one failed run become one record.
+Merges several records of one failed run into one.
 
-A killed task is seen by its child (frames, but only a ``SystemExit``), by the main process
-(a time limit, but no frames) and by the black box (a last stack). Records arrive in any order and
-more than once, so the merge is a join: commutative, associative and idempotent. Each group
-of fields that belong together is taken whole from the record that tells most; what tells
-most depends on those fields alone.
+A killed task is reported by its child (frames, but only a ``SystemExit``), by the main process (a time limit, but no
+frames) and by the black box (a last stack). Delivery is at least once and in any order, so the merge is a join:
+commutative, associative and idempotent. Each group of related fields is taken whole from the record that ranks
+highest, and its rank depends on those fields alone.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import msgspec
 
 from celery_trace.model import Capture, ExceptionInfo, Failure, Kill, Outcome
 
-#: So many of the processes that one message killed are kept, the last ones.
+#: The most kills of one message that are kept, the latest ones.
 MOST_KILLS: Final = 200
 
-#: What says most of how a run ended, last. A child that is killed at a time limit only knows that it is lost.
+#: The outcomes, most specific last. For a child that is killed at a time limit, the box only knows "lost".
 _OUTCOMES: Final = (
     Outcome.FAILED,
     Outcome.RETRIED,
@@ -30,9 +29,9 @@ _OUTCOMES: Final = (
     Outcome.REVOKED,
     Outcome.TIME_LIMIT,
 )
-#: Who says best where it ran.
+#: Which witness knows best where it ran.
 _WITNESSES: Final = ("", "main", "box", "block", "web", "child")
-#: Exceptions that stand for something else that happened.
+#: Exceptions that only indicate another event.
 _STAND_INS: Final = {
     "WorkerLostError": 1,
     "UnpickleableExceptionWrapper": 1,
@@ -54,7 +53,7 @@ def _exception_rank(exception: ExceptionInfo | None) -> int:
 
 
 def _verdict(failure: Failure) -> tuple[Any, ...]:
-    # A box that says "lost" of a run that had already told its exception knows less than that exception.
+    # A box's "lost" ranks below the exception that the run has already reported.
     known = failure.exception is not None
     return (
         known,
@@ -93,7 +92,7 @@ def _filled(value: Any) -> tuple[int, bytes]:
 
 
 def _kills(old: list[Kill], new: list[Kill]) -> list[Kill]:
-    """All that either knows of, oldest first; the first witness of one tells its time best."""
+    """All of both records, oldest first; the first report of each has the best time."""
     known: dict[tuple[str, int], Kill] = {}
     for kill in (*old, *new):
         key = kill.process, kill.pid
@@ -130,7 +129,7 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], Callable[[Failure], Any]], ...]] = (
 
 def merge(old: Failure, new: Failure) -> Failure:
     """
-    One record of what two witnesses say of the same run, or of what one said twice.
+    One record from two of the same run, or of the same witness twice.
 
     Args:
         old, new: Records with the same ``id``; their order does not matter.
@@ -141,7 +140,7 @@ def merge(old: Failure, new: Failure) -> Failure:
     if old.id != new.id:
         raise ValueError(f"failures {old.id} and {new.id} are of different runs; only one run's can be merged")
     kills = _kills(old.kills, new.kills)
-    # Who sees an end later says a later time for it. A message that is delivered again has several ends.
+    # A later witness reports a later end. A redelivered message has several ends.
     at_s = kills[-1].at_s if len(kills) > 1 else min(old.at_s, new.at_s)
     fields: dict[str, Any] = {"id": old.id, "at_s": at_s, "kills": kills}
     durations = [failure.duration_s for failure in (old, new) if failure.duration_s is not None]

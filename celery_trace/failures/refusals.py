@@ -1,7 +1,7 @@
 """
-Failures of messages that Celery refuses before they are tasks.
+Failures of messages that Celery refuses before they become tasks.
 
-A queue that somebody else fills can hold thousands of them, so that only some of each minute are recorded.
+A queue that another program fills can hold thousands of them, so only some of each minute are recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from celery_trace.failures.writer import FailureWriter, SeenFailure, SeenRun
 from celery_trace.model import ExceptionInfo, Failure, Outcome
 from celery_trace.settings import Settings
 
-#: Refused messages of one way that are recorded each minute; the rest are counted.
+#: Refused messages of one kind that are recorded each minute; the rest are counted.
 MOST_REFUSED_A_MINUTE: Final = 30
 _MINUTE_S: Final = 60.0
 #: Bodies up to so many bytes are read for a refused message's arguments.
@@ -27,22 +27,22 @@ _MOST_BODY_BYTES: Final = 1024 * 1024
 _MOST_NAME: Final = 200
 _NO_NAME: Final = "(no task)"
 _JSON: Final = "application/json"
-_UNQUOTED: Final = "(left out: the decoder's words may quote the message; the worker's log has them)"
+_UNQUOTED: Final = "(left out: the decoder's message may quote data; see the worker's log)"
 _UNKNOWN_FORMAT: Final = ExceptionInfo(
-    "UnknownMessage", "celery.worker", "The message is in no format that Celery knows"
+    "UnknownMessage", "celery.worker", "The message is in a format that Celery does not know"
 )
 _UNKNOWN_TASK: Final = "on_unknown_task"
-#: What became of a message, by the consumer's method that refused it.
+#: What happened to a message, by the consumer's method that refused it.
 _REFUSED: Final = {
     "on_decode_error": "Celery could not decode the message, so nothing ran. It acknowledged it: the message is gone",
-    "on_unknown_message": "the message is not a task's, so nothing ran. Celery rejected it",
-    "on_invalid_task": "Celery refused the message before it was a task, so nothing ran. It rejected it",
-    _UNKNOWN_TASK: "no worker that took it has a task of this name",
+    "on_unknown_message": "the message is not a task, so nothing ran. Celery rejected it",
+    "on_invalid_task": "Celery rejected the message before it became a task, so nothing ran",
+    _UNKNOWN_TASK: "the worker that received it has no task of this name",
 }
 
 
 class _Flood:
-    """Messages that were refused in one way within a minute."""
+    """Messages of one kind of refusal within a minute."""
 
     __slots__ = ("began_s", "last", "left_out", "reported", "written")
 
@@ -54,7 +54,7 @@ class _Flood:
 
 class MessageRefusals:
     """
-    Writes refused messages as failures, up to :data:`MOST_REFUSED_A_MINUTE` of each way.
+    Writes refused messages as failures, up to :data:`MOST_REFUSED_A_MINUTE` of each kind.
 
     Args:
         settings: Whether failures are recorded, and how much of each.
@@ -72,12 +72,12 @@ class MessageRefusals:
 
     def refused(self, way: str, message: Any, error: BaseException | None) -> None:
         """
-        Celery has refused a message before it was a task.
+        Celery has refused a message before it became a task.
 
         Args:
             way: The consumer's method that refuses it; see :mod:`celery_trace.runtime.refused_messages`.
             message: Kombu's message. Only a body of JSON is decoded.
-            error: Why, where Celery says so.
+            error: The reason, if Celery gives one.
         """
         if not self._settings.failures:
             return
@@ -90,11 +90,11 @@ class MessageRefusals:
         flood.last = self._writer.write_described(self._seen(way, message, error))
 
     def report_left_out(self) -> None:
-        """Write on the last record of a flood how many more there were; called now and then."""
+        """Write into the last record of a flood how many more there were; called at intervals."""
         for flood in self._floods.values():
             if flood.last is not None and flood.left_out != flood.reported:
                 flood.reported = flood.left_out
-                more = f"{flood.left_out} more messages were refused in this way within a minute, and are only counted"
+                more = f"{flood.left_out} more such messages were refused within a minute and only counted"
                 self._writer.emit(replace(flood.last, note=f"{flood.last.note}. {more}"))
 
     def _flood_of(self, way: str) -> _Flood:
@@ -137,7 +137,7 @@ class MessageRefusals:
         described = describe(error, self._writer.redactor, self._settings.limits.string)
         is_json = getattr(message, "content_type", None) == _JSON
         if way == "on_decode_error" and not is_json and not is_named(error, "ContentDisallowed"):
-            # A decoder of YAML, for one, quotes the line where it gave up.
+            # A YAML decoder, for example, quotes the line of the error.
             return replace(described, message=_UNQUOTED)
         return described
 
@@ -156,9 +156,9 @@ def _name_and_id(message: Any, headers: Mapping[str, Any], body: object) -> tupl
 
 def _json_body(message: Any) -> Any:
     """
-    A message's body, where it is JSON of a moderate size; else None.
+    A message's body, if it is JSON of a moderate size; else None.
 
-    Nothing else is decoded here: Celery did not get as far, and a pickle runs code.
+    Nothing else is decoded: Celery has not decoded it either, and unpickling runs code.
     """
     if getattr(message, "content_type", _JSON) != _JSON:
         return None
@@ -169,7 +169,7 @@ def _json_body(message: Any) -> Any:
 
 
 def _shape_of(message: Any) -> str:
-    """How a body is encoded, and its size; never what is in it."""
+    """A body's encoding and size, never its contents."""
     kind = text(getattr(message, "content_type", None))[:80] or "none"
     encoding = text(getattr(message, "content_encoding", None))[:40] or "none"
     try:

@@ -1,11 +1,11 @@
 """
-Which failures are captured in full: the same one a thousand times a minute is not.
+Decides which failures are captured in full: not the same one a thousand times a minute.
 
-A failure is the same when the same types were raised along the same instructions. The first few
-of each in a minute are captured in full, whatever they cost; further ones while a budget of processor time lasts. The
-rest is captured in brief: what was raised, what it says, where, and with which arguments; the locals and the lines
-around are in the full ones of the same minute. Where locals hold secrets, each one is captured in full, as only who
-met them can take them out of a message. See ``docs/decisions/0011-repeats-in-brief.md``.
+Failures are the same if the same types were raised at the same instructions. The first few of each in a minute are
+captured in full, further ones while a budget of processor time lasts. The rest is captured in brief: type, message,
+place and arguments; the full captures of the same minute have the locals and the lines around. Where locals hold
+secrets, each one is captured in full, as only the secrets that were found can be removed from a message. See
+``docs/decisions/0011-repeats-in-brief.md``.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from msgspec.structs import replace
 
 from celery_trace.model import CapturedException, Frame
 
-#: Captured in full of each failure in each minute, whatever the budget says.
+#: Full captures of each failure per minute, whatever the budget.
 FULL_A_MINUTE: Final = 10
 _MINUTE_S: Final = 60.0
-#: Processor time that a process may spend on repeats at once, seconds; the budget's share fills it up again.
+#: Processor time that a process may spend on repeats at once, seconds; the budget refills it.
 CREDIT_S: Final = 0.25
-#: Different failures that are remembered; the one that was longest unseen goes first.
+#: Different failures that are remembered; the least recently seen is dropped first.
 _REMEMBERED: Final = 64
-#: Places of one traceback that tell failures apart, from the outermost on; deep recursion looks alike behind them.
+#: Places of a traceback that are compared, from the outermost on; deep recursion looks alike after them.
 _MOST_PLACES: Final = 200
 
 NOTE: Final = "locals left out: this failure repeats"
@@ -50,17 +50,17 @@ class Linked(Protocol):
 
 
 class Identity(NamedTuple):
-    """What makes two failures the same. ``pins`` are the objects whose addresses stand in ``key``."""
+    """The identity of a failure. ``pins`` keeps the objects alive that have their addresses in ``key``."""
 
     key: tuple[Any, ...]
     pins: tuple[type | CodeType, ...]
 
 
 class Outline(NamedTuple):
-    """What a failure has in common with the one that was captured in full."""
+    """The part of a full capture that a brief one shares."""
 
     exceptions: list[CapturedException]
-    left_out: int  # locals that a capture in brief does not have
+    left_out: int  # locals that a brief capture does not have
     bytes: int
 
 
@@ -76,7 +76,7 @@ class _Known:
 
 
 def identity_of(tree: Sequence[Linked], traceback_of: Callable[[BaseException], TracebackType | None]) -> Identity:
-    """The identity of an exception with all that hangs from it. No hook of the user's is asked."""
+    """The identity of an exception with its causes and groups. Runs none of the user's code."""
     key: list[Any] = []
     pins: list[type | CodeType] = []
     for raised in tree:
@@ -96,11 +96,11 @@ def identity_of(tree: Sequence[Linked], traceback_of: Callable[[BaseException], 
 
 class Repeats:
     """
-    A process's memory of the failures that it captured lately. Safe to share by threads: each step is one
+    The failures that a process has captured recently. Thread-safe: each step is one
     operation of a dictionary, and a lost update costs one capture too many.
 
     Args:
-        budget: Share of the process's time that repeats in full may take; 1 captures every one in full.
+        budget: The share of the process's time that full captures of repeats may take; with 1 all are captured in full.
         clock_s: Monotonic seconds.
     """
 
@@ -114,8 +114,8 @@ class Repeats:
 
     def outline_of(self, identity: Identity) -> tuple[Outline, int] | None:
         """
-        What to build a capture in brief from, and how many of the last minute were captured in full; None to capture
-        this one so.
+        The outline for a brief capture, and the number of full ones in the last minute; None to capture
+        this one in full.
         """
         if self._budget >= 1:
             return None
@@ -135,7 +135,7 @@ class Repeats:
         return known.outline, known.full
 
     def charge(self, took_s: float) -> None:
-        """Take processor time from the credit that a failure in full took: its capture, or what is done with it."""
+        """Charge the processor time of a full failure: its capture, or what follows."""
         self._credit_s = max(-CREDIT_S, self._credit_s - took_s)
 
     def captured(
@@ -148,7 +148,7 @@ class Repeats:
             identity: Which one.
             exceptions: As they were captured.
             took_s: Processor time that it took.
-            secretive: Its locals hold secrets. Whoever does not read them can't take them out of the message.
+            secretive: Its locals hold secrets. Without reading them, they can't be removed from the message.
         """
         if self._budget >= 1:
             return

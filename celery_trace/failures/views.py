@@ -1,4 +1,4 @@
-"""A failure as readers get it: the JSON contract's summary and detail, made of a stored record."""
+"""A failure's summary and detail of the JSON contract, from a stored record."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def summary(failure: Failure, *, count: int = 1, live: bool = False) -> FailureS
     Args:
         failure: The merged record.
         count: How many failures share its fingerprint.
-        live: Whether its objects are still held by a living process.
+        live: Whether a running process still holds its objects.
     """
     return FailureSummary(
         id=failure.id,
@@ -66,9 +66,9 @@ def detail(
     last_seen: float | None = None,
 ) -> FailureDetail:
     """
-    Everything of one failure. Arguments as for :func:`summary`; the others are facts of its group.
+    All of one failure. Arguments as for :func:`summary`; the others describe its group.
 
-    A failure without frames of its own shows the stack that the black box saw last.
+    A failure without frames shows the last stack in the black box.
     """
     capture = failure.capture or Capture()
     chain = [_link(exception, capture.heap) for exception in capture.exceptions]
@@ -131,7 +131,7 @@ def value(heap: Sequence[Node], name: str, ref: int) -> LocalValue:
 
 
 def arguments(capture: Capture) -> list[LocalValue]:
-    """The positional arguments; their names are their places."""
+    """The positional arguments; their names are their positions."""
     if not 0 <= capture.args < len(capture.heap):
         return []
     return [value(capture.heap, str(place), ref) for place, ref in enumerate(capture.heap[capture.args].items)]

@@ -1,10 +1,9 @@
 """
-Which of Celery's signals means which failure, and what can still be seen at that moment.
+Which of Celery's signals means which failure, and what can be read at that time.
 
-Celery tells the end of a run in many ways, and some ends in two places. Each handler here says what it sees as one
-:class:`SeenFailure`; :class:`FailureWriter` captures and writes it. Records of one run share an id, so that they
-become one in the store. What fires when, and what is alive then, was read in Celery's ``app/trace.py`` and
-``worker/request.py``.
+Celery reports the end of a run in many ways, and some ends twice. Each handler makes a :class:`SeenFailure`, which
+:class:`FailureWriter` captures and writes. Records of one run share an id and are merged in the store. When each signal
+is sent, and which objects exist then, is taken from Celery's ``app/trace.py`` and ``worker/request.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from celery_trace.failures.celery_request import (
     class_name,
     field,
     is_named,
-    is_stand_in,
+    is_placeholder,
     message_being_handled,
     number,
     parameters,
@@ -33,20 +32,20 @@ from celery_trace.failures.celery_request import (
     whole,
 )
 from celery_trace.failures.refusals import MessageRefusals
-from celery_trace.failures.writer import FailureWriter, Keep, SeenFailure, SeenRun, Struck
+from celery_trace.failures.writer import FailureWriter, Keep, SeenFailure, SeenRun, SoftLimit
 from celery_trace.model import AnyRecord, ExceptionInfo, Outcome, ProcessRecord, Role
 from celery_trace.redaction import Scrubber
 from celery_trace.settings import Settings
 from celery_trace.text.format import duration
 
-#: Errors by which the main process says that a child could not speak for itself, and the outcome that each means.
+#: Errors with which the main process reports for a child that could not, and their outcomes.
 _OUTCOME_BY_MAIN: Final = {
     "TimeLimitExceeded": Outcome.TIME_LIMIT,
     "WorkerLostError": Outcome.LOST,
     "Terminated": Outcome.LOST,
 }
 _SOFT_LIMIT: Final = ExceptionInfo("SoftTimeLimitExceeded", "billiard.exceptions", "SoftTimeLimitExceeded()")
-#: Tasks whose parameters are remembered.
+#: Tasks of which the parameters are cached.
 _MOST_TASKS: Final = 1024
 
 
@@ -56,7 +55,7 @@ class FailureWatcher:
 
     Args:
         settings: What to capture, and how much of it.
-        process: Who sees it.
+        process: The process's record.
         emit: Takes the record; must not raise.
         clock: The time.
         keep: Takes the record and the exception itself afterwards, for the live shell.
@@ -80,7 +79,7 @@ class FailureWatcher:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What the process's account says: captures that were in brief, refused messages that were only counted."""
+        """Counts for the process's statistics: brief captures, refused messages that were only counted."""
         counters = {"cut:captures": self._writer.repeats.brief, "cut:refused_messages": self.refusals.left_out}
         return {name: count for name, count in counters.items() if count}
 
@@ -99,37 +98,37 @@ class FailureWatcher:
         **_: object,
     ) -> None:
         """
-        ``task_failure``: the traceback is alive, and is cleared right after this handler.
+        ``task_failure``: the traceback exists, and is cleared right after this handler.
 
-        A caller that knows when the run began, by the monotonic clock, passes ``started_s``; else Celery's stack is
-        searched for it.
+        A caller that knows when the run began, by the monotonic clock, passes ``started_s``; otherwise Celery's stack
+        is searched for it.
         """
         if class_name(exception) in _OUTCOME_BY_MAIN or isinstance(traceback, str):
-            # solo, threads and gevent: the worker's own part speaks in the same process.
+            # solo, threads and gevent: the worker's request handler reports in the same process.
             self.main_failure(
                 sender=sender, task_id=task_id, exception=exception, args=args, kwargs=kwargs, traceback=traceback
             )
             return
         error = exception
         caught = sys.exc_info()[1]
-        if caught is not exception and caught is not None and is_stand_in(exception, caught):
-            error = caught  # what Celery could not pickle, it replaced by a wrapper
+        if caught is not exception and caught is not None and is_placeholder(exception, caught):
+            error = caught  # Celery replaces an error that can't be pickled by a wrapper
         if error is None:
             return
         run = self._run(sender, task_id, getattr(sender, "request", None), args, kwargs)
-        # Celery has formatted the traceback by now, and so has asked an error with a `__str__` of its own.
-        said = getattr(einfo, "traceback", None)
-        said = said if type(said) is str and error is exception else ""
-        self._write(run, _outcome_of(error), error, said=said, started_s=started_s)
+        # Celery has formatted the traceback by now, so an error's own `__str__` has been called.
+        formatted = getattr(einfo, "traceback", None)
+        formatted = formatted if type(formatted) is str and error is exception else ""
+        self._write(run, _outcome_of(error), error, formatted=formatted, started_s=started_s)
 
     def batch_failed(
         self, task: object, task_id: str, request: object, error: BaseException, args: object, note: str
     ) -> None:
-        """Several messages were handed to one call, and it failed."""
+        """A call for several messages has failed."""
         self._write(self._run(task, task_id, request, args, {}), _outcome_of(error), error, note=note)
 
-    def soft_limit_struck(self, task: object, task_id: str, request: object, frame: FrameType) -> Struck:
-        """A soft time limit interrupts a run. Whether the task lets that end it is not known yet."""
+    def soft_limit_reached(self, task: object, task_id: str, request: object, frame: FrameType) -> SoftLimit:
+        """A soft time limit interrupts a run. Whether that ends the run is not known yet."""
         scrubber = Scrubber()
         capture = capture_frames(
             frame,
@@ -141,20 +140,22 @@ class FailureWatcher:
             arguments=self._run(task, task_id, request).arguments,
             scrubber=scrubber,
         )
-        return Struck(task_id, self._clock.now_s(), capture, scrubber)
+        return SoftLimit(task_id, self._clock.now_s(), capture, scrubber)
 
-    def soft_limit_ignored(self, task: object, request: object, struck: Struck, state: str, duration_s: float) -> None:
-        """A run has ended otherwise than by the soft time limit that had struck in it: the task caught the error."""
-        later_s = max(0.0, self._clock.now_s() - struck.at_s)
+    def soft_limit_ignored(
+        self, task: object, request: object, soft_limit: SoftLimit, state: str, duration_s: float
+    ) -> None:
+        """A run has gone on after its soft time limit was reached: the task caught the error."""
+        later_s = max(0.0, self._clock.now_s() - soft_limit.at_s)
         self._writer.write(
             SeenFailure(
-                run=self._run(task, struck.task_id, request),
+                run=self._run(task, soft_limit.task_id, request),
                 outcome=Outcome.TIME_LIMIT,
-                struck=struck,
+                soft_limit=soft_limit,
                 exception=_SOFT_LIMIT,
                 pid=self._process.pid,
                 duration_s=duration_s,
-                note=f"The task caught the error of the soft time limit and went on for {duration(later_s)}: {state}",
+                note=f"The task caught the soft time limit's error and continued for {duration(later_s)}: {state}",
             )
         )
 
@@ -164,13 +165,13 @@ class FailureWatcher:
         cause = getattr(reason, "exc", None)
         error = cause if isinstance(cause, BaseException) else reason
         if not isinstance(error, BaseException):
-            note = "cancelled by the worker, such as after a lost connection to the broker; it is delivered again"
+            note = "cancelled by the worker, for example after a lost broker connection; it is redelivered"
             self._writer.write(SeenFailure(run=run, outcome=Outcome.RETRIED, note=note))
         elif traceback_of(error) is None and self._process.role is Role.MAIN:
             self._writer.write(SeenFailure(run=run, outcome=Outcome.RETRIED, exception=self._described(error)))
         else:
             if traceback_of(error) is None and isinstance(reason, BaseException) and traceback_of(reason) is not None:
-                error = reason  # `retry(exc=...)` with an error that was never raised
+                error = reason  # `retry(exc=...)` with an error that was not raised
             self._write(run, Outcome.RETRIED, error)
 
     def internal_error(
@@ -183,7 +184,7 @@ class FailureWatcher:
         exception: BaseException | None = None,
         **_: object,
     ) -> None:
-        """``task_internal_error``: something around the task's body broke, or an eager task's error propagates."""
+        """``task_internal_error``: code around the task's body raised, or an eager task's error propagates."""
         if exception is None:
             return
         outcome = Outcome.INTERNAL_ERROR
@@ -203,12 +204,12 @@ class FailureWatcher:
         **_: object,
     ) -> None:
         """
-        ``task_postrun``, or what is called in its place.
+        ``task_postrun``, or the call that replaces it.
 
-        It is the last moment of a run that is being killed, and the only one of a rejected run.
+        It is the last chance for a run that is being killed, and the only one for a rejected run.
 
         While ``SystemExit`` passes (a hard time limit, a revoke, ``sys.exit``), the frames are reachable
-        for about a tenth of a second before the process is killed.
+        for about 0.1 s before the process is killed.
         """
         if request is None:
             request = getattr(task, "request", None)
@@ -235,7 +236,7 @@ class FailureWatcher:
         traceback: object = None,
         **_: object,
     ) -> None:
-        """``task_failure`` where the task did not run: a hard time limit, a lost child, a rejection."""
+        """``task_failure`` of the main process: a hard time limit, a lost child, a rejection."""
         if exception is None:
             return
         outcome = _OUTCOME_BY_MAIN.get(class_name(exception), Outcome.FAILED)
@@ -301,18 +302,18 @@ class FailureWatcher:
         outcome: Outcome,
         error: BaseException,
         *,
-        said: str = "",
+        formatted: str = "",
         started_s: float | None = None,
         note: str = "",
     ) -> None:
-        """A run of this process failed, and its frames are alive."""
+        """A run of this process failed, and its frames still exist."""
         started_s = time_start() if started_s is None else started_s
         self._writer.write(
             SeenFailure(
                 run=run,
                 outcome=outcome,
                 error=error,
-                said=said,
+                formatted=formatted,
                 pid=self._process.pid,
                 killed=outcome is Outcome.LOST,
                 duration_s=self._clock.monotonic_s() - started_s if started_s is not None else None,
@@ -329,7 +330,7 @@ class FailureWatcher:
         kwargs: object = None,
         retries: int | None = None,
     ) -> SeenRun:
-        """The run that a signal is about; what the signal leaves out is read from the task's request."""
+        """The run of a signal; missing facts are read from the task's request."""
         return SeenRun(
             name=text(getattr(task, "name", "")) or text(field(request, "task")),
             task_id=task_id,
@@ -343,7 +344,7 @@ class FailureWatcher:
         )
 
     def _parameters_of(self, task: object) -> tuple[str, ...]:
-        """The names of the task function's positional parameters, so that a positional password is known as one."""
+        """The names of the task function's positional parameters, so that a positional password is recognised."""
         name = getattr(task, "name", None)
         if not isinstance(name, str):
             return ()

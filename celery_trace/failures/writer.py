@@ -1,7 +1,7 @@
 """
-How what is seen of a failed run becomes one record: captured in full or in brief, and written once.
+Writes a failed run as one record: captured in full or in brief, and only once.
 
-:class:`celery_trace.failures.watcher.FailureWatcher` says what is seen (:class:`SeenFailure`); the rest happens here.
+:class:`celery_trace.failures.watcher.FailureWatcher` makes the :class:`SeenFailure` of a signal.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from celery_trace.process.memory import read_memory
 from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Settings
 
-#: Ids of failures that this process wrote lately; Celery sends some ends twice.
+#: Ids of failures that this process wrote recently; Celery sends some ends twice.
 _REMEMBERED: Final = 512
-#: In a pool process only the current run can fail, and what is remembered of it would look like a leak.
+#: In a pool process only the current run can fail, and a longer list would look like a leak.
 _REMEMBERED_IN_A_CHILD: Final = 16
 _TRACEBACK_CHARACTERS: Final = 16 * 1024
-#: Characters of what a task returned, where that could not be stored.
+#: Characters of a task's return value that could not be stored.
 _RETURNED_CHARACTERS: Final = 300
-#: Seconds between two failures whose record has all memory counters, as reading them takes half a millisecond.
+#: Seconds between two failures with all memory counters, as reading them takes half a millisecond.
 ALL_COUNTERS_EVERY_S: Final = 1.0
-#: Seconds for which a reading of the resident size is used again; tasks that fail by the dozen a second share one.
+#: Seconds for which a reading of the resident size is reused, for tasks that fail dozens of times a second.
 RESIDENT_EVERY_S: Final = 0.1
 
 #: Takes a failure's record and the exception itself.
@@ -57,7 +57,7 @@ Keep = Callable[[Failure, BaseException], None]
 
 
 class SeenRun(Struct, frozen=True):
-    """Which run failed, as the signal and the task's request say."""
+    """The run that failed, from the signal and the task's request."""
 
     name: str
     task_id: str
@@ -66,7 +66,7 @@ class SeenRun(Struct, frozen=True):
     arguments: Arguments
 
 
-class Struck(Struct, frozen=True):
+class SoftLimit(Struct, frozen=True):
     """A soft time limit that interrupted a run, with the frames that it interrupted."""
 
     task_id: str
@@ -77,22 +77,22 @@ class Struck(Struct, frozen=True):
 
 class SeenFailure(Struct, frozen=True, kw_only=True):
     """
-    A run that failed, as one signal shows it. Nothing of it is captured or redacted yet.
+    A run that failed, from one signal. Nothing is captured or redacted yet.
 
-    ``error`` is set where the run's frames are alive, in the process that ran it; ``struck`` where they were captured
-    while it ran. Elsewhere ``exception`` says in words what was raised.
+    ``error`` is set in the process that ran it, while its frames exist; ``soft_limit`` if they were captured
+    while it ran. Otherwise ``exception`` describes what was raised.
     """
 
     run: SeenRun
     outcome: Outcome
     error: BaseException | None = None
-    said: str = ""  # the traceback as Celery has formatted it, with `error`
-    struck: Struck | None = None
+    formatted: str = ""  # the traceback as Celery has formatted it, with `error`
+    soft_limit: SoftLimit | None = None
     exception: ExceptionInfo | None = None  # redacted
     traceback_text: str = ""
-    pid: int = 0  # of the process that ran it; 0: none did
+    pid: int = 0  # of the process that ran it; 0 for none
     killed: bool = False  # the process ended with the run
-    #: When the run began, seconds since the epoch. In the main process it tells a redelivered run from the one before.
+    #: When the run began, seconds since the epoch. In the main process it identifies a redelivered run.
     began_at_s: float | None = None
     duration_s: float | None = None
     note: str = ""
@@ -104,7 +104,7 @@ class FailureWriter:
 
     Args:
         settings: What to capture, and how much of it.
-        process: Who sees it.
+        process: The process's record.
         emit: Takes the record; must not raise.
         clock: The time.
         keep: Takes the record and the exception afterwards, for the live shell.
@@ -126,7 +126,7 @@ class FailureWriter:
         self._limits = settings.limits
         self.redactor = Redactor(settings.redact)
         self._remembered = _REMEMBERED_IN_A_CHILD if process.role is Role.CHILD else _REMEMBERED
-        #: By task id, what was written of that run: its try, how it ended, and in the main process when it began.
+        #: By task id, the written run: its attempt, its outcome, and in the main process its start.
         self.written: OrderedDict[str, set[tuple[int, Outcome, float | None]]] = OrderedDict()
         self.repeats = Repeats(settings.capture_budget)
         self._memory = _Memory(clock)
@@ -137,14 +137,14 @@ class FailureWriter:
             return
         if seen.error is not None:
             self._write_with_frames(seen, seen.error)
-        elif seen.struck is not None:
+        elif seen.soft_limit is not None:
             self._remember(seen)
-            self._emit_record(seen, seen.struck.capture, seen.exception, seen.struck.scrubber)
+            self._emit_record(seen, seen.soft_limit.capture, seen.exception, seen.soft_limit.scrubber)
         else:
             self.write_described(seen)
 
     def _write_with_frames(self, seen: SeenFailure, error: BaseException) -> None:
-        """The error is at hand: capture its frames, in brief if it repeats."""
+        """Capture the error's frames, in brief if it repeats."""
         finished = finished_before(error)
         if finished is not None:
             seen = replace(seen, note=joined(seen.note, f"The task had finished; {finished[0]}"))
@@ -155,7 +155,7 @@ class FailureWriter:
             redactor=self.redactor,
             in_app=self._settings.in_app,
             arguments=seen.run.arguments,
-            said=seen.said,
+            formatted=seen.formatted,
             scrubber=scrubber,
             repeats=self.repeats,
         )
@@ -165,13 +165,13 @@ class FailureWriter:
         returned = self._returned(finished[1], scrubber) if in_full and finished is not None else ""
         failure = self._emit_record(seen, capture, info_of(capture), scrubber, returned=returned)
         if in_full:
-            if self._keep is not None:  # a thousand in brief would drive out those whose locals were captured
+            if self._keep is not None:  # a thousand brief ones would evict those with locals
                 self._keep(failure, error)
             self.repeats.charge(time.thread_time() - captured_s)
 
     def write_described(self, seen: SeenFailure) -> Failure:
-        """Write a failure whose frames are out of reach here, whatever was written before. The record."""
-        # What the arguments show to be a secret is in the error's words and in the traceback too.
+        """Write a failure without frames, whatever was written before. Returns the record."""
+        # Secrets in the arguments may also be in the error's message and in the traceback.
         scrubber = Scrubber()
         capture = self._arguments_only(seen.run.arguments, scrubber)
         exception = seen.exception
@@ -191,8 +191,8 @@ class FailureWriter:
         returned: str = "",
     ) -> Failure:
         run, process = seen.run, self._process
-        at_s = seen.struck.at_s if seen.struck is not None else self._clock.now_s()
-        ran_here = seen.error is not None or seen.struck is not None
+        at_s = seen.soft_limit.at_s if seen.soft_limit is not None else self._clock.now_s()
+        ran_here = seen.error is not None or seen.soft_limit is not None
         failure = Failure(
             id=failure_id(run.task_id, run.retries) if run.task_id else new_id(),
             process=process.uid,
@@ -252,7 +252,7 @@ class FailureWriter:
 
 
 class _Memory:
-    """The process's memory at a failure: all counters now and then, else its resident size."""
+    """The process's memory at a failure: all counters at intervals, else its resident size."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -272,9 +272,9 @@ class _Memory:
 
 
 class _NoError(Exception):
-    """Has no frames: only values are captured with it."""
+    """An error without frames: only values are captured with it."""
 
 
 def joined(*notes: str) -> str:
-    """Notes one behind the other; empty ones are left out."""
+    """The notes that are not empty, in one text."""
     return "; ".join(note for note in notes if note)

@@ -1,14 +1,14 @@
 /*
- * Who refers to what lies in given blocks of memory: one pass over all objects that the garbage collector knows.
+ * Finds the referrers of objects in given blocks of memory, in one pass over all objects that the garbage collector knows.
  *
- * Nothing else runs during the pass, and no reference is held while it lasts: results are borrowed pointers until it
- * has ended, so no object lives longer for having been looked at, and none is freed meanwhile.
+ * Nothing else runs during the pass, and it holds no references: results are borrowed pointers until it has ended, so no
+ * object lives longer because of it, and none is freed meanwhile.
  *
  * A dict or tuple of texts and numbers is not tracked by the collector. Those are entered through what refers to them.
  *
- * A chain, such as a linked list or the frames of tracebacks, may be longer than anybody wants to make passes, and grow
- * faster. So a pass can climb: it notes all references to objects of the wanted ones' types, and goes up from object
- * to object of one type after the pass, to whatever of another type refers to one of them.
+ * A chain, such as a linked list or the frames of tracebacks, may be too long for one pass per link, and grow faster. So a
+ * pass can climb: it records all references to objects of the wanted ones' types, and afterwards goes up from object to
+ * object of one type, to whatever of another type refers to one of them.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -44,7 +44,7 @@ typedef struct {
 typedef struct {
     PyObject *object;           /* borrowed; NULL where the place is free */
     int edge;                   /* the first reference to it, as place + 1 */
-    Py_ssize_t block;           /* whose chain it is part of; -1 for none yet */
+    Py_ssize_t block;           /* the block of its chain; -1 for none yet */
 } Link;
 
 typedef struct {
@@ -72,7 +72,7 @@ typedef struct {
     int most;                   /* referrers of one block */
     Match *matches;
     Py_ssize_t found, room;
-    PyObject *referrer;         /* whose references are being visited */
+    PyObject *referrer;         /* the object being visited */
     int depth;
     Climb *climb;               /* NULL unless the pass climbs */
     uint8_t filter[1 << FILTER_BITS];
@@ -92,7 +92,7 @@ by_address(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-/* An object lies at the begin of its block, or behind one or two headers of 16 bytes: the collector's, and that of
+/* An object is at the start of its block, or after one or two headers of 16 bytes: the collector's, and that of
    attributes and weak references. */
 static Block *
 block_of(Search *search, uintptr_t address)
@@ -419,7 +419,7 @@ referrers(PyObject *module, PyObject *args)
 }
 
 PyDoc_STRVAR(referrers_doc, "referrers([(address, size), ...], most, climb=False) -> [(address, referent, referrer), ...]\n\n"
-                            "What refers to an object that lies in one of the blocks, at most so many of each block. The "
+                            "The referrers of objects in the blocks, at most so many of each block. The "
                             "referrer is None where a list, dict or set keeps its entries in the block. With `climb`, "
                             "blocks are addresses of objects that are alive, and the referent may be an object of the same "
                             "type that a chain leads to; the referrer is None where the chain ends.");
@@ -439,7 +439,7 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "celery_trace.heap._referrers",
-    .m_doc = "Who refers to what lies in given blocks of memory.",
+    .m_doc = "Finds the referrers of objects in given blocks of memory.",
     .m_methods = methods,
     .m_slots = slots,
 };

@@ -1,22 +1,22 @@
 /*
  * A fair sample of the live heap: which allocations are still alive, where they were made and for which task.
  *
- * Hooks on CPython's allocators (PyMem_SetAllocator, as tracemalloc does) count bytes. A countdown, drawn anew from an
+ * Hooks on CPython's allocators (PyMem_SetAllocator, as tracemalloc does) count bytes. A countdown, drawn from an
  * exponential distribution, picks about one allocation in `mean` bytes: Poisson sampling, as in tcmalloc's, jemalloc's
  * and Go's heap profilers. A pick keeps its address, size, stack, tag and time until the block is freed. Each stands
  * for size / (1 - exp(-size / mean)) bytes. When the table of picks is full, the stacks that have the most of them are
- * thinned out first, each by halves, so that what is kept at a low rate stays in sight beside what is kept at a high
+ * thinned out first, each by halves, so that what is kept at a low rate stays visible next to what is kept at a high
  * one; a pick then stands for 2, 4, 8 ... times as much.
  *
- * Rules that keep this safe inside somebody else's process:
+ * Rules that keep this safe inside the user's process:
  *   - No hook runs Python code, allocates from Python's allocators, collects, or drops a reference to an object.
- *   - What nearly every call does takes no lock: it counts down, or looks into a filter. Picks, their index and their
+ *   - The fast path of nearly every call takes no lock: it counts down, or looks into a filter. Picks, their index and their
  *     stacks change under `lock`, which is a leaf: nothing that can wait for the GIL or for another lock happens
  *     under it. So the domains MEM and OBJ, called with the GIL of some interpreter, and RAW, called without, share
  *     one table.
  *   - A reference to a code object is taken under the GIL of the main interpreter, when a stack is first seen, and
  *     given back in sweep() and clear(), which are called from Python.
- *   - Hooks that cannot be taken out, because another tool's lie on top, stay and take no picks.
+ *   - Hooks that cannot be taken out, because another tool's hooks are on top, stay and take no picks.
  *   - A forked child starts with the hooks off.
  *
  * Not for free-threaded builds. Only the main interpreter's allocations are picked.
@@ -139,11 +139,11 @@ static PyInterpreterState *interpreter;
 static uint32_t runs_of[MOST_TAGS];
 static struct { PyCodeObject *code; uint32_t tag; } marks[MOST_MARKS];
 static int mark_count;
-static PyCodeObject *outermost;     /* what stands around every run: frames outside of it say nothing; or NULL */
+static PyCodeObject *outermost;     /* around every run: frames outside of it are left out; or NULL */
 static uint32_t collections;
 
 /*
- * What the latest run of each tag holds of what it allocated itself, and has held at most (bytes, as picks tell). It is
+ * What the latest run of each tag holds of what it allocated itself, and has held at most (bytes, by picks). It is
  * meaningful where one run of a tag is in progress at a time. Changed by picks under `lock`, begun and ended under the
  * main interpreter's GIL without: a figure may then be off by the pick of another thread, and is only read for a
  * statistic.
@@ -216,7 +216,7 @@ hash_address(const void *address, int bits) /* Fibonacci hashing; blocks are ali
 
 static inline uint32_t
 filter_place(const void *address)           /* neighbours stay neighbours, for the processor's caches; coarser
-                                               places were dearer, as hot blocks then share one with a pick */
+                                               places cost more, as hot blocks then share one with a pick */
 {
     uintptr_t x = (uintptr_t)address >> 4;
     return (uint32_t)((x ^ (x >> FILTER_BITS)) & ((1u << FILTER_BITS) - 1));
@@ -654,7 +654,7 @@ take(PyThreadState *state, const void *block, size_t size, size_t whole, int res
 
 /* --- hooks ------------------------------------------------------------------------------------------- */
 
-/* A countdown has run out: draw it anew. False if the sampler is off. */
+/* A countdown has run out: draw the next. False if the sampler is off. */
 static int
 draw(Counts *counts)
 {
@@ -957,7 +957,7 @@ clear(void)
     drop_stacks(gone);
 }
 
-/* The child gets a table that nobody is changing. Not waited for without end: a crash reporter may fork in a signal
+/* The child gets a table that no thread is changing. The wait is bounded: a crash reporter may fork in a signal
    handler, above a hook of ours that has the lock. */
 static void
 before_fork(void)
@@ -1165,7 +1165,7 @@ sampler_note_collection(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
 
 /* --- reading ------------------------------------------------------------------------------------------- */
 
-/* What picks() hands out; RECORD in sampler.py has the same layout. */
+/* What picks() returns; RECORD in sampler.py has the same layout. */
 typedef struct {
     uint64_t serial, address, size;
     double weight, born_s;
@@ -1455,7 +1455,7 @@ fill(PyObject *module)
         return -1;
     }
     if (!frames_are_known(state)) {
-        PyErr_SetString(PyExc_ImportError, "this interpreter's frames are not laid out as those of its version");
+        PyErr_SetString(PyExc_ImportError, "this interpreter's frames have another layout than those of its version");
         return -1;
     }
     interpreter = state->interp;

@@ -1,8 +1,8 @@
 """
-The "Top 10 differences" of one run: where memory was gained or given back, by line, as tracemalloc's users know it.
+The "Top 10 differences" of one run: memory gained and released by line, in tracemalloc's format.
 
-Measured with tracing on for just that run and summed from the raw traces, so that it costs the run its tracing and
-little more; the table reads like the one that ``Snapshot.compare_to`` prints.
+Tracing is on for that run only, and the raw traces are summed, so the cost is little more than that of the tracing. The
+table looks like that of ``Snapshot.compare_to``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Final
 
 from msgspec import Struct
 
-from celery_trace.clock import Clock
 from celery_trace.heap.source_reader import SourceReader
 from celery_trace.model import Site
 from celery_trace.text.code_owner import CodeOwner, Frames, is_our_own
@@ -43,10 +42,10 @@ class Amount(Struct, frozen=True):
 NOTHING = Amount(0, 0)
 
 #: Live memory by traceback.
-Reading = dict[Frames, Amount]
+TracedMemory = dict[Frames, Amount]
 
 
-def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> Reading:
+def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> TracedMemory:
     """Sum raw traces ``(domain, bytes, frames, depth)`` by traceback, celery-trace's own left out."""
     cut = traces[:MOST_TRACES] if len(traces) > MOST_TRACES else traces
     sums: dict[Frames, list[int]] = {}
@@ -64,8 +63,8 @@ def sum_traces(traces: Sequence[tuple[int, int, Frames, int]]) -> Reading:
     }
 
 
-def difference(after: Reading, before: Reading) -> Reading:
-    """What ``after`` holds more than ``before``, sites without any change left out."""
+def difference(after: TracedMemory, before: TracedMemory) -> TracedMemory:
+    """What ``after`` holds more than ``before``, without unchanged sites."""
     changes = {}
     for frames, amount in after.items():
         change = amount.minus(before.get(frames, NOTHING))
@@ -79,13 +78,13 @@ def difference(after: Reading, before: Reading) -> Reading:
 
 class Tracing:
     """
-    tracemalloc, started and stopped by us, or left alone where the user runs it.
+    tracemalloc, started and stopped by us, or left alone if the user runs it.
 
     Several of ours may be on at once (a block within a block, two coroutines): the last one to stop stops it.
-    ``joined`` says that it was on before: what was traced until then has to be subtracted.
+    ``joined``: it was on before, so what was traced until then has to be subtracted.
     """
 
-    _ours: ClassVar[int] = 0  # how many of ours are on, where it was we who started
+    _ours: ClassVar[int] = 0  # how many of ours are on, if we have started it
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self) -> None:
@@ -93,12 +92,17 @@ class Tracing:
         self.on = False
         self._counted = False
 
+    @classmethod
+    def after_fork(cls) -> None:
+        """Make a new lock in a forked child: another thread of the parent may have held it."""
+        cls._lock = threading.Lock()
+
     def start(self, nframe: int) -> None:
-        """Trace from now on, ``nframe`` frames an allocation; where it is on already its depth stays as it is."""
+        """Trace from now on, ``nframe`` frames an allocation; if it is on already, its depth does not change."""
         with Tracing._lock:
             self.joined = tracemalloc.is_tracing()
             if not self.joined:
-                Tracing._ours = 0  # whatever we had on, somebody else stopped it
+                Tracing._ours = 0  # other code has stopped what we had started
                 tracemalloc.start(nframe)
             self._counted = not self.joined or Tracing._ours > 0
             Tracing._ours += self._counted
@@ -118,9 +122,9 @@ class Tracing:
         """Whether what was started still traces: the task may have stopped it itself."""
         return self.on and tracemalloc.is_tracing()
 
-    def read(self, *, last: bool) -> Reading:
+    def read(self, *, last: bool) -> TracedMemory:
         """The live traces by site. With ``last`` tracing stops before they are summed."""
-        # The public take_snapshot() wraps each trace in an object first: three times the time, for nothing.
+        # The public take_snapshot() wraps each trace in an object first, which triples the time.
         traces: Any = tracemalloc._get_traces()  # type: ignore[attr-defined]
         if last:
             self.stop()
@@ -143,7 +147,7 @@ class TracedRun:
     def __init__(self, nframe: int = 1) -> None:
         self._nframe = nframe
         self._tracing = Tracing()
-        self._base: Reading = {}
+        self._base: TracedMemory = {}
 
     def begin(self) -> None:
         """Start tracing, or read what the user's own tracing holds already."""
@@ -151,8 +155,8 @@ class TracedRun:
         if self._tracing.joined:
             self._base = self._tracing.read(last=False)
 
-    def end(self) -> Reading:
-        """Stop (unless it is the user's tracing); gives what the run gained and gave back."""
+    def end(self) -> TracedMemory:
+        """Stop (unless it is the user's tracing). Returns what the run gained and released."""
         if not self._tracing.alive:
             self._tracing.stop()
             return {}
@@ -164,45 +168,7 @@ class TracedRun:
         self._base = {}
 
 
-class TracedRuns:
-    """
-    Which runs are traced one by one: all in the mode ``always``, those of blocks, and those of a name for a while.
-
-    Args:
-        everything: Whether all runs are.
-        clock: For how long a name is.
-    """
-
-    def __init__(self, *, everything: bool, clock: Clock) -> None:
-        self._everything = everything
-        self._clock = clock
-        self._until_s: dict[str, float] = {}
-        #: Whether any is.
-        self.wanted = everything
-
-    def trace(self, name: str, until_s: float) -> None:
-        """Trace the runs of a name until then, by the monotonic clock."""
-        self._until_s[name] = until_s
-        self.wanted = True
-
-    def leave(self, name: str) -> None:
-        """Trace them no more, unless all runs are traced."""
-        self._until_s.pop(name, None)
-
-    def begin(self, name: str) -> TracedRun | None:
-        """Begin to trace a run of that name; None where it is not wanted."""
-        if not self._everything:
-            if name not in self._until_s:
-                return None
-            if self._clock.monotonic_s() >= self._until_s[name]:
-                del self._until_s[name]
-                return None
-        run = TracedRun()
-        run.begin()
-        return run
-
-
-def top_differences(change: Reading, own: CodeOwner | None = None, *, most: int = TOP) -> list[Site]:
+def top_differences(change: TracedMemory, own: CodeOwner | None = None, *, most: int = TOP) -> list[Site]:
     """
     The greatest changes of a run, by line, gains and losses alike.
 
@@ -244,7 +210,7 @@ def table(rows: Sequence[Site], label: str = "") -> str:
     """
     The rows as text, in the form of tracemalloc's own display.
 
-    Under each line stands its source, where there is any: that is what one looks for next.
+    Under each line is its source, if it can be read.
     """
     lines = [f"[ Top {TOP} differences ]" + (f" {label}" if label else "")]
     for site in rows:
@@ -253,5 +219,5 @@ def table(rows: Sequence[Site], label: str = "") -> str:
         if site.code:
             lines.append(f"    {site.code}")
     if not rows:
-        lines.append("nothing was gained or given back")
+        lines.append("no memory was gained or released")
     return "\n".join(lines)

@@ -6,20 +6,20 @@ from typing import Final
 
 from celery_trace.clock import Clock
 
-#: After a pause so many seconds' budget must be saved up, so that a stretch is worth its while.
+#: After a pause the budget of so many seconds must be saved up, so that a stretch is long enough.
 SAVED_S: Final = 20.0
 
 
 class Allowance:
     """
-    Whether one part of the work costs too much: over its share of the time now, and all in all.
+    Whether one part of the work costs too much: over its share of the time now, and overall.
 
-    A burst is borne; what it costs is made up for later.
+    A burst is allowed; its cost is saved afterwards.
 
     Args:
         share: Of the time, such as 0.002.
         now_s: The time, by a clock that only goes forward: monotonic, or the process's processor time.
-        saved_s: The time whose share is there to be spent from the beginning.
+        saved_s: The share of so much time may be spent from the start.
     """
 
     def __init__(self, share: float, now_s: float, *, saved_s: float = SAVED_S) -> None:
@@ -28,7 +28,7 @@ class Allowance:
         self._began_s = self._last_s = now_s
         self._spent_s = 0.0
 
-    def is_too_dear(self, spent_s: float, now_s: float) -> bool:
+    def exceeds(self, spent_s: float, now_s: float) -> bool:
         """Note what was spent since the last call, processor seconds."""
         self._spent_s += spent_s
         passed_s, self._last_s = now_s - self._last_s, now_s
@@ -40,13 +40,13 @@ class DutyCycle:
     """
     Decides when sampling is on, from what it has cost.
 
-    The share holds over the life of the process, and over any stretch and the pause behind it.
+    The share holds over the life of the process, and over any stretch and the pause after it.
 
     Args:
         budget: The share of the process's time that may be spent, such as 0.01.
         clock: Monotonic time.
-        fewest_runs: A stretch that is over its budget still goes on until its tasks have run so often, on average: a
-            shorter one shows nothing, and costs all the same. The pause afterwards makes up for it.
+        fewest_runs: A stretch over its budget continues until its tasks have run so often, on average: a shorter one
+        shows nothing for its cost. The pause afterwards compensates.
         longest_over_s: Or until it has lasted so long.
     """
 
@@ -84,7 +84,7 @@ class DutyCycle:
         return runs_per_task >= self._fewest_runs or lived_s >= self._longest_over_s
 
     def may_begin(self) -> bool:
-        """Whether what was spent is made up for, so that the next stretch may begin."""
+        """Whether the next stretch may begin: what was spent is within the budget again."""
         return self.wait_s() <= 0.0
 
     def wait_s(self) -> float:

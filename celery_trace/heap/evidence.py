@@ -1,8 +1,8 @@
 """
-What the memory side says, without secrets: every window and run passes here before it leaves its process.
+Redacts memory records: every window and run passes through here before it leaves its process.
 
-A path of holders names modules, classes, attributes and variables, which are code. A key of a dictionary is data: it
-stands in brackets (``['eu-west']: list[3]``), so that it can be told apart and hidden from who may not see values.
+A path of holders names modules, classes, attributes and variables, which are code. A key of a dictionary is data: it is
+in brackets (``['eu-west']: list[3]``), so that it can be recognised and hidden from roles that may not see values.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _PLACE = re.compile(r"\.?[^\W\d]\w*(?:, [^\W\d]\w*)*|\[\d+\]")
 
 
 def key_step(key: str) -> str:
-    """A dictionary's key that leads to the next holder, as a step of a path says it. Not redacted yet."""
+    """A dictionary's key as the step of a path to the next holder. Not redacted yet."""
     return f"[{key[:_SEARCHED]!r}]"
 
 
 def without_secrets(record: Window | Run | HeapProfile, redactor: Redactor) -> Window | Run | HeapProfile:
-    """A record of the memory side as it may be written; the very same object where nothing was to be hidden."""
+    """A memory record as it may be written; the same object if there was nothing to redact."""
     if isinstance(record, HeapProfile):
         return replace(
             record, name=redactor.text(record.name), frames=[_line(line, redactor) for line in record.frames]
@@ -84,9 +84,9 @@ def _step(step: str, redactor: Redactor) -> str:
 
 def without_keys(path: Sequence[str]) -> list[str]:
     """
-    A path of holders for who may not see values: ``[str]: list[3]`` instead of a key.
+    A path of holders for roles that may not see values: ``[str]: list[3]`` instead of a key.
 
-    In records of 0.1.0 a key looks like an attribute; what can't be the name of one is hidden there.
+    In records of 0.1.0 a key looks like an attribute; what can't be an attribute's name is hidden.
     """
     return [_without_key(step) for step in path]
 

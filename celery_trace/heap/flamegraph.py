@@ -1,8 +1,8 @@
 """
 The profiles of a host: what memray recorded of single runs, and the flamegraphs made of them.
 
-They stay in ``trace_dir/profiles`` where the worker ran: ``<id>.bin`` is memray's own file, ``<id>.json`` says what it
-is of, ``<id>.peak.html`` and ``<id>.kept.html`` are made when somebody asks for them, by a process of their own.
+They are in ``trace_dir/profiles`` on the worker's host: ``<id>.bin`` is memray's file, ``<id>.json`` describes it.
+``<id>.peak.html`` and ``<id>.kept.html`` are made on request, by a separate process.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from msgspec import Struct
 from celery_trace import private_files
 from celery_trace.errors import TraceError
 
-#: Profiles that a host keeps; the oldest give way.
+#: Profiles that a host keeps; the oldest are removed.
 MOST_KEPT: Final = 20
 #: How long making a flamegraph may take, seconds.
 RENDER_S: Final = 180.0
-#: What to say where memray is missing.
+#: The message if memray is missing.
 MISSING: Final = 'memray is not installed here. Run: pip install "celery-trace[memray]"'
-#: What a flamegraph can show: the run's memory at its peak, or what was still there when it ended.
+#: What a flamegraph can show: the run's memory at its peak, or what was left at its end.
 VIEWS: Final = ("peak", "kept")
 
 
@@ -38,8 +38,8 @@ class Profile(Struct, frozen=True, kw_only=True):
     """
     One profiled run.
 
-    ``state`` is ``running``, ``done`` or ``failed``; ``why`` says what went wrong. ``peak_bytes`` and ``allocations``
-    are memray's own counts, of all threads of the process while the run lasted.
+    ``state`` is ``running``, ``done`` or ``failed``; ``why`` is the reason of a failure. ``peak_bytes`` and
+    ``allocations`` are memray's own counts, of all threads of the process while the run lasted.
     """
 
     id: str
@@ -61,7 +61,7 @@ _profiles = msgspec.json.Decoder(Profile)
 
 
 class NoFlamegraph(TraceError):
-    """A flamegraph can't be made; the text says why."""
+    """A flamegraph can't be made; the message is the reason."""
 
 
 def available() -> bool:
@@ -71,7 +71,7 @@ def available() -> bool:
 
 class Profiles:
     """
-    The profiles in a ``trace_dir``, for the worker that writes them and for command and monitor that show them.
+    The profiles in a ``trace_dir``, for the worker that writes them and the command and monitor that show them.
 
     Args:
         folder: ``trace_dir``; its ``profiles`` is made, 0700, when one is written.
@@ -96,7 +96,7 @@ class Profiles:
         return self._read(self.folder / f"{id}.json")
 
     def write(self, profile: Profile) -> None:
-        """Keep what is known of a profile (0600), and let the oldest give way."""
+        """Write a profile's description (0600), and remove the oldest profiles."""
         self.make_folder()
         private_files.replace(self.folder / f"{profile.id}.json", msgspec.json.encode(profile))
         for old in self.all()[MOST_KEPT:]:
@@ -116,7 +116,7 @@ class Profiles:
 
     def flamegraph(self, profile: Profile, view: str = "peak") -> Path:
         """
-        The flamegraph of a profile as one HTML file without anything from elsewhere; made when first asked for.
+        The flamegraph of a profile as one self-contained HTML file; made on first request.
 
         Blocks for some seconds.
 
@@ -124,26 +124,26 @@ class Profiles:
             NoFlamegraph: The run is not over, its file is gone, or memray is missing or failed.
         """
         if view not in VIEWS:
-            raise NoFlamegraph(f"{view!r} is no view; there are {', '.join(VIEWS)}.")
+            raise NoFlamegraph(f"Unknown view {view!r}; the views are {', '.join(VIEWS)}.")
         made = self.folder / f"{profile.id}.{view}.html"
         if _is_ours(made):
             return made
         if profile.state != "done":
-            raise NoFlamegraph(profile.why or "The run that is profiled has not ended yet.")
+            raise NoFlamegraph(profile.why or "The profiled run has not ended yet.")
         recording = self.recording(profile.id)
         if not _is_ours(recording):
-            raise NoFlamegraph(f"Its file {recording} is gone, or is none of ours.")
+            raise NoFlamegraph(f"Its file {recording} is gone, or is not a file of celery-trace.")
         if not available():
             raise NoFlamegraph(MISSING)
-        # memray opens what it writes by name and follows a link there: so that name is in a new folder of our own.
+        # memray opens its output by name and follows links: so the name is in a new folder of ours.
         room = Path(tempfile.mkdtemp(prefix=f"{profile.id}.", suffix=".draft", dir=self.folder))
         draft = room / "page.html"
         try:
-            words = [sys.executable, "-m", "memray", "flamegraph", "--no-web", "--force", "--output", str(draft)]
+            command = [sys.executable, "-m", "memray", "flamegraph", "--no-web", "--force", "--output", str(draft)]
             if view == "kept":
-                words.append("--leaks")
+                command.append("--leaks")
             done = subprocess.run(
-                [*words, str(recording)],
+                [*command, str(recording)],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -153,8 +153,8 @@ class Profiles:
                 check=False,
             )
             if done.returncode:
-                said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-                raise NoFlamegraph(f"memray could not read it: {said[-1] if said else done.returncode}")
+                output = (done.stderr.strip() or done.stdout.strip()).splitlines()
+                raise NoFlamegraph(f"memray could not read it: {output[-1] if output else done.returncode}")
             os.replace(draft, made)
         except subprocess.TimeoutExpired:
             raise NoFlamegraph(f"memray took more than {RENDER_S:g} s. Its file is {recording}.") from None
@@ -179,7 +179,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _lost(profile: Profile) -> Profile:
-    """A run whose process died never ends."""
+    """A run has failed if its process died."""
     if profile.state == "running" and profile.host == socket.gethostname():
         try:
             os.kill(profile.pid, 0)

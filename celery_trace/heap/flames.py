@@ -19,7 +19,7 @@ from celery_trace.model import HeapProfile, Line
 #: The outermost frame first.
 Stack = tuple[Line, ...]
 
-#: The one frame of what is kept by stacks that a profile does not list.
+#: The frame of all stacks that a profile does not list.
 OTHERS: Final = Line(file="", line=0, function="other stacks")
 #: A part of the tree with a smaller share of the whole is not drawn.
 LEAST_SHARE: Final = 0.0005
@@ -27,7 +27,7 @@ LEAST_SHARE: Final = 0.0005
 
 class KeptHeap(Struct, frozen=True, kw_only=True):
     """
-    What a name has left alive, by stack.
+    What a name retains, by stack.
 
     ``stacks`` are bytes, or bytes a run once :func:`per_run` has divided them; they add up to ``bytes``.
     """
@@ -65,14 +65,14 @@ def together(profiles: Iterable[HeapProfile]) -> KeptHeap:
 
 
 def per_run(kept: KeptHeap) -> KeptHeap:
-    """Divided by the runs that were observed, so that releases that ran more and less often can be compared."""
+    """Divided by the observed runs, so that releases with different numbers of runs can be compared."""
     runs = max(1, kept.runs)
     stacks = {stack: value / runs for stack, value in kept.stacks.items()}
     return replace(kept, stacks=stacks, bytes=kept.bytes / runs)
 
 
 def by_function(kept: KeptHeap) -> KeptHeap:
-    """With functions as frames, as lines move from release to release; the code of lines is left out."""
+    """With functions as frames, as lines move between releases; without the lines' code."""
     stacks: dict[Stack, float] = defaultdict(float)
     for stack, value in kept.stacks.items():
         stacks[tuple(Line(frame.file, 0, frame.function) for frame in stack)] += value
@@ -80,7 +80,7 @@ def by_function(kept: KeptHeap) -> KeptHeap:
 
 
 def difference(after: KeptHeap, before: KeptHeap) -> dict[Stack, float]:
-    """What each stack keeps more than before; less is negative, and what has not changed is left out."""
+    """What each stack retains more than before; less is negative. Unchanged stacks are left out."""
     changes = {
         stack: after.stacks.get(stack, 0.0) - before.stacks.get(stack, 0.0) for stack in {*after.stacks, *before.stacks}
     }
@@ -88,7 +88,7 @@ def difference(after: KeptHeap, before: KeptHeap) -> dict[Stack, float]:
 
 
 class HeapView(Struct, frozen=True, kw_only=True):
-    """What is kept by stack, and what it is compared with, in words; ``a_run`` where values are bytes a run."""
+    """Retained memory by stack, and the name of what it is compared with; ``a_run`` if values are bytes per run."""
 
     after: KeptHeap
     before: KeptHeap | None = None
@@ -102,49 +102,49 @@ class HeapView(Struct, frozen=True, kw_only=True):
         return self.after.stacks if self.before is None else difference(self.after, self.before)
 
 
-class Node(Struct):
-    """A frame of the tree with what is kept below it; a frame's width is the larger of both."""
+class FlameNode(Struct):
+    """A frame of the tree with what is retained below it; its width is the larger of both values."""
 
     frame: Line
     bytes: float = 0.0
     before: float = 0.0
     width: float = 0.0
-    below: dict[Line, Node] = {}
+    below: dict[Line, FlameNode] = {}
 
     def add(self, stack: Sequence[Line], after: float, before: float) -> None:
-        """Put a stack in."""
+        """Add a stack."""
         node = self
         for frame in (None, *stack):
             if frame is not None:
-                node = node.below.setdefault(frame, Node(frame))
+                node = node.below.setdefault(frame, FlameNode(frame))
             node.bytes += after
             node.before += before
             node.width += max(after, before)
 
-    def children(self) -> list[Node]:
+    def children(self) -> list[FlameNode]:
         """The widest first."""
         return sorted(self.below.values(), key=lambda node: (-node.width, node.frame.function, node.frame.line))
 
 
-def tree(after: KeptHeap, before: KeptHeap | None = None) -> Node:
-    """All stacks as one tree; its root stands for the name."""
-    root = Node(Line(file="", line=0, function="all"))
+def tree(after: KeptHeap, before: KeptHeap | None = None) -> FlameNode:
+    """All stacks as one tree; its root is the name."""
+    root = FlameNode(Line(file="", line=0, function="all"))
     earlier: Mapping[Stack, float] = before.stacks if before is not None else {}
     for stack in {**after.stacks, **earlier}:
         root.add(stack, after.stacks.get(stack, 0.0), earlier.get(stack, 0.0))
     return root
 
 
-def flat(root: Node) -> tuple[list[Line], list[Any]]:
+def flat(root: FlameNode) -> tuple[list[Line], list[Any]]:
     """
-    The tree as a page's script reads it.
+    The tree in the format of the page's script.
 
     Returns:
         The frames, and the tree as ``[place of the frame, bytes, bytes before, width, [children]]``.
     """
     places: dict[Line, int] = {}
 
-    def one(node: Node) -> list[Any]:
+    def one(node: FlameNode) -> list[Any]:
         place = places.setdefault(node.frame, len(places))
         shown = [child for child in node.children() if child.width >= LEAST_SHARE * root.width]
         return [place, round(node.bytes, 1), round(node.before, 1), round(node.width, 1), [*map(one, shown)]]
@@ -185,7 +185,7 @@ def as_json(view: HeapView) -> dict[str, Any]:
 
 
 def label(line: Line) -> str:
-    """A frame in one word of text: ``remember_order (shop/tasks.py:41)``."""
+    """A frame as text: ``remember_order (shop/tasks.py:41)``."""
     if not line.file:
         return line.function
     place = f"{line.file}:{line.line}" if line.line else line.file
@@ -205,7 +205,7 @@ def collapsed(stacks: Mapping[Stack, float]) -> str:
 
 
 def speedscope(stacks: Mapping[Stack, float], title: str) -> dict[str, Any]:
-    """A file of https://www.speedscope.app; what has shrunk is left out, as it knows no negative weight."""
+    """A file for https://www.speedscope.app; what has shrunk is left out, as it has no negative weights."""
     places: dict[Line, int] = {}
     samples, weights = [], []
     for stack, value in sorted(stacks.items(), key=lambda row: -row[1]):

@@ -1,10 +1,10 @@
 """
 When a growing process reaches its limit.
 
-The slope of its memory is Theil and Sen's: the median of the slopes between all pairs of points, which a peak or two do
-not move, with Sen's interval (P. K. Sen, *Estimates of the regression coefficient based on Kendall's tau*, 1968). A
-process grows if that interval is above zero over the whole time and over its second half, so that what grew once and
-then stopped is told no date.
+The slope of its memory is the Theil-Sen estimator: the median of the slopes between all pairs of points, which is
+robust to outliers, with Sen's interval (P. K. Sen, *Estimates of the regression coefficient based on Kendall's tau*,
+1968). A process grows if that interval is above zero over the whole time and over its second half, so growth that has
+stopped gets no forecast.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from celery_trace.intervals import SAMPLE_S
 from celery_trace.model import Forecast
 from celery_trace.text.format import about, percent, size
 
-#: What a process does at first, such as imports, says nothing of later (seconds).
+#: The start of a process, such as imports, is left out (seconds).
 WARM_UP_S: Final = 120.0
-#: The time that a forecast looks back at most and needs at least, seconds.
+#: The longest and the shortest time that a forecast is based on, seconds.
 WINDOW_S: Final = 6 * 3600.0
 LEAST_SPAN_S: Final = 480.0
 #: Points that the time is divided into at most and at least.
@@ -35,7 +35,7 @@ LEAST_SHARE: Final = 0.02
 LEAST_BYTES: Final = 2 * 1024 * 1024
 #: The share of the growth that each step between the fifths of the time must have; even growth gives a quarter.
 A_PART: Final = 0.08
-#: How far ahead it is told: so many times the time that it grew, and a week at most.
+#: The horizon of a forecast: so many times the time of growth, and a week at most.
 TIMES_AHEAD: Final = 12.0
 MOST_AHEAD_S: Final = 7 * 86_400.0
 #: The quantile of the normal distribution for an interval of 90 %.
@@ -45,7 +45,7 @@ _Z: Final = 1.645
 Series = Sequence[tuple[float, float]]
 
 
-class Trend(Struct, frozen=True):
+class Slope(Struct, frozen=True):
     """A slope with its interval of 90 %, bytes a second."""
 
     slope: float
@@ -54,11 +54,11 @@ class Trend(Struct, frozen=True):
 
 
 class Growth(Struct, frozen=True):
-    """A series that grows and goes on."""
+    """A series that grows."""
 
-    trend: Trend
+    trend: Slope
     level_bytes: float  # at its end
-    since_s: float  # of the series that was looked at
+    since_s: float  # the start of the series
     until_s: float
 
     @property
@@ -67,7 +67,7 @@ class Growth(Struct, frozen=True):
         return self.trend.slope * (self.until_s - self.since_s)
 
 
-def theil_sen(points: Series) -> Trend:
+def theil_sen(points: Series) -> Slope:
     """The slope through at least two points at different times."""
     slopes = sorted(
         (second[1] - first[1]) / (second[0] - first[0])
@@ -78,14 +78,14 @@ def theil_sen(points: Series) -> Trend:
     within = _Z * math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
     low = max(0, math.floor((len(slopes) - within) / 2))
     high = min(len(slopes) - 1, math.ceil((len(slopes) + within) / 2))
-    return Trend(statistics.median(slopes), slopes[low], slopes[high])
+    return Slope(statistics.median(slopes), slopes[low], slopes[high])
 
 
 def evenly(series: Series, points: int) -> list[tuple[float, float]]:
     """
     The series at even times: the median of each slice of time.
 
-    A process writes a sample when its memory has moved, so a slice without one is as the one before.
+    A process writes a sample when its memory has changed, so a slice without one equals the one before.
     """
     begins_s, ends_s = series[0][0], series[-1][0]
     width_s = (ends_s - begins_s) / points
@@ -109,7 +109,7 @@ def growth_of(series: Series, started_s: float) -> Growth | None:
         started_s: When the process began.
 
     Returns:
-        None where it does not grow, or there is too little to say so.
+        None if it does not grow, or there are too few points.
     """
     series = [point for point in series if point[0] >= started_s + WARM_UP_S]
     if len(series) < 3 or series[-1][0] - series[0][0] < LEAST_SPAN_S:
@@ -121,9 +121,9 @@ def growth_of(series: Series, started_s: float) -> Growth | None:
     if whole.low <= 0 or late.low <= 0:
         return None
     if late.high < whole.low or late.low > whole.high:
-        points, trend = second_half, late  # it has slowed down, or speeded up
+        points, trend = second_half, late  # it has slowed down or sped up
     else:
-        trend = Trend(whole.slope, min(whole.low, late.slope), max(whole.high, late.slope))
+        trend = Slope(whole.slope, min(whole.low, late.slope), max(whole.high, late.slope))
     level = points[-1][1]
     if not goes_on([value for _, value in points]):
         return None
@@ -133,7 +133,7 @@ def growth_of(series: Series, started_s: float) -> Growth | None:
 
 
 def goes_on(values: Sequence[float]) -> bool:
-    """Whether each fifth of the time has gained its part, so that it is growth and no step or random walk."""
+    """Whether each fifth of the time has gained its part: growth, not a step or a random walk."""
     marks = [statistics.median(values[len(values) * part // 5 : len(values) * (part + 1) // 5]) for part in range(5)]
     return all(after - before >= A_PART * (marks[-1] - marks[0]) for before, after in pairwise(marks))
 
@@ -147,7 +147,7 @@ class Left(Struct, frozen=True):
 
 
 def left_of(growth: Growth, limit_bytes: float, now_s: float) -> Left | None:
-    """When a limit is reached; None where it is beyond it already, or too far ahead to say."""
+    """When a limit is reached; None if it is exceeded already, or beyond the horizon."""
     left_bytes = limit_bytes - growth.level_bytes
     if left_bytes <= 0:
         return None
@@ -173,19 +173,19 @@ def sentence(forecast: Forecast) -> str:
     """``reaches its limit of 512.0 MiB in 3 h (2 h to 5 h), 80 % of the growth by shop.tasks.remember_order``."""
     when, earliest, latest = map(about, (forecast.seconds, forecast.earliest_s, forecast.latest_s))
     interval = f" ({earliest} to {latest})" if earliest != latest else ""
-    text = f"reaches {_whose(forecast)} limit of {size(forecast.limit_bytes)} in {when}{interval}"
+    text = f"reaches {_possessive(forecast)} limit of {size(forecast.limit_bytes)} in {when}{interval}"
     if forecast.shares:
         first = forecast.shares[0]
         text += f", {percent(first.share)} of the growth by {first.name}"
     return text
 
 
-def _whose(forecast: Forecast) -> str:
+def _possessive(forecast: Forecast) -> str:
     return {"container": "its container's", "machine": "the machine's"}.get(forecast.limit, "its")
 
 
 def who(forecast: Forecast) -> str:
-    """Who reaches the limit: a process has one of its own, the others are shared by all of a worker."""
+    """What reaches the limit: a process has its own, the others are shared by a whole worker."""
     if forecast.limit == "child":
         return f"pid {forecast.pid} of {forecast.worker}"
     return forecast.worker

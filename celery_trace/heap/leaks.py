@@ -1,8 +1,8 @@
 """
 The leak table: windows of any number of processes become rows of one site each.
 
-A pure function of the windows, so that a page, a command and a test that hold the same windows show the same rows,
-and that evidence of processes which are long gone counts as much as any other.
+A pure function of the windows: the same windows give the same rows on a page, in a command and in a test, and evidence
+of processes that have ended counts as much as any other.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def leak_table(windows: Iterable[Window], *, now_s: float) -> list[Leak]:  # noq
     Rank allocation sites by the memory that each run keeps.
 
     The latest window of each process on a site counts. Their evidence is added up and judged together, so many
-    short-lived processes say as much as one that lives long. A row goes back to ``STEADY`` when processes have since
+    short-lived processes count as much as one long-lived one. A row returns to ``STEADY`` when processes have since
     run the task often enough without reporting the site.
 
     Args:
@@ -68,7 +68,7 @@ def _rows(windows: Sequence[Window]) -> list[Leak]:
     sampled = [window for window in windows if window.stage is Stage.SAMPLED]
     sites = _by_site(sampled)
     rows += [_sampled_row(sampled, found, site) for site, found in sites.items()]
-    # Traced blocks, and what versions before the sampled heap have left in a store.
+    # Traced blocks, and records of versions before the sampled heap.
     reported = [window for window in windows if window.stage is not Stage.SAMPLED and not window.native]
     for site, found in _by_site(reported).items():
         if site not in sites:
@@ -102,7 +102,7 @@ def _sampled_row(of_name: Sequence[Window], found: Sequence[Window], site: tuple
     One site of a task.
 
     Args:
-        of_name: All sampled windows of the task, by time; those without a site say that a process found nothing.
+        of_name: All sampled windows of the task, by time; one without a site means that a process found nothing.
         found: Those of this site.
         site: File and line.
     """
@@ -112,14 +112,14 @@ def _sampled_row(of_name: Sequence[Window], found: Sequence[Window], site: tuple
     holder = _holder(latest)
     judgement = _refuted(of_name, found, evidence) or judge(evidence, holder)
     if judgement.verdict is Verdict.GROWING and any(window.verdict is Verdict.LEAKING for window in latest):
-        # A process knows its own setting of how many runs that takes.
+        # Each process has its own setting of how many runs that takes.
         judgement = replace(judgement, verdict=Verdict.LEAKING, waits_for="")
     rate = evidence.bytes_per_run
     return _leak(of_name, found, site, "", judgement, rate, evidence.events / evidence.runs if evidence.runs else 0.0)
 
 
 def _holder(latest: Sequence[Window]) -> Holder:
-    """What is known of the holder: one that was reached says more than a search that ended without."""
+    """The holder: one that was found, before searches that found none."""
     known = [window.holder for window in latest if window.holder is not None]
     rooted = [holder for holder in known if holder.path]
     searched = [holder for holder in known if holder.searched]
@@ -128,9 +128,9 @@ def _holder(latest: Sequence[Window]) -> Holder:
 
 def _runs_of_the_short_lived(of_name: Sequence[Window], found: Sequence[Window]) -> int:
     """
-    Runs of processes that ended too soon to see a site, while others saw it. They count for its rate.
+    Runs of processes that ended too soon to see a site that others saw. They count for its rate.
 
-    Else a leak of a kilobyte would be judged by those children alone in which the sample happened to catch it.
+    Otherwise a leak of a kilobyte would be judged only by those children that happened to sample it.
     """
     first_s, last_s = found[0].at_s, found[-1].at_s
     reporting = {window.process for window in found}
@@ -160,7 +160,7 @@ def _refuted(of_name: Sequence[Window], found: Sequence[Window], evidence: Evide
 
 
 def _began_with(of_name: Sequence[Window], found: Sequence[Window]) -> tuple[str, float | None]:
-    """The release that first showed a site and when it was seen, where an earlier one ran the task and did not."""
+    """The release that first showed a site, and when, if an earlier one ran the task without it."""
     first = found[0]
     before = [window for window in of_name if window.at_s < first.at_s and window.release != first.release]
     runs = sum(window.evidence.runs for window in before if window.evidence is not None and not window.sites)
@@ -178,7 +178,7 @@ def _reported_row(of_name: Sequence[Window], found: Sequence[Window], site: tupl
     if all(window.stage is Stage.TRACED for window in found):
         worst = _verdict_of_traced(found)
     elif latest[-1].verdict is Verdict.STEADY:
-        worst = Verdict.STEADY  # the newest word: it was mended since
+        worst = Verdict.STEADY  # the latest verdict: it has been fixed
     rates = [_site_bytes(window, site) if not resource else window.kept_bytes_per_run for window in latest]
     blocks = statistics.median(window.kept_blocks_per_run for window in latest)
     waits_for = "the end of the run" if latest[-1].stage is Stage.RUN and worst is Verdict.GROWING else ""
@@ -187,7 +187,7 @@ def _reported_row(of_name: Sequence[Window], found: Sequence[Window], site: tupl
 
 
 def _verdict_of_traced(windows: Sequence[Window]) -> Verdict:
-    """Single traced runs: what one allocates and keeps may still be replaced by the next, so no more than suspect."""
+    """Single traced runs: the next run may replace what one retains, so at most suspect."""
     if sum(window.runs for window in windows) < 3:
         return Verdict.TOO_FEW_RUNS
     grown = sum(window.kept_blocks_per_run > 0 and window.kept_bytes_per_run > 0 for window in windows)
@@ -254,21 +254,21 @@ def _leak(
     )
 
 
-#: What Celery and kombu hold, by the attribute that holds it, in words for who does not know their insides.
+#: What Celery and kombu hold, by attribute, explained for users who don't know their internals.
 _MEANINGS = {
     "requests": "messages that the worker has taken and not finished; one with an ETA or a countdown stays until then",
     "_delivered": "messages that the worker has taken and not acknowledged; one with an ETA or a countdown stays until "
     "then",
     "revoked": "ids of revoked tasks",
-    "channels": "results that nobody has asked for: the worker goes on to listen for them",
-    "pending_unsubscribe_channels": "results that nobody has asked for: the worker never reads that it listens no more",
-    "_pending_results": "results that nobody has asked for",
+    "channels": "results that were never fetched: the worker keeps listening for them",
+    "pending_unsubscribe_channels": "results that were never fetched: the worker never reads the unsubscribe replies",
+    "_pending_results": "results that were never fetched",
 }
 _OF_CELERY = ("celery.", "kombu.", "billiard.", "redis.")
 
 
 def _meaning(path: Sequence[str]) -> str:
-    """What a way to something of Celery's own means; empty for all else."""
+    """What a path to one of Celery's own objects means; empty for others."""
     names = [step.partition(":")[0] for step in path]
     inside = path and (path[0].startswith(_OF_CELERY) or any(step.endswith(": Celery") for step in path))
     return next((_MEANINGS[name] for name in reversed(names) if name in _MEANINGS), "") if inside else ""

@@ -1,9 +1,9 @@
 """
-Runs that last: what a run in progress holds, for those that go on so long that nobody should wait for their end.
+Long runs: what a run in progress holds, without waiting for its end.
 
-What a run allocates counts as kept once later runs of the task have begun. A run that feeds a queue all day has none
-behind it. After half a minute its memory is judged by itself, with the time since its beginning in place of the number
-of runs. It is reported as growing, never as a leak: the run may release all of it when it ends.
+What a run allocates counts as retained once later runs of the task have begun. A run that feeds a queue all day has no
+later ones. After half a minute its memory is judged separately, by the time since its start instead of the number of
+runs. It is reported as growing, never as a leak: the run may release everything when it ends.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from msgspec import Struct
 
 from celery_trace.heap.picks import UNTAGGED, Pick
 
-#: The age of a run's oldest survivor from which the run is judged by itself, seconds.
+#: The age of a run's oldest survivor from which the run is judged separately, seconds.
 LONG_S: Final = 30.0
-#: A slice of such a run, seconds; births are compared over slices as they otherwise are over runs.
+#: A slice of such a run, seconds; births are compared over slices instead of runs.
 SLICE_S: Final = 2.0
 #: A site of a run that holds less is not reported: most runs hold something (bytes).
 LEAST_BYTES: Final = 16 * 2**20
-#: Added to a task's tag, this is the tag of what its long run holds; above all tags of tasks.
+#: Added to a task's tag, the tag of what its long run holds; larger than all tags of tasks.
 _OF_LONG_RUN: Final = 1 << 16
 
 
@@ -36,19 +36,19 @@ def task_of(tag: int) -> int:
 
 
 class _LongRun(Struct):
-    number: int  # as the sampler counts the task's runs
+    number: int  # the sampler's number of the run
     began_s: float  # when its oldest survivor was born
 
 
 class LongRuns:
-    """The runs in progress of one process that are judged by themselves, one of each task at most."""
+    """The runs in progress of one process that are judged separately, at most one of each task."""
 
     def __init__(self) -> None:
         self._runs: dict[int, _LongRun] = {}
 
     def look(self, picks: Iterable[Pick], runs: Mapping[int, int], in_flight: int, now_s: float) -> list[Pick]:
         """
-        The picks, those of long runs under a tag of their own and with a slice in place of the run.
+        The picks, those of long runs with a tag of their own and a slice instead of the run.
 
         Args:
             picks: All that are alive.
@@ -73,7 +73,7 @@ class LongRuns:
         return now_s - run.began_s if run is not None else 0.0
 
     def _end(self, runs: Mapping[int, int], in_flight: int) -> None:
-        """Runs that enough others have followed are judged as any other."""
+        """Runs that were followed by enough others are judged normally."""
         self._runs = {tag: run for tag, run in self._runs.items() if run.number > runs.get(tag, 0) - in_flight}
 
     def _placed(self, pick: Pick) -> Pick:

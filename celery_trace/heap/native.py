@@ -1,9 +1,9 @@
 """
-What the sampled heap cannot see: file descriptors, threads, child processes, and memory of C code.
+What the sampled heap does not include: file descriptors, threads, child processes, and memory of C code.
 
-The process's levels are read every few seconds, with how often each task has run by then. A level that rises and does
-not come back is growth; it is attributed to the task whose runs explain it best, by least squares, and to the process
-where several do equally well, as when they run in turns.
+The process's levels are read every few seconds, with the number of runs of each task. A level that rises and stays is
+growth. It is attributed to the task with the runs that explain it best, by least squares, or to the process if
+several explain it equally well, as when they run in turns.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ NOUN: Final = {
 }
 #: How often the levels are read, seconds.
 EVERY_S: Final = 5.0
-#: Readings that are kept; when they are more, every second one goes.
+#: Readings that are kept; beyond that every second one is dropped.
 MOST_READINGS: Final = 48
-#: Readings that a verdict takes, and a final one.
+#: Readings needed for a verdict, and for a final one.
 FEWEST_READINGS: Final = 6
 ENOUGH_READINGS: Final = 12
 #: A task explains growth when its runs account for this share of the variation, and it is attributed to the task
 #: when no other one does nearly as well.
 EXPLAINS: Final = 0.5
 NEARLY: Final = 0.9
-#: Runs of that task, as what has run a few times goes with growth by chance.
+#: Runs of that task: a few runs correlate with growth by chance.
 FEWEST_RUNS: Final = 20
-#: The share of growth that each quarter of the time must have, so that it is growth and no step.
+#: The share of the growth that each quarter of the time must have: growth, not a step.
 A_QUARTER: Final = 0.05
 #: Of the growth of C memory, the share that Python's own objects must leave unexplained.
 UNEXPLAINED: Final = 0.4
@@ -51,23 +51,23 @@ class Levels(Struct, frozen=True):
     fds: int
     threads: int
     malloc: int  # bytes of the C allocator and of mappings of its own
-    children: int = 0  # processes, also those that have ended and were not waited for
+    children: int = 0  # processes, including zombies
 
 
-class Reading(Struct, frozen=True):
-    """The levels at one moment, and how often each tag had run."""
+class LevelReading(Struct, frozen=True):
+    """The levels at one time, and how often each tag had run."""
 
     levels: Levels
-    heap_bytes: float  # what Python's own survivors came to by then, as sampled
+    heap_bytes: float  # the size of Python's own survivors, as sampled
     runs: dict[int, int]
 
     def level(self, resource: str) -> float:
-        """The level of a resource; of C memory, what Python's own survivors leave unexplained."""
+        """The level of a resource; for C memory, without what Python's own survivors explain."""
         level = float(getattr(self.levels, resource))
         return level - self.heap_bytes if resource == "malloc" else level
 
 
-class Growth(Struct, frozen=True):
+class LevelGrowth(Struct, frozen=True):
     """A resource that grows."""
 
     resource: str
@@ -81,21 +81,21 @@ def read_levels() -> Levels:
     """
     The process's levels; some tens of microseconds, and a millisecond where threads came or went.
 
-    A thread is told as such: its stack, and what the C allocator has reserved for it, are no C memory that is kept.
+    A thread counts as a thread: its stack and the C allocator's reserve for it are not counted as C memory.
     """
     virtual_bytes, _ = counters.address_space_bytes()
     live_bytes = counters.byte_counter()()
     threads = counters.native_threads() or 0
-    beside = counters.mapped_by_malloc_bytes() + threads * counters.stack_bytes() + counters.reserved_bytes(threads)
+    not_kept = counters.mapped_by_malloc_bytes() + threads * counters.stack_bytes() + counters.reserved_bytes(threads)
     return Levels(
         counters.open_descriptors() or 0,
         threads,
-        live_bytes + max(0, virtual_bytes - beside),
+        live_bytes + max(0, virtual_bytes - not_kept),
         counters.child_processes(),
     )
 
 
-class _Fit(Struct):
+class _LineFit(Struct):
     """Sums of least squares: the steps of a level against the runs of each tag between two readings."""
 
     steps: float = 0.0  # sum of squared steps
@@ -111,7 +111,7 @@ class _Fit(Struct):
             self.both[tag] = self.both.get(tag, 0.0) + number * step
 
     def best(self) -> int:
-        """The tag whose runs go best with the steps; 0 where none explains them, or several do alike."""
+        """The tag with the runs that explain the steps best; 0 if none does, or several do equally."""
         shares = sorted(
             (
                 (self.both[tag] ** 2 / (squares * self.steps), tag)
@@ -129,15 +129,15 @@ class NativeWatch:
     """The series of readings of one process."""
 
     def __init__(self) -> None:
-        self._readings: list[Reading] = []  # every so many of all, evenly over the time
+        self._readings: list[LevelReading] = []  # evenly spaced over the time
         self._each = 1
-        self._fits = {resource: _Fit() for resource in LEAST}
+        self._fits = {resource: _LineFit() for resource in LEAST}
         self._count = 0
-        self._last: Reading | None = None
+        self._last: LevelReading | None = None
 
     def add(self, levels: Levels, heap_bytes: float, runs: Mapping[int, int]) -> None:
         """Note a reading."""
-        reading = Reading(levels, heap_bytes, dict(runs))
+        reading = LevelReading(levels, heap_bytes, dict(runs))
         last, self._last = self._last, reading
         if last is not None:
             ran = {tag: number - last.runs.get(tag, 0) for tag, number in runs.items()}
@@ -150,8 +150,8 @@ class NativeWatch:
             self._readings = self._readings[::2]
             self._each *= 2
 
-    def growth(self) -> list[Growth]:
-        """What grows, by all readings; empty while they are few."""
+    def growth(self) -> list[LevelGrowth]:
+        """What grows, by all readings; empty while there are few."""
         if self._count < FEWEST_READINGS or self._last is None:
             return []
         readings = [*self._readings, self._last] if self._last is not self._readings[-1] else self._readings
@@ -161,13 +161,13 @@ class NativeWatch:
             if gained > 0:
                 tag = fit.best()
                 runs = max(1, readings[-1].runs.get(tag, 0) - readings[0].runs.get(tag, 0))
-                found.append(Growth(resource, tag, gained / runs, runs, self._count >= ENOUGH_READINGS))
+                found.append(LevelGrowth(resource, tag, gained / runs, runs, self._count >= ENOUGH_READINGS))
         return found
 
 
-def growth_of(readings: Sequence[Reading], resource: str) -> float:
+def growth_of(readings: Sequence[LevelReading], resource: str) -> float:
     """
-    What a resource has gained for good, in its unit; 0 where it grows too little or comes back.
+    The lasting growth of a resource, in its unit; 0 if it is too small or does not last.
 
     Args:
         readings: In order of time.
@@ -176,16 +176,16 @@ def growth_of(readings: Sequence[Reading], resource: str) -> float:
     levels = [reading.level(resource) for reading in readings]
     gained = levels[-1] - levels[0]
     if resource == "malloc" and gained < UNEXPLAINED * (readings[-1].levels.malloc - readings[0].levels.malloc):
-        return 0.0  # most of it is Python's own, which is reported by line
+        return 0.0  # most of it is Python's, which is reported by line
     middle, last = len(levels) // 2, len(levels) - 1
     rises = min(levels[middle:]) > max(levels[: middle // 2 + 1])
-    # A pool of threads or connections that somebody opens once is a step, which lies in one quarter of the time.
+    # A pool of threads or connections that is opened once is a step, within one quarter of the time.
     marks = [levels[last * quarter // 4] for quarter in range(5)]
     goes_on = all(after - before >= A_QUARTER * gained for before, after in pairwise(marks))
     return gained if rises and goes_on and gained >= LEAST[resource] else 0.0
 
 
-def describe(growth: Growth) -> str:
+def describe(growth: LevelGrowth) -> str:
     """``1.2 file descriptors a run: mostly /dev/null``."""
     if growth.resource == "malloc":
         return "memory that no Python object explains"
@@ -194,7 +194,7 @@ def describe(growth: Growth) -> str:
 
 
 def _newest_descriptors() -> str:
-    """What the highest-numbered descriptors are, such as ``: mostly /dev/null``; sockets by that word alone."""
+    """What the highest-numbered descriptors are, such as ``: mostly /dev/null``; sockets just as "sockets"."""
     kinds: Counter[str] = Counter()
     try:
         numbers = sorted((int(name) for name in os.listdir("/proc/self/fd")), reverse=True)[:20]

@@ -1,5 +1,5 @@
 """
-What a run needs: the most that it held at once of what it allocated, and the limits that follow from it.
+What a run needs: the peak of what it has allocated, and the limits that follow from it.
 
 The sampler counts each run in a bucket by its peak (``_sampler.c``, ``peak_bucket``): four buckets an octave, so that a
 figure is right to a fifth. Memory that C code allocates without Python's allocators is not in it.
@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from celery_trace.text.format import size
 
-#: Runs that a proposal rests on at least.
+#: The fewest runs that a proposal is based on.
 FEWEST_RUNS: Final = 20
-#: Room above what is needed that a proposal leaves, as a factor: for what a child keeps until it is replaced.
+#: Headroom of a proposal, as a factor: for what a child retains until it is replaced.
 HEADROOM: Final = 1.25
 _KIB: Final = 1024
 _MIB: Final = 1024 * 1024
@@ -29,7 +29,7 @@ def bucket_bytes(bucket: int) -> int:
 
 
 class Need(Struct, frozen=True):
-    """The peaks of a name's runs, bytes: half and 99 in 100 of the runs held no more than this, and the largest."""
+    """The peaks of a name's runs, bytes: p50, p99 and the largest."""
 
     runs: int
     p50_bytes: int
@@ -38,7 +38,7 @@ class Need(Struct, frozen=True):
 
 
 def need_of(peaks: Iterable[Mapping[int, int]]) -> Need | None:
-    """What runs need, by the counts of all processes; None where no run was weighed."""
+    """What runs need, by the counts of all processes; None if no run was measured."""
     counts: Counter[int] = Counter()
     for one in peaks:
         counts.update(one)
@@ -58,13 +58,13 @@ def _percentile(counts: Counter[int], share: float) -> int:
 
 
 class Proposal(Struct, frozen=True, kw_only=True):
-    """Limits of a worker, and how they were reckoned."""
+    """Limits of a worker, and how they were calculated."""
 
     child_kib: int  # for ``--max-memory-per-child``
     container_bytes: int
     concurrency: int
     how: str  # the arithmetic, in one line
-    fits: int | None = None  # children that fit below the limit that the container or machine has now
+    fits: int | None = None  # children that fit into the current limit of the container or machine
 
 
 def propose(

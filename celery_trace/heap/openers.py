@@ -1,8 +1,8 @@
 """
-The line that opened what stays open: files, sockets, threads, child processes and event loops.
+The line that opened what was not closed: files, sockets, threads, child processes and event loops.
 
-The kernel counts them and knows no line. But each has a Python object that holds it, with parts of its own, and some
-of those are in the sample of the heap, with the line that made them.
+The kernel counts them but knows no lines. Each is held by a Python object that has parts of its own, and some of these
+are in the heap sample, with the line that allocated them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from celery_trace.heap.picks import Pick, Stack
 from celery_trace.heap.retainers import Referrers
 from celery_trace.text.code_owner import CodeOwner, is_our_own
 
-#: What the objects are, as module and name; a module that nobody has imported made none.
+#: The types of the objects, by module and name; a module that was not imported has made none.
 _TYPES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "fds": (
         ("_io", "FileIO"),
@@ -53,10 +53,10 @@ _MAKERS: Final[dict[str, frozenset[str]]] = {
     "threads": frozenset({"Thread.__init__", "Thread.start", "ThreadPoolExecutor._adjust_thread_count"}),
     "children": frozenset({"Popen.__init__", "BaseProcess.__init__", "BaseProcess.start"}),
 }  # fmt: skip
-#: Picks that are looked at, the youngest ones, and what refers to each of them.
+#: Picks that are examined, the youngest ones, and referrers of each.
 _MOST_PICKS: Final = 400
 _MOST_REFERRERS: Final = 3
-#: A line is believed with so many of them, and this share of all.
+#: A line counts with so many of them, and this share of all.
 _LEAST: Final = 2
 _SHARE: Final = 0.5
 
@@ -78,13 +78,13 @@ def opened_at(
 
     Args:
         resource: One of :data:`RESOURCES`.
-        picks: Survivors of the task, or of all that ran where it is no task's.
+        picks: Survivors of the task, or of all tasks if the resource is not attributed to one.
         stack_of: The stack of a pick, by its number.
         referrers: The pass over the heap.
-        own: Tells the user's own files.
+        own: Recognises the user's own files.
 
     Returns:
-        The stack of one of them, the innermost frame first; empty where no line stands out.
+        The stack of one of them, the innermost frame first; empty if no line dominates.
     """
     youngest = sorted(picks, reverse=True)[:_MOST_PICKS]
     held = _held_by(resource, youngest, referrers)
@@ -113,5 +113,5 @@ def _held_by(resource: str, picks: Sequence[Pick], referrers: Referrers) -> set[
 
 
 def _is_one(thing: Any, kinds: tuple[type, ...]) -> bool:
-    """``isinstance``, without asking the object for its class."""
+    """``isinstance``, without reading the object's ``__class__``."""
     return any(kind in type.__dict__["__mro__"].__get__(type(thing)) for kind in kinds)

@@ -1,4 +1,4 @@
-"""What a sampler of the heap hands out, whichever it is."""
+"""What every sampler of the heap returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from celery_trace.errors import TraceError
 
 #: Allocations of a thread with this tag are not sampled.
 IGNORED: Final = 0xFFFFFFFF
-#: No task: the process's own work.
+#: Outside of tasks: the process's own work.
 UNTAGGED: Final = 0
 
 #: File, line and function of a frame.
@@ -22,20 +22,20 @@ class Pick(NamedTuple):
 
     serial: int  # rises with each pick
     address: int
-    size: int  # bytes: the block, or what it had grown by when this was picked
-    weight: float  # bytes of the heap that it stands for
+    size: int  # bytes: of the block, or of its growth when this was picked
+    weight: float  # bytes of the heap that it represents
     born_s: float  # time.monotonic()
     tag: int
     run: int  # runs of its tag that had begun when it was born
     collections: int  # full garbage collections that had ended
-    stack: int  # for Sampler.stack; -1 where there is none
-    resized: int = 0  # whether its block has grown or shrunk to this, as a list's does that grows
+    stack: int  # for Sampler.stack; -1 for none
+    resized: int = 0  # whether its block was resized, as that of a growing list
 
 
 class Pace(NamedTuple):
-    """How a sampler wants to be used, by what it costs."""
+    """How a sampler is used, by its cost."""
 
-    look_s: float  # how often the watch looks whether something is due
+    look_s: float  # how often the watch checks what is due
     first_pause_s: float  # the first pause between two looks that judge; each is half as long again
     longest_pause_s: float
     fewest_runs: int  # a stretch over its budget goes on until its tasks have run so often …
@@ -43,4 +43,4 @@ class Pace(NamedTuple):
 
 
 class CannotSample(TraceError):
-    """This process can't sample its heap; the message says why."""
+    """This process can't sample its heap; the message is the reason."""

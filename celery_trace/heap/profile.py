@@ -1,8 +1,8 @@
 """
 "Profile the next run of this task": memray around one run, for what tracemalloc can't see.
 
-memray records each allocation, those of C code too, and slows a run to a few times its length. So it is on for one
-run of one name, in the process that takes the order up first. memray is imported then and not before.
+memray records each allocation, those of C code too, and makes a run a few times slower. So it is on for one run of one
+name, in the first process that takes the order. memray is not imported before.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def _without_greenlet_warning() -> Iterator[None]:
     """
     Keep memray from printing while it starts.
 
-    With greenlet loaded it warns, in Python, from within the walk over all stacks; the frames of that print change what
-    it is walking over, and it can spin for ever (seen with memray 1.20 and rich). A built-in has no frame.
+    With greenlet loaded it prints a warning, in Python, while it walks all stacks; the frames of that print change
+    what it walks, and it can loop forever (seen with memray 1.20 and rich). A built-in has no frame.
     """
     inner = sys.modules.get("memray._memray")
     before = getattr(inner, "print_greenlet_warning", None)
@@ -67,15 +67,15 @@ def _without_greenlet_warning() -> Iterator[None]:
 
 class NextRunProfile:
     """
-    Profiles the next run of a name in this process, once it was told to and no other process of the worker is first.
+    Profiles the next run of a name in this process, if that is ordered and no other process of the worker is first.
 
     memray can have one tracker in a process: while a run is profiled, an order for another name waits for a later run.
-    Where the user's own tracker runs, the order ends with that reason. Nothing raised here reaches the task.
+    If the user's own tracker runs, the order fails with that reason. No error reaches the task.
 
     Args:
         folder: ``trace_dir``.
-        process: Whose runs these are.
-        load: Gives memray; tests give something else, or raise ImportError.
+        process: The process's record.
+        load: Returns memray; tests return a substitute, or raise ImportError.
     """
 
     def __init__(self, folder: Path, process: ProcessRecord, clock: Clock, load: Callable[[], Any] = _memray) -> None:
@@ -83,7 +83,7 @@ class NextRunProfile:
         self._process = process
         self._clock = clock
         self._load = load
-        # Re-entrant: a soft time limit may strike while it is held.
+        # Re-entrant: a soft time limit may be reached while it is held.
         self._lock = threading.RLock()
         self._running: ProfiledRun | None = None
         #: Name to (claim, until when on the clock). Each run looks here, without the lock.
@@ -96,13 +96,13 @@ class NextRunProfile:
         Profile the next run of ``name`` that begins within ``left_s`` seconds.
 
         Args:
-            claim: True in the one process that may; asked when the run begins.
+            claim: True in the one process that may; called when the run begins.
         """
         with self._lock:
             self.armed = {**self.armed, name: (claim, self._clock.monotonic_s() + left_s)}
 
     def started(self, name: str, task_id: str) -> ProfiledRun | None:
-        """A run of an armed name begins. Gives what :meth:`ended` takes; None where this run is not profiled."""
+        """A run of an armed name begins. Returns the argument of :meth:`ended`; None if this run is not profiled."""
         with Guard("profile: start"), self._lock:
             order = self.armed.get(name)
             if order is None or self._running is not None:
@@ -136,9 +136,9 @@ class NextRunProfile:
         tracker = None
         try:
             self._profiles.write(run.profile)
-            # memray would make the file with whatever mode the umask leaves: it is made here, for its owner alone.
+            # memray would create the file with the mode of the umask: create it here, for its owner alone.
             os.close(private_files.create(path))
-            # Python's own allocator is followed too: what it keeps in its pools would look like kept by the task.
+            # Python's allocator is tracked too: memory in its pools would look retained by the task.
             tracker = memray.Tracker(
                 destination=memray.FileDestination(path, overwrite=True), trace_python_allocators=True
             )
@@ -151,7 +151,7 @@ class NextRunProfile:
             path.unlink(missing_ok=True)
             self._fail(run, f"memray could not begin: {error}")
             return None
-        except BaseException:  # a time limit struck in here: the task ends, and with it this profile
+        except BaseException:  # a time limit was reached here: the task ends, and this profile with it
             if tracker is not None:
                 with contextlib.suppress(Exception):
                     tracker.__exit__(None, None, None)
@@ -160,10 +160,10 @@ class NextRunProfile:
         return run
 
     def ended(self, run: ProfiledRun) -> None:
-        """The run is over: stop recording, and say what was recorded."""
+        """The run has ended: stop recording, and write the profile's description."""
         duration_s = time.perf_counter() - run.started_s
         if run.profile.pid != os.getpid():
-            return  # a child that the task forked; the recording is its parent's
+            return  # a child that the task forked; the recording is the parent's
         with Guard("profile: end"), self._lock:
             if self._running is not run:
                 return
@@ -191,7 +191,7 @@ class NextRunProfile:
             logger.info("celery-trace: a run of %s was profiled with memray: %s", run.profile.name, path)
 
     def close(self) -> None:
-        """The process ends, and what it still records ends with it."""
+        """The process ends: end the recording in progress."""
         run = self._running
         if run is not None:
             self.ended(run)

@@ -1,4 +1,4 @@
-"""Reports what grows beside Python's heap: descriptors, threads, child processes and the memory of C code."""
+"""Reports growth outside of Python's heap: descriptors, threads, child processes and memory of C code."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class ResourceWatch:
         process: The process's record.
         emit: Takes the windows.
         clock: Time for records.
-        sampler: Knows the stacks of picks, and what refers to them.
-        own: Which code is the user's.
+        sampler: Has the stacks of picks, and finds referrers.
+        own: Recognises the user's own code.
         name_of: The kind and name of a tag.
     """
 
@@ -48,7 +48,7 @@ class ResourceWatch:
         self._own = own
         self._name_of = name_of
         self._levels = native.NativeWatch()
-        self._growing: dict[str, native.Growth] = {}  # what was reported to grow
+        self._growing: dict[str, native.LevelGrowth] = {}  # what was reported to grow
         self._opened: dict[str, Stack] = {}  # where that was opened
         self._due_s = 0.0
         self._runs: dict[int, int] = {}
@@ -59,8 +59,8 @@ class ResourceWatch:
 
         Args:
             runs: How many runs of each tag have begun.
-            heap_bytes: What Python's own survivors come to.
-            busy: Whether the process is at work though no run has begun.
+            heap_bytes: The size of Python's own survivors.
+            busy: Whether the process works although no run has begun.
         """
         now_s = time.monotonic()
         if now_s < self._due_s or (runs == self._runs and not busy):
@@ -87,12 +87,12 @@ class ResourceWatch:
                 self._opened[resource] = stack
                 self._write(growth, _verdict_of(growth))
 
-    def _report(self, resource: str, growth: native.Growth | None) -> None:
+    def _report(self, resource: str, growth: native.LevelGrowth | None) -> None:
         before = self._growing.get(resource)
         if growth is None:
             if before is not None:
                 del self._growing[resource]
-                self._write(before, Verdict.STEADY)  # it came back, so it was no leak
+                self._write(before, Verdict.STEADY)  # it was released, so it was no leak
             return
         if before is not None and before.tag == growth.tag and before.final == growth.final:
             return
@@ -101,7 +101,7 @@ class ResourceWatch:
             self._opened.pop(resource, None)  # another task's line
         self._write(growth, _verdict_of(growth))
 
-    def _write(self, growth: native.Growth, verdict: Verdict) -> None:
+    def _write(self, growth: native.LevelGrowth, verdict: Verdict) -> None:
         kind, name = self._name_of(growth.tag)
         in_bytes = growth.resource == "malloc"
         self._emit(
@@ -131,5 +131,5 @@ class ResourceWatch:
         return lines[self._own.first(lines)]
 
 
-def _verdict_of(growth: native.Growth) -> Verdict:
+def _verdict_of(growth: native.LevelGrowth) -> Verdict:
     return Verdict.LEAKING if growth.final else Verdict.GROWING

@@ -1,9 +1,9 @@
 """
-What keeps survivors alive: the way from sampled blocks up their referrers to a module, class or thread.
+What keeps survivors alive: the path from sampled blocks through their referrers to a module, class or thread.
 
-Each level is one pass over the heap in C (some 40 ms for a million objects), and the walk pauses between two passes.
-It starts from several blocks at once: where their ways meet is the holder, such as the list that every run appends to.
-A key of a dict is data: it is put in brackets, so that it can be redacted and hidden from who may not see values.
+Each level is one pass over the heap in C (some 40 ms for a million objects), with a pause after each. The walk starts
+from several blocks at once: the holder is where their paths meet, such as the list that every run appends to. A key of
+a dict is data: it is put in brackets, so that it can be redacted and hidden from roles that may not see values.
 """
 
 from __future__ import annotations
@@ -27,61 +27,61 @@ from celery_trace.heap.evidence import key_step
 from celery_trace.model import Holder
 from celery_trace.text.code_owner import is_ours
 
-#: A site, as the caller knows it.
+#: A site, as the caller identifies it.
 Key = TypeVar("Key", bound=Hashable)
 #: Address and size of a block.
 Block = tuple[int, int]
 #: Finds what refers to objects in blocks; see ``_referrers.c``.
 Referrers = Callable[[list[tuple[int, int]], int, bool], list[tuple[int, Any, Any]]]
 
-#: Levels of the walk, objects that a level goes on with, and referrers of one object. What a library keeps lies deep:
+#: Levels of the walk, objects per level, and referrers of one object. What a library keeps is deep:
 #: an object with its attributes in a dict is two levels, and the channels of Celery's result consumer are 13 below.
 DEPTH: Final = 16
 WIDTH: Final = 48
 MOST_REFERRERS: Final = 6
-#: From this level on a pass climbs chains: a way that is short keeps the names of all its steps.
+#: From this level on a pass climbs chains: a short path keeps the names of all its steps.
 CLIMB_FROM: Final = 3
-#: Where a level has so few objects, such as an app that everything refers to, more of their referrers are looked at.
+#: If a level has so few objects, such as an app that everything refers to, more of their referrers are read.
 FEW: Final = 8
 MOST_REFERRERS_OF_FEW: Final = 48
-#: Sites whose holders are put into words before the caller can pause.
+#: Sites with holders that are described before the caller can pause.
 DESCRIBED_AT_ONCE: Final = 8
-#: A root counts when the ways of this share of the blocks that were found lead to it. A bounded cache may hold as much
-#: of what something else holds all of, so up to the second share the walk goes on for some more levels.
+#: A root counts if the paths of this share of the found blocks lead to it. A bounded cache may hold as many of the
+#: blocks as the real holder, so up to the second share the walk continues for some more levels.
 ENOUGH: Final = 0.3
 SURE: Final = 0.6
 MORE_LEVELS: Final = 3
 
-#: Where no root was reached: what no reference leads to is garbage, unless C code or a frame holds it.
+#: No root was reached: without a reference it is garbage, unless C code or a frame holds it.
 NO_ROOT: Final = "no module, class or thread refers to it: held from C code or by a frame, or garbage"
-#: Where the way up ends at objects to which nothing that the collector knows refers, though they are alive.
+#: The path ends at live objects without a referrer that the garbage collector knows.
 OUTSIDE: Final = "no Python object refers to it: held from C code or by a running frame"
-#: For that, the share of the blocks that were found.
+#: The share of the found blocks for which that must hold.
 MOST: Final = 0.5
 #: The share from which a site is made of objects from free lists.
 MOSTLY_RECYCLED: Final = 0.8
-#: Entries of the dicts whose table comes from a free list too.
+#: Entries of the dicts with a table that comes from a free list too.
 _SMALL_DICT: Final = 5
-NOBODY_COLLECTS: Final = f"{NO_ROOT} that nobody collects, as garbage collection is off here"
+UNCOLLECTED: Final = f"{NO_ROOT} that is not collected, as garbage collection is off here"
 
-#: Containers whose length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
+#: Containers of which the length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
 _SIZED: Final = (dict, list, set, frozenset, tuple, deque, OrderedDict, defaultdict, bytearray)
 _DICTS: Final = (dict, OrderedDict, defaultdict)
-#: A key is not looked for among more.
+#: A key is not searched among more entries.
 _MOST_KEYS: Final = 10_000
 _LRU: Final = type(functools.lru_cache(lambda: None))
 _HEAP_TYPE: Final = 1 << 9
-#: What is asked of a class without asking its metaclass, which may have code of its own.
+#: Read from a class without calling its metaclass, which may have code of its own.
 _flags_of: Final = type.__dict__["__flags__"].__get__
 _bases_of: Final = type.__dict__["__mro__"].__get__
 _module_of: Final = type.__dict__["__module__"].__get__
 _qualname_of: Final = type.__dict__["__qualname__"].__get__
 _namespace_of: Final = type.__dict__["__dict__"].__get__
-#: And of a module, which may load itself at the first attribute that is asked for.
+#: And from a module, which may load itself when an attribute is read.
 _globals_of: Final[Callable[[Any], dict[str, Any]]] = vars(types.ModuleType)["__dict__"].__get__
 #: Has the attributes that a thread-local has in one thread.
 _THREAD_LOCAL: Final = "_thread._localdummy"
-#: Attributes by which caches, pools and queues say how much they hold at most.
+#: Attributes that give the bound of caches, pools and queues.
 _BOUNDS: Final = (
     "maxsize",
     "max_size",
@@ -92,7 +92,7 @@ _BOUNDS: Final = (
     "max_entries",
     "capacity",
 )
-#: Never the user's data: what an object refers to without holding it.
+#: Never the user's data: an object refers to these without holding them.
 _SHARED: Final = (
     type,
     types.ModuleType,
@@ -101,33 +101,33 @@ _SHARED: Final = (
     types.CodeType,
     types.FrameType,
 )
-#: Types that a holder is told to hold, and objects of a type that are weighed.
+#: Reported types of what a holder holds, and objects of a type that are measured.
 _MOST_TYPES: Final = 5
 _MOST_WEIGHED: Final = 8
 #: How far above what it holds an object with a bound may be: instance, its namespace, the container inside.
 _BOUND_WITHIN: Final = 3
-#: Objects of these modules hold a run only while it lasts: Celery's stack of requests, and our own.
+#: Objects of these modules hold something only during a run: Celery's stack of requests, and our own.
 _ONLY_IN_FLIGHT: Final = ("celery_trace.", "celery.utils.threads", "celery.app.task")
 
 
 #: Objects that only a frame holds, for as long as the process lives, such as the loop of a scheduler; see :func:`hold`.
 _held: dict[int, weakref.ref[Any]] = {}
 
-#: Modules that refer to much of a program, and that nobody looks into for it.
+#: Modules that refer to much of a program but are not the place to look for it.
 _INFRASTRUCTURE: Final = ("celery.", "kombu.", "billiard.", "django.", "asyncio.", "threading", "weakref", "abc")
 
-#: The lists of searches in progress: they refer to what is searched for.
+#: The lists of searches in progress, which refer to the objects in question.
 _walking: set[int] = set()
 
 
 def collects() -> bool:
-    """Whether garbage is collected in this process by itself."""
+    """Whether automatic garbage collection is on in this process."""
     return gc.isenabled() and gc.get_threshold()[0] > 0
 
 
 def hold(thing: object) -> None:
-    """Have ways up end at this object, as at a module: a frame of a loop that does not end is all that refers to it."""
-    with contextlib.suppress(TypeError):  # it takes no weak references
+    """Treat this object as a root, like a module: only the frame of an endless loop refers to it."""
+    with contextlib.suppress(TypeError):  # it can't be weakly referenced
         _held[id(thing)] = weakref.ref(thing)
 
 
@@ -136,12 +136,12 @@ HoldingFrames = Callable[[list[Any]], list[tuple[int, types.CodeType, str]]]
 
 
 def _no_frames(_: list[Any]) -> list[tuple[int, types.CodeType, str]]:
-    """Where frames can't be read."""
+    """Frames can't be read."""
     return []
 
 
 class _Node(Struct):
-    """An object on the way up; ``_Walk.things`` has the object itself."""
+    """An object on the path; ``_Walk.things`` has the object itself."""
 
     below: int  # index of the object that it refers to; -1 for a survivor
     blocks: int  # how many blocks lead here
@@ -152,7 +152,7 @@ class Found(Struct, frozen=True):
 
     holder: Holder
     types: list[tuple[str, int, int]] = []  # type, how many of it are held, and their bytes with contents; most first
-    length: int = -1  # entries of the container that holds them; -1 where it is none
+    length: int = -1  # entries of the container that holds them; -1 if it is not a container
 
 
 def search(
@@ -164,13 +164,13 @@ def search(
     holding_frames: HoldingFrames = _no_frames,
 ) -> Iterator[dict[Key, Found] | None]:
     """
-    Find what keeps the objects in some blocks alive, for several sites with the same passes over the heap.
+    Find what keeps the objects in some blocks alive, for several sites in the same passes over the heap.
 
     Args:
         referrers: The pass over the heap.
         blocks: By site, the address and size (bytes) of some dozens of its blocks.
         plain: Addresses of those blocks that hold a text, bytes or a number.
-        sees_all: Whether a pass visits all objects, so that what it finds nothing of has no referrer.
+        sees_all: Whether a pass visits all objects, so that an object it does not find has no referrer.
         holding_frames: Finds the local variables of running functions that refer to one of some objects.
 
     Yields:
@@ -217,7 +217,7 @@ def _rise(
 
 
 class _Walk:
-    """The objects of one search. All of them are in one list, so that there is one referrer of ours to leave out."""
+    """The objects of one search, all in one list, so that only one referrer of ours has to be left out."""
 
     def __init__(
         self, modules: dict[int, str], plain: Collection[int], holding_frames: HoldingFrames, *, sees_all: bool
@@ -230,13 +230,13 @@ class _Walk:
         self._holding_frames = holding_frames
         self._recycled = 0  # of those, the ones that come from a free list
         self._unseen = 0  # of those, the ones to which no object refers
-        self._ends: dict[int, int] = {}  # objects to which none but our own lists refers, and how many of those
+        self._ends: dict[int, int] = {}  # objects to which only our own lists refer, and how many of those
         self._level: list[int] = []
         self._best: int | None = None
         self._more_levels = MORE_LEVELS
         self._index: dict[int, int] = {}
         self._held = {number for number, held in _held.items() if held() is not None}
-        self._namespaces: set[int] = set()  # dicts whose keys are names of attributes or variables
+        self._namespaces: set[int] = set()  # dicts with keys that are names of attributes or variables
         self._modules = modules  # by the address of their globals
 
     def _add(self, thing: Any, below: int, blocks: int) -> int:
@@ -270,7 +270,7 @@ class _Walk:
                 continue
             if referrer is None:
                 if below not in level:
-                    level.append(below)  # it is known by its buffer; who refers to it is asked next
+                    level.append(below)  # found by its buffer; its referrers are searched next
                 continue
             if referrer is referent or self._is_left_out(referrer) or (block, id(referrer)) in seen:
                 continue
@@ -279,7 +279,7 @@ class _Walk:
         for index, count in counted.items():
             self.nodes[index].blocks = count
             if self.nodes[index].below < 0:
-                # A container whose own buffer is among the blocks: what it holds says more.
+                # A container with its own buffer among the blocks: what it holds is more informative.
                 self.nodes[index].below = next(
                     first[block]
                     for block, _, referrer in matches
@@ -287,9 +287,9 @@ class _Walk:
                 )
 
     def asks(self) -> list[int]:
-        """The addresses of the objects whose referrers the next pass is to find; none once the walk is over."""
+        """The addresses of the objects for the next pass, which finds their referrers; none once the walk is over."""
         roots = [index for index in self._level if self._is_root(self.things[index])]
-        # Of several that lead to as much, a module, as people look there; the program's own before Celery's.
+        # Of equal ones a module, as users look there first; the program's own before Celery's.
         root = max(roots, key=lambda index: (self.nodes[index].blocks, self._preference(index)), default=None)
         if root is not None and (self._best is None or self.nodes[root].blocks > self.nodes[self._best].blocks):
             self._best = root
@@ -297,14 +297,14 @@ class _Walk:
             if self.nodes[self._best].blocks >= SURE * self.starts or self._more_levels == 0:
                 return []
             self._more_levels -= 1
-        # Where most ways meet, containers before frames.
+        # Where most paths meet, containers before frames.
         open_ones = sorted(
             set(self._level) - set(roots), key=lambda index: (-self.nodes[index].blocks, _interest(self.things[index]))
         )
         return [id(self.things[index]) for index in open_ones[:WIDTH]]
 
     def rise(self, asked: list[int], matches: list[tuple[int, Any, Any]]) -> None:
-        """The next level: what refers to the objects that were asked for."""
+        """The next level: the referrers of the last one."""
         below_of = {address: self._index[address] for address in asked}
         level: list[int] = []
         ours = Counter(address for address, _, referrer in matches if id(referrer) in _walking)
@@ -326,7 +326,7 @@ class _Walk:
         self._level = level
 
     def _reach(self, thing: Any, below: int, blocks: int, level: list[int]) -> None:
-        """A way of so many blocks leads to an object; it is of this level unless it was known before."""
+        """The paths of so many blocks lead to an object; it is of this level unless it was found before."""
         known = self._index.get(id(thing))
         if known is None:
             level.append(self._add(thing, below, blocks))
@@ -336,7 +336,7 @@ class _Walk:
             if blocks > self.nodes[node.below].blocks:
                 node.below = below
         elif known == self._best and self.nodes[below].blocks > self.nodes[known].blocks:
-            self.nodes[known] = _Node(below, self.nodes[below].blocks)  # by a way that holds more
+            self.nodes[known] = _Node(below, self.nodes[below].blocks)  # on a path of more blocks
 
     def _joined(self, referrer: Any, below: int, level: list[int]) -> int:
         index = self._index.get(id(referrer))
@@ -346,7 +346,7 @@ class _Walk:
         return index
 
     def _is_left_out(self, thing: Any) -> bool:
-        """Whether something refers to survivors only because we, or the interpreter, are at work."""
+        """Whether a reference to survivors is only our own or the interpreter's."""
         if id(thing) in _walking:
             return True
         if issubclass(type(thing), types.FrameType):
@@ -375,7 +375,7 @@ class _Walk:
             root, frame, variable = self._held_by_a_frame()
         if root is None:
             outside = self._is_held_from_outside()
-            why = OUTSIDE if outside else NO_ROOT if collects() else NOBODY_COLLECTS
+            why = OUTSIDE if outside else NO_ROOT if collects() else UNCOLLECTED
             return Found(Holder(searched=True, why=why, outside=outside))
         chain: list[Any] = []
         at = root
@@ -408,17 +408,17 @@ class _Walk:
 
     def _is_held_from_outside(self) -> bool:
         """
-        Whether most ways end at objects to which none refers that the collector knows.
+        Whether most paths end at objects without a referrer that the garbage collector knows.
 
-        Garbage that waits for the collector refers to itself, so its way up has no end.
+        Garbage that waits for the collector refers to itself, so its path has no end.
         """
-        # One more reference is the call's own.
+        # One more reference is that of the call.
         ends = [index for index, ours in self._ends.items() if sys.getrefcount(self.things[index]) > ours + 1]
         blocks = self._unseen + sum(self.nodes[index].blocks for index in ends)
         return self._sees_all and self.starts > 0 and blocks >= MOST * self.starts
 
     def _held_by_a_frame(self) -> tuple[int | None, str, str]:
-        """Of the objects that end a way, the one that leads to most and that a running function refers to."""
+        """Of the ends of paths, the one with most blocks that a running function refers to."""
         ends = [index for index in self._ends if self.nodes[index].blocks >= MOST * self.starts]
         found = [
             (self.nodes[ends[at]].blocks, ends[at], code, variable)
@@ -431,7 +431,7 @@ class _Walk:
         return root, f"{code.co_qualname}() (frame)", variable
 
     def _meeting(self, root: int) -> int:
-        """How many steps below the root the last object is that all those ways share: the holder."""
+        """How many steps below the root the last common object of all paths is: the holder."""
         most = self.nodes[root].blocks
         steps, at = 0, root
         while True:
@@ -443,7 +443,7 @@ class _Walk:
         return self._innermost_container(root, steps) if most == 1 else steps
 
     def _innermost_container(self, root: int, steps: int) -> int:
-        """With one block there is no meeting: the container with most entries is taken."""
+        """With one block no paths meet: take the container with most entries."""
         best, most, at, step = steps, -1, root, 0
         while at >= 0 and self.nodes[at].below >= 0:
             entries = length_of(self.things[at]) if id(self.things[at]) not in self._modules else 0
@@ -471,12 +471,12 @@ class _Walk:
             if text:
                 path.append(f"{name}: {text}" if name else text)
             edge = self._edge(thing, chain[index + 1]) if index + 1 < len(chain) else ""
-            # A namespace, a cell or a closure's tuple is a way through, not a place: the name goes on to the next.
+            # A namespace, a cell or a closure's tuple is no step of its own: its name goes to the next.
             name = edge if text or edge else name
         return path
 
     def _text(self, thing: Any, above: Any) -> str:
-        """What an object of the way is called; empty for one that is only a way through."""
+        """The text of a step of the path; empty for an object that is left out."""
         kind = type(thing)
         if kind is dict and id(thing) in self._modules:
             return f"{self._modules[id(thing)]} (module)"
@@ -537,7 +537,7 @@ class _Walk:
 
 
 def _name_of(thing: Any, namespace: Mapping[str, Any]) -> str:
-    """The name under which a namespace has an object; or, as the head of a list may have moved on, one of its type."""
+    """The name of an object in a namespace; or of one of its type, as the head of a list may have moved on."""
     found = [(name, value) for name, value in list(namespace.items()) if type(name) is str]
     of_its_type = [name for name, value in found if type(value) is type(thing)]
     return next((name for name, value in found if value is thing), of_its_type[0] if len(of_its_type) == 1 else "")
@@ -581,7 +581,7 @@ def _is_inner_dict(thing: Any, above: Any) -> bool:
 
 
 def _is_one_of(kind: type, kinds: tuple[type, ...]) -> bool:
-    """``kind in kinds``, without asking a metaclass for equality or a hash."""
+    """``kind in kinds``, without calling a metaclass's equality or hash."""
     return any(kind is one for one in kinds)
 
 
@@ -593,7 +593,7 @@ def _content(cell: Any) -> Any:
 
 
 def _types_in(entries: list[Any], holder: Any, item: Any) -> list[tuple[str, int, int]]:
-    """The types of what a container holds; of what is no container, the one thing that was found."""
+    """The types of a container's contents; for any other holder, of what was found."""
     if type(holder) is _LRU:
         return [(type_name(type(item)), length_of(holder), weight_of(item) * length_of(holder))]
     if not entries:
@@ -609,11 +609,11 @@ def _types_in(entries: list[Any], holder: Any, item: Any) -> list[tuple[str, int
 
 def weight_of(thing: Any, most: int = 200) -> int:
     """
-    The size of an object with what it holds, bytes. Modules, classes and functions are not its own.
+    The size of an object with its contents, bytes, without modules, classes and functions.
 
     Args:
         thing: The object.
-        most: Objects that are looked at.
+        most: The most objects that are measured.
     """
     seen = {id(thing)}
     queue = deque([thing])
@@ -653,14 +653,14 @@ def entries_of(container: Any) -> list[Any]:
 
 
 def length_of(thing: Any) -> int:
-    """The entries of a known kind of container or a cache; -1 for others, whose ``__len__`` may run code."""
+    """The entries of a known kind of container or a cache; -1 for others, as their ``__len__`` may run code."""
     if type(thing) is _LRU:
         return int(thing.cache_info().currsize)
     return len(thing) if _is_one_of(type(thing), _SIZED) else -1
 
 
 def bound_of(thing: Any) -> tuple[str, bool]:
-    """The bound of a holder in words, such as ``lru_cache (300/500)``, and whether it is reached; empty without one."""
+    """The bound of a holder as text, such as ``lru_cache (300/500)``, and whether it is reached; empty without one."""
     kind = type(thing)
     if kind is _LRU:
         info = thing.cache_info()
@@ -699,7 +699,7 @@ def attributes(thing: Any) -> dict[str, Any]:
 
 
 def _attributes_in_dict(thing: Any) -> dict[Any, Any] | None:
-    """The ``__dict__`` that an instance really has; a class may give that name to something else, as proxies do."""
+    """The real ``__dict__`` of an instance; a class may define that name otherwise, as proxies do."""
     if not _flags_of(type(thing)) & _HEAP_TYPE:
         return None
     for base in _bases_of(type(thing)):

@@ -1,7 +1,7 @@
 """
-A fair sample of the live heap: the extension module, and what it hands out.
+A fair sample of the live heap, by the extension module.
 
-``_sampler.c`` picks about one allocation in so many bytes, weights it, and forgets it when it is freed. What is left
+``_sampler.c`` picks about one allocation in so many bytes, weights it, and drops it when it is freed. What is left
 is a sample of what is alive, with the line and the task that allocated it and its age.
 """
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 #: them.
 RECORD: Final = struct.Struct("=QQQddIIIiI4x")
 
-#: A program pays more for a call of the hooks than a tight loop does: other code has used the processor's caches and
-#: predictions. Measured by benchmarks/heap_cost.py, which compares both: 1.4 to 1.9.
+#: In a program a call of the hooks costs more than in a tight loop, as other code uses the processor's caches and
+#: branch predictor. Measured by benchmarks/heap_cost.py, which compares both: 1.4 to 1.9.
 _IN_A_PROGRAM: Final = 1.7
 
-#: The bounds of what is believed of that cost, seconds: more is another process that had the processor meanwhile.
+#: Bounds of a plausible cost, seconds: more means that another process had the processor.
 _LEAST_COST_S: Final = 3e-9
 _MOST_COST_S: Final = 1e-8
 
@@ -60,16 +60,16 @@ class Sampler:
 
     def start(self, mean_bytes: float, seed: int = 0) -> None:
         """
-        Take about one pick in ``mean_bytes`` bytes from now on. Nothing happens if it is on.
+        Take about one pick in ``mean_bytes`` bytes from now on. Does nothing if it is on.
 
         The mean doubles whenever some thousands of picks are alive. Once another tool has removed the hooks, this
-        puts them back, and forgets what was picked before.
+        installs them again, and drops earlier picks.
         """
         self._c.start(float(mean_bytes), seed)
         self._pid = os.getpid()
 
     def stop(self) -> None:
-        """Stop, and forget every pick."""
+        """Stop and drop all picks."""
         self._c.stop()
 
     def coarsen(self) -> None:
@@ -80,7 +80,7 @@ class Sampler:
         """
         Addresses of picked blocks that hold a text, bytes or a number.
 
-        Such an object is never part of a cycle: where none that the collector knows refers to it, it is no garbage.
+        Such an object is never part of a cycle: if no object that the collector knows refers to it, it is not garbage.
         """
         return set(self._c.plain([address for address, _ in blocks]))
 
@@ -89,7 +89,7 @@ class Sampler:
         return bool(self._c.is_on())
 
     def why_off(self) -> str:
-        """Why it is off, for people; empty when it is on."""
+        """Why it is off, as a message; empty if it is on."""
         if self.is_on():
             return ""
         if self._pid != os.getpid():
@@ -97,14 +97,14 @@ class Sampler:
         return "it was stopped, or another tool has replaced Python's allocators"
 
     def mark(self, code: CodeType, tag: int) -> bool:
-        """In threads without a tag, allocations below this function have ``tag``. False when there are too many."""
+        """In threads without a tag, give allocations below this function ``tag``. False if there are too many."""
         return bool(self._c.mark(code, tag))
 
     def peaks(self, tag: int) -> dict[int, int]:
         """
-        What runs of a tag held at most of what they allocated, as the picks tell: how many fell in each bucket.
+        The peaks of a tag's runs, by their own picks: the number of runs by bucket.
 
-        Counted are runs that began and ended while it was on. It is right where one run is in progress at a time.
+        Runs that began and ended while it was on are counted. The figures are right if runs do not overlap.
         The buckets are those of :mod:`celery_trace.heap.needs`.
         """
         counts = memoryview(self._c.peaks(tag)).cast("I")
@@ -112,19 +112,19 @@ class Sampler:
 
     def stop_at(self, code: CodeType) -> None:
         """
-        End stacks with a frame of this function, which stands around every run.
+        End stacks with a frame of this function, which is around every run.
 
-        What is outside of it is the same for all, and to walk it is most of what a pick costs. Where a marked function
-        is looked for, the whole stack is walked.
+        The frames outside of it are always the same, and walking them is most of the cost of a pick. In search of a
+        marked function, the whole stack is walked.
         """
         self._c.stop_at(code)
 
     def picks(self) -> Iterator[Pick]:
-        """What is alive of the sample, at the moment of the call."""
+        """The picks that are alive now."""
         return map(Pick._make, RECORD.iter_unpack(self._c.picks()))
 
     def stack(self, number: int) -> Stack:
-        """The frames of a pick, innermost first; empty where they are not known."""
+        """The frames of a pick, innermost first; empty if unknown."""
         return tuple((code.co_filename, line, code.co_qualname) for code, line in self._c.stack(number))
 
     def holding_frames(self, objects: list[Any]) -> list[tuple[int, CodeType, str]]:
@@ -138,7 +138,7 @@ class Sampler:
         return found
 
     def sweep(self) -> bool:
-        """Forget stacks that no pick has any more, if they are many. True if the numbers of stacks have changed."""
+        """Drop unused stacks, if they are many. True if the numbers of stacks have changed."""
         return bool(self._c.sweep())
 
     def stats(self) -> dict[str, Any]:
@@ -159,12 +159,12 @@ class Sampler:
         Args:
             blocks: Address and size of each block, bytes.
             most: Referrers of one block, at most.
-            climb: Go up chains of objects of one type, such as a linked list, to their end in the same pass.
+            climb: Follow chains of objects of one type, such as a linked list, to their end in the same pass.
 
         Returns:
             The block's address, the object in it or the upper end of the chain that leads to it, and the object that
-            refers to that; None for the last where a list, dict or set keeps its entries in the block, and where
-            nothing refers to the chain's end.
+            refers to that; the last is None if a list, dict or set keeps its entries in the block, or if nothing
+            refers to the end of the chain.
         """
         found: list[tuple[int, Any, Any]] = self._referrers(blocks, most, climb)
         return found
@@ -188,13 +188,13 @@ def _extension(name: str) -> Any:
 
 
 def _no_extension() -> str:
-    """Why this interpreter can't have the extension modules; empty where it can."""
+    """Why this interpreter can't use the extension modules; empty if it can."""
     if sys.implementation.name != "cpython":
         return f"{sys.implementation.name} is not CPython"
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "this is a free-threaded build of Python"
     if not (3, 11) <= sys.version_info[:2] <= (3, 15):
-        return f"Python {sys.version_info[0]}.{sys.version_info[1]} is not known to it yet"
+        return f"Python {sys.version_info[0]}.{sys.version_info[1]} is not supported yet"
     return ""
 
 
@@ -204,10 +204,10 @@ def _compiler() -> str | None:
 
 def open_sampler() -> Sampler | TracedSampler:
     """
-    The best sampler that this interpreter can have: by the extension modules, else by tracemalloc.
+    The best sampler for this interpreter: the extension modules, else tracemalloc.
 
     Raises:
-        CannotSample: It can have neither.
+        CannotSample: There is neither.
     """
     try:
         return Sampler()
@@ -218,7 +218,7 @@ def open_sampler() -> Sampler | TracedSampler:
 
 
 def availability() -> str:
-    """Why this interpreter's heap can't be sampled by the extension modules; empty where it can."""
+    """Why this interpreter's heap can't be sampled by the extension modules; empty if it can."""
     try:
         Sampler()
     except CannotSample as error:

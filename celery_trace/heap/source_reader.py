@@ -1,4 +1,4 @@
-"""What stands at a line: its text, and the function around it."""
+"""The text of a line, and the function around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from celery_trace.clock import IMPORTED_AT_S
 from celery_trace.model import Line
 
-#: Of a file, only so much is read.
+#: The most that is read of a file.
 _MOST_READ_BYTES = 4_000_000
 
 _FUNCTION = re.compile(r"\s*(async\s+)?def\s+(\w+)")
@@ -19,18 +19,17 @@ _OPENER = re.compile(r"\s*(async|def|class|if|elif|else|for|while|with|try|excep
 
 class SourceReader:
     """
-    Looks up lines and function names of a few files, and forgets the files afterwards.
+    Looks up lines and function names of a few files, and drops the files afterwards.
 
-    Made for one table: megabytes of source that stay in ``linecache`` would look like the leak we search. Files are
-    read here and not there for a second reason: where a block around us is being traced, what is allocated
-    in this file is known as ours.
+    Made for one table: megabytes of source in ``linecache`` would look like a leak. Besides, allocations in this file
+    are recognised as ours while a block around us is traced.
     """
 
     def __init__(self) -> None:
         self._files: dict[str, list[str]] = {}
 
     def line(self, file: str, line: int) -> Line:
-        """The line as a record; text and function are empty where no source can be read, or not the one that runs."""
+        """The line as a record; text and function are empty if the source that runs can't be read."""
         lines = self._lines(file)
         if not 0 < line <= len(lines):
             return Line(file=_printable(file), line=line, function="")
@@ -46,7 +45,7 @@ class SourceReader:
         return [self.line(file, line) for file, line in frames]
 
     def close(self) -> None:
-        """Drop what was read."""
+        """Drop the files."""
         self._files.clear()
 
     def _lines(self, file: str) -> list[str]:
@@ -62,7 +61,7 @@ def _read(file: str) -> list[str]:
     try:
         with open(file, "rb") as stream:
             if os.fstat(stream.fileno()).st_mtime > IMPORTED_AT_S:
-                return []  # what runs may be an older text, and a line of another one would be a false witness
+                return []  # the running code may be older: another version's line would mislead
             data = stream.read(_MOST_READ_BYTES)
         return data.decode("utf-8", "replace").splitlines()
     except (OSError, ValueError):
@@ -79,9 +78,9 @@ def _read(file: str) -> list[str]:
 
 def function_at(lines: Sequence[str], line: int) -> str:
     """
-    The name of the function whose body a line is in, by indentation; ``<module>`` outside of any.
+    The name of the function around a line, by indentation; ``<module>`` outside of any.
 
-    Only lines that open a block count on the way up, so that a text with a margin of its own misleads nobody.
+    Only lines that open a block count on the way up, so that an indented text does not mislead.
     Parsing the file would be exact and cost a hundred times as much.
     """
     text = lines[line - 1]
@@ -107,5 +106,5 @@ def _margin(text: str) -> int:
 
 
 def _printable(text: str) -> str:
-    """Lone surrogates escaped: JSON has no way to write them."""
+    """With lone surrogates escaped: JSON can't contain them."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,8 +1,8 @@
 """
-What is kept by call stack: the picks that count, added up by task and stack, for the flame graph of kept memory.
+Retained memory by call stack: the survivors, added up by task and stack, for the flame graph.
 
-Sampling forgets its picks when a stretch ends, so what each stretch has shown is kept here and added up, as survivors
-are. What is remembered and what is written is bounded: the largest stacks by name, and the sum of the others.
+Picks are dropped when a stretch ends, so the results of each stretch are kept here and added up, like survivors. Both
+are bounded: the largest stacks of each name, and the sum of the others.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from celery_trace.heap.source_reader import SourceReader
 from celery_trace.model import HeapStack, Line
 from celery_trace.text.code_owner import WRAPPERS, CodeOwner
 
-#: Stacks of one task that are remembered and written.
+#: Stacks of one task that are kept and written.
 MOST_STACKS: Final = 100
-#: Frames that the stacks of one task may have in all; what has further ones is counted as others.
+#: Frames of all stacks of one task; stacks with further ones are counted as others.
 MOST_FRAMES: Final = 600
-#: Tasks that are written at a time, those that keep most.
+#: Tasks that are written at a time, those that retain most.
 MOST_TASKS: Final = 40
-#: A task that keeps less is not written (bytes).
+#: A task that retains less is not written (bytes).
 LEAST_BYTES: Final = 4096
-#: It is written again when what it keeps has changed by this share, or so many times as many runs were weighed.
+#: It is written again when it has changed by this share, or after so many times as many measured runs.
 CHANGED: Final = 0.05
 MORE_RUNS: Final = 1.5
 #: Characters of a line of code, and of a function's name.
@@ -35,7 +35,7 @@ _LONGEST_NAME: Final = 200
 
 
 class StackTable(Struct, frozen=True):
-    """What one task has left alive, by stack, as a record has it."""
+    """What one task retains by stack, as in a record."""
 
     bytes: int
     other_bytes: int
@@ -45,30 +45,30 @@ class StackTable(Struct, frozen=True):
 
 class KeptStacks:
     """
-    What each tag has left alive in one process.
+    What each tag retains in one process.
 
     Args:
         stack_of: The frames of a stack by its number, innermost first.
-        own: Tells the user's own files.
+        own: Recognises the user's own files.
     """
 
     def __init__(self, stack_of: Callable[[int], Stack], own: CodeOwner) -> None:
         self._stack_of = stack_of
         self._own = own
         self._past: dict[int, Counter[Stack]] = defaultdict(Counter)
-        self._past_others: Counter[int] = Counter()  # by tag: bytes of stacks that are no longer told apart
+        self._past_others: Counter[int] = Counter()  # by tag: bytes of stacks that are no longer distinguished
         self._now: dict[int, Counter[Stack]] = {}
         self._replaced: set[tuple[int, Stack]] = set()  # of this stretch
         self._written: dict[int, tuple[int, int]] = {}  # by tag: bytes and weighed runs
 
     def look(self, picks: Iterable[Pick], is_replaced: Callable[[Pick], bool]) -> None:
         """
-        Take in what is alive of this stretch, in place of what an earlier look at it has found.
+        Read the survivors of this stretch, replacing those of an earlier look at it.
 
         Args:
             picks: Those that count.
-            is_replaced: Whether what is born where a pick was is released again, as in a full cache. There the
-                largest stretch counts, and not the sum of all.
+            is_replaced: Whether allocations at a pick's place are released again, as in a full cache. There the
+            largest stretch counts, not the sum.
         """
         by_number: dict[tuple[int, int], float] = defaultdict(float)
         one_of: dict[tuple[int, int], Pick] = {}
@@ -85,7 +85,7 @@ class KeptStacks:
                 self._replaced.add((tag, known[number]))
 
     def end_stretch(self) -> None:
-        """The picks are forgotten; what they have shown stays."""
+        """A stretch ends: its picks are dropped, its results are kept."""
         for tag in self._now:
             together = self._together(tag)
             largest = together.most_common(MOST_STACKS)
@@ -95,10 +95,10 @@ class KeptStacks:
 
     def changed(self, peaks: Mapping[int, Mapping[int, int]]) -> Iterator[tuple[int, StackTable]]:
         """
-        The tags that are to be written, as what they keep has changed since they were; they count as written then.
+        The tags that have changed since they were written; they count as written afterwards.
 
         Args:
-            peaks: By tag, how many runs held at most how much.
+            peaks: By tag, the number of runs by peak.
         """
         totals = {tag: self._total(tag) for tag in {*self._past, *self._now, *peaks}}
         wanted = [tag for tag in totals if self._has_changed(tag, totals[tag], sum(peaks.get(tag, {}).values()))]
@@ -114,7 +114,7 @@ class KeptStacks:
         return max(total, before) >= LEAST_BYTES and abs(total - before) > CHANGED * before
 
     def _together(self, tag: int) -> Counter[Stack]:
-        """What all stretches have shown, bytes by stack."""
+        """The sum of all stretches, bytes by stack."""
         found = Counter(self._past.get(tag, {}))
         for stack, weight in self._now.get(tag, {}).items():
             before = found[stack]
@@ -147,7 +147,7 @@ class KeptStacks:
         return Line(file=known.file, line=line, function=function[:_LONGEST_NAME], code=known.code[:_LONGEST_CODE])
 
     def _from_the_task(self, stack: Stack) -> Stack:
-        """A stack without what is around the task: our wrapper, and Celery's tracer above the first own function."""
+        """A stack without the frames around the task: our wrapper, and Celery's tracer above the first own function."""
         for number, (file, _, _) in enumerate(stack):
             if file in WRAPPERS:
                 stack = stack[:number]

@@ -1,9 +1,9 @@
 """
-Survivors by line and age: what the looks at the sampled heap say, added up over a process's life.
+Survivors by line and age: the looks at the sampled heap, added up over a process's life.
 
-A look sees every pick that is alive. A pick counts once some runs of its task have begun after it; until then it may
-be in flight. What counts is attributed to a place, its line in the user's code, and split by the run that it was
-born in: a leak leaves survivors of all times, a cache that has filled only old ones, a queue only young ones.
+A look reads every live pick. A pick counts once some runs of its task have begun after it; until then it may be in
+flight. It is attributed to its line in the user's code and to the run that it was born in: a leak leaves survivors of
+all ages, a full cache only old ones, a queue only young ones.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from celery_trace.model import Evidence
 #: The usual number of runs of the same task that have to begin after an allocation before it counts.
 IN_FLIGHT_RUNS: Final = 3
 
-#: What is released is compared with what is born over the last few looks; the weight of a look after each further one.
+#: Releases are compared with births over the last few looks; a look's weight is multiplied by this at each further one.
 _FADING: Final = 0.8
-#: Of what was born, the share from which blocks that were made for it say enough.
+#: The share of births from which blocks that were not resized are enough.
 _MAIN_PART: Final = 0.25
-#: Picks and sites that are looked at without a pause, some tenths of a millisecond.
+#: Picks and sites that are processed without a pause, some tenths of a millisecond.
 _SLICE: Final = 100
 _SLICE_OF_SITES: Final = 10
 
@@ -50,13 +50,13 @@ def together(evidence: Iterable[Evidence]) -> Evidence:
 
 
 class _Turnover(Struct):
-    """What began to count lately and what was freed, bytes; older looks fade."""
+    """Recent births and releases, bytes; older looks fade."""
 
     born: float = 0.0
     died: float = 0.0
 
     def look(self, born: float, died: float) -> None:
-        """Add what a look has seen."""
+        """Add a look."""
         if born:
             self.born *= _FADING
             self.died *= _FADING
@@ -64,7 +64,7 @@ class _Turnover(Struct):
         self.died += died
 
 
-class _Site(Struct):
+class _SiteHistory(Struct):
     """One site in this process."""
 
     begin: int  # the run from which on births are compared
@@ -79,21 +79,21 @@ class HeapHistory:
     The survivors of one process over its looks.
 
     Args:
-        place_of: The place of a stack, by its number; None for what is not to be judged, such as our own work.
+        place_of: The place of a stack, by its number; None if it is not judged, such as our own work.
     """
 
     def __init__(self, place_of: Callable[[int], Place | None]) -> None:
         self._place_of = place_of
-        self._sites: dict[Key, _Site] = {}
-        # Of each pick that counts, by its serial: its site, weight and whether it was resized.
+        self._sites: dict[Key, _SiteHistory] = {}
+        # Each pick that counts, by serial: its site, weight and whether it was resized.
         self._counted: dict[int, tuple[Key, float, int]] = {}
         self._began: dict[int, int] = {}  # tag: its runs when this stretch began
-        #: The picks that count, by site, as the last look saw them.
+        #: The picks that count, by site, at the last look.
         self.alive: dict[Key, list[Pick]] = {}
 
     def begin(self, runs: Mapping[int, int]) -> None:
         """
-        A stretch of sampling begins; what earlier ones found stays.
+        A stretch of sampling begins; the results of earlier ones are kept.
 
         Args:
             runs: How many runs of each tag have begun.
@@ -117,21 +117,21 @@ class HeapHistory:
         breathe: Callable[[], object] = lambda: None,
     ) -> None:
         """
-        Take in what is alive.
+        Read the live picks.
 
         Args:
             picks: All picks.
             runs: How many runs of each tag have begun.
             collections: How many full garbage collections have ended.
-            thinned: Whether the whole sample was thinned out since the last look, so that any pick may be gone unfreed.
+            thinned: Whether the whole sample was thinned out since the last look: a missing pick need not be freed.
             in_flight: Runs of the same task that have to begin after an allocation before it counts.
-            breathe: Called after each short piece of work, so that other threads have their turn.
+            breathe: Called after each short piece of work, to yield to other threads.
         """
         before, self._counted = self._counted, {}
         alive: dict[Key, list[Pick]] = defaultdict(list)
         born: dict[tuple[Key, int], float] = defaultdict(float)
         died: dict[tuple[Key, int], float] = defaultdict(float)
-        thinned_out: set[Key] = set()  # a pick of theirs may be gone unfreed
+        thinned_out: set[Key] = set()  # their missing picks need not be freed
         for number, pick in enumerate(picks, 1):
             if not number % _SLICE:
                 breathe()
@@ -157,7 +157,7 @@ class HeapHistory:
         for key, resized in born.keys() | died.keys():
             site = self._sites.get(key)
             if site is None:
-                site = self._sites[key] = _Site(self._began.get(key[0], 0), _Turnover(), _Turnover())
+                site = self._sites[key] = _SiteHistory(self._began.get(key[0], 0), _Turnover(), _Turnover())
             turnover = site.resized if resized else site.turnover
             turnover.look(born[key, resized], died[key, resized])
         for number, (key, site) in enumerate(self._sites.items(), 1):
@@ -166,17 +166,17 @@ class HeapHistory:
             site.now = _evidence(site, alive.get(key, []), runs.get(key[0], 0) - in_flight, collections)
 
     def evidence(self) -> dict[Key, Evidence]:
-        """What is known of each site."""
+        """The evidence of each site."""
         return {
             key: together((site.past, site.now)) if site.past.runs else site.now for key, site in self._sites.items()
         }
 
 
-def _released(site: _Site) -> float:
+def _released(site: _SiteHistory) -> float:
     """
-    The share of what was born lately that was freed, from 0 to 1.
+    The share of recent births that was freed, from 0 to 1.
 
-    A list that grows is freed and born each time, so blocks that were resized count only where there are few others.
+    A list that grows is freed and born each time, so resized blocks count only if there are few others.
     """
     born, died = site.turnover.born, site.turnover.died
     if born < _MAIN_PART * (born + site.resized.born):
@@ -184,11 +184,11 @@ def _released(site: _Site) -> float:
     return min(1.0, died / born) if born else float(died > 0)
 
 
-def _evidence(site: _Site, picks: list[Pick], limit: int, collections: int) -> Evidence:
+def _evidence(site: _SiteHistory, picks: list[Pick], limit: int, collections: int) -> Evidence:
     """The evidence of one stretch: survivors that were born in the runs after ``site.begin``, up to ``limit``."""
     births = sorted({pick.run for pick in picks if site.begin < pick.run <= limit})
     if births and births[0] > site.begin + (limit - site.begin) // 2:
-        # Nothing of the first half is alive: it began lately, or lives only so long. What is released tells which.
+        # Nothing of the first half is alive: it began recently, or lives only so long. Releases show which.
         site.begin = births[0] - 1
     middle = site.begin + (limit - site.begin) // 2
     picks = [pick for pick in picks if site.begin < pick.run <= limit]

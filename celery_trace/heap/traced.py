@@ -1,11 +1,11 @@
 """
-The heap by tracemalloc, for interpreters that can't have the extension module.
+Samples the heap with tracemalloc, for interpreters without the extension module.
 
-The same interface as :class:`~celery_trace.heap.sampler.Sampler`, with less behind it. tracemalloc knows where every
-live block was allocated, but neither when nor by which task. So births are read off the difference between two looks,
-and tasks off the tracebacks: :meth:`TracedSampler.mark` counts, the tag of :meth:`TracedSampler.run` only counts runs.
-Tracing makes a program that allocates all the time some hundred times as slow; :meth:`TracedSampler.stats` says how
-that is accounted for.
+The same interface as :class:`~celery_trace.heap.sampler.Sampler`, with less information. tracemalloc knows where every
+live block was allocated, but not when nor by which task. So births are the difference between two looks, and tasks are
+found in the tracebacks: by :meth:`TracedSampler.mark`, while the tag of :meth:`TracedSampler.run` only counts runs.
+Tracing slows a program that only allocates about a hundredfold; see :meth:`TracedSampler.stats` for how this is
+accounted.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ class TracedSampler:
     """
     The sampler of this process, by tracemalloc.
 
-    It is never on while somebody else traces, and stops only what it has started. While it is on,
-    ``tracemalloc.start`` and ``is_tracing`` are ours: for whoever asks nothing is traced, and whoever starts it, such
-    as the program or a traced block, gets it at once and alone. A program that has imported these two functions by
-    name gets this one's traces, as its call then does nothing.
+    It is never on while other code traces, and stops only what it has started. While it is on,
+    ``tracemalloc.start`` and ``is_tracing`` are replaced: callers see that nothing is traced, and a caller that starts
+    tracing, such as the program or a traced block, gets it at once and alone. A program that has imported these two
+    functions by name gets this sampler's traces, as its call then does nothing.
     """
 
-    #: Everything in the process is many times slower while this is on, so a stretch is short, and looked at often.
+    #: The whole process is many times slower while this is on, so stretches are short and looks frequent.
     sees_all = False
     pace = Pace(look_s=0.2, first_pause_s=0.2, longest_pause_s=0.2, fewest_runs=20, longest_over_s=1.0)
 
     def __init__(self) -> None:
         self._pid = 0
-        self._canary: bytes | None = None  # traced for as long as the tracing is ours
+        self._canary: bytes | None = None  # traced as long as our tracing is on
         self._why_off = "it was not started"
         self._not_before_s = 0.0  # by the monotonic clock
         self._lent = (self._start_of_others, self._is_traced_by_others)
@@ -87,7 +87,7 @@ class TracedSampler:
         os.register_at_fork(after_in_child=self._after_fork)
 
     def start(self, mean_bytes: float, seed: int = 0) -> None:  # noqa: ARG002 - the interface's; all blocks are seen
-        """Trace from now on, unless it is on or somebody else traces. ``mean_bytes`` has no meaning here."""
+        """Trace from now on, unless it is on or other code traces. ``mean_bytes`` is not used."""
         if self.is_on():
             return
         self._release()
@@ -105,19 +105,19 @@ class TracedSampler:
         tracemalloc.start, tracemalloc.is_tracing = self._lent
 
     def stop(self) -> None:
-        """Stop, and forget every pick. Tracing that somebody else has started goes on."""
+        """Stop and drop all picks. Tracing that other code has started continues."""
         self._stop_tracing()
         self._release()
         self._why_off = "it was stopped"
 
     def stop_at(self, code: CodeType) -> None:
-        """All stacks are as deep as tracemalloc is told, so there is nothing to save."""
+        """Does nothing: tracemalloc has one depth for all stacks."""
 
     def coarsen(self) -> None:
-        """All blocks are seen, so there is no distance of picks to double."""
+        """Does nothing: all blocks are traced."""
 
     def plain(self, blocks: Iterable[tuple[int, int]]) -> set[int]:  # noqa: ARG002 - the interface's
-        """None: a pick has no address here."""
+        """Empty: picks have no addresses here."""
         return set()
 
     def is_on(self) -> bool:
@@ -125,7 +125,7 @@ class TracedSampler:
         return self._pid == os.getpid() and self._is_ours()
 
     def why_off(self) -> str:
-        """Why it is off, for people; empty when it is on."""
+        """Why it is off, as a message; empty if it is on."""
         if self.is_on():
             return ""
         return self._why_off or "the program has stopped tracemalloc"
@@ -158,7 +158,7 @@ class TracedSampler:
         return True
 
     def peaks(self, tag: int) -> dict[int, int]:  # noqa: ARG002 - the interface's
-        """What runs held at most is not known here: between two looks nothing is."""
+        """Empty: peaks between two looks are not known."""
         return {}
 
     def note_collection(self, phase: str, info: Mapping[str, int]) -> None:
@@ -170,8 +170,8 @@ class TracedSampler:
         """
         What is alive, a pick for what each line has gained from one look to the next.
 
-        A look: what a traceback has gained since the last one is born now, what it has lost takes the youngest away.
-        The address is none of memory; :meth:`referrers` knows it.
+        Per traceback, what was gained since the last look is born now, and what was lost is taken from the youngest.
+        The address is not one of memory; only :meth:`referrers` understands it.
         """
         if not self.is_on():
             return iter(())
@@ -182,18 +182,18 @@ class TracedSampler:
             return iter([pick for picks in self._picks.values() for pick in picks])
 
     def stack(self, number: int) -> Stack:
-        """The frames of a pick, innermost first; empty where they are not known. Names of marked functions only."""
+        """The frames of a pick, innermost first; empty if unknown. Only marked functions have names."""
         with self._lock:
             if not 0 <= number < len(self._stacks):
                 return ()
             return tuple((file, line, self._name(file, line)) for file, line in self._stacks[number])
 
     def holding_frames(self, objects: list[Any]) -> list[tuple[int, CodeType, str]]:  # noqa: ARG002 - the interface's
-        """None: the variables of a running function can't be read without the extension module."""
+        """Empty: the variables of a running function can't be read without the extension module."""
         return []
 
     def sweep(self) -> bool:
-        """Forget stacks that no pick has any more, if they are many. True if the numbers of stacks have changed."""
+        """Drop unused stacks, if they are many. True if the numbers of stacks have changed."""
         with self._lock:
             if len(self._stacks) < _MANY_STACKS:
                 return False
@@ -211,9 +211,8 @@ class TracedSampler:
         """
         Counters, as those of the extension module.
 
-        ``calls`` is no count: it is such that ``calls`` times :meth:`cost_s` is 0.99 of the processor time that the
-        process has used while this was on, which is what tracing takes of a program that does nothing but allocate.
-        ``pick_s`` is the time of the looks.
+        ``calls`` is not a count: ``calls`` times :meth:`cost_s` is 0.99 of the processor time that the process has used
+        while this was on, the share of tracing in a program that only allocates. ``pick_s`` is the time of the looks.
         """
         on_s = self._on_s + (time.process_time() - self._began_s if self.is_on() else 0.0)
         return {
@@ -242,9 +241,9 @@ class TracedSampler:
         """
         Which objects refer to something that was allocated where a pick was, or to an object.
 
-        A block is known by its traceback here, so this finds all that is alive of a line. Python 3.11 can't say where
-        an instance of a plain class was allocated; texts and containers it can. The youngest objects are searched
-        first, for 5 seconds of processor time at most.
+        A block is identified by its traceback here, so this finds everything alive of a line. Python 3.11 knows where
+        strings and containers were allocated, but not instances of plain classes. The youngest objects are searched
+        first, for at most 5 seconds of processor time.
 
         Args:
             blocks: Address and size of each pick, or the address of an object.
@@ -264,7 +263,7 @@ class TracedSampler:
         room = dict.fromkeys([*lines.values(), *addresses], most)
         found: list[tuple[int, Any, Any]] = []
         origin = _tracemalloc._get_object_traceback
-        elsewhere: set[int] = set()  # what is known to have been allocated on another line
+        elsewhere: set[int] = set()  # objects that were allocated on another line
         missing = most * len(room)
         until_s = time.thread_time() + _SEARCH_S
         for referrer in (*gc.get_objects(0), *gc.get_objects(1), *reversed(gc.get_objects(2))):
@@ -288,17 +287,17 @@ class TracedSampler:
     # --- others -----------------------------------------------------------------------------------------
 
     def _start_of_others(self, nframe: int = 1) -> None:
-        """``tracemalloc.start`` while this is on: make way for whoever wants to trace."""
+        """``tracemalloc.start`` while this is on: stop, so that the caller can trace."""
         self._stop_tracing()
         if self._pid == os.getpid():
             self._on_s += time.process_time() - self._began_s
-        self._pid = 0  # what it has seen is forgotten at the next look, which may be going on
+        self._pid = 0  # the picks are dropped at the next look, which may be in progress
         self._not_before_s = time.monotonic() + _AFTER_OTHERS_S
         self._why_off = "the program's own tracemalloc is on"
         _tracemalloc.start(nframe)
 
     def _is_traced_by_others(self) -> bool:
-        """``tracemalloc.is_tracing`` while this is on: whether somebody else traces."""
+        """``tracemalloc.is_tracing`` while this is on: whether other code traces."""
         return _tracemalloc.is_tracing() and not self._is_ours()
 
     def _stop_tracing(self) -> None:
@@ -317,7 +316,7 @@ class TracedSampler:
         )
 
     def _release(self) -> None:
-        """Account for the stretch that has ended, and forget what it saw."""
+        """Account for the stretch that has ended, and drop its picks."""
         if self._canary is not None and self._pid == os.getpid():
             self._on_s += time.process_time() - self._began_s
         self._canary = None
@@ -332,7 +331,7 @@ class TracedSampler:
 
     def _after_fork(self) -> None:
         self._stop_tracing()
-        self._lock = threading.RLock()  # another thread may have had it
+        self._lock = threading.RLock()  # another thread may have held it
         self._canary = None
         self._on_s = 0.0
         self._threads.tag = UNTAGGED
@@ -417,7 +416,7 @@ class TracedSampler:
 
 
 def _handle(number: int) -> int:
-    """What stands for an address: aligned as one, and never 0."""
+    """A substitute for an address: aligned like one, and never 0."""
     return (number + 1) << 4
 
 

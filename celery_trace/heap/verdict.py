@@ -1,10 +1,10 @@
 """
-The verdict: what survivors, the holder and time say of one site. Pure functions of :class:`Evidence`.
+The verdict on one site, by survivors, holder and time. Pure functions of :class:`Evidence`.
 
-A leak leaves survivors at an even rate and they are not released. Two chances of error are tested, each by the
-binomial distribution: that births have all but stopped (a cache that has filled), and that early survivors are all
-but gone (a queue, a ring). What passes both grows; whether it is a leak is the holder's to say, as a cache that still
-fills looks the same until it is full.
+A leak leaves survivors at an even rate and they are not released. Two hypotheses are tested by the binomial
+distribution: that births have almost stopped (a full cache), and that early survivors are almost gone (a queue, a
+ring). A site that passes both grows. Whether it leaks depends on the holder, as a cache that still fills looks the same
+until it is full.
 """
 
 from __future__ import annotations
@@ -17,37 +17,36 @@ from msgspec import Struct
 from celery_trace.model import Evidence, Holder, Verdict
 from celery_trace.text.format import percent
 
-#: Fewer observed runs have no verdict; the second is for runs that keep much, which can't wait.
+#: Fewer observed runs get no verdict; the second is for runs that retain much.
 FEWEST_RUNS: Final = 10
 FEWEST_LARGE_RUNS: Final = 4
 LARGE_BYTES: Final = 2**20
-#: A half of the runs in which fewer than this share of the births lies has all but none.
+#: A half of the runs with fewer than this share of the births has almost none.
 ALL_BUT_NONE: Final = 0.2
 #: From this confidence on a site grows, and from the next on it is a leak if its holder has no bound.
 GROWS: Final = 0.9
 LEAKS: Final = 0.95
-#: Runs between a suspicion and growth being called a leak, unless the setting says otherwise; and the runs observed by
-#: then, as a suspicion takes some itself.
+#: Runs from suspicion to leak, unless set otherwise; and the observed runs by then, as a suspicion takes some too.
 LEAST_RUNS: Final = 120
 _WITH_SUSPICION: Final = 1.25
-#: What holds so much can't wait for that many runs: the process may be killed before (bytes).
+#: With so much held, it does not wait for that many runs: the process may be killed before (bytes).
 HUGE_BYTES: Final = 64 * 2**20
-#: Births fall off, as those of a table that fills with keys, when even births would look so in fewer cases than this.
+#: Births decline, as in a table that fills with keys, if even births would look like that in fewer cases than this.
 FALLS_OFF: Final = 0.05
-#: Dicts, lists, small tuples and floats come from free lists: one that was allocated at this line may be another's by
-#: now. What keeps less than this a run, and is mostly that, is not called a leak (bytes).
+#: Dicts, lists, small tuples and floats come from free lists: one that was allocated at this line may be in use
+#: elsewhere by now. A site that retains less than this per run, mostly of those, is not called a leak (bytes).
 RECYCLED_BYTES: Final = 1024
-#: Without a holder it takes this confidence and so many events, of which a full collection has left some alive.
+#: Without a holder it takes this confidence and so many events, some of which have survived a full collection.
 LEAKS_WITHOUT_HOLDER: Final = 0.995
 EVENTS_WITHOUT_HOLDER: Final = 20
 PROVED: Final = 5
-#: Released lately, of what was born lately: up to the first it may be a leak, from the second on it is none.
+#: Recent releases as a share of recent births: up to the first it may be a leak, from the second on it is not.
 FEW_RELEASED: Final = 0.25
 MANY_RELEASED: Final = 0.5
 
 
 class Judgement(Struct, frozen=True):
-    """A verdict with what it rests on, in words and as a number."""
+    """A verdict with its reason and confidence."""
 
     verdict: Verdict
     confidence: float  # 0 to 1, that the site grows
@@ -87,8 +86,8 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
 
     Args:
         evidence: Of one process, or of several :func:`~celery_trace.heap.survivors.together`.
-        holder: What keeps the survivors alive, as far as it was looked for.
-        least_runs: Runs between a suspicion and growth being called a leak; something that fills and is emptied in
+        holder: What keeps the survivors alive, as far as it was searched.
+        least_runs: Runs between a suspicion and growth being called a leak; a buffer that fills and is emptied in
             fewer runs would be taken for one.
     """
     least_runs = FEWEST_RUNS if evidence.bytes >= HUGE_BYTES else round(_WITH_SUSPICION * least_runs)
@@ -126,12 +125,12 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
     if confidence < (LEAKS if holder.path else LEAKS_WITHOUT_HOLDER):
         return Judgement(Verdict.GROWING, confidence, seen, "more runs")
     if falls_off(evidence):
-        return Judgement(Verdict.GROWING, confidence, f"{seen}, ever fewer of late", "more runs")
+        return Judgement(Verdict.GROWING, confidence, f"{seen}, fewer and fewer recently", "more runs")
     return Judgement(Verdict.LEAKING, confidence, seen if holder.path else f"{seen}, {holder.why}")
 
 
 def _undecided(evidence: Evidence, confidence: float, seen: str) -> Judgement:
-    """Too little to say that it grows."""
+    """Not enough evidence of growth."""
     enough = evidence.events >= 8
     if enough and goes_on(evidence) < 1 - GROWS:
         return Judgement(Verdict.STEADY, confidence, "growth has stopped")

@@ -1,8 +1,8 @@
 """
-Watches the heap of one process: looks at the sample now and then, judges what stays, and writes what it finds.
+Watches the heap of one process: reads the sample at intervals, judges the survivors, and writes windows.
 
-Around a run there is one call before and one after, which tell the sampler which task runs. Everything else happens
-on the ticker's thread, in small steps, so that a task waits for none of it.
+One call before and one after each run give the sampler the run's tag. Everything else happens on the ticker's thread,
+in small steps, so that no task waits for it.
 """
 
 from __future__ import annotations
@@ -60,90 +60,90 @@ MEAN_BYTES: Final = 4096.0
 COARSE_BYTES: Final = 8192.0
 COARSEST_BYTES: Final = 65536.0
 BYTES_PER_RUN: Final = 16.0
-#: Picks become fewer when they take more than this share of the processor time that the process uses, in budgets.
+#: Picks become fewer when they take more than this share of the process's processor time, in budgets.
 PICKS_SHARE: Final = 1.0
-#: What a stretch has saved up for them when it begins, processor seconds: its first runs are sampled finely.
+#: What a stretch may spend on them at its start, processor seconds: its first runs are sampled finely.
 SAVED_FOR_PICKS_S: Final = 2.0
-#: Of the budget, the share that looks may take; above it the pauses between them become longer.
+#: The share of the budget that looks may take; above it the pauses between them become longer.
 LOOKS_SHARE: Final = 0.3
-#: Without a task the clock gives the position of a birth: a "run" of the process is so many seconds.
+#: Allocations outside of tasks are positioned by time: a "run" of the process is so many seconds.
 PROCESS_RUN_S: Final = 2.0
 #: A stretch over its budget ends after so many seconds in a process that runs no tasks: a busy worker's main process
 #: bounds the rate of all its children.
 SHORT_STRETCH_S: Final = 20.0
-#: The name of what no task explains.
+#: The name for allocations outside of tasks.
 PROCESS: Final = "(process)"
 
 #: A site that keeps less a run, or has kept less in all, is not reported (bytes).
 LEAST_BYTES_PER_RUN: Final = 16
 LEAST_BYTES: Final = 4096
-#: A process that runs no tasks tells from this size on what it holds, also if that does not grow (bytes).
+#: From this size on, a process that runs no tasks reports what it holds even if that does not grow (bytes).
 LARGE_BYTES: Final = 16 * 2**20
 #: Sites that are judged in one look, the largest ones.
 MOST_SITES: Final = 300
-#: And when the process ends, as one that ran little may have.
+#: The same when the process ends.
 MOST_SITES_AT_END: Final = 12
 #: Blocks from which the search for a holder starts.
 MOST_BLOCKS: Final = 20
 YOUNGEST_BLOCKS: Final = 4
-#: A holder is looked for again after so many times the runs.
+#: A holder is searched for again after so many times the runs.
 SEARCH_AGAIN: Final = 2.0
-#: A row that goes on unchanged is written again after so many seconds.
+#: An unchanged row is written again after so many seconds.
 REPEAT_S: Final = 60.0
-#: A process that ends may still search for a holder for so long, seconds.
+#: How long a process that ends may still search for a holder, seconds.
 SEARCH_AT_END_S: Final = 0.1
-#: Passes of a search go on in one look until they have taken so long, seconds.
+#: One look continues a search until its passes have taken so long, seconds.
 QUICK_S: Final = 0.1
-#: The share of the time that searches may take, in budgets: the next one waits until the last one is made up for.
+#: The share of the time that searches may take, in budgets: the next one waits until the last one is paid off.
 SEARCHES_SHARE: Final = 3.0
 #: Sites that keep so much a run are searched at once, bytes.
 URGENT_BYTES: Final = 2**20
-#: Observed runs of a task that left nothing before that is reported.
+#: Observed runs of a task that retained nothing, before that is reported.
 CLEAN_RUNS: Final = 40
 #: Points of a site's curve.
 MOST_POINTS: Final = 40
 _GROWS: Final = Verdict.GROWING
 _LEAKS: Final = Verdict.LEAKING
-#: Roles whose processes run several at once.
+#: Roles of processes that run several at once.
 _SHARED_BY_RUNS: Final = frozenset({Role.THREADS, Role.GREEN, Role.WEB})
 #: And those in which one thread changes from run to run, as greenlets and coroutines do.
 _THREAD_SHARED: Final = frozenset({Role.GREEN, Role.WEB})
-#: A pause in which a thread that waits for the interpreter gets it, seconds; after one of zero it often doesn't.
+#: A pause in which another thread gets the GIL, seconds; with a pause of zero it often doesn't.
 _BREATH_S: Final = 5e-5
 
 
-#: The tags of this process, as the sampler counts runs by them and marks functions with them for as long as it lives;
-#: a later watch goes on with them.
+#: The tags of this process. The sampler counts runs and marks functions by them as long as the process lives, so a
+#: later watch uses the same ones.
 _tags: dict[tuple[Kind, str], int] = {}
 _names: list[tuple[Kind, str]] = [(Kind.PROCESS, PROCESS)]
 
 
 def _with_point(growth: list[tuple[float, int]], point: tuple[float, int]) -> list[tuple[float, int]]:
-    """A curve with one point more, thinned out where it gets long."""
+    """A curve with one more point, thinned out when it gets long."""
     growth = [*growth, point]
     return growth if len(growth) <= MOST_POINTS else [*growth[:-1:2], growth[-1]]
 
 
 def _nothing(_: object) -> None:
-    """Where there is nothing to restore, as in a thread without tags, and nobody to tell."""
+    """Does nothing: there is no tag to restore, or no consumer."""
 
 
 class _Site(Struct):
-    """What was reported of a site, and what was found out about it."""
+    """What was found and reported about a site."""
 
     stack: Stack
     found: retainers.Found | None = None
     searched_at_runs: int = 0
     judgement: Judgement = Judgement(Verdict.TOO_FEW_RUNS, 0.0, "")
-    verdict: Verdict | None = None  # that was written last
-    told: Holder = Holder()  # that was written last
+    verdict: Verdict | None = None  # written last
+    written_holder: Holder = Holder()  # written last
     events: int = 0  # at that time
     written_s: float = 0.0
     growth: list[tuple[float, int]] = []
 
     @property
     def holder(self) -> Holder:
-        """What is known of what keeps it alive."""
+        """The holder, as far as it is known."""
         return self.found.holder if self.found is not None else Holder()
 
 
@@ -154,12 +154,12 @@ class HeapWatch:
     Methods may be called from any thread. :meth:`look` and :meth:`close` are called by the ticker and at the end.
 
     Args:
-        settings: ``memory_budget`` and ``in_app`` count here.
+        settings: ``memory_budget`` and ``in_app`` are used.
         process: The process's record.
         emit: Takes the windows.
         clock: Time for records.
         sampler: The process's sampler.
-        most_open: The most runs that were in progress at once.
+        most_open: Returns the most concurrent runs so far.
         emit_profile: Takes what is kept by call stack.
     """
 
@@ -188,7 +188,7 @@ class HeapWatch:
         self._long_runs = LongRuns()
         self._profile_due_s = time.monotonic() + PROFILE_FIRST_S
         self._sites: dict[Key, _Site] = {}
-        self._told: dict[tuple[str, ...], Key] = {}  # what holds something of a library's lines: the line that tells it
+        self._covering_site: dict[tuple[str, ...], Key] = {}  # the holder's path: the site that reports it
         self._began_s = time.monotonic()
         self._pause_s = sampler.pace.first_pause_s
         self._due_s = self._began_s + sampler.pace.first_pause_s
@@ -198,17 +198,17 @@ class HeapWatch:
         self._pick_s = 0.0
         self._stretch_runs: dict[int, int] = {}  # tag: its runs when this stretch began
         self._observed: dict[int, int] = {}  # tag: its runs in earlier stretches
-        self._clean: dict[int, int] = {}  # tag: observed runs that were reported to have left nothing
+        self._clean: dict[int, int] = {}  # tag: observed runs that were reported to retain nothing
         self._search: Iterator[dict[Key, retainers.Found] | None] | None = None
         self._search_s = 0.0  # what the search in progress has cost
         self._search_after_s = self._began_s  # when the next one may begin
         self._collections = 0  # full collections by the last count
-        self._proving = 0  # the number of the last one during which no search held on to anything
+        self._proving = 0  # the number of the last one during which no search held references
         self._resources = ResourceWatch(process, emit, clock, sampler, self._own, _names.__getitem__)
         self._closed = False
         self._on = False
         self._lost_hooks = False
-        self._is_frozen: bool | None = None  # not looked at yet
+        self._is_frozen: bool | None = None  # not read yet
         self._cost_s = 0.0
         self._has_company = process.role in _SHARED_BY_RUNS
         pace = sampler.pace
@@ -220,11 +220,11 @@ class HeapWatch:
         )
         #: How often :meth:`look` wants to be called, seconds.
         self.look_s = pace.look_s
-        #: Tells the sampler that a run with a tag begins in this thread, and what ran before when it has ended.
+        #: Sets this thread's tag when a run begins, and restores the previous one when it has ended.
         self.run: Callable[[int], int] = sampler.run
         self.restore: Callable[[int], object] = sampler.restore
         if process.role in _THREAD_SHARED:
-            # A thread does not stay with a run, so only the functions in a stack tell whose it is.
+            # Runs share threads, so allocations are attributed by the functions in their stacks.
             self.run, self.restore = self._count_run, _nothing
         if sampler.note_collection not in gc.callbacks:  # a forked child has its parent's
             gc.callbacks.append(sampler.note_collection)
@@ -252,7 +252,7 @@ class HeapWatch:
         return tag
 
     def stop_at(self, code: CodeType) -> None:
-        """Tell the sampler of the function around every run, beyond which stacks say nothing."""
+        """Set the function around every run: frames outside of it are left out of stacks."""
         self._sampler.stop_at(code)
 
     def _count_run(self, tag: int) -> int:
@@ -271,7 +271,7 @@ class HeapWatch:
             self._account()
             self._resources.look(self._runs(), self._heap_bytes, busy=self._search is not None)
             if self._search is not None:
-                self._quick_steps()  # what it has found so far is held, so it goes on while sampling is off
+                self._quick_steps()  # it holds references to what it has found, so it continues while sampling is off
                 return
             if not self._on:
                 if self.duty.may_begin():
@@ -282,7 +282,7 @@ class HeapWatch:
                 return
             now_s = time.monotonic()
             is_over = self.duty.is_over(self._runs_per_task())
-            if now_s >= self._due_s or is_over:  # what a stretch has shown is lost with it
+            if now_s >= self._due_s or is_over:  # the sample is lost at the end of a stretch
                 if self._calls != self._judged_calls:
                     self._judged_calls = self._calls
                     self._judge(now_s, ends=is_over)
@@ -303,7 +303,7 @@ class HeapWatch:
         return min(max(wanted_s, pace.first_pause_s), pace.longest_pause_s, 1.5 * self._pause_s)
 
     def judge(self) -> None:
-        """Judge at once, due or not, and search to the end. Slow on a large heap: for who can wait."""
+        """Judge at once, due or not, and search to the end. Slow on a large heap."""
         before = self._sampler.run(IGNORED)
         try:
             self._judge(time.monotonic())
@@ -313,7 +313,7 @@ class HeapWatch:
             self._sampler.restore(before)
 
     def close(self) -> None:
-        """The process ends: judge once more, for a process that lived shortly, and let go."""
+        """The process ends: judge once more, for short-lived processes, and stop sampling."""
         if self._closed:
             return
         if os.getpid() == self._pid and self._on:
@@ -332,14 +332,14 @@ class HeapWatch:
             self._sampler.stop()
 
     def _search_before_the_end(self) -> None:
-        """A process that lived too shortly to search: find the holder of its largest site, if it takes no time."""
+        """Find the holder of the largest site of a short-lived process, if that is quick."""
         until_s = time.monotonic() + SEARCH_AT_END_S
         while self._search is not None and time.monotonic() < until_s:
             self._step()
 
     @property
     def is_open(self) -> bool:
-        """Whether it watches the process that asks."""
+        """Whether it watches this process."""
         return not self._closed and os.getpid() == self._pid
 
     @property
@@ -353,7 +353,7 @@ class HeapWatch:
         return "sampling" if self._on else f"paused: next stretch in {duration(round(self.duty.wait_s()))}"
 
     def conditions(self) -> dict[str, int]:
-        """What makes watching harder here, for the process's account of itself; each is 1, or missing."""
+        """Conditions that impair the watch, for the process's statistics; each is 1, or missing."""
         found = {
             "gc_off": not retainers.collects(),
             "frozen": self._is_frozen,
@@ -397,7 +397,7 @@ class HeapWatch:
         stats = self._sampler.stats()
         pick_s = stats["pick_s"] - self._pick_s
         self.duty.spend((stats["calls"] - self._calls) * self._cost_s + pick_s)
-        if self._picking.is_too_dear(pick_s, time.process_time()) and stats["mean_bytes"] < self._coarsest_bytes():
+        if self._picking.exceeds(pick_s, time.process_time()) and stats["mean_bytes"] < self._coarsest_bytes():
             self._sampler.coarsen()
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
@@ -408,7 +408,7 @@ class HeapWatch:
         return min(max(COARSE_BYTES, BYTES_PER_RUN * self._runs_per_task()), COARSEST_BYTES)
 
     def _runs(self) -> dict[int, int]:
-        """How many runs of each tag have begun; for the process itself, how many times ``PROCESS_RUN_S`` has passed."""
+        """How many runs of each tag have begun; for the process itself, its age in units of ``PROCESS_RUN_S``."""
         runs = {tag: self._sampler.runs(tag) for tag in range(1, len(_names))}
         runs[UNTAGGED] = int((time.monotonic() - self._began_s) / PROCESS_RUN_S)
         return runs
@@ -428,7 +428,7 @@ class HeapWatch:
     # --- judging ----------------------------------------------------------------------------------------
 
     def _place_of(self, stack: int) -> Place | None:
-        """The innermost of the user's own lines in a stack; the innermost line of all where there is none."""
+        """The innermost of the user's own lines in a stack; the innermost line if there is none."""
         if stack not in self._places:
             frames = self._sampler.stack(stack)
             lines = tuple((file, line) for file, line, _ in frames)
@@ -447,12 +447,12 @@ class HeapWatch:
 
     def _judge(self, now_s: float, *, last: bool = False, ends: bool = False) -> None:
         """
-        Take in the sample and judge the largest sites.
+        Read the sample and judge the largest sites.
 
         Args:
             now_s: Monotonic time.
             last: The process ends, so a site with too few runs for a verdict is reported too: others add to it.
-            ends: The stretch ends, and what it has shown goes.
+            ends: The stretch ends, and its sample is lost.
         """
         if self._is_frozen is None:  # once, as it counts them all; usually it is done before the first task
             self._is_frozen = gc.get_freeze_count() > 0
@@ -467,7 +467,7 @@ class HeapWatch:
             self._proving,
             thinned=stats["mean_bytes"] != self._mean_bytes,
             in_flight=in_flight,
-            breathe=_breathe,
+            breathe=_yield_gil,
         )
         self._mean_bytes = stats["mean_bytes"]
         evidence = self._history.evidence()
@@ -494,19 +494,19 @@ class HeapWatch:
             self._places.clear()
 
     def _is_large(self, key: Key, evidence: Evidence) -> bool:
-        """Whether it is so much that a process which runs no tasks must say what holds it."""
+        """Whether a process that runs no tasks reports the site for its size alone."""
         return self._process.role in RUN_NOTHING and key[0] == UNTAGGED and evidence.bytes >= LARGE_BYTES
 
-    def _is_told(self, key: Key, site: _Site) -> bool:
+    def _is_covered(self, key: Key, site: _Site) -> bool:
         """
-        Whether a larger site of the same holder speaks for a line of a library.
+        Whether a line of a library is covered by a larger site of the same holder.
 
         A message that a worker holds was allocated at some twenty lines of Celery's and the broker's.
         """
         if key[0] != UNTAGGED or self._own(key[1][0]) or not site.holder.path:
             return False
         holder = tuple(step.partition("[")[0] for step in site.holder.path[:-1])
-        return self._told.setdefault(holder, key) != key
+        return self._covering_site.setdefault(holder, key) != key
 
     def _is_worth_a_row(self, key: Key, evidence: Evidence, last: bool) -> bool:
         """Whether a site is to be reported from now on."""
@@ -527,15 +527,15 @@ class HeapWatch:
             if is_of_long_run(key[0]):
                 self._write_long_run(key, site, evidence[key], now_s)
                 continue
-            # What a process does by itself is no task that somebody wrote: a mere suspicion is not worth a row.
+            # Outside of tasks a suspicion alone gets no row.
             grows = site.verdict is not None or site.judgement.verdict in (_GROWS, _LEAKS)
             is_held = bool(site.holder.path) and self._is_large(key, evidence[key])
-            if (key[0] != UNTAGGED or grows or is_held) and not self._is_told(key, site):
+            if (key[0] != UNTAGGED or grows or is_held) and not self._is_covered(key, site):
                 self._write(key, site, evidence[key], runs, now_s)
-                _breathe()
+                _yield_gil()
 
     def _prepare_search(self, evidence: Mapping[Key, Evidence], last: bool) -> None:
-        """Search the holders of what grows, all in the same passes over the heap."""
+        """Search the holders of all growing sites, in the same passes over the heap."""
         waits = not last and time.monotonic() < self._search_after_s
         wanted = {}
         for key, site in self._sites.items():
@@ -561,30 +561,30 @@ class HeapWatch:
             )
 
     def _count_collections(self, number: int) -> None:
-        """What a full collection leaves alive is no garbage, unless a search held on to it: that one proves nothing."""
+        """Survivors of a full collection are not garbage, unless a search held references during it."""
         if number > self._collections and self._search is None:
             self._proving = number
         self._collections = number
 
     def _blocks_of(self, key: Key) -> list[tuple[int, int]]:
         """
-        Some blocks of a site: the youngest, which a chain hangs from, and others of all ages, one of each run.
+        Some blocks of a site: the youngest, which are at the head of a chain, and others of all ages, one of each run.
 
-        A first run may leave many more, such as a connection, which something else holds.
+        A first run may retain many more, such as a connection, under another holder.
         """
         of_runs = {pick.run: pick for pick in sorted(self._history.alive.get(key, ()))}
         blocks = [(pick.address, pick.size) for pick in sorted(of_runs.values(), reverse=True)]
         return [*blocks[:YOUNGEST_BLOCKS], *blocks[YOUNGEST_BLOCKS :: len(blocks) // MOST_BLOCKS + 1]]
 
     def _quick_steps(self) -> None:
-        """Passes of the search in progress, several while they are quick: a chain may grow faster than one a second."""
+        """Passes of the search in progress, several if they are quick: a chain may grow faster than one a second."""
         began_s = time.thread_time()
         while self._search is not None:
             started_s = time.monotonic()
             self._step()
             if time.thread_time() >= began_s + QUICK_S:
                 break
-            time.sleep(time.monotonic() - started_s)  # tasks that wait for the interpreter have their turn
+            time.sleep(time.monotonic() - started_s)  # give the GIL to waiting tasks
         self._search_s += time.thread_time() - began_s
         if self._search is None:
             self._search_after_s = time.monotonic() + self._search_s / (SEARCHES_SHARE * self.duty.budget)
@@ -612,9 +612,9 @@ class HeapWatch:
 
     def _write_clean(self, runs: dict[int, int], fewest: int) -> None:
         """
-        Report that a task was observed for a while and has left nothing, which refutes what others have seen.
+        Report that observed runs of a task have retained nothing, which refutes reports of other processes.
 
-        It is said again when it has run twice as often: one process alone may have to refute a rare leak.
+        It is repeated after twice as many runs: a single process may have to refute a rare leak.
 
         Args:
             runs: How many runs of each tag have begun.
@@ -648,7 +648,7 @@ class HeapWatch:
     # --- writing ----------------------------------------------------------------------------------------
 
     def _write_profiles(self, runs: Mapping[int, int]) -> None:
-        """What each task has left alive by call stack, where that has changed, and what its runs held at most."""
+        """What each task retains by call stack, if that has changed, and the peaks of its runs."""
         alone = not self._has_company and self._most_open() == 1
         peaks = {tag: self._sampler.peaks(tag) for tag in runs if tag != UNTAGGED} if alone else {}
         for tag, profile in self._kept.changed(peaks):
@@ -671,16 +671,16 @@ class HeapWatch:
             )
 
     def _write_long_run(self, key: Key, site: _Site, evidence: Evidence, now_s: float) -> None:
-        """Report what a run in progress holds, once it grows; and that it no longer does."""
+        """Report what a run in progress holds, once it grows, and when that has ended."""
         lasted_s = self._long_runs.lasted_s(key[0], now_s)
         grows = lasted_s > 0 and site.judgement.verdict in (_GROWS, _LEAKS)
         verdict = _GROWS if grows else Verdict.STEADY
-        is_new = verdict is not site.verdict or site.holder != site.told
+        is_new = verdict is not site.verdict or site.holder != site.written_holder
         if (site.verdict is None and not grows) or not (is_new or (grows and now_s - site.written_s >= REPEAT_S)):
             return
         size = round(evidence.bytes)
         why = f"{format_size(size)} in one run of {duration(lasted_s)}" if grows else "the run has released it"
-        site.verdict, site.told, site.written_s = verdict, site.holder, now_s
+        site.verdict, site.written_holder, site.written_s = verdict, site.holder, now_s
         site.growth = _with_point(site.growth, (self._clock.now_s(), size))
         tag, place = key
         self._emit_window(
@@ -698,11 +698,16 @@ class HeapWatch:
 
     def _write(self, key: Key, site: _Site, evidence: Evidence, runs: dict[int, int], now_s: float) -> None:
         tag, judgement = key[0], site.judgement
-        is_new = judgement.verdict is not site.verdict or site.holder != site.told
+        is_new = judgement.verdict is not site.verdict or site.holder != site.written_holder
         has_more = evidence.events > 1.25 * site.events
         if not (is_new or has_more or (now_s - site.written_s >= REPEAT_S and evidence.events != site.events)):
             return
-        site.verdict, site.told, site.events, site.written_s = judgement.verdict, site.holder, evidence.events, now_s
+        site.verdict, site.written_holder, site.events, site.written_s = (
+            judgement.verdict,
+            site.holder,
+            evidence.events,
+            now_s,
+        )
         rate = evidence.bytes_per_run
         total = round(evidence.bytes + rate * self._unobserved(tag, runs))
         site.growth = _with_point(site.growth, (self._clock.now_s(), total))
@@ -776,7 +781,7 @@ class HeapWatch:
 _current: HeapWatch | None = None
 
 
-def _breathe() -> None:
+def _yield_gil() -> None:
     time.sleep(_BREATH_S)
 
 
@@ -792,7 +797,7 @@ def watch_heap(
     Watch this process's heap from now on.
 
     Returns:
-        None where another watch of this process is not closed yet.
+        None if another watch of this process is still open.
 
     Raises:
         CannotSample: This interpreter's heap can't be sampled.

@@ -1,4 +1,4 @@
-"""What the windows of a sampled heap are made of: lines with their source, tracebacks, types with their bytes."""
+"""Parts of the windows of a sampled heap: lines with their source, tracebacks, types with their bytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MOST_FRAMES: Final = 40
 
 def site_at(file: str, line: int, stack: Stack, *, size: float = 0.0, blocks: int = 0) -> Site:
     """
-    A line as a window says it.
+    A line of a window.
 
     Args:
         file: Of the line.
         line: Its number.
         stack: One way to it, the innermost frame first.
-        size: What a run keeps there, bytes.
-        blocks: Runs that have kept something there.
+        size: Retained per run, bytes.
+        blocks: Runs that have retained something there.
     """
     reader = SourceReader()
     here = reader.line(file, line)
@@ -48,7 +48,7 @@ def _traceback(stack: Stack, reader: SourceReader) -> list[Line]:
 
 
 def shares(types: list[tuple[str, int, int]], total_bytes: int) -> list[TypeCount]:
-    """What is kept, shared out to the types that the holder holds, so that they add up to it."""
+    """The retained bytes, divided among the types that the holder holds."""
     weighed = sum(weight for _, _, weight in types)
     return [
         TypeCount(kind, count, round(total_bytes * weight / weighed) if weighed else 0) for kind, count, weight in types

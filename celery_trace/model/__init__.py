@@ -1,7 +1,7 @@
 """
 The data language of celery-trace: every record and every view, as frozen structs.
 
-``records`` is what traced processes write, ``capture`` what a failure's frames held, ``views`` what readers get.
+``records`` are written by traced processes, ``capture`` has a failure's frames and values, ``views`` are for readers.
 """
 
 from __future__ import annotations

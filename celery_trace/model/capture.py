@@ -1,4 +1,4 @@
-"""A failure's frames and values, as a capture holds them after redaction."""
+"""A failure's frames and values, after redaction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class Line(Struct, frozen=True):
-    """One line of source that was being executed. ``file`` is ``co_filename`` as it stands."""
+    """One line of source that was being executed. ``file`` is ``co_filename`` unchanged."""
 
     file: str
     line: int
@@ -21,7 +21,7 @@ class Node(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     One value in a capture's heap table.
 
     ``kind`` is one of ``plain`` (``value`` is the value itself: None, bool, int, float, str),
-    ``text`` (``value`` is text that stands for it, as for Decimal, UUID, Path, datetime, bytes),
+    ``text`` (``value`` is its text, as for Decimal, UUID, Path, datetime, bytes),
     ``list`` / ``tuple`` / ``set`` / ``frozenset`` / ``deque`` (``items`` are refs),
     ``dict`` (``items`` are refs, key and value in turn), ``object`` (``names`` are attribute names and
     ``items`` their refs), ``opaque`` (only its type and size are known), ``redacted``, ``absent`` (cut off by a limit).
@@ -32,14 +32,14 @@ class Node(Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     value: Any = None
     items: list[int] = []
     names: list[str] = []
-    length: int = -1  # true length where the type has one, -1 elsewhere
+    length: int = -1  # true length if the type has one, else -1
     cut: int = 0  # how many items, characters or bytes were left out
-    form: str = ""  # what it is to its framework: "dataclass", "model", "queryset", "ndarray", ...
+    form: str = ""  # its kind in its framework: "dataclass", "model", "queryset", "ndarray", ...
     note: str = ""
 
 
 class Variable(Struct, frozen=True, array_like=True, gc=False):
-    """A named reference into the heap table; ``-1`` when nothing could be kept."""
+    """A named reference into the heap table; ``-1`` if it did not fit."""
 
     name: str
     ref: int
@@ -60,7 +60,7 @@ class Frame(Struct, frozen=True, kw_only=True, omit_defaults=True):
     in_app: bool = True
     locals: list[Variable] = []
     locals_cut: int = 0
-    folded: int = 0  # how many equal frames stand folded behind this one
+    folded: int = 0  # how many equal frames are folded into this one
     stale: bool = False  # the file changed after it was imported
     note: str = ""
 
@@ -74,25 +74,25 @@ class ExceptionInfo(Struct, frozen=True):
 
 
 class CapturedException(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One exception of a chain. Its frames stand innermost first."""
+    """One exception of a chain. Its frames are innermost first."""
 
     type: str
     module: str
     message: str
     frames: list[Frame] = []
     frames_cut: int = 0
-    link: str = ""  # how the one before leads here: "", "cause", "context" or "group"
-    parent: int = -1  # index of the exception that it hangs from
+    link: str = ""  # the relation to its parent: "", "cause", "context" or "group"
+    parent: int = -1  # index of the parent exception
     notes: list[str] = []
     attributes: list[Variable] = []
 
 
 class Capture(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
-    A failure as values: nothing in it refers to the process that made it.
+    A failure as values, without references into the process.
 
-    ``exceptions[0]`` is what was raised; the others hang from it by ``parent``.
-    ``heap`` is shared by all frames, so that one object seen twice is one node.
+    ``exceptions[0]`` is what was raised; the others are its descendants by ``parent``. ``heap`` is shared by all
+    frames, so that an object seen twice is one node.
     """
 
     exceptions: list[CapturedException] = []
@@ -103,11 +103,11 @@ class Capture(Struct, frozen=True, kw_only=True, omit_defaults=True):
     redacted_values: int = 0
     took_s: float = 0.0
     bytes: int = 0
-    brief: str = ""  # why it has not all locals: the same failure was captured in full just before
+    brief: str = ""  # why locals are missing: the same failure was captured in full just before
 
 
 class TaskContext(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a task came from and what held for it."""
+    """A task's origin and options."""
 
     queue: str = ""
     routing_key: str = ""

@@ -1,7 +1,7 @@
 """
-What traced processes write: each record travels through the spool and is upserted into the store by its ``key``.
+The records of traced processes. Each goes through the spool and is upserted into the store by its ``key``.
 
-Units live in names: ``_s`` is seconds (``at_s`` since the epoch), ``_bytes`` bytes.
+Units are in the names: ``_s`` is seconds (``at_s`` since the epoch), ``_bytes`` bytes.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Kind(StrEnum):
     TASK = "task"
     REQUEST = "request"
     BLOCK = "block"
-    PROCESS = "process"  # no run: what a process does by itself, such as a worker's main process
+    PROCESS = "process"  # no run: a process's own work, such as a worker's main process
 
 
 class Role(StrEnum):
-    """What a traced process does; decides what may be blamed on one run."""
+    """What a traced process does; decides what may be attributed to one run."""
 
     CHILD = "child"  # prefork: one run at a time
-    MAIN = "main"  # the prefork worker's own process: runs nothing
+    MAIN = "main"  # the prefork worker's main process: runs no tasks
     BEAT = "beat"
     SOLO = "solo"
     THREADS = "threads"
@@ -50,7 +50,7 @@ class Role(StrEnum):
 
     @classmethod
     def _missing_(cls, _value: object) -> Role:
-        """What a newer version wrote."""
+        """Written by a newer version."""
         return cls.SCRIPT
 
 
@@ -71,7 +71,7 @@ class Outcome(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the evidence says of a suspected leak."""
+    """The verdict on a suspected leak."""
 
     LEAKING = "leaking"
     GROWING = "growing"
@@ -81,7 +81,7 @@ class Verdict(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where an investigation stands; each stage that ends writes one :class:`Window`."""
+    """The stage of an investigation; the end of each stage writes one :class:`Window`."""
 
     SUSPECT = "suspect"
     CENSUS = "census"
@@ -91,7 +91,7 @@ class Stage(StrEnum):
     TRACED = "traced"  # `always` mode, or a block with its Top 10 differences
     PROCESS = "process"  # a window of a process that runs several at once
     RUN = "run"  # what one run in progress holds
-    SAMPLED = "sampled"  # survivors of the sampled heap; what newer versions write
+    SAMPLED = "sampled"  # survivors of the sampled heap; written since 0.2.0
 
 
 def new_id() -> str:
@@ -106,7 +106,7 @@ def stable_id(*parts: object) -> str:
 
 
 def failure_id(task_id: str, retries: int) -> str:
-    """The one id of a run's failure, whoever saw it: child, main process or both."""
+    """The id of a run's failure, the same for all witnesses: child, main process or both."""
     return stable_id("failure", task_id, retries)
 
 
@@ -140,41 +140,41 @@ class Site(Struct, frozen=True, kw_only=True):
 
 
 class Evidence(Struct, frozen=True):
-    """What the sampled heap says of one site; an event is a run that left something behind."""
+    """The evidence of the sampled heap on one site; an event is a run that retained something."""
 
     runs: int = 0  # observed, without those in flight
     early: int = 0  # events in the first half of those runs
     late: int = 0
     bytes: float = 0.0  # alive, as the sample estimates
-    picks: int = 0  # that the estimate rests on
-    proved: int = 0  # events whose survivors a full garbage collection left alive
-    released: float = 0.0  # of what counted lately, the share that was freed lately: 0 for a leak, 1 for a full queue
+    picks: int = 0  # that the estimate is based on
+    proved: int = 0  # events with survivors of a full garbage collection
+    released: float = 0.0  # recent releases as a share of recent births: 0 for a leak, 1 for a full queue
 
     @property
     def events(self) -> int:
-        """Runs that left something behind."""
+        """Runs that retained something."""
         return self.early + self.late
 
     @property
     def bytes_per_run(self) -> float:
-        """Bytes that an observed run keeps, on average."""
+        """Bytes retained per observed run, on average."""
         return self.bytes / self.runs if self.runs else 0.0
 
 
 class Holder(Struct, frozen=True, omit_defaults=True):
-    """What the walk up from survivors found."""
+    """The result of the search for what holds survivors."""
 
-    path: list[str] = []  # root first; empty where no root was reached
+    path: list[str] = []  # root first; empty if no root was reached
     bound: str = ""  # "lru_cache (300/500)"
     full: bool = False  # the bound is reached
     searched: bool = False  # whether a walk has ended
     why: str = ""  # why no root was reached
-    outside: bool = False  # what no collector can see holds it, so it is no garbage
-    recycled: bool = False  # most of it are small objects, which the interpreter hands from one line to another
+    outside: bool = False  # its holder is invisible to the garbage collector, so it is not garbage
+    recycled: bool = False  # mostly small objects, which the interpreter reuses at other lines
 
 
 class Room(Struct, frozen=True, omit_defaults=True):
-    """The memory that a process shares with others: its container's where that has a limit, else the machine's."""
+    """The memory that a process shares with others: its container's if that has a limit, else the machine's."""
 
     used_bytes: int
     limit_bytes: int
@@ -191,31 +191,31 @@ class MemoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     mmap_bytes: int | None = None
     fds: int | None = None
     threads: int | None = None
-    #: What Celery replaces this process at, after the run that passed it (``worker_max_memory_per_child``).
+    #: The size at which Celery replaces this process after a run (``worker_max_memory_per_child``).
     child_limit_bytes: int | None = None
     room: Room | None = None
 
 
 class LastSample(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
-    What the black box of a killed process said last.
+    The last sample in the black box of a killed process.
 
-    If the process crashed (SIGSEGV and the like), ``crash`` says how, and ``stack`` is that of the crash itself.
+    If the process crashed (SIGSEGV and the like), ``crash`` is the error, and ``stack`` is that of the crash.
     """
 
     at_s: float
     age_s: float  # how long before the death was noticed
     stack: list[Line] = []  # innermost first
     memory: MemoryState | None = None
-    crash: str = ""  # in words, such as "Segmentation fault"
+    crash: str = ""  # such as "Segmentation fault"
 
 
 class Kill(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
-    A process was killed while it ran a message. One that is delivered again and again may kill many.
+    A process was killed while it ran a message. A message that is redelivered may kill many.
 
-    ``pid`` and ``process`` identify it. ``process`` is the worker's main process, or the process itself where it had
-    none: a host that restarts gives the same pids again, and the main process does not know its children's uids.
+    ``pid`` and ``process`` identify it. ``process`` is the worker's main process, or the process itself if it had
+    none: a host that restarts reuses pids, and the main process does not know its children's uids.
     """
 
     at_s: float
@@ -237,13 +237,13 @@ class Histogram(Struct, frozen=True, array_like=True):
 
     @staticmethod
     def bucket(duration_s: float) -> int:
-        """Which bucket a duration (seconds) falls in."""
+        """The bucket of a duration (seconds)."""
         tenths_ms = int(duration_s * 10_000)
         return min(tenths_ms.bit_length(), Histogram.BUCKETS - 1)
 
     @staticmethod
     def begins_s(bucket: int) -> float:
-        """The shortest duration (seconds) that falls in a bucket; infinite behind the last one."""
+        """The shortest duration (seconds) of a bucket; infinite after the last one."""
         if bucket >= Histogram.BUCKETS:
             return math.inf
         return (1 << bucket >> 1) / 10_000
@@ -251,7 +251,7 @@ class Histogram(Struct, frozen=True, array_like=True):
 
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="record"):
     """
-    Something that a traced process says once and that must reach the store.
+    Something that a traced process writes and that must reach the store.
 
     Each has a ``key``: two records of one class with the same key are the same fact, and
     the later one completes the earlier. ``precious`` records are the last to go when the
@@ -262,7 +262,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="r
 
 
 class ProcessRecord(Record, frozen=True, kw_only=True, tag="process"):
-    """A traced process presents itself; the first record of each spool file."""
+    """A traced process; the first record of each spool file."""
 
     uid: str
     host: str
@@ -272,11 +272,11 @@ class ProcessRecord(Record, frozen=True, kw_only=True, tag="process"):
     role: Role = Role.SCRIPT
     parent_uid: str = ""
     python: str = ""
-    counters: list[str] = []  # the exact counters that this interpreter and libc offer
+    counters: list[str] = []  # the exact counters of this interpreter and libc
     mode: str = "auto"
     ended_at_s: float | None = None
     ended_how: str = ""  # "exit", "recycled", "killed", ...
-    release: str = ""  # what was deployed, as ``trace_release`` says
+    release: str = ""  # the deployed release, from ``trace_release``
 
     @property
     def key(self) -> str:
@@ -316,7 +316,7 @@ class Rollup(Record, frozen=True, kw_only=True, tag="rollup"):
 
 
 class Run(Record, frozen=True, kw_only=True, tag="run"):
-    """One run that is kept by itself: an outlier, a sampled one, a traced one, or a failed one."""
+    """A single run: an outlier, a sampled one, a traced one, or a failed one."""
 
     id: str
     process: str
@@ -333,7 +333,7 @@ class Run(Record, frozen=True, kw_only=True, tag="run"):
     kept_blocks: int | None = None
     kept_bytes: int | None = None
     memory: MemoryState | None = None
-    top: list[Site] = []  # the Top 10 differences, where the run was traced
+    top: list[Site] = []  # the Top 10 differences, if the run was traced
     concurrent: int = 1
 
     @property
@@ -375,25 +375,25 @@ class Window(Record, frozen=True, kw_only=True, tag="window"):
     stage: Stage
     verdict: Verdict
     at_s: float
-    runs: int  # runs that this window looked at
+    runs: int  # runs that this window observed
     run_number: int  # runs of this name in this process when the window closed
     kept_blocks_per_run: float = 0.0
     kept_bytes_per_run: float = 0.0
     sites: list[Site] = []  # bytes and blocks are per run here, greatest first
     types: list[TypeCount] = []  # per window
     retained_by: list[str] = []  # root first
-    bounded: str = ""  # "lru_cache (500/500)" where the holder says so
-    native: str = ""  # "malloc", "mmap", "fds", "threads", "children" where it is not Python's heap
+    bounded: str = ""  # "lru_cache (500/500)" if the holder has a bound
+    native: str = ""  # "malloc", "mmap", "fds", "threads", "children" outside of Python's heap
     concurrent: int = 1
     by_site: bool = False  # attributed by the task's frame in the traceback, not by difference
     note: str = ""
     took_s: float = 0.0
-    # of a sampled window, which is the latest word of its process on one site:
+    # of a sampled window, the latest of its process on one site:
     role: str = ""
     release: str = ""
     evidence: Evidence | None = None
     holder: Holder | None = None
-    growth: list[tuple[float, int]] = []  # time and bytes kept by then, oldest first
+    growth: list[tuple[float, int]] = []  # time and bytes retained, oldest first
 
     @property
     def key(self) -> str:
@@ -401,7 +401,7 @@ class Window(Record, frozen=True, kw_only=True, tag="window"):
 
 
 class HeapStack(Struct, frozen=True, array_like=True, gc=False):
-    """What one call stack has left alive; ``frames`` are places in the table of the profile, the outermost first."""
+    """What one call stack retains; ``frames`` are indexes into the profile's table, the outermost first."""
 
     frames: list[int]
     bytes: int
@@ -409,9 +409,9 @@ class HeapStack(Struct, frozen=True, array_like=True, gc=False):
 
 class HeapProfile(Record, frozen=True, kw_only=True, tag="heap"):
     """
-    What the runs of one name have left alive in one process, by call stack, as the sampled heap tells.
+    What the runs of one name retain in one process, by call stack, from the sampled heap.
 
-    A process writes it when it has changed. Of one hour the latest counts: it replaces the earlier ones.
+    A process writes it when it has changed. The latest of each hour replaces the earlier ones.
     """
 
     process: str
@@ -424,7 +424,7 @@ class HeapProfile(Record, frozen=True, kw_only=True, tag="heap"):
     other_bytes: int = 0  # of them, those of the small stacks that are not listed
     frames: list[Line] = []
     stacks: list[HeapStack] = []  # the largest first
-    #: Runs by the most that they held at once; see :mod:`celery_trace.heap.needs` for the buckets.
+    #: Runs by their peak; see :mod:`celery_trace.heap.needs` for the buckets.
     peaks: dict[int, int] = {}
 
     HOUR_S: ClassVar[int] = 3600
@@ -436,7 +436,7 @@ class HeapProfile(Record, frozen=True, kw_only=True, tag="heap"):
 
 class Failure(Record, frozen=True, kw_only=True, tag="failure"):
     """
-    A failed run. Several witnesses may write one each under the same ``id``; the store merges them
+    A failed run. Several witnesses may write one with the same ``id``; the store merges them
     with :func:`celery_trace.failures.merge.merge`.
     """
 
@@ -451,7 +451,7 @@ class Failure(Record, frozen=True, kw_only=True, tag="failure"):
     outcome: Outcome
     witness: str = "child"  # "child", "main", "box", "web", "block"
     exception: ExceptionInfo | None = None
-    traceback_text: str = ""  # when only text was to be had
+    traceback_text: str = ""  # if only text is available
     fingerprint: str = ""
     worker: str = ""
     pid: int = 0
@@ -464,8 +464,8 @@ class Failure(Record, frozen=True, kw_only=True, tag="failure"):
     memory: MemoryState | None = None
     last_sample: LastSample | None = None
     note: str = ""
-    returned: str = ""  # what the task returned, where it had finished before something failed
-    #: The processes that it killed, oldest first; of a great many the last 200.
+    returned: str = ""  # the task's return value, if it had finished before the failure
+    #: The processes that it killed, oldest first; at most the last 200.
     kills: list[Kill] = []
 
     @property
@@ -474,15 +474,15 @@ class Failure(Record, frozen=True, kw_only=True, tag="failure"):
 
     @property
     def last_pid(self) -> int:
-        """The process that it ran in last."""
+        """The process of its last run."""
         return self.kills[-1].pid if len(self.kills) > 1 else self.pid
 
 
 class Kept(Record, frozen=True, kw_only=True, tag="kept"):
     """
-    A process says that it holds a failure's live objects, or that it no longer does.
+    A process holds a failure's live objects, or no longer does.
 
-    ``address`` is the queue on which its live keeper listens.
+    ``address`` is the queue of its live keeper.
     """
 
     process: str
@@ -499,7 +499,7 @@ class Kept(Record, frozen=True, kw_only=True, tag="kept"):
 
 
 class Stats(Record, frozen=True, kw_only=True, tag="stats"):
-    """A process's account of itself; cumulative, so the greatest ``seq`` wins."""
+    """A process's statistics; cumulative, so the greatest ``seq`` wins."""
 
     process: str
     seq: int
@@ -514,7 +514,7 @@ class Stats(Record, frozen=True, kw_only=True, tag="stats"):
 
 
 class AuditEntry(Record, frozen=True, kw_only=True, tag="audit"):
-    """A command that somebody gave to a process, carried out or refused."""
+    """A command that a user sent to a process, executed or refused."""
 
     precious: ClassVar[bool] = True
 
@@ -547,20 +547,20 @@ _decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
 
 
 def encode(record: AnyRecord) -> bytes:
-    """One line of JSON, without a line feed; lone surrogates are escaped first by whoever made the strings."""
+    """One line of JSON, without a line feed; lone surrogates must be escaped already."""
     return _encoder.encode(record)
 
 
 def decode(data: bytes) -> AnyRecord:
     """
-    The record that :func:`encode` wrote.
+    The record that :func:`encode` has written.
 
     Raises:
-        msgspec.DecodeError: The bytes are no JSON, or no record of ours (``ValidationError``).
+        msgspec.DecodeError: The bytes are not JSON, or not a known record (``ValidationError``).
     """
     return _decoder.decode(data)
 
 
 def plain_text(text: str) -> str:
-    """The same text as valid UTF-8: lone surrogates, which no wire carries, become escapes."""
+    """The same text as valid UTF-8: lone surrogates, which can't be encoded, become escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,5 +1,5 @@
 """
-What readers get: the shapes of the JSON API, of the pages and of the commands.
+Views for readers: the structs of the JSON API, of the pages and of the commands.
 
 Times are plain here (``at``, ``first_seen``), in seconds since the epoch.
 """
@@ -39,10 +39,10 @@ class Leak(Struct, frozen=True, kw_only=True):
     samples: list[tuple[float, int]] = []
     role: str = ""  # of the process: "child", "main", "web" …
     confidence: float = 0.0  # 0 to 1, that it grows
-    why: str = ""  # what the verdict rests on
-    waits_for: str = ""  # what would decide it; "" once decided
-    began_with: str = ""  # the first release that showed it; "" where it may have been there before
-    began_at: float | None = None  # when that release was first seen to keep it
+    why: str = ""  # the reason of the verdict
+    waits_for: str = ""  # what is needed for a decision; "" once decided
+    began_with: str = ""  # the first release that showed it; "" if it may be older
+    began_at: float | None = None  # when that release first showed it
     # beyond the contract
     resource: str = ""  # for native rows: "malloc", "mmap", "fds", "threads", "children"
     bounded: str = ""
@@ -62,7 +62,7 @@ class LocalValue(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FrameView(Struct, frozen=True, kw_only=True):
-    """A frame as pages and scripts read it."""
+    """A frame for pages and scripts."""
 
     file: str
     line: int
@@ -111,11 +111,11 @@ class FailureSummary(Struct, frozen=True, kw_only=True):
     hostname: str
     at: float
     live: bool
-    # beyond the contract: where it stood in its workflow
+    # beyond the contract: its position in the workflow
     root_id: str = ""
     parent_id: str = ""
     group_id: str = ""
-    kills: int = 0  # processes that it killed; told of the outcomes "lost" and "time_limit"
+    kills: int = 0  # processes that it killed; for the outcomes "lost" and "time_limit"
 
 
 class FailureDetail(FailureSummary, frozen=True, kw_only=True):
@@ -184,7 +184,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     """
     A worker (or a web host) and its processes.
 
-    ``rss_bytes`` is summed over the living ones whose memory is known by now, of which there are ``rss_processes``.
+    ``rss_bytes`` is summed over the running ones with known memory, which are ``rss_processes``.
     """
 
     name: str
@@ -200,7 +200,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
 
 
 class GrowthShare(Struct, frozen=True):
-    """What of a growth the runs of one name explain: their leaks' rates times the runs of that time."""
+    """The part of a growth that the runs of one name explain: their leaks' rates times the runs of that time."""
 
     kind: str
     name: str
@@ -210,9 +210,9 @@ class GrowthShare(Struct, frozen=True):
 
 class Forecast(Struct, frozen=True, kw_only=True):
     """
-    A process, or the container or machine that it runs in, grows and will reach its limit.
+    A process, or its container or machine, grows and will reach its limit.
 
-    ``seconds`` are counted from ``at``; ``earliest_s`` and ``latest_s`` hold with 90 %.
+    ``seconds`` are counted from ``at``; ``earliest_s`` and ``latest_s`` are a 90 % interval.
     """
 
     worker: str
@@ -273,7 +273,7 @@ class ShellLine(Struct, frozen=True, kw_only=True):
 
 
 class ShellView(Struct, frozen=True, kw_only=True):
-    """A shell session over a failure, with its transcript where one was asked for."""
+    """A shell session on a failure, with its transcript if requested."""
 
     id: str
     failure: str
@@ -286,9 +286,9 @@ class ShellView(Struct, frozen=True, kw_only=True):
 
 class LostStore(Struct, frozen=True, kw_only=True):
     """
-    A store that stood at this address before.
+    A store that was at this address before.
 
-    ``why`` is ``deleted``, ``replaced`` or ``damaged``; ``records`` are those that it held, None where nobody knows;
+    ``why`` is ``deleted``, ``replaced`` or ``damaged``; ``records`` are those that it held, None if unknown;
     ``set_aside`` is where a damaged file was moved to.
     """
 
@@ -300,11 +300,11 @@ class LostStore(Struct, frozen=True, kw_only=True):
 
 class StoreSize(Struct, frozen=True, kw_only=True):
     """
-    How big the store is, in bytes, and how big it will be.
+    The size of the store, in bytes, and its forecast.
 
-    ``free_bytes`` of an SQLite file are used for new rows first; it can give them back to the disk where ``gives_back``
-    says so. ``bound_at`` is when failures reach ``most_failures`` or ``most_failure_bytes`` (0: no bound) at the pace
-    of the last three days; then older ones make room. What is not known yet is None.
+    ``free_bytes`` of an SQLite file are used for new rows first; it can return them to the disk if ``gives_back``
+    is set. ``bound_at`` is when failures reach ``most_failures`` or ``most_failure_bytes`` (0: no bound) at the pace
+    of the last three days; then older ones are removed. Unknown values are None.
     """
 
     bytes: int
@@ -321,14 +321,14 @@ class StoreSize(Struct, frozen=True, kw_only=True):
 
 
 class StatsView(Struct, frozen=True, kw_only=True):
-    """``GET /api/trace/stats``: what was kept and what was not, and what measuring costs."""
+    """``GET /api/trace/stats``: records kept and lost, and what measuring costs."""
 
-    records: dict[str, int]  # by kind, as the store holds them
-    written: dict[str, int]  # by kind, as processes wrote them
+    records: dict[str, int]  # by kind, in the store
+    written: dict[str, int]  # by kind, by processes
     dropped: dict[str, int]
     cut: dict[str, int]
     own_errors: dict[str, int]
-    live: dict[str, int]  # commands carried out and refused
+    live: dict[str, int]  # commands executed and refused
     overhead_ratio: float
     spool_bytes: int
     spool_records: int
@@ -336,7 +336,7 @@ class StatsView(Struct, frozen=True, kw_only=True):
     store: str = ""  # URL without password
     schema: str = ""
     collector: dict[str, Any] = {}
-    lost_stores: list[LostStore] = []  # the one lost last first
+    lost_stores: list[LostStore] = []  # the latest first
     size: StoreSize | None = None
 
 
@@ -344,7 +344,7 @@ Row = TypeVar("Row")
 
 
 class Page(Struct, Generic[Row], frozen=True):
-    """One page of a list, and where the next begins. Serialised as ``{"<noun>": rows, "next": cursor}``."""
+    """One page of a list, and the cursor of the next. Serialised as ``{"<noun>": rows, "next": cursor}``."""
 
     noun: str
     rows: list[Row]

@@ -1,9 +1,8 @@
 /*
- * What happens around every run: it gets a place in the black box, and at its end it is added to its task's totals.
+ * The fast path around every run: it is written into the black box, and at its end added to its task's totals.
  *
- * The same as open_runs.py, which explains what it is for and takes its place where this can't be built. A run costs a
- * tenth of what it costs there. All of it needs the GIL, which also takes the place of a lock: between two Python
- * objects that are touched nothing else runs.
+ * The same as open_runs.py, which explains it and replaces it where this can't be built, at a tenth of the cost. All of it
+ * needs the GIL, which also replaces a lock: no other Python code runs in between.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -21,12 +20,12 @@
 #define BUCKETS 28              /* of durations: Histogram.BUCKETS */
 #define MOST_PLACES 64
 #define PLACE_BYTES 512
-#define TEXT_AT (1 + 8 + 8 + 4) /* behind the byte that says "taken": start, thread, retries */
+#define TEXT_AT (1 + 8 + 8 + 4) /* after the byte for "taken": start, thread, retries */
 #define TEXT_BYTES (PLACE_BYTES - TEXT_AT)
 
 enum { EMPTY = 0, RUNNING = 1 };
 enum { NO_PLACE = -1 };
-/* What adding a run says: whether it is to be written by itself, and why. open_runs.py has the same. */
+/* The result of adding a run: whether to write it as a record, and why. open_runs.py has the same. */
 enum { NEXT_PERIOD = -1, ADDED = 0, OUTLIER = 1, SCATTERED = 2 };
 
 static double
@@ -41,8 +40,8 @@ seconds(clockid_t clock)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *label;            /* bytes: what the black box says of each run */
-    PyObject *tag;              /* an int: what the heap's sampler is told */
+    PyObject *label;            /* bytes: what the black box shows for each run */
+    PyObject *tag;              /* an int: the heap sampler's tag */
     double ends_at_s, scatter_due_s, duration_s, duration_max_s;
     long long runs, failed, retried;
     int slow_bucket;
@@ -73,7 +72,7 @@ counts_dealloc(Counts *self)
     Py_DECREF(type);
 }
 
-/* int(duration_s * 10_000).bit_length(), within the buckets there are. */
+/* int(duration_s * 10_000).bit_length(), at most the last bucket. */
 static int
 bucket_of(double duration_s)
 {
@@ -139,18 +138,18 @@ counts_take(Counts *self, PyObject *argument)
 }
 
 static PyMemberDef counts_members[] = {
-    {"label", T_OBJECT_EX, offsetof(Counts, label), READONLY, "What the black box says of each run."},
-    {"tag", T_OBJECT_EX, offsetof(Counts, tag), 0, "What the heap's sampler is told of each run."},
+    {"label", T_OBJECT_EX, offsetof(Counts, label), READONLY, "What the black box shows for each run."},
+    {"tag", T_OBJECT_EX, offsetof(Counts, tag), 0, "The heap sampler's tag of each run."},
     {"ends_at_s", T_DOUBLE, offsetof(Counts, ends_at_s), 0, "When the period ends."},
-    {"scatter_due_s", T_DOUBLE, offsetof(Counts, scatter_due_s), 0, "From when on a run is written by itself."},
+    {"scatter_due_s", T_DOUBLE, offsetof(Counts, scatter_due_s), 0, "From when on a run is written as a sample."},
     {"slow_bucket", T_INT, offsetof(Counts, slow_bucket), 0, "The duration bucket from which a run is an outlier."},
-    {"dirty", T_BOOL, offsetof(Counts, dirty), 0, "Whether something was added that is not written."},
+    {"dirty", T_BOOL, offsetof(Counts, dirty), 0, "Whether something was added that is not written yet."},
     {NULL},
 };
 
 static PyMethodDef counts_methods[] = {
-    {"read", (PyCFunction)counts_read, METH_NOARGS, "What was counted so far in this period."},
-    {"take", (PyCFunction)counts_take, METH_O, "The same, and begin a new period, which ends at the time given."},
+    {"read", (PyCFunction)counts_read, METH_NOARGS, "The counts of this period so far."},
+    {"take", (PyCFunction)counts_take, METH_O, "The same, and begin a new period that ends at the given time."},
     {NULL},
 };
 
@@ -171,9 +170,9 @@ static PyType_Spec counts_spec = {
 typedef struct {
     PyObject_HEAD
     Counts *totals;
-    PyObject *task_id, *origin, *describe, *tracing, *profiled, *tag_before;
-    PyObject *top;
-    const void *owner;          /* the OpenRuns that made it, to compare with only */
+    PyObject *task_id, *origin, *describe, *tag_before;
+    PyObject *observed, *why, *top;
+    const void *owner;          /* the OpenRuns that made it, only to compare */
     double started_at_s, started_s, duration_s;
     int retries, shared, place;
 } Token;
@@ -186,8 +185,8 @@ token_dealloc(Token *self)
     Py_XDECREF(self->task_id);
     Py_XDECREF(self->origin);
     Py_XDECREF(self->describe);
-    Py_XDECREF(self->tracing);
-    Py_XDECREF(self->profiled);
+    Py_XDECREF(self->observed);
+    Py_XDECREF(self->why);
     Py_XDECREF(self->top);
     Py_XDECREF(self->tag_before);
     PyObject_Free(self);
@@ -197,16 +196,16 @@ token_dealloc(Token *self)
 static PyMemberDef token_members[] = {
     {"totals", T_OBJECT, offsetof(Token, totals), READONLY, NULL},
     {"task_id", T_OBJECT, offsetof(Token, task_id), READONLY, NULL},
-    {"origin", T_OBJECT, offsetof(Token, origin), 0, "Where the run came from."},
-    {"describe", T_OBJECT, offsetof(Token, describe), 0, "Reads queue and root id out of that."},
-    {"tracing", T_OBJECT, offsetof(Token, tracing), 0, NULL},
-    {"profiled", T_OBJECT, offsetof(Token, profiled), 0, NULL},
-    {"top", T_OBJECT, offsetof(Token, top), 0, NULL},
+    {"origin", T_OBJECT, offsetof(Token, origin), 0, "The request that the run came from."},
+    {"describe", T_OBJECT, offsetof(Token, describe), 0, "Reads queue and root id from it."},
+    {"observed", T_OBJECT, offsetof(Token, observed), 0, "The probes that observe the run, and their state."},
+    {"why", T_OBJECT, offsetof(Token, why), 0, "Why a probe wants the run written as a record."},
+    {"top", T_OBJECT, offsetof(Token, top), 0, "The run's top differences."},
     {"started_at_s", T_DOUBLE, offsetof(Token, started_at_s), READONLY, "Seconds since the epoch."},
     {"started_s", T_DOUBLE, offsetof(Token, started_s), READONLY, "By the monotonic clock."},
     {"duration_s", T_DOUBLE, offsetof(Token, duration_s), READONLY, "Once it has ended."},
     {"retries", T_INT, offsetof(Token, retries), READONLY, NULL},
-    {"shared", T_INT, offsetof(Token, shared), READONLY, "The most runs that were in progress at once."},
+    {"shared", T_INT, offsetof(Token, shared), READONLY, "The most concurrent runs."},
     {NULL},
 };
 
@@ -222,12 +221,12 @@ static PyType_Spec token_spec = {
 typedef struct {
     PyObject_HEAD
     PyTypeObject *token_type;
-    PyObject *now, *monotonic, *ident, *enter, *leave;  /* callables; None for the operating system's, or for nothing */
+    PyObject *now, *monotonic, *ident, *enter, *leave;  /* callables; None for the system's, or for none */
     PyObject *latest;           /* the counts of the run that began last, or NULL */
     Py_buffer buffer;           /* of the black box's file; buf is NULL without one */
     Py_ssize_t at;
-    uint64_t threads[MOST_PLACES];      /* that have a place: 0 for a free one */
-    int used;                   /* places that were ever taken */
+    uint64_t threads[MOST_PLACES];      /* by place; 0 for a free one */
+    int used;                   /* places that have ever been taken */
     int count, most;
 } OpenRuns;
 
@@ -304,14 +303,14 @@ runs_write_to(OpenRuns *self, PyObject *args)
     if (at < 0 || at + MOST_PLACES * PLACE_BYTES > self->buffer.len) {
         PyBuffer_Release(&self->buffer);
         self->buffer.buf = NULL;
-        PyErr_SetString(PyExc_ValueError, "there is no room for the places");
+        PyErr_SetString(PyExc_ValueError, "the buffer is too small for the places");
         return NULL;
     }
     self->at = at;
     Py_RETURN_NONE;
 }
 
-/* Seconds by a callable, or by the system's clock where that is None. An error is set where it can't be told. */
+/* Seconds by a callable, or by the system's clock if that is None. Sets an error if it fails. */
 static double
 read_clock(PyObject *clock, clockid_t system)
 {
@@ -323,7 +322,7 @@ read_clock(PyObject *clock, clockid_t system)
     return now_s;
 }
 
-/* The number of this thread or greenlet. Returns 0 with an error set where that can't be told. */
+/* The number of this thread or greenlet. Returns 0 and sets an error if it fails. */
 static uint64_t
 thread_of(OpenRuns *self)
 {
@@ -337,7 +336,7 @@ thread_of(OpenRuns *self)
     return ident;
 }
 
-/* Write a run into a place of the black box; without one where the thread has one already, or none is free. */
+/* Write a run into a place of the black box; none if the thread has one already, or none is free. */
 static int
 take_place(OpenRuns *self, uint64_t thread, const Counts *totals, PyObject *task_id, int32_t retries, double at_s)
 {
@@ -355,7 +354,7 @@ take_place(OpenRuns *self, uint64_t thread, const Counts *totals, PyObject *task
     Py_ssize_t id_bytes = 0;
     PyObject *escaped = NULL;
     const char *id = PyUnicode_AsUTF8AndSize(task_id, &id_bytes);
-    if (id == NULL) {           /* it has characters that have no bytes */
+    if (id == NULL) {           /* it has characters that can't be encoded */
         PyErr_Clear();
         escaped = PyUnicode_AsEncodedString(task_id, "utf-8", "backslashreplace");
         if (escaped == NULL) {
@@ -375,7 +374,7 @@ take_place(OpenRuns *self, uint64_t thread, const Counts *totals, PyObject *task
     memcpy(text, id, id_bytes);
     memcpy(text + id_bytes, PyBytes_AS_STRING(totals->label), label_bytes);
     memset(text + id_bytes + label_bytes, 0, TEXT_BYTES - id_bytes - label_bytes);
-    __atomic_store_n(place, RUNNING, __ATOMIC_RELEASE);     /* last: a death in the middle shows no half of a run */
+    __atomic_store_n(place, RUNNING, __ATOMIC_RELEASE);     /* last: a process that is killed before leaves no half-written run */
     self->threads[free_one] = thread;
     Py_XDECREF(escaped);
     return free_one;
@@ -401,8 +400,7 @@ runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
         return NULL;
     token->totals = (Counts *)Py_NewRef(totals);
     token->task_id = Py_NewRef(args[1]);
-    token->origin = token->describe = token->tracing = token->profiled = token->tag_before = NULL;
-    token->top = NULL;
+    token->origin = token->describe = token->tag_before = token->observed = token->why = token->top = NULL;
     token->owner = self;
     token->started_at_s = at_s;
     token->duration_s = 0.0;
@@ -481,23 +479,23 @@ runs_threads(OpenRuns *self, PyObject *Py_UNUSED(ignored))
 }
 
 static PyMemberDef runs_members[] = {
-    {"now", T_OBJECT, offsetof(OpenRuns, now), 0, "Tells the time, seconds since the epoch; None for the system's."},
-    {"monotonic", T_OBJECT, offsetof(OpenRuns, monotonic), 0, "Tells a time to measure with; None for the system's."},
-    {"ident", T_OBJECT, offsetof(OpenRuns, ident), 0, "Tells this greenlet's number; None where runs have threads."},
-    {"enter", T_OBJECT, offsetof(OpenRuns, enter), 0, "Is told the tag of a run that begins; None for nobody."},
-    {"leave", T_OBJECT, offsetof(OpenRuns, leave), 0, "Is told, when it ends, what enter() has returned."},
-    {"latest", T_OBJECT, offsetof(OpenRuns, latest), READONLY, "The counts of what runs; None while nothing does."},
+    {"now", T_OBJECT, offsetof(OpenRuns, now), 0, "Returns the time, seconds since the epoch; None for the system's."},
+    {"monotonic", T_OBJECT, offsetof(OpenRuns, monotonic), 0, "Returns a monotonic time; None for the system's."},
+    {"ident", T_OBJECT, offsetof(OpenRuns, ident), 0, "Returns the greenlet's number; None if runs have threads."},
+    {"enter", T_OBJECT, offsetof(OpenRuns, enter), 0, "Called with the tag of a run that begins; None for none."},
+    {"leave", T_OBJECT, offsetof(OpenRuns, leave), 0, "Called at its end with what enter() has returned."},
+    {"latest", T_OBJECT, offsetof(OpenRuns, latest), READONLY, "The counts of the run that began last; None for none."},
     {"count", T_INT, offsetof(OpenRuns, count), READONLY, "Runs in progress."},
     {"most", T_INT, offsetof(OpenRuns, most), READONLY, "The most that were in progress at once."},
     {NULL},
 };
 
 static PyMethodDef runs_methods[] = {
-    {"write_to", (PyCFunction)runs_write_to, METH_VARARGS, "Have runs noted in a buffer, or None, from an offset on."},
+    {"write_to", (PyCFunction)runs_write_to, METH_VARARGS, "Write runs into a buffer from an offset on; None: stop."},
     {"begin", (PyCFunction)(void (*)(void))runs_begin, METH_FASTCALL, "begin(counts, task_id, retries) -> Token"},
     {"end", (PyCFunction)(void (*)(void))runs_end, METH_FASTCALL, "end(token, failed, retried) -> what add() returns"},
     {"add", (PyCFunction)(void (*)(void))runs_add, METH_FASTCALL, "Add a run that has ended to its counts."},
-    {"threads", (PyCFunction)runs_threads, METH_NOARGS, "The threads whose runs are noted in the buffer."},
+    {"threads", (PyCFunction)runs_threads, METH_NOARGS, "The threads that have a run in the buffer."},
     {NULL},
 };
 

@@ -1,15 +1,15 @@
 """
-The black box: a small file per process that says what it was doing, for when it can't any more.
+The black box: a small file per process that shows what the process was doing when it was killed.
 
-A killed process leaves no traceback. While a run is in progress the ticker's thread looks at
-the running threads' stacks up to ten times a second and writes them into a memory-mapped file; the kernel keeps
-the page when the process dies, however it dies. Whoever finds the process dead reads the file.
+A killed process leaves no traceback. While a run is in progress, the ticker's thread samples the running threads'
+stacks up to ten times a second and writes them into a memory-mapped file. The kernel keeps its pages however the
+process dies. The collector reads the file afterwards.
 
-It cannot look while C code holds the GIL, so the age of the sample is told with it. A process that crashes in C code
-(SIGSEGV and the like) has the stack of the crash itself: `faulthandler` appends it to the file.
+It cannot sample while C code holds the GIL, so each sample is shown with its age. If the process crashes in C code
+(SIGSEGV and the like), `faulthandler` appends the stack of the crash to the file.
 
 Layout: a header with the process record; a place for each run in progress; the last sample, twice; the crash, as text.
-A place is a byte that says whether it is taken, and the run in binary; :mod:`celery_trace.process.open_runs` writes it
+A place is a byte for "taken" and the run in binary; :mod:`celery_trace.process.open_runs` writes it
 around every run. A sample is ``sequence, length, checksum, JSON``; the writer alternates between the two, so one whole
 sample survives.
 """
@@ -56,7 +56,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4
 _CRASH_BYTES: Final = 1024 * 1024
 #: The signals that `faulthandler` handles.
 _FATAL: Final = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
-_CRASH_WORDS = re.compile(r"Fatal Python error: (.{1,200})")
+_CRASH_MESSAGE = re.compile(r"Fatal Python error: (.{1,200})")
 _CRASH_THREAD = re.compile(r"(Current thread|Thread) 0x([0-9a-f]+).*\(most recent call first\):")
 _CRASH_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
@@ -75,7 +75,7 @@ class Running(msgspec.Struct, frozen=True):
 
 
 class _Sample(msgspec.Struct, frozen=True, array_like=True):
-    """The stacks of the threads that run something, by thread: file, line, function, innermost first."""
+    """The stacks of the threads that run tasks, by thread: file, line, function, innermost first."""
 
     at_s: float
     rss_bytes: int
@@ -83,12 +83,12 @@ class _Sample(msgspec.Struct, frozen=True, array_like=True):
 
 
 def label(kind: str, name: str) -> bytes:
-    """What a box is told of each run of a name; made once, as a run is told of every time."""
+    """The kind and name of a run as they are written into the box; encoded once per name."""
     return f"\0{kind}\0{name}".encode("utf-8", VISIBLE)
 
 
 class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
-    """What a box says. ``running`` and ``sample`` are the first of ``runs``, for processes that run one at a time."""
+    """The contents of a box. ``running`` and ``sample`` are the first of ``runs``, for one run at a time."""
 
     process: ProcessRecord
     runs: list[tuple[Running, LastSample | None]]
@@ -100,15 +100,15 @@ class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sample(self) -> LastSample | None:
-        """The last look at that run's stack; None if it ended before the first look."""
+        """The last sample of that run's stack; None if the process ended before the first sample."""
         return self.runs[0][1] if self.runs else None
 
 
 class _CrashFile:
     """
-    The end of a box, for `faulthandler`, which holds on to its file for as long as it would write there.
+    The end of a box, for `faulthandler`, which keeps a reference to its file while it is enabled.
 
-    So this object lives until somebody else switches `faulthandler` on with another file, or off; then it is closed.
+    So this object lives until `faulthandler` is disabled or enabled with another file. Then it is closed.
     """
 
     __slots__ = ("__weakref__", "_descriptor")
@@ -120,7 +120,7 @@ class _CrashFile:
         return self._descriptor
 
     def flush(self) -> None:
-        """`faulthandler` asks for it; there is nothing to flush."""
+        """Required by `faulthandler`; there is nothing to flush."""
 
     def __del__(self) -> None:
         os.close(self._descriptor)
@@ -132,9 +132,9 @@ class BlackBox:
 
     Args:
         path: Where the file is made, 0600. It is removed by :meth:`close`: only a killed process leaves one.
-        open_runs: The process's runs in progress, which are noted in the file from now on.
-        process: Who it is about.
-        clock: Tells the time of a sample.
+        open_runs: The process's runs in progress, which are written into the file from now on.
+        process: The process's record.
+        clock: The time of a sample.
 
     Raises:
         OSError: The file can't be made.
@@ -151,16 +151,16 @@ class BlackBox:
         if len(header) + _HEADER.size > _HEADER_BYTES:
             header = _encode(msgspec.structs.replace(process, counters=[], worker=process.worker[:200]))
         self._lock_path = path.with_suffix(".lock")
-        self._lock = _hold(self._lock_path)
+        self._lock = _hold_lock(self._lock_path)
         descriptor = -1
         try:
             descriptor = private_files.create(path)
-            # Not just a length: in a hole of the file, a full disk would kill the process at its next write.
+            # Not only a length: on a full disk, a write into a hole of the file would kill the process.
             os.posix_fallocate(descriptor, 0, _SIZE)
             self._map: mmap.mmap | None = mmap.mmap(descriptor, _SIZE)
         except OSError:
             path.unlink(missing_ok=True)
-            self._let_go()
+            self._release_lock()
             raise
         finally:
             if descriptor >= 0:
@@ -175,28 +175,28 @@ class BlackBox:
 
     def catch_crashes(self) -> bool:
         """
-        From here on, a crash of the process leaves its stack in the box.
+        Have crashes of the process write their stack into the box.
 
         Returns:
-            False, with nothing changed, where the program has its own handler for such signals.
+            False, with nothing changed, if the program has its own handler for such signals.
         """
         if faulthandler.is_enabled() or any(
             signal.getsignal(number) not in (signal.SIG_DFL, None) for number in _FATAL
         ):
             return False
         file = _CrashFile(self._path)
-        faulthandler.enable(file=file)  # it takes whatever has `fileno` and `flush`
+        faulthandler.enable(file=file)  # any object with `fileno` and `flush` will do
         self._crash_file = weakref.ref(file)
         return True
 
-    def _let_crashes_go(self) -> None:
-        """Switch `faulthandler` off, unless the program has taken it over since."""
+    def _disable_crash_handler(self) -> None:
+        """Disable `faulthandler`, unless the program has enabled it for another file since."""
         if self._crash_file is not None and self._crash_file() is not None:
             faulthandler.disable()
         self._crash_file = None
 
     def sample(self) -> None:
-        """Look at the stacks of the threads that run something; nothing is written while none does."""
+        """Sample the stacks of the threads that run tasks; nothing is written while none does."""
         target = self._map
         if target is None or os.getpid() != self._pid:
             return
@@ -206,7 +206,7 @@ class BlackBox:
         frames = sys._current_frames()
         stacks = {str(thread): _stack_of(frames[thread]) for thread in running if thread in frames}
         if not stacks:
-            # Greenlets: only the one that is switched in has a stack of its own to see.
+            # Greenlets: only the running one has a stack that can be read.
             stacks = {"": _stack_of(frames[get_ident()])} if get_ident() in frames else {}
         del frames
         data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks))
@@ -229,15 +229,15 @@ class BlackBox:
         self._sequence += 1
         head = _SAMPLE_AT + _SAMPLE_BYTES * (self._sequence % 2)
         body = head + _SAMPLE_HEAD.size
-        # The body first: a reader that comes between sees the old head fail its checksum, and takes the other sample.
+        # The body first: in between, the old head fails its checksum, and a reader takes the other sample.
         target[body : body + len(data)] = data
         target[head:body] = _SAMPLE_HEAD.pack(self._sequence, len(data), zlib.crc32(data))
 
     def close(self) -> None:
-        """The process ends in an orderly way: there is nothing to find afterwards. A second call does nothing."""
+        """The process ends normally: remove the file. A second call does nothing."""
         if self._map is None:
             return
-        self._let_crashes_go()
+        self._disable_crash_handler()
         self._open_runs.write_to(None)
         self._map.close()
         self._map = None
@@ -246,10 +246,10 @@ class BlackBox:
             self._statm = -1
         if os.getpid() == self._pid:
             self._path.unlink(missing_ok=True)
-            self._let_go()
+            self._release_lock()
 
-    def _let_go(self) -> None:
-        """Remove the lock file, unless the spool's writer has put its own in its place."""
+    def _release_lock(self) -> None:
+        """Remove the lock file, unless the spool's writer has replaced it with its own."""
         descriptor, self._lock = self._lock, -1
         if descriptor < 0:
             return
@@ -263,8 +263,8 @@ class BlackBox:
             os.close(descriptor)
 
     def forget(self) -> None:
-        """In a forked child: the parent's box, and the lock that says that the parent lives, are the parent's."""
-        self._let_crashes_go()
+        """In a forked child: close the parent's box and its lock, and leave the files to the parent."""
+        self._disable_crash_handler()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -272,7 +272,7 @@ class BlackBox:
         self._map = None
 
 
-#: Boxes of this process, for the hook after a fork.
+#: The boxes of this process, for the hook after a fork.
 _boxes: weakref.WeakSet[BlackBox] = weakref.WeakSet()
 
 
@@ -286,18 +286,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def _hold(path: Path) -> int:
+def _hold_lock(path: Path) -> int:
     """
-    Say that this process lives, as its spool does from its first record on: a task that is killed before
-    anything was written has a box all the same, and a box without a living process is cleared away.
+    Lock a file that shows that this process lives, as its spool does from its first record on. A task may be killed
+    before the first record, and a box without a living process is removed.
 
-    Locked before it has its name, so that nobody sees the file of a living process unlocked.
+    It is locked before it gets its name, so that the file of a living process is never seen unlocked.
     """
     nascent = path.with_suffix(f".{os.getpid()}.box-nascent")
     descriptor = private_files.create(nascent)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if path.exists() and not path.is_symlink():
-        os.unlink(nascent)  # the spool's writer was first, and holds it
+        os.unlink(nascent)  # the spool's writer was first, and has locked it
     else:
         os.rename(nascent, path)
     return descriptor
@@ -315,11 +315,11 @@ def _stack_of(frame: FrameType | None) -> list[tuple[str, int, str]]:
 
 def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
     """
-    What a box says; None when there is no box or it is none of ours.
+    Read a box; None if there is none, or another kind of file.
 
     Args:
         path: The box's file.
-        noticed_at_s: When the death was noticed, seconds since the epoch; samples tell their age at that time.
+        noticed_at_s: When the death was noticed, seconds since the epoch; the age of a sample is its age at that time.
             Now, if not given.
     """
     try:
@@ -350,31 +350,31 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
 
 
 class _Crash(msgspec.Struct, frozen=True):
-    """What `faulthandler` wrote: the error in words, the stack of each thread, and which thread it was in (0: none)."""
+    """What `faulthandler` wrote: the message, the stack of each thread, and the thread that crashed (0: unknown)."""
 
-    words: str
+    message: str
     stacks: dict[int, list[Line]]
     thread: int
 
     def of_run(
         self, run: Running, running: list[Running], at_s: float, noticed_at_s: float, seen: LastSample | None
     ) -> LastSample:
-        """The end of one run of the process: at the crash, or wherever its thread was then."""
-        words, stack = self.words, self.stacks.get(run.thread, [])
+        """The last sample of one run: the crash, or where its thread was at that time."""
+        message, stack = self.message, self.stacks.get(run.thread, [])
         if self.thread != run.thread:
             if any(other.thread == self.thread for other in running):
-                words += ", in another run of the process"
+                message += ", in another run of the process"
             elif self.stacks.get(self.thread):
-                words, stack = f"{words}, in another thread than the task's", self.stacks[self.thread]
+                message, stack = f"{message}, in another thread than the task's", self.stacks[self.thread]
             else:
-                words += ", in a thread that runs no Python code"
+                message += ", in a thread that runs no Python code"
         memory = seen.memory if seen is not None else None
-        return LastSample(at_s=at_s, age_s=max(0.0, noticed_at_s - at_s), stack=stack, memory=memory, crash=words)
+        return LastSample(at_s=at_s, age_s=max(0.0, noticed_at_s - at_s), stack=stack, memory=memory, crash=message)
 
 
 def _crash_of(text: str) -> _Crash | None:
-    words = _CRASH_WORDS.match(text)
-    if words is None:
+    message = _CRASH_MESSAGE.match(text)
+    if message is None:
         return None
     stacks: dict[int, list[Line]] = {}
     crashed = thread = 0
@@ -388,12 +388,12 @@ def _crash_of(text: str) -> _Crash | None:
             if found[1] not in WRAPPERS and len(stacks[thread]) < MOST_FRAMES:
                 stacks[thread].append(Line(found[1], int(found[2]), found[3]))
         else:
-            thread = 0  # behind the threads stand the loaded extension modules, and the stack in C
-    return _Crash(words[1], stacks, crashed)
+            thread = 0  # after the threads come the loaded extension modules and the C stack
+    return _Crash(message[1], stacks, crashed)
 
 
 def _running(data: bytes) -> list[Running]:
-    """The runs whose places are taken."""
+    """The runs in the taken places."""
     runs = []
     for at in range(_RUNS_AT, _SAMPLE_AT, PLACE.size):
         taken, started_at_s, thread, retries, text = PLACE.unpack_from(data, at)
@@ -405,7 +405,7 @@ def _running(data: bytes) -> list[Running]:
 
 
 def _newest_sample(data: bytes) -> bytes:
-    """The body of the newer sample whose checksum holds; empty if neither was ever written."""
+    """The body of the newer sample with a valid checksum; empty if neither was ever written."""
     best, newest = -1, b""
     for head in (_SAMPLE_AT, _SAMPLE_AT + _SAMPLE_BYTES):
         sequence, length, checksum = _SAMPLE_HEAD.unpack_from(data, head)

@@ -4,8 +4,8 @@ Exact counters of live memory that cost about a microsecond: how many blocks, ho
 ``sys.getallocatedblocks()`` counts the live blocks of CPython's own allocator (requests
 up to 512 bytes); glibc's ``mallinfo2`` counts the live bytes of the C allocator (all that is
 larger, and what C libraries ask for). Together they see every allocation of the
-process except bare ``mmap``. Neither exists everywhere: :func:`available` says which
-do here, and a counter that is missing reads 0 for ever, which never looks like growth.
+process except bare ``mmap``. Neither exists everywhere: :func:`available` returns which
+do here, and a missing counter always reads 0, which never looks like growth.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class _MallInfo2(ctypes.Structure):
 def _mallinfo() -> Callable[[], _MallInfo2] | None:
     """glibc's ``mallinfo2``; None on musl, macOS, an old glibc, or under another allocator."""
     try:
-        # PyDLL keeps the GIL: letting it go around a call of half a microsecond costs more than the call,
+        # PyDLL keeps the GIL: releasing it around a call of half a microsecond costs more than the call,
         # and hands the processor to another thread in the middle of a reading.
         function = ctypes.PyDLL(None).mallinfo2
     except (OSError, AttributeError):
         return None
     function.restype = _MallInfo2
     function.argtypes = []
-    # jemalloc and tcmalloc leave glibc's symbol in place, but nothing moves behind it: try it.
+    # jemalloc and tcmalloc leave glibc's symbol in place, but its figures do not change: try it.
     size = 4 << 20
     before = function()
     held = ctypes.create_string_buffer(size)
@@ -99,8 +99,8 @@ def byte_counter() -> Callable[[], int]:
     """
     A function that returns the live bytes of the C allocator; always 0 where they are not counted.
 
-    The call walks the free chunks: half a microsecond on a tidy heap, milliseconds on one with
-    fifty thousand of them. Whoever calls it often must watch the time.
+    The call walks the free chunks: half a microsecond on a compact heap, milliseconds on one with
+    fifty thousand of them. A frequent caller must watch the time.
     """
     mallinfo = _mallinfo()
     if mallinfo is None:
@@ -149,7 +149,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def address_space_bytes() -> tuple[int, int]:
-    """``(virtual size, resident size)`` of this process in bytes; ``(0, 0)`` where the system does not say."""
+    """``(virtual size, resident size)`` of this process in bytes; ``(0, 0)`` if unknown."""
     descriptor = _statm_descriptor()
     if descriptor is None:
         return 0, 0
@@ -157,13 +157,13 @@ def address_space_bytes() -> tuple[int, int]:
         fields = os.pread(descriptor, 64, 0).split()
         return int(fields[0]) * _PAGE_BYTES, int(fields[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):
-        # Somebody closed every descriptor, as daemons do: open it again at the next reading.
+        # All descriptors were closed, as daemons do: open it again at the next reading.
         _statm.pop(os.getpid(), None)
         return 0, 0
 
 
 def open_descriptors() -> int | None:
-    """How many file descriptors this process has open; None where the system does not say."""
+    """How many file descriptors this process has open; None if unknown."""
     try:
         return len(os.listdir("/proc/self/fd")) - 1  # the listing's own
     except OSError:
@@ -171,19 +171,19 @@ def open_descriptors() -> int | None:
 
 
 def native_threads() -> int | None:
-    """How many threads the kernel knows of this process, also those that Python did not start; None if unknown."""
+    """How many threads the kernel counts for this process, those of C code too; None if unknown."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return None
 
 
-#: The kernel tells children by the thread that made them; of more threads it is not asked.
+#: The kernel lists children by the thread that forked them; beyond so many threads they are not read.
 _MOST_PARENTS = 256
 
 
 def child_processes() -> int:
-    """How many child processes there are, ended ones that nobody has waited for included; 0 where it is not known."""
+    """How many child processes there are, zombies included; 0 if unknown."""
     children = 0
     try:
         for thread in os.listdir("/proc/self/task")[:_MOST_PARENTS]:
@@ -198,7 +198,7 @@ def child_processes() -> int:
 def _is_glibc() -> bool:
     try:
         return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
-    except (AttributeError, ValueError, OSError):  # no system of POSIX, or one that does not know the name
+    except (AttributeError, ValueError, OSError):  # not POSIX, or without that name
         return False
 
 
@@ -222,12 +222,12 @@ _reserved: tuple[int, int] = (-1, 0)
 
 def reserved_bytes(threads: int) -> int:
     """
-    Address space that nobody can use yet, such as what glibc sets aside for the allocations of a thread.
+    Address space that is reserved but not usable yet, such as what glibc reserves for the allocations of a thread.
 
     Args:
         threads: How many there are now. The list of mappings is read only when that has changed.
     """
-    global _reserved  # noqa: PLW0603 - what was read last
+    global _reserved  # noqa: PLW0603 - the last reading
     if _reserved[0] != threads:
         total = 0
         try:

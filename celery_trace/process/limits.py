@@ -1,7 +1,7 @@
 """
-The memory that there is for this process: its container's limit and use (cgroup, version 2 or 1), else the machine's.
+The memory available to this process: limit and use of its container (cgroup, version 2 or 1), else of the machine.
 
-Of the groups that a process is in, inner and outer, the one that is nearest to its limit counts.
+Of nested groups, the one that is nearest to its limit counts.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import psutil
 
 from celery_trace.model import Room
 
-#: Version 1 says "no limit" by a number near the largest one.
+#: Version 1 writes "no limit" as a number near the largest one.
 _UNLIMITED: Final = 2**60
 
-#: Names of the files: limit, use, and what of the use is cache that goes first, in ``memory.stat``.
+#: File names: limit, use, and the part of the use that is reclaimable cache, in ``memory.stat``.
 _FILES: Final = {
     2: ("memory.max", "memory.current", "inactive_file"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
 
 
-class RoomProbe:
+class RoomReader:
     """
     Reads limit and use of this process's control groups.
 
     Args:
-        groups: The file that says which groups this process is in.
+        groups: The file that lists this process's groups.
         mount: Where they are mounted.
     """
 
@@ -38,7 +38,7 @@ class RoomProbe:
         self._folders: list[tuple[int, Path]] | None = None
 
     def read(self) -> Room | None:
-        """What there is now; None where nothing says. Takes some tens of microseconds, and raises nothing."""
+        """Limit and use now; None if unknown. Takes some tens of microseconds, and raises nothing."""
         machine = _machine()
         found = [room for version, folder in self._found() if (room := _of_group(version, folder)) is not None]
         found = [room for room in found if machine is None or room.limit_bytes < machine.limit_bytes]
@@ -69,7 +69,7 @@ class RoomProbe:
 
 
 def _upwards(mount: Path, path: str) -> list[Path]:
-    """A group's folder and those around it; a container sees its own as the mount."""
+    """A group's folder and its parents; inside a container its own group is the mount."""
     parts = [part for part in path.split("/") if part and part != ".."]
     return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
 

@@ -1,4 +1,4 @@
-"""The memory of the whole process: what the worker's series, its alerts and a failure's record show."""
+"""The memory of the whole process, for the worker's series, alerts and failure records."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from celery_trace.process import counters
 
 @lru_cache(maxsize=1)
 def _process(pid: int) -> psutil.Process:
-    """psutil's handle of this process; made once a pid, as a new one costs more than the reading."""
+    """psutil's handle of this process; made once per pid, as a new one costs more than the reading."""
     return psutil.Process(pid)
 
 
 def read_memory(full: bool = False) -> MemoryState:
     """
-    This process's memory now. A counter that the platform lacks is None; nothing is raised.
+    This process's memory now. A counter that the platform lacks is None. Raises nothing.
 
     Args:
         full: Read USS (private memory) and the mapped size as well. It costs half a millisecond and more,

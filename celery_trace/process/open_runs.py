@@ -1,9 +1,9 @@
 """
-The runs in progress of a process: what happens around every one of them, and so has to be cheap.
+The runs in progress of a process: the fast path around every run.
 
-A run is noted in the black box and told to the heap's sampler when it begins. When it ends it is added to the counts
-of its task. ``_open_runs.c`` does the same in a tenth of the time; what is here takes its place where there is no
-extension module, and a contract test holds both to it.
+When a run begins, it is written into the black box and the heap's sampler gets its tag. When it ends, it is added to
+the counts of its task. ``_open_runs.c`` does the same in a tenth of the time. This module replaces it where there is
+no extension module; a contract test runs both.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from msgspec import Struct
 
 from celery_trace.model import Histogram
 
-#: What :meth:`OpenRuns.end` returns: the run began after the counts' period; nothing further; it took far longer than
-#: most; it is time for one to be written by itself.
+#: What :meth:`OpenRuns.end` returns: the run began after the counts' period; it was added; it took far longer than most
+#: and is written as a record; a sample is due and it is written as a record.
 NEXT_PERIOD, ADDED, OUTLIER, SCATTERED = -1, 0, 1, 2
 
-#: A place in the black box: the byte that says "taken", when the run began, in which thread, its retries; and task id,
-#: kind and name as text with zero bytes between. A name that does not fit loses its end.
+#: A place in the black box: a byte for "taken", when the run began, its thread, its retries; and task id,
+#: kind and name as text, separated by zero bytes. A name that does not fit is cut.
 PLACE: Final = struct.Struct("<BdQi491s")
-#: Places in a black box. More runs are in progress at once only under gevent, where one of them has a stack.
+#: Places in a black box. More concurrent runs exist only under gevent, where one of them has a stack.
 MOST_PLACES: Final = 64
 _NO_PLACE: Final = -1
-#: Characters that have no bytes are written as their escapes.
+#: Characters that can't be encoded are written as escapes.
 VISIBLE: Final = "backslashreplace"
 
-#: Runs, failed, retried, seconds in all, the longest's seconds, and runs by bucket of :class:`Histogram`.
+#: Runs, failed, retried, total seconds, seconds of the longest, and runs by bucket of :class:`Histogram`.
 Counted = tuple[int, int, int, float, float, list[int]]
 
 
@@ -40,22 +40,22 @@ class PlainCounts:
     A task's runs in one period.
 
     Args:
-        label: What the black box says of each run.
+        label: What the black box shows for each run.
     """
 
     def __init__(self, label: bytes) -> None:
         self.label = label
-        #: What the heap's sampler is told of each run.
+        #: The heap sampler's tag of each run.
         self.tag = 0
         #: When the period ends, seconds since the epoch.
         self.ends_at_s = 0.0
-        #: From when on a run is written by itself, by the monotonic clock.
+        #: From when on a run is written as a sample, by the monotonic clock.
         self.scatter_due_s = 0.0
         #: The duration bucket from which a run is an outlier.
         self.slow_bucket = Histogram.BUCKETS
-        #: Whether something was added that is not written.
+        #: Whether something was added that is not written yet.
         self.dirty = False
-        self._lock = threading.RLock()  # re-entrant: a finalizer may itself be a traced block
+        self._lock = threading.RLock()  # re-entrant: a finalizer may contain a traced block
         self._clear()
 
     def _clear(self) -> None:
@@ -64,14 +64,14 @@ class PlainCounts:
         self._durations = [0] * Histogram.BUCKETS
 
     def read(self) -> Counted:
-        """What was counted so far in this period."""
+        """The counts of this period so far."""
         with self._lock:
             return (
                 self._runs, self._failed, self._retried, self._duration_s, self._duration_max_s, list(self._durations),
             )  # fmt: skip
 
     def take(self, ends_at_s: float) -> Counted:
-        """What was counted; a new period begins, which ends at ``ends_at_s``."""
+        """The counts. A new period begins, which ends at ``ends_at_s``."""
         with self._lock:
             counted = self.read()
             self.ends_at_s = ends_at_s
@@ -104,16 +104,16 @@ class PlainToken(Struct):
     task_id: str
     retries: int
     started_at_s: float  # since the epoch
-    shared: int  # the most runs that were in progress at once
+    shared: int  # the most concurrent runs
     place: int = _NO_PLACE
     started_s: float = 0.0  # by the monotonic clock
     duration_s: float = 0.0  # once it has ended
-    tag_before: Any = None  # what the heap's sampler was told before
+    tag_before: Any = None  # the thread's tag before this run
     owner: Any = None
-    tracing: Any = None
-    top: Any = None
-    profiled: Any = None
-    #: Where the run came from, and what reads queue and root id out of that, for the few runs kept by themselves.
+    observed: Any = None  # the probes that observe the run, and their state
+    why: str | None = None  # why a probe wants the run written as a record
+    top: Any = None  # the run's top differences
+    #: The request, and a function that reads queue and root id from it, for the few runs that are written as records.
     origin: Any = None
     describe: Callable[[Any], tuple[str, str]] | None = None
 
@@ -122,18 +122,18 @@ class PlainOpenRuns:
     """All runs in progress of a process."""
 
     def __init__(self) -> None:
-        #: Tells the time, seconds since the epoch; None for the system's clock.
+        #: Returns the time, seconds since the epoch; None for the system's clock.
         self.now: Callable[[], float] | None = None
-        #: Tells a time to measure with, seconds; None for the system's clock.
+        #: Returns a monotonic time, seconds; None for the system's clock.
         self.monotonic: Callable[[], float] | None = None
-        #: Tells this greenlet's number; None where each run has a thread.
+        #: Returns the greenlet's number; None if each run has a thread.
         self.ident: Callable[[], int] | None = None
-        #: Is told the tag of a run that begins, and when it ends what that call has returned.
+        #: Called with the tag of a run that begins; ``leave`` is called at its end with what ``enter`` has returned.
         self.enter: Callable[[int], Any] | None = None
         self.leave: Callable[[Any], object] | None = None
-        #: The counts of what began last; None while nothing runs.
+        #: The counts of the run that began last; None while nothing runs.
         self.latest: Any = None
-        #: Runs in progress, and the most there were at once.
+        #: Runs in progress, and the most that there were at once.
         self.count = 0
         self.most = 1
         self._buffer: memoryview | None = None
@@ -143,11 +143,11 @@ class PlainOpenRuns:
 
     def write_to(self, target: Any, at: int = 0) -> None:
         """
-        Note runs in a writable buffer from now on; in none where ``target`` is None.
+        Write runs into a buffer from now on; into none if ``target`` is None.
 
         Args:
             target: The buffer, such as a memory-mapped file.
-            at: Where its places begin, bytes.
+            at: The offset of the places, bytes.
         """
         with self._lock:
             if self._buffer is not None:
@@ -157,11 +157,11 @@ class PlainOpenRuns:
                 buffer = memoryview(target)
                 if buffer.nbytes < at + MOST_PLACES * PLACE.size:
                     buffer.release()
-                    raise ValueError("there is no room for the places")
+                    raise ValueError("the buffer is too small for the places")
                 self._buffer = buffer
 
     def begin(self, totals: Any, task_id: str, retries: int) -> PlainToken:
-        """A run begins in this thread. One inside of another, such as an eager task's, has no place of its own."""
+        """A run begins in this thread. A nested one, such as an eager task's, has no place of its own."""
         at_s = self.now() if self.now is not None else time.time()
         with self._lock:
             self.count += 1
@@ -192,12 +192,12 @@ class PlainOpenRuns:
         text = token.task_id.encode("utf-8", VISIBLE) + token.totals.label
         at = self._at + place * PLACE.size
         PLACE.pack_into(self._buffer, at, False, token.started_at_s, thread, token.retries, text)
-        self._buffer[at] = True  # last: a death in the middle shows no half of a run
+        self._buffer[at] = True  # last: a process that is killed before leaves no half-written run
         self._threads[place] = thread
         return place
 
     def end(self, token: PlainToken, failed: bool, retried: bool) -> int:
-        """A run has ended: what :meth:`add` returns."""
+        """A run has ended. Returns what :meth:`add` returns."""
         token.duration_s = self._monotonic_s() - token.started_s
         if token.tag_before is not None and self.leave is not None:
             self.leave(token.tag_before)
@@ -218,11 +218,11 @@ class PlainOpenRuns:
             self.latest = None
 
     def add(self, token: PlainToken, failed: bool, retried: bool) -> int:
-        """Add a run that has ended to its counts: :data:`NEXT_PERIOD` if that can't be, or whether to write it."""
+        """Add a run that has ended to its counts: :data:`NEXT_PERIOD` if it began later, or whether to write it."""
         return token.totals.add(token, failed, retried)  # type: ignore[no-any-return]
 
     def threads(self) -> list[int]:
-        """The threads or greenlets whose runs are noted in the buffer."""
+        """The threads or greenlets that have a run in the buffer."""
         return [thread for thread in self._threads if thread]
 
 

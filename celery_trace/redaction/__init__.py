@@ -1,13 +1,13 @@
 """
-Secrets are taken out before anything leaves the process: by name, by shape, and by having been met.
+Removes secrets before anything leaves the process: by name, by shape, and by value once found.
 
-- **names** (:mod:`~celery_trace.redaction.names`): ``password``, ``apiKey``, ``DB_PASS`` hide the value beside them;
-- **shapes** (:mod:`~celery_trace.redaction.shapes`): a table of what only a credential looks like, wherever it stands;
-- **grammars** (:mod:`~celery_trace.redaction.grammars`): how texts write names and values down;
+- **names** (:mod:`~celery_trace.redaction.names`): ``password``, ``apiKey``, ``DB_PASS`` hide their value;
+- **shapes** (:mod:`~celery_trace.redaction.shapes`): a table of formats that only credentials have, anywhere in a text;
+- **grammars** (:mod:`~celery_trace.redaction.grammars`): how texts write names and values;
 - **source** (:mod:`~celery_trace.redaction.source`): which literals in code are secret;
-- **scrubber**: what was learned to be a secret under its name is taken out of every other text of the same capture.
+- **scrubber**: secrets that were found by name are removed from every other text of the same capture.
 
-To add a vendor, add a row to ``SHAPES``; to add a name, add a word to a list of ``names``; to add a way of writing, add
+To add a vendor, add a row to ``SHAPES``; to add a name, add a word to a list of ``names``; to add a notation, add
 a function to ``GRAMMARS``. The tests fail for a row or a function without an example.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote
 
 from celery_trace.redaction.grammars import GRAMMARS, Grammar
-from celery_trace.redaction.names import SecretNames, words_of
+from celery_trace.redaction.names import SecretNames, split_name
 from celery_trace.redaction.pem import body_lines
 from celery_trace.redaction.scrubber import Scrubber
 from celery_trace.redaction.shapes import SHAPES, Shape, cards_in, is_card_number, passes_luhn
@@ -25,12 +25,12 @@ from celery_trace.redaction.sieve import Sieve
 from celery_trace.redaction.source import literals
 from celery_trace.redaction.spans import MARK, Span, without
 
-__all__ = ["MARK", "Redactor", "Scrubber", "is_card_number", "passes_luhn", "words_of"]
+__all__ = ["MARK", "Redactor", "Scrubber", "is_card_number", "passes_luhn", "split_name"]
 
 #: Characters of the shortest text that is searched.
 _SHORTEST = 8
-#: Innocent texts of at most so many characters, and so many of them, are remembered: the same code fails again and
-#: again, with mostly the same words.
+#: Harmless texts of at most so many characters, and so many of them, are cached: the same code fails
+#: repeatedly, with mostly the same texts.
 _REPEATED = 64
 _REMEMBERED = 2048
 
@@ -41,7 +41,7 @@ _SIEVE: Sieve[Shape | Grammar] = Sieve(
 
 class Redactor:
     """
-    Decides what is secret. Threads may share it: its lists never change, and what it remembers is only answers.
+    Decides what is secret. Thread-safe: its lists never change, and its caches only hold results.
 
     Args:
         names: Further names, whole or as consecutive words of a longer one; the built-in ones always apply.
@@ -51,12 +51,12 @@ class Redactor:
         self._names = SecretNames(names)
         #: Whether a variable, key, attribute, header or cookie of that name holds a secret.
         self.is_secret_name: Callable[[str], bool] = self._names.is_secret
-        #: Answers so far, for hot loops that look before they ask :attr:`is_secret_name`.
+        #: The cache, for hot loops that read it before they call :attr:`is_secret_name`.
         self.known = self._names.known
         self._innocent: set[str] = set()
 
     def text(self, text: str) -> str:
-        """The text without what looks like a secret. The very same object when nothing was found."""
+        """The text without what looks like a secret; the same object if nothing was found."""
         if len(text) < _SHORTEST or text in self._innocent:
             return text
         spans = self._spans(text)
@@ -70,9 +70,9 @@ class Redactor:
 
     def secrets_in(self, text: str) -> list[str]:
         """
-        What :meth:`text` takes out, to be found again where nothing tells: what is long enough, and no plain word.
+        The secrets that :meth:`text` removes, for the scrubber: those that are long enough and not plain words.
 
-        A password in a URL comes as it is written there, and as it is typed.
+        A password in a URL is returned escaped and unescaped.
         """
         if len(text) < _SHORTEST:
             return []
@@ -100,10 +100,10 @@ class Redactor:
 
     def source(self, text: str) -> str:
         """
-        Lines of source without literal secrets, as many as there were; ``password = read()`` stays as it is.
+        Lines of source without literal secrets, in the same number; ``password = read()`` is unchanged.
 
         Args:
-            text: One line or several; what stands before and behind them may be out of sight.
+            text: One line or several, possibly an excerpt.
         """
         spans = [span for row in _SIEVE.rows(text) if isinstance(row, Shape) for span in row.find(text)]
         spans += cards_in(text)
@@ -117,7 +117,7 @@ class Redactor:
         return self.source(self.text(text))
 
     def mapping(self, mapping: Mapping[str, str]) -> dict[str, str]:
-        """Headers, cookies or the like: secret names lose their value, the other values their secrets."""
+        """Headers, cookies or the like: values of secret names are hidden, the others redacted."""
         return {
             self.text(name): MARK if value and self.is_secret_name(name) else self.text(value)
             for name, value in mapping.items()

@@ -1,8 +1,8 @@
 """
-Where a text says what the value beside it is: one small function for each way of writing that down.
+Finds values with their names in a text: one small function for each notation.
 
-Each gives the spans of the values whose names are secret. None of them changes the text, so their order does not
-matter, and where two find the same secret the spans are joined.
+Each returns the spans of the values with secret names. None changes the text, so their order does not matter, and
+overlapping spans are joined.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ IsSecret = Callable[[str], bool]
 
 class Grammar(NamedTuple):
     """
-    A way of writing names and values.
+    A notation of names and values.
 
-    ``needs`` are literals of which one stands in every text that is written so. ``by_name`` says that it finds nothing
-    in a text without a secret name.
+    Every text in this notation contains one of the literals ``needs``. With ``by_name`` it finds nothing in a text
+    without a secret name.
     """
 
     needs: tuple[str, ...]
@@ -32,32 +32,31 @@ class Grammar(NamedTuple):
 
 # --- name=value, "name": "value"
 
-#: A name and what stands before its value, as in query strings, headers, DSNs, JSON, YAML and reprs. A name begins
-#: where no part of a name stands before it and is never tried in pieces, and the value is looked for only behind a
-#: secret name: so the time grows with the text and not with its square.
+#: A name and what separates it from its value, as in query strings, headers, DSNs, JSON, YAML and reprs. A name is
+#: matched whole, and the value is searched only after a secret name, so the time is linear in the text.
 _PAIR = re.compile(
     r"""(?<![\w.\-])(?P<name>[\w.\-\u200b-\u200d]++)
         (?P<gap>(?:\\*["']|%2[27]|&quot;|&\#\w{2,4};)?\s?\]?\s{0,64}+(?:=>|->|:=|::(?=\s)|={1,3}|:(?!:)|%3[AaDd])\s{0,64}+)""",
     re.VERBOSE,
 )
-#: What may stand between that and the value itself: ``SecretStr(``, and a quote.
+#: What may come between that and the value itself: ``SecretStr(``, and a quote.
 _OPENING = re.compile(
     r"""(?:%2[27]|&quot;|&\#\w{2,4};)?
         (?:(?:[A-Za-z]\w{0,40}\.)?[A-Za-z]\w{0,40}\((?=["'\[({]|[bru]{1,2}["']))?
         (?:[bru]{0,2}(?P<quote>\\*["']))?""",
     re.VERBOSE,
 )
-#: A place in a file is no pair: ``shop/tokens.py:42``.
+#: A place in a file is not a pair: ``shop/tokens.py:42``.
 _FILES = (".py", ".pyx", ".html", ".js", ".ts", ".c", ".so")
-#: Behind these names comes `scheme credentials`, or a scheme with parameters.
+#: After these names comes `scheme credentials`, or a scheme with parameters.
 _AUTHORIZATION = re.compile(r"authori[sz]ation", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"""[A-Za-z][\w-]*[ \t]+(?:[^\s,"'<>]|"[^"\n]*")+(?:,[ \t]*(?:[^\s,"'<>]|"[^"\n]*")+)*""")
 _COOKIE = re.compile(r"cookie", re.IGNORECASE)
 _COOKIES = re.compile(r"""[^\s;"'<>]+(?:;[ \t]*[^\s;"'<>]+)*""")
-#: What a person types may have blanks, and stands at the end of its line.
+#: A passphrase may have blanks, up to the end of its line.
 _TYPED = re.compile(r"pass|pwd", re.IGNORECASE)
 _TO_END_OF_LINE = re.compile(r"""[^\n\r"'=:;,{}()\[\]]*(?=[\n\r]|\Z)""")
-#: In YAML, what stands in the lines below a name: a text, a list or a mapping.
+#: In YAML, the lines below a name: a text, a list or a mapping.
 _OPENS_A_BLOCK = re.compile(r"[ \t]*(?:[|>][+-]?\d?[ \t]*)?\n")
 _LINE = re.compile(r"[ \t]*([^\n]*)(?:\n|\Z)")
 
@@ -66,7 +65,7 @@ def pairs(text: str, is_secret: IsSecret) -> Iterator[Span]:
     """``password=X``, ``"token": "X"``, ``api_keys: ['X', 'Y']``, ``Authorization: Basic X``, ``Cookie: a=X; b=Y``."""
     at = 0
     while (match := _PAIR.search(text, at)) is not None:
-        # Look on right behind the name: its value may itself hold a pair, as in `url=…?token=…`.
+        # Continue right after the name: its value may itself hold a pair, as in `url=…?token=…`.
         at = match.end("gap")
         if match["name"].endswith(_FILES) or not is_secret(match["name"]):
             continue
@@ -99,7 +98,7 @@ def _end_of_open(text: str, first: int, match: re.Match[str]) -> int:
 
 
 def _end_of_block(text: str, match: re.Match[str]) -> int:
-    """Where the lines end that stand below a name and further to the right, or are a list's; 0 where there are none."""
+    """The end of the lines below a name that are indented more or are a list; 0 if there are none."""
     opening = _OPENS_A_BLOCK.match(text, match.end("name") + 1)
     if opening is None or text[match.end("name")] != ":":
         return 0
@@ -126,11 +125,11 @@ def _begins_its_line(text: str, at: int) -> bool:
 
 # --- a name and a value side by side
 
-#: ``("X-Api-Key", "X")``, alone between its brackets: in a longer row the second need not be the first one's value.
+#: ``("X-Api-Key", "X")``, alone between its brackets: in a longer row the second need not be the value of the first.
 _TWO = re.compile(
     r"""[(\[]\s*[bru]{0,2}(?P<q>\\*["'])(?P<name>[\w.\-]{1,200})(?P=q)\s*,\s*[bru]{0,2}(?P<quote>\\*["'])"""
 )
-#: ``--password X``, ``'--password', 'X'``; the value is no further option.
+#: ``--password X``, ``'--password', 'X'``; the value is not another option.
 _OPTION = re.compile(
     r"""(?<![\w\-])--?(?P<name>[A-Za-z][\w\-]*+)
         (?:[ \t]++|(?P<q>\\*["'])[\s,]{1,20}[bru]{0,2}(?=["'\\]))
@@ -158,12 +157,12 @@ def options(text: str, is_secret: IsSecret) -> Iterator[Span]:
         yield first, end_of_quoted(text, first, quote) if quote else end_of_bare(text, first)
 
 
-#: ``-u bob:X`` of curl and its kin; ``docker run -u 1000:1000`` names a group.
+#: ``-u bob:X`` of curl and the like; ``docker run -u 1000:1000`` names a group.
 _LOGIN = re.compile(
     r"""(?<![\w\-])(?:-u|-U|--user|--proxy-user)(?:[ \t=]+|["'][\s,]{1,20}[bru]{0,2})["']?"""
     r"""(?!\d+:\d+(?!\S))[^\s:"'=]{0,128}:(?=[^\s"'])"""
 )
-#: Short options that take a password, by the programs that have them.
+#: Short options for passwords, by program.
 _SHORT = (
     ("mysql", re.compile(r"""(?<=\s-p)(?=[^\s"'])""")),
     ("sshpass", re.compile(r"""sshpass\s+-p\s*["']?(?=[^\s"'])""")),
@@ -173,7 +172,7 @@ _SHORT = (
 
 
 def logins(text: str, _: IsSecret) -> Iterator[Span]:
-    """Passwords in the options of well-known programs, which no name tells."""
+    """Passwords in options of well-known programs, which have no name."""
     for match in _LOGIN.finditer(text):
         yield match.end(), _end_of_word(text, match.end())
     for program, option in _SHORT:
@@ -199,14 +198,14 @@ def quoted(text: str, _: IsSecret) -> Iterator[Span]:
         yield match.end(), end_of_quoted(text, match.end(), match["quote"])
 
 
-#: Statements and files in which no sign stands between what a secret is called and the secret.
+#: Statements and files without a sign between the name of a secret and the secret.
 _SAID = (
     (" password ", re.compile(r"\b(?:login|user|account)\s+\S{1,200}\s+password\s+(?=\S)")),
     ("BY ", re.compile(r"""(?i:\bIDENTIFIED\s+(?:WITH\s+\S{1,64}\s+)?BY\s+(?:PASSWORD\s+)?)["']?(?=[^\s"'])""")),
 )
 
 
-def said(text: str, _: IsSecret) -> Iterator[Span]:
+def phrases(text: str, _: IsSecret) -> Iterator[Span]:
     """``IDENTIFIED BY 'X'``, and ``login bob password X`` of ``.netrc``."""
     for word, pattern in _SAID:
         if word in text:
@@ -217,7 +216,7 @@ def said(text: str, _: IsSecret) -> Iterator[Span]:
 # --- markup
 
 _ELEMENT = re.compile(r"(?:<|&lt;)(?:[\w.\-]{1,64}:)?(?P<name>[A-Za-z_][\w.\-]{0,128})(?:\s[^<>]{0,500})?(?:>|&gt;)")
-#: ``<input name="password" value="X">``, ``<add key="Password" value="X"/>``: the name stands in an attribute.
+#: ``<input name="password" value="X">``, ``<add key="Password" value="X"/>``: the name is in an attribute.
 _TAG = re.compile(r"""<[A-Za-z][^<>]{0,2000}>""")
 _NAMED = re.compile(r"""\s(?:name|key|id)\s*=\s*["']?(?P<name>[\w.\-]+)""", re.IGNORECASE)
 _VALUED = re.compile(r"""\s(?:value|content)\s*=\s*(?P<quote>["'])""", re.IGNORECASE)
@@ -236,7 +235,7 @@ def elements(text: str, is_secret: IsSecret) -> Iterator[Span]:
 
 
 def attributes(text: str, is_secret: IsSecret) -> Iterator[Span]:
-    """Form fields and settings in XML, whose names and values are two attributes."""
+    """Form fields and settings in XML, with name and value in two attributes."""
     for tag in _TAG.finditer(text):
         named = _NAMED.search(text, tag.start(), tag.end())
         valued = _VALUED.search(text, tag.start(), tag.end())
@@ -306,12 +305,12 @@ def failing_rows(text: str, _: IsSecret) -> Iterator[Span]:
 
 
 def statements(text: str, is_secret: IsSecret) -> Iterator[Span]:
-    """``INSERT INTO users (name, password) VALUES ('ada', 'X')``, and the parameters that SQLAlchemy shows behind."""
+    """``INSERT INTO users (name, password) VALUES ('ada', 'X')``, and the parameters that SQLAlchemy adds."""
     holders: list[bool] = []
     at = 0
     for match in _INSERT.finditer(text):
         if match.start() < at:
-            continue  # inside the values of the one before
+            continue  # inside the values of the previous one
         secret = [any(is_secret(word) for word in _NAME.findall(name)) for name in match[1].split(",")]
         at = match.end()
         while any(secret) and text[at : at + 1] == "(":
@@ -330,7 +329,7 @@ def statements(text: str, is_secret: IsSecret) -> Iterator[Span]:
 
 
 def _holders(statement: str, is_secret: IsSecret) -> list[bool]:
-    """Of each placeholder in a statement, whether a secret name stands before it."""
+    """For each placeholder in a statement, whether a secret name comes before it."""
     secret_ends = {match.end() for match in _SET.finditer(statement) if is_secret(match[1])}
     return [match.end() in secret_ends for match in _HOLDER.finditer(statement)] if secret_ends else []
 
@@ -350,7 +349,7 @@ def _parameters(text: str, at: int, secret: Sequence[bool]) -> Iterator[Span]:
 
 
 def _parts(text: str, first: int, stop: int) -> list[Span]:
-    """The parts of a row between its commas, those in quotes and brackets aside; without the blanks around."""
+    """The parts of a row between its commas outside of quotes and brackets, stripped."""
     parts: list[Span] = []
     at = start = first
     while (match := _IN_ROW.search(text, at, stop)) is not None:
@@ -373,7 +372,7 @@ def _trimmed(text: str, start: int, stop: int) -> Span:
 
 
 def _of_secret_columns(row: list[Span], secret: Sequence[bool], whole: Span) -> Iterator[Span]:
-    """The values of the secret columns; the whole row where it has not as many values as there are columns."""
+    """The values of the secret columns; the whole row if it has another number of values than columns."""
     if len(row) != len(secret):
         yield whole
         return
@@ -385,7 +384,7 @@ GRAMMARS: tuple[Grammar, ...] = (
     Grammar((" -", "--", "'-", '"-'), options),
     Grammar(("('", '("', "['", '["', "b'", 'b"', "\\'", '\\"'), rows_of_two),
     Grammar((" '", ' "', " \\"), quoted),
-    Grammar((" password ", "IDENTIFIED "), said, by_name=False),
+    Grammar((" password ", "IDENTIFIED "), phrases, by_name=False),
     Grammar(("</", "&lt;/"), elements),
     Grammar(("value=", "content=", "VALUE="), attributes),
     Grammar(("Key (",), keys_of_postgres),

@@ -1,5 +1,5 @@
 """
-Which names are secret. The lists are data; the rules that read them are at the end.
+Which names are secret. The lists are data; the rules are at the end.
 
 A name is judged by its whole words: ``author`` is not ``auth`` and ``discard`` is not ``card``, while ``apiKey``,
 ``API_KEY`` and ``x-api-key`` are the same words.
@@ -15,7 +15,7 @@ from celery_trace.redaction.sieve import any_of
 
 
 def fold(text: str) -> str:
-    """A text without accents, invisible characters and full-width forms; ASCII comes back as it is."""
+    """A text without accents, invisible characters and full-width forms; ASCII is returned unchanged."""
     if text.isascii():
         return text
     apart = unicodedata.normalize("NFKD", text)
@@ -34,11 +34,11 @@ _SPELLED = (
 )  # fmt: skip
 WORDS = frozenset(map(fold, _SPELLED))
 
-#: At the end of a word that was written in one piece: ``dbpassword``, ``PGPASS``, ``csrfmiddlewaretoken``.
+#: At the end of a compound word: ``dbpassword``, ``PGPASS``, ``csrfmiddlewaretoken``.
 ENDINGS = (
     "password", "passwd", "passphrase", "pass", "pwd", "pw", "secret", "token", "apikey", "sessionid", "cookie",
 )  # fmt: skip
-#: Words that end so and are innocent.
+#: Harmless words with such an ending.
 INNOCENT = frozenset(
     (
         "bypass", "compass", "encompass", "trespass", "overpass", "underpass", "surpass", "multipass", "lowpass",
@@ -74,7 +74,7 @@ CODES = frozenset(
     )
 )  # fmt: skip
 
-#: These words in a row make a name secret.
+#: These sequences of words make a name secret.
 PHRASES = (
     ("pass", "word"),
     ("one", "time", "code"),
@@ -109,7 +109,7 @@ PASSES = frozenset(
         "render", "season", "second", "single", "third", "two",
     )
 )  # fmt: skip
-#: Behind the word ``pass``, where it is none either.
+#: After the word ``pass``, where it is not a password either.
 AFTER_PASS = frozenset(("fail", "id", "manager", "number", "percentage", "through", "by"))
 
 #: The last word of a name that measures, dates or classifies secrets instead of holding one: ``session_count``,
@@ -122,15 +122,15 @@ MEASURES = frozenset(
 )  # fmt: skip
 #: The first word of a name that counts what a later word in the plural names: ``max_tokens``, ``n_sessions``.
 COUNTS = frozenset(("avg", "count", "max", "maximum", "mean", "min", "minimum", "n", "nb", "num", "sum", "total"))
-#: Behind a plural: ``tokens_used``, ``tokens_per_second``.
+#: After a plural: ``tokens_used``, ``tokens_per_second``.
 COUNTED = frozenset(("detail", "left", "per", "remaining", "used"))
-#: Right before ``tokens`` they are the pieces of text that a language model reads and writes.
+#: Right before ``tokens`` these mean the tokens of a language model.
 TEXT_TOKENS = frozenset(
     ("audio", "cached", "completion", "context", "image", "input", "new", "output", "prompt", "reasoning", "thinking")
 )
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+")
-#: Characters of a name that are looked at; longer ones are the user's data, and not remembered.
+#: Characters of a name that are checked; longer ones are the user's data, and not cached.
 _LONGEST = 256
 _REMEMBERED = 4096
 
@@ -143,14 +143,14 @@ def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
-def words_of(name: str) -> list[str]:
+def split_name(name: str) -> list[str]:
     """The words of a name in lower case and singular: ``userApiKeys2`` is ``user``, ``api``, ``key``."""
     return [_singular(word) for word in _split(name)]
 
 
 class SecretNames:
     """
-    Decides which names are secret. Safe to share by threads; answers are remembered.
+    Decides which names are secret. Thread-safe; results are cached.
 
     Args:
         more: Further names, whole or as consecutive words of a longer one; the built-in ones always apply.
@@ -159,8 +159,8 @@ class SecretNames:
     def __init__(self, more: Iterable[str] = ()) -> None:
         names = [name for name in more if name]
         self._literal = frozenset(name.lower() for name in names)
-        self._phrases = tuple(tuple(words) for words in map(words_of, names) if words)
-        #: Answers so far, for hot loops that look before they ask.
+        self._phrases = tuple(tuple(words) for words in map(split_name, names) if words)
+        #: The cache, for hot loops that read it before they call.
         self.known: dict[str | None, bool] = {}
         self._hint = re.compile(any_of(self._hints())).search
 
@@ -170,7 +170,7 @@ class SecretNames:
         if known is None:
             known = self._decide(name[:_LONGEST])
             if len(name) <= _LONGEST:
-                if len(self.known) > _REMEMBERED:  # keys can be the user's data: never grow with them
+                if len(self.known) > _REMEMBERED:  # keys can be the user's data: the cache is bounded
                     self.known.clear()
                 self.known[name] = known
         return known
@@ -180,25 +180,25 @@ class SecretNames:
             return True
         spelled = _split(name)
         words = [_singular(word) for word in spelled]
-        if any(_stand_in_a_row(phrase, words) for phrase in self._phrases):
+        if any(_contains_phrase(phrase, words) for phrase in self._phrases):
             return True
         if not words or words[-1] in MEASURES:
             return False
-        return any(_is_secret_word(place, words, spelled) for place in range(len(words))) or any(
-            _stand_in_a_row(phrase, words) for phrase in PHRASES
+        return any(_is_secret_part(place, words, spelled) for place in range(len(words))) or any(
+            _contains_phrase(phrase, words) for phrase in PHRASES
         )
 
     def _hints(self) -> set[str]:
-        """Some of which stand in every text, in lower case, that holds a secret name. Derived, so none is missing."""
+        """Literals: every lower-case text with a secret name contains one. Derived, so none is missing."""
         phrases = (*PHRASES, *self._phrases)
         return {*WORDS, *ENDINGS, "key", "code", *self._literal, *(max(phrase, key=len) for phrase in phrases)}
 
     def may_be_in(self, text: str) -> bool:
-        """Whether a secret name can stand in a text. False is certain."""
+        """Whether a text may contain a secret name. False is certain."""
         return self._hint(fold(text).lower()) is not None
 
 
-def _is_secret_word(place: int, words: list[str], spelled: list[str]) -> bool:
+def _is_secret_part(place: int, words: list[str], spelled: list[str]) -> bool:
     word = words[place]
     before = words[place - 1] if place else ""
     after = words[place + 1] if place + 1 < len(words) else ""
@@ -219,6 +219,6 @@ def _is_key(word: str) -> bool:
     return word.endswith("key") and word[:-3] in KEYS
 
 
-def _stand_in_a_row(phrase: tuple[str, ...], words: list[str]) -> bool:
+def _contains_phrase(phrase: tuple[str, ...], words: list[str]) -> bool:
     length = len(phrase)
     return any(tuple(words[start : start + length]) == phrase for start in range(len(words) - length + 1))

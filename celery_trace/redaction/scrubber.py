@@ -1,4 +1,4 @@
-"""Secrets that were met under a telling name, to be found again where nothing tells."""
+"""Secrets that were found by name, to find them in other texts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from celery_trace.redaction.values import HARMLESS
 
 class Scrubber:
     """
-    Secrets that were met under a telling name, to be found again where nothing tells.
+    Secrets that were found by name, to find them in other texts.
 
-    A password in a local ``password`` is also in the message ``Can't log in with hunter2``
-    and in a positional argument; whoever learned it takes it out there too.
+    A password in a local ``password`` is also in the message ``Can't log in with hunter2`` and in a positional
+    argument, and is removed there too.
     """
 
-    #: Shorter ones would blot out innocent text everywhere.
+    #: Shorter ones would hide harmless text everywhere.
     SHORTEST = 4
     MOST = 200
 
@@ -28,7 +28,7 @@ class Scrubber:
         self._pattern: re.Pattern[str] | None = None
 
     def learn(self, secret: str) -> None:
-        """Remember a text; too short ones, and those beyond the most that one capture can hold, are not."""
+        """Remember a text, unless it is too short or there are too many."""
         secret = secret.strip()
         if len(secret) >= self.SHORTEST and secret.lower() not in HARMLESS and len(self._secrets) < self.MOST:
             self._secrets.add(secret)
@@ -38,15 +38,15 @@ class Scrubber:
         return len(self._secrets)
 
     def has_short_or_digits(self, length: int) -> bool:
-        """Whether a secret can stand in a text of fewer than ``length`` characters, or in a number."""
+        """Whether a secret fits into a text of fewer than ``length`` characters, or a number."""
         return any(len(spelling) < length or spelling.strip("-").isdigit() for spelling in self._spellings())
 
     def may_be_in(self, text: str) -> bool:
-        """Whether any learned secret is somewhere in a text. Much cheaper than :meth:`text` on each part of it."""
+        """Whether a text contains a secret. Much cheaper than :meth:`text` on each part of it."""
         return any(secret in text for secret in self._spellings())
 
     def text(self, text: str) -> str:
-        """The text without any learned secret; the same object when it has none."""
+        """The text without secrets; the same object if it has none."""
         if not self._secrets or len(text) < self.SHORTEST:
             return text
         if self._pattern is None:
@@ -55,7 +55,7 @@ class Scrubber:
         return self._pattern.sub(MARK, text)
 
     def _spellings(self) -> set[str]:
-        """Each secret as it stands, and as it stands in a repr or in source."""
+        """Each secret as it is, and as in a repr or in source."""
         if self._known_spellings is None:
             spellings = set(self._secrets)
             for secret in self._secrets:

@@ -1,8 +1,8 @@
 """
-What only a credential looks like, whatever its name: one table.
+Formats that only credentials have, whatever their name: one table.
 
-The forms of vendors' keys are those that the vendors document and that the rules of gitleaks and detect-secrets
-agree on; where those ask for an exact length, less is asked here, as a text may be cut.
+The formats of vendors' keys are those that the vendors document and that the rules of gitleaks and detect-secrets agree
+on. Where those require an exact length, a shorter one is accepted here, as a text may be cut.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Shape(NamedTuple):
     """
     One kind of credential.
 
-    ``starts`` are literals of which at least one stands in every text that has the shape; a text without any of them
-    is never searched. ``find`` gives the spans to hide.
+    ``starts`` are literals: every text with the shape contains at least one; a text without them
+    is never searched. ``find`` returns the spans to hide.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 
 
 def _like(pattern: str) -> Find:
-    """All matches of a pattern; where it has a group, what that holds, if anything."""
+    """All matches of a pattern, or of its group if it has one."""
     compiled = re.compile(pattern)
     group = 1 if compiled.groups else 0
 
@@ -43,14 +43,14 @@ def _like(pattern: str) -> Find:
 
 
 def _token(name: str, starts: str, rest: str) -> Shape:
-    """A credential that begins with one of some literals, wherever that stands: no other text has it by chance."""
+    """A credential that begins with one of some literals, anywhere: no other text contains it by chance."""
     literals = tuple(starts.split())
     return Shape(name, literals, _like(rf"(?:{'|'.join(map(re.escape, literals))}){rest}"))
 
 
-#: The beginning of a word, also behind an escape: ``"\nsk-…"`` in a repr, ``%22sk-…`` in a URL.
+#: The beginning of a word, also after an escape: ``"\nsk-…"`` in a repr, ``%22sk-…`` in a URL.
 _START = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))"
-#: More than words in lower case, so that ``pk_orders_customer`` may stay.
+#: Not only lower-case words, so that ``pk_orders_customer`` is not hidden.
 _MIXED = r"(?=[a-z_-]{0,64}[A-Z0-9])"
 _SCHEMES = ("Bearer", "Basic", "Digest", "Negotiate", "ApiKey")
 
@@ -62,7 +62,7 @@ SHAPES: tuple[Shape, ...] = (
         "MIIEv MIIEp MIIEo MIIEq MIIJK MIIJQ MIIJR MIICX MIICd MHcCAQEE MC4CAQAw b3BlbnNzaC1r",
         r"[A-Za-z0-9+/]{24,}={0,2}",
     ),
-    # The second way through consumes a run without a dot, so that it is not searched again from each `eyJ` in it.
+    # The second alternative consumes a run without a dot, so that it is not searched again from each `eyJ` in it.
     Shape(
         "JSON Web Token",
         ("eyJ",),

@@ -1,4 +1,4 @@
-"""Which of many searches can find anything in a text, told by the literals without which they find nothing."""
+"""Selects the searches that can find something in a text, by the literals that they need."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Generic, TypeVar
 
 Row = TypeVar("Row")
 
-#: What is looked for first, as one character is found fastest: the first of these inside a literal is its pivot.
-#: Separators and the rarer capitals come first, so that most texts pass after these few looks.
+#: Searched first, as one character is found fastest: the first of these inside a literal is its pivot.
+#: Separators and the rarer capitals come first, so that most texts pass after these few searches.
 _PIVOTS = "~@_/=<:-.&%(\\\"'JAKIVGHC"
-#: So many pivots of one kind are looked at one by one; in a text with more it is faster to search for each literal.
+#: So many pivots of one kind are checked one by one; in a text with more it is faster to search for each literal.
 _MOST = 32
-#: So few literals are searched for at once.
+#: With so few literals, each is searched directly.
 _FEW = 8
 
 
 def _pivot_of(literal: str) -> str:
-    """What stands for a literal: the first pivot that is not at its beginning; the literal itself without one."""
+    """The pivot of a literal: the first one that is not at its beginning; the literal itself if there is none."""
     return next((pivot for pivot in _PIVOTS if literal.rfind(pivot) > 0), literal)
 
 
@@ -30,7 +30,7 @@ class _Group:
         self._pivot = pivot
         self._rows_of = list(rows_of.items())
         self._alone = rows_of.get(pivot, 0)  # the pivot is a literal itself
-        #: By the pivot and what stands before it: the literals, and how far inside them the pivot stands.
+        #: By the pivot and the character before it: the literals, and the pivot's offset in them.
         self._behind: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
         for literal, rows in rows_of.items():
             place = literal.rfind(pivot)
@@ -38,7 +38,7 @@ class _Group:
                 self._behind[literal[place - 1 : place + 1]].append((literal, place, rows))
 
     def search(self, text: str) -> int:
-        """The rows of the literals in a text that holds the pivot."""
+        """The rows of the literals in a text that contains the pivot."""
         if len(self._rows_of) <= _FEW:
             return self._search_for_each(text)
         found = self._alone
@@ -68,7 +68,7 @@ class Sieve(Generic[Row]):
     Chooses rows of a table for a text. A row that is not chosen would have found nothing.
 
     Args:
-        rows: Each with the literals of which at least one stands in every text that it finds something in.
+        rows: Each with literals of which every matching text contains at least one.
     """
 
     def __init__(self, rows: Iterable[tuple[Row, Sequence[str]]]) -> None:
@@ -98,7 +98,7 @@ class Sieve(Generic[Row]):
 
 
 def any_of(words: Iterable[str]) -> str:
-    """A pattern that matches the shortest of the words that stand at a place; common beginnings are written once."""
+    """A pattern that matches the shortest of the words at a place; common prefixes are merged."""
     by_first: dict[str, list[str]] = defaultdict(list)
     for word in words:
         if not word:

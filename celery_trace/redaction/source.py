@@ -1,10 +1,10 @@
 """
-Literals in source. ``password = read()`` says nothing, ``password = "X"`` does.
+Finds secret literals in source: not ``password = read()``, but ``password = "X"``.
 
-Found are literals that are assigned to a secret name, given to it as an argument or a default, compared with it, or
-stand behind it in a dictionary or a call (``getenv("DB_PASSWORD", "X")``); all literals in a call whose own name is
-secret (``set_password("X")``); and all but the first in a call that logs in (``connect("host", "bob", "X")``). A
-literal in any other call is found only where the capture has met it as a secret elsewhere.
+It finds literals that are assigned to a secret name, passed to it as an argument or a default, compared with it, or
+follow it in a dictionary or a call (``getenv("DB_PASSWORD", "X")``); all literals in a call of a secret name
+(``set_password("X")``); and all but the first in a call that logs in (``connect("host", "bob", "X")``). A literal in
+any other call is found only if the capture has found it as a secret elsewhere.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from celery_trace.redaction.names import words_of
+from celery_trace.redaction.names import split_name
 from celery_trace.redaction.spans import Span
 
-#: A name, possibly in quotes or a subscript, and what leads from it to a literal or to brackets that may hold some.
+#: A name, possibly in quotes or a subscript, and the text up to a literal or to brackets that may hold some.
 _NAMED = re.compile(
     r"""(?<![\w\-])(?P<name>[\w\-]++)
         (?P<gap>["']?\s{0,40}+\]?\s{0,40}+(?::(?![=])[^=,(){}\n"']{1,60}(?==))?
@@ -26,11 +26,11 @@ _NAMED = re.compile(
 )
 _LITERAL = re.compile(r"""[bBrRuUfF]{0,2}(?P<quote>\"\"\"|'''|["'])""")
 _STEP = re.compile(r"""[bBrRuUfF]{0,2}(?P<quote>\"\"\"|'''|["'])|[()\[\]{}]|\#[^\n]*|,|\n|;|=(?!=)""")
-#: What ends an expression that no bracket holds open.
+#: The end of an expression outside of brackets.
 _ENDS = ",\n;="
-#: Characters of one expression that are looked at.
+#: Characters of one expression that are searched.
 _LONGEST = 4096
-#: Of Python's calls, those that take a password behind other texts.
+#: Calls that take a password after other texts.
 _LOGINS = frozenset(("connect", "login", "authenticate", "signin", "logon", "bind"))
 
 
@@ -43,9 +43,9 @@ def literals(text: str, is_secret: Callable[[str], bool]) -> Iterator[Span]:
         is_call = gap.endswith("(")
         if is_call and _logs_in(name):
             spans, _ = _in_expression(text, at, depth=1)
-            yield from spans[1:]  # on from here, as the first one may have a name
+            yield from spans[1:]  # from here on, as the first one may be a name
         elif not is_secret(name):
-            # What stands in a literal is no code; the first one of a call may name what is in the second.
+            # The text of a literal is not code; the first one of a call may be the name of the second.
             literal = None if is_call else _LITERAL.match(text, at)
             at = _end(text, literal)[1] if literal else at
         elif gap.endswith(","):
@@ -59,12 +59,12 @@ def literals(text: str, is_secret: Callable[[str], bool]) -> Iterator[Span]:
 
 
 def _logs_in(name: str) -> bool:
-    words = words_of(name)
+    words = split_name(name)
     return bool(words) and words[0 if len(words) == 1 else -1] in _LOGINS
 
 
 def _in_expression(text: str, at: int, *, depth: int) -> tuple[list[Span], int]:
-    """The contents of all literals from a place to where the expression there ends, and that end."""
+    """The contents of all literals from a place to the end of the expression, and that end."""
     spans: list[Span] = []
     stop = at + _LONGEST
     while (match := _STEP.search(text, at, stop)) is not None:
@@ -84,7 +84,7 @@ def _in_expression(text: str, at: int, *, depth: int) -> tuple[list[Span], int]:
 
 
 def _end(text: str, opening: re.Match[str]) -> tuple[Span, int]:
-    """The contents of a literal, and where it ends; a line's or the text's end where its closing quote is missing."""
+    """The contents of a literal, and where it ends; a line's or the text's end if its closing quote is missing."""
     quote, first = opening["quote"], opening.end()
     at = text.find(quote, first)
     while at >= 0:

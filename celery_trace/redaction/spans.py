@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-#: What stands in the place of a secret.
+#: In place of a secret.
 MARK = "[redacted]"
 
-#: Where a secret begins, and where it ends.
+#: Start and end of a secret.
 Span = tuple[int, int]
-#: Finds secrets in a text. The time grows with the text and not with its square.
+#: Finds secrets in a text, in linear time.
 Find = Callable[[str], Iterable[Span]]
 
 
 def without(text: str, spans: Iterable[Span], *, keep_lines: bool = False) -> str:
     """
-    The text with a mark in the place of each span; the very same object when there is none.
+    The text with a mark in place of each span; the same object if there is none.
 
     Args:
         text: What was searched.
-        spans: In any order; they may overlap. Empty ones count for nothing.
-        keep_lines: Whether the line feeds inside a span stay, so that the lines keep their numbers.
+        spans: In any order; they may overlap. Empty ones are ignored.
+        keep_lines: Whether the line feeds inside a span are kept, so that line numbers stay the same.
     """
     ordered = sorted(span for span in spans if span[0] < span[1])
     if not ordered:

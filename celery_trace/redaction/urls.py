@@ -1,4 +1,4 @@
-"""Passwords in URLs, also those that hold characters which should have been escaped."""
+"""Passwords in URLs, also with characters that should have been escaped."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator
 
 from celery_trace.redaction.spans import Span
 
-#: What a URL is made of in running text. A quote between two letters belongs to it: it is more likely part of a
+#: The characters of a URL in running text. A quote between two letters is included: it is more likely part of a
 #: password than the end of a literal.
 _RUN = re.compile(r"""(?:[^\s"'<>]|(?<=\w)["'](?=\w))*""")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9.-]*\Z")
 _PORT = re.compile(r"\d{1,5}(?!\w)")
 _PORT_OF_WEB = re.compile(r"\d{1,5}(?=[/?#])")
 _HOST = re.compile(r"[\w\[]")
-#: Schemes of the web, where an ``@`` may well stand in the path or the query.
+#: Schemes of the web, where path or query often contain an ``@``.
 _WEB = frozenset(("http", "https", "ws", "wss", "ftp", "git", "ssh", "svn", "hg"))
-#: A lone user name so long and with a digit in it is a token: ``https://ghs1234…@github.com``.
+#: A user name without a password, of this length and with a digit, is a token: ``https://ghs1234…@github.com``.
 _LONG_USER = 16
 
 
 def url_passwords(text: str) -> Iterator[Span]:
-    """The passwords behind ``scheme://user:``, and the tokens that stand in the place of a user."""
+    """The passwords after ``scheme://user:``, and tokens in place of a user."""
     mark = text.find("://")
     while mark >= 0:
         following = text.find("://", mark + 3)
@@ -42,7 +42,7 @@ def _password_in(text: str, mark: int, start: int, stop: int) -> Span | None:
     first = colon + 1
     is_web = _scheme_of(text, mark) in _WEB
     if not any_at:
-        # Cut off before the host, or no login at all.
+        # Cut before the host, or no login.
         return (first, stop) if stop == len(text) and not _PORT.match(text, first, stop) else None
     if _PORT_OF_WEB.match(text, first, stop) and (is_web or text.find("@", first, stop) < 0):
         return None
@@ -51,9 +51,9 @@ def _password_in(text: str, mark: int, start: int, stop: int) -> Span | None:
 
 
 def _at_of_host(text: str, first: int, stop: int, *, is_web: bool) -> int:
-    """The ``@`` before the host: the last one, as a password may hold some too. -1: there is none."""
+    """The ``@`` before the host: the last one, as a password may contain some too. -1 for none."""
     if is_web:
-        # What comes behind the query's mark is data: `https://bob:pw@host/?mail=ada@example.org`.
+        # The query is data: `https://bob:pw@host/?mail=ada@example.org`.
         at = text.find("@", first, stop)
         query = text.find("?", at, stop) if at >= 0 else -1
         stop = query if query >= 0 else stop

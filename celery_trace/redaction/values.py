@@ -1,4 +1,4 @@
-"""Where the value behind a name ends: in quotes, in brackets, or at the next delimiter."""
+"""Where the value after a name ends: in quotes, in brackets, or at the next delimiter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from celery_trace.redaction.spans import MARK
 #: Values that reveal no secret.
 HARMLESS = frozenset({"", "none", "null", "true", "false", "nil", MARK.lower(), MARK.strip("[]")})
 
-#: A delimiter ends a value only where something else can follow it: passwords hold such characters too.
+#: A delimiter ends a value only if something else can follow it: passwords contain such characters too.
 _BARE = re.compile(
     r"""[^\s,;&)\]}>"'](?:[^\s,;&)\]}>"']|[,;&](?![\s"']|[\w.%\[\]-]{0,64}[=:]|\Z)|[)\]}>](?=\w)|(?<=\w)["'](?=\w))*"""
 )
@@ -20,11 +20,11 @@ _IN_BRACKETS = re.compile(r"""[()\[\]{}]|\\*["']""")
 
 def end_of_quoted(text: str, first: int, quote: str) -> int:
     """
-    Where a quoted value ends; the text's end where its closing quote was cut off.
+    The end of a quoted value; the text's end if its closing quote was cut off.
 
     Args:
-        text: What it stands in.
-        first: Where the value begins, behind its opening quote.
+        text: The whole text.
+        first: Where the value begins, after its opening quote.
         quote: The opening quote with the backslashes before it: a text inside a text has one, inside that three.
     """
     sign, depth = quote[-1], len(quote) - 1
@@ -47,7 +47,7 @@ def end_of_quoted(text: str, first: int, quote: str) -> int:
 
 
 def end_of_brackets(text: str, opening: int) -> int:
-    """Behind the bracket that closes the one at ``opening``, and what is glued to it; the text's end without one."""
+    """The position after the closing bracket and its suffix; the text's end if there is none."""
     waiting = [_CLOSING[text[opening]]]
     at = opening + 1
     while waiting:
@@ -66,11 +66,11 @@ def end_of_brackets(text: str, opening: int) -> int:
 
 
 def end_of_bare(text: str, first: int) -> int:
-    """Where a value without quotes ends; ``first`` where none begins."""
+    """The end of a value without quotes; ``first`` if there is none."""
     match = _BARE.match(text, first)
     return match.end() if match else first
 
 
 def is_harmless(text: str, start: int, stop: int) -> bool:
-    """Whether a value reveals nothing, as ``None`` and an empty text."""
+    """Whether a value reveals nothing, like ``None`` and an empty text."""
     return stop - start < 12 and text[start:stop].lower() in HARMLESS

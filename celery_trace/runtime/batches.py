@@ -1,9 +1,9 @@
 """
-The runs of ``celery-batches``, which Celery's own tracers never see.
+Observes the runs of ``celery-batches``, which do not pass Celery's tracers.
 
-That library hands a list of requests to one call of the task. It catches the error of a batch that fails, logs it, and
-sends neither ``task_failure`` nor anything else that has the error. So the task's own ``run`` is what is wrapped here,
-in each process that runs tasks.
+That library calls the task once with a list of requests. When a batch fails it catches the error, logs it, and sends
+neither ``task_failure`` nor anything else that has the error. So the task's own ``run`` is wrapped, in each process
+that runs tasks.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from typing import Any, Final, Protocol
 from celery_trace.failures.capture.exceptions import traceback_of
 from celery_trace.failures.celery_request import field, text
 
-#: Ids of requests that a record names.
+#: The most request ids in a record's note.
 _MOST_IDS: Final = 50
 
 _set_traceback: Final = BaseException.__dict__["__traceback__"].__set__
 
 
 class BatchRuns(Protocol):
-    """What hears of batches. Its methods may not raise."""
+    """Is called for each batch. Its methods may not raise."""
 
     def run_begins(self, task: Any, task_id: str, request: Any) -> None:
-        """A batch begins; it goes by the id of its first request."""
+        """A batch begins; its id is that of its first request."""
 
     def run_ends(self, task: Any, task_id: str, state: str | None, **rest: Any) -> None:
-        """It has ended; see :class:`celery_trace.runtime.tracers.Runs`."""
+        """A batch has ended; see :class:`celery_trace.runtime.tracers.Runs`."""
 
     def batch_failed(self, task: Any, task_id: str, request: Any, error: BaseException, args: Any, note: str) -> None:
-        """It has failed; called before :meth:`run_ends`, while the traceback is alive."""
+        """A batch has failed; called before :meth:`run_ends`, while the traceback is alive."""
 
 
-def hear(app: Any, runs: BatchRuns) -> Callable[[], None] | None:
+def install(app: Any, runs: BatchRuns) -> Callable[[], None] | None:
     """
-    Tell ``runs`` of each batch that a task of ``app`` runs in this process from here on.
+    Call ``runs`` for each batch that a task of ``app`` runs in this process from now on.
 
     Returns:
-        What undoes it; None where the app has no task of that kind.
+        A function that undoes it; None if the app has no such task.
     """
     library = sys.modules.get("celery_batches")
     kind = getattr(library, "Batches", None)
@@ -55,7 +55,7 @@ def hear(app: Any, runs: BatchRuns) -> Callable[[], None] | None:
     def undo() -> None:
         for task, run in before:
             if run is None:
-                del task.run  # what is left is the class's own
+                del task.run  # the class's own remains
             else:
                 task.run = run
 
@@ -63,7 +63,7 @@ def hear(app: Any, runs: BatchRuns) -> Callable[[], None] | None:
 
 
 def in_a_batch() -> bool:
-    """Whether a caller is the library's function that runs a batch: its signals say nothing that is not known here."""
+    """Whether a caller is the library's function that runs a batch: its signals add nothing to what is seen here."""
     frame: FrameType | None = sys._getframe(1)
     for _ in range(8):
         if frame is None:
@@ -77,7 +77,7 @@ def in_a_batch() -> bool:
 def _around(run: Callable[..., Any], task: Any, runs: BatchRuns) -> Callable[..., Any]:
     @functools.wraps(run)
     def traced(*args: Any, **kwargs: Any) -> Any:
-        if not in_a_batch():  # an eager run, which Celery's own tracer has, or a plain call
+        if not in_a_batch():  # an eager run, which Celery's own tracer observes, or a plain call
             return run(*args, **kwargs)
         requests = args[0] if args and isinstance(args[0], list) else []
         task_id, request, note = _described(requests)
@@ -85,7 +85,7 @@ def _around(run: Callable[..., Any], task: Any, runs: BatchRuns) -> Callable[...
         try:
             result = run(*args, **kwargs)
         except BaseException as error:
-            # A traceback is the user's: it does without our frame.
+            # Users read the traceback: remove our frame.
             traceback = traceback_of(error)
             if traceback is not None:
                 _set_traceback(error, traceback.tb_next)
@@ -101,7 +101,7 @@ def _around(run: Callable[..., Any], task: Any, runs: BatchRuns) -> Callable[...
 
 
 def _described(requests: list[Any]) -> tuple[str, dict[str, Any], str]:
-    """The id that a batch goes by, its first request's fields, and its requests in words."""
+    """A batch's id, its first request's fields, and its requests as a note."""
     first = requests[0] if requests else None
     headers = field(first, "request_dict")
     fields = dict(headers) if isinstance(headers, Mapping) else {}

@@ -1,9 +1,8 @@
 """
 ``@trace_memory`` and ``with trace_memory("label"):`` — the Top 10 differences of a function or a block.
 
-The block is traced each time that it runs, its table is printed, and the run is recorded like any other:
-what it keeps alive is found in the sampled heap, as a task's is. With the
-setting ``trace_memory`` on ``off`` or ``rss`` the block just runs.
+Each run of the block is traced, its table printed, and the run recorded like any other: what it retains is found in
+the sampled heap, as for a task. With ``trace_memory`` set to ``off`` or ``rss`` the block just runs.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import functools
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from math import inf
 from types import TracebackType
 from typing import Any, TextIO, TypeVar, cast, overload
 
@@ -22,22 +20,23 @@ from celery_trace.heap.differences import table
 from celery_trace.model import Kind, Role, Site, Stage, Verdict, Window, new_id, stable_id
 from celery_trace.process.open_runs import Token
 from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.probes.trace_probe import TraceProbe
 from celery_trace.runtime.recorder import Recorder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: The calls of a label whose differences are also written as evidence: the first few, then ever fewer.
+#: The calls of a label that write their differences as evidence too: the first few, then fewer and fewer.
 _WRITTEN_CALLS = frozenset({1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000})
 
 
 class TracedBlock:
     """
-    A context manager and a decorator, made by :func:`trace_memory`. One may be entered many times, also at once.
+    A context manager and a decorator, made by :func:`trace_memory`. It may be entered many times, also concurrently.
 
     Args:
-        label: Under which the block is known; by default the function's name, or where the block stands.
+        label: The block's name; by default the function's name, or the module and line of the block.
         show: Whether the table is printed.
-        file: Where to; by default ``sys.stdout`` as it is when the block ends.
+        file: Where it is printed; by default ``sys.stdout`` at the end of the block.
     """
 
     def __init__(self, label: str = "", *, show: bool = True, file: TextIO | None = None) -> None:
@@ -45,7 +44,7 @@ class TracedBlock:
         self._show = show
         self._file = file
         self._running: list[_OneRun] = []
-        #: The rows of the run that ended last, greatest change first.
+        #: The rows of the last run that ended, greatest change first.
         self.top: list[Site] = []
 
     # --- with --------------------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ class TracedBlock:
                 failed = False
                 return result
             except GeneratorExit:
-                failed = False  # closed early, as a client that went away closes a stream
+                failed = False  # closed early, as when the client of a stream disconnects
                 raise
             finally:
                 self._finish(run, failed)
@@ -184,16 +183,16 @@ class _OneRun:
         with Guard("trace_memory: start"):
             recorder = _recorder()
             if recorder is not None:
-                # It becomes a name everywhere, metrics and alerts included, and may be made of values.
+                # It becomes a name everywhere, in metrics and alerts too, and may contain values.
                 self._label = label = recorder.redactor.text(label)
             if recorder is not None:
                 if recorder.settings.memory in {"auto", "always"}:
-                    recorder.traced.trace(label, inf)
+                    recorder.probe(TraceProbe).trace(label)
                 self._recorder = recorder
                 self._token = recorder.run_started(Kind.BLOCK, label)
 
     def end(self, failed: bool) -> bool:
-        """Record the run. False when it was not traced, and there is nothing to show."""
+        """Record the run. False if it was not traced, so there is nothing to show."""
         recorder, token = self._recorder, self._token
         if recorder is None or token is None:
             return False
@@ -229,15 +228,15 @@ class _OneRun:
         )
 
     def text(self) -> str:
-        """The table, with a remark where it is not of this block alone."""
+        """The table, with a note if other runs were in progress."""
         text = table(self.top, self._label)
         if self._concurrent > 1:
-            text += f"\n{self._concurrent} runs at once: what the others allocated meanwhile is in these figures too"
+            text += f"\n{self._concurrent} concurrent runs: these figures include what the others allocated"
         return text
 
 
 def _recorder() -> Recorder | None:
-    """This process's recorder; made where there is none, from the environment's settings."""
+    """This process's recorder; if there is none, one from the environment's settings."""
     recorder = recorders.current()
     if recorder is not None:
         return recorder
@@ -263,8 +262,8 @@ def trace_memory(label: Any = "", /, *, show: bool = True, file: TextIO | None =
     ``async with trace_memory("label"):``, for tasks, views and plain code, sync and async.
 
     Args:
-        label: Under which the block is known; by default the function's name, or where the block stands.
-        show: Whether the table is printed; recorded it is either way.
+        label: The block's name; by default the function's name, or the module and line of the block.
+        show: Whether the table is printed. The run is recorded in any case.
         file: Where it is printed; by default ``sys.stdout``.
 
     Raises:

@@ -1,7 +1,7 @@
 """
-Switches the plugin on in whatever process Celery runs it: worker, child, or a script with eager tasks.
+Switches the plugin on in each process in which Celery runs it: a worker, a child, or a script with eager tasks.
 
-The life of a prefork worker: ``worker_init`` reads the settings and refuses bad ones,
+The life of a prefork worker: ``worker_init`` reads the settings and rejects invalid ones,
 ``worker_ready`` starts the main process's recorder and the collector, each child's
 ``worker_process_init`` starts that child's recorder, ``worker_shutdown`` ends both. A scheduler's recorder is started
 by ``beat_init``, in a process of its own or one that a worker forked for it, and ends with the process.
@@ -29,13 +29,16 @@ from celery_trace.clock import SystemClock
 from celery_trace.errors import TraceError
 from celery_trace.failures.celery_request import field, retries_of
 from celery_trace.failures.watcher import FailureWatcher
-from celery_trace.failures.writer import Struck
+from celery_trace.failures.writer import SoftLimit
 from celery_trace.guard import AGAIN_S, Guard, report, swallow
 from celery_trace.heap import retainers
 from celery_trace.model import RUN_NOTHING, Kind, Role, new_id
 from celery_trace.process.open_runs import Token
 from celery_trace.runtime import batches, refused_messages, signals, soft_limits, tracers
 from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.probes.heap_probe import HeapProbe
+from celery_trace.runtime.probes.memory_probe import MemoryProbe
+from celery_trace.runtime.probes.profile_probe import ProfileProbe
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.spool import unrecorded
@@ -47,12 +50,12 @@ logger = logging.getLogger("celery_trace")
 #: How often a process that runs tasks looks for orders, seconds.
 ORDERS_S = 1.0
 ORDERS_IDLE_S = 2.0
-#: How often a worker that can't check orders, for want of a key, tries again, seconds.
+#: How often a worker that can't check orders because it has no key tries again, seconds.
 DESK_S = 10.0
-#: How often a process says how many refused messages it only counted, seconds.
+#: How often a process reports how many refused messages it only counted, seconds.
 LEFT_OUT_S = 2.0
 
-#: Which pool means which role; by the module that the pool's class comes from.
+#: The role of a worker's main process, by the module of its pool's class.
 _PREFORK = "celery.concurrency.prefork"
 _ROLES = {
     _PREFORK: Role.MAIN,
@@ -68,34 +71,34 @@ _installed: weakref.WeakKeyDictionary[Any, CeleryTrace] = weakref.WeakKeyDiction
 
 
 class NotRecording(TraceError):
-    """This process's recorder could not start, and is tried again only now and then."""
+    """This process's recorder could not start; the next attempt is a few seconds away."""
 
 
 class _Traced:
-    """What one process needs to trace tasks; made anew after each fork."""
+    """What one process needs to trace tasks; each fork makes its own."""
 
-    __slots__ = ("forget_written", "open_runs", "recorder", "struck", "watcher")
+    __slots__ = ("forget_written", "open_runs", "recorder", "soft_limit", "watcher")
 
     def __init__(self, recorder: Recorder, watcher: FailureWatcher) -> None:
         self.recorder = recorder
         self.watcher = watcher
-        #: A redelivered message begins the same run anew, and its failure is none that was written.
+        #: A redelivered message starts the same run again, and a failure of it is a new one.
         self.forget_written = watcher.written.pop
         self.open_runs: dict[str, Token] = {}
-        #: The soft time limit that struck in the run in progress.
-        self.struck: Struck | None = None
+        #: The soft time limit that was reached in the run in progress.
+        self.soft_limit: SoftLimit | None = None
 
 
 class CeleryTrace:
     """
-    The plugin of one Celery app. Making it twice for the same app gives the first one again.
+    The plugin of one Celery app. A second call for the same app returns the first one.
 
     Args:
         app: The Celery application. Its configuration is read when a worker starts, not now.
         settings: Values to use instead of the app's; for tests and for embedding.
 
     Raises:
-        SettingError: Only from ``settings``; a bad configuration ends the worker at its start.
+        SettingError: Only from ``settings``; an invalid configuration stops the worker at its start.
     """
 
     def __new__(cls, app: Any, settings: Settings | None = None) -> CeleryTrace:
@@ -111,9 +114,9 @@ class CeleryTrace:
         self._app = weakref.ref(app)
         self._settings = settings
         self._traced: _Traced | None = None
-        self._again_at_s = 0.0  # by `time.monotonic()`: when a recorder that could not start is tried again
+        self._again_at_s = 0.0  # by `time.monotonic()`: when to try a recorder again that could not start
         self._failed_starts = 0
-        self._main_pid = 0  # of the worker, also in its children
+        self._main_pid = 0  # the worker's, in its children too
         self._main_uid = ""
         self._beat_pid = 0
         self._beat_end: Any = None
@@ -125,12 +128,12 @@ class CeleryTrace:
         self._doorkeeper: Any = None
         self._no_desk = ""
         self._closed: OSError | None = None
-        self._forget_tracers: Callable[[], None] | None = None
-        self._forget_batches: Callable[[], None] | None = None
-        self._forget_refused: Callable[[], None] | None = None
-        self._forget_limits: Callable[[], None] | None = None
+        self._uninstall_tracers: Callable[[], None] | None = None
+        self._uninstall_batches: Callable[[], None] | None = None
+        self._uninstall_refused: Callable[[], None] | None = None
+        self._uninstall_limits: Callable[[], None] | None = None
         _hide_secrets()
-        # Not the app's address: it may become another app's while these receivers are still connected.
+        # Not the app's address: another app may get it while these receivers are still connected.
         self._connection = signals.connect(self, uid=f"celery_trace.{new_id()}")
         app.user_options["worker"].add(
             click.Option(
@@ -147,13 +150,13 @@ class CeleryTrace:
         return self._app()
 
     def _is_ours(self, sender: Any) -> bool:
-        """Whether a signal is about this plugin's app: Celery sends those of all apps of a process to everyone."""
+        """Whether a signal is from this plugin's app: receivers get the signals of all apps of a process."""
         app = getattr(sender, "app", None)
         return app is None or app is self._app()
 
     @property
     def settings(self) -> Settings:
-        """The settings in force, read from the app when first asked."""
+        """The settings in force, read from the app on first use."""
         if self._settings is None:
             self._settings = settings_module.from_app(self.app)
         return self._settings
@@ -165,10 +168,15 @@ class CeleryTrace:
             self._beat_end.cancel()
         if self._doorkeeper is not None and self.app is not None:
             self._doorkeeper.leave(self.app)
-        for forget in (self._forget_tracers, self._forget_batches, self._forget_refused, self._forget_limits):
-            if forget is not None:
-                forget()
-        self._forget_tracers = self._forget_batches = self._forget_refused = self._forget_limits = None
+        for uninstall in (
+            self._uninstall_tracers,
+            self._uninstall_batches,
+            self._uninstall_refused,
+            self._uninstall_limits,
+        ):
+            if uninstall is not None:
+                uninstall()
+        self._uninstall_tracers = self._uninstall_batches = self._uninstall_refused = self._uninstall_limits = None
         if self._collector is not None:
             self._collector.stop()
             self._collector = None
@@ -181,7 +189,7 @@ class CeleryTrace:
     # --- the worker's life -----------------------------------------------------------------------------
 
     def on_worker_init(self, sender: Any = None, **_: Any) -> None:
-        """Read and check the settings; a bad one ends the worker before it takes a task."""
+        """Read and check the settings; an invalid one stops the worker before it takes a task."""
         if not self._is_ours(sender):
             self._connection.close()  # another app's worker runs in this process
             return
@@ -196,11 +204,11 @@ class CeleryTrace:
             try:
                 private_files.check_writable(self._settings.spool_folder)
             except OSError as error:
-                # Found out before the pool forks, so that not every child says it; said when Celery's log is set up.
+                # Checked before the pool forks, so that only one process logs it, once Celery has set up logging.
                 unrecorded.promise(self._settings.spool_folder, error)
                 self._closed = error
         self._main_pid = os.getpid()
-        self._main_uid = new_id()  # named before the pool forks, so that each child knows whose it is
+        self._main_uid = new_id()  # set before the pool forks: each child refers to it
         self._worker = getattr(sender, "hostname", "") or ""
         self._role = _role_of(getattr(sender, "pool_cls", None))
         self._child_limit_kib = getattr(sender, "max_memory_per_child", None) or 0
@@ -209,12 +217,12 @@ class CeleryTrace:
 
             self._doorkeeper = Doorkeeper(SystemClock())
             self._doorkeeper.stand(self.app)
-        if self._forget_refused is None:
+        if self._uninstall_refused is None:
             with Guard("refused messages"):
-                self._forget_refused = refused_messages.hear(self.app, self.message_refused)
+                self._uninstall_refused = refused_messages.install(self.app, self.message_refused)
 
     def on_worker_ready(self, sender: Any = None, **_: Any) -> None:
-        """The pool is up: record the main process too, and see that the records are collected."""
+        """The pool is up: record the main process too, and start the collector."""
         with Guard("worker_ready"):
             if not self._main_pid or not self._is_ours(sender):
                 return
@@ -224,9 +232,9 @@ class CeleryTrace:
             retainers.hold(sender)
             traced = self._trace_here()
             recorder = traced.recorder
-            recorder.ticker.every(EVENT_S, self._say_unrecorded, "unrecorded")
+            recorder.ticker.every(EVENT_S, self._report_unrecorded, "unrecorded")
             if recorder.process.role is not Role.MAIN:
-                self._forget_batches = batches.hear(self.app, self)
+                self._uninstall_batches = batches.install(self.app, self)
             if recorder.process.role is Role.MAIN or recorder.process.uid == self._main_uid:
                 recorder.extra_counters.append(self._control_counters)
                 recorder.ticker.every(DESK_S, self._open_desk, "orders")
@@ -243,7 +251,7 @@ class CeleryTrace:
         recorder.ticker.every(1.0, collector.watch, "collector watch")
 
     def _open_desk(self) -> None:
-        """Hear orders. Without a key none can be checked: that is said once, and tried again."""
+        """Accept orders. Without a key none can be checked: that is logged once, and tried again."""
         traced = self._traced
         if self._desk is not None or traced is None or traced.recorder.spool.trouble is not None:
             return
@@ -254,14 +262,14 @@ class CeleryTrace:
             desk = OrderDesk(self.settings, recorder.process, recorder.clock, recorder.write)
         except SettingError as error:
             if str(error) != self._no_desk:
-                logger.error("celery-trace: this worker takes no orders, and has no live shell: %s", error)
+                logger.error("celery-trace: this worker accepts no orders and has no live shell: %s", error)
             self._no_desk = str(error)
             return
         desk.install()
         self._desk = desk
 
-    def _say_unrecorded(self) -> None:
-        """While nothing can be written, tell whoever follows Celery's events: the store can't say so."""
+    def _report_unrecorded(self) -> None:
+        """While nothing can be written, send a Celery event: the monitor can't learn it from the store."""
         traced = self._traced
         error = traced.recorder.spool.trouble if traced is not None else None
         if traced is None or error is None or self.app is None:
@@ -282,15 +290,15 @@ class CeleryTrace:
                     next=unrecorded.advice(error),
                     waiting=spool.counters["waiting"],
                 )
-        except Exception as failed:  # every broker's driver raises its own
-            logger.debug("celery-trace: the monitor could not be told: %s", failed)
+        except Exception as failed:  # each broker's driver has its own errors
+            logger.debug("celery-trace: the monitor could not be notified: %s", failed)
 
     def _control_counters(self) -> dict[str, int]:
         kept = [one.counters for one in (self._desk, self._doorkeeper) if one is not None]
         return dict(sum(kept, Counter()))
 
     def on_worker_process_init(self, **_: Any) -> None:
-        """A pool process begins: have its recorder ready before its first task."""
+        """A pool process begins: start its recorder before its first task."""
         with Guard("worker_process_init"):
             if self._main_pid and os.getpid() != self._main_pid:
                 self._role = Role.CHILD
@@ -298,24 +306,24 @@ class CeleryTrace:
                 self._again_at_s, self._failed_starts = 0.0, 0
                 with Guard("recorder"):
                     self._trace_here()
-                self._forget_batches = batches.hear(self.app, self)
+                self._uninstall_batches = batches.install(self.app, self)
                 if self.settings.failures:
-                    self._forget_limits = soft_limits.hear(self._soft_limit_struck)
-                self._forget_tracers = tracers.hear(self.app, self)
-                if self._forget_tracers is not None:
+                    self._uninstall_limits = soft_limits.install(self._soft_limit_reached)
+                self._uninstall_tracers = tracers.install(self.app, self)
+                if self._uninstall_tracers is not None:
                     self._connection.drop("task_prerun", "task_postrun")
-                    if self._traced is not None and self._traced.recorder.heap is not None:
-                        self._traced.recorder.heap.stop_at(tracers.AROUND_CODE)
+                    if self._traced is not None:
+                        self._traced.recorder.probe(HeapProbe).stop_at(tracers.AROUND_CODE)
 
     def on_worker_process_shutdown(self, **_: Any) -> None:
-        """A pool process ends in an orderly way."""
+        """A pool process ends normally."""
         with Guard("worker_process_shutdown"):
             if os.getpid() != self._main_pid:
                 recorders.close("exit")
                 self._traced = None
 
     def on_worker_shutdown(self, sender: Any = None, **_: Any) -> None:
-        """The worker ends: the last records first, then the collector, which drains them."""
+        """The worker ends: write the last records, then stop the collector, which drains them."""
         with Guard("worker_shutdown"):
             if not self._is_ours(sender):
                 return
@@ -335,7 +343,7 @@ class CeleryTrace:
 
     def on_beat_init(self, sender: Any = None, **_: Any) -> None:
         """
-        A scheduler begins, in a process of its own or one that a worker forked for it: record that process.
+        A scheduler starts, in a process of its own or in one that a worker forked for it: record that process.
 
         One that runs as a thread of a worker is recorded with the worker's main process.
         """
@@ -356,7 +364,7 @@ class CeleryTrace:
             self._collector = self._desk = None  # the worker's, if it was forked
             self._again_at_s, self._failed_starts = 0.0, 0
             retainers.hold(sender)
-            # A process that a worker forks ends without what `atexit` knows.
+            # A process that a worker forks ends without calling `atexit`.
             self._beat_end = Finalize(None, self._beat_ends, exitpriority=0)
             recorder = self._trace_here().recorder
             if self.settings.collector and not self._main_pid:
@@ -368,20 +376,20 @@ class CeleryTrace:
 
     # --- a task's life ---------------------------------------------------------------------------------
 
-    # What is called around every run is guarded by hand: a context manager would be a tenth of its cost.
+    # The hooks around every run have their own try: a context manager would be a tenth of their cost.
 
     def run_begins(self, task: Any, task_id: str, request: Any) -> None:
         """A task is about to run."""
         try:
             traced = self._traced
             if traced is None or traced.recorder.closed:
-                if not self.settings.enabled:  # outside a worker nobody asked before
+                if not self.settings.enabled:  # outside a worker it is checked here
                     self._connection.close()
                     return
                 traced = self._trace_here()
             traced.forget_written(task_id, None)
             retries = request.get("retries") if type(request) is dict else retries_of(request)
-            if type(retries) is not int:  # it comes with the message
+            if type(retries) is not int:  # a message can contain anything
                 retries = 0
             token = traced.recorder.run_started(_TASK, task.name, task_id, retries)
             token.origin, token.describe = request, _queue_and_root
@@ -390,7 +398,7 @@ class CeleryTrace:
             swallow("task_prerun", error)
 
     def run_ends(self, task: Any, task_id: str, state: str | None, **rest: Any) -> None:
-        """A task has run, whatever came of it."""
+        """A task has run, with whatever result."""
         try:
             traced = self._traced
             if traced is None:
@@ -400,26 +408,26 @@ class CeleryTrace:
                 traced.watcher.postrun(task=task, task_id=task_id, state=state, **rest)
             if token is not None:
                 traced.recorder.run_ended(token, state or "", failed=state is None or state == "FAILURE")
-                if traced.struck is not None and traced.struck.task_id == task_id:
-                    struck, traced.struck = traced.struck, None
+                if traced.soft_limit is not None and traced.soft_limit.task_id == task_id:
+                    soft_limit, traced.soft_limit = traced.soft_limit, None
                     if state == "SUCCESS" or (state in ("IGNORED", "REJECTED") and not self.settings.rejected):
                         lasted_s = time.perf_counter() - token.started_s
-                        traced.watcher.soft_limit_ignored(task, token.origin, struck, state, lasted_s)
+                        traced.watcher.soft_limit_ignored(task, token.origin, soft_limit, state, lasted_s)
         except Exception as error:
             report("task_postrun", error)
 
     def on_task_prerun(self, task_id: str = "", task: Any = None, **_: Any) -> None:
-        """A task is about to run, where nothing is around its tracer."""
-        if self._is_ours(task) and not (self._forget_batches and batches.in_a_batch()):
+        """A task is about to run, where its tracer is not wrapped."""
+        if self._is_ours(task) and not (self._uninstall_batches and batches.in_a_batch()):
             self.run_begins(task, task_id, getattr(task, "request", None))
 
     def on_task_postrun(self, task: Any = None, task_id: str = "", state: str | None = None, **rest: Any) -> None:
-        """A task has run, where nothing is around its tracer."""
-        if self._is_ours(task) and not (self._forget_batches and batches.in_a_batch()):
+        """A task has run, where its tracer is not wrapped."""
+        if self._is_ours(task) and not (self._uninstall_batches and batches.in_a_batch()):
             self.run_ends(task, task_id, state, **rest)
 
     def on_task_failure(self, sender: Any = None, task_id: str = "", **signal: Any) -> None:
-        """A task failed. In the main process this is a task whose child could not say so itself."""
+        """A task failed. In the main process: a task that its child could not report."""
         with Guard("task_failure"):
             if not self._is_ours(sender):
                 return
@@ -439,13 +447,13 @@ class CeleryTrace:
             report("batch_failed", failed)
 
     def on_task_retry(self, sender: Any = None, **signal: Any) -> None:
-        """A task asked to be run again."""
+        """A task asked for a retry."""
         with Guard("task_retry"):
             if self._is_ours(sender):
                 self._here().watcher.retry(sender=sender, **signal)
 
     def on_task_internal_error(self, sender: Any = None, **signal: Any) -> None:
-        """Something around the task broke, such as its ``on_failure``."""
+        """Code around the task raised, such as its ``on_failure``."""
         with Guard("task_internal_error"):
             if self._is_ours(sender):
                 self._here().watcher.internal_error(sender=sender, **signal)
@@ -457,18 +465,18 @@ class CeleryTrace:
                 self._here().watcher.revoked(sender=sender, **signal)
 
     def message_refused(self, way: str, message: Any, error: BaseException | None) -> None:
-        """Celery has refused a message before it was a task; see :mod:`celery_trace.runtime.refused_messages`."""
+        """Celery has refused a message before it became a task; see :mod:`celery_trace.runtime.refused_messages`."""
         with Guard("refused message"):
             self._here().watcher.refusals.refused(way, message, error)
 
     # --- this process ----------------------------------------------------------------------------------
 
-    def _soft_limit_struck(self, frame: FrameType) -> None:
-        """A soft time limit interrupts this process's run. Others may be inside it, but it is the outermost's limit."""
+    def _soft_limit_reached(self, frame: FrameType) -> None:
+        """A soft time limit interrupts this process's run. Of nested runs it is the outermost's limit."""
         traced = self._here()
         for task_id, token in list(traced.open_runs.items())[:1]:
             task = self.app.tasks.get(token.totals.name)
-            traced.struck = traced.watcher.soft_limit_struck(task, task_id, token.origin, frame)
+            traced.soft_limit = traced.watcher.soft_limit_reached(task, task_id, token.origin, frame)
 
     def _here(self) -> _Traced:
         traced = self._traced
@@ -478,19 +486,19 @@ class CeleryTrace:
 
     def _trace_here(self) -> _Traced:
         """
-        This process's recorder and watcher, made where they are missing.
+        This process's recorder and watcher; made if there are none.
 
         Raises:
-            NotRecording: They could not be made a moment ago.
-            Exception: They can't be made now, such as without room for a folder.
+            NotRecording: They could not be made, and it is too early to try again.
+            Exception: They can't be made now, for example on a full disk.
         """
         settings = self.settings
         recorder = self._recorder()
         runs_tasks = recorder.process.role not in RUN_NOTHING
         if self._role is Role.CHILD and self._child_limit_kib:
-            recorder.child_limit_bytes = self._child_limit_kib * 1024
+            recorder.probe(MemoryProbe).child_limit_bytes = self._child_limit_kib * 1024
         if self._main_uid and runs_tasks:
-            recorder.begin("orders", lambda: self._hear_orders(recorder))
+            recorder.begin("orders", lambda: self._poll_orders(recorder))
         if recorder.keeper is None and settings.shell == "live" and runs_tasks:
             recorder.begin("live keeper", lambda: self._begin_keeper(recorder))
         watcher = FailureWatcher(settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep)
@@ -502,7 +510,7 @@ class CeleryTrace:
     def _recorder(self) -> Recorder:
         now_s = time.monotonic()
         if now_s < self._again_at_s:
-            raise NotRecording("This process does not record yet", next="It is tried again in a moment.")
+            raise NotRecording("This process does not record yet", next="It tries again in a few seconds.")
         main = self._role not in (Role.CHILD, Role.BEAT)
         try:
             recorder = recorders.ensure(
@@ -519,8 +527,8 @@ class CeleryTrace:
             raise
         if self._failed_starts:
             logger.warning(
-                "celery-trace: recording works now in process %d; it had failed to start %d times. What ran before "
-                "is not recorded.",
+                "celery-trace: recording works now in process %d, after %d failed attempts. Earlier runs "
+                "are not recorded.",
                 os.getpid(),
                 self._failed_starts,
             )
@@ -535,13 +543,13 @@ class CeleryTrace:
         recorder.extra_counters.append(lambda: dict(keeper.counters))
 
     def _code_of(self, kind: Kind, name: str) -> list[CodeType]:
-        """The code of a task's own function, so that what grows while runs overlap finds whose it is."""
+        """The code of a task's own function, to attribute allocations while runs overlap."""
         task = self.app.tasks.get(name) if kind is _TASK and self.app is not None else None
-        # With `autoretry_for` the function that the user wrote stands behind Celery's wrapper.
+        # With `autoretry_for` Celery wraps the user's function.
         return code_of(getattr(task, "_orig_run", None) or getattr(task, "run", None))
 
-    def _hear_orders(self, recorder: Recorder) -> None:
-        """Look now and then whether this worker was told to measure something otherwise."""
+    def _poll_orders(self, recorder: Recorder) -> None:
+        """Poll for orders that change what this worker measures."""
         from celery_trace.control.orders import OrderBook
 
         def drop(failure: str) -> None:
@@ -553,7 +561,7 @@ class CeleryTrace:
             self._main_uid,
             recorder.clock,
             on_mode=recorder.measure,
-            on_profile=recorder.profile_next,
+            on_profile=recorder.probe(ProfileProbe).arm,
             on_drop=drop,
         )
         recorder.extra_counters.append(lambda: dict(book.counters))
@@ -562,10 +570,10 @@ class CeleryTrace:
 
 def _hide_secrets() -> None:
     """
-    Keep our passwords and keys out of what a worker answers to anybody who can publish on the broker.
+    Mask our passwords and keys in a worker's replies: anybody who can publish on the broker can ask for them.
 
-    Celery's ``inspect conf`` and ``report`` show the whole configuration but for settings whose names match one
-    pattern of Celery's. It gets our names too; the values stay where the app, its children and the monitor read them.
+    Celery's ``inspect conf`` and ``report`` show the whole configuration except settings with names that match a
+    pattern. Our names are added to it. The values stay where the app, its children and the monitor read them.
     """
     with Guard("hiding secret settings"):
         from celery.app import utils
@@ -577,12 +585,12 @@ def _hide_secrets() -> None:
 
 
 def install(app: Any) -> CeleryTrace:
-    """Switch the plugin on for an app; harmless where it is on."""
+    """Switch the plugin on for an app; does nothing if it is on."""
     return CeleryTrace(app)
 
 
 def install_when_a_worker_starts() -> None:
-    """Switch the plugin on for whichever app's worker or scheduler starts in this process."""
+    """Switch the plugin on for each app that starts a worker or scheduler in this process."""
     from celery.signals import beat_init, worker_init
 
     worker_init.connect(_install_on_worker_init, weak=False, dispatch_uid="celery_trace.install")
@@ -592,12 +600,12 @@ def install_when_a_worker_starts() -> None:
 def _install_on_worker_init(sender: Any = None, **_: Any) -> None:
     app = sender.app
     if app not in _installed:
-        # Connected while this very signal is being sent: Celery may or may not reach it, so say it ourselves.
+        # Connected while this signal is being sent: Celery may or may not call it, so call it here.
         CeleryTrace(app).on_worker_init(sender=sender)
 
 
 def _install_on_beat_init(sender: Any = None, **_: Any) -> None:
-    CeleryTrace(sender.app).on_beat_init(sender=sender)  # saying it twice does no harm
+    CeleryTrace(sender.app).on_beat_init(sender=sender)  # calling it twice is harmless
 
 
 def _command_line(worker: Any) -> dict[str, str]:
@@ -618,7 +626,7 @@ def _role_of(pool: Any) -> Role:
     module = getattr(pool, "__module__", _PREFORK)
     if module in _ROLES:
         return _ROLES[module]
-    # Somebody else's, such as one for asyncio. Unless it forks, tasks run in this process, in whatever thread.
+    # A third party's pool, such as one for asyncio. Unless it forks, tasks run in this process, in any thread.
     forks = any(base.__module__ == _PREFORK for base in getattr(pool, "__mro__", ()))
     return Role.MAIN if forks else Role.GREEN
 

@@ -1,8 +1,8 @@
 """
-One recorder a process: every record of the process passes here on its way to the spool.
+One recorder per process: all of its records pass through it to the spool.
 
-Runs are added up in memory, in rollups of five minutes, and flushed by the ticker;
-what stands for itself (a failure, a window, an outlier) is written at once.
+Runs are added up in memory, in rollups of five minutes, which the ticker flushes. Single records (a failure, a window,
+an outlier) are written at once.
 """
 
 from __future__ import annotations
@@ -12,19 +12,14 @@ import os
 import platform
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from types import CodeType
-from typing import Final, Protocol
-
-from msgspec.structs import replace
+from typing import Final, Protocol, TypeVar
 
 from celery_trace import guard, private_files
 from celery_trace.clock import Clock, SystemClock
-from celery_trace.heap.differences import TracedRuns, top_differences
 from celery_trace.heap.evidence import without_secrets
-from celery_trace.heap.profile import NextRunProfile
-from celery_trace.heap.watch import HeapWatch, watch_heap
-from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_IDLE_S, SAMPLE_S
 from celery_trace.model import (
     RUN_NOTHING,
     AnyRecord,
@@ -34,37 +29,26 @@ from celery_trace.model import (
     ProcessRecord,
     Role,
     Run,
-    Sample,
     Stats,
     Window,
     new_id,
 )
-from celery_trace.process.blackbox import BlackBox, label
+from celery_trace.process.blackbox import label
 from celery_trace.process.counters import available
-from celery_trace.process.limits import RoomProbe
-from celery_trace.process.memory import read_memory
 from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERED, OpenRuns, Token
 from celery_trace.redaction import Redactor
-from celery_trace.runtime.rollups import Totals
-from celery_trace.runtime.ticker import Entry, Ticker
+from celery_trace.runtime.probes import PROBES
+from celery_trace.runtime.probes.probe import IDLE_S, Probe
+from celery_trace.runtime.rollups import RunTotals
+from celery_trace.runtime.ticker import Ticker
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
 
 #: How often the running totals are written, seconds.
 FLUSH_S: Final = 2.0
-#: How often the process accounts for what it wrote, dropped and cost, seconds.
+#: How often the process reports what it wrote, dropped and cost, seconds.
 ACCOUNT_S: Final = 10.0
-#: How often the dearer counters of a sample (USS, handles) are read, seconds.
-SAMPLE_FULL_S: Final = 60.0
-#: How often the stack of what runs is put in the black box, seconds.
-BLACK_BOX_S: Final = 0.1
-#: And as long as each run is over before the next look: a thread that wakes up so often costs more than short runs do.
-BLACK_BOX_SHORT_S: Final = 0.3
-#: How often an idle process does the same, seconds.
-IDLE_S: Final = 30.0
-#: A black box that could not be made is tried again after so long, seconds.
-BOX_AGAIN_S: Final = 10.0
-#: One run of each name is kept by itself about this often, seconds, so that a scatter plot has points.
+#: How often one run of each name is written as a record, for the scatter plot, seconds.
 SCATTER_S: Final = 10.0
 
 
@@ -72,48 +56,46 @@ SCATTER_S: Final = 10.0
 CodeOf = Callable[[Kind, str], Iterable[CodeType]]
 
 
-def _no_code(kind: Kind, name: str) -> Iterable[CodeType]:  # noqa: ARG001 - where functions are not known
+def _no_code(kind: Kind, name: str) -> Iterable[CodeType]:  # noqa: ARG001 - the functions are not known
     return ()
 
 
-#: Roles of the processes that a worker runs tasks in. Elsewhere, how a crash is handled is not for us to change.
-_OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN})
+P = TypeVar("P", bound=Probe)
 
-#: Asking an enumeration for its member costs more than all the rest of a look-up by it.
+#: Reading an enumeration's member costs more than the rest of a look-up by it.
 _TASK: Final = Kind.TASK
-#: Why a run is written by itself.
+#: Why a run is written as a record.
 _WHY: Final = {OUTLIER: "outlier", SCATTERED: "sampled"}
-#: Roles whose runs change threads for greenlets, where a gevent or eventlet has replaced Python's threads.
+#: Roles with runs that may be in greenlets, where gevent or eventlet has patched Python's threads.
 _OF_GREENLETS: Final = frozenset({Role.GREEN, Role.WEB})
 
 
 class LiveKeeper(Protocol):
-    """What holds the objects of the last failures, where the live shell is on."""
+    """Holds the objects of the last failures for the live shell."""
 
     @property
     def kept_count(self) -> int:
         """How many failures are held."""
 
     def keep(self, failure: Failure, error: BaseException) -> None:
-        """Hold on to what ``error`` reaches."""
+        """Keep everything that ``error`` refers to alive."""
 
     def drop(self, failure_id: str) -> bool:
-        """Let one failure go; False if it is not kept."""
+        """Release one failure; False if it is not held."""
 
     def drop_all(self) -> int:
-        """Let all go; how many there were."""
+        """Release all; returns how many there were."""
 
     def close(self, how: str) -> None:
-        """Let all go and say so."""
+        """Release all and report it."""
 
 
 class Recorder:
     """
-    All that a process records.
+    Everything that a process records.
 
-    Methods may be called from any thread. None of them is guarded: whoever calls from
-    somebody else's code (a signal, a middleware) wraps the call in a
-    :class:`celery_trace.guard.Guard`.
+    Methods may be called from any thread. They are not guarded: a caller in the user's code (a signal, a middleware)
+    wraps the call in a :class:`celery_trace.guard.Guard`.
     """
 
     def __init__(
@@ -132,42 +114,30 @@ class Recorder:
         self.spool = spool
         self.ticker = ticker
         self.clock = clock
-        self.heap: HeapWatch | None = None
-        self.box: BlackBox | None = None
         self.keeper: LiveKeeper | None = None
-        self.profile: NextRunProfile | None = None
         #: The runs in progress.
         self.open_runs = OpenRuns()
         if type(clock) is not SystemClock:
             self.open_runs.now = clock.now_s
         if process.role in _OF_GREENLETS:
             self.open_runs.ident = threading.get_ident
-        self.traced = TracedRuns(everything=settings.memory == "always", clock=clock)
         self.pid = process.pid
         self.runs = 0  # that have ended
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()
-        self._code_of = code_of
-        self._totals: dict[str | tuple[str, str], Totals] = {}  # tasks by name, others by kind too
-        # Re-entrant: the garbage collector may run a finalizer that is itself a traced block.
+        self.code_of = code_of
+        self._totals: dict[str | tuple[str, str], RunTotals] = {}  # tasks by name, others by kind too
+        # Re-entrant: the garbage collector may run a finalizer that contains a traced block.
         self._lock = threading.RLock()
         self._seq = 0
         self._flushed_runs = 0
-        #: What Celery replaces this process at, where it does.
-        self.child_limit_bytes: int | None = None
-        # One process of a worker tells what all of them share.
-        self._room = RoomProbe() if process.role is not Role.CHILD else None
-        self._last_rss_bytes = self._last_used_bytes = 0
-        self._last_sample_s = self._last_full_s = -SAMPLE_IDLE_S
         self._last_stats: dict[str, int] = {}
-        self._box_due_s = 0.0
-        self._box_look: Entry | None = None
-        self._runs_at_look = 0
         self._started_s = clock.monotonic_s()
-        self._ordered_until_s = 0.0
-        self._overhead_before_s = 0.0  # of watches that were ordered for a while
-        #: Whether it takes no more: the process ends, or was forked from the one it belongs to.
+        #: Whether nothing more is recorded: the process ends, or is a forked child.
         self.closed = False
+        self.probes = tuple(kind(self) for kind in PROBES)
+        self._run_probes: tuple[Probe, ...]  # those that want runs now
+        self.offer_runs()
 
     # --- making one -----------------------------------------------------------------------------------
 
@@ -184,7 +154,7 @@ class Recorder:
         code_of: CodeOf = _no_code,
     ) -> Recorder:
         """
-        Make this process's recorder, present the process, start the ticker.
+        Make this process's recorder and start its probes and its ticker.
 
         Nothing is written before the first record: a process that does nothing leaves no file.
         """
@@ -209,18 +179,12 @@ class Recorder:
             spool.refused(error)
         recorder = cls(settings, process, spool, Ticker(clock), clock, code_of=code_of)
         recorder.ticker.is_idle = recorder.is_idle
-        # A full disk, or a platform on which measuring fails: what else can be recorded is.
-        if role not in RUN_NOTHING and settings.black_box:
-            look = recorder.look_at_what_runs
-            recorder._box_look = recorder.ticker.every(BLACK_BOX_S, look, "black box", idle_s=BOX_AGAIN_S)
-            recorder.open_box()
-        if settings.memory in {"auto", "always"}:
-            recorder.begin("heap watch", recorder.watch_heap)
+        # On a full disk, or where a probe fails, everything else is recorded.
+        for probe in recorder.probes:
+            recorder.begin(probe.name, probe.start)
         recorder.ticker.every(FLUSH_S, recorder.flush, "flush", idle_s=IDLE_S)
         recorder.ticker.every(ACCOUNT_S, recorder.account, "account", idle_s=IDLE_S)
-        if settings.memory != "off":
-            recorder.ticker.every(SAMPLE_S, recorder.sample, "sample", idle_s=IDLE_S)
-        recorder.ticker.every(guard.AGAIN_S, recorder._beginnings.again, "what failed at its start")
+        recorder.ticker.every(guard.AGAIN_S, recorder._beginnings.again, "retry of failed starts")
         try:
             recorder.ticker.start()
         except RuntimeError:  # no further thread is allowed now
@@ -230,98 +194,58 @@ class Recorder:
 
     def begin(self, part: str, make: Callable[[], object]) -> bool:
         """
-        Begin a part of the recording, now or, if that fails, again and again from the ticker until it succeeds.
+        Start a part of the recording; if that fails, the ticker repeats it until it succeeds.
 
         Args:
-            part: What it is, for the log.
-            make: Begins it; must leave nothing behind where it fails.
+            part: Its name, for the log.
+            make: Starts it; must leave nothing behind if it fails.
 
         Returns:
-            Whether it has begun.
+            Whether it has started.
         """
         return self._beginnings.begin(part, make)
 
     # --- what is recorded ------------------------------------------------------------------------------
 
     def write(self, record: AnyRecord) -> None:
-        """Append one record to the spool. What doesn't fit is counted by the spool."""
+        """Append one record to the spool, which counts what doesn't fit."""
         if isinstance(record, Window | Run | HeapProfile):
             record = without_secrets(record, self.redactor)
         self.spool.append(record)
 
-    def watch_heap(self) -> None:
-        """
-        Sample this process's heap from now on.
-
-        Raises:
-            Unavailable: That can't be done here.
-        """
-        self.heap = watch_heap(
-            self.settings,
-            self.process,
-            self.write,
-            self.clock,
-            lambda: self.open_runs.most,
-            emit_profile=self.write,
-        )
-        if self.heap is not None:
-            self.open_runs.enter, self.open_runs.leave = self.heap.run, self.heap.restore
-            for totals in self._totals.values():
-                totals.tag = self.heap.tag(totals.kind, totals.name, self._code_of(totals.kind, totals.name))
-            self.ticker.every(self.heap.look_s, self._look_at_heap, "heap", idle_s=IDLE_S)
-
-    def _look_at_heap(self) -> None:
-        if self.heap is None:
-            return
-        if self._ordered_until_s and self.clock.monotonic_s() > self._ordered_until_s:
-            self._ordered_until_s = 0.0
-            heap, self.heap = self.heap, None
-            self.open_runs.enter = self.open_runs.leave = None
-            heap.close()
-            self._overhead_before_s += heap.duty.spent_s
-            return
-        self.heap.look()
-
     def run_started(self, kind: Kind, name: str, task_id: str = "", retries: int = 0) -> Token:
-        """Note that a run begins. Hot path: a few microseconds."""
+        """A run begins. Hot path: about a microsecond."""
         totals = self._totals.get(name if kind is _TASK else (kind.value, name)) or self._new_totals(kind, name)
         if self.ticker.asleep:
             self.ticker.wake()
         token = self.open_runs.begin(totals, task_id, retries)
-        if self.profile is not None and name in self.profile.armed:
-            # Not traced as well: what memray itself allocates would be counted as the run's.
-            token.profiled = self.profile.started(name, task_id)
-        elif self.traced.wanted:
-            token.tracing = self.traced.begin(name)
+        if self._run_probes:
+            self._before_run(token)
         return token
 
     def run_ended(self, token: Token, state: str = "", *, failed: bool = False) -> None:
         """
-        Note that a run ended, and add it up.
+        A run has ended: add it up.
 
         Args:
-            token: What :meth:`run_started` gave.
-            state: Celery's word for the end, or the HTTP status.
+            token: From :meth:`run_started`.
+            state: Celery's state, or the HTTP status.
             failed: Whether it counts as a failure.
         """
         retried = state == "RETRY"
-        said = self.open_runs.end(token, failed, retried)
+        added = self.open_runs.end(token, failed, retried)
         self.runs += 1
-        if token.profiled is not None and self.profile is not None:
-            self.profile.ended(token.profiled)
-        if token.tracing is not None:
-            with guard.Guard("top differences"):
-                token.top = top_differences(token.tracing.end())
-                token.totals.traced += 1
-        while said == NEXT_PERIOD:
+        if token.observed:
+            self._after_run(token)
+        while added == NEXT_PERIOD:
             self._next_period(token.totals, token.started_at_s)
-            said = self.open_runs.add(token, failed, retried)
-        if said != ADDED or token.top is not None:
+            added = self.open_runs.add(token, failed, retried)
+        if added != ADDED or token.why is not None:
             token.totals.scatter_due_s = token.started_s + SCATTER_S
-            token.totals.learn_what_is_slow()
-            self._write_run(token, state, "traced" if token.top is not None else _WHY[said])
+            token.totals.learn_slow_bucket()
+            self._write_run(token, state, token.why or _WHY[added])
 
-    def _next_period(self, totals: Totals, at_s: float) -> None:
+    def _next_period(self, totals: RunTotals, at_s: float) -> None:
         with self._lock:
             if at_s < totals.ends_at_s:
                 return  # another thread was first
@@ -331,6 +255,8 @@ class Recorder:
                 self.write(ended)
 
     def _write_run(self, token: Token, state: str, why: str) -> None:
+        if os.getpid() != self.pid:
+            return  # the child of a fork inside the run
         queue, root_id = token.describe(token.origin) if token.describe is not None else ("", "")
         top = token.top or []
         self.write(
@@ -359,76 +285,70 @@ class Recorder:
         if self.process.role in RUN_NOTHING:
             return
         until_s = self.clock.monotonic_s() + seconds
-        if mode == "always":
-            self.traced.trace(name, until_s)
-            return
-        self.traced.leave(name)
-        if mode == "auto" and (self.heap is None or self._ordered_until_s):
-            self._ordered_until_s = max(until_s, self._ordered_until_s)
-            if self.heap is None:
-                self.begin("heap watch", self.watch_heap)
+        for probe in self.probes:
+            with probe.guard:
+                probe.measure(name, mode, until_s)
 
-    def profile_next(self, name: str, claim: Callable[[], bool], seconds: float) -> None:
-        """Profile the next run of one name with memray, if ``claim()`` says then that this process is the one."""
-        if self.profile is None:
-            if self.process.role in RUN_NOTHING:
-                return
-            self.profile = NextRunProfile(self.settings.folder, self.process, self.clock)
-            self.extra_counters.append(lambda: dict(self.profile.counters) if self.profile else {})
-        self.profile.arm(name, claim, seconds)
+    # --- probes ----------------------------------------------------------------------------------------
+
+    def probe(self, kind: type[P]) -> P:
+        """This process's probe of a kind."""
+        return next(probe for probe in self.probes if type(probe) is kind)
+
+    def offer_runs(self) -> None:
+        """Ask each probe whether it wants runs. The others cost a run nothing."""
+        with self._lock:
+            self._run_probes = tuple(probe for probe in self.probes if probe.wants_runs)
+
+    def _before_run(self, token: Token) -> None:
+        observed: list[tuple[Probe, object]] = []
+        token.observed = observed
+        for probe in self._run_probes:
+            started_s = time.thread_time()
+            with probe.guard:
+                found = probe.before_run(token)
+                if found is not None:
+                    observed.append((probe, found))
+            probe.spent_s += time.thread_time() - started_s
+            if observed and probe.exclusive and observed[-1][0] is probe:
+                break
+
+    def _after_run(self, token: Token) -> None:
+        for probe, found in reversed(token.observed):
+            started_s = time.thread_time()
+            with probe.guard:
+                probe.after_run(token, found)
+            probe.spent_s += time.thread_time() - started_s
 
     def keep(self, failure: Failure, error: BaseException) -> None:
-        """Hand a failure's live objects to the keeper, where there is one."""
+        """Pass a failure's live objects to the keeper, if there is one."""
         if self.keeper is not None:
             self.keeper.keep(failure, error)
 
-    def _new_totals(self, kind: Kind, name: str) -> Totals:
+    def _new_totals(self, kind: Kind, name: str) -> RunTotals:
         with self._lock:
             key = name if kind is _TASK else (kind.value, name)
-            totals = self._totals.setdefault(key, Totals(kind, name, self.clock.now_s(), label(kind, name)))
-            if self.heap is not None:
-                totals.tag = self.heap.tag(kind, name, self._code_of(kind, name))
+            totals = self._totals.setdefault(key, RunTotals(kind, name, self.clock.now_s(), label(kind, name)))
+            for probe in self.probes:
+                with probe.guard:
+                    probe.new_name(totals)
             return totals
 
-    # --- every so often --------------------------------------------------------------------------------
+    def totals(self) -> list[RunTotals]:
+        """The totals of every name that has run."""
+        with self._lock:
+            return list(self._totals.values())
+
+    # --- at intervals ----------------------------------------------------------------------------------
 
     def is_idle(self) -> bool:
-        """Whether nothing runs, nothing has run since the last flush, and no search goes on."""
+        """Whether nothing runs, nothing has run since the last flush, and no probe is busy."""
         return (
             not self.open_runs.count
             and self.runs == self._flushed_runs
             and self._counters() == self._last_stats
-            and (self.heap is None or not self.heap.is_searching)
+            and not any(probe.is_busy for probe in self.probes)
         )
-
-    def open_box(self) -> None:
-        """Make the black box; where that fails, as on a full disk, it is tried again after :data:`BOX_AGAIN_S`."""
-        self._box_due_s = self.clock.monotonic_s() + BOX_AGAIN_S
-        if self.spool.trouble is not None:
-            return  # it has been said, and would fail for the same reason
-        with guard.Guard("black box"):
-            path = self.settings.spool_folder / f"{self.process.uid}.box"
-            try:
-                box = BlackBox(path, self.process, self.clock, self.open_runs)
-            except OSError as error:
-                guard.own_errors["black box"] += 1
-                self.spool.refused(error)
-                return
-            self.box = box
-            if self.process.role in _OF_A_WORKER:
-                with guard.Guard("crash handler"):
-                    box.catch_crashes()
-
-    def look_at_what_runs(self) -> None:
-        """Put the stack of what runs in the black box."""
-        if self._box_look is not None:
-            lasts = self.runs == self._runs_at_look and self.open_runs.count > 0
-            self._box_look.every_s = BLACK_BOX_S if lasts else BLACK_BOX_SHORT_S
-            self._runs_at_look = self.runs
-        if self.box is not None:
-            self.box.sample()
-        elif self.clock.monotonic_s() >= self._box_due_s and not self.closed:
-            self.open_box()
 
     def flush(self) -> None:
         """Write the rollups that changed."""
@@ -440,7 +360,7 @@ class Recorder:
                 self._write_rollup(totals)
 
     def account(self) -> None:
-        """Write the process's account of itself, where it changed."""
+        """Write the process's statistics, if they have changed."""
         counters = self._counters()
         if counters != self._last_stats:
             self._last_stats = counters
@@ -456,45 +376,15 @@ class Recorder:
                 )
             )
 
-    def sample(self) -> None:
-        """Look at the process's memory, and write a point of its series where it moved."""
-        now_s = self.clock.monotonic_s()
-        full = now_s - self._last_full_s >= SAMPLE_FULL_S
-        room = self._room.read() if self._room is not None else None
-        memory = replace(read_memory(full=full), room=room, child_limit_bytes=self.child_limit_bytes)
-        used_bytes = room.used_bytes if room is not None and room.of == "container" else 0
-        moved = (
-            abs(memory.rss_bytes - self._last_rss_bytes) > self._last_rss_bytes * SAMPLE_CHANGE
-            or abs(used_bytes - self._last_used_bytes) > self._last_used_bytes * SAMPLE_CHANGE
-        )
-        if not moved and now_s - self._last_sample_s < SAMPLE_IDLE_S:
-            return
-        self._last_rss_bytes, self._last_used_bytes = memory.rss_bytes, used_bytes
-        self._last_sample_s = now_s
-        if full:
-            self._last_full_s = now_s
-        latest = self.open_runs.latest
-        running = latest.name if latest is not None else ""
-        with self._lock:
-            for totals in self._totals.values():
-                if totals.dirty or totals.name == running:
-                    totals.rss_max_bytes = max(totals.rss_max_bytes, memory.rss_bytes)
-        self.write(
-            Sample(
-                process=self.process.uid,
-                at_s=self.clock.now_s(),
-                memory=memory,
-                runs=self.runs,
-                name=running,
-                kept_failures=self.keeper.kept_count if self.keeper is not None else 0,
-                overhead_ratio=self.overhead_ratio,
-            )
-        )
+    @property
+    def kept_failures(self) -> int:
+        """How many failures are held for the live shell."""
+        return self.keeper.kept_count if self.keeper is not None else 0
 
     @property
     def overhead_s(self) -> float:
-        """Seconds that measuring took in this process so far."""
-        return self._overhead_before_s + (self.heap.duty.spent_s if self.heap is not None else 0.0)
+        """Seconds that measuring has taken in this process."""
+        return sum(probe.overhead_s for probe in self.probes)
 
     @property
     def overhead_ratio(self) -> float:
@@ -502,7 +392,7 @@ class Recorder:
         lived_s = self.clock.monotonic_s() - self._started_s
         return self.overhead_s / lived_s if lived_s > 0 else 0.0
 
-    def _write_rollup(self, totals: Totals) -> None:
+    def _write_rollup(self, totals: RunTotals) -> None:
         self._seq += 1
         self.write(totals.rollup(self.process.uid, self._seq))
 
@@ -510,8 +400,9 @@ class Recorder:
         written = self.spool.account()
         counters = {key: count for key, count in written.items() if not key.endswith((":stats", ":sample"))}
         counters.update({f"own_error:{place}": count for place, count in guard.own_errors.items()})
-        if self.heap is not None:
-            counters.update(self.heap.conditions())
+        for probe in self.probes:
+            with probe.guard:
+                counters.update(probe.counters())
         for extra in self.extra_counters:
             counters.update(extra())
         return counters
@@ -519,7 +410,7 @@ class Recorder:
     # --- the end ---------------------------------------------------------------------------------------
 
     def close(self, how: str = "exit") -> None:
-        """Flush, let the kept failures go, and say goodbye. A second call does nothing."""
+        """Flush, release the held failures, and write that the process has ended. A second call does nothing."""
         if self.closed:
             return
         self.closed = True
@@ -527,27 +418,28 @@ class Recorder:
         if self.keeper is not None:
             with guard.Guard("live keeper: close"):
                 self.keeper.close(how)
-        if self.profile is not None:
-            self.profile.close()
-        if self.heap is not None:
-            with guard.Guard("heap watch: close"):
-                self.heap.close()
+        self._close_probes(last=False)
         with guard.Guard("recorder: last flush"):
             self.spool.settle(at_once=True)
             self.flush()
-            self.spool.prepare_end()  # from here on it is known what is lost
+            self.spool.prepare_end()  # from here on the losses are known
             self.account()
-        if self.box is not None:
-            self.box.close()
+        self._close_probes(last=True)
         self.spool.close(how)
 
+    def _close_probes(self, *, last: bool) -> None:
+        for probe in self.probes:
+            if probe.closes_last is last:
+                with probe.guard:
+                    probe.close()
+
     def abandon(self) -> None:
-        """In a forked child: forget the parent's recorder without a word; its files are the parent's."""
+        """In a forked child: drop the parent's recorder without writing; the files are the parent's."""
         self.closed = True
-        self.box = None
-        self.open_runs.enter = self.open_runs.leave = None
-        self.heap = None
-        self.profile = None
+        self._run_probes = ()
+        for probe in self.probes:
+            with probe.guard:
+                probe.after_fork()
         self.keeper = None
 
 
@@ -558,7 +450,7 @@ _making = threading.RLock()
 
 
 def current() -> Recorder | None:
-    """This process's recorder, or None. Never a parent's."""
+    """This process's recorder, or None. Never the parent's."""
     return _current
 
 
@@ -571,7 +463,7 @@ def ensure(
     uid: str = "",
     code_of: CodeOf = _no_code,
 ) -> Recorder:
-    """This process's recorder; made now where there is none, as after a fork. ``uid`` names a new one."""
+    """This process's recorder; if there is none, as after a fork, a new one with this ``uid``."""
     global _current  # noqa: PLW0603 - one recorder a process is what this module is for
     recorder = _current
     if recorder is None:
@@ -595,7 +487,7 @@ def close(how: str = "exit") -> None:
 
 
 def _forget_after_fork() -> None:
-    """In the child of a fork, the parent's recorder is only a memory."""
+    """Drop the parent's recorder in a forked child."""
     global _current, _making  # noqa: PLW0603
     recorder, _current = _current, None
     _making = threading.RLock()

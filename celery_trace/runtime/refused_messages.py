@@ -1,8 +1,8 @@
 """
-Hears of the messages that a worker refuses before they are tasks.
+Observes the messages that a worker refuses before they become tasks.
 
-Celery's consumer has a method for each way. Two of them only write to the log, and ``task_unknown`` is not sent when
-the result backend is away. So the methods themselves are wrapped, on each consumer that Celery builds.
+Celery's consumer has a method for each kind of refusal. Two of them only log, and ``task_unknown`` is not sent while
+the result backend is down. So the methods themselves are wrapped, on each consumer that Celery builds.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from celery_trace.guard import report
 
-#: ``(way, message, error)``; the way is a key of :data:`WAYS`. The error is None for a format that is not known.
+#: ``(way, message, error)``; the way is a key of :data:`WAYS`. The error is None for an unknown format.
 Refused = Callable[[str, Any, BaseException | None], None]
 
-#: The consumer's methods, and where in their arguments message and error stand.
+#: The consumer's methods, and the positions of message and error in their arguments.
 WAYS: Final[dict[str, tuple[int, int | None]]] = {
     "on_decode_error": (0, 1),
     "on_unknown_message": (1, None),
@@ -26,14 +26,14 @@ WAYS: Final[dict[str, tuple[int, int | None]]] = {
 }
 
 
-def hear(app: Any, refused: Refused) -> Callable[[], None]:
+def install(app: Any, refused: Refused) -> Callable[[], None]:
     """
     Call ``refused`` for each message that a consumer of ``app`` refuses from its next start on.
 
-    To be called before the worker builds its consumer, as when ``worker_init`` is sent.
+    Call it before the worker builds its consumer, for example on ``worker_init``.
 
     Returns:
-        What undoes it, on consumers that run too.
+        A function that undoes it, on running consumers too.
     """
     from celery import bootsteps  # loaded by any worker
 
@@ -65,13 +65,13 @@ def _around(
     method: Callable[..., Any], way: str, message_at: int, error_at: int | None, refused: Refused
 ) -> Callable[..., Any]:
     @functools.wraps(method)
-    def heard(*arguments: Any) -> Any:
+    def intercepted(*arguments: Any) -> Any:
         try:
             return method(*arguments)
-        finally:  # it may raise when the broker or the result backend is away
+        finally:  # it may raise while the broker or the result backend is down
             try:
                 refused(way, arguments[message_at], arguments[error_at] if error_at is not None else None)
             except Exception as error:
                 report("refused message", error)
 
-    return heard
+    return intercepted

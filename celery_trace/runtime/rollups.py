@@ -1,4 +1,4 @@
-"""The running totals of a name's runs in the current five minutes, before they become a record."""
+"""The totals of a name's runs in the current five minutes, until they become a record."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ OUTLIER_TIMES: Final = 4
 OUTLIER_RUNS: Final = 40
 
 
-class Totals(Counts):
-    """A name's runs in the current five minutes; what is learned of the name (its usual duration) stays."""
+class RunTotals(Counts):
+    """A name's runs in the current five minutes; the name's usual duration is kept beyond them."""
 
     def __init__(self, kind: Kind, name: str, at_s: float, label: bytes = b"") -> None:
         super().__init__(label)
         self.kind = kind
         self.name = name
-        self.traced = 0  # runs that were traced by themselves, ever
+        self.traced = 0  # runs that were traced, since the start
         self.rss_max_bytes = 0
         self.bucket_s = _bucket_s(at_s)
         self.take(self.bucket_s + Rollup.BUCKET_S)
 
-    def learn_what_is_slow(self) -> None:
+    def learn_slow_bucket(self) -> None:
         """Set the duration bucket from which a run is an outlier."""
         runs, *_, durations = self.read()
         if runs < OUTLIER_RUNS:
@@ -43,7 +43,7 @@ class Totals(Counts):
         return self._record(process, seq, self.read())
 
     def next_period(self, at_s: float, process: str, seq: int) -> Rollup:
-        """Start over for the five minutes of ``at_s``. The totals until now, as a record."""
+        """Begin the five minutes of ``at_s``. Returns the previous totals as a record."""
         bucket_s = _bucket_s(at_s)
         ended = self._record(process, seq, self.take(bucket_s + Rollup.BUCKET_S))
         self.bucket_s, self.rss_max_bytes = bucket_s, 0

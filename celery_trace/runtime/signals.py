@@ -8,8 +8,8 @@ from typing import Final, Protocol
 
 from celery import signals
 
-#: Signal name to the method of :class:`Listener` that hears it.
-HEARD: Final = (
+#: Signal name to the method of :class:`Listener` that receives it.
+RECEIVED: Final = (
     "worker_init",
     "worker_process_init",
     "worker_process_shutdown",
@@ -26,7 +26,7 @@ HEARD: Final = (
 
 
 class Listener(Protocol):
-    """Has a method ``on_<signal>`` for those of :data:`HEARD` that it wants to hear."""
+    """Has a method ``on_<signal>`` for each signal of :data:`RECEIVED` that it wants."""
 
 
 class Connection:
@@ -37,10 +37,10 @@ class Connection:
 
     def add(self, name: str, receiver: Callable[..., object], uid: str) -> None:
         """
-        Connect one method weakly: its object decides how long it listens.
+        Connect one method weakly: it receives as long as its object lives.
 
-        A finalizer could not disconnect it. The collector of garbage runs finalizers anywhere, also inside
-        ``Signal.connect``, whose lock can't be taken twice.
+        A finalizer could not disconnect it: the garbage collector runs finalizers anywhere, also inside
+        ``Signal.connect``, which has a lock that can't be taken twice.
         """
         signal = getattr(signals, name)
         signal.connect(receiver, weak=True, dispatch_uid=uid)
@@ -62,10 +62,10 @@ def connect(listener: Listener, uid: str = "celery_trace") -> Connection:
     """
     Connect each ``on_<signal>`` of ``listener`` until it is closed or the listener is gone.
 
-    With the same ``uid`` a second time changes nothing.
+    A second call with the same ``uid`` changes nothing.
     """
     connection = Connection()
-    for name in HEARD:
+    for name in RECEIVED:
         receiver = getattr(listener, f"on_{name}", None)
         if receiver is not None:
             connection.add(name, receiver, f"{uid}.{name}")

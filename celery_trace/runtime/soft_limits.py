@@ -1,8 +1,8 @@
 """
-Hears when a soft time limit strikes, also where the task catches the error and goes on.
+Observes soft time limits, also those that the task catches.
 
-The pool sends a signal to the process, whose handler in billiard raises ``SoftTimeLimitExceeded()`` in the task. What
-is replaced here is the name by which that handler makes the error. The handler and the traceback stay as they are.
+The pool sends the process a signal, and billiard's handler raises ``SoftTimeLimitExceeded()`` in the task. Replaced is
+the name that the handler calls to make the error. The handler and the traceback stay as they are.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from celery_trace.guard import report
 
 
-def hear(struck: Callable[[FrameType], None]) -> Callable[[], None] | None:
+def install(reached: Callable[[FrameType], None]) -> Callable[[], None] | None:
     """
-    Call ``struck`` with the frame that a soft time limit interrupts, in this pool process.
+    Call ``reached`` with the frame that a soft time limit interrupts, in this pool process.
 
-    It is called from a signal handler: it may find any code of this thread half-way through.
+    It is called from a signal handler, in the middle of any code of this thread.
 
     Returns:
-        What undoes it; None, with nothing changed, where this billiard does it in another way.
+        A function that undoes it; None, with nothing changed, if this version of billiard works differently.
     """
     from billiard import pool  # loaded by any pool process
 
@@ -34,7 +34,7 @@ def hear(struck: Callable[[FrameType], None]) -> Callable[[], None] | None:
         try:
             handler = sys._getframe(1)
             if handler.f_code.co_name == "soft_timeout_sighandler" and handler.f_back is not None:
-                struck(handler.f_back)
+                reached(handler.f_back)
         except Exception as error:
             report("soft time limit", error)
         return made(*args)

@@ -1,4 +1,4 @@
-"""The one background thread of a traced process: everything that happens "every so often" happens here."""
+"""The one background thread of a traced process, which makes all calls at intervals."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from celery_trace.guard import Guard
 _LONGEST_S: Final = 1.0
 #: Longest wait while it is idle, seconds.
 _LONGEST_IDLE_S: Final = 30.0
-#: What is due within this share of its interval is called now: to wake up costs more than most calls.
+#: Calls due within this share of their interval are made now: waking up costs more than most calls.
 _EARLY: Final = 0.15
 
 
-class Entry:
-    """Something that is called at its interval; ``every_s`` may be changed."""
+class Timer:
+    """A call at an interval; ``every_s`` may be changed."""
 
     __slots__ = ("call", "due_s", "every_s", "guard", "idle_s")
 
@@ -34,10 +34,9 @@ class Ticker:
     """
     Calls things at their intervals, on one daemon thread.
 
-    Calls must be short: they share the thread and the GIL with the task. A call that
-    raises is counted by the guard and called again next time. Missed beats are
-    skipped, never made up for. While the process is idle, what says so is called less often: waking up ten times a
-    second costs one per cent of a core. Whoever ends the idleness calls :meth:`wake` if :attr:`asleep`.
+    Calls must be short: they share the thread and the GIL with the task. A call that raises is counted by the guard and
+    made again next time. Missed calls are skipped. While the process is idle, the intervals are ``idle_s``: waking up
+    ten times a second costs one percent of a core. The first run after that calls :meth:`wake` if :attr:`asleep`.
 
     Args:
         clock: Time.
@@ -47,28 +46,28 @@ class Ticker:
     def __init__(self, clock: Clock, name: str = "celery-trace-ticker") -> None:
         self._clock = clock
         self._name = name
-        #: Says whether the process has nothing to do; asked at each beat.
+        #: Whether the process has nothing to do; called at each beat.
         self.is_idle: Callable[[], bool] = lambda: False
-        self._entries: list[Entry] = []
+        self._timers: list[Timer] = []
         self._stopped = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        #: Whether it waits as an idle process's does.
+        #: Whether it waits for an idle interval.
         self.asleep = False
 
-    def every(self, seconds: float, call: Callable[[], object], name: str, *, idle_s: float | None = None) -> Entry:
+    def every(self, seconds: float, call: Callable[[], object], name: str, *, idle_s: float | None = None) -> Timer:
         """
-        Have ``call`` made each ``seconds``, the first time after that long.
+        Call ``call`` every ``seconds``, for the first time after that long.
 
         Args:
             seconds: The interval.
             call: What is called.
-            name: For the log, should it fail.
+            name: For the log, if it fails.
             idle_s: The interval while the process is idle; the same if None.
         """
         idle_s = max(seconds, idle_s) if idle_s is not None else seconds
-        entry = Entry(seconds, idle_s, self._clock.monotonic_s() + seconds, call, name)
-        self._entries = [*self._entries, entry]
+        entry = Timer(seconds, idle_s, self._clock.monotonic_s() + seconds, call, name)
+        self._timers = [*self._timers, entry]
         self._wake.set()
         return entry
 
@@ -87,7 +86,7 @@ class Ticker:
             thread.join(timeout_s)
 
     def wake(self) -> None:
-        """The process is idle no longer: go back to the usual intervals."""
+        """The process is no longer idle: return to the normal intervals."""
         self.asleep = False
         self._wake.set()
 
@@ -95,17 +94,17 @@ class Ticker:
         """Make the calls that are due. Returns the seconds until the next one."""
         now_s = self._clock.monotonic_s()
         idle = self.is_idle()
-        for entry in self._entries:
-            interval_s = entry.idle_s if idle else entry.every_s
-            if entry.due_s <= now_s + _EARLY * interval_s:
-                entry.due_s = now_s + interval_s
-                with entry.guard:
-                    entry.call()
-            elif entry.due_s > now_s + interval_s:
-                entry.due_s = now_s + interval_s  # it was put off while the process was idle
+        for timer in self._timers:
+            interval_s = timer.idle_s if idle else timer.every_s
+            if timer.due_s <= now_s + _EARLY * interval_s:
+                timer.due_s = now_s + interval_s
+                with timer.guard:
+                    timer.call()
+            elif timer.due_s > now_s + interval_s:
+                timer.due_s = now_s + interval_s  # it was deferred while the process was idle
         self.asleep = idle
         longest_s = _LONGEST_IDLE_S if idle else _LONGEST_S
-        return min((entry.due_s - now_s for entry in self._entries), default=longest_s)
+        return min((timer.due_s - now_s for timer in self._timers), default=longest_s)
 
     def _loop(self) -> None:
         while not self._stopped:

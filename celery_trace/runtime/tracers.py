@@ -1,11 +1,10 @@
 """
-Hears a pool process's runs from around Celery's own tracers, for a fraction of what two signals cost.
+Observes a pool process's runs around Celery's own tracers, at a fraction of the cost of two signals.
 
-Celery makes of each task a function, its *tracer*, that takes a run from its message to its stored result
-(``celery.app.trace.build_tracer``). It sends ``task_prerun`` and ``task_postrun`` from inside, and sending to an empty
-receiver costs more than everything that a run is measured with: a lock, a list made of the receivers, two dictionaries
-of arguments. Called from around the tracer, the same is heard by a plain call.
-See ``docs/decisions/0016-around-the-tracer.md``.
+Celery builds a function for each task, its *tracer*, that takes a run from its message to its stored result
+(``celery.app.trace.build_tracer``). It sends ``task_prerun`` and ``task_postrun`` from inside. Sending to an empty
+receiver costs more than measuring the run: a lock, a list of the receivers, two dictionaries of arguments. Around the
+tracer, a plain call does the same. See ``docs/decisions/0016-around-the-tracer.md``.
 """
 
 from __future__ import annotations
@@ -17,28 +16,28 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from celery_trace.failures.capture.exceptions import traceback_of
 
-#: ``(task_id, args, kwargs, request)`` to ``(result, what went otherwise than well, seconds, result as text)``.
+#: ``(task_id, args, kwargs, request)`` to ``(result, error or retry, seconds, result as text)``.
 Tracer: TypeAlias = Callable[..., tuple[Any, Any, float | None, str | None]]
 
-#: Sets a C field, past whatever an error's class does with its attributes.
+#: Sets the C field directly, whatever an error's class does with its attributes.
 _set_traceback: Final = BaseException.__dict__["__traceback__"].__set__
 
 
 class Runs(Protocol):
-    """Who is told of runs. Nothing that its methods do may raise."""
+    """Is called for each run. Its methods may not raise."""
 
     def run_begins(self, task: Any, task_id: str, request: Any) -> None:
         """A run of ``task`` begins."""
 
     def run_ends(self, task: Any, task_id: str, state: str | None, **rest: Any) -> None:
         """
-        It has ended.
+        The run has ended.
 
         Args:
             task: The task.
-            task_id: The id that :meth:`run_begins` was told.
-            state: Celery's word for how; None when no result was made, such as while ``SystemExit`` passes.
-            rest: Unless all went well, ``args``, ``kwargs``, ``request`` and ``retval`` (the error, if there is one).
+            task_id: The id that :meth:`run_begins` got.
+            state: Celery's state; None if there is no result, such as while ``SystemExit`` passes.
+            rest: Unless it succeeded, ``args``, ``kwargs``, ``request`` and ``retval`` (the error, if there is one).
         """
 
 
@@ -51,7 +50,7 @@ def around(tracer: Tracer, task: Any, runs: Runs) -> Tracer:
         try:
             returned = tracer(uuid, args, kwargs, request)
         except BaseException as error:
-            # A traceback is the user's: it does without our frame, which is the outermost so far.
+            # Users read the traceback: remove our frame, the outermost so far.
             traceback = traceback_of(error)
             if traceback is not None:
                 _set_traceback(error, traceback.tb_next)
@@ -59,7 +58,7 @@ def around(tracer: Tracer, task: Any, runs: Runs) -> Tracer:
             raise
         info = returned[1]
         if info is None:
-            # Without a duration nothing ran: a message that was delivered again, of a task that has succeeded before.
+            # Without a duration nothing ran: a redelivered message of a task that has succeeded before.
             ends(task, uuid, "SUCCESS" if returned[2] is not None else "IGNORED")
         else:
             ends(task, uuid, info.state, args=args, kwargs=kwargs, request=request, retval=info.retval)
@@ -68,18 +67,18 @@ def around(tracer: Tracer, task: Any, runs: Runs) -> Tracer:
     return traced
 
 
-#: The code of what :func:`around` makes: outside of its frame, all that is on the stack is the pool's.
+#: The code of the function that :func:`around` makes: all frames outside of it are the pool's.
 AROUND_CODE: Final = next(const for const in around.__code__.co_consts if isinstance(const, CodeType))
 
 
-def hear(app: Any, runs: Runs) -> Callable[[], None] | None:
+def install(app: Any, runs: Runs) -> Callable[[], None] | None:
     """
-    Put ``runs`` around the tracers of all tasks of ``app``, and around those that eager runs make for themselves.
+    Wrap the tracers of all tasks of ``app``, and those that eager runs build, in calls of ``runs``.
 
-    To be called in a pool process when Celery has made its tracers, which is when ``worker_process_init`` is sent.
+    Call it in a pool process once Celery has built its tracers, which is when ``worker_process_init`` is sent.
 
     Returns:
-        What undoes it; None, with nothing changed, where this Celery keeps its tracers otherwise.
+        A function that undoes it; None, with nothing changed, if this version of Celery keeps its tracers elsewhere.
     """
     from celery.app import trace  # loaded by any process that has tracers
 

@@ -1,1 +1,1 @@
-"""How facts read everywhere: sizes, times, escapes, what settings may say, and whose code a file is."""
+"""Formatting and parsing for all readers: sizes, times, escapes, settings' values, and the owner of a file's code."""

@@ -1,8 +1,8 @@
 """
-Whose code a file is: the user's own, a library's, or celery-trace's.
+The owner of a file's code: the user, a library, or celery-trace.
 
-One answer for leaks, failures, pages and commands. It is found from the parts of a path, never from a piece of a
-name, so that it holds for records of other hosts too: ``/srv/site-packages-demo/tasks.py`` is the user's,
+The same for leaks, failures, pages and commands. It depends on whole parts of a path, so that it is valid for records
+of other hosts too: ``/srv/site-packages-demo/tasks.py`` is the user's,
 ``/usr/lib/python3/dist-packages/kombu/connection.py`` is not.
 """
 
@@ -24,16 +24,16 @@ _PACKAGES = tuple(
     os.path.join(os.path.dirname(_PACKAGE.rstrip(os.sep)), name) + os.sep
     for name in ("celery_trace", "django_bridge", "flower_plugin")
 )
-#: Files of ours that only call what is the user's: around a traced block, around a task's tracer.
+#: Our files that only call the user's code: around a traced block, around a task's tracer.
 WRAPPERS = frozenset(os.path.join(_PACKAGE, "runtime", name) for name in ("blocks.py", "tracers.py"))
 
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
 _ARCHIVES = (".egg", ".whl")
 _PYTHON = re.compile(r"(?:python|pypy)3\.\d+t?")
-#: A program that starts others' code, such as ``bin/celery``.
+#: A program that starts other code, such as ``bin/celery``.
 _PROGRAM = re.compile(r"/bin/[^/.]+$")
 _ZIPPED_PYTHON = re.compile(r"python3\d+\.zip")
-#: What people type, as it is named where a file would be. Other such names are made by libraries that run ``exec``.
+#: File names of typed code. Other such names come from libraries that use ``exec``.
 _TYPED = ("<stdin>", "<console>", "<ipython", "<doctest ")
 
 _MOST_REMEMBERED = 4096
@@ -46,9 +46,9 @@ def is_ours(file: str) -> bool:
 
 def is_our_own(frames: Frames) -> bool:
     """
-    Whether an allocation is celery-trace's own doing.
+    Whether an allocation is celery-trace's own.
 
-    Frames of the wrappers around what is the user's do not count.
+    Frames of the wrappers around the user's code do not count.
     """
     if is_ours(frames[0][0]):
         return True
@@ -57,10 +57,10 @@ def is_our_own(frames: Frames) -> bool:
 
 class CodeOwner:
     """
-    Tells the user's own files from those of libraries.
+    Distinguishes the user's own files from those of libraries.
 
-    The folder deepest in a path that says something decides: a folder of ``in_app``, the project's root, a folder of
-    installed packages, Python's own. Where none does, a file is the user's.
+    The deepest known folder in a path decides: a folder of ``in_app``, the project's root, a folder of installed
+    packages, Python's own. Without one, a file is the user's.
 
     Args:
         in_app: Folders (with a path separator) or module prefixes that are the user's own, wherever they are.
@@ -79,8 +79,8 @@ class CodeOwner:
         Whether a file is the user's own.
 
         Args:
-            file: As code objects name it.
-            module: The name of its module, where that is known.
+            file: The file name of a code object.
+            module: The name of its module, if known.
         """
         key = (file, module)
         known = self._known.get(key)
@@ -91,7 +91,7 @@ class CodeOwner:
         return known
 
     def first(self, frames: Frames) -> int:
-        """The index of the first of the user's own lines, from the innermost outwards; 0 where there is none."""
+        """The index of the first of the user's own lines, from the innermost outwards; 0 if there is none."""
         return next((index for index, (file, _) in enumerate(frames) if self(file)), 0)
 
     def short(self, file: str) -> str:
@@ -125,7 +125,7 @@ def project_roots() -> tuple[str, ...]:
     except OSError:  # it was removed
         return ()
     if _library(here)[0] == len(here):
-        return ()  # packages are installed right there
+        return ()  # packages are installed in it
     below = (entry + os.sep for entry in sys.path if entry.startswith(here))
     return (here, *(folder for folder in below if not _library(folder[len(here) :])[0]))
 
@@ -156,7 +156,7 @@ def code_of(thing: Any) -> list[CodeType]:
 
 def _library(file: str) -> tuple[int, int]:
     """
-    How much of a path leads to the deepest folder of a library, and where what is shown of it begins; 0 for none.
+    The length of a path up to the deepest folder of a library, and where its shown part begins; 0 for none.
 
     ``/opt/venv/lib/python3.12/site-packages/kombu/mixins.py`` is shown from ``kombu`` on, and
     ``/usr/lib/python3.12/json/decoder.py`` from ``python3.12`` on.

@@ -1,9 +1,9 @@
 r"""
-Characters that can't be seen, or that change how their neighbours are shown, as Python writes them: ``\x1b``.
+Escapes characters that are invisible or change how their neighbours are shown, as in Python: ``\x1b``.
 
-Names, messages and values come from tasks. A control character steers a terminal; a bidirectional or zero-width one
-makes a text look like another one; tag characters carry text that nobody sees. A page, a terminal, an alert and a
-file show the escape instead. The page's script keeps to the same table (``tests/support/format_cases.json``).
+Names, messages and values come from tasks. A control character controls a terminal; a bidirectional or zero-width one
+makes a text look like another one; tag characters are an invisible text. Pages, terminals, alerts and files show the
+escape instead. The page's script uses the same table (``tests/support/format_cases.json``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 #: First and last of each range: controls, surrogates, line and paragraph separators, format characters, and the
-#: letters that Unicode calls ignorable. The variation selectors U+FE00 to U+FE0F stay: they choose a look of an emoji.
+#: letters that Unicode calls ignorable. The variation selectors U+FE00 to U+FE0F stay: they select an emoji's style.
 HIDDEN_RANGES = (
     (0x0000, 0x001F), (0x007F, 0x009F), (0x00AD, 0x00AD), (0x034F, 0x034F), (0x061C, 0x061C), (0x115F, 0x1160),
     (0x17B4, 0x17B5), (0x180B, 0x180F), (0x200B, 0x200F), (0x2028, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164),
@@ -36,7 +36,7 @@ def _escape(found: re.Match[str]) -> str:
 def escaped(text: object) -> str:
     """A text on one line; line feeds and tabs become escapes too."""
     whole = str(text)
-    # Most are plain, which is found out a hundred times faster.
+    # Most are plain, which is a hundred times faster to check.
     return whole if whole.isascii() and whole.isprintable() else _HIDDEN.sub(_escape, whole)
 
 

@@ -1,5 +1,5 @@
 """
-Figures as people read them. Pages, commands, alerts, the doctor, Django's admin and the demo all use these.
+Formats figures for pages, commands, alerts, the doctor, Django's admin and the demo.
 
 The page's script follows the same rules; ``tests/support/format_cases.json`` holds cases for both.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 
-#: What stands where a fact is not known.
+#: In place of an unknown value.
 NONE = "–"
 
 _SIZES = ("KiB", "MiB", "GiB", "TiB")
@@ -21,7 +21,7 @@ def size(number_bytes: float | None, *, signed: bool = False) -> str:
     """
     Bytes in the largest unit below them, with one decimal: ``512 B``, ``195.3 KiB``, ``2.0 GiB``.
 
-    ``signed`` puts a plus sign before what is above zero.
+    ``signed`` adds a plus sign to positive values.
     """
     if number_bytes is None:
         return NONE
@@ -57,7 +57,7 @@ def duration(seconds: float | None) -> str:
 
 
 def about(seconds: float) -> str:
-    """An estimated time, no more precise than it deserves: ``a minute``, ``40 min``, ``3 h``, ``2 d``."""
+    """An estimated time, rounded to its precision: ``a minute``, ``40 min``, ``3 h``, ``2 d``."""
     if seconds < 1.5 * _MINUTE:
         return "a minute"
     if seconds < 1.5 * _HOUR:
@@ -104,7 +104,7 @@ def percent(share: float | None) -> str:
 
 
 def count(number: float | None) -> str:
-    """A number with its thousands apart: ``1,234``; below 100 with one decimal, unless it is zero."""
+    """A number with thousands separators: ``1,234``; below 100 with one decimal, unless it is zero."""
     if number is None:
         return NONE
     return _decimal(number, 1 if abs(number) < 100 else 0)
@@ -121,13 +121,13 @@ def times(number: int) -> str:
 
 
 def clip(text: object, most: int = 200) -> str:
-    """A text cut to a length, with an ellipsis where it was."""
+    """A text cut to a length, with an ellipsis if it was cut."""
     whole = str(text)
     return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 
 def _rounded(value: float, digits: int) -> float:
-    """Halves go up, as in the page's script; Python's own would go to the even neighbour."""
+    """Rounds half up, like the page's script; Python's own rounds half to even."""
     scale = 10**digits
     return math.copysign(math.floor(abs(value) * scale + 0.5) / scale, value)
 

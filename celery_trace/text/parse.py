@@ -1,8 +1,8 @@
 """
-Sizes, durations and shares as people write them in settings, rules and options: ``1.5 GiB``, ``10 min``, ``20%``.
+Parses sizes, durations and shares of settings, rules and options: ``1.5 GiB``, ``10 min``, ``20%``.
 
-The readers give None for what they do not understand: the caller knows the name of the setting. What the ``written_``
-functions give reads back as the same number.
+The ``read_`` functions return None for invalid text: the caller knows the name of the setting. They read the results of
+the ``written_`` functions back as the same number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHARE = re.compile(r"\s*(\d{1,12}(?:\.\d+)?)\s*(%)?\s*", re.ASCII)
 
 
 def read_number(value: Any) -> float | None:
-    """A finite number, 0 or greater; no boolean and no text."""
+    """A finite number, 0 or greater; neither boolean nor text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     number = float(value)
@@ -58,7 +58,7 @@ def read_whole(value: Any) -> int | None:
 
 
 def written_bytes(number_bytes: float) -> str:
-    """Bytes in the largest unit that has them whole: ``1 GiB``, ``512 B``."""
+    """Bytes in the largest unit without a remainder: ``1 GiB``, ``512 B``."""
     value = float(number_bytes)
     if value != int(value):
         return f"{value:.3f} B"
@@ -71,7 +71,7 @@ def written_bytes(number_bytes: float) -> str:
 
 
 def written_seconds(seconds: float) -> str:
-    """Seconds in the largest unit that has them whole: ``15m``, ``4h``."""
+    """Seconds in the largest unit without a remainder: ``15m``, ``4h``."""
     for unit, length_s in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds and seconds % length_s == 0:
             return f"{int(seconds // length_s)}{unit}"
@@ -84,10 +84,10 @@ def written_share(share: float) -> str:
 
 
 def wrong_duration(value: object) -> str:
-    """What is said of a duration that can't be read."""
+    """The error for an invalid duration."""
     return f"invalid duration {value!r} (examples: 30m, 12h, 7d)"
 
 
 def wrong_size(value: object) -> str:
-    """What is said of a size that can't be read."""
+    """The error for an invalid size."""
     return f"invalid size {value!r} (examples: 500M, 2GiB)"

@@ -439,4 +439,4 @@ def test_rules_of_the_monitor_that_cannot_be_used_give_way_to_the_configured_one
     store.facts["leaks"] = [leak(5000)]
     store.stored_rules = StoredRules([{"rule": "of a newer version"}], "ada", 1.0)
     assert [alert.rule for alert in engine(store, clock, channel).evaluate()] == ["leak"]
-    assert "can't be used" in caplog.text
+    assert "are invalid" in caplog.text

@@ -64,10 +64,10 @@ def test_a_process_that_computes_all_day_samples_its_share() -> None:
 
 def test_an_allowance_bears_a_burst_and_no_lasting_excess() -> None:
     burst = Allowance(0.01, 0.0)
-    assert not burst.is_too_dear(0.15, 1.0)
-    assert not any(burst.is_too_dear(0.005, 1.0 + second) for second in range(1, 60))
+    assert not burst.exceeds(0.15, 1.0)
+    assert not any(burst.exceeds(0.005, 1.0 + second) for second in range(1, 60))
     lasting = Allowance(0.01, 0.0)
-    found = [lasting.is_too_dear(0.02, float(second)) for second in range(1, 60)]
+    found = [lasting.exceeds(0.02, float(second)) for second in range(1, 60)]
     assert not any(found[:15])
     assert all(found[25:])
-    assert not lasting.is_too_dear(0.005, 60.0)  # the rate is right by now, though the debt stands
+    assert not lasting.exceeds(0.005, 60.0)  # the rate is right by now, though the debt stands

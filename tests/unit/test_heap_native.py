@@ -13,10 +13,10 @@ import pytest
 
 from celery_trace.heap.native import (
     ENOUGH_READINGS,
-    Growth,
+    LevelGrowth,
+    LevelReading,
     Levels,
     NativeWatch,
-    Reading,
     describe,
     read_levels,
 )
@@ -25,14 +25,14 @@ from tests.support.requirements import told_children
 MIB = 2**20
 
 
-def series(count: int, leaks: dict[int, int], *, fixed: dict[int, int] | None = None) -> list[Reading]:
+def series(count: int, leaks: dict[int, int], *, fixed: dict[int, int] | None = None) -> list[LevelReading]:
     """Readings in which each run of a tag opens so many descriptors; tags run at rates of their own."""
     chooser = random.Random(1)
     runs = dict.fromkeys((1, 2, 3), 0)
     fds = 20
     readings = []
     for _ in range(count):
-        readings.append(Reading(Levels(fds, 5, 50 * MIB), 0.0, dict(runs)))
+        readings.append(LevelReading(Levels(fds, 5, 50 * MIB), 0.0, dict(runs)))
         for tag in runs:
             ran = fixed[tag] if fixed else chooser.randrange(3, 20)
             runs[tag] += ran
@@ -40,7 +40,7 @@ def series(count: int, leaks: dict[int, int], *, fixed: dict[int, int] | None = 
     return readings
 
 
-def found(readings: list[Reading]) -> list[Growth]:
+def found(readings: list[LevelReading]) -> list[LevelGrowth]:
     watch = NativeWatch()
     for reading in readings:
         watch.add(reading.levels, reading.heap_bytes, reading.runs)
@@ -56,7 +56,7 @@ def test_growth_is_attributed_to_the_task_whose_runs_explain_it(count: int) -> N
 
 
 def test_a_task_that_has_run_a_few_times_is_not_blamed() -> None:
-    readings = [Reading(Levels(20 + 3 * n, 5, 50 * MIB), 0.0, {1: n // 2, 2: n % 2}) for n in range(30)]
+    readings = [LevelReading(Levels(20 + 3 * n, 5, 50 * MIB), 0.0, {1: n // 2, 2: n % 2}) for n in range(30)]
     assert [growth.tag for growth in found(readings)] == [0]
 
 
@@ -66,21 +66,21 @@ def test_tasks_that_run_in_turns_leave_it_to_the_process() -> None:
 
 
 def test_a_level_that_goes_up_and_down_is_no_growth() -> None:
-    assert found([Reading(Levels(20 + 15 * (n % 4), 5, 50 * MIB), 0.0, {1: 3 * n}) for n in range(20)]) == []
+    assert found([LevelReading(Levels(20 + 15 * (n % 4), 5, 50 * MIB), 0.0, {1: 3 * n}) for n in range(20)]) == []
 
 
 @pytest.mark.parametrize("steps", [(5,), (5, 11), (2, 9, 12)])
 def test_a_level_that_rises_in_steps_and_stays_is_no_growth(steps: tuple[int, ...]) -> None:
     """A pool of connections that is opened at the first need, and another one later."""
     readings = [
-        Reading(Levels(20 + 20 * sum(n >= at for at in steps), 5, 50 * MIB), 0.0, {1: 3 * n}) for n in range(40)
+        LevelReading(Levels(20 + 20 * sum(n >= at for at in steps), 5, 50 * MIB), 0.0, {1: 3 * n}) for n in range(40)
     ]
     assert [number for number in range(6, 41) if found(readings[:number])] == []
 
 
 def test_what_python_objects_account_for_is_not_told_as_c_memory() -> None:
-    def readings(share: float) -> list[Reading]:
-        return [Reading(Levels(9, 5, n * 4 * MIB), n * 4 * MIB * share, {1: 2 * n}) for n in range(20)]
+    def readings(share: float) -> list[LevelReading]:
+        return [LevelReading(Levels(9, 5, n * 4 * MIB), n * 4 * MIB * share, {1: 2 * n}) for n in range(20)]
 
     assert found(readings(0.95)) == []
     (growth,) = found(readings(0.1))

@@ -414,7 +414,7 @@ def test_a_pass_climbs_to_the_end_of_a_chain_that_nothing_else_refers_to() -> No
     del matches, holder
 
 
-@pytest.mark.parametrize(("collects", "says"), [(True, retainers.NO_ROOT), (False, retainers.NOBODY_COLLECTS)])
+@pytest.mark.parametrize(("collects", "says"), [(True, retainers.NO_ROOT), (False, retainers.UNCOLLECTED)])
 def test_what_nothing_leads_to_is_said_not_to_be_found(
     collects: bool, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

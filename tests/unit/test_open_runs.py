@@ -133,7 +133,7 @@ def test_a_run_of_other_runs_takes_no_place_of_these(made: tuple[Any, Any]) -> N
 
 
 def test_a_buffer_without_room_is_refused(made: tuple[Any, Any]) -> None:
-    with pytest.raises(ValueError, match="room"):
+    with pytest.raises(ValueError, match="too small"):
         made[0].write_to(bytearray(PLACE.size))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from celery_trace.model import Room
 from celery_trace.process import limits
-from celery_trace.process.limits import RoomProbe
+from celery_trace.process.limits import RoomReader
 
 MIB = 1024 * 1024
 MACHINE = Room(2000 * MIB, 8000 * MIB, "machine")
@@ -29,9 +29,9 @@ def group(folder: Path, limit: str, used_mib: int, cache_mib: int, version: int 
     (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {cache_mib * MIB}\nshmem 0\n")
 
 
-def probe(folder: Path, groups: str) -> RoomProbe:
+def probe(folder: Path, groups: str) -> RoomReader:
     (folder / "groups").write_text(groups)
-    return RoomProbe(str(folder / "groups"), str(folder / "mount"))
+    return RoomReader(str(folder / "groups"), str(folder / "mount"))
 
 
 def test_a_container_sees_its_own_group_as_the_mount(tmp_path: Path) -> None:
@@ -68,4 +68,4 @@ def test_a_limit_that_is_changed_later_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("groups", ["", "garbage\n\n::::\n", "0::/../../etc\n"])
 def test_what_cannot_be_read_is_no_limit(tmp_path: Path, groups: str) -> None:
     assert probe(tmp_path, groups).read() == MACHINE
-    assert RoomProbe(str(tmp_path / "nothing"), str(tmp_path)).read() == MACHINE
+    assert RoomReader(str(tmp_path / "nothing"), str(tmp_path)).read() == MACHINE

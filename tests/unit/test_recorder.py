@@ -15,6 +15,9 @@ from celery_trace.heap.watch import watch_heap
 from celery_trace.model import Kind, Role, Rollup, Run, Sample, Stats
 from celery_trace.process import blackbox
 from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.probes.heap_probe import HeapProbe
+from celery_trace.runtime.probes.memory_probe import MemoryProbe
+from celery_trace.runtime.probes.stack_probe import StackProbe
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.runtime.rollups import OUTLIER_RUNS
 from celery_trace.runtime.ticker import Ticker
@@ -133,7 +136,7 @@ def test_a_black_box_that_cannot_be_made_costs_no_record(tmp_path, monkeypatch):
     recorder = Recorder.start(settings, role=Role.CHILD, clock=FakeClock(BUCKET_START_S))
     run(recorder)
     recorder.close()
-    assert recorder.box is None
+    assert recorder.probe(StackProbe).box is None
     assert own_errors["black box"] == 1
     assert [kept.runs for kept in of(Rollup, recorder.settings.spool_folder)] == [1]
     assert list(tmp_path.rglob("*.box")) == []
@@ -154,16 +157,16 @@ def test_a_black_box_that_failed_at_its_start_is_made_later(tmp_path, monkeypatc
     clock = FakeClock(BUCKET_START_S)
     recorder = Recorder.start(Settings(dir=str(tmp_path / "trace"), memory="rss"), role=Role.CHILD, clock=clock)
     try:
-        assert recorder.box is None
+        assert recorder.probe(StackProbe).box is None
         for _ in range(3):
             clock.advance(AGAIN_S)
             recorder.ticker.beat()
-        assert recorder.box is None
+        assert recorder.probe(StackProbe).box is None
         during = recorder.run_started(Kind.TASK, "t", task_id="during")
         room.append(True)
         clock.advance(AGAIN_S)
         recorder.ticker.beat()
-        assert recorder.box is not None
+        assert recorder.probe(StackProbe).box is not None
         recorder.run_ended(during, "SUCCESS")
         recorder.run_started(Kind.TASK, "t", task_id="after")
         (path,) = tmp_path.rglob("*.box")
@@ -185,17 +188,17 @@ def test_a_heap_watch_that_failed_at_its_start_begins_later(tmp_path, monkeypatc
             raise RuntimeError("not now")
         return watch_heap(*given, **named)
 
-    monkeypatch.setattr("celery_trace.runtime.recorder.watch_heap", at_first_too_few)
+    monkeypatch.setattr("celery_trace.runtime.probes.heap_probe.watch_heap", at_first_too_few)
     monkeypatch.setattr(Ticker, "start", lambda self: None)  # its beats are the test's
     clock = FakeClock(BUCKET_START_S)
     recorder = Recorder.start(Settings(dir=str(tmp_path / "trace")), role=Role.CHILD, clock=clock)
     try:
         early = recorder.run_started(Kind.TASK, "t", task_id="early")
         for _ in range(2):
-            assert recorder.heap is None
+            assert recorder.probe(HeapProbe).heap is None
             clock.advance(AGAIN_S)
             recorder.ticker.beat()
-        assert recorder.heap is not None
+        assert recorder.probe(HeapProbe).heap is not None
         recorder.run_ended(early, "SUCCESS")
         token = recorder.run_started(Kind.TASK, "t", task_id="id")
         assert token.totals.tag > 0
@@ -225,11 +228,11 @@ def test_a_memory_sample_is_written_when_memory_moved_or_long_after(recorder, cl
 
     rss_bytes = [100_000_000]
     monkeypatch.setattr(
-        "celery_trace.runtime.recorder.read_memory", lambda full=False: MemoryState(rss_bytes=rss_bytes[0])
+        "celery_trace.runtime.probes.memory_probe.read_memory", lambda full=False: MemoryState(rss_bytes=rss_bytes[0])
     )
 
     def samples() -> int:
-        recorder.sample()
+        recorder.probe(MemoryProbe).every()
         return len(of(Sample, recorder.settings.spool_folder))
 
     assert samples() == 1

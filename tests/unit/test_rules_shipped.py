@@ -341,9 +341,12 @@ def test_values_are_read_in_the_units_that_people_write() -> None:
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ({"rule": "leeks"}, "'leeks' is no rule. Did you mean 'leak'? Rules are: leak, process_memory"),
-        ({"rule": None}, "None is no rule. Rules are:"),
-        ({"rule": "leak", "abov": 1}, "'abov' is no key of the rule leak. Did you mean 'above'? Keys are: rule, above"),
+        ({"rule": "leeks"}, "unknown rule 'leeks'. Did you mean 'leak'? Rules are: leak, process_memory"),
+        ({"rule": None}, "unknown rule None. Rules are:"),
+        (
+            {"rule": "leak", "abov": 1},
+            "unknown key 'abov' for the rule leak. Did you mean 'above'? Keys are: rule, above",
+        ),
         ({"rule": "leak", "above": "many"}, "'above' of the rule leak is 'many', but it must be a size"),
         ({"rule": "leak", "above": -1}, "is -1, but it must be a size"),
         ({"rule": "leak", "above": True}, "is True, but it must be a size"),

@@ -14,6 +14,7 @@ from celery_trace import CeleryTrace
 from celery_trace.guard import own_errors
 from celery_trace.model import Role
 from celery_trace.runtime import plugin, recorder
+from celery_trace.runtime.probes.stack_probe import StackProbe
 from celery_trace.settings import Settings
 
 
@@ -53,7 +54,7 @@ def test_a_scheduler_has_one_recorder_however_it_was_switched_on(app: Celery, tm
     found = recorder.current()
     assert found is not None
     assert (found.process.role, found.process.worker, found.process.parent_uid) == (Role.BEAT, "", "")
-    assert found.box is None, "it runs nothing that could be killed"
+    assert found.probe(StackProbe).box is None, "it runs nothing that could be killed"
     signals.beat_init.send(sender=Sender(app))
     assert recorder.current() is found
 

@@ -124,7 +124,7 @@ def test_coroutines_that_overlap_say_how_many_were_at_once(written: list[Any]) -
         return list(await asyncio.gather(part(1), part(2)))
 
     assert asyncio.run(both()) == [1, 2]
-    assert "2 runs at once" in shown.getvalue()
+    assert "2 concurrent runs" in shown.getvalue()
     assert not tracemalloc.is_tracing()
 
 

@@ -255,7 +255,7 @@ def test_the_rules_in_force_are_shown(run: Run, filled: Store) -> None:
 def test_a_wrong_rule_is_refused_with_what_is_allowed(run: Run, filled: Store) -> None:
     result = run("alerts", "--rules", trace_alert_rules=[{"rule": "leek"}])
     assert result.exit_code == 1
-    assert "'leek' is no rule. Did you mean 'leak'?" in result.stderr
+    assert "unknown rule 'leek'. Did you mean 'leak'?" in result.stderr
 
 
 def test_one_evaluation_fires_and_delivers(run: Run, filled: Store, caplog: pytest.LogCaptureFixture) -> None:

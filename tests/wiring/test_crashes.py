@@ -82,7 +82,7 @@ def test_a_crash_leaves_its_own_stack(tmp_path, call, number, words, functions):
     "own",
     [
         "faulthandler.enable()\nassert not box.catch_crashes()",
-        "assert box.catch_crashes()\nfaulthandler.enable()\nbox._let_crashes_go()",
+        "assert box.catch_crashes()\nfaulthandler.enable()\nbox._disable_crash_handler()",
     ],
 )
 def test_the_programs_own_faulthandler_is_left_alone(tmp_path, own):

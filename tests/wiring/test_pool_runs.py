@@ -16,6 +16,8 @@ from celery_trace.guard import own_errors
 from celery_trace.model import Failure, Kind, Rollup, Run
 from celery_trace.process import blackbox
 from celery_trace.runtime import tracers
+from celery_trace.runtime.probes.heap_probe import HeapProbe
+from celery_trace.runtime.probes.stack_probe import StackProbe
 from tests.support.fixtures_pool import Pool
 
 
@@ -103,8 +105,9 @@ def test_a_run_inside_a_run_leaves_both_seen(pool: Pool) -> None:
 
 def test_the_black_box_tells_of_a_run_while_it_lasts(pool: Pool) -> None:
     def look() -> None:
-        assert pool.recorder.box is not None
-        pool.recorder.box.sample()
+        box = pool.recorder.probe(StackProbe).box
+        assert box is not None
+        box.sample()
         seen.append(box_of(pool))
 
     seen: list[blackbox.BoxReading] = []
@@ -162,17 +165,18 @@ def test_an_order_to_measure_a_task_traces_its_runs_and_no_others(pool: Pool) ->
 @pytest.mark.parametrize("pool", ["rss"], indirect=True)
 def test_what_an_ordered_watch_has_cost_stays_on_the_account(pool: Pool) -> None:
     pool.recorder.measure("add", "auto", 0)
-    assert pool.recorder.heap is not None
-    pool.recorder.heap.duty.spend(0.25)
+    probe = pool.recorder.probe(HeapProbe)
+    assert probe.heap is not None
+    probe.heap.duty.spend(0.25)
     time.sleep(0.01)
-    pool.recorder._look_at_heap()
-    assert pool.recorder.heap is None
+    probe.every()
+    assert probe.heap is None
     assert pool.recorder.overhead_s >= 0.25
 
 
 @pytest.mark.parametrize("pool", ["auto"], indirect=True)
 def test_the_heaps_sampler_is_told_which_task_runs(pool: Pool) -> None:
-    heap = pool.recorder.heap
+    heap = pool.recorder.probe(HeapProbe).heap
     assert heap is not None
     before = [heap._sampler.runs(heap.tag(Kind.TASK, name)) for name in ("add", "work")]
     pool.runs("add", 7)

@@ -176,5 +176,5 @@ def test_a_rule_that_does_not_name_what_it_reads_is_refused_in_any_company(
     add_rule(monkeypatch, "leaks")
     write(store, clock, [make.rollup(1, 9, duration_max_s=300.0)])
     assert states(engine(store, clock, {"rule": "slow"}, {"rule": "failure_rate"})) == {}
-    assert "reads the fact 'rollups', which its KIND does not name" in caplog.text
+    assert "reads the fact 'rollups', which its KIND does not declare" in caplog.text
     assert own_errors.pop("alert rule slow") == 1

@@ -65,7 +65,7 @@ def app():
 @pytest.fixture
 def heard(app):
     heard = Heard()
-    undo = tracers.hear(app, heard)
+    undo = tracers.install(app, heard)
     assert undo is not None
     yield heard
     undo()
@@ -143,7 +143,7 @@ def test_other_peoples_receivers_still_hear(app, heard):
 def test_undoing_it_leaves_everything_as_it_was(app):
     before = {name: task.__trace__ for name, task in app.tasks.items()}
     build = trace.build_tracer
-    undo = tracers.hear(app, Heard())
+    undo = tracers.install(app, Heard())
     assert trace.build_tracer is not build
     undo()
     assert trace.build_tracer is build
@@ -152,5 +152,5 @@ def test_undoing_it_leaves_everything_as_it_was(app):
 
 def test_a_celery_without_tracers_is_left_to_its_signals(app):
     app.tasks["add"].__trace__ = None
-    assert tracers.hear(app, Heard()) is None
+    assert tracers.install(app, Heard()) is None
     assert trace.build_tracer.__module__ == "celery.app.trace"

@@ -187,7 +187,7 @@ def test_without_flower_the_monitor_says_what_to_install(project: Path, trace_di
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("CELERY_TRACE_ALERT_RULES", '[{"rule": "leek"}]', "'leek' is no rule. Did you mean 'leak'?"),
+        ("CELERY_TRACE_ALERT_RULES", '[{"rule": "leek"}]', "unknown rule 'leek'. Did you mean 'leak'?"),
         ("CELERY_TRACE_ALERT_CHANNELS", "https://hooks.shop.test/s3cr3t", "Write webhook+https://…"),
         ("CELERY_TRACE_RETENTION_DAYS", "two weeks", "CELERY_TRACE_RETENTION_DAYS is 'two weeks', but it must be"),
     ],

@@ -223,7 +223,7 @@ def test_a_soft_time_limit_that_the_task_catches_is_recorded_where_it_struck(
     assert [frame.function for frame in caught.frames][-1] == "trace_task", "as in any other traceback"
     assert "celery_trace" not in "".join(frame.file for frame in caught.frames)
     assert [arg.value for arg in caught.args] == ["5", "[redacted]"]
-    assert caught.note.startswith("The task caught the error of the soft time limit and went on for ")
+    assert caught.note.startswith("The task caught the soft time limit's error and continued for ")
     assert caught.note.endswith(": SUCCESS")
     assert 1 <= caught.duration_s < 30
 

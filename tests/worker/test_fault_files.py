@@ -66,14 +66,14 @@ def test_a_planted_key_costs_the_orders_and_nothing_else_until_it_is_gone(
     (trace_dir / "shell.key").symlink_to(planted)
     worker = start_worker("bakery", project, settings={"memory": "rss"}, concurrency=1)
     records.failure_of(burn(), explain=worker.tail)
-    worker.wait_for(r"ERROR.* takes no orders.*symbolic link")
+    worker.wait_for(r"ERROR.* accepts no orders.*symbolic link")
     settings = Settings(dir=str(trace_dir), shell_key="k" * 40)
     assert control.OrderClient(client, settings).workers() == {}
     (trace_dir / "shell.key").unlink()
     orders = control.OrderClient(client, Settings(dir=str(trace_dir)))
     found = wait_until(orders.workers, "it takes orders", explain=worker.tail)
     assert list(found) == [worker.node]
-    assert worker.output.count("takes no orders") == 1
+    assert worker.output.count("accepts no orders") == 1
 
 
 def test_what_a_killed_worker_left_is_cleared_away(

@@ -1,5 +1,5 @@
 """
-Alert rules: one module a kind, all of them in :data:`celery_trace.alerting.rules.kinds.KINDS`.
+Alert rules: one module per kind, all of them in :data:`celery_trace.alerting.rules.kinds.KINDS`.
 
 A module ends with ``KIND``, a :class:`RuleKind`: the function that reads the facts, the facts that it needs, the unit
 of its threshold, its defaults and its meaning. The engine fetches the facts, as far back as the rule's ``window``.

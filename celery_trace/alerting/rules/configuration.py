@@ -1,8 +1,8 @@
 """
-Which rules are in force: ``trace_alert_rules``, or what somebody set in the monitor; and rules as text.
+The active rules: ``trace_alert_rules``, or those set in the monitor; and rules as text.
 
-``trace_alert_rules`` is a list of mappings; each names a ``rule`` and overrides what it likes of that rule's
-defaults. :func:`configured` checks them and refuses what it does not know, saying what is allowed.
+``trace_alert_rules`` is a list of mappings; each names a ``rule`` and overrides some of its defaults.
+:func:`configured` checks them; its errors list what is allowed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def describe(rule: Rule) -> dict[str, Any]:
 
 
 def sentence(rule: Rule) -> str:
-    """When a rule fires, in words with its own values."""
+    """When a rule fires, as a sentence with its values."""
     kind = kind_of(rule)
     values = {"above": kind.unit.in_words(rule.above), "window": duration(rule.window_s), "runs": str(rule.runs)}
     meaning = kind.at_zero if kind.at_zero and not rule.above else kind.meaning
@@ -47,7 +47,7 @@ def sentence(rule: Rule) -> str:
 
 
 def written(rule: Rule) -> dict[str, str]:
-    """A rule as somebody would write it: text by key, in the order of a form; :func:`configured` reads it back."""
+    """A rule as in a form: text by key, in the form's order; :func:`configured` reads it back."""
     kind = kind_of(rule)
     found = {
         "rule": rule.rule,
@@ -68,7 +68,7 @@ def written(rule: Rule) -> dict[str, str]:
 
 
 class StoredRules(Struct, frozen=True):
-    """Rules that somebody set in the monitor; they stand in for the configured ones."""
+    """Rules set in the monitor; they replace the configured ones."""
 
     entries: list[dict[str, Any]]
     by: str = ""
@@ -77,7 +77,7 @@ class StoredRules(Struct, frozen=True):
 
 def in_force(setting: Iterable[Mapping[str, Any]] | None, stored: StoredRules | None) -> tuple[Rule, ...]:
     """
-    The rules that hold: what somebody set in the monitor, or else what is configured.
+    The active rules: those set in the monitor, else the configured ones.
 
     Raises:
         SettingError: They can't be used; those of the monitor may have been set by a newer version.
@@ -98,7 +98,7 @@ def _patterns(value: Any) -> tuple[str, ...] | None:
     return None
 
 
-#: What an entry may set beside ``rule`` and ``above``.
+#: What an entry may set besides ``rule`` and ``above``.
 KEYS: dict[str, _Key] = {
     "name": _Key(
         "name",
@@ -120,9 +120,9 @@ KEYS: dict[str, _Key] = {
 
 def configured(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Rule, ...]:
     """
-    The rules of ``trace_alert_rules``; the shipped ones when it is not set.
+    The rules of ``trace_alert_rules``; the shipped ones if it is not set.
 
-    The entry ``{"rule": "shipped"}`` stands for all shipped rules, so that a list can add to them.
+    The entry ``{"rule": "shipped"}`` means all shipped rules, so that a list can add to them.
 
     Raises:
         SettingError: An entry names no rule, has a key or a value that is not allowed, or two share a name.
@@ -134,7 +134,7 @@ def configured(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Rule, ...]:
         place = f"{SETTING}[{number}]"
         if entry.get("rule") == "shipped":
             if len(entry) > 1:
-                raise SettingError(f"{place}: 'shipped' stands for all shipped rules and takes no other key.")
+                raise SettingError(f"{place}: 'shipped' means all shipped rules and takes no other key.")
             rules.extend(SHIPPED)
         else:
             rules.append(_checked(place, entry))
@@ -142,7 +142,7 @@ def configured(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Rule, ...]:
     if count > 1:
         raise SettingError(
             f"{SETTING} has {len(rules)} rules of which {count} are named {name!r}. "
-            "Their alerts could not be told apart; give each its own 'name'."
+            "Their alerts would be mixed up; give each its own 'name'."
         )
     return tuple(rules)
 
@@ -164,7 +164,7 @@ def _kind_named(place: str, name: object) -> RuleKind:
     kind = kinds.get(str(name))
     if kind is None:
         raise SettingError(
-            f"{place}: {name!r} is no rule.{_near(str(name), kinds)} "
+            f"{place}: unknown rule {name!r}.{_near(str(name), kinds)} "
             f"Rules are: {', '.join(kinds)}; or shipped for all of them."
         )
     return kind
@@ -176,7 +176,7 @@ def _value(place: str, kind: RuleKind, key: str, value: Any) -> tuple[str, Any]:
     known = keys.get(key)
     if known is None:
         raise SettingError(
-            f"{place}: {key!r} is no key of the rule {kind.name}.{_near(str(key), keys)} "
+            f"{place}: unknown key {key!r} for the rule {kind.name}.{_near(str(key), keys)} "
             f"Keys are: rule, {', '.join(keys)}."
         )
     checked = known.parse(value)

@@ -30,7 +30,7 @@ KINDS: tuple[RuleKind, ...] = (
     worker_silent.KIND,
 )
 
-#: What holds when ``trace_alert_rules`` is not set.
+#: The rules if ``trace_alert_rules`` is not set.
 SHIPPED: tuple[Rule, ...] = tuple(kind.shipped for kind in KINDS)
 
 _MOST_SUBJECT, _MOST_TEXT = 200, 600
@@ -42,16 +42,16 @@ def kinds_by_name() -> dict[str, RuleKind]:
 
 
 def kind_of(rule: Rule) -> RuleKind:
-    """The kind that a rule was made from."""
+    """The kind of a rule."""
     return kinds_by_name()[rule.rule]
 
 
 class _Needed:
     """
-    The facts that one kind of rule needs. Any other is refused.
+    The facts that one kind of rule needs; any other raises.
 
-    The engine fetches only what the rules in force need. Without this check, a rule that reads a fact it does not name
-    would work beside another rule that names it, and be silent alone.
+    The engine fetches only what the active rules need. Without this check, a rule that reads a fact it does not declare
+    would work together with another rule that declares it, and never fire alone.
     """
 
     def __init__(self, facts: Facts, kind: RuleKind) -> None:
@@ -61,7 +61,7 @@ class _Needed:
     def __getattr__(self, name: str) -> object:
         if name != "now_s" and name not in self._kind.needs:
             raise AttributeError(
-                f"The alert rule {self._kind.name!r} reads the fact {name!r}, which its KIND does not name. "
+                f"The alert rule {self._kind.name!r} reads the fact {name!r}, which its KIND does not declare. "
                 f"Add {name!r} to its `needs`."
             )
         return getattr(self._facts, name)
@@ -72,7 +72,7 @@ def evaluate(rule: Rule, facts: Facts) -> list[Reading]:
     All readings of one rule, the greatest value first; one for each subject.
 
     Raises:
-        AttributeError: The rule reads a fact that its kind's ``needs`` do not name.
+        AttributeError: The rule reads a fact that is not in its kind's ``needs``.
     """
     kind = kind_of(rule)
     readings: dict[str, Reading] = {}
@@ -86,10 +86,10 @@ def evaluate(rule: Rule, facts: Facts) -> list[Reading]:
 
 def one_line(text: str, most: int) -> str:
     """
-    One line of a bounded length, without hidden characters: it goes to logs, mails and terminals, and parts of it come
+    One line of bounded length, without hidden characters: it goes to logs, mails and terminals, and parts of it come
     from a task.
 
-    What is cut can still be told apart: a digest of the whole is at its end.
+    A cut line ends with a digest of the whole, so that it stays unique.
     """
     line = escaped(" ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 12]}… {stable_id(line)[:8]}"

@@ -9,7 +9,7 @@ from celery_trace.alerting.rules.units import BYTES
 from celery_trace.model import Leak, Verdict
 from celery_trace.text.format import moment, size
 
-# A leaked descriptor, thread or child process has no size of its own, so that it can be compared with `above` it counts
+# A leaked descriptor, thread or child process has no size. To be compared with `above` it counts
 # as what the kernel holds for it at least: an open file or socket about 1 KiB, a thread or a process its kernel stack
 # and structures.
 _COUNTABLE = {"fds": "descriptors", "threads": "threads", "children": "child processes"}
@@ -18,7 +18,7 @@ _WEIGHTS_BYTES = {"fds": 1024, "threads": 32 * 1024, "children": 32 * 1024}
 
 def holder_of(path: Sequence[str]) -> str:
     """
-    What holds a leak, to the attribute: ``shop.tasks._receipts (list)``.
+    The holder of a leak, with its attribute: ``shop.tasks._receipts (list)``.
 
     Args:
         path: ``retained_by`` of a leak, root first.
@@ -42,7 +42,7 @@ def _read(facts: Facts, rule: Rule) -> Iterator[Reading]:
         no_line = f"native memory ({leak.resource or 'malloc'})" if leak.native else "a line not found yet"
         where = f"{leak.file}:{leak.line}" if leak.file else no_line
         yield Reading(
-            # A line that is found later is no other leak.
+            # A line that is found later is the same leak.
             subject=f"{leak.kind} {leak.name} at {no_line if leak.native else where}",
             value=leak.kept_bytes_per_run + leak.kept_blocks_per_run * _WEIGHTS_BYTES.get(leak.resource, 0),
             text=f"{leak.kind} {leak.name} keeps {_amount(leak)} each run at {where} over {leak.runs} runs"

@@ -19,7 +19,7 @@ def _read(facts: Facts, rule: Rule) -> Iterator[Reading]:
             by_name[failure.kind, failure.name].append(failure)
     for (kind, name), failures in by_name.items():
         latest = max(failures, key=lambda failure: failure.at)
-        # A message that is delivered again after each kill is one failure, and no less of an alarm.
+        # A message that is redelivered after each kill is one failure with many kills.
         killed = sum(max(1, failure.kills) for failure in failures)
         where = latest.worker or latest.hostname
         yield Reading(

@@ -1,9 +1,9 @@
 """
-What an alert rule is: facts of the store go in, readings come out.
+The contract of an alert rule: facts of the store in, readings out.
 
-A rule is pure; it does not wait, write or keep state. It yields a :class:`Reading` for each subject (a leak, a
-worker, a task's name) that has a value worth comparing. Whether a value *fires*, for how long and whom it pages is
-decided by :class:`celery_trace.alerting.engine.AlertEngine`.
+A rule is pure; it does not wait, write or keep state. It yields a :class:`Reading` for each subject (a leak, a worker,
+a task's name) that has a value to compare. Whether a value *fires*, for how long, and who is notified is decided by
+:class:`celery_trace.alerting.engine.AlertEngine`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SEVERITIES = ("info", "warning", "critical")
 
 class Facts(Struct, frozen=True, kw_only=True):
     """
-    What the rules look at: one reading of the store.
+    What the rules read: one reading of the store.
 
     ``groups`` and ``losses`` are at least those that were active within the longest window of a rule, ``rollups``
-    those of the buckets that reach into it. ``leaks`` are those whose verdict is in. ``dropped_records`` counts what
-    the spools dropped and no alert has reported. A fact that no rule in force needs is not fetched.
+    those of its buckets. ``leaks`` are those with a final verdict. ``dropped_records`` counts what the spools have
+    dropped and no alert has reported. Facts that no active rule needs are not fetched.
     """
 
     now_s: float
@@ -45,8 +45,8 @@ class Reading(NamedTuple):
 
     subject: str  # identifies it among the rule's subjects; shown
     value: float  # in the rule's unit
-    text: str  # one sentence for a person
-    link: str = ""  # where to look, a path on the monitor
+    text: str  # one sentence
+    link: str = ""  # a path on the monitor
 
 
 class Rule(Struct, frozen=True, kw_only=True):
@@ -76,7 +76,7 @@ class Rule(Struct, frozen=True, kw_only=True):
         return self.above * self.clear
 
     def wants(self, name: str) -> bool:
-        """Whether the rule looks at this name at all; patterns as in the shell, any of them."""
+        """Whether one of the rule's patterns (as in the shell) matches the name."""
         return not self.names or any(fnmatchcase(name, pattern) for pattern in self.names)
 
 
@@ -89,13 +89,13 @@ class RuleKind(NamedTuple):
 
     name: str
     read: Callable[[Facts, Rule], Iterator[Reading]]
-    needs: tuple[str, ...]  # the fields of :class:`Facts` that ``read`` looks at; it can't read any other
+    needs: tuple[str, ...]  # the fields of :class:`Facts` that ``read`` uses; it can't read any other
     unit: Unit  # of ``above``
-    quantity: str  # what is compared with ``above``, as a form calls it
+    quantity: str  # what is compared with ``above``, for a form
     shipped: Rule
     meaning: str
     happens: bool = False  # it reports something that happened and cannot be undone: its end is not announced
-    at_zero: str = ""  # the meaning where ``above`` is 0, in better words
+    at_zero: str = ""  # the meaning if ``above`` is 0
     above_at_least: float = 0.0  # ``above`` must be greater than this, in the unit
     why_at_least: str = ""
 

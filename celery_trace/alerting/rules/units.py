@@ -1,4 +1,4 @@
-"""The units of a rule's threshold: how it is read, and how it is written for people and in a form."""
+"""The units of a rule's threshold: how it is parsed, shown, and written in a form."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from celery_trace.intervals import SAMPLE_IDLE_S, SILENT_S
 from celery_trace.model import Role, WorkerView
 from celery_trace.text.format import duration
 
-#: Roles of processes that are listed with the workers and are none.
+#: Roles of processes that are listed with the workers but are not workers.
 NO_WORKERS = frozenset({Role.WEB, Role.SCRIPT, Role.BEAT})
 _MAIN_ROLES = {Role.MAIN, Role.SOLO, Role.THREADS, Role.GREEN}
 
@@ -28,7 +28,7 @@ def _silence(worker: WorkerView, now_s: float, rule: Rule) -> Iterator[Reading]:
     )
     killed = main.ended_how == "killed"
     silent_s = now_s - worker.last_seen
-    # After the window it counts as gone for good.
+    # After the window it counts as gone.
     if silent_s > rule.window_s or (main.ended_at is not None and not killed):
         return
     name = worker.name or worker.host

@@ -1,4 +1,4 @@
-"""An exception becomes values: frames, locals, arguments; redacted, bounded, and without running the user's code."""
+"""Captures an exception as values: frames, locals, arguments. Redacted, bounded, runs none of the user's code."""
 
 from celery_trace.failures.capture.exceptions import Arguments, capture_exception, capture_frames, describe, info_of
 

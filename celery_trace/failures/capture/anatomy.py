@@ -1,11 +1,10 @@
 """
-Reading objects without running a line of anybody's code.
+Reads objects without running any of the user's code.
 
-``obj.name`` may run a property, ``__getattr__`` or ``__getattribute__``; ``isinstance`` may
-ask a ``__class__`` property; hashing a type may ask its metaclass. Here only the
-interpreter's own slots are read: the type by ``type()``, its MRO and its own namespace by the
-descriptors of ``type``, instance dictionaries by the getset that the interpreter made, slots by
-their member descriptors.
+``obj.name`` may run a property, ``__getattr__`` or ``__getattribute__``; ``isinstance`` may read a ``__class__``
+property; hashing a type may call its metaclass. Here only the interpreter's own slots are read: the type by ``type()``,
+its MRO and its own namespace by the descriptors of ``type``, instance dictionaries by the interpreter's getset, slots
+by their member descriptors.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _qualname_of = type.__dict__["__qualname__"].__get__
 _flags_of = type.__dict__["__flags__"].__get__
 _HEAP_TYPE = 1 << 9
 
-#: Slots that hold machinery, not data.
+#: Slots of internals, not data.
 _MACHINERY = frozenset(("__dict__", "__weakref__"))
 
 
 def mro(cls: type) -> tuple[type, ...]:
-    """The type's method resolution order, as the interpreter keeps it."""
+    """The type's method resolution order, from the interpreter's slot."""
     order: tuple[type, ...] = _mro_of(cls)
     return order
 
@@ -39,7 +38,7 @@ def namespace(cls: type) -> MappingProxyType[str, Any]:
 
 
 def class_value(cls: type, name: str) -> Any:
-    """What the class body of the type or of its nearest base binds to the name, raw; None if nobody does."""
+    """What the class body of the type or of its nearest base binds to the name, raw; None if none does."""
     for base in mro(cls):
         own = namespace(base)
         if name in own:
@@ -48,7 +47,7 @@ def class_value(cls: type, name: str) -> Any:
 
 
 def module_name(cls: type) -> str:
-    """Where the type says it was made; empty if it says nothing that is text."""
+    """The type's ``__module__``; empty if that is not text."""
     try:
         name = _module_of(cls)
     except AttributeError:
@@ -69,7 +68,7 @@ def type_name(cls: type) -> str:
 
 
 def is_kind_of(cls: type, *ancestors: type) -> bool:
-    """As ``issubclass``, without asking a metaclass."""
+    """As ``issubclass``, without calling a metaclass."""
     return any(base is ancestor for base in mro(cls) for ancestor in ancestors)
 
 
@@ -79,18 +78,18 @@ def resident(module: str, name: str) -> Any:
     return getattr(found, "__dict__", {}).get(name) if type(found) is type(sys) else None
 
 
-#: What a class body holds when one of the makers of record classes has been at work.
+#: What libraries for record classes put into a class body.
 _MARKS = (("__dataclass_fields__", "dataclass"), ("__attrs_attrs__", "attrs"), ("__struct_fields__", "struct"))
 
 
 class Anatomy:
-    """Where the parts of a type's instances lie. Made once a type; reading an instance is then a few C calls."""
+    """Where the parts of a type's instances are. Made once per type; reading an instance is then a few C calls."""
 
     __slots__ = ("dict_getter", "form", "is_secret", "name", "slot_getters")
 
     def __init__(self, cls: type) -> None:
         self.name = type_name(cls)
-        #: The type's own name says that it holds a secret, as ``SecretStr`` does.
+        #: The type's name means that it holds a secret, like ``SecretStr``.
         self.is_secret = "Secret" in self.name.rpartition(".")[2]
         self.form = next((form for mark, form in _MARKS if class_value(cls, mark) is not None), "")
         self.dict_getter: Any = None
@@ -112,7 +111,7 @@ class Anatomy:
 
     def attributes_of(self, instance: object) -> list[tuple[str, object]]:
         """
-        The instance's own attributes: its slots, then its dictionary; names that are no text are left out.
+        The instance's own attributes: its slots, then its dictionary; names that are not text are left out.
 
         A slot without a value is left out too. Private names are as the interpreter mangled them.
         """
@@ -145,13 +144,13 @@ class Anatomy:
         return own if type(own) is dict or is_kind_of(type(own), dict) else None
 
 
-#: Remembered by address, because hashing a type may run its metaclass; the weak reference tells an address
-#: that was given to another type since.
+#: Cached by address, because hashing a type may run its metaclass; the weak reference detects an address that was
+#: reused for another type.
 _anatomies: dict[int, tuple[weakref.ref[type], Anatomy]] = {}
 
 
 def anatomy(cls: type) -> Anatomy:
-    """The anatomy of a type, remembered while the type lives."""
+    """The anatomy of a type, cached while the type lives."""
     known = _anatomies.get(id(cls))
     if known is not None and known[0]() is cls:
         return known[1]
@@ -166,7 +165,7 @@ def part(instance: object, name: str, default: Any = None) -> Any:
     """
     One attribute as the interpreter stores it: a slot or a C field, else an entry of the instance's dictionary.
 
-    Properties, ``__getattr__`` and the class's own values are not consulted.
+    Properties, ``__getattr__`` and the class's own values are not used.
     """
     cls = type(instance)
     for base in mro(cls):

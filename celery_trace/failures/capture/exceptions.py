@@ -1,4 +1,4 @@
-"""An exception with all that hangs from it: causes, contexts and groups, as a tree of values."""
+"""Captures an exception with its causes, contexts and groups as a tree of values."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Limits
 from celery_trace.text.code_owner import CodeOwner, project_roots
 
-#: So many exceptions may be wrapped in each other, each with the next one as its only argument.
+#: The deepest nesting of exceptions that each have the next one as their only argument.
 _MOST_WRAPPED = 8
 #: Exceptions kept of one tree.
 MOST_EXCEPTIONS = 32
 
 
 def _field(cls: type, name: str) -> Any:
-    """The getter of a builtin exception's C field; a subclass's property of the same name is not asked."""
+    """The getter of a builtin exception's C field; a subclass's property of the same name is not called."""
     return cls.__dict__[name].__get__
 
 
@@ -52,13 +52,13 @@ _context_of = _field(BaseException, "__context__")
 _suppress_of = _field(BaseException, "__suppress_context__")
 _traceback_of = _field(BaseException, "__traceback__")
 _args_of = _field(BaseException, "args")
-#: Says ``args``, and no more; most exceptions, the user's too, speak by it.
-_PLAIN_SPEECH = BaseException.__dict__["__str__"]
+#: Shows ``args`` only; most exceptions, the user's too, inherit it.
+_PLAIN_STR = BaseException.__dict__["__str__"]
 _members_of = _field(BaseExceptionGroup, "exceptions")
 
 
 class Arguments(NamedTuple):
-    """What a task was called with; ``names`` are its parameters, so that a positional password is known as one."""
+    """What a task was called with; ``names`` are its parameters, so that a positional password is recognised."""
 
     args: Any = ()
     kwargs: Any = None
@@ -74,13 +74,13 @@ class Raised(NamedTuple):
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
-    """The exception's traceback as the interpreter keeps it."""
+    """The exception's traceback, from the C field."""
     traceback: TracebackType | None = _traceback_of(error)
     return traceback
 
 
 def tree_of(error: BaseException) -> list[Raised]:
-    """The exception and all that hangs from it, breadth first; each once, so that a cycle ends."""
+    """The exception with its causes, contexts and groups, breadth first; each once, so that a cycle ends."""
     found = [Raised(error, "", -1)]
     alone = _cause_of(error) is None and (_suppress_of(error) or _context_of(error) is None)
     if alone and not is_kind_of(type(error), BaseExceptionGroup):
@@ -105,22 +105,22 @@ def tree_of(error: BaseException) -> list[Raised]:
     return found
 
 
-def message_of(error: BaseException, most: int = 1024, said: str = "") -> str:
+def message_of(error: BaseException, most: int = 1024, formatted: str = "") -> str:
     """
-    What ``str(error)`` would say, where that runs no code of the user's; else the message's parts.
+    The text of ``str(error)``, if that runs no code of the user's; else the message's parts.
 
     Not redacted yet.
 
     Args:
-        error: Read, not asked.
-        most: Characters of interest.
-        said: The traceback as text, where somebody else formatted it already: an error of the user's with a
-            ``__str__`` of its own has spoken there.
+        error: Only its C fields are read.
+        most: Characters that are needed.
+        formatted: The traceback as text, if Celery has formatted it already: it has the result of the user's own
+        ``__str__``.
     """
     cls = type(error)
     args = _args_of(error)
-    speaks = class_value(cls, "__str__")
-    if speaks is _PLAIN_SPEECH and len(args) == 1 and type(args[0]) is str:
+    to_string = class_value(cls, "__str__")
+    if to_string is _PLAIN_STR and len(args) == 1 and type(args[0]) is str:
         return str(args[0][: 4 * most])
     wrapped = _wrapped(error)
     if wrapped is not error:
@@ -130,15 +130,15 @@ def message_of(error: BaseException, most: int = 1024, said: str = "") -> str:
         count = len(_members_of(error))
         text = message if type(message) is str else ""
         return f"{text[:most]} ({count} sub-exception{'s' if count != 1 else ''})"
-    if type(speaks) is WrapperDescriptorType and module_name(speaks.__objclass__) == "builtins":
+    if type(to_string) is WrapperDescriptorType and module_name(to_string.__objclass__) == "builtins":
         parts = [value for _, value in exception_parts(error)[1:]]
         harmless = all(_is_plain(value) for value in args) and all(_is_plain(value) for value in parts)
         if harmless and sum(len(value) for value in (*args, *parts) if type(value) is str) <= 16 * most:
-            return str(speaks.__get__(error)())[: 4 * most]
-    elif said:
-        told = _last_words(cls, said)
-        if told:
-            return told[: 4 * most]
+            return str(to_string.__get__(error)())[: 4 * most]
+    elif formatted:
+        shown = _cut_message(cls, formatted)
+        if shown:
+            return shown[: 4 * most]
     if len(args) == 1 and type(args[0]) is str:
         return str(args[0][: 4 * most])
     for name in ("message", "msg", "detail", "reason"):
@@ -150,30 +150,30 @@ def message_of(error: BaseException, most: int = 1024, said: str = "") -> str:
 
 def _wrapped(error: BaseException) -> BaseException:
     """
-    The exception whose words are the message of ``error``: the last of those that each have one exception as argument.
+    The exception that has the message of ``error``: the last in a chain of exceptions with one exception as argument.
 
     Kombu's ``EncodeError(TypeError(...))`` is one: its ``str`` is that of its only argument.
     """
     inner = error
     for _ in range(_MOST_WRAPPED):
         args = _args_of(inner)
-        if class_value(type(inner), "__str__") is not _PLAIN_SPEECH or len(args) != 1:
+        if class_value(type(inner), "__str__") is not _PLAIN_STR or len(args) != 1:
             return inner
         if not is_kind_of(type(args[0]), BaseException):
             return inner
         inner = args[0]
-    return error  # perhaps a cycle
+    return error  # it may be a cycle
 
 
-def _last_words(cls: type, said: str) -> str:
-    """What stands behind the error's name at the end of a formatted traceback; empty if it does not end so."""
+def _cut_message(cls: type, formatted: str) -> str:
+    """The text after the error's name at the end of a formatted traceback; empty if it does not end like that."""
     name = _printed_name(cls)
-    at = said.rfind(f"\n{name}: ")
-    return said[at + len(name) + 3 :].rstrip("\n") if at >= 0 else ""
+    at = formatted.rfind(f"\n{name}: ")
+    return formatted[at + len(name) + 3 :].rstrip("\n") if at >= 0 else ""
 
 
 def _printed_name(cls: type) -> str:
-    """The class as a traceback prints it: with its module, unless that goes without saying."""
+    """The class as in a traceback: with its module, unless it is a builtin or of ``__main__``."""
     module = module_name(cls)
     qualname = type_name(cls).removeprefix(f"{module}.")
     return qualname if module in ("builtins", "__main__") else f"{module}.{qualname}"
@@ -187,7 +187,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _shown(value: object, most: int) -> str:
-    """A short text for one argument, without asking it."""
+    """A short text for one argument, without calling its methods."""
     if type(value) is str:
         return repr(value[:most])
     if _is_plain(value):
@@ -205,12 +205,12 @@ def _notes_of(error: BaseException) -> list[str]:
 
 @lru_cache(maxsize=8)
 def _workshop(redactor: Redactor, in_app: tuple[str, ...]) -> tuple[SourceLines, CodeOwner, Names]:
-    """What captures with the same settings share: remembered source lines and answers about files and names."""
+    """Shared by captures with the same settings: caches of source lines, of files and of names."""
     return SourceLines(redactor), CodeOwner(in_app, project_roots()), Names(redactor)
 
 
 class _Capturing:
-    """One capture under way."""
+    """One capture in progress."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class _Capturing:
         self.frames = FrameEncoder(self.heap, source, owner)
 
     def text(self, text: str, most: int) -> str:
-        """A text beside the heap: redacted and cut, and counted in bytes."""
+        """A text outside of the heap: redacted, cut, and counted in bytes."""
         whole = encodable(text)
         redacted = self.redactor.text(whole)
         if redacted is not whole:
@@ -256,12 +256,12 @@ class _Capturing:
         heap.pending = deque()
         return refs
 
-    def exception(self, raised: Raised, most_frames: int, said: str = "") -> CapturedException:
+    def exception(self, raised: Raised, most_frames: int, formatted: str = "") -> CapturedException:
         error = raised.error
         cls = type(error)
         qualname = type_name(cls)
         module = module_name(cls)
-        message, notes = self.words(error, said)
+        message, notes = self._message(error, formatted)
         self.heap.bytes_left -= 160 + len(qualname) + len(module)
         places, cut = without_middle(folded(places_of(traceback_of(error))), most_frames)
         frames = self.frames.encode(places, sensitive.hidden_locals(places))
@@ -283,30 +283,32 @@ class _Capturing:
             attributes=attributes,
         )
 
-    def in_full(self, tree: list[Raised], said: str) -> list[CapturedException]:
+    def in_full(self, tree: list[Raised], formatted: str) -> list[CapturedException]:
         exceptions: list[CapturedException] = []
         for raised in tree:
             if exceptions and self.heap.bytes_left < 1024:
                 break
             first = not exceptions
-            exceptions.append(self.exception(raised, MOST_FRAMES if first else MOST_FRAMES // 2, said if first else ""))
+            exceptions.append(
+                self.exception(raised, MOST_FRAMES if first else MOST_FRAMES // 2, formatted if first else "")
+            )
         return exceptions
 
-    def in_brief(self, tree: list[Raised], outline: Outline, full: int, said: str) -> list[CapturedException]:
-        """As the outline has it; only what each exception says is new."""
+    def in_brief(self, tree: list[Raised], outline: Outline, full: int, formatted: str) -> list[CapturedException]:
+        """The outline's exceptions with their new messages."""
         self.brief = f"in brief, without locals: {full} of the last minute are in full (trace_capture_budget)"
         self.heap.bytes_left -= outline.bytes
         self.heap.cut_values += outline.left_out
         exceptions: list[CapturedException] = []
         for raised, known in zip(tree, outline.exceptions, strict=False):
-            message, notes = self.words(raised.error, "" if exceptions else said)
+            message, notes = self._message(raised.error, "" if exceptions else formatted)
             exceptions.append(replace(known, message=message, notes=notes))
         return exceptions
 
-    def words(self, error: BaseException, said: str) -> tuple[str, list[str]]:
-        """An exception's message and its notes, as they may be kept."""
+    def _message(self, error: BaseException, formatted: str) -> tuple[str, list[str]]:
+        """An exception's message and notes, redacted and cut."""
         most = self.limits.string
-        return self.text(message_of(error, most, said), most), [self.text(note, most) for note in _notes_of(error)]
+        return self.text(message_of(error, most, formatted), most), [self.text(note, most) for note in _notes_of(error)]
 
     def finish(self, exceptions: list[CapturedException], args: int, kwargs: int) -> Capture:
         open_fairly(self.heap, self.frames.waiting)
@@ -331,41 +333,41 @@ def capture_exception(
     redactor: Redactor,
     in_app: Sequence[str] = (),
     arguments: Arguments | tuple[Any, ...] | None = None,
-    said: str = "",
+    formatted: str = "",
     scrubber: Scrubber | None = None,
     repeats: Repeats | None = None,
 ) -> Capture:
     """
     An exception as values: frames with their locals, causes and groups, redacted and within the limits.
 
-    Runs none of the user's code: no ``__repr__``, no property, no query. Nothing in the result refers to
+    Runs none of the user's code: no ``__repr__``, property or query. Nothing in the result refers to
     the process's objects.
 
     Args:
-        error: What was raised; its ``__traceback__`` tells where.
+        error: What was raised, with its ``__traceback__``.
         limits: What may be kept. ``limits.bytes`` bounds the whole result as JSON.
         redactor: Decides what is secret.
         in_app: Further folders or module prefixes that are the user's own.
         arguments: ``(args, kwargs, names of the parameters)`` of the run.
-        said: The traceback as text, if somebody formatted it already; see :func:`message_of`.
-        scrubber: Learns the secrets that were met, for the texts that go with the capture and are not part of it.
-        repeats: Remembers what was captured lately, and so decides whether this one is captured in brief.
+        formatted: The traceback as text, if it was formatted already; see :func:`message_of`.
+        scrubber: Collects the secrets that were found, for texts that are not part of the capture.
+        repeats: Has the recent captures, and decides whether this one is captured in brief.
     """
     given = Arguments(*arguments) if arguments is not None else None
     capturing = _Capturing(limits, redactor, in_app, scrubber)
     tree = tree_of(error)
     if repeats is None:
         args, kwargs = capturing.arguments(given)
-        return capturing.finish(capturing.in_full(tree, said), args, kwargs)
+        return capturing.finish(capturing.in_full(tree, formatted), args, kwargs)
     began_cpu_s = time.thread_time()
     identity = identity_of(tree, traceback_of)
     known = repeats.outline_of(identity)
-    # The frame that failed matters most, and the arguments must not starve: they open before its callers.
+    # The frame that failed matters most, and the arguments need their share: they are opened before its callers.
     args, kwargs = capturing.arguments(given)
     if known is not None:
-        return capturing.finish(capturing.in_brief(tree, *known, said), args, kwargs)
+        return capturing.finish(capturing.in_brief(tree, *known, formatted), args, kwargs)
     told_by_arguments = capturing.heap.learned_by_name
-    capture = capturing.finish(capturing.in_full(tree, said), args, kwargs)
+    capture = capturing.finish(capturing.in_full(tree, formatted), args, kwargs)
     secretive = capturing.heap.learned_by_name > told_by_arguments
     repeats.captured(identity, capture.exceptions, time.thread_time() - began_cpu_s, secretive=secretive)
     return capture
@@ -388,8 +390,8 @@ def capture_frames(
     Args:
         frame: The innermost.
         limits, redactor, in_app, arguments, scrubber: As for :func:`capture_exception`.
-        outermost: The function whose callers are left out.
-        raised: What the exception is called; nothing by default.
+        outermost: The function beyond which callers are left out.
+        raised: The exception's name; none by default.
     """
     capturing = _Capturing(limits, redactor, in_app, scrubber)
     args, kwargs = capturing.arguments(arguments)
@@ -404,7 +406,7 @@ def capture_frames(
 
 
 def _bare_name(qualname: str, module: str) -> str:
-    """``Order.DoesNotExist`` of a nested class; the function that a class was made in is left out."""
+    """``Order.DoesNotExist`` for a nested class, without the function that a class was defined in."""
     return qualname.removeprefix(f"{module}.").rpartition("<locals>.")[2]
 
 

@@ -1,4 +1,4 @@
-"""A traceback or a running frame becomes frames of values: where it stood, its source, its locals."""
+"""Captures a traceback or a running frame: positions, source lines, locals."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def places_of_stack(frame: FrameType | None, outermost: str = "") -> list[Place]
 
 def folded(places: list[Place]) -> list[Place]:
     """
-    Recursion told once: a cycle of calls that repeats more than three times keeps its first and its last turn.
+    Fold recursion: a cycle of calls that repeats more than three times keeps its first and its last turn.
 
-    The place before the gap carries in ``folded`` how many places stand behind it.
+    ``folded`` of the place before the gap is the number of places left out.
     """
     if len(places) < 8:
         return places
@@ -97,14 +97,14 @@ def locals_of(frame: FrameType) -> dict[str, object]:
     """
     A copy of the frame's locals: Celery clears the frame right after the signal.
 
-    Empty where the namespace is an object of the user's, as in a class body with ``__prepare__``.
+    Empty if the namespace is an object of the user's, as in a class body with ``__prepare__``.
     """
     namespace: Any = frame.f_locals
     if type(namespace) is not dict and type(namespace).__name__ != "FrameLocalsProxy":
         return {}
     try:
         return dict(namespace)
-    except RuntimeError:  # another thread changed the module's globals meanwhile
+    except RuntimeError:  # another thread has changed the module's globals
         return {}
 
 
@@ -119,7 +119,7 @@ def _is_definition(value: object) -> bool:
 
 
 class FrameEncoder:
-    """Encodes the frames of one capture onto its heap."""
+    """Encodes the frames of one capture into its heap."""
 
     def __init__(self, heap: HeapEncoder, source: SourceLines, owner: CodeOwner) -> None:
         self._heap = heap
@@ -129,12 +129,12 @@ class FrameEncoder:
 
     def encode(self, places: Iterable[Place], hidden: Mapping[int, Any] | None = None) -> list[Frame]:
         """
-        Frames of values, in the order given, as many as there is room for.
+        The frames in the given order, as many as fit.
 
         The values inside their locals are opened later, by :func:`open_fairly`.
 
         Args:
-            places: Where the frames stood; innermost first.
+            places: The frames' positions, innermost first.
             hidden: By the address of a frame, which of its locals must not be shown: names, or ``"__ALL__"``.
         """
         frames: list[Frame] = []
@@ -155,7 +155,7 @@ class FrameEncoder:
         in_app = self._owner(file, module)
         line_code, start, context, stale, size = self._source.around(file, place.line, self._source.changed_at_s(file))
         if heap.bytes_left < heap.limits.bytes // 2:
-            context, start = [], 0  # the locals matter more than the lines, which may be read elsewhere
+            context, start = [], 0  # the locals matter more than the lines, which are in the source
         size += 320 + _width(file) + 2 * _width(code.co_qualname) + _width(module)
         if size > heap.bytes_left:
             return None
@@ -202,7 +202,7 @@ class FrameEncoder:
         shown = 0
         for name, value in own.items():
             if type(name) is not str or (at_module_level and (name.startswith("__") or _is_definition(value))):
-                continue  # a module's own functions and imports say nothing of the failure
+                continue  # a module's own functions and imports don't explain the failure
             if shown >= MOST_LOCALS:
                 break
             shown += 1
@@ -219,10 +219,10 @@ class FrameEncoder:
 
 def open_fairly(heap: HeapEncoder, waiting: list[deque[tuple[int, object, int]]]) -> None:
     """
-    Open the frames' values so that the innermost has its share first and none is starved.
+    Open the frames' values: the innermost first, but each gets a share.
 
     First round: each frame may spend twice its equal share of what is left. Second round: what
-    remains goes to the innermost that still wants it.
+    remains goes to the innermost that still need it.
     """
     for place, pending in enumerate(waiting):
         if pending:

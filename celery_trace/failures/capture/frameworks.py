@@ -1,10 +1,9 @@
 """
-What objects of well-known libraries are to someone who debugs: a model's loaded fields, a query that
-was not run, an array's head.
+Shows objects of well-known libraries by what matters in debugging: a model's loaded fields, a query that was not
+evaluated, an array's head.
 
-A class is recognised by being the very one that its module holds, and only when that module is
-already imported; nothing is imported here. Only what the object already holds is shown: no lazy
-load, no query, no property of a user's class.
+A class is recognised if it is the same object as in its module, and only if that module is already imported. Only
+what the object already holds is shown: no lazy load, no query, no property of a user's class.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def _is_tuple(value: object) -> bool:
 
 
 def _django_queryset(encoder: HeapEncoder, value: object, depth: int) -> Node:
-    """The rows that it already fetched, if it did; it is never evaluated."""
+    """The rows that were fetched already; it is never evaluated."""
     cls = type(value)
     model = part(value, "model")
     note = f"of {type_name(model)}" if isinstance(model, type) else ""
@@ -83,7 +82,7 @@ _django_form = _chosen("form", "data", "is_bound", "prefix", "initial", "_errors
 
 
 def _django_request(encoder: HeapEncoder, value: object, depth: int) -> Node:
-    """Method, path and what was already parsed of it; the body is not read."""
+    """Method, path and what was already parsed; the body is not read."""
     own = anatomy(type(value)).dict_of(value) or {}
     hidden = own.get("sensitive_post_parameters")
     named: list[tuple[str, object]] = []
@@ -116,7 +115,7 @@ def _sqlalchemy_row(encoder: HeapEncoder, value: object, depth: int) -> Node:
 
 
 def _sqlalchemy_model(encoder: HeapEncoder, value: object, depth: int) -> Node:
-    """The attributes that are loaded; what is expired or lazy stays so."""
+    """The loaded attributes; expired and lazy ones are not loaded."""
     own = anatomy(type(value)).dict_of(value) or {}
     named = [(name, field) for name, field in own.items() if type(name) is str and name != "_sa_instance_state"]
     expired = part(own.get("_sa_instance_state"), "expired_attributes")
@@ -139,7 +138,7 @@ def _pydantic_model(encoder: HeapEncoder, value: object, depth: int) -> Node:
 
 
 def _secret(encoder: HeapEncoder, value: object, _depth: int) -> Node:
-    """A type that says itself that it holds a secret."""
+    """A type that is meant for secrets."""
     encoder.learn(part(value, "_secret_value"))
     encoder.redacted_values += 1
     return Node(type_name(type(value)), "redacted")
@@ -149,7 +148,7 @@ def _secret(encoder: HeapEncoder, value: object, _depth: int) -> Node:
 
 
 def _array_head(array: Any, most: int) -> Iterator[object]:
-    """The first items as Python's own values; the array's class is not asked."""
+    """The first items as Python values, without calling the array's class."""
     numpy_array: Any = resident("numpy", "ndarray")
     bare = numpy_array.view(array, numpy_array)
     if bare.dtype.kind == "O":
@@ -252,7 +251,7 @@ def _pandas_index(encoder: HeapEncoder, value: Any, depth: int) -> Node:
 
 # --- recognising ----------------------------------------------------------------------------------------
 
-#: (module, name) of a class that stands in the MRO, and how its instances are opened.
+#: (module, name) of a class in the MRO, and how its instances are opened.
 _FAMILIES: dict[tuple[str, str], Shape] = {
     ("django.db.models.base", "Model"): _django_model,
     ("django.db.models.query", "QuerySet"): _django_queryset,
@@ -270,7 +269,7 @@ _FAMILIES: dict[tuple[str, str], Shape] = {
 
 
 def shape_of(order: tuple[type, ...]) -> Callable[[HeapEncoder, Any, int], Node] | None:
-    """The shape of a type with this MRO, if it belongs to a library that we know; else None."""
+    """The shape of a type with this MRO, if it is of a known library; else None."""
     for base in order[:-1]:
         module = module_name(base)
         name = type_name(base).rpartition(".")[2]

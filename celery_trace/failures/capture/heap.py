@@ -1,10 +1,9 @@
 """
-Values become a table of nodes, within limits, without running any of the user's code.
+Encodes values as a table of nodes, within limits, without running any of the user's code.
 
-Whatever the object is, the cost is bounded: nodes, depth, items of a container, characters of
-a text and bytes of the whole. Objects are followed breadth first and iteratively, so a structure
-ten thousand levels deep is as harmless as a flat one; one object seen twice is one node, so cycles
-and sharing survive. What is left out is counted where it is missing, with the true size.
+The cost is bounded for any object: nodes, depth, items of a container, characters of a text and bytes in all. Objects
+are followed breadth first and iteratively, so a structure ten thousand levels deep is no problem. An object seen twice
+is one node, so cycles and sharing are kept. What is left out is counted at its place, with the true size.
 
 The dispatch is on exact types; how the other types are taken apart is in
 :mod:`celery_trace.failures.capture.shapes`.
@@ -23,8 +22,8 @@ from celery_trace.failures.capture.pairs import (
     attribute_refs,
     dict_refs,
     has_options,
+    is_uninformative,
     options_masked,
-    tells_nothing,
     two_refs,
 )
 from celery_trace.failures.capture.scrubbing import hide_open_keys, scrub_nodes, secrets_in, texts_of_nodes
@@ -40,14 +39,14 @@ _NODE_BYTES = 48  # brackets, quotes, commas, the kind and the numbers of a node
 _LEAF_BYTES = _NODE_BYTES + 20
 _REF_BYTES = 8
 _NAME_BYTES = 60  # reserved for a type's name
-_RESERVED_BYTES = _NODE_BYTES + 16  # taken when a value is entered, so that it can at least be named
+_RESERVED_BYTES = _NODE_BYTES + 16  # reserved when a value is entered, so that at least its type fits
 _ROOMY_BYTES = 256
-_SHORT = 8  # characters; fewer are too few for any pattern of a secret
-SMALL = 1_000_000_000_000  # a number of fewer digits is no card's
+_SHORT = 8  # characters; shorter texts match no pattern of a secret
+SMALL = 1_000_000_000_000  # a number of fewer digits is not a card number
 _INT64 = 1 << 63
 
-#: Given to nodes without items, so that a capture of a thousand leaves does not make two thousand lists for the
-#: garbage collector to walk. Nobody writes to a node's lists.
+#: Shared by nodes without items, so that a capture of a thousand leaves does not make two thousand lists for the
+#: garbage collector. A node's lists are never changed.
 NO_ITEMS: list[int] = []
 NO_NAMES: list[str] = []
 
@@ -70,10 +69,10 @@ class HeapEncoder:
     Args:
         limits: What may be kept. ``nodes`` and ``bytes`` hold for the whole heap.
         redactor: Decides what is secret.
-        scrubber: Learns what was redacted by name, to take it out of every other text at the end.
-        shape_of: Gives the way to open an object of a type that is no leaf.
-        leaves: By the address of an exact type, what makes its node at once.
-        names: Answers about names that other captures have asked already.
+        scrubber: Collects what was redacted by name, to remove it from all other texts at the end.
+        shape_of: Returns the function that opens an object that is not a leaf.
+        leaves: By the address of an exact type, the function that makes its node.
+        names: The cache of names, shared with other captures.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class HeapEncoder:
         self.limits = limits
         self.redactor = redactor
         self.scrubber = scrubber
-        # A place that is None is reserved for a value that waits to be opened.
+        # None reserves the place of a value that is not opened yet.
         self.nodes: list[Node | None] = []
         self.pending: deque[tuple[int, object, int]] = deque()
         self.bytes_left = limits.bytes
@@ -104,12 +103,12 @@ class HeapEncoder:
         self._numbers: dict[int, int] = {}
         # Nodes with names, notes or long texts: where a learned secret of some length can be.
         self._uncommon: list[Node] = []
-        self._alive: list[object] = []  # an address is only an identity while its object lives
+        self._alive: list[object] = []  # an address identifies an object only while it lives
         self.names = names if names is not None else Names(redactor)
         # Rows of one table have the same keys: by the keys' addresses, a node's items.
         self._plain_keys: dict[tuple[int, ...], list[int]] = {}
         self._holds_open_key = False
-        #: Secrets that only their names gave away.
+        #: Secrets that were recognised by name only.
         self.learned_by_name = 0
 
     @property
@@ -118,13 +117,13 @@ class HeapEncoder:
         return self._most_nodes - len(self.nodes)
 
     def has_room_for(self, count: int) -> bool:
-        """Whether that many values, and the bytes of their names at least, fit for sure."""
+        """Whether that many values, and at least the bytes of their names, are sure to fit."""
         return count <= self.nodes_left and count * _ROOMY_BYTES <= self.bytes_left
 
     # --- entering values. The loop is written out: most of a capture's time is spent here.
 
     def visit(self, value: object, depth: int) -> int:
-        """The ref of a value: a leaf is encoded at once, the others are opened when their turn comes. -1: no room."""
+        """The ref of a value: a leaf is encoded at once, others are queued. -1: no room."""
         known = self._refs.get(id(value))
         if known is None:
             refs = self.refs_of((value,), depth)
@@ -133,13 +132,13 @@ class HeapEncoder:
 
     def refs_of(self, values: Sequence[Any], depth: int) -> list[int]:
         """
-        Refs of values in a row, as many as there is room for.
+        Refs of a row of values, as many as fit.
 
-        Short texts and small numbers are the same wherever they stand; all else is by identity.
+        Short texts and small numbers are shared by value, everything else by identity.
 
         Args:
-            values: A tuple, or a list that nobody else writes to.
-            depth: How deep they stand.
+            values: A tuple, or a list that no other code changes.
+            depth: Their depth.
         """
         known, texts, numbers, nodes = self._refs, self._texts, self._numbers, self.nodes
         refs: list[int] = []
@@ -205,26 +204,26 @@ class HeapEncoder:
         return refs
 
     def keep(self, value: Any) -> Any:
-        """Hold on to what was made for this capture, so that nothing else is taken for it by its address."""
+        """Keep an object of this capture alive, so that its address is not reused."""
         self._alive.append(value)
         return value
 
-    def stand_in(self, ref: int) -> object:
-        """Something to put in a row in place of a value that has its node already, such as a secret."""
+    def placeholder(self, ref: int) -> object:
+        """A placeholder in a row for a value that has its node already, such as a secret."""
         placeholder = self.keep(object())
         self._refs[id(placeholder)] = ref
         return placeholder
 
     def masked(self, named: Iterable[tuple[str | None, object]]) -> list[object]:
-        """The values of a row whose names are known, secret ones by a stand-in."""
+        """The values of a row with names; secret ones are replaced by placeholders."""
         is_secret = self.redactor.is_secret_name
         return [
-            self.stand_in(self.secret(value)) if name and is_secret(name) and not tells_nothing(value) else value
+            self.placeholder(self.secret(value)) if name and is_secret(name) and not is_uninformative(value) else value
             for name, value in named
         ]
 
     def _node_of(self, value: Any, cls: type, ref: int, depth: int) -> Node | None:
-        """The node of a value that is not among the commonest; None if it waits to be opened."""
+        """The node of a less common value; None if it is queued."""
         if cls is str:
             return self.text_node("str", "plain", value)
         if cls is bool:
@@ -246,17 +245,17 @@ class HeapEncoder:
         return _absent(value, "too deep")
 
     def member(self, name: str, value: object, depth: int) -> int:
-        """As :meth:`visit`, for a value that has a name: a secret one is taken out."""
-        if self.redactor.is_secret_name(name) and not tells_nothing(value):
+        """As :meth:`visit`, for a value with a name: a secret one is redacted."""
+        if self.redactor.is_secret_name(name) and not is_uninformative(value):
             return self.secret(value)
         return self.visit(value, depth)
 
     def variables(self, named: Iterable[tuple[str, object]], depth: int = 0) -> list[Variable]:
-        """Named values in order; those for which no room is left have ref -1."""
+        """Named values in order; those that do not fit have ref -1."""
         return [Variable(self.name(name), self.member(name, value, depth)) for name, value in named]
 
     def row(self, values: Sequence[object], names: Sequence[str]) -> int:
-        """Positional arguments, opened at once; ``names`` are those of the first ones, and tell which are secret."""
+        """Positional arguments, opened at once; ``names`` are those of the first ones, to find secrets."""
         kind = "tuple" if type(values) is tuple else "list"
         self.bytes_left -= _NODE_BYTES + 8
         ref = len(self.nodes)
@@ -277,7 +276,7 @@ class HeapEncoder:
         return ref
 
     def secret(self, value: object) -> int:
-        """A node that only says of which type the secret was; the secret itself is learned for the scrubbing."""
+        """A node with only the type of the secret; the scrubber gets the secret itself."""
         self.learn(value)
         if self.nodes_left <= 0 or self.bytes_left <= 0:
             return -1
@@ -295,7 +294,7 @@ class HeapEncoder:
         self.learned_by_name += len(self.scrubber) - known
 
     def learn_from(self, text: str, kept: str) -> None:
-        """Remember what was taken out of a text, and the lines of a private key, which may stand apart."""
+        """Remember what was redacted in a text, and the lines of a private key, which may occur separately."""
         window = text[: self.limits.string + BEYOND]
         for secret in self.redactor.secrets_in(window):
             if len(secret) <= self.limits.string:
@@ -308,7 +307,7 @@ class HeapEncoder:
     # --- opening them
 
     def open_pending(self, *, nodes: int, bytes: int) -> None:
-        """Open what waits, oldest first, until that many nodes or bytes went into it, or nothing waits."""
+        """Open queued values, oldest first, until so many nodes or bytes are used, or the queue is empty."""
         least_nodes = max(0, self.nodes_left - nodes)
         least_bytes = max(0, self.bytes_left - bytes)
         most_nodes = self._most_nodes - least_nodes
@@ -317,7 +316,7 @@ class HeapEncoder:
             ref, value, depth = pending.popleft()
             cls = type(value)
             if cls is list or cls is tuple:
-                # Of a list a copy, as another thread may change it meanwhile; of a short tuple itself.
+                # A copy of a list, as another thread may change it; a short tuple itself.
                 row = value[:breadth]  # type: ignore[index]
                 length = max(len(value), len(row))  # type: ignore[arg-type]
                 if length == 2 and len(row) == 2 and self._is_secret_pair(row):
@@ -348,7 +347,7 @@ class HeapEncoder:
 
     def _open_dicts(self, ref: int, value: dict[Any, Any], depth: int, most_nodes: int, least_bytes: int) -> None:
         """
-        An exact dictionary, and those that wait behind it and have the same keys: the rows of a table.
+        An exact dictionary, and the next ones in the queue with the same keys: the rows of a table.
 
         Their values are entered together, which takes half the time; most of a capture's values are such rows.
         """
@@ -357,7 +356,7 @@ class HeapEncoder:
             if len(value) > self._breadth:
                 nodes[ref] = self.mapping("dict", value, depth + 1)
                 return
-            row = list(value.values())  # before the keys, which tell that nobody changed it meanwhile
+            row = list(value.values())  # before the keys: if these are unchanged, so is the dictionary
             keys = list(value)
             addresses = tuple(map(id, keys))
             count = len(addresses)
@@ -373,7 +372,7 @@ class HeapEncoder:
             nodes[ref] = _changed(dict, error)
             return
         opened = [ref]
-        # As many as there surely is room for, so that one table does not take what belongs to the others.
+        # As many as are sure to fit, so that one table does not use up the others' share.
         most = min((most_nodes - len(nodes)) // count, (self.bytes_left - least_bytes) // (count * _ROOMY_BYTES), 32)
         pending = self.pending
         while len(opened) < most and pending:
@@ -385,7 +384,7 @@ class HeapEncoder:
                 if tuple(map(id, other)) != addresses or len(more) != count:
                     break
             except RuntimeError:
-                break  # another thread changes it: when its turn comes, it is told so
+                break  # another thread changes it: it is marked when it is opened
             row += more
             pending.popleft()
             opened.append(ref)
@@ -407,7 +406,7 @@ class HeapEncoder:
             start += count
 
     def _remember_keys(self, addresses: tuple[int, ...], keys: list[Any], depth: int) -> None:
-        """By the very keys that were looked at: the dictionary may have others by now."""
+        """By the keys that were read: the dictionary may have others by now."""
         is_secret = self.redactor.known.get
         for key in keys:
             if type(key) is not str or is_secret(key) is not False:
@@ -427,11 +426,11 @@ class HeapEncoder:
         except RuntimeError as error:
             return _changed(cls, error)
         except Exception as error:
-            # A type whose parts are not where such types keep them: shown as opaque rather than losing the capture.
+            # The type keeps its parts elsewhere: show it as opaque and keep the capture.
             return Node(type_name(cls), "opaque", note=f"unreadable: {type(error).__name__}")
 
     def give_up(self, pending: Iterable[tuple[int, object, int]]) -> None:
-        """Say of what is never opened that it is absent, and how long it is."""
+        """Mark what is never opened as absent, with its length."""
         for ref, value, _ in pending:
             self.nodes[ref] = _absent(value)
             self.cut_values += 1
@@ -492,14 +491,14 @@ class HeapEncoder:
         """A name as it may be shown. Its bytes are for the caller to count."""
         shown = self.names.shown(name)
         if not shown.isascii() or not shown.isprintable():
-            self.bytes_left -= 6 * len(shown)  # more than the callers reckon with
+            self.bytes_left -= 6 * len(shown)  # more than the callers have reserved
         return shown
 
     # --- texts and numbers
 
     def text_node(self, cls_name: str, kind: str, text: str, *, length: int = -1, cut: int = 0, **more: Any) -> Node:
         """
-        A node that a text stands for, redacted and cut.
+        A node with a text, redacted and cut.
 
         ``length`` and ``cut`` are given when ``text`` is only a part of what there was.
         """
@@ -525,12 +524,12 @@ class HeapEncoder:
         return Node(cls_name, kind, kept, NO_ITEMS, NO_NAMES, length, cut, **more)
 
     def short_text(self, cls_name: str, text: str) -> Node:
-        """A short ASCII text that the interpreter itself made, such as a date: it holds no secret."""
+        """A short ASCII text from the interpreter, such as a date: it holds no secret."""
         self.bytes_left -= _NODE_BYTES + len(cls_name) + len(text)
         return Node(cls_name, "text", text, NO_ITEMS, NO_NAMES)
 
     def integer(self, cls_name: str, number: int, **more: Any) -> Node:
-        """Numbers over 64 bits become text: other languages and JSON readers lose their digits."""
+        """Numbers over 64 bits become text: JSON readers of other languages lose their digits."""
         if -_INT64 <= number < _INT64:
             if number > 1_999_999_999_999 and is_card_number(number):
                 self.redacted_values += 1
@@ -548,7 +547,7 @@ class HeapEncoder:
     # --- the end
 
     def finish(self) -> list[Node]:
-        """The table, with every secret that was learned on the way taken out of every text."""
+        """The table, with all collected secrets removed from all texts."""
         self.give_up(self.pending)
         self.pending.clear()
         self._alive.clear()
@@ -559,7 +558,7 @@ class HeapEncoder:
         if self._holds_open_key:
             self.redacted_values += hide_open_keys(nodes, self.scrubber)
         if self.scrubber:
-            # Whatever is entered at once is a number or a text of fewer characters.
+            # Everything that is entered at once is a number or a text of fewer characters.
             suspects = nodes if self.scrubber.has_short_or_digits(_SHORT) else self._uncommon
             if self.scrubber.may_be_in(texts_of_nodes(suspects)):
                 changed, self.bytes_left = scrub_nodes(nodes, self.scrubber, self.bytes_left)
@@ -568,7 +567,7 @@ class HeapEncoder:
 
 
 def _changed(cls: type, error: Exception) -> Node:
-    """Another thread changed a container while we read it. The task goes on; the value is marked."""
+    """Another thread changed a container while it was read: the value is marked."""
     return Node(type_name(cls), "opaque", note=f"changed while read: {error}"[:80])
 
 
@@ -578,6 +577,6 @@ def _absent(value: object, note: str = "") -> Node:
     return Node(type_name(cls)[:_NAME_BYTES], "absent", length=length, note=note)
 
 
-#: For a place that was reserved and never filled; nothing leaves one, but a reader must never meet a hole.
+#: For a place that was reserved and never filled. That should not happen, but a reader must not find a hole.
 _LOST = Node("", "absent")
 _SIZED: tuple[Any, ...] = (dict, list, tuple, set, frozenset, deque)

@@ -1,7 +1,7 @@
 """
-Leaves: values of exact builtin types that a line of text or a number stands for.
+Leaves: values of exact builtin types that become a line of text or a number.
 
-What is told of a date or of bytes serves their subclasses too, by the builtin's own methods.
+Subclasses of dates and bytes are shown the same way, by the builtin's own methods.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Leaf = Callable[[HeapEncoder, Any], Node]
 
 
 def _float(encoder: HeapEncoder, value: float) -> Node:
-    """Those that JSON has no number for; the others are entered by the encoder itself."""
+    """Floats that JSON has no number for; the encoder enters the others itself."""
     return encoder.text_node("float", "text", repr(value))
 
 
@@ -38,7 +38,7 @@ def bytes_node(encoder: HeapEncoder, value: bytes | bytearray, name: str) -> Nod
     builtin: Any = bytearray if is_kind_of(type(value), bytearray) else bytes
     length = builtin.__len__(value)
     head = bytes(builtin.__getitem__(value, slice(0, encoder.limits.string)))
-    # As text, so that the patterns of secrets find them; what is no text is escaped.
+    # As text, so that the patterns of secrets match; other bytes are escaped.
     text = head.decode("utf-8", "backslashreplace")
     return encoder.text_node(name, "text", text, length=length, cut=length - len(head), form="bytes")
 
@@ -62,7 +62,7 @@ def _memoryview(encoder: HeapEncoder, value: memoryview) -> Node:
 
 
 def _repr_of_exact(name: str) -> Leaf:
-    """For exact builtin types whose ``repr`` is C and contains nothing but itself."""
+    """For exact builtin types with a ``repr`` in C that includes no other object."""
 
     def leaf(encoder: HeapEncoder, value: Any) -> Node:
         return encoder.text_node(name, "text", repr(value))
@@ -98,7 +98,7 @@ _SAFE_ZONES: tuple[tuple[str, str], ...] = (("datetime", "timezone"), ("zoneinfo
 
 
 def moment_text(value: datetime.datetime) -> tuple[str, str]:
-    """ISO text of a datetime or of a subclass, and what its zone is where only user code could tell the offset."""
+    """ISO text of a datetime or of a subclass, and its zone if only user code knows the offset."""
     bare = bare_moment(value)
     zone = datetime.datetime.tzinfo.__get__(value)
     if zone is None:

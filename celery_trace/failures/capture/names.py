@@ -1,4 +1,4 @@
-"""What names of variables and attributes are shown as, and which of them need a closer look."""
+"""How names of variables and attributes are shown, and which of them must be checked for secrets."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 from celery_trace.failures.capture.texts import encodable
 from celery_trace.redaction import Redactor
 
-#: A name and its value may stand apart: ``{"name": "password", "value": "x"}``.
+#: A name and its value may be separate items: ``{"name": "password", "value": "x"}``.
 NAMING = frozenset(("name", "key", "field", "header", "param", "parameter"))
 VALUES = frozenset(("value", "content", "data", "val"))
 PARTED = NAMING | VALUES
 
 
 def are_parted(names: Iterable[str]) -> bool:
-    """Whether one of the names may hold what the value of another is called."""
+    """Whether the value of one name may be the name of another value."""
     found = PARTED.intersection(names)
     return len(found) > 1 and not NAMING.isdisjoint(found) and not VALUES.isdisjoint(found)
 
@@ -27,7 +27,7 @@ _REMEMBERED = 512
 
 
 class Shown(NamedTuple):
-    """Names as they are shown; nobody writes to the list. ``characters`` is their length in all."""
+    """Names as they are shown; never changed. ``characters`` is their total length."""
 
     names: list[str]
     characters: int
@@ -35,18 +35,18 @@ class Shown(NamedTuple):
 
 class Names:
     """
-    Answers about the names that objects of one class, or calls of one function, have in common.
+    Caches checks of the names that objects of one class, or calls of one function, have in common.
 
-    Captures share it, as the same code fails again and again. Bounded.
+    Captures share it, as the same code fails repeatedly. Bounded.
     """
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        # By the addresses of the names; the names themselves are kept with the answer, so that an address stays one's.
+        # By the addresses of the names; the names are kept alive with the result, so that addresses are not reused.
         self._known: dict[tuple[int, ...], tuple[tuple[str, ...], Shown | None]] = {}
 
     def plain(self, names: Sequence[str]) -> Shown | None:
-        """How to show the names, if none of them is secret, foreign or one half of a pair; else None."""
+        """How to show the names, if none is secret, not text, or part of a pair; else None."""
         addresses = tuple(map(id, names))
         known = self._known.get(addresses)
         if known is None:
@@ -71,7 +71,7 @@ class Names:
         return Shown(shown, sum(map(len, shown)))
 
     def shown(self, name: str) -> str:
-        """A name as it may be shown: bounded, valid, and without a secret inside when it is no identifier."""
+        """A name as it may be shown: bounded, valid, and redacted if it is not an identifier."""
         text = name if len(name) <= _LONGEST else name[:_LONGEST] + "…"
         if len(text) >= _CREDENTIAL or not text.isidentifier():
             text = encodable(self._redactor.text(text))

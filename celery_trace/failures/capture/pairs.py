@@ -1,7 +1,7 @@
 """
-Names and the values beside them: as items of a dictionary, attributes of an object, or a row of two.
+Names with their values: items of a dictionary, attributes of an object, or a row of two.
 
-A secret name hides its value, and so does a name that itself is a value: ``{"name": "password", "value": "x"}``.
+A secret name hides its value, also if the name is itself a value: ``{"name": "password", "value": "x"}``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Encoder(Protocol):
 
     def secret(self, value: object) -> int: ...
 
-    def stand_in(self, ref: int) -> object: ...
+    def placeholder(self, ref: int) -> object: ...
 
     def learn(self, value: object) -> None: ...
 
@@ -51,19 +51,19 @@ def dict_refs(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int]:
     refs: list[int] = []
     is_secret = encoder.redactor.is_secret_name
     names_a_secret = False
-    value_at = -1  # where in `refs` a value stands whose name may stand beside it
-    value_beside: object = None
+    value_at = -1  # where in `refs` a value is that may have its name in another item
+    paired_value: object = None
     for key, value in islice(dict.items(own), encoder.limits.breadth):
         key_ref = encoder.visit(key, depth)
         if key_ref < 0:
             break
         name = key if type(key) is str else as_name(key)
-        if name is not None and is_secret(name) and not tells_nothing(value):
+        if name is not None and is_secret(name) and not is_uninformative(value):
             ref = encoder.secret(value)
         else:
             if name in PARTED:
                 if name in VALUES:
-                    value_at, value_beside = len(refs) + 1, value
+                    value_at, paired_value = len(refs) + 1, value
                 else:
                     text = as_name(value)
                     names_a_secret = names_a_secret or (text is not None and is_secret(text))
@@ -71,20 +71,20 @@ def dict_refs(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int]:
         if ref < 0:
             break
         refs += (key_ref, ref)
-    if names_a_secret and 0 <= value_at < len(refs) and not tells_nothing(value_beside):
-        _hide(encoder, refs, value_at, value_beside)
+    if names_a_secret and 0 <= value_at < len(refs) and not is_uninformative(paired_value):
+        _hide(encoder, refs, value_at, paired_value)
     return refs
 
 
 def _refs_at_once(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int] | None:
     """
-    As :func:`dict_refs`, in few steps, where all keys are texts, none is half of a pair, and there is room for all.
+    As :func:`dict_refs`, in few steps, if all keys are texts, none is part of a pair, and all fit.
 
-    None where that does not hold.
+    Otherwise None.
     """
     if dict.__len__(own) > encoder.limits.breadth:
         return None
-    pairs = list(dict.items(own))  # at once: what is whose must not change between the keys and the values
+    pairs = list(dict.items(own))  # at once: no change between the keys and the values
     if len(pairs) > encoder.limits.breadth or not encoder.has_room_for(2 * len(pairs)):
         return None
     keys: list[Any] = [key for key, _ in pairs]
@@ -95,11 +95,11 @@ def _refs_at_once(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int
         if type(key) is not str or key in PARTED:
             return None
         known = is_known(key)
-        if (known or (known is None and is_secret(key))) and not tells_nothing(values[place]):
+        if (known or (known is None and is_secret(key))) and not is_uninformative(values[place]):
             secret_at.append(place)
     key_refs = encoder.refs_of(keys, depth)
     for place in secret_at:
-        values[place] = encoder.stand_in(encoder.secret(values[place]))
+        values[place] = encoder.placeholder(encoder.secret(values[place]))
     refs = encoder.refs_of(values, depth)
     del key_refs[len(refs) :]
     items = key_refs * 2
@@ -108,16 +108,16 @@ def _refs_at_once(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int
 
 
 def attribute_refs(encoder: Encoder, named: list[tuple[str, object]], depth: int) -> tuple[list[str], list[int]]:
-    """Shown names and refs where some name is secret, or says what the value beside it is."""
+    """Shown names and refs if some name is secret, or is the value of a name field."""
     names: list[str] = []
     refs: list[int] = []
     names_a_secret = False
     value_at = -1
-    value_beside: object = None
+    paired_value: object = None
     for name, part in named if len(named) <= 2 * encoder.limits.breadth else named[: 2 * encoder.limits.breadth]:
         if name in PARTED:
             if name in VALUES:
-                value_at, value_beside = len(refs), part
+                value_at, paired_value = len(refs), part
             else:
                 text = as_name(part)
                 names_a_secret = names_a_secret or (text is not None and encoder.redactor.is_secret_name(text))
@@ -128,8 +128,8 @@ def attribute_refs(encoder: Encoder, named: list[tuple[str, object]], depth: int
         encoder.bytes_left -= 2 * len(shown) + 3
         names.append(shown)
         refs.append(ref)
-    if names_a_secret and 0 <= value_at < len(refs) and not tells_nothing(value_beside):
-        _hide(encoder, refs, value_at, value_beside)
+    if names_a_secret and 0 <= value_at < len(refs) and not is_uninformative(paired_value):
+        _hide(encoder, refs, value_at, paired_value)
     return names, refs
 
 
@@ -137,7 +137,7 @@ def two_refs(encoder: Encoder, items: Iterator[object], depth: int) -> list[int]
     """Two items can be a name and its value, as in a list of headers."""
     first, second = islice(items, 2)
     name = as_name(first)
-    if name is not None and encoder.redactor.is_secret_name(name) and not tells_nothing(second):
+    if name is not None and encoder.redactor.is_secret_name(name) and not is_uninformative(second):
         refs = [encoder.visit(first, depth), encoder.secret(second)]
     else:
         refs = [encoder.visit(first, depth), encoder.visit(second, depth)]
@@ -150,14 +150,14 @@ _LOGINS = frozenset(("-u", "-U", "--user", "--proxy-user"))
 
 def has_options(row: Sequence[Any]) -> bool:
     """Whether a row can be a command line: one of its texts begins with a dash."""
-    for value in row:  # noqa: SIM110 - asked of each row of texts, and `any` takes twice as long
+    for value in row:  # noqa: SIM110 - runs for each row of texts, and `any` takes twice as long
         if type(value) is str and value[:1] == "-":
             return True
     return False
 
 
 def options_masked(encoder: Encoder, row: Sequence[object]) -> Sequence[object]:
-    """A command line with stand-ins for what follows ``--password`` or ``-u``; the row itself where nothing does."""
+    """A command line with placeholders after ``--password`` or ``-u``; the row itself if there is none."""
     masked: list[object] | None = None
     for place in range(1, len(row)):
         option, value = as_name(row[place - 1]), as_name(row[place])
@@ -168,15 +168,15 @@ def options_masked(encoder: Encoder, row: Sequence[object]) -> Sequence[object]:
             masked = masked if masked is not None else list(row)
             if login:
                 encoder.learn(value.partition(":")[2])
-            masked[place] = encoder.stand_in(encoder.secret(row[place]))
+            masked[place] = encoder.placeholder(encoder.secret(row[place]))
     return masked if masked is not None else row
 
 
 def _hide(encoder: Encoder, refs: list[int], at: int, value: object) -> None:
     """
-    A value turned out to be secret after it was entered: its name stood behind it.
+    A value turned out to be secret after it was entered: its name came after it.
 
-    The place that it was given stays, in case it is shared; a text in it is scrubbed like any other.
+    Its node stays, in case it is shared; a text in it is scrubbed like any other.
     """
     ref = encoder.secret(value)
     if encoder.nodes[refs[at]] is not None:
@@ -185,11 +185,11 @@ def _hide(encoder: Encoder, refs: list[int], at: int, value: object) -> None:
     refs[at] = ref if ref >= 0 else refs[at]
 
 
-def tells_nothing(value: object) -> bool:
+def is_uninformative(value: object) -> bool:
     """
-    None, a boolean and emptiness reveal no secret, and are often just what went wrong.
+    None, booleans and empty values reveal no secret, and are often the cause of a failure.
 
-    Neither does a task's ``signature`` in Celery, which holds no signature; what is in it is looked at for itself.
+    Celery's task ``signature`` is not a secret either; its contents are checked separately.
     """
     cls = type(value)
     if value is None or cls is bool:

@@ -1,4 +1,4 @@
-"""A node of a capture's heap as text, as a person would expect a ``repr`` to be."""
+"""A node of a capture's heap as text, like a ``repr``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from celery_trace.model import Node
 
-#: What stands where something was left out.
+#: In place of what was left out.
 ELLIPSIS = "…"
 _BRACKETS = {"list": ("[", "]"), "tuple": ("(", ")"), "set": ("{", "}"), "frozenset": ("{", "}"), "dict": ("{", "}")}
 _BARE = frozenset(("list", "tuple", "set", "dict"))
@@ -18,7 +18,7 @@ def text(heap: Sequence[Node], ref: int, width: int = 120) -> str:
 
     Args:
         heap: The capture's table.
-        ref: Which node; -1 is a value for which no room was left.
+        ref: The node; -1 for a value that did not fit.
         width: Most characters; a longer text ends in ``…``.
     """
     return _Line(heap, width).render(ref)
@@ -68,7 +68,7 @@ class _Line:
     def _text(node: Node) -> str:
         cut = ELLIPSIS if node.cut else ""
         if node.form == "bytes":
-            # Kept as text so that secrets could be found; what was no text already stands as an escape.
+            # Kept as text so that secrets are found; other bytes are escaped already.
             body = f"b'{node.value}'{cut}"
             return body if node.type == "bytes" else f"{_short(node.type)}({body})"
         if node.form in ("class", "module", "function"):

@@ -1,4 +1,4 @@
-"""Secrets that were learned under their names are taken out of everything else that a capture says."""
+"""Removes the secrets that were found by name from all other texts of a capture."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from celery_trace.model import CapturedException, Frame, Node
 from celery_trace.redaction import Scrubber, pem
 
 _INT64 = 1 << 63
-#: Values that are looked at inside one secret container or object.
+#: Values that are read inside one secret container or object.
 _MOST_INSIDE = 64
-#: Characters of a text inside one; a shorter one would blot out innocent text.
+#: Characters of a text inside one; a shorter one would hide harmless text.
 _LONG = 8
-#: Characters of a number that is no whole one; shorter ones are everywhere.
+#: Characters of a number that is not whole; shorter ones are too common.
 _FIGURES = 6
-#: Characters of a key that are looked at.
+#: Characters of a key that are checked.
 _KEY = 256
-#: What is read in a way of its own, subclasses too; anything else by its slots and its dictionary.
+#: Types with their own reader, for subclasses too; others are read by slots and dictionary.
 _TELLING: tuple[Any, ...] = (
     str, bytes, bytearray, memoryview, int, float, decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, dict,
     list, tuple, set, frozenset, deque, BaseException,
@@ -40,7 +40,7 @@ def secrets_in(value: object, longest: int) -> Iterator[str]:
 
     Args:
         value: Read by builtin methods, slots and instance dictionaries only.
-        longest: Characters of a text that are of interest.
+        longest: Characters of a text that are needed.
     """
     if type(value) is str and len(value) <= longest:
         yield encodable(value)
@@ -58,7 +58,7 @@ def secrets_in(value: object, longest: int) -> Iterator[str]:
 
 
 def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Sequence[Any]]:
-    """What a value says as text, and the values inside it."""
+    """The texts of a value, and the values inside it."""
     cls = type(found)
     order = mro(cls)
     kind = next((base for base in _TELLING if any(base is ancestor for ancestor in order)), None)
@@ -72,7 +72,7 @@ def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Seque
     if kind is memoryview:
         try:
             return (found[: longest + BEYOND].tobytes().decode("utf-8", "backslashreplace"),), ()
-        except (ValueError, NotImplementedError, TypeError):  # released, or of a shape that can't be sliced
+        except (ValueError, NotImplementedError, TypeError):  # released, or not sliceable
             return (), ()
     if kind is int:
         number = abs(int.__int__(found))
@@ -86,8 +86,8 @@ def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Seque
     if kind is datetime.date:
         return (datetime.date.isoformat(found),), ()
     if kind is decimal.Decimal:
-        speak: Any = decimal.Decimal.__dict__["__str__"]
-        text = speak(found)
+        to_string: Any = decimal.Decimal.__dict__["__str__"]
+        text = to_string(found)
         return ((text,) if _FIGURES <= len(text) <= longest else ()), ()
     if kind is uuid.UUID:
         number = part(found, "int")
@@ -103,14 +103,14 @@ def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Seque
 
 
 def _looks_made(key: str) -> bool:
-    """Whether a key is more like a token than like the name of a field."""
+    """Whether a key looks like a token, not like a field name."""
     return len(key) >= _LONG + 4 and any(character.isdigit() for character in key[:_KEY])
 
 
 def _snapshot(values: Any) -> list[Any]:
     try:
         return list(islice(values, _MOST_INSIDE))
-    except RuntimeError:  # changed by another thread meanwhile
+    except RuntimeError:  # changed by another thread
         return []
 
 
@@ -119,15 +119,15 @@ def _snapshot(values: Any) -> list[Any]:
 
 def scrub_nodes(nodes: list[Node], scrubber: Scrubber, room: int) -> tuple[int, int]:
     """
-    Take every learned secret out of a heap, in place.
+    Remove all collected secrets from a heap, in place.
 
     Args:
         nodes: The whole table.
-        scrubber: What was learned.
+        scrubber: Has the secrets.
         room: Bytes by which the texts may grow: a mark can be longer than what it hides.
 
     Returns:
-        How many nodes were changed, and the room that is left.
+        The number of changed nodes, and the room left.
     """
     changed = 0
     for ref, node in enumerate(nodes):
@@ -139,7 +139,7 @@ def scrub_nodes(nodes: list[Node], scrubber: Scrubber, room: int) -> tuple[int, 
 
 
 def texts_of_nodes(nodes: list[Node]) -> str:
-    """All texts of nodes in one, to find out with one search that no secret is among them."""
+    """The texts of all nodes in one, so that one search shows that there is no secret."""
     values = [node.value for node in nodes]
     texts: list[str] = [value for value in values if type(value) is str]
     texts += [str(value) for value in values if type(value) is int and not -99_999 <= value <= 99_999]
@@ -154,16 +154,16 @@ def texts_of_nodes(nodes: list[Node]) -> str:
 
 def hide_open_keys(nodes: list[Node], scrubber: Scrubber) -> int:
     """
-    Hide the lines of private keys that stand as items of their own, from the first line of a key to its last.
+    Hide the lines of private keys that are separate items, from the first line of a key to its last.
 
-    They are learned too, as one of them may stand in a loop's variable.
+    The scrubber gets them too, as one may be the value of a loop variable.
 
     Args:
         nodes: The whole table; changed in place.
-        scrubber: Learns the lines.
+        scrubber: Gets the lines.
 
     Returns:
-        How many nodes were hidden.
+        The number of hidden nodes.
     """
     hidden: set[int] = set()
     for node in nodes:
@@ -212,11 +212,11 @@ def _scrubbed_node(node: Node, scrubber: Scrubber, room: int) -> tuple[Node, int
     return replace(node, value=value, names=names, note=note), room
 
 
-# --- what stands beside the heap
+# --- outside of the heap
 
 
 def scrubbed_exceptions(exceptions: list[CapturedException], scrubber: Scrubber, most: int) -> list[CapturedException]:
-    """Exceptions whose texts hold no learned secret; messages and notes keep at most ``most`` characters."""
+    """The exceptions without collected secrets in their texts; messages and notes keep at most ``most`` characters."""
     if not scrubber or not scrubber.may_be_in("\n".join(_texts_of_exceptions(exceptions))):
         return exceptions
     return [

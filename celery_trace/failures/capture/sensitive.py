@@ -1,9 +1,9 @@
 """
-Django's ``@sensitive_variables``: which locals a view's author asked never to show.
+Django's ``@sensitive_variables``: locals that the view's author has hidden.
 
-Django marks a call with a wrapper frame that stands right outside the decorated function's and
-holds a local ``sensitive_variables``; for coroutine functions it keeps a table in
-``django.views.decorators.debug``. Both are read as data; Django need not be installed.
+Django marks a call with a wrapper frame right outside the decorated function's, which has a local
+``sensitive_variables``; for coroutine functions it keeps a table in ``django.views.decorators.debug``. Both are read as
+data; Django need not be installed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def hidden_locals(places: Sequence[Place]) -> dict[int, Any]:
     for inner, place in enumerate(places):
         code = place.frame.f_code
         if code.co_name == _WRAPPER and inner > 0:
-            # Django notes the names on the wrapper itself, which its own frame sees as a closure.
+            # Django stores the names on the wrapper itself, which is a closure variable of its own frame.
             wrapper = place.frame.f_locals.get(_WRAPPER)
             names = _names(wrapper.__dict__.get("sensitive_variables")) if type(wrapper) is FunctionType else None
             if names is not None:

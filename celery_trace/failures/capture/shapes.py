@@ -1,9 +1,8 @@
 """
-How objects of the standard library and of the user's classes are taken apart.
+How objects of the standard library and of the user's classes are opened.
 
-Each shape reads with the builtin's own methods (``list.__iter__``, ``dict.items``), never with
-the object's: a subclass may override them. What belongs to a framework is in
-:mod:`celery_trace.failures.capture.frameworks`.
+Each shape reads with the builtin's own methods (``list.__iter__``, ``dict.items``), never with the object's: a subclass
+may override them. For frameworks see :mod:`celery_trace.failures.capture.frameworks`.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def _dict_subclass(encoder: HeapEncoder, value: dict[Any, Any], depth: int) -> N
 
 
 def _subclass_note(cls: type, value: object) -> dict[str, str]:
-    """A container of the user's own class may hold attributes beside its items: their names, at least."""
+    """The names of attributes that a container of the user's own class has besides its items."""
     own = anatomy(cls).dict_of(value)
     if not own:
         return {}
@@ -116,19 +115,19 @@ def _timedelta_subclass(encoder: HeapEncoder, value: datetime.timedelta, _depth:
 
 
 def _view(encoder: HeapEncoder, value: Any, depth: int) -> Node:
-    """``dict.keys()`` and its kin: they look at a dictionary and consume nothing."""
+    """``dict.keys()`` and the like: reading them consumes nothing."""
     return encoder.sequence(type_name(type(value)), "list", len(value), iter(value), depth)
 
 
 def _values(encoder: HeapEncoder, value: Any, depth: int) -> Node:
-    """``dict.values()``: the keys that are not shown tell which of them are secret."""
+    """``dict.values()``: the keys, which are not shown, decide which of them are secret."""
     items: Any = ((as_name(key), item) for key, item in dict.items(gc.get_referents(value)[0]))
     shown = encoder.masked(itertools.islice(items, encoder.limits.breadth))
     return encoder.sequence(type_name(type(value)), "list", len(value), iter(shown), depth)
 
 
 def _proxy(encoder: HeapEncoder, value: types.MappingProxyType[Any, Any], depth: int) -> Node:
-    """A view of a mapping that can't be changed; what it views may be anything, and only a dictionary is opened."""
+    """A read-only view of a mapping; it is opened only if that is a dictionary."""
     viewed = gc.get_referents(value)
     if len(viewed) == 1 and is_kind_of(type(viewed[0]), dict):
         return encoder.mapping("mappingproxy", viewed[0], depth)
@@ -171,7 +170,7 @@ def _partial(encoder: HeapEncoder, value: functools.partial[Any], depth: int) ->
     get = functools.partial.__dict__
     function, arguments, keywords = (get[name].__get__(value) for name in ("func", "args", "keywords"))
     if type(function) is types.FunctionType:
-        # The function's parameters tell which of the arguments are secret.
+        # The function's parameters decide which of the arguments are secret.
         code = function.__code__
         parameters = itertools.chain(code.co_varnames[: code.co_argcount], itertools.repeat(None))
         arguments = encoder.keep(tuple(encoder.masked(zip(parameters, arguments, strict=False))))
@@ -180,7 +179,7 @@ def _partial(encoder: HeapEncoder, value: functools.partial[Any], depth: int) ->
 
 
 def _suspended(prefix: str, form: str) -> Shape:
-    """Generators and coroutines: where they stand and their locals; nothing is advanced."""
+    """Generators and coroutines: their position and locals; they are not advanced."""
 
     def shape(encoder: HeapEncoder, value: Any, depth: int) -> Node:
         code = getattr(value, f"{prefix}_code")
@@ -231,7 +230,7 @@ def _type(encoder: HeapEncoder, value: type, _depth: int) -> Node:
 
 # --- objects --------------------------------------------------------------------------------------------
 
-#: C fields of builtin exceptions that say what happened; the private and the machinery stay out.
+#: C fields of builtin exceptions with information; private and internal ones are left out.
 _EXCEPTION_PARTS = (
     "errno", "strerror", "filename", "filename2", "name", "path", "obj", "encoding", "object", "start", "end", "reason",
     "code", "value", "msg", "lineno", "offset", "text", "exceptions",
@@ -242,7 +241,7 @@ _exception_fields: dict[int, tuple[weakref.ref[type], list[tuple[str, Any]]]] = 
 
 
 def _fields_of(cls: type) -> list[tuple[str, Any]]:
-    """The C fields of an exception's builtin bases, with their getters; remembered while the type lives."""
+    """The C fields of an exception's builtin bases, with their getters; cached while the type lives."""
     known = _exception_fields.get(id(cls))
     if known is not None and known[0]() is cls:
         return known[1]
@@ -284,8 +283,8 @@ def _enum(encoder: HeapEncoder, value: object, depth: int) -> Node:
 
 
 def _decimal(encoder: HeapEncoder, value: Any, _depth: int) -> Node:
-    speak: Any = decimal.Decimal.__dict__["__str__"]  # the builtin's own: the subclass may have another
-    return encoder.text_node(type_name(type(value)), "text", speak(value))
+    to_string: Any = decimal.Decimal.__dict__["__str__"]  # the builtin's own: the subclass may have another
+    return encoder.text_node(type_name(type(value)), "text", to_string(value))
 
 
 def _uuid(encoder: HeapEncoder, value: object, depth: int) -> Node:
@@ -375,7 +374,7 @@ _shapes: dict[int, tuple[weakref.ref[type], Shape]] = {}
 
 
 def shape_of(cls: type) -> Shape:
-    """How to open an instance of this type; remembered while the type lives."""
+    """How to open an instance of this type; cached while the type lives."""
     known = _shapes.get(id(cls))
     if known is not None and known[0]() is cls:
         return known[1]

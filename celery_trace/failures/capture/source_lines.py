@@ -1,8 +1,8 @@
 """
-The lines around a frame's line, redacted, and whether they still are what was imported.
+The lines around a frame's line, redacted, and whether the file has changed since it was imported.
 
-Lines come from :mod:`linecache`, which the traceback that Celery formats anyhow has filled
-already. A module's loader is never asked for its source: it may be the user's.
+Lines come from :mod:`linecache`, which Celery's own formatting of the traceback has filled already. A module's loader
+is never called for its source: it may be the user's.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from celery_trace.redaction import Redactor
 AROUND = 5
 #: Characters kept of one line of source.
 WIDTH = 200
-#: Seconds for which a file is taken to be as it was when last looked at.
+#: Seconds for which a file's modification time is cached.
 LOOK_EVERY_S = 1.0
 _REMEMBERED = 256
 
 
 class SourceContext(NamedTuple):
-    """A line of source with those around it, redacted. ``size`` is what it takes as JSON, bytes."""
+    """A line of source with those around it, redacted. ``size`` is its size as JSON, bytes."""
 
     code: str
     start: int
@@ -46,7 +46,7 @@ _json = msgspec.json.Encoder().encode
 
 
 class SourceLines:
-    """Context lines by file and line, remembered: the same lines fail again and again. Bounded."""
+    """Context lines by file and line, cached: the same lines fail repeatedly. Bounded."""
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
@@ -55,7 +55,7 @@ class SourceLines:
         self._known: OrderedDict[tuple[str, int], tuple[float, SourceContext]] = OrderedDict()
 
     def changed_at_s(self, file: str) -> float | None:
-        """When the file was last written; None if there is no such file. Looked up once a second at most."""
+        """When the file was last written; None if there is no such file. Read once a second at most."""
         now_s = time.monotonic()
         looked = self._looked.get(file)
         if looked is not None and now_s - looked[0] < LOOK_EVERY_S:
@@ -84,10 +84,10 @@ class SourceLines:
         return known[1]
 
     def columns(self, code: CodeType, line: int, instruction: int) -> tuple[int, int, int] | None:
-        """End line, first and end column of the expression that was being evaluated, where Python tells it."""
+        """End line, first and end column of the expression that was being evaluated, if Python has them."""
         if instruction < 0:
             return None
-        # Walking to the instruction costs more than the rest of a frame; the same places fail again and again.
+        # Walking to the instruction costs more than the rest of a frame; the same places fail repeatedly.
         key = (code.co_filename, code.co_qualname, line, instruction)
         known = self._columns.get(key, _UNKNOWN)
         if known is _UNKNOWN:
@@ -103,13 +103,13 @@ class SourceLines:
             return _NO_SOURCE
         first = max(1, line - AROUND)
         text = "".join(raw if raw.endswith("\n") else raw + "\n" for raw in lines[first - 1 : line + AROUND])
-        # Together, as a literal may span lines; then one by one, in case the first quote in sight closes a literal.
+        # Together, as a literal may span lines; then one by one, in case the first quote closes a literal.
         context = [self._redactor.source(encodable(raw.rstrip())[:WIDTH]) for raw in _whole(text, self._redactor)]
         code = context[line - first].strip() if line - first < len(context) else ""
         return SourceContext(code, first, context, stale, len(_json(context)) + len(_json(code)))
 
 
-#: No column is negative; None is an answer too.
+#: No column is negative, and None is a valid result.
 _UNKNOWN = (-1, -1, -1)
 
 
@@ -124,5 +124,5 @@ def _columns_of(code: CodeType, instruction: int) -> tuple[int, int, int] | None
 
 
 def _whole(text: str, redactor: Redactor) -> list[str]:
-    """The lines of a text that ends with a line feed, after a search over all of them at once."""
+    """The lines of a text that ends with a line feed, searched all at once."""
     return redactor.source(text).split("\n")[: text.count("\n")]

@@ -1,4 +1,4 @@
-"""Texts as a capture may hold them: valid Unicode, bounded, without secrets, and how many bytes they take."""
+"""Texts of a capture: valid Unicode, bounded, redacted, and their size in bytes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def encodable(text: str) -> str:
 
 def cleaned(text: str, most: int, redactor: Redactor) -> tuple[str, int]:
     """
-    A text as it may be kept, and how many characters were left out.
+    A text, redacted and cut, and how many characters were left out.
 
     Args:
         text: An exact ``str``.
         most: Characters that may be kept.
-        redactor: Takes out what looks like a secret.
+        redactor: Removes what looks like a secret.
     """
     length = len(text)
     if length <= most:
@@ -52,7 +52,7 @@ def cleaned(text: str, most: int, redactor: Redactor) -> tuple[str, int]:
 
 
 def as_name(value: object) -> str | None:
-    """A text or bytes that can name something, else None; of a subclass, such as a header's name, what it holds."""
+    """A text or bytes that can name something, else None; for a subclass, such as a header's name, its contents."""
     cls = type(value)
     if cls is str:
         return value if len(value) <= 256 else None  # type: ignore[arg-type, return-value]
@@ -82,6 +82,6 @@ def bare_moment(value: datetime.datetime) -> datetime.datetime:
 
 
 def uuid_text(number: int) -> str:
-    """A UUID as it is written, from its 128 bits."""
+    """The text of a UUID, from its 128 bits."""
     digits = f"{number:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

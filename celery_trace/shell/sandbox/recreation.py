@@ -242,20 +242,20 @@ class Heap:
             name = type_.rpartition(".")[2]
             made = namedtuple(name if name.isidentifier() else "namedtuple", names)  # type: ignore[misc]
             return made(*(self.value(item) for item in items))
-        stand_in = self._class(type_, form)()
-        self._values[ref] = stand_in
-        members = stand_in.__dict__
+        placeholder = self._class(type_, form)()
+        self._values[ref] = placeholder
+        members = placeholder.__dict__
         for name, item in zip(names, items, strict=False):
             members[str(name)] = self.value(item)
         if value is not None or note or cut:
             # Facts about this one object stand in a class of its own, where no attribute can hide them.
             own = type(
-                type(stand_in).__name__,
-                (type(stand_in),),
-                {"_text": value, "_note": note, "_cut": cut, "__module__": type(stand_in).__module__},
+                type(placeholder).__name__,
+                (type(placeholder),),
+                {"_text": value, "_note": note, "_cut": cut, "__module__": type(placeholder).__module__},
             )
-            stand_in.__class__ = own
-        return stand_in
+            placeholder.__class__ = own
+        return placeholder
 
 
 class _Text(Names):

@@ -1,0 +1,78 @@
+"""Keeps the stacks of the runs in progress in the black box (:mod:`celery_trace.process.blackbox`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from celery_trace import guard
+from celery_trace.model import RUN_NOTHING, Role
+from celery_trace.process.blackbox import BlackBox
+from celery_trace.runtime.probes.probe import Host, Probe
+
+#: How often the stack of a run in progress is written, seconds.
+STACK_S: Final = 0.1
+#: The same while each run ends before the next sample: a thread that wakes up so often costs more than short runs do.
+STACK_SHORT_S: Final = 0.3
+#: A black box that could not be made is tried again after so long, seconds.
+RETRY_S: Final = 10.0
+#: Roles of the processes that a worker runs tasks in. Elsewhere the crash handler is the program's.
+_OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN})
+
+
+class StackProbe(Probe):
+    """The black box and its stack samples."""
+
+    name = "black box"
+    closes_last = True  # a process that is killed while it writes its last records is found by its box
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.box: BlackBox | None = None
+        self._due_s = 0.0
+        self._runs = 0  # at the last sample
+
+    def start(self) -> None:
+        """Make the black box, where tasks may run."""
+        if self.host.process.role in RUN_NOTHING or not self.host.settings.black_box:
+            return
+        self.call_every(STACK_S, idle_s=RETRY_S)
+        self.open_box()
+
+    def open_box(self) -> None:
+        """Make the black box; if that fails, as on a full disk, it is tried again after :data:`RETRY_S`."""
+        host = self.host
+        self._due_s = host.clock.monotonic_s() + RETRY_S
+        if host.spool.trouble is not None:
+            return  # it has been logged, and would fail for the same reason
+        with self.guard:
+            path = host.settings.spool_folder / f"{host.process.uid}.box"
+            try:
+                box = BlackBox(path, host.process, host.clock, host.open_runs)
+            except OSError as error:
+                guard.own_errors[self.name] += 1
+                host.spool.refused(error)
+                return
+            self.box = box
+            if host.process.role in _OF_A_WORKER:
+                with guard.Guard("crash handler"):
+                    box.catch_crashes()
+
+    def every(self) -> None:
+        """Write the stacks of the runs in progress."""
+        host = self.host
+        lasts = host.runs == self._runs and host.open_runs.count > 0
+        self.call_every(STACK_S if lasts else STACK_SHORT_S)
+        self._runs = host.runs
+        if self.box is not None:
+            self.box.sample()
+        elif host.clock.monotonic_s() >= self._due_s and not host.closed:
+            self.open_box()
+
+    def close(self) -> None:
+        """Remove the black box: only a process that is killed leaves one."""
+        if self.box is not None:
+            self.box.close()
+
+    def after_fork(self) -> None:
+        """The box is the parent's."""
+        self.box = None
