@@ -260,7 +260,7 @@ class Worker:
         """Stop consuming, so that a queue can be filled."""
         self._order("cancel_consumer")
 
-    def let_go(self) -> None:
+    def end_sessions(self) -> None:
         """Consume again."""
         self._order("add_consumer")
 
@@ -297,7 +297,7 @@ class Worker:
         children = self.children()
         before_s = sum(map(cpu_s, children))
         start_s = time.perf_counter()
-        self.let_go()
+        self.end_sessions()
         self.drain()
         took_s = time.perf_counter() - start_s
         return many / took_s, (sum(map(cpu_s, children)) - before_s) / many

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from celery_trace.stores.payloads import Base, is_difference, unsqueeze
+from celery_trace.stores.payloads import DeltaBase, is_difference, unsqueeze
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def read(payload: bytes | memoryview | None, kind: type[T], shared: bytes | memo
         if is_difference(data):
             if not shared:
                 return None
-            json = Base(unsqueeze(bytes(shared))).restored(data)
+            json = DeltaBase(unsqueeze(bytes(shared))).restored(data)
         else:
             json = unsqueeze(data)
         return msgspec.json.decode(json, type=kind)

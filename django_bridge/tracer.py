@@ -31,7 +31,7 @@ from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import Settings
 from celery_trace.text.code_owner import code_of
 from django_bridge import configuration, request_context, routes, visits
-from django_bridge.allowance import Allowance
+from django_bridge.rate_limit import RateLimit
 from django_bridge.visits import Visit
 
 #: The client's own mistakes, as Django answers them: no failures of the site.
@@ -63,7 +63,7 @@ class Tracer:
         self.settings = settings
         self.redactor = redactor
         #: Anybody can make these from outside, as often as they like.
-        self.suspicions = Allowance(SUSPICIONS, SUSPICIONS_S)
+        self.suspicions = RateLimit(SUSPICIONS, SUSPICIONS_S)
         #: The view behind each name of a run: whose code it is that keeps what grows while requests overlap.
         self._views: dict[str, Any] = {}
 

@@ -128,7 +128,7 @@ class Jobs:
     def _count_leaks(self) -> None:
         from celery_trace.stores import leak_rows
 
-        leak_rows.count_on(self._app.facts.store)
+        leak_rows.update_run_counts(self._app.facts.store)
 
     def start(self) -> None:
         """Begin all of them."""

@@ -7,7 +7,7 @@ import click
 from celery_trace.alerting import channels, rules
 from celery_trace.alerting.engine import AlertEngine
 from celery_trace.cli.renderers import alerts as rendered
-from celery_trace.cli.session import Lasting, Refusal, Session, command, listing, unknown, user
+from celery_trace.cli.session import Duration, Refusal, Session, command, listing, unknown, user
 from celery_trace.clock import SystemClock
 from celery_trace.errors import Unavailable
 from celery_trace.text.escape import escaped
@@ -18,7 +18,7 @@ from celery_trace.text.escape import escaped
     click.option("--state", type=click.Choice(["pending", "firing", "resolved"]), default=None),
     click.option("--ack", metavar="ID", default=None, help="Acknowledge: no repeats until it fires anew."),
     click.option("--silence", metavar="ID", default=None, help="Deliver nothing about it, for the time of --for."),
-    click.option("--for", "for_s", type=Lasting(), default="1h", show_default=True, help="How long it is silenced."),
+    click.option("--for", "for_s", type=Duration(), default="1h", show_default=True, help="How long it is silenced."),
     click.option("--evaluate", is_flag=True, help="Evaluate the rules once and deliver, as the monitor does."),
     click.option("--test", metavar="CHANNEL", default=None, help="Send a test message; 'all' tests every channel."),
     click.option("--rules", "rules_", is_flag=True, help="Show the rules in force, and the channels."),
@@ -33,7 +33,7 @@ def alerts(
     if sum(map(bool, (ack, silence, evaluate, test, rules_, deliveries))) > 1:
         raise Refusal("One thing at a time: --ack, --silence, --evaluate, --test, --rules or --deliveries.")
     if rules_:
-        _say_rules(session)
+        _show_rules(session)
         return
     with session.store(create=evaluate) as (store, queries):
         if ack or silence or evaluate or test:
@@ -44,10 +44,10 @@ def alerts(
             alert = engine.acknowledge(ack, user()) if ack else engine.silence(str(silence), for_s, user())
             if alert is None:
                 raise unknown(str(ack or silence), "alert")
-            session.say(rendered.alerts([alert], style), alert)
+            session.show(rendered.alerts([alert], style), alert)
         elif evaluate:
             found = engine.evaluate()
-            session.say(rendered.alerts(found, style), {"alerts": found, "next": None})
+            session.show(rendered.alerts(found, style), {"alerts": found, "next": None})
         elif deliveries:
             page = queries.deliveries(limit=limit, cursor=cursor)
             session.page(page, rendered.deliveries(page.rows, style))
@@ -56,7 +56,7 @@ def alerts(
             session.page(page, rendered.alerts(page.rows, style))
 
 
-def _say_rules(session: Session) -> None:
+def _show_rules(session: Session) -> None:
     try:
         with session.store() as (_, queries):
             stored = queries.alert_rules()
@@ -67,7 +67,7 @@ def _say_rules(session: Session) -> None:
     text = rendered.rules(((rule, rules.kind_of(rule)) for rule in in_force), session.style)
     named = ", ".join(labels) or "none; set trace_alert_channels, see docs/alerts.md"
     whose = f"The rules were set in the monitor by {escaped(stored.by or 'somebody')}.\n" if stored else ""
-    session.say(
+    session.show(
         f"{text}\n{whose}Channels: {escaped(named)}\n",
         {"rules": list(map(rules.describe, in_force)), "channels": labels, "set_by": stored.by if stored else None},
     )
@@ -82,6 +82,6 @@ def _test_channels(session: Session, engine: AlertEngine, test: str) -> None:
     if test != "all" and test not in labels:
         raise Refusal(f"There is no channel {escaped(test)}. Channels are: {', '.join(labels)}; or all.")
     done = [engine.test(label) for label in (labels if test == "all" else [test])]
-    session.say(rendered.deliveries(done, session.style), {"deliveries": done, "next": None})
+    session.show(rendered.deliveries(done, session.style), {"deliveries": done, "next": None})
     if not all(delivery.ok for delivery in done):
         raise click.exceptions.Exit(1)

@@ -84,7 +84,7 @@ def show(session: Session, id: str) -> None:
         ):
             found = read(id)
             if found is not None:
-                session.say(text(found, session.style), found)
+                session.show(text(found, session.style), found)
                 return
     raise unknown(id, "leak, failure, alert or shell session")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celery_trace.cli.session import Lasting, Refusal, Session, command, user
+from celery_trace.cli.session import Duration, Refusal, Session, command, user
 from celery_trace.heap.flamegraph import NoFlamegraph, Profile, Profiles
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import count, duration, size
@@ -20,7 +20,7 @@ REMIND_S = 15.0
 
 @command
 @click.argument("name")
-@click.option("--wait", "wait_s", type=Lasting(), default="10m", show_default=True, help="How long the order stands.")
+@click.option("--wait", "wait_s", type=Duration(), default="10m", show_default=True, help="How long the order stands.")
 @click.option("--view", type=click.Choice(["peak", "kept"]), default="peak", show_default=True,
               help="The flamegraph of the run's peak, or of what was still there when it ended.")  # fmt: skip
 def profile(session: Session, name: str, wait_s: float, view: str) -> None:
@@ -57,7 +57,7 @@ def profile(session: Session, name: str, wait_s: float, view: str) -> None:
     except NoFlamegraph as error:
         data["flamegraph"] = None
         where = f"There is no flamegraph: {escaped(str(error))}\n"
-    session.say(
+    session.show(
         f"{escaped(found.name)}  task {escaped(found.task_id)}  pid {found.pid} on {escaped(found.host)}\n"
         f"Took {duration(found.duration_s)} under memray; {size(found.peak_bytes)} at its peak, "
         f"{count(found.allocations)} allocations\n"

@@ -52,7 +52,7 @@ class Since(click.ParamType[float]):
         return SystemClock.now_s() - seconds
 
 
-class Lasting(click.ParamType[float]):
+class Duration(click.ParamType[float]):
     """A time such as ``90s`` or ``2h``; becomes seconds."""
 
     name = "time"
@@ -106,7 +106,7 @@ class Session:
         finally:
             store.close()
 
-    def say(self, text: str, data: Any) -> None:
+    def show(self, text: str, data: Any) -> None:
         """Print the text, or the data as JSON where that was asked for."""
         if self.json:
             text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n"
@@ -116,7 +116,7 @@ class Session:
         """Print one page of a list, and ``more`` in JSON; in a table the way to the next page stands below."""
         if page.next and not self.json:
             text += f"\nMore: add --cursor {page.next}\n"
-        self.say(text, page.as_json() | more)
+        self.show(text, page.as_json() | more)
 
 
 def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.Command:
@@ -135,7 +135,7 @@ def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.
         except Exception as error:
             if debug:
                 raise
-            raise Refusal(_plainly(error)) from None
+            raise Refusal(_error_message(error)) from None
 
     run = click.option("--debug", is_flag=True, hidden=True, help="Let errors through with their traceback.")(run)
     run = click.option(
@@ -145,7 +145,7 @@ def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.
     return click.command(function.__name__.rstrip("_"))(click.pass_context(run))
 
 
-def _plainly(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     """What, why, next: our own refusals say it themselves."""
     if isinstance(error, TraceError):
         return str(error)

@@ -2,7 +2,7 @@
 The collector: one process per spool folder that hands records on, and adopts what dead processes left.
 
 ``process`` starts and watches it from a worker or a monitor, ``program`` is what runs there, ``rounds`` delivers the
-records, ``upkeep`` looks after the store, ``priority`` lowers its priority, ``adoption`` writes records for killed
+records, ``maintenance`` looks after the store, ``priority`` lowers its priority, ``adoption`` writes records for killed
 processes, and ``status`` is its own state.
 """
 

@@ -21,7 +21,7 @@ _TRIES = 5
 _AGAIN_S = 0.11
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """
     Take only what tasks leave of the processor, and a little: from now on, as far as the system lets us.
 
@@ -36,10 +36,10 @@ def give_way() -> None:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     if os.getsid(0) == os.getpid():  # another's session is not ours to slow down
-        _be_a_nice_group()
+        _lower_autogroup_priority()
 
 
-def _be_a_nice_group() -> None:
+def _lower_autogroup_priority() -> None:
     for _ in range(_TRIES):
         try:
             _GROUP.write_text(str(NICENESS))
@@ -51,7 +51,7 @@ def _be_a_nice_group() -> None:
             return
 
 
-def look_for_garbage_seldom() -> None:
+def relax_garbage_collection() -> None:
     """Set aside what was imported, which stays, and let a whole batch come and go between two looks."""
     gc.freeze()
     gc.set_threshold(OBJECTS, 10, 10)

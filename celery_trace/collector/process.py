@@ -80,7 +80,7 @@ class CollectorProcess:
         try:
             private_files.check_writable(folder)
         except OSError as error:  # a collector would find no room either, not even for its lock
-            unrecorded.say(folder, error)
+            unrecorded.log_once(folder, error)
             if not unrecorded.is_full(error):
                 return
         self._again_at_s = 0.0

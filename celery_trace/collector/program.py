@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 from celery_trace.clock import SystemClock
-from celery_trace.collector.priority import give_way, look_for_garbage_seldom
+from celery_trace.collector.maintenance import Maintenance
+from celery_trace.collector.priority import lower_priority, relax_garbage_collection
 from celery_trace.collector.process import ANOTHER_ONE
 from celery_trace.collector.rounds import AnotherCollector, Collector
-from celery_trace.collector.upkeep import Upkeep
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
 from celery_trace.transports import Transport
@@ -37,8 +37,8 @@ def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> 
     from celery_trace.stores import open_store
     from celery_trace.transports.direct import DirectTransport
 
-    upkeep = Upkeep(settings, SystemClock())
-    return DirectTransport(lambda: open_store(settings), upkeep.after_records, upkeep.after_round)
+    maintenance = Maintenance(settings, SystemClock())
+    return DirectTransport(lambda: open_store(settings), maintenance.after_records, maintenance.after_round)
 
 
 def main() -> int:
@@ -68,9 +68,9 @@ def main() -> int:
     except OSError as error:
         logger.error("Can't collect %s: %s. %s", settings.spool_folder, error, unrecorded.advice(error))
         return 1
-    look_for_garbage_seldom()
+    relax_garbage_collection()
     if parent:  # after the imports: who starts a worker waits for the store to be there
-        give_way()
+        lower_priority()
     try:
         collector.run(should_end, ended.wait)
     except AnotherCollector as other:  # the folder was removed, and another one was quicker in the new one

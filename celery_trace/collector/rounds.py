@@ -25,7 +25,7 @@ from celery_trace.redaction import Redactor
 from celery_trace.spool import segments
 from celery_trace.spool.lines import pack
 from celery_trace.spool.reader import Corrupt, SpoolReader
-from celery_trace.spool.segments import Listing
+from celery_trace.spool.segments import SpoolListing
 from celery_trace.transports import Transport, TransportUnavailable
 
 logger = logging.getLogger("celery_trace.collector")
@@ -83,7 +83,9 @@ class Collector:
         private_files.make_part(folder)
         self._lock_fd = self._take_folder()
         self._clear_old()
-        self._told_dropped: dict[str, tuple[int, int]] = {}  # by dropper: its last account that was told, and the sum
+        self._reported_dropped: dict[
+            str, tuple[int, int]
+        ] = {}  # by dropper: its last account that was told, and the sum
         before = read_status(folder.parent)
         self.status = Status(
             pid=os.getpid(),
@@ -128,7 +130,7 @@ class Collector:
             TransportUnavailable: It stopped half-way; what was handed on is remembered.
         """
         handed_on = 0
-        self._hold_folder()
+        self._recreate_folder()
         while True:
             self._notice_another_store()
             listing = self._reader.list()
@@ -150,12 +152,12 @@ class Collector:
                 # What came meanwhile is the next round's: one after the other would be a batch each.
                 if not batch.full:
                     break
-        self._tidy(listing, living)
+        self._clean_up(listing, living)
         self._account(listing)
         if self.status.state != "ready":
             self.status.state, self.status.why = "ready", ""
             self._save_status()
-        self._transport.upkeep(idle=not handed_on)
+        self._transport.maintain(idle=not handed_on)
         return handed_on
 
     def _notice_another_store(self) -> None:
@@ -174,7 +176,7 @@ class Collector:
         self.status.store = store
         self._save_status()
 
-    def _hold_folder(self) -> None:
+    def _recreate_folder(self) -> None:
         """If the folder was removed, make it again: processes that still run begin new files there."""
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._lock_fd), os.stat(self._folder / LOCK_FILE)):
@@ -195,11 +197,11 @@ class Collector:
         self.status.delivered += len(records) - len(refused)
         self.status.last_delivery_at_s = self._clock.now_s()
 
-    def _tidy(self, listing: Listing, living: set[str]) -> None:
+    def _clean_up(self, listing: SpoolListing, living: set[str]) -> None:
         """Remove what was delivered; take over from the dead."""
         newest = listing.newest()
         for name in listing.dropped:
-            self._tell_dropped(name)
+            self._report_dropped(name)
         self._adopt(sorted(listing.locks - living), listing)
         for segment in listing.segments:
             finished = segment.uid not in living or newest[segment.lane] != segment.number
@@ -212,7 +214,7 @@ class Collector:
         for name in listing.foreign:
             self._refuse_foreign(name, None)
 
-    def _tell_dropped(self, name: str) -> None:
+    def _report_dropped(self, name: str) -> None:
         """
         A name says all that its dropper lost so far; the store keeps the account with the greatest number.
 
@@ -224,16 +226,16 @@ class Collector:
         account = 2 * times + dead
         if dead:
             counts = waiting
-        told, before = self._told_dropped.get(dropper, (0, 0))
+        told, before = self._reported_dropped.get(dropper, (0, 0))
         if counts and account > told:
             counters = {f"dropped:{tag}": count for tag, count in counts.items()}
             self._send([Stats(process=f"dropped:{dropper}", seq=account, at_s=self._clock.now_s(), counters=counters)])
-            self._told_dropped[dropper] = (account, max(before, counts.total()))
+            self._reported_dropped[dropper] = (account, max(before, counts.total()))
             self.status.dropped += max(0, counts.total() - before)
         if counts == waiting:
             (self._folder / name).unlink(missing_ok=True)
 
-    def _adopt(self, uids: list[str], listing: Listing) -> None:
+    def _adopt(self, uids: list[str], listing: SpoolListing) -> None:
         """Processes that did not say goodbye were killed: write down what they were doing."""
         records: list[AnyRecord] = []
         for uid in uids:
@@ -297,7 +299,7 @@ class Collector:
 
     # --- the account
 
-    def _account(self, listing: Listing, *, now: bool = False) -> None:
+    def _account(self, listing: SpoolListing, *, now: bool = False) -> None:
         """Every few seconds, tell the store about the spool and ourselves, if anything changed."""
         monotonic_s = self._clock.monotonic_s()
         if monotonic_s - self._told_at_s < ACCOUNT_S and not now:
@@ -326,7 +328,7 @@ class Collector:
             self._told = counters
         self._save_status()
 
-    def measure(self, listing: Listing) -> None:
+    def measure(self, listing: SpoolListing) -> None:
         """How much waits."""
         self.status.spool_bytes, self.status.spool_records = self._reader.backlog(listing)
         self.status.processes = len(listing.locks)

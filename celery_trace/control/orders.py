@@ -25,20 +25,20 @@ from celery_trace.clock import Clock, SystemClock
 from celery_trace.control import files
 from celery_trace.control.audit import AuditLog
 from celery_trace.control.files import LONGEST_S
-from celery_trace.control.signing import RefusalLimit, Refused, ReplayCache, load_key, sign, verify
+from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, load_key, sign, verify
 from celery_trace.guard import Guard
 from celery_trace.heap import flamegraph
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
 from celery_trace.settings import Settings
 from celery_trace.text.format import duration
-from celery_trace.transports.raw import Refusal, judge_messages, judged
+from celery_trace.transports.raw import RawRefusal, check_messages, checked_channel
 
 logger = logging.getLogger("celery_trace.control")
 
 #: Names of the remote control commands.
 HELLO, ORDER = "trace_hello", "trace_order"
 #: How many orders stand at once in a worker; a further one replaces the oldest.
-STANDING = 50
+MOST_ORDERS = 50
 ANSWER_S = 2.0
 #: Most bytes of a message for remote control; Celery's own are small, but may name many tasks to revoke.
 MOST_COMMAND_BYTES = 8 * 1024 * 1024
@@ -70,12 +70,12 @@ class Answer(Struct, frozen=True):
     why: str = ""
 
 
-class _Standing(Struct, frozen=True):
+class _OrderFile(Struct, frozen=True):
     orders: list[Order]
 
 
 _orders = msgspec.json.Decoder(Order)
-_standing = msgspec.json.Decoder(_Standing)
+_order_file = msgspec.json.Decoder(_OrderFile)
 _answers = msgspec.json.Decoder(Answer)
 
 
@@ -84,7 +84,7 @@ def orders_file(settings: Settings, main_uid: str) -> Path:
     return files.file(settings.folder, main_uid)
 
 
-class Doorkeeper:
+class RemoteControlFilter:
     """
     Stands at a worker's queue for remote control, on which orders come too: Celery reads it, whoever published there.
 
@@ -98,21 +98,21 @@ class Doorkeeper:
         self.counters: Counter[str] = Counter()
         self._step: type[Any] | None = None
 
-    def stand(self, app: Any) -> None:
+    def install(self, app: Any) -> None:
         """Be there when the app's worker begins to listen. To be called before the worker makes its consumer."""
         from celery import bootsteps
         from celery.worker.consumer.control import Control
 
-        keeper = self
+        message_filter = self
 
-        class DoorkeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
+        class FilterStep(bootsteps.StartStopStep):  # type: ignore[misc]
             requires = (Control,)
 
             def create(self, parent: Any) -> Any:
                 with Guard("control: doorkeeper"):
                     for step in parent.steps:
                         if isinstance(step, Control):
-                            keeper._take_the_door(step.box.node)
+                            message_filter._filter_messages(step.box.node)
                 return self
 
             def start(self, parent: Any) -> None:
@@ -121,20 +121,20 @@ class Doorkeeper:
             def stop(self, parent: Any) -> None:
                 """Nothing to do either."""
 
-        self._step = DoorkeeperStep
-        app.steps["consumer"].add(DoorkeeperStep)
+        self._step = FilterStep
+        app.steps["consumer"].add(FilterStep)
 
-    def leave(self, app: Any) -> None:
+    def uninstall(self, app: Any) -> None:
         """Do not stand at a further worker of the app."""
         app.steps["consumer"].discard(self._step)
 
-    def _take_the_door(self, node: Any) -> None:
+    def _filter_messages(self, node: Any) -> None:
         """Each time that the node begins to listen, on a fresh channel, look at its messages first."""
         listen = node.listen
 
-        def listen_behind_the_door(channel: Any = None, callback: Any = None) -> Any:
+        def listen_filtered(channel: Any = None, callback: Any = None) -> Any:
             with Guard("control: doorkeeper"):
-                judge_messages(channel or node.channel, MOST_COMMAND_BYTES)
+                check_messages(channel or node.channel, MOST_COMMAND_BYTES)
             heard = callback or node.handle_message
 
             def hear(body: Any, message: Any) -> None:
@@ -146,9 +146,9 @@ class Doorkeeper:
 
             return listen(channel=channel, callback=hear)
 
-        node.listen = listen_behind_the_door
+        node.listen = listen_filtered
 
-    def _refuse(self, refused: Refusal) -> None:
+    def _refuse(self, refused: RawRefusal) -> None:
         self.counters["control:refused"] += 1
         self.counters[f"control:refused:{refused.why}"] += 1
         if self._refusals.admit():
@@ -157,7 +157,7 @@ class Doorkeeper:
             )
 
 
-class OrderDesk:
+class OrderReceiver:
     """
     A worker's main process: hears orders, checks them and lets them stand.
 
@@ -181,7 +181,7 @@ class OrderDesk:
         self._replays = ReplayCache()
         self._refusals = RefusalLimit(clock)
         self._audit = AuditLog(settings.folder, "worker", clock, emit)
-        self._standing: list[Order] = []
+        self._orders: list[Order] = []
         #: ``control:done``, ``control:refused`` and ``control:refused:<why>``, for the process's Stats.
         self.counters: Counter[str] = Counter()
 
@@ -193,7 +193,7 @@ class OrderDesk:
             return {"uid": self._process.uid}
 
         def order(_state: Any, message: str = "", **_: Any) -> dict[str, str]:
-            return {"message": self.hear(message)}
+            return {"message": self.receive(message)}
 
         inspect_command(name=HELLO)(hello)
         control_command(name=ORDER, args=[("message", str)])(order)
@@ -208,7 +208,7 @@ class OrderDesk:
         with Guard("control: orders' file"):
             files.forget(self._folder, self._process.uid)
 
-    def hear(self, message: str) -> str:
+    def receive(self, message: str) -> str:
         """
         Check a message and let its order stand.
 
@@ -229,14 +229,14 @@ class OrderDesk:
             try:
                 order = _checked(_orders.decode(believed.body), self._clock.now_s())
             except (msgspec.DecodeError, ValueError) as error:
-                raise Refused("malformed", str(error), claims) from None
+                raise MessageRefused("malformed", str(error), claims) from None
             if order.action == "profile" and not flamegraph.available():
-                raise Refused("unavailable", flamegraph.MISSING, claims)
+                raise MessageRefused("unavailable", flamegraph.MISSING, claims)
             self._audit.note(believed.body, process=self._process.uid, user=claims.user)
-            self._stand(order)
+            self._save(order)
             self.counters["control:done"] += 1
             answer = Answer(self._process.worker, True)
-        except Refused as refused:
+        except MessageRefused as refused:
             self.counters["control:refused"] += 1
             self.counters[f"control:refused:{refused.code}"] += 1
             claims = claims or refused.claims
@@ -267,22 +267,22 @@ class OrderDesk:
         )
         return data.decode("utf-8")
 
-    def _stand(self, order: Order) -> None:
+    def _save(self, order: Order) -> None:
         now_s = self._clock.now_s()
-        expired = [one for one in self._standing if one.until_s <= now_s]
+        expired = [one for one in self._orders if one.until_s <= now_s]
         still = [
             one
-            for one in self._standing
+            for one in self._orders
             if one.until_s > now_s and (one.action, one.name, one.failure) != (order.action, order.name, order.failure)
         ]
-        self._standing = [*still, order][-STANDING:]
+        self._orders = [*still, order][-MOST_ORDERS:]
         data, _nonce = sign(
             self._key,
             kind="standing",
             target=self._process.uid,
             action="orders",
             now_s=now_s,
-            body=msgspec.json.encode(_Standing(self._standing)).decode("utf-8"),
+            body=msgspec.json.encode(_OrderFile(self._orders)).decode("utf-8"),
             valid_s=LONGEST_S,
         )
         private_files.make_part(self._path.parent)
@@ -311,7 +311,7 @@ def _checked(order: Order, now_s: float) -> Order:
     return order
 
 
-class OrderBook:
+class OrderPoller:
     """
     A process that runs tasks: looks whether its worker has new orders. Its :meth:`poll` belongs in the ticker.
 
@@ -372,8 +372,8 @@ class OrderBook:
                 now_s=self._clock.now_s(),
                 longest_s=LONGEST_S + 1,
             )
-            return _standing.decode(message.body).orders
-        except Refused as refused:
+            return _order_file.decode(message.body).orders
+        except MessageRefused as refused:
             self.counters["control:refused"] += 1
             self.counters[f"control:refused:{refused.code}"] += 1
             logger.warning("celery-trace: the orders in %s were refused (%s): %s", self._path, refused.code, refused)
@@ -416,7 +416,7 @@ MOST_REPLY_BYTES = 16 * 1024
 MOST_REPLIES = 4000
 
 
-class _Enough(Exception):
+class _StopWaiting(Exception):
     """No further reply is waited for."""
 
 
@@ -479,12 +479,12 @@ class OrderClient:
 
         def take(reply: dict[str, Any]) -> None:
             if heard(reply):
-                raise _Enough
+                raise _StopWaiting
 
         accept = prepare_accept_content(self._app.conf.accept_content)
         # A control of our own: the app's keeps replies that nobody asked for, for ever.
         talk = type(self._app.control)(self._app)
-        with self._app.connection_for_write() as connection, contextlib.suppress(_Enough):
+        with self._app.connection_for_write() as connection, contextlib.suppress(_StopWaiting):
             talk.broadcast(
                 command,
                 arguments=arguments,
@@ -494,7 +494,7 @@ class OrderClient:
                 limit=MOST_REPLIES,  # a stranger's messages count too, so it is not the number of workers
                 callback=take,
                 connection=connection,
-                channel=judged(
+                channel=checked_channel(
                     connection.channel(), MOST_REPLY_BYTES, accepts=lambda message: _no_reply(message, accept)
                 ),
             )
@@ -510,9 +510,9 @@ class OrderClient:
         """
         order = _checked(msgspec.structs.replace(order, id=order.id or new_id()), self._clock.now_s())
         found = self.workers() if workers is None else workers
-        return [self._tell(worker, uid, order, user) for worker, uid in sorted(found.items())]
+        return [self._send_order(worker, uid, order, user) for worker, uid in sorted(found.items())]
 
-    def _tell(self, worker: str, uid: str, order: Order, user: str) -> Answer:
+    def _send_order(self, worker: str, uid: str, order: Order, user: str) -> Answer:
         data, nonce = sign(
             self._key,
             kind="order",
@@ -538,7 +538,7 @@ class OrderClient:
                     now_s=self._clock.now_s(),
                 )
                 answer = _answers.decode(message.body)
-            except (Refused, KeyError, TypeError, msgspec.DecodeError):
+            except (MessageRefused, KeyError, TypeError, msgspec.DecodeError):
                 # It may be a stranger's; the worker's own may still come.
                 answer = Answer(worker, False, "it did not believe the order: does it have the same shell key?")
                 return False

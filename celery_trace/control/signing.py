@@ -39,7 +39,7 @@ MESSAGE_LIMIT_BYTES = 1024 * 1024
 KEY_MINIMUM = 16
 
 
-class Refused(TraceError):
+class MessageRefused(TraceError):
     """
     A message was not believed. ``code`` is one word for counters: ``unsigned``, ``forged``, ``altered``, ``late``,
     ``early``, ``replayed``, ``out_of_order``, ``wrong_target``, ``wrong_kind``, ``malformed``, ``too_big``,
@@ -69,7 +69,7 @@ class Claims(Struct, frozen=True, kw_only=True, omit_defaults=True):
     user: str = ""
 
 
-class Message(Struct, frozen=True):
+class SignedMessage(Struct, frozen=True):
     """A message whose signature was checked."""
 
     claims: Claims
@@ -173,7 +173,7 @@ def verify(
     replays: ReplayCache | None = None,
     tolerance_s: float = TOLERANCE_S,
     longest_s: float = 10 * VALID_S,
-) -> Message:
+) -> SignedMessage:
     """
     The message in ``data``, if it is authentic, fresh, new and meant for us.
 
@@ -185,44 +185,44 @@ def verify(
         longest_s: What claims to be valid for longer is no message of ours.
 
     Raises:
-        Refused: With the reason; its ``claims`` are set only if the signature was good.
+        MessageRefused: With the reason; its ``claims`` are set only if the signature was good.
     """
     if len(data) > MESSAGE_LIMIT_BYTES:
-        raise Refused("too_big", f"a message of {len(data)} bytes; at most {MESSAGE_LIMIT_BYTES} are read")
+        raise MessageRefused("too_big", f"a message of {len(data)} bytes; at most {MESSAGE_LIMIT_BYTES} are read")
     try:
         envelope = _envelopes.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Refused("malformed", "not a signed message in JSON") from None
+        raise MessageRefused("malformed", "not a signed message in JSON") from None
     if not envelope.mac:
-        raise Refused("unsigned", "the message carries no signature")
+        raise MessageRefused("unsigned", "the message carries no signature")
     try:
         good = hmac.compare_digest(_mac(key, kind, envelope.claims), envelope.mac)
     except (TypeError, UnicodeEncodeError):
         good = False
     if not good:
-        raise Refused("forged", "the signature was not made with our key for this kind of message")
+        raise MessageRefused("forged", "the signature was not made with our key for this kind of message")
     try:
         claims = _claims.decode(envelope.claims)
     except msgspec.DecodeError:
-        raise Refused("malformed", "the signed claims are not those of this version") from None
+        raise MessageRefused("malformed", "the signed claims are not those of this version") from None
     if claims.kind != kind:
-        raise Refused("wrong_kind", f"a {claims.kind} where a {kind} was expected", claims)
+        raise MessageRefused("wrong_kind", f"a {claims.kind} where a {kind} was expected", claims)
     digest = hashlib.sha256(envelope.body.encode("utf-8")).hexdigest()
     if not hmac.compare_digest(digest, claims.body_sha256):
-        raise Refused("altered", "the body is not the one that was signed", claims)
+        raise MessageRefused("altered", "the body is not the one that was signed", claims)
     if claims.target != target:
-        raise Refused("wrong_target", f"meant for {claims.target[:40]}, not for {target}", claims)
+        raise MessageRefused("wrong_target", f"meant for {claims.target[:40]}, not for {target}", claims)
     if claims.expires_at_s - claims.issued_at_s > longest_s or not claims.expires_at_s < float("inf"):
-        raise Refused("malformed", "valid for longer than any message of ours", claims)
+        raise MessageRefused("malformed", "valid for longer than any message of ours", claims)
     if now_s > claims.expires_at_s + tolerance_s:
         late = duration(round(now_s - claims.expires_at_s))
-        raise Refused("late", f"expired {late} ago; if that is wrong, the clocks of the hosts differ", claims)
+        raise MessageRefused("late", f"expired {late} ago; if that is wrong, the clocks of the hosts differ", claims)
     if claims.issued_at_s > now_s + tolerance_s:
         early = duration(round(claims.issued_at_s - now_s))
-        raise Refused("early", f"signed {early} in the future: the clocks of the hosts differ", claims)
+        raise MessageRefused("early", f"signed {early} in the future: the clocks of the hosts differ", claims)
     if replays is not None and not replays.admit(claims.nonce, claims.expires_at_s + tolerance_s, now_s):
-        raise Refused("replayed", "this message was carried out before, or too many are pending", claims)
-    return Message(claims, envelope.body)
+        raise MessageRefused("replayed", "this message was carried out before, or too many are pending", claims)
+    return SignedMessage(claims, envelope.body)
 
 
 class RefusalLimit:

@@ -11,11 +11,11 @@ from celery_trace.queries.failures import FailureQueries
 from celery_trace.queries.forecasts import ForecastQueries
 from celery_trace.queries.heaps import HeapQueries
 from celery_trace.queries.leaks import LeakQueries
+from celery_trace.queries.monitoring import MonitoringQueries
 from celery_trace.queries.runs import RunQueries
-from celery_trace.queries.watching import WatchingQueries
 
 
-class Queries(LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, WatchingQueries):
+class Queries(LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, MonitoringQueries):
     """Reads one store: ``Queries(store)``."""
 
 

@@ -15,7 +15,7 @@ from celery_trace.stores.store import Store
 Order = Sequence[tuple[sa.Column[Any], bool]]
 
 
-class Base:
+class QueryBase:
     """A part of :class:`celery_trace.queries.Queries`."""
 
     def __init__(self, store: Store) -> None:

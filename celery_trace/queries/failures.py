@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from celery_trace.model import Failure, FailureDetail, FailureGroup, Kept, Outcome, Page
 from celery_trace.queries import cursors
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import shared_captures, tables, values
@@ -43,7 +43,7 @@ _values = tables.failure_values
 _processes = tables.processes
 
 
-class FailureQueries(Base):
+class FailureQueries(QueryBase):
     """What failed."""
 
     def failures(

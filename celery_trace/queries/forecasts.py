@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from celery_trace.heap import forecasting
 from celery_trace.heap.forecasting import WARM_UP_S, WINDOW_S, Growth, Series
 from celery_trace.model import Forecast, GrowthShare, ProcessView, Role, Rollup, Sample, Verdict, WorkerView
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.queries.runs import RunQueries
 from celery_trace.stores import tables
 from celery_trace.stores.statements import chunks
@@ -39,7 +39,7 @@ class _Candidate(NamedTuple):
     used_bytes: int
 
 
-class ForecastQueries(Base):
+class ForecastQueries(QueryBase):
     """When limits are reached."""
 
     def __init__(self, store: Any) -> None:

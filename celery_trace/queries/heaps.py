@@ -13,7 +13,7 @@ from msgspec import Struct
 from celery_trace.heap import flames, needs
 from celery_trace.intervals import SILENT_S
 from celery_trace.model import HeapProfile, Kind, Role, WorkerView
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
 from celery_trace.stores.payloads import unsqueeze
@@ -32,7 +32,7 @@ MOST_CHILDREN = 32
 MOST_ROWS = 2000
 
 
-class HeapQueries(Base):
+class HeapQueries(QueryBase):
     """What is kept by stack."""
 
     def heap_profiles(

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from celery_trace.model import Leak, Page, Window
 from celery_trace.queries import cursors
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
 from celery_trace.stores import leak_rows, tables
 from celery_trace.stores import rows as rows_of
@@ -31,7 +31,7 @@ MOST_QUEUES = 500
 WORKER_WINDOWS, LEAST_WINDOWS = 2000, 20
 
 
-class LeakQueries(Base):
+class LeakQueries(QueryBase):
     """What keeps growing."""
 
     def leaks(

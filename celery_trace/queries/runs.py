@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from celery_trace.intervals import SAMPLE_S, SILENT_S
 from celery_trace.model import Page, ProcessRecord, ProcessView, Role, Rollup, Run, Sample, WorkerView
 from celery_trace.queries import cursors
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
 from celery_trace.stores.statements import CHUNK, chunks
@@ -34,7 +34,7 @@ MOST_ROLLUPS = 20_000
 MOST_NAMES = 10_000
 
 
-class RunQueries(Base):
+class RunQueries(QueryBase):
     """What ran, where, and with how much memory."""
 
     def runs(

@@ -206,7 +206,7 @@ class Recorder:
         try:
             private_files.make_part(settings.spool_folder)
         except OSError as error:
-            spool.refused(error)
+            spool.note_failure(error)
         recorder = cls(settings, process, spool, Ticker(clock), clock, code_of=code_of)
         recorder.ticker.is_idle = recorder.is_idle
         # A full disk, or a platform on which measuring fails: what else can be recorded is.
@@ -404,7 +404,7 @@ class Recorder:
     def open_box(self) -> None:
         """Make the black box; where that fails, as on a full disk, it is tried again after :data:`BOX_AGAIN_S`."""
         self._box_due_s = self.clock.monotonic_s() + BOX_AGAIN_S
-        if self.spool.trouble is not None:
+        if self.spool.write_error is not None:
             return  # it has been said, and would fail for the same reason
         with guard.Guard("black box"):
             path = self.settings.spool_folder / f"{self.process.uid}.box"
@@ -412,7 +412,7 @@ class Recorder:
                 box = BlackBox(path, self.process, self.clock, self.open_runs)
             except OSError as error:
                 guard.own_errors["black box"] += 1
-                self.spool.refused(error)
+                self.spool.note_failure(error)
                 return
             self.box = box
             if self.process.role in _OF_A_WORKER:
@@ -433,7 +433,7 @@ class Recorder:
     def flush(self) -> None:
         """Write the rollups that changed."""
         self._flushed_runs = self.runs
-        self.spool.settle()
+        self.spool.retry_pending()
         with self._lock:
             changed = [totals for totals in self._totals.values() if totals.dirty]
             for totals in changed:
@@ -533,7 +533,7 @@ class Recorder:
             with guard.Guard("heap watch: close"):
                 self.heap.close()
         with guard.Guard("recorder: last flush"):
-            self.spool.settle(at_once=True)
+            self.spool.retry_pending(at_once=True)
             self.flush()
             self.spool.prepare_end()  # from here on it is known what is lost
             self.account()

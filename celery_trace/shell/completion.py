@@ -18,7 +18,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from celery_trace.shell.trace_object import Locals, Names
+from celery_trace.shell.trace_object import Locals, ShellObject
 
 LIMIT = 200
 _EXPRESSION = re.compile(r"((?:[^\W\d]\w*)(?:\.[^\W\d]\w*|\[(?:-?\d+|'[^'\\]*'|\"[^\"\\]*\")\])*)\.(\w*)\Z")
@@ -90,7 +90,7 @@ def _value(scope: Mapping[str, Any], node: ast.expr) -> Any:
 
 
 def _attribute(owner: Any, name: str) -> Any:
-    if issubclass(type(owner), Names):
+    if issubclass(type(owner), ShellObject):
         return owner._members().get(name, _MISSING)
     if type(owner) is Locals and name in owner:
         return owner[name]
@@ -108,8 +108,8 @@ def _attribute(owner: Any, name: str) -> Any:
 
 
 def attribute_names(owner: Any) -> set[str]:
-    """Names of an object's attributes, from its dictionary, its slots and its classes."""
-    if issubclass(type(owner), Names):
+    """ShellObject of an object's attributes, from its dictionary, its slots and its classes."""
+    if issubclass(type(owner), ShellObject):
         return set(owner._members())
     names: set[str] = set()
     if type(owner) is Locals:

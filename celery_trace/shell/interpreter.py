@@ -46,7 +46,7 @@ await x              works at the top level
 A block ends with an empty line. New names stay in this shell; changing an object changes that object."""
 
 
-class Outcome(NamedTuple):
+class CommandResult(NamedTuple):
     """How a command ended. ``more``: it is not complete and nothing ran."""
 
     ok: bool
@@ -133,7 +133,7 @@ class Interpreter:
 
     # --- running ------------------------------------------------------------------------------------
 
-    def run(self, code: str, emit: Emit) -> Outcome:
+    def run(self, code: str, emit: Emit) -> CommandResult:
         """
         Run one command; all that it says goes to ``emit``, its exceptions too.
 
@@ -148,25 +148,25 @@ class Interpreter:
                 try:
                     return self._run(code, sink)
                 except OutputLimit:
-                    return Outcome(False)
+                    return CommandResult(False)
                 except BaseException as error:
                     # SystemExit and KeyboardInterrupt end the command, never the process.
                     self._show_error(error, sink)
-                    return Outcome(False)
+                    return CommandResult(False)
         except OutputLimit:
-            return Outcome(False)
+            return CommandResult(False)
 
-    def _run(self, code: str, sink: Sink) -> Outcome:
+    def _run(self, code: str, sink: Sink) -> CommandResult:
         word = code.strip()
         if not word or (word.startswith("#") and "\n" not in word):
-            return Outcome(True)
+            return CommandResult(True)
         command = self._commands().get(word.split(None, 1)[0]) if "\n" not in word else None
         if command is not None and (" " not in word or word.startswith("frame ")):
-            return Outcome(command(word.partition(" ")[2].strip(), sink))
+            return CommandResult(command(word.partition(" ")[2].strip(), sink))
         if word.startswith("!"):
             code = code.lstrip()[1:]
         if self._incomplete(code):
-            return Outcome(True, more=True)
+            return CommandResult(True, more=True)
         scope = self._scope
         file = f"<shell-{next(_numbers)}>"
         self._remember(file, code)
@@ -181,7 +181,7 @@ class Interpreter:
                 sink.write("result", pretty(value))
         finally:
             scope.share()
-        return Outcome(True)
+        return CommandResult(True)
 
     def _incomplete(self, code: str) -> bool:
         """Whether more lines are needed; a block typed line by line ends with an empty one."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-class Names:
+class ShellObject:
     """Something of ours with known members: completion reads them without running anything."""
 
     def _members(self) -> Mapping[str, Any]:
@@ -32,7 +32,7 @@ class Locals(dict[str, Any]):
             raise AttributeError(f"this frame has no variable {name!r}; it has: {known}") from None
 
 
-class Facts(Names):
+class ShellFacts(ShellObject):
     """Plain facts by name, such as a task's queue or a leak's line."""
 
     def __init__(self, title: str, facts: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ class Facts(Names):
         return f"<{self._title} " + " ".join(f"{name}={value!r}" for name, value in self._members().items()) + ">"
 
 
-class ShellFrame(Names):
+class ShellFrame(ShellObject):
     """
     One frame of the failure.
 
@@ -88,7 +88,7 @@ class ShellFrame(Names):
         return f"<frame {self.function} at {self.file}:{self.line}, {len(self.locals)} locals>"
 
 
-class Trace(Names):
+class Trace(ShellObject):
     """
     The failure: ``trace.frames[i].locals``, ``exception``, ``args``, ``kwargs``, ``task``, ``request``, ``leaks``.
 

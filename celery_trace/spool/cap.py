@@ -17,7 +17,7 @@ from celery_trace.model import AuditEntry, Failure, HeapProfile, Kept, ProcessRe
 from celery_trace.spool import segments
 from celery_trace.spool.lines import opening
 from celery_trace.spool.losses import Losses
-from celery_trace.spool.segments import HEADER_BYTES, Listing, Segment
+from celery_trace.spool.segments import HEADER_BYTES, Segment, SpoolListing
 
 TAGS: dict[type, str] = {
     kind: str(kind.__struct_config__.tag)
@@ -76,14 +76,14 @@ class Cap:
                 surplus -= 1
         return gone
 
-    def _plan(self, listing: Listing, own: set[Segment]) -> list[Segment]:
+    def _plan(self, listing: SpoolListing, own: set[Segment]) -> list[Segment]:
         """Only routine files are chosen ahead: before a failure goes, it is looked anew whether there is a run."""
         victims = self._victims(listing, own)
         routine = [segment for segment in victims[:PLANNED] if segment.routine]
         return routine or victims[:1]
 
     @staticmethod
-    def _victims(listing: Listing, own: set[Segment]) -> list[Segment]:
+    def _victims(listing: SpoolListing, own: set[Segment]) -> list[Segment]:
         """Files that nobody writes to any more; routine ones first, the oldest first."""
         newest = listing.newest()
         finished = [
@@ -103,7 +103,7 @@ class Cap:
             if not segments.try_lock(fd) or os.fstat(fd).st_nlink == 0:
                 return None  # the collector delivers from it, or was quicker
             counts = undelivered(fd, _ROUTINE_OPENINGS if segment.routine else _OPENINGS)
-            self._losses.give_way(path, counts)
+            self._losses.drop_file(path, counts)
             os.ftruncate(fd, 0)
             return counts
         except OSError:

@@ -31,13 +31,13 @@ class Losses:
         self._times = 0
         self._path: Path | None = None
         self._lost: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
+        self._published: Counter[str] = Counter()
         self._waiting: Counter[str] = Counter()
 
     @property
-    def untold(self) -> Counter[str]:
+    def unpublished(self) -> Counter[str]:
         """What was lost and stands in no name, as none could be made."""
-        return self._lost - self._told
+        return self._lost - self._published
 
     def lose(self, tag: str) -> None:
         """A record is lost."""
@@ -47,7 +47,7 @@ class Losses:
         """A record begins (1) or ends (-1) to wait in memory for room."""
         self._waiting[tag] += by
 
-    def give_way(self, path: Path, counts: Counter[str]) -> None:
+    def drop_file(self, path: Path, counts: Counter[str]) -> None:
         """
         Drop a file: it becomes the account of what was in it and of all before.
 
@@ -56,7 +56,7 @@ class Losses:
         """
         self._rename(path, self._lost + counts)
 
-    def tell(self) -> bool:
+    def publish(self) -> bool:
         """Bring the name up to date. Whether that could be done."""
         try:
             if not self._lost and not +self._waiting:
@@ -74,7 +74,7 @@ class Losses:
             private_files.make_part(self._folder)
             path = self._next(self._lost)
             os.close(private_files.create(path))
-            self._now(path, self._lost)
+            self._renamed(path, self._lost)
         except OSError:
             return False
         return True
@@ -84,15 +84,15 @@ class Losses:
         return self._folder / name
 
     def _rename(self, path: Path, lost: Counter[str]) -> None:
-        told = self._next(lost)
-        os.rename(path, told)
+        path_now = self._next(lost)
+        os.rename(path, path_now)
         last = self._path
-        self._now(told, lost)
+        self._renamed(path_now, lost)
         if last is not None and last != path:
             last.unlink(missing_ok=True)
 
-    def _now(self, path: Path, lost: Counter[str]) -> None:
+    def _renamed(self, path: Path, lost: Counter[str]) -> None:
         self._path = path
         self._times += 1
         self._lost = lost
-        self._told = lost.copy()
+        self._published = lost.copy()

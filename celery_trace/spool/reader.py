@@ -14,7 +14,7 @@ from celery_trace.model import AnyRecord, ProcessRecord
 from celery_trace.private_files import NotOurs
 from celery_trace.spool import segments
 from celery_trace.spool.lines import CorruptLine, unpack
-from celery_trace.spool.segments import Listing, Segment
+from celery_trace.spool.segments import Segment, SpoolListing
 
 #: A backlog is counted record by record up to this size.
 COUNTED_BYTES = 8 * 1024 * 1024
@@ -36,7 +36,7 @@ class Corrupt(Struct, frozen=True):
     start: bytes
 
 
-class Reading:
+class OpenSegment:
     """A file that is open and locked, with what was read from it beyond its cursor."""
 
     __slots__ = ("began", "cursor", "fd", "segment", "size")
@@ -61,7 +61,7 @@ class Batch:
         self.bytes = 0
         #: Whether more stood in the folder than one batch takes.
         self.full = False
-        self._readings: list[Reading] = []
+        self._readings: list[OpenSegment] = []
 
     def __enter__(self) -> Batch:
         return self
@@ -72,7 +72,7 @@ class Batch:
     def __bool__(self) -> bool:
         return bool(self._readings)
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: OpenSegment) -> None:
         """Hold a file until the batch is through."""
         self._readings.append(reading)
 
@@ -109,11 +109,11 @@ class SpoolReader:
         self._batch_bytes = batch_bytes
         self._batch_records = batch_records
 
-    def list(self) -> Listing:
+    def list(self) -> SpoolListing:
         """What stands in the folder now."""
         return segments.list_folder(self._folder)
 
-    def read(self, listing: Listing, living: set[str]) -> Batch:
+    def read(self, listing: SpoolListing, living: set[str]) -> Batch:
         """
         The next batch.
 
@@ -157,7 +157,7 @@ class SpoolReader:
                 data = os.pread(fd, size - cursor, cursor)
                 cut_short = False
             batch.full = batch.full or cut_short
-            reading = Reading(segment, fd, cursor, size)
+            reading = OpenSegment(segment, fd, cursor, size)
             if self._take_lines(reading, data, batch, complete=not cut_short and not growing):
                 batch.add(reading)
                 held = True
@@ -165,7 +165,7 @@ class SpoolReader:
             if not held:
                 os.close(fd)
 
-    def _take_lines(self, reading: Reading, data: bytes, batch: Batch, *, complete: bool) -> bool:
+    def _take_lines(self, reading: OpenSegment, data: bytes, batch: Batch, *, complete: bool) -> bool:
         """Decode whole lines; a last one without its line feed is corrupt only when nobody will complete it."""
         taken = False
         for line, whole in _lines(data):
@@ -187,7 +187,7 @@ class SpoolReader:
 
     # --- after delivery
 
-    def rewind(self, listing: Listing) -> int:
+    def rewind(self, listing: SpoolListing) -> int:
         """
         Set every cursor back to the beginning of its file: the store that has what was delivered is lost.
 
@@ -231,7 +231,7 @@ class SpoolReader:
         finally:
             os.close(fd)
 
-    def backlog(self, listing: Listing) -> tuple[int, int]:
+    def backlog(self, listing: SpoolListing) -> tuple[int, int]:
         """
         What waits beyond the cursors.
 
@@ -255,7 +255,7 @@ class SpoolReader:
                 os.close(fd)
         return waiting, round(records * waiting / counted_bytes) if counted_bytes else 0
 
-    def process_of(self, uid: str, listing: Listing) -> ProcessRecord | None:
+    def process_of(self, uid: str, listing: SpoolListing) -> ProcessRecord | None:
         """The process record at the head of one of its files."""
         for segment in sorted(listing.segments):
             if segment.uid != uid:

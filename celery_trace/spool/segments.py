@@ -61,7 +61,7 @@ class Segment(NamedTuple):
         return (self.uid, self.routine)
 
 
-class Listing(NamedTuple):
+class SpoolListing(NamedTuple):
     """What stands in a spool folder, by name."""
 
     segments: list[Segment]
@@ -79,7 +79,7 @@ class Listing(NamedTuple):
         return newest
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path) -> SpoolListing:
     """Read the folder's names; a folder that does not exist yet is empty."""
     try:
         names = os.listdir(folder)
@@ -88,9 +88,9 @@ def list_folder(folder: Path) -> Listing:
     return list_names(names)
 
 
-def list_names(names: Iterable[str]) -> Listing:
+def list_names(names: Iterable[str]) -> SpoolListing:
     """What the names in a spool folder stand for."""
-    listing = Listing([], set(), set(), set(), [], [])
+    listing = SpoolListing([], set(), set(), set(), [], [])
     for name in names:
         segment = parse_name(name)
         if segment is not None:

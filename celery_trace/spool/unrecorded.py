@@ -21,7 +21,7 @@ EVENT_S: Final = 10.0
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
-_said: set[tuple[str, int | None]] = set()
+_logged: set[tuple[str, int | None]] = set()
 
 
 def is_full(error: OSError) -> bool:
@@ -47,19 +47,19 @@ def advice(error: OSError) -> str:
     )
 
 
-def promise(folder: Path, error: OSError) -> None:
+def mark_logged(folder: Path, error: OSError) -> None:
     """This process will :func:`log` it, before long: neither it nor a child that it forks need say it as well."""
-    _said.add((str(folder), error.errno))
+    _logged.add((str(folder), error.errno))
 
 
-def say(folder: Path, error: OSError) -> None:
+def log_once(folder: Path, error: OSError) -> None:
     """
     Log it, the first time that a process meets this reason.
 
     A forked child knows what its parent has said: a worker says it once, however many children it has.
     """
-    if (str(folder), error.errno) not in _said:
-        promise(folder, error)
+    if (str(folder), error.errno) not in _logged:
+        mark_logged(folder, error)
         log(folder, error)
 
 
@@ -75,8 +75,8 @@ def log(folder: Path, error: OSError) -> None:
         )  # fmt: skip
 
 
-def over(folder: Path, error: OSError) -> None:
+def log_recovery(folder: Path, error: OSError) -> None:
     """Log that records are written again."""
-    if (str(folder), error.errno) in _said:
-        _said.discard((str(folder), error.errno))
+    if (str(folder), error.errno) in _logged:
+        _logged.discard((str(folder), error.errno))
         logger.warning("celery-trace: records are written to %s again.", folder)

@@ -111,7 +111,7 @@ class SpoolWriter:
         return self._process
 
     @property
-    def trouble(self) -> OSError | None:
+    def write_error(self) -> OSError | None:
         """Why nothing can be written now; None where it can, and where there is only no room."""
         return None if self._trouble is not None and unrecorded.is_full(self._trouble) else self._trouble
 
@@ -119,7 +119,7 @@ class SpoolWriter:
         """The counters for the process's own account: of what was dropped, only what nothing else tells of."""
         with self._lock:
             counters = {name: count for name, count in self.counters.items() if not name.startswith("dropped:")}
-            return counters | {f"dropped:{tag}": count for tag, count in self._losses.untold.items()}
+            return counters | {f"dropped:{tag}": count for tag, count in self._losses.unpublished.items()}
 
     def append(self, record: AnyRecord) -> bool:
         """
@@ -147,7 +147,7 @@ class SpoolWriter:
             now_s = self._clock.monotonic_s()
             if not routine or now_s >= self._look_at_s:
                 self._look_at_s = now_s + LOOK_S
-                self._leave_removed_files()
+                self._replace_removed_files()
             if self._waiting:
                 self._write_waiting()
             # Behind those that wait: they were first, and where they found no room this one finds none.
@@ -165,10 +165,10 @@ class SpoolWriter:
                 self._waiting_bytes += len(line)
                 self._losses.wait(tag, 1)
                 self.counters["waiting"] = len(self._waiting)
-                self._tell_losses()
+                self._publish_losses()
             return False
 
-    def settle(self, *, at_once: bool = False) -> None:
+    def retry_pending(self, *, at_once: bool = False) -> None:
         """
         Every few seconds: try again what could not be written, and begin anew where the folder was removed.
 
@@ -180,7 +180,7 @@ class SpoolWriter:
                 return
             if at_once:
                 self._try_again_s = 0.0
-            self._leave_removed_files()
+            self._replace_removed_files()
             if self._waiting:
                 self._write_waiting()
             elif self._trouble is not None and self._may_try():
@@ -190,10 +190,10 @@ class SpoolWriter:
                     self._refused(error)
                 else:
                     self._recovered()
-            if self._losses.untold:
-                self._tell_losses()
+            if self._losses.unpublished:
+                self._publish_losses()
 
-    def refused(self, error: OSError) -> None:
+    def note_failure(self, error: OSError) -> None:
         """Somebody who tried found that nothing can be written to the folder."""
         with self._lock:
             self._refused(error)
@@ -214,10 +214,10 @@ class SpoolWriter:
                 return
             for tag, _ in self._waiting:
                 self._losses.wait(tag, -1)
-                self._lose(tag, tell=False)
+                self._lose(tag, publish=False)
             self._waiting.clear()
             self._waiting_bytes = self.counters["waiting"] = 0
-            self._tell_losses()
+            self._publish_losses()
 
     def close(self, how: str) -> None:
         """Write how and when the process ended, and let go of the files; the collector removes them once delivered."""
@@ -228,10 +228,10 @@ class SpoolWriter:
                 self.prepare_end()
                 if self._lock_fd >= 0:
                     self.append(replace(self._process, ended_at_s=self._clock.now_s(), ended_how=how))
-                    self._give_reserve_back()
+                    self._return_reserve()
                     with contextlib.suppress(OSError):
                         (self._folder / f"{self._process.uid}.lock").unlink()
-                self._say_what_nobody_counts()
+                self._log_uncounted_losses()
             self._closed = True
             self._forget()
         _living.discard(self)
@@ -254,7 +254,7 @@ class SpoolWriter:
         self._losses: Losses = Losses(self._folder, process.uid)
         self._cap = Cap(self._folder, self._cap_bytes, self._segment_bytes, self._losses)
 
-    def _announce_life(self) -> None:
+    def _create_lock(self) -> None:
         """Lock first, then name: nobody ever sees the lock file of a living process unlocked."""
         private_files.make_part(self._folder)
         path = self._folder / f"{self._process.uid}.lock"
@@ -324,7 +324,7 @@ class SpoolWriter:
             return False
         return True
 
-    def _give_reserve_back(self) -> None:
+    def _return_reserve(self) -> None:
         """What was written there becomes a spool file; unused, it goes."""
         if self._reserve_fd < 0:
             return
@@ -338,22 +338,22 @@ class SpoolWriter:
 
     # --- what is lost
 
-    def _lose(self, tag: str, *, tell: bool = True) -> None:
+    def _lose(self, tag: str, *, publish: bool = True) -> None:
         self.counters[f"dropped:{tag}"] += 1
         self._losses.lose(tag)
-        if tell:
-            self._tell_losses()
+        if publish:
+            self._publish_losses()
 
-    def _tell_losses(self) -> None:
+    def _publish_losses(self) -> None:
         if self._may_try():
-            self._losses.tell()
+            self._losses.publish()
 
-    def _say_what_nobody_counts(self) -> None:
+    def _log_uncounted_losses(self) -> None:
         """The end, and the folder can't be written to: then the log is all there is."""
-        untold = self._losses.untold
-        if untold:
-            told = ", ".join(f"{count} of kind {tag}" for tag, count in sorted(untold.items()))
-            logger.error("celery-trace: records of this process (pid %d) were lost: %s.", self._pid, told)
+        unpublished = self._losses.unpublished
+        if unpublished:
+            lost = ", ".join(f"{count} of kind {tag}" for tag, count in sorted(unpublished.items()))
+            logger.error("celery-trace: records of this process (pid %d) were lost: %s.", self._pid, lost)
 
     # --- a folder that can't be written to
 
@@ -364,16 +364,16 @@ class SpoolWriter:
     def _refused(self, error: OSError) -> None:
         self._trouble = error
         self._try_again_s = 0.0 if unrecorded.is_full(error) else self._clock.monotonic_s() + RETRY_S
-        unrecorded.say(self._folder, error)
+        unrecorded.log_once(self._folder, error)
 
     def _recovered(self) -> None:
         error, self._trouble = self._trouble, None
         if error is not None and not unrecorded.is_full(error):  # room comes and goes with each record
-            unrecorded.over(self._folder, error)
+            unrecorded.log_recovery(self._folder, error)
 
     # --- files
 
-    def _leave_removed_files(self) -> None:
+    def _replace_removed_files(self) -> None:
         """
         If somebody removed our files, or the whole folder, begin new ones with what stood in the current ones.
 
@@ -404,14 +404,14 @@ class SpoolWriter:
             for _, lines in held:
                 for tag, count in count_records(lines).items():
                     for _ in range(count):
-                        self._lose(tag, tell=False)
+                        self._lose(tag, publish=False)
             self._refused(error)
             report("beginning the spool anew", error)
 
     def _rotate(self, lane: _Lane) -> None:
         """Begin the lane's next file, then see whether the folder is over its cap."""
         if self._lock_fd < 0:
-            self._announce_life()
+            self._create_lock()
         if self._reserve_fd < 0:
             self._take_reserve()
         routine = lane is self._routine
@@ -483,4 +483,4 @@ class SpoolWriter:
             self.counters[f"written:{tag}"] += 1
         if len(self._waiting) != self.counters["waiting"]:
             self.counters["waiting"] = len(self._waiting)
-            self._tell_losses()
+            self._publish_losses()

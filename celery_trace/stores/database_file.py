@@ -62,7 +62,7 @@ class DatabaseFile:
         """The open file."""
         return self._opened
 
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """What happened to the open file: ``deleted``, ``replaced``, ``damaged``, or nothing."""
         now = self.look()
         if now != self._opened:

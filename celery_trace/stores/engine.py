@@ -125,7 +125,7 @@ def _from_url(url: URL, store_url: str) -> Engine:
         advice = f'pip install "celery-trace[{extra}]"' if extra else "Use sqlite, postgresql, mysql or mariadb."
         raise StoreUnavailable(f"Can't open the store {shown(store_url)}", str(error), advice) from None
     if backend == "sqlite":
-        _teach_sqlite(engine, wal=is_ours_alone(engine, store_url))
+        _configure_sqlite(engine, wal=is_ours_alone(engine, store_url))
     return engine
 
 
@@ -136,7 +136,7 @@ def is_ours_alone(engine: Engine, store_url: str) -> bool:
     return engine.dialect.name == "sqlite" and writable and database not in (None, "", ":memory:")
 
 
-def _teach_sqlite(engine: Engine, *, wal: bool) -> None:
+def _configure_sqlite(engine: Engine, *, wal: bool) -> None:
     """WAL, so that readers never wait; transactions that begin where we say, writers at once with the lock."""
 
     path = sqlite_path(engine)

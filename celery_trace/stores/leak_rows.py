@@ -99,7 +99,7 @@ def refresh(store: Store, *, most_s: float = 0.5) -> int:
     return done
 
 
-def _runs_by_now(connection: sa.Connection, known: Leak, now_s: float) -> int:
+def _runs_so_far(connection: sa.Connection, known: Leak, now_s: float) -> int:
     """
     How many runs of a leak's name there were, as far as windows and totals tell: the greater of two counts.
 
@@ -132,7 +132,7 @@ def _runs_by_now(connection: sa.Connection, known: Leak, now_s: float) -> int:
     return max(from_windows, all_runs) if every_run_kept else from_windows
 
 
-def count_on(store: Store, *, most_s: float = 0.1) -> int:
+def update_run_counts(store: Store, *, most_s: float = 0.1) -> int:
     """
     Add to the rows of what grows the runs since their latest window.
 
@@ -155,7 +155,7 @@ def count_on(store: Store, *, most_s: float = 0.1) -> int:
             if time.monotonic() > until_s:
                 break
             known = _LEAKS.record(row)
-            runs, total = _counted(known, _runs_by_now(connection, known, now_s))
+            runs, total = _counted(known, _runs_so_far(connection, known, now_s))
             if runs > row.runs:
                 changed.append(
                     {
@@ -193,7 +193,7 @@ def _refresh_name(store: Store, due: Any) -> None:
         for found in leak_table(windows_of(connection, due.kind, due.name), now_s=now_s):
             old = known.get(found.id)
             leak = _seen_since(found, old) if old is not None else found
-            by_now = _runs_by_now(connection, leak, now_s) if leak.verdict in _GOES_ON else leak.runs
+            by_now = _runs_so_far(connection, leak, now_s) if leak.verdict in _GOES_ON else leak.runs
             runs[leak.id] = max(by_now, int(old.runs) if old is not None else 0)
             leaks.append(leak)
 

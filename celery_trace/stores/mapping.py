@@ -45,14 +45,14 @@ class TableOf(Generic[T]):
         self.table = table
         self.kind = record
         self._extra: Row = {}
-        held: list[_Held] = []
+        held: list[_FieldColumn] = []
         self._payload: _Payload[T] | None = None
         for column in table.columns:
             path = _path(column, record)
             if column.type == schema.BLOB:
                 self._payload = None if view else _Payload(column, record)
             elif path:
-                held.append(_Held(column, path, record))
+                held.append(_FieldColumn(column, path, record))
             elif view or column.extra:
                 self._extra[column.name] = column.empty
             else:
@@ -69,7 +69,7 @@ class TableOf(Generic[T]):
         self._named: _Convert = itemgetter(*self.columns)
         self._keys = tuple(one.column.name if one.part else one.field for one in read)
         self._readers = [(key, one.read) for key, one in zip(self._keys, read, strict=True) if one.read]
-        self._nested: dict[str, list[_Held]] = {}
+        self._nested: dict[str, list[_FieldColumn]] = {}
         for one in read:
             if one.part:
                 self._nested.setdefault(one.field, []).append(one)
@@ -120,7 +120,7 @@ class TableOf(Generic[T]):
         return self.kind(**given, **extra)
 
 
-class _Held:
+class _FieldColumn:
     """A column that holds a field of a class, or an attribute of such a field (its ``part``)."""
 
     def __init__(self, column: schema.Column, path: str, record: type[Struct]) -> None:

@@ -39,7 +39,7 @@ def is_difference(payload: bytes) -> bool:
     return payload[:1] == _DIFFERENCE
 
 
-class Base:
+class DeltaBase:
     """
     A record that others are compressed against.
 

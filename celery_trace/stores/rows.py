@@ -29,7 +29,7 @@ from celery_trace.model import (
 )
 from celery_trace.stores import schema, tables
 from celery_trace.stores.mapping import Row, TableOf
-from celery_trace.stores.payloads import Base, is_difference, squeeze, unsqueeze
+from celery_trace.stores.payloads import DeltaBase, is_difference, squeeze, unsqueeze
 
 PROCESSES = TableOf(schema.processes, ProcessRecord)
 PROCESS_VIEWS = TableOf(schema.processes, ProcessView, view=True)
@@ -113,12 +113,12 @@ def failure_row(record: Failure, payload: bytes | None = None, shared: str = "")
     return FAILURES.row(record, fingerprint=fingerprint(record), shared=shared, payload=whole)
 
 
-def failure(payload: bytes, base: Base | None = None) -> Failure:
+def failure(payload: bytes, base: DeltaBase | None = None) -> Failure:
     """The record in a payload, which may be a difference to a base."""
     return msgspec.json.decode(whole(payload, base), type=Failure)
 
 
-def whole(payload: bytes, base: Base | None = None) -> bytes:
+def whole(payload: bytes, base: DeltaBase | None = None) -> bytes:
     """
     The JSON in a payload.
 
@@ -138,7 +138,7 @@ class _Kills(msgspec.Struct):
     kills: list[msgspec.Raw] = []
 
 
-def kills(payload: bytes, base: Base | None = None) -> int:
+def kills(payload: bytes, base: DeltaBase | None = None) -> int:
     """How many processes a failure's message killed; 0 if what its payload differs from was pruned just now."""
     try:
         return len(msgspec.json.decode(whole(payload, base), type=_Kills).kills)

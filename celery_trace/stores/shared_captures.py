@@ -21,7 +21,7 @@ from celery_trace.stores import rows as rows_of
 from celery_trace.stores import sizes, tables, values
 from celery_trace.stores.errors import Interrupted
 from celery_trace.stores.mapping import Row
-from celery_trace.stores.payloads import Base, squeeze, unsqueeze
+from celery_trace.stores.payloads import DeltaBase, squeeze, unsqueeze
 from celery_trace.stores.statements import chunks, insert_new
 
 #: A capture serves new failures for so long, seconds.
@@ -41,17 +41,17 @@ class _Remembered:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[Base, str]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[DeltaBase, str]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, id: str) -> tuple[Base, str] | None:
+    def get(self, id: str) -> tuple[DeltaBase, str] | None:
         with self._lock:
             found = self._known.get(id)
             if found is not None:
                 self._known.move_to_end(id)
             return found
 
-    def put(self, id: str, base: Base, text: str) -> None:
+    def put(self, id: str, base: DeltaBase, text: str) -> None:
         with self._lock:
             if id not in self._known:
                 self._known[id] = (base, text)
@@ -64,18 +64,18 @@ class _Remembered:
 _remembered = _Remembered()
 
 
-def bases(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Base]:
+def bases(connection: sa.Connection, ids: Iterable[str]) -> dict[str, DeltaBase]:
     """Captures by id; one that is not there any more is left out."""
     return {id: base for id, (base, _) in _found(connection, ids).items()}
 
 
-def _found(connection: sa.Connection, ids: Iterable[str]) -> dict[str, tuple[Base, str]]:
+def _found(connection: sa.Connection, ids: Iterable[str]) -> dict[str, tuple[DeltaBase, str]]:
     wanted = set(ids) - {""}
     found = {id: known for id in wanted if (known := _remembered.get(id)) is not None}
     for part in chunks(sorted(wanted - set(found))):
         read = sa.select(_table.c.id, _table.c.payload, _table.c.text).where(_table.c.id.in_(part))
         for id, payload, text in connection.execute(read):
-            found[id] = (Base(unsqueeze(payload)), text)
+            found[id] = (DeltaBase(unsqueeze(payload)), text)
             _remembered.put(id, *found[id])
     return found
 
@@ -101,7 +101,7 @@ class Sharing:
         self._changes: Counter[str] = Counter()
         self._fresh: dict[str, Row] = {}
         #: By group: the captures that serve now, the one that served last first.
-        self._serving: dict[str, list[tuple[str, Base, str]]] = defaultdict(list)
+        self._serving: dict[str, list[tuple[str, DeltaBase, str]]] = defaultdict(list)
         serving: list[tuple[str, str]] = []
         for part in chunks(sorted(set(fingerprints))):
             young = sa.select(_table.c.fingerprint, _table.c.id)
@@ -141,7 +141,7 @@ class Sharing:
                 return id, payload, common
         if len(serving) >= MOST_OF_A_GROUP:
             return None
-        id, base = hashlib.blake2b(json, digest_size=16).hexdigest(), Base(json)
+        id, base = hashlib.blake2b(json, digest_size=16).hexdigest(), DeltaBase(json)
         payload = base.difference(json)
         if payload is None:
             return None

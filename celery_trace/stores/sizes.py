@@ -208,22 +208,22 @@ def read(connection: sa.Connection, settings: Settings, now_s: float) -> StoreSi
 
 def sentences(found: StoreSize, now_s: float) -> list[str]:
     """The sizes in words, for pages and terminals."""
-    told = [f"The store takes {size(found.bytes)}"]
+    parts = [f"The store takes {size(found.bytes)}"]
     if found.free_bytes:
-        told[0] += f", {size(found.free_bytes)} of them free"
+        parts[0] += f", {size(found.free_bytes)} of them free"
     if found.bytes_per_day is not None:
         grows = found.bytes_per_day
-        told[0] += f", and {'grows' if grows >= 0 else 'shrinks'} by {size(abs(grows))} a day"
+        parts[0] += f", and {'grows' if grows >= 0 else 'shrinks'} by {size(abs(grows))} a day"
     bound = f"; {found.most_failures:,} are kept"
     if found.most_failure_bytes:
         bound += f", or {size(found.most_failure_bytes)} of them"
-    told.append(f"{found.failures:,} failures take {size(found.failure_bytes)}{bound}")
+    parts.append(f"{found.failures:,} failures take {size(found.failure_bytes)}{bound}")
     if found.failures_per_day is not None and found.failure_bytes_per_day is not None:
         pace = f"{found.failures_per_day:,} a day come in, {size(found.failure_bytes_per_day)}"
         if found.bound_at is None:
-            told.append(pace)
+            parts.append(pace)
         elif found.bound_at <= now_s:
-            told.append(f"{pace}: older ones make room")
+            parts.append(f"{pace}: older ones make room")
         else:
-            told.append(f"{pace}: older ones make room in {duration(found.bound_at - now_s)}")
-    return [f"{one}." for one in told]
+            parts.append(f"{pace}: older ones make room in {duration(found.bound_at - now_s)}")
+    return [f"{one}." for one in parts]

@@ -24,7 +24,7 @@ _COUNTED = {"preserve_rowcount": True}
 _INT_MOST = 2**63 - 1
 
 
-class _Fit:
+class _RowFitter:
     """Cuts texts and numbers of a table's rows to what every database takes."""
 
     def __init__(self, table: sa.Table) -> None:
@@ -55,14 +55,14 @@ class _Fit:
         return row
 
 
-_fits: dict[str, _Fit] = {}
+_fits: dict[str, _RowFitter] = {}
 
 
 def fit(table: sa.Table, row: Row) -> Row:
     """The row, with each value cut to its column."""
     cutter = _fits.get(table.name)
     if cutter is None:
-        cutter = _fits[table.name] = _Fit(table)
+        cutter = _fits[table.name] = _RowFitter(table)
     return cutter(row)
 
 

@@ -101,7 +101,7 @@ class Store:
                 self._is_open = True
                 if before and self._id != before and self._lost is None:  # emptied, or its tables were dropped
                     self._lost, self._lost_id = LostStore(at=self.clock.now_s(), why="replaced"), before
-                self._note_loss()
+                self._save_loss()
                 return
             self.engine.dispose()
         raise StoreUnavailable(
@@ -126,31 +126,31 @@ class Store:
         Raises:
             StoreUnavailable: As :meth:`open`.
         """
-        self._follow()
+        self._reopen_if_replaced()
         opened = self._file.identity if self._file is not None else None
         return self._id if opened is None else f"{self._id}@{opened[0]:x}:{opened[1]:x}"
 
-    def _follow(self) -> None:
+    def _reopen_if_replaced(self) -> None:
         """If the file at the path is no longer the one that is open, open what is there, or make it anew."""
-        if self._is_open and (self._file is None or not self._file.trouble()):
+        if self._is_open and (self._file is None or not self._file.problem()):
             return
         with self._opening:
-            trouble = self._file.trouble() if self._is_open and self._file is not None else ""
-            if trouble:
-                self._give_up(trouble, "it does not begin as a database does")
+            problem = self._file.problem() if self._is_open and self._file is not None else ""
+            if problem:
+                self._abandon_file(problem, "it does not begin as a database does")
             if not self._is_open:
                 self.open()
 
-    def _give_up(self, trouble: str, why: str) -> None:
+    def _abandon_file(self, problem: str, why: str) -> None:
         """Close the open file for what happened to it; one that is damaged is set aside."""
         assert self._file is not None
-        self._lost = LostStore(at=self.clock.now_s(), why=trouble, records=self._records_in_old())
+        self._lost = LostStore(at=self.clock.now_s(), why=problem, records=self._records_in_old())
         self._lost_id = self._id
         identity = self._file.identity
         self._is_open = False
         self._file.opened(None)
         self.engine.dispose()
-        if trouble == "damaged":
+        if problem == "damaged":
             self._set_aside(identity, why)
 
     def _records_in_old(self) -> int | None:
@@ -177,17 +177,17 @@ class Store:
             logger.warning("celery-trace: %s is damaged (%s); it was set aside as %s.", file.path, why, target)
             self._lost = replace(self._lost, set_aside=str(target))
 
-    def _doubt(self, identity: Identity | None, error: sa.exc.SQLAlchemyError, *, again: bool) -> None:
+    def _check_damage(self, identity: Identity | None, error: sa.exc.SQLAlchemyError, *, again: bool) -> None:
         """SQLite says that the file is damaged: close all connections, and set it aside if new ones say the same."""
         with self._opening:
             if self._file is None or self._file.identity != identity or not self._is_open:
                 return  # another thread was quicker
             if again:
-                self._give_up("damaged", _reason(error))
+                self._abandon_file("damaged", _reason(error))
             else:
                 self.engine.dispose()
 
-    def _note_loss(self) -> None:
+    def _save_loss(self) -> None:
         """Say what became of the store before this one, and keep it."""
         lost, before = self._lost, self._lost_id
         self._lost, self._lost_id = None, ""
@@ -203,7 +203,7 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection with one consistent view of the store."""
-        self._follow()
+        self._reopen_if_replaced()
         try:
             with self.engine.connect() as connection:
                 yield connection
@@ -221,7 +221,7 @@ class Store:
         """
         doubted = False
         for attempt in range(ATTEMPTS):
-            self._follow()
+            self._reopen_if_replaced()
             identity = self._file.identity if self._file is not None else None
             try:
                 result = self._once(work)
@@ -231,14 +231,14 @@ class Store:
                 if is_about_data(error):
                     raise
                 if is_damage(error) and identity is not None:
-                    self._doubt(identity, error, again=doubted)
+                    self._check_damage(identity, error, again=doubted)
                     doubted = True
-                elif self._file is not None and self._file.trouble():
+                elif self._file is not None and self._file.problem():
                     pass  # it went while we were at it
                 elif not (is_passing(error) and attempt < ATTEMPTS - 1):
                     raise self._unavailable("write to", error) from error
             else:
-                if self._file is None or not self._file.trouble():
+                if self._file is None or not self._file.problem():
                     return result
             time.sleep(0.01 * 2**attempt)
         raise StoreUnavailable(
@@ -360,7 +360,7 @@ class Store:
         what = f"Can't vacuum the store {self.address}"
         if self._own_file is None:
             raise StoreUnavailable(what, "it is no SQLite file of its own", "Its database gives space back by itself.")
-        self._follow()
+        self._reopen_if_replaced()
         path = self._own_file.path
         before = path.stat().st_size
         disk = os.statvfs(path.parent)

@@ -39,7 +39,7 @@ class Transport(Protocol):
             TransportUnavailable: Not now.
         """
 
-    def upkeep(self, *, idle: bool) -> None:
+    def maintain(self, *, idle: bool) -> None:
         """
         What the store needs besides records, for a fraction of a second; called after each round.
 

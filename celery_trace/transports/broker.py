@@ -47,7 +47,7 @@ ATTEMPTS = 3
 TIMEOUT_S = 5.0
 
 
-class Sink(Protocol):
+class BatchStore(Protocol):
     """A store, as far as this transport is concerned."""
 
     def write(self, records: Sequence[AnyRecord]) -> Any:
@@ -58,7 +58,7 @@ class HasStore(Protocol):
     """Whoever has the store, which may come and go."""
 
     @property
-    def store(self) -> Sink | None:
+    def store(self) -> BatchStore | None:
         """The store; None while there is none. May raise ``Unavailable``."""
 
 
@@ -184,7 +184,7 @@ class BrokerTransport:
         """Nothing: the monitor has the store."""
         return ""
 
-    def upkeep(self, *, idle: bool) -> None:
+    def maintain(self, *, idle: bool) -> None:
         """Nothing: the monitor has the store."""
 
     def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
@@ -348,7 +348,7 @@ class BrokerConsumer:
                 self._set_aside(channel, intake, message, str(error))
                 continue
             if wrong:  # a newer host may know records that this monitor does not
-                self._lay_aside(channel, [line for line, _ in wrong], wrong[0][1])
+                self._set_lines_aside(channel, [line for line, _ in wrong], wrong[0][1])
                 records.append(self._stats())
             batches.append((message, records))
             together_bytes += len(data)
@@ -402,7 +402,7 @@ class BrokerConsumer:
             return False
         if refused:
             self.counters["refused"] += len(refused)
-            self._lay_aside(channel, [encode(record) for record, _ in refused], refused[0][1])
+            self._set_lines_aside(channel, [encode(record) for record, _ in refused], refused[0][1])
             return self._write(channel, intake, [self._stats()], attempts)
         return True
 
@@ -414,7 +414,7 @@ class BrokerConsumer:
         self._write(channel, intake, [self._stats()], ATTEMPTS)
         message.ack()
 
-    def _lay_aside(self, channel: Any, lines: Sequence[bytes], why: str) -> None:
+    def _set_lines_aside(self, channel: Any, lines: Sequence[bytes], why: str) -> None:
         """Keep single lines of a batch whose others are written, as a batch of their own."""
         self.counters["corrupt"] += len(lines)
         self._publish_aside(channel, zlib.compress(b"\n".join(lines), 1), len(lines), why)

@@ -12,7 +12,7 @@ from celery_trace.model import AnyRecord
 from celery_trace.transports import TransportUnavailable
 
 
-class Sink(Protocol):
+class DirectStore(Protocol):
     """A store, as far as this transport is concerned."""
 
     def token(self) -> str:
@@ -32,24 +32,24 @@ class DirectTransport:
     Args:
         open_sink: Opens the store.
         after: Called with the store after each batch.
-        upkeep: Called with the store after each round, and whether that found nothing.
+        maintenance: Called with the store after each round, and whether that found nothing.
     """
 
     name = "direct"
 
     def __init__(
         self,
-        open_sink: Callable[[], Sink],
+        open_sink: Callable[[], DirectStore],
         after: Callable[[Any], None] | None = None,
-        upkeep: Callable[[Any, bool], None] | None = None,
+        maintenance: Callable[[Any, bool], None] | None = None,
     ) -> None:
         self._open = open_sink
         self._after = after
-        self._upkeep = upkeep
-        self._sink: Sink | None = None
+        self._upkeep = maintenance
+        self._sink: DirectStore | None = None
 
     @contextmanager
-    def _opened(self) -> Iterator[Sink]:
+    def _opened(self) -> Iterator[DirectStore]:
         """The store; it closes after it refused, and opens itself when it is used again."""
         try:
             if self._sink is None:
@@ -74,7 +74,7 @@ class DirectTransport:
                     self._after(sink)
             return refused
 
-    def upkeep(self, *, idle: bool) -> None:
+    def maintain(self, *, idle: bool) -> None:
         """Prune and tidy, as the constructor was told to."""
         if self._upkeep is not None:
             with self._opened() as sink, _reported("looking after the store"):

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 import kombu
 
-from celery_trace.transports.raw import Entry, Refusal, entry, judged
+from celery_trace.transports.raw import RawRefusal, RedisEntry, checked_channel, entry
 
 #: Most bytes of a message that are read. A collector's batch has 2 MiB, and a single record at most 8 MiB.
 MOST_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -41,7 +41,7 @@ class Taken(Protocol):
         """What the collector sent; of a message that was refused, what there is of it."""
 
     @property
-    def refused(self) -> Refusal | None:
+    def refused(self) -> RawRefusal | None:
         """Why it was not read."""
 
     def ack(self) -> None:
@@ -85,7 +85,7 @@ def open_intake(connection: kombu.Connection, queue: kombu.Queue, *, name: str, 
 class _Message:
     def __init__(self, message: Any) -> None:
         self._message = message
-        self.refused: Refusal | None = message.refused
+        self.refused: RawRefusal | None = message.refused
         body = message.body
         self.body: bytes = body.encode("latin-1", "replace") if isinstance(body, str) else bytes(body or b"")
 
@@ -99,7 +99,7 @@ class KombuIntake:
     def __init__(self, connection: kombu.Connection, queue: kombu.Queue) -> None:
         self._connection = connection
         self._arrived: list[Any] = []
-        channel = judged(connection.default_channel, MOST_MESSAGE_BYTES)
+        channel = checked_channel(connection.default_channel, MOST_MESSAGE_BYTES)
         self._consumer = kombu.Consumer(
             channel, [queue], no_ack=False, accept=None, prefetch_count=PREFETCH,
             auto_declare=False, on_message=self._arrived.append,
@@ -128,7 +128,7 @@ class KombuIntake:
 # --- Redis and Valkey ------------------------------------------------------------------------------------
 
 
-class _Moved:
+class _MovedMessage:
     def __init__(self, item: bytes, forget: Callable[[bytes], object]) -> None:
         self._item = item
         self._forget = forget
@@ -138,7 +138,7 @@ class _Moved:
         self._forget(self._item)
 
 
-def read_item(item: bytes) -> tuple[bytes, Refusal | None]:
+def read_item(item: bytes) -> tuple[bytes, RawRefusal | None]:
     """
     The body of a message as kombu lays it down in Redis, base64 within JSON.
 
@@ -146,16 +146,16 @@ def read_item(item: bytes) -> tuple[bytes, Refusal | None]:
         The body and None; of anything else the whole of it, unless that is too big, and why it was refused.
     """
     found = entry(item, MOST_MESSAGE_BYTES)
-    if isinstance(found, Entry):
+    if isinstance(found, RedisEntry):
         if found.headers.get("compression"):
-            found = Refusal("compressed", "it says that kombu compressed it, which no batch of ours is")
+            found = RawRefusal("compressed", "it says that kombu compressed it, which no batch of ours is")
         elif found.properties.get("body_encoding") == "base64":
             try:
                 return base64.b64decode(found.body, validate=True), None
             except ValueError:
-                found = Refusal("malformed", "its body is not base64")
+                found = RawRefusal("malformed", "its body is not base64")
         else:
-            found = Refusal("malformed", "its body is not base64")
+            found = RawRefusal("malformed", "its body is not base64")
     return (b"" if found.why == "too_big" else item), found
 
 
@@ -215,7 +215,7 @@ class RedisIntake:
         until_s = time.monotonic() + PATIENCE_S
         while not ended():
             if time.monotonic() - self._looked_s > self._lease_s / 4:
-                self._inherit()
+                self._reclaim_expired()
             taken = self._take() if self._client.llen(self._queue) else []
             if taken:
                 return taken
@@ -224,16 +224,16 @@ class RedisIntake:
             time.sleep(LOOK_S)
         return []
 
-    def _take(self) -> list[_Moved]:
+    def _take(self) -> list[_MovedMessage]:
         try:
-            return [_Moved(item, self._forget) for item in self._move()]
+            return [_MovedMessage(item, self._forget) for item in self._move()]
         except self._full:
             standing = self._client.lrange(self._queue, -PREFETCH, -1)[::-1]
-            return [_Moved(item, self._remove) for item in standing]
+            return [_MovedMessage(item, self._remove) for item in standing]
 
     def _move(self) -> list[bytes]:
         with self._client.pipeline(transaction=True) as pipe:
-            self._say(pipe)
+            self._renew_lease(pipe)
             for _ in range(PREFETCH):
                 pipe.lmove(self._queue, self._list_of(self._name), "RIGHT", "RIGHT")
             answers = pipe.execute()
@@ -241,10 +241,10 @@ class RedisIntake:
 
     def renew(self) -> None:
         with contextlib.suppress(Exception), self._client.pipeline(transaction=True) as pipe:
-            self._say(pipe)
+            self._renew_lease(pipe)
             pipe.execute()
 
-    def _say(self, pipe: Any) -> None:
+    def _renew_lease(self, pipe: Any) -> None:
         pipe.sadd(self._takers, self._name)
         pipe.set(self._lease_of(self._name), "1", px=int(self._lease_s * 1000))
 
@@ -255,7 +255,7 @@ class RedisIntake:
     def _remove(self, item: bytes) -> None:
         self._client.lrem(self._queue, -1, item)
 
-    def _inherit(self) -> None:
+    def _reclaim_expired(self) -> None:
         """Put back what dead monitors had taken, and strike them off."""
         self._looked_s = time.monotonic()
         for member in self._client.smembers(self._takers):
@@ -264,14 +264,14 @@ class RedisIntake:
                 continue
             with contextlib.suppress(self._full):  # looked at again later
                 self._put_back(name)
-                self._strike_off(name)
+                self._unregister(name)
 
     def _put_back(self, name: str) -> None:
         """The newest first, each to the end that is taken from: they come out in the order they had."""
         while self._client.lmove(self._list_of(name), self._queue, "RIGHT", "RIGHT") is not None:
             pass
 
-    def _strike_off(self, name: str) -> None:
+    def _unregister(self, name: str) -> None:
         """Unless it was only slow and takes again: then its list must stay known."""
         from redis.exceptions import WatchError
 

@@ -25,14 +25,14 @@ MOST_HEADER_BYTES = 32 * 1024
 _EXPIRED = {"expires": 1}
 
 
-class Refusal(NamedTuple):
+class RawRefusal(NamedTuple):
     """Why a message was not read: ``too_big``, ``compressed`` or ``malformed``, and a sentence."""
 
     why: str
     text: str
 
 
-class _Laid(Struct, frozen=True):
+class _StoredMessage(Struct, frozen=True):
     """A message as kombu lays it down in a Redis list. Other keys are skipped without being built."""
 
     body: str = ""
@@ -42,7 +42,7 @@ class _Laid(Struct, frozen=True):
     content_encoding: str | None = field(default=None, name="content-encoding")
 
 
-class Entry(Struct, frozen=True):
+class RedisEntry(Struct, frozen=True):
     """A list entry that is a message."""
 
     body: str
@@ -52,11 +52,11 @@ class Entry(Struct, frozen=True):
     content_encoding: str | None = field(name="content-encoding")
 
 
-_laid = msgspec.json.Decoder(_Laid)
+_laid = msgspec.json.Decoder(_StoredMessage)
 _mapping = msgspec.json.Decoder(dict[str, Any])
 
 
-def entry(item: bytes, most_bytes: int) -> Entry | Refusal:
+def entry(item: bytes, most_bytes: int) -> RedisEntry | RawRefusal:
     """
     A Redis list entry as a message, or why it is none.
 
@@ -69,11 +69,11 @@ def entry(item: bytes, most_bytes: int) -> Entry | Refusal:
     try:
         found = _laid.decode(item)
         if max(len(bytes(found.headers)), len(bytes(found.properties))) > MOST_HEADER_BYTES:
-            return Refusal("too_big", f"its headers or properties have more than {MOST_HEADER_BYTES:,} bytes")
+            return RawRefusal("too_big", f"its headers or properties have more than {MOST_HEADER_BYTES:,} bytes")
         headers, properties = _mapping.decode(found.headers), _mapping.decode(found.properties)
     except (ValueError, RecursionError) as error:  # msgspec.DecodeError and UnicodeDecodeError are ValueErrors
-        return Refusal("malformed", f"it is not a message of kombu's: {error}"[:300])
-    return Entry(found.body, headers, properties, found.content_type, found.content_encoding)
+        return RawRefusal("malformed", f"it is not a message of kombu's: {error}"[:300])
+    return RedisEntry(found.body, headers, properties, found.content_type, found.content_encoding)
 
 
 def encoded_bytes(most_bytes: int) -> int:
@@ -81,21 +81,21 @@ def encoded_bytes(most_bytes: int) -> int:
     return (most_bytes + 2) // 3 * 4
 
 
-def _too_big(size: int, most_bytes: int) -> Refusal:
-    return Refusal("too_big", f"{size:,} bytes; at most {most_bytes:,} are read")
+def _too_big(size: int, most_bytes: int) -> RawRefusal:
+    return RawRefusal("too_big", f"{size:,} bytes; at most {most_bytes:,} are read")
 
 
-def judged(
+def checked_channel(
     channel: Any,
     most_bytes: int,
     *,
     accepts: Callable[[Any], str] | None = None,
-    unreadable: Callable[[Refusal], None] | None = None,
+    unreadable: Callable[[RawRefusal], None] | None = None,
 ) -> Any:
     """
     Let a channel of ours judge each message raw.
 
-    Each message that it hands out from now on has ``refused``, a :class:`Refusal` or None. One that was refused has
+    Each message that it hands out from now on has ``refused``, a :class:`RawRefusal` or None. One that was refused has
     neutral contents: headers that say it has expired, and its raw body where that is within the limit.
 
     Args:
@@ -107,7 +107,7 @@ def judged(
     Returns:
         The channel.
     """
-    judge_messages(channel, most_bytes, accepts)
+    check_messages(channel, most_bytes, accepts)
     connection: Any = getattr(channel, "connection", None)
     if hasattr(connection, "on_inbound_frame"):
         connection.on_inbound_frame = _tolerant(connection.on_inbound_frame)
@@ -117,22 +117,22 @@ def judged(
     return channel
 
 
-def judge_messages(channel: Any, most_bytes: int, accepts: Callable[[Any], str] | None = None) -> None:
-    """As :func:`judged`, for a channel whose connection others use too: only what it makes messages of changes."""
-    channel.Message = _judging(channel.Message, most_bytes, accepts)
+def check_messages(channel: Any, most_bytes: int, accepts: Callable[[Any], str] | None = None) -> None:
+    """As :func:`checked_channel`, for a channel with a shared connection: only its message class changes."""
+    channel.Message = _checking(channel.Message, most_bytes, accepts)
     if hasattr(channel, "auto_decode"):
         # Otherwise py-amqp decodes the body by the codec that the message names; some take quadratic time.
         channel.auto_decode = False
 
 
-def _judging(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] | None) -> type[Any]:
-    class Judged(made_of):  # type: ignore[misc]
-        refused: Refusal | None = None
+def _checking(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] | None) -> type[Any]:
+    class CheckedMessage(made_of):  # type: ignore[misc]
+        refused: RawRefusal | None = None
         errors: Any
 
         def __init__(self, raw: Any = None, channel: Any = None, **options: Any) -> None:
             raw = options.pop("payload", raw)
-            self.refused = _looked_at(raw, most_bytes)
+            self.refused = _problem(raw, most_bytes)
             if self.refused is None:
                 try:
                     super().__init__(raw, channel=channel, **options)
@@ -145,7 +145,7 @@ def _judging(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] 
                     why = f"{type(error).__name__}: {error}"
                 if not why:
                     return
-                self.refused = Refusal("malformed", why[:300])
+                self.refused = RawRefusal("malformed", why[:300])
             self.errors = None
             body, tag, info = _remains(raw, most_bytes)
             # As kombu's own readers see it: bytes that are handed on as they are, and out of date.
@@ -154,10 +154,10 @@ def _judging(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] 
                 content_type="application/data", content_encoding="binary",
             )  # fmt: skip
 
-    return Judged
+    return CheckedMessage
 
 
-def _looked_at(raw: Any, most_bytes: int) -> Refusal | None:
+def _problem(raw: Any, most_bytes: int) -> RawRefusal | None:
     """What speaks against a message as the transport handed it over: py-amqp's object, or a dict."""
     if isinstance(raw, dict):
         headers, body = raw.get("headers"), raw.get("body")
@@ -166,13 +166,13 @@ def _looked_at(raw: Any, most_bytes: int) -> Refusal | None:
         headers = properties.get("application_headers") if isinstance(properties, dict) else None
         body = getattr(raw, "body", None)
     if body is not None and not isinstance(body, bytes | str | memoryview):
-        return Refusal("malformed", "its body is neither bytes nor text")
+        return RawRefusal("malformed", "its body is neither bytes nor text")
     if body is not None and len(body) > (encoded_bytes(most_bytes) if isinstance(raw, dict) else most_bytes):
         return _too_big(len(body), most_bytes)
     if headers is not None and not isinstance(headers, dict):
-        return Refusal("malformed", "its headers are not a mapping")
+        return RawRefusal("malformed", "its headers are not a mapping")
     if headers and headers.get("compression"):
-        return Refusal("compressed", "it says that it is compressed, which no message of ours is")
+        return RawRefusal("compressed", "it says that it is compressed, which no message of ours is")
     return None
 
 
@@ -216,7 +216,9 @@ def _tolerant(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return on_frame
 
 
-def _popping(parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[Refusal], None]) -> Callable[..., Any]:
+def _popping(
+    parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[RawRefusal], None]
+) -> Callable[..., Any]:
     """
     Of a Redis client: judge what ``BRPOP`` brought before kombu parses it.
 
@@ -230,16 +232,16 @@ def _popping(parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[R
             return answer
         key, item = answer
         found = entry(item if isinstance(item, bytes) else str(item).encode("utf-8", "backslashreplace"), most_bytes)
-        if isinstance(found, Entry):
+        if isinstance(found, RedisEntry):
             with contextlib.suppress(ValueError, OverflowError, RecursionError):
                 again = msgspec.json.encode(found)
                 if b'"__type__"' not in again:  # what kombu's JSON makes objects of, or raises over
                     return key, again
-            found = Refusal("malformed", "its headers or properties hold more than plain values")
+            found = RawRefusal("malformed", "its headers or properties hold more than plain values")
         unreadable(found)
         return None
 
     return parse_response
 
 
-__all__ = ["Entry", "Refusal", "encoded_bytes", "entry", "judge_messages", "judged"]
+__all__ = ["RawRefusal", "RedisEntry", "check_messages", "checked_channel", "encoded_bytes", "entry"]

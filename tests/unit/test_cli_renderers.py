@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from celery_trace.cli.doctor import Finding
 from celery_trace.cli.renderers import alerts, checkup, failures, leaks, shells, workers
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Column, grid, shortened, table
+from celery_trace.cli.renderers.tables import TableColumn, grid, shortened, table
 from celery_trace.model import (
     ChainLink,
     ExceptionInfo,
@@ -77,7 +77,7 @@ def worker(name: str = "w1@h1", running: str = "", processes: list[ProcessView] 
 
 
 def test_a_table_lines_up_and_takes_no_more_than_it_needs() -> None:
-    text = table([Column("NAME"), Column("RUNS", right=True)], [["a", 5], ["日本", 12]], PLAIN)
+    text = table([TableColumn("NAME"), TableColumn("RUNS", right=True)], [["a", 5], ["日本", 12]], PLAIN)
     assert text == "NAME  RUNS\n──────────\na        5\n日本    12\n"
 
 
@@ -117,7 +117,7 @@ def test_what_is_piped_is_whole_plain_and_the_same_each_time() -> None:
 
 
 def test_a_narrow_terminal_cuts_names_in_their_middle_and_leaves_spare_columns_out() -> None:
-    columns = [Column("ID", whole=True), Column("RUNS", spare=True), Column("WHERE", elastic=True)]
+    columns = [TableColumn("ID", whole=True), TableColumn("RUNS", spare=True), TableColumn("WHERE", elastic=True)]
     rows = [["0123456789abcdef", 5, "/a/long/path" * 9 + "/tasks.py:7"]]
     wide = table(columns, rows, Style(now_s=0, width=60))
     assert wide.splitlines()[2].startswith("0123456789abcdef  5     /a/long/path")

@@ -282,7 +282,7 @@ def test_channels_are_tested_and_a_failure_is_status_1(run: Run, filled: Store) 
     assert "One thing at a time" in run("alerts", "--test", "all", "--rules").stderr
 
 
-# --- upkeep
+# --- maintenance
 
 
 def test_prune_removes_what_is_old_and_says_how_much(run: Run, filled: Store) -> None:

@@ -40,7 +40,7 @@ class Remembering:
     def destination(self):
         return self.store
 
-    def upkeep(self, *, idle):
+    def maintain(self, *, idle):
         pass
 
     def send(self, records):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from celery_trace.cli.renderers.leaks import stack
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Column, fact, shortened, state, table
+from celery_trace.cli.renderers.tables import TableColumn, fact, shortened, state, table
 from celery_trace.model import ChainLink, FailureDetail, FailureSummary, FrameView, LocalValue
 from celery_trace.text.escape import escaped, escaped_lines
 from celery_trace.text.format import NONE, duration, moment, size, times
@@ -21,9 +21,10 @@ def failures(rows: Iterable[FailureSummary], style: Style) -> str:
     """Failed runs, one a line."""
     return table(
         [
-            Column("AT", right=True), Column("OUTCOME"), Column("NAME", elastic=True), Column("WHAT", elastic=True),
-            Column("COUNT", right=True, spare=True), Column("WORKER", elastic=True, spare=True),
-            Column("LIVE", spare=True), Column("ID", whole=True),
+            TableColumn("AT", right=True), TableColumn("OUTCOME"), TableColumn("NAME", elastic=True),
+            TableColumn("WHAT", elastic=True),
+            TableColumn("COUNT", right=True, spare=True), TableColumn("WORKER", elastic=True, spare=True),
+            TableColumn("LIVE", spare=True), TableColumn("ID", whole=True),
         ],
         (
             [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Cell, Column, table
+from celery_trace.cli.renderers.tables import Cell, TableColumn, table
 from celery_trace.heap.flames import HeapView, lines_of
 from celery_trace.heap.needs import Need
 from celery_trace.text.escape import escaped
@@ -32,9 +32,17 @@ def kept(name: str, view: HeapView, need: Need | None, style: Style) -> str:
                 f"A run holds {size(need.p50_bytes)} at its peak, 99 % of the runs up to {size(need.p99_bytes)} "
                 f"({need.runs} runs were weighed)\n"
             )
-    columns = [Column("KEPT", right=True), Column("ALLOCATED AT", elastic=True), Column("CODE", elastic=True)]
+    columns = [
+        TableColumn("KEPT", right=True),
+        TableColumn("ALLOCATED AT", elastic=True),
+        TableColumn("CODE", elastic=True),
+    ]
     if before is not None:
-        columns = [Column("NOW", right=True), Column("BEFORE", right=True), Column("ALLOCATED AT", elastic=True)]
+        columns = [
+            TableColumn("NOW", right=True),
+            TableColumn("BEFORE", right=True),
+            TableColumn("ALLOCATED AT", elastic=True),
+        ]
     rows: list[list[Cell]] = []
     for line, now, earlier in lines_of(after, before)[:_MOST_KEPT]:
         where = f"{style.place(line.file, line.line)} in {line.function or '?'}" if line.file else line.function

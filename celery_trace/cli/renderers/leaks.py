@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from celery_trace.cli.renderers.style import OF_STATE, Style
-from celery_trace.cli.renderers.tables import Column, fact, state, table
+from celery_trace.cli.renderers.tables import TableColumn, fact, state, table
 from celery_trace.model import Leak, Line
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import moment, percent, size
@@ -15,9 +15,10 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
     """The leak table: what each run keeps, where."""
     return table(
         [
-            Column("VERDICT"), Column("KEPT/RUN", right=True), Column("KEPT", right=True, spare=True),
-            Column("RUNS", right=True, spare=True), Column("NAME", elastic=True), Column("WHERE", elastic=True),
-            Column("SEEN", right=True, spare=True), Column("ID", whole=True),
+            TableColumn("VERDICT"), TableColumn("KEPT/RUN", right=True), TableColumn("KEPT", right=True, spare=True),
+            TableColumn("RUNS", right=True, spare=True), TableColumn("NAME", elastic=True),
+            TableColumn("WHERE", elastic=True),
+            TableColumn("SEEN", right=True, spare=True), TableColumn("ID", whole=True),
         ],
         (
             [
@@ -58,7 +59,11 @@ def leak(found: Leak, style: Style) -> str:
             lines.append(f"  {'  ' * depth}{'└ ' if depth else ''}{escaped(holder)}")
     if found.types:
         kinds = ([kind.type, kind.count, size(kind.bytes)] for kind in found.types)
-        columns = [Column("TYPE", elastic=True), Column("COUNT", right=True), Column("BYTES", right=True)]
+        columns = [
+            TableColumn("TYPE", elastic=True),
+            TableColumn("COUNT", right=True),
+            TableColumn("BYTES", right=True),
+        ]
         lines += ["", "What stays", table(columns, kinds, style)]
     return "\n".join(lines).rstrip() + "\n"
 

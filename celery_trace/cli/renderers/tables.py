@@ -27,7 +27,7 @@ _UNBOUNDED = 100_000
 _UNDERLINED = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 
 
-class Column(Struct, frozen=True):
+class TableColumn(Struct, frozen=True):
     """
     A column of a table.
 
@@ -66,7 +66,7 @@ def shortened(text: str, columns: int) -> str:
     return f"{set_cell_size(text, head)}…{set_cell_size(text[::-1], tail)[::-1]}"
 
 
-def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], style: Style, empty: str = "Nothing.") -> str:
+def table(columns: Sequence[TableColumn], rows: Iterable[Sequence[Cell]], style: Style, empty: str = "Nothing.") -> str:
     """
     A table with a line under its head.
 
@@ -95,7 +95,9 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], style: Styl
     return _printed(made, style) + note
 
 
-def _columns_that_fit(columns: Sequence[Column], cells: Sequence[Sequence[tuple[str, str]]], width: int) -> list[int]:
+def _columns_that_fit(
+    columns: Sequence[TableColumn], cells: Sequence[Sequence[tuple[str, str]]], width: int
+) -> list[int]:
     """The indices of the columns that are shown: spare ones go until the elastic ones have room to be read."""
     widths = [
         max(cell_len(column.title), *(cell_len(row[index][0]) for row in cells)) for index, column in enumerate(columns)
@@ -110,7 +112,7 @@ def _columns_that_fit(columns: Sequence[Column], cells: Sequence[Sequence[tuple[
     return kept
 
 
-def _rendered(cell: tuple[str, str], column: Column) -> Text | _Elastic:
+def _rendered(cell: tuple[str, str], column: TableColumn) -> Text | _Elastic:
     if column.elastic:
         return _Elastic(*cell)
     return Text(*cell, no_wrap=False, overflow="fold") if column.whole else Text(*cell)

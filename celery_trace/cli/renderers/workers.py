@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Cell, Column, table
+from celery_trace.cli.renderers.tables import Cell, TableColumn, table
 from celery_trace.heap import forecasting
 from celery_trace.heap.needs import Proposal
 from celery_trace.model import Forecast, MemoryState, ProcessView, WorkerView
@@ -18,9 +18,11 @@ def workers(rows: Iterable[WorkerView], style: Style) -> str:
     """Workers, and their living processes below each; ended ones are counted."""
     return table(
         [
-            Column("WORKER", elastic=True), Column("STATE"), Column("ROLE", spare=True), Column("RSS", right=True),
-            Column("USS", right=True), Column("FDS", right=True, spare=True), Column("RUNS", right=True),
-            Column("OVERHEAD", right=True, spare=True), Column("SEEN", right=True), Column("RUNNING", elastic=True),
+            TableColumn("WORKER", elastic=True), TableColumn("STATE"), TableColumn("ROLE", spare=True),
+            TableColumn("RSS", right=True),
+            TableColumn("USS", right=True), TableColumn("FDS", right=True, spare=True), TableColumn("RUNS", right=True),
+            TableColumn("OVERHEAD", right=True, spare=True), TableColumn("SEEN", right=True),
+            TableColumn("RUNNING", elastic=True),
         ],
         (line for worker in rows for line in _lines(worker, style)),
         style,

@@ -16,7 +16,7 @@ from typing import Any
 from celery_trace import os_threads
 from celery_trace.control.signing import MESSAGE_LIMIT_BYTES
 from celery_trace.guard import report
-from celery_trace.transports.raw import Refusal, judged
+from celery_trace.transports.raw import RawRefusal, checked_channel
 
 logger = logging.getLogger("celery_trace.shell")
 
@@ -82,7 +82,7 @@ def publish(channel: Any, address: str, data: bytes) -> None:
     )
 
 
-def let_expire(channel: Any, address: str) -> None:
+def expire_queue(channel: Any, address: str) -> None:
     """
     What was published to somebody who is no longer there goes away with time.
 
@@ -113,7 +113,7 @@ class Receiver:
         address: str,
         connect: Connect,
         heard: Callable[[bytes], None],
-        refused: Callable[[Refusal], None],
+        refused: Callable[[RawRefusal], None],
         tick: Callable[[], None],
         idle_s: Callable[[], float],
     ) -> None:
@@ -165,7 +165,7 @@ class Receiver:
     def _consume(self, connection: Any) -> None:
         from kombu import Consumer
 
-        channel = judged(connection.channel(), MESSAGE_LIMIT_BYTES, unreadable=self._refused)
+        channel = checked_channel(connection.channel(), MESSAGE_LIMIT_BYTES, unreadable=self._refused)
         queue = direct_queue(self.address)(channel)
         queue.declare()
         consumer = Consumer(channel, [queue], on_message=self._on_message, no_ack=True, auto_declare=False, accept=[])
@@ -184,7 +184,7 @@ class Receiver:
                     raise
                 except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                     # Kombu stumbled over a message, which is gone; the next one may be ours.
-                    self._refused(Refusal("malformed", f"{type(error).__name__}: {error}"[:300]))
+                    self._refused(RawRefusal("malformed", f"{type(error).__name__}: {error}"[:300]))
                     if self._pause.acquire(timeout=_UNREADABLE_PAUSE_S):
                         self._pause.release()
                 self._tick()
@@ -273,7 +273,7 @@ class Sender:
                             publish(channel, *packed[0])
                             del packed[0]
                         for address in told:
-                            let_expire(channel, address)
+                            expire_queue(channel, address)
                         break
                     except Exception as error:
                         _release(connection)

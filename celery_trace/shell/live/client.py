@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 
 from celery_trace.clock import Clock, SystemClock
-from celery_trace.control.signing import RefusalLimit, Refused, ReplayCache, sign, verify
+from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, sign, verify
 from celery_trace.guard import Guard
 from celery_trace.model import Kept
 from celery_trace.shell.live.channel import (
     Connect,
     Receiver,
     command_address,
-    let_expire,
+    expire_queue,
     prepared,
     publish,
     reply_address,
@@ -40,7 +40,7 @@ from celery_trace.shell.session import (
     ShellError,
 )
 from celery_trace.text.format import duration
-from celery_trace.transports.raw import Refusal
+from celery_trace.transports.raw import RawRefusal
 
 logger = logging.getLogger("celery_trace.shell")
 
@@ -129,7 +129,7 @@ class LiveSession:
         self._waiting: dict[str, queue.SimpleQueue[Reply | None]] = {}
         self._running = threading.Lock()
         self._replays = ReplayCache()
-        self._heard_sequence = 0
+        self._last_sequence = 0
         self._heard_s = clock.monotonic_s()
         self._pinged_s = clock.monotonic_s()
         self._ready = threading.Event()
@@ -137,7 +137,7 @@ class LiveSession:
         self.refused = 0  # replies that were not believed
         self._refusals = RefusalLimit(clock)
         self._receiver = Receiver(
-            reply_address(self.id), self._connect, self._heard, self._disbelieve, self._tick, lambda: 0.5
+            reply_address(self.id), self._connect, self._receive, self._count_refusal, self._tick, lambda: 0.5
         )
         self._thread = threading.Thread(target=self._listen, name=f"celery-trace-live-{self.id[:8]}", daemon=True)
         self._thread.start()
@@ -163,22 +163,22 @@ class LiveSession:
             except ShellError as error:
                 logger.info("celery-trace: a live session is over: %s", error)
 
-    def _heard(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         try:
             message = verify(
                 self._key, data, kind="reply", target=self.id, now_s=self._clock.now_s(), replays=self._replays
             )
             claims = message.claims
-            if claims.sequence <= self._heard_sequence:
-                raise Refused("out_of_order", f"reply {claims.sequence} after {self._heard_sequence}", claims)
+            if claims.sequence <= self._last_sequence:
+                raise MessageRefused("out_of_order", f"reply {claims.sequence} after {self._last_sequence}", claims)
             try:
                 reply = _replies.decode(message.body)
             except msgspec.DecodeError:
-                raise Refused("malformed", "the body is not that of a reply", claims) from None
-        except Refused as refused:
-            self._disbelieve(Refusal(refused.code, str(refused)))
+                raise MessageRefused("malformed", "the body is not that of a reply", claims) from None
+        except MessageRefused as refused:
+            self._count_refusal(RawRefusal(refused.code, str(refused)))
             return
-        self._heard_sequence = claims.sequence
+        self._last_sequence = claims.sequence
         self._heard_s = self._clock.monotonic_s()
         waiting = self._waiting.get(claims.answers)
         if waiting is not None:
@@ -186,7 +186,7 @@ class LiveSession:
         if claims.action == "bye":
             self._end(reply.why or "the process ended the session")
 
-    def _disbelieve(self, refusal: Refusal) -> None:
+    def _count_refusal(self, refusal: RawRefusal) -> None:
         self.refused += 1
         if self._refusals.admit():
             logger.warning("celery-trace: a reply of the live shell was refused (%s): %s", refusal.why, refusal.text)
@@ -222,7 +222,7 @@ class LiveSession:
                     self._connection = prepared(self._connect())
                     self._channel = self._connection.channel()
                 publish(self._channel, command_address(self._process), data)
-                let_expire(self._channel, command_address(self._process))
+                expire_queue(self._channel, command_address(self._process))
             except Exception as error:
                 self._waiting.pop(nonce, None)
                 self._disconnect()
@@ -282,7 +282,7 @@ class LiveSession:
                     on_reply(reply)
                 if reply.done:
                     if reply.why:
-                        raise SessionGone(reply.why) if self.gone else ShellError(f"Refused: {reply.why}.")
+                        raise SessionGone(reply.why) if self.gone else ShellError(f"MessageRefused: {reply.why}.")
                     return reply
         finally:
             self._waiting.pop(nonce, None)

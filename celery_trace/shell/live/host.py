@@ -21,7 +21,7 @@ from msgspec import Struct
 from celery_trace import os_threads
 from celery_trace.clock import Clock
 from celery_trace.control.audit import AuditLog
-from celery_trace.control.signing import Message, RefusalLimit, Refused, ReplayCache, sign, verify
+from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, SignedMessage, sign, verify
 from celery_trace.guard import Guard
 from celery_trace.model import plain_text
 from celery_trace.shell import output
@@ -30,9 +30,9 @@ from celery_trace.shell.interpreter import Interpreter
 from celery_trace.shell.live.channel import reply_address
 from celery_trace.shell.live.executor import Executor
 from celery_trace.shell.session import CODE_LIMIT
-from celery_trace.shell.trace_object import Facts, Trace
+from celery_trace.shell.trace_object import ShellFacts, Trace
 from celery_trace.text.format import duration
-from celery_trace.transports.raw import Refusal
+from celery_trace.transports.raw import RawRefusal
 
 logger = logging.getLogger("celery_trace.shell")
 
@@ -189,9 +189,9 @@ class LiveHost:
 
     # --- what is heard --------------------------------------------------------------------------------
 
-    def heard(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         """Check a message and act on it; never raises."""
-        message: Message | None = None
+        message: SignedMessage | None = None
         try:
             message = verify(
                 self._key,
@@ -202,18 +202,18 @@ class LiveHost:
                 replays=self._replays,
             )
             self._act(message)
-        except Refused as refused:
+        except MessageRefused as refused:
             self._refuse(refused, message)
         except Exception:
             with Guard("live shell: command"):
                 raise
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, refusal: RawRefusal) -> None:
         """Count a message that was not worth reading; never raises."""
         with Guard("live shell: refusal"):
-            self._refuse(Refused(refusal.why, refusal.text), None)
+            self._refuse(MessageRefused(refusal.why, refusal.text), None)
 
-    def _refuse(self, refused: Refused, message: Message | None) -> None:
+    def _refuse(self, refused: MessageRefused, message: SignedMessage | None) -> None:
         self._counters["live:refused"] += 1
         self._counters[f"live:refused:{refused.code}"] += 1
         claims = message.claims if message is not None else refused.claims
@@ -235,14 +235,14 @@ class LiveHost:
             reply = Reply(done=True, ok=False, why=f"{refused.code}: {refused}")
             self._send(Outgoing(claims.session, claims.failure, "refused", claims.nonce, reply))
 
-    def _act(self, message: Message) -> None:
+    def _act(self, message: SignedMessage) -> None:
         claims = message.claims
         try:
             body = _bodies.decode(message.body) if message.body else Body()
         except msgspec.DecodeError:
-            raise Refused("malformed", "the body is not that of a command", claims) from None
+            raise MessageRefused("malformed", "the body is not that of a command", claims) from None
         if not claims.session or len(claims.session) > _SESSION_ID_LIMIT or not claims.session.isalnum():
-            raise Refused("malformed", "a session's id is letters and digits", claims)
+            raise MessageRefused("malformed", "a session's id is letters and digits", claims)
         if claims.action == "open":
             self._open(message, body)
             return
@@ -251,9 +251,9 @@ class LiveHost:
             return
         session = self._sessions.get(claims.session)
         if session is None or session.failure != claims.failure:
-            raise Refused("unknown_session", "there is no such session in this process", claims)
+            raise MessageRefused("unknown_session", "there is no such session in this process", claims)
         if claims.sequence <= session.sequence:
-            raise Refused("out_of_order", f"command {claims.sequence} after {session.sequence}", claims)
+            raise MessageRefused("out_of_order", f"command {claims.sequence} after {session.sequence}", claims)
         session.sequence = claims.sequence
         session.heard_s = self._clock.monotonic_s()
         if claims.action == "run":
@@ -265,7 +265,7 @@ class LiveHost:
             self._note(message, "interrupt")
         elif claims.action == "frame":
             if session.executor.busy:
-                raise Refused("busy", "a command is running", claims)
+                raise MessageRefused("busy", "a command is running", claims)
             chosen = session.interpreter.select_frame(body.index)
             self._answer(message, "chosen", Reply(done=True, ok=chosen, frame=session.interpreter.frame))
         elif claims.action == "ping":
@@ -273,19 +273,19 @@ class LiveHost:
         elif claims.action == "close":
             self._end(session)
         else:
-            raise Refused("unknown_action", f"{claims.action[:40]} is no command of this version", claims)
+            raise MessageRefused("unknown_action", f"{claims.action[:40]} is no command of this version", claims)
 
-    def _open(self, message: Message, body: Body) -> None:
+    def _open(self, message: SignedMessage, body: Body) -> None:
         claims = message.claims
         if claims.session in self._sessions:
-            raise Refused("out_of_order", "this session is open already", claims)
+            raise MessageRefused("out_of_order", "this session is open already", claims)
         if len(self._sessions) + len(self._given_up) >= SESSIONS:
-            raise Refused("too_many", f"{SESSIONS} sessions are open in this process; close one", claims)
+            raise MessageRefused("too_many", f"{SESSIONS} sessions are open in this process; close one", claims)
         target = self._find(claims.failure)
         if target is None:
-            raise Refused("unknown_failure", "this process no longer keeps that failure", claims)
+            raise MessageRefused("unknown_failure", "this process no longer keeps that failure", claims)
         session = _Session(claims.session, target, claims.user, self._clock)
-        session.trace.leaks = [Facts("leak", leak) for leak in body.leaks]
+        session.trace.leaks = [ShellFacts("leak", leak) for leak in body.leaks]
         self._sessions[session.id] = session
         self._note(message, "open")
         left_s = max(0.0, target.until_s - self._clock.now_s())
@@ -300,19 +300,21 @@ class LiveHost:
             Reply(done=True, frames=frames, frame=session.interpreter.frame, notices=notices),
         )
 
-    def _drop_kept(self, message: Message) -> None:
+    def _drop_kept(self, message: SignedMessage) -> None:
         dropped = self._drop(message.claims.failure)
         self._note(message, "drop")
         self._answer(message, "dropped", Reply(done=True, ok=dropped))
 
     # --- commands -------------------------------------------------------------------------------------
 
-    def _run(self, session: _Session, message: Message, body: Body) -> None:
+    def _run(self, session: _Session, message: SignedMessage, body: Body) -> None:
         claims = message.claims
         if len(body.code) > CODE_LIMIT:
-            raise Refused("too_big", f"{len(body.code)} characters of code; at most {CODE_LIMIT} are run", claims)
+            raise MessageRefused(
+                "too_big", f"{len(body.code)} characters of code; at most {CODE_LIMIT} are run", claims
+            )
         if session.executor.busy:
-            raise Refused("busy", "another command is running in this session", claims)
+            raise MessageRefused("busy", "another command is running in this session", claims)
         started_s = self._clock.monotonic_s()
         result: list[Any] = []
 
@@ -354,20 +356,20 @@ class LiveHost:
         self._note(message, body.code)
         session.command = claims.nonce
         if not session.executor.submit(run, finished, output.install):
-            raise Refused("busy", "another command is running in this session", claims)
+            raise MessageRefused("busy", "another command is running in this session", claims)
 
-    def _complete(self, session: _Session, message: Message, body: Body) -> None:
+    def _complete(self, session: _Session, message: SignedMessage, body: Body) -> None:
         items: list[str] = []
         if not session.executor.busy and len(body.code) <= CODE_LIMIT:
             with Guard("live shell: completion"):
                 items = session.interpreter.complete(body.code, body.cursor)
         self._answer(message, "completions", Reply(done=True, items=items))
 
-    def _answer(self, message: Message, action: str, reply: Reply) -> None:
+    def _answer(self, message: SignedMessage, action: str, reply: Reply) -> None:
         claims = message.claims
         self._send(Outgoing(claims.session, claims.failure, action, claims.nonce, reply))
 
-    def _note(self, message: Message, command: str) -> None:
+    def _note(self, message: SignedMessage, command: str) -> None:
         self._counters["live:done"] += 1
         claims = message.claims
         self._audit.note(
@@ -384,21 +386,21 @@ class LiveHost:
             if session.executor.running_s > self._limit_s:
                 if session.interrupted_s is None:
                     session.interrupted_s = now_s
-                    self._say(session, f"Stopped: a command may take {self._limit_s:g} s.")
+                    self._send_notice(session, f"Stopped: a command may take {self._limit_s:g} s.")
                 if now_s - session.interrupted_s > GIVE_UP_S:
                     why = "the command can't be interrupted: it waits in C code or catches the interrupt"
-                    self._bye(session, why)
+                    self._send_goodbye(session, why)
                     self._given_up.append(session)
                 else:
                     session.executor.interrupt()
             elif now_s - session.heard_s > SILENT_S:
                 self._end(session)
 
-    def _say(self, session: _Session, text: str) -> None:
+    def _send_notice(self, session: _Session, text: str) -> None:
         reply = Reply(pieces=[Piece("notice", text)])
         self._send(Outgoing(session.id, session.failure, "events", session.command, reply))
 
-    def _bye(self, session: _Session, why: str) -> None:
+    def _send_goodbye(self, session: _Session, why: str) -> None:
         self._send(Outgoing(session.id, session.failure, "bye", session.command, Reply(done=True, ok=False, why=why)))
         self._end(session)
 
@@ -409,12 +411,12 @@ class LiveHost:
         session.executor.submit(lambda: None, session.release)
         session.executor.close()
 
-    def let_go(self, failure: str | None, why: str) -> None:
+    def end_sessions(self, failure: str | None, why: str) -> None:
         """Say goodbye to the sessions over a failure that is no longer kept; None means all."""
         for session in list(self._sessions.values()):
             if failure is None or session.failure == failure:
                 session.executor.interrupt()
-                self._bye(session, why)
+                self._send_goodbye(session, why)
 
 
 def _close_database_connections() -> None:
@@ -425,7 +427,7 @@ def _close_database_connections() -> None:
             django_db.connections.close_all()
 
 
-def _run_together(pieces: list[Piece], more: list[Piece]) -> list[Piece]:
+def _merged(pieces: list[Piece], more: list[Piece]) -> list[Piece]:
     """The pieces one after the other; output to one stream becomes one piece, as print writes in bits."""
     if pieces and more and pieces[-1].kind == more[0].kind == "output" and pieces[-1].stream == more[0].stream:
         joined = Piece("output", pieces[-1].text + more[0].text, more[0].stream)
@@ -455,7 +457,7 @@ class Packer:
                 and not last.reply.done
                 and len(last.reply.pieces) < self.PIECES
             ):
-                pieces = _run_together(last.reply.pieces, item.reply.pieces)
+                pieces = _merged(last.reply.pieces, item.reply.pieces)
                 joined[-1] = item._replace(reply=msgspec.structs.replace(item.reply, pieces=pieces))
             else:
                 joined.append(item)

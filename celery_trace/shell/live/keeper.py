@@ -29,7 +29,7 @@ from celery_trace.settings import Settings
 from celery_trace.shell.live.channel import Connect, Receiver, Sender, command_address
 from celery_trace.shell.live.estimate import estimate_bytes
 from celery_trace.shell.live.host import LiveHost, Packer, Target
-from celery_trace.shell.trace_object import Facts, ShellFrame, Trace
+from celery_trace.shell.trace_object import ShellFacts, ShellFrame, Trace
 
 #: Most frames of one failure that are kept.
 FRAMES = 200
@@ -38,7 +38,7 @@ GOODBYE_S = 0.04
 _CONTEXT_LINES = 5
 
 
-class _Held:
+class _HeldFailure:
     __slots__ = ("bytes", "context", "failure", "trace", "unfinished", "until_monotonic_s", "until_s")
 
     def __init__(
@@ -59,7 +59,7 @@ class _Held:
         #: Frames of Celery's that hold the exception and were not over when it was kept.
         self.unfinished = _celerys_frames(trace.exception)
 
-    def lighten(self) -> None:
+    def clear_finished_frames(self) -> None:
         """
         Empty Celery's frames once they are over.
 
@@ -96,7 +96,7 @@ class Keeper:
         #: ``live:done``, ``live:refused``, ``live:refused:<why>``, for the process's Stats.
         self.counters: Counter[str] = Counter()
         self._lock = os_threads.lock()
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._held: OrderedDict[str, _HeldFailure] = OrderedDict()
         self._key: bytes | None = None
         self._replays = ReplayCache()
         self._receiver: Receiver | None = None
@@ -136,7 +136,7 @@ class Keeper:
                 # First: what nobody could reach had better not be kept.
                 self._key = load_key(self._settings)
             now_s, seconds = self._clock.now_s(), self._settings.keep_seconds
-            held = _Held(
+            held = _HeldFailure(
                 failure.id,
                 trace,
                 contextvars.copy_context(),
@@ -144,25 +144,25 @@ class Keeper:
                 now_s + seconds,
                 self._clock.monotonic_s() + seconds,
             )
-            self._lighten()
+            self._clear_finished_frames()
             with self._lock:
                 self._held.pop(failure.id, None)
                 self._held[failure.id] = held
                 gone = self._over_limits()
             if not any(one is held for one in gone):
                 self._emit(self._record(held))
-            self._farewell([one for one in gone if one is not held], "evicted")
+            self._announce_release([one for one in gone if one is not held], "evicted")
             if any(one is held for one in gone):
                 self._emit(self._record(held, gone="evicted"))
             del gone, held, trace
             self._ensure_thread()
 
-    def _lighten(self) -> None:
+    def _clear_finished_frames(self) -> None:
         for held in list(self._held.values()):
             if held.unfinished:
-                held.lighten()
+                held.clear_finished_frames()
 
-    def _over_limits(self) -> list[_Held]:
+    def _over_limits(self) -> list[_HeldFailure]:
         """Under the lock: take out the oldest until number and memory are within the limits."""
         gone = []
         while self._held and (
@@ -173,27 +173,27 @@ class Keeper:
 
     def drop(self, failure_id: str) -> bool:
         """Let go of a failure on request; False if it is not kept."""
-        return self._let_go(failure_id, "dropped")
+        return self._release(failure_id, "dropped")
 
     def drop_all(self) -> int:
         """Let go of everything on request; how many there were."""
-        return sum(self._let_go(failure_id, "dropped") for failure_id in list(self._held))
+        return sum(self._release(failure_id, "dropped") for failure_id in list(self._held))
 
-    def _let_go(self, failure_id: str, why: str) -> bool:
+    def _release(self, failure_id: str, why: str) -> bool:
         with self._lock:
             held = self._held.pop(failure_id, None)
         if held is None:
             return False
-        self._farewell([held], why)
+        self._announce_release([held], why)
         return True
 
-    def _farewell(self, gone: list[_Held], why: str) -> None:
+    def _announce_release(self, gone: list[_HeldFailure], why: str) -> None:
         for held in gone:
             self._emit(self._record(held, gone=why))
             if self._host is not None:
-                self._host.let_go(held.failure, f"the failure is no longer kept ({why})")
+                self._host.end_sessions(held.failure, f"the failure is no longer kept ({why})")
 
-    def _record(self, held: _Held, gone: str = "") -> Kept:
+    def _record(self, held: _HeldFailure, gone: str = "") -> Kept:
         return Kept(
             process=self._process.uid,
             failure=held.failure,
@@ -230,7 +230,7 @@ class Keeper:
             receiver = Receiver(
                 command_address(self._process.uid),
                 self._connect,
-                host.heard,
+                host.receive,
                 host.refused,
                 self._tick,
                 lambda: 0.1 if host.busy else 0.5,
@@ -254,10 +254,10 @@ class Keeper:
     def _tick(self) -> None:
         with Guard("live keeper: tick"):
             now_s = self._clock.monotonic_s()
-            self._lighten()
+            self._clear_finished_frames()
             for held in list(self._held.values()):
                 if held.until_monotonic_s <= now_s:
-                    self._let_go(held.failure, "expired")
+                    self._release(held.failure, "expired")
             host, receiver = self._host, self._receiver
             if host is not None:
                 host.tick()
@@ -280,7 +280,7 @@ class Keeper:
                 self._emit(self._record(held, gone=how))
             open_sessions = host.open_sessions if host is not None else 0
             if host is not None:
-                host.let_go(None, f"the process ends ({how})")
+                host.end_sessions(None, f"the process ends ({how})")
             if receiver is not None:
                 receiver.stop()
             if sender is not None:
@@ -318,7 +318,7 @@ def live_trace(failure: Failure, error: BaseException) -> Trace | None:
         exception=error,
         args=arguments,
         kwargs=keywords,
-        task=Facts("task", {**task, "outcome": str(failure.outcome)}),
+        task=ShellFacts("task", {**task, "outcome": str(failure.outcome)}),
         request=request if request is not None else failure.request,
         mode="live",
     )

@@ -51,7 +51,7 @@ WIRE_LIMIT_BYTES = 32 * 1024 * 1024
 _PROGRAM = Path(__file__).with_name("program.py")
 
 
-class _Said(Struct, frozen=True):
+class _Output(Struct, frozen=True):
     """A line of the sandboxed program; which fields count depends on ``type``."""
 
     type: str
@@ -68,7 +68,7 @@ class _Said(Struct, frozen=True):
     protections: list[tuple[str, bool, str]] = []
 
 
-_lines = msgspec.json.Decoder(_Said)
+_lines = msgspec.json.Decoder(_Output)
 _KINDS = frozenset(("output", "result", "error", "notice"))
 
 
@@ -105,7 +105,7 @@ class _Sandbox:
             self.close()
             raise
 
-    def _awaited(self, type_: str, timeout_s: float, otherwise: str) -> _Said:
+    def _awaited(self, type_: str, timeout_s: float, otherwise: str) -> _Output:
         said = self.receive(timeout_s)
         if said is not None and said.type == "failed":
             raise _Died(f"the failure can't be recreated ({said.text[:300]})")
@@ -138,7 +138,7 @@ class _Sandbox:
     def send(self, **message: Any) -> None:
         self._write(msgspec.json.encode(message))
 
-    def receive(self, timeout_s: float) -> _Said | None:
+    def receive(self, timeout_s: float) -> _Output | None:
         """The next line; None when none came in time."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
@@ -282,7 +282,7 @@ class RecreatedSession:
         finally:
             self._lock.release()
 
-    def _answer(self, sandbox: _Sandbox, on_event: Callable[[Event], None]) -> _Said:
+    def _answer(self, sandbox: _Sandbox, on_event: Callable[[Event], None]) -> _Output:
         deadline_s = time.monotonic() + self._limit_s
         stopped = False
         said_bytes, wire_bytes = 0, sandbox.heard_bytes + WIRE_LIMIT_BYTES

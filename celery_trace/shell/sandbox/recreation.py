@@ -22,14 +22,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from reprlib import recursive_repr
 from typing import Any
 
-from celery_trace.shell.trace_object import Facts, Names, ShellFrame, Trace
+from celery_trace.shell.trace_object import ShellFacts, ShellFrame, ShellObject, Trace
 
 _FIELDS = ("type", "kind", "value", "items", "names", "length", "cut", "form", "note")
 _DEFAULTS: tuple[Any, ...] = (None, None, None, [], [], -1, 0, "", "")
 _TIMEDELTA = re.compile(r"(?:(-?\d+) days?, )?(\d+):(\d+):(\d+)(?:\.(\d{6}))?\Z")
 
 
-class Missing(Names):
+class NotCaptured(ShellObject):
     """Stands where a value was redacted, cut off by a limit, or can't be recreated."""
 
     def __init__(self, word: str) -> None:
@@ -47,8 +47,8 @@ class Missing(Names):
         raise AttributeError(f"{self._word}: there is no .{name} to look at")
 
 
-REDACTED = Missing("redacted")
-ABSENT = Missing("absent: cut off by a limit of the capture")
+REDACTED = NotCaptured("redacted")
+ABSENT = NotCaptured("absent: cut off by a limit of the capture")
 
 
 class CutText(str):
@@ -83,7 +83,7 @@ class CutDict(dict[Any, Any]):
         return f"{{{inner}, … {self.true_length - len(self):,} more were not captured}}"
 
 
-class Recreated(Names):
+class Recreated(ShellObject):
     """An object as its captured attributes. Its class has the original's name and none of its methods."""
 
     _type = "object"
@@ -142,12 +142,12 @@ class Heap:
             return ABSENT
         if ref not in self._values:
             if self._begun[ref] == 2:
-                return Missing("a tuple or a set within itself")
+                return NotCaptured("a tuple or a set within itself")
             self._begun[ref] += 1
             try:
                 self._build(ref)
             except RecursionError:
-                self._values[ref] = Missing("nested too deeply to recreate")
+                self._values[ref] = NotCaptured("nested too deeply to recreate")
             finally:
                 self._begun[ref] -= 1
         return self._values[ref]
@@ -193,7 +193,7 @@ class Heap:
             self._values[ref] = ABSENT
         else:
             size = f", length {length}" if isinstance(length, int) and length >= 0 else ""
-            self._values[ref] = Missing(f"{type_}{size}{': ' + str(note) if note else ''}, not captured")
+            self._values[ref] = NotCaptured(f"{type_}{size}{': ' + str(note) if note else ''}, not captured")
 
     def _plain(self, value: Any, cut: int, short: str) -> Any:
         if isinstance(value, str) and cut:
@@ -218,7 +218,7 @@ class Heap:
         try:
             hash(value)
         except TypeError:
-            return Missing(f"a {type(value).__name__} that can't be a key")
+            return NotCaptured(f"a {type(value).__name__} that can't be a key")
         return value
 
     def _class(self, type_: str, form: str) -> type:
@@ -248,7 +248,7 @@ class Heap:
         for name, item in zip(names, items, strict=False):
             members[str(name)] = self.value(item)
         if value is not None or note or cut:
-            # Facts about this one object stand in a class of its own, where no attribute can hide them.
+            # ShellFacts about this one object stand in a class of its own, where no attribute can hide them.
             own = type(
                 type(stand_in).__name__,
                 (type(stand_in),),
@@ -258,7 +258,7 @@ class Heap:
         return stand_in
 
 
-class _Text(Names):
+class _Text(ShellObject):
     """A value of which only a text is known, such as a class, a function or a regular expression."""
 
     def __init__(self, type_: str, text: str, cut: int, note: str) -> None:
@@ -348,9 +348,9 @@ def recreated_trace(failure: Mapping[str, Any], leaks: Sequence[Mapping[str, Any
         exception=_exception(exceptions, 0, heap) if exceptions else _named_exception(failure),
         args=heap.value(capture.get("args")) if capture.get("args", -1) != -1 else None,
         kwargs=heap.value(capture.get("kwargs")) if capture.get("kwargs", -1) != -1 else None,
-        task=Facts("task", task),
-        request=Facts("request", request) if request else None,
-        leaks=[Facts("leak", leak) for leak in leaks],
+        task=ShellFacts("task", task),
+        request=ShellFacts("request", request) if request else None,
+        leaks=[ShellFacts("leak", leak) for leak in leaks],
         mode="recreated",
     )
 
@@ -379,7 +379,7 @@ def _frame(frame: Mapping[str, Any], heap: Heap) -> ShellFrame:
     )
 
 
-class CapturedError(Names):
+class CapturedError(ShellObject):
     """An exception as it was captured: ``type``, ``message``, ``notes``, ``cause`` and its attributes."""
 
     def __init__(self, type_: str, module: str, message: str, members: Mapping[str, Any]) -> None:

@@ -19,9 +19,9 @@ from celery_trace.cli.renderers.alerts import alerts
 from celery_trace.cli.renderers.failures import failures
 from celery_trace.cli.renderers.leaks import leaks
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Column, table
+from celery_trace.cli.renderers.tables import TableColumn, table
 from celery_trace.cli.renderers.workers import workers
-from celery_trace.cli.session import Bytes, Lasting, Refusal, Session, Since, command
+from celery_trace.cli.session import Bytes, Duration, Refusal, Session, Since, command
 from celery_trace.clock import SystemClock
 from celery_trace.spool import unrecorded
 from celery_trace.text.format import size
@@ -35,7 +35,7 @@ GIVE_BACK_S = 10.0
 
 
 @command
-@click.option("--older-than", "age_s", type=Lasting(), default=None, help="Instead of trace_retention_days.")
+@click.option("--older-than", "age_s", type=Duration(), default=None, help="Instead of trace_retention_days.")
 @click.option("--keep-runs", type=click.IntRange(0), default=None, help="Instead of trace_retention_runs.")
 @click.option("--keep-failures", type=click.IntRange(0), default=None, help="Instead of trace_retention_failures.")
 @click.option("--keep-bytes", type=Bytes(), default=None, help="Instead of trace_retention_bytes, such as 500M.")
@@ -69,13 +69,13 @@ def prune(
         found = queries.stats().size
     rows = sorted(pruned.rows.items())
     text = table(
-        [Column("TABLE"), Column("ROWS REMOVED", right=True)], rows, session.style,
+        [TableColumn("TABLE"), TableColumn("ROWS REMOVED", right=True)], rows, session.style,
         "Nothing was too old or too much.",
     )  # fmt: skip
     said = [f"{size(given_back)} were given back to the disk."] if given_back else []
     said += sizes.sentences(found, session.style.now_s) if found is not None else []
     answer = {"pruned": pruned.rows, "total": pruned.total, "given_back_bytes": given_back, "size": found}
-    session.say(text + "".join(f"{line}\n" for line in said), answer)
+    session.show(text + "".join(f"{line}\n" for line in said), answer)
 
 
 EXPORTS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
@@ -206,7 +206,7 @@ def collect(session: Session, once: bool) -> None:
     finally:
         collector.close()
     status = collector.status
-    session.say(f"{status.delivered} records were handed on, {status.corrupt} set aside.\n", status)
+    session.show(f"{status.delivered} records were handed on, {status.corrupt} set aside.\n", status)
 
 
 @command
@@ -216,6 +216,6 @@ def doctor(session: Session) -> None:
 
     findings = examine(session.app, session.settings)
     unwell = [finding for finding in findings if finding.level == "fail"]
-    session.say(checkup.examination(findings, session.style), {"findings": findings, "ok": not unwell})
+    session.show(checkup.examination(findings, session.style), {"findings": findings, "ok": not unwell})
     if unwell:
         raise click.exceptions.Exit(1)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from celery_trace.alerting.rules import StoredRules
 from celery_trace.intervals import SILENT_S
 from celery_trace.model import AlertView, Page, ShellView, StatsView
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.stores import lineage, migration, sizes, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.state import RULES
@@ -27,7 +27,7 @@ MOST_ASKED = 2000
 STALE_S = 600.0
 
 
-class WatchingQueries(Base):
+class MonitoringQueries(QueryBase):
     """What the monitor keeps about itself and others."""
 
     def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:

@@ -7,7 +7,7 @@ import threading
 from celery_trace.clock import Clock, SystemClock
 
 
-class Allowance:
+class RateLimit:
     """
     So many in each span of time; what is beyond is counted.
 

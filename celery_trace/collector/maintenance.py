@@ -19,7 +19,7 @@ AT_ONCE_S = 0.1
 GIVE_BACK_EVERY_S = 10.0
 
 
-class Upkeep:
+class Maintenance:
     """
     Looks after one store, in steps between rounds.
 
@@ -40,7 +40,7 @@ class Upkeep:
 
         leak_rows.refresh(store, most_s=0.1)
         if self._is_time(self._counted_s, leak_rows.COUNT_ON_EVERY_S):
-            leak_rows.count_on(store)
+            leak_rows.update_run_counts(store)
             self._counted_s = self._clock.monotonic_s()
 
     def after_round(self, store: Store, idle: bool) -> None:
