@@ -1,8 +1,8 @@
 """
-Tables of the store as files, to keep or to analyse elsewhere: JSON Lines, or Parquet for DuckDB, pandas and the like.
+Exports the store's tables to files: JSON Lines, or Parquet for DuckDB, pandas and similar tools.
 
-Rows are read page by page over the index on their time, so that an export of millions holds neither the memory nor
-a lock while it runs. Columns are those of :mod:`celery_trace.stores.schema`; ``payload`` is the record's JSON.
+Rows are read page by page by the index on their time, so that an export of millions needs little memory and holds no
+lock. The columns are those of :mod:`celery_trace.stores.schema`; ``payload`` is the record's JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from celery_trace.queries.cursors import after, ordered
 from celery_trace.stores import Store, shared_captures, tables
 from celery_trace.stores.rows import whole
 
-#: Table (its name without the prefix) and the column of its time.
+#: Table (its name without the prefix) and its time column.
 TABLES: dict[str, tuple[sa.Table, str]] = {
     "processes": (tables.processes, "seen_at_s"),
     "totals": (tables.totals, "bucket_s"),
@@ -39,14 +39,14 @@ TABLES: dict[str, tuple[sa.Table, str]] = {
     "audit": (tables.audit, "at_s"),
 }
 
-#: Columns that say how a row is stored, and nothing more.
+#: Columns that only concern how a row is stored.
 STORED_ONLY = frozenset({"shared"})
-#: Rows of one read.
+#: Rows per read.
 PAGE = 5000
 
 
 class Exported(Struct):
-    """What was written: the file of each table, and its rows."""
+    """The written files by table, and their row counts."""
 
     files: dict[str, str]
     rows: dict[str, int]
@@ -59,8 +59,8 @@ def rows(store: Store, name: str, *, since_s: float | None = None, page: int = P
     Args:
         store: The store.
         name: One of :data:`TABLES`.
-        since_s: Not older than that, seconds since the epoch.
-        page: Rows of one read.
+        since_s: Only rows since then, seconds since the epoch.
+        page: Rows per read.
     """
     table, time = TABLES[name]
     key = next(iter(table.primary_key.columns))
@@ -93,7 +93,7 @@ def rows(store: Store, name: str, *, since_s: float | None = None, page: int = P
 def write_json_lines(
     store: Store, folder: Path, names: Iterable[str] = tuple(TABLES), *, since_s: float | None = None
 ) -> Exported:
-    """One ``<table>.jsonl`` for each table, 0600; an object a line, ``payload`` as an object of its own."""
+    """Write ``<table>.jsonl`` for each table, 0600: one object per line, with ``payload`` as a nested object."""
     private_files.make_folder(folder)
     exported = Exported({}, {})
     encoder = msgspec.json.Encoder()
@@ -114,7 +114,7 @@ def write_parquet(
     store: Store, folder: Path, names: Iterable[str] = tuple(TABLES), *, since_s: float | None = None
 ) -> Exported:
     """
-    One ``<table>.parquet`` for each table, 0600, in row groups of one read each.
+    Write ``<table>.parquet`` for each table, 0600, with one row group per read.
 
     Raises:
         Unavailable: pyarrow is not installed.

@@ -1,9 +1,9 @@
 """
-The one way to read the store.
+Reads the store; nothing else does.
 
 Every method returns records or views of :mod:`celery_trace.model`; a list is a :class:`~celery_trace.model.Page`.
-All are blocking and thread-safe, and raise :class:`~celery_trace.stores.StoreUnavailable`. A cursor that is none of
-ours is refused with :class:`BadCursor`.
+All block, are thread-safe, and raise :class:`~celery_trace.stores.StoreUnavailable`. An unknown cursor raises
+:class:`BadCursor`.
 """
 
 from celery_trace.queries.cursors import BadCursor

@@ -1,4 +1,4 @@
-"""What all queries share: the store, the clock, and how a page is read."""
+"""The base of all queries: the store, the clock, and reading a page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class QueryBase:
         cursor: str | None,
         build: Callable[[Sequence[Any]], list[Any]],
     ) -> Page:
-        """One page of a list; ``build`` turns the page's rows into its objects."""
+        """One page of a list; ``build`` converts the page's rows into its objects."""
         limit = max(1, min(limit, cursors.MOST))
         if cursor:
             wanted = wanted.where(cursors.after(order, cursors.decode(cursor, cursors.kinds_of(order))))

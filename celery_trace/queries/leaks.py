@@ -1,4 +1,4 @@
-"""The leak table, and the evidence behind a row."""
+"""The leak table, and the evidence of a row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from celery_trace.stores.statements import chunks
 
 _leaks = tables.leaks
 _state = tables.leak_state
-#: Orders of the table beside that by urgency: column, and whether the greatest comes first.
+#: Orders of the table besides urgency: column, and whether it descends.
 SORTS: dict[str, tuple[tuple[sa.Column[Any], bool], ...]] = {
     "per_run": ((_leaks.c.kept_bytes_per_run, True),),
     "total": ((_leaks.c.kept_bytes_total, True),),
@@ -27,12 +27,12 @@ SORTS: dict[str, tuple[tuple[sa.Column[Any], bool], ...]] = {
     "name": ((_leaks.c.name, False),),
 }
 MOST_QUEUES = 500
-#: A question for one worker looks at so many of its newest windows: as many of each name, but not fewer than the least.
+#: Newest windows that a query for one worker reads, shared out among its names, with a minimum for each.
 WORKER_WINDOWS, LEAST_WINDOWS = 2000, 20
 
 
 class LeakQueries(QueryBase):
-    """What keeps growing."""
+    """Leaks."""
 
     def leaks(
         self,
@@ -49,17 +49,17 @@ class LeakQueries(QueryBase):
         cursor: str | None = None,
     ) -> Page:
         """
-        Leaks, the proven ones first, then by the memory that each run keeps.
+        Leaks, the proven ones first, then by the memory retained per run.
 
-        One that somebody resolved is listed again only when it was seen after that.
+        A resolved leak is listed again only if it was seen after that.
 
         Args:
-            kind, name, verdict: Exactly these, where given.
-            worker: Computed from this worker's processes alone.
-            queue: Of tasks that were seen in this queue.
+            kind, name, verdict: Exact matches, if given.
+            worker: Compute the leaks from this worker's processes only.
+            queue: Only tasks that were seen in this queue.
             since_s: Seen since then.
             search: Part of the name, file, function or code.
-            sort: Instead of that order one of :data:`SORTS`.
+            sort: Another order, one of :data:`SORTS`.
             limit, cursor: The page.
         """
         by_urgency = ((_leaks.c.rank, False), (_leaks.c.kept_bytes_per_run, True))
@@ -102,7 +102,7 @@ class LeakQueries(QueryBase):
         )
 
     def queues(self) -> list[str]:
-        """The queues in which anything was seen, by name."""
+        """The known queues, by name."""
         wanted = sa.select(tables.queues.c.queue).distinct().order_by(tables.queues.c.queue).limit(MOST_QUEUES)
         with self.store.reading() as connection:
             return list(connection.execute(wanted).scalars())
@@ -110,7 +110,7 @@ class LeakQueries(QueryBase):
     def _rows_of_worker(
         self, connection: sa.Connection, worker: str, kind: str | None, name: str | None
     ) -> list[dict[str, Any]]:
-        """The table as it would be if there were only this worker: its rows, each with its leak."""
+        """The table computed from this worker alone: its rows, each with its leak."""
         from celery_trace.heap.leaks import leak_table
 
         windows, processes = tables.windows, tables.processes
@@ -122,7 +122,7 @@ class LeakQueries(QueryBase):
             of_it = of_it.where(windows.c.name == name)
         part = of_it.subquery()
         names = connection.execute(sa.select(part.c.kind, part.c.name).distinct()).all()
-        # The newest windows of each name: were it those of all names, busy ones would hide the others.
+        # The newest windows of each name: with the newest of all, busy names would hide the others.
         each = max(LEAST_WINDOWS, WORKER_WINDOWS // max(1, len(names)))
         place = sa.func.row_number().over(
             partition_by=(part.c.kind, part.c.name), order_by=(part.c.at_s.desc(), part.c.id.desc())
@@ -142,7 +142,7 @@ class LeakQueries(QueryBase):
         since_s: float | None,
         search: str | None,
     ) -> list[dict[str, Any]]:
-        """Those rows that the table would show, by the conditions that it asks the database for."""
+        """Filter rows in memory by the conditions that the table uses in the database."""
         resolved_s: dict[str, float] = {}
         for part in chunks(f"leak:{row['id']}" for row in rows):
             wanted = sa.select(_state.c.id, _state.c.at_s).where(_state.c.id.in_(part))
@@ -171,7 +171,7 @@ class LeakQueries(QueryBase):
         return leak_rows.leak(row, self._now_s()) if row is not None else None
 
     def leak_windows(self, id: str) -> list[Window]:
-        """The windows behind a row, oldest first: those that show its site, and those without sites."""
+        """A row's windows, oldest first: those that show its site, and those without sites."""
         leak = self.leak(id)
         if leak is None:
             return []

@@ -1,8 +1,8 @@
 """
 The store: one SQL schema for SQLite, PostgreSQL and MySQL/MariaDB.
 
-What is named here is imported when it is used: Django's models are made from :mod:`celery_trace.stores.schema` in
-every process of a site, and a traced process loads no SQLAlchemy.
+Names are imported lazily: Django's models use :mod:`celery_trace.stores.schema` in every process of a site, and a
+traced process loads no SQLAlchemy.
 """
 
 from importlib import import_module

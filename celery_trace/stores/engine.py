@@ -1,4 +1,4 @@
-"""An SQLAlchemy engine for each way to name a store: a URL, or a database of Django's settings."""
+"""SQLAlchemy engines for a store URL or a database of Django's settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DJANGO_BACKENDS = {
     "postgis": "postgresql+psycopg",
     "mysql": "mysql+pymysql",
 }
-#: What Django hands on to libpq from OPTIONS, as far as it says where and how to connect.
+#: The connection parameters that Django passes from OPTIONS to libpq.
 _LIBPQ = frozenset(
     [
         "service",
@@ -60,14 +60,14 @@ _LIBPQ = frozenset(
 
 
 def shown(url: str | URL) -> str:
-    """The address without its secrets, for logs, errors and pages. Nothing else may show an address of a store."""
+    """A store's address without secrets, for logs, errors and pages. Nothing else may show such an address."""
     if url == "django" or str(url).startswith("django:"):
         return str(url)
     try:
         parsed = make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         return "(unreadable address)"
-    if parsed.host and "@" in parsed.host:  # of a password with an @ in it, the end is taken for the host
+    if parsed.host and "@" in parsed.host:  # the end of a password with an @ was parsed as part of the host
         parsed = parsed.set(host=parsed.host.rpartition("@")[2])
     secret = [name for name in parsed.query if _SECRETS.is_secret_name(name) or "pass" in name.lower()]
     parsed = parsed.update_query_dict(dict.fromkeys(secret, "***"))
@@ -76,16 +76,16 @@ def shown(url: str | URL) -> str:
 
 def make_engine(store_url: str) -> Engine:
     """
-    The engine for ``trace_store``; nothing is connected yet.
+    The engine for ``trace_store``; it does not connect yet.
 
     Raises:
-        StoreUnavailable: The address can't be read, or its driver is not installed.
+        StoreUnavailable: The address is invalid, or its driver is not installed.
     """
     if store_url == "django" or store_url.startswith("django:"):
         return _from_url(django_url(store_url), store_url)
     try:
         url = make_url(store_url)
-    except (sa.exc.ArgumentError, ValueError):  # what the error says may be a part of the password
+    except (sa.exc.ArgumentError, ValueError):  # the error may contain part of the password
         raise StoreUnavailable(
             "Can't open the store", "its address is not an SQLAlchemy URL", "Correct trace_store."
         ) from None
@@ -93,7 +93,7 @@ def make_engine(store_url: str) -> Engine:
 
 
 def _with_driver(url: URL) -> URL:
-    """With the driver that we install and know, also where an application's own address names another one."""
+    """The URL with the driver that we install, also if an application's own address names another."""
     backend = url.drivername.partition("+")[0]
     return url.set(drivername=_DRIVERS[backend][0]) if backend in _DRIVERS else url
 
@@ -108,7 +108,7 @@ def _from_url(url: URL, store_url: str) -> Engine:
         if "timeout" not in url.query:
             connect["timeout"] = BUSY_S
     elif backend == "postgresql":
-        # A prepared plan made while a table was empty would scan it when it has grown.
+        # A plan prepared while a table was empty would scan it after it has grown.
         connect = {"connect_timeout": 5, "application_name": "celery-trace", "prepare_threshold": None}
         arguments["isolation_level"] = "READ COMMITTED"
     elif backend in {"mysql", "mariadb"}:
@@ -130,21 +130,21 @@ def _from_url(url: URL, store_url: str) -> Engine:
 
 
 def is_ours_alone(engine: Engine, store_url: str) -> bool:
-    """Whether the store is an SQLite file of its own that may be written; Django's stays as its owner chose it."""
+    """Whether the store is its own SQLite file, which we may configure; a Django database belongs to the project."""
     database = engine.url.database
     writable = not store_url.startswith("django") and "mode=ro" not in store_url
     return engine.dialect.name == "sqlite" and writable and database not in (None, "", ":memory:")
 
 
 def _configure_sqlite(engine: Engine, *, wal: bool) -> None:
-    """WAL, so that readers never wait; transactions that begin where we say, writers at once with the lock."""
+    """Use WAL, so that readers never wait, and explicit transactions in which writers lock at once."""
 
     path = sqlite_path(engine)
-    path = path.absolute() if path is not None else None  # now: the working directory may change
+    path = path.absolute() if path is not None else None  # the working directory may change later
 
     @sa.event.listens_for(engine, "do_connect")
     def refuse_to_make(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
-        # A file that was deleted meanwhile is made anew by us and not by SQLite, which would give it other rights.
+        # We recreate a deleted file ourselves, as SQLite would give it other permissions.
         if path is not None:
             arguments[0] = f"file:{quote(str(path))}?mode=rw"
             options["uri"] = True
@@ -154,7 +154,7 @@ def _configure_sqlite(engine: Engine, *, wal: bool) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes too late for a consistent read
         cursor = connection.cursor()
         if wal:
-            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; one with tables stays as it is
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # affects new files only
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA cache_size=-32000")
@@ -169,10 +169,10 @@ def _configure_sqlite(engine: Engine, *, wal: bool) -> None:
 
 def prepare_sqlite_file(file: DatabaseFile | None, address: str, *, create: bool) -> None:
     """
-    Make the database file if there is none.
+    Create the database file if there is none.
 
     Raises:
-        StoreUnavailable: It can't be made, or it is missing and should not be made.
+        StoreUnavailable: It can't be created, or it is missing and ``create`` is False.
     """
     if file is None or file.path.exists():
         return
@@ -194,10 +194,10 @@ def prepare_sqlite_file(file: DatabaseFile | None, address: str, *, create: bool
 
 
 def sqlite_path(engine: Engine) -> Path | None:
-    """The database file, where there is one."""
+    """The path of an SQLite database file; None for other databases."""
     name = engine.url.database
     if engine.dialect.name != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
-        return None  # a file: address says itself how it is to be opened
+        return None  # a file: address has its own options
     return Path(name)
 
 
@@ -258,7 +258,7 @@ def django_url(store_url: str) -> URL:
 
 
 def _driver_of_a_wrapper(alias: str) -> str | None:
-    """Many packages (for metrics, tenants, pools) bring an ENGINE of their own around one of Django's."""
+    """Many packages (for metrics, tenants, pools) have their own ENGINE around one of Django's."""
     from django.core.exceptions import ImproperlyConfigured
     from django.db import connections
 
@@ -270,9 +270,9 @@ def _driver_of_a_wrapper(alias: str) -> str | None:
 
 
 def _mysql_query(options: Mapping[str, Any]) -> dict[str, str]:
-    """Django's OPTIONS for mysqlclient, as SQLAlchemy writes the same for PyMySQL."""
+    """Translate Django's OPTIONS for mysqlclient into SQLAlchemy's query for PyMySQL."""
     query = {name: str(options[name]) for name in ("unix_socket", "charset", "init_command") if options.get(name)}
-    # mysqlclient takes them from the file; PyMySQL reads the same one.
+    # mysqlclient reads them from the file; PyMySQL can read the same one.
     query |= {name: str(options[name]) for name in ("read_default_file", "read_default_group") if options.get(name)}
     ssl = options.get("ssl")
     if isinstance(ssl, Mapping):

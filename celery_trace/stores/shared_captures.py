@@ -1,9 +1,9 @@
 """
-Failures of a group are stored as differences to one of them, which is kept in ``captures`` for that.
+Failures of a group are stored as differences to one of them, the base, which is kept in ``captures``.
 
-The first failure of a group is kept whole there; the next ones that are like it take a tenth of its place. A
-capture serves new failures for a day only, so that what it holds is not kept much longer than the failures that
-need it; it goes with the last of them.
+The first failure of a group is stored whole there; similar ones take a tenth of its space. A capture is used for new
+failures for one day only, so that it is not kept much longer than the failures that need it; it is removed with the
+last of them.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from celery_trace.stores.mapping import Row
 from celery_trace.stores.payloads import DeltaBase, squeeze, unsqueeze
 from celery_trace.stores.statements import chunks, insert_new
 
-#: A capture serves new failures for so long, seconds.
+#: How long a capture is used for new failures, seconds.
 SERVES_S = 86_400.0
-#: Different captures of one group that serve at a time. A failure that is like none of them is stored whole.
+#: Captures of one group in use at a time. A failure that is similar to none of them is stored whole.
 MOST_OF_A_GROUP = 4
-#: A smaller record gains nothing, bytes of JSON.
+#: Smaller records are stored whole, bytes of JSON.
 LEAST_BYTES = 600
-#: Captures that were read or written lately are remembered, up to so many bytes of JSON.
+#: Size limit of the cache of recent captures, bytes of JSON.
 REMEMBERED_BYTES = 8 * 1024 * 1024
 
 _table = tables.captures
 
 
 class _Remembered:
-    """Captures by id: what an id stands for never changes."""
+    """A cache of captures by id. A capture never changes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -65,7 +65,7 @@ _remembered = _Remembered()
 
 
 def bases(connection: sa.Connection, ids: Iterable[str]) -> dict[str, DeltaBase]:
-    """Captures by id; one that is not there any more is left out."""
+    """Captures by id; missing ones are left out."""
     return {id: base for id, (base, _) in _found(connection, ids).items()}
 
 
@@ -87,10 +87,10 @@ def texts(connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
 
 class Sharing:
     """
-    The failures of one transaction.
+    Stores the failures of one transaction.
 
     Args:
-        connection: Of the transaction.
+        connection: The transaction's connection.
         fingerprints: Their groups.
         now_s: When it is, seconds since the epoch.
     """
@@ -100,7 +100,7 @@ class Sharing:
         self._now_s = now_s
         self._changes: Counter[str] = Counter()
         self._fresh: dict[str, Row] = {}
-        #: By group: the captures that serve now, the one that served last first.
+        #: By group: the captures in use, the most recently used first.
         self._serving: dict[str, list[tuple[str, DeltaBase, str]]] = defaultdict(list)
         serving: list[tuple[str, str]] = []
         for part in chunks(sorted(set(fingerprints))):
@@ -118,7 +118,7 @@ class Sharing:
 
         Args:
             record: The failure.
-            before: Its row in ``failures``, if there is one.
+            before: Its existing row in ``failures``, if any.
         """
         text = values.searchable(record)
         json = rows_of.encoded(record)
@@ -132,7 +132,7 @@ class Sharing:
         return rows_of.failure_row(record, payload, id), {"id": record.id, "text": values.difference(text, common)}
 
     def _share(self, fingerprint: str, json: bytes, text: str) -> tuple[str, bytes, str] | None:
-        """The capture that a record is like, the difference to it, and its text; a new capture, if there is room."""
+        """The capture that a record is similar to, the difference, and its text; a new capture if the limit allows."""
         serving = self._serving[fingerprint]
         for place, (id, base, common) in enumerate(serving):
             payload = base.difference(json)
@@ -159,13 +159,13 @@ class Sharing:
 
     def write(self) -> int:
         """
-        Write new captures, and how many failures each serves.
+        Write new captures, and how many failures use each.
 
         Returns:
-            How many bytes the captures take more than before.
+            By how many bytes the captures have grown.
 
         Raises:
-            Interrupted: One was pruned by another writer meanwhile.
+            Interrupted: Another writer has pruned one meanwhile.
         """
         used = {id: row for id, row in sorted(self._fresh.items()) if self._changes[id] > 0}
         more = sum(len(row["payload"]) + len(row["text"]) + sizes.CAPTURE_BYTES for row in used.values())
@@ -175,13 +175,13 @@ class Sharing:
 
 def change(connection: sa.Connection, changes: Mapping[str, int]) -> int:
     """
-    Change how many failures captures serve; those that serve none any more go.
+    Change how many failures use captures; unused ones are removed.
 
     Returns:
-        How many bytes went with them.
+        The size of the removed captures, bytes.
 
     Raises:
-        Interrupted: One that is to serve more is gone.
+        Interrupted: A capture that is to be used is gone.
     """
     for id, by in sorted(changes.items()):
         if by:

@@ -1,4 +1,4 @@
-"""The tables of :mod:`celery_trace.stores.schema` for SQLAlchemy: what statements are made of."""
+"""The tables of :mod:`celery_trace.stores.schema` for SQLAlchemy's statements."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ shells = _table(schema.shells)
 shell_lines = _table(schema.shell_lines)
 meta = _table(schema.meta)
 
-#: Where the records of each tag stand.
+#: The table of each record tag.
 RECORDS = {
     "process": processes,
     "rollup": rollups,

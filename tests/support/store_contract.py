@@ -172,7 +172,7 @@ def writers_at_the_same_time_count_each_record_once(store: Store) -> None:
                         store.write(batch)
                         break
                     except Exception as error:
-                        if "quicker" not in str(error):
+                        if "other writers" not in str(error):
                             raise
         except BaseException as error:
             errors.append(error)
