@@ -1,8 +1,8 @@
 """
-``trace``: the failure's context as a person meets it in the shell.
+``trace``: the failure as an object in the shell.
 
-The same object stands in the live shell (where values are the real ones) and in the recreated one
-(where they are decoded from the capture). Only the standard library: the sandbox loads this module too.
+The live shell has real values in it, the recreated one values decoded from the capture. Only the standard library: the
+sandbox loads this module too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class ShellObject:
-    """Something of ours with known members: completion reads them without running anything."""
+    """An object of ours with known members, which completion can read without running code."""
 
     def _members(self) -> Mapping[str, Any]:
         return {}
@@ -51,9 +51,9 @@ class ShellFrame(ShellObject):
     One frame of the failure.
 
     Args:
-        namespace: The frame's globals; what no variable has is looked up there. Never written to.
-        source: Gives the source lines around ``line`` as (number, text); run only for ``list``.
-        note: A sentence about what is missing here.
+        namespace: The frame's globals, for names that are not variables. Never written to.
+        source: Returns the source lines around ``line`` as (number, text); called only for ``list``.
+        note: A sentence about missing parts.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ShellFrame(ShellObject):
         self._source = source
 
     def source(self) -> Sequence[tuple[int, str]]:
-        """Source lines around the failing one; empty where there is no source."""
+        """Source lines around the failing one; empty without source."""
         return self._source() if self._source is not None else ()
 
     def _members(self) -> Mapping[str, Any]:
@@ -92,8 +92,8 @@ class Trace(ShellObject):
     """
     The failure: ``trace.frames[i].locals``, ``exception``, ``args``, ``kwargs``, ``task``, ``request``, ``leaks``.
 
-    Any other attribute is a variable by that name: the chosen frame's first, then the others' from
-    the innermost outwards.
+    Any other attribute is a variable by that name: first of the selected frame, then of the others from the innermost
+    outwards.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class Trace(ShellObject):
         self._chosen = 0
 
     def choose(self, index: int) -> None:
-        """Make a frame the chosen one."""
+        """Select a frame."""
         self._chosen = index
 
     @property
     def frame(self) -> ShellFrame | None:
-        """The chosen frame."""
+        """The selected frame."""
         return self.frames[self._chosen] if self.frames else None
 
     def _members(self) -> Mapping[str, Any]:

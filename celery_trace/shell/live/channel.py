@@ -1,8 +1,8 @@
 """
-How signed messages travel over the broker: a direct queue per process, another per session.
+How signed messages are sent over the broker: a direct queue per process, another per session.
 
-Only bytes travel. Nothing here decodes a body with kombu's serializers, so no message, whatever content
-type it claims, can make a process unpickle anything; nor inflate anything (:mod:`celery_trace.transports.raw`).
+Only bytes are sent. No body is decoded with kombu's serializers, so no message, whatever its content type, can make a
+process unpickle or decompress anything (:mod:`celery_trace.transports.raw`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from celery_trace.transports.raw import RawRefusal, checked_channel
 
 logger = logging.getLogger("celery_trace.shell")
 
-#: A queue that nobody consumes is removed by a broker that knows how, seconds.
+#: A broker that supports it removes a queue after this time without a consumer, seconds.
 QUEUE_EXPIRES_S = 120.0
-#: A pause after each message over which kombu itself stumbled, seconds, so that this thread can never spin.
+#: Pause after each message that raises an error in kombu, seconds, so that this thread can't spin.
 _UNREADABLE_PAUSE_S = 0.01
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -30,17 +30,17 @@ Connect = Callable[[], Any]
 
 
 def command_address(process_uid: str) -> str:
-    """The queue on which a process hears commands."""
+    """The command queue of a process."""
     return f"celery-trace.live.{process_uid}"
 
 
 def reply_address(session: str) -> str:
-    """The queue on which a session hears its replies."""
+    """The reply queue of a session."""
     return f"celery-trace.reply.{session}"
 
 
 def prepared(connection: Any) -> Any:
-    """A connection of ours: short time-outs, no heartbeat that nobody would send."""
+    """Configure a connection: short timeouts, and no heartbeat, which nothing would send."""
     connection.heartbeat = 0
     connection.connect_timeout = 3
     if "redis" in str(connection.transport_cls) or "valkey" in str(connection.transport_cls):
@@ -52,7 +52,7 @@ def prepared(connection: Any) -> Any:
 
 
 def direct_queue(name: str) -> Any:
-    """A queue on the default exchange that goes away with its consumer."""
+    """A queue on the default exchange that is deleted with its consumer."""
     from kombu import Exchange, Queue
 
     return Queue(
@@ -84,15 +84,15 @@ def publish(channel: Any, address: str, data: bytes) -> None:
 
 def expire_queue(channel: Any, address: str) -> None:
     """
-    What was published to somebody who is no longer there goes away with time.
+    Let messages to a consumer that is gone expire.
 
-    A broker with real queues drops it or expires the queue. In Redis a queue is a list, which a message brings
-    back after its reader has deleted it, and which then stays for ever.
+    A broker with real queues drops them or expires the queue. In Redis a queue is a list, which a message recreates
+    after its reader has deleted it, and which then stays forever.
     """
     client: Any = getattr(channel, "client", None)
     if client is None or not hasattr(client, "pexpire"):
         return
-    # Which commands carry kombu's prefix for keys by themselves depends on its release.
+    # Which commands add kombu's key prefix by themselves depends on its release.
     prefixed = "PEXPIRE" in getattr(client, "PREFIXED_SIMPLE_COMMANDS", ())
     prefix = "" if prefixed else getattr(channel, "global_keyprefix", "")
     client.pexpire(f"{prefix}{address}", int(QUEUE_EXPIRES_S * 1000))
@@ -100,12 +100,12 @@ def expire_queue(channel: Any, address: str) -> None:
 
 class Receiver:
     """
-    Hears one queue, in whichever thread calls :meth:`listen`.
+    Reads one queue, in the thread that calls :meth:`listen`.
 
     Args:
         heard: Called with the bytes of each message.
-        refused: Called for each message that is not worth reading, such as a compressed one.
-        tick: Called between messages, at least every ``idle_s()`` seconds or so.
+        refused: Called for each refused message, such as a compressed one.
+        tick: Called between messages, about every ``idle_s()`` seconds or more often.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Receiver:
             self._pause.release()
 
     def listen(self) -> None:
-        """Hear messages until :meth:`stop`; a broker that is away is tried again, ever more slowly."""
+        """Read messages until :meth:`stop`; an unavailable broker is retried with backoff."""
         failures = 0
         while not self.stopping:
             try:
@@ -147,7 +147,7 @@ class Receiver:
                     failures = 0
                 self.connected = False
                 if failures == 0:
-                    logger.info("celery-trace: the live shell lost its broker (%s); trying again", error)
+                    logger.info("celery-trace: the live shell lost its broker connection (%s); retrying", error)
                 wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
                 failures += 1
                 self._rest(wait_s)
@@ -183,7 +183,7 @@ class Receiver:
                 except of_the_connection:
                     raise
                 except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-                    # Kombu stumbled over a message, which is gone; the next one may be ours.
+                    # A message raised an error in kombu and is gone; the next one may be ours.
                     self._refused(RawRefusal("malformed", f"{type(error).__name__}: {error}"[:300]))
                     if self._pause.acquire(timeout=_UNREADABLE_PAUSE_S):
                         self._pause.release()
@@ -204,13 +204,13 @@ class Receiver:
 
 class Sender:
     """
-    Publishes what other threads put, from one thread with its own connection.
+    Publishes the items of other threads, from one thread with its own connection.
 
-    The thread is made with the first message; :meth:`close` lets it publish what is waiting.
-    What can't be published is dropped and counted: a reader notices the silence and falls back.
+    The thread starts with the first item; :meth:`close` lets it publish waiting ones. Items that can't be published are
+    dropped and counted; the reader notices the silence and falls back.
 
     Args:
-        pack: Turns the items that wait together into (address, bytes).
+        pack: Converts the waiting items into (address, bytes).
     """
 
     LIMIT = 4000  # items that may wait
@@ -227,7 +227,7 @@ class Sender:
         self._gone = os_threads.lock()
 
     def put(self, item: Any) -> None:
-        """Hand an item over; never blocks."""
+        """Queue an item; never blocks."""
         if self._closed or self._items.qsize() > self.LIMIT:
             self.dropped += 1
             return
@@ -240,7 +240,7 @@ class Sender:
                     os_threads.start(self._run, self._name)
 
     def close(self, wait_s: float = 0.0) -> None:
-        """Publish what waits and end; wait for that at most ``wait_s`` seconds."""
+        """Publish waiting items and end; wait for that at most ``wait_s`` seconds."""
         with self._lock:
             if self._closed:
                 return
@@ -280,7 +280,7 @@ class Sender:
                         connection = channel = None
                         if attempt:
                             self.dropped += len(packed)
-                            logger.info("celery-trace: a reply of the live shell was not sent: %s", error)
+                            logger.info("celery-trace: a reply of the live shell could not be sent: %s", error)
                 if over:
                     return
         except Exception as error:

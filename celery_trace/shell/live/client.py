@@ -1,8 +1,8 @@
 """
-The live shell's near side: what a monitor or a terminal uses to type in a process far away.
+The live shell's client, for a monitor or a terminal.
 
-A client keeps two connections per session: one thread hears replies, the other is written to under a lock.
-Replies are believed as little as commands are: signature, target, age, order and the command that they answer.
+A session has two connections: a thread reads replies from one, and commands are sent over the other under a lock.
+Replies are checked as strictly as commands: signature, target, age, sequence and the command that they answer.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from celery_trace.transports.raw import RawRefusal
 
 logger = logging.getLogger("celery_trace.shell")
 
-#: A process that says nothing for so long is gone, seconds.
+#: A process that has not replied for this long is gone, seconds.
 SILENCE_S = 12.0
-#: How often an open session shows that somebody is there, seconds.
+#: How often an open session sends a ping, seconds.
 PING_S = 30.0
 OPEN_S = 5.0
 _replies = msgspec.json.Decoder(Reply)
@@ -57,7 +57,7 @@ class LiveClient:
     Opens live sessions.
 
     Args:
-        connect: Makes a fresh connection to the broker of the workers.
+        connect: Opens a new connection to the workers' broker.
         key: The shared secret (:func:`celery_trace.control.signing.load_key`).
     """
 
@@ -70,17 +70,17 @@ class LiveClient:
         self, kept: Kept, failure: str, user: str, *, leaks: Sequence[Mapping[str, Any]] = (), timeout_s: float = OPEN_S
     ) -> LiveSession:
         """
-        A session over a failure that a process keeps.
+        Open a session over a failure that a process keeps.
 
         Args:
             kept: Where it is kept (:meth:`celery_trace.queries.Queries.kept`).
             failure: The failure's id.
-            user: Whose name stands in the process's audit log.
-            leaks: Rows of the leak table that concern this task, for ``trace.leaks``.
+            user: The user for the process's audit log.
+            leaks: Rows of the leak table for this task, for ``trace.leaks``.
 
         Raises:
-            SessionGone: The process does not answer.
-            ShellError: It refuses, or the broker can't be reached.
+            SessionGone: The process does not reply.
+            ShellError: The process refuses, or the broker can't be reached.
         """
         session = LiveSession(self._connect, self._key, self._clock, kept.process, failure, user)
         try:
@@ -92,11 +92,11 @@ class LiveClient:
 
     def drop(self, kept: Kept, user: str, *, timeout_s: float = OPEN_S) -> bool:
         """
-        Let a process let go of a failure; False if it no longer kept it.
+        Make a process release a failure; False if it no longer kept it.
 
         Raises:
-            SessionGone: The process does not answer.
-            ShellError: It refuses, or the broker can't be reached.
+            SessionGone: The process does not reply.
+            ShellError: The process refuses, or the broker can't be reached.
         """
         session = LiveSession(self._connect, self._key, self._clock, kept.process, kept.failure, user)
         try:
@@ -106,7 +106,7 @@ class LiveClient:
 
 
 class LiveSession:
-    """A :class:`celery_trace.shell.session.ShellSession` in a living process. Made by :class:`LiveClient`."""
+    """A :class:`celery_trace.shell.session.ShellSession` in a living process. Opened by :class:`LiveClient`."""
 
     mode: Mode = "live"
 
@@ -134,7 +134,7 @@ class LiveSession:
         self._pinged_s = clock.monotonic_s()
         self._ready = threading.Event()
         self._open = False
-        self.refused = 0  # replies that were not believed
+        self.refused = 0  # refused replies
         self._refusals = RefusalLimit(clock)
         self._receiver = Receiver(
             reply_address(self.id), self._connect, self._receive, self._count_refusal, self._tick, lambda: 0.5
@@ -142,7 +142,7 @@ class LiveSession:
         self._thread = threading.Thread(target=self._listen, name=f"celery-trace-live-{self.id[:8]}", daemon=True)
         self._thread.start()
 
-    # --- hearing --------------------------------------------------------------------------------------
+    # --- replies --------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
         with Guard("live client: replies"):
@@ -161,7 +161,7 @@ class LiveSession:
             try:
                 self.ask("ping", timeout_s=SILENCE_S)
             except ShellError as error:
-                logger.info("celery-trace: a live session is over: %s", error)
+                logger.info("celery-trace: a live session ended: %s", error)
 
     def _receive(self, data: bytes) -> None:
         try:
@@ -198,7 +198,7 @@ class LiveSession:
         for waiting in list(self._waiting.values()):
             waiting.put(None)
 
-    # --- asking ---------------------------------------------------------------------------------------
+    # --- commands -------------------------------------------------------------------------------------
 
     def _send(self, action: str, body: Body, waiting: queue.SimpleQueue[Reply | None] | None, user: str = "") -> str:
         with self._sending:
@@ -226,7 +226,7 @@ class LiveSession:
             except Exception as error:
                 self._waiting.pop(nonce, None)
                 self._disconnect()
-                raise ShellError(f"The broker can't be reached ({error}), so neither can the process.") from error
+                raise ShellError(f"The broker, and so the process, can't be reached ({error}).") from error
             return nonce
 
     def _disconnect(self) -> None:
@@ -245,18 +245,18 @@ class LiveSession:
         user: str = "",
     ) -> Reply:
         """
-        Send a command and wait for the end of its answer.
+        Send a command and wait for the end of its replies.
 
-        As long as the process answers pings it may take its time; one that says nothing for ``timeout_s`` is gone.
+        There is no limit while the process replies to pings; without a reply for ``timeout_s`` it is gone.
 
         Raises:
-            SessionGone: It does not answer, or said goodbye.
-            ShellError: It refused, or the broker can't be reached.
+            SessionGone: The process does not reply, or ended the session.
+            ShellError: The process refused, or the broker can't be reached.
         """
         if self.gone:
             raise SessionGone(self.gone)
         if not self._ready.wait(timeout_s):
-            raise ShellError("The broker can't be reached, so neither can the process.")
+            raise ShellError("The broker, and so the process, can't be reached.")
         waiting: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
         nonce = self._send(action, body or Body(), waiting, user)
         self._heard_s = max(self._heard_s, self._clock.monotonic_s())
@@ -268,7 +268,7 @@ class LiveSession:
                 except queue.Empty:
                     silent_s = self._clock.monotonic_s() - self._heard_s
                     if silent_s > timeout_s:
-                        self._end(f"the process has said nothing for {duration(round(silent_s))}")
+                        self._end(f"the process has not replied for {duration(round(silent_s))}")
                         self._forget_queue()
                         raise SessionGone(self.gone) from None
                     if action == "run" and silent_s > 2.0 and not pinged:
@@ -288,20 +288,20 @@ class LiveSession:
             self._waiting.pop(nonce, None)
 
     def _forget_queue(self) -> None:
-        """Remove what waits for a dead process; a broker without expiry would keep it for ever."""
+        """Remove messages that wait for a dead process; a broker without expiry would keep them forever."""
         with self._sending:
             try:
                 if self._channel is not None:
-                    # Redis removes only what this connection declared; an empty list is no list there.
+                    # Redis removes only queues that this connection declared; an empty list doesn't exist.
                     self._channel.queue_purge(command_address(self._process))
                     self._channel.queue_delete(command_address(self._process))
             except Exception as error:
-                logger.debug("celery-trace: a queue was not removed: %s", error)
+                logger.debug("celery-trace: a queue could not be removed: %s", error)
 
     # --- the session ----------------------------------------------------------------------------------
 
     def open(self, leaks: list[dict[str, Any]], timeout_s: float) -> None:
-        """Shake hands; called once, by the client."""
+        """The handshake; called once, by the client."""
         reply = self.ask("open", Body(leaks=leaks), timeout_s=timeout_s)
         self.frames = [FrameInfo(*frame) for frame in reply.frames]
         self.frame = reply.frame
@@ -341,7 +341,7 @@ class LiveSession:
         self.frame = reply.frame
 
     def close(self) -> None:
-        """Tell the process and end; harmless twice."""
+        """Notify the process and end. A second call does nothing."""
         if self._open and not self.gone:
             with Guard("live client: goodbye"):
                 try:
@@ -349,7 +349,7 @@ class LiveSession:
                 except ShellError as error:
                     logger.debug("celery-trace: %s", error)
         self._open = False
-        # The hearing thread ends by itself, within the second that its last look at the broker may take.
+        # The reading thread ends by itself, within the second that its last poll of the broker may take.
         self._end("the session was closed")
         with self._sending:
             self._disconnect()

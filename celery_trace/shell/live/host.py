@@ -1,9 +1,9 @@
 """
-The live shell's side in the failed process: sessions over what the keeper holds.
+The live shell's server in the failed process: sessions over failures that the keeper holds.
 
-Everything that arrives is checked first (:mod:`celery_trace.control.signing`); what is refused is counted,
-logged and audited, and answered only where the signature was good. Commands run in a thread of the
-session; this object itself is called by the keeper's one thread and never waits for a command.
+Every message is checked first (:mod:`celery_trace.control.signing`); refused ones are counted, logged and audited, and
+answered only if the signature was valid. Commands run in a thread of their session; this object is called by the
+keeper's one thread and never waits for a command.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from celery_trace.transports.raw import RawRefusal
 
 logger = logging.getLogger("celery_trace.shell")
 
-#: A command may take so long, seconds, before it is interrupted.
+#: Time limit of a command before it is interrupted, seconds.
 COMMAND_LIMIT_S = 30.0
-#: So long after the first interrupt a command that goes on is given up together with its session, seconds.
+#: How long after the first interrupt a running command is abandoned with its session, seconds.
 GIVE_UP_S = 10.0
-#: A session from which nothing is heard for so long is over, seconds.
+#: A session without messages for this long ends, seconds.
 SILENT_S = 150.0
 SESSIONS = 8
-#: A pause after each message that was not signed with our key, seconds: a flood of them is worked off slowly, as the
-#: thread that reads them shares the interpreter with the tasks.
+#: Pause after each message that was not signed with our key, seconds, to limit the work of a flood: the thread that
+#: reads them shares the interpreter with the tasks.
 STRANGER_PAUSE_S = 0.002
 _SESSION_ID_LIMIT = 64
 
 
 class Body(Struct, frozen=True, omit_defaults=True):
-    """The body of a command; which fields count depends on the action."""
+    """The body of a command; the action determines the fields."""
 
     code: str = ""
     cursor: int = 0
@@ -85,7 +85,7 @@ _bodies = msgspec.json.Decoder(Body)
 
 
 class Outgoing(NamedTuple):
-    """A reply on its way to the sender, which joins the pieces of one command."""
+    """A reply for the sender, which joins the pieces of one command."""
 
     session: str
     failure: str
@@ -109,7 +109,7 @@ class _Session:
         self.failure = target.failure
         self.user = user
         self.context = target.context.copy()
-        # A trace of its own: two sessions may stand in different frames.
+        # Each session has its own trace, as it may select another frame.
         trace = target.trace
         self.trace = Trace(
             trace.frames,
@@ -129,23 +129,23 @@ class _Session:
         self.command = ""  # nonce of the running one
 
     def release(self) -> None:
-        """Called in the session's own thread, last."""
+        """Called last, in the session's own thread."""
         self.loop.close()
         self.interpreter.close()
 
 
 class LiveHost:
     """
-    Carries commands out.
+    Executes commands.
 
     Args:
         process: This process's uid, the target that commands must name.
-        find: The kept failure by its id, or None.
-        drop: Lets go of a kept failure.
-        send: Takes a reply; never blocks.
-        counters: ``live:done``, ``live:refused`` and ``live:refused:<why>`` are counted here.
-        replays: The nonces that this process has believed. Hosts come and go with what is kept; a message that
-            was meant for one must not be carried out by the next.
+        find: Returns the kept failure by its id, or None.
+        drop: Releases a kept failure.
+        send: Sends a reply; never blocks.
+        counters: Counts ``live:done``, ``live:refused`` and ``live:refused:<why>``.
+        replays: The nonces that this process has accepted. A host exists only while failures are kept; a message to one
+            must not be executed by the next.
     """
 
     def __init__(
@@ -180,14 +180,14 @@ class LiveHost:
 
     @property
     def busy(self) -> bool:
-        """Whether a command is running, so that time limits must be looked at often."""
+        """Whether a command is running, so that time limits must be checked often."""
         return any(session.executor.busy for session in list(self._sessions.values()))
 
     @property
     def open_sessions(self) -> int:
         return len(self._sessions)
 
-    # --- what is heard --------------------------------------------------------------------------------
+    # --- messages -------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
         """Check a message and act on it; never raises."""
@@ -209,7 +209,7 @@ class LiveHost:
                 raise
 
     def refused(self, refusal: RawRefusal) -> None:
-        """Count a message that was not worth reading; never raises."""
+        """Count a message that was refused unread; never raises."""
         with Guard("live shell: refusal"):
             self._refuse(MessageRefused(refusal.why, refusal.text), None)
 
@@ -230,7 +230,7 @@ class LiveHost:
             )
         if claims is None:
             self._pause.acquire(timeout=STRANGER_PAUSE_S)
-        # A replayed message's session may be a stranger's: say nothing. What came fresh from a key holder gets a word.
+        # Don't answer replayed messages, which may come from an attacker; only fresh ones from a key holder.
         if claims is not None and claims.target == self._process and refused.code != "replayed" and claims.session:
             reply = Reply(done=True, ok=False, why=f"{refused.code}: {refused}")
             self._send(Outgoing(claims.session, claims.failure, "refused", claims.nonce, reply))
@@ -290,8 +290,8 @@ class LiveHost:
         self._note(message, "open")
         left_s = max(0.0, target.until_s - self._clock.now_s())
         notices = [
-            "Live: what you type runs in the process that failed, beside the tasks that it runs now.",
-            f"It keeps this failure for {duration(round(left_s))} more, unless newer failures need the room.",
+            "Live: your commands run in the process that failed, next to its current tasks.",
+            f"It keeps this failure for {duration(round(left_s))} more, unless newer failures need the memory.",
         ]
         frames = [(plain_text(frame.file), frame.line, plain_text(frame.function)) for frame in session.trace.frames]
         self._answer(
@@ -350,9 +350,9 @@ class LiveHost:
             )
             self._send(Outgoing(session.id, session.failure, "events", claims.nonce, reply))
             if session.id not in self._sessions:
-                session.release()  # it ended while this command ran
+                session.release()  # the session ended while this command ran
 
-        # Audit first: a command that kills the process has been written down.
+        # Audit first, in case the command kills the process.
         self._note(message, body.code)
         session.command = claims.nonce
         if not session.executor.submit(run, finished, output.install):
@@ -379,7 +379,7 @@ class LiveHost:
     # --- time -----------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Interrupt what takes too long, give up what can't be interrupted, forget who fell silent."""
+        """Interrupt long commands, abandon those that can't be interrupted, end silent sessions."""
         now_s = self._clock.monotonic_s()
         self._given_up = [session for session in self._given_up if session.executor.busy]
         for session in list(self._sessions.values()):
@@ -406,13 +406,13 @@ class LiveHost:
 
     def _end(self, session: _Session) -> None:
         self._sessions.pop(session.id, None)
-        # In the session's own thread: its event loop and its names belong there. When a command still runs
-        # the names go with the thread.
+        # In the session's own thread, to which its event loop and names belong. If a command still runs, the names are
+        # released with the thread.
         session.executor.submit(lambda: None, session.release)
         session.executor.close()
 
     def end_sessions(self, failure: str | None, why: str) -> None:
-        """Say goodbye to the sessions over a failure that is no longer kept; None means all."""
+        """End the sessions over a failure that is no longer kept; None means all."""
         for session in list(self._sessions.values()):
             if failure is None or session.failure == failure:
                 session.executor.interrupt()
@@ -420,7 +420,7 @@ class LiveHost:
 
 
 def _close_database_connections() -> None:
-    """Django opens a connection per thread; a shell that sits idle must not hold one."""
+    """Django opens a connection per thread; an idle shell must not hold one."""
     django_db = sys.modules.get("django.db")
     if django_db is not None:
         with Guard("live shell: database connections"):
@@ -428,7 +428,7 @@ def _close_database_connections() -> None:
 
 
 def _merged(pieces: list[Piece], more: list[Piece]) -> list[Piece]:
-    """The pieces one after the other; output to one stream becomes one piece, as print writes in bits."""
+    """Concatenate pieces. Output to one stream becomes one piece, as print writes several."""
     if pieces and more and pieces[-1].kind == more[0].kind == "output" and pieces[-1].stream == more[0].stream:
         joined = Piece("output", pieces[-1].text + more[0].text, more[0].stream)
         return [*pieces[:-1], joined, *more[1:]]
@@ -436,7 +436,7 @@ def _merged(pieces: list[Piece], more: list[Piece]) -> list[Piece]:
 
 
 class Packer:
-    """Joins what waits for one session and signs it. Called by the sender's thread only."""
+    """Joins and signs the waiting replies of a session. Called by the sender's thread only."""
 
     PIECES = 200
 
@@ -446,7 +446,7 @@ class Packer:
         self._sequences: dict[str, int] = {}
 
     def pack(self, items: list[Outgoing]) -> list[tuple[str, bytes]]:
-        """Signed messages in order; pieces of one command that wait together share one."""
+        """Signed messages in order; waiting pieces of one command share one."""
         joined: list[Outgoing] = []
         for item in items:
             last = joined[-1] if joined else None

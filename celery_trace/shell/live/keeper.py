@@ -1,12 +1,12 @@
 """
-Keeps the objects of a process's last failures, so that they can be looked into while the process lives.
+Keeps the objects of a process's last failures for the live shell, while the process lives.
 
-What is kept are copies of the frames' dictionaries (Celery clears the frames themselves right after
-``task_failure``), references to the modules' globals, the exception and the context variables. It is bounded
-by number, age and estimated memory; the oldest go first, and each coming and going is a record.
+It keeps copies of the frames' dictionaries (Celery clears the frames right after ``task_failure``), references to the
+modules' globals, the exception and the context variables. Number, age and estimated memory are limited; the oldest are
+released first, and keeping and releasing each write a record.
 
-Nothing is spent before the first failure. Then one daemon thread listens on one connection until nothing is
-kept any more. A broker that is away is its problem alone: :meth:`Keeper.keep` never waits for it.
+It costs nothing before the first failure. Then one daemon thread listens on one connection until nothing is kept any
+more. :meth:`Keeper.keep` never waits for the broker.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from celery_trace.shell.live.estimate import estimate_bytes
 from celery_trace.shell.live.host import LiveHost, Packer, Target
 from celery_trace.shell.trace_object import ShellFacts, ShellFrame, Trace
 
-#: Most frames of one failure that are kept.
+#: Most frames kept of one failure.
 FRAMES = 200
-#: How long a goodbye may hold up the end of a process, seconds.
+#: How long ending sessions may delay the end of a process, seconds.
 GOODBYE_S = 0.04
 _CONTEXT_LINES = 5
 
@@ -56,15 +56,15 @@ class _HeldFailure:
         self.bytes = size
         self.until_s = until_s
         self.until_monotonic_s = until_monotonic_s
-        #: Frames of Celery's that hold the exception and were not over when it was kept.
+        #: Celery's frames that hold the exception and were still running when it was kept.
         self.unfinished = _celerys_frames(trace.exception)
 
     def clear_finished_frames(self) -> None:
         """
-        Empty Celery's frames once they are over.
+        Clear Celery's frames once they have finished.
 
-        Celery clears the user's frames itself, but can't clear its own while it runs. What that one holds in the end, a
-        copy of the whole stack made to be sent, is a hundred times as large as most failures.
+        Celery clears the user's frames, but can't clear its own running one, which in the end holds a copy of the whole
+        stack for sending: a hundred times as large as most failures.
         """
         self.unfinished = [frame for frame in self.unfinished if not _is_cleared(frame)]
 
@@ -73,11 +73,11 @@ class Keeper:
     """
     A process's kept failures and the thread that makes them reachable.
 
-    Not usable across a fork: the child makes its own.
+    Not usable across a fork: a child creates its own.
 
     Args:
-        emit: Takes the records; thread-safe.
-        connect: Makes a fresh broker connection (:class:`kombu.Connection`).
+        emit: Writes records; thread-safe.
+        connect: Opens a new broker connection (:class:`kombu.Connection`).
     """
 
     def __init__(
@@ -112,19 +112,19 @@ class Keeper:
 
     @property
     def kept_bytes(self) -> int:
-        """Estimated memory of what is kept."""
+        """Estimated memory of the kept failures."""
         return sum(held.bytes for held in list(self._held.values()))
 
     @property
     def listening(self) -> bool:
-        """Whether the thread that hears commands is there."""
+        """Whether the thread that reads commands is running."""
         return self._receiver is not None
 
     def keep(self, failure: Failure, error: BaseException) -> None:
         """
-        Keep a failure's objects. To be called while its frames are intact, in the thread that failed.
+        Keep a failure's objects. To be called in the thread that failed, while its frames are intact.
 
-        What is over a limit is let go at once, this one included.
+        Failures beyond a limit are released at once, including this one.
         """
         with Guard("live keeper: keep"):
             if self._closed or self._settings.keep_failures < 1 or self._settings.keep_seconds <= 0:
@@ -133,7 +133,7 @@ class Keeper:
             if trace is None:
                 return
             if self._key is None:
-                # First: what nobody could reach had better not be kept.
+                # First, as an unreachable failure should not be kept.
                 self._key = load_key(self._settings)
             now_s, seconds = self._clock.now_s(), self._settings.keep_seconds
             held = _HeldFailure(
@@ -163,7 +163,7 @@ class Keeper:
                 held.clear_finished_frames()
 
     def _over_limits(self) -> list[_HeldFailure]:
-        """Under the lock: take out the oldest until number and memory are within the limits."""
+        """Under the lock: remove the oldest until number and memory are within the limits."""
         gone = []
         while self._held and (
             len(self._held) > self._settings.keep_failures or self.kept_bytes > self._settings.keep_bytes
@@ -172,11 +172,11 @@ class Keeper:
         return gone
 
     def drop(self, failure_id: str) -> bool:
-        """Let go of a failure on request; False if it is not kept."""
+        """Release a failure on request; False if it is not kept."""
         return self._release(failure_id, "dropped")
 
     def drop_all(self) -> int:
-        """Let go of everything on request; how many there were."""
+        """Release all failures on request; returns their number."""
         return sum(self._release(failure_id, "dropped") for failure_id in list(self._held))
 
     def _release(self, failure_id: str, why: str) -> bool:
@@ -247,7 +247,7 @@ class Keeper:
                 self._receiver = self._host = self._sender = None
         if sender is not None:
             sender.close()
-        # A failure may have been kept while this thread was on its way out.
+        # A failure may have been kept while this thread was ending.
         with Guard("live keeper: next thread"):
             self._ensure_thread()
 
@@ -266,9 +266,9 @@ class Keeper:
 
     def close(self, how: str) -> None:
         """
-        Let go of everything and say so; ``how`` is ``shutdown``, ``recycled`` and the like.
+        Release everything and write records of it; ``how`` is ``shutdown``, ``recycled`` or similar.
 
-        Waits at most :data:`GOODBYE_S` for the goodbye to open sessions, and not at all without one.
+        Waits at most :data:`GOODBYE_S` for open sessions to be notified; not at all without sessions.
         """
         with Guard("live keeper: close"):
             with self._lock:
@@ -294,11 +294,11 @@ def live_trace(failure: Failure, error: BaseException) -> Trace | None:
     """
     The context of a failure from its exception, while the frames are intact.
 
-    The frames are those of the failure's capture, in its order, so that a frame has the same number on the
-    page and in the shell. Without a capture they are all, innermost first.
+    The frames are those of the failure's capture, in its order, so that a frame has the same number on the page and in
+    the shell. Without a capture all frames are used, innermost first.
 
     Returns:
-        None when there is no frame to look into.
+        None if there is no frame.
     """
     stack = list(_frames(error))[::-1]
     if not stack:
@@ -308,7 +308,7 @@ def live_trace(failure: Failure, error: BaseException) -> Trace | None:
         if _is_celerys(frame.f_code):
             arguments, keywords = frame.f_locals.get("args"), frame.f_locals.get("kwargs")
         elif failure.request is not None and "request" in frame.f_locals:
-            request = frame.f_locals["request"]  # the outermost one stays: the loop ends there
+            request = frame.f_locals["request"]  # the outermost one wins
     frames = [_shell_frame(frame, line, in_app=in_app) for frame, line, in_app in _as_captured(failure, stack)]
     task = {name: getattr(failure, name) for name in ("name", "task_id", "retries", "worker", "pid", "hostname")}
     if failure.task is not None:
@@ -329,7 +329,7 @@ def _is_celerys(code: types.CodeType) -> bool:
 
 
 def _celerys_frames(error: BaseException | None) -> list[types.FrameType]:
-    """The frames of an exception's traceback in which Celery runs a task, with those that called them."""
+    """The frames of an exception's traceback in which Celery runs a task, with their callers."""
     found: list[types.FrameType] = []
     for outer, _line in _frames(error) if error is not None else ():
         frame: types.FrameType | None = outer if _is_celerys(outer.f_code) else None
@@ -340,7 +340,7 @@ def _celerys_frames(error: BaseException | None) -> list[types.FrameType]:
 
 
 def _is_cleared(frame: types.FrameType) -> bool:
-    """Clear a frame if it is over; False while it runs."""
+    """Clear a frame if it has finished; False while it runs."""
     try:
         frame.clear()
     except RuntimeError:

@@ -1,9 +1,9 @@
 """
-A stored failure becomes values again, as far as they were plain.
+Recreates the values of a stored failure, as far as they were plain.
 
-Lists, dicts, texts, numbers, dates, Decimal, UUID and Path come back as themselves; other objects come back
-as stand-ins with their class's name and their captured attributes. What was cut, redacted or never
-captured is a word that says so. Nothing of the project is imported, and nothing is unpickled.
+Lists, dicts, texts, numbers, dates, Decimal, UUID and Path become real values; other objects become stand-ins with
+their class's name and their captured attributes. A placeholder marks what was cut, redacted or not captured. No code of
+the project is imported, and nothing is unpickled.
 
 Only the standard library: this runs in the sandbox.
 """
@@ -30,7 +30,7 @@ _TIMEDELTA = re.compile(r"(?:(-?\d+) days?, )?(\d+):(\d+):(\d+)(?:\.(\d{6}))?\Z"
 
 
 class NotCaptured(ShellObject):
-    """Stands where a value was redacted, cut off by a limit, or can't be recreated."""
+    """A placeholder for a value that was redacted, cut by a limit, or can't be recreated."""
 
     def __init__(self, word: str) -> None:
         self._word = word
@@ -44,11 +44,11 @@ class NotCaptured(ShellObject):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise AttributeError(f"{self._word}: there is no .{name} to look at")
+        raise AttributeError(f"{self._word}: it has no .{name}")
 
 
 REDACTED = NotCaptured("redacted")
-ABSENT = NotCaptured("absent: cut off by a limit of the capture")
+ABSENT = NotCaptured("absent: cut by a limit of the capture")
 
 
 class CutText(str):
@@ -62,7 +62,7 @@ class CutText(str):
 
 
 class CutList(list[Any]):
-    """A list whose end was not captured; ``true_length`` is what it had."""
+    """A list whose end was not captured; ``true_length`` is the original length."""
 
     true_length = -1
 
@@ -73,7 +73,7 @@ class CutList(list[Any]):
 
 
 class CutDict(dict[Any, Any]):
-    """A dict of which not all was captured; ``true_length`` is what it had."""
+    """A dict that was not captured completely; ``true_length`` is the original length."""
 
     true_length = -1
 
@@ -131,13 +131,13 @@ class Heap:
     def __init__(self, nodes: Sequence[Any]) -> None:
         self._nodes = nodes
         self._values: dict[int, Any] = {}
-        #: How often the building of a node has begun. A tuple is reached again before it is there where it holds, say,
-        #: a list that holds it; then the list is there, so that a third time is a forgery that would never end.
+        #: How often the building of a node has started. A tuple is reached a second time before it exists if it holds,
+        #: say, a list that holds it. The list exists then, so a third time is a forgery that would never end.
         self._begun: Counter[int] = Counter()
         self._classes: dict[tuple[str, str], type] = {}
 
     def value(self, ref: Any) -> Any:
-        """The value of a reference; :data:`ABSENT` for one that leads nowhere."""
+        """The value of a reference; :data:`ABSENT` for an invalid one."""
         if type(ref) is not int or not 0 <= ref < len(self._nodes):
             return ABSENT
         if ref not in self._values:
@@ -180,7 +180,7 @@ class Heap:
             if isinstance(mapping, CutDict):
                 mapping.true_length = max(length, len(mapping) + cut)
         elif kind in ("set", "frozenset"):
-            # A cycle through a set goes through an object, which then exists; the set itself may be seen unfinished.
+            # A cycle through a set contains an object, which exists by then; the set itself may be seen incomplete.
             members = {self._hashable(item) for item in items}
             self._values[ref] = frozenset(members) if kind == "frozenset" else members
         elif kind == "tuple":
@@ -218,7 +218,7 @@ class Heap:
         try:
             hash(value)
         except TypeError:
-            return NotCaptured(f"a {type(value).__name__} that can't be a key")
+            return NotCaptured(f"a {type(value).__name__}, which can't be a key")
         return value
 
     def _class(self, type_: str, form: str) -> type:
@@ -248,7 +248,7 @@ class Heap:
         for name, item in zip(names, items, strict=False):
             members[str(name)] = self.value(item)
         if value is not None or note or cut:
-            # ShellFacts about this one object stand in a class of its own, where no attribute can hide them.
+            # Each object has its own class with its facts, where no attribute can hide them.
             own = type(
                 type(stand_in).__name__,
                 (type(stand_in),),
@@ -284,7 +284,7 @@ def _timedelta(text: str) -> datetime.timedelta:
 
 
 def _bytes(text: str) -> bytes:
-    # The capture wrote what is no UTF-8 as \xNN; a text that had that from the start can't be told apart.
+    # The capture wrote non-UTF-8 bytes as \xNN, which can't be distinguished from a text with these characters.
     return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found.group(1), 16)]), text.encode("utf-8"))
 
 
@@ -299,8 +299,7 @@ def _fraction(text: str) -> fractions.Fraction:
     return fractions.Fraction(text)
 
 
-#: A number is parsed from so many characters at most: what Python's own limit for an int is. A forged capture's text
-#: may be of any length.
+#: Most characters of a number, Python's own limit for an int: a forged capture's text may have any length.
 _MOST_PARSED = dict.fromkeys(("Decimal", "Fraction", "int", "float", "complex", "range", "timedelta"), 4300)
 
 _FROM_TEXT: dict[str, Any] = {
@@ -327,11 +326,11 @@ _FROM_TEXT: dict[str, Any] = {
 
 def recreated_trace(failure: Mapping[str, Any], leaks: Sequence[Mapping[str, Any]]) -> Trace:
     """
-    The context of a stored failure.
+    The ``trace`` object of a stored failure.
 
     Args:
         failure: A :class:`celery_trace.model.Failure` as JSON has it.
-        leaks: Rows of the leak table that concern its task.
+        leaks: Rows of the leak table for its task.
     """
     capture = failure.get("capture") or {}
     heap = Heap(capture.get("heap") or [])
@@ -341,7 +340,7 @@ def recreated_trace(failure: Mapping[str, Any], leaks: Sequence[Mapping[str, Any
     task: dict[str, Any] = dict(failure.get("task") or {})
     for name in ("name", "task_id", "worker", "pid", "hostname", "outcome", "duration_s", "note"):
         task.setdefault(name, failure.get(name))
-    task.setdefault("retries", failure.get("retries", 0))  # a record leaves out what is as usual
+    task.setdefault("retries", failure.get("retries", 0))  # a record omits default values
     request = failure.get("request")
     return Trace(
         frames,
@@ -365,7 +364,7 @@ def _frame(frame: Mapping[str, Any], heap: Heap) -> ShellFrame:
     if frame.get("locals_cut"):
         notes.append(f"{frame['locals_cut']} more variables of this frame were not captured.")
     if frame.get("folded"):
-        notes.append(f"{frame['folded']} equal frames are folded behind this one.")
+        notes.append(f"{frame['folded']} equal frames after this one are folded.")
     if frame.get("note"):
         notes.append(str(frame["note"]))
     return ShellFrame(
@@ -380,7 +379,7 @@ def _frame(frame: Mapping[str, Any], heap: Heap) -> ShellFrame:
 
 
 class CapturedError(ShellObject):
-    """An exception as it was captured: ``type``, ``message``, ``notes``, ``cause`` and its attributes."""
+    """A captured exception: ``type``, ``message``, ``notes``, ``cause`` and its attributes."""
 
     def __init__(self, type_: str, module: str, message: str, members: Mapping[str, Any]) -> None:
         self.type, self.module, self.message = type_, module, message
