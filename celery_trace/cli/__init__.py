@@ -1,7 +1,7 @@
 """
-The subcommands of ``celery trace``: what the store knows, in a terminal or as JSON.
+The subcommands of ``celery trace``: the store's contents in a terminal or as JSON.
 
-Each prints a table, or with ``--format json`` the very objects of the JSON API.
+Each prints a table, or with ``--format json`` the objects of the JSON API.
 """
 
 import click

@@ -1,4 +1,4 @@
-"""``celery trace alerts``: states, and what a person does about them."""
+"""``celery trace alerts``: list, acknowledge, silence and test alerts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from celery_trace.text.escape import escaped
 @command
 @listing(
     click.option("--state", type=click.Choice(["pending", "firing", "resolved"]), default=None),
-    click.option("--ack", metavar="ID", default=None, help="Acknowledge: no repeats until it fires anew."),
-    click.option("--silence", metavar="ID", default=None, help="Deliver nothing about it, for the time of --for."),
-    click.option("--for", "for_s", type=Duration(), default="1h", show_default=True, help="How long it is silenced."),
+    click.option("--ack", metavar="ID", default=None, help="Acknowledge: no repeats until it fires again."),
+    click.option("--silence", metavar="ID", default=None, help="Deliver nothing about it for the time of --for."),
+    click.option("--for", "for_s", type=Duration(), default="1h", show_default=True, help="How long to silence it."),
     click.option("--evaluate", is_flag=True, help="Evaluate the rules once and deliver, as the monitor does."),
     click.option("--test", metavar="CHANNEL", default=None, help="Send a test message; 'all' tests every channel."),
     click.option("--rules", "rules_", is_flag=True, help="Show the rules in force, and the channels."),
@@ -28,10 +28,10 @@ def alerts(
     session: Session, state: str | None, ack: str | None, silence: str | None, for_s: float, evaluate: bool,
     test: str | None, rules_: bool, deliveries: bool, limit: int, cursor: str | None,
 ) -> None:  # fmt: skip
-    """Alerts and their states; acknowledge, silence, test."""
+    """List, acknowledge, silence and test alerts."""
     style = session.style
     if sum(map(bool, (ack, silence, evaluate, test, rules_, deliveries))) > 1:
-        raise Refusal("One thing at a time: --ack, --silence, --evaluate, --test, --rules or --deliveries.")
+        raise Refusal("Use only one of --ack, --silence, --evaluate, --test, --rules and --deliveries.")
     if rules_:
         _show_rules(session)
         return
@@ -60,15 +60,15 @@ def _show_rules(session: Session) -> None:
     try:
         with session.store() as (_, queries):
             stored = queries.alert_rules()
-    except Unavailable:  # a store that is down or not made yet has no rules of its own
+    except Unavailable:  # a store that is down or does not exist yet has no rules
         stored = None
     in_force = rules.in_force(session.settings.alert_rules, stored)
     labels = [channel.label for channel in channels.channels(session.settings.alert_channels)]
     text = rendered.rules(((rule, rules.kind_of(rule)) for rule in in_force), session.style)
     named = ", ".join(labels) or "none; set trace_alert_channels, see docs/alerts.md"
-    whose = f"The rules were set in the monitor by {escaped(stored.by or 'somebody')}.\n" if stored else ""
+    origin = f"The rules were set in the monitor by {escaped(stored.by or 'an unknown user')}.\n" if stored else ""
     session.show(
-        f"{text}\n{whose}Channels: {escaped(named)}\n",
+        f"{text}\n{origin}Channels: {escaped(named)}\n",
         {"rules": list(map(rules.describe, in_force)), "channels": labels, "set_by": stored.by if stored else None},
     )
 
@@ -76,11 +76,9 @@ def _show_rules(session: Session) -> None:
 def _test_channels(session: Session, engine: AlertEngine, test: str) -> None:
     labels = engine.channel_labels
     if not labels:
-        raise Refusal(
-            "There is no channel to test. Set trace_alert_channels, for example to log: (see docs/alerts.md)."
-        )
+        raise Refusal("No channel is configured. Set trace_alert_channels, for example to log: (see docs/alerts.md).")
     if test != "all" and test not in labels:
-        raise Refusal(f"There is no channel {escaped(test)}. Channels are: {', '.join(labels)}; or all.")
+        raise Refusal(f"Unknown channel {escaped(test)}. Channels: {', '.join(labels)}, or all.")
     done = [engine.test(label) for label in (labels if test == "all" else [test])]
     session.show(rendered.deliveries(done, session.style), {"deliveries": done, "next": None})
     if not all(delivery.ok for delivery in done):

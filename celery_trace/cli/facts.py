@@ -1,4 +1,4 @@
-"""The subcommands that show what the store knows, and the one that looks inside a failure."""
+"""The subcommands that show the store's contents, and the one that opens a shell into a failure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from celery_trace.model import Outcome, Verdict
     click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), default=None),
 )  # fmt: skip
 def leaks(session: Session, **filters: Any) -> None:
-    """What leaks, how much a run, and where."""
+    """List leaks: how much per run, and where."""
     with session.store() as (_, queries):
         page = queries.leaks(**filters)
     session.page(page, leak_text.leaks(page.rows, session.style))
@@ -43,12 +43,12 @@ def leaks(session: Session, **filters: Any) -> None:
 @listing(
     KIND, NAME, WORKER, SEARCH, SINCE,
     click.option("--outcome", type=click.Choice([outcome.value for outcome in Outcome]), default=None),
-    click.option("--task-id", default=None, help="Of one task."),
-    click.option("--fingerprint", default=None, help="Of one group."),
-    click.option("--live", is_flag=True, default=None, help="Only those whose process still holds their objects."),
+    click.option("--task-id", default=None, help="Only this task's."),
+    click.option("--fingerprint", default=None, help="Only this group's."),
+    click.option("--live", is_flag=True, default=None, help="Only those whose process still holds the objects."),
 )  # fmt: skip
 def failures(session: Session, **filters: Any) -> None:
-    """What failed, was killed or was lost; the newest first."""
+    """List failed, killed and lost runs, newest first."""
     with session.store() as (_, queries):
         page = queries.failures(**filters)
     session.page(page, failure_text.failures(page.rows, session.style))
@@ -57,7 +57,7 @@ def failures(session: Session, **filters: Any) -> None:
 @command
 @listing(SINCE)
 def workers(session: Session, **filters: Any) -> None:
-    """Workers and their processes, with memory and what measuring costs."""
+    """List workers and their processes, with memory and overhead."""
     with session.store() as (_, queries):
         page = queries.workers(**filters)
         forecasts = queries.forecasts()
@@ -66,13 +66,13 @@ def workers(session: Session, **filters: Any) -> None:
     session.page(page, text, forecasts=forecasts, proposals=dict(proposals))
 
 
-# --- one ----------------------------------------------------------------------------------------------------
+# --- details ------------------------------------------------------------------------------------------------
 
 
 @command
 @click.argument("id")
 def show(session: Session, id: str) -> None:
-    """One leak, failure, alert or shell session, by its id."""
+    """Show a leak, failure, alert or shell session by its id."""
     with session.store() as (_, queries):
         read: Any
         text: Any
@@ -91,11 +91,11 @@ def show(session: Session, id: str) -> None:
 
 @command
 @click.argument("id")
-@click.option("--recreated", is_flag=True, help="From the capture, even where the process still lives.")
+@click.option("--recreated", is_flag=True, help="Use the capture, even if the process still lives.")
 def shell(session: Session, id: str, recreated: bool) -> None:
-    """Look inside a failure: live in the process that failed, or recreated from what was captured."""
+    """Open a shell into a failure: live in the process that failed, or recreated from its capture."""
     if session.settings.shell == "off":
-        raise Refusal("The shell is off (trace_shell = 'off'). Set CELERY_TRACE_SHELL=recreated to look at captures.")
+        raise Refusal("The shell is off (trace_shell = 'off'). Set CELERY_TRACE_SHELL=recreated to use captures.")
     with session.store() as (store, queries):
         if queries.failure_record(id) is None:
             raise unknown(id, "failure")

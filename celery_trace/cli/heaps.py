@@ -1,4 +1,4 @@
-"""The subcommand that shows kept memory by call stack, and writes it as a flame graph for other tools."""
+"""The subcommand that shows retained memory by call stack, and writes flame graphs for other tools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celery_trace.heap import flames
 from celery_trace.model import Kind
 from celery_trace.text.escape import escaped
 
-#: What is written in files for other tools, and how they are called.
+#: File formats for other tools.
 _FILES = ("collapsed", "speedscope", "pprof")
 
 
@@ -24,11 +24,11 @@ _FILES = ("collapsed", "speedscope", "pprof")
 @click.argument("name")
 @click.option("--kind", type=click.Choice([kind.value for kind in Kind]), default="task", show_default=True)
 @click.option("--compare", default="", metavar="AGE|release:NAME",
-              help="The difference to an age ago (1h, 7d), or of a run to an earlier release.")  # fmt: skip
+              help="Compare with an age ago (1h, 7d), or runs with an earlier release.")  # fmt: skip
 @SINCE
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Write a file (0600).")
 def kept(session: Session, name: str, kind: str, compare: str, since_s: float | None, output: Path | None) -> None:
-    """What the runs of NAME have left alive, by call stack: a flame graph of kept memory."""
+    """Show the memory that runs of NAME retain, by call stack: a flame graph."""
     if session.shape == "pprof" and output is None:
         raise Refusal("A pprof file is binary: add --output FILE.")
     with session.store() as (_, queries):
@@ -36,7 +36,7 @@ def kept(session: Session, name: str, kind: str, compare: str, since_s: float | 
             view = queries.heap_view(kind, name, compare=compare, since_s=since_s)
             need = queries.need(kind, name, since_s=since_s)
         except ValueError as error:
-            raise Refusal(f"--compare can't be used: {escaped(str(error))}.") from None
+            raise Refusal(f"Invalid --compare: {escaped(str(error))}.") from None
     if session.shape == "collapsed":
         text = flames.collapsed(view.stacks).encode()
     elif session.shape == "speedscope":

@@ -1,4 +1,4 @@
-"""The subcommands that keep an installation well: prune, export, collect, doctor."""
+"""The maintenance subcommands: prune, export, collect, doctor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from celery_trace.queries import Queries
     from celery_trace.transports import Transport
 
-#: How long a prune gives space back in small steps, seconds; the collector goes on with it.
+#: Time limit for freeing disk space in small steps after pruning, seconds; the collector continues with it.
 GIVE_BACK_S = 10.0
 
 
@@ -42,8 +42,8 @@ GIVE_BACK_S = 10.0
 @click.option(
     "--vacuum",
     is_flag=True,
-    help="Then give the free space of an SQLite file back to the disk. Writers wait for it, and it needs twice the "
-    "file's size on the disk.",
+    help="Then shrink an SQLite file by its free space. Writers wait meanwhile, and it needs twice the file's size "
+    "on the disk.",
 )
 def prune(
     session: Session,
@@ -53,7 +53,7 @@ def prune(
     keep_bytes: int | None,
     vacuum: bool,
 ) -> None:
-    """Remove what is older or more than the retention keeps, now."""
+    """Remove records beyond the retention settings now."""
     from celery_trace.stores import sizes
 
     given = {
@@ -70,31 +70,32 @@ def prune(
     rows = sorted(pruned.rows.items())
     text = table(
         [TableColumn("TABLE"), TableColumn("ROWS REMOVED", right=True)], rows, session.style,
-        "Nothing was too old or too much.",
+        "Nothing to remove.",
     )  # fmt: skip
-    said = [f"{size(given_back)} were given back to the disk."] if given_back else []
-    said += sizes.sentences(found, session.style.now_s) if found is not None else []
+    lines = [f"{size(given_back)} of disk space were freed."] if given_back else []
+    lines += sizes.sentences(found, session.style.now_s) if found is not None else []
     answer = {"pruned": pruned.rows, "total": pruned.total, "given_back_bytes": given_back, "size": found}
-    session.show(text + "".join(f"{line}\n" for line in said), answer)
+    session.show(text + "".join(f"{line}\n" for line in lines), answer)
 
 
 EXPORTS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
-#: What has no object of the JSON API, and is exported as a table only.
+#: Tables without an object in the JSON API.
 TABLES = ("processes", "totals", "samples", "windows", "heap_profiles", "deliveries", "audit")
 
 
 @functools.partial(command, shapes=("table", "json", "parquet"))
-@click.option("--what", type=click.Choice(EXPORTS + TABLES), multiple=True, help="Repeatable; by default all of them.")
-@click.option("--since", "since_s", type=Since(), default=None, help="Not older than, such as 12h or 7d.")
-@click.option("--details", is_flag=True, help="Failures with their frames and locals, shells with their lines.")
-@click.option("--output", type=click.Path(), default="-", help="A file instead of the terminal; for parquet a folder.")
+@click.option("--what", type=click.Choice(EXPORTS + TABLES), multiple=True, help="Repeatable; by default all.")
+@click.option("--since", "since_s", type=Since(), default=None, help="Only newer than this, such as 12h or 7d.")
+@click.option("--details", is_flag=True, help="Include frames and locals of failures and lines of shells.")
+@click.option(
+    "--output", type=click.Path(), default="-", help="A file (default: standard output); for parquet a folder."
+)
 def export(session: Session, what: tuple[str, ...], since_s: float | None, details: bool, output: str) -> None:
     """
-    Everything, to keep or to analyse elsewhere.
+    Export the store's records.
 
-    As JSON it is one object a line, {"record": "leak", …} and so on, in the shapes of the JSON API. As Parquet it is
-    the store's tables, one file each in the folder --output, for DuckDB, pandas and the like; it needs
-    celery-trace[parquet].
+    JSON has one object per line, such as {"record": "leak", …}, in the shapes of the JSON API. Parquet has the store's
+    tables, one file each in the folder --output, for DuckDB, pandas and similar tools; it needs celery-trace[parquet].
     """
     if session.shape == "parquet":
         _export_parquet(session, what, since_s, output)
@@ -102,7 +103,7 @@ def export(session: Session, what: tuple[str, ...], since_s: float | None, detai
     with session.store() as (_, queries), _file(output) as file:
         for noun in what or EXPORTS:
             if noun in TABLES:
-                raise Refusal(f"{noun} are exported as a table only. Add --format parquet --output FOLDER.")
+                raise Refusal(f"{noun} can be exported as a table only. Add --format parquet --output FOLDER.")
             if session.json:
                 for row in _rows(queries, noun, since_s):
                     whole = _detail(queries, noun, row) if details else row
@@ -111,7 +112,7 @@ def export(session: Session, what: tuple[str, ...], since_s: float | None, detai
             elif noun in _TEXTS:
                 file.write(f"{noun.upper()}\n\n{_TEXTS[noun](list(_rows(queries, noun, since_s)), session.style)}\n")
             elif what:
-                raise Refusal(f"There is no table of {noun}. Add --format json.")
+                raise Refusal(f"{noun} can be exported as JSON only. Add --format json.")
 
 
 _TEXTS: dict[str, Callable[[list[Any], Style], str]] = {
@@ -136,7 +137,7 @@ def _export_parquet(session: Session, what: tuple[str, ...], since_s: float | No
 
 @contextmanager
 def _file(output: str) -> Iterator[TextIO]:
-    """Standard output for ``-``, otherwise a new file that only its owner can read: locals stand in it."""
+    """Standard output for ``-``, otherwise a new file that only its owner can read, as it contains locals."""
     if output == "-":
         yield sys.stdout
         return
@@ -168,9 +169,9 @@ def _detail(queries: Queries, noun: str, row: Any) -> Any:
 
 
 @command
-@click.option("--once", is_flag=True, help="One round: hand on what stands in the spool now, then end.")
+@click.option("--once", is_flag=True, help="Deliver what is in the spool now, then end.")
 def collect(session: Session, once: bool) -> None:
-    """Run the collector here, in the foreground: spool to store (or broker)."""
+    """Run the collector in the foreground: spool to store (or broker)."""
     import logging
     import signal
     import threading
@@ -206,7 +207,7 @@ def collect(session: Session, once: bool) -> None:
     finally:
         collector.close()
     status = collector.status
-    session.show(f"{status.delivered} records were handed on, {status.corrupt} set aside.\n", status)
+    session.show(f"{status.delivered} records were delivered, {status.corrupt} set aside.\n", status)
 
 
 @command

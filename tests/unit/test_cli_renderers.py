@@ -82,9 +82,9 @@ def test_a_table_lines_up_and_takes_no_more_than_it_needs() -> None:
 
 
 def test_an_empty_table_says_so() -> None:
-    assert leaks.leaks([], PLAIN).startswith("No leak was found.")
+    assert leaks.leaks([], PLAIN).startswith("No leaks.")
     assert "CELERY_TRACE=1" in workers.workers([], PLAIN)
-    assert failures.failures([], PLAIN) == "No failure was recorded.\n"
+    assert failures.failures([], PLAIN) == "No failures.\n"
 
 
 DEEP = "deep/" * 20
@@ -125,7 +125,7 @@ def test_a_narrow_terminal_cuts_names_in_their_middle_and_leaves_spare_columns_o
     narrow = table(columns, rows, Style(now_s=0, width=32)).splitlines()
     assert narrow[0] == "ID                WHERE"
     assert narrow[2].endswith("ks.py:7")
-    assert narrow[3] == "No room for RUNS."
+    assert narrow[3] == "Hidden columns: RUNS."
     assert table(columns, rows, Style(now_s=0, width=16)).count("abcdef") <= 1  # an id is folded, not cut
 
 
@@ -210,7 +210,7 @@ def test_a_leak_is_told_with_line_holder_and_types() -> None:
         ),
         PLAIN,
     )  # fmt: skip
-    assert "keeps      4.9 KiB a run" in text
+    assert "retains    4.9 KiB per run" in text
     assert "/srv/shop.py:7 in leak\n    _cache.append(x)" in text
     assert "called from\n  /srv/run.py:3 in main" in text
     assert "Held by\n  shop._cache (dict)\n    └ 'orders' (list)" in text

@@ -44,7 +44,7 @@ def test_a_healthy_installation_has_nothing_to_do_but_switch_on(folder: Path, ow
     for check in ("store", "collector", "broker", "trace_dir", "alert rules", "alert channels", "python", "flower"):
         assert found[check].level == "ok", found[check]
     assert "schema" in found["store"].found
-    assert found["switched on"].level == "warn"
+    assert found["enabled"].level == "warn"
 
 
 def test_every_finding_that_is_not_ok_says_what_to_do(folder: Path) -> None:

@@ -261,7 +261,7 @@ def test_a_pprof_file_from_the_command_needs_a_place(tmp_path: Path) -> None:
     assert "/srv/shop/tasks.py:9 in charge" in table
     assert "890 B" not in table
     compared = run("--compare", "release:1.8.1").stdout
-    assert "keeps 900 B a run with release 1.8.2, 10 B a run with release 1.8.1" in compared
+    assert "retains 900 B per run with release 1.8.2, 10 B per run with release 1.8.1" in compared
     assert json.loads(run("--format", "json").stdout)["need"]["runs"] == 150
     assert run("--format", "collapsed").stdout.startswith("charge (/srv/shop/tasks.py:9) 90000\n")
     assert json.loads(run("--format", "speedscope").stdout)["profiles"][0]["endValue"] == 91_000

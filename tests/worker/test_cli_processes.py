@@ -106,7 +106,7 @@ def test_the_collector_runs_in_the_foreground_until_it_is_told_to_end(
         assert process is not None
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(60) == 0
-    assert "records were handed on" in (tmp_path / "collect.log").read_text()
+    assert "records were delivered" in (tmp_path / "collect.log").read_text()
 
 
 def test_a_wrong_setting_ends_the_worker_at_its_start_with_the_reason(

@@ -12,7 +12,7 @@ from celery_trace.text.format import NONE, duration, moment, times
 
 
 def alerts(rows: Iterable[AlertView], style: Style) -> str:
-    """Alerts with what they say."""
+    """A table of alerts."""
     return table(
         [
             TableColumn("STATE"), TableColumn("SEVERITY", spare=True), TableColumn("RULE"),
@@ -27,7 +27,7 @@ def alerts(rows: Iterable[AlertView], style: Style) -> str:
             for alert in rows
         ),
         style,
-        "No alert. Rules are evaluated while the monitor runs, and by `celery trace alerts --evaluate`.",
+        "No alerts. Rules are evaluated while the monitor runs, and by `celery trace alerts --evaluate`.",
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def deliveries(rows: Iterable[Delivery], style: Style) -> str:
             for delivery in rows
         ),
         style,
-        "Nothing was delivered yet.",
+        "No deliveries yet.",
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def rules(in_force: Iterable[tuple[Rule, RuleKind]], style: Style) -> str:
             for rule, kind in in_force
         ),
         style,
-        "No rule is in force: trace_alert_rules is empty.",
+        "No rules: trace_alert_rules is empty.",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Leaks: a table of them, and one with its line, its holder and its types."""
+"""Leaks: a table, and one with its line, holder and types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery_trace.text.format import moment, percent, size
 
 
 def leaks(rows: Iterable[Leak], style: Style) -> str:
-    """The leak table: what each run keeps, where."""
+    """The leak table: how much each run leaks, and where."""
     return table(
         [
             TableColumn("VERDICT"), TableColumn("KEPT/RUN", right=True), TableColumn("KEPT", right=True, spare=True),
@@ -30,7 +30,7 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
             for leak in rows
         ),
         style,
-        "No leak was found. A verdict needs 120 runs of a task; `celery trace workers` shows what was seen.",
+        "No leaks. A verdict needs 120 runs of a task; `celery trace workers` shows the workers and their runs.",
     )  # fmt: skip
 
 
@@ -39,14 +39,14 @@ def _without_line(leak: Leak) -> str:
 
 
 def amount(leak: Leak) -> str:
-    """What one run keeps, in the unit that fits the leak."""
+    """What one run leaks, in the leak's unit."""
     if leak.resource in {"fds", "threads", "children"}:
         return f"{leak.kept_blocks_per_run:.3g} {leak.resource}"
     return size(leak.kept_bytes_per_run)
 
 
 def leak(found: Leak, style: Style) -> str:
-    """One leak: how much, where, what and what holds it."""
+    """One leak: how much, where, its types and holder."""
     lines = [
         style.paint(f"{found.kind} {escaped(found.name)}: {found.verdict}", OF_STATE.get(found.verdict, "bold")),
         "",
@@ -64,16 +64,16 @@ def leak(found: Leak, style: Style) -> str:
             TableColumn("COUNT", right=True),
             TableColumn("BYTES", right=True),
         ]
-        lines += ["", "What stays", table(columns, kinds, style)]
+        lines += ["", "Retained types", table(columns, kinds, style)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _facts(found: Leak) -> Iterator[str]:
-    yield fact("keeps", f"{amount(found)} a run, {size(found.kept_bytes_total)} in all")
+    yield fact("retains", f"{amount(found)} per run, {size(found.kept_bytes_total)} in total")
     seen = f"from {moment(found.first_seen)} to {moment(found.last_seen)}"
     yield fact("seen over", f"{found.runs} runs in {found.processes} processes, {seen}")
     if found.why:
-        sure = f" ({percent(found.confidence)} sure that it grows)" if found.confidence else ""
+        sure = f" ({percent(found.confidence)} confidence)" if found.confidence else ""
         yield fact("why", escaped(found.why) + sure)
     if found.waits_for:
         yield fact("waits for", escaped(found.waits_for))
@@ -83,7 +83,7 @@ def _facts(found: Leak) -> Iterator[str]:
     if found.bounded:
         yield fact("bounded by", escaped(found.bounded))
     if found.concurrent:
-        yield "  runs overlapped: the growth belongs to the process, not surely to this name"
+        yield "  runs overlapped: the growth is the process's, not certainly this name's"
     if found.note:
         yield fact("note", escaped(found.note))
 
@@ -98,7 +98,7 @@ def _where(found: Leak, style: Style) -> Iterator[str]:
 
 
 def stack(lines: Iterable[Line], style: Style) -> Iterator[str]:
-    """Lines of code, each with its place and its function."""
+    """Lines of code, each with its place and function."""
     for line in lines:
         yield f"  {style.place(line.file, line.line)} in {escaped(line.function or '?')}"
         if line.code:

@@ -1,4 +1,4 @@
-"""Workers with their processes, what reaches its limit, and the limits that they need."""
+"""Workers with their processes, forecasts, and proposed limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from celery_trace.text.format import NONE, percent, size
 
 
 def workers(rows: Iterable[WorkerView], style: Style) -> str:
-    """Workers, and their living processes below each; ended ones are counted."""
+    """Workers, with their living processes below each; ended ones are counted."""
     return table(
         [
             TableColumn("WORKER", elastic=True), TableColumn("STATE"), TableColumn("ROLE", spare=True),
@@ -53,16 +53,16 @@ def _line(process: ProcessView, style: Style) -> Sequence[Cell]:
 
 
 def _ended(processes: Sequence[ProcessView]) -> str:
-    """How many processes ended, and in which way: ``3 ended: 2 by exit, 1 killed``."""
+    """How processes ended: ``3 ended: 2 by exit, 1 killed``."""
     ways = Counter("by exit" if process.ended_how in {"", "exit"} else process.ended_how for process in processes)
     return f"{len(processes)} ended: " + ", ".join(f"{count} {how}" for how, count in sorted(ways.items()))
 
 
 def forecasts(found: Iterable[Forecast], proposals: Iterable[tuple[str, Proposal]], style: Style) -> str:
-    """What reaches its limit, and the limits that workers need, below their table."""
+    """Forecasts and proposed limits, shown below the table."""
     lines = [
         style.paint(f"{escaped(forecasting.who(one))} {escaped(forecasting.sentence(one))}.", "yellow")
-        + f" Now {size(one.used_bytes)}, {size(one.bytes_per_hour)} more an hour."
+        + f" Now {size(one.used_bytes)}, growing by {size(one.bytes_per_hour)} per hour."
         for one in found
     ]
     for worker, proposal in proposals:
