@@ -18,11 +18,11 @@ def read(payload: bytes | memoryview | None, kind: type[T], shared: bytes | memo
 
     Args:
         payload: From the row.
-        kind: What it is.
-        shared: The payload of the capture that it is a difference to, for a failure that has one.
+        kind: The record's class.
+        shared: For a failure stored as a difference, the payload of the capture.
 
     Returns:
-        None where there is none, or where a newer version wrote one that this version can't read.
+        None without a payload, or if a newer version wrote one that this version can't read.
     """
     if not payload:
         return None

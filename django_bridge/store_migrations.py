@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""Django's migrations run the store's own, on Django's connection."""
+"""Django migrations that run the store's own on Django's connection."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FIRST = "0001"
 
 class MigrateStore(Operation):
     """
-    One migration of :mod:`celery_trace.stores.migrations`.
+    Runs one migration of :mod:`celery_trace.stores.migrations`.
 
-    Going back changes no table: the store's migrations go forward only, and tables that are newer serve until they
-    are needed again. Only to go back before the first one (``migrate django_bridge zero``) drops all of them.
+    Migrating backwards changes no table: the store's migrations go forward only, and newer tables stay usable. Only
+    migrating back before the first one (``migrate django_bridge zero``) drops all tables.
 
     Args:
         revision: Its number, such as ``0002``.
@@ -32,7 +32,7 @@ class MigrateStore(Operation):
         self.revision = revision
 
     def state_forwards(self, app_label: str, state: Any) -> None:
-        """Django makes none of our tables, so it need not know how they looked before: the models are as they are."""
+        """Do nothing: Django creates none of our tables, so it needs no earlier state of the models."""
         from django.apps import apps
 
         if self.revision == FIRST:
@@ -40,7 +40,7 @@ class MigrateStore(Operation):
                 state.add_model(ModelState.from_model(model))
 
     def database_forwards(self, app_label: str, schema_editor: Any, _from_state: Any, _to_state: Any) -> None:
-        """Run it, unless the tables are as new: the store may have made them itself."""
+        """Run the migration, unless the store has already migrated its tables."""
         from celery_trace.stores import migration
 
         if not router.allow_migrate(schema_editor.connection.alias, app_label):
@@ -51,7 +51,7 @@ class MigrateStore(Operation):
             schema_editor.execute(statement, params=None)
 
     def database_backwards(self, app_label: str, schema_editor: Any, _from_state: Any, _to_state: Any) -> None:
-        """Drop all tables of the store before its first migration; nothing before that."""
+        """Drop all tables of the store when the first migration is undone; nothing for the others."""
         connection = schema_editor.connection
         if self.revision != FIRST or not router.allow_migrate(connection.alias, app_label):
             return
@@ -60,12 +60,12 @@ class MigrateStore(Operation):
                 schema_editor.execute(f"DROP TABLE {schema_editor.quote_name(name)}", params=None)
 
     def describe(self) -> str:
-        """What ``migrate --plan`` shows."""
+        """The text of ``migrate --plan``."""
         return f"Run migration {self.revision} of celery-trace's store"
 
 
 def _version(connection: Any) -> str:
-    """The tables' version; empty where none is noted, as in databases of Django before version 8."""
+    """The tables' version; empty if none is stored, as in Django databases before version 8."""
     if schema.VERSION_TABLE not in connection.introspection.table_names():
         return ""
     with connection.cursor() as cursor:
@@ -75,9 +75,9 @@ def _version(connection: Any) -> str:
 
 
 class StoreMigration(migrations.Migration):
-    """A migration of Django that runs the store's with the same number."""
+    """A Django migration that runs the store's with the same number."""
 
-    #: The name of the one before.
+    #: The name of the previous migration.
     after = ""
 
     def __init__(self, name: str, app_label: str) -> None:

@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""Makes Django's models from the tables of :mod:`celery_trace.stores.schema`."""
+"""Creates Django models from the tables of :mod:`celery_trace.stores.schema`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from django_bridge import configuration
 
 
 class StoreManager(models.Manager):
-    """Reads from the Django database that ``trace_store`` names, whatever the routers say."""
+    """Reads from the Django database that ``trace_store`` names, ignoring routers."""
 
     def get_queryset(self) -> Any:
-        """All rows, in the store's own database."""
+        """All rows, in the store's database."""
         rows = super().get_queryset()
         alias = configuration.database_alias(configuration.settings().store)
         return rows.using(alias) if alias is not None and self._db is None else rows
@@ -33,7 +33,7 @@ _FIELDS = {
 
 
 def field(column: schema.Column) -> Any:
-    """The field that reads a column."""
+    """The model field for a column."""
     options: dict[str, Any] = {}
     if column.type.length is not None:
         options["max_length"] = column.type.length
@@ -48,12 +48,12 @@ def field(column: schema.Column) -> Any:
 
 class StoreModel(ModelBase):
     """
-    The class of models that are made from a table of the store; Django never makes or changes such a table.
+    The metaclass of models of the store's tables, which Django never creates or changes.
 
     Args:
-        table: The table; without one it is a model like others, such as a proxy.
-        only: The columns; all of them if none is named.
-        verbose_name, and others: What would stand in ``Meta``.
+        table: The table; without one it is an ordinary model, such as a proxy.
+        only: The columns; by default all.
+        verbose_name, and others: Options for ``Meta``.
     """
 
     def __new__(
@@ -73,7 +73,7 @@ class StoreModel(ModelBase):
 
 
 class StoreRow(models.Model, metaclass=StoreModel):
-    """A row of the store, to be read."""
+    """A read-only row of the store."""
 
     objects = StoreManager()
 

@@ -229,7 +229,7 @@ def django_url(store_url: str) -> URL:
     driver = _DJANGO_BACKENDS.get(backend) or _driver_of_a_wrapper(alias)
     if driver is None:
         raise StoreUnavailable(
-            what, f"its ENGINE {database.get('ENGINE')!r} has no counterpart here", "Use sqlite3, postgresql or mysql."
+            what, f"its ENGINE {database.get('ENGINE')!r} is not supported", "Use sqlite3, postgresql or mysql."
         )
     name = str(database.get("NAME") or "")
     if driver == "sqlite":

@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""``manage.py trace_export``: everything as JSON Lines, to keep or to analyse elsewhere."""
+"""``manage.py trace_export``: export records as JSON Lines."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _WITHOUT_SINCE = frozenset(("alerts", "shells"))
 
 
 class Command(StoreCommand):
-    """One object a line, ``{"record": "leak", …}``, in the shapes of the JSON API."""
+    """One object per line, ``{"record": "leak", …}``, in the shapes of the JSON API."""
 
     help = "Write leaks, failures, groups, runs, workers, alerts and shells as JSON Lines."
 
     def add_arguments(self, parser: Any) -> None:
         """``--what``, ``--since``, ``--details``, ``--output``."""
-        parser.add_argument("--what", action="append", choices=NOUNS, help="repeatable; by default all of them")
-        parser.add_argument("--since", type=duration_s, metavar="TIME", help="not older than, such as 7d")
-        parser.add_argument("--details", action="store_true", help="failures with frames and locals, shells with lines")
-        parser.add_argument("--output", metavar="FILE", help="a file, made with mode 0600; by default the terminal")
+        parser.add_argument("--what", action="append", choices=NOUNS, help="repeatable; by default all")
+        parser.add_argument("--since", type=duration_s, metavar="TIME", help="only newer than this, such as 7d")
+        parser.add_argument("--details", action="store_true", help="include frames and locals, and shell lines")
+        parser.add_argument("--output", metavar="FILE", help="a file, created with mode 0600; default: standard output")
 
     def handle(
         self, *_: Any, what: list[str] | None, since: float | None, details: bool, output: str | None, **_options: Any
@@ -47,7 +47,7 @@ class Command(StoreCommand):
                 return
             count = 0
             try:
-                # Locals of failures are in it: nobody else needs to read it.
+                # It contains locals of failures, so others must not read it.
                 handle = private_files.open_output(Path(output))
             except OSError as error:
                 raise CommandError(f"Can't write {output}: {error.strerror}.") from None

@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""``manage.py trace_prune``: remove what is older or more than the retention keeps, for a cron job."""
+"""``manage.py trace_prune``: remove records beyond the retention settings, for a cron job."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from django_bridge.management.store_command import StoreCommand, duration_s
 
 
 class Command(StoreCommand):
-    """Prunes the store in small batches, while others write to it."""
+    """Prunes the store in small batches between which others can write."""
 
-    help = "Remove records older than CELERY_TRACE_RETENTION_DAYS, and what is more than the other retentions keep."
+    help = "Remove records older than CELERY_TRACE_RETENTION_DAYS or beyond the other retention settings."
 
     def add_arguments(self, parser: Any) -> None:
         """``--older-than``, ``--keep-runs``, ``--keep-failures``, ``--keep-bytes``."""
@@ -30,7 +30,7 @@ class Command(StoreCommand):
         keep_bytes: int | None,
         **_options: Any,
     ) -> None:
-        """Prune, and say what went and how big the store is."""
+        """Prune, and report the removed rows and the store's size."""
         from celery_trace.stores import sizes
 
         given = {
@@ -45,8 +45,6 @@ class Command(StoreCommand):
             pruned = store.prune(configuration.read().over(**chosen), now_s)
             found = queries.stats().size
         parts = ", ".join(f"{count} {table}" for table, count in sorted(pruned.rows.items()))
-        self.stdout.write(
-            f"Removed {pruned.total} rows: {parts}." if pruned.total else "Nothing was too old or too much."
-        )
+        self.stdout.write(f"Removed {pruned.total} rows: {parts}." if pruned.total else "Nothing to remove.")
         for line in sizes.sentences(found, now_s) if found is not None else ():
             self.stdout.write(line)

@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""``manage.py trace_report``: which tasks and requests leak, and what failed lately."""
+"""``manage.py trace_report``: leaking tasks and requests, and recent failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django_bridge.management.store_command import StoreCommand, duration_s
 class Command(StoreCommand):
     """The leak table, the failures and the traced processes, as text or as JSON."""
 
-    help = "Show which tasks and requests leak, what failed lately, and how large the processes are."
+    help = "Show leaking tasks and requests, recent failures, and the processes' memory."
 
     def add_arguments(self, parser: Any) -> None:
         """``--since``, ``--limit``, ``--format``."""

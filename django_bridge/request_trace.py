@@ -1,4 +1,4 @@
-"""A visit is one request on its way through this process, from the middleware to the last byte of its response."""
+"""The trace of a request, from the middleware to the last byte of its response."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from celery_trace.model import new_id
 from celery_trace.process.open_runs import Token
 
-#: Where the request object carries its visit. A plain attribute, as Django's own middlewares use.
-ATTRIBUTE = "_celery_trace_visit"
+#: The attribute of a request with its trace; a plain attribute, as Django's own middlewares use.
+ATTRIBUTE = "_celery_trace_request"
 
-#: The visit that the running code belongs to: counts its queries, and links the tasks that it sends.
-current: ContextVar[Visit | None] = ContextVar("celery_trace_visit", default=None)
+#: The request of the running code, to count its queries and link the tasks that it sends.
+current: ContextVar[RequestTrace | None] = ContextVar("celery_trace_request", default=None)
 
 
-class Visit:
+class RequestTrace:
     """
-    What is known of a request while it is served.
+    The state of a request while it is served.
 
-    It never refers to the request, and to an error only until that is recorded:
-    otherwise each failed request would be a reference cycle.
+    It never refers to the request, and to an error only until that is recorded: otherwise each failed request would be
+    a reference cycle.
     """
 
     __slots__ = (
@@ -37,7 +37,7 @@ class Visit:
         self.run: Token | None = None
         self.ended = False
         self.error: BaseException | None = None
-        self.propagated: BaseException | None = None  # recorded while it went on outwards
+        self.propagated: BaseException | None = None  # recorded while it propagated outwards
         self.first_failure = True
         self.sql_count = 0
         self.sql_s = 0.0
@@ -49,7 +49,7 @@ class Visit:
         return time.perf_counter() - self.started_s
 
 
-def of(request: Any) -> Visit | None:
-    """The visit of a request, or None where it never reached the middleware."""
-    visit = getattr(request, "__dict__", {}).get(ATTRIBUTE)
-    return visit if isinstance(visit, Visit) else None
+def of(request: Any) -> RequestTrace | None:
+    """The trace of a request, or None if it never reached the middleware."""
+    trace = getattr(request, "__dict__", {}).get(ATTRIBUTE)
+    return trace if isinstance(trace, RequestTrace) else None
