@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
@@ -21,6 +21,9 @@ from celery_trace.errors import Unavailable
 from celery_trace.queries.cursors import after, ordered
 from celery_trace.stores import Store, shared_captures, tables
 from celery_trace.stores.rows import whole
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyColumn
 
 #: Table (its name without the prefix) and its time column.
 TABLES: dict[str, tuple[sa.Table, str]] = {
@@ -155,7 +158,7 @@ def _parts(iterator: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[
         yield part
 
 
-def _arrow_type(pyarrow: Any, column: sa.Column[Any]) -> Any:
+def _arrow_type(pyarrow: Any, column: AnyColumn) -> Any:
     if isinstance(column.type, sa.Boolean):
         return pyarrow.bool_()
     if isinstance(column.type, sa.Double):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.contrib import admin
@@ -18,6 +18,9 @@ from celery_trace.text.format import duration, size
 from django_bridge import links, payloads
 from django_bridge.models import Failure, Kept, Leak, Run, SharedCapture
 from django_bridge.pages import ChoiceFilter, ReadOnlyAdmin, local_time, text_column
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
 
 
 class KindFilter(ChoiceFilter):
@@ -88,7 +91,9 @@ class FailureAdmin(ReadOnlyAdmin):
         """The worker, or for a request the host."""
         return escaped(row.worker or row.hostname)
 
-    def change_view(self, request: Any, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, object] | None = None
+    ) -> Any:
         """The page of one failure."""
         row = self.get_object(request, object_id)
         if row is None or not self.has_view_permission(request, row):
@@ -105,7 +110,7 @@ class FailureAdmin(ReadOnlyAdmin):
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
 
-def result_url(task_id: str, request: Any) -> str:
+def result_url(task_id: str, request: HttpRequest) -> str:
     """The URL of a task's page in django-celery-results; empty without a page or without permission."""
     if not task_id or not apps.is_installed("django_celery_results"):
         return ""
@@ -165,7 +170,9 @@ class LeakAdmin(ReadOnlyAdmin):
         """When it was last seen."""
         return local_time(row.last_seen_s)
 
-    def change_view(self, request: Any, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, object] | None = None
+    ) -> Any:
         """The page of one leak."""
         row = self.get_object(request, object_id)
         leak = payloads.read(row.payload, model.Leak) if row is not None else None

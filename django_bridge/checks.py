@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings as django_settings
@@ -14,6 +14,9 @@ from django.utils.module_loading import import_string
 
 from celery_trace.settings import SettingError, Settings
 from django_bridge import configuration
+
+if TYPE_CHECKING:
+    from django.core.checks import CheckMessage
 
 MIDDLEWARE = "django_bridge.middleware.TraceMiddleware"
 ROUTER = "django_bridge.routers.TraceRouter"
@@ -43,7 +46,7 @@ def _settings() -> Settings | None:
         return None
 
 
-def check_settings(**_: Any) -> list[Any]:
+def check_settings(**_: object) -> list[CheckMessage]:
     """Whether each ``CELERY_TRACE_*`` is known and valid."""
     try:
         configuration.read()
@@ -52,7 +55,7 @@ def check_settings(**_: Any) -> list[Any]:
     return []
 
 
-def check_middleware(**_: Any) -> list[Any]:
+def check_middleware(**_: object) -> list[CheckMessage]:
     """Whether the middleware is present, once and last."""
     settings = _settings()
     if settings is not None and not settings.enabled:
@@ -66,7 +69,7 @@ def check_middleware(**_: Any) -> list[Any]:
                 id="celery_trace.W001",
             )
         ]
-    found: list[Any] = []
+    found: list[CheckMessage] = []
     if len(places) > 1:
         found.append(
             checks.Error(
@@ -87,7 +90,7 @@ def check_middleware(**_: Any) -> list[Any]:
     return found
 
 
-def check_store(**_: Any) -> list[Any]:
+def check_store(**_: object) -> list[CheckMessage]:
     """Whether ``trace_store`` can be opened, without opening it."""
     settings = _settings()
     if settings is None or not settings.enabled:
@@ -109,12 +112,12 @@ def check_store(**_: Any) -> list[Any]:
     return []
 
 
-def check_shell(**_: Any) -> list[Any]:
+def check_shell(**_: object) -> list[CheckMessage]:
     """Whether the live shell is more accessible than intended."""
     settings = _settings()
     if settings is None or not settings.enabled or settings.shell != "live":
         return []
-    found: list[Any] = []
+    found: list[CheckMessage] = []
     authenticated = any(name in os.environ for name in ("FLOWER_BASIC_AUTH", "FLOWER_AUTH"))
     if not django_settings.DEBUG and not authenticated:
         found.append(

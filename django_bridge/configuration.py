@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -44,7 +43,7 @@ def redactor() -> Redactor:
     return Redactor(settings().redact)
 
 
-def forget(*, setting: str = "", **_: Any) -> None:
+def forget(*, setting: str = "", **_: object) -> None:
     """Read the settings again at their next use; connected to Django's ``setting_changed``."""
     if not setting or setting.startswith(PREFIX):
         settings.cache_clear()

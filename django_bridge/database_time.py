@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_trace.guard import Guard
 from django_bridge import request_trace
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 _guard = Guard("django: query counter")
 
@@ -30,7 +33,7 @@ def count_query(execute: Callable[..., Any], sql: Any, params: Any, many: bool, 
         trace.sql_s += time.perf_counter() - started_s
 
 
-def watch_connection(*, connection: Any, **_: Any) -> None:
+def watch_connection(*, connection: BaseDatabaseWrapper, **_: object) -> None:
     """
     Count the queries of a new connection; connected to Django's ``connection_created``.
 

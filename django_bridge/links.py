@@ -22,7 +22,7 @@ FAILED = frozenset({"FAILURE", "RETRY"})
 _guard = Guard("django: link to the request")
 
 
-def add_request_header(*, headers: Any = None, **_: Any) -> None:
+def add_request_header(*, headers: Any = None, **_: object) -> None:
     """
     Add the request's id to a task's headers; connected to ``before_task_publish``.
 
@@ -45,7 +45,7 @@ def _inherited() -> str:
     return value if isinstance(value, str) else ""
 
 
-def note_in_failed_result(*, instance: Any = None, **_: Any) -> None:
+def note_in_failed_result(*, instance: Any = None, **_: object) -> None:
     """
     Add the id of our record to django-celery-results' result of a failed attempt.
 

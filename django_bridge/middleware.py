@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import MiddlewareNotUsed
 
 from django_bridge import request_trace
 from django_bridge.tracer import Tracer, of_this_process
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
 
 
 class TraceMiddleware:
@@ -36,7 +39,7 @@ class TraceMiddleware:
             # Django reads hooks from the instance; an async one saves a thread switch on each request.
             self.process_view = self._process_view_async  # type: ignore[assignment,method-assign]
 
-    def __call__(self, request: Any) -> Any:
+    def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self._call_async(request)
         trace = self.tracer.arrived(request)
@@ -50,7 +53,7 @@ class TraceMiddleware:
             request_trace.current.reset(token)
         return self.tracer.answered(trace, request, response)
 
-    async def _call_async(self, request: Any) -> Any:
+    async def _call_async(self, request: HttpRequest) -> Any:
         trace = self.tracer.arrived(request)
         token = request_trace.current.set(trace)
         try:
@@ -62,15 +65,15 @@ class TraceMiddleware:
             request_trace.current.reset(token)
         return self.tracer.answered(trace, request, response)
 
-    def process_view(self, request: Any, *_view: Any) -> None:
+    def process_view(self, request: HttpRequest, *_view: object) -> None:
         """The route is known; the view is called next."""
         trace = request_trace.of(request)
         if trace is not None:
             self.tracer.routed(trace, request)
 
-    async def _process_view_async(self, request: Any, *view: Any) -> None:
+    async def _process_view_async(self, request: HttpRequest, *view: object) -> None:
         TraceMiddleware.process_view(self, request, *view)
 
-    def process_exception(self, request: Any, error: BaseException) -> None:
+    def process_exception(self, request: HttpRequest, error: BaseException) -> None:
         """The view raised. Under ASGI this is always called in a thread, so it only notes the exception."""
         self.tracer.noted(request, error)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.core.paginator import Paginator
@@ -15,6 +15,11 @@ from django.utils.functional import cached_property
 
 from celery_trace.text.escape import escaped
 from django_bridge import configuration
+
+if TYPE_CHECKING:
+    from django.contrib.admin import ModelAdmin
+    from django.db.models import Model, QuerySet
+    from django.http import HttpRequest
 
 #: The pager does not count rows beyond this; filters and the search still reach them.
 MOST_COUNTED = 10_000
@@ -56,15 +61,15 @@ class BoundedPaginator(Paginator):
 class ReadOnly:
     """Permissions for the collector's records: visible by the project's permissions, never changed."""
 
-    def has_add_permission(self, request: Any, obj: Any = None) -> bool:
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Records come from traced processes alone."""
         return False
 
-    def has_change_permission(self, request: Any, obj: Any = None) -> bool:
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Records are never changed."""
         return False
 
-    def has_delete_permission(self, request: Any, obj: Any = None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Old records are removed by ``trace_prune``."""
         return False
 
@@ -81,15 +86,15 @@ class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):
     list_per_page = 50
     actions = None
 
-    def get_queryset(self, request: Any) -> Any:
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
         """The rows without their payload, which lists don't show; a record's page loads it."""
         return super().get_queryset(request).defer("payload")
 
-    def has_view_permission(self, request: Any, obj: Any = None) -> bool:
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Users with the project's permission, if the store is a Django database."""
         return store_is_here() and bool(super().has_view_permission(request, obj))
 
-    def has_module_permission(self, request: Any) -> bool:
+    def has_module_permission(self, request: HttpRequest) -> bool:
         """Whether the section is shown on the admin's index page."""
         return store_is_here() and bool(super().has_module_permission(request))
 
@@ -99,11 +104,11 @@ class ChoiceFilter(admin.SimpleListFilter):
 
     choices_shown: tuple[str, ...] = ()
 
-    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
         """The values and their labels."""
         return [(value, value.replace("_", " ")) for value in self.choices_shown]
 
-    def queryset(self, request: Any, queryset: Any) -> Any:
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         """The rows with the chosen value."""
         value = self.value()
         return queryset.filter(**{self.parameter_name: value}) if value in self.choices_shown else queryset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
 from django.utils.functional import empty
@@ -19,6 +19,10 @@ from django_bridge.request_trace import RequestTrace
 from django_bridge.template_lines import template_line
 from django_bridge.texts import plain
 
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.urls import ResolverMatch
+
 #: Content types that ``request.POST`` parses from memory once ``request.body`` was read.
 _FORM = "application/x-www-form-urlencoded"
 _ALL = "__ALL__"
@@ -27,7 +31,7 @@ _GENERATED = 16
 
 
 def describe(
-    request: Any, trace: RequestTrace, error: BaseException, *, status: int, redactor: Redactor, limits: Limits
+    request: HttpRequest, trace: RequestTrace, error: BaseException, *, status: int, redactor: Redactor, limits: Limits
 ) -> RequestContext:
     """
     Read a request for the record of its failure.
@@ -61,7 +65,7 @@ def _part(name: str, read: Callable[[], Any], otherwise: Any) -> Any:
     return otherwise
 
 
-def loaded_user(request: Any) -> str:
+def loaded_user(request: HttpRequest) -> str:
     """
     The user of a request as ``name (primary key)`` if it was loaded already; otherwise empty.
 
@@ -92,7 +96,7 @@ def _is_generated(value: str) -> bool:
 class _Secrets:
     """Redacts one request: secrets by name and shape, and what the project has declared sensitive to Django."""
 
-    def __init__(self, request: Any, redactor: Redactor, limits: Limits) -> None:
+    def __init__(self, request: HttpRequest, redactor: Redactor, limits: Limits) -> None:
         self._request = request
         self._redactor = redactor
         self._limits = limits
@@ -147,7 +151,7 @@ class _Secrets:
             ]
         return fields
 
-    def path(self, path: str, match: Any) -> str:
+    def path(self, path: str, match: ResolverMatch) -> str:
         """The path, without parts that the route names as tokens, as in a link to reset a password."""
         for name, value in (match.kwargs if match is not None else {}).items():
             if self._redactor.is_secret_name(name) and isinstance(value, str) and value:

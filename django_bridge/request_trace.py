@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery_trace.model import new_id
 from celery_trace.process.open_runs import Token
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
 
 #: The attribute of a request with its trace; a plain attribute, as Django's own middlewares use.
 ATTRIBUTE = "_celery_trace_request"
@@ -49,7 +52,7 @@ class RequestTrace:
         return time.perf_counter() - self.started_s
 
 
-def of(request: Any) -> RequestTrace | None:
+def of(request: HttpRequest) -> RequestTrace | None:
     """The trace of a request, or None if it never reached the middleware."""
     trace = getattr(request, "__dict__", {}).get(ATTRIBUTE)
     return trace if isinstance(trace, RequestTrace) else None

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django_celery_results.admin  # noqa: F401  its own registration must come first
 from django.apps.registry import Apps
@@ -19,6 +19,11 @@ from celery_trace.stores import schema
 from celery_trace.text.escape import escaped
 from django_bridge.pages import ReadOnly, local_time, store_is_here
 from django_bridge.store_models import StoreRow
+
+if TYPE_CHECKING:
+    from django.contrib.admin import AdminSite
+    from django.db.models import Model
+    from django.http import HttpRequest
 
 #: A separate registry: in the project's, ``makemigrations`` would see a model that exists only if
 #: django-celery-results is installed.
@@ -76,14 +81,14 @@ class FailureInline(ReadOnly, admin.TabularInline):
         """When it failed."""
         return local_time(row.at_s)
 
-    def has_view_permission(self, request: Any, obj: Any = None) -> bool:
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Users who may see failures, if the store is a Django database and the task has any."""
         if not store_is_here() or not request.user.has_perm("django_bridge.view_failure"):
             return False
         return obj is None or TaskFailure.objects.filter(task_result=obj.task_id).exists()
 
 
-def add_inline(site: Any = admin.site) -> None:
+def add_inline(site: AdminSite = admin.site) -> None:
     """
     Add the inline to the page of a task result; a second call changes nothing.
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from django.urls import Resolver404, resolve
 
 from django_bridge.texts import plain
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.urls import ResolverMatch
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
@@ -73,12 +77,12 @@ def _fold_groups(pattern: str) -> str:
     return "".join(out)
 
 
-def route_of(match: Any) -> str:
+def route_of(match: ResolverMatch) -> str:
     """The readable route of a ``ResolverMatch``."""
     return readable(plain(match.route or ""))
 
 
-def find_match(request: Any) -> Any:
+def find_match(request: HttpRequest) -> ResolverMatch | None:
     """
     The ``ResolverMatch`` of a request, even if it failed before it was routed.
 
@@ -94,6 +98,6 @@ def find_match(request: Any) -> Any:
         return None
 
 
-def is_own_page(match: Any) -> bool:
+def is_own_page(match: ResolverMatch) -> bool:
     """Whether a request is for our own admin pages, which are never measured."""
     return bool(match.url_name) and match.url_name.startswith("django_bridge_")

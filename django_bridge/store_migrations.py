@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from django.db import migrations, router
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ModelState
 
 from celery_trace.stores import schema
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+    from django.db.migrations.state import ProjectState
 
 FIRST = "0001"
 
@@ -31,15 +36,21 @@ class MigrateStore(Operation):
     def __init__(self, revision: str) -> None:
         self.revision = revision
 
-    def state_forwards(self, app_label: str, state: Any) -> None:
-        """Do nothing: Django creates none of our tables, so it needs no earlier state of the models."""
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        """Add the current models; Django creates none of our tables, so it needs no earlier state."""
         from django.apps import apps
 
         if self.revision == FIRST:
             for model in apps.get_app_config(app_label).get_models():
                 state.add_model(ModelState.from_model(model))
 
-    def database_forwards(self, app_label: str, schema_editor: Any, _from_state: Any, _to_state: Any) -> None:
+    def database_forwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        _from_state: ProjectState,
+        _to_state: ProjectState,
+    ) -> None:
         """Run the migration, unless the store has already migrated its tables."""
         from celery_trace.stores import migration
 
@@ -50,7 +61,13 @@ class MigrateStore(Operation):
         for statement in migration.statements(self.revision, schema_editor.connection.vendor):
             schema_editor.execute(statement, params=None)
 
-    def database_backwards(self, app_label: str, schema_editor: Any, _from_state: Any, _to_state: Any) -> None:
+    def database_backwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        _from_state: ProjectState,
+        _to_state: ProjectState,
+    ) -> None:
         """Drop all tables of the store when the first migration is undone; nothing for the others."""
         connection = schema_editor.connection
         if self.revision != FIRST or not router.allow_migrate(connection.alias, app_label):
@@ -64,7 +81,7 @@ class MigrateStore(Operation):
         return f"Run migration {self.revision} of celery-trace's store"
 
 
-def _version(connection: Any) -> str:
+def _version(connection: BaseDatabaseWrapper) -> str:
     """The tables' version; empty if none is stored, as in Django databases before version 8."""
     if schema.VERSION_TABLE not in connection.introspection.table_names():
         return ""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import models
 from django.db.models.base import ModelBase
@@ -11,11 +11,14 @@ from django.db.models.base import ModelBase
 from celery_trace.stores import schema
 from django_bridge import configuration
 
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
 
 class StoreManager(models.Manager):
     """Reads from the Django database that ``trace_store`` names, ignoring routers."""
 
-    def get_queryset(self) -> Any:
+    def get_queryset(self) -> QuerySet:
         """All rows, in the store's database."""
         rows = super().get_queryset()
         alias = configuration.database_alias(configuration.settings().store)
@@ -63,7 +66,7 @@ class StoreModel(ModelBase):
         attrs: dict[str, Any],
         table: schema.Table | None = None,
         only: tuple[str, ...] = (),
-        **options: Any,
+        **options: object,
     ) -> Any:
         """Add the fields and ``Meta``."""
         if table is not None:

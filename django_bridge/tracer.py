@@ -14,7 +14,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
 from types import CodeType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.http import Http404
@@ -33,6 +33,10 @@ from celery_trace.text.code_owner import code_of
 from django_bridge import configuration, request_context, request_trace, routes
 from django_bridge.rate_limit import RateLimit
 from django_bridge.request_trace import RequestTrace
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
 
 #: Client errors in Django, which are not failures of the site.
 CLIENT_ERRORS = (Http404, PermissionDenied, BadRequest, MultiPartParserError)
@@ -69,14 +73,14 @@ class Tracer:
 
     # --- a request's stages ----------------------------------------------------------------------------
 
-    def arrived(self, request: Any) -> RequestTrace:
+    def arrived(self, request: HttpRequest) -> RequestTrace:
         """A request reached the middleware."""
         trace = RequestTrace()
         trace.inside = True
         setattr(request, request_trace.ATTRIBUTE, trace)
         return trace
 
-    def routed(self, trace: RequestTrace, request: Any) -> None:
+    def routed(self, trace: RequestTrace, request: HttpRequest) -> None:
         """The view is known and about to be called: from here on this is a run of its route."""
         with Guard("django: run started"):
             match = request.resolver_match
@@ -89,7 +93,7 @@ class Tracer:
             trace.run = self.recorder().run_started(Kind.REQUEST, trace.name, trace.id)
             trace.run.origin, trace.run.describe = trace.id, _is_its_own_root
 
-    def noted(self, request: Any, error: BaseException) -> None:
+    def noted(self, request: HttpRequest, error: BaseException) -> None:
         """
         An exception was seen. Whether it is a failure is decided when the response is known.
 
@@ -106,7 +110,7 @@ class Tracer:
         status = 400 if isinstance(error, SuspiciousOperation) else 500
         self._record(trace or RequestTrace(), request, error, status)
 
-    def answered(self, trace: RequestTrace, request: Any, response: Any) -> Any:
+    def answered(self, trace: RequestTrace, request: HttpRequest, response: HttpResponseBase) -> Any:
         """There is a response; the run ends with it, or with the last byte of a streaming one."""
         trace.inside = False
         with Guard("django: response"):
@@ -123,7 +127,7 @@ class Tracer:
                 self.ended(trace, str(status), failed=failed)
         return response
 
-    def broke(self, trace: RequestTrace, request: Any, error: BaseException) -> None:
+    def broke(self, trace: RequestTrace, request: HttpRequest, error: BaseException) -> None:
         """An exception passed the middleware: ``DEBUG_PROPAGATE_EXCEPTIONS``, an exit, a cancelled request."""
         trace.inside = False
         seen, trace.error = trace.error, None
@@ -147,7 +151,7 @@ class Tracer:
 
     # --- streaming -------------------------------------------------------------------------------------
 
-    def _watch_stream(self, trace: RequestTrace, request: Any, response: Any) -> None:
+    def _watch_stream(self, trace: RequestTrace, request: HttpRequest, response: HttpResponseBase) -> None:
         """End the run when a streaming response is closed, and record its failure."""
         status = str(response.status_code)
 
@@ -163,7 +167,9 @@ class Tracer:
         # Another middleware may replace the response and never close this one.
         weakref.finalize(response, end).atexit = False
 
-    def _watched(self, chunks: Iterator[bytes], trace: RequestTrace, request: Any, status: int) -> Iterator[bytes]:
+    def _watched(
+        self, chunks: Iterator[bytes], trace: RequestTrace, request: HttpRequest, status: int
+    ) -> Iterator[bytes]:
         try:
             while True:
                 token = request_trace.current.set(trace)
@@ -179,7 +185,7 @@ class Tracer:
             raise
 
     async def _watched_async(
-        self, chunks: AsyncIterator[bytes], trace: RequestTrace, request: Any, status: int
+        self, chunks: AsyncIterator[bytes], trace: RequestTrace, request: HttpRequest, status: int
     ) -> AsyncIterator[bytes]:
         try:
             while True:
@@ -195,7 +201,7 @@ class Tracer:
             self._broke_off(trace, request, error, status)
             raise
 
-    def _broke_off(self, trace: RequestTrace, request: Any, error: Exception, status: int) -> None:
+    def _broke_off(self, trace: RequestTrace, request: HttpRequest, error: Exception, status: int) -> None:
         recorded = self._record(trace, request, error, status, note="The response was being streamed.")
         self.ended(trace, str(status), failed=recorded)
 
@@ -221,7 +227,9 @@ class Tracer:
         refused = self.suspicions.refused
         return {"dropped:suspicious": refused} if refused else {}
 
-    def _record(self, trace: RequestTrace, request: Any, error: BaseException, status: int, note: str = "") -> bool:
+    def _record(
+        self, trace: RequestTrace, request: HttpRequest, error: BaseException, status: int, note: str = ""
+    ) -> bool:
         """Write the failure of a request. Returns whether it was one and had to be recorded."""
         if not self.settings.failures or trace.own_page or not is_failure(error):
             return False
@@ -293,7 +301,7 @@ def of_this_process() -> Tracer:
     return Tracer(configuration.settings(), configuration.redactor())
 
 
-def forget(**_: Any) -> None:
+def forget(**_: object) -> None:
     """Recreate the tracer at its next use; connected to Django's ``setting_changed``."""
     of_this_process.cache_clear()
 
@@ -329,7 +337,7 @@ def _leads_to(earlier: BaseException, later: BaseException | None) -> bool:
     return False
 
 
-def note_uncaught(*, request: Any = None, **_: Any) -> None:
+def note_uncaught(*, request: HttpRequest | None = None, **_: object) -> None:
     """A request ends in a server error; connected to Django's ``got_request_exception``, which lacks the exception."""
     error = sys.exc_info()[1]
     if request is not None and error is not None:

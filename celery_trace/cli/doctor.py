@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +30,9 @@ from celery_trace.model import StoreSize
 from celery_trace.settings import SettingError, Settings
 from celery_trace.spool import unrecorded
 from celery_trace.text.format import duration, size
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 #: Time limit for the broker's answer, seconds.
 BROKER_S = 5.0
@@ -69,11 +72,11 @@ def _fail(check: str, found: str, advice: str) -> Finding:
 class Installation(NamedTuple):
     """What the checks use."""
 
-    app: Any
+    app: Celery
     settings: Settings
 
 
-def examine(app: Any, settings: Settings) -> list[Finding]:
+def examine(app: Celery, settings: Settings) -> list[Finding]:
     """All findings, in the order of :data:`CHECKS`; the store and the broker are queried once each."""
     here = Installation(app, settings)
     findings: list[Finding] = []

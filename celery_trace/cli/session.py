@@ -30,6 +30,8 @@ from celery_trace.text.escape import escaped
 from celery_trace.text.parse import read_bytes, read_seconds, wrong_duration, wrong_size
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from celery_trace.queries import Queries
     from celery_trace.stores import Store
 
@@ -79,7 +81,7 @@ class Bytes(click.ParamType[int]):
 class Session:
     """A command's context: the app's settings, the store if needed, and the terminal."""
 
-    def __init__(self, app: Any, shape: str, colour: bool) -> None:
+    def __init__(self, app: Celery, shape: str, colour: bool) -> None:
         self.app = app
         self.shape = shape
         self.json = shape == "json"

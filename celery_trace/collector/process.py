@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,6 +19,9 @@ from celery_trace.clock import Clock, SystemClock
 from celery_trace.collector.status import LOCK_FILE, Status, read_status
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 logger = logging.getLogger("celery_trace")
 
@@ -45,7 +48,7 @@ class CollectorProcess:
         clock: Times the restarts.
     """
 
-    def __init__(self, settings: Settings, *, app: Any = None, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, *, app: Celery | None = None, clock: Clock | None = None) -> None:
         self._settings = settings
         self._app = app
         self._clock = clock or SystemClock()
@@ -176,7 +179,7 @@ def folder_is_taken(spool_folder: Path) -> bool:
     return False
 
 
-def broker_of(app: Any = None) -> dict[str, Any]:
+def broker_of(app: Celery | None = None) -> dict[str, Any]:
     """
     An app's broker options, as plain values that another process can read.
 

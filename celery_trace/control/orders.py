@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from kombu.serialization import prepare_accept_content
@@ -32,6 +32,11 @@ from celery_trace.model import AuditEntry, ProcessRecord, new_id
 from celery_trace.settings import Settings
 from celery_trace.text.format import duration
 from celery_trace.transports.raw import RawRefusal, check_messages, checked_channel
+
+if TYPE_CHECKING:
+    import kombu
+    from celery import Celery
+    from kombu.transport.virtual import Channel
 
 logger = logging.getLogger("celery_trace.control")
 
@@ -98,7 +103,7 @@ class RemoteControlFilter:
         self.counters: Counter[str] = Counter()
         self._step: type[Any] | None = None
 
-    def install(self, app: Any) -> None:
+    def install(self, app: Celery) -> None:
         """Install the filter in the app's worker. To be called before the worker creates its consumer."""
         from celery import bootsteps
         from celery.worker.consumer.control import Control
@@ -124,7 +129,7 @@ class RemoteControlFilter:
         self._step = FilterStep
         app.steps["consumer"].add(FilterStep)
 
-    def uninstall(self, app: Any) -> None:
+    def uninstall(self, app: Celery) -> None:
         """Don't install the filter in further workers of the app."""
         app.steps["consumer"].discard(self._step)
 
@@ -132,12 +137,12 @@ class RemoteControlFilter:
         """Check the node's messages first, each time that it starts to listen on a new channel."""
         listen = node.listen
 
-        def listen_filtered(channel: Any = None, callback: Any = None) -> Any:
+        def listen_filtered(channel: Channel | None = None, callback: Any = None) -> Any:
             with Guard("control: message filter"):
                 check_messages(channel or node.channel, MOST_COMMAND_BYTES)
             on_message = callback or node.handle_message
 
-            def filtered(body: Any, message: Any) -> None:
+            def filtered(body: Any, message: kombu.Message) -> None:
                 refused = getattr(message, "refused", None)
                 if refused is None:
                     on_message(body, message)
@@ -420,7 +425,7 @@ class _StopWaiting(Exception):
     """Stop waiting for replies."""
 
 
-def _no_reply(message: Any, accept: set[str]) -> str:
+def _no_reply(message: kombu.Message, accept: set[str]) -> str:
     """Why a message can't be a worker's reply, or an empty text."""
     message.accept = accept
     if not isinstance(message.decode(), dict):
@@ -441,7 +446,7 @@ class OrderClient:
         app: The Celery app whose broker the workers share.
     """
 
-    def __init__(self, app: Any, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, app: Celery, settings: Settings, clock: Clock | None = None) -> None:
         self._app = app
         self._key = load_key(settings)
         self._clock = clock or SystemClock()
@@ -550,7 +555,7 @@ class OrderClient:
 
 
 def arm(
-    app: Any, settings: Settings, name: str, seconds: float, *, user: str, mode: str = "always"
+    app: Celery, settings: Settings, name: str, seconds: float, *, user: str, mode: str = "always"
 ) -> list[dict[str, object]]:
     """
     Measure runs of a task in another mode for a while, in every worker that replies.
@@ -566,14 +571,16 @@ def arm(
     return [msgspec.to_builtins(answer) for answer in client.give(order, user=user)]
 
 
-def profile(app: Any, settings: Settings, name: str, *, user: str, seconds: float = 600.0) -> list[dict[str, object]]:
+def profile(
+    app: Celery, settings: Settings, name: str, *, user: str, seconds: float = 600.0
+) -> list[dict[str, object]]:
     """Profile the next run of a task with memray, once in each worker; answers as :func:`arm`."""
     client = OrderClient(app, settings)
     order = Order("profile", name=name, until_s=client._clock.now_s() + seconds)
     return [msgspec.to_builtins(answer) for answer in client.give(order, user=user)]
 
 
-def drop(app: Any, settings: Settings, failure: str = "", *, user: str) -> list[dict[str, object]]:
+def drop(app: Celery, settings: Settings, failure: str = "", *, user: str) -> list[dict[str, object]]:
     """Release a kept failure, or all, in the workers; answers as :func:`arm`."""
     client = OrderClient(app, settings)
     order = Order("drop", failure=failure, until_s=client._clock.now_s() + 60.0)

@@ -11,8 +11,9 @@ from celery_trace.model import Page
 from celery_trace.queries import cursors
 from celery_trace.stores.statements import chunks
 from celery_trace.stores.store import Store
+from celery_trace.stores.tables import AnyColumn, AnyRow, AnySelect
 
-Order = Sequence[tuple[sa.Column[Any], bool]]
+Order = Sequence[tuple[AnyColumn, bool]]
 
 
 class QueryBase:
@@ -28,11 +29,11 @@ class QueryBase:
         self,
         connection: sa.Connection,
         noun: str,
-        wanted: sa.Select[Any],
+        wanted: AnySelect,
         order: Order,
         limit: int,
         cursor: str | None,
-        build: Callable[[Sequence[Any]], list[Any]],
+        build: Callable[[Sequence[AnyRow]], list[Any]],
     ) -> Page:
         """One page of a list; ``build`` converts the page's rows into its objects."""
         limit = max(1, min(limit, cursors.MOST))
@@ -43,9 +44,9 @@ class QueryBase:
         last = cursors.encode([page[-1]._mapping[column.name] for column, _ in order]) if more else None
         return Page(noun, build(page), last)
 
-    def _by_key(self, connection: sa.Connection, table: sa.Table, keys: Iterable[str]) -> dict[str, Any]:
+    def _by_key(self, connection: sa.Connection, table: sa.Table, keys: Iterable[str]) -> dict[str, AnyRow]:
         key = next(iter(table.primary_key.columns))
-        found: dict[str, Any] = {}
+        found: dict[str, AnyRow] = {}
         for part in chunks(sorted(set(keys))):
             for row in connection.execute(sa.select(table).where(key.in_(part))):
                 found[row._mapping[key.name]] = row

@@ -6,12 +6,15 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
 
 from celery_trace.errors import TraceError
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyColumn, AnySelect
 
 #: Most rows of one page.
 MOST = 1000
@@ -49,7 +52,7 @@ def decode(cursor: str, kinds: Sequence[type]) -> list[Any]:
     return list(values)
 
 
-def kinds_of(order: Sequence[tuple[sa.Column[Any], bool]]) -> list[type]:
+def kinds_of(order: Sequence[tuple[AnyColumn, bool]]) -> list[type]:
     """The type of each value of a cursor for this order."""
     return [column.type.python_type for column, _ in order]
 
@@ -61,7 +64,7 @@ def _fits(value: Any, kind: type) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
 
 
-def after(order: Sequence[tuple[sa.Column[Any], bool]], values: Sequence[Any]) -> sa.ColumnElement[bool]:
+def after(order: Sequence[tuple[AnyColumn, bool]], values: Sequence[Any]) -> sa.ColumnElement[bool]:
     """
     A condition for the rows after these values.
 
@@ -81,7 +84,7 @@ def after(order: Sequence[tuple[sa.Column[Any], bool]], values: Sequence[Any]) -
 
 
 def page_of(
-    rows: Iterable[Mapping[str, Any]], order: Sequence[tuple[sa.Column[Any], bool]], limit: int, cursor: str | None
+    rows: Iterable[Mapping[str, Any]], order: Sequence[tuple[AnyColumn, bool]], limit: int, cursor: str | None
 ) -> tuple[list[Mapping[str, Any]], str | None]:
     """
     A page of rows in memory, with the same cursors.
@@ -107,9 +110,7 @@ def page_of(
     return page, encode([page[-1][name] for name in names]) if len(found) > limit else None
 
 
-def _stands_after(
-    row: Mapping[str, Any], last: Mapping[str, Any], order: Sequence[tuple[sa.Column[Any], bool]]
-) -> bool:
+def _stands_after(row: Mapping[str, Any], last: Mapping[str, Any], order: Sequence[tuple[AnyColumn, bool]]) -> bool:
     for column, descending in order:
         one, other = row[column.name], last[column.name]
         if isinstance(one, str) != isinstance(other, str):
@@ -119,7 +120,7 @@ def _stands_after(
     return False
 
 
-def ordered(wanted: sa.Select[Any], order: Sequence[tuple[sa.Column[Any], bool]]) -> sa.Select[Any]:
+def ordered(wanted: AnySelect, order: Sequence[tuple[AnyColumn, bool]]) -> AnySelect:
     """The statement in this order."""
     return wanted.order_by(*(column.desc() if descending else column.asc() for column, descending in order))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from msgspec.structs import replace
@@ -17,6 +17,9 @@ from celery_trace.stores import rows as rows_of
 from celery_trace.stores import shared_captures, tables, values
 from celery_trace.stores.statements import by_key
 from celery_trace.stores.writing import HOUR_S
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 #: A group is new for this long, seconds.
 NEW_S = 24 * 3600
@@ -192,7 +195,7 @@ class FailureQueries(QueryBase):
             )
         )
 
-    def _summaries(self, connection: sa.Connection, rows: Sequence[Any]) -> list[Any]:
+    def _summaries(self, connection: sa.Connection, rows: Sequence[AnyRow]) -> list[Any]:
         counts = self._by_key(connection, _groups, {row.fingerprint for row in rows})
         held = self._held(connection, [row.id for row in rows])
         kills = self._kills(connection, [row.id for row in rows if row.outcome in _KILLING])
@@ -319,7 +322,7 @@ class FailureQueries(QueryBase):
                 lambda rows: self._group_views(connection, rows, trends=trends),
             )
 
-    def _group_views(self, connection: sa.Connection, rows: Sequence[Any], *, trends: bool) -> list[FailureGroup]:
+    def _group_views(self, connection: sa.Connection, rows: Sequence[AnyRow], *, trends: bool) -> list[FailureGroup]:
         now_s = self._now_s()
         hour_s = int(now_s // HOUR_S) * HOUR_S
         slices = [hour_s - HOUR_S * back for back in range(TREND_HOURS - 1, -1, -1)] if trends else []
@@ -380,7 +383,7 @@ class FailureQueries(QueryBase):
         return set(connection.execute(wanted).scalars())
 
 
-def _state(row: Any, now_s: float) -> str:
+def _state(row: AnyRow, now_s: float) -> str:
     if row.resolved_at_s is not None:
         return "regressed" if row.last_seen_s > row.resolved_at_s else "resolved"
     return "new" if row.first_seen_s > now_s - NEW_S else "ongoing"

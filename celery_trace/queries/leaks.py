@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -16,10 +16,13 @@ from celery_trace.stores import leak_rows, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.statements import chunks
 
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyColumn, AnyRow
+
 _leaks = tables.leaks
 _state = tables.leak_state
 #: Orders of the table besides urgency: column, and whether it descends.
-SORTS: dict[str, tuple[tuple[sa.Column[Any], bool], ...]] = {
+SORTS: dict[str, tuple[tuple[AnyColumn, bool], ...]] = {
     "per_run": ((_leaks.c.kept_bytes_per_run, True),),
     "total": ((_leaks.c.kept_bytes_total, True),),
     "runs": ((_leaks.c.runs, True),),
@@ -186,5 +189,5 @@ class LeakQueries(QueryBase):
             and (not window.sites or any((site.file, site.line) == (leak.file, leak.line) for site in window.sites))
         ]
 
-    def _build(self, rows: Sequence[Any]) -> list[Any]:
+    def _build(self, rows: Sequence[AnyRow]) -> list[Any]:
         return [leak_rows.leak(row, self._now_s()) for row in rows]

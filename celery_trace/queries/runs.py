@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -14,6 +14,9 @@ from celery_trace.queries.base import QueryBase
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
 from celery_trace.stores.statements import CHUNK, chunks
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 _runs = tables.runs
 _totals = tables.totals
@@ -198,7 +201,7 @@ class RunQueries(QueryBase):
         return sorted(rows_of.SAMPLES.records(rows), key=lambda sample: (sample.at_s, sample.process))
 
 
-def _name(row: Any) -> str:
+def _name(row: AnyRow) -> str:
     """A worker's name. Web hosts and scripts have none; they are named by role and host."""
     return row.worker or f"{row.role}@{row.host}"
 
@@ -240,11 +243,11 @@ def _one_in_each_slice(
     return found
 
 
-def _alive(row: Any, now_s: float) -> bool:
+def _alive(row: AnyRow, now_s: float) -> bool:
     return row.ended_at_s is None and now_s - row.seen_at_s < SILENT_S
 
 
-def _worker(name: str, host: str, rows: Sequence[Any], now_s: float) -> WorkerView:
+def _worker(name: str, host: str, rows: Sequence[AnyRow], now_s: float) -> WorkerView:
     rows = sorted(rows, key=lambda row: (not _alive(row, now_s), -row.seen_at_s))
     living = [row for row in rows if _alive(row, now_s)]  # the first ones
     views = [_process(row) for row in rows]
@@ -264,11 +267,11 @@ def _worker(name: str, host: str, rows: Sequence[Any], now_s: float) -> WorkerVi
     )
 
 
-def _shared_role(rows: Sequence[Any]) -> str:
+def _shared_role(rows: Sequence[AnyRow]) -> str:
     """The role of a worker's children, if it has any: ``child`` means prefork. An embedded scheduler is ignored."""
     roles = {row.role for row in rows}
     return "child" if "child" in roles else min(roles - {"beat"}, default="beat")
 
 
-def _process(row: Any) -> ProcessView:
+def _process(row: AnyRow) -> ProcessView:
     return rows_of.PROCESS_VIEWS.record(row, at=row.sampled_at_s)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
@@ -25,6 +25,9 @@ from celery_trace.stores.errors import StoreUnavailable
 from celery_trace.stores.mapping import Row, TableOf
 from celery_trace.stores.statements import upsert
 from celery_trace.stores.store import Store
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 _LEAKS = TableOf(schema.leaks, Leak)
 
@@ -174,13 +177,13 @@ def update_run_counts(store: Store, *, most_s: float = 0.1) -> int:
     return len(changed)
 
 
-def _forget(connection: sa.Connection, row: Any) -> None:
+def _forget(connection: sa.Connection, row: AnyRow) -> None:
     """Remove a name's mark, unless more windows arrived meanwhile."""
     state = tables.leak_state
     connection.execute(sa.delete(state).where(state.c.id == row.id, state.c.username == row.username))
 
 
-def _refresh_name(store: Store, due: Any) -> None:
+def _refresh_name(store: Store, due: AnyRow) -> None:
     from celery_trace.heap.leaks import leak_table
 
     now_s = store.clock.now_s()
@@ -208,7 +211,7 @@ def _refresh_name(store: Store, due: Any) -> None:
     store.in_transaction(replace_rows)
 
 
-def _seen_since(leak: Leak, row: Any) -> Leak:
+def _seen_since(leak: Leak, row: AnyRow) -> Leak:
     """The leak with the row's start if that is earlier, as only the newest windows are read."""
     known = _LEAKS.record(row)
     if known.first_seen >= leak.first_seen:
@@ -244,7 +247,7 @@ def leak_row(leak: Leak, runs: int = 0, **more: object) -> Row:
     )
 
 
-def leak(row: Any, now_s: float) -> Leak:
+def leak(row: AnyRow, now_s: float) -> Leak:
     """The leak in a row, with its updated run counts; ``now_s`` is seconds since the epoch."""
     known = _LEAKS.record(row)
     if row.runs <= known.runs:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from operator import attrgetter, itemgetter
 from types import NoneType, UnionType
-from typing import Any, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 import msgspec
 from msgspec import NODEFAULT, Struct
@@ -14,6 +14,9 @@ from msgspec.structs import FieldInfo
 
 from celery_trace.stores import schema
 from celery_trace.stores.payloads import squeeze, unsqueeze
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 Row = dict[str, Any]
 T = TypeVar("T", bound=Struct)
@@ -91,7 +94,7 @@ class TableOf(Generic[T]):
             row[self._payload.column] = self._payload.squeezed(record)
         return row | self._extra | extra
 
-    def record(self, row: Any, **extra: object) -> T:
+    def record(self, row: AnyRow, **extra: object) -> T:
         """
         The record in a row.
 
@@ -106,7 +109,7 @@ class TableOf(Generic[T]):
         parts = self._payload.read(row.payload)
         return self.of_values(self._named(row._mapping), **msgspec.structs.asdict(parts), **extra)
 
-    def records(self, rows: Iterable[Any]) -> list[T]:
+    def records(self, rows: Iterable[AnyRow]) -> list[T]:
         """The records in rows."""
         return [*map(self.record, rows)]
 

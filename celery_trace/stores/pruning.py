@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import sqlalchemy as sa
 from msgspec import Struct, field
@@ -21,6 +21,9 @@ from celery_trace.model import stable_id
 from celery_trace.settings import Settings
 from celery_trace.stores import schema, shared_captures, sizes, tables
 from celery_trace.stores.statements import add_tallies, chunks
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 T = TypeVar("T")
 
@@ -188,7 +191,7 @@ def _remove_batch(connection: sa.Connection, table: sa.Table, column: str, befor
     return removed
 
 
-def _remove_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Any], *, counted: bool) -> int:
+def _remove_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[AnyRow], *, counted: bool) -> int:
     """Remove these rows, which begin with their keys, and their dependent rows."""
     key = next(iter(table.primary_key.columns))
     keys = [row[0] for row in rows]
@@ -228,7 +231,7 @@ def _remove_unused(connection: sa.Connection, table: sa.Table) -> int:
     return len(keys)
 
 
-def _take_from_groups(connection: sa.Connection, rows: Sequence[Any]) -> None:
+def _take_from_groups(connection: sa.Connection, rows: Sequence[AnyRow]) -> None:
     groups, trends = tables.groups, tables.trends
     fewer: Counter[str] = Counter()
     hours: Counter[str] = Counter()

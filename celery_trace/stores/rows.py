@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -30,6 +30,9 @@ from celery_trace.model import (
 from celery_trace.stores import schema, tables
 from celery_trace.stores.mapping import Row, TableOf
 from celery_trace.stores.payloads import DeltaBase, is_difference, squeeze, unsqueeze
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 PROCESSES = TableOf(schema.processes, ProcessRecord)
 PROCESS_VIEWS = TableOf(schema.processes, ProcessView, view=True)
@@ -71,7 +74,7 @@ def memory(value: str) -> MemoryState | None:
     return _memory(value) if value else None
 
 
-def total(row: Any) -> Rollup:
+def total(row: AnyRow) -> Rollup:
     """The rollup of all processes, from a row of :data:`TOTAL_COLUMNS`; its ``process`` is empty."""
     return TOTALS.of_values(row, process="", seq=0)
 

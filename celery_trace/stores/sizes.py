@@ -9,7 +9,7 @@ forecast comes from the last days.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
@@ -20,6 +20,9 @@ from celery_trace.stores import tables
 from celery_trace.stores.mapping import text
 from celery_trace.stores.statements import chunks, insert_new, upsert
 from celery_trace.text.format import duration, size
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyColumn
 
 #: Running sums in bytes and rows: the failures stored now, and all failures ever written.
 HELD, ADDED, ADDED_ROWS = "bytes:failures", "added:bytes:failures", "added:rows:failures"
@@ -56,7 +59,7 @@ def weight(payload: bytes | None, searched: str) -> int:
     return len(payload or b"") + len(searched) + ROW_BYTES
 
 
-def _length(connection: sa.Connection, column: sa.Column[Any]) -> sa.ColumnElement[int]:
+def _length(connection: sa.Connection, column: AnyColumn) -> sa.ColumnElement[int]:
     """The bytes of a payload or the characters of a text."""
     if isinstance(column.type, sa.LargeBinary) or connection.dialect.name == "sqlite":
         return sa.func.coalesce(sa.func.length(column), 0)

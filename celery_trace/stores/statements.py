@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from itertools import islice
 from math import isfinite
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
 from celery_trace.stores.errors import Interrupted
 from celery_trace.stores.mapping import Row
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyColumn
 
 #: Keys in one ``IN``, rows in one statement.
 CHUNK = 500
@@ -172,7 +175,7 @@ def update_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Row])
 
 
 def locked(
-    connection: sa.Connection, table: sa.Table, keys: Iterable[str], columns: Sequence[sa.Column[Any]] = ()
+    connection: sa.Connection, table: sa.Table, keys: Iterable[str], columns: Sequence[AnyColumn] = ()
 ) -> dict[str, Any]:
     """Rows by key, locked for this transaction in key order, so that writers never deadlock."""
     key = next(iter(table.primary_key.columns))

@@ -9,6 +9,11 @@ from sqlalchemy.dialects import mysql
 
 from celery_trace.stores import schema
 
+#: Columns, statements and result rows of any type: SQLAlchemy's types depend on a table's columns.
+AnyColumn = sa.Column[Any]
+AnySelect = sa.Select[Any]
+AnyRow = sa.Row[*tuple[Any, ...]]
+
 metadata = sa.MetaData()
 
 _TYPES: dict[str, sa.types.TypeEngine[Any]] = {
@@ -21,7 +26,7 @@ _TYPES: dict[str, sa.types.TypeEngine[Any]] = {
 }
 
 
-def _column(column: schema.Column) -> sa.Column[Any]:
+def _column(column: schema.Column) -> AnyColumn:
     kind = sa.String(column.type.length) if column.type.kind == "text" else _TYPES[column.type.kind]
     if column.key:
         return sa.Column(column.name, kind, primary_key=True)

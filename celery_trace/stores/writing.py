@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
@@ -37,6 +37,9 @@ from celery_trace.stores import shared_captures, sizes, tables
 from celery_trace.stores.mapping import Row, text
 from celery_trace.stores.rows import LARGEST, SUMMED
 from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 HOUR_S = 3600
 #: Counters of a :class:`Stats` record that are gauges and are not summed.
@@ -362,7 +365,7 @@ class _Groups:
         self._latest: dict[str, Any] = {}
         self._first_s: dict[str, float] = {}
 
-    def count(self, row: Any, by: int) -> None:
+    def count(self, row: Row, by: int) -> None:
         """Add a failure's row to its group (+1), remove it (-1), or update it (0)."""
         key = row["fingerprint"]
         self._changes[key] += by

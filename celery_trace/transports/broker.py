@@ -16,7 +16,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import kombu
 
@@ -26,6 +26,10 @@ from celery_trace.model import AnyRecord, Stats, decode, encode, new_id
 from celery_trace.settings import Settings
 from celery_trace.transports import TransportUnavailable
 from celery_trace.transports.intake import LEASE_S, MOST_MESSAGE_BYTES, Intake, Taken, open_intake
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from kombu.transport.virtual import Channel
 
 logger = logging.getLogger("celery_trace")
 
@@ -269,7 +273,7 @@ class BrokerConsumer:
 
     def __init__(
         self,
-        app: Any,
+        app: Celery,
         facts: HasStore,
         settings: Settings,
         *,
@@ -330,7 +334,7 @@ class BrokerConsumer:
                 if taken and not self._ended.is_set():
                     self._take(channel, intake, taken)
 
-    def _take(self, channel: Any, intake: Intake, messages: Sequence[Taken]) -> None:
+    def _take(self, channel: Channel, intake: Intake, messages: Sequence[Taken]) -> None:
         """Write batches in one transaction, or in several if they are large; then acknowledge them."""
         batches: list[tuple[Taken, list[AnyRecord]]] = []
         together_bytes = 0
@@ -353,7 +357,7 @@ class BrokerConsumer:
             together_bytes += len(data)
         self._store(channel, intake, batches)
 
-    def _store(self, channel: Any, intake: Intake, batches: Sequence[tuple[Taken, list[AnyRecord]]]) -> None:
+    def _store(self, channel: Channel, intake: Intake, batches: Sequence[tuple[Taken, list[AnyRecord]]]) -> None:
         if not batches:
             return
         together = [record for _, records in batches for record in records]
@@ -372,7 +376,7 @@ class BrokerConsumer:
         self.counters["records"] += len(records)
         message.ack()
 
-    def _write(self, channel: Any, intake: Intake, records: Sequence[AnyRecord], attempts: int) -> bool:
+    def _write(self, channel: Channel, intake: Intake, records: Sequence[AnyRecord], attempts: int) -> bool:
         """
         Retry until written, however long the store is unavailable. Records with refused data are set aside.
 
@@ -405,7 +409,7 @@ class BrokerConsumer:
             return self._write(channel, intake, [self._stats()], attempts)
         return True
 
-    def _set_aside(self, channel: Any, intake: Intake, message: Taken, why: str) -> None:
+    def _set_aside(self, channel: Channel, intake: Intake, message: Taken, why: str) -> None:
         """Move an unreadable message to another queue, so that it is not delivered forever."""
         self.counters["set_aside"] += 1
         self.counters["corrupt"] += 1
@@ -413,12 +417,12 @@ class BrokerConsumer:
         self._write(channel, intake, [self._stats()], ATTEMPTS)
         message.ack()
 
-    def _set_lines_aside(self, channel: Any, lines: Sequence[bytes], why: str) -> None:
+    def _set_lines_aside(self, channel: Channel, lines: Sequence[bytes], why: str) -> None:
         """Set single lines of a batch aside, as a batch; its other lines are written."""
         self.counters["corrupt"] += len(lines)
         self._publish_aside(channel, zlib.compress(b"\n".join(lines), 1), len(lines), why)
 
-    def _publish_aside(self, channel: Any, body: bytes, lines: int, why: str) -> None:
+    def _publish_aside(self, channel: Channel, body: bytes, lines: int, why: str) -> None:
         """Publish unreadable lines to the set-aside queue; if that is full, drop, count and log them."""
         queue = records_queue(SET_ASIDE_QUEUE, MOST_SET_ASIDE)(channel)
         if queue.queue_declare().message_count < MOST_SET_ASIDE:

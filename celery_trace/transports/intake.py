@@ -13,11 +13,14 @@ import base64
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import kombu
 
 from celery_trace.transports.raw import RawRefusal, RedisEntry, checked_channel, entry
+
+if TYPE_CHECKING:
+    from kombu.transport.virtual import Channel
 
 #: Size limit of a message, bytes. A collector's batch has 2 MiB, and a single record at most 8 MiB.
 MOST_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -83,7 +86,7 @@ def open_intake(connection: kombu.Connection, queue: kombu.Queue, *, name: str, 
 
 
 class _Message:
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: kombu.Message) -> None:
         self._message = message
         self.refused: RawRefusal | None = message.refused
         body = message.body
@@ -179,7 +182,7 @@ class RedisIntake:
         lease_s: See :data:`LEASE_S`.
     """
 
-    def __init__(self, channel: Any, queue: str, *, name: str, lease_s: float = LEASE_S) -> None:
+    def __init__(self, channel: Channel, queue: str, *, name: str, lease_s: float = LEASE_S) -> None:
         import redis
         from redis.exceptions import OutOfMemoryError
 

@@ -65,7 +65,7 @@ class StoreCommand(BaseCommand):
         )
 
 
-def rows(queries: Queries, noun: str, **filters: Any) -> Iterator[Any]:
+def rows(queries: Queries, noun: str, **filters: object) -> Iterator[Any]:
     """All rows of a list, page by page."""
     cursor: str | None = None
     while True:

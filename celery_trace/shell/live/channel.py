@@ -11,12 +11,16 @@ import logging
 import socket
 from _queue import Empty, SimpleQueue  # queue.SimpleQueue is replaced by green libraries; ours wait in real threads
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_trace import os_threads
 from celery_trace.control.signing import MESSAGE_LIMIT_BYTES
 from celery_trace.guard import report
 from celery_trace.transports.raw import RawRefusal, checked_channel
+
+if TYPE_CHECKING:
+    import kombu
+    from kombu.transport.virtual import Channel
 
 logger = logging.getLogger("celery_trace.shell")
 
@@ -26,7 +30,7 @@ QUEUE_EXPIRES_S = 120.0
 _UNREADABLE_PAUSE_S = 0.01
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
-Connect = Callable[[], Any]
+Connect = Callable[[], "kombu.Connection"]
 
 
 def command_address(process_uid: str) -> str:
@@ -39,7 +43,7 @@ def reply_address(session: str) -> str:
     return f"celery-trace.reply.{session}"
 
 
-def prepared(connection: Any) -> Any:
+def prepared(connection: kombu.Connection) -> kombu.Connection:
     """Configure a connection: short timeouts, and no heartbeat, which nothing would send."""
     connection.heartbeat = 0
     connection.connect_timeout = 3
@@ -51,7 +55,7 @@ def prepared(connection: Any) -> Any:
     return connection
 
 
-def direct_queue(name: str) -> Any:
+def direct_queue(name: str) -> kombu.Queue:
     """A queue on the default exchange that is deleted with its consumer."""
     from kombu import Exchange, Queue
 
@@ -67,7 +71,7 @@ def direct_queue(name: str) -> Any:
     )
 
 
-def publish(channel: Any, address: str, data: bytes) -> None:
+def publish(channel: Channel, address: str, data: bytes) -> None:
     """Send bytes to a queue."""
     from kombu import Producer
 
@@ -82,7 +86,7 @@ def publish(channel: Any, address: str, data: bytes) -> None:
     )
 
 
-def expire_queue(channel: Any, address: str) -> None:
+def expire_queue(channel: Channel, address: str) -> None:
     """
     Let messages to a consumer that is gone expire.
 
@@ -162,7 +166,7 @@ class Receiver:
             left_s -= 0.5
             self._tick()
 
-    def _consume(self, connection: Any) -> None:
+    def _consume(self, connection: kombu.Connection) -> None:
         from kombu import Consumer
 
         channel = checked_channel(connection.channel(), MESSAGE_LIMIT_BYTES, unreadable=self._refused)
@@ -190,7 +194,7 @@ class Receiver:
                 self._tick()
         channel.close()
 
-    def _on_message(self, message: Any) -> None:
+    def _on_message(self, message: kombu.Message) -> None:
         try:
             if message.refused is not None:
                 self._refused(message.refused)
@@ -251,8 +255,8 @@ class Sender:
             self._gone.release()
 
     def _run(self) -> None:
-        connection: Any = None
-        channel: Any = None
+        connection: kombu.Connection | None = None
+        channel: Channel | None = None
         try:
             while True:
                 items = [self._items.get()]
@@ -290,7 +294,7 @@ class Sender:
             self._gone.release()
 
 
-def _release(connection: Any) -> None:
+def _release(connection: kombu.Connection) -> None:
     try:
         if connection is not None:
             connection.release()

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from django.core.management.base import CommandError
@@ -16,6 +16,8 @@ from celery_trace import private_files
 from django_bridge.management.store_command import StoreCommand, duration_s, rows
 
 if TYPE_CHECKING:
+    from django.core.management import CommandParser
+
     from celery_trace.queries import Queries
 
 NOUNS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
@@ -27,7 +29,7 @@ class Command(StoreCommand):
 
     help = "Write leaks, failures, groups, runs, workers, alerts and shells as JSON Lines."
 
-    def add_arguments(self, parser: Any) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         """``--what``, ``--since``, ``--details``, ``--output``."""
         parser.add_argument("--what", action="append", choices=NOUNS, help="repeatable; by default all")
         parser.add_argument("--since", type=duration_s, metavar="TIME", help="only newer than this, such as 7d")
@@ -35,7 +37,13 @@ class Command(StoreCommand):
         parser.add_argument("--output", metavar="FILE", help="a file, created with mode 0600; default: standard output")
 
     def handle(
-        self, *_: Any, what: list[str] | None, since: float | None, details: bool, output: str | None, **_options: Any
+        self,
+        *_: object,
+        what: list[str] | None,
+        since: float | None,
+        details: bool,
+        output: str | None,
+        **_options: object,
     ) -> None:
         """Read page by page and write line by line."""
         since_s = time.time() - since if since is not None else None

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from django_bridge import configuration
 from django_bridge.management.store_command import StoreCommand, duration_s
+
+if TYPE_CHECKING:
+    from django.core.management import CommandParser
 
 
 class Command(StoreCommand):
@@ -15,7 +18,7 @@ class Command(StoreCommand):
 
     help = "Remove records older than CELERY_TRACE_RETENTION_DAYS or beyond the other retention settings."
 
-    def add_arguments(self, parser: Any) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         """``--older-than``, ``--keep-runs``, ``--keep-failures``, ``--keep-bytes``."""
         parser.add_argument("--older-than", type=duration_s, metavar="TIME", help="instead of the setting, such as 7d")
         for what in ("runs", "failures", "bytes"):
@@ -23,12 +26,12 @@ class Command(StoreCommand):
 
     def handle(
         self,
-        *_: Any,
+        *_: object,
         older_than: float | None,
         keep_runs: int | None,
         keep_failures: int | None,
         keep_bytes: int | None,
-        **_options: Any,
+        **_options: object,
     ) -> None:
         """Prune, and report the removed rows and the store's size."""
         from celery_trace.stores import sizes
