@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
@@ -26,16 +26,19 @@ from celery_trace.cli.session import (
 )
 from celery_trace.model import Outcome, Verdict
 
+if TYPE_CHECKING:
+    from celery_trace.queries.filters import FailureFilters, LeakFilters
+
 
 @command
 @listing(
     KIND, NAME, WORKER, SEARCH, SINCE,
     click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), default=None),
 )  # fmt: skip
-def leaks(session: Session, **filters: Any) -> None:
+def leaks(session: Session, limit: int, cursor: str | None, **filters: Unpack[LeakFilters]) -> None:
     """List leaks: how much per run, and where."""
     with session.store() as (_, queries):
-        page = queries.leaks(**filters)
+        page = queries.leaks(limit=limit, cursor=cursor, **filters)
     session.page(page, leak_text.leaks(page.rows, session.style))
 
 
@@ -47,19 +50,19 @@ def leaks(session: Session, **filters: Any) -> None:
     click.option("--fingerprint", default=None, help="Only this group's."),
     click.option("--live", is_flag=True, default=None, help="Only those whose process still holds the objects."),
 )  # fmt: skip
-def failures(session: Session, **filters: Any) -> None:
+def failures(session: Session, limit: int, cursor: str | None, **filters: Unpack[FailureFilters]) -> None:
     """List failed, killed and lost runs, newest first."""
     with session.store() as (_, queries):
-        page = queries.failures(**filters)
+        page = queries.failures(limit=limit, cursor=cursor, **filters)
     session.page(page, failure_text.failures(page.rows, session.style))
 
 
 @command
 @listing(SINCE)
-def workers(session: Session, **filters: Any) -> None:
+def workers(session: Session, since_s: float | None, limit: int, cursor: str | None) -> None:
     """List workers and their processes, with memory and overhead."""
     with session.store() as (_, queries):
-        page = queries.workers(**filters)
+        page = queries.workers(since_s=since_s, limit=limit, cursor=cursor)
         forecasts = queries.forecasts()
         proposals = [(worker.name, found) for worker in page.rows if (found := queries.proposal(worker)) is not None]
     text = worker_text.workers(page.rows, session.style) + worker_text.forecasts(forecasts, proposals, session.style)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import sqlalchemy as sa
 from msgspec.structs import replace
@@ -13,6 +13,7 @@ from celery_trace.model import Failure, FailureDetail, FailureGroup, Kept, Outco
 from celery_trace.queries import cursors
 from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
+from celery_trace.queries.filters import FailureFilters, GroupFilters, exactly
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import shared_captures, tables, values
 from celery_trace.stores.statements import by_key
@@ -52,46 +53,25 @@ class FailureQueries(QueryBase):
     def failures(
         self,
         *,
-        kind: str | None = None,
-        name: str | None = None,
-        outcome: str | None = None,
-        fingerprint: str | None = None,
-        worker: str | None = None,
-        since_s: float | None = None,
-        until_s: float | None = None,
-        search: str | None = None,
-        task_id: str | None = None,
-        root_id: str | None = None,
-        live: bool | None = None,
         limit: int = 100,
         cursor: str | None = None,
+        **filters: Unpack[FailureFilters],
     ) -> Page:
         """
         Failures, newest first.
 
         Args:
-            kind, name, outcome, fingerprint, worker, task_id, root_id: Exact matches, if given.
-            since_s, until_s: Seconds since the epoch; ``until_s`` is exclusive.
-            search: Part of the task's name or of the exception, a whole task or failure id, or part of a local's
-                or an argument's value, also as ``name=value``; see :data:`SEARCHED_VALUES`.
-            live: Only failures that a living process still holds (False: only others).
             limit, cursor: The page.
+            filters: See :class:`FailureFilters`. ``search`` is part of the task's name or of the exception, a whole
+                task or failure id, or part of a local's or an argument's value, also as ``name=value``; see
+                :data:`SEARCHED_VALUES`.
         """
-        conditions: list[sa.ColumnElement[bool]] = []
-        for column, value in (
-            (_failures.c.kind, kind),
-            (_failures.c.name, name),
-            (_failures.c.outcome, outcome),
-            (_failures.c.fingerprint, fingerprint),
-            (_failures.c.worker, worker),
-            (_failures.c.task_id, task_id),
-            (_failures.c.root_id, root_id),
-        ):
-            if value:
-                conditions.append(column == value)
-        if since_s is not None:
+        kind, name, search, live = filters.get("kind"), filters.get("name"), filters.get("search"), filters.get("live")
+        exact = ("kind", "name", "outcome", "fingerprint", "worker", "task_id", "root_id")
+        conditions = exactly(_failures, filters, *exact)
+        if (since_s := filters.get("since_s")) is not None:
             conditions.append(_failures.c.at_s >= since_s)
-        if until_s is not None:
+        if (until_s := filters.get("until_s")) is not None:
             conditions.append(_failures.c.at_s < until_s)
         columns = [column for column in _failures.columns if column.name != "payload"]
         wanted = sa.select(*columns).where(*conditions)
@@ -257,34 +237,25 @@ class FailureQueries(QueryBase):
     def groups(
         self,
         *,
-        kind: str | None = None,
-        name: str | None = None,
-        outcome: str | None = None,
-        state: str | None = None,
-        since_s: float | None = None,
-        search: str | None = None,
         sort: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
         trends: bool = True,
+        **filters: Unpack[GroupFilters],
     ) -> Page:
         """
         Groups of failures that share a fingerprint, the last seen first.
 
         Args:
-            kind, name, outcome: Exact matches, if given.
-            state: ``new`` (first seen within a day), ``ongoing``, ``resolved`` or ``regressed``; ``open`` for all but
-                the resolved ones.
-            since_s: Seen since then.
-            search: Part of the task's name or of the exception, or of a value as in :meth:`failures`.
             sort: ``count`` for the most frequent first, ``first`` for the latest to appear first.
             limit, cursor: The page.
             trends: Whether to read each group's trend, which takes longer than all the rest.
+            filters: ``state`` is ``new`` (first seen within a day), ``ongoing``, ``resolved``, ``regressed``, or
+                ``open`` for all but the resolved ones. ``search`` is as in :meth:`failures`.
         """
-        wanted = sa.select(_groups)
-        for column, value in ((_groups.c.kind, kind), (_groups.c.name, name), (_groups.c.outcome, outcome)):
-            if value:
-                wanted = wanted.where(column == value)
+        exact = ("kind", "name", "outcome")
+        since_s, search, state = filters.get("since_s"), filters.get("search"), filters.get("state")
+        wanted = sa.select(_groups).where(*exactly(_groups, filters, *exact))
         if since_s is not None:
             wanted = wanted.where(_groups.c.last_seen_s >= since_s)
         new_since_s = self._now_s() - NEW_S
@@ -304,8 +275,7 @@ class FailureQueries(QueryBase):
         with self.store.reading() as connection:
             if search:
                 text = search.strip()
-                same = ((_failures.c.kind, kind), (_failures.c.name, name), (_failures.c.outcome, outcome))
-                narrow = [column == value for column, value in same if value]
+                narrow = exactly(_failures, filters, *exact)
                 if since_s is not None:
                     narrow.append(_failures.c.at_s >= since_s)
                 found = self._with_value(connection, text, narrow)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import sqlalchemy as sa
 
@@ -12,6 +12,7 @@ from celery_trace.model import Leak, Page, Window
 from celery_trace.queries import cursors
 from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
+from celery_trace.queries.filters import LeakFilters, exactly
 from celery_trace.stores import leak_rows, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.statements import chunks
@@ -40,16 +41,10 @@ class LeakQueries(QueryBase):
     def leaks(
         self,
         *,
-        kind: str | None = None,
-        name: str | None = None,
-        verdict: str | None = None,
-        worker: str | None = None,
-        queue: str | None = None,
-        since_s: float | None = None,
-        search: str | None = None,
         sort: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
+        **filters: Unpack[LeakFilters],
     ) -> Page:
         """
         Leaks, the proven ones first, then by the memory retained per run.
@@ -57,17 +52,15 @@ class LeakQueries(QueryBase):
         A resolved leak is listed again only if it was seen after that.
 
         Args:
-            kind, name, verdict: Exact matches, if given.
-            worker: Compute the leaks from this worker's processes only.
-            queue: Only tasks that were seen in this queue.
-            since_s: Seen since then.
-            search: Part of the name, file, function or code.
             sort: Another order, one of :data:`SORTS`.
             limit, cursor: The page.
+            filters: See :class:`LeakFilters`. ``search`` is part of the name, file, function or code.
         """
+        kind, name, verdict = filters.get("kind"), filters.get("name"), filters.get("verdict")
+        queue, since_s, search = filters.get("queue"), filters.get("since_s"), filters.get("search")
         by_urgency = ((_leaks.c.rank, False), (_leaks.c.kept_bytes_per_run, True))
         order = (*(SORTS.get(sort or "", by_urgency)), (_leaks.c.id, True))
-        if worker:
+        if worker := filters.get("worker"):
             with self.store.reading() as connection:
                 rows = self._rows_of_worker(connection, worker, kind, name)
                 rows = self._filtered(connection, rows, verdict, queue, since_s, search)
@@ -80,9 +73,7 @@ class LeakQueries(QueryBase):
             .join(resolved, resolved.c.id == sa.literal("leak:") + _leaks.c.id, isouter=True)
             .where(sa.or_(resolved.c.at_s.is_(None), _leaks.c.last_seen_s > resolved.c.at_s))
         )
-        for column, value in ((_leaks.c.kind, kind), (_leaks.c.name, name), (_leaks.c.verdict, verdict)):
-            if value:
-                wanted = wanted.where(column == value)
+        wanted = wanted.where(*exactly(_leaks, filters, "kind", "name", "verdict"))
         if queue:
             wanted = wanted.where(self._in_queue(queue))
         if since_s is not None:

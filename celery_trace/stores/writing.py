@@ -39,7 +39,7 @@ from celery_trace.stores.rows import LARGEST, SUMMED
 from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
 
 if TYPE_CHECKING:
-    from celery_trace.stores.tables import AnyRow
+    pass
 
 HOUR_S = 3600
 #: Counters of a :class:`Stats` record that are gauges and are not summed.
