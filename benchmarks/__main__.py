@@ -1,8 +1,8 @@
 """
-All benchmarks, and the page that tells of them: ``python -m benchmarks [names] [--quick]``.
+Runs the benchmarks and writes their page: ``python -m benchmarks [names] [--quick]``.
 
-Without names every one runs and ``docs/overhead.md`` is written; with names those run and are printed. Each runs as a
-process of its own, as one would run it by hand, so none is measured with what another left in memory.
+Without names all run and ``docs/overhead.md`` is written; with names those run and are printed. Each runs in a separate
+process, as by hand, so that none is measured with another's leftover memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAGE = FOLDER.parent / "docs" / "overhead.md"
 
 
 class Benchmark(Struct, frozen=True):
-    """A script, its words in full and in quick, and how its figures become a section."""
+    """A script, its arguments for full and quick runs, and how its figures become a section."""
 
     name: str
     script: str
@@ -53,9 +53,9 @@ def workers(figures: dict[str, Any]) -> Section:
     return Section(
         "A prefork worker on Redis, every way",
         f"`-c 2`, {figures['heap_blocks']:,} allocated blocks in each child, medians of {figures['rounds']} rounds in "
-        "which all ways alternate; ratios are paired within a round. The dear ways ran fewer rounds and tasks. The "
-        "parent process bounds the rate of no-op tasks, so the children's CPU time says more. The two snapshots trace "
-        "since before the heap was built, as `PYTHONTRACEMALLOC` does.",
+        "which all ways alternate; ratios are paired within a round. The expensive ways ran fewer rounds and tasks. "
+        "The parent process limits the rate of no-op tasks, so the children's CPU time says more. The two snapshots "
+        "trace since before the heap was built, as `PYTHONTRACEMALLOC` does.",
         _by_way(figures),
         [],
     )
@@ -83,7 +83,7 @@ def _by_way(figures: dict[str, Any]) -> list[str]:
 
 
 def auto_alone(figures: dict[str, Any]) -> Section:
-    """The mode that is left on, in many turns beside a bare worker."""
+    """The default mode, in many turns next to a bare worker."""
     reach = []
     for task, words in _TASKS.items():
         auto = figures[task]["auto"]
@@ -102,9 +102,9 @@ def auto_alone(figures: dict[str, Any]) -> Section:
     )
     return Section(
         "A prefork worker on Redis, `auto`",
-        f"As below, of three workers in {figures['rounds']} shorter rounds, which tell smaller differences apart; they "
-        f"were started anew {figures['generations']} times, as two workers of one kind differ for as long as they "
-        "live. What a second bare worker is found to be of the first is what this machine can't tell from nothing.",
+        f"As below, with three workers in {figures['rounds']} shorter rounds, which show smaller differences; they "
+        f"were restarted {figures['generations']} times, as two workers of one kind differ for as long as they "
+        "live. The ratio of a second bare worker to the first shows the noise of this machine.",
         _by_way(figures),
         reach,
     )
@@ -120,8 +120,8 @@ def runs(figures: dict[str, Any]) -> Section:
     return Section(
         "A no-op task in one process",
         "CPU time from the message to the stored result, Celery's dispatch included, in pool processes without a "
-        "broker. Runs as Celery makes them and runs of each way take turns by the hundred; told is the cheapest tenth "
-        "of the batches. The code stays in the processor's caches here; between the tasks of a worker others use them.",
+        "broker. Celery's own runs and runs of each way alternate by the hundred; reported: the fastest 10 % of the "
+        "batches. The code stays in the CPU's caches here; in a worker other code uses them between tasks.",
         [table(["Way", "bare", "with it", "above bare"], rows)],
         [
             Reach(
@@ -169,9 +169,9 @@ def tiers(figures: dict[str, Any]) -> Section:
     longest = figures[largest]["search"]["longest_pause_ms"]
     return Section(
         "What measuring costs a run",
-        "One process, nothing else in it; medians, of CPU time where sampling is compared. A run is told to the "
-        "sampler by two calls, and its allocations pass the hooks. Judging and the search for a holder are steps on a "
-        "thread of their own, about one a second.",
+        "One process, nothing else in it; medians, of CPU time where sampling is compared. A run makes two calls of "
+        "the sampler, and its allocations pass the hooks. Verdicts and the search for a holder are steps on a "
+        "separate thread, about one a second.",
         [
             table(["A run", *names], rows),
             table(["One leak, until its holder is known", "steps", "in all", "longest", "holder"], searches),
@@ -270,7 +270,7 @@ def stored(figures: dict[str, Any]) -> Section:
 
 
 def pages(figures: dict[str, Any]) -> Section:
-    """The monitor's pages over a large store while events come, and Flower's own beside a stock Flower."""
+    """The monitor's pages over a large store while events arrive, and Flower's own compared with a stock Flower."""
     first, seen, theirs = figures["first_byte"], figures["usable"], figures["flower"]
     rows = [
         [
@@ -297,10 +297,10 @@ def pages(figures: dict[str, Any]) -> Section:
     middle = ratios[len(ratios) // 2]
     return Section(
         "The monitor's pages",
-        f"{figures['rows']:,} rows in SQLite and {figures['events_per_s']:,} events a second, with one page asked for "
+        f"{figures['rows']:,} rows in SQLite and {figures['events_per_s']:,} events a second, requesting one page "
         f"after the other; the monitor took {figures['monitor_cpu']:.0%} of a core and {figures['monitor_rss_mib']} "
         "MiB, Flower's memory of tasks included. Usable: Chromium has parsed the page and run its scripts. Flower's "
-        "own pages are asked of the monitor and of a stock Flower in turn, while both hear the same events.",
+        "own pages are requested from the monitor and a stock Flower in turn, while both receive the same events.",
         [
             table(["Page", "first byte p50", "p95", "usable p50", "p95"], rows),
             table(["Flower's own", "in the monitor, p50", "stock Flower, p50", "paired"], beside),
@@ -387,7 +387,7 @@ def run(benchmark: Benchmark, *, quick: bool) -> Any:
     The figures of one benchmark.
 
     Raises:
-        RuntimeError: It printed none; with the end of what it said.
+        RuntimeError: It printed none; with the end of its output.
     """
     words = [sys.executable, str(FOLDER / benchmark.script), *(benchmark.quick if quick else benchmark.full)]
     with tempfile.TemporaryDirectory(prefix="trace-bench-") as folder:
@@ -409,7 +409,7 @@ def run(benchmark: Benchmark, *, quick: bool) -> Any:
 
 
 def machine() -> str:
-    """What it ran on, without names of hosts."""
+    """The machine, without host names."""
     model = ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -439,8 +439,8 @@ def page(sections: Sequence[Section], command: str, loads: Sequence[float], miss
         f"- Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         f"- Command: `{command}`",
         f"- Load of the machine (one minute) between the benchmarks: {min(loads):.1f} to {max(loads):.1f}. Above the "
-        "number of cores, others ran beside us, and rates and pauses are worse than they need be; paired ratios and "
-        "CPU times suffer less.",
+        "number of cores, other programs were running, and rates and pauses are worse than without them; paired "
+        "ratios and CPU times suffer less.",
         "",
         "## Promises",
         "",
@@ -459,7 +459,7 @@ def page(sections: Sequence[Section], command: str, loads: Sequence[float], miss
         ),
     ]
     for name in missing:
-        lines += ["", f"`{name}` did not run to its end this time; its figures are missing."]
+        lines += ["", f"`{name}` did not finish this time; its figures are missing."]
     for section in sections:
         lines += ["", f"## {section.title}", "", section.words]
         for text in section.tables:
@@ -468,18 +468,18 @@ def page(sections: Sequence[Section], command: str, loads: Sequence[float], miss
 
 
 def main() -> int:
-    """Run what was asked for; 1 if a benchmark did not end well."""
+    """Run the chosen benchmarks; 1 if one failed."""
     names = [benchmark.name for benchmark in BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What measuring costs.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(names)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="few rounds: under ten minutes, and less sure")
+    parser.add_argument("--quick", action="store_true", help="few rounds: under ten minutes, less precise")
     parser.add_argument("--output", type=Path, default=None, help="the page; docs/overhead.md when all of them run")
-    parser.add_argument("--keep", type=Path, default=None, help="a folder that takes each benchmark's figures as JSON")
-    parser.add_argument("--from", dest="kept", type=Path, default=None, help="write the page of figures kept before")
+    parser.add_argument("--keep", type=Path, default=None, help="a folder for each benchmark's figures as JSON")
+    parser.add_argument("--from", dest="kept", type=Path, default=None, help="write the page from figures kept before")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(names))
     if unknown:
-        parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(names)}")
+        parser.error(f"unknown benchmark {', '.join(unknown)}; known are {', '.join(names)}")
     chosen = [benchmark for benchmark in BENCHMARKS if not options.names or benchmark.name in options.names]
     sections, missing, loads = [], [], [os.getloadavg()[0]]
     for benchmark in chosen:

@@ -1,4 +1,4 @@
-"""What the page tells of the benchmarks that look for leaks in real workers."""
+"""The page's sections of the benchmarks that search leaks in real workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.sections import Reach, Section, table
 
 
 def mixed(figures: dict[str, Any]) -> Section:
-    """What is named where all kinds of task take turns."""
+    """Leaks named among all kinds of tasks in turns."""
     rows, reach, faults = [], [], ""
     for name, way in figures["ways"].items():
         runs_of = way["named_at_run"]
@@ -39,7 +39,7 @@ def mixed(figures: dict[str, Any]) -> Section:
         "All kinds of task in turns",
         f"The corpus of the tests in a real prefork worker, {figures['rounds']} runs of each task a child, "
         f"{figures['seeds']} seed(s). A rate is right within 15 %, or within four deviations where it rests on few "
-        f"picks. Not due were {not_due} leaks, of which too little had been kept by then. Spent is the share of a "
+        f"picks. {not_due} leaks were not due, as they had retained too little by then. Spent is the share of a "
         "process's time that went into sampling and judging, of the process that spent most."
         + (f"\n\nJudged wrong:\n{faults}" if faults else ""),
         [table(["Worker", "leaks named", "look-alikes accused", "named by run (median / worst)", "spent"], rows)],
@@ -48,13 +48,13 @@ def mixed(figures: dict[str, Any]) -> Section:
 
 
 def healthy_week(figures: dict[str, Any]) -> Section:
-    """Whether a healthy task is ever said to leak."""
+    """Whether a healthy task is ever reported as leaking."""
     accused, growing = figures["accused"], figures["growing_for_a_while"]
     wrong = "".join(f"\n- {text}" for text in accused)
     return Section(
         "Healthy tasks over days",
         f"{figures['shapes']} shapes of healthy tasks, {figures['days']:g} days of their runs, simulated and judged at "
-        f"each look as a process judges. {len(growing)} were `growing` for a while, which alerts nobody."
+        f"each look as in a process. {len(growing)} were `growing` for a while, which raises no alert."
         + (f"\n\nJudged wrong:\n{wrong}" if wrong else ""),
         [],
         [
@@ -65,7 +65,7 @@ def healthy_week(figures: dict[str, Any]) -> Section:
 
 
 def paced(figures: dict[str, Any]) -> Section:
-    """What the first seconds of a child cost, and later ones."""
+    """The cost of a child's first seconds, and of later ones."""
     rows, reach = [], []
     for name in pace.BLOCKS:
         found = figures[name]
@@ -100,7 +100,7 @@ def paced(figures: dict[str, Any]) -> Section:
 
 
 def idle(figures: dict[str, Any]) -> Section:
-    """What processes take that get no task."""
+    """The cost of processes without tasks."""
     names = {"bare": "child without it", "child": "child", "collector": "collector of all"}
     rows = [[words, f"{figures[name]['mean']:.4%}", f"{figures[name]['most']:.4%}"] for name, words in names.items()]
     child, collector = figures["child"]["mean"], figures["collector"]["mean"]
@@ -149,11 +149,11 @@ def main_process(figures: dict[str, Any]) -> Section:
 
 
 def few_and_huge(figures: dict[str, Any]) -> Section:
-    """Few runs that each keep much."""
+    """Few runs that each leak much."""
     return Section(
         "Few and huge runs",
-        "7.6 MB kept a run, one run after the other; beside a busy machine compute twice as many processes as it has "
-        "cores.",
+        "7.6 MB retained per run, one run after the other; on the busy machine twice as many processes compute as it "
+        "has cores.",
         [_named({f"{name} machine": one for name, one in figures.items()})],
         [
             _reach(f"7.6 MB kept a run, {name} machine", f"named within {few.GOAL_RUNS} runs", one, "reports",
@@ -177,7 +177,7 @@ def one_in_a_thousand(figures: dict[str, Any]) -> Section:
     """A leak in few of many runs."""
     return Section(
         "A leak in one run of many",
-        "A megabyte kept in one run of so many; as fast as the worker runs them.",
+        "A megabyte leaked in one of many runs; as fast as the worker runs them.",
         [_named({f"1 MB in one run of {int(every):,}": one for every, one in figures.items()})],
         [
             _reach(f"a megabyte in one run of {int(every):,}", "line and holder", one, "failed")
@@ -210,7 +210,7 @@ def _named(cases: dict[str, dict[str, Any]]) -> str:
 
 
 def _reach(what: str, promised: str, case: dict[str, Any], holder: str, most_runs: int = 10**9) -> Reach:
-    """Whether a leak was named at its line with its holder, nothing else was, and that soon enough."""
+    """Whether a leak was named at its line with its holder, in time, and nothing else was."""
     leaking = case["leaking"]
     if leaking is None:
         return Reach(what, promised, f"{case['row']['verdict'] if 'row' in case else 'no row of its line'}", False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import sqlalchemy as sa
@@ -147,8 +147,8 @@ def write_parquet(
     return exported
 
 
-def _parts(iterator: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    part: list[dict[str, Any]] = []
+def _parts(iterator: Iterator[dict[str, object]], size: int) -> Iterator[list[dict[str, object]]]:
+    part: list[dict[str, object]] = []
     for row in iterator:
         part.append(row)
         if len(part) == size:
@@ -168,5 +168,5 @@ def _arrow_type(pyarrow: Any, column: AnyColumn) -> Any:
     return pyarrow.string()
 
 
-def _private(path: Path) -> Any:
+def _private(path: Path) -> BinaryIO:
     return os.fdopen(private_files.create(path), "wb")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.apps import apps
 from django.contrib import admin
@@ -93,7 +93,7 @@ class FailureAdmin(ReadOnlyAdmin):
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, object] | None = None
-    ) -> Any:
+    ) -> object:
         """The page of one failure."""
         row = self.get_object(request, object_id)
         if row is None or not self.has_view_permission(request, row):
@@ -172,7 +172,7 @@ class LeakAdmin(ReadOnlyAdmin):
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, object] | None = None
-    ) -> Any:
+    ) -> object:
         """The page of one leak."""
         row = self.get_object(request, object_id)
         leak = payloads.read(row.payload, model.Leak) if row is not None else None

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.contrib import admin
 from django.core.paginator import Paginator
@@ -36,7 +36,7 @@ def local_time(at_s: float | None) -> datetime.datetime | None:
 def text_column(field: str) -> Callable[..., str]:
     """A column with text from a traced process, hidden characters as escapes."""
 
-    def column(_: Any, row: Any) -> str:
+    def column(_: object, row: object) -> str:
         return escaped(getattr(row, field))
 
     shown: Callable[..., str] = admin.display(column, description=field.replace("_", " "), ordering=field)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import django_celery_results.admin  # noqa: F401  its own registration must come first
 from django.apps.registry import Apps
@@ -66,7 +66,7 @@ class FailureInline(ReadOnly, admin.TabularInline):
     fields = readonly_fields = ("page", "outcome", "retries", "raised", "at")
 
     @admin.display(description="failure")
-    def page(self, row: TaskFailure) -> Any:
+    def page(self, row: TaskFailure) -> object:
         """A link to its frames and locals."""
         address = reverse("admin:django_bridge_failure_change", args=[row.pk])
         return format_html('<a href="{}">{}</a>', address, row.pk)

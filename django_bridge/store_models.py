@@ -37,7 +37,7 @@ _FIELDS = {
 
 def field(column: schema.Column) -> Any:
     """The model field for a column."""
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if column.type.length is not None:
         options["max_length"] = column.type.length
     if column.key:
@@ -63,7 +63,7 @@ class StoreModel(ModelBase):
         cls,
         name: str,
         bases: tuple[type, ...],
-        attrs: dict[str, Any],
+        attrs: dict[str, object],
         table: schema.Table | None = None,
         only: tuple[str, ...] = (),
         **options: object,

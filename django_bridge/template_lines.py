@@ -5,7 +5,6 @@ from __future__ import annotations
 import linecache
 import os
 from types import TracebackType
-from typing import Any
 
 from celery_trace.model import Line
 from django_bridge.texts import plain
@@ -35,7 +34,7 @@ def template_line(error: BaseException) -> Line | None:
     return found
 
 
-def _line(origin: Any, token: Any) -> Line | None:
+def _line(origin: object, token: object) -> Line | None:
     number = getattr(token, "lineno", None)
     name = getattr(origin, "name", None)
     if not isinstance(number, int) or not isinstance(name, str):

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.http import Http404
@@ -69,7 +69,7 @@ class Tracer:
         #: Clients can cause these as often as they like.
         self.suspicions = RateLimit(SUSPICIONS, SUSPICIONS_S)
         #: The view of each run's name: leaks are attributed to its code while requests overlap.
-        self._views: dict[str, Any] = {}
+        self._views: dict[str, object] = {}
 
     # --- a request's stages ----------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class Tracer:
         status = 400 if isinstance(error, SuspiciousOperation) else 500
         self._record(trace or RequestTrace(), request, error, status)
 
-    def answered(self, trace: RequestTrace, request: HttpRequest, response: HttpResponseBase) -> Any:
+    def answered(self, trace: RequestTrace, request: HttpRequest, response: HttpResponseBase) -> object:
         """There is a response; the run ends with it, or with the last byte of a streaming one."""
         trace.inside = False
         with Guard("django: response"):

@@ -112,7 +112,7 @@ def export(session: Session, what: tuple[str, ...], since_s: float | None, detai
             elif noun in _TEXTS:
                 file.write(f"{noun.upper()}\n\n{_TEXTS[noun](list(_rows(queries, noun, since_s)), session.style)}\n")
             elif what:
-                raise Refusal(f"{noun} can be exported as JSON only. Add --format json.")
+                raise Refusal(f"{noun} have no table format. Add --format json.")
 
 
 _TEXTS: dict[str, Callable[[list[Any], Style], str]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import click
 
@@ -48,7 +47,7 @@ def profile(session: Session, name: str, wait_s: float, view: str) -> None:
     if not any(answer["ok"] for answer in answers):
         raise Refusal("No worker accepted the order; see the reasons above.")
     found = _wait(profiles, name, begun_s, wait_s)
-    data: dict[str, Any] = {"profile": found, "recording": str(profiles.recording(found.id)), "workers": answers}
+    data: dict[str, object] = {"profile": found, "recording": str(profiles.recording(found.id)), "workers": answers}
     if found.state != "done":
         raise Refusal(f"The run of {escaped(name)} was not profiled: {escaped(found.why)}")
     try:

@@ -47,7 +47,7 @@ class Since(click.ParamType[float]):
 
     name = "age"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = read_seconds(value)
         if seconds is None:
             self.fail(f"{wrong_duration(value)}.", param, ctx)
@@ -59,7 +59,7 @@ class Duration(click.ParamType[float]):
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = read_seconds(value)
         if seconds is None:
             self.fail(f"{wrong_duration(value)}.", param, ctx)
@@ -71,7 +71,7 @@ class Bytes(click.ParamType[int]):
 
     name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         number = read_bytes(value)
         if number is None:
             self.fail(f"{wrong_size(value)}.", param, ctx)
@@ -108,13 +108,13 @@ class Session:
         finally:
             store.close()
 
-    def show(self, text: str, data: Any) -> None:
+    def show(self, text: str, data: object) -> None:
         """Print the text, or the data as JSON with ``--format json``."""
         if self.json:
             text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n"
         click.echo(text, nl=False, color=True if self.style.colour else None)
 
-    def page(self, page: Page, text: str, **more: Any) -> None:
+    def page(self, page: Page, text: str, **more: object) -> None:
         """Print a page of a list, with ``more`` in JSON; below a table, how to get the next page."""
         if page.next and not self.json:
             text += f"\nMore: add --cursor {page.next}\n"
@@ -125,7 +125,7 @@ def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.
     """Make a subcommand: it gets a :class:`Session`, takes ``--format``, and reports errors without a traceback."""
 
     @functools.wraps(function)
-    def run(ctx: click.Context, /, shape: str, debug: bool, **values: Any) -> Any:
+    def run(ctx: click.Context, /, shape: str, debug: bool, **values: object) -> object:
         try:
             found = ctx.find_root().obj
             return function(Session(found.app, shape, not getattr(found, "no_color", False)), **values)

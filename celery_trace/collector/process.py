@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -179,7 +179,7 @@ def folder_is_taken(spool_folder: Path) -> bool:
     return False
 
 
-def broker_of(app: Celery | None = None) -> dict[str, Any]:
+def broker_of(app: Celery | None = None) -> dict[str, object]:
     """
     An app's broker options, as plain values that another process can read.
 
@@ -197,7 +197,7 @@ def broker_of(app: Celery | None = None) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """The part of a value that JSON can hold. Functions and contexts can't be passed to another process."""
     if isinstance(value, dict):
         return {str(key): plain for key, item in value.items() if (plain := _plain(item)) is not None}

@@ -101,7 +101,7 @@ class RemoteControlFilter:
         self._refusals = RefusalLimit(clock, per_minute=1)
         #: ``control:refused`` and ``control:refused:<why>``, for the process's Stats.
         self.counters: Counter[str] = Counter()
-        self._step: type[Any] | None = None
+        self._step: type[object] | None = None
 
     def install(self, app: Celery) -> None:
         """Install the filter in the app's worker. To be called before the worker creates its consumer."""
@@ -194,10 +194,10 @@ class OrderReceiver:
         """Register Celery's remote control commands. They are global to the process; the last receiver gets them."""
         from celery.worker.control import control_command, inspect_command
 
-        def hello(_state: Any, **_: Any) -> dict[str, str]:
+        def hello(_state: object, **_: object) -> dict[str, str]:
             return {"uid": self._process.uid}
 
-        def order(_state: Any, message: str = "", **_: Any) -> dict[str, str]:
+        def order(_state: object, message: str = "", **_: object) -> dict[str, str]:
             return {"message": self.receive(message)}
 
         inspect_command(name=HELLO)(hello)

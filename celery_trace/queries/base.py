@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -33,7 +32,7 @@ class QueryBase:
         order: Order,
         limit: int,
         cursor: str | None,
-        build: Callable[[Sequence[AnyRow]], list[Any]],
+        build: Callable[[Sequence[AnyRow]], Sequence[object]],
     ) -> Page:
         """One page of a list; ``build`` converts the page's rows into its objects."""
         limit = max(1, min(limit, cursors.MOST))
@@ -42,7 +41,7 @@ class QueryBase:
         found = connection.execute(cursors.ordered(wanted, order).limit(limit + 1)).all()
         page, more = found[:limit], len(found) > limit
         last = cursors.encode([page[-1]._mapping[column.name] for column, _ in order]) if more else None
-        return Page(noun, build(page), last)
+        return Page(noun, list(build(page)), last)
 
     def _by_key(self, connection: sa.Connection, table: sa.Table, keys: Iterable[str]) -> dict[str, AnyRow]:
         key = next(iter(table.primary_key.columns))

@@ -27,12 +27,12 @@ class BadCursor(TraceError, ValueError):
         super().__init__(what, next="Leave it out to begin with the first page.")
 
 
-def encode(values: Sequence[Any]) -> str:
+def encode(values: Sequence[object]) -> str:
     """A cursor for the row with these values in the order's columns."""
     return base64.urlsafe_b64encode(msgspec.json.encode(list(values))).rstrip(b"=").decode()
 
 
-def decode(cursor: str, kinds: Sequence[type]) -> list[Any]:
+def decode(cursor: str, kinds: Sequence[type]) -> list[object]:
     """
     The values of a cursor.
 
@@ -57,14 +57,14 @@ def kinds_of(order: Sequence[tuple[AnyColumn, bool]]) -> list[type]:
     return [column.type.python_type for column, _ in order]
 
 
-def _fits(value: Any, kind: type) -> bool:
+def _fits(value: object, kind: type) -> bool:
     """Whether a value can be compared with a column of this type; some databases raise an error otherwise."""
     if kind is str:
         return isinstance(value, str) and "\0" not in value
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
 
 
-def after(order: Sequence[tuple[AnyColumn, bool]], values: Sequence[Any]) -> sa.ColumnElement[bool]:
+def after(order: Sequence[tuple[AnyColumn, bool]], values: Sequence[object]) -> sa.ColumnElement[bool]:
     """
     A condition for the rows after these values.
 
@@ -84,7 +84,7 @@ def after(order: Sequence[tuple[AnyColumn, bool]], values: Sequence[Any]) -> sa.
 
 
 def page_of(
-    rows: Iterable[Mapping[str, Any]], order: Sequence[tuple[AnyColumn, bool]], limit: int, cursor: str | None
+    rows: Iterable[Mapping[str, object]], order: Sequence[tuple[AnyColumn, bool]], limit: int, cursor: str | None
 ) -> tuple[list[Mapping[str, Any]], str | None]:
     """
     A page of rows in memory, with the same cursors.

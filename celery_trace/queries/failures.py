@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import sqlalchemy as sa
 from msgspec.structs import replace
@@ -175,7 +175,7 @@ class FailureQueries(QueryBase):
             )
         )
 
-    def _summaries(self, connection: sa.Connection, rows: Sequence[AnyRow]) -> list[Any]:
+    def _summaries(self, connection: sa.Connection, rows: Sequence[AnyRow]) -> list[object]:
         counts = self._by_key(connection, _groups, {row.fingerprint for row in rows})
         held = self._held(connection, [row.id for row in rows])
         kills = self._kills(connection, [row.id for row in rows if row.outcome in _KILLING])

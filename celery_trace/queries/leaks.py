@@ -180,5 +180,5 @@ class LeakQueries(QueryBase):
             and (not window.sites or any((site.file, site.line) == (leak.file, leak.line) for site in window.sites))
         ]
 
-    def _build(self, rows: Sequence[AnyRow]) -> list[Any]:
+    def _build(self, rows: Sequence[AnyRow]) -> list[object]:
         return [leak_rows.leak(row, self._now_s()) for row in rows]

@@ -52,16 +52,16 @@ class CommandResult(NamedTuple):
     more: bool = False
 
 
-class _Scope(dict[str, Any]):
+class _Scope(dict[str, object]):
     """A frame's names as globals of a command: its variables, then the shell's names, then the module's."""
 
-    def __init__(self, frame: ShellFrame, shared: dict[str, Any]) -> None:
+    def __init__(self, frame: ShellFrame, shared: dict[str, object]) -> None:
         super().__init__(frame.locals)
         self._shared = shared
         self._module = frame.globals
         self.original = dict(frame.locals)
 
-    def __missing__(self, name: str) -> Any:
+    def __missing__(self, name: str) -> object:
         if name in self._shared:
             return self._shared[name]
         if name in self._module:
@@ -96,7 +96,7 @@ class Interpreter:
         self.trace = trace
         self._await = await_
         self._output_limit = output_limit
-        self._shared: dict[str, Any] = {"trace": trace, "input": _no_keyboard, "breakpoint": _no_keyboard}
+        self._shared: dict[str, object] = {"trace": trace, "input": _no_keyboard, "breakpoint": _no_keyboard}
         self._scopes: dict[int, _Scope] = {}
         self._nowhere = ShellFrame("<shell>", 0, "<no frame>", {})
         self._sources: list[str] = []
@@ -199,7 +199,7 @@ class Interpreter:
             except (SyntaxError, ValueError, OverflowError):
                 return False
 
-    def _execute(self, tree: ast.Module, file: str, scope: _Scope) -> Any:
+    def _execute(self, tree: ast.Module, file: str, scope: _Scope) -> object:
         """Run statements; returns the value of the last one if it is an expression."""
         body, last = list(tree.body), None
         if body and isinstance(body[-1], ast.Expr):
@@ -311,7 +311,7 @@ class Interpreter:
         return True
 
 
-async def _in_turn(parts: list[types.CodeType], scope: dict[str, Any]) -> Any:
+async def _in_turn(parts: list[types.CodeType], scope: dict[str, object]) -> object:
     value = None
     for part in parts:
         value = eval(part, scope)  # noqa: S307 - as above

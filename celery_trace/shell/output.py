@@ -86,7 +86,7 @@ class _Proxy:
     def isatty(self) -> bool:
         return False if _sink.get() is not None else self._original.isatty()
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._original, name)
 
 

@@ -106,7 +106,7 @@ def safe_repr(value: Any) -> str:
     return text if len(text) <= TEXT else f"{text[:TEXT]}… {len(text) - TEXT:,} more characters"
 
 
-def pretty(value: Any) -> str:
+def pretty(value: object) -> str:
     """The echo of a value: at most :data:`ITEMS` items and about :data:`WIDTH` columns."""
     try:
         return _Layout().text(value, 0, 0)

@@ -14,17 +14,17 @@ from typing import Any
 class ShellObject:
     """An object of ours with known members, which completion can read without running code."""
 
-    def _members(self) -> Mapping[str, Any]:
+    def _members(self) -> Mapping[str, object]:
         return {}
 
     def __dir__(self) -> list[str]:
         return sorted(self._members())
 
 
-class Locals(dict[str, Any]):
+class Locals(dict[str, object]):
     """A frame's variables: ``locals["a"]`` and ``locals.a``."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         try:
             return self[name]
         except KeyError:
@@ -35,11 +35,11 @@ class Locals(dict[str, Any]):
 class ShellFacts(ShellObject):
     """Plain facts by name, such as a task's queue or a leak's line."""
 
-    def __init__(self, title: str, facts: Mapping[str, Any]) -> None:
+    def __init__(self, title: str, facts: Mapping[str, object]) -> None:
         self.__dict__.update(facts)
         self._title = title
 
-    def _members(self) -> Mapping[str, Any]:
+    def _members(self) -> Mapping[str, object]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
     def __repr__(self) -> str:
@@ -61,9 +61,9 @@ class ShellFrame(ShellObject):
         file: str,
         line: int,
         function: str,
-        variables: Mapping[str, Any],
+        variables: Mapping[str, object],
         *,
-        namespace: Mapping[str, Any] | None = None,
+        namespace: Mapping[str, object] | None = None,
         source: Callable[[], Sequence[tuple[int, str]]] | None = None,
         in_app: bool = True,
         note: str = "",
@@ -72,7 +72,7 @@ class ShellFrame(ShellObject):
         self.line = line
         self.function = function
         self.locals = Locals(variables)
-        self.globals: Mapping[str, Any] = {} if namespace is None else namespace
+        self.globals: Mapping[str, object] = {} if namespace is None else namespace
         self.in_app = in_app
         self.note = note
         self._source = source
@@ -81,7 +81,7 @@ class ShellFrame(ShellObject):
         """Source lines around the failing one; empty without source."""
         return self._source() if self._source is not None else ()
 
-    def _members(self) -> Mapping[str, Any]:
+    def _members(self) -> Mapping[str, object]:
         return {name: getattr(self, name) for name in ("file", "line", "function", "locals", "globals")}
 
     def __repr__(self) -> str:
@@ -101,11 +101,11 @@ class Trace(ShellObject):
         frames: Sequence[ShellFrame],
         *,
         exception: Any = None,
-        args: Any = None,
-        kwargs: Any = None,
-        task: Any = None,
-        request: Any = None,
-        leaks: Any = (),
+        args: object = None,
+        kwargs: object = None,
+        task: object = None,
+        request: object = None,
+        leaks: object = (),
         mode: str = "recreated",
     ) -> None:
         self.frames = list(frames)
@@ -127,8 +127,8 @@ class Trace(ShellObject):
         """The selected frame."""
         return self.frames[self._chosen] if self.frames else None
 
-    def _members(self) -> Mapping[str, Any]:
-        members: dict[str, Any] = {}
+    def _members(self) -> Mapping[str, object]:
+        members: dict[str, object] = {}
         for frame in reversed(self.frames):
             members.update(frame.locals)
         if self.frame is not None:
@@ -137,7 +137,7 @@ class Trace(ShellObject):
         members["frame"] = self.frame
         return members
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__") or "frames" not in self.__dict__:
             raise AttributeError(name)
         chosen = self.frame

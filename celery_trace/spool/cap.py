@@ -1,7 +1,7 @@
 """
 The spool's cap: drop whole files, the oldest routine ones first, and count the records lost with them.
 
-Any process may drop a finished file of any other. It takes the file's lock first, so a file that the collector is
+object process may drop a finished file of any other. It takes the file's lock first, so a file that the collector is
 delivering stays; counts the records beyond the cursor; and renames the file to a name that holds the counts
 (see :mod:`celery_trace.spool.losses`).
 """

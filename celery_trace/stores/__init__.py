@@ -20,7 +20,7 @@ __all__ = ["Pruned", "Store", "StoreUnavailable", "Written", "open_store"]
 _MODULES = {"Pruned": "pruning", "Store": "store", "Written": "writing", "open_store": "store"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -100,8 +100,8 @@ def _with_driver(url: URL) -> URL:
 
 def _from_url(url: URL, store_url: str) -> Engine:
     backend = url.get_backend_name()
-    arguments: dict[str, Any] = {"pool_pre_ping": True}
-    connect: dict[str, Any] = {}
+    arguments: dict[str, object] = {"pool_pre_ping": True}
+    connect: dict[str, object] = {}
     if backend == "sqlite":
         arguments.pop("pool_pre_ping")
         connect = {"check_same_thread": False}
@@ -269,7 +269,7 @@ def _driver_of_a_wrapper(alias: str) -> str | None:
     return {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}.get(vendor)
 
 
-def _mysql_query(options: Mapping[str, Any]) -> dict[str, str]:
+def _mysql_query(options: Mapping[str, object]) -> dict[str, str]:
     """Translate Django's OPTIONS for mysqlclient into SQLAlchemy's query for PyMySQL."""
     query = {name: str(options[name]) for name in ("unix_socket", "charset", "init_command") if options.get(name)}
     # mysqlclient reads them from the file; PyMySQL can read the same one.

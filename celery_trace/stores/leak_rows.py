@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import sqlalchemy as sa
@@ -152,7 +152,7 @@ def update_run_counts(store: Store, *, most_s: float = 0.1) -> int:
     table = tables.leaks
     growing = sa.select(table).where(table.c.rank <= RANKS[Verdict.GROWING])
     now_s, until_s = store.clock.now_s(), time.monotonic() + most_s
-    changed: list[dict[str, Any]] = []
+    changed: list[dict[str, object]] = []
     with store.reading() as connection:
         for row in connection.execute(growing.order_by(table.c.rank, table.c.id).limit(MOST_COUNTED)).all():
             if time.monotonic() > until_s:

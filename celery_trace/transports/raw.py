@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import kombu.message
 import msgspec
 from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    from kombu.transport.virtual import Channel
 
 #: Size limit of a message's JSON headers and of its properties, bytes (Redis). RabbitMQ has its own limits.
 MOST_HEADER_BYTES = 32 * 1024
@@ -46,14 +49,14 @@ class RedisEntry(Struct, frozen=True):
     """A valid message from a Redis list."""
 
     body: str
-    headers: dict[str, Any]
-    properties: dict[str, Any]
+    headers: dict[str, object]
+    properties: dict[str, object]
     content_type: str | None = field(name="content-type")
     content_encoding: str | None = field(name="content-encoding")
 
 
 _laid = msgspec.json.Decoder(_StoredMessage)
-_mapping = msgspec.json.Decoder(dict[str, Any])
+_mapping = msgspec.json.Decoder(dict[str, object])
 
 
 def entry(item: bytes, most_bytes: int) -> RedisEntry | RawRefusal:
@@ -86,12 +89,12 @@ def _too_big(size: int, most_bytes: int) -> RawRefusal:
 
 
 def checked_channel(
-    channel: Any,
+    channel: Channel,
     most_bytes: int,
     *,
-    accepts: Callable[[Any], str] | None = None,
+    accepts: Callable[[object], str] | None = None,
     unreadable: Callable[[RawRefusal], None] | None = None,
-) -> Any:
+) -> Channel:
     """
     Make one of our channels check each raw message.
 
@@ -108,16 +111,16 @@ def checked_channel(
         The channel.
     """
     check_messages(channel, most_bytes, accepts)
-    connection: Any = getattr(channel, "connection", None)
+    connection: object = getattr(channel, "connection", None)
     if hasattr(connection, "on_inbound_frame"):
         connection.on_inbound_frame = _tolerant(connection.on_inbound_frame)
-    client: Any = getattr(channel, "client", None)
+    client: object = getattr(channel, "client", None)
     if hasattr(client, "parse_response"):
         client.parse_response = _popping(client.parse_response, most_bytes, unreadable or (lambda _refusal: None))
     return channel
 
 
-def check_messages(channel: Any, most_bytes: int, accepts: Callable[[Any], str] | None = None) -> None:
+def check_messages(channel: Channel, most_bytes: int, accepts: Callable[[Any], str] | None = None) -> None:
     """As :func:`checked_channel`, for a channel with a shared connection: only its message class changes."""
     channel.Message = _checking(channel.Message, most_bytes, accepts)
     if hasattr(channel, "auto_decode"):
@@ -226,7 +229,7 @@ def _popping(
     and asks for the next one at once.
     """
 
-    def parse_response(connection: Any, command_name: Any, **options: Any) -> Any:
+    def parse_response(connection: object, command_name: object, **options: object) -> object:
         answer = parse(connection, command_name, **options)
         if command_name != "BRPOP" or not answer:
             return answer

@@ -54,7 +54,7 @@ class StoreCommand(BaseCommand):
         finally:
             store.close()
 
-    def style_of(self, options: dict[str, Any]) -> Style:
+    def style_of(self, options: dict[str, object]) -> Style:
         """The style of tables: cut to the width and coloured on a terminal, uncut elsewhere."""
         terminal = sys.stdout.isatty() and self.stdout.isatty()
         colour = terminal and not options.get("no_color")

@@ -278,7 +278,7 @@ def test_channels_are_tested_and_a_failure_is_status_1(run: Run, filled: Store) 
     assert "no answer" in down.stdout
     assert "s3cret" not in down.output
     assert "No channel is configured" in run("alerts", "--test", "all").stderr
-    assert "Channels are: log:" in run("alerts", "--test", "x", trace_alert_channels=["log:"]).stderr
+    assert "Channels: log:" in run("alerts", "--test", "x", trace_alert_channels=["log:"]).stderr
     assert "Use only one of" in run("alerts", "--test", "all", "--rules").stderr
 
 
@@ -305,7 +305,7 @@ def test_export_writes_one_object_a_line(run: Run, filled: Store, tmp_path: Path
     tables = run("export").stdout
     assert "LEAKS" in tables
     assert "FAILURES" in tables
-    assert "There is no table of runs" in run("export", "--what", "runs").stderr
+    assert "runs have no table format" in run("export", "--what", "runs").stderr
 
 
 def test_an_export_to_a_file_is_for_its_owner_alone(run: Run, filled: Store, tmp_path: Path) -> None:

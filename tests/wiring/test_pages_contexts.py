@@ -644,7 +644,7 @@ def test_a_store_that_was_lost_is_told_on_the_overview_and_the_statistics(tmp_pa
     queries = Queries(store)
     item = overview.overview(queries, visit())["items"][0]
     assert item.what == "The store was lost and made again"
-    assert "deleted while it was in use" in item.detail
+    assert "deleted while in use" in item.detail
     context = statistics.statistics(queries, visit())
     assert [line for _, line in context["lost_stores"]] == [item.detail]
     assert context["store_size"][0].startswith("The store takes ")

@@ -300,7 +300,7 @@ class LiveSession:
 
     # --- the session ----------------------------------------------------------------------------------
 
-    def open(self, leaks: list[dict[str, Any]], timeout_s: float) -> None:
+    def open(self, leaks: list[dict[str, object]], timeout_s: float) -> None:
         """The handshake; called once, by the client."""
         reply = self.ask("open", Body(leaks=leaks), timeout_s=timeout_s)
         self.frames = [FrameInfo(*frame) for frame in reply.frames]

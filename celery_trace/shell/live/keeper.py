@@ -17,7 +17,6 @@ import sys
 import types
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from celery_trace import os_threads
 from celery_trace.clock import Clock
@@ -393,7 +392,7 @@ def _shell_frame(frame: types.FrameType, line: int, *, in_app: bool) -> ShellFra
     )
 
 
-def _source(file: str, line: int, module_globals: Mapping[str, Any]) -> list[tuple[int, str]]:
+def _source(file: str, line: int, module_globals: Mapping[str, object]) -> list[tuple[int, str]]:
     first = max(1, line - _CONTEXT_LINES)
     numbers = range(first, line + _CONTEXT_LINES + 1)
     lines = [(number, linecache.getline(file, number, dict(module_globals))) for number in numbers]

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -135,7 +134,7 @@ class _Sandbox:
         except (BrokenPipeError, ValueError):
             raise _Died(self._how()) from None
 
-    def send(self, **message: Any) -> None:
+    def send(self, **message: object) -> None:
         self._write(msgspec.json.encode(message))
 
     def receive(self, timeout_s: float) -> _Output | None:
@@ -355,7 +354,7 @@ def _encodable(code: str) -> str:
 def open_session(
     failure: Failure,
     *,
-    leaks: Sequence[Mapping[str, Any]] = (),
+    leaks: Sequence[Mapping[str, object]] = (),
     command_limit_s: float = COMMAND_LIMIT_S,
 ) -> RecreatedSession:
     """

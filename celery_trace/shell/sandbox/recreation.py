@@ -25,7 +25,7 @@ from typing import Any
 from celery_trace.shell.trace_object import ShellFacts, ShellFrame, ShellObject, Trace
 
 _FIELDS = ("type", "kind", "value", "items", "names", "length", "cut", "form", "note")
-_DEFAULTS: tuple[Any, ...] = (None, None, None, [], [], -1, 0, "", "")
+_DEFAULTS: tuple[object, ...] = (None, None, None, [], [], -1, 0, "", "")
 _TIMEDELTA = re.compile(r"(?:(-?\d+) days?, )?(\d+):(\d+):(\d+)(?:\.(\d{6}))?\Z")
 
 
@@ -41,7 +41,7 @@ class NotCaptured(ShellObject):
     def __bool__(self) -> bool:
         return False
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         raise AttributeError(f"{self._word}: it has no .{name}")
@@ -61,7 +61,7 @@ class CutText(str):
         return f"{super().__repr__()}… {self.cut:,} more characters were not captured"
 
 
-class CutList(list[Any]):
+class CutList(list[object]):
     """A list whose end was not captured; ``true_length`` is the original length."""
 
     true_length = -1
@@ -72,7 +72,7 @@ class CutList(list[Any]):
         return f"[{inner}, … {self.true_length - len(self):,} more were not captured]"
 
 
-class CutDict(dict[Any, Any]):
+class CutDict(dict[object, object]):
     """A dict that was not captured completely; ``true_length`` is the original length."""
 
     true_length = -1
@@ -89,13 +89,13 @@ class Recreated(ShellObject):
     _type = "object"
     _form = ""
     _note = ""
-    _text: Any = None
+    _text: object = None
     _cut = 0
 
-    def _members(self) -> Mapping[str, Any]:
+    def _members(self) -> Mapping[str, object]:
         return self.__dict__
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         known = ", ".join(sorted(self.__dict__)[:20]) or "none"
@@ -104,7 +104,7 @@ class Recreated(ShellObject):
             f"never are); captured: {known}"
         )
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         raise TypeError(f"{self._type} was recreated from a capture and can't be iterated")
 
     def __repr__(self) -> str:
@@ -118,7 +118,7 @@ class Recreated(ShellObject):
         return f"<recreated{form} {self._type}{note}{': ' if parts else ''}{', '.join(parts)}>"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, Recreated):
         return f"<{value._type}>"
     text = repr(value)
@@ -128,7 +128,7 @@ def _short(value: Any) -> str:
 class Heap:
     """The values of one capture; each node becomes one object, so sharing and cycles stay."""
 
-    def __init__(self, nodes: Sequence[Any]) -> None:
+    def __init__(self, nodes: Sequence[object]) -> None:
         self._nodes = nodes
         self._values: dict[int, Any] = {}
         #: How often the building of a node has started. A tuple is reached a second time before it exists if it holds,
@@ -381,12 +381,12 @@ def _frame(frame: Mapping[str, Any], heap: Heap) -> ShellFrame:
 class CapturedError(ShellObject):
     """A captured exception: ``type``, ``message``, ``notes``, ``cause`` and its attributes."""
 
-    def __init__(self, type_: str, module: str, message: str, members: Mapping[str, Any]) -> None:
+    def __init__(self, type_: str, module: str, message: str, members: Mapping[str, object]) -> None:
         self.type, self.module, self.message = type_, module, message
         self.notes: list[str] = []
-        self.cause: Any = None
-        self.context: Any = None
-        self.exceptions: list[Any] = []
+        self.cause: object = None
+        self.context: object = None
+        self.exceptions: list[object] = []
         for name, value in members.items():
             if name.isidentifier() and not hasattr(self, name):
                 setattr(self, name, value)
@@ -420,7 +420,7 @@ def _exception(exceptions: Sequence[Mapping[str, Any]], index: int, heap: Heap) 
     return made[index]
 
 
-def _named_exception(failure: Mapping[str, Any]) -> Any:
+def _named_exception(failure: Mapping[str, object]) -> object:
     named = failure.get("exception")
     if not named:
         return None
