@@ -6,7 +6,7 @@ traced process loads no SQLAlchemy.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery_trace.stores.errors import StoreUnavailable
 

@@ -16,7 +16,7 @@ from celery_trace.stores.errors import Interrupted
 from celery_trace.stores.mapping import Row
 
 if TYPE_CHECKING:
-    from celery_trace.stores.tables import AnyColumn, AnyRow
+    from celery_trace.stores.tables import AnyColumn
 
 #: Keys in one ``IN``, rows in one statement.
 CHUNK = 500
@@ -176,10 +176,10 @@ def update_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Row])
 
 def locked(
     connection: sa.Connection, table: sa.Table, keys: Iterable[str], columns: Sequence[AnyColumn] = ()
-) -> dict[str, AnyRow]:
+) -> dict[str, Any]:
     """Rows by key, locked for this transaction in key order, so that writers never deadlock."""
     key = next(iter(table.primary_key.columns))
-    found: dict[str, AnyRow] = {}
+    found: dict[str, Any] = {}
     for part in chunks(sorted(set(keys))):
         wanted = sa.select(*(columns or (table,))).where(key.in_(part)).order_by(key).with_for_update()
         for row in connection.execute(wanted):

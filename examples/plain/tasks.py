@@ -1,5 +1,5 @@
 """
-A small Celery project with nothing but Celery: tasks of the kind that people try a monitor with.
+A small project with only Celery: typical tasks for trying a monitor.
 
     celery -A tasks worker -E -l INFO
     python send.py
@@ -47,5 +47,5 @@ def unsteady(self, attempts_needed):
 @app.task
 def greet(name):
     greeting = [f"Hello, {name}, for the {count}th time" for count in range(50)]
-    _greetings[time.perf_counter_ns()] = greeting  # remembered for ever, by mistake
+    _greetings[time.perf_counter_ns()] = greeting  # kept forever, by mistake
     return greeting[0]
