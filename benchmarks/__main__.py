@@ -282,7 +282,7 @@ def pages(figures: dict[str, Any]) -> Section:
         ]
         for name, row in first.items()
     ]
-    beside = [
+    compared = [
         [
             f"`{address}`",
             f"{row['here']['p50_ms']:.1f} ms",
@@ -303,7 +303,7 @@ def pages(figures: dict[str, Any]) -> Section:
         "own pages are requested from the monitor and a stock Flower in turn, while both receive the same events.",
         [
             table(["Page", "first byte p50", "p95", "usable p50", "p95"], rows),
-            table(["Flower's own", "in the monitor, p50", "stock Flower, p50", "paired"], beside),
+            table(["Flower's own", "in the monitor, p50", "stock Flower, p50", "paired"], compared),
         ],
         [
             Reach(

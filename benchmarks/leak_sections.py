@@ -129,7 +129,7 @@ def big_heap(figures: dict[str, Any]) -> Section:
         "A large heap and little processor time",
         f"{figures['objects']:,} objects loaded at import, {figures['share']:g} of a core for the whole worker "
         f"({figures['way']}). A pause is the processor time that other threads took during a run.",
-        [_named({"20 KB a run": figures}), table(["A task beside it", "longest run", "longest pause, CPU"], rows)],
+        [_named({"20 KB a run": figures}), table(["Another task", "longest run", "longest pause, CPU"], rows)],
         [
             _reach("a leak on a heap of a million objects and 0.2 of a core", "named", figures, "kept"),
             Reach("longest pause there", f"at most {heap.GOAL_S * 1e3:.0f} ms", f"{pause_s * 1e3:.0f} ms",
@@ -206,7 +206,9 @@ def _named(cases: dict[str, dict[str, Any]]) -> str:
                 f"`{row['holder']}`" if row and row["holder"] else "–",
             ]
         )
-    return table(["Leak", "line told after", "`leaking` after", "verdict at the end", "bytes a run", "holder"], rows)
+    return table(
+        ["Leak", "line reported after", "`leaking` after", "verdict at the end", "bytes a run", "holder"], rows
+    )
 
 
 def _reach(what: str, promised: str, case: dict[str, Any], holder: str, most_runs: int = 10**9) -> Reach:

@@ -35,9 +35,9 @@ GOAL_RATIO, GOAL_LONGER_S = 1.03, 0.001
 def block(rig: Rig, runs: int, per_s: float) -> dict[str, float]:
     """Paced runs: CPU seconds of the children, and quantiles of the runs' seconds."""
     children = rig.children()
-    before_s, told = sum(map(cpu_s, children)), len(rig.told())
+    before_s, before = sum(map(cpu_s, children)), len(rig.run_times())
     rig.run("innocent", runs, per_s)
-    took = [seconds for _, seconds, _ in rig.told()[told:]]
+    took = [seconds for _, seconds, _ in rig.run_times()[before:]]
     return {"cpu_s": sum(map(cpu_s, children)) - before_s, "p99_s": quantile(took, 0.99), "longest_s": max(took)}
 
 
@@ -82,8 +82,8 @@ def sum_up(pairs: list[dict[bool, dict[str, float]]]) -> dict[str, Any]:
 
 def held(figures: dict[str, Any]) -> bool:
     """Whether first and later seconds are within the goals, and no run is longer."""
-    told = [figures[name] for name in ("first", "later")]
-    return all(one["ratio"] <= GOAL_RATIO and one["longest_longer_s"] <= GOAL_LONGER_S for one in told)
+    blocks = [figures[name] for name in ("first", "later")]
+    return all(one["ratio"] <= GOAL_RATIO and one["longest_longer_s"] <= GOAL_LONGER_S for one in blocks)
 
 
 if __name__ == "__main__":

@@ -247,11 +247,11 @@ def beside_stock(port: int, stock: int, repeat: int) -> dict[str, Any]:
             order = [(here, mine), (there, stocks)]
             for visitor, taken in order if turn % 2 else reversed(order):
                 taken.append(visitor.first_byte_ms(address))
-    told = {}
+    found = {}
     for address, (mine, stocks) in theirs.items():
         pairs = [one / other for one, other in zip(mine, stocks, strict=True)]
-        told[address] = {"here": spread(mine), "stock": spread(stocks), "ratio": round(percentile(pairs, 0.5), 3)}
-    return told
+        found[address] = {"here": spread(mine), "stock": spread(stocks), "ratio": round(percentile(pairs, 0.5), 3)}
+    return found
 
 
 def usable(port: int, addresses: dict[str, str], repeat: int) -> dict[str, Any]:
@@ -343,20 +343,20 @@ def _warm(port: int) -> None:
 
 def lines(figures: dict[str, Any]) -> list[str]:
     """The figures as text."""
-    told = [
+    found = [
         f"{figures['rows']:,} rows, {figures['events_per_s']:,} events/s, "
         f"monitor {figures['monitor_cpu']:.0%} of a core, {figures['monitor_rss_mib']} MiB, load {figures['load'][0]}"
     ]
     for name, row in figures["first_byte"].items():
         seen = figures["usable"].get(name)
         text = f"  {name:18} first byte p50 {row['p50_ms']:7.1f}  p95 {row['p95_ms']:7.1f} ms"
-        told.append(text + (f"   usable p50 {seen['p50_ms']:6.0f}  p95 {seen['p95_ms']:6.0f} ms" if seen else ""))
+        found.append(text + (f"   usable p50 {seen['p50_ms']:6.0f}  p95 {seen['p95_ms']:6.0f} ms" if seen else ""))
     for address, row in figures["flower"].items():
-        told.append(
+        found.append(
             f"  {address:22} here p50 {row['here']['p50_ms']:7.1f}, stock Flower {row['stock']['p50_ms']:7.1f} ms, "
             f"paired {row['ratio']:.2f}"
         )
-    return told
+    return found
 
 
 def main() -> None:

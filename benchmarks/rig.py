@@ -46,9 +46,9 @@ def timed(function):
             return function(*args)
         finally:
             took, others = time.perf_counter() - began[0], time.process_time() - time.thread_time() - began[1]
-            told = os.open(os.environ["BENCH_TOLD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            os.write(told, f"{function.__name__} {took:.7f} {others:.7f}\\n".encode())
-            os.close(told)
+            output = os.open(os.environ["BENCH_TIMES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.write(output, f"{function.__name__} {took:.7f} {others:.7f}\\n".encode())
+            os.close(output)
 
     return run
 '''
@@ -85,7 +85,7 @@ class Rig:
         self.lines = {
             number for number, text in enumerate(self.module.read_text().splitlines(), 1) if text.endswith(MARK)
         }
-        self._told = self.folder / "told"
+        self._times = self.folder / "times"
         url = f"{self._stack.enter_context(ValkeyServer()).connection_url}/0"
         environment = trace_environment(
             broker_url=url,
@@ -93,7 +93,7 @@ class Rig:
             switch=plugin,
             settings={"collector": "0", **(settings or {})},
         )
-        environment |= {"BENCH_TOLD": str(self._told), "PYTHONPATH": f"{self.folder}{os.pathsep}{REPOSITORY}"}
+        environment |= {"BENCH_TIMES": str(self._times), "PYTHONPATH": f"{self.folder}{os.pathsep}{REPOSITORY}"}
         self.app = Celery("bench-sender", broker=url, set_as_current=False)
         self.sent = 0
         self.worker = WorkerProcess(
@@ -127,7 +127,7 @@ class Rig:
     def wait(self, timeout_s: float = 300.0) -> None:
         """Wait until all sent tasks have run."""
         until_s = time.monotonic() + timeout_s
-        while (ended := self._told.read_bytes().count(b"\n") if self._told.exists() else 0) < self.sent:
+        while (ended := self._times.read_bytes().count(b"\n") if self._times.exists() else 0) < self.sent:
             if time.monotonic() > until_s or not self.worker.running:
                 raise TimeoutError(f"{ended} of {self.sent} tasks have run.\n{self.worker.tail()}")
             time.sleep(0.02)
@@ -137,11 +137,11 @@ class Rig:
         self.send(name, many, per_s)
         self.wait()
 
-    def told(self) -> list[tuple[str, float, float]]:
+    def run_times(self) -> list[tuple[str, float, float]]:
         """Of each run that ended: its task, its seconds, and the processor seconds of other threads meanwhile."""
-        if not self._told.exists():
+        if not self._times.exists():
             return []
-        rows = [line.split() for line in self._told.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        rows = [line.split() for line in self._times.read_text().splitlines(keepends=True) if line.endswith("\n")]
         return [(name, float(took), float(others)) for name, took, others in rows]
 
     # --- processes and findings ------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def until_named(rig: Rig, send: Callable[[], None], *, most_runs: int, after_s: 
         after_s: How long to keep checking once all have run.
 
     Returns:
-        The runs and seconds after which the line was told and after which it was ``leaking``, None where it never was;
+        The runs and seconds after which the line was reported, and after which it was ``leaking``; None if it never was;
         and the row at the end.
     """
     began_s = time.monotonic()

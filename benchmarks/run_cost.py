@@ -28,12 +28,12 @@ from celery import Celery, signals
 #: Every way, and its label in the table.
 WAYS = {
     "receivers": "empty receivers of both signals",
-    "signals": "celery-trace, `auto`, heard by both signals",
+    "signals": "celery-trace, `auto`, through both signals",
     "auto": "celery-trace, `auto`",
     "rss": "celery-trace, `rss`",
 }
 _BATCH = 100
-_HEARD = (signals.task_prerun, signals.task_postrun)
+_SIGNALS = (signals.task_prerun, signals.task_postrun)
 
 
 def grow(blocks: int) -> list[Any]:
@@ -70,7 +70,7 @@ def make_tracers(app: Celery) -> None:
 def switch_on(app: Celery, way: str) -> None:
     """In the parent: the state when the pool forks."""
     if way == "receivers":
-        for signal in _HEARD:
+        for signal in _SIGNALS:
             signal.connect(lambda **_: None, weak=False)
         return
     from celery_trace.runtime.plugin import CeleryTrace
@@ -98,7 +98,7 @@ def compare(bare: Callable[..., Any], traced: Callable[..., Any], rounds: int) -
     message = {"id": task_id, "task": "noop", "retries": 0, "root_id": task_id, "lang": "py", "hostname": "bench@host"}
     message |= {"delivery_info": {"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False}}
     message |= {"args": (), "kwargs": {}, "is_eager": False, "timelimit": [None, None]}
-    heard = [list(signal.receivers) for signal in _HEARD]
+    receivers_before = [list(signal.receivers) for signal in _SIGNALS]
 
     def batch(tracer: Callable[..., Any]) -> float:
         started_s = time.process_time()
@@ -108,10 +108,10 @@ def compare(bare: Callable[..., Any], traced: Callable[..., Any], rounds: int) -
 
     times: dict[str, list[float]] = {"bare": [], "traced": []}
     for _ in range(rounds + 50):
-        for signal in _HEARD:
+        for signal in _SIGNALS:
             del signal.receivers[:]
         times["bare"].append(batch(bare))
-        for signal, receivers in zip(_HEARD, heard, strict=True):
+        for signal, receivers in zip(_SIGNALS, receivers_before, strict=True):
             signal.receivers[:] = receivers
         times["traced"].append(batch(traced))
     cheapest = {name: sorted(found[50:])[: max(1, rounds // 10)] for name, found in times.items()}
@@ -135,8 +135,8 @@ def one_way(way: str, rounds: int, heap_blocks: int) -> dict[str, float]:
             finally:
                 os._exit(0)
         os.close(writing)
-        with os.fdopen(reading, "rb") as told:
-            text = told.read()
+        with os.fdopen(reading, "rb") as output:
+            text = output.read()
         os.waitpid(child, 0)
         del heap
     if not text:

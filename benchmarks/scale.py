@@ -160,13 +160,13 @@ def step(
         assert program.stdin is not None
         program.stdin.write(f"{until_s}\n")
         program.stdin.flush()
-    told = [json.loads(program.communicate()[0]) for program in programs]
+    reports = [json.loads(program.communicate()[0]) for program in programs]
     figures = {
         "hosts": hosts,
-        "sent_per_s": sum(one["sent"] for one in told) / seconds,
-        "refused": sum(one["refused"] for one in told),
-        "late_rounds": sum(one["late"] for one in told),
-        "publish_p95_ms": max(one["publish_p95_s"] for one in told) * 1000,
+        "sent_per_s": sum(one["sent"] for one in reports) / seconds,
+        "refused": sum(one["refused"] for one in reports),
+        "late_rounds": sum(one["late"] for one in reports),
+        "publish_p95_ms": max(one["publish_p95_s"] for one in reports) * 1000,
         "queue_growth_batches": waiting(url, queue) - backlog,
         "stored_rows_per_s": (stored(settings) - before) / seconds,
         "monitor_cpu": (sum(watched.cpu_times()[:2]) - cpu_s) / seconds,
@@ -241,13 +241,13 @@ def main() -> None:
         finally:
             program.communicate()
         if arguments.json:
-            told = {
+            figures_found = {
                 "python": platform.python_version(),
                 "cores": os.cpu_count(),
                 "rate": arguments.rate,
                 "steps": steps,
             }
-            Path(arguments.json).write_text(json.dumps(told, indent=1) + "\n")
+            Path(arguments.json).write_text(json.dumps(figures_found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -66,14 +66,14 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
 
 def _with_source(stack: list[Line], source: SourceLines, started_at_s: float) -> list[Line]:
     """Lines with their text. Files newer than the process are skipped, as they may have changed."""
-    told = []
+    lines = []
     for line in stack:
         changed_at_s = source.changed_at_s(line.file)
         if changed_at_s is not None and changed_at_s < started_at_s:
-            told.append(replace(line, code=source.around(line.file, line.line, changed_at_s).code))
+            lines.append(replace(line, code=source.around(line.file, line.line, changed_at_s).code))
         else:
-            told.append(line)
-    return told
+            lines.append(line)
+    return lines
 
 
 def _id_without_task(process: ProcessRecord, run: Running) -> str:

@@ -224,8 +224,8 @@ class Collector:
         account = 2 * times + dead
         if dead:
             counts = waiting
-        told, before = self._reported_dropped.get(dropper, (0, 0))
-        if counts and account > told:
+        reported, before = self._reported_dropped.get(dropper, (0, 0))
+        if counts and account > reported:
             counters = {f"dropped:{tag}": count for tag, count in counts.items()}
             self._send([Stats(process=f"dropped:{dropper}", seq=account, at_s=self._clock.now_s(), counters=counters)])
             self._reported_dropped[dropper] = (account, max(before, counts.total()))

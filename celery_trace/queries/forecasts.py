@@ -97,8 +97,8 @@ class ForecastQueries(QueryBase):
     def _rates(self) -> dict[tuple[str, str], float]:
         """Bytes that a run of each name leaks."""
         wanted = sa.select(_leaks.c.kind, _leaks.c.name, sa.func.sum(_leaks.c.kept_bytes_per_run).label("rate"))
-        told = [str(Verdict.LEAKING), str(Verdict.GROWING)]
-        wanted = wanted.where(_leaks.c.verdict.in_(told)).group_by(_leaks.c.kind, _leaks.c.name)
+        verdicts = [str(Verdict.LEAKING), str(Verdict.GROWING)]
+        wanted = wanted.where(_leaks.c.verdict.in_(verdicts)).group_by(_leaks.c.kind, _leaks.c.name)
         with self.store.reading() as connection:
             return {(row.kind, row.name): float(row.rate) for row in connection.execute(wanted)}
 

@@ -75,7 +75,7 @@ class DirectTransport:
             return refused
 
     def maintain(self, *, idle: bool) -> None:
-        """Prune and tidy, as the constructor was told to."""
+        """Run the maintenance function of the constructor."""
         if self._upkeep is not None:
             with self._opened() as sink, _reported("store maintenance"):
                 self._upkeep(sink, idle)

@@ -33,14 +33,14 @@ def sleep(seconds):
 @app.task
 def error(message):
     shout = message.upper()
-    raise RuntimeError(f"told to fail: {shout}")
+    raise RuntimeError(f"failed on request: {shout}")
 
 
 @app.task(bind=True, max_retries=2)
 def unsteady(self, attempts_needed):
     attempt = self.request.retries + 1
     if attempt < attempts_needed:
-        raise self.retry(countdown=0.1, exc=ConnectionError(f"attempt {attempt} found nobody"))
+        raise self.retry(countdown=0.1, exc=ConnectionError(f"attempt {attempt} found no server"))
     return attempt
 
 

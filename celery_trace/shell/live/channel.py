@@ -107,7 +107,7 @@ class Receiver:
     Reads one queue, in the thread that calls :meth:`listen`.
 
     Args:
-        heard: Called with the bytes of each message.
+        on_message: Called with the bytes of each message.
         refused: Called for each refused message, such as a compressed one.
         tick: Called between messages, about every ``idle_s()`` seconds or more often.
     """
@@ -116,14 +116,14 @@ class Receiver:
         self,
         address: str,
         connect: Connect,
-        heard: Callable[[bytes], None],
+        on_message: Callable[[bytes], None],
         refused: Callable[[RawRefusal], None],
         tick: Callable[[], None],
         idle_s: Callable[[], float],
     ) -> None:
         self.address = address
         self._connect = connect
-        self._heard = heard
+        self._receive = on_message
         self._refused = refused
         self._tick = tick
         self._idle_s = idle_s
@@ -201,7 +201,7 @@ class Receiver:
                 return
             body = message.body
             data = body.encode("utf-8", "backslashreplace") if isinstance(body, str) else bytes(body or b"")
-            self._heard(data)
+            self._receive(data)
         except Exception as error:
             report("live shell: message", error)
 
@@ -272,11 +272,11 @@ class Sender:
                         if channel is None:
                             connection = prepared(self._connect())
                             channel = connection.channel()
-                        told = {address for address, _data in packed}
+                        addresses = {address for address, _data in packed}
                         while packed:
                             publish(channel, *packed[0])
                             del packed[0]
-                        for address in told:
+                        for address in addresses:
                             expire_queue(channel, address)
                         break
                     except Exception as error:

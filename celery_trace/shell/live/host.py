@@ -273,7 +273,7 @@ class LiveHost:
         elif claims.action == "close":
             self._end(session)
         else:
-            raise MessageRefused("unknown_action", f"{claims.action[:40]} is no command of this version", claims)
+            raise MessageRefused("unknown_action", f"{claims.action[:40]} is not a command of this version", claims)
 
     def _open(self, message: SignedMessage, body: Body) -> None:
         claims = message.claims
