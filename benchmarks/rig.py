@@ -177,7 +177,7 @@ def until_named(rig: Rig, send: Callable[[], None], *, most_runs: int, after_s: 
         after_s: How long to keep checking once all have run.
 
     Returns:
-        The runs and seconds after which the line was reported, and after which it was ``leaking``; None if it never was;
+        The runs and seconds after which the line was reported, and ``leaking``; None if it never was;
         and the row at the end.
     """
     began_s = time.monotonic()

@@ -33,7 +33,7 @@ class AuditLog:
     """
 
     def __init__(self, folder: Path, clock: Clock) -> None:
-        self._file = shell_audit.AuditLog(folder, "monitor", clock)
+        self._file = shell_audit.AuditFile(folder, "monitor", clock)
         self._limits = {known: RefusalLimit(clock, per_minute=REFUSALS_A_MINUTE) for known in (False, True)}
         self._unwritten = {False: 0, True: 0}
         self.emit: Callable[[AuditEntry], Any] | None = None

@@ -6,8 +6,8 @@ import click
 
 from celery_trace.alerting import channels, rules
 from celery_trace.alerting.engine import AlertEngine
+from celery_trace.cli.context import CommandContext, Duration, Refusal, command, listing, unknown, user
 from celery_trace.cli.renderers import alerts as rendered
-from celery_trace.cli.session import Duration, Refusal, Session, command, listing, unknown, user
 from celery_trace.clock import SystemClock
 from celery_trace.errors import Unavailable
 from celery_trace.text.escape import escaped
@@ -25,61 +25,61 @@ from celery_trace.text.escape import escaped
     click.option("--deliveries", is_flag=True, help="Show the delivery log."),
 )  # fmt: skip
 def alerts(
-    session: Session, state: str | None, ack: str | None, silence: str | None, for_s: float, evaluate: bool,
+    context: CommandContext, state: str | None, ack: str | None, silence: str | None, for_s: float, evaluate: bool,
     test: str | None, rules_: bool, deliveries: bool, limit: int, cursor: str | None,
 ) -> None:  # fmt: skip
     """List, acknowledge, silence and test alerts."""
-    style = session.style
+    style = context.style
     if sum(map(bool, (ack, silence, evaluate, test, rules_, deliveries))) > 1:
         raise Refusal("Use only one of --ack, --silence, --evaluate, --test, --rules and --deliveries.")
     if rules_:
-        _show_rules(session)
+        _show_rules(context)
         return
-    with session.store(create=evaluate) as (store, queries):
+    with context.store(create=evaluate) as (store, queries):
         if ack or silence or evaluate or test:
-            engine = AlertEngine(store, queries, session.settings, SystemClock())
+            engine = AlertEngine(store, queries, context.settings, SystemClock())
         if test:
-            _test_channels(session, engine, test)
+            _test_channels(context, engine, test)
         elif ack or silence:
             alert = engine.acknowledge(ack, user()) if ack else engine.silence(str(silence), for_s, user())
             if alert is None:
                 raise unknown(str(ack or silence), "alert")
-            session.show(rendered.alerts([alert], style), alert)
+            context.show(rendered.alerts([alert], style), alert)
         elif evaluate:
             found = engine.evaluate()
-            session.show(rendered.alerts(found, style), {"alerts": found, "next": None})
+            context.show(rendered.alerts(found, style), {"alerts": found, "next": None})
         elif deliveries:
             page = queries.deliveries(limit=limit, cursor=cursor)
-            session.page(page, rendered.deliveries(page.rows, style))
+            context.page(page, rendered.deliveries(page.rows, style))
         else:
             page = queries.alerts(state=state, limit=limit, cursor=cursor)
-            session.page(page, rendered.alerts(page.rows, style))
+            context.page(page, rendered.alerts(page.rows, style))
 
 
-def _show_rules(session: Session) -> None:
+def _show_rules(context: CommandContext) -> None:
     try:
-        with session.store() as (_, queries):
+        with context.store() as (_, queries):
             stored = queries.alert_rules()
     except Unavailable:  # a store that is down or does not exist yet has no rules
         stored = None
-    in_force = rules.in_force(session.settings.alert_rules, stored)
-    labels = [channel.label for channel in channels.channels(session.settings.alert_channels)]
-    text = rendered.rules(((rule, rules.kind_of(rule)) for rule in in_force), session.style)
+    in_force = rules.in_force(context.settings.alert_rules, stored)
+    labels = [channel.label for channel in channels.channels(context.settings.alert_channels)]
+    text = rendered.rules(((rule, rules.kind_of(rule)) for rule in in_force), context.style)
     named = ", ".join(labels) or "none; set trace_alert_channels, see docs/alerts.md"
     origin = f"The rules were set in the monitor by {escaped(stored.by or 'an unknown user')}.\n" if stored else ""
-    session.show(
+    context.show(
         f"{text}\n{origin}Channels: {escaped(named)}\n",
         {"rules": list(map(rules.describe, in_force)), "channels": labels, "set_by": stored.by if stored else None},
     )
 
 
-def _test_channels(session: Session, engine: AlertEngine, test: str) -> None:
+def _test_channels(context: CommandContext, engine: AlertEngine, test: str) -> None:
     labels = engine.channel_labels
     if not labels:
         raise Refusal("No channel is configured. Set trace_alert_channels, for example to log: (see docs/alerts.md).")
     if test != "all" and test not in labels:
         raise Refusal(f"Unknown channel {escaped(test)}. Channels: {', '.join(labels)}, or all.")
     done = [engine.test(label) for label in (labels if test == "all" else [test])]
-    session.show(rendered.deliveries(done, session.style), {"deliveries": done, "next": None})
+    context.show(rendered.deliveries(done, context.style), {"deliveries": done, "next": None})
     if not all(delivery.ok for delivery in done):
         raise click.exceptions.Exit(1)

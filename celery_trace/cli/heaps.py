@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from celery_trace import private_files
+from celery_trace.cli.context import SINCE, CommandContext, Refusal, command
 from celery_trace.cli.renderers import heaps
-from celery_trace.cli.session import SINCE, Refusal, Session, command
 from celery_trace.heap import flames
 from celery_trace.model import Kind
 from celery_trace.text.escape import escaped
@@ -27,29 +27,31 @@ _FILES = ("collapsed", "speedscope", "pprof")
               help="Compare with an age ago (1h, 7d), or runs with an earlier release.")  # fmt: skip
 @SINCE
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Write a file (0600).")
-def kept(session: Session, name: str, kind: str, compare: str, since_s: float | None, output: Path | None) -> None:
+def kept(
+    context: CommandContext, name: str, kind: str, compare: str, since_s: float | None, output: Path | None
+) -> None:
     """Show the memory that runs of NAME retain, by call stack: a flame graph."""
-    if session.shape == "pprof" and output is None:
+    if context.shape == "pprof" and output is None:
         raise Refusal("A pprof file is binary: add --output FILE.")
-    with session.store() as (_, queries):
+    with context.store() as (_, queries):
         try:
             view = queries.heap_view(kind, name, compare=compare, since_s=since_s)
             need = queries.need(kind, name, since_s=since_s)
         except ValueError as error:
             raise Refusal(f"Invalid --compare: {escaped(str(error))}.") from None
-    if session.shape == "collapsed":
+    if context.shape == "collapsed":
         text = flames.collapsed(view.stacks).encode()
-    elif session.shape == "speedscope":
+    elif context.shape == "speedscope":
         text = msgspec.json.encode(flames.speedscope(view.stacks, f"{name}: kept memory"))
-    elif session.shape == "pprof":
-        text = flames.pprof(view.stacks, view.after.at or session.style.now_s)
-    elif session.shape == "json":
+    elif context.shape == "pprof":
+        text = flames.pprof(view.stacks, view.after.at or context.style.now_s)
+    elif context.shape == "json":
         answer = {"name": name, "kind": "memory", "of": kind, **flames.as_json(view), "need": need}
         text = msgspec.json.format(msgspec.json.encode(answer), indent=2)
     else:
-        text = heaps.kept(name, view, need, session.style).encode()
+        text = heaps.kept(name, view, need, context.style).encode()
     if output is None:
-        click.echo(text.decode("utf-8", "replace"), nl=session.shape not in ("table", "collapsed"))
+        click.echo(text.decode("utf-8", "replace"), nl=context.shape not in ("table", "collapsed"))
         return
     with os.fdopen(private_files.create(output), "wb") as file:
         file.write(text)

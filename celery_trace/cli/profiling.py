@@ -6,7 +6,7 @@ import time
 
 import click
 
-from celery_trace.cli.session import Duration, Refusal, Session, command, user
+from celery_trace.cli.context import CommandContext, Duration, Refusal, command, user
 from celery_trace.heap.flamegraph import NoFlamegraph, Profile, Profiles
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import count, duration, size
@@ -22,7 +22,7 @@ REMIND_S = 15.0
 @click.option("--wait", "wait_s", type=Duration(), default="10m", show_default=True, help="How long to wait.")
 @click.option("--view", type=click.Choice(["peak", "kept"]), default="peak", show_default=True,
               help="The flamegraph of the run's peak, or of the memory left at its end.")  # fmt: skip
-def profile(session: Session, name: str, wait_s: float, view: str) -> None:
+def profile(context: CommandContext, name: str, wait_s: float, view: str) -> None:
     """
     Profile the next run of the task NAME with memray, and create its flamegraph.
 
@@ -30,10 +30,10 @@ def profile(session: Session, name: str, wait_s: float, view: str) -> None:
     """
     from celery_trace.control import orders
 
-    profiles = Profiles(session.settings.folder)
+    profiles = Profiles(context.settings.folder)
     begun_s = time.time()
     try:
-        answers = orders.profile(session.app, session.settings, name, user=user(), seconds=wait_s)
+        answers = orders.profile(context.app, context.settings, name, user=user(), seconds=wait_s)
     except ValueError as error:
         raise Refusal(f"Invalid order: {error}.") from None
     if not answers:
@@ -56,7 +56,7 @@ def profile(session: Session, name: str, wait_s: float, view: str) -> None:
     except NoFlamegraph as error:
         data["flamegraph"] = None
         where = f"No flamegraph: {escaped(str(error))}\n"
-    session.show(
+    context.show(
         f"{escaped(found.name)}  task {escaped(found.task_id)}  pid {found.pid} on {escaped(found.host)}\n"
         f"Took {duration(found.duration_s)} under memray; {size(found.peak_bytes)} at its peak, "
         f"{count(found.allocations)} allocations\n"

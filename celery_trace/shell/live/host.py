@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from celery_trace import os_threads
 from celery_trace.clock import Clock
-from celery_trace.control.audit import AuditLog
+from celery_trace.control.audit import AuditFile
 from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, SignedMessage, sign, verify
 from celery_trace.guard import Guard
 from celery_trace.model import plain_text
@@ -157,7 +157,7 @@ class LiveHost:
         find: Callable[[str], Target | None],
         drop: Callable[[str], bool],
         send: Callable[[Outgoing], None],
-        audit: AuditLog,
+        audit: AuditFile,
         counters: Counter[str],
         replays: ReplayCache,
         command_limit_s: float = COMMAND_LIMIT_S,

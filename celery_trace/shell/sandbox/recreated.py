@@ -50,7 +50,7 @@ WIRE_LIMIT_BYTES = 32 * 1024 * 1024
 _PROGRAM = Path(__file__).with_name("program.py")
 
 
-class _Output(Struct, frozen=True):
+class _SandboxLine(Struct, frozen=True):
     """A line of the sandboxed program; ``type`` determines the fields."""
 
     type: str
@@ -67,7 +67,7 @@ class _Output(Struct, frozen=True):
     protections: list[tuple[str, bool, str]] = []
 
 
-_lines = msgspec.json.Decoder(_Output)
+_lines = msgspec.json.Decoder(_SandboxLine)
 _KINDS = frozenset(("output", "result", "error", "notice"))
 
 
@@ -104,7 +104,7 @@ class _Sandbox:
             self.close()
             raise
 
-    def _awaited(self, type_: str, timeout_s: float, otherwise: str) -> _Output:
+    def _awaited(self, type_: str, timeout_s: float, otherwise: str) -> _SandboxLine:
         said = self.receive(timeout_s)
         if said is not None and said.type == "failed":
             raise _Died(f"the failure can't be recreated ({said.text[:300]})")
@@ -137,7 +137,7 @@ class _Sandbox:
     def send(self, **message: object) -> None:
         self._write(msgspec.json.encode(message))
 
-    def receive(self, timeout_s: float) -> _Output | None:
+    def receive(self, timeout_s: float) -> _SandboxLine | None:
         """The next line; None when none came in time."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
@@ -281,7 +281,7 @@ class RecreatedSession:
         finally:
             self._lock.release()
 
-    def _answer(self, sandbox: _Sandbox, on_event: Callable[[Event], None]) -> _Output:
+    def _answer(self, sandbox: _Sandbox, on_event: Callable[[Event], None]) -> _SandboxLine:
         deadline_s = time.monotonic() + self._limit_s
         stopped = False
         said_bytes, wire_bytes = 0, sandbox.heard_bytes + WIRE_LIMIT_BYTES

@@ -78,7 +78,7 @@ class Bytes(click.ParamType[int]):
         return int(number)
 
 
-class Session:
+class CommandContext:
     """A command's context: the app's settings, the store if needed, and the terminal."""
 
     def __init__(self, app: Celery, shape: str, colour: bool) -> None:
@@ -122,13 +122,13 @@ class Session:
 
 
 def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.Command:
-    """Make a subcommand: it gets a :class:`Session`, takes ``--format``, and reports errors without a traceback."""
+    """Make a subcommand: it gets a :class:`CommandContext`, takes ``--format``, and reports errors in one line."""
 
     @functools.wraps(function)
     def run(ctx: click.Context, /, shape: str, debug: bool, **values: object) -> object:
         try:
             found = ctx.find_root().obj
-            return function(Session(found.app, shape, not getattr(found, "no_color", False)), **values)
+            return function(CommandContext(found.app, shape, not getattr(found, "no_color", False)), **values)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:  # the reader has closed the pipe, as in `| head`
