@@ -51,11 +51,11 @@ _TASKS = {"noop": "No-op tasks", "allocate": "Allocation-heavy tasks"}
 def workers(figures: dict[str, Any]) -> Section:
     """Tasks a second and CPU a task of a real worker."""
     return Section(
-        "A prefork worker on Redis, every way",
+        "A prefork worker on Redis, all configurations",
         f"`-c 2`, {figures['heap_blocks']:,} allocated blocks in each child, medians of {figures['rounds']} rounds in "
-        "which all ways alternate; ratios are paired within a round. The expensive ways ran fewer rounds and tasks. "
-        "The parent process limits the rate of no-op tasks, so the children's CPU time says more. The two snapshots "
-        "trace since before the heap was built, as `PYTHONTRACEMALLOC` does.",
+        "which all configurations alternate; ratios are paired within a round. Expensive configurations ran fewer "
+        "rounds and tasks. The parent process limits the rate of no-op tasks, so the children's CPU time is more "
+        "meaningful. The two snapshots trace from before the heap was built, as `PYTHONTRACEMALLOC` does.",
         _by_way(figures),
         [],
     )
@@ -102,9 +102,9 @@ def auto_alone(figures: dict[str, Any]) -> Section:
     )
     return Section(
         "A prefork worker on Redis, `auto`",
-        f"As below, with three workers in {figures['rounds']} shorter rounds, which show smaller differences; they "
-        f"were restarted {figures['generations']} times, as two workers of one kind differ for as long as they "
-        "live. The ratio of a second bare worker to the first shows the noise of this machine.",
+        f"As below, of three workers in {figures['rounds']} shorter rounds, which show smaller differences; they were "
+        f"restarted {figures['generations']} times, because two equal workers differ for their whole life. The "
+        "difference between the two bare workers is the noise of this machine.",
         _by_way(figures),
         reach,
     )
@@ -120,8 +120,8 @@ def runs(figures: dict[str, Any]) -> Section:
     return Section(
         "A no-op task in one process",
         "CPU time from the message to the stored result, Celery's dispatch included, in pool processes without a "
-        "broker. Celery's own runs and runs of each way alternate by the hundred; reported: the fastest 10 % of the "
-        "batches. The code stays in the CPU's caches here; in a worker other code uses them between tasks.",
+        "broker. Bare runs and runs of each configuration alternate by the hundred; reported: the fastest 10 % of the "
+        "batches. The code stays in the processor's caches here; between the tasks of a worker other code uses them.",
         [table(["Way", "bare", "with it", "above bare"], rows)],
         [
             Reach(
@@ -169,9 +169,9 @@ def tiers(figures: dict[str, Any]) -> Section:
     longest = figures[largest]["search"]["longest_pause_ms"]
     return Section(
         "What measuring costs a run",
-        "One process, nothing else in it; medians, of CPU time where sampling is compared. A run makes two calls of "
-        "the sampler, and its allocations pass the hooks. Verdicts and the search for a holder are steps on a "
-        "separate thread, about one a second.",
+        "One process, otherwise idle; medians, of CPU time where sampling is compared. A run makes two calls of the "
+        "sampler, and its allocations pass the hooks. The verdict and the search for a holder are steps on a separate "
+        "thread, about one a second.",
         [
             table(["A run", *names], rows),
             table(["One leak, until its holder is known", "steps", "in all", "longest", "holder"], searches),
@@ -197,7 +197,7 @@ def capture(figures: dict[str, Any]) -> Section:
     if worker:
         tables.append(
             table(
-                ["A worker whose every task fails", "tasks/s"],
+                ["A worker with only failing tasks", "tasks/s"],
                 [
                     ["bare", worker["bare_per_s"]],
                     ["traced", worker["traced_per_s"]],
@@ -207,20 +207,20 @@ def capture(figures: dict[str, Any]) -> Section:
         )
         rate = worker["rate_over_bare"]
         reach.append(Reach("tasks/s where every task fails, of bare", "at least 0.9", f"{rate:.3f}", rate >= 0.9))
-    return Section("Capturing a failure", "Medians; the ways alternate in one process.", tables, reach)
+    return Section("Capturing a failure", "Medians; the variants alternate in one process.", tables, reach)
 
 
 def failing(figures: dict[str, Any]) -> Section:
-    """A worker whose every task fails, without the memory probe."""
+    """A worker with only failing tasks, without the memory probe."""
     rows = [
         ["bare", figures["bare_per_s"]],
         ["traced", figures["traced_per_s"]],
         ["of bare, paired", figures["rate_over_bare"]],
     ]
     return Section(
-        "A worker whose every task fails, capturing alone",
+        "A worker with only failing tasks, capturing alone",
         f"`trace_memory` off, {figures['tasks']} tasks in {figures['pairs']} turns of each worker; half of the paired "
-        f"ratios lie from {figures['middle_half'][0]:.2f} to {figures['middle_half'][1]:.2f}.",
+        f"ratios are from {figures['middle_half'][0]:.2f} to {figures['middle_half'][1]:.2f}.",
         [table(["Worker", "tasks/s"], rows)],
         [],
     )
@@ -297,10 +297,10 @@ def pages(figures: dict[str, Any]) -> Section:
     middle = ratios[len(ratios) // 2]
     return Section(
         "The monitor's pages",
-        f"{figures['rows']:,} rows in SQLite and {figures['events_per_s']:,} events a second, requesting one page "
+        f"{figures['rows']:,} rows in SQLite and {figures['events_per_s']:,} events a second, with one page requested "
         f"after the other; the monitor took {figures['monitor_cpu']:.0%} of a core and {figures['monitor_rss_mib']} "
         "MiB, Flower's memory of tasks included. Usable: Chromium has parsed the page and run its scripts. Flower's "
-        "own pages are requested from the monitor and a stock Flower in turn, while both receive the same events.",
+        "own pages are requested from the monitor and from a stock Flower in turn, while both receive the same events.",
         [
             table(["Page", "first byte p50", "p95", "usable p50", "p95"], rows),
             table(["Flower's own", "in the monitor, p50", "stock Flower, p50", "paired"], compared),
@@ -433,19 +433,19 @@ def page(sections: Sequence[Section], command: str, loads: Sequence[float], miss
     lines = [
         "# What measuring costs",
         "",
-        "Written by `make bench`. Ratios carry over to other machines; absolute times do not.",
+        "Written by `make bench`. Ratios apply to other machines; absolute times do not.",
         "",
         f"- Machine: {machine()}",
         f"- Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         f"- Command: `{command}`",
         f"- Load of the machine (one minute) between the benchmarks: {min(loads):.1f} to {max(loads):.1f}. Above the "
-        "number of cores, other programs were running, and rates and pauses are worse than without them; paired "
-        "ratios and CPU times suffer less.",
+        "number of cores, other processes ran too, and rates and pauses are worse than on a quiet machine; paired "
+        "ratios and CPU times are less affected.",
         "",
-        "## Promises",
+        "## Targets",
         "",
         table(
-            ["What", "promised", "measured", ""],
+            ["What", "target", "measured", ""],
             [
                 [
                     one.what,

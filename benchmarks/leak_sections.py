@@ -38,11 +38,11 @@ def mixed(figures: dict[str, Any]) -> Section:
     return Section(
         "All kinds of task in turns",
         f"The corpus of the tests in a real prefork worker, {figures['rounds']} runs of each task a child, "
-        f"{figures['seeds']} seed(s). A rate is right within 15 %, or within four deviations where it rests on few "
-        f"picks. {not_due} leaks were not due, as they had retained too little by then. Spent is the share of a "
-        "process's time that went into sampling and judging, of the process that spent most."
-        + (f"\n\nJudged wrong:\n{faults}" if faults else ""),
-        [table(["Worker", "leaks named", "look-alikes accused", "named by run (median / worst)", "spent"], rows)],
+        f"{figures['seeds']} seed(s). A rate is right within 15 %, or within four deviations if it is based on few "
+        f"picks. Not due were {not_due} leaks, which had kept too little by then. Spent is the share of time for "
+        "sampling and verdicts, in the process with the highest."
+        + (f"\n\nWrong verdicts:\n{faults}" if faults else ""),
+        [table(["Worker", "leaks named", "look-alikes reported", "named by run (median / worst)", "spent"], rows)],
         reach,
     )
 
@@ -53,9 +53,9 @@ def healthy_week(figures: dict[str, Any]) -> Section:
     wrong = "".join(f"\n- {text}" for text in accused)
     return Section(
         "Healthy tasks over days",
-        f"{figures['shapes']} shapes of healthy tasks, {figures['days']:g} days of their runs, simulated and judged at "
-        f"each look as in a process. {len(growing)} were `growing` for a while, which raises no alert."
-        + (f"\n\nJudged wrong:\n{wrong}" if wrong else ""),
+        f"{figures['shapes']} shapes of healthy tasks, {figures['days']:g} days of their runs, simulated, with a "
+        f"verdict at each interval as in a process. {len(growing)} were `growing` for a while, which fires no alert."
+        + (f"\n\nWrong verdicts:\n{wrong}" if wrong else ""),
         [],
         [
             Reach(f"healthy shapes that are ever `leaking`, in {figures['days']:g} simulated days", "none",
@@ -92,8 +92,8 @@ def paced(figures: dict[str, Any]) -> Section:
     return Section(
         "First seconds, and later ones",
         f"Two children, {figures['per_s']:g} tasks a second of a task that never leaks; medians of {figures['rounds']} "
-        "pairs of workers, which run the same blocks in turns. The interval of a ratio contains the true median in 95 "
-        "of 100 cases, from six pairs on.",
+        "pairs of workers, which alternate with the same blocks. The interval of a ratio contains the true median in "
+        "95 of 100 cases, from six pairs on.",
         [table(["Both children", "CPU, off", "CPU, on", "paired", "p99 / longest, off", "on"], rows)],
         reach,
     )
@@ -152,8 +152,8 @@ def few_and_huge(figures: dict[str, Any]) -> Section:
     """Few runs that each leak much."""
     return Section(
         "Few and huge runs",
-        "7.6 MB retained per run, one run after the other; on the busy machine twice as many processes compute as it "
-        "has cores.",
+        "7.6 MB kept a run, one run after the other; on the busy machine twice as many processes compute as it has "
+        "cores.",
         [_named({f"{name} machine": one for name, one in figures.items()})],
         [
             _reach(f"7.6 MB kept a run, {name} machine", f"named within {few.GOAL_RUNS} runs", one, "reports",
@@ -177,7 +177,7 @@ def one_in_a_thousand(figures: dict[str, Any]) -> Section:
     """A leak in few of many runs."""
     return Section(
         "A leak in one run of many",
-        "A megabyte leaked in one of many runs; as fast as the worker runs them.",
+        "A megabyte kept in one run of many, at the worker's full rate.",
         [_named({f"1 MB in one run of {int(every):,}": one for every, one in figures.items()})],
         [
             _reach(f"a megabyte in one run of {int(every):,}", "line and holder", one, "failed")
@@ -206,9 +206,8 @@ def _named(cases: dict[str, dict[str, Any]]) -> str:
                 f"`{row['holder']}`" if row and row["holder"] else "–",
             ]
         )
-    return table(
-        ["Leak", "line reported after", "`leaking` after", "verdict at the end", "bytes a run", "holder"], rows
-    )
+    heads = ["Leak", "line reported after", "`leaking` after", "verdict at the end", "bytes a run", "holder"]
+    return table(heads, rows)
 
 
 def _reach(what: str, promised: str, case: dict[str, Any], holder: str, most_runs: int = 10**9) -> Reach:

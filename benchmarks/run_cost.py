@@ -28,7 +28,7 @@ from celery import Celery, signals
 #: Every way, and its label in the table.
 WAYS = {
     "receivers": "empty receivers of both signals",
-    "signals": "celery-trace, `auto`, through both signals",
+    "signals": "celery-trace, `auto`, with both signals",
     "auto": "celery-trace, `auto`",
     "rss": "celery-trace, `rss`",
 }

@@ -96,7 +96,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         bool, means("Sample each process's stack up to ten times a second, so that a killed task has one")
     ] = True
     in_app: Annotated[
-        tuple[str, ...], means("Further folders or module prefixes whose frames count as the user's own")
+        tuple[str, ...], means("Further folders or module prefixes that count as the user's own code")
     ] = ()
     capture_budget: Annotated[
         float, between(0.0, 1.0), means("Share of a process's time for capturing repeats of a failure in full")

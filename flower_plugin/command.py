@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from secrets import token_urlsafe
 from typing import Any, NoReturn
 
+from celery import Celery
 from tornado.ioloop import IOLoop
 from tornado.options import Error as OptionError
 
@@ -26,14 +27,14 @@ from celery_trace.redaction import Redactor
 from celery_trace.settings import SettingError, Settings, from_app
 from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
-from flower_plugin.audit import AuditLog
-from flower_plugin.broker import BrokerLink
-from flower_plugin.calls import Calls, parameters_of
-from flower_plugin.events import EventCheck
-from flower_plugin.facts import open_facts
-from flower_plugin.gate import Gatekeeper, Hosts
-from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
-from flower_plugin.roles import RoleMap
+from flower_plugin.auth.audit import MonitorAuditLog
+from flower_plugin.auth.gate import Gatekeeper, Hosts
+from flower_plugin.auth.login import Credentials, Guesses, LoginSessions, OneTimeLinks, SpentCookies
+from flower_plugin.auth.roles import RoleMap
+from flower_plugin.incoming.broker import BrokerLink
+from flower_plugin.incoming.calls import Calls, parameters_of
+from flower_plugin.incoming.events import EventCheck
+from flower_plugin.store_access import StoreAccess
 from flower_plugin.upstream import MonitorEvents
 
 logger = logging.getLogger("celery_trace.monitor")
@@ -78,10 +79,10 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
         credentials=credentials,
         roles=RoleMap.parse(options.trace_roles),
         hosts=Hosts("*" if options.unix_socket else options.address, options.trace_hosts),
-        sessions=Sessions(clock, hours * 3600),
+        sessions=LoginSessions(clock, hours * 3600),
         links=OneTimeLinks(clock),
         guesses=Guesses(clock, credentials.accounts),
-        audit=AuditLog(settings.folder, clock),
+        audit=MonitorAuditLog(settings.folder, clock),
         spent=SpentCookies(clock, hours * 3600),
         oauth=oauth,
         session_days=hours / 24,
@@ -133,7 +134,7 @@ def _listed(words: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def make_application(app: Any, settings: Settings) -> tuple[MonitorApplication, str]:
+def make_application(app: Celery, settings: Settings) -> tuple[MonitorApplication, str]:
     """
     The monitor of a Celery app, from the options as they stand.
 
@@ -160,7 +161,7 @@ def make_application(app: Any, settings: Settings) -> tuple[MonitorApplication, 
         options=options,
         tornado_settings=upstream.flower_settings(),
         trace_settings=settings,
-        facts=open_facts(settings, clock),
+        access=StoreAccess(settings, clock),
         gatekeeper=keeper,
         clock=clock,
         link=link,
@@ -205,10 +206,10 @@ def _announce(monitor: MonitorApplication, port: int | None, generated: str) -> 
         host = LOOPBACK if options.address in {"", "0.0.0.0", "::"} else options.address  # noqa: S104 - compared
         host = f"[{host}]" if ":" in host else host
         scheme = "https" if monitor.ssl_options else "http"
-        address = f"{scheme}://{host}:{port}{monitor.base_url}"
+        address = f"{scheme}://{host}:{port}{monitor.context.base_url}"
         lines.append(f"celery-trace monitor: {address}/trace")
         if generated:
-            lines.append(f"  open once:  {address}/login?token={monitor.gatekeeper.links.make()}")
+            lines.append(f"  open once:  {address}/login?token={monitor.context.gatekeeper.links.make()}")
     if generated:
         lines.append(f"  password:   {generated}")
         lines.append("  (set CELERY_TRACE_MONITOR_PASSWORD or --basic_auth to choose your own)")
@@ -223,14 +224,50 @@ def _leave_on(number: int, loop: IOLoop) -> None:
     weak reference, a library that catches everything), as soon as the loop runs.
     """
 
-    def leave(*_: Any) -> NoReturn:
+    def leave(*_: object) -> NoReturn:
         loop.asyncio_loop.call_soon_threadsafe(loop.stop)
         raise SystemExit(0)
 
     signal.signal(number, leave)
 
 
-def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None:
+def _read_options(argv: Sequence[str]) -> None:
+    """
+    Flower's options and ours, from everywhere that Flower reads them.
+
+    Raises:
+        SystemExit: One is wrong, or the monitor does not take it; it has been said which.
+    """
+    upstream.define_options()
+    try:
+        upstream.apply_environment()
+        upstream.parse_arguments("monitor", argv)
+    except (OptionError, ValueError) as error:
+        _refuse(f"An option of the monitor is wrong: {error}. `celery -A proj monitor --help` lists them.", error)
+    options = upstream.options
+    unknown = [argument for argument in argv if argument.startswith("-") and not _known(argument)]
+    if unknown:
+        _refuse(f"The monitor has no option {unknown[0]}. `celery -A proj monitor --help` lists them.")
+    if not 0 <= options.port <= 65535:  # the system would take it modulo 65536, without a word
+        _refuse(f"--port={options.port} is no port: it must be from 0 (any free one) to 65535.")
+    if options.persistent or options.db != upstream.NO_DATABASE:
+        name = "persistent" if options.persistent else "db"
+        _refuse(
+            f"The monitor does not take --{name}: Flower would keep arguments and results of tasks in a file that is "
+            "read with pickle, so whoever can write it runs code here. Start without it (also in flowerconfig.py and "
+            "FLOWER_*), and delete the file if there is one. Failures, leaks, runs and alerts are in the store and "
+            "outlive a restart; only Flower's own lists of tasks and workers begin empty."
+        )
+    if not options.address and not options.unix_socket:
+        options.address = LOOPBACK
+
+
+def _refuse(why: str, error: BaseException | None = None) -> NoReturn:
+    sys.stderr.write(f"{why}\n")
+    raise SystemExit(2) from error
+
+
+def run(app: Celery, argv: Sequence[str], settings: Settings | None = None) -> None:
     """
     Serve the monitor until it is stopped.
 
@@ -244,39 +281,14 @@ def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None
         SystemExit: An option is wrong or the address is taken; it has been said why. 0 on SIGTERM and Ctrl-C.
     """
     settings = settings or from_app(app)
-    upstream.define_options()
-    try:
-        upstream.apply_environment()
-        upstream.parse_arguments("monitor", argv)
-    except (OptionError, ValueError) as error:
-        sys.stderr.write(f"An option of the monitor is wrong: {error}. `celery -A proj monitor --help` lists them.\n")
-        raise SystemExit(2) from error
-    options = upstream.options
+    _read_options(argv)
     # Wrong rules and channels are refused now, not when the first alert is due.
     rules.configured(settings.alert_rules)
     channels.channels(settings.alert_channels)
-    unknown = [argument for argument in argv if argument.startswith("-") and not _known(argument)]
-    if unknown:
-        sys.stderr.write(f"The monitor has no option {unknown[0]}. `celery -A proj monitor --help` lists them.\n")
-        raise SystemExit(2)
-    if not 0 <= options.port <= 65535:  # the system would take it modulo 65536, without a word
-        sys.stderr.write(f"--port={options.port} is no port: it must be from 0 (any free one) to 65535.\n")
-        raise SystemExit(2)
-    if options.persistent or options.db != upstream.NO_DATABASE:
-        name = "persistent" if options.persistent else "db"
-        sys.stderr.write(
-            f"The monitor does not take --{name}: Flower would keep arguments and results of tasks in a file that is "
-            "read with pickle, so whoever can write it runs code here. Start without it (also in flowerconfig.py and "
-            "FLOWER_*), and delete the file if there is one. Failures, leaks, runs and alerts are in the store and "
-            "outlive a restart; only Flower's own lists of tasks and workers begin empty.\n"
-        )
-        raise SystemExit(2)
-    if not options.address and not options.unix_socket:
-        options.address = LOOPBACK
     upstream.setup_logging()
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # not what it loads, but what it migrates
     monitor, generated = make_application(app, settings)
-    for warning in warnings(options, argv, monitor.gatekeeper):
+    for warning in warnings(upstream.options, argv, monitor.context.gatekeeper):
         sys.stderr.write(f"Warning: {warning}\n")
     atexit.register(monitor.stop)
     _leave_on(signal.SIGTERM, monitor.io_loop)
@@ -284,8 +296,8 @@ def run(app: Any, argv: Sequence[str], settings: Settings | None = None) -> None
         port = _listen(monitor)
         if port is not None:
             # Cookies know no ports: two monitors on one host must not log each other out.
-            monitor.gatekeeper.session_cookie = f"celery_trace_session_{port}"
-        monitor.public_address = _announce(monitor, port, generated)
+            monitor.context.gatekeeper.session_cookie = f"celery_trace_session_{port}"
+        monitor.context.public_address = _announce(monitor, port, generated)
         upstream.print_banner(app, monitor.ssl_options is not None, port)
         monitor.start()
     except KeyboardInterrupt:

@@ -1,85 +1,63 @@
-"""Every address of ours, and every page, in one list each."""
+"""Every address of ours."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from tornado.web import RedirectHandler, RequestHandler, URLSpec, url
 
-from tornado.web import RedirectHandler, URLSpec, url
-
-from flower_plugin import api, entrance
-from flower_plugin.handlers import JsonNotFoundHandler, NotFoundHandler, PageHandler
-from flower_plugin.heaps import HeapProfileHandler
-from flower_plugin.listings import LISTS
-from flower_plugin.live import LiveSocket
-from flower_plugin.metrics import MetricsHandler
-from flower_plugin.pages import alerts, failures, flames, leaks, overview, profiles, runs, shells, statistics, workers
-from flower_plugin.pages.page import Page
-from flower_plugin.profiling import FlamegraphHandler, ProfileNextHandler
-from flower_plugin.shellroom import ShellSocket
+from flower_plugin.api import changes, profiling, reading
+from flower_plugin.api.heaps import HeapProfileHandler
+from flower_plugin.api.listings import LISTS
+from flower_plugin.api.metrics import MetricsHandler
+from flower_plugin.context import STATIC, static_version
+from flower_plugin.pages.registry import PAGES
+from flower_plugin.shell.rooms import ShellRooms
+from flower_plugin.shell.socket import ShellSocket
 from flower_plugin.upstream import StaticFileHandler
-
-#: To add a page: write its module and template, and one line here.
-PAGES: tuple[Page, ...] = (
-    overview.PAGE,
-    leaks.LIST,
-    leaks.ONE,
-    failures.GROUPS,
-    failures.LIST,
-    failures.ONE,
-    workers.PAGE,
-    runs.NAMES,
-    runs.ONE,
-    flames.PAGE,
-    alerts.PAGE,
-    shells.LIST,
-    shells.ONE,
-    profiles.LIST,
-    profiles.ONE,
-    statistics.PAGE,
-)
+from flower_plugin.web.entrance import LoginHandler, LogoutHandler
+from flower_plugin.web.handlers import JsonNotFoundHandler, NotFoundHandler, PageHandler
+from flower_plugin.web.live import LiveFeed, LiveSocket
 
 #: Addresses beside the pages: (pattern below the prefix, handler, name).
-ADDRESSES: tuple[tuple[str, type[Any], str], ...] = (
-    (r"/api/trace/stats", api.StatsHandler, "trace_api_stats"),
-    (rf"/api/trace/({'|'.join(LISTS)})", api.ListHandler, "trace_api_list"),
-    (r"/api/trace/alerts/rules", api.AlertRulesHandler, "trace_api_alert_rules"),
-    (r"/api/trace/alerts/test", api.ChannelTestHandler, "trace_api_alert_test"),
-    (r"/api/trace/alerts/([^/]+)/(ack|silence)", api.AlertHandler, "trace_api_alert"),
-    (r"/api/trace/(leaks|groups)/([^/]+)/resolve", api.ResolveHandler, "trace_api_resolve"),
-    (r"/api/trace/failures/([^/]+)/retry", api.RetryHandler, "trace_api_retry"),
-    (r"/api/trace/failures/([^/]+)/drop", api.DropHandler, "trace_api_drop"),
-    (r"/api/trace/tasks/trace", api.TraceNowHandler, "trace_api_trace_now"),
-    (r"/api/trace/tasks/profile", ProfileNextHandler, "trace_api_profile_next"),
+ADDRESSES: tuple[tuple[str, type[RequestHandler], str], ...] = (
+    (r"/api/trace/stats", reading.StatsHandler, "trace_api_stats"),
+    (rf"/api/trace/({'|'.join(LISTS)})", reading.ListHandler, "trace_api_list"),
+    (r"/api/trace/alerts/rules", changes.AlertRulesHandler, "trace_api_alert_rules"),
+    (r"/api/trace/alerts/test", changes.ChannelTestHandler, "trace_api_alert_test"),
+    (r"/api/trace/alerts/([^/]+)/(ack|silence)", changes.AlertHandler, "trace_api_alert"),
+    (r"/api/trace/(leaks|groups)/([^/]+)/resolve", changes.ResolveHandler, "trace_api_resolve"),
+    (r"/api/trace/failures/([^/]+)/retry", changes.RetryHandler, "trace_api_retry"),
+    (r"/api/trace/failures/([^/]+)/drop", changes.DropHandler, "trace_api_drop"),
+    (r"/api/trace/tasks/trace", changes.TraceNowHandler, "trace_api_trace_now"),
+    (r"/api/trace/tasks/profile", profiling.ProfileNextHandler, "trace_api_profile_next"),
     (r"/api/trace/profiles/(.+)", HeapProfileHandler, "trace_api_profile"),
-    (r"/api/trace/forecasts", api.ForecastsHandler, "trace_api_forecasts"),
-    (r"/api/trace/(leaks|failures|alerts|shells)/([^/]+)", api.OneHandler, "trace_api_one"),
-    (r"/trace/live", LiveSocket, "trace_live"),
-    (r"/trace/shell/([^/]+)", ShellSocket, "trace_shell"),
-    (r"/trace/profiles/([^/]+)/flamegraph", FlamegraphHandler, "trace_flamegraph"),
+    (r"/api/trace/forecasts", reading.ForecastsHandler, "trace_api_forecasts"),
+    (r"/api/trace/(leaks|failures|alerts|shells)/([^/]+)", reading.OneHandler, "trace_api_one"),
+    (r"/trace/profiles/([^/]+)/flamegraph", profiling.FlamegraphHandler, "trace_flamegraph"),
     (r"/metrics", MetricsHandler, "trace_metrics"),
-    (r"/logout", entrance.LogoutHandler, "trace_logout"),
+    (r"/logout", LogoutHandler, "trace_logout"),
     (r"/api/trace(?:/.*)?", JsonNotFoundHandler, "trace_api_missing"),
     (r"/trace/.*", NotFoundHandler, "trace_missing"),
 )
 
 
-def routes(base: str, static: Path, version: str, *, oauth: bool) -> list[URLSpec]:
+def routes(base: str, feed: LiveFeed, rooms: ShellRooms, *, oauth: bool) -> list[URLSpec]:
     """
     Our routes below ``base``, ``""`` or ``/prefix``.
 
     Args:
         base: In front of every address. Flower's own rewriting drops the arguments of handlers, so ours are
             prefixed here.
-        static: The folder of our static files.
-        version: Of all of them; part of their addresses.
+        feed: What open pages are told.
+        rooms: Where shells are.
         oauth: Whether ``/login`` belongs to the configured OAuth provider.
     """
     found = [url(rf"{base}{page.path}", PageHandler, {"page": page}, name=page.name) for page in PAGES]
-    files = {"path": str(static), "versioned": True}
-    found.append(url(rf"{base}/trace/static/{version}/(.*)", StaticFileHandler, files, name="trace_static"))
+    found.append(url(rf"{base}/trace/live", LiveSocket, {"feed": feed}, name="trace_live"))
+    found.append(url(rf"{base}/trace/shell/([^/]+)", ShellSocket, {"rooms": rooms}, name="trace_shell"))
+    files = {"path": str(STATIC), "versioned": True}
+    found.append(url(rf"{base}/trace/static/{static_version()}/(.*)", StaticFileHandler, files, name="trace_static"))
     if not oauth:
-        found.append(url(rf"{base}/login/?", entrance.LoginHandler, name="trace_login"))
+        found.append(url(rf"{base}/login/?", LoginHandler, name="trace_login"))
     if base:
         found.append(url(base, RedirectHandler, {"url": f"{base}/", "permanent": False}, name="trace_without_slash"))
     found.extend(url(rf"{base}{path}", handler, name=name) for path, handler, name in ADDRESSES)

@@ -7,11 +7,18 @@ from tornado.web import HTTPError
 from celery_trace.errors import Unavailable
 from celery_trace.queries import BadCursor
 from celery_trace.text.format import clip
-from flower_plugin.pages.page import Missing
 
 
 class Trouble(Exception):
-    """A refusal for people: what, why, and what to do next; ``status`` is the HTTP status."""
+    """
+    A refusal for people: what, why, and what to do next.
+
+    Attributes:
+        status: The HTTP status.
+        back: Name of the route that leads on, and what its link says; None for the overview.
+    """
+
+    back: tuple[str, str] | None = None
 
     def __init__(self, status: int, what: str, why: str = "", next: str = "") -> None:
         super().__init__(what)
@@ -21,12 +28,25 @@ class Trouble(Exception):
         self.next = next
 
 
+class NotFound(Trouble):
+    """
+    What an address asks for does not exist.
+
+    Args:
+        what: What was asked for, in words.
+        why: Why it may be gone.
+        back: Name of the route that leads on, and what its link says.
+    """
+
+    def __init__(self, what: str, why: str, back: tuple[str, str]) -> None:
+        super().__init__(404, what, why)
+        self.back = back
+
+
 def trouble_of(error: BaseException | None, status: int) -> Trouble:
     """Any error as what, why, next."""
     if isinstance(error, Trouble):
         return error
-    if isinstance(error, Missing):
-        return Trouble(404, error.what, error.why)
     if isinstance(error, Unavailable):
         return Trouble(503, error.what, error.why, error.next)
     if isinstance(error, BadCursor):

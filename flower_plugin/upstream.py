@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import re
 import threading
 import time
@@ -18,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+from celery import Celery
 from celery.events import EventReceiver
 from celery.utils.imports import symbol_by_name
 from flower import command as flower_command
@@ -40,17 +40,19 @@ from flower.views.error import NotFoundErrorHandler
 from flower.views.monitor import Metrics as FlowerMetrics
 from flower.views.tasks import TasksDataTable, TasksView, TaskView
 from flower.views.workers import WorkerView
+from kombu import Connection
 from kombu.exceptions import OperationalError
+from tornado.ioloop import IOLoop
 from tornado.options import define
 from tornado.web import RequestHandler, StaticFileHandler
 
 from celery_trace.clock import SystemClock
 from celery_trace.redaction import Redactor, Scrubber
-from flower_plugin.broker import BrokerLink
-from flower_plugin.calls import Calls
-from flower_plugin.events import EventCheck, is_name
-from flower_plugin.redacted import redacted, redacted_settings, text_of
-from flower_plugin.unrecorded import UnrecordedWorkers
+from flower_plugin.incoming.broker import BrokerLink
+from flower_plugin.incoming.calls import Calls
+from flower_plugin.incoming.events import EventCheck, is_name
+from flower_plugin.incoming.redacted import redacted, redacted_mapping, redacted_settings, text_of
+from flower_plugin.incoming.unrecorded import UnrecordedWorkers
 
 __all__ = [
     "NO_DATABASE",
@@ -66,6 +68,7 @@ __all__ = [
     "MonitorEvents",
     "MonitorInspector",
     "RedactedResults",
+    "RememberedTask",
     "StaticFileHandler",
     "apply_environment",
     "define_options",
@@ -105,7 +108,7 @@ MOST_WAITING = 20_000
 #: The longest wait between two tries to reach a broker that went away, seconds.
 BROKER_RETRY_S = 4.0
 
-_OPTIONS: tuple[tuple[str, Any, type, bool, str], ...] = (
+_OPTIONS: tuple[tuple[str, object, type, bool, str], ...] = (
     (
         "trace_roles",
         [],
@@ -149,7 +152,7 @@ def parse_arguments(program: str, arguments: Sequence[str]) -> None:
     flower_command.apply_options(program, list(arguments))
 
 
-def flower_settings() -> dict[str, Any]:
+def flower_settings() -> dict[str, object]:
     """
     Tornado's settings as Flower derives them from its options.
 
@@ -165,7 +168,7 @@ def flower_settings() -> dict[str, Any]:
         flower_urls.settings.update(original)
 
 
-def login_handler(provider: Any) -> type[Any]:
+def login_handler(provider: object) -> type[RequestHandler]:
     """
     The handler of ``--auth_provider``, by its dotted name; Flower's "not found" where none is given.
 
@@ -186,7 +189,7 @@ def setup_logging() -> None:
     flower_command.setup_logging()
 
 
-def print_banner(app: Any, ssl: bool, port: int | None) -> None:
+def print_banner(app: Celery, ssl: bool, port: int | None) -> None:
     """Flower's own lines about address, broker and registered tasks, through its log."""
     flower_command.print_banner(app, ssl, port)
 
@@ -300,14 +303,16 @@ class CheckedReceiver(EventReceiver):  # type: ignore[misc]
     #: kombu would try without end to connect again, and nobody would be told that the broker is gone.
     connect_max_retries = 1
 
-    def __init__(self, connection: Any, *, check: EventCheck, take: Callable[[dict[str, Any]], None], app: Any) -> None:
+    def __init__(
+        self, connection: Connection, *, check: EventCheck, take: Callable[[dict[str, object]], None], app: Celery
+    ) -> None:
         super().__init__(connection, handlers={"*": take}, app=app)
         self._check = check
 
     def get_consumers(self, consumer: Any, channel: Any) -> list[Any]:  # noqa: ARG002
         return [consumer(queues=[self.queue], callbacks=[self.receive], no_ack=True, accept=self.accept)]
 
-    def receive(self, body: Any, message: Any = None) -> None:  # noqa: ARG002
+    def receive(self, body: object, message: object = None) -> None:  # noqa: ARG002
         """One message: an event, or a list of them."""
         for event in body if isinstance(body, list) else [body]:
             checked = self._check.checked(event)
@@ -322,7 +327,7 @@ class CheckedReceiver(EventReceiver):  # type: ignore[misc]
 class MonitorState(EventsState):  # type: ignore[misc]
     """Flower's memory of tasks and workers, where names of workers that nobody has seen for long take no room."""
 
-    def event(self, event: dict[str, Any]) -> None:
+    def event(self, event: dict[str, object]) -> None:
         super().event(event)
         # Celery forgets the worker that was silent for longest; its counters and series would stay for ever.
         if len(self.counter) > 2 * self.max_workers_in_memory:
@@ -359,8 +364,8 @@ class MonitorEvents(Events):  # type: ignore[misc]
 
     def __init__(
         self,
-        capp: Any,
-        io_loop: Any,
+        capp: Celery,
+        io_loop: IOLoop,
         *,
         link: BrokerLink,
         check: EventCheck,
@@ -375,7 +380,7 @@ class MonitorEvents(Events):  # type: ignore[misc]
         self.skipped = 0
         self.not_understood = 0
         self.unrecorded = UnrecordedWorkers(SystemClock())
-        self._waiting: deque[dict[str, Any]] = deque()
+        self._waiting: deque[dict[str, object]] = deque()
         self._taking = False
         self._turn = threading.Lock()
         self._link = link
@@ -391,11 +396,11 @@ class MonitorEvents(Events):  # type: ignore[misc]
             "field_left_out": self.check.fields_left_out,
         }
 
-    def receiver(self, connection: Any) -> CheckedReceiver:
+    def receiver(self, connection: Connection) -> CheckedReceiver:
         """What receives events over a connection."""
         return CheckedReceiver(connection, check=self.check, take=self.on_event, app=self.capp)
 
-    def on_event(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: dict[str, object]) -> None:
         """A checked event has come, in the thread that receives them."""
         self.unrecorded.heard(event)
         with self._turn:
@@ -457,7 +462,7 @@ class MonitorEvents(Events):  # type: ignore[misc]
                 self._sleep(wait_s)
                 wait_s = min(wait_s * 2, BROKER_RETRY_S)
 
-    def _capture(self, receiver: CheckedReceiver, connection: Any) -> None:
+    def _capture(self, receiver: CheckedReceiver, connection: Connection) -> None:
         """
         Receive until the connection is gone.
 
@@ -496,7 +501,7 @@ class MonitorEvents(Events):  # type: ignore[misc]
 class MonitorInspector(Inspector):  # type: ignore[misc]
     """Flower's inspection of workers, which keeps their answers redacted and in the shape that its pages expect."""
 
-    def __init__(self, io_loop: Any, capp: Any, timeout_s: float, redactor: Redactor, calls: Calls) -> None:
+    def __init__(self, io_loop: IOLoop, capp: Celery, timeout_s: float, redactor: Redactor, calls: Calls) -> None:
         super().__init__(io_loop, capp, timeout_s)
         self._redactor = redactor
         self._calls = calls
@@ -517,7 +522,7 @@ class MonitorInspector(Inspector):  # type: ignore[misc]
             if answer is not None:
                 self.keep(name, method, answer)
 
-    def keep(self, name: str, method: str, answer: Any) -> None:
+    def keep(self, name: str, method: str, answer: object) -> None:
         """Put what a worker answered onto Flower's pages, in the loop's next round."""
         if not is_name(name):
             logger.warning("Something answered to %s that no worker is called: %.100r", method, name)
@@ -534,7 +539,7 @@ class _NoAnswer(Exception):
     """A worker's answer that none of Celery's has given."""
 
 
-def _inspected(method: str, response: Any, redactor: Redactor, calls: Calls) -> Any:
+def _inspected(method: str, response: object, redactor: Redactor, calls: Calls) -> object:
     """
     An answer to an inspect command, redacted.
 
@@ -544,7 +549,9 @@ def _inspected(method: str, response: Any, redactor: Redactor, calls: Calls) -> 
     if not isinstance(response, dict if method in {"stats", "conf"} else list):
         raise _NoAnswer(f"it is of type {type(response).__name__}")
     if isinstance(response, dict):
-        return redacted_settings(response, redactor) if method == "conf" else _stats(redacted(response, redactor))
+        return (
+            redacted_settings(response, redactor) if method == "conf" else _stats(redacted_mapping(response, redactor))
+        )
     # Each may be as large as a value can be.
     shown = [redacted(one, redactor, _secrets_of(one, calls)) for one in response]
     if method in {"registered", "revoked"}:
@@ -552,7 +559,7 @@ def _inspected(method: str, response: Any, redactor: Redactor, calls: Calls) -> 
     return [_TASKS[method](one) for one in shown if isinstance(one, dict)]
 
 
-def _secrets_of(task: Any, calls: Calls) -> Scrubber | None:
+def _secrets_of(task: object, calls: Calls) -> Scrubber | None:
     """Those in the arguments of a task that a worker has."""
     request = task.get("request", task) if isinstance(task, dict) else None
     if not isinstance(request, dict) or not isinstance(request.get("name"), str):
@@ -560,16 +567,17 @@ def _secrets_of(task: Any, calls: Calls) -> Scrubber | None:
     return calls.scrubber(request["name"], request.get("args"), request.get("kwargs"))
 
 
-def _stats(stats: dict[str, Any]) -> dict[str, Any]:
+def _stats(stats: dict[str, object]) -> dict[str, object]:
     for name in ("total", "pool", "broker", "autoscaler"):
         if not isinstance(stats.get(name, {}), dict):
             del stats[name]
     consumer = stats.get("consumer")
     if consumer is not None and not (isinstance(consumer, dict) and isinstance(consumer.get("broker"), dict)):
         del stats["consumer"]
-    stats.setdefault("total", {})
     stats.setdefault("broker", {})
-    stats["total"] = {name: number for name, number in stats["total"].items() if isinstance(number, int)}
+    total = stats.get("total")
+    totals = total.items() if isinstance(total, dict) else ()
+    stats["total"] = {name: number for name, number in totals if isinstance(number, int)}
     if not isinstance(stats.get("uptime", 0), int | float):
         del stats["uptime"]
     usage = stats.get("rusage")
@@ -580,23 +588,23 @@ def _stats(stats: dict[str, Any]) -> dict[str, Any]:
     return stats
 
 
-def _request(task: dict[str, Any]) -> dict[str, Any]:
+def _request(task: dict[str, object]) -> dict[str, object]:
     wanted = {"name": "", "id": "", "acknowledged": None, "worker_pid": None, "args": "", "kwargs": ""}
     return {**wanted, **task, "id": str(task.get("id") or "?"), "name": str(task.get("name") or "")}
 
 
-def _scheduled(task: dict[str, Any]) -> dict[str, Any]:
+def _scheduled(task: dict[str, object]) -> dict[str, object]:
     request = task.get("request")
     return {**task, "request": _request(request if isinstance(request, dict) else {})}
 
 
-def _queue(queue: dict[str, Any]) -> dict[str, Any]:
+def _queue(queue: dict[str, object]) -> dict[str, object]:
     wanted = ("exclusive", "exchange", "durable", "routing_key", "no_ack", "alias", "queue_arguments",
               "binding_arguments", "auto_delete")  # fmt: skip
     return {**dict.fromkeys(wanted), **queue, "name": str(queue.get("name") or "")}
 
 
-_TASKS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+_TASKS: Mapping[str, Callable[[dict[str, object]], dict[str, object]]] = {
     "active_queues": _queue,
     "scheduled": _scheduled,
     "active": _request,
@@ -607,27 +615,32 @@ _TASKS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 class RedactedResults(BaseTaskHandler):  # type: ignore[misc]
     """Mixed in front of Flower's handlers that answer with what the result backend holds."""
 
-    def safe_result(self, result: Any) -> Any:
+    def safe_result(self, result: object) -> object:
         """As JSON, without secrets."""
-        return redacted(result, self.application.redactor)
+        return redacted(result, self.application.context.redactor)
 
-    def update_response_result(self, response: dict[str, Any], result: Any) -> None:
+    def update_response_result(self, response: dict[str, object], result: object) -> None:
         """A traceback is there where the task failed."""
         super().update_response_result(response, result)
         if response.get("traceback") is not None:
-            response["traceback"] = text_of(str(response["traceback"]), self.application.redactor)
+            response["traceback"] = text_of(str(response["traceback"]), self.application.context.redactor)
 
 
-def workflow(events: Any, root_id: str, most: int = 100) -> list[tuple[str, str, str, str, float | None]]:
-    """
-    The tasks below a root that Flower remembers, the root among them.
+class RememberedTask(NamedTuple):
+    """A task of a workflow that Flower remembers. ``at_s`` is seconds since the epoch."""
 
-    Returns:
-        ``(task id, name, state, parent id, seconds since the epoch)``; empty once Flower has forgotten the root.
-    """
+    task_id: str
+    name: str
+    state: str
+    parent_id: str
+    at_s: float | None
+
+
+def workflow(events: Events, root_id: str, most: int = 100) -> list[RememberedTask]:
+    """The tasks below a root that Flower remembers, the root among them; none once Flower has forgotten the root."""
     tasks = events.state.tasks
     root = tasks.get(root_id)
-    found: dict[str, tuple[str, str, str, str, float | None]] = {}
+    found: dict[str, RememberedTask] = {}
     waiting = [root] if root is not None else []
     while waiting and len(found) < most:
         task = waiting.pop()
@@ -635,15 +648,10 @@ def workflow(events: Any, root_id: str, most: int = 100) -> list[tuple[str, str,
             continue
         at_s = task.started or task.received or task.timestamp
         parent_id = str(task.parent_id or "")
-        found[task.uuid] = (str(task.uuid), str(task.name or ""), str(task.state or ""), parent_id, at_s)
+        found[task.uuid] = RememberedTask(str(task.uuid), str(task.name or ""), str(task.state or ""), parent_id, at_s)
         # Copied at once: the thread of the events adds to it.
         waiting.extend(tuple(task.children))
     return list(found.values())
-
-
-def environment_flag(name: str) -> str:
-    """An environment variable of Flower's, or empty."""
-    return os.environ.get(name, "")
 
 
 def known_option(name: str) -> bool:

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from celery_trace.alerting.rules import Facts, Rule, StoredRules, kind_of
 from celery_trace.alerting.rules.spool_dropping import SPOOL
-from celery_trace.model import AlertView, Forecast, Outcome, Page, Rollup, StatsView
+from celery_trace.model import (
+    AlertView,
+    Delivery,
+    FailureGroup,
+    FailureSummary,
+    Forecast,
+    Leak,
+    Outcome,
+    Page,
+    Rollup,
+    StatsView,
+    WorkerView,
+)
 
 _MOST_ROWS = 2000  # of one kind of fact in one evaluation; the greatest or latest come first
 _MOST_RESOLVED = 200  # ended alerts that are looked at for what is still to be delivered
 
 
+Row = TypeVar("Row")
+
+
 class AlertQueries(Protocol):
     """What alerting reads from the store; :class:`celery_trace.queries.Queries` has it."""
 
-    def leaks(self, *, verdict: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    def leaks(self, *, verdict: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[Leak]:
         """Leaks with that verdict."""
 
-    def workers(self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    def workers(self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None) -> Page[WorkerView]:
         """Workers with their processes."""
 
     def forecasts(self) -> list[Forecast]:
@@ -28,12 +43,12 @@ class AlertQueries(Protocol):
 
     def groups(
         self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None, trends: bool = True
-    ) -> Page:
+    ) -> Page[FailureGroup]:
         """Groups of failures."""
 
     def failures(
         self, *, outcome: str | None = None, since_s: float | None = None, limit: int = 100, cursor: str | None = None
-    ) -> Page:
+    ) -> Page[FailureSummary]:
         """Failures with that outcome."""
 
     def rollups(self, *, since_s: float | None = None) -> list[Rollup]:
@@ -42,7 +57,7 @@ class AlertQueries(Protocol):
     def stats(self) -> StatsView:
         """What was written and dropped."""
 
-    def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[AlertView]:
         """Alerts in that state."""
 
     def alert(self, id: str) -> AlertView | None:
@@ -51,7 +66,7 @@ class AlertQueries(Protocol):
     def alert_rules(self) -> StoredRules | None:
         """The rules that somebody set in the monitor."""
 
-    def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page:
+    def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page[Delivery]:
         """Attempts to deliver an alert."""
 
 
@@ -103,9 +118,9 @@ class FactReader:
         return total - self._drops[0][1]
 
 
-def every_row(query: Callable[..., Page], *, most: int = _MOST_ROWS, **given: Any) -> list[Any]:
+def every_row(query: Callable[..., Page[Row]], *, most: int = _MOST_ROWS, **given: Any) -> list[Row]:
     """The rows of all pages, ``most`` at most."""
-    rows: list[Any] = []
+    rows: list[Row] = []
     cursor: str | None = None
     while len(rows) < most:
         page = query(**given, limit=min(500, most), cursor=cursor)

@@ -49,11 +49,11 @@ def alerts(
             found = engine.evaluate()
             context.show(rendered.alerts(found, style), {"alerts": found, "next": None})
         elif deliveries:
-            page = queries.deliveries(limit=limit, cursor=cursor)
-            context.page(page, rendered.deliveries(page.rows, style))
+            delivered = queries.deliveries(limit=limit, cursor=cursor)
+            context.page(delivered, rendered.deliveries(delivered.rows, style))
         else:
-            page = queries.alerts(state=state, limit=limit, cursor=cursor)
-            context.page(page, rendered.alerts(page.rows, style))
+            listed = queries.alerts(state=state, limit=limit, cursor=cursor)
+            context.page(listed, rendered.alerts(listed.rows, style))
 
 
 def _show_rules(context: CommandContext) -> None:

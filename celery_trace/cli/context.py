@@ -114,7 +114,7 @@ class CommandContext:
             text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n"
         click.echo(text, nl=False, color=True if self.style.colour else None)
 
-    def page(self, page: Page, text: str, **more: object) -> None:
+    def page(self, page: Page[Any], text: str, **more: object) -> None:
         """Print a page of a list, with ``more`` in JSON; below a table, how to get the next page."""
         if page.next and not self.json:
             text += f"\nMore: add --cursor {page.next}\n"

@@ -27,7 +27,7 @@ from celery_trace.cli.renderers import workers as worker_text
 from celery_trace.model import Outcome, Verdict
 
 if TYPE_CHECKING:
-    from celery_trace.queries.filters import FailureFilters, LeakFilters
+    from celery_trace.queries.filters import FailureFilter, LeakFilter
 
 
 @command
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     KIND, NAME, WORKER, SEARCH, SINCE,
     click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), default=None),
 )  # fmt: skip
-def leaks(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[LeakFilters]) -> None:
+def leaks(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[LeakFilter]) -> None:
     """List leaks: how much per run, and where."""
     with context.store() as (_, queries):
         page = queries.leaks(limit=limit, cursor=cursor, **filters)
@@ -50,7 +50,7 @@ def leaks(context: CommandContext, limit: int, cursor: str | None, **filters: Un
     click.option("--fingerprint", default=None, help="Only this group's."),
     click.option("--live", is_flag=True, default=None, help="Only those whose process still holds the objects."),
 )  # fmt: skip
-def failures(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[FailureFilters]) -> None:
+def failures(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[FailureFilter]) -> None:
     """List failed, killed and lost runs, newest first."""
     with context.store() as (_, queries):
         page = queries.failures(limit=limit, cursor=cursor, **filters)

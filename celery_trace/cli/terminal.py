@@ -22,7 +22,7 @@ import msgspec
 
 from celery_trace import private_files
 from celery_trace.clock import Clock, SystemClock
-from celery_trace.control.audit import AuditFile
+from celery_trace.control.audit import AuditLog
 from celery_trace.guard import Guard
 from celery_trace.model import AuditEntry, Failure, Kept, ShellLine, ShellView, new_id
 from celery_trace.settings import SettingError, Settings
@@ -108,7 +108,7 @@ class Terminal:
         read: Callable[[str], str],
         screen: Screen,
         transcript: Transcript,
-        audit: AuditFile,
+        audit: AuditLog,
         clock: Clock,
     ) -> None:
         self._failure = failure
@@ -433,7 +433,7 @@ def run(
         read=read,
         screen=screen,
         transcript=store,
-        audit=AuditFile(settings.folder, "terminal", clock, lambda entry: _write(store, entry)),
+        audit=AuditLog(settings.folder, "terminal", clock, lambda entry: _write(store, entry)),
         clock=clock,
     )
     if not interactive:

@@ -33,7 +33,7 @@ FILE, STRANGERS_FILE = "audit.jsonl", "strangers.jsonl"
 FILE_LIMIT_BYTES = 16 * 1024 * 1024
 
 
-class AuditFile:
+class AuditLog:
     """
     Appends to ``audit.jsonl`` or ``strangers.jsonl`` in ``trace_dir`` and emits the same entry as a record.
 

@@ -23,7 +23,7 @@ from msgspec import Struct
 from celery_trace import private_files
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.control import files
-from celery_trace.control.audit import AuditFile
+from celery_trace.control.audit import AuditLog
 from celery_trace.control.files import LONGEST_S
 from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, load_key, sign, verify
 from celery_trace.guard import Guard
@@ -185,7 +185,7 @@ class OrderReceiver:
         self._path = orders_file(settings, process.uid)
         self._replays = ReplayCache()
         self._refusals = RefusalLimit(clock)
-        self._audit = AuditFile(settings.folder, "worker", clock, emit)
+        self._audit = AuditLog(settings.folder, "worker", clock, emit)
         self._orders: list[Order] = []
         #: ``control:done``, ``control:refused`` and ``control:refused:<why>``, for the process's Stats.
         self.counters: Counter[str] = Counter()

@@ -6,7 +6,7 @@ Times are plain here (``at``, ``first_seen``), in seconds since the epoch.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct, field
 
@@ -340,11 +340,14 @@ class StatsView(Struct, frozen=True, kw_only=True):
     size: StoreSize | None = None
 
 
-class Page(Struct, frozen=True):
+Row = TypeVar("Row")
+
+
+class Page(Struct, Generic[Row], frozen=True):
     """One page of a list, and where the next begins. Serialised as ``{"<noun>": rows, "next": cursor}``."""
 
     noun: str
-    rows: list[Any]
+    rows: list[Row]
     next: str | None = None
     total: int | None = field(default=None)
 

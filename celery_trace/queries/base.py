@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -12,6 +13,7 @@ from celery_trace.stores.statements import chunks
 from celery_trace.stores.store import Store
 from celery_trace.stores.tables import AnyColumn, AnyRow, AnySelect
 
+View = TypeVar("View")
 Order = Sequence[tuple[AnyColumn, bool]]
 
 
@@ -32,8 +34,8 @@ class QueryBase:
         order: Order,
         limit: int,
         cursor: str | None,
-        build: Callable[[Sequence[AnyRow]], Sequence[object]],
-    ) -> Page:
+        build: Callable[[Sequence[AnyRow]], list[View]],
+    ) -> Page[View]:
         """One page of a list; ``build`` converts the page's rows into its objects."""
         limit = max(1, min(limit, cursors.MOST))
         if cursor:
@@ -41,7 +43,7 @@ class QueryBase:
         found = connection.execute(cursors.ordered(wanted, order).limit(limit + 1)).all()
         page, more = found[:limit], len(found) > limit
         last = cursors.encode([page[-1]._mapping[column.name] for column, _ in order]) if more else None
-        return Page(noun, list(build(page)), last)
+        return Page(noun, build(page), last)
 
     def _by_key(self, connection: sa.Connection, table: sa.Table, keys: Iterable[str]) -> dict[str, AnyRow]:
         key = next(iter(table.primary_key.columns))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Unpack
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from celery_trace.model import Failure, FailureDetail, FailureGroup, Kept, Outcome, Page
+from celery_trace.model import Failure, FailureDetail, FailureGroup, FailureSummary, Kept, Outcome, Page
 from celery_trace.queries import cursors
 from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
-from celery_trace.queries.filters import FailureFilters, GroupFilters, exactly
+from celery_trace.queries.filters import FailureFilter, GroupFilter, exactly
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import shared_captures, tables, values
 from celery_trace.stores.statements import by_key
@@ -55,14 +55,14 @@ class FailureQueries(QueryBase):
         *,
         limit: int = 100,
         cursor: str | None = None,
-        **filters: Unpack[FailureFilters],
-    ) -> Page:
+        **filters: Unpack[FailureFilter],
+    ) -> Page[FailureSummary]:
         """
         Failures, newest first.
 
         Args:
             limit, cursor: The page.
-            filters: See :class:`FailureFilters`. ``search`` is part of the task's name or of the exception, a whole
+            filters: See :class:`FailureFilter`. ``search`` is part of the task's name or of the exception, a whole
                 task or failure id, or part of a local's or an argument's value, also as ``name=value``; see
                 :data:`SEARCHED_VALUES`.
         """
@@ -175,7 +175,7 @@ class FailureQueries(QueryBase):
             )
         )
 
-    def _summaries(self, connection: sa.Connection, rows: Sequence[AnyRow]) -> list[object]:
+    def _summaries(self, connection: sa.Connection, rows: Sequence[AnyRow]) -> list[FailureSummary]:
         counts = self._by_key(connection, _groups, {row.fingerprint for row in rows})
         held = self._held(connection, [row.id for row in rows])
         kills = self._kills(connection, [row.id for row in rows if row.outcome in _KILLING])
@@ -241,8 +241,8 @@ class FailureQueries(QueryBase):
         limit: int = 100,
         cursor: str | None = None,
         trends: bool = True,
-        **filters: Unpack[GroupFilters],
-    ) -> Page:
+        **filters: Unpack[GroupFilter],
+    ) -> Page[FailureGroup]:
         """
         Groups of failures that share a fingerprint, the last seen first.
 

@@ -17,7 +17,7 @@ class _Filters(TypedDict, total=False):
     search: str | None
 
 
-class LeakFilters(_Filters, total=False):
+class LeakFilter(_Filters, total=False):
     """Filters of leaks: ``worker`` computes them from this worker's processes only."""
 
     verdict: str | None
@@ -25,7 +25,7 @@ class LeakFilters(_Filters, total=False):
     queue: str | None
 
 
-class FailureFilters(_Filters, total=False):
+class FailureFilter(_Filters, total=False):
     """Filters of failures: ``until_s`` is exclusive; ``live`` selects those that a living process still holds."""
 
     outcome: str | None
@@ -37,7 +37,7 @@ class FailureFilters(_Filters, total=False):
     live: bool | None
 
 
-class GroupFilters(_Filters, total=False):
+class GroupFilter(_Filters, total=False):
     """Filters of groups; see :meth:`celery_trace.queries.Queries.groups` for the states."""
 
     outcome: str | None

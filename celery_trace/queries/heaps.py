@@ -175,19 +175,24 @@ class HeapQueries(QueryBase):
         if main is None or main.memory is None or not children:
             return None
         uids = [process.uid for process in children]
-        known = {name: need for name, need in self._needs(uids).items() if need.runs >= needs.FEWEST_RUNS}
+        greatest = self._greatest_need(uids)
         first = self._first_bytes(uids)
-        if not known or not first:
+        if greatest is None or not first:
             return None
-        name = max(known, key=lambda name: known[name].p99_bytes)
+        name, need = greatest
         return needs.propose(
             name=name,
-            need=known[name],
+            need=need,
             base_bytes=round(statistics.median(first)),
             main_bytes=main.memory.rss_bytes,
             concurrency=len(children),
             room_bytes=main.memory.room.limit_bytes if main.memory.room is not None else None,
         )
+
+    def _greatest_need(self, uids: list[str]) -> tuple[str, needs.Need] | None:
+        """The task of some processes that needs most, of those that ran often enough."""
+        known = [(name, need) for name, need in self._needs(uids).items() if need.runs >= needs.FEWEST_RUNS]
+        return max(known, key=lambda row: row[1].p99_bytes, default=None)
 
     def _needs(self, uids: list[str]) -> dict[str, needs.Need]:
         """The memory that the tasks of some processes need, by name."""

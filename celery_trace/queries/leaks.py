@@ -12,7 +12,7 @@ from celery_trace.model import Leak, Page, Window
 from celery_trace.queries import cursors
 from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
-from celery_trace.queries.filters import LeakFilters, exactly
+from celery_trace.queries.filters import LeakFilter, exactly
 from celery_trace.stores import leak_rows, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.statements import chunks
@@ -44,8 +44,8 @@ class LeakQueries(QueryBase):
         sort: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
-        **filters: Unpack[LeakFilters],
-    ) -> Page:
+        **filters: Unpack[LeakFilter],
+    ) -> Page[Leak]:
         """
         Leaks, the proven ones first, then by the memory retained per run.
 
@@ -54,7 +54,7 @@ class LeakQueries(QueryBase):
         Args:
             sort: Another order, one of :data:`SORTS`.
             limit, cursor: The page.
-            filters: See :class:`LeakFilters`. ``search`` is part of the name, file, function or code.
+            filters: See :class:`LeakFilter`. ``search`` is part of the name, file, function or code.
         """
         kind, name, verdict = filters.get("kind"), filters.get("name"), filters.get("verdict")
         queue, since_s, search = filters.get("queue"), filters.get("since_s"), filters.get("search")
@@ -63,8 +63,9 @@ class LeakQueries(QueryBase):
         if worker := filters.get("worker"):
             with self.store.reading() as connection:
                 rows = self._rows_of_worker(connection, worker, kind, name)
-                rows = self._filtered(connection, rows, verdict, queue, since_s, search)
-            page, following = cursors.page_of(rows, order, limit, cursor)
+                rows = self._listed(connection, rows, queue)
+            fitting = [row for row in rows if _fits(row, verdict, since_s, search)]
+            page, following = cursors.page_of(fitting, order, limit, cursor)
             return Page("leaks", [row["leak"] for row in page], following)
         leak_rows.refresh(self.store)
         resolved = _state.alias()
@@ -128,34 +129,19 @@ class LeakQueries(QueryBase):
         return [{**leak_rows.leak_row(leak, payload=None), "leak": leak} for leak in found]
 
     @staticmethod
-    def _filtered(
-        connection: sa.Connection,
-        rows: list[dict[str, Any]],
-        verdict: str | None,
-        queue: str | None,
-        since_s: float | None,
-        search: str | None,
-    ) -> list[dict[str, Any]]:
-        """Filter rows in memory by the conditions that the table uses in the database."""
+    def _listed(connection: sa.Connection, rows: list[dict[str, Any]], queue: str | None) -> list[dict[str, Any]]:
+        """The rows that are not resolved and, if a queue is given, were seen in it."""
         resolved_s: dict[str, float] = {}
         for part in chunks(f"leak:{row['id']}" for row in rows):
             wanted = sa.select(_state.c.id, _state.c.at_s).where(_state.c.id.in_(part))
             resolved_s.update((id.removeprefix("leak:"), at_s) for id, at_s in connection.execute(wanted))
-        in_queue: set[tuple[str, str]] = set()
-        if queue:
-            table = tables.queues
-            here = sa.select(table.c.kind, table.c.name).where(table.c.queue == queue)
-            in_queue = {(kind, name) for kind, name in connection.execute(here)}
-        text = (search or "").strip().lower()
-        return [
-            row
-            for row in rows
-            if row["last_seen_s"] > resolved_s.get(row["id"], -math.inf)
-            and (not verdict or row["verdict"] == verdict)
-            and (not queue or (row["kind"], row["name"]) in in_queue)
-            and (since_s is None or row["last_seen_s"] >= since_s)
-            and (text in row["name"].lower() or text in row["place"].lower())
-        ]
+        open_rows = [row for row in rows if row["last_seen_s"] > resolved_s.get(row["id"], -math.inf)]
+        if not queue:
+            return open_rows
+        table = tables.queues
+        here = sa.select(table.c.kind, table.c.name).where(table.c.queue == queue)
+        in_queue = {(kind, name) for kind, name in connection.execute(here)}
+        return [row for row in open_rows if (row["kind"], row["name"]) in in_queue]
 
     def leak(self, id: str) -> Leak | None:
         """One row of the table."""
@@ -180,5 +166,15 @@ class LeakQueries(QueryBase):
             and (not window.sites or any((site.file, site.line) == (leak.file, leak.line) for site in window.sites))
         ]
 
-    def _build(self, rows: Sequence[AnyRow]) -> list[object]:
+    def _build(self, rows: Sequence[AnyRow]) -> list[Leak]:
         return [leak_rows.leak(row, self._now_s()) for row in rows]
+
+
+def _fits(row: dict[str, Any], verdict: str | None, since_s: float | None, search: str | None) -> bool:
+    """Whether a row matches, by the conditions that the table uses in the database."""
+    text = (search or "").strip().lower()
+    return (
+        (not verdict or row["verdict"] == verdict)
+        and (since_s is None or row["last_seen_s"] >= since_s)
+        and (text in row["name"].lower() or text in row["place"].lower())
+    )

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from celery_trace.alerting.rules import StoredRules
 from celery_trace.intervals import SILENT_S
-from celery_trace.model import AlertView, Page, ShellView, StatsView
+from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellView, StatsView
 from celery_trace.queries.base import QueryBase
 from celery_trace.stores import lineage, migration, sizes, tables
 from celery_trace.stores import rows as rows_of
@@ -30,7 +30,7 @@ STALE_S = 600.0
 class MonitoringQueries(QueryBase):
     """Alerts, shell sessions and statistics."""
 
-    def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[AlertView]:
         """Alerts, newest first."""
         wanted = sa.select(_alerts)
         if state:
@@ -51,7 +51,7 @@ class MonitoringQueries(QueryBase):
             value = connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.id == RULES)).scalar()
         return msgspec.json.decode(value, type=StoredRules) if value else None
 
-    def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page:
+    def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page[Delivery]:
         """Delivery attempts of one alert or of all, newest first."""
         wanted = sa.select(_deliveries)
         if alert_id:
@@ -62,7 +62,7 @@ class MonitoringQueries(QueryBase):
 
     # --- shells
 
-    def shells(self, *, failure_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    def shells(self, *, failure_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[ShellView]:
         """Shell sessions without their lines, newest first."""
         wanted = sa.select(_shells)
         if failure_id:
@@ -83,7 +83,7 @@ class MonitoringQueries(QueryBase):
 
     def audit(
         self, *, failure_id: str | None = None, session: str | None = None, limit: int = 100, cursor: str | None = None
-    ) -> Page:
+    ) -> Page[AuditEntry]:
         """Commands to processes, executed or refused, newest first."""
         wanted = sa.select(_audit)
         if failure_id:

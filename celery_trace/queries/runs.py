@@ -51,7 +51,7 @@ class RunQueries(QueryBase):
         since_s: float | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> Page:
+    ) -> Page[Run]:
         """Runs that are stored individually, newest first. ``since_s`` is seconds since the epoch."""
         wanted = sa.select(_runs)
         for column, value in (
@@ -101,7 +101,7 @@ class RunQueries(QueryBase):
 
     # --- processes
 
-    def workers(self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    def workers(self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None) -> Page[WorkerView]:
         """
         Workers, web hosts and scripts with their processes, seen since then (by default within a day).
 

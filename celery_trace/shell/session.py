@@ -31,9 +31,9 @@ class SessionGone(ShellError):
     """The process or the sandbox of a session is gone; a page falls back to a recreated one."""
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, omit_defaults=True):
     """
-    A piece of a command's output, in order.
+    A piece of a command's output, in order; the same from the process to the browser.
 
     ``kind`` is ``output`` (printed text; ``stream`` is ``stdout`` or ``stderr``), ``result`` (the echo of an
     expression), ``error`` (a traceback) or ``notice`` (a message of the shell).

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from celery_trace.alerting.rules import SEVERITIES, SHIPPED, Rule, configured, in_force, kind_of, sentence, written
 from celery_trace.model import AlertView
+from celery_trace.queries import Queries
 from celery_trace.settings import SettingError
-from flower_plugin.pages.page import Context, Page, Visit
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
 
 _ORDER = {"firing": 0, "pending": 1, "resolved": 2}
 STATES = ("firing", "pending", "resolved")
@@ -78,12 +78,12 @@ def described(rules: Iterable[Rule]) -> list[ShownRule]:
     return rows
 
 
-def rank(alert: AlertView) -> tuple[Any, ...]:
+def rank(alert: AlertView) -> tuple[int, bool, float]:
     """Firing before pending before resolved; what nobody has looked at first; newest first."""
     return (_ORDER.get(alert.state, 3), bool(alert.acknowledged_by), -(alert.fired_at or alert.since))
 
 
-def alerts(queries: Any, visit: Visit) -> Context:
+def alerts(queries: Queries, visit: Visit) -> Context:
     """All alerts with what can be done about them."""
     state = visit.word("state", STATES)
     # State by state: two hundred that are resolved do not hide one that fires.
@@ -97,8 +97,8 @@ def alerts(queries: Any, visit: Visit) -> Context:
     deliveries = queries.deliveries(limit=50).rows
     about = {alert.id: alert for alert in rows}
     for delivery in deliveries:
-        if delivery.alert not in about and (found := queries.alert(delivery.alert)) is not None:
-            about[delivery.alert] = visit.alert(found)
+        if delivery.alert not in about and (alert := queries.alert(delivery.alert)) is not None:
+            about[delivery.alert] = visit.alert(alert)
     return {
         "rows": rows,
         "state": state,
@@ -116,11 +116,12 @@ def alerts(queries: Any, visit: Visit) -> Context:
     }
 
 
-PAGE: Page = Page(
+PAGE = MonitorPage(
     path=r"/trace/alerts",
     name="trace_alerts",
     title="Alerts",
     template="trace/alerts.html",
     tab="alerts",
     context=alerts,
+    place=NavPlace.BAR,
 )

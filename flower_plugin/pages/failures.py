@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from celery_trace.model import ChainLink, ExceptionInfo, FailureDetail, FailureSummary, FrameView, Outcome
+from celery_trace.model import (
+    ChainLink,
+    ExceptionInfo,
+    FailureDetail,
+    FailureGroup,
+    FailureSummary,
+    FrameView,
+    Line,
+    Outcome,
+    Page,
+)
+from celery_trace.queries import Queries
+from celery_trace.queries.failures import SEARCHED_VALUES
+from celery_trace.queries.filters import FailureFilter, GroupFilter
 from celery_trace.text.escape import escaped_lines
-from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
-from flower_plugin.roles import Role
-from flower_plugin.source import SourceLine, source_lines
-from flower_plugin.values import without_values
+from flower_plugin.auth.roles import Role
+from flower_plugin.auth.values import without_values
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
+from flower_plugin.rendering.source import SourceLine, source_lines
+from flower_plugin.trouble import NotFound
 
 MOST_ROWS = 100
 MOST_MEMBERS = 100
@@ -53,59 +65,61 @@ def exception_text(exception: ExceptionInfo | None, outcome: str) -> tuple[str, 
     }.get(str(outcome), (str(outcome).replace("_", " ").capitalize(), ""))
 
 
-def _common_filters(visit: Visit) -> dict[str, Any]:
-    wanted: dict[str, Any] = {name: visit.word(name) for name in ("kind", "name")}
-    wanted["outcome"] = visit.word("outcome", tuple(Outcome))
-    wanted["since_s"] = visit.since_s()
-    if visit.may(Role.LOCALS):
-        wanted["search"] = visit.word("search")  # a search reads local values
-    return wanted
+def _search(visit: Visit) -> str:
+    """What to search for; a search reads local values, so not everybody may."""
+    return visit.word("search") if visit.may(Role.LOCALS) else ""
 
 
-def _given(wanted: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in wanted.items() if value}
-
-
-def _shared(queries: Any, visit: Visit, filters: dict[str, Any], rows: Sequence[Any]) -> Context:
-    # SQLAlchemy comes with it, which is there by the time that a page is read.
-    from celery_trace.queries.failures import SEARCHED_VALUES
-
+def _shared(
+    queries: Queries,
+    visit: Visit,
+    wanted: FailureFilter | GroupFilter,
+    page: Page[FailureSummary] | Page[FailureGroup],
+) -> Context:
     return {
-        "filtered": bool(filters),
+        "rows": page.rows,
+        "next": page.next,
+        "filtered": any(wanted.values()),
         "ranges": RANGES,
         "outcomes": list(Outcome),
         "exception_text": exception_text,
         "shows_values": visit.may(Role.LOCALS),
         "searched_values": SEARCHED_VALUES,
-        "any_process": bool(rows) or bool(queries.workers(limit=1).rows),
+        "any_process": bool(page.rows) or bool(queries.workers(limit=1).rows),
     }
 
 
-def groups(queries: Any, visit: Visit) -> Context:
+def groups(queries: Queries, visit: Visit) -> Context:
     """Failures by fingerprint."""
-    filters = _given({**_common_filters(visit), "state": visit.word("state", GROUP_STATES)})
+    wanted = GroupFilter(
+        kind=visit.word("kind"),
+        name=visit.word("name"),
+        outcome=visit.word("outcome", tuple(Outcome)),
+        state=visit.word("state", GROUP_STATES),
+        since_s=visit.since_s(),
+        search=_search(visit),
+    )
     sort = visit.word("sort", ("count", "first"))
-    page = queries.groups(**filters, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
-    rows = list(page.rows)
-    return {
-        **_shared(queries, visit, filters, rows),
-        "rows": rows,
-        "next": page.next,
-        "sort": sort,
-        "states": GROUP_STATES,
-    }
+    page = queries.groups(**wanted, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
+    return {**_shared(queries, visit, wanted, page), "sort": sort, "states": GROUP_STATES}
 
 
-def listing(queries: Any, visit: Visit) -> Context:
+def listing(queries: Queries, visit: Visit) -> Context:
     """Single failures, newest first."""
-    wanted = {
-        **_common_filters(visit),
-        **{name: visit.word(name) for name in ("fingerprint", "worker", "task_id", "root_id")},
-        "live": visit.word("live") == "1" or None,
-    }
-    filters = _given(wanted)
-    page = queries.failures(**filters, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
-    return {**_shared(queries, visit, filters, page.rows), "rows": page.rows, "next": page.next}
+    wanted = FailureFilter(
+        kind=visit.word("kind"),
+        name=visit.word("name"),
+        outcome=visit.word("outcome", tuple(Outcome)),
+        fingerprint=visit.word("fingerprint"),
+        worker=visit.word("worker"),
+        since_s=visit.since_s(),
+        search=_search(visit),
+        task_id=visit.word("task_id"),
+        root_id=visit.word("root_id"),
+        live=visit.word("live") == "1" or None,
+    )
+    page = queries.failures(**wanted, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
+    return _shared(queries, visit, wanted, page)
 
 
 _LINK_WORDS = {
@@ -121,31 +135,15 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
 
     Frames of libraries stand folded together between the user's own; the innermost of the user's own is open.
     """
-    chain = detail.chain or [
-        ChainLink(
-            type=detail.exception.type if detail.exception else "",
-            module=detail.exception.module if detail.exception else "",
-            message=detail.exception.message if detail.exception else "",
-            link="",
-            parent=-1,
-            frames=detail.frames,
-        )
-    ]
+    chain = detail.chain or [_only_link(detail)]
     # A black box does not know whose a frame is, and calls every one the user's own.
     sampled = detail.last_sample is not None
     links = []
     for number, link in enumerate(chain):
+        opened = next((index for index, frame in enumerate(link.frames) if frame.in_app), 0) if number == 0 else -1
         runs: list[tuple[bool, list[ShownFrame]]] = []
-        opened = next((index for index, frame in enumerate(link.frames) if frame.in_app), 0)
         for index, frame in enumerate(link.frames):
-            context = frame.context or ([(frame.line, frame.code)] if frame.code else [])
-            shown = ShownFrame(
-                index=index if number == 0 else -1,
-                frame=frame,
-                file=visit.paths.short(frame.file),
-                source=source_lines(context, frame.line, frame.columns),
-                opened=number == 0 and index == opened,
-            )
+            shown = _shown_frame(frame, visit, index=index if number == 0 else -1, opened=index == opened)
             in_app = frame.in_app and (not sampled or visit.paths.is_users(frame.file))
             if runs and runs[-1][0] == in_app:
                 runs[-1][1].append(shown)
@@ -156,6 +154,25 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
         shown_link = replace(link, attributes=[]) if other else link
         links.append(ShownLink(link=shown_link, words=_LINK_WORDS.get(link.link, ""), runs=runs))
     return links
+
+
+def _only_link(detail: FailureDetail) -> ChainLink:
+    """The chain of a failure that has none: its exception, or nothing that was raised."""
+    raised = detail.exception or ExceptionInfo(type="", module="", message="")
+    return ChainLink(
+        type=raised.type, module=raised.module, message=raised.message, link="", parent=-1, frames=detail.frames
+    )
+
+
+def _shown_frame(frame: FrameView, visit: Visit, *, index: int, opened: bool) -> ShownFrame:
+    context = frame.context or ([(frame.line, frame.code)] if frame.code else [])
+    return ShownFrame(
+        index=index,
+        frame=frame,
+        file=visit.paths.short(frame.file),
+        source=source_lines(context, frame.line, frame.columns),
+        opened=opened,
+    )
 
 
 def as_text(detail: FailureDetail) -> str:
@@ -200,7 +217,7 @@ class Member(Struct, frozen=True, kw_only=True):
     depth: int = 0
 
 
-def tries(queries: Any, detail: FailureDetail) -> list[FailureSummary]:
+def tries(queries: Queries, detail: FailureDetail) -> list[FailureSummary]:
     """The other failed tries of the same task, oldest first."""
     if not detail.task_id:
         return []
@@ -208,7 +225,7 @@ def tries(queries: Any, detail: FailureDetail) -> list[FailureSummary]:
     return sorted((row for row in rows if row.id != detail.id), key=lambda row: row.at)
 
 
-def workflow(queries: Any, visit: Visit, detail: FailureDetail) -> list[Member]:
+def workflow(queries: Queries, visit: Visit, detail: FailureDetail) -> list[Member]:
     """
     The tasks of the same chain, group or chord: from the root downwards, children below their parents.
 
@@ -218,11 +235,11 @@ def workflow(queries: Any, visit: Visit, detail: FailureDetail) -> list[Member]:
     if not root_id:
         return []
     found: dict[str, Member] = {}
-    remembered = visit.monitor.get("workflow")
-    for task_id, name, state, parent_id, at_s in remembered(root_id) if remembered is not None else ():
-        found[task_id] = Member(
-            task_id=task_id, name=name, state=state, parent_id=parent_id, at_s=at_s, link=f"/task/{quote(task_id)}"
-        )
+    for task in visit.monitor.workflow(root_id):
+        found[task.task_id] = Member(
+            task_id=task.task_id, name=task.name, state=task.state, parent_id=task.parent_id, at_s=task.at_s,
+            link=f"/task/{quote(task.task_id)}",
+        )  # fmt: skip
     for run in queries.runs(root_id=root_id, limit=MOST_MEMBERS).rows:
         known = found.get(run.task_id)
         found[run.task_id] = Member(
@@ -275,16 +292,16 @@ def _relation(member: Member, root_id: str, detail: FailureDetail) -> str:
     return "sibling" if member.parent_id == detail.parent_id and detail.parent_id else ""
 
 
-def failure(queries: Any, visit: Visit, identifier: str) -> Context:
+def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
     """
     One failure.
 
     Raises:
-        Missing: There is none with this id.
+        NotFound: There is none with this id.
     """
     detail: FailureDetail | None = queries.failure(identifier)
     if detail is None:
-        raise Missing(
+        raise NotFound(
             "There is no failure with this id.",
             "It may have been pruned, or it has not reached the store yet.",
             ("trace_failures", "All failures"),
@@ -315,7 +332,7 @@ def failure(queries: Any, visit: Visit, identifier: str) -> Context:
     }
 
 
-def _last_stack(detail: FailureDetail, visit: Visit) -> list[tuple[Any, str]]:
+def _last_stack(detail: FailureDetail, visit: Visit) -> list[tuple[Line, str]]:
     """The black box's frames with short file names; none where they stand among the failure's frames already."""
     if detail.last_sample is None:
         return []
@@ -340,15 +357,16 @@ def _request_rows(detail: FailureDetail) -> list[tuple[str, list[tuple[str, str]
     return [(name, rows) for name, rows in parts if rows]
 
 
-GROUPS: Page = Page(
+GROUPS = MonitorPage(
     path=r"/trace/failures",
     name="trace_failures",
     title="Failures",
     template="trace/failure_groups.html",
     tab="failures",
     context=groups,
+    place=NavPlace.BAR,
 )
-LIST: Page = Page(
+LIST = MonitorPage(
     path=r"/trace/failures/all",
     name="trace_failure_list",
     title="Failures",
@@ -356,7 +374,7 @@ LIST: Page = Page(
     tab="failures",
     context=listing,
 )
-ONE: Page = Page(
+ONE = MonitorPage(
     path=r"/trace/failures/([^/]+)",
     name="trace_failure",
     title="Failure",

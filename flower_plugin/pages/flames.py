@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery_trace.heap import flames
-from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
+from celery_trace.model import Line
+from celery_trace.queries import Queries
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, Visit
+from flower_plugin.trouble import NotFound
 
 #: Lines of the table below the graph.
 MOST_LINES = 12
@@ -14,7 +15,7 @@ AGES = {"1h": "an hour ago", "6h": "6 hours ago", "1d": "a day ago", "7d": "a we
 
 
 def flame(
-    queries: Any, visit: Visit, kind: str, name: str, *, compare: str = "", since_s: float | None = None
+    queries: Queries, visit: Visit, kind: str, name: str, *, compare: str = "", since_s: float | None = None
 ) -> Context:
     """
     What a page shows of a flame graph: ``data`` for the script, ``lines`` for a table, and the figures.
@@ -44,25 +45,25 @@ def flame(
     }
 
 
-def _place(frame: Any, visit: Visit) -> str:
+def _place(frame: Line, visit: Visit) -> str:
     if not frame.file:
         return ""
     return f"{visit.paths.short(frame.file)}:{frame.line}" if frame.line else visit.paths.short(frame.file)
 
 
-def kept(queries: Any, visit: Visit, kind: str, name: str) -> Context:
+def kept(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
     """
     One name's flame graph.
 
     Raises:
-        Missing: There is no such release to compare with.
+        NotFound: There is no such release to compare with.
     """
     compare = visit.word("compare")
     releases = queries.heap_releases(kind, name)
     try:
         found = flame(queries, visit, kind, name, compare=compare, since_s=visit.since_s("day"))
     except ValueError as error:
-        raise Missing(
+        raise NotFound(
             "There is nothing to compare with.",
             f"{str(error)[:1].upper()}{str(error)[1:]}.",
             ("trace_runs", "All names"),
@@ -80,7 +81,7 @@ def kept(queries: Any, visit: Visit, kind: str, name: str) -> Context:
     }
 
 
-PAGE: Page = Page(
+PAGE = MonitorPage(
     path=r"/trace/kept/(task|request|block|process)/(.+)",
     name="trace_kept",
     title="Kept memory",

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+
+from msgspec import Struct
 
 from celery_trace.heap import forecasting
 from celery_trace.heap.watch import PROCESS_RUN_S
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
-from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
-from flower_plugin.pages.timemarks import marks_of
-from flower_plugin.roles import Role
-from flower_plugin.source import one_line, source_lines
-from flower_plugin.values import without_data
+from celery_trace.queries import Queries
+from celery_trace.queries.filters import LeakFilter
+from flower_plugin.auth.roles import Role
+from flower_plugin.auth.values import without_data
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
+from flower_plugin.pages.timemarks import Mark, marks_of
+from flower_plugin.rendering.source import one_line, source_lines
+from flower_plugin.trouble import NotFound
 
 #: Sort orders of the table, besides that by urgency.
 SORTS = ("per_run", "total", "runs", "seen", "name")
@@ -23,23 +27,28 @@ MOST_ROWS = 300
 MOST_LINES_IN_PLOT = 8
 
 
-def _filters(visit: Visit) -> dict[str, Any]:
-    wanted: dict[str, Any] = {name: visit.word(name) for name in ("kind", "name", "worker", "queue", "search")}
-    wanted["verdict"] = visit.word("verdict", tuple(Verdict))
-    wanted["since_s"] = visit.since_s()
-    return {name: value for name, value in wanted.items() if value}
+def _filter(visit: Visit) -> LeakFilter:
+    return LeakFilter(
+        kind=visit.word("kind"),
+        name=visit.word("name"),
+        verdict=visit.word("verdict", tuple(Verdict)),
+        worker=visit.word("worker"),
+        queue=visit.word("queue"),
+        since_s=visit.since_s(),
+        search=visit.word("search"),
+    )
 
 
-def table(queries: Any, visit: Visit) -> Context:
+def table(queries: Queries, visit: Visit) -> Context:
     """The leak table, filtered by the address."""
-    filters = _filters(visit)
+    wanted = _filter(visit)
     sort = visit.word("sort", SORTS)
-    page = queries.leaks(**filters, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
-    rows: list[Leak] = list(page.rows)
+    page = queries.leaks(**wanted, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
+    rows = page.rows
     return {
         "rows": rows,
         "next": page.next,
-        "filtered": bool(filters),
+        "filtered": any(wanted.values()),
         "sort": sort,
         "ranges": RANGES,
         "verdicts": list(Verdict),
@@ -49,6 +58,20 @@ def table(queries: Any, visit: Visit) -> Context:
     }
 
 
+class GrowthLine(Struct, frozen=True):
+    """What one process kept over time, or all of them: points of time and bytes."""
+
+    label: str
+    points: list[tuple[float, float]]
+
+
+class GrowthPlot(Struct, frozen=True):
+    """How what is kept adds up: lines, the greatest growth first, and what happened meanwhile."""
+
+    lines: list[GrowthLine]
+    marks: list[Mark]
+
+
 def growth(
     leak: Leak,
     windows: Iterable[Window],
@@ -56,7 +79,7 @@ def growth(
     processes: Mapping[str, ProcessRecord],
     starts: Iterable[ProcessRecord] = (),
     now_s: float = math.inf,
-) -> dict[str, Any]:
+) -> GrowthPlot:
     """
     How what is kept adds up.
 
@@ -68,11 +91,8 @@ def growth(
         processes: By uid.
         starts: Main processes of workers, for the marks of restarts and deploys.
         now_s: The sum of five minutes that are not over yet stands at this time, and not in the future.
-
-    Returns:
-        ``lines``: ``{label, points [[time, bytes]]}``, greatest growth first; ``marks``: see :func:`marks_of`.
     """
-    lines: list[dict[str, Any]] = []
+    lines: list[GrowthLine] = []
     by_process: dict[str, list[Window]] = defaultdict(list)
     for window in windows:
         by_process[window.process].append(window)
@@ -81,26 +101,29 @@ def growth(
         process = processes.get(uid)
         if process is None:
             continue
-        points = [[process.started_at_s, 0.0]]
-        sampled = [window for window in found if window.growth]
-        if sampled:
-            latest = max(sampled, key=lambda window: window.at_s)
-            lines.append({"label": f"pid {process.pid}", "points": points + [list(point) for point in latest.growth]})
-            shown.append(process)
-            continue
-        ran = 0
-        for window in sorted(found, key=lambda window: (window.at_s, window.run_number)):
-            rate = _rate(window, leak) if window.verdict is not Verdict.STEADY else 0.0
-            points.append([window.at_s, points[-1][1] + max(0.0, (window.run_number - ran) * rate)])
-            ran = max(ran, window.run_number)
-        lines.append({"label": f"pid {process.pid}", "points": points})
+        lines.append(GrowthLine(f"pid {process.pid}", [(process.started_at_s, 0.0), *_points(found, leak)]))
         shown.append(process)
-    lines.sort(key=lambda line: -line["points"][-1][1])
+    lines.sort(key=lambda line: -line.points[-1][1])
     lines = lines[: MOST_LINES_IN_PLOT - 1]
     total = _total_line(leak, sorted(rollups, key=lambda row: row.bucket_s), shown, now_s)
     if total:
-        lines.insert(0, {"label": "all processes", "points": total})
-    return {"lines": lines, "marks": marks_of(shown, starts)}
+        lines.insert(0, GrowthLine("all processes", total))
+    return GrowthPlot(lines, marks_of(shown, starts))
+
+
+def _points(windows: Sequence[Window], leak: Leak) -> list[tuple[float, float]]:
+    """What a process kept after each of its windows, or as the latest of them tells it."""
+    sampled = [window for window in windows if window.growth]
+    if sampled:
+        return list(max(sampled, key=lambda window: window.at_s).growth)
+    points: list[tuple[float, float]] = []
+    kept, ran = 0.0, 0
+    for window in sorted(windows, key=lambda window: (window.at_s, window.run_number)):
+        rate = _rate(window, leak) if window.verdict is not Verdict.STEADY else 0.0
+        kept += max(0.0, (window.run_number - ran) * rate)
+        points.append((window.at_s, kept))
+        ran = max(ran, window.run_number)
+    return points
 
 
 def _rate(window: Window, leak: Leak) -> float:
@@ -111,7 +134,7 @@ def _rate(window: Window, leak: Leak) -> float:
 
 def _total_line(
     leak: Leak, rollups: Sequence[Rollup], shown: Sequence[ProcessRecord], now_s: float
-) -> list[list[float]]:
+) -> list[tuple[float, float]]:
     """From nothing, or from what was kept before the first of the sums, to the row's total."""
     rows = [row for row in rollups if row.runs and row.bucket_s + Rollup.BUCKET_S > leak.first_seen]
     if not rows or leak.kept_bytes_total <= 0:
@@ -120,12 +143,11 @@ def _total_line(
     began_s = min((process.started_at_s for process in shown), default=0.0)
     first_s = float(rows[0].bucket_s)
     kept = max(0.0, leak.kept_bytes_total - rate * sum(row.runs for row in rows))
-    points = [[min(max(first_s, began_s), first_s + Rollup.BUCKET_S), kept]]
+    points = [(min(max(first_s, began_s), first_s + Rollup.BUCKET_S), kept)]
     for row in rows:
         kept = min(kept + rate * row.runs, float(leak.kept_bytes_total))
-        points.append([max(points[-1][0], min(float(row.bucket_s + Rollup.BUCKET_S), now_s)), kept])
-    points[-1][1] = float(leak.kept_bytes_total)
-    return points
+        points.append((max(points[-1][0], min(float(row.bucket_s + Rollup.BUCKET_S), now_s)), kept))
+    return [*points[:-1], (points[-1][0], float(leak.kept_bytes_total))]
 
 
 def _first_s(
@@ -151,16 +173,16 @@ def sentence(leak: Leak) -> str:
     return f"{leak.name} {what}."
 
 
-def leak(queries: Any, visit: Visit, identifier: str) -> Context:
+def leak(queries: Queries, visit: Visit, identifier: str) -> Context:
     """
     One leak with its evidence.
 
     Raises:
-        Missing: There is none with this id.
+        NotFound: There is none with this id.
     """
     found: Leak | None = queries.leak(identifier)
     if found is None:
-        raise Missing(
+        raise NotFound(
             "There is no leak with this id.",
             "It may have been pruned, or the line has moved since the link was made.",
             ("trace_leaks", "All leaks"),
@@ -197,10 +219,16 @@ def leak(queries: Any, visit: Visit, identifier: str) -> Context:
     }
 
 
-LIST: Page = Page(
-    path=r"/trace/leaks", name="trace_leaks", title="Leaks", template="trace/leaks.html", tab="leaks", context=table
+LIST = MonitorPage(
+    path=r"/trace/leaks",
+    name="trace_leaks",
+    title="Leaks",
+    template="trace/leaks.html",
+    tab="leaks",
+    context=table,
+    place=NavPlace.BAR,
 )
-ONE: Page = Page(
+ONE = MonitorPage(
     path=r"/trace/leaks/([^/]+)",
     name="trace_leak",
     title="Leak",

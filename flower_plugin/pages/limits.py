@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from msgspec import Struct
 
 from celery_trace.alerting.rules import Rule, configured, in_force
 from celery_trace.model import ProcessView, Role
+from celery_trace.queries import Queries
 from celery_trace.settings import SettingError
 from flower_plugin.pages.page import Visit
 
@@ -47,10 +47,10 @@ def of_process(process: ProcessView, worker: str, known: Sequence[Limit]) -> lis
     return found
 
 
-def limits_of(queries: Any, visit: Visit) -> list[Limit]:
+def limits_of(queries: Queries, visit: Visit) -> list[Limit]:
     """The limits that hold for this monitor."""
     try:
         rules = in_force(visit.settings.alert_rules, queries.alert_rules())
     except SettingError:
         rules = configured(visit.settings.alert_rules)  # the Alerts page says what is wrong with the others
-    return limits(rules, visit.monitor.get("child_limit_bytes"))
+    return limits(rules, visit.monitor.child_limit_bytes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -12,12 +11,15 @@ from msgspec.structs import replace
 from celery_trace.alerting import rules
 from celery_trace.heap import forecasting
 from celery_trace.model import AlertView, FailureGroup, Forecast, Leak, ProcessView, StatsView, Verdict, WorkerView
+from celery_trace.queries import Queries
+from celery_trace.stores.lineage import sentence
 from celery_trace.text.format import about, clip, count, percent, plural, size
-from flower_plugin import marks
+from flower_plugin.auth.roles import Role
 from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of, of_process
-from flower_plugin.pages.page import Context, Page, Visit
-from flower_plugin.roles import Role
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
+from flower_plugin.rendering import badges
+from flower_plugin.rendering.wording import Paths
 
 MOST_ITEMS = 20
 #: Workers that are looked at; the list is by name, so fewer would leave out the same ones each time.
@@ -88,7 +90,7 @@ def leaks_by_name(leaks: list[Leak]) -> list[list[Leak]]:
     ]
 
 
-def _of_leaks(lines: list[Leak], paths: Any) -> Item:
+def _of_leaks(lines: list[Leak], paths: Paths) -> Item:
     leak = lines[0]
     leaking = leak.verdict == Verdict.LEAKING
     verb = "leaks" if leaking else "keeps growing:"
@@ -110,7 +112,7 @@ def _of_leaks(lines: list[Leak], paths: Any) -> Item:
         + (f", and at {plural(len(lines) - 1, 'further line')}" if len(lines) > 1 else ""),
         link=f"/leaks/{leak.id}",
         at_s=leak.last_seen,
-        trend=lambda: marks.sparkline(leak.samples, "Kept"),
+        trend=lambda: badges.sparkline(leak.samples, "Kept"),
         code=leak.code.strip(),
     )
 
@@ -130,7 +132,7 @@ def _of_group(group: FailureGroup, shows_values: bool) -> Item:
         + f"{words}, {plural(group.count, 'time')}",
         link=f"/failures/{group.latest_id}",
         at_s=group.last_seen,
-        trend=lambda: marks.bars(group.trend, "Failures"),
+        trend=lambda: badges.bars(group.trend, "Failures"),
     )
 
 
@@ -145,7 +147,7 @@ def _nearest(worker: WorkerView, known: Sequence[Limit]) -> tuple[float, Process
     return max(found, key=lambda row: row[0], default=None)
 
 
-def _of_forecasts(queries: Any, forecasts: Iterable[Forecast], now_s: float) -> list[Item]:
+def _of_forecasts(queries: Queries, forecasts: Iterable[Forecast], now_s: float) -> list[Item]:
     """Workers with a process that grows and reaches its limit within a day: the soonest of each."""
     soonest: dict[str, Forecast] = {}
     for forecast in forecasts:
@@ -168,16 +170,16 @@ def _of_forecasts(queries: Any, forecasts: Iterable[Forecast], now_s: float) -> 
     return items
 
 
-def _series(queries: Any, uid: str, now_s: float) -> list[tuple[float, float]]:
+def _series(queries: Queries, uid: str, now_s: float) -> list[tuple[float, float]]:
     samples = queries.samples(process=uid, since_s=now_s - 3600)
     return [(sample.at_s, float(sample.memory.rss_bytes)) for sample in samples]
 
 
-def _spark(queries: Any, uid: str, now_s: float) -> str:
-    return marks.sparkline(_series(queries, uid, now_s), "Resident memory")
+def _spark(queries: Queries, uid: str, now_s: float) -> str:
+    return badges.sparkline(_series(queries, uid, now_s), "Resident memory")
 
 
-def _near_limits(queries: Any, workers: Iterable[WorkerView], known: list[Limit], now_s: float) -> list[Item]:
+def _near_limits(queries: Queries, workers: Iterable[WorkerView], known: list[Limit], now_s: float) -> list[Item]:
     """Workers whose greatest process is near a limit, the nearest first."""
     near = [
         (*nearest, worker)
@@ -225,9 +227,6 @@ def _of_worker(worker: WorkerView) -> Item | None:
 
 
 def _of_stats(stats: StatsView, budget: float, since_s: float) -> list[Item]:
-    # SQLAlchemy comes with it, which is there by the time that a page is read.
-    from celery_trace.stores.lineage import sentence
-
     items = [
         Item(
             weight=610,
@@ -298,72 +297,84 @@ def merged(items: list[Item]) -> list[Item]:
     return list(found.values())
 
 
+#: Name, value, what it is of, link below ``/trace``, colour.
+Figure = tuple[str, str, str, str, str]
+
+
 def _grow(names: int) -> str:
     return f"{'name' if names == 1 else 'names'} whose runs keep memory, last 24 hours"
 
 
-def overview(queries: Any, visit: Visit) -> Context:
-    """Everything that needs attention, most urgent first, and four figures."""
-    day = visit.now_s - DAY_S
-    shows_values = visit.may(Role.LOCALS)
-    leaks = [
-        leak
-        for leak in queries.leaks(limit=100, since_s=day).rows
-        if leak.verdict in (Verdict.LEAKING, Verdict.GROWING)
-    ]
-    groups = queries.groups(since_s=day, state="open", limit=100).rows
-    workers: list[WorkerView] = queries.workers(since_s=day, limit=MOST_WORKERS).rows
-    stats: StatsView = queries.stats()
-    firing = queries.alerts(state="firing", limit=50).rows
-    items = [_of_alert(visit.alert(alert)) for alert in firing]
-    by_name = leaks_by_name(leaks)
-    first_line = {f"/leaks/{line.id}": f"/leaks/{lines[0].id}" for lines in by_name for line in lines}
-    items = [replace(item, link=first_line.get(item.link, item.link)) for item in items]
+def _of_alerts(
+    firing: list[AlertView], leaks: list[list[Leak]], groups: list[FailureGroup], visit: Visit
+) -> list[Item]:
+    """Firing alerts, each with the link of the item about the same thing, so that the two become one."""
+    first_line = {f"/leaks/{line.id}": f"/leaks/{lines[0].id}" for lines in leaks for line in lines}
     latest = {group.fingerprint[:8]: f"/failures/{group.latest_id}" for group in groups}
-    items = [
-        # The alert leads to the failure that was the latest then; its subject ends with the group, "(1a2b3c4d)".
-        replace(item, link=latest.get(alert.subject.rpartition("(")[2][:-1], item.link))
-        if alert.rule == "new_failure"
-        else item
-        for alert, item in zip(firing, items, strict=True)
-    ]
-    items += [_of_leaks(lines, visit.paths) for lines in by_name]
-    items += [_of_group(group, shows_values) for group in groups]
-    items += _of_forecasts(queries, queries.forecasts(), visit.now_s)
-    items += _near_limits(queries, workers, limits_of(queries, visit), visit.now_s)
-    items += [item for worker in workers if (item := _of_worker(worker)) is not None]
-    items += _of_stats(stats, visit.settings.memory_budget, day)
-    items = merged(items)
+    items = []
+    for alert in firing:
+        item = _of_alert(visit.alert(alert))
+        link = first_line.get(item.link, item.link)
+        if alert.rule == "new_failure":
+            # It leads to the failure that was the latest then; its subject ends with the group, "(1a2b3c4d)".
+            link = latest.get(alert.subject.rpartition("(")[2][:-1], link)
+        items.append(replace(item, link=link))
+    return items
+
+
+def _figures(queries: Queries, leaks: int, workers: list[WorkerView], stats: StatsView, since_s: float) -> list[Figure]:
     alive = [worker for worker in workers if worker.alive]
     others = sum(worker.role in rules.NO_WORKERS for worker in alive)
-    failed = queries.failed_since(day)
+    failed = queries.failed_since(since_s)
+    resident = f"resident in {plural(len(alive) - others, 'worker')}"
+    return [
+        ("Leaks", count(leaks), _grow(leaks), "/leaks", "danger" if leaks else "success"),
+        ("Failures", count(failed), "last 24 hours", "/failures?range=day", "danger" if failed else "success"),
+        (
+            "Memory",
+            size(sum(worker.rss_bytes for worker in alive)),
+            resident + (f" and {plural(others, 'other')}" if others else ""),
+            "/workers",
+            "active",
+        ),
+        ("Cost", percent(stats.overhead_ratio), "of the processes' time goes to measuring", "/statistics", "active"),
+    ]
+
+
+def overview(queries: Queries, visit: Visit) -> Context:
+    """Everything that needs attention, most urgent first, and four figures."""
+    day = visit.now_s - DAY_S
+    rows = queries.leaks(limit=100, since_s=day).rows
+    leaks = leaks_by_name([leak for leak in rows if leak.verdict in (Verdict.LEAKING, Verdict.GROWING)])
+    groups = queries.groups(since_s=day, state="open", limit=100).rows
+    workers = queries.workers(since_s=day, limit=MOST_WORKERS).rows
+    stats = queries.stats()
+    items = merged(
+        [
+            *_of_alerts(queries.alerts(state="firing", limit=50).rows, leaks, groups, visit),
+            *(_of_leaks(lines, visit.paths) for lines in leaks),
+            *(_of_group(group, visit.may(Role.LOCALS)) for group in groups),
+            *_of_forecasts(queries, queries.forecasts(), visit.now_s),
+            *_near_limits(queries, workers, limits_of(queries, visit), visit.now_s),
+            *(item for worker in workers if (item := _of_worker(worker)) is not None),
+            *_of_stats(stats, visit.settings.memory_budget, day),
+        ]
+    )
     shown = [replace(item, trend=item.trend() if callable(item.trend) else item.trend) for item in items[:MOST_ITEMS]]
     return {
         "items": shown,
         "more": max(0, len(items) - MOST_ITEMS),
         "new_here": not workers and not stats.records.get("process", 0) and not stats.records.get("processes", 0),
-        "figures": [
-            ("Leaks", count(len(by_name)), _grow(len(by_name)), "/leaks", "danger" if leaks else "success"),
-            ("Failures", count(failed), "last 24 hours", "/failures?range=day", "danger" if failed else "success"),
-            (
-                "Memory",
-                size(sum(worker.rss_bytes for worker in alive)),
-                f"resident in {plural(len(alive) - others, 'worker')}"
-                + (f" and {plural(others, 'other')}" if others else ""),
-                "/workers",
-                "active",
-            ),
-            (
-                "Cost",
-                percent(stats.overhead_ratio),
-                "of the processes' time goes to measuring",
-                "/statistics",
-                "active",
-            ),
-        ],
+        "figures": _figures(queries, len(leaks), workers, stats, day),
     }
 
 
-PAGE: Page = Page(
-    path=r"/trace/?", name="trace", title="Overview", template="trace/overview.html", tab="trace", context=overview
+PAGE = MonitorPage(
+    path=r"/trace/?",
+    name="trace",
+    title="Overview",
+    template="trace/overview.html",
+    tab="trace",
+    context=overview,
+    place=NavPlace.BAR,
 )

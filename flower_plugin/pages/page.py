@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 from msgspec import Struct
@@ -10,9 +11,10 @@ from msgspec.structs import replace
 
 from celery_trace.model import AlertView
 from celery_trace.settings import Settings
-from flower_plugin.roles import Role, User
-from flower_plugin.values import without_words
-from flower_plugin.wording import Paths
+from flower_plugin.auth.roles import Role, User
+from flower_plugin.auth.values import without_words
+from flower_plugin.context import MonitorStatus
+from flower_plugin.rendering.wording import Paths
 
 Context = dict[str, Any]
 
@@ -32,7 +34,7 @@ class Visit(Struct, frozen=True, kw_only=True):
     Attributes:
         arguments: The address' query, the last value of each name.
         now_s: The reader's clock, seconds since the epoch.
-        monitor: Values of the application that pages show, such as the state of the broker.
+        monitor: What pages show of the monitor itself.
     """
 
     arguments: Mapping[str, str]
@@ -41,7 +43,7 @@ class Visit(Struct, frozen=True, kw_only=True):
     paths: Paths
     settings: Settings
     read_only: bool = False
-    monitor: Mapping[str, Any] = {}
+    monitor: MonitorStatus
 
     def word(self, name: str, allowed: Sequence[str] = (), default: str = "") -> str:
         """An argument, or the default where it is missing or not allowed. Cut at 500 characters."""
@@ -65,24 +67,15 @@ class Visit(Struct, frozen=True, kw_only=True):
         return replace(seen, text=self.paths.in_text(seen.text), subject=self.paths.in_text(seen.subject))
 
 
-class Missing(Exception):
-    """
-    What an address asks for does not exist.
+class NavPlace(StrEnum):
+    """Where the navigation has a page's entry."""
 
-    Args:
-        what: What was asked for, in words.
-        why: Why it may be gone.
-        back: Name of the route that leads on, and what its link says.
-    """
-
-    def __init__(self, what: str, why: str, back: tuple[str, str]) -> None:
-        super().__init__(what)
-        self.what = what
-        self.why = why
-        self.back = back
+    NOWHERE = ""
+    BAR = "bar"
+    MORE = "more"  # in the menu "More"
 
 
-class Page(Struct, frozen=True, kw_only=True):
+class MonitorPage(Struct, frozen=True, kw_only=True):
     """
     A page's registration.
 
@@ -92,6 +85,8 @@ class Page(Struct, frozen=True, kw_only=True):
         tab: Which navigation entry is lit.
         context: ``(queries, visit, *groups)`` to what the template shows. Blocks; runs in a thread.
         framing: Whether the page holds a frame of ours.
+        place: Where the navigation has its entry.
+        entry: What the entry says, where it is not the title.
     """
 
     path: str
@@ -102,3 +97,15 @@ class Page(Struct, frozen=True, kw_only=True):
     context: Callable[..., Context]
     role: Role = Role.LOOK
     framing: bool = False
+    place: NavPlace = NavPlace.NOWHERE
+    entry: str = ""
+
+    @property
+    def label(self) -> str:
+        """What its entry in the navigation says."""
+        return self.entry or self.title
+
+    @property
+    def address(self) -> str:
+        """Its address below the prefix, where that has no groups."""
+        return self.path.removesuffix("/?")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery_trace.heap.flamegraph import MOST_KEPT, VIEWS, Profiles, available
-from flower_plugin.pages.page import Context, Missing, Page, Visit
-from flower_plugin.roles import Role
+from celery_trace.queries import Queries
+from flower_plugin.auth.roles import Role
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
+from flower_plugin.trouble import NotFound
 
 
-def profiles(_queries: Any, visit: Visit) -> Context:
+def profiles(_queries: Queries, visit: Visit) -> Context:
     """All profiles, newest first."""
     found = Profiles(visit.settings.folder)
     return {
@@ -20,16 +20,16 @@ def profiles(_queries: Any, visit: Visit) -> Context:
     }
 
 
-def profile(_queries: Any, visit: Visit, identifier: str) -> Context:
+def profile(_queries: Queries, visit: Visit, identifier: str) -> Context:
     """
     One profile. Its flamegraph is fetched by the frame on the page, as making it may take some seconds.
 
     Raises:
-        Missing: There is none with this id.
+        NotFound: There is none with this id.
     """
     found = Profiles(visit.settings.folder).find(identifier)
     if found is None:
-        raise Missing(
+        raise NotFound(
             "There is no profile with this id.",
             f"It lies on another host, or it was one of more than {MOST_KEPT} and gave way.",
             ("trace_profiles", "All profiles"),
@@ -42,16 +42,17 @@ def profile(_queries: Any, visit: Visit, identifier: str) -> Context:
 
 
 # A flamegraph names the process's command line, where secrets may stand: not for everybody who may look.
-LIST: Page = Page(
+LIST = MonitorPage(
     path=r"/trace/profiles",
     name="trace_profiles",
     title="Profiles",
     template="trace/profiles.html",
     tab="profiles",
     context=profiles,
+    place=NavPlace.MORE,
     role=Role.LOCALS,
 )
-ONE: Page = Page(
+ONE = MonitorPage(
     path=r"/trace/profiles/([^/]+)",
     name="trace_profile",
     title="Profile",

@@ -8,13 +8,15 @@ from typing import Any
 from msgspec import Struct
 
 from celery_trace.model import Histogram, Rollup, Run
+from celery_trace.queries import Queries
 from flower_plugin.pages.flames import flame
-from flower_plugin.pages.page import RANGES, Context, Missing, Page, Visit
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
+from flower_plugin.trouble import NotFound
 
 MOST_RUNS = 500
 
 
-class Totals(Struct, frozen=True, kw_only=True):
+class NameTotals(Struct, frozen=True, kw_only=True):
     """Rollups of one name, added up. Durations in seconds."""
 
     runs: int = 0
@@ -50,7 +52,7 @@ def percentile_s(counts: Sequence[int], share: float) -> float | None:
     return None
 
 
-def totals(rollups: Iterable[Rollup]) -> Totals:
+def totals(rollups: Iterable[Rollup]) -> NameTotals:
     """Add up rollups of one name."""
     rows = list(rollups)
     counts = [0] * Histogram.BUCKETS
@@ -58,7 +60,7 @@ def totals(rollups: Iterable[Rollup]) -> Totals:
         for index, number in enumerate(row.durations.counts[: Histogram.BUCKETS]):
             counts[index] += number
     found = {share: percentile_s(counts, share / 100) for share in (50, 95, 99)}
-    return Totals(
+    return NameTotals(
         runs=sum(row.runs for row in rows),
         failed=sum(row.failed for row in rows),
         retried=sum(row.retried for row in rows),
@@ -99,7 +101,7 @@ def scatter(runs: Sequence[Run]) -> dict[str, list[Any]]:
     }
 
 
-def names(queries: Any, visit: Visit) -> Context:
+def names(queries: Queries, visit: Visit) -> Context:
     """All names that ever ran, busiest first."""
     search = visit.word("search").lower()
     rows = [row for row in queries.names() if search in str(row[1]).lower()]
@@ -107,18 +109,18 @@ def names(queries: Any, visit: Visit) -> Context:
     return {"rows": rows[:500], "more": max(0, len(rows) - 500), "filtered": bool(search)}
 
 
-def runs(queries: Any, visit: Visit, kind: str, name: str) -> Context:
+def runs(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
     """
     One name.
 
     Raises:
-        Missing: Nothing of this name ever ran.
+        NotFound: Nothing of this name ever ran.
     """
     since_s = visit.since_s("day")
     rollups: list[Rollup] = list(queries.rollups(kind=kind, name=name, since_s=since_s))
     single: list[Run] = list(queries.runs(kind=kind, name=name, since_s=since_s, limit=MOST_RUNS).rows)
     if not rollups and not single and not any((row[0], row[1]) == (kind, name) for row in queries.names()):
-        raise Missing(
+        raise NotFound(
             "Nothing of this name was ever measured.",
             "It may not have run since celery-trace was switched on, or its records were pruned.",
             ("trace_runs", "All names"),
@@ -127,7 +129,9 @@ def runs(queries: Any, visit: Visit, kind: str, name: str) -> Context:
     if wanted := visit.word("run"):
         opened = next((run for run in single if run.id == wanted), None) or queries.run(wanted)
         if opened is None or (opened.kind, opened.name) != (kind, name):
-            raise Missing("There is no such run of this name.", "It may have been pruned.", ("trace_runs", "All names"))
+            raise NotFound(
+                "There is no such run of this name.", "It may have been pruned.", ("trace_runs", "All names")
+            )
     added = totals(rollups)
     return {
         "opened": opened,
@@ -149,10 +153,16 @@ def runs(queries: Any, visit: Visit, kind: str, name: str) -> Context:
     }
 
 
-NAMES: Page = Page(
-    path=r"/trace/runs", name="trace_runs", title="Runs", template="trace/run_names.html", tab="runs", context=names
+NAMES = MonitorPage(
+    path=r"/trace/runs",
+    name="trace_runs",
+    title="Runs",
+    template="trace/run_names.html",
+    tab="runs",
+    context=names,
+    place=NavPlace.MORE,
 )
-ONE: Page = Page(
+ONE = MonitorPage(
     path=r"/trace/runs/(task|request|block)/(.+)",
     name="trace_runs_of",
     title="Runs",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery_trace.model import StatsView
+from celery_trace.queries import Queries
+from celery_trace.stores import lineage, sizes
 from celery_trace.text.format import percent, size
-from flower_plugin.pages.page import Context, Page, Visit
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
 
 _SINGULAR = {"processes": "process", "stats": "stats"}
 #: What the records are called in the reader's words, where the name says little.
@@ -30,12 +30,12 @@ def _singular(table: str) -> str:
     return _SINGULAR.get(table, table if table.endswith("ss") else table.removesuffix("s"))
 
 
-def _in_words(facts: Any) -> str:
+def _in_words(account: object) -> str:
     """A collector's counters, ``handed on 109, adopted 1``; those that stand at zero are left out."""
-    if not isinstance(facts, dict):
-        return str(facts)
+    if not isinstance(account, dict):
+        return str(account)
     words = {"delivered": "handed on"}
-    named = {key.rpartition(":")[2]: (key, value) for key, value in facts.items()}
+    named = {key.rpartition(":")[2]: (key, value) for key, value in account.items()}
     told = [
         f"{words.get(short, key.replace('spool:', 'waiting ').replace('collector:', '').replace(':', ' '))} {value:,}"
         if isinstance(value, int)
@@ -46,11 +46,8 @@ def _in_words(facts: Any) -> str:
     return ", ".join(told) or "nothing yet"
 
 
-def statistics(queries: Any, visit: Visit) -> Context:
+def statistics(queries: Queries, visit: Visit) -> Context:
     """The product's account of itself, with the settings that explain it."""
-    # SQLAlchemy comes with these, which is there by the time that a page is read.
-    from celery_trace.stores import lineage, sizes
-
     stats: StatsView = queries.stats()
     # The store counts its tables, in the plural; processes count their records.
     held = {_singular(table): number for table, number in stats.records.items()}
@@ -62,11 +59,11 @@ def statistics(queries: Any, visit: Visit) -> Context:
             (_KINDS.get(kind, kind), held.get(kind, 0), stats.written.get(kind, 0), stats.dropped.get(kind, 0))
             for kind in kinds
         ],
-        "collectors": [(host, _in_words(facts)) for host, facts in sorted(stats.collector.items())],
+        "collectors": [(host, _in_words(account)) for host, account in sorted(stats.collector.items())],
         "store_size": sizes.sentences(stats.size, visit.now_s) if stats.size is not None else [],
         "lost_stores": [(lost.at, lineage.sentence(lost)) for lost in stats.lost_stores],
         "lost": sum(stats.dropped.values()),
-        "events": [(words, visit.monitor.get("events", {}).get(fate, 0)) for fate, words in _EVENTS.items()],
+        "events": [(words, visit.monitor.events.get(fate, 0)) for fate, words in _EVENTS.items()],
         "chosen": [
             ("trace_memory", settings.memory, "how memory is measured"),
             (
@@ -89,11 +86,12 @@ def statistics(queries: Any, visit: Visit) -> Context:
     }
 
 
-PAGE: Page = Page(
+PAGE = MonitorPage(
     path=r"/trace/statistics",
     name="trace_statistics",
     title="Statistics",
     template="trace/statistics.html",
     tab="statistics",
     context=statistics,
+    place=NavPlace.MORE,
 )

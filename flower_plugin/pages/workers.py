@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from celery_trace.heap import forecasting
 from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_GAP_S, SAMPLE_IDLE_S, SAMPLE_S, SAMPLES_IN_A_ROW_S
-from celery_trace.model import MemoryState, ProcessRecord, Sample, WorkerView
-from celery_trace.text.format import duration
+from celery_trace.model import MemoryState, ProcessRecord, ProcessView, Sample, WorkerView
+from celery_trace.queries import Queries
+from celery_trace.text.format import duration, percent
 from flower_plugin.pages.limits import limits_of, of_process
-from flower_plugin.pages.page import RANGES, Context, Page, Visit
-from flower_plugin.pages.timemarks import ended_words, marks_of
+from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
+from flower_plugin.pages.timemarks import Mark, ended_words, marks_of
 
 MOST_POINTS = 300
 #: The store thins a longer series to about so many samples, one for each slice of the time that processes lived.
@@ -53,16 +54,53 @@ def silent_from_s(rows: Sequence[Sample], longest_s: float) -> list[float]:
     return [one.at_s for one, following in pairwise(rows) if following.at_s - one.at_s > longest_s]
 
 
-def series(
-    samples: Iterable[Sample], worker: WorkerView | None, starts: Iterable[ProcessRecord] = ()
-) -> dict[str, Any]:
+class MemoryLine(Struct, kw_only=True):
     """
-    Lines for the plots.
+    One process over time, for the script. All lists are equally long; None stands where nothing is known.
 
-    Returns:
-        ``lines``: per process ``label``, ``at``, and the lists ``rss``, ``uss``, ``fds``, ``threads`` (None
-        where unknown) and ``name`` (what ran), as long as ``at``; ``marks``: starts and ends.
+    Attributes:
+        at: Times, seconds since the epoch.
+        name: What ran.
     """
+
+    label: str
+    at: list[float] = []
+    rss: list[int | None] = []
+    uss: list[int | None] = []
+    fds: list[int | None] = []
+    threads: list[int | None] = []
+    name: list[str] = []
+
+    def add(self, at_s: float, memory: MemoryState | None, name: str) -> None:
+        """A point; without a memory a gap."""
+        self.at.append(at_s)
+        self.rss.append(memory.rss_bytes if memory is not None else None)
+        self.uss.append(memory.uss_bytes if memory is not None else None)
+        self.fds.append(memory.fds if memory is not None else None)
+        self.threads.append(memory.threads if memory is not None else None)
+        self.name.append(name)
+
+    @property
+    def greatest(self) -> int:
+        """Most resident bytes."""
+        return max((rss or 0 for rss in self.rss), default=0)
+
+
+class MemoryPlot(Struct, frozen=True, kw_only=True):
+    """
+    A worker's processes over time, the greatest first; what happened meanwhile; the least limit of any, bytes.
+
+    Samples that are at most ``in_a_row_s`` apart stand in a row.
+    """
+
+    lines: list[MemoryLine] = []
+    marks: list[Mark] = []
+    limit: float | None = None
+    in_a_row_s: float = SAMPLES_IN_A_ROW_S
+
+
+def series(samples: Iterable[Sample], worker: WorkerView | None, starts: Iterable[ProcessRecord] = ()) -> MemoryPlot:
+    """The plot of a worker, without its limit."""
     by_process: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_process[sample.process].append(sample)
@@ -70,19 +108,8 @@ def series(
     ordered = {uid: sorted(rows, key=lambda row: row.at_s) for uid, rows in by_process.items()}
     lived_s = sum(rows[-1].at_s - rows[0].at_s for rows in ordered.values())
     longest_s = max(SAMPLE_GAP_S, 3 * lived_s / MOST_STORED_POINTS)
-    lines: list[dict[str, Any]] = []
-    for uid, all_rows in ordered.items():
-        view = views.get(uid)
-        line: dict[str, Any] = {"label": f"{view.role} {view.pid}" if view is not None else uid[:8]}
-        line |= {what: [] for what in ("at", "rss", "uss", "fds", "threads", "name")}
-        silences = silent_from_s(all_rows, longest_s)
-        for row in thinned(all_rows):
-            if line["at"] and silences and silences[0] < row.at_s:
-                _add(line, max(silences[0], line["at"][-1]) + 1.0, None, "")
-            silences = [at_s for at_s in silences if at_s >= row.at_s]
-            _add(line, row.at_s, row.memory, row.name)
-        lines.append(line)
-    lines.sort(key=lambda line: -max(rss or 0 for rss in line["rss"]))
+    lines = [_line(rows, _label(uid, views.get(uid)), longest_s) for uid, rows in ordered.items()]
+    lines.sort(key=lambda line: -line.greatest)
     shown = [
         ProcessRecord(
             uid=view.uid, host="", pid=view.pid, started_at_s=view.started_at, ended_at_s=view.ended_at,
@@ -91,16 +118,23 @@ def series(
         for view in views.values()
         if view.uid in by_process and view.role not in MAIN_ROLES
     ]  # fmt: skip
-    return {"lines": lines[:MOST_PROCESSES], "marks": marks_of(shown, starts), "in_a_row_s": SAMPLES_IN_A_ROW_S}
+    return MemoryPlot(lines=lines[:MOST_PROCESSES], marks=marks_of(shown, starts))
 
 
-def _add(line: dict[str, Any], at_s: float, memory: MemoryState | None, name: str) -> None:
-    line["at"].append(at_s)
-    line["rss"].append(memory.rss_bytes if memory is not None else None)
-    line["uss"].append(memory.uss_bytes if memory is not None else None)
-    line["fds"].append(memory.fds if memory is not None else None)
-    line["threads"].append(memory.threads if memory is not None else None)
-    line["name"].append(name)
+def _label(uid: str, view: ProcessView | None) -> str:
+    return f"{view.role} {view.pid}" if view is not None else uid[:8]
+
+
+def _line(rows: Sequence[Sample], label: str, longest_s: float) -> MemoryLine:
+    """One process: at most :data:`MOST_POINTS` samples, and a gap after each silence."""
+    line = MemoryLine(label=label)
+    silences = silent_from_s(rows, longest_s)
+    for row in thinned(rows):
+        if line.at and silences and silences[0] < row.at_s:
+            line.add(max(silences[0], line.at[-1]) + 1.0, None, "")
+        silences = [at_s for at_s in silences if at_s >= row.at_s]
+        line.add(row.at_s, row.memory, row.name)
+    return line
 
 
 class Silence(Struct, frozen=True):
@@ -123,7 +157,7 @@ def silence(worker: WorkerView, now_s: float) -> Silence:
         due_s = min(process.started_at for process in living) + SAMPLE_S
         return Silence(f"No sample yet: {first}", due_s if due_s > now_s else None)
     return Silence(
-        f"No sample within this time. One is written whenever memory changes by {SAMPLE_CHANGE:.0%}, and every "
+        f"No sample within this time. One is written whenever memory changes by {percent(SAMPLE_CHANGE)}, and every "
         f"{duration(SAMPLE_IDLE_S)} otherwise: a longer time shows the ones before."
     )
 
@@ -175,52 +209,69 @@ def blame(kept: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, int, flo
     return [(kind, name, value, value / total) for kind, name, value in grown[:MOST_BLAMED]]
 
 
-def memory(queries: Any, visit: Visit) -> Context:
-    """All workers, and the chosen one (the first alive by default) over time."""
-    since_s = visit.since_s("hour")
-    word = visit.word("range", tuple(RANGES), "hour")
-    workers: list[WorkerView] = list(queries.workers(since_s=since_s, limit=MOST_WORKERS).rows)
-    workers.sort(key=lambda worker: (not worker.alive, -worker.rss_bytes, worker.name))
-    wanted = visit.word("worker")
-    chosen = next((worker for worker in workers if wanted and wanted in (worker.name, worker.host)), None)
-    if chosen is None and not wanted:
-        chosen = workers[0] if workers else None
-    plots: dict[str, Any] = {"lines": [], "marks": []}
-    blamed: list[tuple[str, str, int, float]] = []
-    if chosen is not None:
-        samples = queries.samples(worker=chosen.name, since_s=since_s)
-        starts = queries.starts(worker=chosen.name, since_s=since_s)
-        plots = series(samples, chosen, [main for main in starts if since_s is None or main.started_at_s >= since_s])
-        known = limits_of(queries, visit)
-        living = [process for process in chosen.processes if process.ended_at is None]
-        hold = [limit.bytes for process in living for limit in of_process(process, chosen.name, known)]
-        plots["limit"] = min(hold, default=None)
-        of_it = [process.uid for process in chosen.processes[:MOST_BLAMED_PROCESSES]]
-        blamed = blame(queries.kept_by_name(since_s=since_s, processes=of_it))
+def _chosen(workers: Sequence[WorkerView], wanted: str) -> WorkerView | None:
+    """The worker of this name or on this host; without a wish the first."""
+    if not wanted:
+        return workers[0] if workers else None
+    return next((worker for worker in workers if wanted in (worker.name, worker.host)), None)
+
+
+def _plot(queries: Queries, visit: Visit, worker: WorkerView, since_s: float | None) -> MemoryPlot:
+    samples = queries.samples(worker=worker.name, since_s=since_s)
+    starts = queries.starts(worker=worker.name, since_s=since_s)
+    plot = series(samples, worker, [main for main in starts if since_s is None or main.started_at_s >= since_s])
+    known = limits_of(queries, visit)
+    living = [process for process in worker.processes if process.ended_at is None]
+    hold = [limit.bytes for process in living for limit in of_process(process, worker.name, known)]
+    return replace(plot, limit=min(hold, default=None))
+
+
+def _of_worker(queries: Queries, visit: Visit, worker: WorkerView, since_s: float | None) -> Context:
+    """What the page shows of the chosen worker alone."""
+    plot = _plot(queries, visit, worker, since_s)
+    of_it = [process.uid for process in worker.processes[:MOST_BLAMED_PROCESSES]]
     return {
-        "workers": workers,
-        "chosen": chosen,
-        "unknown": wanted if wanted and chosen is None else "",
-        "plots": plots,
-        "silence": silence(chosen, visit.now_s) if chosen is not None and not plots["lines"] else None,
-        "blamed": blamed,
-        "ended_words": ended_words,
-        "forecasts": [
-            one for one in queries.forecasts() if chosen is not None and one.worker == (chosen.name or chosen.host)
-        ],
-        "forecast": forecasting,
-        "proposal": queries.proposal(chosen) if chosen is not None else None,
-        "recycled": recycling(chosen, since_s) if chosen is not None else None,
-        "ranges": RANGES,
-        "range": word,
+        "plots": plot,
+        "silence": None if plot.lines else silence(worker, visit.now_s),
+        "blamed": blame(queries.kept_by_name(since_s=since_s, processes=of_it)),
+        "forecasts": [one for one in queries.forecasts() if one.worker == (worker.name or worker.host)],
+        "proposal": queries.proposal(worker),
+        "recycled": recycling(worker, since_s),
     }
 
 
-PAGE: Page = Page(
+#: The same where no worker is chosen.
+_OF_NONE: Context = {
+    "plots": MemoryPlot(), "silence": None, "blamed": [], "forecasts": [], "proposal": None, "recycled": None,
+}  # fmt: skip
+
+
+def memory(queries: Queries, visit: Visit) -> Context:
+    """All workers, and the chosen one (the first alive by default) over time."""
+    since_s = visit.since_s("hour")
+    workers = queries.workers(since_s=since_s, limit=MOST_WORKERS).rows
+    workers.sort(key=lambda worker: (not worker.alive, -worker.rss_bytes, worker.name))
+    wanted = visit.word("worker")
+    chosen = _chosen(workers, wanted)
+    return {
+        **(_of_worker(queries, visit, chosen, since_s) if chosen is not None else _OF_NONE),
+        "workers": workers,
+        "chosen": chosen,
+        "unknown": wanted if wanted and chosen is None else "",
+        "ended_words": ended_words,
+        "forecast": forecasting,
+        "ranges": RANGES,
+        "range": visit.word("range", tuple(RANGES), "hour"),
+    }
+
+
+PAGE = MonitorPage(
     path=r"/trace/workers",
     name="trace_workers",
     title="Workers’ memory",
     template="trace/workers.html",
     tab="memory",
     context=memory,
+    place=NavPlace.BAR,
+    entry="Memory",
 )

@@ -24,7 +24,7 @@ from celery_trace.model import (
 )
 from celery_trace.settings import load
 from celery_trace.stores import open_store
-from flower_plugin.routes import PAGES
+from flower_plugin.pages.registry import PAGES
 from tests.support import monitor_facts
 from tests.support.monitor_app import PASSWORD, end_sessions, eventually, make_monitor, serving
 
@@ -51,7 +51,7 @@ def filled(folder, hostile=False, empty=False):
 
 def addresses(application):
     """Every page of PAGES, with ids that exist where there are any."""
-    leaks = application.facts.queries.leaks(limit=1).rows
+    leaks = application.context.queries.leaks(limit=1).rows
     known = {
         "trace_leak": leaks[0].id if leaks else "none",
         "trace_failure": FAILURE,
@@ -94,7 +94,7 @@ def standing(tmp_path_factory):
 
 
 def log_in(page, base, app):
-    page.goto(f"{base}{app.base_url}/login")
+    page.goto(f"{base}{app.context.base_url}/login")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Log in").click()
     page.wait_for_url("**/trace")
@@ -171,7 +171,7 @@ def test_a_new_failure_appears_without_reload(full, page):
     expect(page.locator("#tr-live-text")).to_have_text("Live")
     page.evaluate("window.same = 'page'")
     page.get_by_placeholder("Task", exact=True).fill("half typed")
-    app.facts.store.write(
+    app.context.store.write(
         [
             Failure(
                 id=failure_id("fresh", 0), process="child-1", kind=Kind.TASK, name="shop.tasks.brand_new",
@@ -194,12 +194,12 @@ def test_a_failure_is_held_alive_no_longer_than_its_process_lives(full, page):
         outcome=Outcome.FAILED, at_s=now_s, fingerprint="held", exception=ExceptionInfo("HeldError", "shop", "still"),
     )  # fmt: skip
     kept = Kept(process="holder", failure=failure.id, at_s=now_s, until_s=now_s + 900, address="q")
-    app.facts.store.write([process, failure, kept])
+    app.context.store.write([process, failure, kept])
     log_in(page, base, app)
     page.goto(f"{base}/trace/failures/{failure.id}")
     expect(page.locator("#tr-live-text")).to_have_text("Live")
     expect(page.get_by_text("Held alive")).to_be_visible()
-    app.facts.store.write([replace(process, ended_at_s=now_s + 1, ended_how="exit")])
+    app.context.store.write([replace(process, ended_at_s=now_s + 1, ended_how="exit")])
     expect(page.get_by_text("Held alive")).to_have_count(0, timeout=SLOW_MS)
 
 
@@ -215,7 +215,7 @@ def test_selected_text_is_not_taken_away_and_what_is_new_comes_after_it(full, pa
         id=failure_id("later", 0), process="child-1", kind=Kind.TASK, name="shop.tasks.later", task_id="later",
         outcome=Outcome.FAILED, at_s=time.time(), fingerprint="later", exception=ExceptionInfo("LaterError", "s", ""),
     )  # fmt: skip
-    app.facts.store.write([new])
+    app.context.store.write([new])
     expect(page.locator("#tr-live-text")).to_have_text("Waits while text is selected", timeout=SLOW_MS)
     assert page.evaluate("getSelection().toString()") == chosen
     page.evaluate("getSelection().removeAllRanges()")
@@ -230,7 +230,7 @@ def test_what_stays_the_same_is_not_exchanged(full, page):
     expect(page.locator("#tr-live-text")).to_have_text("Live")
     page.evaluate("document.querySelector('tbody tr').same = true")
     with page.expect_response(lambda answer: answer.url.endswith("/trace/failures")):
-        app.facts.store.write([Sample(process="child-2", at_s=time.time(), memory=MemoryState(rss_bytes=MIB))])
+        app.context.store.write([Sample(process="child-2", at_s=time.time(), memory=MemoryState(rss_bytes=MIB))])
     page.evaluate("new Promise(resolve => setTimeout(resolve, 300))")
     assert page.evaluate("document.querySelector('tbody tr').same") is True
 
@@ -430,7 +430,7 @@ def test_an_alert_is_acknowledged_from_the_page(full, page):
     page.goto(f"{base}/trace/alerts?state=firing")
     page.get_by_role("button", name="Acknowledge").first.click()
     expect(page.get_by_text("acknowledged by admin")).to_be_visible(timeout=20_000)
-    assert app.facts.queries.alert("alert-leak").acknowledged_by == "admin"
+    assert app.context.queries.alert("alert-leak").acknowledged_by == "admin"
 
 
 def test_a_rule_is_changed_on_the_page_and_what_is_wrong_is_said_beside_it(full, page):
@@ -450,11 +450,11 @@ def test_a_rule_is_changed_on_the_page_and_what_is_wrong_is_said_beside_it(full,
     page.get_by_role("button", name="Save rules").click()
     expect(page.get_by_text("A process holds more than 3.0 GiB")).to_be_visible(timeout=20_000)
     expect(page.get_by_text("set here by admin")).to_be_visible()
-    assert [rule.name for rule in in_force(None, app.facts.queries.alert_rules())][-1] == "lost-2"
+    assert [rule.name for rule in in_force(None, app.context.queries.alert_rules())][-1] == "lost-2"
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Back to the configuration").click()
     expect(page.get_by_text("as shipped")).to_be_visible(timeout=20_000)
-    assert app.facts.queries.alert_rules() is None
+    assert app.context.queries.alert_rules() is None
 
 
 def test_a_failure_is_found_by_the_value_of_a_local(full, page):
@@ -497,7 +497,7 @@ def test_a_plot_under_the_pointer_stays_and_is_drawn_anew_when_the_pointer_leave
 
     def another_sample(runs):
         memory = MemoryState(rss_bytes=150 * MIB)
-        app.facts.store.write([Sample(process="child-1", at_s=time.time(), memory=memory, runs=runs)])
+        app.context.store.write([Sample(process="child-1", at_s=time.time(), memory=memory, runs=runs)])
 
     def same_plot():
         return page.evaluate("document.querySelector('[data-plot] .uplot').dataset.same") == "plot"
@@ -551,7 +551,7 @@ def test_a_bar_of_what_ran_ends_where_its_process_was_not_measured(full, page):
         for ago_s in (3500, 3490, 3200, 2000, 1990)
     ]
     worker = ProcessRecord(uid="gaps", host="gaps", pid=7, started_at_s=now_s - 3600, worker="w@gaps", role=Role.SOLO)
-    app.facts.store.write([worker, *samples])
+    app.context.store.write([worker, *samples])
     log_in(page, base, app)
     for query in ("?worker=w@gaps", "?worker=w@gaps&range=week"):
         page.goto(f"{base}/trace/workers{query}")
@@ -563,7 +563,7 @@ def test_a_single_sample_stands_in_the_middle_of_a_minute(full, page):
     now_s = time.time()
     host = ProcessRecord(uid="lonely", host="lonely", pid=1, started_at_s=now_s - 60, role=Role.WEB)
     memory = MemoryState(rss_bytes=120 * MIB)
-    app.facts.store.write([host, Sample(process="lonely", at_s=now_s, memory=memory, name="GET /")])
+    app.context.store.write([host, Sample(process="lonely", at_s=now_s, memory=memory, name="GET /")])
     log_in(page, base, app)
     page.goto(f"{base}/trace/workers?worker=web@lonely")
     expect(page.get_by_text("One sample so far")).to_be_visible(timeout=SLOW_MS)
@@ -573,7 +573,7 @@ def test_a_single_sample_stands_in_the_middle_of_a_minute(full, page):
 def test_five_minutes_that_are_alone_stand_in_the_middle(full, page):
     base, app = full
     bucket_s = int(time.time()) // Rollup.BUCKET_S * Rollup.BUCKET_S
-    app.facts.store.write(
+    app.context.store.write(
         [Rollup(process="child-1", kind=Kind.TASK, name="shop.tasks.once", bucket_s=bucket_s, seq=1, runs=7)]
     )
     log_in(page, base, app)

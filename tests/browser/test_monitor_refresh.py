@@ -40,12 +40,12 @@ OPEN_ROWS = "Array.from(document.querySelectorAll('.tr-top details[open] .tr-whe
 
 def test_a_row_that_was_opened_stays_open_when_others_come_above_it(monitor, page):
     base, app = monitor
-    app.facts.store.write([longest_run(1)])
+    app.context.store.write([longest_run(1)])
     opened(page, f"{base}/trace/runs/task/{NAME}")
     page.locator(".tr-top summary").first.click()
     assert page.evaluate(OPEN_ROWS) == ["/srv/shop/tasks.py:1"]
     for number in (2, 3):
-        app.facts.store.write([longest_run(number)])
+        app.context.store.write([longest_run(number)])
         expect(page.get_by_role("row").filter(has_text=f"long-{number}")).to_be_visible(timeout=SLOW_MS)
         assert page.evaluate(OPEN_ROWS) == ["/srv/shop/tasks.py:1"]
 
@@ -57,7 +57,8 @@ def test_the_focus_and_the_scrolled_place_stay(monitor, page):
     link = page.locator(".tr-blame a").first
     link.focus()
     page.evaluate("window.scrollTo(0, 300)")
-    app.facts.store.write([Sample(process="child-1", at_s=time.time(), memory=MemoryState(rss_bytes=MIB), runs=4_321)])
+    memory = MemoryState(rss_bytes=MIB)
+    app.context.store.write([Sample(process="child-1", at_s=time.time(), memory=memory, runs=4_321)])
     expect(page.get_by_role("cell", name="4,321")).to_have_count(1, timeout=SLOW_MS)
     expect(link).to_be_focused()
     assert page.evaluate("window.scrollY") == 300
@@ -79,7 +80,7 @@ def test_nothing_moves_when_a_plot_is_drawn_anew(monitor, page):
     page.evaluate(WATCH_SHIFTS)
     page.evaluate("document.querySelector('[data-plot] .uplot').dataset.same = 'plot'")
     sample = Sample(process="child-1", at_s=time.time(), memory=MemoryState(rss_bytes=150 * MIB), runs=4_321)
-    app.facts.store.write([sample])
+    app.context.store.write([sample])
     expect(page.get_by_role("cell", name="4,321")).to_be_visible(timeout=SLOW_MS)
     assert page.evaluate("document.querySelector('[data-plot] .uplot').dataset.same") is None
     expect(page.locator(".tr-lanes")).to_have_count(1)
@@ -98,6 +99,6 @@ def test_a_plot_with_the_same_data_is_not_drawn_anew(monitor, page):
         id=failure_id("new", 0), process="child-1", kind=Kind.TASK, name=NAME, task_id="new", outcome=Outcome.FAILED,
         at_s=time.time(), fingerprint="new", exception=ExceptionInfo("BrandNewError", "shop", ""),
     )  # fmt: skip
-    app.facts.store.write([failure])
+    app.context.store.write([failure])
     expect(page.get_by_role("link", name="BrandNewError")).to_be_visible(timeout=SLOW_MS)
     expect(page.locator(".uplot[data-same]")).to_have_count(drawn)

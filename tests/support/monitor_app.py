@@ -18,15 +18,15 @@ from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings, load
 from flower_plugin import upstream
 from flower_plugin.app import MonitorApplication
-from flower_plugin.audit import AuditLog
-from flower_plugin.broker import BrokerLink
-from flower_plugin.calls import Calls, parameters_of
-from flower_plugin.events import EventCheck
-from flower_plugin.facts import Facts, open_facts
-from flower_plugin.gate import Gatekeeper, Hosts
+from flower_plugin.auth.audit import MonitorAuditLog
+from flower_plugin.auth.gate import Gatekeeper, Hosts
+from flower_plugin.auth.login import Credentials, Guesses, LoginSessions, OneTimeLinks, SpentCookies
+from flower_plugin.auth.roles import RoleMap
+from flower_plugin.incoming.broker import BrokerLink
+from flower_plugin.incoming.calls import Calls, parameters_of
+from flower_plugin.incoming.events import EventCheck
 from flower_plugin.jobs import Jobs
-from flower_plugin.login import Credentials, Guesses, OneTimeLinks, Sessions, SpentCookies
-from flower_plugin.roles import RoleMap
+from flower_plugin.store_access import StoreAccess
 
 PASSWORD = "correct horse"
 
@@ -65,8 +65,8 @@ def end_sessions(application: MonitorApplication) -> None:
 
 def forget_guesses(application: MonitorApplication) -> None:
     """Nobody has guessed a password yet."""
-    keeper = application.gatekeeper
-    keeper.guesses = Guesses(application.clock, keeper.credentials.accounts)
+    keeper = application.context.gatekeeper
+    keeper.guesses = Guesses(application.context.clock, keeper.credentials.accounts)
 
 
 class Options:
@@ -85,7 +85,7 @@ def make_monitor(
     folder: Any,
     *,
     settings: Settings | None = None,
-    facts: Facts | None = None,
+    access: StoreAccess | None = None,
     roles: tuple[str, ...] = (),
     pairs: tuple[str, ...] = (),
     password: str = PASSWORD,
@@ -113,10 +113,10 @@ def make_monitor(
         credentials=credentials,
         roles=RoleMap.parse(roles),
         hosts=Hosts("127.0.0.1", hosts),
-        sessions=Sessions(clock, 3600),
+        sessions=LoginSessions(clock, 3600),
         links=OneTimeLinks(clock),
         guesses=Guesses(clock, credentials.accounts),
-        audit=AuditLog(settings.folder, clock),
+        audit=MonitorAuditLog(settings.folder, clock),
         spent=SpentCookies(clock, 3600),
         oauth=(lambda name: bool(upstream.oauth_user_allowed(options["auth"], name))) if options.get("auth") else None,
         session_days=1 / 24,
@@ -134,7 +134,7 @@ def make_monitor(
         options=chosen,
         tornado_settings=tornado_settings,
         trace_settings=settings,
-        facts=facts or open_facts(settings, clock),
+        access=access or StoreAccess(settings, clock),
         gatekeeper=keeper,
         clock=clock,
         link=link,
@@ -259,10 +259,10 @@ def serving(make: Any) -> Any:
             server.stop()
             await server.close_all_connections()
             application.jobs.stop()
-            application.threads.shutdown(wait=True)
+            application.context.threads.shutdown(wait=True)
             application.executor.shutdown(wait=True)
-            application.rooms.threads.shutdown(wait=True)
-            application.facts.close()
+            application.rooms.threads.sessions.shutdown(wait=True)
+            application.context.access.close()
 
         try:
             loop.run_until_complete(main())

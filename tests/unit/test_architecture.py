@@ -1,4 +1,4 @@
-"""docs/architecture.md names every room of the core, on the floor where import-linter holds it."""
+"""docs/architecture.md names every room of the core, in the layer in which import-linter has it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CORE = Path(celery_trace.__file__).parent
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
-Floors = list[set[str]]
+Layers = list[set[str]]
 
 
 def layers_of(**wanted: Any) -> list[str]:
@@ -30,7 +30,7 @@ def layers_of(**wanted: Any) -> list[str]:
     return layers
 
 
-def floors_of(lines: list[str]) -> Floors:
+def layer_sets(lines: list[str]) -> Layers:
     return [{room.strip() for room in line.split("|")} for line in lines]
 
 
@@ -46,25 +46,25 @@ def rows(text: str) -> set[str]:
     return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 
 
-def core_floors() -> list[str]:
+def core_layers() -> list[str]:
     return layers_of(containers=["celery_trace"], exhaustive=True)
 
 
-def test_the_page_has_the_floors_that_import_linter_holds() -> None:
-    [drawn] = re.findall(r"```\n(.*?)```", section("Floors"), flags=re.DOTALL)
+def test_the_page_has_the_layers_that_import_linter_holds() -> None:
+    [drawn] = re.findall(r"```\n(.*?)```", section("Layers"), flags=re.DOTALL)
     packages = layers_of(containers=None)
     assert packages[-1] == "celery_trace"
-    assert floors_of(drawn.splitlines()) == floors_of([*packages[:-1], *core_floors()])
+    assert layer_sets(drawn.splitlines()) == layer_sets([*packages[:-1], *core_layers()])
 
 
 def test_every_room_has_a_row_of_its_own_and_no_row_is_left_of_one_that_went() -> None:
-    rooms = re.split(r"^In `\w+`:$", section("Rooms and their seams"), flags=re.MULTILINE)[0]
-    assert rows(rooms) == set().union(*floors_of(core_floors()))
+    rooms = re.split(r"^In `\w+`:$", section("Rooms"), flags=re.MULTILINE)[0]
+    assert rows(rooms) == set().union(*layer_sets(core_layers()))
 
 
 @pytest.mark.parametrize("room", re.findall(r"^In `(\w+)`:$", PAGE, flags=re.MULTILINE))
 def test_a_module_that_the_page_names_in_a_room_exists(room: str) -> None:
-    tables = re.split(r"^In `(\w+)`:$", section("Rooms and their seams"), flags=re.MULTILINE)
+    tables = re.split(r"^In `(\w+)`:$", section("Rooms"), flags=re.MULTILINE)
     named = rows(tables[tables.index(room) + 1])
     assert named
     assert named <= {path.stem for path in (CORE / room).glob("*.py")}

@@ -6,9 +6,9 @@ import pytest
 
 from celery_trace.clock import FakeClock
 from celery_trace.settings import SettingError
+from flower_plugin.auth.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, Credentials, Guesses
+from flower_plugin.auth.roles import Role, RoleMap
 from flower_plugin.command import warnings
-from flower_plugin.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, Credentials, Guesses
-from flower_plugin.roles import Role, RoleMap
 
 
 def test_roles_are_read_and_include_the_lower_ones():

@@ -4,7 +4,7 @@ import pytest
 from tornado.httputil import HTTPHeaders
 
 from celery_trace.settings import SettingError
-from flower_plugin.proxies import Proxies, parse_address
+from flower_plugin.auth.proxies import Proxies, parse_address
 
 PROXIES = Proxies(["10.0.0.0/8", "127.0.0.1", "2001:db8:ffff::/48"])
 

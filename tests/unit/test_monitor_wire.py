@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from flower_plugin.wire import MOST_DEPTH, BadJson, check, read
+from flower_plugin.web.wire import MOST_DEPTH, BadJson, check, read
 
 
 @pytest.mark.parametrize(

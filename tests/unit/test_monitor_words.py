@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from celery_trace.clock import FakeClock
 from celery_trace.model import Capture, Failure, Kind, Node, Outcome, TaskContext
-from flower_plugin import marks, wording
-from flower_plugin.broker import BrokerLink
-from flower_plugin.entrance import safe_target
-from flower_plugin.gate import Hosts
-from flower_plugin.login import LINK_LIFE_S, OneTimeLinks, Sessions
+from flower_plugin.api.retry import CannotRetry, rebuild, retry
+from flower_plugin.auth.gate import Hosts
+from flower_plugin.auth.login import LINK_LIFE_S, LoginSessions, OneTimeLinks
+from flower_plugin.incoming.broker import BrokerLink
 from flower_plugin.pages.alerts import channel_name
-from flower_plugin.retry import CannotRetry, rebuild, retry
-from flower_plugin.source import source_lines
-from flower_plugin.wording import Paths
+from flower_plugin.rendering import badges, wording
+from flower_plugin.rendering.source import source_lines
+from flower_plugin.rendering.wording import Paths
+from flower_plugin.web.entrance import safe_target
 from tests.support.monitor_facts import HOSTILE
 
 
@@ -96,7 +96,7 @@ def test_the_lines_around_a_leak_show_no_literal_secret(tmp_path):
 
 def test_sessions_end_and_are_bounded():
     clock = FakeClock()
-    sessions = Sessions(clock, life_s=100, most=3)
+    sessions = LoginSessions(clock, life_s=100, most=3)
     cookies = [sessions.begin(f"user{n}") for n in range(4)]
     assert sessions.find(cookies[0]) is None
     assert sessions.find(cookies[3]).user == "user3"
@@ -159,16 +159,16 @@ def test_a_channel_is_named_without_its_secrets():
 
 @pytest.mark.parametrize("word", ["leaking", "made up", "<b>"])
 def test_a_badge_is_markup_whatever_it_says(word):
-    assert "<b>" not in marks.verdict(word)
-    assert marks.state(word).startswith("<span")
+    assert "<b>" not in badges.verdict(word)
+    assert badges.state(word).startswith("<span")
 
 
 def test_a_sparkline_of_little_or_nothing_is_no_line():
-    assert "<svg" not in marks.sparkline([], "x")
-    assert "<svg" not in marks.sparkline([(1.0, 5)], "x")
-    assert "<svg" in marks.sparkline([(1.0, 5), (1.0, 5)], "<x>")
-    assert "<x>" not in marks.sparkline([(1.0, 5), (2.0, 7)], "<x>")
-    assert "<svg" not in marks.bars([(1.0, 0)], "x")
+    assert "<svg" not in badges.sparkline([], "x")
+    assert "<svg" not in badges.sparkline([(1.0, 5)], "x")
+    assert "<svg" in badges.sparkline([(1.0, 5), (1.0, 5)], "<x>")
+    assert "<x>" not in badges.sparkline([(1.0, 5), (2.0, 7)], "<x>")
+    assert "<svg" not in badges.bars([(1.0, 0)], "x")
 
 
 # --- retry ---------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from flower_plugin.templating import FOLDER
+from flower_plugin.rendering.templating import FOLDER
 
 TEMPLATES = sorted(FOLDER.rglob("*.html"))
 WIDEST = 160

@@ -12,7 +12,7 @@ from celery.contrib.testing.worker import start_worker
 
 from celery_trace.clock import SystemClock
 from celery_trace.control import orders as control
-from celery_trace.control.audit import AuditFile, _turn_over
+from celery_trace.control.audit import AuditLog, _turn_over
 from celery_trace.control.orders import Order, OrderClient, OrderPoller, OrderReceiver
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
 from celery_trace.settings import Settings
@@ -100,7 +100,7 @@ def test_what_is_no_order_is_not_sent(own_broker_url: str, tmp_path: Path, mode:
 
 def test_the_audit_log_turns_over_before_it_fills_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celery_trace.control.audit.FILE_LIMIT_BYTES", 2000)
-    log = AuditFile(tmp_path, "worker", SystemClock())
+    log = AuditLog(tmp_path, "worker", SystemClock())
     for number in range(30):
         log.note(f"command {number} " + "x" * 10_000)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
@@ -112,7 +112,7 @@ def test_who_notices_second_that_the_log_is_full_replaces_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("celery_trace.control.audit.FILE_LIMIT_BYTES", 2000)
-    one = AuditFile(tmp_path, "worker", SystemClock())
+    one = AuditLog(tmp_path, "worker", SystemClock())
     one.note("a" * 2500)
     with open(tmp_path / "audit.jsonl", "wb+") as full:
         full.write(b"b" * 2500)

@@ -22,7 +22,7 @@ import pytest
 from celery_trace.clock import FakeClock, SystemClock
 from celery_trace.collector import Collector, read_status
 from celery_trace.collector.process import folder_is_taken
-from celery_trace.control.audit import AuditFile
+from celery_trace.control.audit import AuditLog
 from celery_trace.control.orders import Order, OrderPoller, OrderReceiver, orders_file
 from celery_trace.control.signing import load_key, sign
 from celery_trace.heap.flamegraph import NoFlamegraph, Profile, Profiles
@@ -316,7 +316,7 @@ def test_the_audit_log_goes_on_in_a_file_of_its_own(
     settings.folder.mkdir(mode=0o700)
     path.write_bytes(WORDS)
     plant(path, victim)
-    AuditFile(settings.folder, "worker", SystemClock()).note("whoami", stranger=stranger)
+    AuditLog(settings.folder, "worker", SystemClock()).note("whoami", stranger=stranger)
     assert b"whoami" in path.read_bytes()
     assert stat.S_IMODE(path.lstat().st_mode) == 0o600
     assert os.path.lexists(path.with_name(name + ".foreign"))
@@ -407,7 +407,7 @@ def test_everything_in_trace_dir_is_for_its_owner_alone_whatever_the_umask(
     recorder.write(failure("t1"))
     recorder.flush()
     collector = Collector(settings.spool_folder, transport, FakeClock())
-    AuditFile(settings.folder, "worker", FakeClock()).note("whoami")
+    AuditLog(settings.folder, "worker", FakeClock()).note("whoami")
     receiver = OrderReceiver(settings, recorder.process, recorder.clock)
     receiver.receive(an_order(settings, recorder.process.uid, recorder.clock))  # type: ignore[arg-type]
     Profiles(settings.folder).write(a_profile())

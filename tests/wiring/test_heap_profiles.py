@@ -196,7 +196,7 @@ def client(tmp_path: Path) -> Iterator[Any]:
     from tests.support.monitor_app import Client, make_monitor, serving
 
     with serving(lambda: make_monitor(tmp_path, roles=(), token="script-token")) as (address, application):
-        filled(application.facts.store)
+        filled(application.context.store)
         found = Client(address)
         found.log_in()
         yield found

@@ -25,8 +25,8 @@ from tornado.web import create_signed_value
 from celery_trace.model import Kept, Node, failure_id
 from celery_trace.settings import load
 from celery_trace.stores import open_store
-from flower_plugin.app import static_version
-from flower_plugin.roles import Role
+from flower_plugin.auth.roles import Role
+from flower_plugin.context import static_version
 from tests.support import monitor_facts
 from tests.support.monitor_app import Client, make_monitor, serving
 from tests.support.routes import every_address
@@ -499,7 +499,7 @@ def test_our_pages_offer_what_is_allowed_and_nothing_that_would_be_refused(tmp_p
     known = {address: re.compile(re.escape(address).replace("/x/", "/[^/]+/") + "$") for address in CHANGE_NEEDS}
     offered = {name: set() for name in PEOPLE if name != "stranger"}
     with serving(lambda: attacked(tmp_path, filled, read_only=read_only, prefix="")) as (base, app):
-        row = app.facts.queries.leaks(limit=1).rows[0]
+        row = app.context.queries.leaks(limit=1).rows[0]
         for name, found in offered.items():
             client = Client(base)
             client.log_in(f"{name}'s", name)

@@ -10,9 +10,9 @@ from tornado.ioloop import IOLoop
 from celery_trace.clock import SystemClock
 from celery_trace.redaction import Redactor
 from flower_plugin import upstream
-from flower_plugin.broker import BrokerLink
-from flower_plugin.calls import Calls
-from flower_plugin.events import EventCheck
+from flower_plugin.incoming.broker import BrokerLink
+from flower_plugin.incoming.calls import Calls
+from flower_plugin.incoming.events import EventCheck
 from tests.support.monitor_app import QuietEvents
 
 

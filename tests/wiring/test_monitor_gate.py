@@ -17,12 +17,12 @@ from tornado.netutil import bind_unix_socket
 from tornado.web import HTTPError, RequestHandler, create_signed_value
 
 from celery_trace.clock import FakeClock
-from flower_plugin.app import guarded
-from flower_plugin.audit import AuditLog
-from flower_plugin.gate import Gate, Hosts
-from flower_plugin.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, Sessions
-from flower_plugin.roles import Role
+from flower_plugin.auth.audit import MonitorAuditLog
+from flower_plugin.auth.gate import Gate, Hosts
+from flower_plugin.auth.login import MOST_BY_ACCOUNT, MOST_BY_ADDRESS, WINDOW_S, LoginSessions
+from flower_plugin.auth.roles import Role
 from flower_plugin.upstream import flower_template_folder, splice
+from flower_plugin.web.guarded import guarded
 from tests.support.monitor_app import PASSWORD, Client, forget_guesses, make_monitor, serving
 
 
@@ -58,14 +58,14 @@ def test_nobody_is_logged_in_by_another_sites_form(monitor, client):
 
 
 def test_the_links_token_goes_nowhere_but_to_us(monitor, client):
-    token = monitor[1].gatekeeper.links.make()
+    token = monitor[1].context.gatekeeper.links.make()
     answer = client.get(f"/login?token={token}&next=/trace/leaks")
     assert answer.headers["Location"] == "/trace/leaks"
     assert answer.headers["Referrer-Policy"] == "same-origin"
     assert answer.headers["Cache-Control"] == "no-store"
     client.get(f"/login?token={token}")
     for name in ("audit.jsonl", "strangers.jsonl"):
-        assert token not in (monitor[1].trace_settings.folder / name).read_text()
+        assert token not in (monitor[1].context.settings.folder / name).read_text()
 
 
 def test_a_handler_without_a_declared_role_is_for_nobody():
@@ -157,7 +157,7 @@ def test_below_a_prefix_its_address_without_the_slash_leads_there_and_others_are
 
 
 def test_the_one_time_link_opens_one_session_and_is_dead_afterwards(monitor, client):
-    token = monitor[1].gatekeeper.links.make()
+    token = monitor[1].context.gatekeeper.links.make()
     first = client.get(f"/login?token={token}")
     assert (first.status, first.headers["Location"]) == (302, "/trace")
     assert "HttpOnly" in str(first.headers.get_all("Set-Cookie"))
@@ -170,7 +170,7 @@ def test_the_one_time_link_opens_one_session_and_is_dead_afterwards(monitor, cli
 
 
 def test_a_preview_of_the_link_does_not_use_it_up(monitor, client):
-    token = monitor[1].gatekeeper.links.make()
+    token = monitor[1].context.gatekeeper.links.make()
     client.request("HEAD", f"/login?token={token}")
     assert client.get(f"/login?token={token}").status == 302
 
@@ -286,7 +286,7 @@ def test_an_address_from_a_proxy_holds_for_one_request_on_its_line(tmp_path):
 @pytest.mark.parametrize("header", ["X-Forwarded-Proto", "X-Scheme"])
 def test_only_a_named_proxy_says_that_the_visitor_came_by_tls(tmp_path, proxies, secure, header):
     with serving(lambda: make_monitor(tmp_path, xheaders=True, trace_trusted_proxies=proxies)) as (base, app):
-        answer = Client(base).get(f"/login?token={app.gatekeeper.links.make()}", headers={header: "https"})
+        answer = Client(base).get(f"/login?token={app.context.gatekeeper.links.make()}", headers={header: "https"})
         cookie = next(line for line in answer.headers.get_all("Set-Cookie") if "session" in line)
         assert ("Secure" in cookie) is secure
 
@@ -463,7 +463,7 @@ def test_a_session_ends(tmp_path):
 
 
 def test_nobody_can_log_the_others_out_by_logging_in_often():
-    sessions = Sessions(FakeClock(), 3600)
+    sessions = LoginSessions(FakeClock(), 3600)
     first, own = sessions.begin("ada"), sessions.begin("lou")
     cookies = [sessions.begin("lou") for _ in range(2000)]
     assert sessions.find(first).user == "ada"
@@ -547,7 +547,7 @@ def test_an_oauth_cookie_that_is_forged_old_or_was_used_opens_nothing(oauth):
     thief = Client(base)
     thief.cookies = copy
     assert thief.get("/trace").status == 302
-    folder = app.trace_settings.folder
+    folder = app.context.settings.folder
     assert "login by OAuth" in (folder / "audit.jsonl").read_text()
     assert "a session that has ended or never was" in (folder / "strangers.jsonl").read_text()
 
@@ -594,7 +594,7 @@ def test_refusals_stand_in_the_audit_log(tmp_path):
 
 def test_a_flood_of_refusals_does_not_wash_the_audit_log_away(tmp_path):
     clock = FakeClock()
-    log = AuditLog(tmp_path, clock)
+    log = MonitorAuditLog(tmp_path, clock)
     stored = []
     log.emit = stored.append
     log.done(who="ada", what="login")

@@ -8,9 +8,9 @@ import pytest
 
 from celery_trace.settings import load
 from celery_trace.stores import open_store
-from flower_plugin.app import static_version
-from flower_plugin.listings import LISTS
-from flower_plugin.routes import PAGES
+from flower_plugin.api.listings import LISTS
+from flower_plugin.context import static_version
+from flower_plugin.pages.registry import PAGES
 from tests.support import monitor_facts
 from tests.support.monitor_app import PASSWORD, Client, make_monitor, serving
 

@@ -11,9 +11,9 @@ from kombu import Exchange
 
 from celery_trace.clock import SystemClock
 from celery_trace.redaction import Redactor
-from flower_plugin import events as checks
 from flower_plugin import upstream
-from flower_plugin.calls import Calls
+from flower_plugin.incoming import events as checks
+from flower_plugin.incoming.calls import Calls
 from tests.support.hostile_text import TEXTS, nested, odd_values
 from tests.support.monitor_app import Client, eventually, make_monitor, serving
 

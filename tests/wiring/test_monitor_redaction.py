@@ -10,9 +10,9 @@ import pytest
 from celery_trace.clock import SystemClock
 from celery_trace.redaction import MARK, Redactor
 from celery_trace.settings import load
-from flower_plugin import events
-from flower_plugin.calls import Calls
-from flower_plugin.redacted import CUT, MOST_CHARACTERS, redacted, text_of
+from flower_plugin.incoming import events
+from flower_plugin.incoming.calls import Calls
+from flower_plugin.incoming.redacted import CUT, MOST_CHARACTERS, redacted, text_of
 from tests.support.hostile_text import TEXTS, nested, odd_values
 from tests.support.monitor_app import Client, eventually, make_monitor, serving
 

@@ -31,7 +31,7 @@ def test_rules_are_set_hold_for_the_engine_and_are_taken_back(monitor):
     assert (answer.status, answer.json()["set_by"]) == (200, "liv")
     found = ask(monitor).json()
     assert [(rule["name"], rule["above"], rule["names"]) for rule in found["rules"]] == [("big", 102_400, [])]
-    engine = monitor[1].jobs.engine
+    engine = monitor[1].context.engine
     engine.evaluate()
     assert [rule.name for rule in engine.rules] == ["big"]
     assert ask(monitor, {"rules": None}).json() == {"rules": None, "set_by": None}

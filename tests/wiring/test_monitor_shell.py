@@ -13,7 +13,7 @@ from celery_trace.model import Kept, failure_id
 from celery_trace.settings import load
 from celery_trace.shell.session import Done, Event, FrameInfo, SessionGone, ShellError
 from celery_trace.stores import open_store
-from flower_plugin.shellroom import MOST_ROOMS_OF_ONE, ShellRooms
+from flower_plugin.shell.rooms import MOST_ROOMS_OF_ONE, ShellRooms
 from tests.support import monitor_facts
 from tests.support.monitor_app import PASSWORD, Client, eventually, forget_guesses, make_monitor, serving
 
@@ -249,14 +249,15 @@ def test_a_goodbye_is_heard_without_anybody_typing(monitor, opener):
     assert mode["mode"] == "recreated"
     assert mode["why"] == "The worker shuts down. From here on the shell is recreated from the capture."
     # What protects the sandbox, and what does not, is said here too.
-    assert ada.wait("output", stream="notice")["text"] == "scripted"
+    notice = ada.wait("output")
+    assert (notice["kind"], notice["text"]) == ("notice", "scripted")
     eventually(lambda: opener.opened[0].closed)
     ada.close()
 
 
 def entries(monitor, words):
     """What was written down with these words as its verdict."""
-    folder = monitor[1].trace_settings.folder
+    folder = monitor[1].context.settings.folder
     files = [folder / name for name in ("audit.jsonl", "strangers.jsonl") if (folder / name).exists()]
     found = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return [entry for entry in found if words in entry["verdict"]]
@@ -329,7 +330,7 @@ def test_a_flood_of_messages_is_refused_and_logged_and_the_others_go_on(monitor,
     for number in range(60):
         ada.send(type="run", id=2 + number, code=f"flood {number}")
     assert "50 messages of yours wait" in ada.wait("refused")["why"]
-    assert "50 messages of yours wait" in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+    assert "50 messages of yours wait" in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
     bob.send(type="interrupt")
     assert bob.ask("1 + 1", 99)["ok"] is True
     ada.close()
@@ -337,7 +338,7 @@ def test_a_flood_of_messages_is_refused_and_logged_and_the_others_go_on(monitor,
 
 
 def test_a_room_holds_so_many_and_the_next_is_told(monitor, opener, monkeypatch):
-    monkeypatch.setattr("flower_plugin.shellroom.MOST_WATCHERS", 2)
+    monkeypatch.setattr("flower_plugin.shell.room.MOST_WATCHERS", 2)
     ada, bob, third = (person(monitor, name) for name in ("ada", "bob", "ada"))
     try:
         # Who was refused may go on sending: nothing of it is heard.
@@ -359,7 +360,7 @@ class Present:
 
 
 def test_nobody_can_take_all_rooms_and_a_room_that_was_left_makes_place(monitor, opener):
-    rooms = ShellRooms(monitor[1], opener)
+    rooms = ShellRooms(monitor[1].context, opener)
     opened = [rooms.room(f"failure-{number}", False, "rae") for number in range(MOST_ROOMS_OF_ONE)]
     for room in opened:
         room._sockets[Present()] = "rae"
@@ -480,7 +481,7 @@ def test_code_over_the_limit_is_refused_and_logged(monitor, opener):
     ada.wait("hello")
     assert ada.ask("x" * 70_000, 6)["ok"] is False
     assert any("at most" in message.get("why", "") for message in ada.heard)
-    assert "at most" in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+    assert "at most" in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
     ada.close()
 
 
@@ -492,7 +493,7 @@ def test_a_frame_over_the_limit_ends_its_connection_and_no_other(monitor, opener
     if said:
         ada.send(type="run", id=1, code="x" * size)
         assert "at most" in ada.wait("refused")["why"]
-        assert "A message of 500,0" in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+        assert "A message of 500,0" in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
     else:
         # The monitor hangs up as soon as it has read the frame's length: in the midst of the sending, or after it.
         with pytest.raises((websocket.WebSocketException, OSError)):
@@ -506,7 +507,7 @@ def test_every_command_stands_in_the_audit_log_with_its_author(monitor, opener):
     ada.wait("hello")
     ada.ask("audited_command")
     ada.close()
-    log = [json.loads(line) for line in (monitor[1].trace_settings.folder / "audit.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (monitor[1].context.settings.folder / "audit.jsonl").read_text().splitlines()]
     (entry,) = [entry for entry in log if entry["command"] == "audited_command"]
     assert (entry["user"], entry["failure"], entry["where"]) == ("ada", FAILURE, "monitor")
 
@@ -518,7 +519,7 @@ def test_the_transcript_is_stored(monitor, opener):
     ada.close()
 
     def stored():
-        shell = monitor[1].facts.queries.shell(session)
+        shell = monitor[1].context.queries.shell(session)
         return shell and [line.text for line in shell.lines][:2] == ["to be kept", "live:to be kept"]
 
     eventually(stored)
@@ -537,7 +538,7 @@ def test_the_beginning_of_a_block_is_no_line_of_the_transcript(monitor, opener):
     bob.close()
 
     def stored():
-        shell = monitor[1].facts.queries.shell(session)
+        shell = monitor[1].context.queries.shell(session)
         return shell and [(line.kind, line.text) for line in shell.lines] == expected
 
     eventually(stored)
@@ -595,7 +596,7 @@ def test_a_login_that_ended_ends_the_shell(monitor, opener):
     client.post("/logout", xsrf=True)
     ada.send(type="run", id=1, code="too late")
     assert "login has ended" in ada.wait("refused")["why"]
-    assert "too late" not in (monitor[1].trace_settings.folder / "audit.jsonl").read_text()
+    assert "too late" not in (monitor[1].context.settings.folder / "audit.jsonl").read_text()
     ada.close()
 
 

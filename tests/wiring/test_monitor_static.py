@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from flower_plugin.app import STATIC, static_version
+from flower_plugin.context import STATIC, static_version
 from tests.support.monitor_app import Client, make_monitor, serving
 
 SCRIPTS = sorted(str(path.relative_to(STATIC)) for path in STATIC.rglob("*.js"))
@@ -21,7 +21,7 @@ def monitor(request, tmp_path_factory):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_is_served_as_one_and_browsers_may_keep_it(monitor, name):
     client, app = monitor
-    answer = client.get(app.asset_url(name))
+    answer = client.get(app.context.asset_url(name))
     assert answer.status == 200
     assert answer.headers["Content-Type"].partition(";")[0] in {"text/javascript", "application/javascript"}
     kept_s = int(re.search(r"max-age=(\d+)", answer.headers["Cache-Control"])[1])
@@ -30,15 +30,17 @@ def test_a_script_is_served_as_one_and_browsers_may_keep_it(monitor, name):
 
 def test_a_file_of_another_version_is_not_there(monitor):
     client, app = monitor
-    assert client.get(app.asset_url("trace.js").replace(static_version(), "0" * 12)).status != 200
+    assert client.get(app.context.asset_url("trace.js").replace(static_version(), "0" * 12)).status != 200
 
 
 def test_a_page_loads_all_scripts_of_ours_as_modules(monitor):
     client, app = monitor
-    client.log_in(prefix=app.base_url)
-    page = client.get(f"{app.base_url}/trace").text
+    client.log_in(prefix=app.context.base_url)
+    page = client.get(f"{app.context.base_url}/trace").text
     scripts = re.findall(r"<script([^>]*)src=\"([^\"]*/trace/static/[^\"]*)\"", page)
-    assert [(kind.strip(), address) for kind, address in scripts] == [('type="module"', app.asset_url("trace.js"))]
+    assert [(kind.strip(), address) for kind, address in scripts] == [
+        ('type="module"', app.context.asset_url("trace.js"))
+    ]
 
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if not name.startswith("vendor/")])

@@ -6,7 +6,7 @@ from tests.support.store_records import failure
 
 def test_the_page_shows_the_stores_size_and_that_it_was_lost(tmp_path):
     with serving(lambda: make_monitor(tmp_path, roles=(), token="script-token")) as (address, application):
-        store = application.facts.store
+        store = application.context.store
         store.write([failure("t1")])
         for path in tmp_path.rglob("trace.db*"):
             path.unlink()

@@ -11,7 +11,7 @@ import pytest
 
 from celery_trace.clock import FakeClock
 from celery_trace.spool.unrecorded import EVENT
-from flower_plugin.unrecorded import MOST_CHARACTERS, MOST_WORKERS, OVER_S, UnrecordedWorkers
+from flower_plugin.incoming.unrecorded import MOST_CHARACTERS, MOST_WORKERS, OVER_S, UnrecordedWorkers
 from tests.support.monitor_app import Client, make_monitor, serving
 
 

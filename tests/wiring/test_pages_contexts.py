@@ -28,12 +28,16 @@ from celery_trace.model import (
 from celery_trace.queries import Queries
 from celery_trace.settings import load
 from celery_trace.stores import open_store
-from flower_plugin.metrics import Snapshot, render, take
+from flower_plugin.api.metrics import Snapshot, render, take
+from flower_plugin.auth.roles import Role, User
+from flower_plugin.context import MonitorStatus
+from flower_plugin.incoming.broker import BrokerState
 from flower_plugin.pages import alerts, failures, leaks, overview, runs, shells, statistics, workers
-from flower_plugin.pages.page import Missing, Visit
+from flower_plugin.pages.page import Visit
 from flower_plugin.pages.timemarks import marks_of
-from flower_plugin.roles import Role, User
-from flower_plugin.wording import Paths
+from flower_plugin.rendering.wording import Paths
+from flower_plugin.trouble import NotFound
+from flower_plugin.upstream import RememberedTask
 from tests.support import monitor_facts
 from tests.support.alerting import leak as a_leak
 
@@ -71,6 +75,7 @@ def visit(settings):
             user=User("ada", role, "session"),
             paths=Paths(["/srv/shop"]),
             settings=settings,
+            monitor=MonitorStatus(settings=settings, broker=BrokerState(up=True, since_s=0.0)),
         )
 
     return make
@@ -178,15 +183,15 @@ def test_a_leak_comes_with_its_evidence(queries, visit):
     context = leaks.leak(queries, visit(), row.id)
     assert context["sentence"] == "shop.tasks.remember_order leaks."
     assert [line.lit for line in context["source"]] == [True]
-    labels = [line["label"] for line in context["plot"]["lines"]]
+    labels = [line.label for line in context["plot"].lines]
     assert labels == ["all processes", "pid 102", "pid 101"]
-    assert {mark["text"] for mark in context["plot"]["marks"]} >= {"pid 101 started", "pid 102 started"}
+    assert {mark.text for mark in context["plot"].marks} >= {"pid 101 started", "pid 102 started"}
     assert len(context["windows"]) == 6
     assert context["types"][0].type == "str"
 
 
 def test_an_unknown_leak_is_missing_with_a_way_back(queries, visit):
-    with pytest.raises(Missing) as caught:
+    with pytest.raises(NotFound) as caught:
         leaks.leak(queries, visit(), "../../x")
     assert caught.value.back == ("trace_leaks", "All leaks")
 
@@ -207,18 +212,18 @@ def test_growth_comes_to_what_the_table_says_and_no_line_goes_down():
     windows = [window("w1", 500.0, 20), window("w2", 700.0, 30, Verdict.STEADY, 0.0), window("w3", 900.0, 50, kept=5.0)]
     rows = [rollup(300, 20), rollup(0, 10), rollup(-300, 10**6), rollup(600, 5)]
     plot = leaks.growth(row, windows, rows, {"p": process})
-    assert plot["lines"] == [
-        {"label": "all processes", "points": [[100.0, 100.0], [300.0, 200.0], [600.0, 400.0], [900.0, 450.0]]},
-        {"label": "pid 7", "points": [[100.0, 0.0], [500.0, 200.0], [700.0, 200.0], [900.0, 300.0]]},
+    assert plot.lines == [
+        leaks.GrowthLine("all processes", [(100.0, 100.0), (300.0, 200.0), (600.0, 400.0), (900.0, 450.0)]),
+        leaks.GrowthLine("pid 7", [(100.0, 0.0), (500.0, 200.0), (700.0, 200.0), (900.0, 300.0)]),
     ]
-    young = leaks.growth(row, windows, rows, {"p": process}, now_s=710.0)["lines"][0]
-    assert young["points"][-1] == [710.0, 450.0], "no point lies in the future"
-    assert [mark["text"] for mark in plot["marks"]] == ["pid 7 started", "pid 7 killed"]
+    young = leaks.growth(row, windows, rows, {"p": process}, now_s=710.0).lines[0]
+    assert young.points[-1] == (710.0, 450.0), "no point lies in the future"
+    assert [mark.text for mark in plot.marks] == ["pid 7 started", "pid 7 killed"]
     mended = replace(row, kept_bytes_total=200)
-    ends = [point[1] for point in leaks.growth(mended, windows, rows, {"p": process})["lines"][0]["points"]]
+    ends = [point[1] for point in leaks.growth(mended, windows, rows, {"p": process}).lines[0].points]
     assert ends == [0.0, 100.0, 200.0, 200.0], "runs after it was mended add nothing"
     nothing = replace(row, kept_bytes_per_run=0, kept_bytes_total=0)
-    assert [line["label"] for line in leaks.growth(nothing, windows, rows, {"p": process})["lines"]] == ["pid 7"]
+    assert [line.label for line in leaks.growth(nothing, windows, rows, {"p": process}).lines] == ["pid 7"]
 
 
 # --- failures ----------------------------------------------------------------------------------------
@@ -295,7 +300,7 @@ def test_a_request_shows_what_was_asked(queries, visit):
 
 
 def test_an_unknown_failure_is_missing(queries, visit):
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         failures.failure(queries, visit(), "nothing")
 
 
@@ -305,8 +310,8 @@ def test_an_unknown_failure_is_missing(queries, visit):
 def test_workers_show_the_chosen_one_over_time(queries, visit):
     context = workers.memory(queries, visit(range="day"))
     assert context["chosen"].name == monitor_facts.WORKER
-    assert {line["label"] for line in context["plots"]["lines"]} == {"main 100", "child 101", "child 102", "child 99"}
-    assert "pid 99 killed" in [mark["text"] for mark in context["plots"]["marks"]]
+    assert {line.label for line in context["plots"].lines} == {"main 100", "child 101", "child 102", "child 99"}
+    assert "pid 99 killed" in [mark.text for mark in context["plots"].marks]
     assert context["blamed"][0][1] == "shop.tasks.remember_order"
     assert sum(share for *_, share in context["blamed"]) == pytest.approx(1)
     assert workers.memory(queries, visit(worker="nobody"))["unknown"] == "nobody"
@@ -314,30 +319,30 @@ def test_workers_show_the_chosen_one_over_time(queries, visit):
 
 def test_the_line_of_a_web_process_is_plotted_though_it_belongs_to_no_worker(queries, visit):
     context = workers.memory(queries, visit(worker="web@web-2"))
-    assert [line["label"] for line in context["plots"]["lines"]] == ["web 300"]
+    assert [line.label for line in context["plots"].lines] == ["web 300"]
     assert context["silence"] is None
 
 
 def test_a_line_breaks_where_a_process_was_silent_and_not_where_it_was_only_quiet():
     times_s = [0.0, 10.0, 310.0, 320.0, 2000.0, 2010.0]
     samples = [Sample(process="p", at_s=at_s, memory=MemoryState(rss_bytes=5), name="shop.run") for at_s in times_s]
-    (line,) = workers.series(samples, None)["lines"]
-    assert line["at"] == [0.0, 10.0, 310.0, 320.0, 321.0, 2000.0, 2010.0]
-    assert line["rss"] == [5, 5, 5, 5, None, 5, 5]
-    assert line["name"][4] == ""
-    assert {len(line[what]) for what in ("at", "rss", "uss", "fds", "threads", "name")} == {7}
+    (line,) = workers.series(samples, None).lines
+    assert line.at == [0.0, 10.0, 310.0, 320.0, 321.0, 2000.0, 2010.0]
+    assert line.rss == [5, 5, 5, 5, None, 5, 5]
+    assert line.name[4] == ""
+    assert {len(getattr(line, what)) for what in ("at", "rss", "uss", "fds", "threads", "name")} == {7}
 
 
 def test_a_line_that_was_thinned_breaks_where_its_process_was_silent_all_the_same():
     times_s = [10.0 * n for n in range(1000) if not 400 < n < 500]
     samples = [Sample(process="p", at_s=at_s, memory=MemoryState(rss_bytes=int(at_s))) for at_s in times_s]
-    (line,) = workers.series(samples, None)["lines"]
-    assert len(line["at"]) <= workers.MOST_POINTS + 2
-    assert [at_s for at_s, rss in zip(line["at"], line["rss"], strict=True) if rss is None] == [4001.0]
-    assert line["at"] == sorted(line["at"])
+    (line,) = workers.series(samples, None).lines
+    assert len(line.at) <= workers.MOST_POINTS + 2
+    assert [at_s for at_s, rss in zip(line.at, line.rss, strict=True) if rss is None] == [4001.0]
+    assert line.at == sorted(line.at)
     # A week of one process is one sample in ten minutes, which is no silence.
     week = [Sample(process="p", at_s=600.0 * n, memory=MemoryState(rss_bytes=5)) for n in range(1000)]
-    assert None not in workers.series(week, None)["lines"][0]["rss"]
+    assert None not in workers.series(week, None).lines[0].rss
 
 
 @pytest.mark.parametrize(
@@ -379,7 +384,7 @@ def test_runs_of_a_name_have_percentiles_and_outliers(queries, visit):
     assert context["totals"].percentiles[50] == pytest.approx(0.0128)
     assert context["runs"][0].why == "outlier"
     assert len(context["scatter"]["at"]) == 60
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         runs.runs(queries, visit(), "task", "nothing")
 
 
@@ -408,7 +413,7 @@ def test_transcripts_are_listed_and_shown(queries, visit):
     assert shells.shells(queries, visit())["rows"][0].id == "shell-1"
     shown = shells.shell(queries, visit(), "shell-1")["shell"]
     assert [line.kind for line in shown.lines] == ["input", "output", "remark", "error", "event"]
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         shells.shell(queries, visit(), "nothing")
 
 
@@ -496,7 +501,8 @@ def test_the_overview_names_workers_near_their_limit_and_when_they_reach_it(tmp_
     assert "reached in 12 min" in item.detail
     assert "<svg" in item.trend
     # Celery's own limit counts too, for children; what is beyond one is told before what is near another.
-    context = overview.overview(queries, replace(visit(), monitor={"child_limit_bytes": 650 * mib}))
+    here = visit()
+    context = overview.overview(queries, replace(here, monitor=replace(here.monitor, child_limit_bytes=650 * mib)))
     assert [item.what.split(":")[0] for item in context["items"]] == [
         "big@h is beyond its limit",
         "ok@h is beyond its limit",
@@ -527,12 +533,13 @@ def test_a_workflow_shows_root_parent_children_and_siblings_also_those_that_went
 def test_what_flower_remembers_of_a_workflow_is_shown_and_a_ring_of_parents_ends(queries, visit):
     def remembered(root_id):
         return [
-            ("a", "shop.a", "SUCCESS", "b", 5.0),
-            ("b", "shop.b", "STARTED", "a", 6.0),
-            ("c", "shop.c", "", root_id, 1.0),
+            RememberedTask("a", "shop.a", "SUCCESS", "b", 5.0),
+            RememberedTask("b", "shop.b", "STARTED", "a", 6.0),
+            RememberedTask("c", "shop.c", "", root_id, 1.0),
         ]
 
-    here = replace(visit(), monitor={"workflow": remembered})
+    here = visit()
+    here = replace(here, monitor=replace(here.monitor, workflow=remembered))
     tree = failures.failure(queries, here, FAILURE)["workflow"]
     assert {"shop.c"} <= {one.name for one in tree}
     assert len(tree) == len({one.task_id for one in tree})
@@ -550,14 +557,14 @@ def test_a_run_is_opened_by_its_id_and_only_under_its_name(queries, visit):
     assert context["opened"].id == "run-3"
     assert context["opened_process"].pid == 101
     assert set(context["scatter"]["percentiles"]) == {"50 %", "95 %", "99 %"}
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         runs.runs(queries, visit(run="run-3"), "task", "shop.tasks.fill_cache")
-    with pytest.raises(Missing):
+    with pytest.raises(NotFound):
         runs.runs(queries, visit(run="nothing"), "task", name)
 
 
 def test_plots_mark_restarts_deploys_and_kills(queries, visit):
-    marks = {mark["text"]: mark["kind"] for mark in workers.memory(queries, visit(range="all"))["plots"]["marks"]}
+    marks = {mark.text: mark.kind for mark in workers.memory(queries, visit(range="all"))["plots"].marks}
     assert marks["1.4.2 deployed: celery@web-1 started"] == "deploy"
     assert marks["pid 99 killed"] == "killed"
     assert marks["celery@web-1 started"] == "restart"
@@ -568,8 +575,8 @@ def test_a_mark_says_in_a_word_how_a_process_ended():
         ProcessRecord(uid=how, host="h", pid=7, started_at_s=1.0, ended_at_s=2.0, ended_how=how)
         for how in ("exit", "killed")
     ]
-    marks = [mark for mark in marks_of(ends, []) if mark["at"] == 2.0]
-    assert [(mark["text"], mark["kind"]) for mark in marks] == [("pid 7 ended", "end"), ("pid 7 killed", "killed")]
+    marks = [mark for mark in marks_of(ends, []) if mark.at == 2.0]
+    assert [(mark.text, mark.kind) for mark in marks] == [("pid 7 ended", "end"), ("pid 7 killed", "killed")]
 
 
 def test_starts_of_one_moment_are_one_mark():
@@ -577,7 +584,7 @@ def test_starts_of_one_moment_are_one_mark():
         return ProcessRecord(uid=f"{worker}{at_s}", host="h", pid=1, worker=worker, started_at_s=at_s, release=release)
 
     mains = [main("a", 0, "1"), main("b", 5, "1"), main("a", 1000, "2"), main("b", 1030, "2"), main("c", 1050, "2")]
-    assert [(mark["at"], mark["text"], mark["kind"]) for mark in marks_of([], mains)] == [
+    assert [(mark.at, mark.text, mark.kind) for mark in marks_of([], mains)] == [
         (0, "a and 1 more started", "restart"),
         (1000, "2 deployed: a and 1 more started", "deploy"),
         (1050, "c started", "restart"),

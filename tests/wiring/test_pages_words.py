@@ -116,7 +116,7 @@ def test_a_killed_child_is_not_told_as_one_that_ended_in_order(client):
     text = words(client, "/trace/workers")
     assert "Ended in order 1 recycled or stopped after 10 min on average, at 50.0 MiB" in text
     assert "Killed 1 ended without a goodbye" in text
-    states = re.findall(r'data-label="Running"><span class="tr-badge[^>]*>(\w+)', client.get("/trace/workers").text)
+    states = re.findall(r'data-label="Running">\s*<span class="tr-badge[^>]*>(\w+)', client.get("/trace/workers").text)
     assert sorted(states) == ["ended", "killed"]
 
 

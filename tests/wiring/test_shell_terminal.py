@@ -19,7 +19,7 @@ import pytest
 
 from celery_trace.cli import terminal
 from celery_trace.clock import SystemClock
-from celery_trace.control.audit import AuditFile
+from celery_trace.control.audit import AuditLog
 from celery_trace.model import AuditEntry, Failure, Kept, Node, Page, ShellLine, ShellView
 from celery_trace.settings import Settings
 from celery_trace.shell.sandbox.recreated import open_session
@@ -241,7 +241,7 @@ def test_a_second_interrupt_while_the_first_one_clears_the_line_does_not_end_the
         read=read,
         screen=terminal.Screen(out, colour=False),
         transcript=Store(SEED),
-        audit=AuditFile(tmp_path, "terminal", SystemClock()),
+        audit=AuditLog(tmp_path, "terminal", SystemClock()),
         clock=SystemClock(),
     )
     assert shell.run() == 0

@@ -7,7 +7,7 @@ from celery_trace.alerting.rules import Facts, configured, evaluate
 from celery_trace.cli.renderers.failures import failure as failure_text
 from celery_trace.cli.renderers.failures import failures as failures_table
 from celery_trace.cli.renderers.style import Style
-from flower_plugin.values import without_values
+from flower_plugin.auth.values import without_values
 from tests.support import failing_project
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until

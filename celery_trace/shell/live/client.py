@@ -316,8 +316,8 @@ class LiveSession:
         try:
 
             def on_reply(reply: Reply) -> None:
-                for piece in reply.pieces:
-                    on_event(Event(piece.kind, piece.text, piece.stream))
+                for event in reply.pieces:
+                    on_event(event)
 
             reply = self.ask("run", Body(code=code), on_reply=on_reply, user=user)
             self.frame = reply.frame

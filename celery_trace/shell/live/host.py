@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from celery_trace import os_threads
 from celery_trace.clock import Clock
-from celery_trace.control.audit import AuditFile
+from celery_trace.control.audit import AuditLog
 from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, SignedMessage, sign, verify
 from celery_trace.guard import Guard
 from celery_trace.model import plain_text
@@ -29,7 +29,7 @@ from celery_trace.shell.awaiting import Loop
 from celery_trace.shell.interpreter import Interpreter
 from celery_trace.shell.live.channel import reply_address
 from celery_trace.shell.live.executor import Executor
-from celery_trace.shell.session import CODE_LIMIT
+from celery_trace.shell.session import CODE_LIMIT, Event
 from celery_trace.shell.trace_object import ShellFacts, Trace
 from celery_trace.text.format import duration
 from celery_trace.transports.raw import RawRefusal
@@ -58,18 +58,10 @@ class Body(Struct, frozen=True, omit_defaults=True):
     leaks: list[dict[str, Any]] = []
 
 
-class Piece(Struct, frozen=True, omit_defaults=True):
-    """One event of a command's output."""
-
-    kind: str
-    text: str
-    stream: str = ""
-
-
 class Reply(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The body of a reply."""
 
-    pieces: list[Piece] = []
+    pieces: list[Event] = []
     done: bool = False
     ok: bool = True
     more: bool = False
@@ -157,7 +149,7 @@ class LiveHost:
         find: Callable[[str], Target | None],
         drop: Callable[[str], bool],
         send: Callable[[Outgoing], None],
-        audit: AuditFile,
+        audit: AuditLog,
         counters: Counter[str],
         replays: ReplayCache,
         command_limit_s: float = COMMAND_LIMIT_S,
@@ -325,7 +317,7 @@ class LiveHost:
                     session.failure,
                     "events",
                     claims.nonce,
-                    Reply(pieces=[Piece(kind, plain_text(text), stream)]),
+                    Reply(pieces=[Event(kind, plain_text(text), stream)]),
                 )
             )
 
@@ -397,7 +389,7 @@ class LiveHost:
                 self._end(session)
 
     def _send_notice(self, session: _Session, text: str) -> None:
-        reply = Reply(pieces=[Piece("notice", text)])
+        reply = Reply(pieces=[Event("notice", text)])
         self._send(Outgoing(session.id, session.failure, "events", session.command, reply))
 
     def _send_goodbye(self, session: _Session, why: str) -> None:
@@ -427,10 +419,10 @@ def _close_database_connections() -> None:
             django_db.connections.close_all()
 
 
-def _merged(pieces: list[Piece], more: list[Piece]) -> list[Piece]:
+def _merged(pieces: list[Event], more: list[Event]) -> list[Event]:
     """Concatenate pieces. Output to one stream becomes one piece, as print writes several."""
     if pieces and more and pieces[-1].kind == more[0].kind == "output" and pieces[-1].stream == more[0].stream:
-        joined = Piece("output", pieces[-1].text + more[0].text, more[0].stream)
+        joined = Event("output", pieces[-1].text + more[0].text, more[0].stream)
         return [*pieces[:-1], joined, *more[1:]]
     return pieces + more
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from celery_trace import os_threads
 from celery_trace.clock import Clock
-from celery_trace.control.audit import AuditFile
+from celery_trace.control.audit import AuditLog
 from celery_trace.control.signing import ReplayCache, load_key
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Kept, ProcessRecord
@@ -222,7 +222,7 @@ class Keeper:
                 find=self._find,
                 drop=self.drop,
                 send=sender.put,
-                audit=AuditFile(self._settings.folder, "worker", self._clock, self._emit),
+                audit=AuditLog(self._settings.folder, "worker", self._clock, self._emit),
                 counters=self.counters,
                 replays=self._replays,
             )

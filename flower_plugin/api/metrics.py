@@ -1,0 +1,172 @@
+"""Our series on Flower's ``/metrics``. No task id and no pid is ever a label."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
+from celery_trace.queries import Queries
+from celery_trace.stores import StoreUnavailable
+from flower_plugin.auth.roles import Role
+from flower_plugin.web.handlers import TraceHandler
+
+#: What is exported at most of each kind, so that a store with a million groups stays scrapable.
+MOST_ROWS = 1000
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """The stored facts that metrics are made of."""
+
+    leaks: list[Leak] = []
+    groups: list[FailureGroup] = []
+    workers: list[WorkerView] = []
+    alerts: list[AlertView] = []
+    stats: StatsView | None = None
+    #: The monitor's own count of Celery's events that it did not take in as they came.
+    events: Mapping[str, int] = {}
+
+
+def take(queries: Queries, events: Mapping[str, int]) -> Snapshot:
+    """Read the facts; blocks."""
+    return Snapshot(
+        events=events,
+        leaks=queries.leaks(limit=MOST_ROWS).rows,
+        groups=queries.groups(limit=MOST_ROWS).rows,
+        workers=queries.workers(limit=MOST_ROWS).rows,
+        alerts=queries.alerts(limit=MOST_ROWS).rows,
+        stats=queries.stats(),
+    )
+
+
+def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Metric]:
+    """The series, as Prometheus' client prints them."""
+    up = GaugeMetricFamily("celery_trace_store_up", "Whether the monitor reaches its store")
+    up.add_metric([], float(store_up))
+    yield up
+    events = CounterMetricFamily(
+        "celery_trace_events", "Events of Celery that Flower's pages miss, by what became of them", labels=["fate"]
+    )
+    for fate, count in snapshot.events.items():
+        events.add_metric([fate], count)
+    yield events
+    yield _kept(snapshot.leaks)
+    yield _resident(snapshot.workers)
+    yield _failures(snapshot.groups)
+    yield _alerts(snapshot.alerts)
+    if snapshot.stats is not None:
+        yield from _stats_families(snapshot.stats)
+
+
+def _kept(leaks: Iterable[Leak]) -> Metric:
+    kept = GaugeMetricFamily(
+        "celery_trace_task_kept_bytes",
+        "Bytes that a run of this task keeps, summed over its sites that grow",
+        labels=["kind", "task"],
+    )
+    by_task: dict[tuple[str, ...], float] = defaultdict(float)
+    for leak in leaks:
+        if leak.verdict in (Verdict.LEAKING, Verdict.GROWING) and leak.kept_bytes_per_run > 0:
+            by_task[leak.kind, leak.name] += leak.kept_bytes_per_run
+    return _filled(kept, by_task)
+
+
+def _resident(workers: Iterable[WorkerView]) -> Metric:
+    resident = GaugeMetricFamily(
+        "celery_trace_process_resident_memory_bytes", "Resident memory of a worker's processes", labels=["worker"]
+    )
+    by_worker: dict[tuple[str, ...], float] = defaultdict(float)
+    for worker in workers:
+        if worker.alive:
+            by_worker[worker.name or worker.host,] += worker.rss_bytes
+    return _filled(resident, by_worker)
+
+
+def _failures(groups: Iterable[FailureGroup]) -> Metric:
+    failures = CounterMetricFamily(
+        "celery_trace_task_failures", "Failures that the store holds", labels=["task", "exception", "outcome"]
+    )
+    by_failure: dict[tuple[str, ...], float] = defaultdict(float)
+    for group in groups:
+        exception = group.exception.type if group.exception else ""
+        by_failure[group.name, exception, str(group.outcome)] += group.count
+    return _filled(failures, by_failure)
+
+
+def _alerts(alerts: Iterable[AlertView]) -> Metric:
+    states = GaugeMetricFamily("celery_trace_alerts", "Alerts by rule and state", labels=["rule", "state"])
+    by_state: dict[tuple[str, ...], float] = defaultdict(float)
+    for alert in alerts:
+        by_state[alert.rule, alert.state] += 1
+    return _filled(states, by_state)
+
+
+def _filled(
+    family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[tuple[str, ...], float]
+) -> CounterMetricFamily | GaugeMetricFamily:
+    """The family with a series for each combination of labels, in their order."""
+    for labels, value in sorted(values.items()):
+        family.add_metric(list(labels), value)
+    return family
+
+
+def _stats_families(stats: StatsView) -> Iterable[Metric]:
+    records = CounterMetricFamily(
+        "celery_trace_records", "Records by what became of them, as traced processes count", labels=["fate"]
+    )
+    fates = {
+        "written": sum(stats.written.values()),
+        "dropped": sum(stats.dropped.values()),
+        "cut": sum(stats.cut.values()),
+        "corrupt": stats.corrupt_lines,
+    }
+    for fate, number in fates.items():
+        records.add_metric([fate], number)
+    yield records
+    yield GaugeMetricFamily("celery_trace_spool_bytes", "Bytes that wait in the spool", value=stats.spool_bytes)
+    yield GaugeMetricFamily(
+        "celery_trace_overhead_ratio", "Share of the processes' time that measuring took", value=stats.overhead_ratio
+    )
+
+
+class _Families(Collector):  # type: ignore[misc]
+    def __init__(self, found: list[Metric]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterable[Metric]:
+        return self._found
+
+
+def render(snapshot: Snapshot, *, store_up: bool = True) -> bytes:
+    """Our series in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(list(families(snapshot, store_up=store_up))))
+    return bytes(generate_latest(registry))
+
+
+class MetricsHandler(TraceHandler):
+    """``/metrics``: Flower's series and ours."""
+
+    role = Role.LOOK
+    for_people = False
+
+    async def get(self) -> None:
+        """While the store is down Flower's series still come, and ``celery_trace_store_up`` says 0."""
+        self.application.purge_offline_worker_metrics()
+
+        events = self.context.events.counts
+
+        def read() -> bytes:
+            try:
+                return render(take(self.context.queries, events))
+            except StoreUnavailable:
+                return render(Snapshot(events=events), store_up=False)
+
+        ours = await self.off_loop(read)
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.finish(generate_latest(REGISTRY) + ours)

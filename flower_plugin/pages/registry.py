@@ -1,0 +1,32 @@
+"""Every page, in the order of the navigation."""
+
+from __future__ import annotations
+
+from flower_plugin.auth.roles import User
+from flower_plugin.pages import alerts, failures, flames, leaks, overview, profiles, runs, shells, statistics, workers
+from flower_plugin.pages.page import MonitorPage, NavPlace
+
+#: To add a page: write its module and template, and one line here. Routes and navigation come from it.
+PAGES: tuple[MonitorPage, ...] = (
+    overview.PAGE,
+    leaks.LIST,
+    leaks.ONE,
+    failures.GROUPS,
+    failures.LIST,
+    failures.ONE,
+    workers.PAGE,
+    alerts.PAGE,
+    runs.NAMES,
+    runs.ONE,
+    flames.PAGE,
+    profiles.LIST,
+    profiles.ONE,
+    shells.LIST,
+    shells.ONE,
+    statistics.PAGE,
+)
+
+
+def navigation(place: NavPlace, user: User | None) -> list[MonitorPage]:
+    """The pages with an entry in one place, without those that this user may not open; all where nobody is known."""
+    return [page for page in PAGES if page.place == place and (user is None or user.may(page.role))]

@@ -1,0 +1,1 @@
+"""How facts become markup: badges, lines of source, templates."""

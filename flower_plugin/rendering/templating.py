@@ -1,0 +1,63 @@
+"""Templates: ours first, then Flower's, with our entries spliced into Flower's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tornado.template import BaseLoader, Template
+
+from celery_trace import intervals
+from celery_trace.text import format
+from celery_trace.text.escape import escaped_lines
+from flower_plugin.rendering import badges, wording
+from flower_plugin.rendering.source import one_line
+
+FOLDER = Path(__file__).parent.parent / "templates"
+
+#: Names that every template of ours may use beside Tornado's.
+HELPERS = {
+    "show": wording.show,
+    "clip": format.clip,
+    "visible": escaped_lines,
+    "size": wording.size,
+    "size_text": format.size,
+    "duration": format.duration,
+    "percent": format.percent,
+    "number": format.count,
+    "plural": format.plural,
+    "data_block": wording.data_block,
+    "badges": badges,
+    "one_line": one_line,
+    "range_of": range,
+    "intervals": intervals,
+}
+
+
+class MonitorLoader(BaseLoader):  # type: ignore[misc]
+    """
+    Loads by name from our folder, then from Flower's.
+
+    Names are the templates' own; a name with a path trick in it never comes from a request.
+
+    Args:
+        flower_folder: Where Flower's templates are.
+        splice: Puts our entries into one of Flower's templates: its name and text to the text to use.
+        names: Further names that every template may use.
+    """
+
+    def __init__(self, flower_folder: str, splice: Callable[[str, str], str], names: Mapping[str, object]) -> None:
+        super().__init__(namespace={**HELPERS, **names})
+        self._flower = Path(flower_folder)
+        self._splice = splice
+
+    def resolve_path(self, name: str, parent_path: str | None = None) -> str:  # noqa: ARG002
+        """Names are absolute: ``trace/x.html`` is ours, the others are Flower's."""
+        return name
+
+    def _create_template(self, name: str) -> Template:
+        ours = FOLDER / name
+        if ours.is_file():
+            return Template(ours.read_text(encoding="utf-8"), name=name, loader=self, whitespace="single")
+        text = (self._flower / name).read_text(encoding="utf-8")
+        return Template(self._splice(name, text), name=name, loader=self)
