@@ -37,7 +37,7 @@ class Trend(StoreRow, table=schema.trends):
 
 
 class Kept(StoreRow, table=schema.kept, verbose_name="kept failure", verbose_name_plural="kept failures"):
-    """A failure whose live objects a process holds."""
+    """A failure with live objects in a process."""
 
 
 class Leak(StoreRow, table=schema.leaks):
@@ -47,7 +47,7 @@ class Leak(StoreRow, table=schema.leaks):
 class LeakState(
     StoreRow, table=schema.leak_state, verbose_name="state of a leak", verbose_name_plural="states of leaks"
 ):
-    """A resolved leak, or a name whose leaks have to be recomputed."""
+    """A resolved leak, or a name with leaks to recompute."""
 
 
 class Window(StoreRow, table=schema.windows):

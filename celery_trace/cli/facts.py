@@ -48,7 +48,7 @@ def leaks(context: CommandContext, limit: int, cursor: str | None, **filters: Un
     click.option("--outcome", type=click.Choice([outcome.value for outcome in Outcome]), default=None),
     click.option("--task-id", default=None, help="Only this task's."),
     click.option("--fingerprint", default=None, help="Only this group's."),
-    click.option("--live", is_flag=True, default=None, help="Only those whose process still holds the objects."),
+    click.option("--live", is_flag=True, default=None, help="Only failures that a process still holds."),
 )  # fmt: skip
 def failures(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[FailureFilter]) -> None:
     """List failed, killed and lost runs, newest first."""

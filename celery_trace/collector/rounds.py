@@ -253,7 +253,7 @@ class Collector:
         self._save_status()
 
     def _clear_old(self) -> None:
-        """Remove old files of killed processes whose names don't identify them."""
+        """Remove old files of killed processes with names that don't identify them."""
         files.forget_old(self._folder.parent)
         private_files.clear_drafts(self._folder.parent)
         private_files.clear_drafts(self._folder)

@@ -99,7 +99,7 @@ def _insert_into_sqlite(connection: sa.Connection, table: sa.Table, rows: Sequen
 
 def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> int:
     """
-    Insert rows whose key does not exist yet; existing rows stay unchanged.
+    Insert rows with new keys; existing rows stay unchanged.
 
     Returns:
         The number of new rows. Waits for another writer's uncommitted rows with the same keys.

@@ -75,7 +75,7 @@ class Search:
         return {number for number, line in enumerate(common.split("\n")) if self.finds(line)}
 
     def finds_in_difference(self, text: str, lines: set[int]) -> bool:
-        """Whether a failure matches whose text is a difference to one with these matching lines."""
+        """Whether a failure matches that is stored as a difference to a text with these matching lines."""
         missing, _, own = text.partition("\n")
         if self.finds(own):
             return True

@@ -46,7 +46,7 @@ def deliveries(rows: Iterable[Delivery], style: Style) -> str:
     """The delivery log."""
     return table(
         [
-            TableColumn("AT"), TableColumn("TAKEN"), TableColumn("CHANNEL"), TableColumn("ATTEMPT", right=True),
+            TableColumn("AT"), TableColumn("RESULT"), TableColumn("CHANNEL"), TableColumn("ATTEMPT", right=True),
             TableColumn("ALERT", whole=True), TableColumn("ERROR", elastic=True),
         ],
         (

@@ -22,7 +22,7 @@ def failures(rows: Iterable[FailureSummary], style: Style) -> str:
     return table(
         [
             TableColumn("AT", right=True), TableColumn("OUTCOME"), TableColumn("NAME", elastic=True),
-            TableColumn("WHAT", elastic=True),
+            TableColumn("EXCEPTION", elastic=True),
             TableColumn("COUNT", right=True, spare=True), TableColumn("WORKER", elastic=True, spare=True),
             TableColumn("LIVE", spare=True), TableColumn("ID", whole=True),
         ],
@@ -69,7 +69,7 @@ def _head(found: FailureDetail, style: Style) -> Iterator[str]:
     yield fact("at", f"{moment(found.at)} ({style.ago(found.at)})")
     process = f", pid {found.pid}" if found.pid else ", not in a pool process"
     live = f"; still held there until {moment(found.live_until)}" if found.live and found.live_until else ""
-    yield fact("where", escaped(found.worker or found.hostname) + process + live)
+    yield fact("worker", escaped(found.worker or found.hostname) + process + live)
 
 
 def _origin(found: FailureDetail) -> Iterator[str]:
@@ -83,7 +83,7 @@ def _origin(found: FailureDetail) -> Iterator[str]:
 
 def _cost(found: FailureDetail) -> Iterator[str]:
     if found.duration_s is not None:
-        yield fact("took", duration(found.duration_s))
+        yield fact("duration", duration(found.duration_s))
     if found.memory is not None:
         yield fact("memory", f"{size(found.memory.rss_bytes)} resident")
 

@@ -17,7 +17,7 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
         [
             TableColumn("VERDICT"), TableColumn("KEPT/RUN", right=True), TableColumn("KEPT", right=True, spare=True),
             TableColumn("RUNS", right=True, spare=True), TableColumn("NAME", elastic=True),
-            TableColumn("WHERE", elastic=True),
+            TableColumn("LOCATION", elastic=True),
             TableColumn("SEEN", right=True, spare=True), TableColumn("ID", whole=True),
         ],
         (
@@ -69,19 +69,19 @@ def leak(found: Leak, style: Style) -> str:
 
 
 def _facts(found: Leak) -> Iterator[str]:
-    yield fact("retains", f"{amount(found)} per run, {size(found.kept_bytes_total)} in total")
+    yield fact("retained", f"{amount(found)} per run, {size(found.kept_bytes_total)} in total")
     seen = f"from {moment(found.first_seen)} to {moment(found.last_seen)}"
     yield fact("seen over", f"{found.runs} runs in {found.processes} processes, {seen}")
     if found.why:
         sure = f" ({percent(found.confidence)} confidence)" if found.confidence else ""
-        yield fact("why", escaped(found.why) + sure)
+        yield fact("reason", escaped(found.why) + sure)
     if found.waits_for:
         yield fact("waits for", escaped(found.waits_for))
     if found.began_with:
         at = f", {moment(found.began_at)}" if found.began_at else ""
         yield fact("began with", f"release {escaped(found.began_with)}{at}")
     if found.bounded:
-        yield fact("bounded by", escaped(found.bounded))
+        yield fact("bound", escaped(found.bounded))
     if found.concurrent:
         yield "  runs overlapped: the growth is the process's, not certainly this name's"
     if found.note:

@@ -343,7 +343,7 @@ class LiveSession:
     def close(self) -> None:
         """Notify the process and end. A second call does nothing."""
         if self._open and not self.gone:
-            with Guard("live client: goodbye"):
+            with Guard("live client: close session"):
                 try:
                     self._send("close", Body(), None)
                 except ShellError as error:

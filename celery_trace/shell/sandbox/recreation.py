@@ -52,7 +52,7 @@ ABSENT = NotCaptured("absent: cut by a limit of the capture")
 
 
 class CutText(str):
-    """A text whose end was not captured."""
+    """A text without its end, which was not captured."""
 
     __slots__ = ("cut",)
     cut: int
@@ -62,7 +62,7 @@ class CutText(str):
 
 
 class CutList(list[object]):
-    """A list whose end was not captured; ``true_length`` is the original length."""
+    """A list without its end, which was not captured; ``true_length`` is the original length."""
 
     true_length = -1
 
