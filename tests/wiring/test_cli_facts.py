@@ -268,7 +268,7 @@ def test_one_evaluation_fires_and_delivers(run: Run, filled: Store, caplog: pyte
     assert "[critical] lost: task shop.charge" in caplog.text
     log = run("alerts", "--deliveries").stdout
     assert "log:" in log
-    assert "yes" in log
+    assert "ok" in log
 
 
 def test_channels_are_tested_and_a_failure_is_status_1(run: Run, filled: Store) -> None:

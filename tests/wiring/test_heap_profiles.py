@@ -257,7 +257,7 @@ def test_a_pprof_file_from_the_command_needs_a_place(tmp_path: Path) -> None:
         return CliRunner().invoke(trace, ["kept", "shop.charge", *words], obj=context)
 
     table = run().stdout
-    assert "shop.charge keeps 88.9 KiB in 2 processes, sampled over 200 runs" in table
+    assert "shop.charge retains 88.9 KiB in 2 processes, sampled over 200 runs" in table
     assert "/srv/shop/tasks.py:9 in charge" in table
     assert "890 B" not in table
     compared = run("--compare", "release:1.8.1").stdout

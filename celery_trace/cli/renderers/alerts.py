@@ -51,7 +51,7 @@ def deliveries(rows: Iterable[Delivery], style: Style) -> str:
         ],
         (
             [
-                moment(delivery.at), ("yes", "green") if delivery.ok else ("no", "red"), delivery.channel,
+                moment(delivery.at), ("ok", "green") if delivery.ok else ("failed", "red"), delivery.channel,
                 delivery.attempt, delivery.alert, delivery.error,
             ]
             for delivery in rows
