@@ -101,7 +101,7 @@ def test_the_collector_runs_in_the_foreground_until_it_is_told_to_end(
         wait_until(lambda: (trace_dir / "collector.json").exists(), "the collector's status")
         second = celery("trace", "collect", cwd=project, environment=environment)
         assert second.returncode == 1
-        assert "Another collector works on" in second.stderr
+        assert "Another collector already serves" in second.stderr
         process = program._process
         assert process is not None
         os.kill(process.pid, signal.SIGTERM)
