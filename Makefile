@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
-# Most tests of real processes wait; the tests of a file stay together, as they share what it starts. Files begin in the
+# Most tests of real processes wait; the tests of a file stay together, as they share its fixtures. Files begin in the
 # order that tests/conftest.py gives them, not by how many tests they have.
 SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 TIERS ?= unit wiring worker browser services
@@ -18,13 +18,13 @@ ARGS ?=
 help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { gsub(/\$$\(VENV\)/, "$(VENV)"); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(DEMO_VENV)/.installed ## Worker, monitor, Django site and traffic on this machine; CHECK=1 proves it without a person
+demo: $(DEMO_VENV)/.installed ## Worker, monitor, Django site and traffic on this machine; CHECK=1 checks it unattended
 	@PYTHONPATH=examples exec $(DEMO_VENV)/bin/python -m demo $(if $(filter-out 0,$(CHECK)),--check) $(ARGS)
 
-test: setup system node ## All tests; TIERS="unit wiring" runs some, ARGS="-k name" reaches pytest, JOBS=1 side by side
+test: setup system node ## All tests; TIERS="unit wiring" selects, ARGS="-k name" goes to pytest, JOBS=1
 	$(BIN)/python -m pytest -rsx $(SIDE_BY_SIDE) $(addprefix tests/,$(TIERS)) $(ARGS)
 
-versions: ## Unit and wiring tests on further Pythons of this machine; VERSIONS="3.13 3.12" names them
+versions: ## Unit and wiring tests on other Pythons of this machine; VERSIONS="3.13 3.12" names them
 	@found=$$(scripts/other-pythons $(VERSIONS)); \
 	[ -n "$$found" ] || echo "Of Python $(VERSIONS) this machine has none: only $$($(PYTHON) --version) was tested."; \
 	for python in $$found; do \
@@ -34,12 +34,12 @@ versions: ## Unit and wiring tests on further Pythons of this machine; VERSIONS=
 	    $$venv/bin/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/wiring $(ARGS) || exit 1; \
 	done
 
-# Without CI, as what only the extension module can do is skipped then.
-fallback: setup ## Tests of the heap and of traced blocks as where the extension module can't be built
+# Without CI, so that tests that need the extension module are skipped.
+fallback: setup ## Tests of the heap and of traced blocks without the extension module
 	CI= TESTS_WITHOUT_EXTENSION=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(wildcard tests/*/test_heap_*.py) \
 	    tests/wiring/test_blocks_trace_memory.py tests/wiring/test_tracers.py $(ARGS)
 
-lint: setup node ## ruff, the layering, and eslint where node is installed
+lint: setup node ## ruff, import-linter, and eslint if node is installed
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -48,28 +48,28 @@ lint: setup node ## ruff, the layering, and eslint where node is installed
 types: setup ## mypy, strict, on the three packages
 	$(BIN)/mypy
 
-bench: setup system ## Measure what measuring costs; writes docs/overhead.md
+bench: setup system ## Measure the overhead; writes docs/overhead.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 check: lint types test ## lint, types and test
 
 setup: $(VENV)/.installed ## The virtual environment for all of the above
 
-system: ## Chromium and the servers that the tests start, from Debian's packages (as root)
+system: ## Install Chromium and the servers for the tests from Debian's packages (as root)
 	@scripts/system-packages
 
-node: ## What checks the pages' scripts (eslint, jsdom), where node is installed
+node: ## Install the tools that check the pages' scripts (eslint, jsdom), if node is installed
 	@scripts/node-packages
 
-clean: ## Remove what the other commands made; the virtual environment $(VENV) stays
-	rm -f celery_trace/*/*.so $(VENV)*/.installed # what uses $(VENV) next builds the extension again
+clean: ## Remove generated files; the virtual environment $(VENV) stays
+	rm -f celery_trace/*/*.so $(VENV)*/.installed # the next command with $(VENV) rebuilds the extension
 	rm -rf $(DEMO_VENV) node_modules .demo build dist .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 constraints: setup ## Write the versions of this virtual environment into constraints.txt
 	@scripts/write-constraints $(BIN)/python
 
-# What goes into a virtual environment, the extension modules included.
+# The dependencies of a virtual environment, including the extension modules.
 INSTALLED_FROM := pyproject.toml constraints.txt scripts/make-venv scripts/compiler $(wildcard celery_trace/*/*.c)
 
 $(VENV)/.installed: $(INSTALLED_FROM) requirements-dev.txt requirements-beside.txt

@@ -1,8 +1,8 @@
 """
-All benchmarks, and the page that tells of them: ``python -m benchmarks [names] [--quick]``.
+Runs the benchmarks and writes their page: ``python -m benchmarks [names] [--quick]``.
 
-Without names every one runs and ``docs/overhead.md`` is written; with names those run and are printed. Each runs as a
-process of its own, as one would run it by hand, so none is measured with what another left in memory.
+Without names all run and ``docs/overhead.md`` is written; with names those run and are printed. Each runs in a separate
+process, as by hand, so that none is measured with another's leftover memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAGE = FOLDER.parent / "docs" / "overhead.md"
 
 
 class Benchmark(Struct, frozen=True):
-    """A script, its words in full and in quick, and how its figures become a section."""
+    """A script, its arguments for full and quick runs, and how its figures become a section."""
 
     name: str
     script: str
@@ -83,7 +83,7 @@ def _by_way(figures: dict[str, Any]) -> list[str]:
 
 
 def auto_alone(figures: dict[str, Any]) -> Section:
-    """The mode that is left on, in many turns beside a bare worker."""
+    """The default mode, in many turns next to a bare worker."""
     reach = []
     for task, words in _TASKS.items():
         auto = figures[task]["auto"]
@@ -270,7 +270,7 @@ def stored(figures: dict[str, Any]) -> Section:
 
 
 def pages(figures: dict[str, Any]) -> Section:
-    """The monitor's pages over a large store while events come, and Flower's own beside a stock Flower."""
+    """The monitor's pages over a large store while events arrive, and Flower's own compared with a stock Flower."""
     first, seen, theirs = figures["first_byte"], figures["usable"], figures["flower"]
     rows = [
         [
@@ -282,7 +282,7 @@ def pages(figures: dict[str, Any]) -> Section:
         ]
         for name, row in first.items()
     ]
-    beside = [
+    compared = [
         [
             f"`{address}`",
             f"{row['here']['p50_ms']:.1f} ms",
@@ -303,7 +303,7 @@ def pages(figures: dict[str, Any]) -> Section:
         "own pages are requested from the monitor and from a stock Flower in turn, while both receive the same events.",
         [
             table(["Page", "first byte p50", "p95", "usable p50", "p95"], rows),
-            table(["Flower's own", "in the monitor, p50", "stock Flower, p50", "paired"], beside),
+            table(["Flower's own", "in the monitor, p50", "stock Flower, p50", "paired"], compared),
         ],
         [
             Reach(
@@ -387,7 +387,7 @@ def run(benchmark: Benchmark, *, quick: bool) -> Any:
     The figures of one benchmark.
 
     Raises:
-        RuntimeError: It printed none; with the end of what it said.
+        RuntimeError: It printed none; with the end of its output.
     """
     words = [sys.executable, str(FOLDER / benchmark.script), *(benchmark.quick if quick else benchmark.full)]
     with tempfile.TemporaryDirectory(prefix="trace-bench-") as folder:
@@ -409,7 +409,7 @@ def run(benchmark: Benchmark, *, quick: bool) -> Any:
 
 
 def machine() -> str:
-    """What it ran on, without names of hosts."""
+    """The machine, without host names."""
     model = ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -459,7 +459,7 @@ def page(sections: Sequence[Section], command: str, loads: Sequence[float], miss
         ),
     ]
     for name in missing:
-        lines += ["", f"`{name}` did not run to its end this time; its figures are missing."]
+        lines += ["", f"`{name}` did not finish this time; its figures are missing."]
     for section in sections:
         lines += ["", f"## {section.title}", "", section.words]
         for text in section.tables:
@@ -468,18 +468,18 @@ def page(sections: Sequence[Section], command: str, loads: Sequence[float], miss
 
 
 def main() -> int:
-    """Run what was asked for; 1 if a benchmark did not end well."""
+    """Run the chosen benchmarks; 1 if one failed."""
     names = [benchmark.name for benchmark in BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What measuring costs.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(names)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="few rounds: under ten minutes, and less sure")
+    parser.add_argument("--quick", action="store_true", help="few rounds: under ten minutes, less precise")
     parser.add_argument("--output", type=Path, default=None, help="the page; docs/overhead.md when all of them run")
-    parser.add_argument("--keep", type=Path, default=None, help="a folder that takes each benchmark's figures as JSON")
-    parser.add_argument("--from", dest="kept", type=Path, default=None, help="write the page of figures kept before")
+    parser.add_argument("--keep", type=Path, default=None, help="a folder for each benchmark's figures as JSON")
+    parser.add_argument("--from", dest="kept", type=Path, default=None, help="write the page from figures kept before")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(names))
     if unknown:
-        parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(names)}")
+        parser.error(f"unknown benchmark {', '.join(unknown)}; known are {', '.join(names)}")
     chosen = [benchmark for benchmark in BENCHMARKS if not options.names or benchmark.name in options.names]
     sections, missing, loads = [], [], [os.getloadavg()[0]]
     for benchmark in chosen:

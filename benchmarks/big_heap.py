@@ -2,7 +2,7 @@
 A leak in a process that has loaded a million objects and gets a fifth of a core: is it named, and how long are pauses?
 
 The worker loads the objects when it imports its tasks. Its children and its main process get 0.2 of a core together. A
-pause is what other threads took of the processor while a task ran; on a fifth of a core it lasts five times as long.
+pause is the CPU time that other threads took while a task ran; on a fifth of a core it lasts five times as long.
 
     python benchmarks/big_heap.py [--objects 1000000] [--share 0.2] [--most-runs 1500] [--json]
 """
@@ -38,10 +38,10 @@ GOAL_S = 0.2
 
 def measure(*, objects: int = 1_000_000, share: float = 0.2, most_runs: int = 1500) -> dict[str, Any]:
     """
-    A leak of 20 KB a run beside an innocent task.
+    A leak of 20 KB a run next to a task that doesn't leak.
 
     Args:
-        objects: What is loaded at import; a list and a text for each key.
+        objects: Loaded at import; a list and a text for each key.
         share: Of one core.
         most_runs: Of both tasks together.
     """
@@ -62,16 +62,16 @@ def measure(*, objects: int = 1_000_000, share: float = 0.2, most_runs: int = 15
                 else:
                     while rig.sent < min(300, most_runs):
                         some()
-            told = rig.told()
+            runs = rig.run_times()
             figures[name] = {
-                "longest_s": max(took for task, took, _ in told if task == "innocent"),
-                "longest_pause_cpu_s": max(others for _, _, others in told),
+                "longest_s": max(took for task, took, _ in runs if task == "innocent"),
+                "longest_pause_cpu_s": max(others for _, _, others in runs),
             }
     return figures
 
 
 def held(figures: dict[str, Any]) -> bool:
-    """Whether the leak was named with its holder and no pause was longer than is promised."""
+    """Whether the leak was named with its holder and no pause exceeded the goal."""
     if figures["leaking"] is None or not figures["row"]["holder"].endswith("kept") or figures["strangers"]:
         return False
     return figures["on"]["longest_pause_cpu_s"] / figures["share"] <= GOAL_S

@@ -1,10 +1,10 @@
 """
-What capturing costs a worker whose every task fails: tasks a second, traced over bare.
+The cost of capturing in a worker whose every task fails: tasks a second, traced over bare.
 
-A bare and a traced worker live side by side on one embedded broker and work in turns of about a second, so that a
-machine whose pace drifts slows both alike. For each turn the queue is filled while its worker takes nothing; the clock
-runs from the moment when it begins to until every task is acknowledged. Beside the rate stands the CPU time that the
-worker's processes spent on a task; the collector, a process of its own at low priority, is not in it.
+A bare and a traced worker share one embedded broker and work in turns of about a second, so that drift of the machine
+slows both alike. For each turn the queue is filled while its worker is paused; the clock runs from when it resumes
+until every task is acknowledged. The CPU time that the worker's processes spent on a task is reported too, without the
+collector, which is a separate process at low priority.
 
     python benchmarks/failing_worker.py [--tasks 6000] [--pairs 20]
 """
@@ -50,13 +50,13 @@ def fail(number):
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds that a worker's own processes have spent: the main one and its pool, not the collector."""
+    """CPU seconds of a worker's own processes: the main one and its pool, not the collector."""
     main = psutil.Process(pid)
     own = [main, *(child for child in main.children() if "celery_trace.collector" not in child.cmdline())]
     return sum(sum(process.cpu_times()[:2]) for process in own)
 
 
-class Rig:
+class QueueRig:
     """A broker, a project and a client that fills and watches a queue."""
 
     def __init__(self, folder: Path, server: ValkeyServer) -> None:
@@ -81,10 +81,10 @@ class Rig:
                 self.app.send_task("failing.fail", (number,), producer=producer, queue=queue)
 
 
-class Worker:
-    """One worker with a queue of its own, from which it takes only while it is measured."""
+class QueueWorker:
+    """A worker with its own queue, from which it consumes only while it is measured."""
 
-    def __init__(self, rig: Rig, name: str, *, traced: bool, memory: str) -> None:
+    def __init__(self, rig: QueueRig, name: str, *, traced: bool, memory: str) -> None:
         self._rig = rig
         self.name = name
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CELERY_")}
@@ -100,7 +100,7 @@ class Worker:
             self._process = subprocess.Popen(words, cwd=rig.folder, env=environment, stdout=log, stderr=log)
 
     def warm(self, tasks: int) -> None:
-        """Let it run some, then take nothing until it is measured."""
+        """Run some tasks, then pause until it is measured."""
         self._rig.send(self.name, tasks)
         self._rig.drain(self.name)
         self._consume("cancel_consumer")
@@ -113,7 +113,7 @@ class Worker:
             raise RuntimeError(f"the worker {self.name!r} did not answer {command}")
 
     def measure(self, tasks: int) -> tuple[float, float]:
-        """Tasks a second from the moment when it begins to take them, and CPU seconds a task in its processes."""
+        """Tasks a second from when it starts to consume, and CPU seconds per task in its processes."""
         self._rig.send(self.name, tasks)
         start_s, spent_s = time.perf_counter(), cpu_s(self._process.pid)
         self._rig.app.control.add_consumer(self.name, destination=[f"{self.name}@failing"])
@@ -129,16 +129,16 @@ class Worker:
 
 
 def measure_worker(tasks: int, pairs: int, memory: str = "auto") -> dict[str, Any]:
-    """Rates and the median of the paired ratios; ``tasks`` in all for each worker, spread over the pairs."""
+    """Rates and the median of the paired ratios; ``tasks`` in total for each worker, spread over the pairs."""
     figures: dict[str, list[tuple[float, float]]] = {"bare": [], "traced": []}
     with tempfile.TemporaryDirectory() as folder, ValkeyServer() as server:
-        rig = Rig(Path(folder), server)
-        workers: list[Worker] = []
+        rig = QueueRig(Path(folder), server)
+        workers: list[QueueWorker] = []
         try:
             for name in figures:
-                workers.append(Worker(rig, name, traced=name == "traced", memory=memory))
+                workers.append(QueueWorker(rig, name, traced=name == "traced", memory=memory))
             for worker in workers:
-                worker.warm(1000)  # until what repeats is captured in brief, and the heap is as it will be
+                worker.warm(1000)  # until repeats are captured in brief and the heap has its final size
             for number in range(pairs):
                 for worker in workers if number % 2 == 0 else workers[::-1]:
                     figures[worker.name].append(worker.measure(max(1, tasks // pairs)))

@@ -1,11 +1,11 @@
 """
-What capturing a failure costs: 12 frames of 10 locals each.
+The cost of capturing a failure: 12 frames of 10 locals each.
 
-Ours (capture, redaction, encoding to the bytes that are written) beside the standard library's
-``TracebackException(capture_locals=True)`` and sentry-sdk with a transport that sends nothing. The ways
-alternate in one warm process, in an order that turns from round to round, their CPU time is taken, and ratios are
-medians of paired rounds. Collections come as they come, as in a worker; with ``--collect`` one is forced before each
-way, which empties the interpreter's free lists and so costs whoever makes many small objects.
+Ours (capture, redaction, encoding to the written bytes) compared with the standard library's
+``TracebackException(capture_locals=True)`` and sentry-sdk with a transport that sends nothing. The ways alternate in
+one warm process, in an order that rotates; their CPU time is measured, and ratios are medians of paired rounds. Garbage
+collections run as in a worker; with ``--collect`` one is forced before each way, which empties the interpreter's free
+lists and so costs ways that create many small objects.
 
 Then, with ``--worker``, a prefork worker where each task fails, tasks a second against the bare worker.
 
@@ -50,7 +50,7 @@ class Customer:
     tags: list[str] = field(default_factory=lambda: ["new", "eu"])
 
 
-class Order:
+class ShopOrder:
     """A local of a user's class with slots."""
 
     __slots__ = ("customer", "lines", "total")
@@ -67,7 +67,7 @@ def step_{number}():
     ratio = {number} / 7
     customer = Customer({number}, "Ada Lovelace", "ada@example.org")
     lines = [{{"sku": f"A-{{place}}", "quantity": place, "price": 9.95}} for place in range(12)]
-    order = Order(customer, lines)
+    order = ShopOrder(customer, lines)
     when = datetime.datetime(2024, 5, 1, 12, 30)
     options = {{"retry": True, "timeout_s": 2.5, "hosts": ["a", "b"], "api_token": "token-{number}-abcdef"}}
     key = uuid.UUID(int={number})
@@ -78,13 +78,13 @@ def step_{number}():
 
 
 def write_steps(folder: Path) -> Path:
-    """A module of twelve functions that call one another; a recursion would be folded, and cost less."""
+    """A module of twelve functions that call one another; a recursion would be folded and cost less."""
     file = folder / "steps_of_an_import.py"
     steps = [
         STEP.format(number=number, last=f"step_{number + 1}()" if number < FRAMES else 'raise ValueError("no import")')
         for number in range(1, FRAMES + 1)
     ]
-    file.write_text("import datetime\nimport uuid\n\nfrom __main__ import Customer, Order\n\n" + "\n".join(steps))
+    file.write_text("import datetime\nimport uuid\n\nfrom __main__ import Customer, ShopOrder\n\n" + "\n".join(steps))
     return file
 
 
@@ -130,7 +130,7 @@ def standard_library(error: BaseException) -> int:
 
 
 def sentry(error: BaseException) -> int:
-    """An event as the SDK makes it by default."""
+    """An event as the SDK creates it by default."""
     sentry_sdk.capture_exception(error)
     return 0
 
@@ -160,7 +160,7 @@ def compare(error: BaseException, rounds: int, *, collect: bool) -> dict[str, ob
     names = list(WAYS)
     for turn in range(rounds):
         for place in range(len(names)):
-            name = names[(place + turn) % len(names)]  # each comes behind each other
+            name = names[(place + turn) % len(names)]  # each follows each other one
             way = WAYS[name]
             if collect:
                 gc.collect()

@@ -1,5 +1,5 @@
 """
-Few runs that each keep 7.6 MB: after how many is the line told, on a quiet machine and on a busy one?
+Few runs that each leak 7.6 MB: after how many is the line reported, on an idle machine and on a busy one?
 
     python benchmarks/few_and_huge.py [--most-runs 40] [--every-s 2.0] [--json]
 """
@@ -38,14 +38,14 @@ def measure(*, most_runs: int = 40, every_s: float = 2.0) -> dict[str, Any]:
     figures = {}
     for name, load in (("quiet", contextlib.nullcontext), ("busy", busy_machine)):
         with load(), Rig(PROJECT) as rig:
-            # The first of two waits for nothing.
+            # The first of two does not wait.
             two = functools.partial(rig.run, "report", 2, 1 / every_s)
             figures[name] = until_named(rig, two, most_runs=most_runs, after_s=5.0)
     return figures
 
 
 def held(figures: dict[str, Any]) -> bool:
-    """Whether its line was named within ten runs on both, and it was called a leak, with its holder, later on."""
+    """Whether its line was named within ten runs on both, and later it was called a leak, with its holder."""
     return all(
         one["leaking"] is not None
         and one["line"]["runs"] <= GOAL_RUNS

@@ -1,10 +1,10 @@
 """
-Whether a healthy task is ever said to leak: 200 shapes of tasks, a week of their runs, judged at each look.
+Whether a healthy task is ever reported as leaking: 200 shapes of tasks, a week of their runs, judged at each look.
 
-Simulated: runs come faster by day than by night, each shape keeps and releases memory in its own way, the sample is
-drawn as the sampler draws it, and history and verdict are the ones that a process uses. The holder is found at once and
-has a bound only where people's code has one that we read. What grows for longer than ``trace_memory_recheck_runs`` runs
-before it first releases anything looks like a leak until then, and is none of these shapes.
+Simulated: runs are more frequent by day than by night, each shape retains and releases memory in its own way, samples
+are drawn as by the sampler, and history and verdict are those of a process. The holder is found at once, and has a
+bound only where real code has one that we recognize. A task that grows for more than ``trace_memory_recheck_runs`` runs
+before it first releases anything looks like a leak until then, and is not among these shapes.
 
     python benchmarks/healthy_week.py [--days 7] [--shapes 200] [--json]
 """
@@ -37,12 +37,12 @@ MOST_PICKS = 200
 PLACE = ("/srv/shop/tasks.py", 7)
 FOUND = Holder(path=["shop.tasks (module)", "_kept: dict[40]"], searched=True)
 
-#: For a pick that is born in a run (from 1) at a time (seconds): the run and the time by which it is released.
+#: For a pick allocated in a run (from 1) at a time (seconds): the run and the time by which it is released.
 Life = Callable[[int, float], tuple[float, float]]
 _NEVER = math.inf
 
 
-class Shape:
+class TaskShape:
     """A task that keeps memory for a while."""
 
     def __init__(self, name: str, life: Life, holder: Holder = FOUND) -> None:
@@ -51,59 +51,59 @@ class Shape:
         self.holder = holder
 
 
-def _transient(chooser: random.Random) -> Shape:
+def _transient(chooser: random.Random) -> TaskShape:
     mean = chooser.uniform(1, 30)
-    return Shape(f"garbage for {mean:.0f} runs", lambda run, _: (run + chooser.expovariate(1 / mean), _NEVER))
+    return TaskShape(f"garbage for {mean:.0f} runs", lambda run, _: (run + chooser.expovariate(1 / mean), _NEVER))
 
 
-def _ring(chooser: random.Random) -> Shape:
+def _ring(chooser: random.Random) -> TaskShape:
     length = round(math.exp(chooser.uniform(1, math.log(100))))
-    return Shape(f"a ring of {length}", lambda run, _: (run + length, _NEVER))
+    return TaskShape(f"a ring of {length}", lambda run, _: (run + length, _NEVER))
 
 
-def _sawtooth(chooser: random.Random) -> Shape:
+def _sawtooth(chooser: random.Random) -> TaskShape:
     period = round(math.exp(chooser.uniform(math.log(5), math.log(100))))
-    return Shape(f"a buffer of {period}", lambda run, _: ((run // period + 1) * period, _NEVER))
+    return TaskShape(f"a buffer of {period}", lambda run, _: ((run // period + 1) * period, _NEVER))
 
 
-def _random_eviction(chooser: random.Random) -> Shape:
+def _random_eviction(chooser: random.Random) -> TaskShape:
     size = round(math.exp(chooser.uniform(1, math.log(60))))
-    return Shape(f"random eviction from {size}", lambda run, _: (run + chooser.expovariate(1 / size), _NEVER))
+    return TaskShape(f"random eviction from {size}", lambda run, _: (run + chooser.expovariate(1 / size), _NEVER))
 
 
-def _few_keys(chooser: random.Random) -> Shape:
+def _few_keys(chooser: random.Random) -> TaskShape:
     keys = chooser.randrange(2, 40)
-    return Shape(
+    return TaskShape(
         f"a table of {keys} keys",
         lambda run, _: (_NEVER if chooser.random() < math.exp(-run / keys) else run, _NEVER),
     )
 
 
-def _latest(_: random.Random) -> Shape:
-    return Shape("the latest value", lambda run, _: (run + 1, _NEVER))
+def _latest(_: random.Random) -> TaskShape:
+    return TaskShape("the latest value", lambda run, _: (run + 1, _NEVER))
 
 
-def _warm_up(chooser: random.Random) -> Shape:
+def _warm_up(chooser: random.Random) -> TaskShape:
     runs = chooser.randrange(1, 60)
-    return Shape(f"{runs} runs of warming up", lambda run, _: (_NEVER if run <= runs else run, _NEVER))
+    return TaskShape(f"{runs} runs of warming up", lambda run, _: (_NEVER if run <= runs else run, _NEVER))
 
 
-def _bounded(chooser: random.Random) -> Shape:
+def _bounded(chooser: random.Random) -> TaskShape:
     size = round(math.exp(chooser.uniform(math.log(50), math.log(50_000))))
     holder = Holder(path=FOUND.path, bound=f"lru_cache (?/{size})", searched=True)
-    return Shape(f"a cache that says that it holds {size}", lambda run, _: (run + size, _NEVER), holder)
+    return TaskShape(f"a cache that says that it holds {size}", lambda run, _: (run + size, _NEVER), holder)
 
 
-def _by_time(chooser: random.Random) -> Shape:
+def _by_time(chooser: random.Random) -> TaskShape:
     for_s = chooser.uniform(5, 60)
-    return Shape(f"kept for {for_s:.0f} s", lambda _, at_s: (_NEVER, at_s + for_s))
+    return TaskShape(f"kept for {for_s:.0f} s", lambda _, at_s: (_NEVER, at_s + for_s))
 
 
 _KINDS = [_transient, _ring, _sawtooth, _random_eviction, _few_keys, _latest, _warm_up, _bounded, _by_time]
 
 
 def week(number: int, days: float) -> tuple[str, str, str]:
-    """One shape for so many days: its name, the worst that was said of it, and why."""
+    """One shape for a number of days: its name, its worst verdict, and why."""
     chooser = random.Random(number)
     shape = _KINDS[number % len(_KINDS)](chooser)
     by_day = 1.5 if shape.name.startswith("kept for") else math.exp(chooser.uniform(math.log(0.02), math.log(20)))
@@ -153,7 +153,7 @@ def _poisson(chooser: random.Random, mean: float) -> int:
 
 
 def measure(*, days: float = 7.0, shapes: int = 200) -> dict[str, Any]:
-    """How many shapes were said to leak, ever, and how many to grow for a while."""
+    """How many shapes were ever reported as leaking, and how many as growing for a while."""
     with multiprocessing.Pool(2) as pool:
         found = pool.starmap(week, [(number, days) for number in range(shapes)])
     accused = [f"{name}: {why}" for name, verdict, why in found if verdict == "leaking"]
@@ -162,7 +162,7 @@ def measure(*, days: float = 7.0, shapes: int = 200) -> dict[str, Any]:
 
 
 def held(figures: dict[str, Any]) -> bool:
-    """Whether no healthy shape was ever said to leak."""
+    """Whether no healthy shape was ever reported as leaking."""
     return not figures["accused"]
 
 

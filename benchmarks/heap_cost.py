@@ -1,7 +1,7 @@
 """
-What the heap sampler costs: processor time with its hooks on against off, in turns within one process.
+The cost of the heap sampler: CPU time with its hooks on against off, alternating in one process.
 
-Each round runs a load both ways, in an order that alternates, so that what else the machine does meets both alike.
+Each round runs a load both ways, in alternating order, so that other load on the machine affects both alike.
 The figure is the median of the rounds' ratios, with the interval that contains it in 95 of 100 cases (order
 statistics of the binomial distribution, no assumption on how ratios are distributed).
 
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from celery_trace.heap.sampler import Sampler
 from celery_trace.heap.traced import TracedSampler
 
-#: What may not be exceeded, and each load's runs in a round.
+#: The goal, and each load's runs in a round.
 GOALS = {"objects_and_json": 1.04, "integers": 1.10, "texts": 1.06}
 GOAL_RUN_NS = 60
 _RUNS = {"objects_and_json": 6, "integers": 12, "texts": 20}
@@ -60,7 +60,7 @@ LOADS: dict[str, Callable[[], int]] = {"objects_and_json": objects_and_json, "in
 
 
 def timed_s(load: Callable[[], int], runs: int) -> float:
-    """Processor seconds of so many runs."""
+    """CPU seconds of a number of runs."""
     began_s = time.process_time()
     for _ in range(runs):
         load()
@@ -76,7 +76,7 @@ def median_with_interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def compare(sampler: Sampler | TracedSampler, name: str, rounds: int, mean_bytes: float) -> dict[str, float]:
-    """On against off of one load, and the share that the sampler's own figures make of it."""
+    """On against off for one load, and the sampler's own estimate."""
     load, runs = LOADS[name], _RUNS[name]
     ratios, shares = [], []
     for number in range(rounds):
@@ -105,7 +105,7 @@ def compare(sampler: Sampler | TracedSampler, name: str, rounds: int, mean_bytes
 
 
 def run_ns(sampler: Sampler | TracedSampler, mean_bytes: float) -> float:
-    """Nanoseconds that the begin and the end of a run take: the fastest of ten batches."""
+    """Nanoseconds for the begin and the end of a run: the fastest of ten batches."""
     sampler.start(mean_bytes)
     run, restore = sampler.run, sampler.restore
     batches = []
@@ -119,7 +119,7 @@ def run_ns(sampler: Sampler | TracedSampler, mean_bytes: float) -> float:
 
 
 def main() -> int:
-    """Print the figures; 1 where one is surely above its goal."""
+    """Print the figures; 1 if one is significantly above its goal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--mean", type=float, default=65536, help="bytes a pick")

@@ -1,7 +1,7 @@
 """
-What idle children cost: the processor time of sixteen of them and of the collector over two minutes.
+The cost of idle children: the CPU time of sixteen of them and of the collector over two minutes.
 
-A worker without celery-trace and one with it stand by at the same time and get no task.
+A worker without celery-trace and one with it run at the same time without tasks.
 
     python benchmarks/idle.py [--children 16] [--seconds 120] [--json]
 """
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.rig import Rig, command, cpu_s
 
-#: Time for what happens only at first, seconds.
+#: Warm-up, seconds.
 SETTLE_S = 15.0
 GOAL_CHILD, GOAL_COLLECTOR = 0.0005, 0.002
 
@@ -29,7 +29,7 @@ def measure(*, children: int = 16, seconds: float = 120.0) -> dict[str, Any]:
 
     Args:
         children: Of each worker.
-        seconds: How long is measured.
+        seconds: The measured time.
     """
     project = "\n@timed\ndef nothing(number):\n    pass\n"
     with (
@@ -58,7 +58,7 @@ def measure(*, children: int = 16, seconds: float = 120.0) -> dict[str, Any]:
 
 
 def held(figures: dict[str, Any]) -> bool:
-    """Whether no child and not the collector take more than is promised."""
+    """Whether children and collector are within the goals."""
     return figures["child"]["mean"] <= GOAL_CHILD and figures["collector"]["mean"] <= GOAL_COLLECTOR
 
 

@@ -1,8 +1,8 @@
 """
-A store with millions of rows, made by the database itself: half failures, half runs.
+A store with millions of rows, created by the database itself: half failures, half runs.
 
-Beside them stand what a store of that size holds too: the searched values of each failure, a memory sample for each
-five rows, two weeks of sums of five minutes, and the groups.
+It also has the searchable values of each failure, a memory sample for each five rows, two weeks of five-minute sums,
+and the groups.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ GROUPS = 800
 PROCESSES = 500
 #: Seconds between two failures.
 STEP_S = 0.1
-#: One memory sample for so many rows; each process takes one in ten seconds.
+#: Rows per memory sample; each process takes one in ten seconds.
 ROWS_A_SAMPLE = 5
 SAMPLE_STEP_S = 10 / PROCESSES
-#: Sums of five minutes go back so many buckets: the fourteen days of the default retention.
+#: Buckets of five-minute sums: the fourteen days of the default retention.
 BUCKETS = 14 * 86400 // Rollup.BUCKET_S
 
 _NUMBERS = {
@@ -38,7 +38,7 @@ _NUMBERS = {
 
 
 class Dialect:
-    """How one database spells what the statements here need."""
+    """The syntax of one database for the statements here."""
 
     def __init__(self, name: str) -> None:
         self.name = "mysql" if name == "mariadb" else name
@@ -59,7 +59,7 @@ class Dialect:
         return f"({what} DIV {by})" if self.name == "mysql" else f"({what} / {by})"
 
     def hour(self, what: str) -> str:
-        """The beginning of the hour of a time."""
+        """The start of a time's hour."""
         if self.name == "sqlite":
             return f"(CAST({what} / 3600 AS INTEGER) * 3600)"
         return f"(FLOOR({what} / 3600) * 3600)"
@@ -70,7 +70,7 @@ class Dialect:
 
 
 def fill_store(store: Store, many: int, payload: bytes) -> None:
-    """Make ``many`` rows; each failure carries ``payload``."""
+    """Create ``many`` rows; each failure has ``payload``."""
     dialect = Dialect(store.engine.dialect.name)
     failures, runs = many // 2, many - many // 2
     now_s = time.time()
@@ -113,13 +113,13 @@ def fill_store(store: Store, many: int, payload: bytes) -> None:
     with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         names = (table.name for table in (*large, tables.failure_values, tables.totals))
         which = f" TABLE {', '.join(names)}" if dialect.name == "mysql" else ""
-        # PostgreSQL's own vacuum would come some minutes later, and until then every first reader of a row pays for it.
+        # PostgreSQL's own vacuum would run some minutes later; until then the first reader of each row pays for it.
         connection.execute(sa.text(("VACUUM " if dialect.name == "postgresql" else "") + "ANALYZE" + which))
 
 
 @contextmanager
 def _in_one_go(connection: sa.Connection) -> Iterator[None]:
-    """One transaction; SQLite would write all of it twice, with a cache that is a hundredth of it."""
+    """One transaction; SQLite would write everything twice, with a cache a hundredth of its size."""
     lite = connection.dialect.name == "sqlite"
     driver: Any = connection.connection.driver_connection
     if lite:
@@ -129,7 +129,7 @@ def _in_one_go(connection: sa.Connection) -> Iterator[None]:
         yield
     if lite:
         driver.execute("PRAGMA journal_mode=WAL")
-    connection.invalidate()  # its settings are not for others
+    connection.invalidate()  # its settings must not be reused
 
 
 def _each_index(connection: sa.Connection, tables: tuple[sa.Table, ...], act: Callable[[sa.Index], None]) -> None:
@@ -183,7 +183,7 @@ def _fill_runs(connection: sa.Connection, dialect: Dialect, many: int, start_s: 
 
 
 def _fill_values(connection: sa.Connection, dialect: Dialect, many: int) -> None:
-    """About six hundred letters for each failure, as twelve frames with a few locals of one's own code give."""
+    """About six hundred characters for each failure, as from twelve frames with a few locals."""
     lines = "\n".join(f"local_{n}=some value of order {n} in shop" for n in range(15))
     columns = {"id": dialect.joined("f", "n"), "text": dialect.joined(f"{lines}\norder_id=", "n")}
     _insert(connection, dialect, tables.failure_values, columns, many)

@@ -1,4 +1,4 @@
-"""What the page tells of the benchmarks that look for leaks in real workers."""
+"""The page's sections of the benchmarks that search leaks in real workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.sections import Reach, Section, table
 
 
 def mixed(figures: dict[str, Any]) -> Section:
-    """What is named where all kinds of task take turns."""
+    """Leaks named among all kinds of tasks in turns."""
     rows, reach, faults = [], [], ""
     for name, way in figures["ways"].items():
         runs_of = way["named_at_run"]
@@ -48,7 +48,7 @@ def mixed(figures: dict[str, Any]) -> Section:
 
 
 def healthy_week(figures: dict[str, Any]) -> Section:
-    """Whether a healthy task is ever said to leak."""
+    """Whether a healthy task is ever reported as leaking."""
     accused, growing = figures["accused"], figures["growing_for_a_while"]
     wrong = "".join(f"\n- {text}" for text in accused)
     return Section(
@@ -65,7 +65,7 @@ def healthy_week(figures: dict[str, Any]) -> Section:
 
 
 def paced(figures: dict[str, Any]) -> Section:
-    """What the first seconds of a child cost, and later ones."""
+    """The cost of a child's first seconds, and of later ones."""
     rows, reach = [], []
     for name in pace.BLOCKS:
         found = figures[name]
@@ -100,7 +100,7 @@ def paced(figures: dict[str, Any]) -> Section:
 
 
 def idle(figures: dict[str, Any]) -> Section:
-    """What processes take that get no task."""
+    """The cost of processes without tasks."""
     names = {"bare": "child without it", "child": "child", "collector": "collector of all"}
     rows = [[words, f"{figures[name]['mean']:.4%}", f"{figures[name]['most']:.4%}"] for name, words in names.items()]
     child, collector = figures["child"]["mean"], figures["collector"]["mean"]
@@ -149,7 +149,7 @@ def main_process(figures: dict[str, Any]) -> Section:
 
 
 def few_and_huge(figures: dict[str, Any]) -> Section:
-    """Few runs that each keep much."""
+    """Few runs that each leak much."""
     return Section(
         "Few and huge runs",
         "7.6 MB kept a run, one run after the other; on the busy machine twice as many processes compute as it has "
@@ -211,7 +211,7 @@ def _named(cases: dict[str, dict[str, Any]]) -> str:
 
 
 def _reach(what: str, promised: str, case: dict[str, Any], holder: str, most_runs: int = 10**9) -> Reach:
-    """Whether a leak was named at its line with its holder, nothing else was, and that soon enough."""
+    """Whether a leak was named at its line with its holder, in time, and nothing else was."""
     leaking = case["leaking"]
     if leaking is None:
         return Reach(what, promised, f"{case['row']['verdict'] if 'row' in case else 'no row of its line'}", False)

@@ -1,5 +1,5 @@
 """
-A leak in the worker's main process: a receiver of ``task_received`` keeps what it hears. Is its line named, and when?
+A leak in the worker's main process: a receiver of ``task_received`` keeps messages. Is its line named, and when?
 
     python benchmarks/main_process.py [--most-s 900] [--per-s 20] [--json]
 """
@@ -34,10 +34,10 @@ def work(number):
 
 def measure(*, most_s: float = 900.0, per_s: float = 20.0) -> dict[str, Any]:
     """
-    Some four kilobytes for each message that comes.
+    About four kilobytes for each message.
 
     Args:
-        most_s: How long messages come, at most. What has no task is judged by stretches of some seconds.
+        most_s: Time limit. Code without a task is judged by periods of some seconds.
         per_s: Messages a second.
     """
     with Rig(PROJECT) as rig:

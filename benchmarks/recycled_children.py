@@ -32,7 +32,7 @@ def measure(*, most_runs: int = 1500, per_s: float = 30.0) -> dict[str, Any]:
     A leak of 20 KB a run in two children.
 
     Args:
-        most_runs: Over all children.
+        most_runs: Run limit over all children.
         per_s: Tasks a second.
     """
     with Rig(PROJECT, concurrency=2, options=["--max-tasks-per-child=10"]) as rig:

@@ -1,4 +1,4 @@
-"""What benchmarks of real workers share: a worker on a broker of its own, paced tasks, processor time, a narrow CPU."""
+"""Shared by benchmarks of real workers: a worker with its own broker, paced tasks, CPU time, a limited CPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from celery_trace.model import Leak, Verdict, Window
 from tests.support.corpus_run import attributes_of, read_spool, said_of
 from tests.support.processes import REPOSITORY, WorkerProcess, trace_environment
 
-#: The head of every project: an app, and how long each run took, written to a file of its own by each process.
+#: The head of every project: an app, and a decorator that writes how long each run took.
 HEAD = '''
 import itertools, os, time
 
@@ -37,7 +37,7 @@ app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True
 
 
 def timed(function):
-    """A task that tells its seconds, and the processor seconds that other threads took meanwhile."""
+    """A task that writes its seconds, and the CPU seconds that other threads took meanwhile."""
 
     @app.task(name=function.__name__)
     def run(*args):
@@ -46,27 +46,27 @@ def timed(function):
             return function(*args)
         finally:
             took, others = time.perf_counter() - began[0], time.process_time() - time.thread_time() - began[1]
-            told = os.open(os.environ["BENCH_TOLD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            os.write(told, f"{function.__name__} {took:.7f} {others:.7f}\\n".encode())
-            os.close(told)
+            output = os.open(os.environ["BENCH_TIMES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.write(output, f"{function.__name__} {took:.7f} {others:.7f}\\n".encode())
+            os.close(output)
 
     return run
 '''
 
-#: A line of a project that ends so is where it leaks.
+#: The mark at the end of a project's leaking line.
 MARK = "  # LEAK"
 
 
 class Rig:
     """
-    A prefork worker of a project that is written for it; a context manager.
+    A prefork worker with a generated project; a context manager.
 
     Args:
         project: What follows :data:`HEAD` in its module.
         plugin: Whether celery-trace is on.
         concurrency: Children.
-        settings: celery-trace's, by bare name. Without a collector unless it is asked for; the spool is read instead.
-        options: Further words of the command.
+        settings: celery-trace's settings, without prefix. By default without a collector; the spool is read instead.
+        options: Further arguments of the command.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Rig:
         self.lines = {
             number for number, text in enumerate(self.module.read_text().splitlines(), 1) if text.endswith(MARK)
         }
-        self._told = self.folder / "told"
+        self._times = self.folder / "times"
         url = f"{self._stack.enter_context(ValkeyServer()).connection_url}/0"
         environment = trace_environment(
             broker_url=url,
@@ -93,7 +93,7 @@ class Rig:
             switch=plugin,
             settings={"collector": "0", **(settings or {})},
         )
-        environment |= {"BENCH_TOLD": str(self._told), "PYTHONPATH": f"{self.folder}{os.pathsep}{REPOSITORY}"}
+        environment |= {"BENCH_TIMES": str(self._times), "PYTHONPATH": f"{self.folder}{os.pathsep}{REPOSITORY}"}
         self.app = Celery("bench-sender", broker=url, set_as_current=False)
         self.sent = 0
         self.worker = WorkerProcess(
@@ -116,7 +116,7 @@ class Rig:
     # --- tasks -----------------------------------------------------------------------------------------
 
     def send(self, name: str, many: int, per_s: float = math.inf) -> None:
-        """Send tasks evenly over time, each with the next number, without waiting for their ends."""
+        """Send tasks evenly over time, each with the next number, without waiting for them."""
         began_s = time.perf_counter()
         with self.app.connection_for_write() as connection, self.app.amqp.Producer(connection) as producer:
             for number in range(many):
@@ -125,9 +125,9 @@ class Rig:
                 self.sent += 1
 
     def wait(self, timeout_s: float = 300.0) -> None:
-        """Wait until all that was sent has run."""
+        """Wait until all sent tasks have run."""
         until_s = time.monotonic() + timeout_s
-        while (ended := self._told.read_bytes().count(b"\n") if self._told.exists() else 0) < self.sent:
+        while (ended := self._times.read_bytes().count(b"\n") if self._times.exists() else 0) < self.sent:
             if time.monotonic() > until_s or not self.worker.running:
                 raise TimeoutError(f"{ended} of {self.sent} tasks have run.\n{self.worker.tail()}")
             time.sleep(0.02)
@@ -137,17 +137,17 @@ class Rig:
         self.send(name, many, per_s)
         self.wait()
 
-    def told(self) -> list[tuple[str, float, float]]:
+    def run_times(self) -> list[tuple[str, float, float]]:
         """Of each run that ended: its task, its seconds, and the processor seconds of other threads meanwhile."""
-        if not self._told.exists():
+        if not self._times.exists():
             return []
-        rows = [line.split() for line in self._told.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        rows = [line.split() for line in self._times.read_text().splitlines(keepends=True) if line.endswith("\n")]
         return [(name, float(took), float(others)) for name, took, others in rows]
 
     # --- processes and findings ------------------------------------------------------------------------
 
     def children(self) -> list[psutil.Process]:
-        """The pool's processes; the collector is none."""
+        """The pool's processes, without the collector."""
         family = psutil.Process(self.worker.pid).children()
         return [child for child in family if "collector" not in " ".join(child.cmdline())]
 
@@ -156,12 +156,12 @@ class Rig:
         return self.worker.children("collector")
 
     def rows(self) -> list[Leak]:
-        """What the worker's processes wrote of leaks so far."""
+        """The leaks that the worker's processes have written so far."""
         records = read_spool(self.folder / "trace")
         return leak_table([one for one in records if isinstance(one, Window)], now_s=time.time())
 
     def found(self) -> Leak | None:
-        """The row of a marked line that is furthest on its way to a verdict."""
+        """The row of a marked line with the most advanced verdict."""
         rows = [row for row in self.rows() if row.file == str(self.module) and row.line in self.lines]
         return max(rows, key=lambda row: (row.verdict is Verdict.LEAKING, row.confidence), default=None)
 
@@ -173,11 +173,11 @@ def until_named(rig: Rig, send: Callable[[], None], *, most_runs: int, after_s: 
     Args:
         rig: The worker.
         send: Sends some tasks and waits for them.
-        most_runs: Give up after so many.
-        after_s: Look on for so long once all have run.
+        most_runs: Run limit.
+        after_s: How long to keep checking once all have run.
 
     Returns:
-        The runs and seconds after which the line was told and after which it was ``leaking``, None where it never was;
+        The runs and seconds after which the line was reported, and ``leaking``; None if it never was;
         and the row at the end.
     """
     began_s = time.monotonic()
@@ -216,7 +216,7 @@ def until_named(rig: Rig, send: Callable[[], None], *, most_runs: int, after_s: 
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """CPU time of a process with all its threads so far, seconds; to the nanosecond where the kernel tells it."""
+    """CPU time of a process with all its threads, seconds; in nanoseconds if the kernel has it."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         threads = list(Path(f"/proc/{process.pid}/task").iterdir())
         return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
@@ -225,14 +225,14 @@ def cpu_s(process: psutil.Process) -> float:
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """The value below which this share of all lies."""
+    """The value below which this share of all values is."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 @contextlib.contextmanager
 def busy_machine(burners: int | None = None) -> Iterator[None]:
-    """Other processes that compute all the time, twice as many as there are cores; they end by themselves."""
+    """Run processes that compute all the time, twice as many as there are cores; they end by themselves."""
     words = [sys.executable, "-c", "import time; end = time.monotonic() + 600\nwhile time.monotonic() < end: pass"]
     started = [subprocess.Popen(words) for _ in range(burners or 2 * (os.cpu_count() or 1))]
     try:
@@ -246,7 +246,7 @@ def busy_machine(burners: int | None = None) -> Iterator[None]:
 @contextlib.contextmanager
 def share_of_a_core(processes: Sequence[psutil.Process], share: float, period_s: float = 0.1) -> Iterator[str]:
     """
-    Let processes have only a share of one core, all together: by a cgroup, or by stopping them most of the time.
+    Limit processes together to a share of one core: by a cgroup, or by stopping them most of the time.
 
     Yields:
         Which way it was.
@@ -264,10 +264,10 @@ def share_of_a_core(processes: Sequence[psutil.Process], share: float, period_s:
 @contextlib.contextmanager
 def _cgroup(processes: Sequence[psutil.Process], share: float, period_s: float) -> Iterator[None]:
     """
-    A group of the second version with a quota, for as long as this lasts.
+    A cgroup (version 2) with a quota, within this context.
 
     Raises:
-        OSError: There are none, or they are not ours to make.
+        OSError: There are no cgroups, or we may not create one.
     """
     parent = Path("/sys/fs/cgroup")
     if "cpu" not in (parent / "cgroup.subtree_control").read_text().split():
@@ -299,7 +299,7 @@ def _throttled(processes: Sequence[psutil.Process], share: float, period_s: floa
 
 
 def _throttle(processes: Sequence[psutil.Process], share: float, period_s: float, over: threading.Event) -> None:
-    """Stop processes for what is left of each period once they have used up their share of it."""
+    """Stop processes for the rest of each period once they have used their share of it."""
     spent_s = sum(map(cpu_s, processes))
     while not over.is_set():
         over.wait(share * period_s)
@@ -326,12 +326,12 @@ def command(
 
     Args:
         doc: The benchmark's docstring.
-        measure: Gives the figures.
-        held: Whether they are as promised.
+        measure: Returns the figures.
+        held: Whether they meet the goals.
         defaults: The arguments of ``measure``; tuples are given with commas.
 
     Returns:
-        The status: 1 if they are not as promised.
+        The exit status: 1 if a goal is missed.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[1])
     for name, default in defaults.items():

@@ -1,10 +1,10 @@
 """
-What a no-op task costs a pool process from its message to its stored result: CPU time, Celery's dispatch included.
+The cost of a no-op task in a pool process, from its message to its stored result: CPU time, with Celery's dispatch.
 
-Each way has a process of its own, forked and begun as a pool's; in it, runs through Celery's tracer as it is and
-runs as that way has them take turns by the hundred. There is no broker and no other process, so this is what the
-calls cost while their code is in the processor's caches; ``overhead.py`` has what they cost a worker whose
-processes take turns. Told are the cheapest tenth of the batches: everything else that the machine did is dearer.
+Each way has its own process, forked and started like a pool's; in it, runs through Celery's own tracer and runs of that
+way alternate by the hundred. There is no broker and no other process, so this is the cost while the code is in the
+CPU's caches; ``overhead.py`` has the cost in a worker whose processes alternate. Reported: the fastest 10 % of the
+batches, as all other load on the machine adds to the rest.
 
     python benchmarks/run_cost.py [--rounds 300] [--heap 300000] [--json]
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-#: Every way, and what it is called in the table.
+#: Every way, and its label in the table.
 WAYS = {
     "receivers": "empty receivers of both signals",
     "signals": "celery-trace, `auto`, with both signals",
@@ -33,11 +33,11 @@ WAYS = {
     "rss": "celery-trace, `rss`",
 }
 _BATCH = 100
-_HEARD = (signals.task_prerun, signals.task_postrun)
+_SIGNALS = (signals.task_prerun, signals.task_postrun)
 
 
 def grow(blocks: int) -> list[Any]:
-    """A heap of that many blocks."""
+    """A heap of this many blocks."""
     heap: list[Any] = []
     while sys.getallocatedblocks() < blocks:
         heap.append({"id": len(heap) + 10**6, "name": f"customer {len(heap)}", "tags": [f"a{len(heap)}"]})
@@ -59,7 +59,7 @@ def project() -> Celery:
 
 
 def make_tracers(app: Celery) -> None:
-    """What a pool process does at its begin, before it tells the plugin."""
+    """What a pool process does at its start, before the plugin's signal."""
     from celery.app.trace import build_tracer, setup_worker_optimizations
 
     setup_worker_optimizations(app, "bench@host")
@@ -68,9 +68,9 @@ def make_tracers(app: Celery) -> None:
 
 
 def switch_on(app: Celery, way: str) -> None:
-    """In the parent: what stands there when the pool forks."""
+    """In the parent: the state when the pool forks."""
     if way == "receivers":
-        for signal in _HEARD:
+        for signal in _SIGNALS:
             signal.connect(lambda **_: None, weak=False)
         return
     from celery_trace.runtime.plugin import CeleryTrace
@@ -79,7 +79,7 @@ def switch_on(app: Celery, way: str) -> None:
 
 
 def begin(app: Celery, way: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """In the child: the tracer as Celery makes it, and what the way makes of it."""
+    """In the child: Celery's own tracer, and that of the way."""
     make_tracers(app)
     task = app.tasks["noop"]
     bare = task.__trace__
@@ -98,7 +98,7 @@ def compare(bare: Callable[..., Any], traced: Callable[..., Any], rounds: int) -
     message = {"id": task_id, "task": "noop", "retries": 0, "root_id": task_id, "lang": "py", "hostname": "bench@host"}
     message |= {"delivery_info": {"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False}}
     message |= {"args": (), "kwargs": {}, "is_eager": False, "timelimit": [None, None]}
-    heard = [list(signal.receivers) for signal in _HEARD]
+    receivers_before = [list(signal.receivers) for signal in _SIGNALS]
 
     def batch(tracer: Callable[..., Any]) -> float:
         started_s = time.process_time()
@@ -108,10 +108,10 @@ def compare(bare: Callable[..., Any], traced: Callable[..., Any], rounds: int) -
 
     times: dict[str, list[float]] = {"bare": [], "traced": []}
     for _ in range(rounds + 50):
-        for signal in _HEARD:
+        for signal in _SIGNALS:
             del signal.receivers[:]
         times["bare"].append(batch(bare))
-        for signal, receivers in zip(_HEARD, heard, strict=True):
+        for signal, receivers in zip(_SIGNALS, receivers_before, strict=True):
             signal.receivers[:] = receivers
         times["traced"].append(batch(traced))
     cheapest = {name: sorted(found[50:])[: max(1, rounds // 10)] for name, found in times.items()}
@@ -135,18 +135,18 @@ def one_way(way: str, rounds: int, heap_blocks: int) -> dict[str, float]:
             finally:
                 os._exit(0)
         os.close(writing)
-        with os.fdopen(reading, "rb") as told:
-            text = told.read()
+        with os.fdopen(reading, "rb") as output:
+            text = output.read()
         os.waitpid(child, 0)
         del heap
     if not text:
-        raise RuntimeError(f"the child that ran {way!r} told nothing")
+        raise RuntimeError(f"the child that ran {way!r} reported nothing")
     figures: dict[str, float] = json.loads(text)
     return {**figures, "over_bare_us": round(figures["traced_us"] - figures["bare_us"], 2)}
 
 
 def main() -> int:
-    """Print the figures; 1 where a run of the plugin costs more than is promised."""
+    """Print the figures; 1 if a run with the plugin exceeds the goal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--heap", type=int, default=300_000, help="live blocks")

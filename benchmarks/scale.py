@@ -1,11 +1,11 @@
 """
-How many hosts one monitor takes: simulated hosts through the broker into one store, until something gives.
+How many hosts one monitor can serve: simulated hosts through the broker into one store, up to the limit.
 
     python benchmarks/scale.py [--broker URL] [--store URL] [--rate 200] [--step-s 10] [--hosts 1,2,4,…]
 
-A host publishes ``--rate`` records a second (one batch each half second, the usual mixture: half rollups, half runs,
-a failure with frames and locals in each fifty). After each step it is told what was sent and stored, how long a publish
-took, how the queue grew and how busy sender and monitor were. It ends when something gives, and says what.
+A host publishes ``--rate`` records a second (one batch each half second, the usual mixture: half rollups, half runs, a
+failure with frames and locals in each fifty). After each step it reports what was sent and stored, how long a publish
+took, how the queue grew and how busy sender and monitor were. It ends at the first bottleneck, and names it.
 Without ``--broker`` an embedded Valkey server is started.
 """
 
@@ -44,7 +44,7 @@ BATCH_S = 0.5
 
 
 def a_batch(host: int, serial: int, size: int) -> list[Any]:
-    """What a host's collector would send for half a second."""
+    """The records that a host's collector would send in half a second."""
     now_s = time.time()
     uid = f"h{host}"
     records: list[Any] = []
@@ -74,9 +74,9 @@ def a_batch(host: int, serial: int, size: int) -> list[Any]:
 
 def send(url: str, queue: str, hosts: int, rate: int) -> None:
     """
-    A process that is ``hosts`` hosts; prints what it did as JSON.
+    Simulate ``hosts`` hosts in this process; prints its figures as JSON.
 
-    It connects, says so, and begins when it is told until when (a line with seconds since the epoch).
+    It connects, reports that, and starts when it reads its end time (a line with seconds since the epoch).
     """
     transports = [broker.BrokerTransport(lambda: broker.connect({"hostname": url}), queue) for _ in range(hosts)]
     sent = refused = late = 0
@@ -110,7 +110,7 @@ def send(url: str, queue: str, hosts: int, rate: int) -> None:
 
 
 def monitor(url: str, queue: str, folder: str, store_url: str) -> None:
-    """A process that does what the monitor does with the queue, until its standard input closes."""
+    """Do what the monitor does with the queue, until standard input closes."""
     store = open_store(Settings(dir=folder, store=store_url))
     app = Celery("monitor", broker=url)
     consumer = broker.BrokerConsumer(app, SimpleNamespace(store=store), store.settings, queue=queue)
@@ -143,7 +143,7 @@ def stored(settings: Settings) -> int:
 def step(
     url: str, queue: str, hosts: int, rate: int, seconds: float, watched: psutil.Process, settings: Settings
 ) -> Any:
-    """So many hosts for so long."""
+    """Run a number of hosts for some time."""
     senders = min(hosts, 2)
     words = [sys.executable, __file__, "send", url, queue]
     programs = [
@@ -160,13 +160,13 @@ def step(
         assert program.stdin is not None
         program.stdin.write(f"{until_s}\n")
         program.stdin.flush()
-    told = [json.loads(program.communicate()[0]) for program in programs]
+    reports = [json.loads(program.communicate()[0]) for program in programs]
     figures = {
         "hosts": hosts,
-        "sent_per_s": sum(one["sent"] for one in told) / seconds,
-        "refused": sum(one["refused"] for one in told),
-        "late_rounds": sum(one["late"] for one in told),
-        "publish_p95_ms": max(one["publish_p95_s"] for one in told) * 1000,
+        "sent_per_s": sum(one["sent"] for one in reports) / seconds,
+        "refused": sum(one["refused"] for one in reports),
+        "late_rounds": sum(one["late"] for one in reports),
+        "publish_p95_ms": max(one["publish_p95_s"] for one in reports) * 1000,
         "queue_growth_batches": waiting(url, queue) - backlog,
         "stored_rows_per_s": (stored(settings) - before) / seconds,
         "monitor_cpu": (sum(watched.cpu_times()[:2]) - cpu_s) / seconds,
@@ -177,7 +177,7 @@ def step(
 
 
 def what_gave(figures: dict[str, Any], hosts: int, rate: int, seconds: float) -> str:
-    """What was not up to this step; empty if all was."""
+    """The bottleneck of this step; empty if there is none."""
     if figures["refused"]:
         return "the queue was full: the monitor stores less than the hosts send"
     if figures["queue_growth_batches"] > hosts * seconds / BATCH_S * 0.2 + 4:
@@ -185,12 +185,12 @@ def what_gave(figures: dict[str, Any], hosts: int, rate: int, seconds: float) ->
     if figures["publish_p95_ms"] > 500:
         return "the broker: a publish takes more than half a second"
     if figures["sent_per_s"] < hosts * rate * 0.6:
-        return "the simulated hosts themselves: this machine has no more to give to them"
+        return "the simulated hosts: this machine is too slow for them"
     return ""
 
 
 def line(figures: dict[str, Any]) -> str:
-    """A step's figures for the reader."""
+    """A step's figures as text."""
     text = (
         f"{figures['hosts']:4} hosts: sent {figures['sent_per_s']:8,.0f}/s, "
         f"new rows {figures['stored_rows_per_s']:8,.0f}/s, publish p95 {figures['publish_p95_ms']:6.1f} ms, "
@@ -241,13 +241,13 @@ def main() -> None:
         finally:
             program.communicate()
         if arguments.json:
-            told = {
+            figures_found = {
                 "python": platform.python_version(),
                 "cores": os.cpu_count(),
                 "rate": arguments.rate,
                 "steps": steps,
             }
-            Path(arguments.json).write_text(json.dumps(told, indent=1) + "\n")
+            Path(arguments.json).write_text(json.dumps(figures_found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the page of the benchmarks is made of."""
+"""The parts of the benchmarks' page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class Reach(Struct, frozen=True):
-    """One promise and what was measured; ``held`` None where this run could not tell."""
+    """A goal and the measured value; ``held`` is None if this run could not tell."""
 
     what: str
     promised: str
@@ -17,7 +17,7 @@ class Reach(Struct, frozen=True):
 
 
 class Section(Struct, frozen=True):
-    """A subject of the page, in Markdown."""
+    """A section of the page, in Markdown."""
 
     title: str
     words: str
@@ -26,14 +26,14 @@ class Section(Struct, frozen=True):
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; all columns but the first stand to the right."""
+    """A Markdown table; all columns but the first are right-aligned."""
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     lines += [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
 
 def us(value: float) -> str:
-    """Microseconds for a person."""
+    """Microseconds as text."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:.2f} s"
     return f"{value / 1000:.1f} ms" if abs(value) >= 10_000 else f"{value:.1f} µs"

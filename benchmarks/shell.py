@@ -1,12 +1,12 @@
 """
-What a command in the live shell costs, beside a bare ping on the same broker.
+The cost of a command in the live shell, compared with a bare ping on the same broker.
 
-Both sides are processes of their own. A bare ping is a message to a direct queue and one back, as the shell's
-messages travel, with nothing done in between: the same kombu, the same kind of queues, two threads. The two
-alternate in one run, so that the machine's noise hits both. Prints milliseconds of the round trip of ``1+1``.
+Both sides are separate processes. A bare ping is a message to a direct queue and one back, sent as the shell's messages
+are, with nothing done in between: the same kombu, the same kind of queues, two threads. The two alternate in one run,
+so that noise affects both. Prints milliseconds of the round trip of ``1+1``.
 
-With ``--throughput``, what the shell's threads take of the processor time of a prefork child that runs tasks without
-a pause while it keeps a failure and a session is open.
+With ``--throughput``, the share of CPU time that the shell's threads take in a prefork child that runs tasks without a
+pause, keeps a failure and has an open session.
 
     python benchmarks/shell.py [--broker URL] [--rounds 500] [--throughput] [--tasks 2000] [--json]
 """
@@ -71,8 +71,8 @@ def echo(connection: Any, queue: str, back: str, stop: threading.Event) -> None:
                 receiving.drain_events(timeout=0.5)
 
 
-class Ping:
-    """The near side of the bare ping: one thread hears, as in the client."""
+class BarePing:
+    """The client of the bare ping: one thread reads replies, as in the shell's client."""
 
     def __init__(self, broker: str) -> None:
         self._stop = threading.Event()
@@ -101,7 +101,7 @@ class Ping:
 
 
 def far_side(broker: str, folder: str) -> None:
-    """The process that failed, and the echo beside it."""
+    """The failed process, with the echo."""
     settings = Settings(dir=folder, shell="live", keep_seconds=3600.0)
     records: list[Any] = []
     process = ProcessRecord(uid="bench", host="here", pid=os.getpid(), started_at_s=time.time())
@@ -128,9 +128,9 @@ def milliseconds(call: Any) -> float:
 
 def idle_share(pid: int, for_s: float = 15.0) -> float:
     """
-    What a process that keeps a failure, with a session open and nobody typing, takes of one core.
+    The share of a core that a process takes while it keeps a failure, with an idle open session.
 
-    The echo for the bare ping is in it too, so this is an upper bound.
+    It includes the echo for the bare ping, so this is an upper bound.
     """
     process = psutil.Process(pid)
     before = process.cpu_times()
@@ -155,7 +155,7 @@ def round_trips(broker: str, rounds: int) -> dict[str, Any]:
             far.stdout.readline()
             client = LiveClient(lambda: Connection(broker), load_key(Settings(dir=folder)))
             kept = Kept(process="bench", failure="f", at_s=0.0, until_s=0.0, address="")
-            session, ping = client.open(kept, "f", "bench", timeout_s=30.0), Ping(broker)
+            session, ping = client.open(kept, "f", "bench", timeout_s=30.0), BarePing(broker)
             for _ in range(20):
                 ping()
                 session.run("1+1", lambda _event: None)
@@ -207,27 +207,27 @@ def worker(broker: str, folder: Path, shell: str) -> Iterator[Any]:
 
 
 def cpu_ns(pid: int) -> dict[str, int]:
-    """Processor time of each living thread of a process, nanoseconds, as the scheduler counts it."""
+    """CPU time of each living thread of a process, nanoseconds, as counted by the scheduler."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     return {thread.name: int((thread / "schedstat").read_text().split()[0]) for thread in threads}
 
 
 def until(condition: Any, for_s: float = 60.0) -> Any:
-    """What ``condition`` gives as soon as it gives something."""
+    """The first true value of ``condition``."""
     deadline_s = time.monotonic() + for_s
     while not (found := condition()):
         if time.monotonic() > deadline_s:
-            raise RuntimeError(f"what the benchmark waits for did not happen within {for_s:g} s")
+            raise RuntimeError(f"the awaited condition was not met within {for_s:g} s")
         time.sleep(0.02)
     return found
 
 
 def under_load(broker: str, tasks: int, rounds: int) -> dict[str, Any]:
     """
-    What the shell's threads take of a child that works without a pause, keeps a failure and has a session open.
+    The share of the shell's threads in a child that works without a pause, keeps a failure and has an open session.
 
-    The threads are those that came with the kept failure. Their processor time beside the whole child's is what
-    the tasks have less; a rate in tasks a second would drown one per cent in the machine's noise.
+    The threads are those started for the kept failure. Their CPU time as a share of the child's is what the tasks lose;
+    in a rate of tasks a second, one per cent would be lost in noise.
     """
     from celery import Celery
 

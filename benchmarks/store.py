@@ -1,5 +1,5 @@
 """
-How fast records reach a store, and how fast pages are read from a large one.
+The speed of writing records to a store, and of reading pages from a large one.
 
     python benchmarks/store.py write [--store URL] [--records N]
     python benchmarks/store.py pages [--store URL] [--rows 10000,1000000,10000000] [--repeat 40] [--keep | --ready]
@@ -58,7 +58,7 @@ else:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value below which a share of the values lies."""
+    """The value below which a share of the values is."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
@@ -98,7 +98,7 @@ def a_failure(number: int, process: str, now_s: float) -> Failure:
 
 
 def fill_spool(folder: Path, records: int) -> dict[str, float]:
-    """Write records of the usual mixture; gives microseconds of an append."""
+    """Write records of the usual mixture; returns microseconds per append."""
     clock = SystemClock()
     process = ProcessRecord(uid=new_id(), host="bench", pid=os.getpid(), started_at_s=time.time(), worker="w1")
     writer = SpoolWriter(folder, process, cap_bytes=8 << 30, clock=clock)
@@ -135,7 +135,7 @@ def measure_writing(settings: Settings, records: int) -> dict[str, float]:
     handed_on = collector.round()
     took_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu_s
     collector.close()
-    # On a busy machine the second figure is the honest one: what one record costs the collector's core.
+    # On a busy machine the second figure is more reliable: the collector's CPU time per record.
     return figures | {
         "records": handed_on,
         "records_per_s": handed_on / took_s,
@@ -147,7 +147,7 @@ def measure_writing(settings: Settings, records: int) -> dict[str, float]:
 
 
 def pages(queries: Queries, failures: int, runs: int, pick: random.Random) -> dict[str, Callable[[], Any]]:
-    """What the pages ask, with other values at each call."""
+    """The queries of the pages, with other values in each call."""
     middle = queries.failures(until_s=time.time() - failures * STEP_S / 2).next
 
     def name() -> str:
@@ -205,7 +205,7 @@ def server_programs(dialect: str) -> list[psutil.Process]:
 
 
 def processor_s(server: list[psutil.Process]) -> float:
-    """Processor time of this process and of a server's, seconds; Linux tells it in nanoseconds."""
+    """CPU time of this process and of a server's, seconds; Linux has it in nanoseconds."""
     total_s = time.process_time()
     for process in server:
         with contextlib.suppress(OSError):
@@ -220,9 +220,9 @@ def measure_pages(
     """
     p50 and p95 of each page's query, milliseconds.
 
-    And of its processor time, here and in a database server on this machine: that, other programs do not lengthen.
+    And of its CPU time, here and in a database server on this machine, which other programs don't lengthen.
     """
-    # Helpers that a query starts for itself would be in nobody's processor time.
+    # The CPU time of a query's parallel workers would not be counted.
     os.environ.setdefault("PGOPTIONS", "-c max_parallel_workers_per_gather=0")
     store = open_store(settings)
     try:
@@ -259,7 +259,7 @@ def measure_pages(
 
 
 def clear(store: Store) -> None:
-    """Drop what was made."""
+    """Drop the created tables."""
     with store.engine.connect().execution_options(writing=True) as connection, connection.begin():
         tables.metadata.drop_all(connection)
         connection.execute(sa.text(f"DROP TABLE IF EXISTS {schema.VERSION_TABLE}"))
@@ -274,8 +274,8 @@ def main() -> None:
     parser.add_argument("--rows", default="10000,1000000")
     parser.add_argument("--repeat", type=int, default=40)
     parser.add_argument("--keep", action="store_true", help="leave the rows in the named database")
-    parser.add_argument("--ready", action="store_true", help="they are there from a time with --keep")
-    parser.add_argument("--folder", default=None, help="where the temporary folder is made")
+    parser.add_argument("--ready", action="store_true", help="use the rows of an earlier run with --keep")
+    parser.add_argument("--folder", default=None, help="where to create the temporary folder")
     parser.add_argument("--json", default="")
     arguments = parser.parse_args()
     figures: dict[str, Any] = {

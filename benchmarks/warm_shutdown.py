@@ -1,13 +1,13 @@
 """
-Whether a loaded worker that is asked to end (SIGTERM) runs more messages twice with celery-trace than without.
+Whether a loaded worker runs more messages twice after SIGTERM with celery-trace than without.
 
     nice python -m benchmarks.warm_shutdown --stops 100
 
-Celery alone may run one twice: what it has written to a child that has not taken it yet goes back to the broker, and
-the child runs it all the same. Both ways run at once, on one Redis server each.
+Celery alone may run a message twice: one that was written to a child but not read yet goes back to the broker, and the
+child runs it nevertheless. Both ways run at the same time, each on its own Redis server.
 
 Measured on a busy machine with two cores: 100 stops of a worker with four children, 12,600 messages each way. 63 ran
-twice with celery-trace and 60 without. None was lost, and no child was killed before it was up.
+twice with celery-trace and 60 without. None was lost, and no child was killed before it had started.
 """
 
 from __future__ import annotations

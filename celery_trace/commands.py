@@ -1,9 +1,9 @@
 """
 The commands that Celery finds by entry point: ``monitor`` and ``trace``.
 
-*Every* ``celery`` command imports this module, also at a worker's start. So it imports nothing of ours, and a command's
-imports happen when it runs. With ``CELERY_TRACE=1`` in the environment it switches the plugin on: Celery sends
-``worker_init`` before it builds the worker, late enough to know the app and early enough to trace it.
+*Every* ``celery`` command imports this module, including a starting worker. So it imports nothing of ours at the top;
+each command imports what it needs when it runs. With ``CELERY_TRACE=1`` in the environment it enables the plugin:
+Celery sends ``worker_init`` before it builds the worker, when the app is known and tracing can still start.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SUBCOMMANDS = (
 
 
 class _Lazy(click.Group):
-    """A group that imports its subcommands when one of them is used."""
+    """A group that imports its subcommands on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(SUBCOMMANDS)
@@ -30,7 +30,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in SUBCOMMANDS:
             return None
-        # By name: an import statement would count as a dependency on `cli`, which is on the same floor.
+        # By name: `cli` is on the same layer, and import-linter would read an import statement as a dependency.
         command: click.Command = importlib.import_module("celery_trace.cli").COMMANDS[cmd_name]
         return command
 
@@ -40,12 +40,12 @@ class _Lazy(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            raise click.UsageError(f"{error.format_message()} Commands are: {', '.join(SUBCOMMANDS)}.", ctx) from None
+            raise click.UsageError(f"{error.format_message()} Commands: {', '.join(SUBCOMMANDS)}.", ctx) from None
 
 
 @click.command(cls=_Lazy)
 def trace() -> None:
-    """Leaks, failures, shells and alerts of Celery tasks."""
+    """Find leaking tasks and inspect failed ones."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -53,15 +53,15 @@ def trace() -> None:
 @click.pass_context
 def monitor(ctx: click.Context, options: tuple[str, ...]) -> None:
     """
-    Flower, with leaks, failures, shells and alerts.
+    Run Flower with leaks, failures, shells and alerts.
 
     Takes Flower's options (--port, --address, --url-prefix, --basic-auth …) as Flower does, and
     --trace_roles=ada:live,*:look (who may do what), --trace_hosts=NAME and --trace_trusted_proxies=ADDRESS (behind
     a proxy), --trace_read_only and --trace_session_hours=12.
 
-    It requires a login: unless you configure one, it makes a password and prints it with a link that works once.
-    CELERY_TRACE_MONITOR_PASSWORD and CELERY_TRACE_MONITOR_TOKEN in the environment set your own, and
-    FLOWER_BASIC_AUTH several people's: a command line can be read by every user of the machine.
+    It requires a login: if you configure none, it generates a password and prints it with a one-time link. Set your
+    own with CELERY_TRACE_MONITOR_PASSWORD and CELERY_TRACE_MONITOR_TOKEN in the environment, or several users with
+    FLOWER_BASIC_AUTH; every user of the machine can read a command line.
     """
     try:
         # By name: the core must not depend on the monitor.
@@ -78,7 +78,7 @@ def monitor(ctx: click.Context, options: tuple[str, ...]) -> None:
     from celery_trace.settings import SettingError, from_app
 
     try:
-        # Alerts are evaluated later, in the background; errors in their settings are reported now.
+        # Alerts are evaluated in the background later; report mistakes in the rules now.
         settings = from_app(ctx.obj.app)
         rules.configured(settings.alert_rules)
         channels.channels(settings.alert_channels)
@@ -99,11 +99,11 @@ def _switch_on_beat(sender: Any = None, **_: Any) -> None:
 
 
 def _switch_on(sender: Any = None, **_: Any) -> None:
-    """A worker starts. An invalid setting stops it here (SystemExit), with the reason."""
+    """A worker starts. An invalid setting ends it here (SystemExit) with the reason."""
     from celery_trace.runtime.plugin import install
 
-    # Connected while this signal is being sent, the plugin's own receiver may or may not be called; a second call
-    # is harmless.
+    # The plugin's own receiver, connected while this signal is being sent, may or may not receive it; a second call
+    # does no harm.
     install(sender.app).on_worker_init(sender=sender)
 
 

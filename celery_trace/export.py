@@ -1,8 +1,8 @@
 """
-Tables of the store as files, to keep or to analyse elsewhere: JSON Lines, or Parquet for DuckDB, pandas and the like.
+Exports the store's tables to files: JSON Lines, or Parquet for DuckDB, pandas and similar tools.
 
-Rows are read in pages over the index on their time, so that an export of millions needs little memory and holds no
-lock. Columns are those of :mod:`celery_trace.stores.schema`; ``payload`` is the record's JSON.
+Rows are read page by page by the index on their time, so that an export of millions needs little memory and holds no
+lock. The columns are those of :mod:`celery_trace.stores.schema`; ``payload`` is the record's JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import sqlalchemy as sa
@@ -22,7 +22,10 @@ from celery_trace.queries.cursors import after, ordered
 from celery_trace.stores import Store, shared_captures, tables
 from celery_trace.stores.rows import whole
 
-#: Table (its name without the prefix) and the column of its time.
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyColumn
+
+#: Table (its name without the prefix) and its time column.
 TABLES: dict[str, tuple[sa.Table, str]] = {
     "processes": (tables.processes, "seen_at_s"),
     "totals": (tables.totals, "bucket_s"),
@@ -39,14 +42,14 @@ TABLES: dict[str, tuple[sa.Table, str]] = {
     "audit": (tables.audit, "at_s"),
 }
 
-#: Columns about the storage of a row only.
+#: Columns that only concern how a row is stored.
 STORED_ONLY = frozenset({"shared"})
-#: Rows of one read.
+#: Rows per read.
 PAGE = 5000
 
 
 class Exported(Struct):
-    """The written files: of each table, with its number of rows."""
+    """The written files by table, and their row counts."""
 
     files: dict[str, str]
     rows: dict[str, int]
@@ -59,8 +62,8 @@ def rows(store: Store, name: str, *, since_s: float | None = None, page: int = P
     Args:
         store: The store.
         name: One of :data:`TABLES`.
-        since_s: Not older than that, seconds since the epoch.
-        page: Rows of one read.
+        since_s: Only rows since then, seconds since the epoch.
+        page: Rows per read.
     """
     table, time = TABLES[name]
     key = next(iter(table.primary_key.columns))
@@ -93,7 +96,7 @@ def rows(store: Store, name: str, *, since_s: float | None = None, page: int = P
 def write_json_lines(
     store: Store, folder: Path, names: Iterable[str] = tuple(TABLES), *, since_s: float | None = None
 ) -> Exported:
-    """One ``<table>.jsonl`` for each table, 0600; an object per line, ``payload`` as a nested object."""
+    """Write ``<table>.jsonl`` for each table, 0600: one object per line, with ``payload`` as a nested object."""
     private_files.make_folder(folder)
     exported = Exported({}, {})
     encoder = msgspec.json.Encoder()
@@ -114,7 +117,7 @@ def write_parquet(
     store: Store, folder: Path, names: Iterable[str] = tuple(TABLES), *, since_s: float | None = None
 ) -> Exported:
     """
-    One ``<table>.parquet`` for each table, 0600, in row groups of one read each.
+    Write ``<table>.parquet`` for each table, 0600, with one row group per read.
 
     Raises:
         Unavailable: pyarrow is not installed.
@@ -144,8 +147,8 @@ def write_parquet(
     return exported
 
 
-def _parts(iterator: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    part: list[dict[str, Any]] = []
+def _parts(iterator: Iterator[dict[str, object]], size: int) -> Iterator[list[dict[str, object]]]:
+    part: list[dict[str, object]] = []
     for row in iterator:
         part.append(row)
         if len(part) == size:
@@ -155,7 +158,7 @@ def _parts(iterator: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[
         yield part
 
 
-def _arrow_type(pyarrow: Any, column: sa.Column[Any]) -> Any:
+def _arrow_type(pyarrow: Any, column: AnyColumn) -> Any:
     if isinstance(column.type, sa.Boolean):
         return pyarrow.bool_()
     if isinstance(column.type, sa.Double):
@@ -165,5 +168,5 @@ def _arrow_type(pyarrow: Any, column: sa.Column[Any]) -> Any:
     return pyarrow.string()
 
 
-def _private(path: Path) -> Any:
+def _private(path: Path) -> BinaryIO:
     return os.fdopen(private_files.create(path), "wb")

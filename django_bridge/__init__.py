@@ -1,6 +1,6 @@
 """
-The Django side of celery-trace: requests measured by route, their failures captured, records in the admin.
+celery-trace for Django: measures requests by route, captures their failures, and shows records in the admin.
 
 ``INSTALLED_APPS += ["django_bridge"]`` and
-``MIDDLEWARE += ["django_bridge.middleware.TraceMiddleware"]`` (last) switch it on.
+``MIDDLEWARE += ["django_bridge.middleware.TraceMiddleware"]`` (last) enable it.
 """

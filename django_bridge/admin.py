@@ -1,10 +1,10 @@
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
-"""Admin pages for runs, leaks and failures; and on a stored task result, the failures of that task."""
+"""Admin pages for runs, leaks and failures, and the failures of a task on its stored result."""
 
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from django.apps import apps
 from django.contrib import admin
@@ -18,6 +18,9 @@ from celery_trace.text.format import duration, size
 from django_bridge import links, payloads
 from django_bridge.models import Failure, Kept, Leak, Run, SharedCapture
 from django_bridge.pages import ChoiceFilter, ReadOnlyAdmin, local_time, text_column
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
 
 
 class KindFilter(ChoiceFilter):
@@ -39,14 +42,14 @@ class VerdictFilter(ChoiceFilter):
 
 
 class WhyFilter(ChoiceFilter):
-    title = "why it was kept"
+    title = "reason"
     parameter_name = "why"
     choices_shown = ("failed", "outlier", "sampled", "traced")
 
 
 @admin.register(Failure)
 class FailureAdmin(ReadOnlyAdmin):
-    """Failed tasks and requests; one of them with its frames and their locals."""
+    """Failed tasks and requests, and one with its frames and their locals."""
 
     list_display = ("shown_name", "outcome", "raised", "at", "worker_or_host", "retries")
     list_filter = (KindFilter, OutcomeFilter)
@@ -88,7 +91,9 @@ class FailureAdmin(ReadOnlyAdmin):
         """The worker, or for a request the host."""
         return escaped(row.worker or row.hostname)
 
-    def change_view(self, request: Any, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, object] | None = None
+    ) -> object:
         """The page of one failure."""
         row = self.get_object(request, object_id)
         if row is None or not self.has_view_permission(request, row):
@@ -105,8 +110,8 @@ class FailureAdmin(ReadOnlyAdmin):
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
 
-def result_url(task_id: str, request: Any) -> str:
-    """The address of django-celery-results' page for a task; empty where there is none, or none to be seen."""
+def result_url(task_id: str, request: HttpRequest) -> str:
+    """The URL of a task's page in django-celery-results; empty without a page or without permission."""
     if not task_id or not apps.is_installed("django_celery_results"):
         return ""
     from django_celery_results.models import TaskResult
@@ -121,7 +126,7 @@ def result_url(task_id: str, request: Any) -> str:
 
 
 def related(row: Failure, record: model.Failure | None) -> list[Failure]:
-    """Other failures of the same tree: of the request that sent this task, of tasks that this one sent."""
+    """Other failures of the same tree: of the request that sent this task, and of tasks that it sent."""
     roots = {row.root_id}
     if record is not None and record.task is not None:
         roots.add(record.task.headers.get(links.HEADER, ""))
@@ -133,7 +138,7 @@ def related(row: Failure, record: model.Failure | None) -> list[Failure]:
 
 
 def live_until(failure: str) -> datetime.datetime | None:
-    """Until when the process that failed still holds the objects; None where it doesn't."""
+    """Until when the failed process holds the objects; None if it doesn't."""
     import time
 
     kept = Kept.objects.filter(failure=failure, gone="", until_s__gt=time.time()).order_by("-until_s").first()
@@ -142,7 +147,7 @@ def live_until(failure: str) -> datetime.datetime | None:
 
 @admin.register(Leak)
 class LeakAdmin(ReadOnlyAdmin):
-    """The leak table; one leak with its line, types and what retains it."""
+    """The leak table, and one leak with its line, types and retainers."""
 
     list_display = ("shown_name", "verdict", "per_run", "shown_place", "seen")
     list_filter = (VerdictFilter, KindFilter)
@@ -157,15 +162,17 @@ class LeakAdmin(ReadOnlyAdmin):
 
     @admin.display(description="kept per run", ordering="kept_bytes_per_run")
     def per_run(self, row: Leak) -> str:
-        """Memory that each run keeps."""
+        """Memory retained per run."""
         return size(row.kept_bytes_per_run)
 
     @admin.display(description="last seen", ordering="last_seen_s")
     def seen(self, row: Leak) -> datetime.datetime | None:
-        """When evidence of it last arrived."""
+        """When it was last seen."""
         return local_time(row.last_seen_s)
 
-    def change_view(self, request: Any, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, object] | None = None
+    ) -> object:
         """The page of one leak."""
         row = self.get_object(request, object_id)
         leak = payloads.read(row.payload, model.Leak) if row is not None else None
@@ -175,7 +182,7 @@ class LeakAdmin(ReadOnlyAdmin):
 
 @admin.register(Run)
 class RunAdmin(ReadOnlyAdmin):
-    """Runs that were kept by themselves: slow, traced or sampled ones."""
+    """Runs that are stored individually: slow, traced or sampled ones."""
 
     list_display = ("shown_name", "state", "why", "started", "took", "kept")
     list_filter = (WhyFilter, KindFilter)
@@ -203,7 +210,7 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.display(description="started", ordering="started_at_s")
     def started(self, row: Run) -> datetime.datetime | None:
-        """When it began."""
+        """When it started."""
         return local_time(row.started_at_s)
 
     @admin.display(description="took", ordering="duration_s")
@@ -213,7 +220,7 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.display(description="memory kept", ordering="kept_bytes")
     def kept(self, row: Run) -> str:
-        """Memory that it left behind, where it was measured and alone in its process."""
+        """Memory that it retained, if it was measured and alone in its process."""
         if row.kept_bytes is None:
             return "–"
         shown = size(row.kept_bytes)

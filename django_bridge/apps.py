@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""The Django app: connects what the middleware alone can't see, and registers the checks."""
+"""The Django app: connects signals for what the middleware can't see, and registers the checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TraceConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Connect the signals. With a wrong or switched off setting nothing is connected; the checks tell."""
+        """Connect the signals. With invalid settings or tracing disabled nothing is connected; the checks report it."""
         from django.core.exceptions import ImproperlyConfigured
 
         from django_bridge import checks, configuration
@@ -35,7 +35,7 @@ class TraceConfig(AppConfig):
 
 
 def _signals() -> list[tuple[Any, Callable[..., None], Any]]:
-    """Which signals the bridge hears, with what, and of whom; None is of everybody."""
+    """The bridge's signals, receivers and senders; None means any sender."""
     from celery.signals import before_task_publish
     from django.apps import apps
     from django.core.signals import got_request_exception, setting_changed
@@ -58,7 +58,7 @@ def _signals() -> list[tuple[Any, Callable[..., None], Any]]:
 
 
 def connect() -> None:
-    """Connect what records requests and their failures; doing it twice changes nothing."""
+    """Connect the receivers that record requests and failures; a second call changes nothing."""
     from django.db import connections
 
     from django_bridge import database_time
@@ -68,7 +68,7 @@ def connect() -> None:
         uid = f"{UID}.{receiver.__qualname__}.{receiver.__module__}"
         signal.connect(receiver, sender=sender, weak=False, dispatch_uid=uid)
     for connection in connections.all(initialized_only=True):
-        database_time.watch_connection(connection=connection)  # another app opened it before this one was ready
+        database_time.watch_connection(connection=connection)  # opened by another app before this one was ready
     security = logging.getLogger("django.security")
     if not any(isinstance(handler, SuspicionHandler) for handler in security.handlers):
         security.addHandler(SuspicionHandler())

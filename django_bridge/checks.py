@@ -1,11 +1,11 @@
-"""System checks: what would make the bridge record nothing, record in the wrong place, or open too much."""
+"""System checks: find settings that would record nothing, record in the wrong place, or expose too much."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings as django_settings
@@ -15,10 +15,13 @@ from django.utils.module_loading import import_string
 from celery_trace.settings import SettingError, Settings
 from django_bridge import configuration
 
+if TYPE_CHECKING:
+    from django.core.checks import CheckMessage
+
 MIDDLEWARE = "django_bridge.middleware.TraceMiddleware"
 ROUTER = "django_bridge.routers.TraceRouter"
 
-#: Module of the driver for each kind of store, and the extra that brings it.
+#: The driver's module for each kind of store, and the extra that installs it.
 _DRIVERS = {
     "postgresql": ("psycopg", "postgres"),
     "postgres": ("psycopg", "postgres"),
@@ -29,7 +32,7 @@ _BACKENDS = {"sqlite3", "postgresql", "postgis", "mysql"}
 
 
 def register_all() -> None:
-    """Tell Django of the checks; twice is harmless."""
+    """Register the checks with Django; a second call is harmless."""
     checks.register(check_settings, "celery_trace")
     checks.register(check_middleware, "celery_trace")
     checks.register(check_store, "celery_trace")
@@ -43,8 +46,8 @@ def _settings() -> Settings | None:
         return None
 
 
-def check_settings(**_: Any) -> list[Any]:
-    """Whether each ``CELERY_TRACE_*`` is known and has an allowed value."""
+def check_settings(**_: object) -> list[CheckMessage]:
+    """Whether each ``CELERY_TRACE_*`` is known and valid."""
     try:
         configuration.read()
     except SettingError as error:
@@ -52,8 +55,8 @@ def check_settings(**_: Any) -> list[Any]:
     return []
 
 
-def check_middleware(**_: Any) -> list[Any]:
-    """Whether the middleware is there, once, and stands last."""
+def check_middleware(**_: object) -> list[CheckMessage]:
+    """Whether the middleware is present, once and last."""
     settings = _settings()
     if settings is not None and not settings.enabled:
         return []
@@ -61,16 +64,16 @@ def check_middleware(**_: Any) -> list[Any]:
     if not places:
         return [
             checks.Warning(
-                "Requests are not traced: the middleware of celery-trace is not in MIDDLEWARE.",
+                "Requests are not traced: celery-trace's middleware is not in MIDDLEWARE.",
                 hint=f'Add "{MIDDLEWARE}" as the last one.',
                 id="celery_trace.W001",
             )
         ]
-    found: list[Any] = []
+    found: list[CheckMessage] = []
     if len(places) > 1:
         found.append(
             checks.Error(
-                "The middleware of celery-trace is in MIDDLEWARE more than once; each request would count twice.",
+                "celery-trace's middleware is in MIDDLEWARE more than once; each request would be counted twice.",
                 hint="Keep the last one.",
                 id="celery_trace.E002",
             )
@@ -79,16 +82,16 @@ def check_middleware(**_: Any) -> list[Any]:
     if behind:
         found.append(
             checks.Warning(
-                f"The middleware of celery-trace stands before {', '.join(behind)}.",
-                hint="Make it the last one: what stands behind it can answer or swallow an exception unseen.",
+                f"celery-trace's middleware is before {', '.join(behind)}.",
+                hint="Make it the last one: a later one can answer a request or swallow an exception unseen.",
                 id="celery_trace.W002",
             )
         )
     return found
 
 
-def check_store(**_: Any) -> list[Any]:
-    """Whether ``trace_store`` names something that can be opened; nothing is opened."""
+def check_store(**_: object) -> list[CheckMessage]:
+    """Whether ``trace_store`` can be opened, without opening it."""
     settings = _settings()
     if settings is None or not settings.enabled:
         return []
@@ -100,7 +103,7 @@ def check_store(**_: Any) -> list[Any]:
     if alias not in (None, "default") and ROUTER not in django_settings.DATABASE_ROUTERS:
         return [
             checks.Warning(
-                f"The tables of celery-trace belong into the database {alias!r}, but migrate would also make them "
+                f"celery-trace's tables belong in the database {alias!r}, but migrate would also create them "
                 "in the others.",
                 hint=f'Add "{ROUTER}" to DATABASE_ROUTERS, then run migrate --database={alias}.',
                 id="celery_trace.W003",
@@ -109,27 +112,27 @@ def check_store(**_: Any) -> list[Any]:
     return []
 
 
-def check_shell(**_: Any) -> list[Any]:
-    """Whether the live shell is open wider than meant."""
+def check_shell(**_: object) -> list[CheckMessage]:
+    """Whether the live shell is more accessible than intended."""
     settings = _settings()
     if settings is None or not settings.enabled or settings.shell != "live":
         return []
-    found: list[Any] = []
+    found: list[CheckMessage] = []
     authenticated = any(name in os.environ for name in ("FLOWER_BASIC_AUTH", "FLOWER_AUTH"))
     if not django_settings.DEBUG and not authenticated:
         found.append(
             checks.Warning(
-                "The live shell runs code in this site's processes, and no authentication of the monitor is in sight.",
+                "The live shell runs code in this site's processes, and the monitor has no authentication configured.",
                 hint="Start the monitor with --basic-auth or --auth (or FLOWER_BASIC_AUTH, FLOWER_AUTH in the "
-                "environment); without, it makes a password at each start. Silence this check where the monitor is "
-                "configured elsewhere.",
+                "environment); otherwise it generates a password at each start. Silence this check if the monitor "
+                "is configured elsewhere.",
                 id="celery_trace.W004",
             )
         )
     if settings.folder.exists() and settings.folder.stat().st_mode & 0o077:
         found.append(
             checks.Warning(
-                f"{settings.folder} is open to other users; it holds the key that signs the live shell's commands.",
+                f"{settings.folder} is accessible to other users; it has the key that signs live shell commands.",
                 hint=f"chmod 700 {settings.folder}",
                 id="celery_trace.W005",
             )
@@ -155,7 +158,7 @@ def _database_problem(alias: str) -> tuple[str, str] | None:
         return f"DATABASES has no {alias!r}.", f"It has: {', '.join(databases) or 'none'}."
     backend = str(databases[alias].get("ENGINE", "")).rpartition(".")[2]
     if backend not in _BACKENDS:
-        return f"the ENGINE of {alias!r} has no counterpart in SQLAlchemy here.", "Use sqlite3, postgresql or mysql."
+        return f"the ENGINE of {alias!r} is not supported.", "Use sqlite3, postgresql or mysql."
     return _driver_problem(backend)
 
 
@@ -164,7 +167,7 @@ def _url_problem(url: str) -> tuple[str, str] | None:
     if scheme == "sqlite":
         return _file_problem(Path(unquote(url.partition(":///")[2].partition("?")[0])))
     if scheme not in _DRIVERS:
-        return f"{scheme!r} is no kind of store.", "Use sqlite, postgresql, mysql or mariadb, or django[:alias]."
+        return f"unknown kind of store {scheme!r}.", "Use sqlite, postgresql, mysql or mariadb, or django[:alias]."
     return _driver_problem(scheme)
 
 

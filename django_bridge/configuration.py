@@ -1,9 +1,8 @@
-"""The settings of the bridge: Django's ``CELERY_TRACE_*``, then the environment, checked once."""
+"""The bridge's settings: Django's ``CELERY_TRACE_*``, then the environment, validated once."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -16,10 +15,10 @@ PREFIX = "CELERY_TRACE_"
 
 def read() -> Settings:
     """
-    Read and check the settings as they stand now.
+    Read and validate the current settings.
 
     Raises:
-        SettingError: A name that does not exist, or a value that is not allowed.
+        SettingError: An unknown name, or an invalid value.
     """
     return load({name: getattr(django_settings, name) for name in dir(django_settings) if name.startswith(PREFIX)})
 
@@ -30,7 +29,7 @@ def settings() -> Settings:
     The settings of this process.
 
     Raises:
-        ImproperlyConfigured: As :func:`read`, in Django's own words for it, so that the process doesn't start.
+        ImproperlyConfigured: As for :func:`read`, as Django's exception, so that the process doesn't start.
     """
     try:
         return read()
@@ -40,19 +39,19 @@ def settings() -> Settings:
 
 @lru_cache(maxsize=1)
 def redactor() -> Redactor:
-    """What takes secrets out of requests in this process."""
+    """This process's redactor for requests."""
     return Redactor(settings().redact)
 
 
-def forget(*, setting: str = "", **_: Any) -> None:
-    """Read the settings again when they are next asked for; connected to Django's ``setting_changed``."""
+def forget(*, setting: str = "", **_: object) -> None:
+    """Read the settings again at their next use; connected to Django's ``setting_changed``."""
     if not setting or setting.startswith(PREFIX):
         settings.cache_clear()
         redactor.cache_clear()
 
 
 def database_alias(store: str) -> str | None:
-    """The Django database that a ``trace_store`` names, or None where it names another store."""
+    """The Django database that a ``trace_store`` names, or None for another store."""
     if store == "django":
         return "default"
     if store.startswith("django:"):

@@ -1,13 +1,16 @@
-"""How many queries a request made and how long they took: one wrapper a connection, put in when it opens."""
+"""Counts and times a request's queries, with one wrapper per connection, installed when it opens."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_trace.guard import Guard
-from django_bridge import visits
+from django_bridge import request_trace
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 _guard = Guard("django: query counter")
 
@@ -16,26 +19,26 @@ def count_query(execute: Callable[..., Any], sql: Any, params: Any, many: bool, 
     """
     Execute a query and add it to the running request's count.
 
-    Django calls it for each query as one of ``connection.execute_wrappers``. It keeps no
-    SQL: a count and a duration are what a failure shows.
+    Django calls it for each query as one of ``connection.execute_wrappers``. It stores no SQL: a failure shows only the
+    count and the duration.
     """
-    visit = visits.current.get()
-    if visit is None:
+    trace = request_trace.current.get()
+    if trace is None:
         return execute(sql, params, many, context)
     started_s = time.perf_counter()
     try:
         return execute(sql, params, many, context)
     finally:
-        visit.sql_count += 1
-        visit.sql_s += time.perf_counter() - started_s
+        trace.sql_count += 1
+        trace.sql_s += time.perf_counter() - started_s
 
 
-def watch_connection(*, connection: Any, **_: Any) -> None:
+def watch_connection(*, connection: BaseDatabaseWrapper, **_: object) -> None:
     """
-    Have a new connection count its queries; connected to Django's ``connection_created``.
+    Count the queries of a new connection; connected to Django's ``connection_created``.
 
-    The wrapper goes to the front of the list: ``connection.execute_wrapper()`` pops the last one when
-    its block ends, and a connection may well open inside such a block of the user's.
+    The wrapper goes to the front of the list: ``connection.execute_wrapper()`` pops the last one at the end of its
+    block, and a connection may be opened inside such a block.
     """
     with _guard:
         if count_query not in connection.execute_wrappers:

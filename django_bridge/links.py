@@ -1,4 +1,4 @@
-"""Which tasks a request sent, directly or through other tasks: its id travels in a header of the message."""
+"""Links tasks to the request that sent them, directly or through other tasks, by a header of the message."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any
 
 from celery_trace.guard import Guard
 from celery_trace.model import failure_id
-from django_bridge import configuration, visits
+from django_bridge import configuration, request_trace
 
-#: The header of a task's message that names the request behind it; also an attribute of the task's ``request``.
+#: The header of a task's message with the id of the request; also an attribute of the task's ``request``.
 HEADER = "trace_request"
 
-#: The key in django-celery-results' ``TaskResult.meta`` under which our record's id stands.
+#: The key of our record's id in django-celery-results' ``TaskResult.meta``.
 META_KEY = "celery_trace"
 
-#: States of a stored result of which there is a failure among our records.
+#: States of a stored result for which we have a failure.
 FAILED = frozenset({"FAILURE", "RETRY"})
 
 _guard = Guard("django: link to the request")
 
 
-def add_request_header(*, headers: Any = None, **_: Any) -> None:
+def add_request_header(*, headers: Any = None, **_: object) -> None:
     """
-    Put the id of the request into a task's headers; connected to ``before_task_publish``.
+    Add the request's id to a task's headers; connected to ``before_task_publish``.
 
-    In a worker the id of the running task's own request is handed on, so that a chain of tasks
-    stays linked to the request that began it.
+    A worker passes on the id of the running task's own request, so that a chain of tasks stays linked to the request
+    that started it.
     """
     with _guard:
         if not isinstance(headers, dict) or HEADER in headers:
             return
-        visit = visits.current.get()
-        request_id = visit.id if visit is not None else _inherited()
+        trace = request_trace.current.get()
+        request_id = trace.id if trace is not None else _inherited()
         if request_id:
             headers[HEADER] = request_id
 
@@ -45,13 +45,13 @@ def _inherited() -> str:
     return value if isinstance(value, str) else ""
 
 
-def note_in_failed_result(*, instance: Any = None, **_: Any) -> None:
+def note_in_failed_result(*, instance: Any = None, **_: object) -> None:
     """
-    Have django-celery-results store, with a failed attempt of a task, the id under which we record that failure.
+    Add the id of our record to django-celery-results' result of a failed attempt.
 
-    Connected to ``pre_save`` of its ``TaskResult``. The result is written before anybody is told of the failure, but
-    the id follows from the task's id and its retries. What the task itself put into ``request.meta`` stays, and a
-    result that went well gets nothing, as there is nothing to lead to.
+    Connected to ``pre_save`` of its ``TaskResult``. The result is written before the failure is reported, but the id is
+    computed from the task's id and its retries. The task's own ``request.meta`` stays, and successful results are not
+    changed.
     """
     with _guard:
         if instance is None or instance.status not in FAILED or instance.content_type != "application/json":
@@ -66,7 +66,7 @@ def note_in_failed_result(*, instance: Any = None, **_: Any) -> None:
 
 
 def _running(task_id: str) -> Any:
-    """The request of the task that runs here, if it is that one; None in a process that only speaks for it."""
+    """The request of this task if it is running here; None in another process that stores its result."""
     state = sys.modules.get("celery._state")
     task = state.get_current_task() if state is not None else None
     return task.request if task is not None and task.request.id == task_id else None

@@ -1,25 +1,28 @@
-"""The middleware: tells the tracer when a request comes, is routed, raises and is answered. Sync and async."""
+"""The middleware, sync and async: reports a request's arrival, route, exception and response to the tracer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import MiddlewareNotUsed
 
-from django_bridge import visits
+from django_bridge import request_trace
 from django_bridge.tracer import Tracer, of_this_process
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
 
 
 class TraceMiddleware:
     """
-    Stands last in ``MIDDLEWARE``, right around the view, so that it sees exceptions first.
+    The last one in ``MIDDLEWARE``, right around the view, so that it sees exceptions first.
 
-    What is raised outside it is still recorded, through Django's own signal and its security log.
+    Exceptions outside it are recorded too, through Django's signal and security log.
 
     Raises:
-        ImproperlyConfigured: A setting is wrong; the process doesn't start.
+        ImproperlyConfigured: A setting is invalid; the process doesn't start.
     """
 
     sync_capable = True
@@ -33,44 +36,44 @@ class TraceMiddleware:
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:
             markcoroutinefunction(self)
-            # Django asks the instance for its hooks: an async one saves a hop to a thread on each request.
+            # Django reads hooks from the instance; an async one saves a thread switch on each request.
             self.process_view = self._process_view_async  # type: ignore[assignment,method-assign]
 
-    def __call__(self, request: Any) -> Any:
+    def __call__(self, request: HttpRequest) -> Any:
         if self.is_async:
             return self._call_async(request)
-        visit = self.tracer.arrived(request)
-        token = visits.current.set(visit)
+        trace = self.tracer.arrived(request)
+        token = request_trace.current.set(trace)
         try:
             response = self.get_response(request)
         except BaseException as error:
-            self.tracer.broke(visit, request, error)
+            self.tracer.broke(trace, request, error)
             raise
         finally:
-            visits.current.reset(token)
-        return self.tracer.answered(visit, request, response)
+            request_trace.current.reset(token)
+        return self.tracer.answered(trace, request, response)
 
-    async def _call_async(self, request: Any) -> Any:
-        visit = self.tracer.arrived(request)
-        token = visits.current.set(visit)
+    async def _call_async(self, request: HttpRequest) -> Any:
+        trace = self.tracer.arrived(request)
+        token = request_trace.current.set(trace)
         try:
             response = await self.get_response(request)
         except BaseException as error:
-            self.tracer.broke(visit, request, error)
+            self.tracer.broke(trace, request, error)
             raise
         finally:
-            visits.current.reset(token)
-        return self.tracer.answered(visit, request, response)
+            request_trace.current.reset(token)
+        return self.tracer.answered(trace, request, response)
 
-    def process_view(self, request: Any, *_view: Any) -> None:
-        """The route is known; the view comes next."""
-        visit = visits.of(request)
-        if visit is not None:
-            self.tracer.routed(visit, request)
+    def process_view(self, request: HttpRequest, *_view: object) -> None:
+        """The route is known; the view is called next."""
+        trace = request_trace.of(request)
+        if trace is not None:
+            self.tracer.routed(trace, request)
 
-    async def _process_view_async(self, request: Any, *view: Any) -> None:
+    async def _process_view_async(self, request: HttpRequest, *view: object) -> None:
         TraceMiddleware.process_view(self, request, *view)
 
-    def process_exception(self, request: Any, error: BaseException) -> None:
-        """The view raised. Always called in a thread under ASGI, so it only notes the exception."""
+    def process_exception(self, request: HttpRequest, error: BaseException) -> None:
+        """The view raised. Under ASGI this is always called in a thread, so it only notes the exception."""
         self.tracer.noted(request, error)

@@ -1,8 +1,8 @@
 """
 The store's tables as Django models, for ``trace_store = "django"``.
 
-The tables are described in :mod:`celery_trace.stores.schema` alone, and made by the store's own migrations; these
-models read them. Times are seconds since the epoch. The collector writes the rows.
+The tables are defined in :mod:`celery_trace.stores.schema` and created by the store's own migrations; these models
+only read them. Times are seconds since the epoch. The collector writes the rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from django_bridge.store_models import StoreRow
 
 
 class Failure(StoreRow, table=schema.failures):
-    """A failed run; its whole record stands in ``payload``, or what distinguishes it from a :class:`SharedCapture`."""
+    """A failed run; ``payload`` has the whole record, or its difference to a :class:`SharedCapture`."""
 
 
 class FailureValues(
@@ -21,7 +21,7 @@ class FailureValues(
     verbose_name="values of a failure",
     verbose_name_plural="values of failures",
 ):
-    """What a failure held, as short text for the search."""
+    """A failure's values, as short text for the search."""
 
 
 class SharedCapture(StoreRow, table=schema.captures):
@@ -37,7 +37,7 @@ class Trend(StoreRow, table=schema.trends):
 
 
 class Kept(StoreRow, table=schema.kept, verbose_name="kept failure", verbose_name_plural="kept failures"):
-    """A failure whose live objects a process holds."""
+    """A failure with live objects in a process."""
 
 
 class Leak(StoreRow, table=schema.leaks):
@@ -47,7 +47,7 @@ class Leak(StoreRow, table=schema.leaks):
 class LeakState(
     StoreRow, table=schema.leak_state, verbose_name="state of a leak", verbose_name_plural="states of leaks"
 ):
-    """A leak that somebody resolved, or a name to look at again."""
+    """A resolved leak, or a name with leaks to recompute."""
 
 
 class Window(StoreRow, table=schema.windows):
@@ -55,11 +55,11 @@ class Window(StoreRow, table=schema.windows):
 
 
 class HeapProfile(StoreRow, table=schema.heap_profiles):
-    """What a name has left alive in one process by call stack, the latest of an hour."""
+    """A name's retained memory in one process by call stack, the latest of an hour."""
 
 
 class Process(StoreRow, table=schema.processes, verbose_name_plural="processes"):
-    """A traced process, with what its latest sample said."""
+    """A traced process, with its latest sample."""
 
 
 class Sample(StoreRow, table=schema.samples):
@@ -67,11 +67,11 @@ class Sample(StoreRow, table=schema.samples):
 
 
 class Stats(StoreRow, table=schema.stats, verbose_name="statistics", verbose_name_plural="statistics"):
-    """A process's account of itself."""
+    """A process's statistics."""
 
 
 class Run(StoreRow, table=schema.runs):
-    """One run that is kept by itself."""
+    """A run that is stored individually."""
 
 
 class RunName(StoreRow, table=schema.names, verbose_name="name"):
@@ -119,10 +119,10 @@ class ShellLine(
 
 
 class AuditEntry(StoreRow, table=schema.audit, verbose_name_plural="audit entries"):
-    """A command that somebody gave to a process."""
+    """A command to a process."""
 
 
 class StoreFact(
     StoreRow, table=schema.meta, verbose_name="fact of the store", verbose_name_plural="facts of the store"
 ):
-    """What the store knows of itself, such as its schema's version."""
+    """A fact about the store, such as its schema's version."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from celery_trace.stores.payloads import Base, is_difference, unsqueeze
+from celery_trace.stores.payloads import DeltaBase, is_difference, unsqueeze
 
 T = TypeVar("T")
 
@@ -18,11 +18,11 @@ def read(payload: bytes | memoryview | None, kind: type[T], shared: bytes | memo
 
     Args:
         payload: From the row.
-        kind: What it is.
-        shared: The payload of the capture that it is a difference to, for a failure that has one.
+        kind: The record's class.
+        shared: For a failure stored as a difference, the payload of the capture.
 
     Returns:
-        None where there is none, or where a newer version wrote one that this version can't read.
+        None without a payload, or if a newer version wrote one that this version can't read.
     """
     if not payload:
         return None
@@ -31,7 +31,7 @@ def read(payload: bytes | memoryview | None, kind: type[T], shared: bytes | memo
         if is_difference(data):
             if not shared:
                 return None
-            json = Base(unsqueeze(bytes(shared))).restored(data)
+            json = DeltaBase(unsqueeze(bytes(shared))).restored(data)
         else:
             json = unsqueeze(data)
         return msgspec.json.decode(json, type=kind)

@@ -1,9 +1,9 @@
-"""What a failed request was: method, route, view, user, headers, data. Redacted, and read without side effects."""
+"""Describes a failed request: method, route, view, user, headers, data. Redacted, and read without side effects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
 from django.utils.functional import empty
@@ -15,26 +15,29 @@ from celery_trace.model import Line, RequestContext
 from celery_trace.redaction import MARK, Redactor
 from celery_trace.settings import Limits
 from django_bridge import routes
+from django_bridge.request_trace import RequestTrace
 from django_bridge.template_lines import template_line
 from django_bridge.texts import plain
-from django_bridge.visits import TracedRequest
 
-#: Content types whose body a read of ``request.POST`` parses from memory once ``request.body`` was read.
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.urls import ResolverMatch
+
+#: Content types that ``request.POST`` parses from memory once ``request.body`` was read.
 _FORM = "application/x-www-form-urlencoded"
 _ALL = "__ALL__"
-#: Characters of a cookie's value that a program made up; fewer are a choice of the visitor's, such as a language.
+#: Minimum length of a generated cookie value; shorter ones are choices of the user, such as a language.
 _GENERATED = 16
 
 
 def describe(
-    request: Any, visit: TracedRequest, error: BaseException, *, status: int, redactor: Redactor, limits: Limits
+    request: HttpRequest, trace: RequestTrace, error: BaseException, *, status: int, redactor: Redactor, limits: Limits
 ) -> RequestContext:
     """
     Read a request for the record of its failure.
 
-    Nothing of it makes a query or reads from the client: the user is named when
-    something loaded it before, and POST is shown when something parsed it before. A part
-    that can't be read is left out; the others stay.
+    It makes no query and reads nothing from the client: the user is shown if it was loaded before, and POST if it was
+    parsed before. A part that can't be read is left out; the others stay.
     """
     secrets = _Secrets(request, redactor, limits)
     match = _part("route", lambda: routes.find_match(request), None)
@@ -49,24 +52,24 @@ def describe(
         get=_part("GET", lambda: secrets.fields(request.GET.lists()), {}),
         post=_part("POST", secrets.post, {}),
         cookies=_part("cookies", lambda: secrets.cookies(request.COOKIES), {}),
-        sql_count=visit.sql_count,
-        sql_s=visit.sql_s,
+        sql_count=trace.sql_count,
+        sql_s=trace.sql_s,
         template=_part("template", lambda: secrets.template(error), None),
     )
 
 
 def _part(name: str, read: Callable[[], Any], otherwise: Any) -> Any:
-    """One part of a request; what is broken in it (a hostile header, a user's filter) costs only that part."""
+    """Read one part of a request; an error (a hostile header, a user's filter) only costs that part."""
     with Guard(f"django: {name} of a request"):
         return read()
     return otherwise
 
 
-def loaded_user(request: Any) -> str:
+def loaded_user(request: HttpRequest) -> str:
     """
-    The user of a request as ``name (primary key)``, when it was loaded already; else empty.
+    The user of a request as ``name (primary key)`` if it was loaded already; otherwise empty.
 
-    Asking ``request.user`` would query the session and the user.
+    Reading ``request.user`` would query the session and the user.
     """
     cached = request.__dict__
     user = cached.get("_cached_user") or cached.get("_acached_user")
@@ -91,9 +94,9 @@ def _is_generated(value: str) -> bool:
 
 
 class _Secrets:
-    """Takes the secrets out of one request: ours by name and shape, and what Django was told is sensitive."""
+    """Redacts one request: secrets by name and shape, and what the project has declared sensitive to Django."""
 
-    def __init__(self, request: Any, redactor: Redactor, limits: Limits) -> None:
+    def __init__(self, request: HttpRequest, redactor: Redactor, limits: Limits) -> None:
         self._request = request
         self._redactor = redactor
         self._limits = limits
@@ -101,7 +104,7 @@ class _Secrets:
         self._own_names = {django_settings.SESSION_COOKIE_NAME, django_settings.CSRF_COOKIE_NAME}
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Headers; what ``hidden_settings`` of Django's filter matches in ``META`` is hidden here too."""
+        """Headers, without those that ``hidden_settings`` of Django's filter matches in ``META``."""
         csrf = django_settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-")
         return {
             name: MARK if name.upper() == csrf or self._django_hides(f"HTTP_{name}") else value
@@ -110,9 +113,9 @@ class _Secrets:
 
     def cookies(self, cookies: Mapping[str, str]) -> dict[str, str]:
         """
-        Cookies; those of the session and of CSRF are secrets under whatever name they go.
+        Cookies. Those of the session and of CSRF are secrets under any name.
 
-        So is every other one whose value was generated: it stands for a login, as `remember` does.
+        So is every other one with a generated value, as it may be a login, like ``remember``.
         """
         return {
             name: MARK if name in self._own_names or self._django_hides(name) or _is_generated(value) else value
@@ -120,7 +123,7 @@ class _Secrets:
         }
 
     def fields(self, lists: Iterable[tuple[str, list[str]]], hidden: Iterable[str] = ()) -> dict[str, list[str]]:
-        """GET or POST fields, each with all its values; those named in ``hidden`` without them."""
+        """GET or POST fields, each with all its values; those in ``hidden`` without values."""
         fields: dict[str, list[str]] = {}
         for name, values in lists:
             if len(fields) == self._limits.breadth:
@@ -132,12 +135,12 @@ class _Secrets:
         return fields
 
     def post(self) -> dict[str, list[str]]:
-        """POST as far as it was parsed, and the names and sizes of uploaded files."""
+        """POST as far as it was parsed, with the names and sizes of uploaded files."""
         request = self._request
         parsed = "_post" in request.__dict__
         if not parsed and not ("_body" in request.__dict__ and request.content_type == _FORM):
             return {}
-        # Django honours the decorator only with DEBUG off. A record stays on disk, so here it always holds.
+        # Django honours the decorator only without DEBUG. A record stays on disk, so it always applies here.
         hidden = getattr(request, "sensitive_post_parameters", None) or ()
         if hidden == _ALL:
             hidden = list(request.POST)
@@ -148,20 +151,20 @@ class _Secrets:
             ]
         return fields
 
-    def path(self, path: str, match: Any) -> str:
-        """The path; a part that the route calls a token, as in a link to reset a password, is taken out."""
+    def path(self, path: str, match: ResolverMatch) -> str:
+        """The path, without parts that the route names as tokens, as in a link to reset a password."""
         for name, value in (match.kwargs if match is not None else {}).items():
             if self._redactor.is_secret_name(name) and isinstance(value, str) and value:
                 path = path.replace(value, MARK)
         return self._text(path)
 
     def template(self, error: BaseException) -> Line | None:
-        """The line of a template behind the error; a literal secret in it is taken out, as in any source."""
+        """The template line of the error, with literal secrets redacted, as in any source."""
         line = template_line(error)
         return replace(line, code=self._redactor.source(line.code)) if line is not None else None
 
     def _filtered_post(self) -> Any:
-        """POST through the project's own reporter filter, where it has one."""
+        """POST through the project's own reporter filter, if it has one."""
         if type(self._filter) is SafeExceptionReporterFilter:
             return self._request.POST
         return self._filter.get_post_parameters(self._request)
@@ -177,7 +180,7 @@ class _Secrets:
             yield self._text(name), MARK if secret else self._text(value)
 
     def _text(self, text: str) -> str:
-        # Redacted before it is cut: half a secret no longer looks like one. What follows far behind the cut isn't read.
+        # Redact before cutting, as half a secret is not recognized. Text far beyond the cut isn't read.
         most = self._limits.string
         shown = self._redactor.text(text[: most * 4])
         if len(shown) > most:

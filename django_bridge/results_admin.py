@@ -1,11 +1,11 @@
 # mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
 
-"""On django-celery-results' page of a task result: the failures of that task, with a way to their frames."""
+"""Shows a task's failures on its result page in django-celery-results, with links to their frames."""
 
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 import django_celery_results.admin  # noqa: F401  its own registration must come first
 from django.apps.registry import Apps
@@ -20,8 +20,13 @@ from celery_trace.text.escape import escaped
 from django_bridge.pages import ReadOnly, local_time, store_is_here
 from django_bridge.store_models import StoreRow
 
-#: A registry of its own: in the project's, ``makemigrations`` would see a model whose presence depends on
-#: whether django-celery-results is installed.
+if TYPE_CHECKING:
+    from django.contrib.admin import AdminSite
+    from django.db.models import Model
+    from django.http import HttpRequest
+
+#: A separate registry: in the project's, ``makemigrations`` would see a model that exists only if
+#: django-celery-results is installed.
 _registry = Apps()
 _registry.register_model("django_celery_results", TaskResult)
 
@@ -36,7 +41,7 @@ class TaskFailure(
     verbose_name_plural="failures recorded by celery-trace",
     ordering=["retries", "at_s"],
 ):
-    """A row of the failures again, with the task's id as the relation that an inline needs. Never written."""
+    """The failures table with the task's id as the relation that an inline needs. Never written."""
 
     task_result = models.ForeignKey(
         TaskResult,
@@ -52,7 +57,7 @@ class TaskFailure(
 
 
 class FailureInline(ReadOnly, admin.TabularInline):
-    """The failures of one task: one for each of its attempts that failed."""
+    """The failures of one task, one for each failed attempt."""
 
     model = TaskFailure
     extra = 0
@@ -61,7 +66,7 @@ class FailureInline(ReadOnly, admin.TabularInline):
     fields = readonly_fields = ("page", "outcome", "retries", "raised", "at")
 
     @admin.display(description="failure")
-    def page(self, row: TaskFailure) -> Any:
+    def page(self, row: TaskFailure) -> object:
         """A link to its frames and locals."""
         address = reverse("admin:django_bridge_failure_change", args=[row.pk])
         return format_html('<a href="{}">{}</a>', address, row.pk)
@@ -76,18 +81,18 @@ class FailureInline(ReadOnly, admin.TabularInline):
         """When it failed."""
         return local_time(row.at_s)
 
-    def has_view_permission(self, request: Any, obj: Any = None) -> bool:
-        """Those who may see failures, while the store is a Django database; of a task that has any."""
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Users who may see failures, if the store is a Django database and the task has any."""
         if not store_is_here() or not request.user.has_perm("django_bridge.view_failure"):
             return False
         return obj is None or TaskFailure.objects.filter(task_result=obj.task_id).exists()
 
 
-def add_inline(site: Any = admin.site) -> None:
+def add_inline(site: AdminSite = admin.site) -> None:
     """
-    Put the inline on the page of a task result, whoever registered it; twice changes nothing.
+    Add the inline to the page of a task result; a second call changes nothing.
 
-    The registered class is extended, not replaced, so that what a project changed about it stays.
+    The registered class is extended, not replaced, so that a project's changes to it stay.
     """
     registered = site._registry.get(TaskResult)
     if registered is None or FailureInline in registered.inlines:

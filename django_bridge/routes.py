@@ -1,18 +1,22 @@
-"""Requests are counted by route, never by path: a route has a name however many objects it shows."""
+"""Names requests by route, not by path, so that the number of names is bounded."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from django.urls import Resolver404, resolve
 
 from django_bridge.texts import plain
 
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.urls import ResolverMatch
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
-#: Stands for the route of a request that matched none, so that scanners don't make names.
+#: The route of requests that matched none, so that scanners don't create names.
 NO_ROUTE = "(no route)"
 
 _NAMED_GROUP = re.compile(r"\(\?P<(\w+)>")
@@ -21,16 +25,16 @@ _ESCAPE = re.compile(r"\\(.)")
 
 
 def run_name(method: str | None, route: str) -> str:
-    """``GET /shop/<int:pk>/``: what a request's run is called. Methods that nobody knows share one word."""
+    """The name of a request's run, such as ``GET /shop/<int:pk>/``. Unknown methods share one word."""
     return f"{method if method in METHODS else 'OTHER'} {route}"
 
 
 @lru_cache(maxsize=2048)
 def readable(route: str) -> str:
     """
-    A resolver's route as people write it, with its leading slash.
+    A resolver's route in readable form, with a leading slash.
 
-    The route of ``path()`` is that already; of a regular expression the groups are folded to their names:
+    The route of ``path()`` is readable already; in a regular expression the groups are folded to their names:
     ``^shop/(?P<pk>[0-9]+)/$`` becomes ``/shop/<pk>/``.
     """
     if "(?P<" in route or "^" in route or "\\" in route or route.endswith("$"):
@@ -50,7 +54,7 @@ def _fold_groups(pattern: str) -> str:
             position += 2
             continue
         if character == "[":
-            # Parentheses in a character class are characters.
+            # Parentheses in a character class are literal.
             end = pattern.find("]", position + 2)
             end = len(pattern) - 1 if end < 0 else end
             if not depth:
@@ -73,17 +77,17 @@ def _fold_groups(pattern: str) -> str:
     return "".join(out)
 
 
-def route_of(match: Any) -> str:
+def route_of(match: ResolverMatch) -> str:
     """The readable route of a ``ResolverMatch``."""
     return readable(plain(match.route or ""))
 
 
-def find_match(request: Any) -> Any:
+def find_match(request: HttpRequest) -> ResolverMatch | None:
     """
-    The ``ResolverMatch`` of a request, also of one that failed before it was routed.
+    The ``ResolverMatch`` of a request, even if it failed before it was routed.
 
     Returns:
-        None where no route matches.
+        None if no route matches.
     """
     match = getattr(request, "resolver_match", None)
     if match is not None:
@@ -94,6 +98,6 @@ def find_match(request: Any) -> Any:
         return None
 
 
-def is_own_page(match: Any) -> bool:
-    """Whether a request goes to our own pages in the admin; those are never measured."""
+def is_own_page(match: ResolverMatch) -> bool:
+    """Whether a request is for our own admin pages, which are never measured."""
     return bool(match.url_name) and match.url_name.startswith("django_bridge_")

@@ -1,7 +1,7 @@
 """
-``SuspiciousOperation`` outside the view: Django sends no signal for it, it only logs.
+Records ``SuspiciousOperation`` outside the view, for which Django sends no signal and only logs.
 
-A forged ``Host`` header is found by a middleware; what tells of it is Django's security log.
+A forged ``Host`` header, for example, is found by a middleware and appears only in Django's security log.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _guard = Guard("django: security log")
 
 
 class SuspicionHandler(logging.Handler):
-    """Hands the suspicious operations of the log to the tracer; writes nothing itself."""
+    """Passes logged suspicious operations to the tracer; writes nothing itself."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note the exception of one log record with the request that it names."""
+        """Note the exception of a log record with its request."""
         with _guard:
             request = getattr(record, "request", None)
             error = record.exc_info[1] if record.exc_info else None

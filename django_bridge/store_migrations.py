@@ -1,9 +1,9 @@
 # mypy: disallow-subclassing-any=False
-"""Django's migrations run the store's own, on Django's connection."""
+"""Django migrations that run the store's own on Django's connection."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from django.db import migrations, router
 from django.db.migrations.operations.base import Operation
@@ -11,15 +11,20 @@ from django.db.migrations.state import ModelState
 
 from celery_trace.stores import schema
 
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+    from django.db.migrations.state import ProjectState
+
 FIRST = "0001"
 
 
 class MigrateStore(Operation):
     """
-    One migration of :mod:`celery_trace.stores.migrations`.
+    Runs one migration of :mod:`celery_trace.stores.migrations`.
 
-    Going back changes no table: the store's migrations go forward only, and tables that are newer serve until they
-    are needed again. Only to go back before the first one (``migrate django_bridge zero``) drops all of them.
+    Migrating backwards changes no table: the store's migrations go forward only, and newer tables stay usable. Only
+    migrating back before the first one (``migrate django_bridge zero``) drops all tables.
 
     Args:
         revision: Its number, such as ``0002``.
@@ -31,16 +36,22 @@ class MigrateStore(Operation):
     def __init__(self, revision: str) -> None:
         self.revision = revision
 
-    def state_forwards(self, app_label: str, state: Any) -> None:
-        """Django makes none of our tables, so it need not know how they looked before: the models are as they are."""
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        """Add the current models; Django creates none of our tables, so it needs no earlier state."""
         from django.apps import apps
 
         if self.revision == FIRST:
             for model in apps.get_app_config(app_label).get_models():
                 state.add_model(ModelState.from_model(model))
 
-    def database_forwards(self, app_label: str, schema_editor: Any, _from_state: Any, _to_state: Any) -> None:
-        """Run it, unless the tables are as new: the store may have made them itself."""
+    def database_forwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        _from_state: ProjectState,
+        _to_state: ProjectState,
+    ) -> None:
+        """Run the migration, unless the store has already migrated its tables."""
         from celery_trace.stores import migration
 
         if not router.allow_migrate(schema_editor.connection.alias, app_label):
@@ -50,8 +61,14 @@ class MigrateStore(Operation):
         for statement in migration.statements(self.revision, schema_editor.connection.vendor):
             schema_editor.execute(statement, params=None)
 
-    def database_backwards(self, app_label: str, schema_editor: Any, _from_state: Any, _to_state: Any) -> None:
-        """Drop all tables of the store before its first migration; nothing before that."""
+    def database_backwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        _from_state: ProjectState,
+        _to_state: ProjectState,
+    ) -> None:
+        """Drop all tables of the store when the first migration is undone; nothing for the others."""
         connection = schema_editor.connection
         if self.revision != FIRST or not router.allow_migrate(connection.alias, app_label):
             return
@@ -60,12 +77,12 @@ class MigrateStore(Operation):
                 schema_editor.execute(f"DROP TABLE {schema_editor.quote_name(name)}", params=None)
 
     def describe(self) -> str:
-        """What ``migrate --plan`` shows."""
+        """The text of ``migrate --plan``."""
         return f"Run migration {self.revision} of celery-trace's store"
 
 
-def _version(connection: Any) -> str:
-    """The tables' version; empty where none is noted, as in databases of Django before version 8."""
+def _version(connection: BaseDatabaseWrapper) -> str:
+    """The tables' version; empty if none is stored, as in Django databases before version 8."""
     if schema.VERSION_TABLE not in connection.introspection.table_names():
         return ""
     with connection.cursor() as cursor:
@@ -75,9 +92,9 @@ def _version(connection: Any) -> str:
 
 
 class StoreMigration(migrations.Migration):
-    """A migration of Django that runs the store's with the same number."""
+    """A Django migration that runs the store's with the same number."""
 
-    #: The name of the one before.
+    #: The name of the previous migration.
     after = ""
 
     def __init__(self, name: str, app_label: str) -> None:

@@ -1,9 +1,9 @@
 # mypy: disallow-subclassing-any=False
-"""Makes Django's models from the tables of :mod:`celery_trace.stores.schema`."""
+"""Creates Django models from the tables of :mod:`celery_trace.stores.schema`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import models
 from django.db.models.base import ModelBase
@@ -11,12 +11,15 @@ from django.db.models.base import ModelBase
 from celery_trace.stores import schema
 from django_bridge import configuration
 
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
 
 class StoreManager(models.Manager):
-    """Reads from the Django database that ``trace_store`` names, whatever the routers say."""
+    """Reads from the Django database that ``trace_store`` names, ignoring routers."""
 
-    def get_queryset(self) -> Any:
-        """All rows, in the store's own database."""
+    def get_queryset(self) -> QuerySet:
+        """All rows, in the store's database."""
         rows = super().get_queryset()
         alias = configuration.database_alias(configuration.settings().store)
         return rows.using(alias) if alias is not None and self._db is None else rows
@@ -33,8 +36,8 @@ _FIELDS = {
 
 
 def field(column: schema.Column) -> Any:
-    """The field that reads a column."""
-    options: dict[str, Any] = {}
+    """The model field for a column."""
+    options: dict[str, object] = {}
     if column.type.length is not None:
         options["max_length"] = column.type.length
     if column.key:
@@ -48,22 +51,22 @@ def field(column: schema.Column) -> Any:
 
 class StoreModel(ModelBase):
     """
-    The class of models that are made from a table of the store; Django never makes or changes such a table.
+    The metaclass of models of the store's tables, which Django never creates or changes.
 
     Args:
-        table: The table; without one it is a model like others, such as a proxy.
-        only: The columns; all of them if none is named.
-        verbose_name, and others: What would stand in ``Meta``.
+        table: The table; without one it is an ordinary model, such as a proxy.
+        only: The columns; by default all.
+        verbose_name, and others: Options for ``Meta``.
     """
 
     def __new__(
         cls,
         name: str,
         bases: tuple[type, ...],
-        attrs: dict[str, Any],
+        attrs: dict[str, object],
         table: schema.Table | None = None,
         only: tuple[str, ...] = (),
-        **options: Any,
+        **options: object,
     ) -> Any:
         """Add the fields and ``Meta``."""
         if table is not None:
@@ -73,7 +76,7 @@ class StoreModel(ModelBase):
 
 
 class StoreRow(models.Model, metaclass=StoreModel):
-    """A row of the store, to be read."""
+    """A read-only row of the store."""
 
     objects = StoreManager()
 

@@ -1,13 +1,13 @@
-"""Text as a record can hold it."""
+"""Text that a record can hold."""
 
 from __future__ import annotations
 
 
 def plain(text: object) -> str:
     """
-    The text of an object, as a ``str`` and no subclass, and as valid UTF-8.
+    The text of an object, as a plain ``str`` of valid UTF-8.
 
-    Django's templates make ``SafeString``, its routes may be lazy translations, and headers
-    may hold lone surrogates; none of these can be encoded.
+    Django's templates return ``SafeString``, its routes may be lazy translations, and headers may have lone surrogates;
+    none of these can be encoded.
     """
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")

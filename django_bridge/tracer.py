@@ -1,8 +1,8 @@
 """
-What happens to a request between the middleware's call and the last byte of its response.
+Traces a request from the middleware's call to the last byte of its response.
 
-:class:`Tracer` decides; the middleware, the signals and the log handler only tell it what they
-saw. Every method is guarded here, so that nothing of ours reaches a request.
+:class:`Tracer` decides; the middleware, the signals and the log handler only report to it. Every method is guarded, so
+that our errors never reach a request.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
 from types import CodeType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.http import Http404
@@ -30,21 +30,25 @@ from celery_trace.runtime import recorder as recorders
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import Settings
 from celery_trace.text.code_owner import code_of
-from django_bridge import configuration, request_context, routes, visits
-from django_bridge.allowance import Allowance
-from django_bridge.visits import TracedRequest
+from django_bridge import configuration, request_context, request_trace, routes
+from django_bridge.rate_limit import RateLimit
+from django_bridge.request_trace import RequestTrace
 
-#: The client's own mistakes, as Django answers them: no failures of the site.
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
+
+#: Client errors in Django, which are not failures of the site.
 CLIENT_ERRORS = (Http404, PermissionDenied, BadRequest, MultiPartParserError)
 
-#: How many suspicious operations are recorded in so many seconds, in each process.
+#: Limit of recorded suspicious operations per number of seconds, in each process.
 SUSPICIONS: Final = 30
 SUSPICIONS_S: Final = 60.0
 
 #: Two threads may serve a process's first requests.
 _making = threading.Lock()
 
-#: Views that are remembered; a site with more routes is told of the rest without blame.
+#: Most remembered views; leaks of further routes have no code to attribute them to.
 _MOST_VIEWS = 2_000
 
 _NOT_RECORDED = (KeyboardInterrupt, GeneratorExit)
@@ -52,158 +56,159 @@ _NOT_RECORDED = (KeyboardInterrupt, GeneratorExit)
 
 class Tracer:
     """
-    Measures visits and records their failures.
+    Measures requests and records their failures.
 
     Args:
-        settings: The checked settings of this process.
-        redactor: Takes secrets out of what is kept of a request.
+        settings: The validated settings of this process.
+        redactor: Redacts the recorded parts of a request.
     """
 
     def __init__(self, settings: Settings, redactor: Redactor) -> None:
         self.settings = settings
         self.redactor = redactor
-        #: Anybody can make these from outside, as often as they like.
-        self.suspicions = Allowance(SUSPICIONS, SUSPICIONS_S)
-        #: The view behind each name of a run: whose code it is that keeps what grows while requests overlap.
-        self._views: dict[str, Any] = {}
+        #: Clients can cause these as often as they like.
+        self.suspicions = RateLimit(SUSPICIONS, SUSPICIONS_S)
+        #: The view of each run's name: leaks are attributed to its code while requests overlap.
+        self._views: dict[str, object] = {}
 
-    # --- a request's way -------------------------------------------------------------------------------
+    # --- a request's stages ----------------------------------------------------------------------------
 
-    def arrived(self, request: Any) -> TracedRequest:
+    def arrived(self, request: HttpRequest) -> RequestTrace:
         """A request reached the middleware."""
-        visit = TracedRequest()
-        visit.inside = True
-        setattr(request, visits.ATTRIBUTE, visit)
-        return visit
+        trace = RequestTrace()
+        trace.inside = True
+        setattr(request, request_trace.ATTRIBUTE, trace)
+        return trace
 
-    def routed(self, visit: TracedRequest, request: Any) -> None:
-        """The view is known and about to be called: from here on it is a run of that route."""
+    def routed(self, trace: RequestTrace, request: HttpRequest) -> None:
+        """The view is known and about to be called: from here on this is a run of its route."""
         with Guard("django: run started"):
             match = request.resolver_match
             if routes.is_own_page(match):
-                visit.own_page = True
+                trace.own_page = True
                 return
-            visit.name = routes.run_name(request.method, routes.route_of(match))
-            if visit.name not in self._views and len(self._views) < _MOST_VIEWS:
-                self._views[visit.name] = match.func
-            visit.run = self.recorder().run_started(Kind.REQUEST, visit.name, visit.id)
-            visit.run.origin, visit.run.describe = visit.id, _is_its_own_root
+            trace.name = routes.run_name(request.method, routes.route_of(match))
+            if trace.name not in self._views and len(self._views) < _MOST_VIEWS:
+                self._views[trace.name] = match.func
+            trace.run = self.recorder().run_started(Kind.REQUEST, trace.name, trace.id)
+            trace.run.origin, trace.run.describe = trace.id, _is_its_own_root
 
-    def noted(self, request: Any, error: BaseException) -> None:
+    def noted(self, request: HttpRequest, error: BaseException) -> None:
         """
-        An exception was seen on its way. Whether it is a failure is decided when the response is known.
+        An exception was seen. Whether it is a failure is decided when the response is known.
 
-        What comes from outside the middleware (another one around it, or none of ours in
-        the list) has no such moment, and is decided now.
+        For one from outside our middleware (from an outer middleware, or if ours is not installed), it is decided now.
         """
         if not self.settings.enabled:
             return
-        visit = visits.of(request)
-        if visit is not None and visit.inside:
-            visit.error = error
+        trace = request_trace.of(request)
+        if trace is not None and trace.inside:
+            trace.error = error
             return
-        if visit is not None and visit.propagated is error:
+        if trace is not None and trace.propagated is error:
             return
         status = 400 if isinstance(error, SuspiciousOperation) else 500
-        self._record(visit or TracedRequest(), request, error, status)
+        self._record(trace or RequestTrace(), request, error, status)
 
-    def answered(self, visit: TracedRequest, request: Any, response: Any) -> Any:
-        """There is a response; the run ends with it, or with its last byte where it streams."""
-        visit.inside = False
+    def answered(self, trace: RequestTrace, request: HttpRequest, response: HttpResponseBase) -> object:
+        """There is a response; the run ends with it, or with the last byte of a streaming one."""
+        trace.inside = False
         with Guard("django: response"):
-            error, visit.error = visit.error, None
+            error, trace.error = trace.error, None
             status: int = response.status_code
             failed = status >= 500
-            # An exception that another middleware turned into an ordinary answer was handled, not a failure.
+            # An exception that another middleware turned into an ordinary response was handled: not a failure.
             if error is not None and (failed or isinstance(error, SuspiciousOperation)):
-                failed = self._record(visit, request, error, status) or failed
+                failed = self._record(trace, request, error, status) or failed
             del error
-            if response.streaming and not visit.own_page:
-                self._watch_stream(visit, request, response)
+            if response.streaming and not trace.own_page:
+                self._watch_stream(trace, request, response)
             else:
-                self.ended(visit, str(status), failed=failed)
+                self.ended(trace, str(status), failed=failed)
         return response
 
-    def broke(self, visit: TracedRequest, request: Any, error: BaseException) -> None:
-        """An exception went past the middleware: ``DEBUG_PROPAGATE_EXCEPTIONS``, an exit, a cancelled request."""
-        visit.inside = False
-        seen, visit.error = visit.error, None
+    def broke(self, trace: RequestTrace, request: HttpRequest, error: BaseException) -> None:
+        """An exception passed the middleware: ``DEBUG_PROPAGATE_EXCEPTIONS``, an exit, a cancelled request."""
+        trace.inside = False
+        seen, trace.error = trace.error, None
         if seen is not None and not _leads_to(seen, error):
-            self._record(visit, request, seen, 500)
-        recorded = self._record(visit, request, error, 500)
+            self._record(trace, request, seen, 500)
+        recorded = self._record(trace, request, error, 500)
         if recorded and isinstance(error, Exception):
-            # Django sends its signal for it again at each middleware that it passes.
-            visit.propagated = error
-        self.ended(visit, type(error).__name__, failed=recorded)
+            # Django sends its signal again at each middleware that the exception passes.
+            trace.propagated = error
+        self.ended(trace, type(error).__name__, failed=recorded)
 
-    def ended(self, visit: TracedRequest, state: str, *, failed: bool) -> None:
-        """The run is over. Later calls for the same visit do nothing."""
-        if visit.ended:
+    def ended(self, trace: RequestTrace, state: str, *, failed: bool) -> None:
+        """The run has ended. Later calls for the same request do nothing."""
+        if trace.ended:
             return
-        visit.ended = True
-        run, visit.run = visit.run, None
+        trace.ended = True
+        run, trace.run = trace.run, None
         if run is not None:
             with Guard("django: run ended"):
                 self.recorder().run_ended(run, state, failed=failed)
 
     # --- streaming -------------------------------------------------------------------------------------
 
-    def _watch_stream(self, visit: TracedRequest, request: Any, response: Any) -> None:
-        """Have a streaming response end its visit when it is closed, and say how it failed."""
+    def _watch_stream(self, trace: RequestTrace, request: HttpRequest, response: HttpResponseBase) -> None:
+        """End the run when a streaming response is closed, and record its failure."""
         status = str(response.status_code)
 
         def end() -> None:
-            self.ended(visit, status, failed=False)
+            self.ended(trace, status, failed=False)
 
-        # A file is left as it is: the server may send it without Python reading it (wsgi.file_wrapper).
+        # Don't wrap a file: the server may send it without Python (wsgi.file_wrapper).
         if getattr(response, "file_to_stream", None) is None:
             chunks = response.streaming_content
             watch = self._watched_async if response.is_async else self._watched
-            response.streaming_content = watch(chunks, visit, request, response.status_code)
+            response.streaming_content = watch(chunks, trace, request, response.status_code)
         response._resource_closers.append(end)
         # Another middleware may replace the response and never close this one.
         weakref.finalize(response, end).atexit = False
 
-    def _watched(self, chunks: Iterator[bytes], visit: TracedRequest, request: Any, status: int) -> Iterator[bytes]:
+    def _watched(
+        self, chunks: Iterator[bytes], trace: RequestTrace, request: HttpRequest, status: int
+    ) -> Iterator[bytes]:
         try:
             while True:
-                token = visits.current.set(visit)
+                token = request_trace.current.set(trace)
                 try:
                     chunk = next(chunks)
                 except StopIteration:
                     return
                 finally:
-                    visits.current.reset(token)
+                    request_trace.current.reset(token)
                 yield chunk
         except Exception as error:
-            self._broke_off(visit, request, error, status)
+            self._broke_off(trace, request, error, status)
             raise
 
     async def _watched_async(
-        self, chunks: AsyncIterator[bytes], visit: TracedRequest, request: Any, status: int
+        self, chunks: AsyncIterator[bytes], trace: RequestTrace, request: HttpRequest, status: int
     ) -> AsyncIterator[bytes]:
         try:
             while True:
-                token = visits.current.set(visit)
+                token = request_trace.current.set(trace)
                 try:
                     chunk = await anext(chunks)
                 except StopAsyncIteration:
                     return
                 finally:
-                    visits.current.reset(token)
+                    request_trace.current.reset(token)
                 yield chunk
         except Exception as error:
-            self._broke_off(visit, request, error, status)
+            self._broke_off(trace, request, error, status)
             raise
 
-    def _broke_off(self, visit: TracedRequest, request: Any, error: Exception, status: int) -> None:
-        recorded = self._record(visit, request, error, status, note="The response was being streamed.")
-        self.ended(visit, str(status), failed=recorded)
+    def _broke_off(self, trace: RequestTrace, request: HttpRequest, error: Exception, status: int) -> None:
+        recorded = self._record(trace, request, error, status, note="The response was being streamed.")
+        self.ended(trace, str(status), failed=recorded)
 
     # --- failures --------------------------------------------------------------------------------------
 
     def recorder(self) -> Recorder:
-        """This process's recorder, made at its first request (and again after a fork)."""
+        """This process's recorder, created at its first request (and again after a fork)."""
         recorder = recorders.current()
         if recorder is None:
             recorder = recorders.ensure(self.settings, Role.WEB, code_of=self._code_of)
@@ -222,19 +227,21 @@ class Tracer:
         refused = self.suspicions.refused
         return {"dropped:suspicious": refused} if refused else {}
 
-    def _record(self, visit: TracedRequest, request: Any, error: BaseException, status: int, note: str = "") -> bool:
-        """Write the failure of a request. Returns whether it was one, and was to be recorded."""
-        if not self.settings.failures or visit.own_page or not is_failure(error):
+    def _record(
+        self, trace: RequestTrace, request: HttpRequest, error: BaseException, status: int, note: str = ""
+    ) -> bool:
+        """Write the failure of a request. Returns whether it was one and had to be recorded."""
+        if not self.settings.failures or trace.own_page or not is_failure(error):
             return False
         if isinstance(error, SuspiciousOperation) and not self.suspicions.allow():
             return False
         with Guard("django: failure capture"):
             recorder = self.recorder()
-            duration_s = visit.duration_s
+            duration_s = trace.duration_s
             match = routes.find_match(request)
-            if not visit.name:
+            if not trace.name:
                 route = routes.route_of(match) if match is not None else routes.NO_ROUTE
-                visit.name = routes.run_name(request.method, route)
+                trace.name = routes.run_name(request.method, route)
             capture = capture_exception(
                 error,
                 limits=self.settings.limits,
@@ -245,30 +252,30 @@ class Tracer:
             raised = capture.exceptions[0]
             exception = ExceptionInfo(type=raised.type, module=raised.module, message=raised.message)
             failure = Failure(
-                id=visit.id if visit.first_failure else new_id(),
+                id=trace.id if trace.first_failure else new_id(),
                 process=recorder.process.uid,
                 kind=Kind.REQUEST,
-                name=visit.name,
-                task_id=visit.id,
+                name=trace.name,
+                task_id=trace.id,
                 outcome=outcome_of(error),
                 witness="web",
                 exception=exception,
-                fingerprint=fingerprint.fingerprint(Kind.REQUEST, visit.name, capture, exception),
+                fingerprint=fingerprint.fingerprint(Kind.REQUEST, trace.name, capture, exception),
                 worker=recorder.process.worker,
                 pid=recorder.process.pid,
                 hostname=recorder.process.host,
                 at_s=recorder.clock.now_s(),
                 duration_s=duration_s,
                 capture=capture,
-                # The tasks that it sent carry the same root: a query for it finds all of them.
-                task=TaskContext(root_id=visit.id),
+                # Its tasks have the same root: a query for it finds all of them.
+                task=TaskContext(root_id=trace.id),
                 request=request_context.describe(
-                    request, visit, error, status=status, redactor=self.redactor, limits=self.settings.limits
+                    request, trace, error, status=status, redactor=self.redactor, limits=self.settings.limits
                 ),
                 memory=read_memory(),
                 note=note,
             )
-            visit.first_failure = False
+            trace.first_failure = False
             recorder.write(failure)
             recorder.keep(failure, error)
             return True
@@ -276,7 +283,7 @@ class Tracer:
 
 
 def _keep_live(recorder: Recorder) -> None:
-    """Let the live shell reach this process's failures, over the broker of the project's Celery app."""
+    """Make this process's failures available to the live shell, over the broker of the project's Celery app."""
     from celery import current_app
 
     from celery_trace.shell.live.keeper import Keeper
@@ -290,25 +297,25 @@ def _keep_live(recorder: Recorder) -> None:
 
 @lru_cache(maxsize=1)
 def of_this_process() -> Tracer:
-    """The tracer that Django's signals and log tell what they saw; made anew when the settings change."""
+    """The tracer for Django's signals and log; recreated when the settings change."""
     return Tracer(configuration.settings(), configuration.redactor())
 
 
-def forget(**_: Any) -> None:
-    """Make the tracer anew when it is next asked for; connected to Django's ``setting_changed``."""
+def forget(**_: object) -> None:
+    """Recreate the tracer at its next use; connected to Django's ``setting_changed``."""
     of_this_process.cache_clear()
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether an exception is the site's failure: not the client's mistake, nor somebody leaving."""
+    """Whether an exception is a failure of the site, not a client error or a disconnect."""
     if isinstance(error, (*CLIENT_ERRORS, *_NOT_RECORDED)):
         return False
-    # A client that hangs up cancels its request under ASGI.
+    # Under ASGI a disconnect cancels the request.
     return type(error).__name__ != "CancelledError"
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """``time_limit`` where gunicorn's ``--timeout`` aborts the worker inside the request, ``lost`` for another exit."""
+    """``time_limit`` if gunicorn's ``--timeout`` aborts the worker during the request, ``lost`` for another exit."""
     if not isinstance(error, SystemExit):
         return Outcome.FAILED
     traceback = error.__traceback__
@@ -320,7 +327,7 @@ def outcome_of(error: BaseException) -> Outcome:
 
 
 def _leads_to(earlier: BaseException, later: BaseException | None) -> bool:
-    """Whether ``earlier`` stands in the chain of ``later``, and so is part of its record."""
+    """Whether ``earlier`` is in the chain of ``later``, and so part of its record."""
     for _ in range(100):
         if later is None:
             return False
@@ -330,14 +337,14 @@ def _leads_to(earlier: BaseException, later: BaseException | None) -> bool:
     return False
 
 
-def note_uncaught(*, request: Any = None, **_: Any) -> None:
-    """A request ends in a server error; connected to Django's ``got_request_exception``, which doesn't name it."""
+def note_uncaught(*, request: HttpRequest | None = None, **_: object) -> None:
+    """A request ends in a server error; connected to Django's ``got_request_exception``, which lacks the exception."""
     error = sys.exc_info()[1]
     if request is not None and error is not None:
         with Guard("django: uncaught exception"):
             of_this_process().noted(request, error)
 
 
-def _is_its_own_root(visit_id: str) -> tuple[str, str]:
-    """A request has no queue, and is the root of the tasks that it sends."""
-    return "", visit_id
+def _is_its_own_root(trace_id: str) -> tuple[str, str]:
+    """The queue and root of a request: it has no queue, and is the root of its tasks."""
+    return "", trace_id

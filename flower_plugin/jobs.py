@@ -102,7 +102,7 @@ class Jobs:
         store.give_back(most_s=GIVE_BACK_S)
 
     def _count_leaks(self) -> None:
-        leak_rows.count_on(self._context.store)
+        leak_rows.update_run_counts(self._context.store)
 
     def start(self) -> None:
         """Start all jobs."""

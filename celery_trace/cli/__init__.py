@@ -1,18 +1,18 @@
 """
-The subcommands of ``celery trace``: what the store knows, in a terminal or as JSON.
+The subcommands of ``celery trace``: the store's contents in a terminal or as JSON.
 
-Each prints a table, or with ``--format json`` the very objects of the JSON API.
+Each prints a table, or with ``--format json`` the objects of the JSON API.
 """
 
 import click
 
-from celery_trace.cli import alerting, facts, heaps, profiling, upkeep
+from celery_trace.cli import alerting, facts, heaps, maintenance, profiling
 
 #: By name, for :mod:`celery_trace.commands`.
 COMMANDS: dict[str, click.Command] = {
     str(command.name): command
     for command in (
         facts.leaks, facts.failures, facts.show, facts.shell, alerting.alerts, facts.workers, heaps.kept,
-        profiling.profile, upkeep.prune, upkeep.export, upkeep.collect, upkeep.doctor,
+        profiling.profile, maintenance.prune, maintenance.export, maintenance.collect, maintenance.doctor,
     )
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """
-``celery trace doctor``: look at everything that must work, and say what to do where it does not.
+``celery trace doctor``: check the installation, with advice for each problem.
 
-Each check is a function that yields findings and may raise nothing; one that breaks is a finding itself.
+Each check is a function that yields findings and should not raise; an exception becomes a finding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -31,22 +31,25 @@ from celery_trace.settings import SettingError, Settings
 from celery_trace.spool import unrecorded
 from celery_trace.text.format import duration, size
 
-#: Longest that the broker may take to answer, seconds.
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: Time limit for the broker's answer, seconds.
 BROKER_S = 5.0
 
-#: A collector that has not written its status for so long is taken for dead, seconds.
+#: A collector that has not written its status for this long counts as dead, seconds.
 STATUS_S = 60.0
-#: The store is said to fill its disk if it would within so many days.
+#: Warn if the store would fill its disk within this many days.
 NEARLY_FULL_DAYS = 14
-#: An SQLite file that can't shrink is worth a word from so many free bytes in it on.
+#: Warn about an SQLite file that can't shrink from this many free bytes in it.
 WASTED_BYTES = 64 * 1024 * 1024
 
-#: The folders of ours in ``trace_dir``.
+#: Our folders in ``trace_dir``.
 PARTS = ("spool", "orders", "profiles")
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """One line: ``level`` is ``ok``, ``warn`` (something is missing that you may want) or ``fail``."""
+    """The result of a check: ``level`` is ``ok``, ``warn`` (something useful is missing) or ``fail``."""
 
     level: str
     check: str
@@ -67,21 +70,21 @@ def _fail(check: str, found: str, advice: str) -> Finding:
 
 
 class Installation(NamedTuple):
-    """What is looked at."""
+    """What the checks use."""
 
-    app: Any
+    app: Celery
     settings: Settings
 
 
-def examine(app: Any, settings: Settings) -> list[Finding]:
-    """All findings, in the order of :data:`CHECKS`; the store and the broker are asked once each."""
+def examine(app: Celery, settings: Settings) -> list[Finding]:
+    """All findings, in the order of :data:`CHECKS`; the store and the broker are queried once each."""
     here = Installation(app, settings)
     findings: list[Finding] = []
     for name, check in CHECKS:
         try:
             findings.extend(check(here))
-        except Exception as error:  # the doctor must get to the end
-            findings.append(_fail(name, f"the check broke: {type(error).__name__}: {error}", "Please report this."))
+        except Exception as error:  # the other checks must run
+            findings.append(_fail(name, f"the check failed: {type(error).__name__}: {error}", "Please report this."))
     return findings
 
 
@@ -121,21 +124,21 @@ def _switch(here: Installation) -> Iterator[Finding]:
 
     asked = os.environ.get(SWITCH, "").strip().lower() not in {"", "0", "false", "no", "off"}
     if not here.settings.enabled:
-        yield _warn("switched on", "trace_enabled is False", "Set it to True to trace anything.")
+        yield _warn("enabled", "trace_enabled is False", "Set it to True to trace anything.")
     elif asked:
-        yield _ok("switched on", f"{SWITCH} is set in this environment")
+        yield _ok("enabled", f"{SWITCH} is set in this environment")
     elif _receivers():
-        yield _ok("switched on", "by CeleryTrace(app) in the app's module")
+        yield _ok("enabled", "by CeleryTrace(app) in the app's module")
     else:
         yield _warn(
-            "switched on",
+            "enabled",
             "not in this environment",
             f"Start the worker with {SWITCH}=1, or put CeleryTrace(app) into the app's module.",
         )
 
 
 def _receivers() -> bool:
-    """Whether the app's own module switched the plugin on: it has been imported by now."""
+    """Whether the app's module has enabled the plugin; it is imported by now."""
     plugin = sys.modules.get("celery_trace.runtime.plugin")
     return plugin is not None and bool(plugin._installed)
 
@@ -154,7 +157,7 @@ def _rules(here: Installation) -> Iterator[Finding]:
     if labels:
         yield _ok("alert channels", ", ".join(labels))
     else:
-        yield _warn("alert channels", "none", "Alerts only stand on the monitor's page; set trace_alert_channels.")
+        yield _warn("alert channels", "none", "Alerts are shown on the monitor only; set trace_alert_channels.")
 
 
 # --- the machine ------------------------------------------------------------------------------------------
@@ -165,7 +168,7 @@ def _folder(here: Installation) -> Iterator[Finding]:
     if not folder.exists():
         above = next(parent for parent in folder.parents if parent.exists())
         if os.access(above, os.W_OK | os.X_OK):
-            yield _ok("trace_dir", f"{folder} does not exist yet; a worker makes it")
+            yield _ok("trace_dir", f"{folder} does not exist yet; a worker creates it")
         else:
             yield _fail(
                 "trace_dir",
@@ -180,7 +183,7 @@ def _folder(here: Installation) -> Iterator[Finding]:
         if os.path.lexists(spool):
             private_files.check_writable(spool)
     except OSError as error:
-        what = "has no room" if unrecorded.is_full(error) else "is not writable"
+        what = "has no space" if unrecorded.is_full(error) else "is not writable"
         yield _fail("trace_dir", f"{folder} {what}: {unrecorded.why(folder, error)}", unrecorded.advice(error))
         return
     status = folder.stat()
@@ -207,7 +210,7 @@ def _folder(here: Installation) -> Iterator[Finding]:
 
 
 def _files(folder: Path) -> Iterator[Finding]:
-    """What stands in ``trace_dir`` and should not, or not like that."""
+    """Foreign or insecure files in ``trace_dir``."""
     loose, refused, aside = [], [], []
     for part in (folder, *(folder / name for name in PARTS)):
         for path in part.iterdir() if part.is_dir() else ():
@@ -223,26 +226,26 @@ def _files(folder: Path) -> Iterator[Finding]:
                 os.close(fd)
             except private_files.NotOurs as error:
                 refused.append(f"{path.relative_to(folder)} ({error.why})")
-            except OSError:  # gone by now, or another user's, which nobody here can open
+            except OSError:  # gone by now, or another user's
                 continue
     if loose:
         yield _fail("private files", f"readable by others: {_some(loose)}", f"Run: chmod -R go= {folder}")
     if refused:
         yield _fail(
             "foreign files",
-            f"not used, as somebody else can have put them there: {_some(refused)}",
-            "See who can write into trace_dir; then remove them, or make them yours alone (chown, chmod 600).",
+            f"not used, as another user may have put them there: {_some(refused)}",
+            "Check who can write to trace_dir; then remove them, or make them yours alone (chown, chmod 600).",
         )
     if aside:
         yield _warn(
             "set aside",
-            f"none of celery-trace's: {_some(aside)}",
-            "See who can write into trace_dir; then remove them.",
+            f"not celery-trace's: {_some(aside)}",
+            "Check who can write to trace_dir; then remove them.",
         )
 
 
 def _some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of others."""
     names = sorted(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
@@ -258,59 +261,59 @@ def _heap(here: Installation) -> Iterator[Finding]:
     if slow:
         yield _warn(
             "memory",
-            f"watched by short stretches of tracemalloc: {slow}",
-            "Tracing costs some hundred times as much as sampling, so within the same budget a leak takes that much "
-            "longer to be named. It makes way for the program's own tracemalloc and for traced blocks.",
+            f"sampled by short periods of tracemalloc: {slow}",
+            "Tracing costs about a hundred times as much as sampling, so within the same budget it takes that much "
+            "longer to find a leak. It stops for the program's own tracemalloc and for traced blocks.",
         )
     else:
-        yield _ok("memory", "watched by the sampling extension module")
+        yield _ok("memory", "sampled by the extension module")
     allocator = os.environ.get("PYTHONMALLOC")
     if allocator:
-        yield _ok("allocators", f"PYTHONMALLOC is {allocator}: memory is watched all the same")
+        yield _ok("allocators", f"PYTHONMALLOC is {allocator}: memory is sampled nevertheless")
     if "malloc_bytes" not in counters.available():
         yield _warn(
             "C memory",
-            f"the C allocator gives no figures ({platform.libc_ver()[0] or 'not glibc'}, or another one is preloaded)",
-            "What C code keeps is told by the process's address space alone, so only what is large.",
+            f"the C allocator has no statistics ({platform.libc_ver()[0] or 'not glibc'}, or another one is preloaded)",
+            "Memory of C code is then measured by the process's address space only, which shows large amounts.",
         )
     yield from _conditions(here)
 
 
-#: What a process may say of itself: level, check, what it is, and what to do.
+#: Conditions that a process may report: level, check, finding, advice.
 _CONDITIONS: dict[str, tuple[str, str, str, str]] = {
     "gc_off": (
         "warn",
         "garbage",
         "garbage collection is off",
-        "Nobody collects cycles there, so they grow for ever; a row without a holder may be just that. Call "
-        "gc.enable(), or gc.collect() now and then.",
+        "Cycles are never collected there, so they grow forever; a row without a holder may be one. Call "
+        "gc.enable(), or gc.collect() from time to time.",
     ),
-    "frozen": ("ok", "gc.freeze", "what was set aside is never collected", ""),
+    "frozen": ("ok", "gc.freeze", "frozen objects are never collected", ""),
     "tracemalloc": (
         "warn",
         "tracemalloc",
         "the program's own tracemalloc is on",
-        "It makes a process several times as slow. Where the heap is watched by tracemalloc too, no leak is looked for "
+        "It slows a process down several times. If the heap is sampled by tracemalloc too, no leaks are searched "
         "meanwhile.",
     ),
     "hooks_lost": (
         "warn",
         "hooks",
-        "another tool has taken the sampler's hooks out, as tracemalloc does when it stops",
-        "What was sampled before is forgotten each time, so a leak takes longer to be named.",
+        "another tool has removed the sampler's hooks, as tracemalloc does when it stops",
+        "Earlier samples are lost each time, so it takes longer to find a leak.",
     ),
 }
 
 
 def _conditions(here: Installation) -> Iterator[Finding]:
-    """What living processes say that makes it harder to watch their heaps."""
+    """Conditions in living processes that impede sampling their heaps."""
     from celery_trace.queries import Queries
     from celery_trace.stores import open_store
 
     try:
         store = open_store(here.settings, create=False)
     except Unavailable:
-        return  # another check says so
+        return  # reported by another check
     try:
         found = Queries(store).heap_conditions()
     except Unavailable:
@@ -324,14 +327,14 @@ def _conditions(here: Installation) -> Iterator[Finding]:
 
 
 def _sandbox(_: Installation) -> Iterator[Finding]:
-    """What the recreated shell can be confined with: tried in a process of its own, since there is no way back."""
+    """The sandbox layers of the recreated shell, tried in a separate process as they can't be undone."""
     code = (
         "import json, sys; from celery_trace.shell.sandbox.protection import confine; "
         "sys.stdout.write(json.dumps([list(layer) for layer in confine()]))"
     )
     tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     if tried.returncode != 0:
-        yield _warn("sandbox", "its layers could not be tried", "The recreated shell may not start on this machine.")
+        yield _warn("sandbox", "its layers could not be tested", "The recreated shell may not start on this machine.")
         return
     layers = msgspec.json.decode(tried.stdout, type=list[tuple[str, bool, str]])
     holding = [name for name, holds, _ in layers if holds]
@@ -341,16 +344,16 @@ def _sandbox(_: Installation) -> Iterator[Finding]:
     else:
         yield _warn(
             "sandbox",
-            f"holds: {', '.join(holding) or 'nothing'}; does not: {', '.join(lacking)}",
-            "The recreated shell works, less confined. A newer kernel, or user namespaces, would close it more.",
+            f"works: {', '.join(holding) or 'nothing'}; does not: {', '.join(lacking)}",
+            "The recreated shell works with less isolation. A newer kernel, or user namespaces, would improve it.",
         )
 
 
-# --- what it talks to -------------------------------------------------------------------------------------
+# --- connections ------------------------------------------------------------------------------------------
 
 
 def examine_store(here: Installation) -> Iterator[Finding]:
-    """The store: whether it can be read, how big it is, and what was lost with it or before it."""
+    """The store: whether it can be read, its size, and lost records."""
     from celery_trace.queries import Queries
     from celery_trace.stores import open_store
     from celery_trace.stores.lineage import sentence
@@ -375,7 +378,7 @@ def examine_store(here: Installation) -> Iterator[Finding]:
         yield _warn(
             "losses",
             sentence(lost),
-            "Records that were only in it are gone, unless a backup or the file that was set aside still has them.",
+            "Records that were only in it are lost, unless a backup or the file that was set aside has them.",
         )
     aside = stats.dropped.get("set_aside", 0)
     dropped = sum(stats.dropped.values()) - aside
@@ -384,14 +387,14 @@ def examine_store(here: Installation) -> Iterator[Finding]:
     if aside:
         yield _warn(
             "losses",
-            f"{aside} records that can't be read were dropped, as the queue celery_trace.set_aside is full",
-            "Find out who publishes them, then empty that queue.",
+            f"{aside} unreadable records were dropped, as the queue celery_trace.set_aside is full",
+            "Find out what publishes them, then empty that queue.",
         )
     if stats.corrupt_lines:
         yield _warn(
             "losses",
             f"{stats.corrupt_lines} corrupt lines were set aside",
-            f"They stand in {here.settings.spool_folder / 'set-aside.log'}.",
+            f"See {here.settings.spool_folder / 'set-aside.log'}.",
         )
     if stats.own_errors:
         worst = max(stats.own_errors.items(), key=lambda pair: pair[1])
@@ -404,7 +407,7 @@ def _size(here: Installation, found: StoreSize) -> Iterator[Finding]:
     words = " ".join(sentences(found, time.time()))
     folder = here.settings.folder
     grows_into_disk = 0
-    if not here.settings.store and folder.exists():  # the default file: the disk is this one
+    if not here.settings.store and folder.exists():  # the default file is on this disk
         disk = os.statvfs(folder)
         grows_into_disk = disk.f_bavail * disk.f_frsize
     days_s = NEARLY_FULL_DAYS * DAY_S
@@ -416,14 +419,14 @@ def _size(here: Installation, found: StoreSize) -> Iterator[Finding]:
         yield _warn(
             "store size",
             f"{words} {size(grows_into_disk)} are free on the disk.",
-            "It will be full before the retention bounds the store: lower trace_retention_bytes or "
+            "The disk will be full before the retention limits the store: lower trace_retention_bytes or "
             "trace_retention_days, or free some space.",
         )
     elif not found.gives_back and found.free_bytes > WASTED_BYTES:
         yield _warn(
             "store size",
             words,
-            "This file was made by an older version and never shrinks. When writers may wait for some time, run: "
+            "This file was created by an older version and can't shrink. When writers may wait for some time, run: "
             "celery -A PROJECT trace prune --vacuum",
         )
     else:
@@ -431,7 +434,7 @@ def _size(here: Installation, found: StoreSize) -> Iterator[Finding]:
 
 
 def _not_made_yet(settings: Settings) -> bool:
-    """The default store of an installation in which nothing has run yet."""
+    """Whether this is the default store of an installation in which nothing has run yet."""
     return not settings.store and not (settings.folder / "trace.db").exists() and not settings.spool_folder.exists()
 
 
@@ -442,7 +445,7 @@ def _broker(here: Installation) -> Iterator[Finding]:
         connection.connect_timeout = BROKER_S
         connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=BROKER_S)
         yield _ok("broker", address)
-    except Exception as error:  # each transport has errors of its own
+    except Exception as error:  # kombu's transports raise different errors
         yield _fail(
             "broker",
             f"{address} does not answer ({type(error).__name__}: {error})",
@@ -465,13 +468,13 @@ def _collector(here: Installation) -> Iterator[Finding]:
         yield _warn(
             "losses",
             f"{here.settings.folder} was removed {status.folders_lost} times while the collector ran",
-            "What had not been stored by then is lost. Find out what removes it.",
+            "Records that were not stored by then are lost. Find out what removes it.",
         )
     if status.sent_again:
         yield _warn(
             "losses",
-            f"the store was replaced under the collector; {status.sent_again} records were sent again",
-            "Records that had left the spool before are only in the store that was replaced.",
+            f"the store was replaced while the collector ran; {status.sent_again} records were sent again",
+            "Older records are only in the replaced store.",
         )
     age_s = time.time() - status.at_s
     waiting = f"{status.spool_records} records wait in the spool ({size(status.spool_bytes)})"
@@ -479,13 +482,13 @@ def _collector(here: Installation) -> Iterator[Finding]:
         level = _fail if status.spool_records else _warn
         yield level(
             "collector",
-            f"not running (last heard of {duration(max(age_s, 1.0))} ago); {waiting}",
+            f"not running (last seen {duration(max(age_s, 1.0))} ago); {waiting}",
             "A worker starts it; or run: celery -A PROJECT trace collect",
         )
     elif status.state == "waiting":
         yield _fail("collector", f"pid {status.pid} waits: {status.why}; {waiting}", "See the store or broker above.")
     else:
-        yield _ok("collector", f"pid {status.pid}, {status.state}, {status.delivered} handed on; {waiting}")
+        yield _ok("collector", f"pid {status.pid}, {status.state}, {status.delivered} delivered; {waiting}")
 
 
 def _lives(pid: int) -> bool:
@@ -501,7 +504,7 @@ def _lives(pid: int) -> bool:
 CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Finding]]], ...] = (
     ("versions", _versions),
     ("extras", _extras),
-    ("switched on", _switch),
+    ("enabled", _switch),
     ("trace_dir", _folder),
     ("store", examine_store),
     ("collector", _collector),

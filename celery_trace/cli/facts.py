@@ -1,30 +1,33 @@
-"""The subcommands that show what the store knows, and the one that looks inside a failure."""
+"""The subcommands that show the store's contents, and the one that opens a shell into a failure."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
-from celery_trace.cli.renderers import alerts as alert_text
-from celery_trace.cli.renderers import failures as failure_text
-from celery_trace.cli.renderers import leaks as leak_text
-from celery_trace.cli.renderers import shells as shell_text
-from celery_trace.cli.renderers import workers as worker_text
-from celery_trace.cli.session import (
+from celery_trace.cli.context import (
     KIND,
     NAME,
     SEARCH,
     SINCE,
     WORKER,
+    CommandContext,
     Refusal,
-    Session,
     command,
     listing,
     unknown,
     user,
 )
+from celery_trace.cli.renderers import alerts as alert_text
+from celery_trace.cli.renderers import failures as failure_text
+from celery_trace.cli.renderers import leaks as leak_text
+from celery_trace.cli.renderers import shells as shell_text
+from celery_trace.cli.renderers import workers as worker_text
 from celery_trace.model import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from celery_trace.queries.filters import FailureFilter, LeakFilter
 
 
 @command
@@ -32,48 +35,48 @@ from celery_trace.model import Outcome, Verdict
     KIND, NAME, WORKER, SEARCH, SINCE,
     click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), default=None),
 )  # fmt: skip
-def leaks(session: Session, **filters: Any) -> None:
-    """What leaks, how much a run, and where."""
-    with session.store() as (_, queries):
-        page = queries.leaks(**filters)
-    session.page(page, leak_text.leaks(page.rows, session.style))
+def leaks(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[LeakFilter]) -> None:
+    """List leaks: how much per run, and where."""
+    with context.store() as (_, queries):
+        page = queries.leaks(limit=limit, cursor=cursor, **filters)
+    context.page(page, leak_text.leaks(page.rows, context.style))
 
 
 @command
 @listing(
     KIND, NAME, WORKER, SEARCH, SINCE,
     click.option("--outcome", type=click.Choice([outcome.value for outcome in Outcome]), default=None),
-    click.option("--task-id", default=None, help="Of one task."),
-    click.option("--fingerprint", default=None, help="Of one group."),
-    click.option("--live", is_flag=True, default=None, help="Only those whose process still holds their objects."),
+    click.option("--task-id", default=None, help="Only this task's."),
+    click.option("--fingerprint", default=None, help="Only this group's."),
+    click.option("--live", is_flag=True, default=None, help="Only failures that a process still holds."),
 )  # fmt: skip
-def failures(session: Session, **filters: Any) -> None:
-    """What failed, was killed or was lost; the newest first."""
-    with session.store() as (_, queries):
-        page = queries.failures(**filters)
-    session.page(page, failure_text.failures(page.rows, session.style))
+def failures(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[FailureFilter]) -> None:
+    """List failed, killed and lost runs, newest first."""
+    with context.store() as (_, queries):
+        page = queries.failures(limit=limit, cursor=cursor, **filters)
+    context.page(page, failure_text.failures(page.rows, context.style))
 
 
 @command
 @listing(SINCE)
-def workers(session: Session, **filters: Any) -> None:
-    """Workers and their processes, with memory and what measuring costs."""
-    with session.store() as (_, queries):
-        page = queries.workers(**filters)
+def workers(context: CommandContext, since_s: float | None, limit: int, cursor: str | None) -> None:
+    """List workers and their processes, with memory and overhead."""
+    with context.store() as (_, queries):
+        page = queries.workers(since_s=since_s, limit=limit, cursor=cursor)
         forecasts = queries.forecasts()
         proposals = [(worker.name, found) for worker in page.rows if (found := queries.proposal(worker)) is not None]
-    text = worker_text.workers(page.rows, session.style) + worker_text.forecasts(forecasts, proposals, session.style)
-    session.page(page, text, forecasts=forecasts, proposals=dict(proposals))
+    text = worker_text.workers(page.rows, context.style) + worker_text.forecasts(forecasts, proposals, context.style)
+    context.page(page, text, forecasts=forecasts, proposals=dict(proposals))
 
 
-# --- one ----------------------------------------------------------------------------------------------------
+# --- details ------------------------------------------------------------------------------------------------
 
 
 @command
 @click.argument("id")
-def show(session: Session, id: str) -> None:
-    """One leak, failure, alert or shell session, by its id."""
-    with session.store() as (_, queries):
+def show(context: CommandContext, id: str) -> None:
+    """Show a leak, failure, alert or shell session by its id."""
+    with context.store() as (_, queries):
         read: Any
         text: Any
         for read, text in (
@@ -84,25 +87,25 @@ def show(session: Session, id: str) -> None:
         ):
             found = read(id)
             if found is not None:
-                session.say(text(found, session.style), found)
+                context.show(text(found, context.style), found)
                 return
     raise unknown(id, "leak, failure, alert or shell session")
 
 
 @command
 @click.argument("id")
-@click.option("--recreated", is_flag=True, help="From the capture, even where the process still lives.")
-def shell(session: Session, id: str, recreated: bool) -> None:
-    """Look inside a failure: live in the process that failed, or recreated from what was captured."""
-    if session.settings.shell == "off":
-        raise Refusal("The shell is off (trace_shell = 'off'). Set CELERY_TRACE_SHELL=recreated to look at captures.")
-    with session.store() as (store, queries):
+@click.option("--recreated", is_flag=True, help="Use the capture, even if the process still lives.")
+def shell(context: CommandContext, id: str, recreated: bool) -> None:
+    """Open a shell into a failure: live in the process that failed, or recreated from its capture."""
+    if context.settings.shell == "off":
+        raise Refusal("The shell is off (trace_shell = 'off'). Set CELERY_TRACE_SHELL=recreated to use captures.")
+    with context.store() as (store, queries):
         if queries.failure_record(id) is None:
             raise unknown(id, "failure")
         from celery_trace.cli.terminal import run
 
         status = run(
-            id, queries=queries, store=store, settings=session.settings, connect=session.app.connection_for_write,
+            id, queries=queries, store=store, settings=context.settings, connect=context.app.connection_for_write,
             user=user(), live=not recreated,
         )  # fmt: skip
     if status:

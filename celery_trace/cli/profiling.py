@@ -1,54 +1,53 @@
-"""The subcommand that profiles: memray around the next run of a task, and its flamegraph."""
+"""The subcommand that profiles the next run of a task with memray."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import click
 
-from celery_trace.cli.session import Lasting, Refusal, Session, command, user
+from celery_trace.cli.context import CommandContext, Duration, Refusal, command, user
 from celery_trace.heap.flamegraph import NoFlamegraph, Profile, Profiles
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import count, duration, size
 
-#: How often it is looked whether the run is over, seconds.
+#: How often to check whether the run has ended, seconds.
 LOOK_S = 0.25
-#: After how many seconds of waiting it is said again what is waited for.
+#: How often to report that it still waits, seconds.
 REMIND_S = 15.0
 
 
 @command
 @click.argument("name")
-@click.option("--wait", "wait_s", type=Lasting(), default="10m", show_default=True, help="How long the order stands.")
+@click.option("--wait", "wait_s", type=Duration(), default="10m", show_default=True, help="How long to wait.")
 @click.option("--view", type=click.Choice(["peak", "kept"]), default="peak", show_default=True,
-              help="The flamegraph of the run's peak, or of what was still there when it ended.")  # fmt: skip
-def profile(session: Session, name: str, wait_s: float, view: str) -> None:
+              help="The flamegraph of the run's peak, or of the memory left at its end.")  # fmt: skip
+def profile(context: CommandContext, name: str, wait_s: float, view: str) -> None:
     """
-    Profile the next run of the task NAME with memray, and make its flamegraph.
+    Profile the next run of the task NAME with memray, and create its flamegraph.
 
     Each running worker profiles one run: this waits for the first on this host. Ctrl-C ends the wait, not the order.
     """
     from celery_trace.control import orders
 
-    profiles = Profiles(session.settings.folder)
+    profiles = Profiles(context.settings.folder)
     begun_s = time.time()
     try:
-        answers = orders.profile(session.app, session.settings, name, user=user(), seconds=wait_s)
+        answers = orders.profile(context.app, context.settings, name, user=user(), seconds=wait_s)
     except ValueError as error:
-        raise Refusal(f"That order can't be given: {error}.") from None
+        raise Refusal(f"Invalid order: {error}.") from None
     if not answers:
         raise Refusal(
-            "No worker with celery-trace answered. Is one running, on this broker and with this project? "
-            "celery trace workers shows those that were seen."
+            "No worker with celery-trace answered. Is one running on this broker with this project? "
+            "See celery trace workers."
         )
     for answer in answers:
         if not answer["ok"]:
-            click.echo(f"{escaped(answer['worker'])} will not: {escaped(answer['why'])}", err=True)
+            click.echo(f"{escaped(answer['worker'])} refused: {escaped(answer['why'])}", err=True)
     if not any(answer["ok"] for answer in answers):
-        raise Refusal("No worker took the order; the reasons stand above.")
+        raise Refusal("No worker accepted the order; see the reasons above.")
     found = _wait(profiles, name, begun_s, wait_s)
-    data: dict[str, Any] = {"profile": found, "recording": str(profiles.recording(found.id)), "workers": answers}
+    data: dict[str, object] = {"profile": found, "recording": str(profiles.recording(found.id)), "workers": answers}
     if found.state != "done":
         raise Refusal(f"The run of {escaped(name)} was not profiled: {escaped(found.why)}")
     try:
@@ -56,8 +55,8 @@ def profile(session: Session, name: str, wait_s: float, view: str) -> None:
         where = f"Flamegraph  {data['flamegraph']}\n"
     except NoFlamegraph as error:
         data["flamegraph"] = None
-        where = f"There is no flamegraph: {escaped(str(error))}\n"
-    session.say(
+        where = f"No flamegraph: {escaped(str(error))}\n"
+    context.show(
         f"{escaped(found.name)}  task {escaped(found.task_id)}  pid {found.pid} on {escaped(found.host)}\n"
         f"Took {duration(found.duration_s)} under memray; {size(found.peak_bytes)} at its peak, "
         f"{count(found.allocations)} allocations\n"
@@ -67,7 +66,7 @@ def profile(session: Session, name: str, wait_s: float, view: str) -> None:
 
 
 def _wait(profiles: Profiles, name: str, since_s: float, wait_s: float) -> Profile:
-    """The first profile of a name that ends. Progress goes to standard error."""
+    """Wait for the first profile of a name to end. Progress goes to standard error."""
     click.echo(f"Waiting for the next run of {escaped(name)} …", err=True)
     deadline_s = time.monotonic() + wait_s
     remind_s = time.monotonic() + REMIND_S
@@ -83,8 +82,8 @@ def _wait(profiles: Profiles, name: str, since_s: float, wait_s: float) -> Profi
         now_s = time.monotonic()
         if now_s >= deadline_s and not found:
             raise Refusal(
-                f"No run of {escaped(name)} began within {duration(wait_s)} on this host. A profile stays on the host "
-                f"of its worker, in {profiles.folder}."
+                f"No run of {escaped(name)} started within {duration(wait_s)} on this host. A profile stays on its "
+                f"worker's host, in {profiles.folder}."
             )
         if now_s >= remind_s:
             remind_s = now_s + REMIND_S

@@ -1,8 +1,8 @@
 """
 The shell in a terminal: ``celery -A proj trace shell ID``.
 
-What comes from the process is data: control characters are shown as escapes, so that no value can steer the
-reader's terminal. The transcript goes to the store, as the one in the browser does.
+Output of the process is data: control characters are shown as escapes, so that no value can control the user's
+terminal. The transcript goes to the store, as in the browser.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HISTORY_LINES = 1000
 
 
 class Transcript(Protocol):
-    """Where a session is written down; the store."""
+    """Stores a session's transcript."""
 
     def add_shell(self, shell: ShellView) -> None: ...
 
@@ -47,7 +47,7 @@ class Transcript(Protocol):
 
 
 class Screen:
-    """Writes what a session says; colours only where the reader's terminal has them."""
+    """Writes a session's output, with colours if the terminal has them."""
 
     def __init__(self, out: TextIO, *, colour: bool) -> None:
         self._out = out
@@ -62,20 +62,20 @@ class Screen:
         self._write(text, event.stream if event.kind == "output" else event.kind)
 
     def notice(self, text: str) -> None:
-        """The shell's own words."""
+        """A message of the shell."""
         self.event(Event("notice", text))
 
     def fresh_line(self) -> None:
-        """Begin a new line unless the cursor stands at one."""
+        """Start a new line unless the cursor is at the start of one."""
         if not self._at_margin:
             self._write("\n", "")
 
     def new_line(self) -> None:
-        """Leave the line that is being typed: the prompt and what follows it are not of our writing."""
+        """Leave the line with the prompt and the typed text, which we did not write."""
         self._write("\n", "")
 
     def prompt(self, text: str) -> str:
-        """A prompt as ``input`` wants it: colours between marks that readline does not count."""
+        """A prompt for ``input``: its colours are between marks that readline does not count."""
         return f"\x01\x1b[{_COLOURS['prompt']}m\x02{text}\x01\x1b[0m\x02" if self._colour else text
 
     def _write(self, text: str, style: str) -> None:
@@ -90,12 +90,12 @@ class Screen:
 
 class Terminal:
     """
-    One person at one failure.
+    A user's shell into a failure.
 
     Args:
-        open_live: Opens the live session; None where that is not wanted or not possible.
-        open_recreated: Opens the recreated one.
-        read: Gives the next line for a prompt; raises EOFError at the end.
+        open_live: Opens a live session; None if that is unwanted or impossible.
+        open_recreated: Opens a recreated one.
+        read: Returns the next line for a prompt; raises EOFError at the end.
     """
 
     def __init__(
@@ -154,9 +154,9 @@ class Terminal:
     @contextmanager
     def _own_ctrl_c(self) -> Iterator[None]:
         """
-        Ctrl-C clears the line while one is being typed, and interrupts the command at any other time.
+        Ctrl-C clears a line that is being typed, and otherwise interrupts the command.
 
-        Python's own handler raises wherever the main thread happens to be, which between the two would end us.
+        Python's own handler raises anywhere in the main thread, which between the two would end the terminal.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -164,7 +164,7 @@ class Terminal:
 
         def pressed(_number: int, _frame: FrameType | None) -> None:
             if self._reading:
-                self._reading = False  # a second press, while the first one clears the line, must not end us
+                self._reading = False  # a second press, while the first clears the line, must not end the terminal
                 raise KeyboardInterrupt
             self._interrupted.set()
 
@@ -259,7 +259,7 @@ class Terminal:
         return done.ok
 
     def _ran(self, session: ShellSession, code: str) -> Done:
-        """Run in a thread of its own, so that Ctrl-C here interrupts there."""
+        """Run in a separate thread, so that Ctrl-C here interrupts there."""
         said: list[Event] = []
         outcome: list[Done | BaseException] = []
 
@@ -317,7 +317,7 @@ class Terminal:
             self._transcript.add_shell_line(self._id, line)
 
 
-# --- the person's side ----------------------------------------------------------------------------------
+# --- the user's side ------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -335,7 +335,7 @@ def _line_editor(complete: Callable[[str, int], list[str]], history: Path) -> It
             found.clear()
             line, end = readline.get_line_buffer(), readline.get_endidx()
             with Guard("shell completion"):
-                # Readline replaces from its own idea of a word's beginning.
+                # Readline has its own rule for the start of the replaced word.
                 lead = line[readline.get_begidx() : completion_start(line, end)]
                 found.extend(lead + item for item in complete(line, end))
         return found[state] if state < len(found) else None
@@ -378,16 +378,16 @@ def run(
     clock: Clock | None = None,
 ) -> int:
     """
-    A shell over a failure, on this terminal or from a pipe.
+    Run a shell into a failure, on this terminal or from a pipe.
 
     Args:
-        queries: Reads the failure, where it is kept and the leaks of its task.
-        store: Takes the transcript.
-        connect: Makes a broker connection, for the live shell.
-        live: Try the process that failed first, where ``trace_shell`` is ``live``.
+        queries: Reads the failure, where it is kept, and the leaks of its task.
+        store: Stores the transcript.
+        connect: Opens a broker connection, for the live shell.
+        live: Try the failed process first, if ``trace_shell`` is ``live``.
 
     Returns:
-        The exit status: 0, or 1 if there is nothing to open or the last command failed.
+        The exit status: 0, or 1 if no session could be opened or the last command failed.
     """
     source, out = stdin or sys.stdin, stdout or sys.stdout
     interactive = source.isatty()

@@ -1,9 +1,9 @@
 """
-The collector: one process per spool folder that hands records on, and adopts what dead processes left.
+The collector: one process per spool folder that delivers records and adopts those of killed processes.
 
-``process`` starts and watches it from a worker or a monitor, ``program`` is what runs there, ``rounds`` delivers the
-records, ``upkeep`` looks after the store, ``priority`` lowers its priority, ``adoption`` writes records for killed
-processes, and ``status`` is its own state.
+``process`` starts and monitors it from a worker or a monitor, ``program`` is its main program, ``rounds`` delivers
+records, ``maintenance`` maintains the store, ``priority`` lowers its priority, ``adoption`` writes records for killed
+processes, and ``status`` is its state.
 """
 
 from celery_trace.collector.process import CollectorProcess

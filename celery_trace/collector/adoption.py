@@ -1,4 +1,4 @@
-"""What can still be said of a process that was killed: its end, and the runs that it was killed in."""
+"""Records for a killed process: its end, and the runs that were in progress."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from celery_trace.model import AnyRecord, Failure, Kind, Line, Outcome, ProcessR
 from celery_trace.process import blackbox
 from celery_trace.process.blackbox import Running
 
-_KILLED: Final = "The process was killed. Its black box tells what it was doing."
+_KILLED: Final = "The process was killed. Its black box shows what it was doing."
 _CRASHED: Final = "The process crashed: {}. The stack is where it crashed."
 
 
 def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: SourceLines) -> list[AnyRecord]:
     """
-    The records that speak for a killed process.
+    The records for a killed process.
 
     Args:
-        process: From the head of its spool files, where one is left.
+        process: From the head of its spool files, if one is left.
         box: Its black box; may be missing.
-        now_s: When the death was noticed, seconds since the epoch.
-        source: Reads the lines at which the process was.
+        now_s: When its death was noticed, seconds since the epoch.
+        source: Reads the source lines that were running.
 
     Returns:
-        The process with its end, and a failure for each run that was in progress. Doing it twice gives the same
-        keys.
+        The process with its end, and a failure for each run in progress. A second call gives the same keys.
     """
     reading = blackbox.read(box, noticed_at_s=now_s)
     if process is None and reading is not None:
@@ -37,7 +36,7 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
     if process is None:
         return []
     records: list[AnyRecord] = [replace(process, ended_at_s=now_s, ended_how="killed")]
-    # Several, where threads or greenlets share a process.
+    # Several where threads or greenlets share a process.
     for run, seen in reading.runs if reading is not None else ():
         sample = seen and replace(seen, stack=_with_source(seen.stack, source, process.started_at_s))
         at_s = sample.at_s if sample is not None else now_s
@@ -66,17 +65,17 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
 
 
 def _with_source(stack: list[Line], source: SourceLines, started_at_s: float) -> list[Line]:
-    """Lines with their text, where the file is not newer than the process: it may hold something else by now."""
-    told = []
+    """Lines with their text. Files newer than the process are skipped, as they may have changed."""
+    lines = []
     for line in stack:
         changed_at_s = source.changed_at_s(line.file)
         if changed_at_s is not None and changed_at_s < started_at_s:
-            told.append(replace(line, code=source.around(line.file, line.line, changed_at_s).code))
+            lines.append(replace(line, code=source.around(line.file, line.line, changed_at_s).code))
         else:
-            told.append(line)
-    return told
+            lines.append(line)
+    return lines
 
 
 def _id_without_task(process: ProcessRecord, run: Running) -> str:
-    """A request or a block has no task id; which one it was, its start and its thread tell."""
+    """An id for a request or a block, which has no task id: its start and thread identify it."""
     return stable_id("lost", process.uid, run.name, repr(run.started_at_s), str(run.thread))

@@ -1,4 +1,4 @@
-"""Starting, watching and ending the collector from a worker or a monitor."""
+"""Starts, monitors and stops the collector from a worker or a monitor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,13 +20,16 @@ from celery_trace.collector.status import LOCK_FILE, Status, read_status
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
 
+if TYPE_CHECKING:
+    from celery import Celery
+
 logger = logging.getLogger("celery_trace")
 
-#: Pause before a collector that ended is started again, seconds: doubles up to the second number.
+#: Backoff before a collector that ended is restarted, seconds: doubles up to the second number.
 RESTART_S = (1.0, 60.0)
-#: While another collector has the folder, it is looked after this often, seconds.
+#: How often to check a folder that another collector has, seconds.
 ELSEWHERE_S = 5.0
-#: One that ran this long was no failed start, seconds.
+#: A collector that ran this long did not fail at its start, seconds.
 STEADY_S = 30.0
 #: Exit status when another collector has the folder.
 ANOTHER_ONE = 75
@@ -36,16 +39,16 @@ class CollectorProcess:
     """
     The collector as a child process of this one.
 
-    It inherits no descriptor and gets its settings over standard input. If this process is killed, it drains
-    the spool once more and ends by itself.
+    It inherits no descriptor and gets its settings over standard input. If this process is killed, the collector
+    drains the spool once more and ends.
 
     Args:
-        settings: Those of this process.
-        app: The Celery app whose broker the transport ``broker`` uses; by default the current one.
+        settings: The settings of this process.
+        app: The Celery app whose broker the transport ``broker`` uses; by default the current app.
         clock: Times the restarts.
     """
 
-    def __init__(self, settings: Settings, *, app: Any = None, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, *, app: Celery | None = None, clock: Clock | None = None) -> None:
         self._settings = settings
         self._app = app
         self._clock = clock or SystemClock()
@@ -55,32 +58,32 @@ class CollectorProcess:
         self._pause_s = RESTART_S[0]
         self._stopped = False
         self._lock = threading.Lock()
-        #: How often it had to be started again.
+        #: The number of restarts.
         self.restarts = 0
 
     @property
     def pid(self) -> int | None:
-        """The collector's process id while we have one."""
+        """The collector's process id, if we run one."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
     def start(self) -> None:
-        """Start it; returns at once. A second call while it runs, or while another one does the work, does nothing."""
+        """Start it and return at once. Does nothing while it runs, or while another collector has the folder."""
         with self._lock:
             self._stopped = False
             if self.pid is None:
                 self._spawn_unless_taken()
 
     def _spawn_unless_taken(self) -> None:
-        """Look at the folder before a Python is started only to find it taken, or not writable."""
+        """Check the folder before starting a Python process that would find it taken or not writable."""
         folder = self._settings.spool_folder
         self._again_at_s = self._clock.monotonic_s() + ELSEWHERE_S
         if folder_is_taken(folder):
             return
         try:
             private_files.check_writable(folder)
-        except OSError as error:  # a collector would find no room either, not even for its lock
-            unrecorded.say(folder, error)
+        except OSError as error:  # a collector could not create its lock either
+            unrecorded.log_once(folder, error)
             if not unrecorded.is_full(error):
                 return
         self._again_at_s = 0.0
@@ -99,7 +102,7 @@ class CollectorProcess:
             [sys.executable, "-m", "celery_trace.collector"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in the worker's terminal must not take it before the last records
+            start_new_session=True,  # Ctrl-C in the worker's terminal must not end it before the last records
         )
         self._started_s = self._clock.monotonic_s()
         assert self._process.stdin is not None
@@ -107,7 +110,7 @@ class CollectorProcess:
             pipe.write(job)
 
     def watch(self) -> None:
-        """Look after it, every second or so: start it again when it has ended, with growing pauses."""
+        """Called about every second: restart it when it has ended, with backoff."""
         with self._lock:
             process = self._process
             if self._stopped:
@@ -122,14 +125,14 @@ class CollectorProcess:
             status = process.poll()
             if status is None:
                 return
-            if status == ANOTHER_ONE:  # all is well: somebody else does it; look again later
+            if status == ANOTHER_ONE:  # another collector has the folder; check again later
                 self._again_at_s = now_s + ELSEWHERE_S
                 return
             if now_s - self._started_s > STEADY_S:
                 self._pause_s = RESTART_S[0]
             self.restarts += 1
             logger.warning(
-                "celery-trace: the collector ended with status %s; again in %g s. Records wait in the spool.",
+                "celery-trace: the collector ended with status %s; restart in %g s. Records wait in the spool.",
                 status,
                 self._pause_s,
             )
@@ -137,7 +140,7 @@ class CollectorProcess:
             self._pause_s = min(self._pause_s * 2, RESTART_S[1])
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Let it drain the spool once more and end; one that does not within ``timeout`` seconds is killed."""
+        """Let it drain the spool once more and end. It is killed after ``timeout`` seconds."""
         with self._lock:
             self._stopped = True
             process, self._process = self._process, None
@@ -152,7 +155,7 @@ class CollectorProcess:
             process.wait()
 
     def status(self) -> Status | None:
-        """What the folder's collector, ours or another, said last."""
+        """The last status of the folder's collector, ours or another."""
         return read_status(self._settings.folder)
 
     def drained_once(self) -> bool:
@@ -162,7 +165,7 @@ class CollectorProcess:
 
 
 def folder_is_taken(spool_folder: Path) -> bool:
-    """Whether a collector holds the lock of a spool folder. Shared, so that two who ask do not see each other."""
+    """Whether a collector holds the lock of a spool folder. Uses a shared lock, so two callers don't collide."""
     try:
         descriptor = private_files.open_file(spool_folder / LOCK_FILE, os.O_RDONLY)
     except OSError:
@@ -176,12 +179,12 @@ def folder_is_taken(spool_folder: Path) -> bool:
     return False
 
 
-def broker_of(app: Any = None) -> dict[str, Any]:
+def broker_of(app: Celery | None = None) -> dict[str, object]:
     """
-    How to reach an app's broker, as plain values that another process can read.
+    An app's broker options, as plain values that another process can read.
 
     Args:
-        app: The Celery app; by default the current one.
+        app: The Celery app; by default the current app.
     """
     from celery import current_app
 
@@ -194,8 +197,8 @@ def broker_of(app: Any = None) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can carry of a value; the rest (functions, contexts) can't cross into another process."""
+def _plain(value: object) -> object:
+    """The part of a value that JSON can hold. Functions and contexts can't be passed to another process."""
     if isinstance(value, dict):
         return {str(key): plain for key, item in value.items() if (plain := _plain(item)) is not None}
     if isinstance(value, list | tuple):

@@ -1,8 +1,8 @@
 """
 The collector's program, ``python -m celery_trace.collector``.
 
-It reads its settings as JSON from standard input, so that no password stands in a command line or an environment. It
-ends when its parent is gone or on SIGTERM, each time after a last round.
+It reads its settings as JSON from standard input, so that no password appears in a command line or an environment. It
+ends after a last round when its parent is gone or on SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 from celery_trace.clock import SystemClock
-from celery_trace.collector.priority import give_way, look_for_garbage_seldom
+from celery_trace.collector.maintenance import Maintenance
+from celery_trace.collector.priority import lower_priority, relax_garbage_collection
 from celery_trace.collector.process import ANOTHER_ONE
 from celery_trace.collector.rounds import AnotherCollector, Collector
-from celery_trace.collector.upkeep import Upkeep
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
 from celery_trace.transports import Transport
@@ -29,7 +29,7 @@ logger = logging.getLogger("celery_trace.collector")
 
 
 def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> Transport:
-    """The transport of these settings; ``broker`` tells kombu how to reach it."""
+    """The transport of these settings; ``broker`` has kombu's connection options."""
     if settings.transport == "broker":
         from celery_trace.transports.broker import BrokerTransport, connect
 
@@ -37,12 +37,12 @@ def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> 
     from celery_trace.stores import open_store
     from celery_trace.transports.direct import DirectTransport
 
-    upkeep = Upkeep(settings, SystemClock())
-    return DirectTransport(lambda: open_store(settings), upkeep.after_records, upkeep.after_round)
+    maintenance = Maintenance(settings, SystemClock())
+    return DirectTransport(lambda: open_store(settings), maintenance.after_records, maintenance.after_round)
 
 
 def main() -> int:
-    """Run until the parent is gone or SIGTERM comes."""
+    """Run until the parent is gone or SIGTERM arrives."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     job: dict[str, Any] = msgspec.json.decode(sys.stdin.buffer.read())
@@ -68,12 +68,12 @@ def main() -> int:
     except OSError as error:
         logger.error("Can't collect %s: %s. %s", settings.spool_folder, error, unrecorded.advice(error))
         return 1
-    look_for_garbage_seldom()
-    if parent:  # after the imports: who starts a worker waits for the store to be there
-        give_way()
+    relax_garbage_collection()
+    if parent:  # after the imports: a starting worker waits for the store
+        lower_priority()
     try:
         collector.run(should_end, ended.wait)
-    except AnotherCollector as other:  # the folder was removed, and another one was quicker in the new one
+    except AnotherCollector as other:  # the folder was removed, and another collector took the new one
         logger.info("%s", other)
         return ANOTHER_ONE
     finally:
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def prepare_django(settings_module: str) -> None:
-    """Let ``trace_store = "django"`` find Django's settings, as the process that started us had them."""
+    """Let ``trace_store = "django"`` find Django's settings, as in the process that started the collector."""
     if settings_module:
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", settings_module)
     if os.getcwd() not in sys.path:

@@ -1,4 +1,4 @@
-"""The rounds of a collector: batches from the spool to the transport, and what is to be tidied up after them."""
+"""A collector's rounds: batches from the spool to the transport, and the cleanup after them."""
 
 from __future__ import annotations
 
@@ -25,50 +25,50 @@ from celery_trace.redaction import Redactor
 from celery_trace.spool import segments
 from celery_trace.spool.lines import pack
 from celery_trace.spool.reader import Corrupt, SpoolReader
-from celery_trace.spool.segments import Listing
+from celery_trace.spool.segments import SpoolListing
 from celery_trace.transports import Transport, TransportUnavailable
 
 logger = logging.getLogger("celery_trace.collector")
 
-#: Pause between rounds that found nothing, seconds: short after something came, longer when all is quiet.
+#: Pause between rounds that found nothing, seconds: short after records arrived, longer when idle.
 IDLE_S = (0.05, 1.0)
-#: Share of the time that rounds take while records keep coming, and the longest pause for that, seconds. A round costs
-#: some 3 ms beside its records: that is paid once a second where failures come by the hundred, and the record that
-#: comes after a lone one waits for a tenth of a second.
+#: Share of the time spent in rounds while records keep coming, and the longest pause for that, seconds. A round costs
+#: about 3 ms on top of its records: with hundreds of failures a second that is paid once a second, and a record that
+#: follows a lone one waits for 0.1 s.
 SHARE = 0.03
 PACE_S = 1.0
-#: Pause after the store or broker refused, seconds: doubles up to the second number.
+#: Backoff after the store or broker refused, seconds: doubles up to the second number.
 BACK_OFF_S = (0.25, 15.0)
-#: How often the account is written, seconds.
+#: How often the statistics are written, seconds.
 ACCOUNT_S = 5.0
-#: The last round before the end takes no longer than this, seconds.
+#: Time limit of the last round, seconds.
 LAST_ROUND_S = 20.0
-#: What could not be read is set aside in this file, up to this size.
+#: Unreadable lines are set aside in this file, up to this size.
 SET_ASIDE_FILE = "set-aside.log"
 SET_ASIDE_BYTES = 4 * 1024 * 1024
 
 
 class AnotherCollector(TraceError):
-    """The folder is being collected already."""
+    """Another collector already has the folder."""
 
 
 class Collector:
     """
     Drains one spool folder.
 
-    At least once: a batch is handed on, then the files' cursors move. A crash in between sends the batch again,
-    and its keys make that harmless. Memory is bounded by the size of a batch, however long the store was down.
+    Delivery is at-least-once: a batch is sent, then the files' cursors move. A crash in between sends the batch again,
+    which the records' keys make harmless. Memory is bounded by the size of a batch, however long the store was down.
 
     Args:
         folder: The spool folder.
-        transport: Where records go.
-        clock: Stamps what the collector itself writes.
-        name: Distinguishes this folder's account from those of other hosts.
-        redact: Further names whose values are secret, in the source lines of killed processes.
+        transport: Delivers the records.
+        clock: Timestamps the collector's own records.
+        name: Distinguishes this folder's statistics from those of other hosts.
+        redact: Further names of secrets, for the source lines of killed processes.
 
     Raises:
-        AnotherCollector: Another one holds the folder's lock.
-        OSError: The folder can't be made or written to.
+        AnotherCollector: Another collector holds the folder's lock.
+        OSError: The folder can't be created or written to.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Collector:
         private_files.make_part(folder)
         self._lock_fd = self._take_folder()
         self._clear_old()
-        self._told_dropped: dict[str, tuple[int, int]] = {}  # by dropper: its last account that was told, and the sum
+        self._reported_dropped: dict[str, tuple[int, int]] = {}  # by dropper: its last reported sequence number and sum
         before = read_status(folder.parent)
         self.status = Status(
             pid=os.getpid(),
@@ -102,14 +102,14 @@ class Collector:
         except OSError:
             os.close(fd)
             raise AnotherCollector(
-                f"Another collector works on {self._folder}; one is enough", next="Nothing to do here."
+                f"Another collector already serves {self._folder}", next="One is enough: nothing to do."
             ) from None
         return fd
 
     def close(self) -> None:
-        """Give the folder back, and write the last status."""
+        """Release the folder and write the last status."""
         self._transport.close()
-        if self._lock_fd < 0:  # another one has the folder, and its status
+        if self._lock_fd < 0:  # another collector has the folder and its status
             return
         self.status.state = "ended"
         self._save_status()
@@ -119,16 +119,16 @@ class Collector:
 
     def round(self) -> int:
         """
-        Hand on everything that stands in the folder now, and tidy up.
+        Deliver everything in the folder, then clean up.
 
         Returns:
-            How many records were handed on.
+            The number of delivered records.
 
         Raises:
-            TransportUnavailable: It stopped half-way; what was handed on is remembered.
+            TransportUnavailable: It stopped half-way; the cursors have what was delivered.
         """
         handed_on = 0
-        self._hold_folder()
+        self._recreate_folder()
         while True:
             self._notice_another_store()
             listing = self._reader.list()
@@ -137,32 +137,32 @@ class Collector:
                 if not batch:
                     break
                 self._send(batch.records)
-                if self._transport.destination() != self.status.store:  # no cursor moves: it is all sent again
+                if self._transport.destination() != self.status.store:  # no cursor moves: all is sent again
                     raise TransportUnavailable(
-                        "Can't tell whether records were stored",
+                        "It is unknown whether records were stored",
                         "the store was replaced while they were written",
-                        "They are sent again, with all that the spool still holds.",
+                        "They are sent again, with all records that the spool still has.",
                     )
                 for corrupt in batch.corrupt:
                     self._set_aside(corrupt)
                 batch.commit()
                 handed_on += len(batch.records)
-                # What came meanwhile is the next round's: one after the other would be a batch each.
+                # Records that came meanwhile wait for the next round: one by one each would be a batch.
                 if not batch.full:
                     break
-        self._tidy(listing, living)
+        self._clean_up(listing, living)
         self._account(listing)
         if self.status.state != "ready":
             self.status.state, self.status.why = "ready", ""
             self._save_status()
-        self._transport.upkeep(idle=not handed_on)
+        self._transport.maintain(idle=not handed_on)
         return handed_on
 
     def _notice_another_store(self) -> None:
         """
-        Begin again with everything that the spool still holds, if the store is not the one that the cursors tell of.
+        Send everything that the spool still has again, if the store is not the one that the cursors belong to.
 
-        It was deleted, replaced, or found damaged; perhaps while no collector ran.
+        The store was deleted, replaced or found damaged, perhaps while no collector ran.
         """
         store = self._transport.destination()
         if store == self.status.store:
@@ -170,12 +170,12 @@ class Collector:
         if self.status.store:
             again = self._reader.rewind(self._reader.list())
             self.status.sent_again += again
-            logger.warning("Records go to another store now; %d that the spool still holds are sent again.", again)
+            logger.warning("The store was replaced; %d records that the spool still has are sent again.", again)
         self.status.store = store
         self._save_status()
 
-    def _hold_folder(self) -> None:
-        """If the folder was removed, make it again: processes that still run begin new files there."""
+    def _recreate_folder(self) -> None:
+        """Recreate a removed folder: running processes create new files there."""
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(self._lock_fd), os.stat(self._folder / LOCK_FILE)):
                 return
@@ -184,7 +184,7 @@ class Collector:
         private_files.make_part(self._folder)
         self._lock_fd = self._take_folder()
         self.status.folders_lost += 1
-        logger.warning("%s was removed while it was in use; what was in it is lost. It was made again.", self._folder)
+        logger.warning("%s was removed while in use. It was recreated; its contents are lost.", self._folder)
 
     def _send(self, records: list[AnyRecord]) -> None:
         if not records:
@@ -195,11 +195,11 @@ class Collector:
         self.status.delivered += len(records) - len(refused)
         self.status.last_delivery_at_s = self._clock.now_s()
 
-    def _tidy(self, listing: Listing, living: set[str]) -> None:
-        """Remove what was delivered; take over from the dead."""
+    def _clean_up(self, listing: SpoolListing, living: set[str]) -> None:
+        """Remove delivered files, and adopt killed processes."""
         newest = listing.newest()
         for name in listing.dropped:
-            self._tell_dropped(name)
+            self._report_dropped(name)
         self._adopt(sorted(listing.locks - living), listing)
         for segment in listing.segments:
             finished = segment.uid not in living or newest[segment.lane] != segment.number
@@ -207,16 +207,16 @@ class Collector:
                 self._refuse_foreign(segment.name, segment)
         known = {segment.uid for segment in listing.segments}
         for uid in (listing.boxes - known | listing.reserves) - listing.locks:
-            if not segments.lives(self._folder, uid):  # it may have begun while the folder was listed
+            if not segments.lives(self._folder, uid):  # it may have started while the folder was listed
                 self._forget_process(uid)
         for name in listing.foreign:
             self._refuse_foreign(name, None)
 
-    def _tell_dropped(self, name: str) -> None:
+    def _report_dropped(self, name: str) -> None:
         """
-        A name says all that its dropper lost so far; the store keeps the account with the greatest number.
+        A name counts all that its dropper lost so far; the store keeps the one with the highest number.
 
-        What waits in the memory of a living process is not lost yet: the name stays until it is written or lost.
+        Records that wait in the memory of a living process are not lost yet: the name stays until they are.
         """
         dropper, times = segments.dropper_of(name)
         dead = not segments.lives(self._folder, segments.process_of(dropper))
@@ -224,57 +224,57 @@ class Collector:
         account = 2 * times + dead
         if dead:
             counts = waiting
-        told, before = self._told_dropped.get(dropper, (0, 0))
-        if counts and account > told:
+        reported, before = self._reported_dropped.get(dropper, (0, 0))
+        if counts and account > reported:
             counters = {f"dropped:{tag}": count for tag, count in counts.items()}
             self._send([Stats(process=f"dropped:{dropper}", seq=account, at_s=self._clock.now_s(), counters=counters)])
-            self._told_dropped[dropper] = (account, max(before, counts.total()))
+            self._reported_dropped[dropper] = (account, max(before, counts.total()))
             self.status.dropped += max(0, counts.total() - before)
         if counts == waiting:
             (self._folder / name).unlink(missing_ok=True)
 
-    def _adopt(self, uids: list[str], listing: Listing) -> None:
-        """Processes that did not say goodbye were killed: write down what they were doing."""
+    def _adopt(self, uids: list[str], listing: SpoolListing) -> None:
+        """Processes that did not end in order were killed: record what they were doing."""
         records: list[AnyRecord] = []
         for uid in uids:
-            with Guard("adopting a killed process"):  # a damaged black box tells nothing, and stops nobody
+            with Guard("adopting a killed process"):  # a damaged black box must not stop the others
                 process = self._reader.process_of(uid, listing)
                 records += adopt(process, self._folder / f"{uid}.box", self._clock.now_s(), self._source)
         if not uids:
             return
-        linecache.clearcache()  # kills are rare, and each may be of another project
+        linecache.clearcache()  # kills are rare, and each may be of a different project
         self._send(records)
         self.status.adopted += len(uids)
         lost = sum(isinstance(record, Failure) for record in records)
-        logger.info("%d processes were killed, %d of them within a run.", len(uids), lost)
+        logger.info("%d processes were killed, %d of them during a run.", len(uids), lost)
         for uid in uids:
             self._forget_process(uid)
         self._clear_old()
         self._save_status()
 
     def _clear_old(self) -> None:
-        """Remove what the killed left under names that say nothing of who they were."""
+        """Remove old files of killed processes with names that don't identify them."""
         files.forget_old(self._folder.parent)
         private_files.clear_drafts(self._folder.parent)
         private_files.clear_drafts(self._folder)
 
     def _forget_process(self, uid: str) -> None:
-        """Remove what a process that is no more left beside its records."""
+        """Remove the other files of an ended process."""
         for ending in ("box", "reserve", "lock"):
             (self._folder / f"{uid}.{ending}").unlink(missing_ok=True)
         files.forget(self._folder.parent, uid)
 
     def _refuse_foreign(self, name: str, segment: segments.Segment | None) -> None:
-        """A file that is none of ours, whatever its name says, is renamed once and left alone."""
+        """Rename a file that has a spool name but isn't ours, once, and leave it alone."""
         if segment is not None and self._reader.is_ours(segment) is not False:
             return
         path = self._folder / name
         with contextlib.suppress(OSError):
             if time.time() - path.lstat().st_mtime < 1.0:
-                return  # perhaps being made right now
+                return  # it may be under construction
             aside = private_files.set_aside(path)
             self.status.foreign += 1
-            logger.warning("%s is no spool file of celery-trace; it was renamed to %s.", path, aside.name)
+            logger.warning("%s is not a spool file of celery-trace; it was renamed to %s.", path, aside.name)
 
     def _set_aside(self, corrupt: Corrupt) -> None:
         self.status.corrupt += 1
@@ -295,10 +295,10 @@ class Collector:
         except OSError as error:
             logger.warning("It could not be set aside: %s.", error)
 
-    # --- the account
+    # --- statistics
 
-    def _account(self, listing: Listing, *, now: bool = False) -> None:
-        """Every few seconds, tell the store about the spool and ourselves, if anything changed."""
+    def _account(self, listing: SpoolListing, *, now: bool = False) -> None:
+        """Every few seconds, send statistics of the spool and the collector to the store if they changed."""
         monotonic_s = self._clock.monotonic_s()
         if monotonic_s - self._told_at_s < ACCOUNT_S and not now:
             return
@@ -326,8 +326,8 @@ class Collector:
             self._told = counters
         self._save_status()
 
-    def measure(self, listing: Listing) -> None:
-        """How much waits."""
+    def measure(self, listing: SpoolListing) -> None:
+        """Measure the backlog."""
         self.status.spool_bytes, self.status.spool_records = self._reader.backlog(listing)
         self.status.processes = len(listing.locks)
 
@@ -335,15 +335,15 @@ class Collector:
         self.status.at_s = self._clock.now_s()
         write_status(self._folder.parent / STATUS_FILE, self.status)
 
-    # --- for long
+    # --- the main loop
 
     def run(self, should_end: Callable[[], bool], wait: Callable[[float], object]) -> None:
         """
-        Round after round, until told to end; then a last one.
+        Run rounds until asked to end; then a last one.
 
         Args:
-            should_end: Asked between rounds.
-            wait: Waits so many seconds, or less when it is time to end.
+            should_end: Called between rounds.
+            wait: Waits the given seconds, or less when it is time to end.
         """
         idle_s, back_off_s = IDLE_S[0], BACK_OFF_S[0]
         while not should_end():
@@ -360,7 +360,7 @@ class Collector:
         self.last_round()
 
     def last_round(self) -> None:
-        """Before the end: what is still there, for a limited time."""
+        """Deliver what is left, within a time limit."""
         until_s = time.monotonic() + LAST_ROUND_S
         try:
             while self.round() and time.monotonic() < until_s:

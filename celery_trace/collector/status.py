@@ -1,4 +1,4 @@
-"""What the collector says of itself in a file, for readiness checks and for when the store is down."""
+"""The collector's status file, for readiness checks and for when the store is down."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from msgspec import Struct
 from celery_trace import private_files
 
 STATUS_FILE = "collector.json"
-#: In the spool folder; whoever holds its lock is the folder's collector.
+#: In the spool folder. The process that holds its lock is the folder's collector.
 LOCK_FILE = "collector"
 
 
 class Status(Struct, kw_only=True):
     """
-    The collector now.
+    The collector's state.
 
-    ``state`` is ``starting``, ``ready`` (its last round went through), ``waiting`` (the store or the broker refuses;
-    ``why`` tells what it said) or ``ended``.
+    ``state`` is ``starting``, ``ready`` (its last round succeeded), ``waiting`` (the store or the broker refuses;
+    ``why`` has the reason) or ``ended``.
     """
 
     pid: int
@@ -40,20 +40,20 @@ class Status(Struct, kw_only=True):
     spool_bytes: int = 0
     spool_records: int = 0
     processes: int = 0
-    #: The store that the cursors in the spool tell of, and how many records were sent again as that was another one.
+    #: The store that the spool's cursors belong to, and how many records were sent again after it was replaced.
     store: str = ""
     sent_again: int = 0
     folders_lost: int = 0
 
 
 def write_status(path: Path, status: Status) -> None:
-    """Replace the file in one step. A full disk leaves the old one: the status is not worth more than the records."""
+    """Replace the file atomically. On a full disk the old one stays: records matter more than the status."""
     with contextlib.suppress(OSError):
         private_files.replace(path, msgspec.json.format(msgspec.json.encode(status), indent=1))
 
 
 def read_status(folder: Path) -> Status | None:
-    """The status that stands in ``trace_dir``; None where there is none that can be read."""
+    """The collector's status in ``trace_dir``; None if there is none that can be read."""
     try:
         return msgspec.json.decode(private_files.read(folder / STATUS_FILE), type=Status)
     except (OSError, msgspec.DecodeError):

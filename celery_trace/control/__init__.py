@@ -1,1 +1,1 @@
-"""Signed orders to running workers, and the log of who gave which."""
+"""Signed orders to running workers, and the audit log."""

@@ -1,11 +1,11 @@
 """
-Who gave which command to what, and what became of it: one line of JSON each, readable by the owner only.
+The audit log: who gave which command to what, and its result. One line of JSON each, readable by the owner only.
 
-What somebody tried who proved to be nobody (without a login, without the key) stands in ``strangers.jsonl`` beside it:
-both files turn over when they are full, and who can only knock must not be able to wash away who did what.
+Attempts without a login or the key go to ``strangers.jsonl``: both files are rotated when full, and unauthenticated
+attempts must not push out the entries of users.
 
-The log is written where the command was given (monitor) and where it was carried out (worker), so that
-neither can be silent about the other.
+The log is written both where the command was given (monitor) and where it was executed (worker), so that neither can
+hide the other's entries.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from celery_trace.model import AuditEntry, new_id, plain_text
 
 logger = logging.getLogger("celery_trace")
 
-#: Longest command text that an entry keeps, characters; the rest is named by its hash.
+#: Longest command text of an entry, characters; longer ones are cut and identified by a hash.
 COMMAND_LIMIT = 4096
 FILE, STRANGERS_FILE = "audit.jsonl", "strangers.jsonl"
-#: Greatest size of a file, bytes, before it becomes ``audit.jsonl.1``.
+#: The size at which a file becomes ``audit.jsonl.1``, bytes.
 FILE_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 class AuditLog:
     """
-    Appends to ``audit.jsonl`` or ``strangers.jsonl`` in ``trace_dir`` and hands the same entry on as a record.
+    Appends to ``audit.jsonl`` or ``strangers.jsonl`` in ``trace_dir`` and emits the same entry as a record.
 
     Args:
         where: ``monitor``, ``terminal`` or ``worker``.
-        emit: Takes the record to the store; None where there is no way.
+        emit: Sends the record to the store, if possible.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class AuditLog:
         user: str = "",
         stranger: bool = False,
     ) -> AuditEntry:
-        """Write an entry; a log that can't be written is reported by the guard and stops nothing."""
+        """Write an entry. A log that can't be written is reported by the guard; the command goes on."""
         text = plain_text(command)
         if len(text) > COMMAND_LIMIT:
             digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
@@ -98,7 +98,7 @@ class AuditLog:
 
 
 def _open(path: Path) -> int:
-    """The log, to append to. What is none of ours and has its name is renamed, so that the log goes on."""
+    """Open the log for appending. A foreign file of its name is renamed, so that the log goes on."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
         return private_files.open_file(path, flags)
@@ -109,7 +109,7 @@ def _open(path: Path) -> int:
 
 
 def _turn_over(path: Path, descriptor: int) -> None:
-    """Several processes write here; the second one to notice must not put a fresh file in the full one's place."""
+    """Rotate a full file. Several processes write here, and only the first to notice may rotate."""
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         same = os.path.samestat(os.fstat(descriptor), os.stat(path))

@@ -1,8 +1,8 @@
 """
-Where the orders to a worker stand in ``trace_dir``, and when what is left of them goes.
+The files of orders in ``trace_dir``, and their removal.
 
-Beside ``<uid>.json``, named after the worker's main process, there is a mark for each order that one process of
-several took: ``<uid>.<order>.taken``. See :mod:`celery_trace.control.orders` for what is in them.
+``<uid>.json``, named after the worker's main process, has its orders. ``<uid>.<order>.taken`` marks an order that one
+process of several has claimed. See :mod:`celery_trace.control.orders` for their contents.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-#: An order may stand at most so long, seconds.
+#: The longest that an order may be in force, seconds.
 LONGEST_S: Final = 3600.0
 
 
@@ -23,17 +23,17 @@ def folder(trace_dir: Path) -> Path:
 
 
 def file(trace_dir: Path, main_uid: str) -> Path:
-    """Where the orders to one worker stand."""
+    """The file of one worker's orders."""
     return folder(trace_dir) / f"{main_uid}.json"
 
 
 def mark(trace_dir: Path, main_uid: str, order_id: str) -> Path:
-    """The mark of an order that a process of the worker took."""
+    """The mark of an order that a process of the worker has claimed."""
     return folder(trace_dir) / f"{main_uid}.{order_id}.taken"
 
 
 def forget(trace_dir: Path, main_uid: str) -> None:
-    """Remove what a worker that is no more left: its orders and their marks."""
+    """Remove the orders of an ended worker, and their marks."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(folder(trace_dir)):
             if name.partition(".")[0] == main_uid:
@@ -41,7 +41,7 @@ def forget(trace_dir: Path, main_uid: str) -> None:
 
 
 def forget_old(trace_dir: Path) -> None:
-    """Remove what can't be in force any more, whoever left it: a killed worker of which nothing else is known."""
+    """Remove all expired files, such as those of killed workers."""
     with contextlib.suppress(FileNotFoundError):
         for path in folder(trace_dir).iterdir():
             with contextlib.suppress(OSError):

@@ -1,9 +1,9 @@
 """
-Orders to running workers: measure a task in another mode for a while, profile its next run, let go of failures.
+Orders to running workers: measure a task in another mode for a while, profile its next run, release failures.
 
-Celery's remote control (pidbox) believes whoever can publish on the broker. Ours does not: an order is signed
-for one worker's main process, checked there once, audited, and written to a file that only the worker's user
-can read. The processes that run tasks look at that file's date now and then; it is signed too.
+Celery's remote control (pidbox) trusts everyone who can publish on the broker. Ours does not: an order is signed for
+one worker's main process, checked there once, audited, and written to a file that only the worker's user can read.
+The processes that run tasks poll that file's date; it is signed too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from kombu.serialization import prepare_accept_content
@@ -25,22 +25,27 @@ from celery_trace.clock import Clock, SystemClock
 from celery_trace.control import files
 from celery_trace.control.audit import AuditLog
 from celery_trace.control.files import LONGEST_S
-from celery_trace.control.signing import RefusalLimit, Refused, ReplayCache, load_key, sign, verify
+from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, load_key, sign, verify
 from celery_trace.guard import Guard
 from celery_trace.heap import flamegraph
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
 from celery_trace.settings import Settings
 from celery_trace.text.format import duration
-from celery_trace.transports.raw import Refusal, judge_messages, judged
+from celery_trace.transports.raw import RawRefusal, check_messages, checked_channel
+
+if TYPE_CHECKING:
+    import kombu
+    from celery import Celery
+    from kombu.transport.virtual import Channel
 
 logger = logging.getLogger("celery_trace.control")
 
 #: Names of the remote control commands.
 HELLO, ORDER = "trace_hello", "trace_order"
-#: How many orders stand at once in a worker; a further one replaces the oldest.
-STANDING = 50
+#: Most orders in force in a worker; a further one replaces the oldest.
+MOST_ORDERS = 50
 ANSWER_S = 2.0
-#: Most bytes of a message for remote control; Celery's own are small, but may name many tasks to revoke.
+#: Size limit of a remote control message, bytes. Celery's own are small, but may name many tasks to revoke.
 MOST_COMMAND_BYTES = 8 * 1024 * 1024
 MODES = ("off", "rss", "auto", "always")
 ACTIONS = ("mode", "profile", "drop")
@@ -48,10 +53,10 @@ ACTIONS = ("mode", "profile", "drop")
 
 class Order(Struct, frozen=True, omit_defaults=True):
     """
-    What a worker is told.
+    An order to a worker.
 
-    ``mode`` measures runs of ``name`` in ``mode`` until ``until_s``; ``profile`` runs memray around the next
-    run of ``name``; ``drop`` lets go of the kept failure ``failure``, or of all if that is empty.
+    ``mode`` measures runs of ``name`` in ``mode`` until ``until_s``; ``profile`` runs memray around the next run of
+    ``name``; ``drop`` releases the kept failure ``failure``, or all if that is empty.
     """
 
     action: str
@@ -63,92 +68,92 @@ class Order(Struct, frozen=True, omit_defaults=True):
 
 
 class Answer(Struct, frozen=True):
-    """What became of an order in one worker."""
+    """The result of an order in one worker."""
 
     worker: str
     ok: bool
     why: str = ""
 
 
-class _Standing(Struct, frozen=True):
+class _OrderFile(Struct, frozen=True):
     orders: list[Order]
 
 
 _orders = msgspec.json.Decoder(Order)
-_standing = msgspec.json.Decoder(_Standing)
+_order_file = msgspec.json.Decoder(_OrderFile)
 _answers = msgspec.json.Decoder(Answer)
 
 
 def orders_file(settings: Settings, main_uid: str) -> Path:
-    """Where the orders to a worker stand, by the uid of its main process."""
+    """The file of a worker's orders, by the uid of its main process."""
     return files.file(settings.folder, main_uid)
 
 
-class Doorkeeper:
+class RemoteControlFilter:
     """
-    Stands at a worker's queue for remote control, on which orders come too: Celery reads it, whoever published there.
+    Filters the messages of a worker's remote control queue, which Celery reads from any publisher.
 
-    What is compressed, which no command ever is, or larger than :data:`MOST_COMMAND_BYTES` is dropped before kombu
-    inflates or decodes it.
+    Messages that are compressed, which commands never are, or larger than :data:`MOST_COMMAND_BYTES` are dropped
+    before kombu decompresses or decodes them.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._refusals = RefusalLimit(clock, per_minute=1)
         #: ``control:refused`` and ``control:refused:<why>``, for the process's Stats.
         self.counters: Counter[str] = Counter()
-        self._step: type[Any] | None = None
+        self._step: type[object] | None = None
 
-    def stand(self, app: Any) -> None:
-        """Be there when the app's worker begins to listen. To be called before the worker makes its consumer."""
+    def install(self, app: Celery) -> None:
+        """Install the filter in the app's worker. To be called before the worker creates its consumer."""
         from celery import bootsteps
         from celery.worker.consumer.control import Control
 
-        keeper = self
+        message_filter = self
 
-        class DoorkeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
+        class FilterStep(bootsteps.StartStopStep):  # type: ignore[misc]
             requires = (Control,)
 
             def create(self, parent: Any) -> Any:
-                with Guard("control: doorkeeper"):
+                with Guard("control: message filter"):
                     for step in parent.steps:
                         if isinstance(step, Control):
-                            keeper._take_the_door(step.box.node)
+                            message_filter._filter_messages(step.box.node)
                 return self
 
             def start(self, parent: Any) -> None:
-                """Nothing to do: the node asks for its messages by what :meth:`create` put there."""
+                """Nothing to do: :meth:`create` has wrapped the node's ``listen``."""
 
             def stop(self, parent: Any) -> None:
                 """Nothing to do either."""
 
-        self._step = DoorkeeperStep
-        app.steps["consumer"].add(DoorkeeperStep)
+        self._step = FilterStep
+        app.steps["consumer"].add(FilterStep)
 
-    def leave(self, app: Any) -> None:
-        """Do not stand at a further worker of the app."""
+    def uninstall(self, app: Celery) -> None:
+        """Don't install the filter in further workers of the app."""
         app.steps["consumer"].discard(self._step)
 
-    def _take_the_door(self, node: Any) -> None:
-        """Each time that the node begins to listen, on a fresh channel, look at its messages first."""
+    def _filter_messages(self, node: Any) -> None:
+        """Check the node's messages first, each time that it starts to listen on a new channel."""
         listen = node.listen
 
-        def listen_behind_the_door(channel: Any = None, callback: Any = None) -> Any:
-            with Guard("control: doorkeeper"):
-                judge_messages(channel or node.channel, MOST_COMMAND_BYTES)
-            heard = callback or node.handle_message
+        def listen_filtered(channel: Channel | None = None, callback: Any = None) -> Any:
+            with Guard("control: message filter"):
+                check_messages(channel or node.channel, MOST_COMMAND_BYTES)
+            on_message = callback or node.handle_message
 
-            def hear(body: Any, message: Any) -> None:
+            def filtered(body: Any, message: kombu.Message) -> None:
                 refused = getattr(message, "refused", None)
                 if refused is None:
-                    heard(body, message)
+                    on_message(body, message)
                 else:
                     self._refuse(refused)
 
-            return listen(channel=channel, callback=hear)
+            return listen(channel=channel, callback=filtered)
 
-        node.listen = listen_behind_the_door
+        node.listen = listen_filtered
 
-    def _refuse(self, refused: Refusal) -> None:
+    def _refuse(self, refused: RawRefusal) -> None:
         self.counters["control:refused"] += 1
         self.counters[f"control:refused:{refused.why}"] += 1
         if self._refusals.admit():
@@ -157,13 +162,13 @@ class Doorkeeper:
             )
 
 
-class OrderDesk:
+class OrderReceiver:
     """
-    A worker's main process: hears orders, checks them and lets them stand.
+    Receives orders in a worker's main process, checks them and writes them to its file.
 
     Args:
         process: The main process; its uid is the target that orders must name.
-        emit: Takes audit records to the store.
+        emit: Sends audit records to the store.
     """
 
     def __init__(
@@ -181,19 +186,19 @@ class OrderDesk:
         self._replays = ReplayCache()
         self._refusals = RefusalLimit(clock)
         self._audit = AuditLog(settings.folder, "worker", clock, emit)
-        self._standing: list[Order] = []
+        self._orders: list[Order] = []
         #: ``control:done``, ``control:refused`` and ``control:refused:<why>``, for the process's Stats.
         self.counters: Counter[str] = Counter()
 
     def install(self) -> None:
-        """Hear Celery's remote control. The commands belong to the process; the last desk gets them."""
+        """Register Celery's remote control commands. They are global to the process; the last receiver gets them."""
         from celery.worker.control import control_command, inspect_command
 
-        def hello(_state: Any, **_: Any) -> dict[str, str]:
+        def hello(_state: object, **_: object) -> dict[str, str]:
             return {"uid": self._process.uid}
 
-        def order(_state: Any, message: str = "", **_: Any) -> dict[str, str]:
-            return {"message": self.hear(message)}
+        def order(_state: object, message: str = "", **_: object) -> dict[str, str]:
+            return {"message": self.receive(message)}
 
         inspect_command(name=HELLO)(hello)
         control_command(name=ORDER, args=[("message", str)])(order)
@@ -208,16 +213,16 @@ class OrderDesk:
         with Guard("control: orders' file"):
             files.forget(self._folder, self._process.uid)
 
-    def hear(self, message: str) -> str:
+    def receive(self, message: str) -> str:
         """
-        Check a message and let its order stand.
+        Check a message and put its order in force.
 
         Returns:
-            A signed :class:`Answer`, or nothing for a message whose signature was not good.
+            A signed :class:`Answer`, or an empty text if the message's signature was invalid.
         """
         claims = None
         try:
-            believed = verify(
+            accepted = verify(
                 self._key,
                 message.encode("utf-8", "backslashreplace") if isinstance(message, str) else b"",
                 kind="order",
@@ -225,18 +230,18 @@ class OrderDesk:
                 now_s=self._clock.now_s(),
                 replays=self._replays,
             )
-            claims = believed.claims
+            claims = accepted.claims
             try:
-                order = _checked(_orders.decode(believed.body), self._clock.now_s())
+                order = _checked(_orders.decode(accepted.body), self._clock.now_s())
             except (msgspec.DecodeError, ValueError) as error:
-                raise Refused("malformed", str(error), claims) from None
+                raise MessageRefused("malformed", str(error), claims) from None
             if order.action == "profile" and not flamegraph.available():
-                raise Refused("unavailable", flamegraph.MISSING, claims)
-            self._audit.note(believed.body, process=self._process.uid, user=claims.user)
-            self._stand(order)
+                raise MessageRefused("unavailable", flamegraph.MISSING, claims)
+            self._audit.note(accepted.body, process=self._process.uid, user=claims.user)
+            self._save(order)
             self.counters["control:done"] += 1
             answer = Answer(self._process.worker, True)
-        except Refused as refused:
+        except MessageRefused as refused:
             self.counters["control:refused"] += 1
             self.counters[f"control:refused:{refused.code}"] += 1
             claims = claims or refused.claims
@@ -267,59 +272,59 @@ class OrderDesk:
         )
         return data.decode("utf-8")
 
-    def _stand(self, order: Order) -> None:
+    def _save(self, order: Order) -> None:
         now_s = self._clock.now_s()
-        expired = [one for one in self._standing if one.until_s <= now_s]
+        expired = [one for one in self._orders if one.until_s <= now_s]
         still = [
             one
-            for one in self._standing
+            for one in self._orders
             if one.until_s > now_s and (one.action, one.name, one.failure) != (order.action, order.name, order.failure)
         ]
-        self._standing = [*still, order][-STANDING:]
+        self._orders = [*still, order][-MOST_ORDERS:]
         data, _nonce = sign(
             self._key,
             kind="standing",
             target=self._process.uid,
             action="orders",
             now_s=now_s,
-            body=msgspec.json.encode(_Standing(self._standing)).decode("utf-8"),
+            body=msgspec.json.encode(_OrderFile(self._orders)).decode("utf-8"),
             valid_s=LONGEST_S,
         )
         private_files.make_part(self._path.parent)
         private_files.replace(self._path, data)
-        for over in expired:
-            files.mark(self._folder, self._process.uid, over.id).unlink(missing_ok=True)
+        for old in expired:
+            files.mark(self._folder, self._process.uid, old.id).unlink(missing_ok=True)
 
 
 def _checked(order: Order, now_s: float) -> Order:
     """
-    An order as it may stand.
+    Validate an order.
 
     Raises:
-        ValueError: It asks for what there is not.
+        ValueError: It is invalid.
     """
     if order.action not in ACTIONS:
-        raise ValueError(f"{order.action[:40]!r} is no order; there are {', '.join(ACTIONS)}")
+        raise ValueError(f"unknown order {order.action[:40]!r}; known are {', '.join(ACTIONS)}")
     if order.action == "mode" and order.mode not in MODES:
-        raise ValueError(f"{order.mode[:40]!r} is no mode; there are {', '.join(MODES)}")
+        raise ValueError(f"unknown mode {order.mode[:40]!r}; known are {', '.join(MODES)}")
     if order.action in ("mode", "profile") and not 0 < len(order.name) <= 500:
         raise ValueError("it names no task")
     if not order.id.isalnum() or len(order.id) > 40:
-        raise ValueError("its id is not one of ours")
+        raise ValueError("its id is invalid")
     if not now_s < order.until_s <= now_s + LONGEST_S + 60:
         raise ValueError(f"it must end within {duration(LONGEST_S)}")
     return order
 
 
-class OrderBook:
+class OrderPoller:
     """
-    A process that runs tasks: looks whether its worker has new orders. Its :meth:`poll` belongs in the ticker.
+    Polls for new orders in a process that runs tasks. The ticker calls :meth:`poll`.
 
     Args:
-        main_uid: The uid of the worker's main process (this one's own where it runs the tasks itself).
+        main_uid: The uid of the worker's main process (this one's own if it runs the tasks itself).
         on_mode: Called with (name, mode, seconds left).
-        on_profile: Called with (name, claim, seconds left); who gets True from ``claim()`` profiles the
-            next run, so that one process of the worker does.
+        on_profile: Called with (name, claim, seconds left). The process for which ``claim()`` is True profiles the
+            next run, so that only one process of the worker does.
         on_drop: Called with a failure's id, or "" for all.
     """
 
@@ -347,7 +352,7 @@ class OrderBook:
         self.counters: Counter[str] = Counter()
 
     def poll(self) -> None:
-        """Carry out what is new. One ``stat`` where nothing is."""
+        """Execute new orders. Costs one ``stat`` if there are none."""
         with Guard("control: orders"):
             try:
                 status = os.lstat(self._path)
@@ -372,8 +377,8 @@ class OrderBook:
                 now_s=self._clock.now_s(),
                 longest_s=LONGEST_S + 1,
             )
-            return _standing.decode(message.body).orders
-        except Refused as refused:
+            return _order_file.decode(message.body).orders
+        except MessageRefused as refused:
             self.counters["control:refused"] += 1
             self.counters[f"control:refused:{refused.code}"] += 1
             logger.warning("celery-trace: the orders in %s were refused (%s): %s", self._path, refused.code, refused)
@@ -400,7 +405,7 @@ class OrderBook:
                 self._on_drop(order.failure)
 
     def _claim(self, order_id: str) -> bool:
-        """True in the first process of the worker that asks."""
+        """True for the first process of the worker that calls it."""
         try:
             path = files.mark(self._settings.folder, self._main_uid, order_id)
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -411,22 +416,22 @@ class OrderBook:
 
 # --- giving orders --------------------------------------------------------------------------------------
 
-#: Most bytes of one reply, and most messages that are read while waiting for replies.
+#: Size limit of a reply, bytes, and most messages that are read while waiting for replies.
 MOST_REPLY_BYTES = 16 * 1024
 MOST_REPLIES = 4000
 
 
-class _Enough(Exception):
-    """No further reply is waited for."""
+class _StopWaiting(Exception):
+    """Stop waiting for replies."""
 
 
-def _no_reply(message: Any, accept: set[str]) -> str:
-    """What keeps a message from being a worker's reply, or nothing."""
+def _no_reply(message: kombu.Message, accept: set[str]) -> str:
+    """Why a message can't be a worker's reply, or an empty text."""
     message.accept = accept
     if not isinstance(message.decode(), dict):
         return "it is not a mapping"
     ticket, clock, expires = (message.headers.get(name) for name in ("ticket", "clock", "expires"))
-    # Kombu computes with them. Its clock takes the greater number, so a huge one would stay.
+    # Kombu computes with them. Its clock keeps the larger number, so a huge one would stay.
     plausible = all(isinstance(value or 0, int | float) and (value or 0) < 2**53 for value in (clock, expires))
     if not isinstance(ticket, str) or not plausible:
         return "its headers are not those of a reply"
@@ -435,84 +440,84 @@ def _no_reply(message: Any, accept: set[str]) -> str:
 
 class OrderClient:
     """
-    Gives orders to running workers over Celery's remote control. Each call blocks for some seconds.
+    Sends orders to running workers over Celery's remote control. Each call blocks for some seconds.
 
     Args:
         app: The Celery app whose broker the workers share.
     """
 
-    def __init__(self, app: Any, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, app: Celery, settings: Settings, clock: Clock | None = None) -> None:
         self._app = app
         self._key = load_key(settings)
         self._clock = clock or SystemClock()
 
     def workers(self, timeout_s: float = 1.0) -> dict[str, str]:
-        """The workers that hear us, with the uid of each one's main process."""
+        """The workers that reply, with the uid of each one's main process."""
         found: dict[str, str] = {}
 
-        def heard(reply: dict[str, Any]) -> bool:
-            for worker, said in reply.items():
-                if isinstance(said, dict) and isinstance(said.get("uid"), str):
-                    found[str(worker)] = said["uid"]
+        def on_reply(reply: dict[str, object]) -> bool:
+            for worker, answered in reply.items():
+                if isinstance(answered, dict) and isinstance(answered.get("uid"), str):
+                    found[str(worker)] = answered["uid"]
             return False
 
-        self._ask(HELLO, heard, timeout_s=timeout_s)
+        self._ask(HELLO, on_reply, timeout_s=timeout_s)
         return found
 
     def _ask(
         self,
         command: str,
-        heard: Callable[[dict[str, Any]], bool],
+        on_reply: Callable[[dict[str, object]], bool],
         *,
         timeout_s: float,
         worker: str = "",
         arguments: dict[str, str] | None = None,
     ) -> None:
         """
-        Send a command to one worker, or to all, and hear replies until nothing came for ``timeout_s``.
+        Send a command to one worker, or to all, and read replies until none came for ``timeout_s``.
 
-        Anybody may publish on the queue of the replies. What is compressed, large or no reply is dropped unread.
+        Anyone may publish on the reply queue. Compressed or too large messages and non-replies are dropped unread.
 
         Args:
-            heard: Called with each reply; True ends the wait.
+            on_reply: Called with each reply; True ends the wait.
         """
 
-        def take(reply: dict[str, Any]) -> None:
-            if heard(reply):
-                raise _Enough
+        def on_message(reply: dict[str, object]) -> None:
+            if on_reply(reply):
+                raise _StopWaiting
 
         accept = prepare_accept_content(self._app.conf.accept_content)
-        # A control of our own: the app's keeps replies that nobody asked for, for ever.
-        talk = type(self._app.control)(self._app)
-        with self._app.connection_for_write() as connection, contextlib.suppress(_Enough):
-            talk.broadcast(
+        # Our own control object: the app's keeps unrequested replies forever.
+        control = type(self._app.control)(self._app)
+        with self._app.connection_for_write() as connection, contextlib.suppress(_StopWaiting):
+            control.broadcast(
                 command,
                 arguments=arguments,
                 destination=[worker] if worker else None,
                 reply=True,
                 timeout=timeout_s,
-                limit=MOST_REPLIES,  # a stranger's messages count too, so it is not the number of workers
-                callback=take,
+                limit=MOST_REPLIES,  # foreign messages count too, so it is not the number of workers
+                callback=on_message,
                 connection=connection,
-                channel=judged(
+                channel=checked_channel(
                     connection.channel(), MOST_REPLY_BYTES, accepts=lambda message: _no_reply(message, accept)
                 ),
             )
 
     def give(self, order: Order, *, user: str, workers: dict[str, str] | None = None) -> list[Answer]:
         """
-        Tell each worker, and what each answered.
+        Send an order to each worker; returns each one's answer.
 
-        A worker that says nothing, or whose answer is not signed with our key, is listed with ``ok`` False.
+        A worker without an answer, or with one not signed with our key, has ``ok`` False.
 
         Raises:
-            ValueError: The order is none.
+            ValueError: The order is invalid.
         """
         order = _checked(msgspec.structs.replace(order, id=order.id or new_id()), self._clock.now_s())
         found = self.workers() if workers is None else workers
-        return [self._tell(worker, uid, order, user) for worker, uid in sorted(found.items())]
+        return [self._send_order(worker, uid, order, user) for worker, uid in sorted(found.items())]
 
-    def _tell(self, worker: str, uid: str, order: Order, user: str) -> Answer:
+    def _send_order(self, worker: str, uid: str, order: Order, user: str) -> Answer:
         data, nonce = sign(
             self._key,
             kind="order",
@@ -524,56 +529,59 @@ class OrderClient:
         )
         answer = Answer(worker, False, f"it did not answer within {ANSWER_S:g} s")
 
-        def heard(reply: dict[str, Any]) -> bool:
+        def on_reply(reply: dict[str, object]) -> bool:
             nonlocal answer
-            said = reply.get(worker)
-            if said is None:
+            answered = reply.get(worker)
+            if answered is None:
                 return False
             try:
+                text = str(answered["message"]) if isinstance(answered, dict) else ""
                 message = verify(
                     self._key,
-                    str(said["message"]).encode("utf-8", "backslashreplace"),
+                    text.encode("utf-8", "backslashreplace"),
                     kind="reply",
                     target=nonce,
                     now_s=self._clock.now_s(),
                 )
                 answer = _answers.decode(message.body)
-            except (Refused, KeyError, TypeError, msgspec.DecodeError):
-                # It may be a stranger's; the worker's own may still come.
-                answer = Answer(worker, False, "it did not believe the order: does it have the same shell key?")
+            except (MessageRefused, KeyError, TypeError, msgspec.DecodeError):
+                # It may be forged; the worker's own may still come.
+                answer = Answer(worker, False, "it refused the order's signature: does it have the same shell key?")
                 return False
             return True
 
-        self._ask(ORDER, heard, worker=worker, arguments={"message": data.decode("utf-8")}, timeout_s=ANSWER_S)
+        self._ask(ORDER, on_reply, worker=worker, arguments={"message": data.decode("utf-8")}, timeout_s=ANSWER_S)
         return answer
 
 
 def arm(
-    app: Any, settings: Settings, name: str, seconds: float, *, user: str, mode: str = "always"
-) -> list[dict[str, Any]]:
+    app: Celery, settings: Settings, name: str, seconds: float, *, user: str, mode: str = "always"
+) -> list[dict[str, object]]:
     """
-    Measure runs of a task in another mode for a while, in every worker that hears.
+    Measure runs of a task in another mode for a while, in every worker that replies.
 
     Returns:
-        For each worker ``{"worker", "ok", "why"}``; empty when none hears.
+        For each worker ``{"worker", "ok", "why"}``; empty if none replies.
 
     Raises:
-        ValueError: There is no such mode, or the time is out of bounds.
+        ValueError: Unknown mode, or the time is out of range.
     """
     client = OrderClient(app, settings)
     order = Order("mode", name=name, mode=mode, until_s=client._clock.now_s() + seconds)
     return [msgspec.to_builtins(answer) for answer in client.give(order, user=user)]
 
 
-def profile(app: Any, settings: Settings, name: str, *, user: str, seconds: float = 600.0) -> list[dict[str, Any]]:
+def profile(
+    app: Celery, settings: Settings, name: str, *, user: str, seconds: float = 600.0
+) -> list[dict[str, object]]:
     """Profile the next run of a task with memray, once in each worker; answers as :func:`arm`."""
     client = OrderClient(app, settings)
     order = Order("profile", name=name, until_s=client._clock.now_s() + seconds)
     return [msgspec.to_builtins(answer) for answer in client.give(order, user=user)]
 
 
-def drop(app: Any, settings: Settings, failure: str = "", *, user: str) -> list[dict[str, Any]]:
-    """Let the workers go of a kept failure, or of all; as :func:`arm`."""
+def drop(app: Celery, settings: Settings, failure: str = "", *, user: str) -> list[dict[str, object]]:
+    """Release a kept failure, or all, in the workers; answers as :func:`arm`."""
     client = OrderClient(app, settings)
     order = Order("drop", failure=failure, until_s=client._clock.now_s() + 60.0)
     return [msgspec.to_builtins(answer) for answer in client.give(order, user=user)]

@@ -1,14 +1,14 @@
 """
 Signed messages between the monitor and traced processes.
 
-A broker is shared ground: whoever may publish there can reach every queue. So nothing that arrives is
-believed before its HMAC-SHA256 (RFC 2104, FIPS 198-1) has been checked against a key that only the
-monitor and the workers hold, and nothing that was believed once is believed again.
+A broker is shared: anyone who may publish there can reach every queue. So a message is accepted only after its
+HMAC-SHA256 (RFC 2104, FIPS 198-1) has been checked against a key that only the monitor and the workers have, and only
+once.
 
-A message has a text of claims (target process, failure, session, sequence, nonce, issue and expiry time,
-SHA-256 of the body), a body, and the code over the claims' exact bytes. Commands, replies and control
-orders are signed with keys derived apart, so that none can be passed off as another. Bodies are JSON;
-nothing is ever unpickled. Messages are authentic, not secret: the broker can read them.
+A message has claims (target process, failure, session, sequence, nonce, issue and expiry time, SHA-256 of the body), a
+body, and the MAC of the claims' exact bytes. Commands, replies and control orders are signed with separately derived
+keys, so that none can be passed off as another. Bodies are JSON; nothing is ever unpickled. Messages are authentic,
+not secret: the broker can read them.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from celery_trace.errors import TraceError
 from celery_trace.settings import SettingError, Settings
 from celery_trace.text.format import duration
 
-#: How long a message is valid after it was signed, seconds.
+#: How long a message is valid after signing, seconds.
 VALID_S = 30.0
 #: By how much the clocks of two hosts may differ, seconds.
 TOLERANCE_S = 10.0
-#: Greatest message, bytes; it bounds what an unauthenticated sender makes us parse.
+#: Size limit of a message, bytes, as unauthenticated messages are parsed too.
 MESSAGE_LIMIT_BYTES = 1024 * 1024
-#: Shortest key that is accepted, characters.
+#: Shortest accepted key, characters.
 KEY_MINIMUM = 16
 
 
-class Refused(TraceError):
+class MessageRefused(TraceError):
     """
-    A message was not believed. ``code`` is one word for counters: ``unsigned``, ``forged``, ``altered``, ``late``,
+    A message was refused. ``code`` is one word for counters: ``unsigned``, ``forged``, ``altered``, ``late``,
     ``early``, ``replayed``, ``out_of_order``, ``wrong_target``, ``wrong_kind``, ``malformed``, ``too_big``,
     ``compressed``, ``unknown_failure``, ``unknown_session``, ``unknown_action``, ``too_many``, ``busy``.
     """
@@ -49,14 +49,14 @@ class Refused(TraceError):
     def __init__(self, code: str, text: str = "", claims: Claims | None = None) -> None:
         super().__init__(text or code)
         self.code = code
-        self.claims = claims  # set only when the signature was good
+        self.claims = claims  # set only if the signature was valid
 
 
 class Claims(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a signature vouches for."""
+    """The signed claims."""
 
     kind: str  # "command", "reply", "order"
-    target: str  # uid of the process that may act on it, or the session that a reply is for
+    target: str  # uid of the process that may act on it, or the session of a reply
     action: str
     nonce: str
     issued_at_s: float
@@ -69,8 +69,8 @@ class Claims(Struct, frozen=True, kw_only=True, omit_defaults=True):
     user: str = ""
 
 
-class Message(Struct, frozen=True):
-    """A message whose signature was checked."""
+class SignedMessage(Struct, frozen=True):
+    """A message with a checked signature."""
 
     claims: Claims
     body: str
@@ -136,10 +136,9 @@ def sign(
 
 class ReplayCache:
     """
-    Nonces that were believed and have not expired.
+    The nonces of accepted messages that have not expired.
 
-    When it is full it refuses instead of forgetting: a flood of valid messages may
-    block itself, but can't wash an old nonce out.
+    When full it refuses instead of evicting: a flood of valid messages may block itself, but can't evict an old nonce.
     """
 
     def __init__(self, limit: int = 20_000) -> None:
@@ -151,7 +150,7 @@ class ReplayCache:
         return len(self._expiries)
 
     def admit(self, nonce: str, expires_at_s: float, now_s: float) -> bool:
-        """Remember a nonce; False if it was seen already or there is no room."""
+        """Add a nonce; False if it was seen already or the cache is full."""
         with self._lock:
             if nonce in self._expiries:
                 return False
@@ -173,60 +172,60 @@ def verify(
     replays: ReplayCache | None = None,
     tolerance_s: float = TOLERANCE_S,
     longest_s: float = 10 * VALID_S,
-) -> Message:
+) -> SignedMessage:
     """
-    The message in ``data``, if it is authentic, fresh, new and meant for us.
+    The message in ``data``, if it is authentic, fresh, new and addressed to us.
 
     Args:
         key: The shared secret of :func:`load_key`.
-        kind: The one kind that is expected here.
-        target: Who we are.
-        replays: Where nonces are remembered; None only where the same message may be read again.
-        longest_s: What claims to be valid for longer is no message of ours.
+        kind: The only accepted kind.
+        target: Our own address.
+        replays: The cache of nonces; None only where the same message may be read again.
+        longest_s: Messages that claim a longer validity are refused.
 
     Raises:
-        Refused: With the reason; its ``claims`` are set only if the signature was good.
+        MessageRefused: With the reason; its ``claims`` are set only if the signature was valid.
     """
     if len(data) > MESSAGE_LIMIT_BYTES:
-        raise Refused("too_big", f"a message of {len(data)} bytes; at most {MESSAGE_LIMIT_BYTES} are read")
+        raise MessageRefused("too_big", f"a message of {len(data)} bytes; at most {MESSAGE_LIMIT_BYTES} are read")
     try:
         envelope = _envelopes.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Refused("malformed", "not a signed message in JSON") from None
+        raise MessageRefused("malformed", "not a signed message in JSON") from None
     if not envelope.mac:
-        raise Refused("unsigned", "the message carries no signature")
+        raise MessageRefused("unsigned", "the message carries no signature")
     try:
         good = hmac.compare_digest(_mac(key, kind, envelope.claims), envelope.mac)
     except (TypeError, UnicodeEncodeError):
         good = False
     if not good:
-        raise Refused("forged", "the signature was not made with our key for this kind of message")
+        raise MessageRefused("forged", "the signature was not made with our key for this kind of message")
     try:
         claims = _claims.decode(envelope.claims)
     except msgspec.DecodeError:
-        raise Refused("malformed", "the signed claims are not those of this version") from None
+        raise MessageRefused("malformed", "the signed claims are not those of this version") from None
     if claims.kind != kind:
-        raise Refused("wrong_kind", f"a {claims.kind} where a {kind} was expected", claims)
+        raise MessageRefused("wrong_kind", f"a {claims.kind} where a {kind} was expected", claims)
     digest = hashlib.sha256(envelope.body.encode("utf-8")).hexdigest()
     if not hmac.compare_digest(digest, claims.body_sha256):
-        raise Refused("altered", "the body is not the one that was signed", claims)
+        raise MessageRefused("altered", "the body is not the one that was signed", claims)
     if claims.target != target:
-        raise Refused("wrong_target", f"meant for {claims.target[:40]}, not for {target}", claims)
+        raise MessageRefused("wrong_target", f"meant for {claims.target[:40]}, not for {target}", claims)
     if claims.expires_at_s - claims.issued_at_s > longest_s or not claims.expires_at_s < float("inf"):
-        raise Refused("malformed", "valid for longer than any message of ours", claims)
+        raise MessageRefused("malformed", "valid for longer than our messages ever are", claims)
     if now_s > claims.expires_at_s + tolerance_s:
         late = duration(round(now_s - claims.expires_at_s))
-        raise Refused("late", f"expired {late} ago; if that is wrong, the clocks of the hosts differ", claims)
+        raise MessageRefused("late", f"expired {late} ago; if that is wrong, the clocks of the hosts differ", claims)
     if claims.issued_at_s > now_s + tolerance_s:
         early = duration(round(claims.issued_at_s - now_s))
-        raise Refused("early", f"signed {early} in the future: the clocks of the hosts differ", claims)
+        raise MessageRefused("early", f"signed {early} in the future: the clocks of the hosts differ", claims)
     if replays is not None and not replays.admit(claims.nonce, claims.expires_at_s + tolerance_s, now_s):
-        raise Refused("replayed", "this message was carried out before, or too many are pending", claims)
-    return Message(claims, envelope.body)
+        raise MessageRefused("replayed", "this message was executed before, or too many are pending", claims)
+    return SignedMessage(claims, envelope.body)
 
 
 class RefusalLimit:
-    """Lets the first refusals of each minute through to logs and audit, so that a flood can't fill a disk."""
+    """Limits logged and audited refusals per minute, so that a flood can't fill a disk."""
 
     def __init__(self, clock: Clock, per_minute: int = 20) -> None:
         self._clock = clock
@@ -246,14 +245,14 @@ class RefusalLimit:
 
 def load_key(settings: Settings) -> bytes:
     """
-    The secret that signs live commands: ``trace_shell_key`` itself, its ``file:PATH``, or a file made here.
+    The secret that signs live commands: ``trace_shell_key`` itself, its ``file:PATH``, or a file created here.
 
-    The file ``shell.key`` in ``trace_dir`` is made with mode 0600 by whoever needs it first; of two
-    processes that race, both read what one wrote.
+    The file ``shell.key`` in ``trace_dir`` is created with mode 0600 by the first process that needs it; if two race,
+    both read what one wrote.
 
     Raises:
-        SettingError: The key is too short, or its file can't be read, is open to others, is another user's, or stands
-            behind a link.
+        SettingError: The key is too short, or its file can't be read, is accessible to others, belongs to another user,
+            or is behind a link.
     """
     spelled = settings.shell_key
     if spelled and not spelled.startswith("file:"):
@@ -279,7 +278,8 @@ def _read_private(path: Path) -> str:
         return private_files.read(path, 4096, secret=True).decode("utf-8")
     except private_files.NotOurs as error:
         raise SettingError(
-            f"The shell key {path} is refused: {error.why}. Who knows the key can run code in the workers. {error.next}"
+            f"The shell key {path} is refused: {error.why}. The key gives the right to run code in the workers. "
+            f"{error.next}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(
@@ -288,7 +288,7 @@ def _read_private(path: Path) -> str:
 
 
 def _make_key(path: Path) -> None:
-    """The key of this ``trace_dir``; of several processes that need it at once, one makes it."""
+    """Create the key of this ``trace_dir``; of several processes at once, one does."""
     folder = path.parent
     try:
         private_files.make_trace_dir(folder)
@@ -300,8 +300,8 @@ def _make_key(path: Path) -> None:
                 private_files.replace(path, secrets.token_hex(32).encode() + b"\n", durable=True)
     except private_files.NotOurs as error:
         raise SettingError(
-            f"The shell key {path} is refused: in {folder}, {error.why}. Who can replace the key can run code in the "
-            f"workers. {error.next}"
+            f"The shell key {path} is refused: in {folder}, {error.why}. Replacing the key gives the right to run code "
+            f"in the workers. {error.next}"
         ) from None
     except OSError as error:
         raise SettingError(

@@ -1,9 +1,9 @@
 """
-The one way to read the store.
+Reads the store; nothing else does.
 
 Every method returns records or views of :mod:`celery_trace.model`; a list is a :class:`~celery_trace.model.Page`.
-All are blocking and thread-safe, and raise :class:`~celery_trace.stores.StoreUnavailable`. A cursor that is none of
-ours is refused with :class:`BadCursor`.
+All block, are thread-safe, and raise :class:`~celery_trace.stores.StoreUnavailable`. An unknown cursor raises
+:class:`BadCursor`.
 """
 
 from celery_trace.queries.cursors import BadCursor
@@ -11,11 +11,11 @@ from celery_trace.queries.failures import FailureQueries
 from celery_trace.queries.forecasts import ForecastQueries
 from celery_trace.queries.heaps import HeapQueries
 from celery_trace.queries.leaks import LeakQueries
+from celery_trace.queries.monitoring import MonitoringQueries
 from celery_trace.queries.runs import RunQueries
-from celery_trace.queries.watching import WatchingQueries
 
 
-class Queries(LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, WatchingQueries):
+class Queries(LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, MonitoringQueries):
     """Reads one store: ``Queries(store)``."""
 
 

@@ -1,9 +1,9 @@
-"""What all queries share: the store, the clock, and how a page is read."""
+"""The base of all queries: the store, the clock, and reading a page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -11,12 +11,13 @@ from celery_trace.model import Page
 from celery_trace.queries import cursors
 from celery_trace.stores.statements import chunks
 from celery_trace.stores.store import Store
+from celery_trace.stores.tables import AnyColumn, AnyRow, AnySelect
 
-Row = TypeVar("Row")
-Order = Sequence[tuple[sa.Column[Any], bool]]
+View = TypeVar("View")
+Order = Sequence[tuple[AnyColumn, bool]]
 
 
-class Base:
+class QueryBase:
     """A part of :class:`celery_trace.queries.Queries`."""
 
     def __init__(self, store: Store) -> None:
@@ -29,13 +30,13 @@ class Base:
         self,
         connection: sa.Connection,
         noun: str,
-        wanted: sa.Select[Any],
+        wanted: AnySelect,
         order: Order,
         limit: int,
         cursor: str | None,
-        build: Callable[[Sequence[Any]], list[Row]],
-    ) -> Page[Row]:
-        """One page of a list; ``build`` turns the page's rows into its objects."""
+        build: Callable[[Sequence[AnyRow]], list[View]],
+    ) -> Page[View]:
+        """One page of a list; ``build`` converts the page's rows into its objects."""
         limit = max(1, min(limit, cursors.MOST))
         if cursor:
             wanted = wanted.where(cursors.after(order, cursors.decode(cursor, cursors.kinds_of(order))))
@@ -44,9 +45,9 @@ class Base:
         last = cursors.encode([page[-1]._mapping[column.name] for column, _ in order]) if more else None
         return Page(noun, build(page), last)
 
-    def _by_key(self, connection: sa.Connection, table: sa.Table, keys: Iterable[str]) -> dict[str, Any]:
+    def _by_key(self, connection: sa.Connection, table: sa.Table, keys: Iterable[str]) -> dict[str, AnyRow]:
         key = next(iter(table.primary_key.columns))
-        found: dict[str, Any] = {}
+        found: dict[str, AnyRow] = {}
         for part in chunks(sorted(set(keys))):
             for row in connection.execute(sa.select(table).where(key.in_(part))):
                 found[row._mapping[key.name]] = row

@@ -1,4 +1,4 @@
-"""Pages by key, never by offset: a cursor says after which row the next page begins."""
+"""Keyset pagination: a cursor says after which row the next page begins."""
 
 from __future__ import annotations
 
@@ -6,70 +6,73 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
 
 from celery_trace.errors import TraceError
 
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyColumn, AnySelect
+
 #: Most rows of one page.
 MOST = 1000
 
 
 class BadCursor(TraceError, ValueError):
-    """A cursor that this list did not give out."""
+    """A cursor that this list did not return."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what, next="Leave it out to begin with the first page.")
 
 
-def encode(values: Sequence[Any]) -> str:
-    """A cursor for the row with these values in the columns of the order."""
+def encode(values: Sequence[object]) -> str:
+    """A cursor for the row with these values in the order's columns."""
     return base64.urlsafe_b64encode(msgspec.json.encode(list(values))).rstrip(b"=").decode()
 
 
-def decode(cursor: str, kinds: Sequence[type]) -> list[Any]:
+def decode(cursor: str, kinds: Sequence[type]) -> list[object]:
     """
     The values of a cursor.
 
     Args:
-        cursor: What somebody sent.
-        kinds: The type of each value, as the order's columns have it.
+        cursor: The received cursor.
+        kinds: The type of each value in the order's columns.
 
     Raises:
-        BadCursor: It is none of ours, or belongs to another list.
+        BadCursor: It is invalid, or belongs to another list.
     """
     try:
         values = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, msgspec.DecodeError, UnicodeError, ValueError, RecursionError):
-        raise BadCursor(f"{cursor[:80]!r} is no cursor") from None
+        raise BadCursor(f"Invalid cursor {cursor[:80]!r}") from None
     if not isinstance(values, list) or len(values) != len(kinds) or not all(map(_fits, values, kinds)):
-        raise BadCursor(f"{cursor[:80]!r} belongs to another list")
+        raise BadCursor(f"The cursor {cursor[:80]!r} belongs to another list")
     return list(values)
 
 
-def kinds_of(order: Sequence[tuple[sa.Column[Any], bool]]) -> list[type]:
+def kinds_of(order: Sequence[tuple[AnyColumn, bool]]) -> list[type]:
     """The type of each value of a cursor for this order."""
     return [column.type.python_type for column, _ in order]
 
 
-def _fits(value: Any, kind: type) -> bool:
-    """Whether a database can compare a value with a column of this type: what it can't, some refuse with an error."""
+def _fits(value: object, kind: type) -> bool:
+    """Whether a value can be compared with a column of this type; some databases raise an error otherwise."""
     if kind is str:
         return isinstance(value, str) and "\0" not in value
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
 
 
-def after(order: Sequence[tuple[sa.Column[Any], bool]], values: Sequence[Any]) -> sa.ColumnElement[bool]:
+def after(order: Sequence[tuple[AnyColumn, bool]], values: Sequence[object]) -> sa.ColumnElement[bool]:
     """
-    The rows that stand after these values.
+    A condition for the rows after these values.
 
-    Written as ``a <= x AND (a < x OR (b < y …))``, which every database answers from the index.
+    Written as ``a <= x AND (a < x OR (b < y …))``, for which every database uses the index.
 
     Args:
         order: Columns, and whether each descends.
-        values: One for each.
+        values: One for each column.
     """
     column, descending = order[0]
     value = sa.literal(values[0], column.type)
@@ -81,19 +84,19 @@ def after(order: Sequence[tuple[sa.Column[Any], bool]], values: Sequence[Any]) -
 
 
 def page_of(
-    rows: Iterable[Mapping[str, Any]], order: Sequence[tuple[sa.Column[Any], bool]], limit: int, cursor: str | None
+    rows: Iterable[Mapping[str, object]], order: Sequence[tuple[AnyColumn, bool]], limit: int, cursor: str | None
 ) -> tuple[list[Mapping[str, Any]], str | None]:
     """
-    A page of rows that no database holds, by the same cursors.
+    A page of rows in memory, with the same cursors.
 
     Args:
-        rows: Each has the order's columns, by name.
-        order: Columns, and whether each descends; together they differ for every row.
+        rows: Each has the order's columns as attributes.
+        order: Columns, and whether each descends; together unique for each row.
         limit: Most rows of the page.
-        cursor: After which row it begins.
+        cursor: The row after which the page begins.
 
     Returns:
-        The page, and where the next begins.
+        The page, and the cursor of the next.
     """
     names = [column.name for column, _ in order]
     found = list(rows)
@@ -107,9 +110,7 @@ def page_of(
     return page, encode([page[-1][name] for name in names]) if len(found) > limit else None
 
 
-def _stands_after(
-    row: Mapping[str, Any], last: Mapping[str, Any], order: Sequence[tuple[sa.Column[Any], bool]]
-) -> bool:
+def _stands_after(row: Mapping[str, Any], last: Mapping[str, Any], order: Sequence[tuple[AnyColumn, bool]]) -> bool:
     for column, descending in order:
         one, other = row[column.name], last[column.name]
         if isinstance(one, str) != isinstance(other, str):
@@ -119,13 +120,13 @@ def _stands_after(
     return False
 
 
-def ordered(wanted: sa.Select[Any], order: Sequence[tuple[sa.Column[Any], bool]]) -> sa.Select[Any]:
-    """The statement in that order."""
+def ordered(wanted: AnySelect, order: Sequence[tuple[AnyColumn, bool]]) -> AnySelect:
+    """The statement in this order."""
     return wanted.order_by(*(column.desc() if descending else column.asc() for column, descending in order))
 
 
 def like(text: str) -> str:
-    """A pattern that finds the text anywhere, whatever signs it holds; use with ``escape="!"``."""
+    """A LIKE pattern that finds the text anywhere, with its special characters escaped; use with ``escape="!"``."""
     for sign in "!%_":
         text = text.replace(sign, "!" + sign)
     return f"%{text}%"

@@ -1,39 +1,43 @@
-"""Failures, their groups, and whether the process that failed still holds the objects."""
+"""Failures, their groups, and whether the failed process still holds the objects."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 
 import sqlalchemy as sa
 from msgspec.structs import replace
 
 from celery_trace.model import Failure, FailureDetail, FailureGroup, FailureSummary, Kept, Outcome, Page
 from celery_trace.queries import cursors
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
+from celery_trace.queries.filters import FailureFilter, GroupFilter, exactly
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import shared_captures, tables, values
 from celery_trace.stores.statements import by_key
 from celery_trace.stores.writing import HOUR_S
 
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
+
 #: A group is new for this long, seconds.
 NEW_S = 24 * 3600
-#: The trend of a group: so many slices of an hour.
+#: Hours of a group's trend.
 TREND_HOURS = 24
-#: A search looks at so many groups, the most recent ones first.
+#: Groups that a search reads, the most recent first.
 SEARCHED_GROUPS = 300
-#: It reads the values of up to so many failures that fit the other filters, the most recent ones first.
+#: Failures whose values a search reads, the most recent that match the other filters.
 SEARCHED_VALUES = 5_000
-#: So many in one go, fewer in the first; after each it looks at the time.
+#: Failures read at a time, fewer in the first step; the time is checked after each step.
 SEARCHED_AT_ONCE, SEARCHED_FIRST = 500, 100
-#: Where each text has to be fetched from a disk, it ends after this time, seconds: a page does not wait for more.
+#: Time limit of reading values, seconds, for stores that fetch each text from a disk.
 SEARCH_S = 0.05
-#: What it finds there at most.
+#: Most matches among values.
 MOST_FOUND = 1000
 
-#: Outcomes whose rows tell how many processes were killed.
+#: Outcomes whose rows show how many processes were killed.
 _KILLING = frozenset((Outcome.LOST.value, Outcome.TIME_LIMIT.value))
 
 _failures = tables.failures
@@ -43,59 +47,38 @@ _values = tables.failure_values
 _processes = tables.processes
 
 
-class FailureQueries(Base):
+class FailureQueries(QueryBase):
     """What failed."""
 
     def failures(
         self,
         *,
-        kind: str | None = None,
-        name: str | None = None,
-        outcome: str | None = None,
-        fingerprint: str | None = None,
-        worker: str | None = None,
-        since_s: float | None = None,
-        until_s: float | None = None,
-        search: str | None = None,
-        task_id: str | None = None,
-        root_id: str | None = None,
-        live: bool | None = None,
         limit: int = 100,
         cursor: str | None = None,
+        **filters: Unpack[FailureFilter],
     ) -> Page[FailureSummary]:
         """
-        Failures, the newest first.
+        Failures, newest first.
 
         Args:
-            kind, name, outcome, fingerprint, worker, task_id, root_id: Exactly these, where given.
-            since_s, until_s: Seconds since the epoch; ``until_s`` is not included.
-            search: Part of the task's name or of the exception, a whole task or failure id, or part of a local's
-                or an argument's value, also as ``name=value``; see :data:`SEARCHED_VALUES`.
-            live: Only those that a living process still holds (or none of them).
             limit, cursor: The page.
+            filters: See :class:`FailureFilter`. ``search`` is part of the task's name or of the exception, a whole
+                task or failure id, or part of a local's or an argument's value, also as ``name=value``; see
+                :data:`SEARCHED_VALUES`.
         """
-        conditions: list[sa.ColumnElement[bool]] = []
-        for column, value in (
-            (_failures.c.kind, kind),
-            (_failures.c.name, name),
-            (_failures.c.outcome, outcome),
-            (_failures.c.fingerprint, fingerprint),
-            (_failures.c.worker, worker),
-            (_failures.c.task_id, task_id),
-            (_failures.c.root_id, root_id),
-        ):
-            if value:
-                conditions.append(column == value)
-        if since_s is not None:
+        kind, name, search, live = filters.get("kind"), filters.get("name"), filters.get("search"), filters.get("live")
+        exact = ("kind", "name", "outcome", "fingerprint", "worker", "task_id", "root_id")
+        conditions = exactly(_failures, filters, *exact)
+        if (since_s := filters.get("since_s")) is not None:
             conditions.append(_failures.c.at_s >= since_s)
-        if until_s is not None:
+        if (until_s := filters.get("until_s")) is not None:
             conditions.append(_failures.c.at_s < until_s)
         columns = [column for column in _failures.columns if column.name != "payload"]
         wanted = sa.select(*columns).where(*conditions)
         with self.store.reading() as connection:
             order = ((_failures.c.at_s, True), (_failures.c.id, True))
             if search:
-                if cursor:  # the values that are searched begin where the page does
+                if cursor:  # the search in values begins at the page
                     conditions.append(cursors.after(order, cursors.decode(cursor, cursors.kinds_of(order))))
                 wanted = wanted.where(self._matches(connection, search, conditions, kind, name))
             if live is not None:
@@ -114,13 +97,13 @@ class FailureQueries(Base):
         name: str | None,
     ) -> sa.ColumnElement[bool]:
         """
-        A search looks at the groups, of which there are few, at whole ids, which have an index, and at the values of
-        the newest failures.
+        A search reads the groups, of which there are few, whole ids, which have an index, and the values of the newest
+        failures.
 
         Reading the texts of ten million failures would take minutes.
         """
         text = search.strip()
-        # A group has one kind and one name: without these, each failure of the name would be held against other groups.
+        # A group has one kind and one name: without them each failure of a name would be compared with other groups.
         groups = sa.select(_groups.c.fingerprint).where(self._group_matches(text))
         for column, value in ((_groups.c.kind, kind), (_groups.c.name, name)):
             if value:
@@ -147,7 +130,7 @@ class FailureQueries(Base):
     def _with_value(
         connection: sa.Connection, search: str, conditions: Sequence[sa.ColumnElement[bool]] = ()
     ) -> Sequence[str]:
-        """Ids of the newest failures among those that fit ``conditions`` which held such a value."""
+        """Ids of the newest failures that match ``conditions`` and have such a value."""
         newest = (
             sa.select(_failures.c.id, _failures.c.at_s, _failures.c.shared)
             .where(*conditions)
@@ -155,7 +138,7 @@ class FailureQueries(Base):
         )
         looked_for = values.Search(search)
         matches = sa.or_(*(_values.c.text.like(like(pattern), escape="!") for pattern in looked_for.patterns))
-        lines: dict[str, set[int]] = {}  # by shared capture: those of its lines that match
+        lines: dict[str, set[int]] = {}  # by shared capture: its matching lines
         found: list[str] = []
         begun_s, searched, size = time.monotonic(), 0, SEARCHED_FIRST
         with by_key(connection):
@@ -164,7 +147,7 @@ class FailureQueries(Base):
                 shared = set(connection.execute(sa.select(part.c.shared).distinct()).scalars()) - {""}
                 texts = shared_captures.texts(connection, shared - lines.keys())
                 lines |= {id: looked_for.lines_of(text) for id, text in texts.items()}
-                # What the database finds may still be a number of a missing line, or a line that is missing here.
+                # The database may have found the number of a missing line, or a line that is missing here.
                 perhaps = sa.or_(matches, part.c.shared.in_([id for id in shared if lines.get(id)]))
                 wanted = sa.select(part.c.id, part.c.shared, _values.c.text).join(_values, _values.c.id == part.c.id)
                 found += [
@@ -178,7 +161,7 @@ class FailureQueries(Base):
                 took_s = time.monotonic() - begun_s
                 if took_s >= SEARCH_S:
                     break
-                # No more than what fits in the time that is left, at the pace so far.
+                # No more than what fits in the remaining time at the pace so far.
                 size = max(SEARCHED_FIRST // 2, min(SEARCHED_AT_ONCE, int(searched / took_s * (SEARCH_S - took_s))))
         return found[:MOST_FOUND]
 
@@ -192,7 +175,7 @@ class FailureQueries(Base):
             )
         )
 
-    def _summaries(self, connection: sa.Connection, rows: Sequence[Any]) -> list[FailureSummary]:
+    def _summaries(self, connection: sa.Connection, rows: Sequence[AnyRow]) -> list[FailureSummary]:
         counts = self._by_key(connection, _groups, {row.fingerprint for row in rows})
         held = self._held(connection, [row.id for row in rows])
         kills = self._kills(connection, [row.id for row in rows if row.outcome in _KILLING])
@@ -208,7 +191,7 @@ class FailureQueries(Base):
 
     @staticmethod
     def _kills(connection: sa.Connection, ids: list[str]) -> dict[str, int]:
-        """By id, how many processes a failure's message killed. Payloads of killed runs are small."""
+        """The number of processes that a failure's message killed, by id. Payloads of killed runs are small."""
         if not ids:
             return {}
         wanted = sa.select(_failures.c.id, _failures.c.payload, _failures.c.shared).where(_failures.c.id.in_(ids))
@@ -217,7 +200,7 @@ class FailureQueries(Base):
         return {row.id: rows_of.kills(row.payload, known.get(row.shared)) for row in rows}
 
     def failure_record(self, id: str) -> Failure | None:
-        """The whole record, as it was captured and merged."""
+        """The whole record, as captured and merged."""
         with self.store.reading() as connection:
             wanted = sa.select(_failures.c.payload, _failures.c.shared).where(_failures.c.id == id)
             row = connection.execute(wanted).first()
@@ -230,7 +213,7 @@ class FailureQueries(Base):
             return None
 
     def failure(self, id: str) -> FailureDetail | None:
-        """All that is known of one failure, in the shape of the contract."""
+        """One failure with all its details, in the shape of the contract."""
         from celery_trace.failures import views
 
         record = self.failure_record(id)
@@ -254,34 +237,25 @@ class FailureQueries(Base):
     def groups(
         self,
         *,
-        kind: str | None = None,
-        name: str | None = None,
-        outcome: str | None = None,
-        state: str | None = None,
-        since_s: float | None = None,
-        search: str | None = None,
         sort: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
         trends: bool = True,
+        **filters: Unpack[GroupFilter],
     ) -> Page[FailureGroup]:
         """
-        Groups of failures that share a fingerprint, the latest seen first.
+        Groups of failures that share a fingerprint, the last seen first.
 
         Args:
-            kind, name, outcome: Exactly these, where given.
-            state: ``new`` (first seen within a day), ``ongoing``, ``resolved`` or ``regressed``; ``open`` for all but
-                the resolved ones.
-            since_s: Seen since then.
-            search: Part of the task's name or of the exception, or of a value as in :meth:`failures`.
             sort: ``count`` for the most frequent first, ``first`` for the latest to appear first.
             limit, cursor: The page.
-            trends: Whether each has its trend, which takes longer than all the rest.
+            trends: Whether to read each group's trend, which takes longer than all the rest.
+            filters: ``state`` is ``new`` (first seen within a day), ``ongoing``, ``resolved``, ``regressed``, or
+                ``open`` for all but the resolved ones. ``search`` is as in :meth:`failures`.
         """
-        wanted = sa.select(_groups)
-        for column, value in ((_groups.c.kind, kind), (_groups.c.name, name), (_groups.c.outcome, outcome)):
-            if value:
-                wanted = wanted.where(column == value)
+        exact = ("kind", "name", "outcome")
+        since_s, search, state = filters.get("since_s"), filters.get("search"), filters.get("state")
+        wanted = sa.select(_groups).where(*exactly(_groups, filters, *exact))
         if since_s is not None:
             wanted = wanted.where(_groups.c.last_seen_s >= since_s)
         new_since_s = self._now_s() - NEW_S
@@ -301,8 +275,7 @@ class FailureQueries(Base):
         with self.store.reading() as connection:
             if search:
                 text = search.strip()
-                same = ((_failures.c.kind, kind), (_failures.c.name, name), (_failures.c.outcome, outcome))
-                narrow = [column == value for column, value in same if value]
+                narrow = exactly(_failures, filters, *exact)
                 if since_s is not None:
                     narrow.append(_failures.c.at_s >= since_s)
                 found = self._with_value(connection, text, narrow)
@@ -319,7 +292,7 @@ class FailureQueries(Base):
                 lambda rows: self._group_views(connection, rows, trends=trends),
             )
 
-    def _group_views(self, connection: sa.Connection, rows: Sequence[Any], *, trends: bool) -> list[FailureGroup]:
+    def _group_views(self, connection: sa.Connection, rows: Sequence[AnyRow], *, trends: bool) -> list[FailureGroup]:
         now_s = self._now_s()
         hour_s = int(now_s // HOUR_S) * HOUR_S
         slices = [hour_s - HOUR_S * back for back in range(TREND_HOURS - 1, -1, -1)] if trends else []
@@ -342,7 +315,7 @@ class FailureQueries(Base):
         ]
 
     def failed_since(self, since_s: float) -> int:
-        """How many failures there were in the hours that began since then, as far as they are kept."""
+        """The number of stored failures in the hours that began since then."""
         table = tables.trends
         wanted = sa.select(sa.func.sum(table.c["count"])).where(table.c.hour_s >= since_s)
         with self.store.reading() as connection:
@@ -351,7 +324,7 @@ class FailureQueries(Base):
     # --- live
 
     def kept(self, failure_id: str) -> Kept | None:
-        """Where a failure's objects can be reached; None once they were let go or their process ended."""
+        """Where a failure's objects can be reached; None after they were released or their process ended."""
         with self.store.reading() as connection:
             rows = connection.execute(
                 sa.select(_kept)
@@ -367,7 +340,7 @@ class FailureQueries(Base):
         return rows_of.KEPT.record(rows[0]) if rows else None
 
     def _held(self, connection: sa.Connection, ids: list[str] | None) -> set[str]:
-        """Which of these failures (or of all) a living process holds."""
+        """The ids among these failures (or all) that a living process holds."""
         if ids is not None and not ids:
             return set()
         wanted = (
@@ -380,7 +353,7 @@ class FailureQueries(Base):
         return set(connection.execute(wanted).scalars())
 
 
-def _state(row: Any, now_s: float) -> str:
+def _state(row: AnyRow, now_s: float) -> str:
     if row.resolved_at_s is not None:
         return "regressed" if row.last_seen_s > row.resolved_at_s else "resolved"
     return "new" if row.first_seen_s > now_s - NEW_S else "ongoing"

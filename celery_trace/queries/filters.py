@@ -1,49 +1,49 @@
-"""
-Which rows of a list are wanted, where a caller puts it together before it asks.
-
-Each is what the query of its list takes by keyword, as in ``queries.leaks(**wanted)``; what is missing or empty does
-not narrow the list.
-"""
+"""The filters of lists, so that callers can build them in steps and a misspelt one is a type error."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypedDict
 
+import sqlalchemy as sa
 
-class LeakFilter(TypedDict, total=False):
-    """For :meth:`~celery_trace.queries.Queries.leaks`."""
 
+class _Filters(TypedDict, total=False):
     kind: str | None
     name: str | None
+    #: Seen since then, seconds since the epoch.
+    since_s: float | None
+    #: Text to search for.
+    search: str | None
+
+
+class LeakFilter(_Filters, total=False):
+    """Filters of leaks: ``worker`` computes them from this worker's processes only."""
+
     verdict: str | None
     worker: str | None
     queue: str | None
-    since_s: float | None
-    search: str | None
 
 
-class FailureFilter(TypedDict, total=False):
-    """For :meth:`~celery_trace.queries.Queries.failures`."""
+class FailureFilter(_Filters, total=False):
+    """Filters of failures: ``until_s`` is exclusive; ``live`` selects those that a living process still holds."""
 
-    kind: str | None
-    name: str | None
     outcome: str | None
     fingerprint: str | None
     worker: str | None
-    since_s: float | None
-    until_s: float | None
-    search: str | None
     task_id: str | None
     root_id: str | None
+    until_s: float | None
     live: bool | None
 
 
-class GroupFilter(TypedDict, total=False):
-    """For :meth:`~celery_trace.queries.Queries.groups`."""
+class GroupFilter(_Filters, total=False):
+    """Filters of groups; see :meth:`celery_trace.queries.Queries.groups` for the states."""
 
-    kind: str | None
-    name: str | None
     outcome: str | None
     state: str | None
-    since_s: float | None
-    search: str | None
+
+
+def exactly(table: sa.FromClause, filters: Mapping[str, object], *names: str) -> list[sa.ColumnElement[bool]]:
+    """Conditions for exact matches of these columns; empty filters are left out."""
+    return [table.c[name] == value for name in names if (value := filters.get(name))]

@@ -1,4 +1,4 @@
-"""Which processes reach their limit, when, and by whose runs."""
+"""Forecasts: which processes reach their limit, when, and because of which tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from celery_trace.heap import forecasting
 from celery_trace.heap.forecasting import WARM_UP_S, WINDOW_S, Growth, Series
 from celery_trace.model import Forecast, GrowthShare, ProcessView, Role, Rollup, Sample, Verdict, WorkerView
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.queries.runs import RunQueries
 from celery_trace.stores import tables
 from celery_trace.stores.statements import chunks
@@ -20,10 +20,10 @@ from celery_trace.stores.statements import chunks
 _rollups = tables.rollups
 _leaks = tables.leaks
 
-#: Processes that are looked at, those nearest to their limit, and the time for which the answer holds, seconds.
+#: Processes of a forecast, those nearest to their limit, and how long the answer is cached, seconds.
 MOST_PROCESSES = 60
 HOLDS_S = 30.0
-#: Names that a growth is shared out to, and the least share of each.
+#: Names that a growth is attributed to, and the smallest share of each.
 MOST_SHARES = 5
 LEAST_SHARE = 0.01
 _MAIN = frozenset({Role.MAIN, Role.SOLO, Role.THREADS, Role.GREEN})
@@ -39,7 +39,7 @@ class _Candidate(NamedTuple):
     used_bytes: int
 
 
-class ForecastQueries(Base):
+class ForecastQueries(QueryBase):
     """When limits are reached."""
 
     def __init__(self, store: Any) -> None:
@@ -49,10 +49,10 @@ class ForecastQueries(Base):
 
     def forecasts(self) -> list[Forecast]:
         """
-        What grows and reaches its limit, the soonest first; one of each process and limit.
+        Forecasts of reaching a limit, the soonest first; one for each process and limit.
 
-        Those :data:`MOST_PROCESSES` are looked at that have used most of theirs. An answer holds for
-        :data:`HOLDS_S`: pages, alerts and commands ask for the same one.
+        Only the :data:`MOST_PROCESSES` processes that have used most of their limit are checked. The answer is cached
+        for :data:`HOLDS_S`, as pages, alerts and commands ask for the same one.
         """
         with self._one_at_a_time:
             now_s = self._now_s()
@@ -72,7 +72,7 @@ class ForecastQueries(Base):
             if growth is None or left is None:
                 continue
             if candidate.limit == "machine" and not self._grows_itself(candidate, now_s, series):
-                continue  # other programs have a machine too
+                continue  # other programs use the machine's memory too
             grown.append((candidate, growth, left))
         rates = self._rates() if grown else {}
         forecasts = [self._forecast(*one, rates, now_s) for one in grown]
@@ -95,10 +95,10 @@ class ForecastQueries(Base):
         )
 
     def _rates(self) -> dict[tuple[str, str], float]:
-        """Bytes that a run of each name keeps for good."""
+        """Bytes that a run of each name leaks."""
         wanted = sa.select(_leaks.c.kind, _leaks.c.name, sa.func.sum(_leaks.c.kept_bytes_per_run).label("rate"))
-        told = [str(Verdict.LEAKING), str(Verdict.GROWING)]
-        wanted = wanted.where(_leaks.c.verdict.in_(told)).group_by(_leaks.c.kind, _leaks.c.name)
+        verdicts = [str(Verdict.LEAKING), str(Verdict.GROWING)]
+        wanted = wanted.where(_leaks.c.verdict.in_(verdicts)).group_by(_leaks.c.kind, _leaks.c.name)
         with self.store.reading() as connection:
             return {(row.kind, row.name): float(row.rate) for row in connection.execute(wanted)}
 
@@ -135,7 +135,7 @@ class ForecastQueries(Base):
         )
 
     def _runs(self, uids: Sequence[str], since_s: float, until_s: float) -> dict[tuple[str, str], float]:
-        """Runs of each name in these processes; of the five minutes at both ends the part that lies within."""
+        """Runs of each name in these processes; five-minute buckets at both ends count in proportion."""
         found: dict[tuple[str, str], float] = defaultdict(float)
         first_s = int(since_s) // Rollup.BUCKET_S * Rollup.BUCKET_S
         with self.store.reading() as connection:
@@ -165,7 +165,7 @@ def _candidates(workers: Iterable[WorkerView]) -> Iterable[_Candidate]:
 
 
 def _series(samples: Iterable[Sample], limit: str) -> Series:
-    """What counts against a limit: a child's own memory, or what the container or machine has in use."""
+    """The memory that counts against a limit: a child's own, or that of the container or machine."""
     if limit == "child":
         return [(sample.at_s, float(sample.memory.rss_bytes)) for sample in samples]
     return [

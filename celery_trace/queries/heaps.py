@@ -1,4 +1,4 @@
-"""What names have left alive by call stack, and what their runs held at most."""
+"""Retained memory by call stack, and the peak memory of runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec import Struct
 from celery_trace.heap import flames, needs
 from celery_trace.intervals import SILENT_S
 from celery_trace.model import HeapProfile, Kind, Role, WorkerView
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
 from celery_trace.stores.payloads import unsqueeze
@@ -27,13 +27,13 @@ _processes = tables.processes
 MOST_PROCESSES = 300
 MOST_RELEASES = 30
 MOST_NAMES = 1000
-#: Children that a proposal looks at, and their profiles.
+#: Children that a proposal reads, and their profiles.
 MOST_CHILDREN = 32
 MOST_ROWS = 2000
 
 
-class HeapQueries(Base):
-    """What is kept by stack."""
+class HeapQueries(QueryBase):
+    """Retained memory by stack."""
 
     def heap_profiles(
         self,
@@ -45,13 +45,13 @@ class HeapQueries(Base):
         release: str | None = None,
     ) -> list[HeapProfile]:
         """
-        The latest profile of each process, oldest first; of the :data:`MOST_PROCESSES` that wrote last.
+        The latest profile of each process, oldest first, for the :data:`MOST_PROCESSES` that wrote last.
 
         Args:
-            kind, name: Of what.
+            kind, name: Whose profiles.
             since_s: Written since then.
-            at_s: As it was then: of processes that lived at that time, what they had written by then.
-            release: Of this release only.
+            at_s: The state at that time: what processes that lived then had written by then.
+            release: Only this release.
         """
         wanted = sa.select(_profiles.c.process, sa.func.max(_profiles.c.at_s).label("at_s"))
         wanted = wanted.where(_profiles.c.name == name, _profiles.c.kind == kind)
@@ -72,7 +72,7 @@ class HeapQueries(Base):
             return rows_of.HEAP_PROFILES.records(connection.execute(rows))
 
     def heap_releases(self, kind: str, name: str) -> list[str]:
-        """The releases with a profile of a name, the one seen last first."""
+        """The releases with a profile of a name, the last seen first."""
         last = sa.func.max(_profiles.c.at_s).label("at_s")
         wanted = sa.select(_profiles.c.release, last).where(
             _profiles.c.name == name, _profiles.c.kind == kind, _profiles.c.release != ""
@@ -90,22 +90,22 @@ class HeapQueries(Base):
         at_s: float | None = None,
         release: str | None = None,
     ) -> flames.KeptHeap:
-        """What is kept by stack, of all processes together; the arguments are those of :meth:`heap_profiles`."""
+        """Retained memory by stack over all processes; the arguments are those of :meth:`heap_profiles`."""
         return flames.together(self.heap_profiles(kind, name, since_s=since_s, at_s=at_s, release=release))
 
     def need(self, kind: str, name: str, *, since_s: float | None = None) -> needs.Need | None:
-        """What runs of a name held at most; None where none was weighed."""
+        """The peak memory of a name's runs; None if none was measured."""
         return needs.need_of(profile.peaks for profile in self.heap_profiles(kind, name, since_s=since_s))
 
     def heap_view(self, kind: str, name: str, *, compare: str = "", since_s: float | None = None) -> flames.HeapView:
         """
-        What a name has left alive, or how that differs.
+        A name's retained memory, or a comparison.
 
         Args:
-            kind, name: Of what.
-            compare: An age, as ``1h`` or ``7d``: what is alive now against then. Or ``release:1.8.1``, and
+            kind, name: Whose memory.
+            compare: An age such as ``1h`` or ``7d``: the memory retained now against then. Or ``release:1.8.1``, and
                 ``release:1.8.1..1.9``: bytes a run of a release against an earlier one; the later one is the latest.
-            since_s: Without ``compare``: what processes have written since then.
+            since_s: Without ``compare``: only what processes have written since then.
 
         Raises:
             ValueError: ``compare`` is neither, or there is no other release.
@@ -116,7 +116,7 @@ class HeapQueries(Base):
             return self._releases_compared(kind, name, compare.removeprefix("release:"))
         age_s = read_seconds(compare)
         if not age_s:
-            raise ValueError(f"{compare[:50]!r} is neither an age such as 1h or 7d, nor release:NAME")
+            raise ValueError(f"invalid comparison {compare[:50]!r} (examples: 1h, 7d, release:NAME)")
         now_s = self._now_s()
         return flames.HeapView(
             after=self.kept_heap(kind, name, at_s=now_s),
@@ -145,11 +145,11 @@ class HeapQueries(Base):
         self, *, since_s: float | None = None, processes: Sequence[str] = ()
     ) -> list[tuple[Kind, str, int]]:
         """
-        What each name has left alive by the latest word of each process: kind, name and bytes, the most first.
+        The memory that each name retains, from the latest profile of each process: kind, name and bytes, largest first.
 
         Args:
-            since_s: Of processes that have written since then.
-            processes: Their ids; all where none is named.
+            since_s: Only processes that have written since then.
+            processes: Their ids; None for all.
         """
         key = (_profiles.c.process, _profiles.c.kind, _profiles.c.name)
         latest = sa.select(*key, sa.func.max(_profiles.c.at_s).label("at_s")).group_by(*key)
@@ -165,10 +165,10 @@ class HeapQueries(Base):
         with self.store.reading() as connection:
             return [(Kind(row.kind), row.name, int(row.total)) for row in connection.execute(wanted)]
 
-    # --- what runs need
+    # --- memory limits
 
     def proposal(self, worker: WorkerView) -> needs.Proposal | None:
-        """Limits for a prefork worker, by the task of its children that needs most; None while too little is known."""
+        """Limits for a prefork worker, from its most demanding task; None with too little data."""
         living = [process for process in worker.processes if process.ended_at is None]
         children = [process for process in living if process.role is Role.CHILD][:MOST_CHILDREN]
         main = next((process for process in living if process.role is Role.MAIN), None)
@@ -195,7 +195,7 @@ class HeapQueries(Base):
         return max(known, key=lambda row: row[1].p99_bytes, default=None)
 
     def _needs(self, uids: list[str]) -> dict[str, needs.Need]:
-        """What the tasks of some processes need, by name."""
+        """The memory that the tasks of some processes need, by name."""
         last = sa.func.row_number().over(
             partition_by=(_profiles.c.process, _profiles.c.name), order_by=_profiles.c.at_s.desc()
         )
@@ -212,7 +212,7 @@ class HeapQueries(Base):
         return {name: need for name, need in found.items() if need is not None}
 
     def _first_bytes(self, uids: list[str]) -> list[int]:
-        """What each process held by its first sample."""
+        """Each process's memory in its first sample."""
         table = tables.samples
         first = sa.select(sa.func.min(table.c.at_s)).where(table.c.process == sa.bindparam("uid")).scalar_subquery()
         wanted = sa.select(table.c.memory).where(table.c.process == sa.bindparam("uid"), table.c.at_s == first)
@@ -226,6 +226,6 @@ class HeapQueries(Base):
 
 
 class _Peaks(Struct):
-    """The part of a profile that tells what runs held at most."""
+    """The part of a profile with the peaks of runs."""
 
     peaks: dict[int, int] = {}

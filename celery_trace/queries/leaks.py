@@ -1,25 +1,29 @@
-"""The leak table, and the evidence behind a row."""
+"""The leak table, and the evidence of a row."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import sqlalchemy as sa
 
 from celery_trace.model import Leak, Page, Window
 from celery_trace.queries import cursors
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
+from celery_trace.queries.filters import LeakFilter, exactly
 from celery_trace.stores import leak_rows, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.statements import chunks
 
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyColumn, AnyRow
+
 _leaks = tables.leaks
 _state = tables.leak_state
-#: Orders of the table beside that by urgency: column, and whether the greatest comes first.
-SORTS: dict[str, tuple[tuple[sa.Column[Any], bool], ...]] = {
+#: Orders of the table besides urgency: column, and whether it descends.
+SORTS: dict[str, tuple[tuple[AnyColumn, bool], ...]] = {
     "per_run": ((_leaks.c.kept_bytes_per_run, True),),
     "total": ((_leaks.c.kept_bytes_total, True),),
     "runs": ((_leaks.c.runs, True),),
@@ -27,44 +31,36 @@ SORTS: dict[str, tuple[tuple[sa.Column[Any], bool], ...]] = {
     "name": ((_leaks.c.name, False),),
 }
 MOST_QUEUES = 500
-#: A question for one worker looks at so many of its newest windows: as many of each name, but not fewer than the least.
+#: Newest windows that a query for one worker reads, shared out among its names, with a minimum for each.
 WORKER_WINDOWS, LEAST_WINDOWS = 2000, 20
 
 
-class LeakQueries(Base):
-    """What keeps growing."""
+class LeakQueries(QueryBase):
+    """Leaks."""
 
     def leaks(
         self,
         *,
-        kind: str | None = None,
-        name: str | None = None,
-        verdict: str | None = None,
-        worker: str | None = None,
-        queue: str | None = None,
-        since_s: float | None = None,
-        search: str | None = None,
         sort: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
+        **filters: Unpack[LeakFilter],
     ) -> Page[Leak]:
         """
-        Leaks, the proven ones first, then by the memory that each run keeps.
+        Leaks, the proven ones first, then by the memory retained per run.
 
-        One that somebody resolved is listed again only when it was seen after that.
+        A resolved leak is listed again only if it was seen after that.
 
         Args:
-            kind, name, verdict: Exactly these, where given.
-            worker: Computed from this worker's processes alone.
-            queue: Of tasks that were seen in this queue.
-            since_s: Seen since then.
-            search: Part of the name, file, function or code.
-            sort: Instead of that order one of :data:`SORTS`.
+            sort: Another order, one of :data:`SORTS`.
             limit, cursor: The page.
+            filters: See :class:`LeakFilter`. ``search`` is part of the name, file, function or code.
         """
+        kind, name, verdict = filters.get("kind"), filters.get("name"), filters.get("verdict")
+        queue, since_s, search = filters.get("queue"), filters.get("since_s"), filters.get("search")
         by_urgency = ((_leaks.c.rank, False), (_leaks.c.kept_bytes_per_run, True))
         order = (*(SORTS.get(sort or "", by_urgency)), (_leaks.c.id, True))
-        if worker:
+        if worker := filters.get("worker"):
             with self.store.reading() as connection:
                 rows = self._rows_of_worker(connection, worker, kind, name)
                 rows = self._listed(connection, rows, queue)
@@ -78,9 +74,7 @@ class LeakQueries(Base):
             .join(resolved, resolved.c.id == sa.literal("leak:") + _leaks.c.id, isouter=True)
             .where(sa.or_(resolved.c.at_s.is_(None), _leaks.c.last_seen_s > resolved.c.at_s))
         )
-        for column, value in ((_leaks.c.kind, kind), (_leaks.c.name, name), (_leaks.c.verdict, verdict)):
-            if value:
-                wanted = wanted.where(column == value)
+        wanted = wanted.where(*exactly(_leaks, filters, "kind", "name", "verdict"))
         if queue:
             wanted = wanted.where(self._in_queue(queue))
         if since_s is not None:
@@ -103,7 +97,7 @@ class LeakQueries(Base):
         )
 
     def queues(self) -> list[str]:
-        """The queues in which anything was seen, by name."""
+        """The known queues, by name."""
         wanted = sa.select(tables.queues.c.queue).distinct().order_by(tables.queues.c.queue).limit(MOST_QUEUES)
         with self.store.reading() as connection:
             return list(connection.execute(wanted).scalars())
@@ -111,7 +105,7 @@ class LeakQueries(Base):
     def _rows_of_worker(
         self, connection: sa.Connection, worker: str, kind: str | None, name: str | None
     ) -> list[dict[str, Any]]:
-        """The table as it would be if there were only this worker: its rows, each with its leak."""
+        """The table computed from this worker alone: its rows, each with its leak."""
         from celery_trace.heap.leaks import leak_table
 
         windows, processes = tables.windows, tables.processes
@@ -123,7 +117,7 @@ class LeakQueries(Base):
             of_it = of_it.where(windows.c.name == name)
         part = of_it.subquery()
         names = connection.execute(sa.select(part.c.kind, part.c.name).distinct()).all()
-        # The newest windows of each name: were it those of all names, busy ones would hide the others.
+        # The newest windows of each name: with the newest of all, busy names would hide the others.
         each = max(LEAST_WINDOWS, WORKER_WINDOWS // max(1, len(names)))
         place = sa.func.row_number().over(
             partition_by=(part.c.kind, part.c.name), order_by=(part.c.at_s.desc(), part.c.id.desc())
@@ -136,7 +130,7 @@ class LeakQueries(Base):
 
     @staticmethod
     def _listed(connection: sa.Connection, rows: list[dict[str, Any]], queue: str | None) -> list[dict[str, Any]]:
-        """Those rows that are not resolved and, where a queue is given, were seen in it."""
+        """The rows that are not resolved and, if a queue is given, were seen in it."""
         resolved_s: dict[str, float] = {}
         for part in chunks(f"leak:{row['id']}" for row in rows):
             wanted = sa.select(_state.c.id, _state.c.at_s).where(_state.c.id.in_(part))
@@ -157,7 +151,7 @@ class LeakQueries(Base):
         return leak_rows.leak(row, self._now_s()) if row is not None else None
 
     def leak_windows(self, id: str) -> list[Window]:
-        """The windows behind a row, oldest first: those that show its site, and those without sites."""
+        """A row's windows, oldest first: those that show its site, and those without sites."""
         leak = self.leak(id)
         if leak is None:
             return []
@@ -172,12 +166,12 @@ class LeakQueries(Base):
             and (not window.sites or any((site.file, site.line) == (leak.file, leak.line) for site in window.sites))
         ]
 
-    def _build(self, rows: Sequence[Any]) -> list[Leak]:
+    def _build(self, rows: Sequence[AnyRow]) -> list[Leak]:
         return [leak_rows.leak(row, self._now_s()) for row in rows]
 
 
 def _fits(row: dict[str, Any], verdict: str | None, since_s: float | None, search: str | None) -> bool:
-    """Whether the table would show a row, by the conditions that it asks the database for."""
+    """Whether a row matches, by the conditions that the table uses in the database."""
     text = (search or "").strip().lower()
     return (
         (not verdict or row["verdict"] == verdict)

@@ -1,41 +1,44 @@
-"""Runs, their sums, the processes that carried them out, and those processes' memory."""
+"""Runs, their sums, the processes that ran them, and the memory of these processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from celery_trace.intervals import SAMPLE_S, SILENT_S
 from celery_trace.model import Page, ProcessRecord, ProcessView, Role, Rollup, Run, Sample, WorkerView
 from celery_trace.queries import cursors
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
 from celery_trace.stores.statements import CHUNK, chunks
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 _runs = tables.runs
 _totals = tables.totals
 _processes = tables.processes
 _samples = tables.samples
 
-#: Without another wish, workers of the last day are listed.
+#: By default, workers of the last day are listed.
 RECENT_S = 24 * 3600.0
-#: Processes of one answer, as many of each worker, but not fewer than the least; recycled children make many.
+#: Processes of one answer, shared out among workers, with a minimum for each; recycled children make many.
 MOST_PROCESSES, LEAST_PROCESSES = 2000, 50
 #: Roles of a worker's first process.
 MAIN_ROLES = tuple(str(role) for role in (Role.MAIN, Role.SOLO, Role.THREADS, Role.GREEN))
-#: Points of a series. A longer one is thinned: one point for each slice of time.
+#: Points of a series. Longer series are thinned to one point per slice of time.
 MOST_SAMPLES = 1000
-#: A worker's series shows so many of its processes, those seen last.
+#: Processes in a worker's series, those seen last.
 MOST_SERIES = 500
 MOST_ROLLUPS = 20_000
 MOST_NAMES = 10_000
 
 
-class RunQueries(Base):
-    """What ran, where, and with how much memory."""
+class RunQueries(QueryBase):
+    """Runs, workers and their memory."""
 
     def runs(
         self,
@@ -49,7 +52,7 @@ class RunQueries(Base):
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page[Run]:
-        """Runs that are kept by themselves, the newest first. ``since_s`` is seconds since the epoch."""
+        """Runs that are stored individually, newest first. ``since_s`` is seconds since the epoch."""
         wanted = sa.select(_runs)
         for column, value in (
             (_runs.c.kind, kind),
@@ -67,7 +70,7 @@ class RunQueries(Base):
             return self._page(connection, "runs", wanted, order, limit, cursor, rows_of.RUNS.records)
 
     def run(self, id: str) -> Run | None:
-        """One run that is kept by itself."""
+        """A run that is stored individually."""
         with self.store.reading() as connection:
             row = connection.execute(sa.select(_runs).where(_runs.c.id == id)).first()
         return rows_of.RUNS.record(row) if row is not None else None
@@ -75,7 +78,7 @@ class RunQueries(Base):
     def rollups(
         self, *, kind: str | None = None, name: str | None = None, since_s: float | None = None
     ) -> list[Rollup]:
-        """Sums of five minutes over all processes (``process`` is empty), oldest first."""
+        """Five-minute sums over all processes (``process`` is empty), oldest first."""
         wanted = sa.select(*rows_of.TOTAL_COLUMNS)
         if kind:
             wanted = wanted.where(_totals.c.kind == kind)
@@ -88,7 +91,7 @@ class RunQueries(Base):
             return [rows_of.total(row) for row in connection.execute(newest)][::-1]
 
     def names(self) -> list[tuple[str, str, int, int]]:
-        """What ever ran: kind, name, runs, failed runs; by name."""
+        """All names that ever ran: kind, name, runs, failed runs; by name."""
         table = tables.names
         wanted = (
             sa.select(table.c.kind, table.c.name, table.c.runs, table.c.failed).order_by(table.c.name).limit(10_000)
@@ -102,7 +105,7 @@ class RunQueries(Base):
         """
         Workers, web hosts and scripts with their processes, seen since then (by default within a day).
 
-        A worker lives while one of its processes has not ended and was heard of within a quarter of an hour.
+        A worker is alive while one of its processes has not ended and has reported within 15 minutes.
         """
         now_s = self._now_s()
         since_s = now_s - RECENT_S if since_s is None else since_s
@@ -118,8 +121,8 @@ class RunQueries(Base):
                 after = tuple(cursors.decode(cursor, (str, str)))
                 keys = [key for key in keys if key > after]
             page = keys[:limit]
-            # The newest of each worker, those that live first: were it the newest of all, one worker that starts
-            # children all the time would hide the others.
+            # The newest of each worker, living ones first: with the newest of all, one worker that keeps starting
+            # children would hide the others.
             each = max(LEAST_PROCESSES, MOST_PROCESSES // max(1, len(page)))
             place = sa.func.row_number().over(
                 partition_by=(_processes.c.worker, role, _processes.c.host),
@@ -144,7 +147,7 @@ class RunQueries(Base):
         return Page("workers", views, following)
 
     def starts(self, *, since_s: float | None = None, worker: str | None = None) -> list[ProcessRecord]:
-        """Main processes of workers that were heard of since then, oldest first; the newest 500."""
+        """Main processes of workers that have reported since then, oldest first; the newest 500."""
         wanted = sa.select(_processes).where(_processes.c.worker != "", _processes.c.role.in_(MAIN_ROLES))
         if worker:
             wanted = wanted.where(_processes.c.worker == worker)
@@ -155,7 +158,7 @@ class RunQueries(Base):
         return sorted(rows_of.PROCESSES.records(rows), key=lambda process: process.started_at_s)
 
     def processes(self, uids: Iterable[str]) -> dict[str, ProcessRecord]:
-        """Processes by uid; an unknown one is left out."""
+        """Processes by uid; unknown ones are left out."""
         with self.store.reading() as connection:
             found = self._by_key(connection, _processes, uids)
         return {uid: rows_of.PROCESSES.record(row) for uid, row in found.items()}
@@ -198,13 +201,13 @@ class RunQueries(Base):
         return sorted(rows_of.SAMPLES.records(rows), key=lambda sample: (sample.at_s, sample.process))
 
 
-def _name(row: Any) -> str:
-    """Web hosts and scripts have no name of their own; they are named after what they do, and where."""
+def _name(row: AnyRow) -> str:
+    """A worker's name. Web hosts and scripts have none; they are named by role and host."""
     return row.worker or f"{row.role}@{row.host}"
 
 
 def _is_of(name: str) -> sa.ColumnElement[bool]:
-    """Whether a process belongs to the worker that :func:`_name` calls so."""
+    """A condition for the processes of the worker that :func:`_name` names so."""
     role, _, host = name.partition("@")
     unnamed = sa.and_(_processes.c.worker == "", _processes.c.role == role, _processes.c.host == host)
     return sa.or_(_processes.c.worker == name, unnamed)
@@ -214,9 +217,9 @@ def _one_in_each_slice(
     connection: sa.Connection, uids: Sequence[str], begins_s: float, ends_s: float, slice_s: float
 ) -> list[str]:
     """
-    The first sample of each process in each slice of its life, by one look into the index for each.
+    The first sample of each process in each slice of its life, by one index lookup for each.
 
-    Reading a week of a worker's samples only to leave most of them out would take seconds.
+    Reading a week of a worker's samples and dropping most of them would take seconds.
     """
     slices = sa.select(sa.literal(begins_s, sa.Double).label("at_s")).cte("slices", recursive=True)
     slices = slices.union_all(sa.select(slices.c.at_s + slice_s).where(slices.c.at_s + slice_s <= ends_s))
@@ -240,15 +243,15 @@ def _one_in_each_slice(
     return found
 
 
-def _alive(row: Any, now_s: float) -> bool:
+def _alive(row: AnyRow, now_s: float) -> bool:
     return row.ended_at_s is None and now_s - row.seen_at_s < SILENT_S
 
 
-def _worker(name: str, host: str, rows: Sequence[Any], now_s: float) -> WorkerView:
+def _worker(name: str, host: str, rows: Sequence[AnyRow], now_s: float) -> WorkerView:
     rows = sorted(rows, key=lambda row: (not _alive(row, now_s), -row.seen_at_s))
     living = [row for row in rows if _alive(row, now_s)]  # the first ones
     views = [_process(row) for row in rows]
-    # A child that has just begun has no sample yet.
+    # A child that has just started has no sample yet.
     resident = [view.memory.rss_bytes for view in views[: len(living)] if view.memory]
     ratios = [row.overhead_ratio for row in living if row.sampled_at_s is not None]
     return WorkerView(
@@ -264,11 +267,11 @@ def _worker(name: str, host: str, rows: Sequence[Any], now_s: float) -> WorkerVi
     )
 
 
-def _shared_role(rows: Sequence[Any]) -> str:
-    """A worker with children is named after them: ``child`` says prefork. A scheduler that it embeds does not count."""
+def _shared_role(rows: Sequence[AnyRow]) -> str:
+    """The role of a worker's children, if it has any: ``child`` means prefork. An embedded scheduler is ignored."""
     roles = {row.role for row in rows}
     return "child" if "child" in roles else min(roles - {"beat"}, default="beat")
 
 
-def _process(row: Any) -> ProcessView:
+def _process(row: AnyRow) -> ProcessView:
     return rows_of.PROCESS_VIEWS.record(row, at=row.sampled_at_s)

@@ -124,8 +124,8 @@ class CeleryTrace:
         self._worker = ""
         self._child_limit_kib = 0
         self._collector: Any = None
-        self._desk: Any = None
-        self._doorkeeper: Any = None
+        self._receiver: Any = None
+        self._remote_filter: Any = None
         self._no_desk = ""
         self._closed: OSError | None = None
         self._uninstall_tracers: Callable[[], None] | None = None
@@ -166,8 +166,8 @@ class CeleryTrace:
         self._connection.close()
         if self._beat_end is not None:
             self._beat_end.cancel()
-        if self._doorkeeper is not None and self.app is not None:
-            self._doorkeeper.leave(self.app)
+        if self._remote_filter is not None and self.app is not None:
+            self._remote_filter.uninstall(self.app)
         for uninstall in (
             self._uninstall_tracers,
             self._uninstall_batches,
@@ -205,7 +205,7 @@ class CeleryTrace:
                 private_files.check_writable(self._settings.spool_folder)
             except OSError as error:
                 # Checked before the pool forks, so that only one process logs it, once Celery has set up logging.
-                unrecorded.promise(self._settings.spool_folder, error)
+                unrecorded.mark_logged(self._settings.spool_folder, error)
                 self._closed = error
         self._main_pid = os.getpid()
         self._main_uid = new_id()  # set before the pool forks: each child refers to it
@@ -213,10 +213,10 @@ class CeleryTrace:
         self._role = _role_of(getattr(sender, "pool_cls", None))
         self._child_limit_kib = getattr(sender, "max_memory_per_child", None) or 0
         with Guard("worker_init"):
-            from celery_trace.control.orders import Doorkeeper
+            from celery_trace.control.orders import RemoteControlFilter
 
-            self._doorkeeper = Doorkeeper(SystemClock())
-            self._doorkeeper.stand(self.app)
+            self._remote_filter = RemoteControlFilter(SystemClock())
+            self._remote_filter.install(self.app)
         if self._uninstall_refused is None:
             with Guard("refused messages"):
                 self._uninstall_refused = refused_messages.install(self.app, self.message_refused)
@@ -253,25 +253,25 @@ class CeleryTrace:
     def _open_desk(self) -> None:
         """Accept orders. Without a key none can be checked: that is logged once, and tried again."""
         traced = self._traced
-        if self._desk is not None or traced is None or traced.recorder.spool.trouble is not None:
+        if self._receiver is not None or traced is None or traced.recorder.spool.write_error is not None:
             return
-        from celery_trace.control.orders import OrderDesk
+        from celery_trace.control.orders import OrderReceiver
 
         recorder = traced.recorder
         try:
-            desk = OrderDesk(self.settings, recorder.process, recorder.clock, recorder.write)
+            receiver = OrderReceiver(self.settings, recorder.process, recorder.clock, recorder.write)
         except SettingError as error:
             if str(error) != self._no_desk:
                 logger.error("celery-trace: this worker accepts no orders and has no live shell: %s", error)
             self._no_desk = str(error)
             return
-        desk.install()
-        self._desk = desk
+        receiver.install()
+        self._receiver = receiver
 
     def _report_unrecorded(self) -> None:
         """While nothing can be written, send a Celery event: the monitor can't learn it from the store."""
         traced = self._traced
-        error = traced.recorder.spool.trouble if traced is not None else None
+        error = traced.recorder.spool.write_error if traced is not None else None
         if traced is None or error is None or self.app is None:
             return
         from celery_trace.collector.process import broker_of
@@ -294,7 +294,7 @@ class CeleryTrace:
             logger.debug("celery-trace: the monitor could not be notified: %s", failed)
 
     def _control_counters(self) -> dict[str, int]:
-        kept = [one.counters for one in (self._desk, self._doorkeeper) if one is not None]
+        kept = [one.counters for one in (self._receiver, self._remote_filter) if one is not None]
         return dict(sum(kept, Counter()))
 
     def on_worker_process_init(self, **_: Any) -> None:
@@ -302,7 +302,7 @@ class CeleryTrace:
         with Guard("worker_process_init"):
             if self._main_pid and os.getpid() != self._main_pid:
                 self._role = Role.CHILD
-                self._collector = self._desk = None  # the parent's
+                self._collector = self._receiver = None  # the parent's
                 self._again_at_s, self._failed_starts = 0.0, 0
                 with Guard("recorder"):
                     self._trace_here()
@@ -327,9 +327,9 @@ class CeleryTrace:
         with Guard("worker_shutdown"):
             if not self._is_ours(sender):
                 return
-            if self._desk is not None:
-                self._desk.close()
-                self._desk = None
+            if self._receiver is not None:
+                self._receiver.close()
+                self._receiver = None
             self._end()
 
     def _end(self) -> None:
@@ -361,7 +361,7 @@ class CeleryTrace:
                 return
             self._beat_pid = pid
             self._role = Role.BEAT
-            self._collector = self._desk = None  # the worker's, if it was forked
+            self._collector = self._receiver = None  # the worker's, if it was forked
             self._again_at_s, self._failed_starts = 0.0, 0
             retainers.hold(sender)
             # A process that a worker forks ends without calling `atexit`.
@@ -550,13 +550,13 @@ class CeleryTrace:
 
     def _poll_orders(self, recorder: Recorder) -> None:
         """Poll for orders that change what this worker measures."""
-        from celery_trace.control.orders import OrderBook
+        from celery_trace.control.orders import OrderPoller
 
         def drop(failure: str) -> None:
             if recorder.keeper is not None:
                 recorder.keeper.drop(failure) if failure else recorder.keeper.drop_all()
 
-        book = OrderBook(
+        poller = OrderPoller(
             self.settings,
             self._main_uid,
             recorder.clock,
@@ -564,8 +564,8 @@ class CeleryTrace:
             on_profile=recorder.probe(ProfileProbe).arm,
             on_drop=drop,
         )
-        recorder.extra_counters.append(lambda: dict(book.counters))
-        recorder.ticker.every(ORDERS_S, book.poll, "orders", idle_s=ORDERS_IDLE_S)
+        recorder.extra_counters.append(lambda: dict(poller.counters))
+        recorder.ticker.every(ORDERS_S, poller.poll, "orders", idle_s=ORDERS_IDLE_S)
 
 
 def _hide_secrets() -> None:

@@ -176,7 +176,7 @@ class Recorder:
         try:
             private_files.make_part(settings.spool_folder)
         except OSError as error:
-            spool.refused(error)
+            spool.note_failure(error)
         recorder = cls(settings, process, spool, Ticker(clock), clock, code_of=code_of)
         recorder.ticker.is_idle = recorder.is_idle
         # On a full disk, or where a probe fails, everything else is recorded.
@@ -353,7 +353,7 @@ class Recorder:
     def flush(self) -> None:
         """Write the rollups that changed."""
         self._flushed_runs = self.runs
-        self.spool.settle()
+        self.spool.retry_pending()
         with self._lock:
             changed = [totals for totals in self._totals.values() if totals.dirty]
             for totals in changed:
@@ -420,7 +420,7 @@ class Recorder:
                 self.keeper.close(how)
         self._close_probes(last=False)
         with guard.Guard("recorder: last flush"):
-            self.spool.settle(at_once=True)
+            self.spool.retry_pending(at_once=True)
             self.flush()
             self.spool.prepare_end()  # from here on the losses are known
             self.account()

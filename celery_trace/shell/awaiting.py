@@ -1,5 +1,5 @@
 """
-``await`` at the top level of a shell: an event loop of the session's own.
+``await`` at the top level of a shell: one event loop per session.
 
 Only the standard library: the sandbox loads this module too.
 """
@@ -13,16 +13,16 @@ from typing import Any
 
 
 class Loop:
-    """An event loop that is made with the first ``await`` and lives as long as its session."""
+    """An event loop that is created with the first ``await`` and lives as long as its session."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """
-        Run a coroutine to its end and give its value.
+        Run a coroutine to its end and return its value.
 
-        What interrupts it cancels it: left alone, it would go on beside the next command.
+        An interrupt cancels it; otherwise it would go on during the next command.
         """
         loop = self._made()
         task = loop.create_task(coroutine)
@@ -41,7 +41,7 @@ class Loop:
         return self._loop
 
     def close(self) -> None:
-        """Cancel what is pending and close; to be called in the thread that awaited."""
+        """Cancel pending tasks and close; to be called in the thread that awaited."""
         loop, self._loop = self._loop, None
         if loop is None:
             return

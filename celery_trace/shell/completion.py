@@ -1,9 +1,9 @@
 """
-What could stand at the cursor, found without running anything of the user's.
+Completion at the cursor, without running the user's code.
 
-No property, descriptor, ``__getattr__`` or ``__dir__`` of a user's class is called: instance
-dictionaries and the dictionaries of classes are read as :func:`inspect.getattr_static` does. Nor is ``isinstance``
-asked about a user's object: it may ask the object for its ``__class__``, at which a lazy proxy fetches itself.
+No property, descriptor, ``__getattr__`` or ``__dir__`` of a user's class is called: the dictionaries of instances and
+classes are read as :func:`inspect.getattr_static` does. ``isinstance`` is not used on a user's object either: it may
+read its ``__class__``, on which a lazy proxy loads its object.
 Only the standard library: the sandbox loads this module too.
 """
 
@@ -18,7 +18,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from celery_trace.shell.trace_object import Locals, Names
+from celery_trace.shell.trace_object import Locals, ShellObject
 
 LIMIT = 200
 _EXPRESSION = re.compile(r"((?:[^\W\d]\w*)(?:\.[^\W\d]\w*|\[(?:-?\d+|'[^'\\]*'|\"[^\"\\]*\")\])*)\.(\w*)\Z")
@@ -31,11 +31,11 @@ _PLAIN_DESCRIPTORS = (types.MemberDescriptorType,)
 
 def complete(scope: Mapping[str, Any], names: Iterable[str], code: str, cursor: int) -> list[str]:
     """
-    Words that could replace the one before the cursor, at most :data:`LIMIT`, public ones first.
+    Words that can replace the one before the cursor, at most :data:`LIMIT`, public ones first.
 
     Args:
-        scope: Looks a name up; raises KeyError.
-        names: All names that are in scope.
+        scope: Looks up a name; raises KeyError.
+        names: All names in scope.
     """
     head = code[: max(0, cursor)].rsplit("\n", 1)[-1]
     if len(head) > 1000:
@@ -47,7 +47,7 @@ def complete(scope: Mapping[str, Any], names: Iterable[str], code: str, cursor: 
         owner = _resolve(scope, match.group(1))
         if type(owner) in (dict, Locals):
             keys = [key for key in list(owner)[: 10 * LIMIT] if type(key) is str and match.group(2) not in key]
-            # A whole word is replaced, so keys that are no words can't be offered.
+            # A whole word is replaced, so keys that aren't words can't be offered.
             return _matching((key for key in keys if key.isidentifier()), match.group(3))
         return []
     if match := _NAME.search(head):
@@ -90,7 +90,7 @@ def _value(scope: Mapping[str, Any], node: ast.expr) -> Any:
 
 
 def _attribute(owner: Any, name: str) -> Any:
-    if issubclass(type(owner), Names):
+    if issubclass(type(owner), ShellObject):
         return owner._members().get(name, _MISSING)
     if type(owner) is Locals and name in owner:
         return owner[name]
@@ -103,13 +103,13 @@ def _attribute(owner: Any, name: str) -> Any:
             return found.__get__(owner, type(owner))
         except AttributeError:
             return _MISSING
-    # A property, a method or anything else with __get__ would have to run to give its value.
+    # Reading a property, a method or another descriptor would run its __get__.
     return _MISSING if hasattr(type(found), "__get__") and not issubclass(type(found), type) else found
 
 
 def attribute_names(owner: Any) -> set[str]:
-    """Names of an object's attributes, from its dictionary, its slots and its classes."""
-    if issubclass(type(owner), Names):
+    """Names of an object's attributes, from its dictionary, slots and classes."""
+    if issubclass(type(owner), ShellObject):
         return set(owner._members())
     names: set[str] = set()
     if type(owner) is Locals:

@@ -1,9 +1,8 @@
 """
-Reads commands and runs them in the context of a failure's frame.
+Reads commands and runs them in the scope of a failure's frame.
 
-The same interpreter serves the live shell, where it runs inside the failed process, and the recreated one,
-where it runs inside the sandbox. It knows nothing of threads, wires or limits of time. Only the standard
-library: the sandbox loads this module too.
+The live shell runs it inside the failed process, the recreated one inside the sandbox. It does not deal with threads,
+messages or time limits. Only the standard library: the sandbox loads this module too.
 """
 
 from __future__ import annotations
@@ -24,45 +23,45 @@ from celery_trace.shell.output import Emit, OutputLimit, Sink, redirected
 from celery_trace.shell.pretty import pretty
 from celery_trace.shell.trace_object import ShellFrame, Trace
 
-#: Most characters that one command may say.
+#: Output limit of a command, characters.
 OUTPUT_LIMIT = 256 * 1024
 _ASYNC = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _REMEMBERED_SOURCES = 50
-# Python keeps source lines for the whole process: two shells in it must not have each other's.
+# Python caches source lines per process: two shells in it must not mix theirs up.
 _numbers = itertools.count(1)
 _HERE = __file__.rpartition("/")[0] + "/"
 
 HELP = """\
-trace                what is known of the failure: trace.exception, trace.args, trace.kwargs, trace.task,
+trace                the failure: trace.exception, trace.args, trace.kwargs, trace.task,
                      trace.request, trace.leaks, trace.frames[0].locals, trace.NAME (a variable by name)
-NAME                 the chosen frame's variables are plain names; _ is the last result
-where                the frames; > is the chosen one, * are yours
-up, down, frame N    choose another frame: up is towards the caller
-list                 the source around the chosen frame's line
-help                 this; help(x) is Python's own
+NAME                 a variable of the selected frame; _ is the last result
+where                the frames: > is the selected one, * are your code
+up, down, frame N    select another frame: up is towards the caller
+list                 the source around the selected frame's line
+help                 this text; help(x) is Python's own
 !where               runs `where` as Python, if a variable has a command's name
-# text               a remark for the others in this session
+# text               a remark for the other users of this session
 await x              works at the top level
-A block ends with an empty line. New names stay in this shell; changing an object changes that object."""
+An empty line ends a block. New names stay in this shell; changing an object changes that object."""
 
 
-class Outcome(NamedTuple):
-    """How a command ended. ``more``: it is not complete and nothing ran."""
+class CommandResult(NamedTuple):
+    """How a command ended. ``more``: it is incomplete and nothing ran."""
 
     ok: bool
     more: bool = False
 
 
-class _Scope(dict[str, Any]):
-    """A frame's names as globals of a command: its variables, then what the shell made, then the module's."""
+class _Scope(dict[str, object]):
+    """A frame's names as globals of a command: its variables, then the shell's names, then the module's."""
 
-    def __init__(self, frame: ShellFrame, shared: dict[str, Any]) -> None:
+    def __init__(self, frame: ShellFrame, shared: dict[str, object]) -> None:
         super().__init__(frame.locals)
         self._shared = shared
         self._module = frame.globals
         self.original = dict(frame.locals)
 
-    def __missing__(self, name: str) -> Any:
+    def __missing__(self, name: str) -> object:
         if name in self._shared:
             return self._shared[name]
         if name in self._module:
@@ -70,7 +69,7 @@ class _Scope(dict[str, Any]):
         raise KeyError(name)
 
     def share(self) -> None:
-        """What the last command named is known in the other frames as well."""
+        """Make the last command's names available in the other frames."""
         for name, value in self.items():
             if name not in self.original and name != "__builtins__":
                 self._shared[name] = value
@@ -81,13 +80,13 @@ class _Scope(dict[str, Any]):
 
 class Interpreter:
     """
-    One shell's state: the chosen frame, the names that were made, the last result.
+    A shell's state: the selected frame, its new names, the last result.
 
-    Not thread-safe; whoever owns it runs one command at a time.
+    Not thread-safe: its owner runs one command at a time.
 
     Args:
-        trace: The failure; its frames are the ones to choose from, innermost first.
-        chosen: The frame to begin in; by default the innermost one of the user's own code.
+        trace: The failure with its frames, innermost first.
+        chosen: The frame to start in; by default the innermost one of the user's code.
         await_: Runs a coroutine to its end, for ``await`` at the top level.
     """
 
@@ -97,7 +96,7 @@ class Interpreter:
         self.trace = trace
         self._await = await_
         self._output_limit = output_limit
-        self._shared: dict[str, Any] = {"trace": trace, "input": _no_keyboard, "breakpoint": _no_keyboard}
+        self._shared: dict[str, object] = {"trace": trace, "input": _no_keyboard, "breakpoint": _no_keyboard}
         self._scopes: dict[int, _Scope] = {}
         self._nowhere = ShellFrame("<shell>", 0, "<no frame>", {})
         self._sources: list[str] = []
@@ -109,7 +108,7 @@ class Interpreter:
         self.select_frame(chosen)
 
     def select_frame(self, index: int) -> bool:
-        """Choose a frame by its index; False if there is none."""
+        """Select a frame by its index; False if there is none."""
         if not 0 <= index < max(1, len(self.trace.frames)):
             return False
         self.frame = index
@@ -127,20 +126,20 @@ class Interpreter:
         return scope
 
     def complete(self, code: str, cursor: int) -> list[str]:
-        """As :func:`celery_trace.shell.completion.complete`, in the chosen frame."""
+        """As :func:`celery_trace.shell.completion.complete`, in the selected frame."""
         scope = self._scope
         return completion.complete(scope, scope.names(), code, cursor)
 
     # --- running ------------------------------------------------------------------------------------
 
-    def run(self, code: str, emit: Emit) -> Outcome:
+    def run(self, code: str, emit: Emit) -> CommandResult:
         """
-        Run one command; all that it says goes to ``emit``, its exceptions too.
+        Run one command; all its output goes to ``emit``, including exceptions.
 
-        What it prints does so only while :func:`celery_trace.shell.output.installed` holds.
+        Printed text does so only within :func:`celery_trace.shell.output.installed`.
 
         Returns:
-            How it ended; nothing is raised but what was meant for the thread itself.
+            How it ended. Only exceptions meant for the thread itself are raised.
         """
         sink = Sink(emit, self._output_limit)
         try:
@@ -148,25 +147,25 @@ class Interpreter:
                 try:
                     return self._run(code, sink)
                 except OutputLimit:
-                    return Outcome(False)
+                    return CommandResult(False)
                 except BaseException as error:
                     # SystemExit and KeyboardInterrupt end the command, never the process.
                     self._show_error(error, sink)
-                    return Outcome(False)
+                    return CommandResult(False)
         except OutputLimit:
-            return Outcome(False)
+            return CommandResult(False)
 
-    def _run(self, code: str, sink: Sink) -> Outcome:
+    def _run(self, code: str, sink: Sink) -> CommandResult:
         word = code.strip()
         if not word or (word.startswith("#") and "\n" not in word):
-            return Outcome(True)
+            return CommandResult(True)
         command = self._commands().get(word.split(None, 1)[0]) if "\n" not in word else None
         if command is not None and (" " not in word or word.startswith("frame ")):
-            return Outcome(command(word.partition(" ")[2].strip(), sink))
+            return CommandResult(command(word.partition(" ")[2].strip(), sink))
         if word.startswith("!"):
             code = code.lstrip()[1:]
         if self._incomplete(code):
-            return Outcome(True, more=True)
+            return CommandResult(True, more=True)
         scope = self._scope
         file = f"<shell-{next(_numbers)}>"
         self._remember(file, code)
@@ -181,7 +180,7 @@ class Interpreter:
                 sink.write("result", pretty(value))
         finally:
             scope.share()
-        return Outcome(True)
+        return CommandResult(True)
 
     def _incomplete(self, code: str) -> bool:
         """Whether more lines are needed; a block typed line by line ends with an empty one."""
@@ -191,7 +190,7 @@ class Interpreter:
                 if self._compile(code, "<shell>", "single") is not None:
                     return False
             except (SyntaxError, ValueError, OverflowError):
-                # Several statements at once are no "single" input; a real error shows when it is compiled.
+                # Several statements are not "single" input; a real error is raised when compiling.
                 in_block = False
             else:
                 in_block = code.rsplit("\n", 1)[-1][:1] in (" ", "\t")
@@ -200,8 +199,8 @@ class Interpreter:
             except (SyntaxError, ValueError, OverflowError):
                 return False
 
-    def _execute(self, tree: ast.Module, file: str, scope: _Scope) -> Any:
-        """Run statements; the value of the last one where it is an expression."""
+    def _execute(self, tree: ast.Module, file: str, scope: _Scope) -> object:
+        """Run statements; returns the value of the last one if it is an expression."""
         body, last = list(tree.body), None
         if body and isinstance(body[-1], ast.Expr):
             last = ast.Expression(body[-1].value)
@@ -212,7 +211,7 @@ class Interpreter:
         if last is not None:
             parts.append(compile(last, file, "eval", _ASYNC))
         if any(part.co_flags & inspect.CO_COROUTINE for part in parts):
-            # One loop runs all of it: what the first line starts, the last one may await.
+            # One loop runs all lines: the last may await what the first started.
             value = self._await(_in_turn(parts, scope))
         else:
             value = None
@@ -221,14 +220,14 @@ class Interpreter:
         return value if last is not None else None
 
     def _remember(self, file: str, code: str) -> None:
-        """Let tracebacks show the lines that were typed."""
+        """Let tracebacks show the typed lines."""
         linecache.cache[file] = (len(code), None, [line + "\n" for line in code.splitlines()], file)
         self._sources.append(file)
         if len(self._sources) > _REMEMBERED_SOURCES:
             linecache.cache.pop(self._sources.pop(0), None)
 
     def close(self) -> None:
-        """Forget the lines that were typed, and all names."""
+        """Forget the typed lines, and all names."""
         while self._sources:
             linecache.cache.pop(self._sources.pop(), None)
         self._scopes.clear()
@@ -312,7 +311,7 @@ class Interpreter:
         return True
 
 
-async def _in_turn(parts: list[types.CodeType], scope: dict[str, Any]) -> Any:
+async def _in_turn(parts: list[types.CodeType], scope: dict[str, object]) -> object:
     value = None
     for part in parts:
         value = eval(part, scope)  # noqa: S307 - as above
@@ -322,14 +321,14 @@ async def _in_turn(parts: list[types.CodeType], scope: dict[str, Any]) -> Any:
 
 
 def _no_keyboard(*_args: object, **_kwargs: object) -> None:
-    """Stands for ``input`` and ``breakpoint``: they would read the process's own terminal and wait for ever."""
-    raise RuntimeError("a shell has no keyboard to read from; type values as code")
+    """Replaces ``input`` and ``breakpoint``, which would wait for the process's own terminal forever."""
+    raise RuntimeError("this shell can't read input; type values as code")
 
 
 def _typed_part(error: BaseException) -> tuple[types.TracebackType | None, int | None]:
     """
-    The traceback from the typed lines on, and how many of its entries to show: how the interpreter got there
-    is not the reader's business, nor is what our own objects do to raise a clear error.
+    The traceback from the typed lines on, and how many of its entries to show. The interpreter's own frames, and those
+    of our objects that raise the error, are left out.
     """
     first = error.__traceback__
     while first is not None and not first.tb_frame.f_code.co_filename.startswith("<shell-"):

@@ -1,9 +1,9 @@
 """
-What a command prints reaches its own session and nobody else's.
+Routes a command's output to its own session only.
 
-``sys.stdout`` belongs to the whole process, so it is never redirected as such: while a command
-runs, a proxy stands in its place that looks at a context variable and hands everybody else's
-writes to the stream that was there. Only the standard library: the sandbox loads this module too.
+``sys.stdout`` is global to the process, so it is never redirected as such: while a command runs, it is replaced by a
+proxy that checks a context variable and passes all other writes to the original stream. Only the standard library:
+the sandbox loads this module too.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Emit = Callable[[str, str, str], None]
 
 
 class OutputLimit(BaseException):
-    """A command said more than it may. Not an Exception, so that no ``except Exception`` of a loop goes on printing."""
+    """A command exceeded its output limit. Not an Exception, so that an ``except Exception`` can't catch it."""
 
 
 class Sink:
     """
-    One command's output on its way out, bounded.
+    One command's output, bounded.
 
     The first write past the limit raises :class:`OutputLimit` in the command.
     """
@@ -50,7 +50,7 @@ class Sink:
             self._hand_on(kind, text, stream)
 
     def _hand_on(self, kind: str, text: str, stream: str) -> None:
-        # What the receiver itself prints or logs is not the command's.
+        # Output of the receiver itself is not the command's.
         token = _sink.set(None)
         try:
             self._emit(kind, text, stream)
@@ -62,7 +62,7 @@ _sink: ContextVar[Sink | None] = ContextVar("celery_trace_shell_sink", default=N
 
 
 class _Proxy:
-    """Stands for ``sys.stdout`` or ``sys.stderr`` while a command runs; for everybody else it is the stream itself."""
+    """Replaces ``sys.stdout`` or ``sys.stderr`` while a command runs; for other code it acts as the stream itself."""
 
     def __init__(self, original: TextIO, name: str) -> None:
         self._original = original
@@ -86,18 +86,18 @@ class _Proxy:
     def isatty(self) -> bool:
         return False if _sink.get() is not None else self._original.isatty()
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._original, name)
 
 
-_lock = os_threads.lock()  # sessions are real threads, also beside gevent
+_lock = os_threads.lock()  # sessions are real threads, also with gevent
 _users = 0
 _proxies: dict[str, _Proxy] = {}
 
 
 def install() -> None:
-    """Put the proxies in place; each call needs one of :func:`remove`. Not to be interrupted, unlike a command."""
-    global _users  # noqa: PLW0603 - sys.stdout is one for the process, and so is the count of who needs the proxy
+    """Install the proxies; each call needs one of :func:`remove`. Must not be interrupted, unlike a command."""
+    global _users  # noqa: PLW0603 - sys.stdout is global to the process, and so is the count of its users
     with _lock:
         _users += 1
         if _users == 1:
@@ -109,13 +109,13 @@ def install() -> None:
 
 
 def remove() -> None:
-    """Take the proxies away with the last user; what somebody else put there meanwhile stays."""
+    """Remove the proxies with the last user; another replacement of the streams stays."""
     global _users  # noqa: PLW0603 - as above
     with _lock:
         _users -= 1
         if _users == 0:
             for name, proxy in _proxies.items():
-                # Somebody may have put their own stream there meanwhile; it stays.
+                # Another program's own stream, installed meanwhile, stays.
                 if getattr(sys, name) is proxy:
                     setattr(sys, name, proxy._original)
             _proxies.clear()
@@ -123,7 +123,7 @@ def remove() -> None:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """The proxies are in place within this context."""
+    """A context in which the proxies are installed."""
     install()
     try:
         yield
@@ -133,7 +133,7 @@ def installed() -> Iterator[None]:
 
 @contextmanager
 def redirected(sink: Sink) -> Iterator[None]:
-    """While the proxies are in place: what is printed in this context (and in tasks made in it) goes to ``sink``."""
+    """With the proxies installed: output in this context (and in tasks created in it) goes to ``sink``."""
     token = _sink.set(sink)
     try:
         yield

@@ -1,5 +1,5 @@
 """
-Values as text for the echo of an expression: laid out, bounded, and safe from a ``__repr__`` that raises.
+Text of values for the echo of an expression: laid out, bounded, and safe from a ``__repr__`` that raises.
 
 Only the standard library: the sandbox loads this module too.
 """
@@ -50,7 +50,7 @@ class _Layout:
         parts: list[str] = []
         length = len(value)
         source: Iterable[Any] = value.items() if kind is dict else value
-        # A live container may change while it is shown: another thread works on.
+        # Another thread may change a live container meanwhile.
         try:
             shown = list(islice(source, max(0, min(length, self.items_left))))
         except RuntimeError as error:
@@ -92,7 +92,7 @@ def _rows(parts: list[str], width: int) -> list[str]:
 
 
 def safe_repr(value: Any) -> str:
-    """``repr(value)``, cut; what its ``__repr__`` raises becomes part of the text."""
+    """``repr(value)``, cut; an exception of its ``__repr__`` becomes part of the text."""
     kind = type(value)
     try:
         if kind in (str, bytes, bytearray) and len(value) > TEXT:
@@ -102,11 +102,11 @@ def safe_repr(value: Any) -> str:
         reason = traceback.format_exception_only(type(error), error)[-1].strip()
         return f"<{kind.__module__}.{kind.__qualname__} at {id(value):#x}; its repr raised {reason}>"
     if not isinstance(text, str):
-        return f"<{kind.__qualname__} at {id(value):#x}; its repr is no text>"
+        return f"<{kind.__qualname__} at {id(value):#x}; its repr is not a str>"
     return text if len(text) <= TEXT else f"{text[:TEXT]}… {len(text) - TEXT:,} more characters"
 
 
-def pretty(value: Any) -> str:
+def pretty(value: object) -> str:
     """The echo of a value: at most :data:`ITEMS` items and about :data:`WIDTH` columns."""
     try:
         return _Layout().text(value, 0, 0)

@@ -1,8 +1,8 @@
 """
-What a shell is to whoever talks to it: one set of words for the live and the recreated one.
+The interface of a shell session, live or recreated.
 
-A :class:`ShellSession` blocks and may be called from several threads: one runs a command,
-another interrupts it. What happens while a command runs arrives as :class:`Event`.
+A :class:`ShellSession` blocks and may be called from several threads: one runs a command, another interrupts it. The
+output of a running command arrives as :class:`Event`.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from celery_trace.errors import TraceError
 
 Mode = Literal["live", "recreated"]
 
-#: Longest piece of code, in characters, that one command may carry.
+#: Longest code of a command, characters.
 CODE_LIMIT = 64 * 1024
 
 _WORD = re.compile(r"[^\W\d]?\w*\Z")
 
 
 class ShellError(TraceError):
-    """A session can't be opened, or it is over. The text says what, why and what to do."""
+    """A session can't be opened, or it has ended. The text says what, why and what to do."""
 
 
 class SessionGone(ShellError):
-    """The process or the sandbox behind a session is no longer there; a page falls back to recreated."""
+    """The process or the sandbox of a session is gone; a page falls back to a recreated one."""
 
 
 class Event(Struct, frozen=True, omit_defaults=True):
     """
-    A piece of what a command says, in order; the same from the process to the browser.
+    A piece of a command's output, in order; the same from the process to the browser.
 
-    ``kind`` is ``output`` (what it printed; ``stream`` is ``stdout`` or ``stderr``), ``result`` (the echo
-    of an expression), ``error`` (its traceback) or ``notice`` (the shell's own words).
+    ``kind`` is ``output`` (printed text; ``stream`` is ``stdout`` or ``stderr``), ``result`` (the echo of an
+    expression), ``error`` (a traceback) or ``notice`` (a message of the shell).
     """
 
     kind: str
@@ -46,9 +46,9 @@ class Event(Struct, frozen=True, omit_defaults=True):
 
 class Done(Struct, frozen=True):
     """
-    A command is over. ``more`` asks for further lines: the code is not complete yet and nothing ran.
+    A command has ended. ``more`` asks for further lines: the code is incomplete and nothing ran.
 
-    ``frame`` is the chosen frame afterwards.
+    ``frame`` is the selected frame afterwards.
     """
 
     ok: bool
@@ -58,7 +58,7 @@ class Done(Struct, frozen=True):
 
 
 class FrameInfo(Struct, frozen=True):
-    """A frame that can be chosen; index 0 is the innermost, as on the failure's page."""
+    """A frame that can be selected; index 0 is the innermost, as on the failure's page."""
 
     file: str
     line: int
@@ -79,44 +79,44 @@ class ShellSession(Protocol):
 
     @property
     def frame(self) -> int:
-        """Index of the chosen frame."""
+        """Index of the selected frame."""
 
     @property
     def notices(self) -> list[str]:
-        """What a person should know before typing: which protections hold, until when the failure is kept."""
+        """Notices for the user before typing: which protections hold, how long the failure is kept."""
 
     @property
     def gone(self) -> str:
-        """Why the session is over; empty while it is not."""
+        """Why the session has ended; empty while it is open."""
 
     def run(self, code: str, on_event: Callable[[Event], None], *, user: str = "") -> Done:
         """
         Run a command and wait for its end.
 
-        ``user`` is who typed it, where several people share the session; by default who opened it.
+        ``user`` is who typed it, if several users share the session; by default who opened it.
 
-        A block that is typed line by line is complete when it ends with an empty line; send a whole
-        block with a line feed at its end.
+        A block typed line by line is complete when it ends with an empty line; send a whole block with a line feed at
+        its end.
 
         Raises:
             ShellError: The code is too long, or another command is running.
-            SessionGone: The other side is no longer there.
+            SessionGone: The process or the sandbox is gone.
         """
 
     def complete(self, code: str, cursor: int) -> list[str]:
-        """What could stand at the cursor, whole words; they replace the text from :func:`completion_start`."""
+        """Completions at the cursor, whole words; they replace the text from :func:`completion_start`."""
 
     def interrupt(self, *, user: str = "") -> None:
-        """Raise KeyboardInterrupt in the running command, if there is one. ``user`` is who wants that."""
+        """Raise KeyboardInterrupt in the running command, if any. ``user`` is who interrupts."""
 
     def select_frame(self, index: int) -> None:
-        """Choose a frame; its names become plain variables."""
+        """Select a frame; its names become plain variables."""
 
     def close(self) -> None: ...
 
 
 def completion_start(code: str, cursor: int) -> int:
-    """Where the word begins that a completion replaces."""
+    """The start of the word that a completion replaces."""
     head = code[: max(0, cursor)]
     match = _WORD.search(head)
     return match.start() if match else len(head)

@@ -1,8 +1,8 @@
 """
-``trace``: the failure's context as a person meets it in the shell.
+``trace``: the failure as an object in the shell.
 
-The same object stands in the live shell (where values are the real ones) and in the recreated one
-(where they are decoded from the capture). Only the standard library: the sandbox loads this module too.
+The live shell has real values in it, the recreated one values decoded from the capture. Only the standard library: the
+sandbox loads this module too.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-class Names:
-    """Something of ours with known members: completion reads them without running anything."""
+class ShellObject:
+    """An object of ours with known members, which completion can read without running code."""
 
-    def _members(self) -> Mapping[str, Any]:
+    def _members(self) -> Mapping[str, object]:
         return {}
 
     def __dir__(self) -> list[str]:
         return sorted(self._members())
 
 
-class Locals(dict[str, Any]):
+class Locals(dict[str, object]):
     """A frame's variables: ``locals["a"]`` and ``locals.a``."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         try:
             return self[name]
         except KeyError:
@@ -32,28 +32,28 @@ class Locals(dict[str, Any]):
             raise AttributeError(f"this frame has no variable {name!r}; it has: {known}") from None
 
 
-class Facts(Names):
+class ShellFacts(ShellObject):
     """Plain facts by name, such as a task's queue or a leak's line."""
 
-    def __init__(self, title: str, facts: Mapping[str, Any]) -> None:
+    def __init__(self, title: str, facts: Mapping[str, object]) -> None:
         self.__dict__.update(facts)
         self._title = title
 
-    def _members(self) -> Mapping[str, Any]:
+    def _members(self) -> Mapping[str, object]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
     def __repr__(self) -> str:
         return f"<{self._title} " + " ".join(f"{name}={value!r}" for name, value in self._members().items()) + ">"
 
 
-class ShellFrame(Names):
+class ShellFrame(ShellObject):
     """
     One frame of the failure.
 
     Args:
-        namespace: The frame's globals; what no variable has is looked up there. Never written to.
-        source: Gives the source lines around ``line`` as (number, text); run only for ``list``.
-        note: A sentence about what is missing here.
+        namespace: The frame's globals, for names that are not variables. Never written to.
+        source: Returns the source lines around ``line`` as (number, text); called only for ``list``.
+        note: A sentence about missing parts.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class ShellFrame(Names):
         file: str,
         line: int,
         function: str,
-        variables: Mapping[str, Any],
+        variables: Mapping[str, object],
         *,
-        namespace: Mapping[str, Any] | None = None,
+        namespace: Mapping[str, object] | None = None,
         source: Callable[[], Sequence[tuple[int, str]]] | None = None,
         in_app: bool = True,
         note: str = "",
@@ -72,28 +72,28 @@ class ShellFrame(Names):
         self.line = line
         self.function = function
         self.locals = Locals(variables)
-        self.globals: Mapping[str, Any] = {} if namespace is None else namespace
+        self.globals: Mapping[str, object] = {} if namespace is None else namespace
         self.in_app = in_app
         self.note = note
         self._source = source
 
     def source(self) -> Sequence[tuple[int, str]]:
-        """Source lines around the failing one; empty where there is no source."""
+        """Source lines around the failing one; empty without source."""
         return self._source() if self._source is not None else ()
 
-    def _members(self) -> Mapping[str, Any]:
+    def _members(self) -> Mapping[str, object]:
         return {name: getattr(self, name) for name in ("file", "line", "function", "locals", "globals")}
 
     def __repr__(self) -> str:
         return f"<frame {self.function} at {self.file}:{self.line}, {len(self.locals)} locals>"
 
 
-class Trace(Names):
+class Trace(ShellObject):
     """
     The failure: ``trace.frames[i].locals``, ``exception``, ``args``, ``kwargs``, ``task``, ``request``, ``leaks``.
 
-    Any other attribute is a variable by that name: the chosen frame's first, then the others' from
-    the innermost outwards.
+    Any other attribute is a variable by that name: first of the selected frame, then of the others from the innermost
+    outwards.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class Trace(Names):
         frames: Sequence[ShellFrame],
         *,
         exception: Any = None,
-        args: Any = None,
-        kwargs: Any = None,
-        task: Any = None,
-        request: Any = None,
-        leaks: Any = (),
+        args: object = None,
+        kwargs: object = None,
+        task: object = None,
+        request: object = None,
+        leaks: object = (),
         mode: str = "recreated",
     ) -> None:
         self.frames = list(frames)
@@ -119,16 +119,16 @@ class Trace(Names):
         self._chosen = 0
 
     def choose(self, index: int) -> None:
-        """Make a frame the chosen one."""
+        """Select a frame."""
         self._chosen = index
 
     @property
     def frame(self) -> ShellFrame | None:
-        """The chosen frame."""
+        """The selected frame."""
         return self.frames[self._chosen] if self.frames else None
 
-    def _members(self) -> Mapping[str, Any]:
-        members: dict[str, Any] = {}
+    def _members(self) -> Mapping[str, object]:
+        members: dict[str, object] = {}
         for frame in reversed(self.frames):
             members.update(frame.locals)
         if self.frame is not None:
@@ -137,7 +137,7 @@ class Trace(Names):
         members["frame"] = self.frame
         return members
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__") or "frames" not in self.__dict__:
             raise AttributeError(name)
         chosen = self.frame

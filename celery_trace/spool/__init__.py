@@ -1,8 +1,8 @@
 """
 Append-only files between the traced processes and the collector.
 
-Written by :class:`SpoolWriter`, read by :class:`~celery_trace.spool.reader.SpoolReader`. Imports msgspec and
-the standard library only: a traced process has nothing else of ours in it.
+:class:`SpoolWriter` writes them, :class:`~celery_trace.spool.reader.SpoolReader` reads them. The package imports
+msgspec and the standard library only, because it is loaded in traced processes.
 """
 
 from celery_trace.spool.lines import CorruptLine, pack, unpack

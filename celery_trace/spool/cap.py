@@ -1,8 +1,8 @@
 """
-The spool's cap: make room by dropping whole files, oldest routine ones first, and count what was in them.
+The spool's cap: drop whole files, the oldest routine ones first, and count the records lost with them.
 
-Any process may drop any other's finished file. It takes the file's lock first, so a file from which the collector
-is delivering stays; counts what lies beyond the cursor; and renames the file to a name that holds the counts
+object process may drop a finished file of any other. It takes the file's lock first, so a file that the collector is
+delivering stays; counts the records beyond the cursor; and renames the file to a name that holds the counts
 (see :mod:`celery_trace.spool.losses`).
 """
 
@@ -17,7 +17,7 @@ from celery_trace.model import AuditEntry, Failure, HeapProfile, Kept, ProcessRe
 from celery_trace.spool import segments
 from celery_trace.spool.lines import opening
 from celery_trace.spool.losses import Losses
-from celery_trace.spool.segments import HEADER_BYTES, Listing, Segment
+from celery_trace.spool.segments import HEADER_BYTES, Segment, SpoolListing
 
 TAGS: dict[type, str] = {
     kind: str(kind.__struct_config__.tag)
@@ -26,9 +26,9 @@ TAGS: dict[type, str] = {
 _OPENINGS = {tag: opening(tag) for tag in TAGS.values()}
 _ROUTINE_OPENINGS = {TAGS[kind]: opening(TAGS[kind]) for kind in (*segments.ROUTINE, ProcessRecord)}
 
-#: At most so many files give way in one call: each costs about a fifth of a millisecond, and a task waits for it.
+#: Most files dropped in one call: each takes about 0.2 ms, and a task waits for it.
 MOST_AT_ONCE = 2
-#: So many files are chosen at a time; by when the last one goes, few older ones have come.
+#: Files chosen at a time. Few older ones arrive before the last of them is dropped.
 PLANNED = 64
 
 
@@ -36,8 +36,8 @@ class Cap:
     """
     Keeps one folder below a number of bytes, as seen from one process.
 
-    Files are counted, not measured: reading the sizes of a thousand files would take longer than a task may wait.
-    A file holds up to ``segment_bytes`` (more only when a single record is larger), so the estimate is an upper bound.
+    It counts files instead of measuring them: reading a thousand sizes takes longer than a task may wait. A file
+    holds up to ``segment_bytes`` (more only if a single record is larger), so the estimate is an upper bound.
     """
 
     def __init__(self, folder: Path, cap_bytes: int, segment_bytes: int, losses: Losses) -> None:
@@ -48,14 +48,14 @@ class Cap:
 
     def make_room(self, own: set[Segment], *, at_least: int = 0) -> Counter[str]:
         """
-        Drop what is over the cap.
+        Drop files above the cap.
 
         Args:
-            own: The caller's current files; they stay.
-            at_least: Drop so many files even below the cap: the disk is full.
+            own: The caller's current files, which stay.
+            at_least: Drop this many files even below the cap, because the disk is full.
 
         Returns:
-            How many undelivered records went, by tag.
+            The number of undelivered records dropped, by tag.
         """
         gone: Counter[str] = Counter()
         try:
@@ -66,7 +66,7 @@ class Cap:
         if surplus <= 0:
             return gone
         if not self._next:
-            # Taking a thousand names apart takes a millisecond, so it is done once for the next few dozen files.
+            # Parsing a thousand names takes a millisecond, so it is done once for the next few dozen files.
             self._next.extend(self._plan(segments.list_names(names), own))
         surplus = min(surplus, MOST_AT_ONCE)
         while surplus and self._next:
@@ -76,15 +76,15 @@ class Cap:
                 surplus -= 1
         return gone
 
-    def _plan(self, listing: Listing, own: set[Segment]) -> list[Segment]:
-        """Only routine files are chosen ahead: before a failure goes, it is looked anew whether there is a run."""
+    def _plan(self, listing: SpoolListing, own: set[Segment]) -> list[Segment]:
+        """Choose only routine files ahead: before a failure is dropped, look again for a run to drop instead."""
         victims = self._victims(listing, own)
         routine = [segment for segment in victims[:PLANNED] if segment.routine]
         return routine or victims[:1]
 
     @staticmethod
-    def _victims(listing: Listing, own: set[Segment]) -> list[Segment]:
-        """Files that nobody writes to any more; routine ones first, the oldest first."""
+    def _victims(listing: SpoolListing, own: set[Segment]) -> list[Segment]:
+        """Finished files: routine ones first, then the oldest first."""
         newest = listing.newest()
         finished = [
             segment
@@ -101,9 +101,9 @@ class Cap:
             return None
         try:
             if not segments.try_lock(fd) or os.fstat(fd).st_nlink == 0:
-                return None  # the collector delivers from it, or was quicker
+                return None  # the collector is delivering it, or has removed it
             counts = undelivered(fd, _ROUTINE_OPENINGS if segment.routine else _OPENINGS)
-            self._losses.give_way(path, counts)
+            self._losses.drop_file(path, counts)
             os.ftruncate(fd, 0)
             return counts
         except OSError:
@@ -114,9 +114,9 @@ class Cap:
 
 def undelivered(fd: int, openings: Mapping[str, bytes] = _OPENINGS) -> Counter[str]:
     """
-    Count a file's records beyond its cursor, by tag; the process record at its head is a copy and does not count.
+    Count a file's records beyond its cursor, by tag. The process record at its head is a copy and isn't counted.
 
-    One pass of counting over bytes, no decoding: about 0.1 ms for 256 KiB.
+    It counts bytes without decoding: about 0.1 ms for 256 KiB.
     """
     cursor = segments.read_cursor(fd)
     if cursor is None:
@@ -129,5 +129,5 @@ def undelivered(fd: int, openings: Mapping[str, bytes] = _OPENINGS) -> Counter[s
 
 
 def count_records(lines: bytes, openings: Mapping[str, bytes] = _OPENINGS) -> Counter[str]:
-    """How many records of each tag stand in lines of a spool file."""
+    """Count the records of each tag in lines of a spool file."""
     return Counter({tag: found for tag, mark in openings.items() if (found := lines.count(mark))})

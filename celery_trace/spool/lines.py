@@ -1,8 +1,8 @@
 """
-How a record stands in a spool file: one line, versioned and checksummed.
+The format of a record in a spool file: one line, versioned and checksummed.
 
-``<version> <crc32, 8 hexadecimal digits> <json>\\n``. The checksum covers the JSON only, so a line
-that was cut, glued to its neighbour or overwritten is recognised by itself and the next one is read again.
+``<version> <crc32, 8 hexadecimal digits> <json>\\n``. The checksum covers the JSON only, so a line that was cut,
+joined with the next or overwritten is detected by itself, and reading resumes at the next line.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ _PREFIX = b"%d " % FORMAT_VERSION
 
 
 class CorruptLine(TraceError, ValueError):
-    """A line that is no record of ours; the text says what is wrong with it."""
+    """A line that can't be read as a record; the text gives the reason."""
 
 
 def pack(payload: bytes) -> bytes:
-    """The line, with its line feed, for one encoded record."""
+    """The line for one encoded record, with its line feed."""
     return b"%b%08x %b\n" % (_PREFIX, crc32(payload), payload)
 
 
 def unpack(line: bytes) -> AnyRecord:
     """
-    The record that stands in a line (without its line feed).
+    The record in a line (without its line feed).
 
     Raises:
-        CorruptLine: The line was cut or altered, has another version, or holds no record that is known here.
+        CorruptLine: The line was cut or altered, has another version, or holds an unknown record.
     """
     version, _, rest = line.partition(b" ")
     checksum, _, payload = rest.partition(b" ")
     if not version.isdigit() or len(checksum) != 8:
         raise CorruptLine("it does not begin with a version and a checksum")
     if version + b" " != _PREFIX:
-        raise CorruptLine(f"its version is {version.decode()}, known here is {FORMAT_VERSION}")
+        raise CorruptLine(f"its version is {version.decode()}, expected {FORMAT_VERSION}")
     try:
         expected = int(checksum, 16)
     except ValueError:
-        raise CorruptLine("its checksum is no number") from None
+        raise CorruptLine("its checksum is not a number") from None
     if crc32(payload) != expected:
-        raise CorruptLine("its checksum does not fit: it was cut or altered")
+        raise CorruptLine("its checksum does not match: it was cut or altered")
     try:
         return decode(payload)
     except ValueError as error:  # msgspec.DecodeError and ValidationError are ValueErrors
         raise CorruptLine(f"it holds no known record: {error}") from None
 
 
-#: What opens the JSON of a record of one class: msgspec writes the tag first, and within a JSON text
-#: its quotes would be escaped, so that counting these bytes counts records.
+# msgspec writes the tag first, and inside a JSON string the quotes would be escaped: counting these bytes counts
+# records.
 def opening(tag: str) -> bytes:
-    """The bytes by which a record's JSON begins, after the checksum."""
+    """The bytes with which a record's JSON begins, after the checksum."""
     return b' {"record":"%b"' % tag.encode()

@@ -1,8 +1,8 @@
 """
-What a process has lost, in the name of an empty file.
+The records that a process has lost, counted in the name of an empty file.
 
-A name needs no room on a full disk, and what stands in it survives a kill. The collector turns it into statistics, and
-while the process lives leaves out what still waits for room: that may yet be written.
+A name needs no space on a full disk and survives a kill. The collector turns it into statistics. While the process
+lives it ignores records that wait for space, as they may still be written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Losses:
 
     Args:
         folder: The spool folder.
-        uid: The process's. Each object counts under a name of its own, so that two of one process add up.
+        uid: The process's uid. Each object has its own file name, so two of one process add up.
     """
 
     def __init__(self, folder: Path, uid: str) -> None:
@@ -31,33 +31,33 @@ class Losses:
         self._times = 0
         self._path: Path | None = None
         self._lost: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
+        self._published: Counter[str] = Counter()
         self._waiting: Counter[str] = Counter()
 
     @property
-    def untold(self) -> Counter[str]:
-        """What was lost and stands in no name, as none could be made."""
-        return self._lost - self._told
+    def unpublished(self) -> Counter[str]:
+        """Losses that are in no file name yet, because none could be written."""
+        return self._lost - self._published
 
     def lose(self, tag: str) -> None:
-        """A record is lost."""
+        """Count a lost record."""
         self._lost[tag] += 1
 
     def wait(self, tag: str, by: int) -> None:
-        """A record begins (1) or ends (-1) to wait in memory for room."""
+        """A record starts (1) or stops (-1) waiting in memory for space."""
         self._waiting[tag] += by
 
-    def give_way(self, path: Path, counts: Counter[str]) -> None:
+    def drop_file(self, path: Path, counts: Counter[str]) -> None:
         """
-        Drop a file: it becomes the account of what was in it and of all before.
+        Drop a file by renaming it: its new name counts its records and all earlier losses.
 
         Raises:
-            OSError: It stays as it was.
+            OSError: The file is unchanged.
         """
         self._rename(path, self._lost + counts)
 
-    def tell(self) -> bool:
-        """Bring the name up to date. Whether that could be done."""
+    def publish(self) -> bool:
+        """Update the file name. Returns whether that succeeded."""
         try:
             if not self._lost and not +self._waiting:
                 if self._path is not None:
@@ -74,7 +74,7 @@ class Losses:
             private_files.make_part(self._folder)
             path = self._next(self._lost)
             os.close(private_files.create(path))
-            self._now(path, self._lost)
+            self._renamed(path, self._lost)
         except OSError:
             return False
         return True
@@ -84,15 +84,15 @@ class Losses:
         return self._folder / name
 
     def _rename(self, path: Path, lost: Counter[str]) -> None:
-        told = self._next(lost)
-        os.rename(path, told)
+        path_now = self._next(lost)
+        os.rename(path, path_now)
         last = self._path
-        self._now(told, lost)
+        self._renamed(path_now, lost)
         if last is not None and last != path:
             last.unlink(missing_ok=True)
 
-    def _now(self, path: Path, lost: Counter[str]) -> None:
+    def _renamed(self, path: Path, lost: Counter[str]) -> None:
         self._path = path
         self._times += 1
         self._lost = lost
-        self._told = lost.copy()
+        self._published = lost.copy()

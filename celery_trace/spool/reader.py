@@ -1,4 +1,4 @@
-"""The collector's side of the spool: batches over all files, and cursors that say what was delivered."""
+"""The collector's side of the spool: batches over all files, and cursors that mark what was delivered."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from celery_trace.model import AnyRecord, ProcessRecord
 from celery_trace.private_files import NotOurs
 from celery_trace.spool import segments
 from celery_trace.spool.lines import CorruptLine, unpack
-from celery_trace.spool.segments import Listing, Segment
+from celery_trace.spool.segments import Segment, SpoolListing
 
-#: A backlog is counted record by record up to this size.
+#: Up to this size a backlog is counted record by record.
 COUNTED_BYTES = 8 * 1024 * 1024
-#: The room of what was delivered is given back in steps of so many bytes, while the file is still written to.
+#: Delivered bytes are freed in steps of this size while the file is still being written.
 GIVEN_BACK_BYTES = 16 * 1024
 _BLOCK_BYTES = 4096
-#: A disk with less room than this, as a share or in bytes, counts as nearly full.
+#: With less free space than this, as a share or in bytes, a disk counts as nearly full.
 FEW_FREE = 0.05
 FEW_FREE_BYTES = 256 * 1024 * 1024
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of linux/falloc.h
 
 
 class Corrupt(Struct, frozen=True):
-    """A line that could not be read: where it stood, what is wrong with it, and its first bytes."""
+    """A line that could not be read: its position, the reason and its first bytes."""
 
     file: str
     offset: int
@@ -36,8 +36,8 @@ class Corrupt(Struct, frozen=True):
     start: bytes
 
 
-class Reading:
-    """A file that is open and locked, with what was read from it beyond its cursor."""
+class OpenSegment:
+    """An open and locked file, and how far it was read beyond its cursor."""
 
     __slots__ = ("began", "cursor", "fd", "segment", "size")
 
@@ -50,18 +50,18 @@ class Reading:
 
 class Batch:
     """
-    Records of one delivery. The files they came from stay locked until :meth:`commit` or :meth:`release`.
+    Records of one delivery. Their files stay locked until :meth:`commit` or :meth:`release`.
 
-    Use as a context manager; leaving it without :meth:`commit` leaves the cursors where they were.
+    A context manager: leaving it without :meth:`commit` leaves the cursors where they were.
     """
 
     def __init__(self) -> None:
         self.records: list[AnyRecord] = []
         self.corrupt: list[Corrupt] = []
         self.bytes = 0
-        #: Whether more stood in the folder than one batch takes.
+        #: Whether the folder held more than one batch.
         self.full = False
-        self._readings: list[Reading] = []
+        self._readings: list[OpenSegment] = []
 
     def __enter__(self) -> Batch:
         return self
@@ -72,12 +72,12 @@ class Batch:
     def __bool__(self) -> bool:
         return bool(self._readings)
 
-    def add(self, reading: Reading) -> None:
-        """Hold a file until the batch is through."""
+    def add(self, reading: OpenSegment) -> None:
+        """Hold a file until the batch is done."""
         self._readings.append(reading)
 
     def commit(self) -> None:
-        """What was read is delivered: move the cursors, and give the room on the disk back."""
+        """The batch is delivered: move the cursors and free the disk space."""
         for reading in self._readings:
             segments.write_cursor(reading.fd, reading.cursor)
             if reading.cursor // GIVEN_BACK_BYTES > reading.began // GIVEN_BACK_BYTES:
@@ -85,7 +85,7 @@ class Batch:
         self.release()
 
     def release(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for reading in self._readings:
             os.close(reading.fd)
         self._readings.clear()
@@ -97,11 +97,11 @@ class SpoolReader:
 
     Args:
         folder: The spool folder.
-        batch_bytes: Most bytes of one batch; a single larger record still makes one.
-        batch_records: Most records of one batch.
+        batch_bytes: The size limit of a batch. A single larger record makes a batch of its own.
+        batch_records: The record limit of a batch.
     """
 
-    #: So many files are held open in one batch.
+    #: Most files held open by one batch.
     BATCH_FILES = 256
 
     def __init__(self, folder: Path, *, batch_bytes: int = 2 * 1024 * 1024, batch_records: int = 2000) -> None:
@@ -109,17 +109,17 @@ class SpoolReader:
         self._batch_bytes = batch_bytes
         self._batch_records = batch_records
 
-    def list(self) -> Listing:
-        """What stands in the folder now."""
+    def list(self) -> SpoolListing:
+        """The files in the folder now."""
         return segments.list_folder(self._folder)
 
-    def read(self, listing: Listing, living: set[str]) -> Batch:
+    def read(self, listing: SpoolListing, living: set[str]) -> Batch:
         """
         The next batch.
 
         Args:
-            listing: The folder as it was just read.
-            living: Uids of processes that live: the last line of their newest files may still be in the making.
+            listing: The folder's files, just read.
+            living: Uids of living processes: the last line of their newest files may be incomplete.
         """
         batch = Batch()
         newest = listing.newest()
@@ -153,11 +153,11 @@ class SpoolReader:
             room = max(self._batch_bytes - batch.bytes, 64 * 1024)
             data = os.pread(fd, min(size - cursor, room), cursor)
             cut_short = cursor + len(data) < size
-            if b"\n" not in data and cut_short:  # one record larger than the room that is left
+            if b"\n" not in data and cut_short:  # one record larger than the rest of the batch
                 data = os.pread(fd, size - cursor, cursor)
                 cut_short = False
             batch.full = batch.full or cut_short
-            reading = Reading(segment, fd, cursor, size)
+            reading = OpenSegment(segment, fd, cursor, size)
             if self._take_lines(reading, data, batch, complete=not cut_short and not growing):
                 batch.add(reading)
                 held = True
@@ -165,8 +165,8 @@ class SpoolReader:
             if not held:
                 os.close(fd)
 
-    def _take_lines(self, reading: Reading, data: bytes, batch: Batch, *, complete: bool) -> bool:
-        """Decode whole lines; a last one without its line feed is corrupt only when nobody will complete it."""
+    def _take_lines(self, reading: OpenSegment, data: bytes, batch: Batch, *, complete: bool) -> bool:
+        """Decode whole lines. A last one without a line feed is corrupt only if its writer is gone."""
         taken = False
         for line, whole in _lines(data):
             if not whole and not complete:
@@ -187,12 +187,12 @@ class SpoolReader:
 
     # --- after delivery
 
-    def rewind(self, listing: Listing) -> int:
+    def rewind(self, listing: SpoolListing) -> int:
         """
-        Set every cursor back to the beginning of its file: the store that has what was delivered is lost.
+        Reset every cursor to the beginning of its file, because the store with the delivered records is lost.
 
         Returns:
-            How many records will be read again.
+            The number of records that will be read again.
         """
         again = 0
         for segment in listing.segments:
@@ -201,7 +201,7 @@ class SpoolReader:
             except OSError:
                 continue
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)  # the cap holds it for a tenth of a millisecond
+                fcntl.flock(fd, fcntl.LOCK_EX)  # the cap holds it for 0.1 ms
                 cursor = segments.read_cursor(fd)
                 if cursor is not None and cursor > segments.HEADER_BYTES:
                     start = _first_kept(fd, cursor)
@@ -214,7 +214,7 @@ class SpoolReader:
         return again
 
     def remove_if_delivered(self, segment: Segment) -> bool:
-        """Delete a file to which nobody writes any more, if all of it was delivered."""
+        """Delete a finished file if all of it was delivered."""
         path = self._folder / segment.name
         try:
             fd = segments.open_file(path, write=True)
@@ -231,12 +231,12 @@ class SpoolReader:
         finally:
             os.close(fd)
 
-    def backlog(self, listing: Listing) -> tuple[int, int]:
+    def backlog(self, listing: SpoolListing) -> tuple[int, int]:
         """
-        What waits beyond the cursors.
+        The records that wait beyond the cursors.
 
         Returns:
-            Bytes, and records: counted up to 8 MiB, and beyond that estimated from the mean size of the counted ones.
+            Bytes and records. Records are counted up to 8 MiB and estimated from their mean size beyond.
         """
         waiting = counted_bytes = records = 0
         for segment in listing.segments:
@@ -255,8 +255,8 @@ class SpoolReader:
                 os.close(fd)
         return waiting, round(records * waiting / counted_bytes) if counted_bytes else 0
 
-    def process_of(self, uid: str, listing: Listing) -> ProcessRecord | None:
-        """The process record at the head of one of its files."""
+    def process_of(self, uid: str, listing: SpoolListing) -> ProcessRecord | None:
+        """A process's record, from the head of one of its files."""
         for segment in sorted(listing.segments):
             if segment.uid != uid:
                 continue
@@ -271,7 +271,7 @@ class SpoolReader:
         return None
 
     def is_ours(self, segment: Segment) -> bool | None:
-        """Whether a file with one of our names is ours and has our first line; None when it is gone."""
+        """Whether a file with a spool name is ours and begins with our header; None if it is gone."""
         try:
             fd = segments.open_file(self._folder / segment.name, write=False)
         except NotOurs:
@@ -299,10 +299,10 @@ def _lines(data: bytes) -> Iterator[tuple[bytes, bool]]:
 
 def _give_back(fd: int, cursor: int) -> None:
     """
-    On a disk that is nearly full, give back the room of what was delivered, while the file keeps its size.
+    On a nearly full disk, free the delivered bytes; the file keeps its size.
 
-    Elsewhere it stays until the file is done, as it is all that is left should the store be lost. The first block
-    stays anyway, with the cursor and the process record. Where the file system can't do it, nothing happens.
+    Elsewhere they stay until the file is done, as the only copy should the store be lost. The first block always
+    stays, with the cursor and the process record. A file system that can't punch holes is left as it is.
     """
     end = cursor - cursor % _BLOCK_BYTES
     if _fallocate is not None and end > _BLOCK_BYTES and _is_nearly_full(fd):
@@ -310,19 +310,19 @@ def _give_back(fd: int, cursor: int) -> None:
 
 
 def _is_nearly_full(fd: int) -> bool:
-    """Whether the disk of a file has little room left."""
+    """Whether a file's disk has little space left."""
     disk = os.fstatvfs(fd)
     return disk.f_bavail < FEW_FREE * disk.f_blocks or disk.f_bavail * disk.f_frsize < FEW_FREE_BYTES
 
 
 def _first_kept(fd: int, cursor: int) -> int:
-    """Where the delivered records begin that are still in a file: at its head, or behind what was given back."""
+    """Where the delivered records that a file still has begin: at its head, or after the freed part."""
     hole = os.lseek(fd, 0, os.SEEK_HOLE)
     if hole >= cursor:
         return segments.HEADER_BYTES
     try:
         data = os.lseek(fd, hole, os.SEEK_DATA)
-    except OSError:  # nothing but the hole up to the end
+    except OSError:  # the hole reaches to the end
         return cursor
     # The hole ends at a block, in the middle of a record.
     end = os.pread(fd, max(0, cursor - data), data).find(b"\n")
@@ -331,7 +331,7 @@ def _first_kept(fd: int, cursor: int) -> int:
 
 def _find_fallocate() -> Callable[[int, int, int, int], int] | None:
     libc = ctypes.CDLL(None)
-    # The first is glibc's with 64 bits everywhere; musl has the second only, with as many.
+    # glibc's fallocate64 is 64-bit everywhere; musl has only fallocate, which is 64-bit too.
     found = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
     if found is not None:
         found.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]

@@ -1,20 +1,19 @@
 """
-The files of a spool folder: their names, the cursor that each carries, and who holds which lock.
+The files of a spool folder: their names, cursors and locks.
 
-``<uid>.<n>.spool`` holds a process's precious records, ``<uid>.<n>r.spool`` the routine ones
-(runs, rollups, samples): two lanes, so that room can be made by taking whole files of successful
-runs and never a failure. ``n`` rises and is the time in milliseconds at which the file was begun,
-so that the names alone tell which of two files is older, also across processes.
+``<uid>.<n>.spool`` holds a process's precious records, ``<uid>.<n>r.spool`` the routine ones (runs, rollups,
+samples). With two lanes, space can be freed by dropping files of successful runs and never a failure. ``n`` rises:
+it is the time in milliseconds at which the file was created, so names order files across processes too.
 
-``<uid>.lock`` is locked (flock) by the living process and removed when it ends cleanly. ``<uid>.reserve`` is a spool
-file in the making, whose room on the disk is taken in advance for the process's last words.
-``<uid>-<id>.<n>.run-12_rollup-3_+failure-2.dropped`` says in its name all that a process has lost, and with a ``+``
-what it would lose if it were killed now: counting needs no room on a full disk, and dropping a file and counting it are
-one atomic rename. The greatest ``n`` holds the others.
+``<uid>.lock`` is locked (flock) by the living process and removed when it ends cleanly. ``<uid>.reserve`` is a future
+spool file whose disk space is allocated in advance for the process's last records.
+``<uid>-<id>.<n>.run-12_rollup-3_+failure-2.dropped`` counts in its name all records that a process has lost, and with
+a ``+`` those it would lose if it were killed now. Counting so needs no space on a full disk, and dropping a file and
+counting it are one atomic rename. The highest ``n`` includes the others.
 
-Each file begins with a line of fixed width that holds the cursor: how far the collector came. It is
-overwritten in place, which needs no space on a full disk and vanishes with the file. Whoever moves
-the cursor or removes the file holds the file's flock, so collector and cap never act on one at once.
+Each file begins with a fixed-width line that holds the cursor: how far the collector has delivered. It is overwritten
+in place, which needs no space on a full disk, and is removed with the file. Moving the cursor or removing the file
+takes the file's flock, so collector and cap never work on the same file.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ ROUTINE = (Run, Rollup, Sample, HeapProfile)
 
 _MAGIC = b"celery-trace-spool 1 "
 _DIGITS = 16
-#: Where the first record of a file stands.
+#: The offset of a file's first record.
 HEADER_BYTES = len(_MAGIC) + _DIGITS + 1
 
 _SEGMENT = re.compile(r"([0-9A-Za-z_-]+)\.(\d+)(r?)\.spool\Z")
@@ -44,7 +43,7 @@ _DROPPED = re.compile(r"([0-9A-Za-z_-]+)\.(\d+)\.((?:\+?[a-z]+-\d+_?)*)\.dropped
 
 
 class Segment(NamedTuple):
-    """One spool file by its name; sorts by lane (precious first), then by age."""
+    """A spool file by its name; sorts by lane (precious first), then by age."""
 
     routine: bool
     number: int
@@ -57,29 +56,29 @@ class Segment(NamedTuple):
 
     @property
     def lane(self) -> tuple[str, bool]:
-        """Files of one lane are written one after the other; only the last may still grow."""
+        """A process and kind of records. Files of a lane are written in turn; only the last may still grow."""
         return (self.uid, self.routine)
 
 
-class Listing(NamedTuple):
-    """What stands in a spool folder, by name."""
+class SpoolListing(NamedTuple):
+    """The files of a spool folder, by name."""
 
     segments: list[Segment]
     locks: set[str]  # uids
     boxes: set[str]  # uids
     reserves: set[str]  # uids
     dropped: list[str]  # file names
-    foreign: list[str]  # file names of nobody we know
+    foreign: list[str]  # unknown file names
 
     def newest(self) -> dict[tuple[str, bool], int]:
-        """For each lane the number of its newest file: the only one that may still grow."""
+        """The number of each lane's newest file, the only one that may still grow."""
         newest: dict[tuple[str, bool], int] = {}
         for segment in self.segments:
             newest[segment.lane] = max(newest.get(segment.lane, 0), segment.number)
         return newest
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path) -> SpoolListing:
     """Read the folder's names; a folder that does not exist yet is empty."""
     try:
         names = os.listdir(folder)
@@ -88,9 +87,9 @@ def list_folder(folder: Path) -> Listing:
     return list_names(names)
 
 
-def list_names(names: Iterable[str]) -> Listing:
-    """What the names in a spool folder stand for."""
-    listing = Listing([], set(), set(), set(), [], [])
+def list_names(names: Iterable[str]) -> SpoolListing:
+    """Sort the names of a spool folder by kind."""
+    listing = SpoolListing([], set(), set(), set(), [], [])
     for name in names:
         segment = parse_name(name)
         if segment is not None:
@@ -109,7 +108,7 @@ def list_names(names: Iterable[str]) -> Listing:
 
 
 def parse_name(name: str) -> Segment | None:
-    """The segment of that name, or None when it is none of ours."""
+    """The segment of that name, or None if it is not a spool file's name."""
     match = _SEGMENT.match(name)
     return Segment(bool(match[3]), int(match[2]), match[1]) if match else None
 
@@ -121,20 +120,20 @@ def header(cursor: int = HEADER_BYTES) -> bytes:
 
 def open_file(path: Path, *, write: bool) -> int:
     """
-    A descriptor of a file that another process of ours made.
+    Open a file that another of our processes made; returns its descriptor.
 
     Raises:
-        NotOurs: Something else stands there.
-        OSError: It is gone, or can't be opened.
+        NotOurs: The file is not ours.
+        OSError: The file is gone or can't be opened.
     """
     return private_files.open_file(path, os.O_RDWR if write else os.O_RDONLY)
 
 
 def read_cursor(fd: int) -> int | None:
     """
-    How far the file was delivered (bytes from its start), or None when it is no spool file of ours.
+    How far the file was delivered (bytes from its start), or None if it is not a spool file.
 
-    One beyond the file's end was damaged: then nothing counts as delivered, for a record told twice is harmless.
+    A cursor beyond the file's end is damaged. Nothing counts as delivered then, as sending a record twice is harmless.
     """
     line = os.pread(fd, HEADER_BYTES, 0)
     if len(line) != HEADER_BYTES or not line.startswith(_MAGIC):
@@ -145,12 +144,12 @@ def read_cursor(fd: int) -> int | None:
 
 
 def write_cursor(fd: int, cursor: int) -> None:
-    """Remember how far the file was delivered; the caller holds its lock."""
+    """Store how far the file was delivered. The caller holds its lock."""
     os.pwrite(fd, b"%0*d" % (_DIGITS, cursor), len(_MAGIC))
 
 
 def try_lock(fd: int) -> bool:
-    """Take the file's lock if nobody has it; it goes with the descriptor."""
+    """Take the file's lock if it is free. Closing the descriptor releases it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -165,7 +164,7 @@ def lives(folder: Path, uid: str) -> bool:
     except NotOurs:
         return False
     except OSError as error:
-        # Whoever can't look (no descriptor left, no right to) must not take a living process for dead.
+        # Without a free descriptor or permission to look, assume that the process lives.
         return error.errno != errno.ENOENT
     try:
         return not try_lock(fd)
@@ -176,7 +175,7 @@ def lives(folder: Path, uid: str) -> bool:
 def dropped_name(
     dropper: str, times: int, counts: Iterable[tuple[str, int]], waiting: Iterable[tuple[str, int]] = ()
 ) -> str:
-    """The name that says what a dropper has lost so far and what waits in its memory, as its how manyth."""
+    """The file name that counts a dropper's losses and waiting records, with its sequence number."""
     words = [f"{tag}-{count}" for tag, count in counts if count] + [
         f"+{tag}-{count}" for tag, count in waiting if count
     ]
@@ -184,18 +183,18 @@ def dropped_name(
 
 
 def dropper_of(name: str) -> tuple[str, int]:
-    """Who dropped, and as the how manyth, in a name by :func:`dropped_name`."""
+    """The dropper and sequence number in a name by :func:`dropped_name`."""
     match = _DROPPED.match(name)
     return (match[1], int(match[2])) if match else (name, 0)
 
 
 def process_of(dropper: str) -> str:
-    """The uid of the process that a dropper belongs to; empty where the name does not say (0.1.0)."""
+    """The uid of a dropper's process; empty in names of version 0.1.0."""
     return dropper.rpartition("-")[0]
 
 
 def dropped_counts(name: str, *, waiting: bool = False) -> Counter[str]:
-    """What :func:`dropped_name` says was lost, by record tag; with ``waiting`` what waits as well."""
+    """The losses in a name by :func:`dropped_name`, by record tag; with ``waiting`` also the waiting records."""
     match = _DROPPED.match(name)
     counts: Counter[str] = Counter()
     for part in match[3].split("_") if match and match[3] else ():

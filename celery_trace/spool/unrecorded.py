@@ -1,7 +1,7 @@
 """
-What is said when records can't be written: in the log once, by ``trace doctor``, and as an event for the monitor.
+How it is reported that records can't be written: once in the log, by ``trace doctor``, and by an event for the monitor.
 
-Tasks go on, so without a word nobody would notice until the records are missed.
+Tasks go on, so without a report the missing records would go unnoticed.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Final
 
 logger = logging.getLogger("celery_trace")
 
-#: The event by which a worker says that it records nothing. Celery's own state passes over it.
+#: The event with which a worker reports that it records nothing. Celery's own state ignores it.
 EVENT: Final = "trace-unrecorded"
-#: How often a worker that records nothing says so, seconds.
+#: How often a worker that records nothing reports it, seconds.
 EVENT_S: Final = 10.0
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
-_said: set[tuple[str, int | None]] = set()
+_logged: set[tuple[str, int | None]] = set()
 
 
 def is_full(error: OSError) -> bool:
-    """Whether there is no room, as against no right to write."""
+    """Whether the disk or quota is full; otherwise there is no permission to write."""
     return error.errno in _FULL
 
 
 def why(folder: Path, error: OSError) -> str:
-    """What stands in the way of writing to a folder."""
+    """Why a folder can't be written to."""
     where = error.filename or folder
     return f"{where}: {error.strerror or error} (uid {os.geteuid()})"
 
@@ -40,43 +40,43 @@ def advice(error: OSError) -> str:
     if is_full(error):
         return "Free some space, or lower trace_spool_bytes."
     if error.errno in _NO_DESCRIPTORS:
-        return "Raise the limit of open files (ulimit -n), or see what keeps so many of them open."
+        return "Raise the limit of open files (ulimit -n), or find what keeps so many of them open."
     return (
-        "Set CELERY_TRACE_DIR to a writable folder. Where this host has no lasting one, take a temporary folder and "
-        "CELERY_TRACE_TRANSPORT=broker: the records then go over the broker to the monitor's host."
+        "Set CELERY_TRACE_DIR to a writable folder. If this host has no persistent one, use a temporary folder and "
+        "CELERY_TRACE_TRANSPORT=broker, which sends the records over the broker to the monitor's host."
     )
 
 
-def promise(folder: Path, error: OSError) -> None:
-    """This process will :func:`log` it, before long: neither it nor a child that it forks need say it as well."""
-    _said.add((str(folder), error.errno))
+def mark_logged(folder: Path, error: OSError) -> None:
+    """This process will :func:`log` it soon: it and its forked children need not log it again."""
+    _logged.add((str(folder), error.errno))
 
 
-def say(folder: Path, error: OSError) -> None:
+def log_once(folder: Path, error: OSError) -> None:
     """
-    Log it, the first time that a process meets this reason.
+    Log it the first time that a process meets this reason.
 
-    A forked child knows what its parent has said: a worker says it once, however many children it has.
+    A forked child inherits what its parent has logged, so a worker logs it once, however many children it has.
     """
-    if (str(folder), error.errno) not in _said:
-        promise(folder, error)
+    if (str(folder), error.errno) not in _logged:
+        mark_logged(folder, error)
         log(folder, error)
 
 
 def log(folder: Path, error: OSError) -> None:
-    """Log what happens to the records, why, and what to do."""
-    kept = "failures wait in memory for room, up to 4 MiB a process; what goes beyond that is lost and counted"
+    """Log that records can't be written, why, and what to do."""
+    kept = "failures wait in memory for space, up to 4 MiB per process; more are lost and counted"
     if is_full(error):
-        logger.error("celery-trace: no room for records in %s. Tasks go on; %s. %s", folder, kept, advice(error))
+        logger.error("celery-trace: no space for records in %s. Tasks go on; %s. %s", folder, kept, advice(error))
     else:
         logger.error(
-            "celery-trace: records can't be written: %s. Tasks go on; %s. It is tried again all the time. %s",
+            "celery-trace: records can't be written: %s. Tasks go on; %s. Writing is retried. %s",
             why(folder, error), kept, advice(error),
         )  # fmt: skip
 
 
-def over(folder: Path, error: OSError) -> None:
+def log_recovery(folder: Path, error: OSError) -> None:
     """Log that records are written again."""
-    if (str(folder), error.errno) in _said:
-        _said.discard((str(folder), error.errno))
+    if (str(folder), error.errno) in _logged:
+        _logged.discard((str(folder), error.errno))
         logger.warning("celery-trace: records are written to %s again.", folder)

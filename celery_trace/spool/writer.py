@@ -1,4 +1,4 @@
-"""A traced process's side of the spool: one append per record, nothing that waits."""
+"""A traced process's side of the spool: one append per record, without blocking."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from celery_trace.spool.segments import ROUTINE, Segment
 
 logger = logging.getLogger("celery_trace")
 
-#: A single record larger than this is dropped: a capture is bounded at a tenth of it.
+#: A single record larger than this is dropped. A capture is limited to a tenth of it.
 MOST_RECORD_BYTES = 8 * 1024 * 1024
 _LEAST_SEGMENT_BYTES = 16 * 1024
 _MOST_SEGMENT_BYTES = 256 * 1024
-#: Precious records that found no room on the disk wait in memory, up to this.
+#: Precious records for which the disk has no space wait in memory, up to this size.
 _MOST_WAITING_BYTES = 4 * 1024 * 1024
-#: Room on the disk that a process takes in advance for its last account and its end.
+#: Disk space that a process allocates in advance for its last statistics and its end.
 RESERVE_BYTES = 16 * 1024
-#: A folder that can't be written to is tried again after so many seconds; until then no call into it delays a task.
+#: A folder that can't be written to is retried after this many seconds. Until then no call into it delays a task.
 RETRY_S = 1.0
 
-#: How often a writer of routine records looks whether its files were removed, seconds; what it wrote meanwhile is
-#: written again. Before a precious record it always looks: the next one may be long in coming.
+#: How often a writer of routine records checks whether its files were removed, seconds. What it wrote meanwhile is
+#: written again. It always checks before a precious record, as the next may not come for a long time.
 LOOK_S = 1.0
 
 _living: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
@@ -45,7 +45,7 @@ _hooked = False
 
 
 def _forget_in_the_child() -> None:
-    """A forked child closes what it inherited: a lock that it kept would make its dead parent look alive."""
+    """A forked child closes inherited files: a kept lock would make its dead parent look alive."""
     for writer in list(_living):
         writer._forget()
 
@@ -67,29 +67,28 @@ class SpoolWriter:
     """
     Appends records to the spool files of one process.
 
-    A record is on the disk's page cache when :meth:`append` returns: it survives ``kill -9`` of this process (not
-    a power cut; no fsync, which would stall a task). Safe across threads. A process that was forked off while
-    holding one gets files and a process record of its own at its first append.
+    When :meth:`append` returns, the record is in the page cache: it survives ``kill -9`` of this process, but not a
+    power cut (no fsync, which would stall a task). Thread-safe. A forked child gets its own files and process record
+    at its first append.
 
     Args:
         folder: The spool folder; made 0700.
-        process: Stands first in each file.
-        cap_bytes: Most bytes that wait in the whole folder. A soft bound: each living process keeps its
-            current files in any case.
+        process: The first record of each file.
+        cap_bytes: Size limit of the whole folder. A soft limit: each living process keeps its current files.
         clock: Numbers the files.
 
-    Nothing is made on disk before the first record.
+    Nothing is created on disk before the first record.
     """
 
     def __init__(self, folder: Path, process: ProcessRecord, *, cap_bytes: int, clock: Clock) -> None:
-        global _hooked  # noqa: PLW0603 - a fork hook can't be taken back, so there is one for all writers
+        global _hooked  # noqa: PLW0603 - a fork hook can't be removed, so all writers share one
         self._folder = folder
         self._clock = clock
         self._cap_bytes = cap_bytes
         self._segment_bytes = max(_LEAST_SEGMENT_BYTES, min(_MOST_SEGMENT_BYTES, cap_bytes // 64))
-        #: ``written:<tag>`` appended; ``dropped:<tag>`` refused by this process (no room on the disk, too large);
-        #: ``evicted:<tag>`` taken from finished files to stay below the cap. Both reach the store by themselves, as
-        #: ``dropped``, whatever becomes of this process; see :meth:`account` for those that could not.
+        #: ``written:<tag>``: appended. ``dropped:<tag>``: refused by this process (disk full, record too large).
+        #: ``evicted:<tag>``: removed with finished files to stay below the cap. The last two reach the store as
+        #: ``dropped`` even if this process dies; :meth:`account` has those that could not.
         self.counters: Counter[str] = Counter()
         self._lock = threading.RLock()
         self._closed = self._ending = False
@@ -107,27 +106,27 @@ class SpoolWriter:
 
     @property
     def process(self) -> ProcessRecord:
-        """Who writes here; another one after a fork."""
+        """The record of the writing process; a new one after a fork."""
         return self._process
 
     @property
-    def trouble(self) -> OSError | None:
-        """Why nothing can be written now; None where it can, and where there is only no room."""
+    def write_error(self) -> OSError | None:
+        """Why nothing can be written now; None if it can, or if the disk is merely full."""
         return None if self._trouble is not None and unrecorded.is_full(self._trouble) else self._trouble
 
     def account(self) -> dict[str, int]:
-        """The counters for the process's own account: of what was dropped, only what nothing else tells of."""
+        """Counters for the process's statistics; of dropped records, only those that are counted nowhere else."""
         with self._lock:
             counters = {name: count for name, count in self.counters.items() if not name.startswith("dropped:")}
-            return counters | {f"dropped:{tag}": count for tag, count in self._losses.untold.items()}
+            return counters | {f"dropped:{tag}": count for tag, count in self._losses.unpublished.items()}
 
     def append(self, record: AnyRecord) -> bool:
         """
         Write one record.
 
         Returns:
-            Whether it stands in the file. If not, it is counted: ``dropped:<tag>``. A precious record that found no
-            room is kept in memory and written as soon as there is some; it counts as ``waiting`` until then.
+            Whether it is in the file. If not, it is counted as ``dropped:<tag>``. A precious record that did not fit
+            on the disk is kept in memory until there is space; it counts as ``waiting`` until then.
         """
         tag = TAGS[type(record)]
         try:
@@ -147,10 +146,10 @@ class SpoolWriter:
             now_s = self._clock.monotonic_s()
             if not routine or now_s >= self._look_at_s:
                 self._look_at_s = now_s + LOOK_S
-                self._leave_removed_files()
+                self._replace_removed_files()
             if self._waiting:
                 self._write_waiting()
-            # Behind those that wait: they were first, and where they found no room this one finds none.
+            # Queue it after the waiting ones: they came first, and there is no space for them either.
             behind = self._waiting and not routine
             if not behind and self._write(self._routine if routine else self._precious, line, patient=not routine):
                 self.counters[f"written:{tag}"] += 1
@@ -165,22 +164,22 @@ class SpoolWriter:
                 self._waiting_bytes += len(line)
                 self._losses.wait(tag, 1)
                 self.counters["waiting"] = len(self._waiting)
-                self._tell_losses()
+                self._publish_losses()
             return False
 
-    def settle(self, *, at_once: bool = False) -> None:
+    def retry_pending(self, *, at_once: bool = False) -> None:
         """
-        Every few seconds: try again what could not be written, and begin anew where the folder was removed.
+        Called every few seconds: retry records that could not be written, and recreate a removed folder.
 
         Args:
-            at_once: Don't wait for the next try to be due, as the process ends.
+            at_once: Retry now, because the process ends.
         """
         with self._lock:
             if self._closed or self._pid != os.getpid():
                 return
             if at_once:
                 self._try_again_s = 0.0
-            self._leave_removed_files()
+            self._replace_removed_files()
             if self._waiting:
                 self._write_waiting()
             elif self._trouble is not None and self._may_try():
@@ -190,19 +189,19 @@ class SpoolWriter:
                     self._refused(error)
                 else:
                     self._recovered()
-            if self._losses.untold:
-                self._tell_losses()
+            if self._losses.unpublished:
+                self._publish_losses()
 
-    def refused(self, error: OSError) -> None:
-        """Somebody who tried found that nothing can be written to the folder."""
+    def note_failure(self, error: OSError) -> None:
+        """Another component found that the folder can't be written to."""
         with self._lock:
             self._refused(error)
 
     def prepare_end(self) -> None:
         """
-        The process ends: try once more to write what waits, and count the rest as lost.
+        The process ends: retry the waiting records once, and count the rest as lost.
 
-        What is appended from here on, the last account, may use the room that was kept for it.
+        Records appended from here on, such as the last statistics, may use the reserved space.
         """
         with self._lock:
             if self._closed or self._ending or self._pid != os.getpid():
@@ -214,13 +213,13 @@ class SpoolWriter:
                 return
             for tag, _ in self._waiting:
                 self._losses.wait(tag, -1)
-                self._lose(tag, tell=False)
+                self._lose(tag, publish=False)
             self._waiting.clear()
             self._waiting_bytes = self.counters["waiting"] = 0
-            self._tell_losses()
+            self._publish_losses()
 
     def close(self, how: str) -> None:
-        """Write how and when the process ended, and let go of the files; the collector removes them once delivered."""
+        """Write how and when the process ended, and close the files. The collector removes them once delivered."""
         with self._lock:
             if self._closed:
                 return
@@ -228,15 +227,15 @@ class SpoolWriter:
                 self.prepare_end()
                 if self._lock_fd >= 0:
                     self.append(replace(self._process, ended_at_s=self._clock.now_s(), ended_how=how))
-                    self._give_reserve_back()
+                    self._return_reserve()
                     with contextlib.suppress(OSError):
                         (self._folder / f"{self._process.uid}.lock").unlink()
-                self._say_what_nobody_counts()
+                self._log_uncounted_losses()
             self._closed = True
             self._forget()
         _living.discard(self)
 
-    # --- begin, and begin again after a fork
+    # --- start, and restart after a fork
 
     def _begin(self, process: ProcessRecord) -> None:
         self._process = process
@@ -254,8 +253,8 @@ class SpoolWriter:
         self._losses: Losses = Losses(self._folder, process.uid)
         self._cap = Cap(self._folder, self._cap_bytes, self._segment_bytes, self._losses)
 
-    def _announce_life(self) -> None:
-        """Lock first, then name: nobody ever sees the lock file of a living process unlocked."""
+    def _create_lock(self) -> None:
+        """Lock first, then rename: the lock file of a living process is never visible unlocked."""
         private_files.make_part(self._folder)
         path = self._folder / f"{self._process.uid}.lock"
         nascent = path.with_suffix(f".{self._pid}.nascent")
@@ -264,7 +263,7 @@ class SpoolWriter:
         os.rename(nascent, path)
 
     def _begin_again(self) -> None:
-        """This is a forked child that nobody announced: it gets a name and files of its own."""
+        """This is an unannounced forked child: give it its own uid and files."""
         parent = self._process
         self.counters.clear()
         self._closed = False
@@ -274,7 +273,7 @@ class SpoolWriter:
         _living.add(self)
 
     def _forget(self) -> None:
-        """Close the descriptors. In a forked child nobody else runs yet, so a lock that was held is made anew."""
+        """Close the descriptors. A forked child has no other threads yet, so a held lock is replaced."""
         if os.getpid() != self._pid:
             self._lock = threading.RLock()
         for lane in (self._precious, self._routine):
@@ -289,7 +288,7 @@ class SpoolWriter:
         self._lock_fd = self._reserve_fd = -1
         self._reserve_used = 0
 
-    # --- the room for the last words
+    # --- space reserved for the last records
 
     @property
     def _reserve_path(self) -> Path:
@@ -297,17 +296,17 @@ class SpoolWriter:
 
     def _take_reserve(self) -> None:
         """
-        Take room on the disk for the end, if there is some.
+        Allocate disk space for the last records, if there is any.
 
-        Room that is only set free when it is needed goes to whoever comes first. So this is a spool file in the
-        making: its blocks are this process's already, and it only has to be renamed.
+        Space that is freed only when needed may be taken by another process. So this is a future spool file: its
+        blocks are allocated already, and it only has to be renamed.
         """
         fd = -1
         try:
             fd = private_files.create(self._reserve_path)
             os.posix_fallocate(fd, 0, RESERVE_BYTES)
             self._reserve_fd, fd = fd, -1
-        except OSError:  # tried again with the next file
+        except OSError:  # retried with the next file
             with contextlib.suppress(OSError):
                 self._reserve_path.unlink(missing_ok=True)
         finally:
@@ -324,8 +323,8 @@ class SpoolWriter:
             return False
         return True
 
-    def _give_reserve_back(self) -> None:
-        """What was written there becomes a spool file; unused, it goes."""
+    def _return_reserve(self) -> None:
+        """Rename the reserve to a spool file if it was used; otherwise remove it."""
         if self._reserve_fd < 0:
             return
         with contextlib.suppress(OSError):
@@ -336,55 +335,55 @@ class SpoolWriter:
             number = max(self._precious.number + 1, int(self._clock.now_s() * 1000))
             os.rename(self._reserve_path, self._folder / Segment(False, number, self._process.uid).name)
 
-    # --- what is lost
+    # --- losses
 
-    def _lose(self, tag: str, *, tell: bool = True) -> None:
+    def _lose(self, tag: str, *, publish: bool = True) -> None:
         self.counters[f"dropped:{tag}"] += 1
         self._losses.lose(tag)
-        if tell:
-            self._tell_losses()
+        if publish:
+            self._publish_losses()
 
-    def _tell_losses(self) -> None:
+    def _publish_losses(self) -> None:
         if self._may_try():
-            self._losses.tell()
+            self._losses.publish()
 
-    def _say_what_nobody_counts(self) -> None:
-        """The end, and the folder can't be written to: then the log is all there is."""
-        untold = self._losses.untold
-        if untold:
-            told = ", ".join(f"{count} of kind {tag}" for tag, count in sorted(untold.items()))
-            logger.error("celery-trace: records of this process (pid %d) were lost: %s.", self._pid, told)
+    def _log_uncounted_losses(self) -> None:
+        """At the end, with a folder that can't be written to, only the log can report losses."""
+        unpublished = self._losses.unpublished
+        if unpublished:
+            lost = ", ".join(f"{count} of kind {tag}" for tag, count in sorted(unpublished.items()))
+            logger.error("celery-trace: records of this process (pid %d) were lost: %s.", self._pid, lost)
 
     # --- a folder that can't be written to
 
     def _may_try(self) -> bool:
-        """Whether the folder may be tried: not right after it refused."""
+        """Whether to try the folder: not right after it failed."""
         return self._trouble is None or self._clock.monotonic_s() >= self._try_again_s
 
     def _refused(self, error: OSError) -> None:
         self._trouble = error
         self._try_again_s = 0.0 if unrecorded.is_full(error) else self._clock.monotonic_s() + RETRY_S
-        unrecorded.say(self._folder, error)
+        unrecorded.log_once(self._folder, error)
 
     def _recovered(self) -> None:
         error, self._trouble = self._trouble, None
-        if error is not None and not unrecorded.is_full(error):  # room comes and goes with each record
-            unrecorded.over(self._folder, error)
+        if error is not None and not unrecorded.is_full(error):  # free space changes with each record
+            unrecorded.log_recovery(self._folder, error)
 
     # --- files
 
-    def _leave_removed_files(self) -> None:
+    def _replace_removed_files(self) -> None:
         """
-        If somebody removed our files, or the whole folder, begin new ones with what stood in the current ones.
+        If our files or the whole folder were removed, create new ones with the contents of the current ones.
 
-        Nobody would ever read what is appended to a removed file; and without its lock file a process counts as dead.
+        Appends to a removed file would never be read, and without its lock file a process counts as dead.
         """
         fds = [fd for fd in (self._lock_fd, self._precious.fd, self._routine.fd) if fd >= 0]
         if all(os.fstat(fd).st_nlink for fd in fds):
             return
         logger.warning(
-            "celery-trace: %s was removed while this process wrote to it. It begins new files with what stood in the "
-            "current ones; older ones that the collector had not read are lost.",
+            "celery-trace: %s was removed while this process wrote to it. Its current files were recreated; older "
+            "ones that the collector had not read are lost.",
             self._folder,
         )
         held: list[tuple[_Lane, bytes]] = []
@@ -399,19 +398,19 @@ class SpoolWriter:
                 self._rotate(lane)
                 lane.size += os.write(lane.fd, lines)
                 held.pop()
-        except OSError as error:  # no room, or no descriptor: the next record begins anew
+        except OSError as error:  # no space or no descriptor: the next record tries again
             self._forget()
             for _, lines in held:
                 for tag, count in count_records(lines).items():
                     for _ in range(count):
-                        self._lose(tag, tell=False)
+                        self._lose(tag, publish=False)
             self._refused(error)
-            report("beginning the spool anew", error)
+            report("recreating the spool", error)
 
     def _rotate(self, lane: _Lane) -> None:
-        """Begin the lane's next file, then see whether the folder is over its cap."""
+        """Create the lane's next file, then check the folder's cap."""
         if self._lock_fd < 0:
-            self._announce_life()
+            self._create_lock()
         if self._reserve_fd < 0:
             self._take_reserve()
         routine = lane is self._routine
@@ -422,7 +421,7 @@ class SpoolWriter:
         start = segments.header() + self._head
         try:
             if os.write(fd, start) != len(start):
-                raise OSError(errno.ENOSPC, "no room for the head of a spool file", str(path))
+                raise OSError(errno.ENOSPC, "no space for the head of a spool file", str(path))
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)
@@ -438,7 +437,7 @@ class SpoolWriter:
             self.counters[f"evicted:{tag}"] += count
 
     def _write(self, lane: _Lane, line: bytes, *, patient: bool) -> bool:
-        """Append; when there is no room, the patient (precious) ones make some and try again."""
+        """Append a line. When the disk is full, precious (``patient``) records make space and retry."""
         if self._trouble is not None and not self._may_try():
             return False
         for attempt in range(4 if patient else 2):
@@ -451,11 +450,11 @@ class SpoolWriter:
                     if self._trouble is not None:
                         self._recovered()
                     return True
-                os.ftruncate(lane.fd, lane.size)  # a cut line would swallow the next one
+                os.ftruncate(lane.fd, lane.size)  # a cut line would corrupt the next one
                 raise OSError(errno.ENOSPC, "the record did not fit")
             except OSError as error:
                 if error.errno == errno.ENOENT and attempt == 0:
-                    self._forget()  # the folder was removed: begin with a lock and files of their own again
+                    self._forget()  # the folder was removed: start again with a new lock and files
                     continue
                 self._refused(error)
                 if not unrecorded.is_full(error) or not patient:
@@ -464,7 +463,7 @@ class SpoolWriter:
         return False
 
     def _rotate_if_possible(self, lane: _Lane) -> None:
-        """On a disk without room for another file the current one goes on."""
+        """On a disk without space for another file, keep using the current one."""
         if lane.fd < 0 or lane.size > len(self._head) + segments.HEADER_BYTES:
             try:
                 self._rotate(lane)
@@ -483,4 +482,4 @@ class SpoolWriter:
             self.counters[f"written:{tag}"] += 1
         if len(self._waiting) != self.counters["waiting"]:
             self.counters["waiting"] = len(self._waiting)
-            self._tell_losses()
+            self._publish_losses()

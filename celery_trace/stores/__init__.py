@@ -1,12 +1,12 @@
 """
 The store: one SQL schema for SQLite, PostgreSQL and MySQL/MariaDB.
 
-What is named here is imported when it is used: Django's models are made from :mod:`celery_trace.stores.schema` in
-every process of a site, and a traced process loads no SQLAlchemy.
+Names are imported lazily: Django's models use :mod:`celery_trace.stores.schema` in every process of a site, and a
+traced process loads no SQLAlchemy.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery_trace.stores.errors import StoreUnavailable
 
@@ -20,7 +20,7 @@ __all__ = ["Pruned", "Store", "StoreUnavailable", "Written", "open_store"]
 _MODULES = {"Pruned": "pruning", "Store": "store", "Written": "writing", "open_store": "store"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

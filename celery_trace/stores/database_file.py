@@ -1,8 +1,8 @@
 """
-The file of an SQLite store: making it, noticing that it is no longer the one that is open, setting it aside.
+The file of an SQLite store: create it, detect that it was replaced, set a damaged one aside.
 
-SQLite goes on in a file that was deleted or replaced, and in WAL mode does not notice that the header is gone. So
-whoever writes compares the open file with the one at the path.
+SQLite keeps using a file that was deleted or replaced, and in WAL mode does not notice that the header is gone. So
+writers compare the open file with the one at the path.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from celery_trace import private_files
 from celery_trace.stores.errors import StoreUnavailable
 
 _MAGIC = b"SQLite format 3\0"
-#: SQLite keeps these beside a database, under its name with an ending.
+#: Suffixes of the files that SQLite keeps next to a database.
 _BESIDE = ("-shm", "-wal")
-#: So many damaged files are set aside. A disk that damages one after the other needs a person.
+#: Most damaged files that are set aside. A disk that damages more of them needs an administrator.
 MOST_SET_ASIDE = 3
-#: A damaged file is a store of ours if it names one of our tables within so many of its first bytes.
+#: A damaged file is one of our stores if it names one of our tables within this many first bytes.
 _LOOKED_AT_BYTES = 4 * 1024 * 1024
 
 #: Device and inode.
@@ -31,11 +31,11 @@ Identity = tuple[int, int]
 
 class DatabaseFile:
     """
-    One path, and which file stood there when it was opened.
+    A path, and which file was there when it was opened.
 
     Args:
         path: The database file.
-        has_header: Whether the file has a header as soon as it is open; one of Django's may still be empty.
+        has_header: Whether an open file always has a header; a database of Django's may still be empty.
     """
 
     def __init__(self, path: Path, *, has_header: bool) -> None:
@@ -45,7 +45,7 @@ class DatabaseFile:
         self._fd = -1
 
     def look(self) -> Identity | None:
-        """Which file stands at the path now; None if there is none."""
+        """The identity of the file at the path now; None if there is none."""
         try:
             found = os.stat(self.path)
         except OSError:
@@ -53,17 +53,17 @@ class DatabaseFile:
         return found.st_dev, found.st_ino
 
     def opened(self, identity: Identity | None) -> None:
-        """The store is open, and this file stood there before it was; None: it is closed."""
+        """The store was opened, with this file at the path before; None: it was closed."""
         self._opened = identity
         self._fd = -1
 
     @property
     def identity(self) -> Identity | None:
-        """The open file."""
+        """The open file's identity."""
         return self._opened
 
-    def trouble(self) -> str:
-        """What happened to the open file: ``deleted``, ``replaced``, ``damaged``, or nothing."""
+    def problem(self) -> str:
+        """What happened to the open file: ``deleted``, ``replaced``, ``damaged``, or empty."""
         now = self.look()
         if now != self._opened:
             return "deleted" if now is None else "replaced"
@@ -71,15 +71,15 @@ class DatabaseFile:
 
     def _begins_as_a_database(self) -> bool:
         """
-        Whether the header is there.
+        Whether the header is present.
 
-        It is read through SQLite's own descriptor: closing another one would release the locks that this process
-        holds on the file.
+        It is read through SQLite's own descriptor: closing another descriptor would release this process's locks on
+        the file.
         """
         if not self._is_open_as(self._fd):
             self._fd = next((fd for fd in _descriptors() if self._is_open_as(fd)), -1)
         if self._fd < 0:
-            return True  # no connection is open, so SQLite reads the header when it opens the next one
+            return True  # no connection is open, so SQLite reads the header with the next one
         try:
             return os.pread(self._fd, len(_MAGIC), 0) == _MAGIC
         except OSError:
@@ -92,16 +92,16 @@ class DatabaseFile:
             return False
         return (found.st_dev, found.st_ino) == self._opened
 
-    # --- making one
+    # --- creating a file
 
     def make(self) -> None:
         """
-        Make an empty file, 0600, if there is none; SQLite would make it with the user's umask.
+        Create an empty file, 0600, if there is none; SQLite would use the user's umask.
 
-        What SQLite kept beside a file that was deleted goes: it would be taken for the new one's.
+        The WAL and journal of a deleted file are removed: SQLite would apply them to the new file.
 
         Raises:
-            OSError: It can't be made.
+            OSError: The file can't be created.
         """
         if self.path.exists():
             return
@@ -113,27 +113,27 @@ class DatabaseFile:
                 Path(f"{self.path}{ending}").unlink(missing_ok=True)
             os.close(private_files.open_file(self.path, os.O_CREAT | os.O_RDWR))
 
-    # --- setting one aside
+    # --- setting a file aside
 
     def holds_our_tables(self) -> bool:
-        """Whether a file that SQLite can't read is a store of ours. No connection to it may be open."""
+        """Whether a file that SQLite can't read is one of our stores. No connection to it may be open."""
         with contextlib.suppress(OSError), self.path.open("rb") as file:
             return b"celery_trace_" in file.read(_LOOKED_AT_BYTES)
         return False
 
     def set_aside(self, damaged: Identity | None, why: str) -> Path | None:
         """
-        Rename a damaged database with its WAL, so that a new one can be made and this one be repaired.
+        Rename a damaged database with its WAL, so that a new one can be created and this one be repaired.
 
         Args:
-            damaged: The file that is meant. If another one stands there by now, somebody else was quicker.
-            why: What SQLite said of it.
+            damaged: The damaged file. If another file is there by now, another process has renamed it.
+            why: SQLite's error.
 
         Returns:
-            The new name, or None if another file stands there by now.
+            The new name, or None if another file is there by now.
 
         Raises:
-            StoreUnavailable: It can't be renamed, or too many were set aside already.
+            StoreUnavailable: The file can't be renamed, or too many were set aside already.
         """
         try:
             with self._folder_locked():
@@ -148,7 +148,7 @@ class DatabaseFile:
                     )
                 stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
                 target = self.path.with_name(f"{self.path.name}.damaged-{stamp}-{time.time_ns() % 10**9:09d}")
-                for ending in (*_BESIDE, ""):  # the database last: who opens it meanwhile must not find its WAL alone
+                for ending in (*_BESIDE, ""):  # the database last, so that it is never opened without its WAL
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(f"{self.path}{ending}", f"{target}{ending}")
         except OSError as error:
@@ -161,7 +161,7 @@ class DatabaseFile:
 
     @contextlib.contextmanager
     def _folder_locked(self) -> Iterator[None]:
-        """One process at a time: the collector and the monitor may find the same trouble at once."""
+        """One process at a time: collector and monitor may find the same damage at once."""
         fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -171,7 +171,7 @@ class DatabaseFile:
 
 
 def _descriptors() -> list[int]:
-    """This process's open descriptors; none where there is no /proc."""
+    """This process's open descriptors; empty without /proc."""
     try:
         return [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:

@@ -1,4 +1,4 @@
-"""An SQLAlchemy engine for each way to name a store: a URL, or a database of Django's settings."""
+"""SQLAlchemy engines for a store URL or a database of Django's settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DJANGO_BACKENDS = {
     "postgis": "postgresql+psycopg",
     "mysql": "mysql+pymysql",
 }
-#: What Django hands on to libpq from OPTIONS, as far as it says where and how to connect.
+#: The connection parameters that Django passes from OPTIONS to libpq.
 _LIBPQ = frozenset(
     [
         "service",
@@ -60,14 +60,14 @@ _LIBPQ = frozenset(
 
 
 def shown(url: str | URL) -> str:
-    """The address without its secrets, for logs, errors and pages. Nothing else may show an address of a store."""
+    """A store's address without secrets, for logs, errors and pages. Nothing else may show such an address."""
     if url == "django" or str(url).startswith("django:"):
         return str(url)
     try:
         parsed = make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         return "(unreadable address)"
-    if parsed.host and "@" in parsed.host:  # of a password with an @ in it, the end is taken for the host
+    if parsed.host and "@" in parsed.host:  # the end of a password with an @ was parsed as part of the host
         parsed = parsed.set(host=parsed.host.rpartition("@")[2])
     secret = [name for name in parsed.query if _SECRETS.is_secret_name(name) or "pass" in name.lower()]
     parsed = parsed.update_query_dict(dict.fromkeys(secret, "***"))
@@ -76,16 +76,16 @@ def shown(url: str | URL) -> str:
 
 def make_engine(store_url: str) -> Engine:
     """
-    The engine for ``trace_store``; nothing is connected yet.
+    The engine for ``trace_store``; it does not connect yet.
 
     Raises:
-        StoreUnavailable: The address can't be read, or its driver is not installed.
+        StoreUnavailable: The address is invalid, or its driver is not installed.
     """
     if store_url == "django" or store_url.startswith("django:"):
         return _from_url(django_url(store_url), store_url)
     try:
         url = make_url(store_url)
-    except (sa.exc.ArgumentError, ValueError):  # what the error says may be a part of the password
+    except (sa.exc.ArgumentError, ValueError):  # the error may contain part of the password
         raise StoreUnavailable(
             "Can't open the store", "its address is not an SQLAlchemy URL", "Correct trace_store."
         ) from None
@@ -93,22 +93,22 @@ def make_engine(store_url: str) -> Engine:
 
 
 def _with_driver(url: URL) -> URL:
-    """With the driver that we install and know, also where an application's own address names another one."""
+    """The URL with the driver that we install, also if an application's own address names another."""
     backend = url.drivername.partition("+")[0]
     return url.set(drivername=_DRIVERS[backend][0]) if backend in _DRIVERS else url
 
 
 def _from_url(url: URL, store_url: str) -> Engine:
     backend = url.get_backend_name()
-    arguments: dict[str, Any] = {"pool_pre_ping": True}
-    connect: dict[str, Any] = {}
+    arguments: dict[str, object] = {"pool_pre_ping": True}
+    connect: dict[str, object] = {}
     if backend == "sqlite":
         arguments.pop("pool_pre_ping")
         connect = {"check_same_thread": False}
         if "timeout" not in url.query:
             connect["timeout"] = BUSY_S
     elif backend == "postgresql":
-        # A prepared plan made while a table was empty would scan it when it has grown.
+        # A plan prepared while a table was empty would scan it after it has grown.
         connect = {"connect_timeout": 5, "application_name": "celery-trace", "prepare_threshold": None}
         arguments["isolation_level"] = "READ COMMITTED"
     elif backend in {"mysql", "mariadb"}:
@@ -125,26 +125,26 @@ def _from_url(url: URL, store_url: str) -> Engine:
         advice = f'pip install "celery-trace[{extra}]"' if extra else "Use sqlite, postgresql, mysql or mariadb."
         raise StoreUnavailable(f"Can't open the store {shown(store_url)}", str(error), advice) from None
     if backend == "sqlite":
-        _teach_sqlite(engine, wal=is_ours_alone(engine, store_url))
+        _configure_sqlite(engine, wal=is_ours_alone(engine, store_url))
     return engine
 
 
 def is_ours_alone(engine: Engine, store_url: str) -> bool:
-    """Whether the store is an SQLite file of its own that may be written; Django's stays as its owner chose it."""
+    """Whether the store is its own SQLite file, which we may configure; a Django database belongs to the project."""
     database = engine.url.database
     writable = not store_url.startswith("django") and "mode=ro" not in store_url
     return engine.dialect.name == "sqlite" and writable and database not in (None, "", ":memory:")
 
 
-def _teach_sqlite(engine: Engine, *, wal: bool) -> None:
-    """WAL, so that readers never wait; transactions that begin where we say, writers at once with the lock."""
+def _configure_sqlite(engine: Engine, *, wal: bool) -> None:
+    """Use WAL, so that readers never wait, and explicit transactions in which writers lock at once."""
 
     path = sqlite_path(engine)
-    path = path.absolute() if path is not None else None  # now: the working directory may change
+    path = path.absolute() if path is not None else None  # the working directory may change later
 
     @sa.event.listens_for(engine, "do_connect")
     def refuse_to_make(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
-        # A file that was deleted meanwhile is made anew by us and not by SQLite, which would give it other rights.
+        # We recreate a deleted file ourselves, as SQLite would give it other permissions.
         if path is not None:
             arguments[0] = f"file:{quote(str(path))}?mode=rw"
             options["uri"] = True
@@ -154,7 +154,7 @@ def _teach_sqlite(engine: Engine, *, wal: bool) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes too late for a consistent read
         cursor = connection.cursor()
         if wal:
-            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file; one with tables stays as it is
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # affects new files only
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA cache_size=-32000")
@@ -169,10 +169,10 @@ def _teach_sqlite(engine: Engine, *, wal: bool) -> None:
 
 def prepare_sqlite_file(file: DatabaseFile | None, address: str, *, create: bool) -> None:
     """
-    Make the database file if there is none.
+    Create the database file if there is none.
 
     Raises:
-        StoreUnavailable: It can't be made, or it is missing and should not be made.
+        StoreUnavailable: It can't be created, or it is missing and ``create`` is False.
     """
     if file is None or file.path.exists():
         return
@@ -194,10 +194,10 @@ def prepare_sqlite_file(file: DatabaseFile | None, address: str, *, create: bool
 
 
 def sqlite_path(engine: Engine) -> Path | None:
-    """The database file, where there is one."""
+    """The path of an SQLite database file; None for other databases."""
     name = engine.url.database
     if engine.dialect.name != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
-        return None  # a file: address says itself how it is to be opened
+        return None  # a file: address has its own options
     return Path(name)
 
 
@@ -229,7 +229,7 @@ def django_url(store_url: str) -> URL:
     driver = _DJANGO_BACKENDS.get(backend) or _driver_of_a_wrapper(alias)
     if driver is None:
         raise StoreUnavailable(
-            what, f"its ENGINE {database.get('ENGINE')!r} has no counterpart here", "Use sqlite3, postgresql or mysql."
+            what, f"its ENGINE {database.get('ENGINE')!r} is not supported", "Use sqlite3, postgresql or mysql."
         )
     name = str(database.get("NAME") or "")
     if driver == "sqlite":
@@ -258,7 +258,7 @@ def django_url(store_url: str) -> URL:
 
 
 def _driver_of_a_wrapper(alias: str) -> str | None:
-    """Many packages (for metrics, tenants, pools) bring an ENGINE of their own around one of Django's."""
+    """Many packages (for metrics, tenants, pools) have their own ENGINE around one of Django's."""
     from django.core.exceptions import ImproperlyConfigured
     from django.db import connections
 
@@ -269,10 +269,10 @@ def _driver_of_a_wrapper(alias: str) -> str | None:
     return {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}.get(vendor)
 
 
-def _mysql_query(options: Mapping[str, Any]) -> dict[str, str]:
-    """Django's OPTIONS for mysqlclient, as SQLAlchemy writes the same for PyMySQL."""
+def _mysql_query(options: Mapping[str, object]) -> dict[str, str]:
+    """Translate Django's OPTIONS for mysqlclient into SQLAlchemy's query for PyMySQL."""
     query = {name: str(options[name]) for name in ("unix_socket", "charset", "init_command") if options.get(name)}
-    # mysqlclient takes them from the file; PyMySQL reads the same one.
+    # mysqlclient reads them from the file; PyMySQL can read the same one.
     query |= {name: str(options[name]) for name in ("read_default_file", "read_default_group") if options.get(name)}
     ssl = options.get("ssl")
     if isinstance(ssl, Mapping):

@@ -1,4 +1,4 @@
-"""Refusals of the store."""
+"""Errors of the store."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ class StoreUnavailable(Unavailable):
 
 
 class Interrupted(Exception):
-    """Another writer was quicker with the same rows; the whole write is tried again."""
+    """Another writer changed the same rows first; the whole write is retried."""

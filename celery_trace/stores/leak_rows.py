@@ -1,18 +1,18 @@
 """
-The leak table's rows, computed from the windows of a name when new ones have arrived.
+The leak table's rows, recomputed from the windows of a name when new windows arrive.
 
 :func:`celery_trace.heap.leaks.leak_table` is a pure function of windows. Computing it for every reader would take
-longer with every window that is kept, so its result stands in a table and is computed anew for the names that changed.
+longer with every stored window, so its result is stored in a table and recomputed for names that changed.
 
-Between its windows a leak goes on, for hours when all is known of it. So the runs of what grows are counted on from
-the totals: the columns hold them, and the payload what the windows say.
+A leak goes on between its windows, for hours once all about it is known. So the runs of growing rows are updated from
+the totals: the columns hold these counts, and the payload those of the windows.
 """
 
 from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import sqlalchemy as sa
@@ -26,20 +26,23 @@ from celery_trace.stores.mapping import Row, TableOf
 from celery_trace.stores.statements import upsert
 from celery_trace.stores.store import Store
 
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
+
 _LEAKS = TableOf(schema.leaks, Leak)
 
-#: The newest windows of one name that are looked at: about a hundred investigations.
+#: The newest windows of one name that are read: about a hundred investigations.
 MOST_WINDOWS = 400
 
-#: How often the runs of what grows are counted on by who writes the records, seconds.
+#: How often the writer of records updates the runs of growing rows, seconds.
 COUNT_ON_EVERY_S = 5.0
-#: Rows whose runs are counted on, the most urgent ones.
+#: Most rows whose run counts are updated, the most urgent ones.
 MOST_COUNTED = 200
 
-#: Of the runs that there were, the share that has to have kept something for all of them to count.
+#: The share of runs that must have retained something for all runs to count.
 _NEARLY = 0.95
 
-#: The order of the table: what needs attention first.
+#: The table's order: the most urgent rows first.
 RANKS = {
     Verdict.LEAKING: 0,
     Verdict.GROWING: 1,
@@ -49,7 +52,7 @@ RANKS = {
 }
 
 
-#: Verdicts of what is counted on.
+#: Verdicts of rows whose run counts are updated.
 _GOES_ON = frozenset({Verdict.LEAKING, Verdict.GROWING})
 
 
@@ -67,14 +70,14 @@ def windows_of(connection: sa.Connection, kind: str, name: str, limit: int = MOS
 
 def refresh(store: Store, *, most_s: float = 0.5) -> int:
     """
-    Bring the rows of changed names up to date; what does not fit in the time stays for the next call.
+    Recompute the rows of changed names. Names that don't fit in the time limit are left for the next call.
 
     Args:
-        store: The store. One that can only be read is left as it is.
-        most_s: No further name is begun after this many seconds.
+        store: The store. A read-only one is left unchanged.
+        most_s: Time limit, seconds: no further name is started after it.
 
     Returns:
-        How many names were computed.
+        The number of recomputed names.
     """
     state = tables.leak_state
     with store.reading() as connection:
@@ -89,8 +92,8 @@ def refresh(store: Store, *, most_s: float = 0.5) -> int:
         try:
             _refresh_name(store, row)
         except StoreUnavailable:
-            break  # the reader still gets what stands there
-        except Exception as error:  # a mistake of ours about one name; the others are not to wait behind it
+            break  # the reader gets the stored rows
+        except Exception as error:  # a bug with one name must not hold up the others
             report(f"computing the leaks of {row.name}", error)
             store.in_transaction(partial(_forget, row=row))
         done += 1
@@ -99,15 +102,15 @@ def refresh(store: Store, *, most_s: float = 0.5) -> int:
     return done
 
 
-def _runs_by_now(connection: sa.Connection, known: Leak, now_s: float) -> int:
+def _runs_so_far(connection: sa.Connection, known: Leak, now_s: float) -> int:
     """
-    How many runs of a leak's name there were, as far as windows and totals tell: the greater of two counts.
+    The number of runs of a leak's name according to windows and totals: the larger of two counts.
 
-    One is of all runs since the five minutes in which it was first seen: those of processes too that ended before they
-    looked, or never did. The other goes on from the windows, which know of runs before that: of the five minutes in
-    which the latest came, all runs count that the windows do not know if they saw the name's first run then too,
-    and otherwise those in proportion to the time. Only the other holds where some runs kept nothing, as the leak
-    was mended for a while.
+    The first counts all runs since the five minutes in which the leak was first seen, including runs in processes that
+    ended before a look or never looked. The second continues from the windows, which know earlier runs: from the
+    five minutes of the latest window it counts all runs that the windows don't include if they saw the name's first
+    run in the same five minutes, and otherwise a share by time. Where some runs retained nothing, because the leak
+    was fixed for a while, only the second is used.
     """
     totals = tables.totals
     first_s = int(known.first_seen) // Rollup.BUCKET_S * Rollup.BUCKET_S
@@ -132,16 +135,16 @@ def _runs_by_now(connection: sa.Connection, known: Leak, now_s: float) -> int:
     return max(from_windows, all_runs) if every_run_kept else from_windows
 
 
-def count_on(store: Store, *, most_s: float = 0.1) -> int:
+def update_run_counts(store: Store, *, most_s: float = 0.1) -> int:
     """
-    Add to the rows of what grows the runs since their latest window.
+    Add the runs since their latest window to growing rows.
 
     Args:
         store: The store.
-        most_s: No further name is looked at after this many seconds.
+        most_s: Time limit, seconds: no further name is started after it.
 
     Returns:
-        How many rows changed.
+        The number of changed rows.
 
     Raises:
         StoreUnavailable: The store can't be read or written.
@@ -149,13 +152,13 @@ def count_on(store: Store, *, most_s: float = 0.1) -> int:
     table = tables.leaks
     growing = sa.select(table).where(table.c.rank <= RANKS[Verdict.GROWING])
     now_s, until_s = store.clock.now_s(), time.monotonic() + most_s
-    changed: list[dict[str, Any]] = []
+    changed: list[dict[str, object]] = []
     with store.reading() as connection:
         for row in connection.execute(growing.order_by(table.c.rank, table.c.id).limit(MOST_COUNTED)).all():
             if time.monotonic() > until_s:
                 break
             known = _LEAKS.record(row)
-            runs, total = _counted(known, _runs_by_now(connection, known, now_s))
+            runs, total = _counted(known, _runs_so_far(connection, known, now_s))
             if runs > row.runs:
                 changed.append(
                     {
@@ -166,7 +169,7 @@ def count_on(store: Store, *, most_s: float = 0.1) -> int:
                     }
                 )
     if changed:
-        # A row that has a newer window by now is left as it is.
+        # A row that has a newer window by now is left unchanged.
         mine = (table.c.id == sa.bindparam("of_id")) & (table.c.last_seen_s == sa.bindparam("of_seen_s"))
         update = sa.update(table).where(mine)
         update = update.values(runs=sa.bindparam("now_runs"), kept_bytes_total=sa.bindparam("now_total"))
@@ -174,13 +177,13 @@ def count_on(store: Store, *, most_s: float = 0.1) -> int:
     return len(changed)
 
 
-def _forget(connection: sa.Connection, row: Any) -> None:
-    """Take the mark off a name, unless more windows came meanwhile."""
+def _forget(connection: sa.Connection, row: AnyRow) -> None:
+    """Remove a name's mark, unless more windows arrived meanwhile."""
     state = tables.leak_state
     connection.execute(sa.delete(state).where(state.c.id == row.id, state.c.username == row.username))
 
 
-def _refresh_name(store: Store, due: Any) -> None:
+def _refresh_name(store: Store, due: AnyRow) -> None:
     from celery_trace.heap.leaks import leak_table
 
     now_s = store.clock.now_s()
@@ -193,12 +196,12 @@ def _refresh_name(store: Store, due: Any) -> None:
         for found in leak_table(windows_of(connection, due.kind, due.name), now_s=now_s):
             old = known.get(found.id)
             leak = _seen_since(found, old) if old is not None else found
-            by_now = _runs_by_now(connection, leak, now_s) if leak.verdict in _GOES_ON else leak.runs
+            by_now = _runs_so_far(connection, leak, now_s) if leak.verdict in _GOES_ON else leak.runs
             runs[leak.id] = max(by_now, int(old.runs) if old is not None else 0)
             leaks.append(leak)
 
     def replace_rows(connection: sa.Connection) -> None:
-        # If more windows came meanwhile the mark has another stamp, stays, and the name is computed once more.
+        # If more windows arrived meanwhile, the mark has another timestamp and stays: the name is computed again.
         _forget(connection, due)
         keep = [leak.id for leak in leaks]
         stale = sa.delete(table).where(table.c.name == due.name, table.c.kind == due.kind)
@@ -208,8 +211,8 @@ def _refresh_name(store: Store, due: Any) -> None:
     store.in_transaction(replace_rows)
 
 
-def _seen_since(leak: Leak, row: Any) -> Leak:
-    """A leak that began when its row says, if that is earlier: of very many windows only the newest are read."""
+def _seen_since(leak: Leak, row: AnyRow) -> Leak:
+    """The leak with the row's start if that is earlier, as only the newest windows are read."""
     known = _LEAKS.record(row)
     if known.first_seen >= leak.first_seen:
         return leak
@@ -219,18 +222,18 @@ def _seen_since(leak: Leak, row: Any) -> Leak:
 
 
 def _counted(leak: Leak, runs: int) -> tuple[int, int]:
-    """Runs and bytes of a leak in all, when there were so many runs."""
+    """A leak's total runs and bytes for this number of runs."""
     runs = max(runs, leak.runs)
     return runs, leak.kept_bytes_total + leak.kept_bytes_per_run * (runs - leak.runs)
 
 
 def leak_row(leak: Leak, runs: int = 0, **more: object) -> Row:
     """
-    A leak's row.
+    The row of a leak.
 
     Args:
-        leak: The leak, as its windows tell of it.
-        runs: So many runs there were in all, if those are more than its windows say.
+        leak: The leak as computed from its windows.
+        runs: The total number of runs, if larger than the windows' count.
         more: Other values of columns.
     """
     runs, total = _counted(leak, runs)
@@ -244,8 +247,8 @@ def leak_row(leak: Leak, runs: int = 0, **more: object) -> Row:
     )
 
 
-def leak(row: Any, now_s: float) -> Leak:
-    """The leak that stands in a row, with what was counted on by now (seconds since the epoch)."""
+def leak(row: AnyRow, now_s: float) -> Leak:
+    """The leak in a row, with its updated run counts; ``now_s`` is seconds since the epoch."""
     known = _LEAKS.record(row)
     if row.runs <= known.runs:
         return known
@@ -259,9 +262,9 @@ def leak(row: Any, now_s: float) -> Leak:
 
 def _spread(samples: list[tuple[float, int]], total: int) -> list[tuple[float, int]]:
     """
-    The samples of what grows no more, as they are when they come to a total.
+    Scale the samples of a leak that has stopped growing to a total.
 
-    What was counted on while it grew lies somewhere between its windows, and not at the end where it stood still.
+    The runs added while it grew belong between its windows, not at the end where it no longer grew.
     """
     last = samples[-1][1]
     return [(at_s, round(kept * (total / last))) for at_s, kept in samples] if last > 0 else samples

@@ -1,8 +1,8 @@
 """
-Which store this is, and which ones were lost before it.
+The store's id, and the stores that were lost before it.
 
-A store has an id, so that a collector notices that its records went to another one, and knows what became of the
-store that stood at its place before: both stand among its facts (the table ``meta``).
+By its id a collector notices that its records went to another store. The store also records what became of earlier
+stores at its place. Both are in the table ``meta``.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from celery_trace.stores.statements import insert_new, upsert
 
 _ID = "store_id"
 _LOST = "lost:"
-#: So many losses are shown, the newest ones.
+#: The newest losses that are shown.
 MOST_LOST = 20
 
 
 def read_id(connection: sa.Connection) -> str:
-    """The store's id; empty for one that an older version made, until somebody writes to it."""
+    """The store's id; empty in a store of an older version until the first write."""
     wanted = sa.select(tables.meta.c.value).where(tables.meta.c.id == _ID)
     return str(connection.execute(wanted).scalar() or "")
 
 
 def give_id(connection: sa.Connection) -> str:
-    """The store's id, made if it has none."""
+    """The store's id, created if it has none."""
     insert_new(connection, tables.meta, [{"id": _ID, "value": new_id()}])
     return read_id(connection)
 
 
 def records(connection: sa.Connection) -> int:
-    """How many records it holds."""
+    """The number of records in the store."""
     table = tables.tallies
     wanted = sa.select(sa.func.coalesce(sa.func.sum(table.c.value), 0)).where(table.c.id.like("rows:%"))
     return int(connection.execute(wanted).scalar_one())
 
 
 def note(connection: sa.Connection, id: str, lost: LostStore) -> None:
-    """Keep what is known of the store that stood here before; ``id`` is its own, if that is known."""
+    """Record the loss of the store that was here before; ``id`` is that store's id, if known."""
     key = _LOST + (id or stable_id("lost", repr(lost.at)))
     if insert_new(connection, tables.meta, [{"id": key, "value": text(lost)}]):
         return
-    # Several may find the same damage at once: whoever has set the file aside knows most, and may come last.
+    # Several processes may find the same damage: the one that set the file aside knows most, and may come last.
     known = connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.id == key)).scalar_one()
     if lost.set_aside and not msgspec.json.decode(known, type=LostStore).set_aside:
         upsert(connection, tables.meta, [{"id": key, "value": text(lost)}])
 
 
 def lost(connection: sa.Connection) -> list[LostStore]:
-    """The stores that stood here before, the one lost last first."""
+    """The stores that were here before, the latest loss first."""
     meta = tables.meta
     wanted = sa.select(meta.c.value).where(meta.c.id >= _LOST, meta.c.id < _LOST[:-1] + ";")
     found = [msgspec.json.decode(value, type=LostStore) for value in connection.execute(wanted).scalars()]
@@ -60,12 +60,12 @@ def lost(connection: sa.Connection) -> list[LostStore]:
 
 
 def sentence(lost: LostStore) -> str:
-    """What happened, for a log, a page and the doctor."""
+    """A loss in words, for the log, the page and the doctor."""
     what = {
-        "deleted": "The store's file was deleted while it was in use",
-        "replaced": "The store was emptied or replaced by another one while it was in use",
+        "deleted": "The store's file was deleted while in use",
+        "replaced": "The store was emptied or replaced while in use",
     }.get(lost.why, "The store's file was damaged")
-    held = f"; {lost.records} records were in it" if lost.records is not None else ""
+    held = f"; it had {lost.records} records" if lost.records is not None else ""
     kept = f" It is kept as {lost.set_aside}." if lost.set_aside else ""
-    made = "" if lost.why == "replaced" else " A new one was made."
-    return f"{what}{held}.{made}{kept} What is still in the spool is sent again."
+    made = "" if lost.why == "replaced" else " A new one was created."
+    return f"{what}{held}.{made}{kept} Records still in the spool are sent again."

@@ -1,4 +1,4 @@
-"""Records become rows, and rows records, as the columns of :mod:`celery_trace.stores.schema` say."""
+"""Maps records to rows and back, by the columns of :mod:`celery_trace.stores.schema`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from operator import attrgetter, itemgetter
 from types import NoneType, UnionType
-from typing import Any, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 import msgspec
 from msgspec import NODEFAULT, Struct
@@ -14,6 +14,9 @@ from msgspec.structs import FieldInfo
 
 from celery_trace.stores import schema
 from celery_trace.stores.payloads import squeeze, unsqueeze
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 Row = dict[str, Any]
 T = TypeVar("T", bound=Struct)
@@ -24,39 +27,39 @@ _SCALARS = (str, int, float, bool, NoneType)
 
 
 def text(value: object) -> str:
-    """JSON as text, for columns that are shown as a whole."""
+    """A value as JSON text, for columns that are read as a whole."""
     return _encoder.encode(value).decode()
 
 
 class TableOf(Generic[T]):
     """
-    How a table holds structs of one class.
+    The mapping between a table and structs of one class.
 
     Args:
         table: The table.
         record: The class.
-        view: Objects of the class are made from some of the columns, and never written.
+        view: Objects of the class are read from some of the columns and never written.
 
     Raises:
-        TypeError: A column holds no field of the class.
+        TypeError: A column is not a field of the class.
     """
 
     def __init__(self, table: schema.Table, record: type[T], *, view: bool = False) -> None:
         self.table = table
         self.kind = record
         self._extra: Row = {}
-        held: list[_Held] = []
+        held: list[_FieldColumn] = []
         self._payload: _Payload[T] | None = None
         for column in table.columns:
             path = _path(column, record)
             if column.type == schema.BLOB:
                 self._payload = None if view else _Payload(column, record)
             elif path:
-                held.append(_Held(column, path, record))
+                held.append(_FieldColumn(column, path, record))
             elif view or column.extra:
                 self._extra[column.name] = column.empty
             else:
-                raise TypeError(f"{table.name}.{column.name} holds no field of {record.__name__}")
+                raise TypeError(f"{table.name}.{column.name} is not a field of {record.__name__}")
         at_once = [one for one in held if not one.optional]
         self._written = tuple(one.column.name for one in at_once)
         self._values: Callable[[T], tuple[Any, ...]] = attrgetter(*(one.path for one in at_once))
@@ -64,12 +67,12 @@ class TableOf(Generic[T]):
         self._apart = [(one.column.name, one.value) for one in held if one.optional]
 
         read = [one for one in held if one.is_read]
-        #: The columns that a record is made from, in the order of :meth:`of_values`.
+        #: The columns that a record is read from, in the order of :meth:`of_values`.
         self.columns: tuple[str, ...] = tuple(one.column.name for one in read)
         self._named: _Convert = itemgetter(*self.columns)
         self._keys = tuple(one.column.name if one.part else one.field for one in read)
         self._readers = [(key, one.read) for key, one in zip(self._keys, read, strict=True) if one.read]
-        self._nested: dict[str, list[_Held]] = {}
+        self._nested: dict[str, list[_FieldColumn]] = {}
         for one in read:
             if one.part:
                 self._nested.setdefault(one.field, []).append(one)
@@ -80,7 +83,7 @@ class TableOf(Generic[T]):
 
         Args:
             record: The record.
-            extra: Values of columns that it does not have, or has otherwise.
+            extra: Values of columns that the record lacks or that differ.
         """
         row = dict(zip(self._written, self._values(record), strict=True))
         for name, write in self._writers:
@@ -91,13 +94,13 @@ class TableOf(Generic[T]):
             row[self._payload.column] = self._payload.squeezed(record)
         return row | self._extra | extra
 
-    def record(self, row: Any, **extra: object) -> T:
+    def record(self, row: AnyRow, **extra: object) -> T:
         """
         The record in a row.
 
         Args:
-            row: What a statement found, with the columns that the record is made from.
-            extra: Fields that do not stand in the row.
+            row: A result row with the columns that the record is read from.
+            extra: Fields that are not in the row.
         """
         if self._payload is None:
             return self.of_values(self._named(row._mapping), **extra)
@@ -106,12 +109,12 @@ class TableOf(Generic[T]):
         parts = self._payload.read(row.payload)
         return self.of_values(self._named(row._mapping), **msgspec.structs.asdict(parts), **extra)
 
-    def records(self, rows: Iterable[Any]) -> list[T]:
+    def records(self, rows: Iterable[AnyRow]) -> list[T]:
         """The records in rows."""
         return [*map(self.record, rows)]
 
     def of_values(self, values: Sequence[object], **extra: object) -> T:
-        """The record in values of :attr:`columns`: a page has thousands, and by place is faster than by name."""
+        """The record from values of :attr:`columns`. A page has thousands, and access by index is fastest."""
         given: Row = dict(zip(self._keys, values, strict=False))
         for key, read in self._readers:
             given[key] = read(given[key])
@@ -120,7 +123,7 @@ class TableOf(Generic[T]):
         return self.kind(**given, **extra)
 
 
-class _Held:
+class _FieldColumn:
     """A column that holds a field of a class, or an attribute of such a field (its ``part``)."""
 
     def __init__(self, column: schema.Column, path: str, record: type[Struct]) -> None:
@@ -128,11 +131,11 @@ class _Held:
         self.path = path
         self.field, _, self.part = path.partition(".")
         field = _fields(record).get(self.field)
-        #: A property is written, and not read.
+        #: A property is written but not read.
         self.is_read = field is not None
         self._outer: Any
         self._outer, optional = _kind(field.type) if field is not None else (str, False)
-        #: The part of something that may be missing.
+        #: Whether it is a part of an optional field.
         self.optional = optional and bool(self.part)
         if self.part and field is not None:
             field = _fields(self._outer)[self.part]
@@ -154,19 +157,19 @@ class _Held:
             self.read = _json(field)
 
     def _take_in_outer(self) -> None:
-        """A part that is all there is of its outer thing stands for it."""
+        """Merge with the outer field if this part is all of it."""
         outer, read = self._outer, self.read
         self.read = (lambda value: outer(read(value))) if read else outer
         self.part = ""
 
     def value(self, record: Struct) -> object:
-        """What the column holds of a record: of one that lacks the outer thing, nothing."""
+        """The column's value for a record; None if the outer field is None."""
         outer = getattr(record, self.field)
         found = self.column.empty if outer is None else getattr(outer, self.part)
         return self.write(found) if self.write else found
 
     def together(self, parts: Row) -> Struct | None:
-        """The outer thing from all its parts; None where it may be missing and all of them are empty."""
+        """The outer field from all its parts; None if it is optional and all parts are empty."""
         if self.optional and not any(parts.values()):
             return None
         whole: Struct = self._outer(**parts)
@@ -188,7 +191,7 @@ class _Payload(Generic[T]):
         self._decode = msgspec.json.Decoder(self._class).decode
 
     def squeezed(self, record: T) -> bytes | None:
-        """The payload; None if the fields have nothing to say."""
+        """The payload; None if the fields have only default values."""
         if self.is_whole:
             return squeeze(_encoder.encode(record))
         json = _encoder.encode(self._class(*(getattr(record, name) for name in self._parts)))
@@ -204,7 +207,7 @@ def _fields(record: type[Struct]) -> Mapping[str, FieldInfo]:
 
 
 def _path(column: schema.Column, record: type[Struct]) -> str:
-    """Where the class has what the column holds; empty if it has it nowhere."""
+    """The attribute path of a column's value in the class; empty if there is none."""
     if column.field and hasattr(record, column.field.partition(".")[0]):
         return column.field
     fields = _fields(record)
@@ -230,7 +233,7 @@ def _text_or_nothing(value: object) -> str:
 
 
 class _Words(dict[str, Enum]):
-    """The members of an enumeration by their values."""
+    """The members of an enumeration by value."""
 
     def __init__(self, kind: type[Enum]) -> None:
         super().__init__((member.value, member) for member in kind)

@@ -1,4 +1,4 @@
-"""Bring a store's tables to the version that this program knows, forward only, with one starter at a time."""
+"""Migrates a store's tables to the version that this program knows: forward only, one process at a time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-#: The revision that this version of the program reads and writes: that of the last migration.
+#: The revision that this version of the program reads and writes: the last migration.
 HEAD = max(file.stem[1:5] for file in (_MIGRATIONS / "versions").glob("v*.py"))
 
-#: Alembic's context is one for the process: two stores that were migrated at once would mix theirs up.
+#: Alembic's context is global to the process: two stores must not be migrated at once.
 _one_at_a_time = threading.Lock()
 _LOCK_NAME = "celery_trace_migration"
 _LOCK_NUMBER = 0x63745F6D  # the same as a number, for PostgreSQL
 
 
 def version(connection: sa.Connection) -> str | None:
-    """The tables' revision; ``django`` if an older version's Django migrations made them; None if there are none."""
+    """The tables' revision; ``django`` if Django migrations of an older version made them; None without tables."""
     inspector = sa.inspect(connection)
     if inspector.has_table(schema.VERSION_TABLE):
         # The table's name is a constant.
@@ -37,7 +37,7 @@ def version(connection: sa.Connection) -> str | None:
 
 
 def _migrated_by_django(connection: sa.Connection) -> bool:
-    """Whether ``manage.py migrate`` looks after these tables."""
+    """Whether ``manage.py migrate`` manages these tables."""
     if not sa.inspect(connection).has_table("django_migrations"):
         return False
     ours = sa.text("SELECT COUNT(*) FROM django_migrations WHERE app = 'django_bridge'")
@@ -46,10 +46,10 @@ def _migrated_by_django(connection: sa.Connection) -> bool:
 
 def refuse_if_newer(connection: sa.Connection, address: str) -> None:
     """
-    Another host may have been updated, and have migrated the tables, while this one had the store open.
+    Check the version again: another, updated host may have migrated the tables while this one had the store open.
 
     Raises:
-        StoreUnavailable: They are newer than this program.
+        StoreUnavailable: The tables are newer than this program.
     """
     found = version(connection)
     if found is not None and found != "django" and found > HEAD:
@@ -62,11 +62,11 @@ def refuse_if_newer(connection: sa.Connection, address: str) -> None:
 
 def bring_up_to_date(engine: Engine, address: str, *, create: bool, by_django: bool) -> None:
     """
-    Check the tables' version, and migrate where they are older or missing.
+    Check the tables' version, and migrate tables that are older or missing.
 
     Raises:
-        StoreUnavailable: They are newer; or older or missing, and that is not ours to mend (we only read, or Django
-            migrates them).
+        StoreUnavailable: They are newer; or they are older or missing and we must not migrate them (we only read,
+            or Django migrates them).
     """
     what = f"Can't use the store {address}"
     with engine.connect() as connection:
@@ -80,7 +80,7 @@ def bring_up_to_date(engine: Engine, address: str, *, create: bool, by_django: b
         raise StoreUnavailable(what, why, "Run: python manage.py migrate django_bridge")
     if found is None and not create:
         raise StoreUnavailable(
-            what, "it holds no tables of celery-trace yet", "Start a worker with CELERY_TRACE=1; it makes them."
+            what, "it has no tables of celery-trace yet", "Start a worker with CELERY_TRACE=1; it creates them."
         )
     if not create:
         raise StoreUnavailable(
@@ -92,7 +92,7 @@ def bring_up_to_date(engine: Engine, address: str, *, create: bool, by_django: b
 
 
 def _configuration(written: TextIO | None = None, **attributes: object) -> Config:
-    # Alembic is imported here and not above: it takes 21 MB, and nearly every start finds the tables as they should be.
+    # Alembic takes 21 MB, and nearly every start finds the tables up to date: import it only when needed.
     from alembic.config import Config
 
     configuration = Config(output_buffer=written)
@@ -103,10 +103,10 @@ def _configuration(written: TextIO | None = None, **attributes: object) -> Confi
 
 def statements(revision: str, dialect: str) -> list[str]:
     """
-    What brings the tables from the revision before to this one, for whoever runs it on a connection of their own.
+    The SQL that migrates the tables from the previous revision to this one, for callers with their own connection.
 
     Args:
-        revision: Such as ``0002``; the first one makes the tables.
+        revision: Such as ``0002``; the first one creates the tables.
         dialect: SQLAlchemy's name of the database.
     """
     from alembic import command
@@ -118,7 +118,7 @@ def statements(revision: str, dialect: str) -> list[str]:
         command.upgrade(configuration, f"{before:04}:{revision}" if before else revision, sql=True)
     lines = (line for line in written.getvalue().splitlines() if not line.startswith("--"))
     found = [one.strip() for one in "\n".join(lines).split(";\n")]
-    # Alembic's own count of revisions relies on the table for it, which older databases of Django do not have.
+    # Alembic expects its version table, which older Django databases don't have.
     return [one for one in found if one and schema.VERSION_TABLE not in one] + [
         f"CREATE TABLE IF NOT EXISTS {schema.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
         f"DELETE FROM {schema.VERSION_TABLE}",  # noqa: S608 - a constant
@@ -131,7 +131,7 @@ def _upgrade(engine: Engine) -> None:
 
     dialect = engine.dialect.name
     with _one_at_a_time, engine.connect().execution_options(writing=True) as connection:
-        if dialect in {"mysql", "mariadb"}:  # DDL commits there, so the lock belongs to the connection
+        if dialect in {"mysql", "mariadb"}:  # DDL commits there, so the lock is held by the connection
             connection.execute(sa.text("SELECT GET_LOCK(:name, 60)"), {"name": _LOCK_NAME})
             connection.commit()
         try:

@@ -1,9 +1,8 @@
 """
-The bytes in a row's ``payload``: a record's JSON, compressed by itself or against one that is much like it.
+The bytes in a row's ``payload``: a record's JSON, compressed alone or against a similar record.
 
-Failures of a group look alike: the same frames, and nearly the same values. Compressed with such a record as the
-dictionary, what is left of one is what it has of its own. No database is needed here: the store and Django's admin
-both read payloads.
+Failures of a group are alike: the same frames, and nearly the same values. With a similar record as zlib's dictionary,
+only the differences are stored. This module needs no database: the store and Django's admin both read payloads.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from typing import Final
 
 #: Below this, compressing costs more than it saves.
 COMPRESS_FROM_BYTES: Final = 400
-#: JSON begins with a brace and zlib with an x; a difference with this.
+#: The first byte of a difference; JSON begins with a brace and zlib with an x.
 _DIFFERENCE: Final = b"\x01"
-#: A record is compressed in slices of this size, each with the part of the other one that is about as far from the
-#: beginning: zlib looks back no further than its window, and captures may be eight times as long.
+#: A record is compressed in slices of this size, each with the part of the other record at about the same offset:
+#: zlib's window is limited, and captures may be eight times as long.
 _SLICE_BYTES: Final = 16 * 1024
 _AROUND_BYTES: Final = 8 * 1024 - 256
 _LEVEL: Final = 6
-#: A difference is worth its while below this share of what the record would take by itself.
+#: A difference is used only below this share of the record's own compressed size.
 _WORTH: Final = 0.6
 
 
@@ -30,7 +29,7 @@ def squeeze(payload: bytes) -> bytes:
 
 
 def unsqueeze(payload: bytes) -> bytes:
-    """The JSON that :func:`squeeze` took."""
+    """The JSON that was passed to :func:`squeeze`."""
     return payload if payload[:1] in (b"{", b"[") else zlib.decompress(payload)
 
 
@@ -39,7 +38,7 @@ def is_difference(payload: bytes) -> bool:
     return payload[:1] == _DIFFERENCE
 
 
-class Base:
+class DeltaBase:
     """
     A record that others are compressed against.
 
@@ -54,7 +53,7 @@ class Base:
         self._share = len(squeeze(json)) / len(json) * _WORTH
 
     def difference(self, json: bytes) -> bytes | None:
-        """Another record against this one; None if the two are not alike."""
+        """Another record compressed against this one; None if the two are not similar."""
         squeezed = [_DIFFERENCE]
         for start in range(0, len(json), _SLICE_BYTES):
             squeezer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=self._around(start))

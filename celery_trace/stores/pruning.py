@@ -1,8 +1,8 @@
 """
-Remove what is old, in small batches.
+Remove old rows, in small batches.
 
-Each batch is a transaction of its own, so a writer waits for one batch at most. Old rows are found over the index on
-their time, never by counting a table; the running sums are corrected in the same transaction.
+Each batch is its own transaction, so a writer waits for one batch at most. Old rows are found by the index on their
+time, never by counting a table; the running sums are corrected in the same transaction.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import sqlalchemy as sa
 from msgspec import Struct, field
@@ -21,6 +21,9 @@ from celery_trace.model import stable_id
 from celery_trace.settings import Settings
 from celery_trace.stores import schema, shared_captures, sizes, tables
 from celery_trace.stores.statements import add_tallies, chunks
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 T = TypeVar("T")
 
@@ -50,25 +53,25 @@ _BY_AGE: tuple[tuple[sa.Table, str, bool], ...] = (
 
 
 class Pruned(Struct):
-    """How many rows went, by table (its name without the prefix), and whether all went that had to."""
+    """Removed rows by table (its name without the prefix), and whether nothing is left to remove."""
 
     rows: dict[str, int] = field(default_factory=dict)
     finished: bool = True
 
     @property
     def total(self) -> int:
-        """All tables together."""
+        """The sum over all tables."""
         return sum(self.rows.values())
 
 
 class InTransaction(Protocol):
-    """Runs work in a transaction of its own, as :meth:`celery_trace.stores.store.Store.in_transaction` does."""
+    """Runs work in its own transaction, as :meth:`celery_trace.stores.store.Store.in_transaction` does."""
 
     def __call__(self, work: Callable[[sa.Connection], T], /) -> T: ...
 
 
 class _Round:
-    """One call: batch after batch, each in a transaction of its own, until none is left or the time is over."""
+    """One call: batches, each in its own transaction, until nothing is left or the time is over."""
 
     def __init__(self, in_transaction: InTransaction, most_s: float) -> None:
         self.in_transaction = in_transaction
@@ -77,13 +80,13 @@ class _Round:
         self.finished = True
 
     def is_over(self) -> bool:
-        """Whether no further batch may be begun."""
+        """Whether the time is over."""
         if time.monotonic() > self._until_s:
             self.finished = False
         return not self.finished
 
     def remove(self, table: sa.Table, batch: Callable[[sa.Connection], int]) -> None:
-        """Remove what ``batch`` finds, until it finds nothing."""
+        """Call ``batch`` until it removes nothing."""
         removed = 1
         while removed and not self.is_over():
             removed = self.in_transaction(batch)
@@ -92,15 +95,15 @@ class _Round:
 
 def prune(in_transaction: InTransaction, settings: Settings, now_s: float, *, most_s: float = math.inf) -> Pruned:
     """
-    Remove rows older than ``retention_days``, and single runs and failures beyond their bounds, oldest first.
+    Remove rows older than ``retention_days``, and single runs and failures beyond their limits, oldest first.
 
-    Of the failures that are too many, the first and the latest of each group stay longest.
+    The first and the latest failure of each group are removed last.
 
     Args:
         in_transaction: The store's way to run a batch.
-        settings: What is kept.
+        settings: The retention settings.
         now_s: The time, seconds since the epoch.
-        most_s: No further batch is begun after this many seconds; the next call goes on.
+        most_s: Time limit, seconds: no further batch is started after it. The next call continues.
     """
     this = _Round(in_transaction, most_s)
     _prune_failures(settings, this)
@@ -109,7 +112,7 @@ def prune(in_transaction: InTransaction, settings: Settings, now_s: float, *, mo
         before_s = now_s - settings.retention_days * DAY_S
         for table, column, counted in _BY_AGE:
             this.remove(table, partial(_remove_batch, table=table, column=column, before_s=before_s, counted=counted))
-        for table in (tables.names, tables.queues):  # after the totals, by which a name is known to be in use
+        for table in (tables.names, tables.queues):  # after the totals, which show that a name is in use
             this.remove(table, partial(_remove_unused, table=table))
     in_transaction(partial(sizes.note, now_s=now_s))
     return Pruned({table: count for table, count in this.rows.items() if count}, this.finished)
@@ -117,9 +120,9 @@ def prune(in_transaction: InTransaction, settings: Settings, now_s: float, *, mo
 
 def _prune_failures(settings: Settings, this: _Round) -> None:
     """
-    Bring failures within their bounds.
+    Remove failures beyond their limits.
 
-    First those go, the oldest first, that are neither the first nor the latest of their group; then the others.
+    Failures that are neither the first nor the latest of their group are removed first, oldest first; then the others.
     """
     for spared in (True, False):
         after: tuple[float, str] | None = (0.0, "")
@@ -132,7 +135,7 @@ def _prune_failures(settings: Settings, this: _Round) -> None:
 def _remove_surplus_failures(
     connection: sa.Connection, settings: Settings, *, spared: bool, after: tuple[float, str]
 ) -> tuple[int, tuple[float, str] | None]:
-    """How many were removed, and behind which one to go on; None if there is nothing more to do."""
+    """The number of removed failures, and after which one to continue; None if nothing is left."""
     failures, groups = tables.failures, tables.groups
     rows, held_bytes = sizes.held(connection)
     too_many = rows - settings.retention_failures
@@ -179,7 +182,7 @@ def _remove_batch(connection: sa.Connection, table: sa.Table, column: str, befor
         old = old.where(table.c.ended_at_s.is_not(None) | (table.c.seen_at_s < before_s - DAY_S))
     if table is tables.alerts:
         old = old.where(table.c.state == "resolved", table.c.resolved_at_s < before_s)
-    if table is tables.leak_state:  # what somebody resolved; the other rows are work that is still to be done
+    if table is tables.leak_state:  # only resolved leaks; the other rows are pending work
         old = old.where(table.c.id >= "leak:", table.c.id < "leak;")
     rows = connection.execute(old).all()
     removed = _remove_rows(connection, table, rows, counted=counted) if rows else 0
@@ -188,8 +191,8 @@ def _remove_batch(connection: sa.Connection, table: sa.Table, column: str, befor
     return removed
 
 
-def _remove_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Any], *, counted: bool) -> int:
-    """Remove these rows, which begin with their keys, with all that hangs from them."""
+def _remove_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[AnyRow], *, counted: bool) -> int:
+    """Remove these rows, which begin with their keys, and their dependent rows."""
     key = next(iter(table.primary_key.columns))
     keys = [row[0] for row in rows]
     removed = 0
@@ -214,9 +217,9 @@ def _remove_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Any]
 
 def _remove_unused(connection: sa.Connection, table: sa.Table) -> int:
     """
-    Forget names that have not run for as long as anything is kept, such as routes of an older release.
+    Remove names that have not run within the retention, such as routes of an older release.
 
-    One that runs again just then comes back with its next rollup; what it counts begins anew.
+    A name that runs again just then comes back with its next rollup and new counts.
     """
     totals = tables.totals
     used = sa.exists().where(totals.c.name == table.c.name, totals.c.kind == table.c.kind)
@@ -228,7 +231,7 @@ def _remove_unused(connection: sa.Connection, table: sa.Table) -> int:
     return len(keys)
 
 
-def _take_from_groups(connection: sa.Connection, rows: Sequence[Any]) -> None:
+def _take_from_groups(connection: sa.Connection, rows: Sequence[AnyRow]) -> None:
     groups, trends = tables.groups, tables.trends
     fewer: Counter[str] = Counter()
     hours: Counter[str] = Counter()

@@ -1,8 +1,8 @@
-"""Which table holds which record, and what of them is more than a copy of columns."""
+"""Which table holds which record, and the conversions beyond copying columns."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,7 +29,10 @@ from celery_trace.model import (
 )
 from celery_trace.stores import schema, tables
 from celery_trace.stores.mapping import Row, TableOf
-from celery_trace.stores.payloads import Base, is_difference, squeeze, unsqueeze
+from celery_trace.stores.payloads import DeltaBase, is_difference, squeeze, unsqueeze
+
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyRow
 
 PROCESSES = TableOf(schema.processes, ProcessRecord)
 PROCESS_VIEWS = TableOf(schema.processes, ProcessView, view=True)
@@ -50,11 +53,11 @@ DELIVERIES = TableOf(schema.deliveries, Delivery)
 SHELLS = TableOf(schema.shells, ShellView)
 SHELL_LINES = TableOf(schema.shell_lines, ShellLine)
 
-#: The columns of a rollup that add up over processes, and those whose largest counts.
+#: The columns of a rollup that are summed over processes, and those of which the maximum counts.
 SUMMED = tuple(column.name for column in schema.rollups.columns if column.merged == "sum")
 LARGEST = tuple(column.name for column in schema.rollups.columns if column.merged == "largest")
 
-#: What :func:`total` reads.
+#: The columns that :func:`total` reads.
 TOTAL_COLUMNS = tuple(tables.totals.c[name] for name in (*TOTALS.columns, "id"))
 
 
@@ -67,17 +70,17 @@ _memory = msgspec.json.Decoder(MemoryState).decode
 
 
 def memory(value: str) -> MemoryState | None:
-    """A process's memory as its column holds it."""
+    """A process's memory, from its column."""
     return _memory(value) if value else None
 
 
-def total(row: Any) -> Rollup:
-    """What all processes did together, from a row of :data:`TOTAL_COLUMNS`; it belongs to no process."""
+def total(row: AnyRow) -> Rollup:
+    """The rollup of all processes, from a row of :data:`TOTAL_COLUMNS`; its ``process`` is empty."""
     return TOTALS.of_values(row, process="", seq=0)
 
 
 def total_row(record: Rollup) -> Row:
-    """The row of what all processes did together."""
+    """The row of the rollup of all processes."""
     return TOTALS.row(record, id=total_id(record.kind, record.name, record.bucket_s))
 
 
@@ -95,7 +98,7 @@ def total_id(kind: str, name: str, bucket_s: int) -> str:
 
 
 def fingerprint(record: Failure) -> str:
-    """The group that a failure belongs to; a failure without frames groups by what is known of it."""
+    """A failure's group; without frames it is grouped by its other facts."""
     if record.fingerprint:
         return record.fingerprint
     what = record.exception.type if record.exception else record.outcome
@@ -108,22 +111,22 @@ def encoded(record: Failure) -> bytes:
 
 
 def failure_row(record: Failure, payload: bytes | None = None, shared: str = "") -> Row:
-    """A failure's row; ``payload`` is the difference to the capture ``shared``, or else the whole record."""
+    """A failure's row; ``payload`` is the difference to the capture ``shared``, or the whole record."""
     whole = squeeze(encoded(record)) if payload is None else payload
     return FAILURES.row(record, fingerprint=fingerprint(record), shared=shared, payload=whole)
 
 
-def failure(payload: bytes, base: Base | None = None) -> Failure:
+def failure(payload: bytes, base: DeltaBase | None = None) -> Failure:
     """The record in a payload, which may be a difference to a base."""
     return msgspec.json.decode(whole(payload, base), type=Failure)
 
 
-def whole(payload: bytes, base: Base | None = None) -> bytes:
+def whole(payload: bytes, base: DeltaBase | None = None) -> bytes:
     """
     The JSON in a payload.
 
     Raises:
-        LookupError: It is a difference, and what it is a difference to is not there.
+        LookupError: It is a difference, and its base is missing.
     """
     if not is_difference(payload):
         return unsqueeze(payload)
@@ -133,13 +136,13 @@ def whole(payload: bytes, base: Base | None = None) -> bytes:
 
 
 class _Kills(msgspec.Struct):
-    """The part of a failure that tells how often its message killed a process."""
+    """The part of a failure with the kills of its message."""
 
     kills: list[msgspec.Raw] = []
 
 
-def kills(payload: bytes, base: Base | None = None) -> int:
-    """How many processes a failure's message killed; 0 if what its payload differs from was pruned just now."""
+def kills(payload: bytes, base: DeltaBase | None = None) -> int:
+    """How many processes a failure's message killed; 0 if the base of its payload was pruned just now."""
     try:
         return len(msgspec.json.decode(whole(payload, base), type=_Kills).kills)
     except LookupError:

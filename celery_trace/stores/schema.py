@@ -1,12 +1,12 @@
 """
-The tables, once for all: SQLAlchemy's (:mod:`celery_trace.stores.tables`) and Django's models are made from this.
+The one definition of the tables, for SQLAlchemy (:mod:`celery_trace.stores.tables`) and for Django's models.
 
-It needs no SQLAlchemy, because Django loads its models in every process of a site. A column says which field of a
-record it holds, so that :mod:`celery_trace.stores.mapping` turns records into rows and back.
+It needs no SQLAlchemy, because Django loads its models in every process of a site. A column names the field of a
+record that it holds, so that :mod:`celery_trace.stores.mapping` can map records to rows and back.
 
-Every table has one primary key column and no foreign key: records arrive in any order, and pruning works in
-small batches. Times are seconds since the epoch. What is only ever shown as a whole stands in ``payload``, as
-JSON, compressed where that pays.
+Every table has one primary key column and no foreign key: records arrive in any order, and pruning works in small
+batches. Times are seconds since the epoch. Data that is only read as a whole is in ``payload``, as JSON, compressed
+where that saves space.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 PREFIX = "celery_trace_"
-#: Holds the version of the tables, see :mod:`celery_trace.stores.migration`.
+#: The table with the tables' version, see :mod:`celery_trace.stores.migration`.
 VERSION_TABLE = PREFIX + "alembic"
 
 Scalar = str | int | float | bool
@@ -30,7 +30,7 @@ class Type(Struct, frozen=True):
     length: int | None = None
 
 
-# What is longer is cut by the store, so that no database refuses a record for it.
+# The store cuts longer texts, so that no database refuses a record.
 ID = Type("text", 64)
 NAME = Type("text", 255)
 WORD = Type("text", 32)
@@ -46,28 +46,28 @@ _EMPTY: dict[str, Scalar] = {"text": "", "long text": "", "whole": 0, "real": 0.
 
 class Column(Struct, frozen=True, kw_only=True):
     """
-    A column, and what it holds of a record.
+    A column, and the part of a record that it holds.
 
-    By default that is the record's field of the same name; of a view whose times have plain names, ``at_s`` holds
-    ``at``. What is no scalar stands as JSON in a text column.
+    By default that is the record's field of the same name; for views with plain names for times, ``at_s`` holds
+    ``at``. Values that aren't scalars are stored as JSON in a text column.
     """
 
     name: str
     type: Type
     key: bool = False
     nullable: bool = False
-    #: Another attribute of the record, such as ``exception.type``, where the record has it.
+    #: Another attribute of the record, such as ``exception.type``.
     field: str = ""
-    #: It is no field of the record: whoever makes the row gives it, or it stays empty until somebody fills it in.
+    #: Not a field of the record: set when the row is made, or empty until it is filled in later.
     extra: bool = False
-    #: Of a payload: only these fields stand in it. By default the whole record does.
+    #: For a payload: the fields in it. By default it holds the whole record.
     parts: tuple[str, ...] = ()
-    #: How the column of two rollups is merged.
+    #: How the column is merged from two rollups.
     merged: Literal["", "sum", "largest"] = ""
 
     @property
     def empty(self) -> Scalar | None:
-        """What stands in it where there is nothing to say."""
+        """The column's default value."""
         return None if self.nullable else _EMPTY[self.type.kind]
 
 
@@ -163,7 +163,7 @@ processes = _table(
     _maybe("ended_at_s"),
     _text("ended_how", WORD),
     _extra(_seconds("seen_at_s")),
-    # what its latest sample said
+    # from its latest sample
     _extra(_maybe("sampled_at_s")),
     _extra(_text("memory", LONG_TEXT)),  # JSON object
     _extra(_text("running")),
@@ -174,7 +174,7 @@ processes = _table(
     _index("ct_processes_worker", "worker", "seen_at_s"),
 )
 
-#: What a rollup counts.
+#: The counts of a rollup.
 _COUNTS = (
     _sum(_number("runs")),
     _sum(_number("failed")),
@@ -202,7 +202,7 @@ rollups = _table(
     _index("ct_rollups_process", "process", "bucket_s"),
 )
 
-#: Rollups of all processes added up, kept current as rollups arrive: what the pages plot.
+#: The rollups of all processes added up, updated as rollups arrive. The pages plot these.
 totals = _table(
     "totals",
     _extra(_key("id")),
@@ -225,7 +225,7 @@ names = _table(
     _index("ct_names_name", "name"),
 )
 
-#: Which names were seen in which queue of the broker, for filters.
+#: The broker queues in which names were seen, for filters.
 queues = _table(
     "queues",
     _key("id"),
@@ -290,7 +290,7 @@ windows = _table(
     _index("ct_windows_at", "at_s", "id"),
 )
 
-#: What names have left alive by call stack: the latest of each process, name and hour.
+#: Retained memory by call stack: the latest profile of each process, name and hour.
 heap_profiles = _table(
     "heap_profiles",
     _key("id", field="key"),
@@ -307,7 +307,7 @@ heap_profiles = _table(
     _index("ct_heap_profiles_process", "process"),
 )
 
-#: The leak table: a function of the windows, kept up to date name by name.
+#: The leak table: a function of the windows, updated name by name.
 leaks = _table(
     "leaks",
     _key("id"),
@@ -325,10 +325,10 @@ leaks = _table(
     _index("ct_leaks_name", "name", "kind"),
 )
 
-#: Names with windows that the leak table does not hold yet.
+#: Names with windows that are not in the leak table yet, and resolved leaks.
 leak_state = _table(
     "leak_state",
-    _key("id"),  # "leak:<id>" where somebody resolved a leak, "name:<id>" where a name has to be looked at again
+    _key("id"),  # "leak:<id>" for a resolved leak, "name:<id>" for a name that has to be recomputed
     _text("kind", WORD),
     _text("name"),
     _seconds("at_s"),
@@ -356,11 +356,11 @@ failures = _table(
     _number("pid", field="last_pid"),
     _text("hostname"),
     _seconds("at_s"),
-    _extra(_text("shared", ID)),  # what its payload is the difference to, in captures; empty: the payload is whole
+    _extra(_text("shared", ID)),  # the base of its payload in captures; empty: the payload is whole
     _payload(),  # the whole record
     _index("ct_failures_at", "at_s", "id"),
     _index("ct_failures_name", "name", "at_s", "id"),
-    # Half a second without it at ten million rows, for a task that rarely fails on that worker.
+    # Without it, half a second at ten million rows for a task that rarely fails on that worker.
     _index("ct_failures_both", "name", "worker", "at_s", "id"),
     _index("ct_failures_ended", "name", "outcome", "at_s", "id"),
     _index("ct_failures_outcome", "outcome", "at_s", "id"),
@@ -372,19 +372,19 @@ failures = _table(
     _index("ct_failures_process", "process"),
 )
 
-#: Records that others of the same group are stored as a difference to.
+#: Records that other failures of the group are stored as a difference to.
 captures = _table(
     "captures",
     _key("id"),  # a hash of the payload's JSON
     _text("fingerprint", ID),
     _seconds("at_s"),
-    _number("failures"),  # how many are stored so
-    _text("text", LONG_TEXT),  # what it held, for the search
+    _number("failures"),  # how many are stored against it
+    _text("text", LONG_TEXT),  # its values, for the search
     _payload(),
     _index("ct_captures_print", "fingerprint", "at_s"),
 )
 
-#: What a failure held, as short text for the search; apart, so that a search reads narrow rows and a list none of them.
+#: A failure's values as short text for the search; a separate table, so that a search reads narrow rows.
 failure_values = _table("failure_values", _key("id"), _text("text", LONG_TEXT))
 
 groups = _table(

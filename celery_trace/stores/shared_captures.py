@@ -1,9 +1,9 @@
 """
-Failures of a group are stored as differences to one of them, which is kept in ``captures`` for that.
+Failures of a group are stored as differences to one of them, the base, which is kept in ``captures``.
 
-The first failure of a group is kept whole there; the next ones that are like it take a tenth of its place. A
-capture serves new failures for a day only, so that what it holds is not kept much longer than the failures that
-need it; it goes with the last of them.
+The first failure of a group is stored whole there; similar ones take a tenth of its space. A capture is used for new
+failures for one day only, so that it is not kept much longer than the failures that need it; it is removed with the
+last of them.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from celery_trace.stores import rows as rows_of
 from celery_trace.stores import sizes, tables, values
 from celery_trace.stores.errors import Interrupted
 from celery_trace.stores.mapping import Row
-from celery_trace.stores.payloads import Base, squeeze, unsqueeze
+from celery_trace.stores.payloads import DeltaBase, squeeze, unsqueeze
 from celery_trace.stores.statements import chunks, insert_new
 
-#: A capture serves new failures for so long, seconds.
+#: How long a capture is used for new failures, seconds.
 SERVES_S = 86_400.0
-#: Different captures of one group that serve at a time. A failure that is like none of them is stored whole.
+#: Captures of one group in use at a time. A failure that is similar to none of them is stored whole.
 MOST_OF_A_GROUP = 4
-#: A smaller record gains nothing, bytes of JSON.
+#: Smaller records are stored whole, bytes of JSON.
 LEAST_BYTES = 600
-#: Captures that were read or written lately are remembered, up to so many bytes of JSON.
+#: Size limit of the cache of recent captures, bytes of JSON.
 REMEMBERED_BYTES = 8 * 1024 * 1024
 
 _table = tables.captures
 
 
 class _Remembered:
-    """Captures by id: what an id stands for never changes."""
+    """A cache of captures by id. A capture never changes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[Base, str]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[DeltaBase, str]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, id: str) -> tuple[Base, str] | None:
+    def get(self, id: str) -> tuple[DeltaBase, str] | None:
         with self._lock:
             found = self._known.get(id)
             if found is not None:
                 self._known.move_to_end(id)
             return found
 
-    def put(self, id: str, base: Base, text: str) -> None:
+    def put(self, id: str, base: DeltaBase, text: str) -> None:
         with self._lock:
             if id not in self._known:
                 self._known[id] = (base, text)
@@ -64,18 +64,18 @@ class _Remembered:
 _remembered = _Remembered()
 
 
-def bases(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Base]:
-    """Captures by id; one that is not there any more is left out."""
+def bases(connection: sa.Connection, ids: Iterable[str]) -> dict[str, DeltaBase]:
+    """Captures by id; missing ones are left out."""
     return {id: base for id, (base, _) in _found(connection, ids).items()}
 
 
-def _found(connection: sa.Connection, ids: Iterable[str]) -> dict[str, tuple[Base, str]]:
+def _found(connection: sa.Connection, ids: Iterable[str]) -> dict[str, tuple[DeltaBase, str]]:
     wanted = set(ids) - {""}
     found = {id: known for id in wanted if (known := _remembered.get(id)) is not None}
     for part in chunks(sorted(wanted - set(found))):
         read = sa.select(_table.c.id, _table.c.payload, _table.c.text).where(_table.c.id.in_(part))
         for id, payload, text in connection.execute(read):
-            found[id] = (Base(unsqueeze(payload)), text)
+            found[id] = (DeltaBase(unsqueeze(payload)), text)
             _remembered.put(id, *found[id])
     return found
 
@@ -87,10 +87,10 @@ def texts(connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
 
 class Sharing:
     """
-    The failures of one transaction.
+    Stores the failures of one transaction.
 
     Args:
-        connection: Of the transaction.
+        connection: The transaction's connection.
         fingerprints: Their groups.
         now_s: When it is, seconds since the epoch.
     """
@@ -100,8 +100,8 @@ class Sharing:
         self._now_s = now_s
         self._changes: Counter[str] = Counter()
         self._fresh: dict[str, Row] = {}
-        #: By group: the captures that serve now, the one that served last first.
-        self._serving: dict[str, list[tuple[str, Base, str]]] = defaultdict(list)
+        #: By group: the captures in use, the most recently used first.
+        self._serving: dict[str, list[tuple[str, DeltaBase, str]]] = defaultdict(list)
         serving: list[tuple[str, str]] = []
         for part in chunks(sorted(set(fingerprints))):
             young = sa.select(_table.c.fingerprint, _table.c.id)
@@ -118,7 +118,7 @@ class Sharing:
 
         Args:
             record: The failure.
-            before: Its row in ``failures``, if there is one.
+            before: Its existing row in ``failures``, if any.
         """
         text = values.searchable(record)
         json = rows_of.encoded(record)
@@ -132,7 +132,7 @@ class Sharing:
         return rows_of.failure_row(record, payload, id), {"id": record.id, "text": values.difference(text, common)}
 
     def _share(self, fingerprint: str, json: bytes, text: str) -> tuple[str, bytes, str] | None:
-        """The capture that a record is like, the difference to it, and its text; a new capture, if there is room."""
+        """The capture that a record is similar to, the difference, and its text; a new capture if the limit allows."""
         serving = self._serving[fingerprint]
         for place, (id, base, common) in enumerate(serving):
             payload = base.difference(json)
@@ -141,7 +141,7 @@ class Sharing:
                 return id, payload, common
         if len(serving) >= MOST_OF_A_GROUP:
             return None
-        id, base = hashlib.blake2b(json, digest_size=16).hexdigest(), Base(json)
+        id, base = hashlib.blake2b(json, digest_size=16).hexdigest(), DeltaBase(json)
         payload = base.difference(json)
         if payload is None:
             return None
@@ -159,13 +159,13 @@ class Sharing:
 
     def write(self) -> int:
         """
-        Write new captures, and how many failures each serves.
+        Write new captures, and how many failures use each.
 
         Returns:
-            How many bytes the captures take more than before.
+            By how many bytes the captures have grown.
 
         Raises:
-            Interrupted: One was pruned by another writer meanwhile.
+            Interrupted: Another writer has pruned one meanwhile.
         """
         used = {id: row for id, row in sorted(self._fresh.items()) if self._changes[id] > 0}
         more = sum(len(row["payload"]) + len(row["text"]) + sizes.CAPTURE_BYTES for row in used.values())
@@ -175,13 +175,13 @@ class Sharing:
 
 def change(connection: sa.Connection, changes: Mapping[str, int]) -> int:
     """
-    Change how many failures captures serve; those that serve none any more go.
+    Change how many failures use captures; unused ones are removed.
 
     Returns:
-        How many bytes went with them.
+        The size of the removed captures, bytes.
 
     Raises:
-        Interrupted: One that is to serve more is gone.
+        Interrupted: A capture that is to be used is gone.
     """
     for id, by in sorted(changes.items()):
         if by:

@@ -1,15 +1,15 @@
 """
-How much the store takes, how fast that grows, and when the failures reach their bounds.
+The store's size, its growth, and when the failures reach their limits.
 
-What failures take is a running sum (``bytes:failures``): on PostgreSQL and MariaDB a table does not get smaller when
-rows go, so its size can't tell how many more have to. Once an hour the sizes are noted among the store's facts;
-from the notes of the last days comes the forecast.
+The size of failures is a running sum (``bytes:failures``): on PostgreSQL and MariaDB a table does not shrink when rows
+are removed, so its size does not show how many more to remove. The sizes are recorded once an hour in ``meta``; the
+forecast comes from the last days.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
@@ -21,29 +21,32 @@ from celery_trace.stores.mapping import text
 from celery_trace.stores.statements import chunks, insert_new, upsert
 from celery_trace.text.format import duration, size
 
-#: Running sums: what failures take now, and what all failures took that were ever written, in bytes and rows.
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyColumn
+
+#: Running sums in bytes and rows: the failures stored now, and all failures ever written.
 HELD, ADDED, ADDED_ROWS = "bytes:failures", "added:bytes:failures", "added:rows:failures"
-#: What a failure takes besides its payload and its text: columns, and entries in a dozen indexes. Measured on SQLite.
+#: A failure's size besides its payload and text: columns, and entries in a dozen indexes. Measured on SQLite.
 ROW_BYTES = 900
 #: The same of a shared capture.
 CAPTURE_BYTES = 300
 
 _NOTES = "sizes"
-#: Sizes are noted so often, and for so long, seconds.
+#: How often sizes are recorded, and how long they are kept, seconds.
 NOTED_EVERY_S, NOTED_FOR_S = 3600.0, 3 * 86_400.0
-#: A forecast needs notes over at least this time, seconds.
+#: A forecast needs records over at least this time, seconds.
 LEAST_S = 600.0
-#: Failures that are weighed to estimate what those of an older version take.
+#: Failures that are measured to estimate the size of an older version's failures.
 WEIGHED = 500
 
 DAY_S = 86_400.0
 
-#: Pages of an SQLite file that one step gives back, and free pages that stay for new rows (or a twentieth of the file).
+#: Pages of an SQLite file freed in one step, and free pages kept for new rows (or 5 % of the file).
 STEP_PAGES, KEPT_PAGES = 256, 256
 
 
 class Note(msgspec.Struct, array_like=True):
-    """Sizes at one time; ``added`` counts on from the store's beginning."""
+    """Sizes at one time; ``added`` counts from the store's creation."""
 
     at_s: float
     bytes: int
@@ -52,19 +55,19 @@ class Note(msgspec.Struct, array_like=True):
 
 
 def weight(payload: bytes | None, searched: str) -> int:
-    """What a failure takes, bytes."""
+    """A failure's size, bytes."""
     return len(payload or b"") + len(searched) + ROW_BYTES
 
 
-def _length(connection: sa.Connection, column: sa.Column[Any]) -> sa.ColumnElement[int]:
-    """Bytes of a payload, characters of a text."""
+def _length(connection: sa.Connection, column: AnyColumn) -> sa.ColumnElement[int]:
+    """The bytes of a payload or the characters of a text."""
     if isinstance(column.type, sa.LargeBinary) or connection.dialect.name == "sqlite":
         return sa.func.coalesce(sa.func.length(column), 0)
     return sa.func.coalesce(sa.func.char_length(column), 0)
 
 
 def weight_of(connection: sa.Connection, ids: Sequence[str]) -> int:
-    """What these failures take, bytes."""
+    """The size of these failures, bytes."""
     failures, values = tables.failures, tables.failure_values
     each = _length(connection, failures.c.payload) + _length(connection, values.c.text) + ROW_BYTES
     total = 0
@@ -77,14 +80,14 @@ def weight_of(connection: sa.Connection, ids: Sequence[str]) -> int:
 
 
 def weight_of_captures(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
-    """What these shared captures take, bytes."""
+    """The size of these shared captures, bytes."""
     captures = tables.captures
     each = _length(connection, captures.c.payload) + _length(connection, captures.c.text) + CAPTURE_BYTES
     return int(connection.execute(sa.select(sa.func.sum(each)).where(which)).scalar() or 0)
 
 
 def begin(connection: sa.Connection) -> None:
-    """Estimate what the failures of a store take that an older version wrote: their newest ones are weighed."""
+    """Estimate the size of the failures of an older version from their newest ones."""
     tallies, failures = tables.tallies, tables.failures
     if connection.execute(sa.select(tallies.c.value).where(tallies.c.id == HELD)).first() is not None:
         return
@@ -97,9 +100,9 @@ def begin(connection: sa.Connection) -> None:
 
 def on_disk(connection: sa.Connection) -> tuple[int, int, bool]:
     """
-    The store's bytes on the disk, those of them that are free for new rows, and whether free ones can be given back.
+    The store's bytes on disk, the bytes free for new rows, and whether the file can shrink.
 
-    Of a server's tables the free bytes are not known, and the server looks after them.
+    The free bytes of a database server are unknown; the server manages them.
     """
     name = connection.dialect.name
     if name == "sqlite":
@@ -125,7 +128,7 @@ def on_disk(connection: sa.Connection) -> tuple[int, int, bool]:
 
 
 def give_back(connection: sa.Connection) -> int:
-    """Give some of an SQLite file's free pages back to the disk; how many bytes."""
+    """Shrink an SQLite file by some of its free pages; returns the freed bytes."""
     facts = {
         fact: int(connection.exec_driver_sql(f"PRAGMA {fact}").scalar_one())
         for fact in ("page_size", "page_count", "freelist_count", "auto_vacuum")
@@ -140,7 +143,7 @@ def give_back(connection: sa.Connection) -> int:
 
 
 def note(connection: sa.Connection, now_s: float) -> None:
-    """Note the sizes, if the last note is an hour old."""
+    """Record the sizes if the last record is an hour old."""
     notes = _notes(connection)
     if notes and now_s - notes[-1].at_s < NOTED_EVERY_S:
         return
@@ -164,13 +167,13 @@ def _sums(connection: sa.Connection) -> dict[str, int]:
 
 
 def held(connection: sa.Connection) -> tuple[int, int]:
-    """How many failures there are, and what they take, bytes."""
+    """The number of failures and their size, bytes."""
     sums = _sums(connection)
     return sums[f"rows:{tables.failures.name}"], sums[HELD]
 
 
 def read(connection: sa.Connection, settings: Settings, now_s: float) -> StoreSize:
-    """The sizes now, and what is to be expected of them."""
+    """The sizes now, with a forecast."""
     total, free, gives_back = on_disk(connection)
     sums = _sums(connection)
     failures, failure_bytes = sums[f"rows:{tables.failures.name}"], sums[HELD]
@@ -208,22 +211,22 @@ def read(connection: sa.Connection, settings: Settings, now_s: float) -> StoreSi
 
 def sentences(found: StoreSize, now_s: float) -> list[str]:
     """The sizes in words, for pages and terminals."""
-    told = [f"The store takes {size(found.bytes)}"]
+    parts = [f"The store takes {size(found.bytes)}"]
     if found.free_bytes:
-        told[0] += f", {size(found.free_bytes)} of them free"
+        parts[0] += f", {size(found.free_bytes)} of them free"
     if found.bytes_per_day is not None:
         grows = found.bytes_per_day
-        told[0] += f", and {'grows' if grows >= 0 else 'shrinks'} by {size(abs(grows))} a day"
+        parts[0] += f", and {'grows' if grows >= 0 else 'shrinks'} by {size(abs(grows))} a day"
     bound = f"; {found.most_failures:,} are kept"
     if found.most_failure_bytes:
         bound += f", or {size(found.most_failure_bytes)} of them"
-    told.append(f"{found.failures:,} failures take {size(found.failure_bytes)}{bound}")
+    parts.append(f"{found.failures:,} failures take {size(found.failure_bytes)}{bound}")
     if found.failures_per_day is not None and found.failure_bytes_per_day is not None:
         pace = f"{found.failures_per_day:,} a day come in, {size(found.failure_bytes_per_day)}"
         if found.bound_at is None:
-            told.append(pace)
+            parts.append(pace)
         elif found.bound_at <= now_s:
-            told.append(f"{pace}: older ones make room")
+            parts.append(f"{pace}: older ones make room")
         else:
-            told.append(f"{pace}: older ones make room in {duration(found.bound_at - now_s)}")
-    return [f"{one}." for one in told]
+            parts.append(f"{pace}: older ones make room in {duration(found.bound_at - now_s)}")
+    return [f"{one}." for one in parts]

@@ -1,4 +1,4 @@
-"""What the monitor writes: alerts, deliveries, shell sessions, and what somebody declared as dealt with."""
+"""The monitor's writes: alerts, deliveries, shell sessions, and resolved groups and leaks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def save_delivery(connection: sa.Connection, delivery: Delivery) -> None:
 
 
 def add_shell(connection: sa.Connection, shell: ShellView) -> None:
-    """Insert or overwrite a session, and add the lines that it has."""
+    """Insert or overwrite a session, and add its lines."""
     upsert(connection, tables.shells, [rows_of.SHELLS.row(shell)])
     for line in shell.lines:
         _line(connection, shell.id, line)
@@ -40,7 +40,7 @@ def add_shell(connection: sa.Connection, shell: ShellView) -> None:
 
 
 def add_shell_line(connection: sa.Connection, shell_id: str, line: ShellLine) -> None:
-    """Add a line, or overwrite the one with its number."""
+    """Add a line, or overwrite the line with its number."""
     _line(connection, shell_id, line)
     _changed(connection)
 
@@ -51,7 +51,7 @@ def _line(connection: sa.Connection, shell_id: str, line: ShellLine) -> None:
 
 
 def end_shell(connection: sa.Connection, shell_id: str, at_s: float, users: Sequence[str]) -> None:
-    """Set a session's end, and add to who took part."""
+    """Set a session's end, and add its users."""
     found = locked(connection, tables.shells, [shell_id])
     if shell_id in found:
         before: list[str] = msgspec.json.decode(found[shell_id].users or "[]")
@@ -63,7 +63,7 @@ def end_shell(connection: sa.Connection, shell_id: str, at_s: float, users: Sequ
 
 
 def resolve_group(connection: sa.Connection, fingerprint: str, by: str, at_s: float) -> None:
-    """Note who dealt with a group and when."""
+    """Record who resolved a group and when."""
     connection.execute(
         sa.update(tables.groups)
         .where(tables.groups.c.fingerprint == fingerprint)
@@ -73,7 +73,7 @@ def resolve_group(connection: sa.Connection, fingerprint: str, by: str, at_s: fl
 
 
 def resolve_leak(connection: sa.Connection, id: str, by: str, at_s: float) -> None:
-    """Note who dealt with a leak and when."""
+    """Record who resolved a leak and when."""
     upsert(
         connection,
         tables.leak_state,
@@ -82,12 +82,12 @@ def resolve_leak(connection: sa.Connection, id: str, by: str, at_s: float) -> No
     _changed(connection)
 
 
-#: Where the rules that somebody set in the monitor stand among the store's facts.
+#: The key in ``meta`` of the rules that were set in the monitor.
 RULES = "alert_rules"
 
 
 def save_alert_rules(connection: sa.Connection, rules: StoredRules | None) -> None:
-    """Keep the rules that somebody set, or None to go back to the configured ones."""
+    """Save the rules set in the monitor; None restores the configured ones."""
     if rules is None:
         connection.execute(sa.delete(tables.meta).where(tables.meta.c.id == RULES))
     else:

@@ -1,4 +1,4 @@
-"""The few statements that each database spells differently, and reading rows by many keys."""
+"""Statements that differ between databases, and reading rows by many keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from math import isfinite
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
@@ -15,17 +15,20 @@ from sqlalchemy.dialects import mysql, postgresql
 from celery_trace.stores.errors import Interrupted
 from celery_trace.stores.mapping import Row
 
+if TYPE_CHECKING:
+    from celery_trace.stores.tables import AnyColumn
+
 #: Keys in one ``IN``, rows in one statement.
 CHUNK = 500
 
-#: SQLAlchemy forgets how many rows a repeated INSERT inserted unless it is asked to remember.
+#: Without it SQLAlchemy loses the row count of a repeated INSERT.
 _COUNTED = {"preserve_rowcount": True}
 
 _INT_MOST = 2**63 - 1
 
 
-class _Fit:
-    """Cuts texts and numbers of a table's rows to what every database takes."""
+class _RowFitter:
+    """Cuts the texts and numbers of a table's rows to what every database accepts."""
 
     def __init__(self, table: sa.Table) -> None:
         self._lengths = {
@@ -40,7 +43,7 @@ class _Fit:
         for name, length in self._lengths.items():
             value = row.get(name)
             if value:
-                if "\x00" in value:  # PostgreSQL's text holds no NUL
+                if "\x00" in value:  # PostgreSQL's text can't contain NUL
                     row[name] = value = value.replace("\x00", "\ufffd")
                 if length is not None and len(value) > length:
                     row[name] = value[:length]
@@ -55,14 +58,14 @@ class _Fit:
         return row
 
 
-_fits: dict[str, _Fit] = {}
+_fits: dict[str, _RowFitter] = {}
 
 
 def fit(table: sa.Table, row: Row) -> Row:
     """The row, with each value cut to its column."""
     cutter = _fits.get(table.name)
     if cutter is None:
-        cutter = _fits[table.name] = _Fit(table)
+        cutter = _fits[table.name] = _RowFitter(table)
     return cutter(row)
 
 
@@ -79,10 +82,10 @@ def _is_mysql(connection: sa.Connection) -> bool:
 
 def _insert_into_sqlite(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], on_conflict: str) -> int:
     """
-    Insert rows that have all columns of the table, and return how many SQLite says it wrote.
+    Insert rows that have all columns of the table; returns SQLite's count of written rows.
 
-    SQLAlchemy takes the parameters of each row apart and together again, at half the time that SQLite needs to store
-    it. SQLite binds what rows hold (texts, numbers, bytes, None) as it is.
+    SQLAlchemy's processing of parameters takes half as long as SQLite needs to store a row. SQLite can bind the values
+    of rows (texts, numbers, bytes, None) directly.
     """
     names = list(rows[0])
     columns = ", ".join(f'"{name}"' for name in names)
@@ -96,10 +99,10 @@ def _insert_into_sqlite(connection: sa.Connection, table: sa.Table, rows: Sequen
 
 def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> int:
     """
-    Insert rows whose key is not there yet; the others stay as they are.
+    Insert rows with new keys; existing rows stay unchanged.
 
     Returns:
-        How many were new. Waits for another writer's uncommitted rows with the same keys.
+        The number of new rows. Waits for another writer's uncommitted rows with the same keys.
     """
     if not rows:
         return 0
@@ -119,17 +122,17 @@ def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) 
 
 def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
     """
-    Insert rows that were not there when this transaction looked.
+    Insert rows that did not exist when this transaction looked.
 
     Raises:
-        Interrupted: Another writer has put one of them there since.
+        Interrupted: Another writer has inserted one of them since.
     """
     if insert_new(connection, table, rows) != len(rows):
         raise Interrupted(table.name)
 
 
 def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-    """Insert rows, or overwrite all columns of those that are there."""
+    """Insert rows, or overwrite all columns of existing rows."""
     if not rows:
         return
     key = next(iter(table.primary_key.columns)).name
@@ -172,9 +175,9 @@ def update_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Row])
 
 
 def locked(
-    connection: sa.Connection, table: sa.Table, keys: Iterable[str], columns: Sequence[sa.Column[Any]] = ()
+    connection: sa.Connection, table: sa.Table, keys: Iterable[str], columns: Sequence[AnyColumn] = ()
 ) -> dict[str, Any]:
-    """Rows by key, locked for this transaction in the order of their keys, so that two writers never wait in a ring."""
+    """Rows by key, locked for this transaction in key order, so that writers never deadlock."""
     key = next(iter(table.primary_key.columns))
     found: dict[str, Any] = {}
     for part in chunks(sorted(set(keys))):
@@ -187,10 +190,10 @@ def locked(
 @contextmanager
 def by_key(connection: sa.Connection) -> Iterator[None]:
     """
-    Let a join of few rows look up the other table's by their keys.
+    Make a join of few rows look up the other table's rows by key.
 
-    PostgreSQL takes ten thousand such look-ups for dearer than reading the whole table, which for a table of texts is
-    half a second.
+    PostgreSQL estimates ten thousand such lookups as more expensive than reading the whole table, which takes half a
+    second for a table of texts.
     """
     ways = ("enable_hashjoin", "enable_mergejoin", "jit") if connection.dialect.name == "postgresql" else ()
     for way in ways:
@@ -201,7 +204,7 @@ def by_key(connection: sa.Connection) -> Iterator[None]:
 
 
 def add_tallies(connection: sa.Connection, table: sa.Table, changes: dict[str, int]) -> None:
-    """Add to running sums, making those that are new."""
+    """Add to running sums, creating new ones."""
     keys = sorted(key for key, value in changes.items() if value)
     if not keys:
         return

@@ -1,4 +1,4 @@
-"""One store: opened once, written in transactions, shared by threads."""
+"""A store: opened once, written in transactions, shared by threads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from celery_trace.stores.pruning import Pruned
 from celery_trace.stores.writing import Written
 from celery_trace.text.format import size
 
-#: How often a write is tried again when another writer was quicker.
+#: Attempts of a write when other writers change the same rows.
 ATTEMPTS = 6
 
 T = TypeVar("T")
@@ -39,10 +39,10 @@ logger = logging.getLogger("celery_trace.store")
 
 class Store:
     """
-    Reads and writes one database. Thread-safe: each call takes a connection of its own from the pool.
+    Reads and writes one database. Thread-safe: each call takes its own connection from the pool.
 
-    Every method that touches the database raises :class:`StoreUnavailable` when it can't be reached, is full,
-    locked for too long or read-only.
+    Every method that uses the database raises :class:`StoreUnavailable` if it can't be reached, is full, locked for too
+    long or read-only.
     """
 
     def __init__(self, engine: Engine, settings: Settings, *, create: bool, clock: Clock) -> None:
@@ -60,23 +60,23 @@ class Store:
         self._opening = threading.Lock()
         self._is_open = False
         self._id = ""
-        # What happened to the store that was open before, and its id, until it is noted in the next one.
+        # The loss of the store that was open before, and its id, until they are recorded in the next one.
         self._lost: LostStore | None = None
         self._lost_id = ""
 
     def close(self) -> None:
-        """Close the pool's connections; whoever uses the store again opens it again."""
+        """Close the pool's connections; the next use opens the store again."""
         self._is_open = False
         self.engine.dispose()
 
-    # --- opening, and opening again
+    # --- opening and reopening
 
     def open(self) -> None:
         """
-        Open the database and bring its tables up to date; :func:`open_store` calls it.
+        Open the database and migrate its tables; called by :func:`open_store`.
 
         Raises:
-            StoreUnavailable: It can't be reached or made, or its schema is newer than this version.
+            StoreUnavailable: It can't be reached or created, or its schema is newer than this version.
         """
         before = self._id
         for _ in range(ATTEMPTS):
@@ -101,13 +101,13 @@ class Store:
                 self._is_open = True
                 if before and self._id != before and self._lost is None:  # emptied, or its tables were dropped
                     self._lost, self._lost_id = LostStore(at=self.clock.now_s(), why="replaced"), before
-                self._note_loss()
+                self._save_loss()
                 return
             self.engine.dispose()
         raise StoreUnavailable(
             f"Can't open the store {self.address}",
-            "its file is replaced again and again",
-            "Find out by whom, or set CELERY_TRACE_STORE to another place; records wait in the spool.",
+            "its file is replaced repeatedly",
+            "Find out what replaces it, or set CELERY_TRACE_STORE to another place; records wait in the spool.",
         )
 
     def _open_tables(self) -> None:
@@ -115,46 +115,46 @@ class Store:
         with self.engine.connect() as connection:
             self._id = lineage.read_id(connection)
         if self._create and not self._id:
-            with contextlib.suppress(sa.exc.DBAPIError):  # it can only be read: who writes to it gives it one
+            with contextlib.suppress(sa.exc.DBAPIError):  # it is read-only: a writer will create the id
                 self._once(sizes.begin)
                 self._id = self._once(lineage.give_id)
 
     def token(self) -> str:
         """
-        Names the database that writes go to: another one after it was deleted, replaced or made anew.
+        The id of the database that writes go to; it changes when the database was deleted, replaced or recreated.
 
         Raises:
             StoreUnavailable: As :meth:`open`.
         """
-        self._follow()
+        self._reopen_if_replaced()
         opened = self._file.identity if self._file is not None else None
         return self._id if opened is None else f"{self._id}@{opened[0]:x}:{opened[1]:x}"
 
-    def _follow(self) -> None:
-        """If the file at the path is no longer the one that is open, open what is there, or make it anew."""
-        if self._is_open and (self._file is None or not self._file.trouble()):
+    def _reopen_if_replaced(self) -> None:
+        """If the file at the path is no longer the open one, open the new file, or create one."""
+        if self._is_open and (self._file is None or not self._file.problem()):
             return
         with self._opening:
-            trouble = self._file.trouble() if self._is_open and self._file is not None else ""
-            if trouble:
-                self._give_up(trouble, "it does not begin as a database does")
+            problem = self._file.problem() if self._is_open and self._file is not None else ""
+            if problem:
+                self._abandon_file(problem, "its header is not that of a database")
             if not self._is_open:
                 self.open()
 
-    def _give_up(self, trouble: str, why: str) -> None:
-        """Close the open file for what happened to it; one that is damaged is set aside."""
+    def _abandon_file(self, problem: str, why: str) -> None:
+        """Close a file that was deleted or replaced; set a damaged one aside."""
         assert self._file is not None
-        self._lost = LostStore(at=self.clock.now_s(), why=trouble, records=self._records_in_old())
+        self._lost = LostStore(at=self.clock.now_s(), why=problem, records=self._records_in_old())
         self._lost_id = self._id
         identity = self._file.identity
         self._is_open = False
         self._file.opened(None)
         self.engine.dispose()
-        if trouble == "damaged":
+        if problem == "damaged":
             self._set_aside(identity, why)
 
     def _records_in_old(self) -> int | None:
-        """How many records the open file held, as far as it can still be read."""
+        """The number of records in the open file, if it can still be read."""
         try:
             with self.engine.connect() as connection:
                 return lineage.records(connection)
@@ -163,10 +163,10 @@ class Store:
 
     def _set_aside(self, damaged: Identity | None, why: str) -> None:
         """
-        Set a damaged file aside, so that a new one can be made.
+        Set a damaged file aside, so that a new one can be created.
 
         Raises:
-            StoreUnavailable: It is not ours to rename: Django's, perhaps no store at all, or this is only a reader.
+            StoreUnavailable: We may not rename it: it is Django's, perhaps not a store, or this process only reads.
         """
         file = self._own_file
         ours = file is not None and (not self.settings.store or bool(self._lost_id) or file.holds_our_tables())
@@ -177,21 +177,21 @@ class Store:
             logger.warning("celery-trace: %s is damaged (%s); it was set aside as %s.", file.path, why, target)
             self._lost = replace(self._lost, set_aside=str(target))
 
-    def _doubt(self, identity: Identity | None, error: sa.exc.SQLAlchemyError, *, again: bool) -> None:
-        """SQLite says that the file is damaged: close all connections, and set it aside if new ones say the same."""
+    def _check_damage(self, identity: Identity | None, error: sa.exc.SQLAlchemyError, *, again: bool) -> None:
+        """SQLite reports damage: close all connections, and set the file aside if new ones report the same."""
         with self._opening:
             if self._file is None or self._file.identity != identity or not self._is_open:
-                return  # another thread was quicker
+                return  # another thread has handled it
             if again:
-                self._give_up("damaged", _reason(error))
+                self._abandon_file("damaged", _reason(error))
             else:
                 self.engine.dispose()
 
-    def _note_loss(self) -> None:
-        """Say what became of the store before this one, and keep it."""
+    def _save_loss(self) -> None:
+        """Log the loss of the previous store and record it in this one."""
         lost, before = self._lost, self._lost_id
         self._lost, self._lost_id = None, ""
-        if lost is None or (before and before == self._id):  # a copy of the same store was put there
+        if lost is None or (before and before == self._id):  # a copy of the same store was restored
             return
         logger.warning("celery-trace: %s: %s", self.address, lineage.sentence(lost))
         if self._create:
@@ -202,8 +202,8 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A connection with one consistent view of the store."""
-        self._follow()
+        """A connection with a consistent view of the store."""
+        self._reopen_if_replaced()
         try:
             with self.engine.connect() as connection:
                 yield connection
@@ -212,16 +212,16 @@ class Store:
 
     def in_transaction(self, work: Callable[[sa.Connection], T]) -> T:
         """
-        Run ``work`` in a transaction; again from the start when another writer was quicker, or when the database file
-        is no longer the one at the path: what was written is in the store that others read.
+        Run ``work`` in a transaction. It is restarted if another writer changed the same rows first, or if the
+        database file is no longer the one at the path, so that others can read what was written.
 
         Raises:
             StoreUnavailable: The database refused, or was busy for too long.
-            sqlalchemy.exc.DBAPIError: It refused the data, not us.
+            sqlalchemy.exc.DBAPIError: The database refused the data.
         """
         doubted = False
         for attempt in range(ATTEMPTS):
-            self._follow()
+            self._reopen_if_replaced()
             identity = self._file.identity if self._file is not None else None
             try:
                 result = self._once(work)
@@ -231,20 +231,20 @@ class Store:
                 if is_about_data(error):
                     raise
                 if is_damage(error) and identity is not None:
-                    self._doubt(identity, error, again=doubted)
+                    self._check_damage(identity, error, again=doubted)
                     doubted = True
-                elif self._file is not None and self._file.trouble():
-                    pass  # it went while we were at it
+                elif self._file is not None and self._file.problem():
+                    pass  # it was lost meanwhile
                 elif not (is_passing(error) and attempt < ATTEMPTS - 1):
                     raise self._unavailable("write to", error) from error
             else:
-                if self._file is None or not self._file.trouble():
+                if self._file is None or not self._file.problem():
                     return result
             time.sleep(0.01 * 2**attempt)
         raise StoreUnavailable(
             f"Can't write to the store {self.address}",
-            f"other writers were quicker, or its file was replaced, {ATTEMPTS} times",
-            "The same records are tried again later.",
+            f"other writers changed the same rows, or its file was replaced, {ATTEMPTS} times",
+            "The same records are retried later.",
         )
 
     def _once(self, work: Callable[[sa.Connection], T]) -> T:
@@ -256,9 +256,9 @@ class Store:
 
     def write(self, records: Sequence[AnyRecord]) -> Written:
         """
-        Write a batch, all of it or nothing; writing it again changes nothing.
+        Write a batch atomically; writing it again changes nothing.
 
-        A record that the database refuses for what is in it is left out and returned in ``refused``.
+        A record whose data the database refuses is left out and returned in ``refused``.
         """
         if not records:
             return Written()
@@ -267,9 +267,9 @@ class Store:
             return self.in_transaction(lambda connection: writing.write(connection, records, now_s))
         except (StoreUnavailable, MemoryError):
             raise
-        except Exception as error:  # the database's, about a value, or a mistake of ours: one record stops no other
+        except Exception as error:  # refused data, or a bug of ours: one record must not stop the others
             with self.reading() as connection:
-                # Newer tables may refuse every record of ours for what is not in it: they wait for the update.
+                # Newer tables may refuse every record of this version: they wait for the update.
                 migration.refuse_if_newer(connection, self.address)
             if len(records) == 1:
                 return Written(refused=[(records[0], f"{type(error).__name__}: {error}"[:500])])
@@ -278,14 +278,14 @@ class Store:
         written.add(self.write(records[middle:]))
         return written
 
-    # --- what the monitor writes
+    # --- the monitor's writes
 
     def save_alert(self, alert: AlertView) -> None:
         """Write an alert's state."""
         self.in_transaction(lambda connection: state.save_alert(connection, alert))
 
     def save_alert_rules(self, rules: StoredRules | None) -> None:
-        """Keep the alert rules that somebody set in the monitor; None goes back to the configured ones."""
+        """Save the alert rules set in the monitor; None restores the configured ones."""
         self.in_transaction(lambda connection: state.save_alert_rules(connection, rules))
 
     def save_delivery(self, delivery: Delivery) -> None:
@@ -293,7 +293,7 @@ class Store:
         self.in_transaction(lambda connection: state.save_delivery(connection, delivery))
 
     def add_shell(self, shell: ShellView) -> None:
-        """Write that a shell session began, with the lines that it has."""
+        """Write the start of a shell session, with its lines."""
         self.in_transaction(lambda connection: state.add_shell(connection, shell))
 
     def add_shell_line(self, shell_id: str, line: ShellLine) -> None:
@@ -301,39 +301,39 @@ class Store:
         self.in_transaction(lambda connection: state.add_shell_line(connection, shell_id, line))
 
     def end_shell(self, shell_id: str, at_s: float, users: Sequence[str]) -> None:
-        """Write that a session ended, and who took part."""
+        """Write the end of a session, and its users."""
         self.in_transaction(lambda connection: state.end_shell(connection, shell_id, at_s, users))
 
     def resolve_group(self, fingerprint: str, by: str, at_s: float) -> None:
-        """Somebody says that this group of failures is dealt with; the next one makes it ``regressed``."""
+        """Mark a group of failures as resolved; its next failure makes it ``regressed``."""
         self.in_transaction(lambda connection: state.resolve_group(connection, fingerprint, by, at_s))
 
     def resolve_leak(self, id: str, by: str, at_s: float) -> None:
-        """Somebody says that this leak is dealt with; it is listed again when it is seen again."""
+        """Mark a leak as resolved; it is listed again when it is seen again."""
         self.in_transaction(lambda connection: state.resolve_leak(connection, id, by, at_s))
 
     def prune(self, settings: Settings, now_s: float, *, most_s: float = math.inf) -> Pruned:
         """
-        Remove what is older or more than the settings keep, in small batches between which others write.
+        Remove rows beyond the retention settings, in small batches between which others can write.
 
         Args:
-            settings: What is kept.
+            settings: The retention settings.
             now_s: The time, seconds since the epoch.
-            most_s: No further batch is begun after this many seconds; the next call goes on.
+            most_s: Time limit, seconds: no further batch is started after it. The next call continues.
         """
         return pruning.prune(self.in_transaction, settings, now_s, most_s=most_s)
 
     def give_back(self, *, most_s: float) -> int:
         """
-        Give free space of an SQLite file back to the disk, in steps of a few milliseconds.
+        Shrink an SQLite file by its free space, in steps of a few milliseconds.
 
-        Some is kept for new rows. A file that an older version made can do it only after :meth:`vacuum`.
+        Some free space stays for new rows. A file of an older version can shrink only after :meth:`vacuum`.
 
         Args:
-            most_s: No further step is begun after this many seconds.
+            most_s: Time limit, seconds: no further step is started after it.
 
         Returns:
-            How many bytes were given back.
+            The number of freed bytes.
         """
         if self._own_file is None:
             return 0
@@ -347,28 +347,28 @@ class Store:
 
     def vacuum(self) -> int:
         """
-        Write an SQLite file anew without its free space, and so that it gives space back from now on.
+        Rewrite an SQLite file without its free space, and so that it can shrink from now on.
 
-        Other writers wait while it runs, about a second for each 100 MB; it needs twice the file's size on the disk.
+        Other writers wait meanwhile, about a second per 100 MB. It needs twice the file's size on the disk.
 
         Returns:
-            How many bytes smaller the file is.
+            By how many bytes the file shrank.
 
         Raises:
-            StoreUnavailable: There is not enough room, or the store is no SQLite file of its own.
+            StoreUnavailable: The disk has too little space, or the store is not its own SQLite file.
         """
         what = f"Can't vacuum the store {self.address}"
         if self._own_file is None:
-            raise StoreUnavailable(what, "it is no SQLite file of its own", "Its database gives space back by itself.")
-        self._follow()
+            raise StoreUnavailable(what, "it is not its own SQLite file", "Its database manages its space itself.")
+        self._reopen_if_replaced()
         path = self._own_file.path
         before = path.stat().st_size
         disk = os.statvfs(path.parent)
         if disk.f_bavail * disk.f_frsize < 2 * before:
             raise StoreUnavailable(
                 what,
-                f"{size(2 * before)} are needed on the disk for it, and {size(disk.f_bavail * disk.f_frsize)} are free",
-                "Free some space first. What was pruned is used for new records meanwhile.",
+                f"it needs {size(2 * before)} of disk space, and {size(disk.f_bavail * disk.f_frsize)} are free",
+                "Free some space first. Meanwhile new records use the pruned space.",
             )
         try:
             with closing(self.engine.raw_connection()) as connection:
@@ -387,13 +387,13 @@ class Store:
 
 
 _REPAIR = (
-    "Restore a backup, or move the file away: a new one is made. The sqlite3 program's .recover may read the old one. "
+    "Restore a backup, or move the file away: a new one is created. sqlite3's .recover may read the old one. "
     "Tasks go on, records wait in the spool."
 )
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether SQLite says that the file is damaged, or no database at all."""
+    """Whether SQLite reports that the file is damaged or not a database."""
     code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
     return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -404,30 +404,30 @@ def _reason(error: Exception) -> str:
 
 
 def unavailable(what: str, error: Exception) -> StoreUnavailable:
-    """The refusal that tells what an error of the database means."""
+    """A :class:`StoreUnavailable` that explains a database error."""
     reason = _reason(error)
     low = reason.lower()
     if is_damage(error):
         advice = _REPAIR
     elif "no such table" in low or "doesn't exist" in low or "does not exist" in low or "no such column" in low:
-        advice = "Its tables are missing or of another version: celery -A proj trace doctor tells which."
+        advice = "Its tables are missing or of another version: see celery -A proj trace doctor."
     elif "i/o error" in low:
-        advice = "The disk, or the file system on it, reports errors: see the system's log. Records wait in the spool."
+        advice = "The disk or its file system reports errors: see the system's log. Records wait in the spool."
     elif "disk" in low or "full" in low or "no space" in low:
-        advice = "Make room, or prune with celery -A proj trace prune; tasks go on, records wait in the spool."
+        advice = "Free some space, or run celery -A proj trace prune; tasks go on, records wait in the spool."
     elif "readonly" in low or "read-only" in low or "permission" in low or "denied" in low or "unable to open" in low:
-        advice = "Give this user the right to write there, or set CELERY_TRACE_STORE; records wait in the spool."
+        advice = "Give this user write permission, or set CELERY_TRACE_STORE; records wait in the spool."
     elif "locked" in low or "lock wait" in low or "deadlock" in low:
-        advice = "Another program holds it; records wait in the spool and are tried again."
+        advice = "Another program has locked it; records wait in the spool and are retried."
     else:
-        advice = "Records wait in the spool and are tried again; check that the database runs and accepts this user."
+        advice = "Records wait in the spool and are retried; check that the database runs and accepts this user."
     return StoreUnavailable(what, reason, advice)
 
 
 def is_about_data(error: Exception) -> bool:
-    """Whether the database refused a value, not us: too long, out of range, not of its encoding."""
+    """Whether the database refused a value: too long, out of range, or not in its encoding."""
     if getattr(error, "connection_invalidated", False):
-        return False  # PyMySQL says of a lost connection that it can't be used like this: InterfaceError (0, '')
+        return False  # PyMySQL raises InterfaceError (0, '') for a lost connection
     if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError | sa.exc.StatementError):
         return not isinstance(error, sa.exc.DBAPIError) or isinstance(
             error, sa.exc.DataError | sa.exc.IntegrityError | sa.exc.InterfaceError
@@ -436,7 +436,7 @@ def is_about_data(error: Exception) -> bool:
 
 
 def is_passing(error: sa.exc.SQLAlchemyError) -> bool:
-    """Whether the same transaction may succeed at once: deadlock, serialization, a lost connection of the pool."""
+    """Whether the same transaction may succeed at once: a deadlock, a serialization failure, a lost connection."""
     original: Any = getattr(error, "orig", None)
     code = getattr(original, "sqlstate", None) or (original.args[0] if original is not None and original.args else None)
     if code in ("40P01", "40001", 1213, 1205, 1020):
@@ -446,15 +446,15 @@ def is_passing(error: sa.exc.SQLAlchemyError) -> bool:
 
 def open_store(settings: Settings, *, create: bool = True, clock: Clock | None = None) -> Store:
     """
-    Open the store of these settings, and bring its tables up to date.
+    Open the store of these settings, and migrate its tables.
 
     Args:
         settings: ``store_url`` names it.
-        create: Make the database file and the tables if they are missing; a reader says False.
-        clock: Tells when a record was written.
+        create: Create the database file and the tables if they are missing; False for a reader.
+        clock: Timestamps written records.
 
     Raises:
-        StoreUnavailable: It can't be reached or made, or its schema is newer than this version.
+        StoreUnavailable: It can't be reached or created, or its schema is newer than this version.
     """
     store = Store(engines.make_engine(settings.store_url), settings, create=create, clock=clock or SystemClock())
     store.open()

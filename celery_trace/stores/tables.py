@@ -1,4 +1,4 @@
-"""The tables of :mod:`celery_trace.stores.schema` for SQLAlchemy: what statements are made of."""
+"""The tables of :mod:`celery_trace.stores.schema` for SQLAlchemy's statements."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from celery_trace.stores import schema
+
+#: Columns, statements and result rows of any type: SQLAlchemy's types depend on a table's columns.
+AnyColumn = sa.Column[Any]
+AnySelect = sa.Select[Any]
+AnyRow = sa.Row[*tuple[Any, ...]]
 
 metadata = sa.MetaData()
 
@@ -21,7 +26,7 @@ _TYPES: dict[str, sa.types.TypeEngine[Any]] = {
 }
 
 
-def _column(column: schema.Column) -> sa.Column[Any]:
+def _column(column: schema.Column) -> AnyColumn:
     kind = sa.String(column.type.length) if column.type.kind == "text" else _TYPES[column.type.kind]
     if column.key:
         return sa.Column(column.name, kind, primary_key=True)
@@ -63,7 +68,7 @@ shells = _table(schema.shells)
 shell_lines = _table(schema.shell_lines)
 meta = _table(schema.meta)
 
-#: Where the records of each tag stand.
+#: The table of each record tag.
 RECORDS = {
     "process": processes,
     "rollup": rollups,

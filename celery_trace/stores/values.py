@@ -1,9 +1,9 @@
 """
-What a search finds in a failure beside its exception: the plain values that it held, as one short text.
+The searchable values of a failure: its plain values as one short text.
 
-The values were redacted before they left the process, so this text holds no more than the capture does. A token
-index would answer faster over millions of failures, at some sixty rows for each; one row of at most
-:data:`MOST_CHARACTERS` keeps a write cheap, and a search reads the newest few thousand of them.
+The values were redacted before they left the process, so this text has no more than the capture. A token index would
+be faster over millions of failures, at about sixty rows for each; one row of at most :data:`MOST_CHARACTERS` keeps a
+write cheap, and a search reads the newest few thousand rows.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from celery_trace.model import Capture, Failure, Node
 
 MOST_CHARACTERS = 2000
 MOST_OF_A_VALUE = 120
-#: Values looked at, so that a capture of thousands costs no more than one of dozens.
+#: Most values that are read, so that a capture of thousands costs no more than one of dozens.
 MOST_VALUES = 400
 #: How deep below a local: ``order.customer.email`` is two.
 MOST_DEPTH = 3
 
-#: Values that nobody searches for and every capture is full of.
+#: Common values that are not worth searching for.
 _DULL = frozenset({"None", "True", "False", "0", "1", "", "-1"})
 
 
@@ -28,7 +28,7 @@ def searchable(failure: Failure) -> str:
     """
     ``name=value`` lines, lower case: messages, arguments, the request, then locals from the innermost frame outwards.
 
-    What stands at the top of a frame comes before what hangs below it; equal lines stand once.
+    The locals of a frame come before the values inside them; equal lines appear once.
     """
     found: dict[str, None] = {}
     length = 0
@@ -44,9 +44,9 @@ def searchable(failure: Failure) -> str:
 
 def difference(text: str, common: str) -> str:
     """
-    A failure's text by that of another one: which of its lines are missing here, by number, then the lines beside them.
+    A failure's text as a difference to a common text: the numbers of the lines that it lacks, then its other lines.
 
-    Whether a stored text is such a difference stands in the failure's row (``shared``).
+    The failure's row says whether its stored text is such a difference (``shared``).
     """
     mine, theirs = text.split("\n"), common.split("\n")
     here, there = set(mine), set(theirs)
@@ -56,26 +56,26 @@ def difference(text: str, common: str) -> str:
 
 class Search:
     """
-    What somebody looks for in the texts.
+    A search in the texts.
 
     Args:
-        search: As it was typed.
+        search: The text as typed.
     """
 
     def __init__(self, search: str) -> None:
-        #: Texts of which any has to be found.
+        #: Texts, any of which has to be found.
         self.patterns = sorted({search.lower(), pattern_text(search)})
 
     def finds(self, text: str) -> bool:
-        """Whether a whole text has it."""
+        """Whether a whole text matches."""
         return any(pattern in text for pattern in self.patterns)
 
     def lines_of(self, common: str) -> set[int]:
-        """The lines of a shared text that have it, by number."""
+        """The numbers of a shared text's matching lines."""
         return {number for number, line in enumerate(common.split("\n")) if self.finds(line)}
 
     def finds_in_difference(self, text: str, lines: set[int]) -> bool:
-        """Whether a failure has it whose text is a difference to one in which these lines have it."""
+        """Whether a failure matches that is stored as a difference to a text with these matching lines."""
         missing, _, own = text.partition("\n")
         if self.finds(own):
             return True
@@ -83,7 +83,7 @@ class Search:
 
 
 def pattern_text(search: str) -> str:
-    """What somebody typed, in the form of the lines: ``Order_ID = 7`` finds ``order_id=7``."""
+    """A typed search in the form of the lines: ``Order_ID = 7`` finds ``order_id=7``."""
     name, sign, value = search.strip().lower().partition("=")
     return f"{name.rstrip()}={value.lstrip()}" if sign else name
 
@@ -105,7 +105,7 @@ def _lines(failure: Failure) -> Iterator[str]:
 
 
 def _values(capture: Capture) -> Iterator[str]:
-    # Breadth first, so that the locals themselves stand before the parts of any of them.
+    # Breadth first, so that all locals come before their parts.
     waiting: deque[tuple[str, int, int]] = deque()
     for name, ref in (("args", capture.args), ("kwargs", capture.kwargs)):
         node = _node(capture, ref)
@@ -150,6 +150,6 @@ def _parts(capture: Capture, name: str, node: Node, depth: int) -> Iterator[tupl
 
 
 def _line(name: str, value: str) -> str:
-    # A line feed would let one value look like two.
+    # A line feed would make one value look like two.
     text = value[:MOST_OF_A_VALUE].lower().replace("\n", " ")
     return f"{name[:60].lower()}={text}" if name else text

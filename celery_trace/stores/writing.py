@@ -1,17 +1,16 @@
 """
-A batch of records into the tables, in one transaction.
+Writes a batch of records into the tables, in one transaction.
 
-At-least-once delivery: every step gives the same result when the same records come again, in another order, or
-from two collectors at once. Rows that are only ever written once are inserted where their key is new. Rows that
-grow are locked, merged and written back. The tables are visited in one fixed order and their rows in the order
-of their keys, so that two writers never wait for each other in a ring.
+Delivery is at-least-once: every step gives the same result when the same records arrive again, in another order, or
+from two collectors at once. Rows that are written once are inserted if their key is new. Rows that grow are locked,
+merged and written back. Tables are visited in a fixed order and rows in key order, so that writers never deadlock.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
@@ -39,17 +38,20 @@ from celery_trace.stores.mapping import Row, text
 from celery_trace.stores.rows import LARGEST, SUMMED
 from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
 
+if TYPE_CHECKING:
+    pass
+
 HOUR_S = 3600
-#: Counters of a :class:`Stats` record that are levels, not sums; they are not added up.
+#: Counters of a :class:`Stats` record that are gauges and are not summed.
 LEVELS = ("spool:", "waiting", "heap:")
 
 
 class Written(Struct):
     """
-    What became of a batch.
+    The result of a batch.
 
-    ``new`` and ``known`` count by record tag: rows that were new, and records that completed a row or repeated one.
-    ``refused`` are records that the database would not take by themselves, with its reason.
+    ``new`` and ``known`` count by record tag: new rows, and records that completed or repeated a row. ``refused`` are
+    records that the database refused even alone, with the reason.
     """
 
     new: Counter[str] = field(default_factory=Counter)
@@ -64,7 +66,7 @@ class Written(Struct):
 
 
 def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float) -> Written:
-    """Write a batch; the caller's transaction holds it together."""
+    """Write a batch within the caller's transaction."""
     by_type: dict[type, list[Any]] = defaultdict(list)
     for record in records:
         by_type[type(record)].append(record)
@@ -95,7 +97,7 @@ def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float)
 
 
 class _Batch:
-    """One transaction's work; ``tallies`` are written last, because every writer touches those few rows."""
+    """One transaction's work; ``tallies`` are written last, because every writer updates those few rows."""
 
     def __init__(self, connection: sa.Connection, now_s: float) -> None:
         self._connection = connection
@@ -137,7 +139,7 @@ class _Batch:
                     for key in keys
                 ],
             )  # fmt: skip
-            # Touch those that stood there: whoever is computing this name now will see that it changed meanwhile.
+            # Touch existing marks: a process that is computing this name now will see the change.
             self._connection.execute(
                 sa.update(state)
                 .where(state.c.id.in_(keys))
@@ -222,7 +224,7 @@ class _Batch:
         return len(fresh)
 
     def _add_to_totals(self, steps: list[tuple[Rollup, Rollup | None]]) -> None:
-        """Carry each rollup's progress over to the sums of all processes."""
+        """Add each rollup's increase to the totals of all processes."""
         sums: dict[str, Rollup] = {}
         by_name: dict[str, tuple[str, str, Counter[str]]] = {}
         for record, before in steps:
@@ -355,7 +357,7 @@ class _Batch:
 
 
 class _Groups:
-    """What a batch of failures changes in their groups."""
+    """A batch's changes to groups of failures."""
 
     def __init__(self) -> None:
         self._changes: Counter[str] = Counter()
@@ -363,8 +365,8 @@ class _Groups:
         self._latest: dict[str, Any] = {}
         self._first_s: dict[str, float] = {}
 
-    def count(self, row: Any, by: int) -> None:
-        """Count a failure's row in (+1) or out (-1) of its group, or only look at it again (0)."""
+    def count(self, row: Row, by: int) -> None:
+        """Add a failure's row to its group (+1), remove it (-1), or update it (0)."""
         key = row["fingerprint"]
         self._changes[key] += by
         self._hours[(key, _hour(row["at_s"]))] += by
@@ -374,7 +376,7 @@ class _Groups:
             self._first_s[key] = min(row["at_s"], self._first_s.get(key, row["at_s"]))
 
     def write(self, connection: sa.Connection) -> None:
-        """Carry the changes over."""
+        """Write the changes."""
         found = locked(connection, tables.groups, self._changes)
         fresh: list[Row] = []
         changed: list[Row] = []
@@ -430,7 +432,7 @@ _SHARED = ("kind", "name", "exception_type", "exception_module", "exception_mess
 
 
 def _merge(old: Failure, new: Failure) -> Failure:
-    """Two witnesses of one failure; imported late, because most failures have one witness only."""
+    """Merge two reports of one failure; imported late, because most failures have only one report."""
     from celery_trace.failures.merge import merge
 
     return merge(old, new)

@@ -1,4 +1,4 @@
-"""How the collector hands records on: straight into the store, or through the broker to the monitor."""
+"""How the collector delivers records: directly into the store, or through the broker to the monitor."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from celery_trace.model import AnyRecord
 
 
 class TransportUnavailable(Unavailable):
-    """Records can't be handed on now; they stay in the spool."""
+    """Records can't be delivered now; they stay in the spool."""
 
 
 class Transport(Protocol):
-    """What the collector needs."""
+    """The collector's interface to a transport."""
 
     name: str
 
     def destination(self) -> str:
         """
-        Names the store that records go to, where this end knows it; else nothing.
+        The id of the store that records go to, if this end knows it; otherwise empty.
 
-        It changes when the store was deleted, replaced or made anew: what was sent before may not be in it.
+        It changes when the store was deleted, replaced or recreated: earlier records may not be in it.
 
         Raises:
             TransportUnavailable: It can't be reached now.
@@ -30,28 +30,28 @@ class Transport(Protocol):
 
     def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
         """
-        Hand a batch on, all of it or nothing; it has arrived safely when this returns.
+        Deliver a batch atomically; it has arrived safely when this returns.
 
         Returns:
-            Records that were refused for what is in them, with the reason; they must not be sent again.
+            Records with refused data, with the reason; they must not be sent again.
 
         Raises:
             TransportUnavailable: Not now.
         """
 
-    def upkeep(self, *, idle: bool) -> None:
+    def maintain(self, *, idle: bool) -> None:
         """
-        What the store needs besides records, for a fraction of a second; called after each round.
+        Maintain the store for a fraction of a second; called after each round.
 
         Args:
-            idle: Whether the round found nothing: now is the time for what can wait.
+            idle: Whether the round found nothing, so that low-priority work can run.
 
         Raises:
             TransportUnavailable: Not now.
         """
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 __all__ = ["Transport", "TransportUnavailable"]

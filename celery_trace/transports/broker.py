@@ -1,12 +1,11 @@
 """
 The transport ``broker``: batches on a durable queue, from many hosts' collectors to one or more monitors.
 
-A collector publishes a batch and moves its cursors when the broker has confirmed it (RabbitMQ) or taken it (Redis).
-A monitor acknowledges a batch after the store has committed it; one that dies in between leaves the batch to the
-next (:mod:`celery_trace.transports.intake`). So each batch arrives at least once, and the records' keys make the
-second time harmless.
+A collector publishes a batch and moves its cursors when the broker has confirmed (RabbitMQ) or accepted it (Redis). A
+monitor acknowledges a batch after the store has committed it; if it dies before, the next monitor gets the batch
+(:mod:`celery_trace.transports.intake`). So delivery is at-least-once, and the records' keys make repeats harmless.
 
-Nothing is pickled: a batch is lines of JSON, compressed, in a raw body with its own content type.
+Nothing is pickled: a batch is compressed lines of JSON in a raw body with its own content type.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import kombu
 
@@ -28,42 +27,46 @@ from celery_trace.settings import Settings
 from celery_trace.transports import TransportUnavailable
 from celery_trace.transports.intake import LEASE_S, MOST_MESSAGE_BYTES, Intake, Taken, open_intake
 
+if TYPE_CHECKING:
+    from celery import Celery
+    from kombu.transport.virtual import Channel
+
 logger = logging.getLogger("celery_trace")
 
 QUEUE = "celery_trace.records"
-#: Where a batch goes that can't be read, or that the store refuses again and again.
+#: The queue for batches that can't be read or that the store keeps refusing.
 SET_ASIDE_QUEUE = "celery_trace.set_aside"
 CONTENT_TYPE = "application/x-celery-trace-1"
 
-#: So many batches may wait at the broker; above that the hosts keep theirs in their spools.
+#: Most batches that wait at the broker; beyond that, hosts keep theirs in the spool.
 MOST_WAITING = 1000
 #: Most batches that are set aside.
 MOST_SET_ASIDE = 100
-#: Pause after the store or the broker refused, seconds: doubles up to the second number.
+#: Backoff after the store or the broker refused, seconds: doubles up to the second number.
 BACK_OFF_S = (0.5, 15.0)
-#: A batch at which the store fails for no known reason is set aside after so many attempts.
+#: Attempts with a batch that makes the store fail for an unknown reason, before it is set aside.
 ATTEMPTS = 3
-#: How long connecting, publishing and confirming may each take, seconds.
+#: Time limit of connecting, publishing and confirming each, seconds.
 TIMEOUT_S = 5.0
 
 
-class Sink(Protocol):
-    """A store, as far as this transport is concerned."""
+class BatchStore(Protocol):
+    """What this transport needs of a store."""
 
     def write(self, records: Sequence[AnyRecord]) -> Any:
-        """Write a batch; the answer has ``refused``."""
+        """Write a batch; the result has ``refused``."""
 
 
 class HasStore(Protocol):
-    """Whoever has the store, which may come and go."""
+    """Provides the store, which may come and go."""
 
     @property
-    def store(self) -> Sink | None:
-        """The store; None while there is none. May raise ``Unavailable``."""
+    def store(self) -> BatchStore | None:
+        """The store, or None. May raise ``Unavailable``."""
 
 
 def records_queue(name: str = QUEUE, most: int = MOST_WAITING) -> kombu.Queue:
-    """A durable queue, bounded: RabbitMQ refuses (and does not confirm) what is beyond its length."""
+    """A durable, bounded queue: RabbitMQ refuses (does not confirm) messages beyond its length."""
     return kombu.Queue(
         name,
         kombu.Exchange("", type="direct"),
@@ -76,17 +79,17 @@ def records_queue(name: str = QUEUE, most: int = MOST_WAITING) -> kombu.Queue:
 
 def connect(broker: dict[str, Any]) -> kombu.Connection:
     """
-    A connection from plain values, as :class:`celery_trace.collector.process.CollectorProcess` writes them down.
+    A connection from the plain values of :class:`celery_trace.collector.process.CollectorProcess`.
 
     Raises:
-        TransportUnavailable: No broker was named.
+        TransportUnavailable: No broker is configured.
     """
     if not broker.get("hostname"):
         raise TransportUnavailable(
-            "Can't reach the broker", "no broker was named", "Start the collector from the worker, or with -A proj."
+            "Can't reach the broker", "none is configured", "Start the collector from the worker, or with -A proj."
         )
     options = dict(broker.get("transport_options") or {})
-    # Publishing must fail soon rather than hang: the records are safe in the spool.
+    # Publishing must fail fast instead of hanging: the records are safe in the spool.
     url = str(broker["hostname"])
     if url.startswith(("amqp", "pyamqp")):
         options.setdefault("confirm_publish", True)
@@ -104,18 +107,18 @@ def connect(broker: dict[str, Any]) -> kombu.Connection:
     )
 
 
-#: Greatest batch that is read, bytes as it was before it was compressed, and lines: whoever may publish can send any.
-#: A collector's has 2 MiB, and a single record at most 8 MiB. One transaction takes no more than this either.
+#: Limits of a batch in decompressed bytes and lines, as any publisher can send one. A collector's has 2 MiB, and a
+#: single record at most 8 MiB. They limit a transaction too.
 MOST_BATCH_BYTES = 16 * 1024 * 1024
 MOST_BATCH_LINES = 100_000
 
 
 class CorruptBatch(TraceError, ValueError):
-    """A message that holds no batch of ours; the text says what is wrong with it."""
+    """A message that is not a valid batch; the text has the reason."""
 
 
 def pack_batch(records: Sequence[AnyRecord]) -> bytes:
-    """A batch as the body of a message: lines of JSON, compressed; zlib adds a checksum."""
+    """A batch as a message body: compressed lines of JSON; zlib adds a checksum."""
     return zlib.compress(b"\n".join(encode(record) for record in records), 1)
 
 
@@ -124,7 +127,7 @@ def inflate(body: bytes) -> bytes:
     The lines of a message's body, at most :data:`MOST_BATCH_BYTES`.
 
     Raises:
-        CorruptBatch: The body is none of ours.
+        CorruptBatch: The body is not valid.
     """
     if len(body) > MOST_MESSAGE_BYTES:
         raise CorruptBatch(f"it is a message of more than {MOST_MESSAGE_BYTES} bytes")
@@ -142,10 +145,10 @@ def inflate(body: bytes) -> bytes:
 
 def read_lines(data: bytes) -> tuple[list[AnyRecord], list[tuple[bytes, str]]]:
     """
-    The records of a batch, and the lines that could not be read, each with what is wrong with it.
+    The records of a batch, and its unreadable lines with the reasons.
 
     Raises:
-        CorruptBatch: No line is a record, or there are too many.
+        CorruptBatch: No line is a record, or there are too many lines.
     """
     lines = data.split(b"\n", MOST_BATCH_LINES)
     if len(lines) > MOST_BATCH_LINES:
@@ -167,7 +170,7 @@ class BrokerTransport:
     The collector's end.
 
     Args:
-        open_connection: Makes a connection; called again after one was lost.
+        open_connection: Opens a connection; called again after one was lost.
         queue: The queue's name.
     """
 
@@ -184,7 +187,7 @@ class BrokerTransport:
         """Nothing: the monitor has the store."""
         return ""
 
-    def upkeep(self, *, idle: bool) -> None:
+    def maintain(self, *, idle: bool) -> None:
         """Nothing: the monitor has the store."""
 
     def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
@@ -205,12 +208,12 @@ class BrokerTransport:
             )
         except TransportUnavailable:
             raise
-        except Exception as error:  # each transport raises errors of its own kinds; all of them mean "not now"
+        except Exception as error:  # kombu's transports raise different errors; all mean "not now"
             self.close()
             raise TransportUnavailable(
                 "Can't publish records to the broker",
                 f"{type(error).__name__}: {error}",
-                "They wait in the spool and are tried again.",
+                "They wait in the spool and are retried.",
             ) from error
         return []
 
@@ -231,7 +234,7 @@ class BrokerTransport:
         self._connection = connection
 
     def _check_length(self) -> None:
-        """Redis bounds no queue, so we do; on RabbitMQ the broker refuses by itself."""
+        """Check the queue's length, as Redis has no bounded queues; RabbitMQ refuses by itself."""
         assert self._connection is not None
         if self._connection.transport.driver_type != "redis":
             return
@@ -240,7 +243,7 @@ class BrokerTransport:
             raise TransportUnavailable(
                 "Can't publish records to the broker",
                 f"{waiting} batches wait there already",
-                "Start a monitor: it takes them. Until then records wait in the spool.",
+                "Start a monitor to read them. Until then records wait in the spool.",
             )
 
     def close(self) -> None:
@@ -250,27 +253,27 @@ class BrokerTransport:
             try:
                 connection.release()
             except Exception as error:
-                logger.debug("The broker's connection did not close: %s", error)
+                logger.debug("The broker connection could not be closed: %s", error)
 
 
 class BrokerConsumer:
     """
     The monitor's end: a thread that writes batches into the store and acknowledges each after its commit.
 
-    While the store or the broker is away it waits, with growing pauses; the batches stay at the broker.
+    While the store or the broker is unavailable it retries with backoff; the batches stay at the broker.
 
     Args:
         app: The Celery app whose broker is read.
         facts: Has the store as ``store``.
-        settings: Those of the monitor; its `trace_dir` names this reader in the account.
-        clock: Stamps the account.
+        settings: The monitor's settings; ``trace_dir`` identifies this reader in the statistics.
+        clock: Timestamps the statistics.
         queue: The queue's name.
-        lease_s: On Redis: so long after a monitor was killed, what it had taken goes to the next one.
+        lease_s: On Redis, how long after a monitor was killed its batches go to the next one.
     """
 
     def __init__(
         self,
-        app: Any,
+        app: Celery,
         facts: HasStore,
         settings: Settings,
         *,
@@ -288,20 +291,20 @@ class BrokerConsumer:
         self._thread: threading.Thread | None = None
         self._account = f"consumer:{socket.gethostname()}:{settings.folder.name}:{int(self._clock.now_s() * 1000)}"
         #: ``batches`` and ``records`` written, ``set_aside`` batches, ``corrupt`` lines, ``refused`` records, and
-        #: ``dropped`` lines, which did not fit into the queue of what is set aside.
+        #: ``dropped`` lines, for which the queue of set-aside batches was full.
         self.counters: Counter[str] = Counter()
         self._logged: dict[str, int] = {}
         self._failed_with = ""
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the thread; returns at once."""
         if self._thread is None:
             self._ended.clear()
             self._thread = threading.Thread(target=self._run, name="celery-trace broker consumer", daemon=True)
             self._thread.start()
 
     def stop(self, timeout: float = 15.0) -> None:
-        """End after the batch that is being written; what was taken and not written goes back."""
+        """End after the batch that is being written; unwritten batches go back to the broker."""
         thread, self._thread = self._thread, None
         self._ended.set()
         if thread is not None:
@@ -314,7 +317,7 @@ class BrokerConsumer:
                 with self._app.connection_for_read().clone(connect_timeout=TIMEOUT_S) as connection:
                     self._consume(connection)
                 pause_s = BACK_OFF_S[0]
-            except Exception as error:  # each transport raises errors of its own kinds
+            except Exception as error:  # kombu's transports raise different errors
                 if pause_s == BACK_OFF_S[0]:
                     logger.warning("celery-trace: the broker can't be read (%s: %s).", type(error).__name__, error)
                 self._ended.wait(pause_s)
@@ -331,8 +334,8 @@ class BrokerConsumer:
                 if taken and not self._ended.is_set():
                     self._take(channel, intake, taken)
 
-    def _take(self, channel: Any, intake: Intake, messages: Sequence[Taken]) -> None:
-        """Write several batches in one transaction, then acknowledge them; in several if they are large."""
+    def _take(self, channel: Channel, intake: Intake, messages: Sequence[Taken]) -> None:
+        """Write batches in one transaction, or in several if they are large; then acknowledge them."""
         batches: list[tuple[Taken, list[AnyRecord]]] = []
         together_bytes = 0
         for message in messages:
@@ -347,14 +350,14 @@ class BrokerConsumer:
             except CorruptBatch as error:
                 self._set_aside(channel, intake, message, str(error))
                 continue
-            if wrong:  # a newer host may know records that this monitor does not
-                self._lay_aside(channel, [line for line, _ in wrong], wrong[0][1])
+            if wrong:  # a newer host may send records that this monitor does not know
+                self._set_lines_aside(channel, [line for line, _ in wrong], wrong[0][1])
                 records.append(self._stats())
             batches.append((message, records))
             together_bytes += len(data)
         self._store(channel, intake, batches)
 
-    def _store(self, channel: Any, intake: Intake, batches: Sequence[tuple[Taken, list[AnyRecord]]]) -> None:
+    def _store(self, channel: Channel, intake: Intake, batches: Sequence[tuple[Taken, list[AnyRecord]]]) -> None:
         if not batches:
             return
         together = [record for _, records in batches for record in records]
@@ -362,7 +365,7 @@ class BrokerConsumer:
             for message, records in batches:
                 self._acknowledge(message, records)
             return
-        for message, records in batches:  # one of them is poison: which one?
+        for message, records in batches:  # find the one that can't be written
             if self._write(channel, intake, records, ATTEMPTS):
                 self._acknowledge(message, records)
             elif not self._ended.is_set():
@@ -373,12 +376,12 @@ class BrokerConsumer:
         self.counters["records"] += len(records)
         message.ack()
 
-    def _write(self, channel: Any, intake: Intake, records: Sequence[AnyRecord], attempts: int) -> bool:
+    def _write(self, channel: Channel, intake: Intake, records: Sequence[AnyRecord], attempts: int) -> bool:
         """
-        Write until it is written, however long the store is away; what it refuses for what is in it is laid aside.
+        Retry until written, however long the store is unavailable. Records with refused data are set aside.
 
         Returns:
-            False when the end has come, or when the store failed ``attempts`` times for a reason that is not "not now".
+            False if the thread is to end, or if the store failed ``attempts`` times for an unexpected reason.
         """
         pause_s, failed = BACK_OFF_S[0], 0
         while not self._ended.is_set():
@@ -402,25 +405,25 @@ class BrokerConsumer:
             return False
         if refused:
             self.counters["refused"] += len(refused)
-            self._lay_aside(channel, [encode(record) for record, _ in refused], refused[0][1])
+            self._set_lines_aside(channel, [encode(record) for record, _ in refused], refused[0][1])
             return self._write(channel, intake, [self._stats()], attempts)
         return True
 
-    def _set_aside(self, channel: Any, intake: Intake, message: Taken, why: str) -> None:
-        """Move a message that can't be read to a queue of its own, so that it does not come back for ever."""
+    def _set_aside(self, channel: Channel, intake: Intake, message: Taken, why: str) -> None:
+        """Move an unreadable message to another queue, so that it is not delivered forever."""
         self.counters["set_aside"] += 1
         self.counters["corrupt"] += 1
         self._publish_aside(channel, message.body, 1, why)
         self._write(channel, intake, [self._stats()], ATTEMPTS)
         message.ack()
 
-    def _lay_aside(self, channel: Any, lines: Sequence[bytes], why: str) -> None:
-        """Keep single lines of a batch whose others are written, as a batch of their own."""
+    def _set_lines_aside(self, channel: Channel, lines: Sequence[bytes], why: str) -> None:
+        """Set single lines of a batch aside, as a batch; its other lines are written."""
         self.counters["corrupt"] += len(lines)
         self._publish_aside(channel, zlib.compress(b"\n".join(lines), 1), len(lines), why)
 
-    def _publish_aside(self, channel: Any, body: bytes, lines: int, why: str) -> None:
-        """Keep what could not be read; what no longer fits into that queue is dropped, counted and logged."""
+    def _publish_aside(self, channel: Channel, body: bytes, lines: int, why: str) -> None:
+        """Publish unreadable lines to the set-aside queue; if that is full, drop, count and log them."""
         queue = records_queue(SET_ASIDE_QUEUE, MOST_SET_ASIDE)(channel)
         if queue.queue_declare().message_count < MOST_SET_ASIDE:
             kombu.Producer(channel, auto_declare=False).publish(
@@ -431,19 +434,19 @@ class BrokerConsumer:
         else:
             self.counters["dropped"] += lines
             self._log_aside(
-                "Records that can't be read were dropped, %d so far: %d messages are in %s already. The last one: %s.",
+                "Unreadable records were dropped, %d so far: there are already %d messages in %s. The last: %s.",
                 self.counters["dropped"], MOST_SET_ASIDE, SET_ASIDE_QUEUE, why,
             )  # fmt: skip
 
     def _log_aside(self, text: str, *values: object) -> None:
-        """Each kind of line once a minute: whoever may publish could fill the log otherwise."""
+        """Log each kind of line once a minute, as any publisher could fill the log otherwise."""
         minute = int(self._clock.monotonic_s() // 60)
         if self._logged.get(text) != minute:
             self._logged[text] = minute
             logger.warning(f"celery-trace: {text}", *values)
 
     def _stats(self) -> Stats:
-        """Our account for the store: what could not be read, and what of it was not even kept."""
+        """Statistics for the store: unreadable and dropped records."""
         self.counters["accounts"] += 1
         return Stats(
             process=self._account,

@@ -12,45 +12,45 @@ from celery_trace.model import AnyRecord
 from celery_trace.transports import TransportUnavailable
 
 
-class Sink(Protocol):
-    """A store, as far as this transport is concerned."""
+class DirectStore(Protocol):
+    """What this transport needs of a store."""
 
     def token(self) -> str:
-        """Names it; see :meth:`celery_trace.transports.Transport.destination`."""
+        """Its id; see :meth:`celery_trace.transports.Transport.destination`."""
 
     def write(self, records: Sequence[AnyRecord]) -> Any:
-        """Write a batch; the answer has ``refused``."""
+        """Write a batch; the result has ``refused``."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 class DirectTransport:
     """
-    Opens the store at the first batch, and anew after it was lost.
+    Writes to the store, which it opens with the first batch and again after it was lost.
 
     Args:
         open_sink: Opens the store.
         after: Called with the store after each batch.
-        upkeep: Called with the store after each round, and whether that found nothing.
+        maintenance: Called with the store after each round, and whether that found nothing.
     """
 
     name = "direct"
 
     def __init__(
         self,
-        open_sink: Callable[[], Sink],
+        open_sink: Callable[[], DirectStore],
         after: Callable[[Any], None] | None = None,
-        upkeep: Callable[[Any, bool], None] | None = None,
+        maintenance: Callable[[Any, bool], None] | None = None,
     ) -> None:
         self._open = open_sink
         self._after = after
-        self._upkeep = upkeep
-        self._sink: Sink | None = None
+        self._upkeep = maintenance
+        self._sink: DirectStore | None = None
 
     @contextmanager
-    def _opened(self) -> Iterator[Sink]:
-        """The store; it closes after it refused, and opens itself when it is used again."""
+    def _opened(self) -> Iterator[DirectStore]:
+        """The store. It is closed after an error, and opens itself with the next use."""
         try:
             if self._sink is None:
                 self._sink = self._open()
@@ -61,7 +61,7 @@ class DirectTransport:
             raise TransportUnavailable(error.what, error.why, error.next) from error
 
     def destination(self) -> str:
-        """The store's token; the store is opened for it."""
+        """The store's token; opens the store."""
         with self._opened() as sink:
             return sink.token()
 
@@ -70,14 +70,14 @@ class DirectTransport:
         with self._opened() as sink:
             refused: list[tuple[AnyRecord, str]] = sink.write(records).refused
             if self._after is not None:
-                with _reported("computing what follows from new records"):  # they must not come again for this
+                with _reported("computing results of new records"):  # an error must not send them again
                     self._after(sink)
             return refused
 
-    def upkeep(self, *, idle: bool) -> None:
-        """Prune and tidy, as the constructor was told to."""
+    def maintain(self, *, idle: bool) -> None:
+        """Run the maintenance function of the constructor."""
         if self._upkeep is not None:
-            with self._opened() as sink, _reported("looking after the store"):
+            with self._opened() as sink, _reported("store maintenance"):
                 self._upkeep(sink, idle)
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class DirectTransport:
 
 @contextmanager
 def _reported(what: str) -> Iterator[None]:
-    """A mistake of ours is reported; that the store refuses is not one."""
+    """Report our own errors; an unavailable store is not one."""
     try:
         yield
     except Unavailable:

@@ -1,39 +1,42 @@
 """
-Messages judged raw, before kombu decompresses or decodes them.
+Checks of raw messages, before kombu decompresses or decodes them.
 
-Kombu inflates a message that carries a ``compression`` header when it makes the message object, whoever sent it:
-530 bytes of bzip2 become more than a gigabyte. No message of ours is compressed by kombu, so one that says it is gets
-refused as it stands. The same goes for one that is too big, and for one that kombu can't read. A reader learns of
-each by :attr:`refused`; none of them raises in the middle of kombu, which would cost the connection.
+Kombu decompresses a message with a ``compression`` header when it creates the message object, from any sender: 530
+bytes of bzip2 become more than a gigabyte. Our messages are never compressed by kombu, so one with this header is
+refused, as is one that is too big or that kombu can't read. The reader sees ``refused`` on the message; nothing raises
+inside kombu, which would cost the connection.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import kombu.message
 import msgspec
 from msgspec import Struct, field
 
-#: Most bytes of a message's headers, and of its properties, where they are JSON (Redis). RabbitMQ bounds its own.
+if TYPE_CHECKING:
+    from kombu.transport.virtual import Channel
+
+#: Size limit of a message's JSON headers and of its properties, bytes (Redis). RabbitMQ has its own limits.
 MOST_HEADER_BYTES = 32 * 1024
 
 
-#: The headers of a refused message: kombu's remote control passes over what has expired.
+#: The headers of a refused message: kombu's remote control ignores expired messages.
 _EXPIRED = {"expires": 1}
 
 
-class Refusal(NamedTuple):
+class RawRefusal(NamedTuple):
     """Why a message was not read: ``too_big``, ``compressed`` or ``malformed``, and a sentence."""
 
     why: str
     text: str
 
 
-class _Laid(Struct, frozen=True):
-    """A message as kombu lays it down in a Redis list. Other keys are skipped without being built."""
+class _StoredMessage(Struct, frozen=True):
+    """A message as kombu stores it in a Redis list. Other keys are skipped without being decoded."""
 
     body: str = ""
     headers: msgspec.Raw = msgspec.Raw(b"{}")
@@ -42,97 +45,97 @@ class _Laid(Struct, frozen=True):
     content_encoding: str | None = field(default=None, name="content-encoding")
 
 
-class Entry(Struct, frozen=True):
-    """A list entry that is a message."""
+class RedisEntry(Struct, frozen=True):
+    """A valid message from a Redis list."""
 
     body: str
-    headers: dict[str, Any]
-    properties: dict[str, Any]
+    headers: dict[str, object]
+    properties: dict[str, object]
     content_type: str | None = field(name="content-type")
     content_encoding: str | None = field(name="content-encoding")
 
 
-_laid = msgspec.json.Decoder(_Laid)
-_mapping = msgspec.json.Decoder(dict[str, Any])
+_laid = msgspec.json.Decoder(_StoredMessage)
+_mapping = msgspec.json.Decoder(dict[str, object])
 
 
-def entry(item: bytes, most_bytes: int) -> Entry | Refusal:
+def entry(item: bytes, most_bytes: int) -> RedisEntry | RawRefusal:
     """
-    A Redis list entry as a message, or why it is none.
+    Read a Redis list entry as a message, or return why it is refused.
 
     Args:
-        item: The entry, which anybody may have pushed.
-        most_bytes: Most bytes that the body may have; in base64 it takes a third more.
+        item: The entry, from any sender.
+        most_bytes: Size limit of the body; in base64 it takes a third more.
     """
     if len(item) > encoded_bytes(most_bytes) + 2 * MOST_HEADER_BYTES + 1024:
         return _too_big(len(item), most_bytes)
     try:
         found = _laid.decode(item)
         if max(len(bytes(found.headers)), len(bytes(found.properties))) > MOST_HEADER_BYTES:
-            return Refusal("too_big", f"its headers or properties have more than {MOST_HEADER_BYTES:,} bytes")
+            return RawRefusal("too_big", f"its headers or properties have more than {MOST_HEADER_BYTES:,} bytes")
         headers, properties = _mapping.decode(found.headers), _mapping.decode(found.properties)
     except (ValueError, RecursionError) as error:  # msgspec.DecodeError and UnicodeDecodeError are ValueErrors
-        return Refusal("malformed", f"it is not a message of kombu's: {error}"[:300])
-    return Entry(found.body, headers, properties, found.content_type, found.content_encoding)
+        return RawRefusal("malformed", f"it is not a kombu message: {error}"[:300])
+    return RedisEntry(found.body, headers, properties, found.content_type, found.content_encoding)
 
 
 def encoded_bytes(most_bytes: int) -> int:
-    """The length of so many bytes in base64."""
+    """The length of this many bytes in base64."""
     return (most_bytes + 2) // 3 * 4
 
 
-def _too_big(size: int, most_bytes: int) -> Refusal:
-    return Refusal("too_big", f"{size:,} bytes; at most {most_bytes:,} are read")
+def _too_big(size: int, most_bytes: int) -> RawRefusal:
+    return RawRefusal("too_big", f"{size:,} bytes; at most {most_bytes:,} are read")
 
 
-def judged(
-    channel: Any,
+def checked_channel(
+    channel: Channel,
     most_bytes: int,
     *,
-    accepts: Callable[[Any], str] | None = None,
-    unreadable: Callable[[Refusal], None] | None = None,
-) -> Any:
+    accepts: Callable[[object], str] | None = None,
+    unreadable: Callable[[RawRefusal], None] | None = None,
+) -> Channel:
     """
-    Let a channel of ours judge each message raw.
+    Make one of our channels check each raw message.
 
-    Each message that it hands out from now on has ``refused``, a :class:`Refusal` or None. One that was refused has
-    neutral contents: headers that say it has expired, and its raw body where that is within the limit.
+    Each message that it delivers from now on has ``refused``, a :class:`RawRefusal` or None. A refused message has
+    neutral contents: expired headers, and its raw body if that is within the limit.
 
     Args:
         channel: Used by us alone, as is its connection.
-        most_bytes: Most bytes of a body.
-        accepts: A further look at a message that can be read; returns what is wrong with it, or nothing.
-        unreadable: Called where there is not even a message, such as for garbage in a Redis list.
+        most_bytes: Size limit of a body.
+        accepts: A further check of a readable message; returns the problem, or an empty text.
+        unreadable: Called for what is not a message at all, such as garbage in a Redis list.
 
     Returns:
         The channel.
     """
-    judge_messages(channel, most_bytes, accepts)
-    connection: Any = getattr(channel, "connection", None)
+    check_messages(channel, most_bytes, accepts)
+    connection: object = getattr(channel, "connection", None)
     if hasattr(connection, "on_inbound_frame"):
         connection.on_inbound_frame = _tolerant(connection.on_inbound_frame)
-    client: Any = getattr(channel, "client", None)
+    client: object = getattr(channel, "client", None)
     if hasattr(client, "parse_response"):
         client.parse_response = _popping(client.parse_response, most_bytes, unreadable or (lambda _refusal: None))
     return channel
 
 
-def judge_messages(channel: Any, most_bytes: int, accepts: Callable[[Any], str] | None = None) -> None:
-    """As :func:`judged`, for a channel whose connection others use too: only what it makes messages of changes."""
-    channel.Message = _judging(channel.Message, most_bytes, accepts)
+def check_messages(channel: Channel, most_bytes: int, accepts: Callable[[Any], str] | None = None) -> None:
+    """As :func:`checked_channel`, for a channel with a shared connection: only its message class changes."""
+    channel.Message = _checking(channel.Message, most_bytes, accepts)
     if hasattr(channel, "auto_decode"):
-        # Otherwise py-amqp decodes the body by the codec that the message names; some take quadratic time.
+        # Otherwise py-amqp decodes the body with the codec that the message names; some take quadratic time.
         channel.auto_decode = False
 
 
-def _judging(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] | None) -> type[Any]:
-    class Judged(made_of):  # type: ignore[misc]
-        refused: Refusal | None = None
+def _checking(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] | None) -> type[Any]:
+    class CheckedMessage(made_of):  # type: ignore[misc]
+        refused: RawRefusal | None = None
         errors: Any
 
         def __init__(self, raw: Any = None, channel: Any = None, **options: Any) -> None:
             raw = options.pop("payload", raw)
-            self.refused = _looked_at(raw, most_bytes)
+            self.refused = _problem(raw, most_bytes)
             if self.refused is None:
                 try:
                     super().__init__(raw, channel=channel, **options)
@@ -141,24 +144,24 @@ def _judging(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] 
                         why = "it can't be decoded"
                     else:
                         why = accepts(self) if accepts is not None else ""
-                except Exception as error:  # whatever a stranger can make kombu stumble over
+                except Exception as error:  # any error that a message can cause in kombu
                     why = f"{type(error).__name__}: {error}"
                 if not why:
                     return
-                self.refused = Refusal("malformed", why[:300])
+                self.refused = RawRefusal("malformed", why[:300])
             self.errors = None
             body, tag, info = _remains(raw, most_bytes)
-            # As kombu's own readers see it: bytes that are handed on as they are, and out of date.
+            # Kombu's own readers see raw bytes and an expired message.
             kombu.message.Message.__init__(
                 self, body=body, delivery_tag=tag, channel=channel, delivery_info=info, headers=dict(_EXPIRED),
                 content_type="application/data", content_encoding="binary",
             )  # fmt: skip
 
-    return Judged
+    return CheckedMessage
 
 
-def _looked_at(raw: Any, most_bytes: int) -> Refusal | None:
-    """What speaks against a message as the transport handed it over: py-amqp's object, or a dict."""
+def _problem(raw: Any, most_bytes: int) -> RawRefusal | None:
+    """Why to refuse a message as the transport delivered it: py-amqp's object, or a dict."""
     if isinstance(raw, dict):
         headers, body = raw.get("headers"), raw.get("body")
     else:
@@ -166,18 +169,18 @@ def _looked_at(raw: Any, most_bytes: int) -> Refusal | None:
         headers = properties.get("application_headers") if isinstance(properties, dict) else None
         body = getattr(raw, "body", None)
     if body is not None and not isinstance(body, bytes | str | memoryview):
-        return Refusal("malformed", "its body is neither bytes nor text")
+        return RawRefusal("malformed", "its body is neither bytes nor text")
     if body is not None and len(body) > (encoded_bytes(most_bytes) if isinstance(raw, dict) else most_bytes):
         return _too_big(len(body), most_bytes)
     if headers is not None and not isinstance(headers, dict):
-        return Refusal("malformed", "its headers are not a mapping")
+        return RawRefusal("malformed", "its headers are not a mapping")
     if headers and headers.get("compression"):
-        return Refusal("compressed", "it says that it is compressed, which no message of ours is")
+        return RawRefusal("compressed", "it is marked as compressed, which our messages never are")
     return None
 
 
 def _remains(raw: Any, most_bytes: int) -> tuple[bytes, Any, dict[str, Any]]:
-    """Of a refused message: its raw body, and what acknowledging it takes."""
+    """A refused message's raw body, and what is needed to acknowledge it."""
     if isinstance(raw, dict):
         properties = raw.get("properties")
         properties = properties if isinstance(properties, dict) else {}
@@ -196,10 +199,10 @@ _CONTENT_HEADER, _HEADER_BYTES = 2, 12  # AMQP 0-9-1, 4.2.6.1: class, weight and
 
 def _tolerant(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """
-    Of a py-amqp connection: leave out the properties of a message where they can't be read.
+    Make a py-amqp connection leave out message properties that can't be read.
 
-    RabbitMQ passes on a content type that is not UTF-8, and py-amqp raises in the middle of it: the connection is lost,
-    the message is handed out again, and nothing behind it ever is.
+    RabbitMQ passes on a content type that is not UTF-8, and py-amqp raises while reading it: the connection is lost,
+    the message is redelivered, and later messages never arrive.
     """
 
     def on_frame(frame: Any) -> Any:
@@ -209,37 +212,39 @@ def _tolerant(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
             try:
                 amqp.basic_message.Message().inbound_header(payload)
-            except Exception:  # whatever its parser stumbles over
+            except Exception:  # any error of its parser
                 frame = kind, channel_id, bytes(payload[:_HEADER_BYTES]) + b"\0\0"
         return handle(frame)
 
     return on_frame
 
 
-def _popping(parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[Refusal], None]) -> Callable[..., Any]:
+def _popping(
+    parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[RawRefusal], None]
+) -> Callable[..., Any]:
     """
-    Of a Redis client: judge what ``BRPOP`` brought before kombu parses it.
+    Make a Redis client check the result of ``BRPOP`` before kombu parses it.
 
-    Kombu raises over an entry that is not JSON, and drops the connection. For one that was refused it is told that
-    nothing came, so it asks for the next one at once.
+    Kombu raises for an entry that is not JSON and drops the connection. For a refused entry, it gets an empty result
+    and asks for the next one at once.
     """
 
-    def parse_response(connection: Any, command_name: Any, **options: Any) -> Any:
+    def parse_response(connection: object, command_name: object, **options: object) -> object:
         answer = parse(connection, command_name, **options)
         if command_name != "BRPOP" or not answer:
             return answer
         key, item = answer
         found = entry(item if isinstance(item, bytes) else str(item).encode("utf-8", "backslashreplace"), most_bytes)
-        if isinstance(found, Entry):
+        if isinstance(found, RedisEntry):
             with contextlib.suppress(ValueError, OverflowError, RecursionError):
                 again = msgspec.json.encode(found)
-                if b'"__type__"' not in again:  # what kombu's JSON makes objects of, or raises over
+                if b'"__type__"' not in again:  # kombu's JSON decodes these to objects, or raises
                     return key, again
-            found = Refusal("malformed", "its headers or properties hold more than plain values")
+            found = RawRefusal("malformed", "its headers or properties have more than plain values")
         unreadable(found)
         return None
 
     return parse_response
 
 
-__all__ = ["Entry", "Refusal", "encoded_bytes", "entry", "judge_messages", "judged"]
+__all__ = ["RawRefusal", "RedisEntry", "check_messages", "checked_channel", "encoded_bytes", "entry"]

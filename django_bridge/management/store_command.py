@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""What our management commands share: the store, its queries, times such as ``12h``, and plain refusals."""
+"""The base of our management commands: the store, its queries, durations such as ``12h``, and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def duration_s(text: str) -> float:
-    """``90s``, ``30m``, ``12h``, ``7d`` or ``2w`` in seconds; an argument's type."""
+    """The argument type for ``90s``, ``30m``, ``12h``, ``7d`` or ``2w``, in seconds."""
     seconds = read_seconds(text)
     if seconds is None:
         raise argparse.ArgumentTypeError(wrong_duration(text))
@@ -32,14 +32,14 @@ def duration_s(text: str) -> float:
 
 
 class StoreCommand(BaseCommand):
-    """A command that reads or prunes the store which ``CELERY_TRACE_STORE`` names."""
+    """A command that uses the store in ``CELERY_TRACE_STORE``."""
 
     requires_system_checks: list[str] = []  # noqa: RUF012  Django's own form
 
     @contextmanager
     def store(self) -> Iterator[tuple[Store, Queries]]:
-        """The store and its queries for the time of a ``with``; a refusal becomes a :class:`CommandError`."""
-        # Here and not above: a process that only lists its commands must not import SQLAlchemy.
+        """A context with the store and its queries; our errors become a :class:`CommandError`."""
+        # Imported here, as a process that only lists its commands must not import SQLAlchemy.
         from celery_trace.queries import Queries
         from celery_trace.stores import StoreUnavailable, open_store
 
@@ -54,8 +54,8 @@ class StoreCommand(BaseCommand):
         finally:
             store.close()
 
-    def style_of(self, options: dict[str, Any]) -> Style:
-        """How tables look: cut to the terminal and coloured on one, whole elsewhere."""
+    def style_of(self, options: dict[str, object]) -> Style:
+        """The style of tables: cut to the width and coloured on a terminal, uncut elsewhere."""
         terminal = sys.stdout.isatty() and self.stdout.isatty()
         colour = terminal and not options.get("no_color")
         return Style(
@@ -65,7 +65,7 @@ class StoreCommand(BaseCommand):
         )
 
 
-def rows(queries: Queries, noun: str, **filters: Any) -> Iterator[Any]:
+def rows(queries: Queries, noun: str, **filters: object) -> Iterator[Any]:
     """All rows of a list, page by page."""
     cursor: str | None = None
     while True:

@@ -1,1 +1,1 @@
-"""For each migration of the store one that runs it, see :mod:`django_bridge.store_migrations`."""
+"""One migration for each of the store's, which it runs; see :mod:`django_bridge.store_migrations`."""

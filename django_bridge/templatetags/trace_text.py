@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-decorators=False
-"""Sizes, durations and escapes as all of celery-trace shows them: ``{% load trace_text %}``."""
+"""Template filters with celery-trace's formats for sizes, durations and escapes: ``{% load trace_text %}``."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def duration(seconds: float | None) -> str:
 
 @register.filter
 def count(number: float | None) -> str:
-    """A number with its thousands apart."""
+    """A number with thousands separators."""
     return format.count(number)
 
 
 @register.filter(is_safe=True)
 def escaped(text: str) -> str:
-    """Hidden characters as escapes; around a whole part of a page it leaves its markup as it is."""
+    """Hidden characters as escapes; the markup of safe strings stays."""
     shown = escape.escaped_lines(text)
     return mark_safe(shown) if isinstance(text, SafeString) else shown  # noqa: S308  as safe as it was

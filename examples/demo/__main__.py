@@ -1,4 +1,4 @@
-"""``python -m demo``: runs until Ctrl-C; with ``--check`` until every fact was seen, or says which was not."""
+"""``python -m demo``: runs until Ctrl-C; with ``--check`` until every fact was seen, and reports missing ones."""
 
 import argparse
 import signal
@@ -13,17 +13,17 @@ from demo.programs import DemoError
 from demo.stage import QUICK, Stage
 from demo.traffic import Traffic
 
-#: A check that takes longer than this has failed, seconds; with what it takes to stop it stays under three minutes.
+#: Time limit of a check, seconds; including shutdown it stays under three minutes.
 CHECK_S = 150.0
 
 
 def say(text=""):
-    """One line for the person who watches, at once."""
+    """Print a line at once."""
     print(text, flush=True)
 
 
 def look_around(stage):
-    """Where things are and what to look at."""
+    """Print the addresses and what to look at."""
     budget = float(QUICK["CELERY_TRACE_MEMORY_BUDGET"])
     say(f"""
   Monitor   {stage.login_link}
@@ -31,29 +31,29 @@ def look_around(stage):
   Site      {stage.site_url}/        a page with a button for each task, and links that fail
   Admin     {stage.site_url}/admin/  user demo, password {stage.admin_password}
 
-  So that things show soon, measuring may take up to {percent(budget)} of each process's time in this demo.
-  The default is 1 %: what its pages say of the cost holds for the demo alone.
+  To show results soon, measuring may take up to {percent(budget)} of each process's time in this demo.
+  The default is 1 %, so the overhead on its pages is that of the demo.
 
   What to look at
-    Leaks      shop.tasks.remember_order stands there within a minute or so: open it to see its growth, its line
-               and what holds the objects. quote fills a bounded cache and rotate_report replaces what it keeps:
-               they only look leaky, and are not accused.
-    Failures   open one of create_error and type into the shell beside it:  trace.context_data
+    Leaks      shop.tasks.remember_order is listed within a minute or so: open it to see its growth, its line and
+               what holds the objects. quote fills a bounded cache and rotate_report replaces its report: they only
+               look like leaks, and are not listed.
+    Failures   open one of create_error and type into its shell:  trace.context_data
                Then:  a + c   where   trace.frames[0].locals   help
                GET /error/ is the same failure of a Django view; overrun was killed by its hard time limit.
-    Alerts     the rule "leak" fires once the leak is sure; it is sent to a small web server inside this demo.
+    Alerts     the rule "leak" fires once the leak is certain; it is sent to a small web server in this demo.
     In another terminal, with the same store and broker:
                cd {stage.programs[0].cwd}
                export CELERY_BROKER_URL={stage.broker_url} DEMO_DATA_DIR={stage.folder}
                export CELERY_TRACE_DIR={stage.folder}/trace
                {sys.executable} -m celery -A config trace leaks
 
-  Ctrl-C stops everything and removes what it wrote.
+  Ctrl-C stops everything and removes all its files.
 """)
 
 
 def check(stage, traffic):
-    """Wait for every fact; gives the process's status."""
+    """Wait for every fact; returns the exit status."""
     began = time.monotonic()
 
     def seen(name, title, sentence):
@@ -73,11 +73,11 @@ def check(stage, traffic):
 
 
 def show(stage, traffic, stop):
-    """Run for a person, telling what has become visible, until ``stop`` is set."""
+    """Run interactively and report visible facts, until ``stop`` is set."""
     look_around(stage)
 
     def seen(name, title, sentence):
-        say(f"  Now to be seen: {title}\n    {sentence}")
+        say(f"  Now visible: {title}\n    {sentence}")
 
     facts = [fact for fact in FACTS if fact[0] != "shell"]
     watch(stage, Monitor(stage.monitor_url, stage.password), traffic, facts, seen, stopped=stop.is_set)
@@ -87,12 +87,12 @@ def show(stage, traffic, stop):
 
 
 def main():
-    """Run the demo; gives the process's status."""
+    """Run the demo; returns the exit status."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="see for yourself that everything works, then end")
-    parser.add_argument("--keep", metavar="FOLDER", help="write logs and databases here and leave them there")
-    parser.add_argument("--monitor-port", type=int, default=0, help="by default a free one")
-    parser.add_argument("--site-port", type=int, default=0, help="by default a free one")
+    parser.add_argument("--check", action="store_true", help="check that everything works, then end")
+    parser.add_argument("--keep", metavar="FOLDER", help="write logs and databases to this folder and keep them")
+    parser.add_argument("--monitor-port", type=int, default=0, help="by default a free port")
+    parser.add_argument("--site-port", type=int, default=0, help="by default a free port")
     options = parser.parse_args()
 
     stop = threading.Event()
@@ -101,7 +101,7 @@ def main():
         if not stop.is_set():
             stop.set()
             raise KeyboardInterrupt
-        # Stopping takes a few seconds; who is impatient must not leave processes behind.
+        # Stopping takes a few seconds; a second signal must not leave processes behind.
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)

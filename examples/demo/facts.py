@@ -1,7 +1,7 @@
 """
-What the demo shows, as facts that a script can wait for.
+The demo's results, as facts that a script can wait for.
 
-Each fact is a function of the monitor that gives one sentence on what it saw, or None while it is not so yet.
+Each fact is a function of the monitor that returns a sentence about what it saw, or None while it is not visible yet.
 """
 
 import math
@@ -12,22 +12,22 @@ from celery_trace.text.format import size
 from demo.programs import DemoError, WrongFact
 
 TASKS = "shop.tasks"
-#: What leaks in the example, and in which file.
+#: The leaking task in the example, and its file.
 LEAKING = {f"{TASKS}.remember_order": "shop/tasks.py", "GET /leak/": "shop/views.py"}
-#: What keeps the receipts, to the attribute, and how an alert says it.
+#: The holder of the receipts, and its text in an alert.
 HOLDER = (f"{TASKS} (module)", "_receipts: list[")
 HOLDER_TEXT = f"held by {TASKS}._receipts (list)"
 SEED_LOCALS = {"context_data": "'Hello'", "a": "5", "c": "6", "d": "10"}
 
 
 def place(row):
-    """File and line for people."""
+    """File and line as text."""
     parts = Path(row["file"]).parts
     return f"{'/'.join(parts[-2:])}:{row['line']}"
 
 
 def leak(monitor, _receiver):
-    """The leak stands in the table with its line."""
+    """The leak is in the table with its line."""
     rows = monitor.get("leaks", limit=200)["leaks"]
     accused = [row for row in rows if row["verdict"] == "leaking" and row["name"] == f"{TASKS}.remember_order"]
     found = [row for row in accused if row["file"].endswith("shop/tasks.py") and row["line"]]
@@ -36,7 +36,7 @@ def leak(monitor, _receiver):
     row = max(found, key=lambda row: row["kept_bytes_per_run"])
     held = row["retained_by"]
     if len(held) < len(HOLDER) or held[0] != HOLDER[0] or not held[1].startswith(HOLDER[1]):
-        raise WrongFact(f"{row['name']} is said to be held by {held}, not by {HOLDER}")
+        raise WrongFact(f"{row['name']} is reported as held by {held}, not by {HOLDER}")
     return (
         f"{row['name']} keeps {size(row['kept_bytes_per_run'])} a run at {place(row)} "
         f"`{row['code'].strip()}` ({row['runs']} runs, verdict {row['verdict']}; held by {' → '.join(held)})"
@@ -44,10 +44,10 @@ def leak(monitor, _receiver):
 
 
 def accused(monitor):
-    """What is called leaking, or alerted as a leak, and leaks nothing; empty when all is well."""
+    """Names that are reported as leaks, or alerted, without leaking; empty if all is well."""
     rows = monitor.get("leaks", verdict="leaking", limit=200)["leaks"]
     leaking = [
-        f"{row['name']} at {place(row) if row['file'] else row['resource'] or 'no line'} is called a leak"
+        f"{row['name']} at {place(row) if row['file'] else row['resource'] or 'no line'} is reported as a leak"
         for row in rows
         if not row["file"].endswith(LEAKING.get(row["name"], "\n"))
     ]
@@ -60,7 +60,7 @@ def accused(monitor):
 
 
 def _seed_failure(monitor, kind, name, *, live=False):
-    """The latest failure of the seed example, with its frames, or None; ``live`` wants one that its process holds."""
+    """The latest failure of the seed example with its frames, or None; with ``live`` one that its process holds."""
     rows = monitor.get("failures", kind=kind, limit=100)["failures"]
     rows = [row for row in rows if name in row["name"] and (row["exception"] or {}).get("type") == "ZeroDivisionError"]
     rows = [row for row in rows if row["live"] or not live]
@@ -68,7 +68,7 @@ def _seed_failure(monitor, kind, name, *, live=False):
 
 
 def _seed_locals(detail):
-    """The seed's locals of the innermost frame as one text; raises when one is not what it was."""
+    """The seed's locals of the innermost frame as one text; raises if one differs."""
     frame = detail["frames"][0]
     values = {local["name"]: local["value"] for local in frame["locals"]}
     seen = {name: values.get(name) for name in SEED_LOCALS}
@@ -88,7 +88,7 @@ def task_failure(monitor, _receiver):
 
 
 def shell(monitor, _receiver):
-    """The shell answers, in the very process that failed."""
+    """The shell answers in the process that failed."""
     detail = _seed_failure(monitor, "task", "create_error", live=True)
     if detail is None:
         return None
@@ -144,13 +144,13 @@ def alert(monitor, receiver):
     return f"{rows[0]['rule']}: {rows[0]['text']} Delivered as JSON to a web server ({len(delivered[0])} bytes)."
 
 
-#: Name, title for people, how to see it. The shell opens a session, so only a check does that by itself.
+#: Name, title, and function. The shell opens a session, so only a check does that by itself.
 FACTS = (
     ("failure", "a failed task was captured", task_failure),
     ("shell", "the shell answered", shell),
     ("request", "a failed request is in the same store", request_failure),
     ("killed", "a task killed by its hard time limit was captured", killed),
-    ("leak", "the leak stands in the table with its line", leak),
+    ("leak", "the leak is in the table with its line", leak),
     ("alert", "the alert fired and was delivered", alert),
 )
 
@@ -161,13 +161,13 @@ def watch(stage, monitor, traffic, facts, report, deadline_s=math.inf, stopped=l
 
     Args:
         deadline_s: On the monotonic clock.
-        stopped: Asked again and again; true ends the wait.
+        stopped: Polled; true ends the wait.
 
     Returns:
-        The names that did not come true, each with the last reason that was seen.
+        The names of missing facts, each with the last reason.
 
     Raises:
-        DemoError: Something that must run has ended, or what was said is wrong.
+        DemoError: A process has ended, or a fact is wrong.
     """
     waiting = {name: (title, look) for name, title, look in facts}
     reasons = dict.fromkeys(waiting, "not seen yet")

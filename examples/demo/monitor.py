@@ -1,4 +1,4 @@
-"""The demo as a user of the monitor: its JSON, and its shell over the WebSocket."""
+"""The demo's client of the monitor: its JSON API, and its shell over the WebSocket."""
 
 import json
 import time
@@ -13,11 +13,11 @@ from demo.programs import DemoError
 
 class Monitor:
     """
-    What a script can do with the monitor.
+    A client of the monitor.
 
     Args:
         url: Its address, without a slash at the end.
-        password: The one it printed; sent as a bearer token.
+        password: The printed password; sent as a bearer token.
     """
 
     def __init__(self, url, password):
@@ -40,7 +40,7 @@ class Monitor:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:500]
-            raise DemoError(f"GET {address} was answered with {error.code}: {said}") from error
+            raise DemoError(f"GET {address} returned {error.code}: {said}") from error
         except (OSError, ValueError) as error:
             raise DemoError(f"GET {address} failed: {error}") from error
 
@@ -49,7 +49,7 @@ class Monitor:
         Open the shell on a failure and run one command.
 
         Returns:
-            The shell's mode ("live" or "recreated"), what it answered, and the notices that it gave.
+            The shell's mode ("live" or "recreated"), its answer, and its notices.
 
         Raises:
             DemoError: The shell refused, closed, or did not answer in time.
@@ -79,7 +79,7 @@ class Monitor:
                 elif kind == "refused":
                     raise DemoError(f"the shell refused: {message.get('why')}")
         except (OSError, ValueError, websocket.WebSocketException) as error:
-            raise DemoError(f"the shell at {address} broke off: {error!r}") from error
+            raise DemoError(f"the shell at {address} was interrupted: {error!r}") from error
         finally:
             socket.close()
-        raise DemoError(f"the shell did not answer {code!r} within {timeout_s} s; it said {said!r}")
+        raise DemoError(f"the shell did not answer {code!r} within {timeout_s} s; its output was {said!r}")

@@ -1,4 +1,4 @@
-"""The demo's processes: each in a session of its own, with a log, ended together with all that it started."""
+"""The demo's processes: each in its own session, with a log, ended together with its descendants."""
 
 import os
 import re
@@ -14,7 +14,7 @@ class DemoError(Exception):
 
 
 class WrongFact(DemoError):
-    """Something was said that is not so; to wait for something better would hide it."""
+    """A reported fact is wrong; waiting longer would hide it."""
 
 
 class Program:
@@ -22,7 +22,7 @@ class Program:
     A subprocess with a log file.
 
     Args:
-        name: What people call it: "worker", "monitor" ...
+        name: Its name: "worker", "monitor" ...
         words: The command.
         ready: A regular expression that its output matches once it is ready.
     """
@@ -37,8 +37,8 @@ class Program:
         self.process = None
 
     def start(self):
-        """Start it; does not wait."""
-        # A session of its own: Ctrl-C then reaches only the demo, which ends everything in order.
+        """Start it without waiting."""
+        # Its own session: Ctrl-C then reaches only the demo, which ends everything in order.
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.words,
@@ -52,30 +52,30 @@ class Program:
 
     @property
     def output(self):
-        """All that it has said so far."""
+        """Its output so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def tail(self, lines=25):
-        """The end of what it said, for a message."""
+        """The end of its output, for a message."""
         last = self.output.splitlines()[-lines:]
         return f"the end of the {self.name}'s log:\n" + "\n".join(f"    | {line}" for line in last)
 
     def check(self):
         """
-        See that it still runs.
+        Check that it still runs.
 
         Raises:
-            DemoError: It has ended; with its last words.
+            DemoError: It has ended; with the end of its output.
         """
         if self.process is not None and self.process.poll() is not None:
             raise DemoError(f"the {self.name} ended with status {self.process.returncode}; {self.tail()}")
 
     def wait_ready(self, timeout_s=90):
         """
-        Wait until its output matches ``ready``; gives the match.
+        Wait until its output matches ``ready``; returns the match.
 
         Raises:
-            DemoError: It ended first, or time was up.
+            DemoError: It ended first, or the time was over.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -88,7 +88,7 @@ class Program:
             time.sleep(0.05)
 
     def ask_to_end(self):
-        """SIGTERM: it finishes what it does."""
+        """Send SIGTERM: it finishes its work."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
 
@@ -104,7 +104,7 @@ class Program:
 
 
 def descendants():
-    """Our living processes, whatever their depth."""
+    """All our living descendants."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -116,7 +116,7 @@ def descendants():
 
 
 def marked(mark):
-    """Living processes that carry ``mark`` (``NAME=value``) in their environment, also when their parent is gone."""
+    """Living processes with ``mark`` (``NAME=value``) in their environment, even if their parent is gone."""
     name, _, value = mark.partition("=")
     found = []
     for process in psutil.process_iter():
@@ -129,7 +129,7 @@ def marked(mark):
 
 
 def end(processes, grace_s):
-    """End processes: SIGTERM, then SIGKILL after ``grace_s``; gives those that needed the second."""
+    """End processes: SIGTERM, then SIGKILL after ``grace_s``; returns those that needed the second."""
     for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5)):
         for process in processes:
             try:

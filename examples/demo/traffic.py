@@ -1,4 +1,4 @@
-"""Traffic: somebody buys tea, something leaks, something fails, something takes too long."""
+"""Traffic for the demo: orders, leaks, failures and timeouts."""
 
 import itertools
 import threading
@@ -17,7 +17,7 @@ class Traffic:
         site_url: The Django site.
     """
 
-    #: A round of traffic every so many seconds.
+    #: Seconds between rounds of traffic.
     EVERY_S = 0.15
 
     def __init__(self, broker_url, site_url):
@@ -29,11 +29,11 @@ class Traffic:
         self.trouble = ""
 
     def start(self):
-        """Begin."""
+        """Start."""
         self._thread.start()
 
     def stop(self):
-        """Stop, and wait until the last request has been answered."""
+        """Stop, and wait for the last response."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(20)
@@ -47,7 +47,7 @@ class Traffic:
                 self._round(number)
                 self.trouble = ""
             except OSError as error:
-                self.trouble = f"the traffic has trouble: {error}"
+                self.trouble = f"the traffic failed: {error}"
 
     def _round(self, number):
         send = self._app.send_task

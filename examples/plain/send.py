@@ -1,4 +1,4 @@
-"""Send some work to the tasks beside this file: ``python send.py [how many rounds]``."""
+"""Send tasks to the worker of ``tasks.py``: ``python send.py [ROUNDS]``."""
 
 import sys
 

@@ -1,5 +1,5 @@
 """
-A small Celery project with nothing but Celery: tasks of the kind that people try a monitor with.
+A small project with only Celery: typical tasks for trying a monitor.
 
     celery -A tasks worker -E -l INFO
     python send.py
@@ -33,19 +33,19 @@ def sleep(seconds):
 @app.task
 def error(message):
     shout = message.upper()
-    raise RuntimeError(f"told to fail: {shout}")
+    raise RuntimeError(f"failed on request: {shout}")
 
 
 @app.task(bind=True, max_retries=2)
 def unsteady(self, attempts_needed):
     attempt = self.request.retries + 1
     if attempt < attempts_needed:
-        raise self.retry(countdown=0.1, exc=ConnectionError(f"attempt {attempt} found nobody"))
+        raise self.retry(countdown=0.1, exc=ConnectionError(f"attempt {attempt} found no server"))
     return attempt
 
 
 @app.task
 def greet(name):
     greeting = [f"Hello, {name}, for the {count}th time" for count in range(50)]
-    _greetings[time.perf_counter_ns()] = greeting  # remembered for ever, by mistake
+    _greetings[time.perf_counter_ns()] = greeting  # kept forever, by mistake
     return greeting[0]

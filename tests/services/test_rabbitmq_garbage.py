@@ -14,7 +14,7 @@ from kombu import Connection, Producer
 
 from celery_trace.clock import SystemClock
 from celery_trace.control import orders as control
-from celery_trace.control.orders import OrderDesk
+from celery_trace.control.orders import OrderReceiver
 from celery_trace.model import ProcessRecord, new_id
 from celery_trace.settings import Settings
 from celery_trace.shell.live.channel import command_address, reply_address
@@ -106,13 +106,13 @@ def test_an_order_is_answered_over_rabbitmq(rabbitmq_url: str, tmp_path: Path) -
     app = Celery("orders", broker=rabbitmq_url, set_as_current=False)
     settings = Settings(dir=str(tmp_path))
     process = ProcessRecord(uid=new_id(), host="here", pid=1, started_at_s=0.0, worker="orders@rabbit")
-    desk = OrderDesk(settings, process, SystemClock(), None)
-    desk.install()
+    receiver = OrderReceiver(settings, process, SystemClock(), None)
+    receiver.install()
     try:
         with start_worker(app, pool="solo", perform_ping_check=False, hostname="orders@rabbit", shutdown_timeout=60.0):
             answers = control.arm(app, settings, "shop.task", 120.0, user="ann")
     finally:
-        desk.close()
+        receiver.close()
         app.close()
     assert answers == [{"worker": "orders@rabbit", "ok": True, "why": ""}]
 

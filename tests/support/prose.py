@@ -99,7 +99,7 @@ def labels(path: Path) -> set[str]:
     """The labels of columns and facts; each is a term."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
-        return set(re.findall(r"\b(?:Column|fact)\(\"([^\"]+)\"", text)) if "cli" in path.parts else set()
+        return set(re.findall(r"\b(?:TableColumn|fact)\(\"([^\"]+)\"", text)) if "cli" in path.parts else set()
     found = {part for one in _LABEL.finditer(_SUBTITLE.sub("", text)) for part in _parts(one[2] or one[4] or "")}
     listed = {word for loop in _LISTED.findall(text) for word in re.findall(r"\"([A-Z][^\"]*)\"", loop)}
     return found | listed | set(_CELL.findall(text))

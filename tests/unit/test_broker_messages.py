@@ -19,14 +19,14 @@ from kombu.transport.virtual import Channel as VirtualChannel
 from kombu.transport.virtual import Message as VirtualMessage
 
 from celery_trace.clock import FakeClock, SystemClock
-from celery_trace.control.orders import OrderDesk
-from celery_trace.control.signing import Refused, sign, verify
+from celery_trace.control.orders import OrderReceiver
+from celery_trace.control.signing import MessageRefused, sign, verify
 from celery_trace.model import ProcessRecord, Stats
 from celery_trace.settings import Settings
 from celery_trace.transports import intake
 from celery_trace.transports.broker import CorruptBatch, inflate, pack_batch, read_lines
 from celery_trace.transports.intake import read_item
-from celery_trace.transports.raw import MOST_HEADER_BYTES, Entry, Refusal, entry, judged
+from celery_trace.transports.raw import MOST_HEADER_BYTES, RawRefusal, RedisEntry, checked_channel, entry
 
 MOST = 1000
 KEY = b"k" * 32
@@ -40,7 +40,7 @@ encodings = st.sampled_from(["base64", "utf-8", "binary", "idna", "zlib", "none-
 
 
 def amqp_channel() -> Any:
-    return judged(SimpleNamespace(Message=pyamqp.Message, auto_decode=True, no_ack_consumers=set()), MOST)
+    return checked_channel(SimpleNamespace(Message=pyamqp.Message, auto_decode=True, no_ack_consumers=set()), MOST)
 
 
 def amqp_message(channel: Any, body: Any = b"body", **properties: Any) -> Any:
@@ -53,7 +53,7 @@ def amqp_message(channel: Any, body: Any = b"body", **properties: Any) -> Any:
 def virtual_channel(most_bytes: int = MOST, **options: Any) -> Any:
     channel = SimpleNamespace(Message=VirtualMessage, codecs=VirtualChannel.codecs, no_ack_consumers=set())
     channel.decode_body = lambda body, encoding=None: VirtualChannel.decode_body(channel, body, encoding)
-    return judged(channel, most_bytes, **options)
+    return checked_channel(channel, most_bytes, **options)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_compressed_message_of_rabbitmq_is_refused_as_it_stands(compression: A
 
 def test_a_message_of_rabbitmq_that_is_too_big_is_refused_and_not_kept() -> None:
     message = amqp_message(amqp_channel(), b"x" * 5000)
-    assert message.refused == Refusal("too_big", "5,000 bytes; at most 1,000 are read")
+    assert message.refused == RawRefusal("too_big", "5,000 bytes; at most 1,000 are read")
     assert message.body == b""
     assert message.delivery_tag == 7
 
@@ -146,7 +146,7 @@ def test_any_entry_of_a_virtual_broker_is_read_or_refused(payload: Any) -> None:
 @given(item=st.binary(max_size=300) | values.map(lambda value: json.dumps(value).encode()))
 @settings(max_examples=120)
 def test_any_bytes_in_a_list_are_an_entry_or_refused(item: bytes) -> None:
-    assert isinstance(entry(item, MOST), Entry | Refusal)
+    assert isinstance(entry(item, MOST), RedisEntry | RawRefusal)
     body, refused = read_item(item)
     assert isinstance(body, bytes)
     assert refused is None or refused.why
@@ -166,17 +166,17 @@ def test_any_bytes_in_a_list_are_an_entry_or_refused(item: bytes) -> None:
 )
 def test_what_is_no_entry_is_refused_for_the_right_reason(item: bytes, why: str) -> None:
     refused = entry(item, MOST)
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, RawRefusal)
     assert refused.why == why
     assert len(refused.text) <= 300
 
 
-def popped(item: bytes) -> tuple[Any, list[Refusal]]:
+def popped(item: bytes) -> tuple[Any, list[RawRefusal]]:
     """What kombu is given where the server answered BRPOP with an entry."""
-    refusals: list[Refusal] = []
+    refusals: list[RawRefusal] = []
     client = SimpleNamespace(parse_response=lambda *_, **__: [b"queue", item])
     channel = SimpleNamespace(Message=VirtualMessage, client=client)
-    judged(channel, MOST, unreadable=refusals.append)
+    checked_channel(channel, MOST, unreadable=refusals.append)
     return client.parse_response(None, "BRPOP"), refusals
 
 
@@ -199,7 +199,7 @@ def test_a_value_that_kombus_json_would_make_an_object_of_is_refused() -> None:
 
 def test_other_commands_of_that_client_are_not_touched() -> None:
     client = SimpleNamespace(parse_response=lambda *_, **__: b"whatever")
-    judged(SimpleNamespace(Message=VirtualMessage, client=client), MOST)
+    checked_channel(SimpleNamespace(Message=VirtualMessage, client=client), MOST)
     assert client.parse_response(None, "LLEN") == b"whatever"
 
 
@@ -224,7 +224,7 @@ def test_decoding_a_refused_message_gives_its_bytes() -> None:
 @given(data=st.binary(max_size=300) | values.map(lambda value: json.dumps(value).encode()))
 @settings(max_examples=120)
 def test_any_bytes_are_a_signed_message_or_refused(data: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(MessageRefused):
         verify(KEY, data, kind="command", target="p", now_s=0.0)
 
 
@@ -235,7 +235,7 @@ def test_a_signed_message_that_was_changed_anywhere_is_refused(cut: int, put: by
     changed = data[:cut] + put + data[cut + len(put) :]
     if json_or_none(changed) == json_or_none(data):
         return  # white space, or the same bytes
-    with pytest.raises(Refused):
+    with pytest.raises(MessageRefused):
         verify(KEY, changed, kind="command", target="p", now_s=0.0)
 
 
@@ -249,14 +249,14 @@ def json_or_none(data: bytes) -> Any:
 @given(message=values)
 @settings(max_examples=100)
 def test_the_desk_for_orders_survives_any_argument(message: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    desk = OrderDesk(
-        Settings(dir=str(tmp_path_factory.getbasetemp() / "desk")),
+    receiver = OrderReceiver(
+        Settings(dir=str(tmp_path_factory.getbasetemp() / "receiver")),
         ProcessRecord(uid="p", host="here", pid=1, started_at_s=0.0),
         SystemClock(),
         None,
     )
-    assert desk.hear(message) == ""
-    assert desk.counters["control:refused"] == 1
+    assert receiver.receive(message) == ""
+    assert receiver.counters["control:refused"] == 1
 
 
 @given(body=st.binary(max_size=200) | st.binary(max_size=200).map(zlib.compress))

@@ -3,7 +3,7 @@
 import pytest
 
 from celery_trace.clock import FakeClock
-from django_bridge.allowance import Allowance
+from django_bridge.rate_limit import RateLimit
 from django_bridge.routes import readable, run_name
 from django_bridge.texts import plain
 
@@ -37,13 +37,13 @@ def test_methods_that_nobody_knows_share_one_name(method):
 
 def test_an_allowance_counts_what_it_refuses_and_begins_anew():
     clock = FakeClock()
-    allowance = Allowance(2, 60.0, clock)
-    assert [allowance.allow() for _ in range(3)] == [True, True, False]
+    rate_limit = RateLimit(2, 60.0, clock)
+    assert [rate_limit.allow() for _ in range(3)] == [True, True, False]
     clock.advance(59)
-    assert not allowance.allow()
+    assert not rate_limit.allow()
     clock.advance(1)
-    assert allowance.allow()
-    assert allowance.refused == 2
+    assert rate_limit.allow()
+    assert rate_limit.refused == 2
 
 
 def test_plain_text_is_exactly_a_str_and_valid_utf_8():

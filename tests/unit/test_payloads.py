@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_trace.stores.payloads import Base, is_difference, squeeze, unsqueeze
+from celery_trace.stores.payloads import DeltaBase, is_difference, squeeze, unsqueeze
 
 
 def capture(number, values=300):
@@ -24,14 +24,14 @@ def test_a_difference_to_any_record_gives_the_same_bytes_back(json, chance):
     for _ in range(chance.randrange(5)):
         place = chance.randrange(len(changed) + 1)
         changed[place : place + chance.randrange(40)] = chance.randbytes(chance.randrange(40))
-    found = Base(json).difference(bytes(changed))
+    found = DeltaBase(json).difference(bytes(changed))
     if found is not None:
-        assert Base(json).restored(found) == bytes(changed)
+        assert DeltaBase(json).restored(found) == bytes(changed)
 
 
 def test_like_records_take_a_tenth_whatever_their_length():
     for values in (300, 900, 3000):
-        base = Base(capture(1, values))
+        base = DeltaBase(capture(1, values))
         other = capture(7, values)
         difference = base.difference(other)
         assert is_difference(difference)
@@ -41,11 +41,11 @@ def test_like_records_take_a_tenth_whatever_their_length():
 
 def test_records_that_are_not_alike_have_no_difference():
     noise = random.Random(1).randbytes(3000).hex().encode()
-    assert Base(capture(1)).difference(b'{"' + noise + b'"}') is None
+    assert DeltaBase(capture(1)).difference(b'{"' + noise + b'"}') is None
 
 
 def test_a_difference_that_was_cut_is_refused():
-    base = Base(capture(1))
+    base = DeltaBase(capture(1))
     with pytest.raises(Exception, match="incomplete"):
         base.restored(base.difference(capture(2))[:-3])
 

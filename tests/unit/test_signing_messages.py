@@ -17,8 +17,8 @@ from celery_trace.control.signing import (
     MESSAGE_LIMIT_BYTES,
     TOLERANCE_S,
     VALID_S,
+    MessageRefused,
     RefusalLimit,
-    Refused,
     ReplayCache,
     load_key,
     sign,
@@ -36,7 +36,7 @@ def command(now_s: float = 1000.0, **values: object) -> bytes:
 
 def why(data: bytes, now_s: float = 1000.0, **values: object) -> str:
     given_ = {"kind": "command", "target": "process-1", "replays": ReplayCache()}
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(MessageRefused) as refused:
         verify(KEY, data, now_s=now_s, **(given_ | values))  # type: ignore[arg-type]
     return refused.value.code
 
@@ -147,7 +147,7 @@ def test_no_single_byte_can_be_changed(position: int, value: int) -> None:
     data[position] = value
     try:
         after = verify(KEY, bytes(data), kind="command", target="process-1", now_s=1000.0)
-    except Refused:
+    except MessageRefused:
         return
     # JSON has several spellings of one text (an escape, a space): the meaning must be untouched.
     assert after == before

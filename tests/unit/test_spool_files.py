@@ -367,7 +367,7 @@ def test_a_folder_that_was_removed_is_noticed_before_the_next_file(folder, make_
     writer = make_writer()
     writer.append(failure("t0"))
     shutil.rmtree(folder)
-    writer.settle()
+    writer.retry_pending()
     writer.append(failure("t1"))
     writer.append(run("r1"))
     assert lives(folder, "p1")

@@ -49,7 +49,7 @@ def test_a_line_that_was_cut_is_known_to_be(end):
         (b"", "does not begin"),
         (b"hello world", "does not begin"),
         (b"2" + pack(encode(RECORD))[1:-1], "version is 2"),
-        (b"1 zzzzzzzz {}", "no number"),
+        (b"1 zzzzzzzz {}", "not a number"),
         (pack(b'{"record":"from the future"}')[:-1], "no known record"),
         (pack(b"[]")[:-1], "no known record"),
     ],

@@ -16,11 +16,11 @@ FOLDER = Path("/srv/trace/spool")
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet() -> Iterator[None]:
-    before = set(unrecorded._said)
-    unrecorded._said.clear()
+    before = set(unrecorded._logged)
+    unrecorded._logged.clear()
     yield
-    unrecorded._said.clear()
-    unrecorded._said.update(before)
+    unrecorded._logged.clear()
+    unrecorded._logged.update(before)
 
 
 def an_error(number: int) -> OSError:
@@ -39,7 +39,7 @@ def an_error(number: int) -> OSError:
     ],
 )
 def test_the_log_says_what_why_and_what_to_do(number: int, says: str, caplog: pytest.LogCaptureFixture) -> None:
-    unrecorded.say(FOLDER, an_error(number))
+    unrecorded.log_once(FOLDER, an_error(number))
     (record,) = caplog.records
     text = record.getMessage()
     assert record.levelname == "ERROR"
@@ -50,19 +50,19 @@ def test_the_log_says_what_why_and_what_to_do(number: int, says: str, caplog: py
 
 def test_a_reason_is_logged_once_until_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
-        unrecorded.say(FOLDER, an_error(errno.EACCES))
-    unrecorded.say(FOLDER, an_error(errno.EROFS))
+        unrecorded.log_once(FOLDER, an_error(errno.EACCES))
+    unrecorded.log_once(FOLDER, an_error(errno.EROFS))
     assert caplog.text.count("records can't be written") == 2
     for _ in range(2):
-        unrecorded.over(FOLDER, an_error(errno.EACCES))
+        unrecorded.log_recovery(FOLDER, an_error(errno.EACCES))
     assert caplog.text.count("are written to") == 1
-    unrecorded.say(FOLDER, an_error(errno.EACCES))
+    unrecorded.log_once(FOLDER, an_error(errno.EACCES))
     assert caplog.text.count("records can't be written") == 3
 
 
 def test_what_a_worker_has_promised_to_say_its_children_do_not_say_as_well(caplog: pytest.LogCaptureFixture) -> None:
-    unrecorded.promise(FOLDER, an_error(errno.EACCES))
-    unrecorded.say(FOLDER, an_error(errno.EACCES))
+    unrecorded.mark_logged(FOLDER, an_error(errno.EACCES))
+    unrecorded.log_once(FOLDER, an_error(errno.EACCES))
     assert caplog.records == []
     unrecorded.log(FOLDER, an_error(errno.EACCES))
     assert len(caplog.records) == 1

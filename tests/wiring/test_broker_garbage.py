@@ -20,7 +20,7 @@ from kombu import Connection, Producer
 
 from celery_trace.clock import SystemClock
 from celery_trace.control import orders as control
-from celery_trace.control.orders import OrderDesk
+from celery_trace.control.orders import OrderReceiver
 from celery_trace.model import ProcessRecord, new_id
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
@@ -186,8 +186,8 @@ def test_an_order_is_answered_among_bombs_and_garbage_on_its_reply_queue(
     app.conf.broker_connection_retry_on_startup = True
     settings = Settings(dir=str(tmp_path))
     process = ProcessRecord(uid=new_id(), host="here", pid=1, started_at_s=0.0, worker="orders@here")
-    desk = OrderDesk(settings, process, SystemClock(), None)
-    desk.install()
+    receiver = OrderReceiver(settings, process, SystemClock(), None)
+    receiver.install()
     over = threading.Event()
     hit: set[str] = set()
 
@@ -209,7 +209,7 @@ def test_an_order_is_answered_among_bombs_and_garbage_on_its_reply_queue(
     finally:
         over.set()
         attacker.join()
-        desk.close()
+        receiver.close()
         app.close()
     assert answers == [{"worker": "orders@here", "ok": True, "why": ""}]
     assert len(hit) >= 2, "the queues of both questions were hit"
@@ -218,9 +218,9 @@ def test_an_order_is_answered_among_bombs_and_garbage_on_its_reply_queue(
 @pytest.mark.parametrize("message", [None, 5, [], {"a": 1}, "", "{", "\ud800", "[" * 100_000, "x" * (2 * MIB)])
 def test_the_desk_answers_no_order_of_a_wrong_type_or_size(tmp_path: Path, message: Any) -> None:
     process = ProcessRecord(uid=new_id(), host="here", pid=1, started_at_s=0.0)
-    desk = OrderDesk(Settings(dir=str(tmp_path)), process, SystemClock(), None)
-    assert desk.hear(message) == ""
-    assert desk.counters["control:refused"] == 1
+    receiver = OrderReceiver(Settings(dir=str(tmp_path)), process, SystemClock(), None)
+    assert receiver.receive(message) == ""
+    assert receiver.counters["control:refused"] == 1
 
 
 # --- records ----------------------------------------------------------------------------------------------

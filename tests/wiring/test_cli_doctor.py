@@ -44,7 +44,7 @@ def test_a_healthy_installation_has_nothing_to_do_but_switch_on(folder: Path, ow
     for check in ("store", "collector", "broker", "trace_dir", "alert rules", "alert channels", "python", "flower"):
         assert found[check].level == "ok", found[check]
     assert "schema" in found["store"].found
-    assert found["switched on"].level == "warn"
+    assert found["enabled"].level == "warn"
 
 
 def test_every_finding_that_is_not_ok_says_what_to_do(folder: Path) -> None:
@@ -197,7 +197,7 @@ def test_what_makes_watching_harder_is_told_with_the_processes_that_say_so(
     assert found["gc.freeze"].level == "ok"
     for check in ("garbage", "gc.freeze", "tracemalloc", "hooks"):
         assert found[check].found.endswith(": w1@h pid 70"), found[check]
-    assert "Nobody collects" in found["garbage"].advice
+    assert "Cycles are never collected" in found["garbage"].advice
 
 
 def test_an_allocator_that_is_not_pythons_usual_one_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

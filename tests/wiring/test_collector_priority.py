@@ -18,9 +18,9 @@ GROUPED = GROUP.exists() and "nice" in GROUP.read_text()
 AS_IT_IS_NOW = """
 import json, os
 from pathlib import Path
-from celery_trace.collector.priority import give_way
+from celery_trace.collector.priority import lower_priority
 
-give_way()
+lower_priority()
 group = Path("/proc/self/autogroup")
 print(json.dumps({
     "niceness": os.getpriority(os.PRIO_PROCESS, 0),

@@ -40,7 +40,7 @@ class Remembering:
     def destination(self):
         return self.store
 
-    def upkeep(self, *, idle):
+    def maintain(self, *, idle):
         pass
 
     def send(self, records):
@@ -251,7 +251,7 @@ def test_a_killed_process_is_written_down_with_its_end(collector, folder, transp
 
 
 def test_a_folder_has_one_collector(collector, folder, transport, clock):
-    with pytest.raises(AnotherCollector, match="one is enough"):
+    with pytest.raises(AnotherCollector, match="One is enough"):
         Collector(folder, transport, clock)
 
 
@@ -317,13 +317,13 @@ def test_what_waits_in_a_living_process_is_no_loss_yet_and_is_one_when_it_was_ki
 
     losses.lose("failure")
     losses.wait("failure", 3)
-    assert losses.tell()
+    assert losses.publish()
     for _ in range(2):
         collector.round()
     assert told().counters == {"dropped:failure": 1}
     assert collector.status.dropped == 1
     losses.wait("failure", -1)
-    assert losses.tell()
+    assert losses.publish()
     collector.round()
     first = told()
     lock.close()
@@ -337,9 +337,9 @@ def test_what_waits_in_a_living_process_is_no_loss_yet_and_is_one_when_it_was_ki
 def test_losses_that_were_made_good_leave_no_name(collector, folder, transport):
     losses = Losses(folder, "p1")
     losses.wait("failure", 1)
-    assert losses.tell()
+    assert losses.publish()
     losses.wait("failure", -1)
-    assert losses.tell()
+    assert losses.publish()
     assert [path.name for path in folder.iterdir()] == ["collector"]
 
 

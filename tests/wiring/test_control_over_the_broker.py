@@ -13,7 +13,7 @@ from celery.contrib.testing.worker import start_worker
 from celery_trace.clock import SystemClock
 from celery_trace.control import orders as control
 from celery_trace.control.audit import AuditLog, _turn_over
-from celery_trace.control.orders import Order, OrderBook, OrderClient, OrderDesk
+from celery_trace.control.orders import Order, OrderClient, OrderPoller, OrderReceiver
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
 from celery_trace.settings import Settings
 
@@ -28,7 +28,7 @@ class Running:
         self.settings = Settings(dir=str(folder))
         self.process = ProcessRecord(uid=new_id(), host="here", pid=1, started_at_s=0.0, worker=WORKER)
         self.audit: list[AuditEntry] = []
-        self.desk = OrderDesk(self.settings, self.process, SystemClock(), self.audit.append)
+        self.receiver = OrderReceiver(self.settings, self.process, SystemClock(), self.audit.append)
 
 
 @pytest.fixture
@@ -36,16 +36,16 @@ def running(own_broker_url: str, tmp_path: Path) -> Iterator[Running]:
     app = Celery("orders", broker=own_broker_url, set_as_current=False)
     app.conf.broker_connection_retry_on_startup = True
     running = Running(app, tmp_path)
-    running.desk.install()
+    running.receiver.install()
     with start_worker(app, pool="solo", perform_ping_check=False, hostname=WORKER, shutdown_timeout=60.0):
         yield running
-    running.desk.close()
+    running.receiver.close()
     app.close()
 
 
 def test_arming_a_mode_reaches_the_processes_of_the_worker(running: Running) -> None:
     heard: list[tuple[str, str, float]] = []
-    book = OrderBook(
+    poller = OrderPoller(
         running.settings,
         running.process.uid,
         SystemClock(),
@@ -53,7 +53,7 @@ def test_arming_a_mode_reaches_the_processes_of_the_worker(running: Running) -> 
     )
     answers = control.arm(running.app, running.settings, "shop.task", 120.0, user="ann")
     assert answers == [{"worker": WORKER, "ok": True, "why": ""}]
-    book.poll()
+    poller.poll()
     assert [(name, mode) for name, mode, _left_s in heard] == [("shop.task", "always")]
     assert 60 < heard[0][2] <= 120
     assert [entry.user for entry in running.audit] == ["ann"]
@@ -68,7 +68,7 @@ def test_another_key_is_not_believed_and_the_giver_is_told(running: Running, tmp
     stranger = Settings(dir=str(tmp_path), shell_key="a key that somebody guessed")
     answers = control.arm(running.app, stranger, "shop.task", 60.0, user="eve")
     assert [(answer["ok"], "same shell key" in answer["why"]) for answer in answers] == [(False, True)]
-    assert running.desk.counters["control:refused:forged"] == 1
+    assert running.receiver.counters["control:refused:forged"] == 1
     assert running.audit[0].verdict.startswith("refused: forged")
 
 

@@ -73,5 +73,5 @@ def test_an_engine_around_one_of_djangos_is_known_by_its_vendor(address, tmp_pat
 
 
 def test_an_engine_without_a_counterpart_is_refused_by_its_name(address):
-    with pytest.raises(StoreUnavailable, match="has no counterpart"):
+    with pytest.raises(StoreUnavailable, match="is not supported"):
         address(ENGINE="django.db.backends.oracle", NAME="shop")

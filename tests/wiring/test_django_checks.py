@@ -52,7 +52,7 @@ def test_nothing_is_asked_of_a_site_where_tracing_is_off(site):
     ("store", "says"),
     [
         ("django:elsewhere", "DATABASES has no 'elsewhere'"),
-        ("oracle://host/db", "'oracle' is no kind of store"),
+        ("oracle://host/db", "unknown kind of store 'oracle'"),
     ],
 )
 def test_a_store_that_can_not_work_is_an_error(site, store, says):

@@ -64,7 +64,7 @@ def test_a_detailed_export_to_a_file_has_the_locals_and_is_private(filled, tmp_p
 
 
 def test_pruning_takes_what_is_older_and_says_how_much(filled):
-    assert run("trace_prune").strip().startswith("Nothing was too old or too much.\nThe store takes ")
+    assert run("trace_prune").strip().startswith("Nothing to remove.\nThe store takes ")
     assert "1 failures" in run("trace_prune", "--older-than", "0.001s")
     assert run("trace_export", "--what", "failures") == ""
 

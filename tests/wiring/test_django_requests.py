@@ -330,14 +330,14 @@ def test_a_failed_request_keeps_no_frame_alive(site, monkeypatch):
     from django.core.handlers.wsgi import WSGIHandler
     from django.test import RequestFactory
 
-    from django_bridge import visits
+    from django_bridge import request_trace
 
     # What pytest captures of the log would hold the exception too.
     monkeypatch.setattr(logging.getLogger("django.request"), "disabled", True)
     project.witnesses.clear()
     request = RequestFactory().get("/witnessed/")
     WSGIHandler().get_response(request).close()
-    assert visits.of(request).error is None
+    assert request_trace.of(request).error is None
     gc.collect()
     (witness,) = project.witnesses
     assert witness() is None

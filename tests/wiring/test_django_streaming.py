@@ -52,20 +52,20 @@ def test_an_async_stream_is_measured_and_captured_under_asgi(site):
 
 
 def test_queries_made_while_streaming_belong_to_the_request(site):
-    from django_bridge import visits
+    from django_bridge import request_trace
 
     response = site.client().get("/stream/")
-    visit = visits.of(response.wsgi_request)
-    assert visit.sql_count == 0
+    trace = request_trace.of(response.wsgi_request)
+    assert trace.sql_count == 0
     response.getvalue()
-    assert visit.sql_count == 1
+    assert trace.sql_count == 1
     response.close()
 
 
 def test_queries_over_a_connection_that_was_open_before_the_bridge_are_counted_too(site):
     from django.db import connections
 
-    from django_bridge import apps, visits
+    from django_bridge import apps, request_trace
 
     apps.disconnect()
     connections.close_all()
@@ -73,9 +73,9 @@ def test_queries_over_a_connection_that_was_open_before_the_bridge_are_counted_t
     connections["default"].ensure_connection()
     apps.connect()
     response = site.client().get("/stream/")
-    visit = visits.of(response.wsgi_request)
+    trace = request_trace.of(response.wsgi_request)
     response.getvalue()
-    assert visit.sql_count == 1
+    assert trace.sql_count == 1
     response.close()
 
 

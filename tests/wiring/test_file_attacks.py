@@ -23,7 +23,7 @@ from celery_trace.clock import FakeClock, SystemClock
 from celery_trace.collector import Collector, read_status
 from celery_trace.collector.process import folder_is_taken
 from celery_trace.control.audit import AuditLog
-from celery_trace.control.orders import Order, OrderBook, OrderDesk, orders_file
+from celery_trace.control.orders import Order, OrderPoller, OrderReceiver, orders_file
 from celery_trace.control.signing import load_key, sign
 from celery_trace.heap.flamegraph import NoFlamegraph, Profile, Profiles
 from celery_trace.model import AnyRecord, Failure, Kind, ProcessRecord, Role, Stats, new_id
@@ -78,7 +78,7 @@ class Remembering:
     def destination(self) -> str:
         return "here"
 
-    def upkeep(self, *, idle: bool) -> None:
+    def maintain(self, *, idle: bool) -> None:
         pass
 
     def close(self) -> None:
@@ -342,17 +342,17 @@ def test_orders_that_somebody_planted_are_not_carried_out(
 ) -> None:
     clock = FakeClock()
     main = ProcessRecord(uid="main1", host="h", pid=1, started_at_s=0.0)
-    desk = OrderDesk(settings, main, clock)
-    desk.hear(an_order(settings, "main1", clock))
+    receiver = OrderReceiver(settings, main, clock)
+    receiver.receive(an_order(settings, "main1", clock))
     plant(orders_file(settings, "main1"), victim)
     heard: list[Any] = []
-    book = OrderBook(settings, "main1", clock, on_mode=lambda *order: heard.append(order))
-    book.poll()
+    poller = OrderPoller(settings, "main1", clock, on_mode=lambda *order: heard.append(order))
+    poller.poll()
     assert heard == []
-    assert book.counters["control:refused"] == 1
-    desk.hear(an_order(settings, "main1", clock))
-    book.poll()
-    assert len(heard) == 1, "the desk put a file of its own in its place"
+    assert poller.counters["control:refused"] == 1
+    receiver.receive(an_order(settings, "main1", clock))
+    poller.poll()
+    assert len(heard) == 1, "the receiver put a file of its own in its place"
 
 
 # --- profiles ---------------------------------------------------------------------------------------------
@@ -408,8 +408,8 @@ def test_everything_in_trace_dir_is_for_its_owner_alone_whatever_the_umask(
     recorder.flush()
     collector = Collector(settings.spool_folder, transport, FakeClock())
     AuditLog(settings.folder, "worker", FakeClock()).note("whoami")
-    desk = OrderDesk(settings, recorder.process, recorder.clock)
-    desk.hear(an_order(settings, recorder.process.uid, recorder.clock))  # type: ignore[arg-type]
+    receiver = OrderReceiver(settings, recorder.process, recorder.clock)
+    receiver.receive(an_order(settings, recorder.process.uid, recorder.clock))  # type: ignore[arg-type]
     Profiles(settings.folder).write(a_profile())
     collector.round()
     found = {path: stat.S_IMODE(path.lstat().st_mode) for path in settings.folder.parent.rglob("*")}

@@ -18,7 +18,7 @@ def test_the_page_shows_the_stores_size_and_that_it_was_lost(tmp_path):
         page = answer.text
         assert "The store takes " in page
         assert "1 failures take " in page
-        assert "file was deleted while it was in use" in page
+        assert "file was deleted while in use" in page
         stats = client.get("/api/trace/stats").json()
         assert [lost["why"] for lost in stats["lost_stores"]] == ["deleted"]
         assert stats["size"]["failures"] == 1

@@ -114,7 +114,7 @@ def test_a_namedtuple_comes_back_as_one() -> None:
     ("node", "word"),
     [
         (Node("str", "redacted"), "<redacted>"),
-        (Node("object", "absent"), "<absent: cut off by a limit of the capture>"),
+        (Node("object", "absent"), "<absent: cut by a limit of the capture>"),
         (Node("pandas.DataFrame", "opaque", length=3), "<pandas.DataFrame, length 3, not captured>"),
         (Node("str", "plain", "abc", length=5000, cut=4997), "'abc'… 4,997 more characters were not captured"),
         (Node("list", "list", length=50, cut=50), "[, … 50 more were not captured]"),

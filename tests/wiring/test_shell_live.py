@@ -270,7 +270,7 @@ def test_a_process_that_ends_says_goodbye_at_once(live: LiveProcess) -> None:
 def test_a_process_that_is_gone_is_noticed_and_its_queue_removed(live: LiveProcess) -> None:
     kept = live.fail()
     nobody = Kept(process="nobody", failure=kept.failure, at_s=0, until_s=0, address="")
-    with pytest.raises(SessionGone, match="has said nothing"):
+    with pytest.raises(SessionGone, match="has not replied"):
         live.client().open(nobody, kept.failure, "ann", timeout_s=1.0)
     with live.connect() as connection:
         assert connection.channel().client.keys("celery-trace.live.nobody") == []

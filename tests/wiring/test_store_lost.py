@@ -115,7 +115,7 @@ def test_a_reader_leaves_a_damaged_file_where_it_is_and_advises_what_helps(tmp_p
         file.write(b"\0" * 100)
     with pytest.raises(StoreUnavailable, match="not a database") as refused:
         opened(create=False)
-    assert "Make room" not in refused.value.next
+    assert "Free some space" not in refused.value.next
     assert "Restore a backup" in refused.value.next
     assert not list(tmp_path.glob("*.damaged-*"))
 
@@ -135,7 +135,7 @@ def test_a_page_that_is_malformed_advises_what_helps(tmp_path, opened):
         file.write(b"\xff" * 4096)
     with pytest.raises(StoreUnavailable, match="malformed") as refused:
         Queries(opened(create=False)).groups()
-    assert "Make room" not in refused.value.next
+    assert "Free some space" not in refused.value.next
     assert "Restore a backup" in refused.value.next
 
 

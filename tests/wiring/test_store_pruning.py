@@ -112,7 +112,7 @@ def test_a_vacuum_without_room_is_refused_with_how_much_it_needs(tmp_path, monke
     try:
         real = os.statvfs(tmp_path)
         monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_frsize=real.f_frsize))
-        with pytest.raises(StoreUnavailable, match="are needed on the disk") as refused:
+        with pytest.raises(StoreUnavailable, match="of disk space") as refused:
             store.vacuum()
         assert "Free some space first" in refused.value.next
     finally:

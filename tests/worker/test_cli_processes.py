@@ -101,12 +101,12 @@ def test_the_collector_runs_in_the_foreground_until_it_is_told_to_end(
         wait_until(lambda: (trace_dir / "collector.json").exists(), "the collector's status")
         second = celery("trace", "collect", cwd=project, environment=environment)
         assert second.returncode == 1
-        assert "Another collector works on" in second.stderr
+        assert "Another collector already serves" in second.stderr
         process = program._process
         assert process is not None
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(60) == 0
-    assert "records were handed on" in (tmp_path / "collect.log").read_text()
+    assert "records were delivered" in (tmp_path / "collect.log").read_text()
 
 
 def test_a_wrong_setting_ends_the_worker_at_its_start_with_the_reason(

@@ -42,7 +42,7 @@ def test_ctrl_c_during_the_start_leaves_nothing_behind(tmp_path):
 
 def test_a_process_that_dies_ends_the_demo_with_its_last_words(tmp_path):
     with Demo("--check", work=tmp_path) as demo:
-        demo.wait_for(r"All of it runs", timeout_s=120)
+        demo.wait_for(r"Started after", timeout_s=120)
         monitor = next(process for process in demo.children(" monitor ") if process.environ().get(MARK))
         monitor.kill()
         assert demo.wait(90) == 1

@@ -318,7 +318,7 @@ def test_a_worker_on_a_full_disk_accounts_for_every_failure_however_its_processe
     os.kill(victims[0].pid, signal.SIGKILL)
     burn(100)
     worker.stop()
-    assert "no room for records" in worker.output
+    assert "no space for records" in worker.output
     assert disk.mount("-o", "remount,size=64m")
     stored, stats = collect_all(Settings(dir=str(trace_dir)))
     failed = set(burnt(project))
@@ -363,7 +363,7 @@ def test_a_trace_dir_that_is_closed_from_the_start_is_told_once_and_records_once
         "bakery", project, settings={"memory": "rss"}, concurrency=2, options=["--max-tasks-per-child=8"]
     )
     burn(40)
-    said = "no room for records" if how == "full" else "records can't be written"
+    said = "no space for records" if how == "full" else "records can't be written"
     errors = [line for line in worker.output.splitlines() if said in line]
     assert len(errors) == 1, errors
     assert "ERROR" in errors[0]

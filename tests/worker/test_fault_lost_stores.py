@@ -130,7 +130,7 @@ def test_a_deleted_file_is_made_anew_and_no_later_record_is_lost(settings, datab
     assert lost.records >= 50
     assert collector.status().state == "ready"
     assert collector.status().sent_again >= 30
-    assert "warn: The store's file was deleted while it was in use" in doctors_words(settings)
+    assert "warn: The store's file was deleted while in use" in doctors_words(settings)
 
 
 def test_a_file_that_was_deleted_without_its_wal_is_made_anew(settings, database, collector):

@@ -118,7 +118,7 @@ def test_a_store_that_is_read_only_loses_nothing(settings, disk):
     with collecting(settings) as collector:
         second, slow_us = write(settings, "readonly", 50, 5)
         wait_for_refusal(collector, r"read-?only|unable to open|Read-only")
-        assert "Give this user the right to write there" in collector.status().why
+        assert "Give this user write permission" in collector.status().why
         assert slow_us < 1000
         assert mount("-o", "remount,rw", str(disk))
         assert_stored_once(settings, collector, first | second, 20 * 5 + 50 * 5)

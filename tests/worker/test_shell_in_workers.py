@@ -143,7 +143,7 @@ def test_a_killed_child_is_noticed(shop: Shop, monkeypatch: pytest.MonkeyPatch) 
     worker = shop.start()
     session = shop.open(shop.fail(worker))
     try:
-        with pytest.raises(SessionGone, match="said nothing"):
+        with pytest.raises(SessionGone, match="has not replied"):
             say(session, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     finally:
         session.close()

@@ -1,6 +1,6 @@
 """
-Text for terminals, a subject a module.
+Text for terminals, one module per subject.
 
-Every function is pure: structs and a :class:`~celery_trace.cli.renderers.style.Style` go in, text comes out. What came
-from a traced process is data: its hidden characters are shown as escapes.
+Every function is pure: it converts structs and a :class:`~celery_trace.cli.renderers.style.Style` to text. Hidden
+characters in data of traced processes are shown as escapes.
 """

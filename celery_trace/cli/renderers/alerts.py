@@ -6,17 +6,18 @@ from collections.abc import Iterable
 
 from celery_trace.alerting.rules.rule import Rule, RuleKind
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Column, state, table
+from celery_trace.cli.renderers.tables import TableColumn, state, table
 from celery_trace.model import AlertView, Delivery
 from celery_trace.text.format import NONE, duration, moment, times
 
 
 def alerts(rows: Iterable[AlertView], style: Style) -> str:
-    """Alerts with what they say."""
+    """A table of alerts."""
     return table(
         [
-            Column("STATE"), Column("SEVERITY", spare=True), Column("RULE"), Column("SINCE", right=True),
-            Column("TEXT", elastic=True), Column("NOTE", elastic=True), Column("ID", whole=True),
+            TableColumn("STATE"), TableColumn("SEVERITY", spare=True), TableColumn("RULE"),
+            TableColumn("SINCE", right=True),
+            TableColumn("TEXT", elastic=True), TableColumn("NOTE", elastic=True), TableColumn("ID", whole=True),
         ],
         (
             [
@@ -26,7 +27,7 @@ def alerts(rows: Iterable[AlertView], style: Style) -> str:
             for alert in rows
         ),
         style,
-        "No alert. Rules are evaluated while the monitor runs, and by `celery trace alerts --evaluate`.",
+        "No alerts. Rules are evaluated while the monitor runs, and by `celery trace alerts --evaluate`.",
     )  # fmt: skip
 
 
@@ -45,18 +46,18 @@ def deliveries(rows: Iterable[Delivery], style: Style) -> str:
     """The delivery log."""
     return table(
         [
-            Column("AT"), Column("TAKEN"), Column("CHANNEL"), Column("ATTEMPT", right=True),
-            Column("ALERT", whole=True), Column("ERROR", elastic=True),
+            TableColumn("AT"), TableColumn("RESULT"), TableColumn("CHANNEL"), TableColumn("ATTEMPT", right=True),
+            TableColumn("ALERT", whole=True), TableColumn("ERROR", elastic=True),
         ],
         (
             [
-                moment(delivery.at), ("yes", "green") if delivery.ok else ("no", "red"), delivery.channel,
+                moment(delivery.at), ("ok", "green") if delivery.ok else ("failed", "red"), delivery.channel,
                 delivery.attempt, delivery.alert, delivery.error,
             ]
             for delivery in rows
         ),
         style,
-        "Nothing was delivered yet.",
+        "No deliveries yet.",
     )  # fmt: skip
 
 
@@ -64,9 +65,10 @@ def rules(in_force: Iterable[tuple[Rule, RuleKind]], style: Style) -> str:
     """Rules and their kinds."""
     return table(
         [
-            Column("RULE"), Column("SEVERITY", spare=True), Column("ABOVE", right=True),
-            Column("FOR", right=True), Column("HOLD", right=True, spare=True), Column("REPEAT", right=True, spare=True),
-            Column("MEANING", elastic=True),
+            TableColumn("RULE"), TableColumn("SEVERITY", spare=True), TableColumn("ABOVE", right=True),
+            TableColumn("FOR", right=True), TableColumn("HOLD", right=True, spare=True),
+            TableColumn("REPEAT", right=True, spare=True),
+            TableColumn("MEANING", elastic=True),
         ],
         (
             [
@@ -76,7 +78,7 @@ def rules(in_force: Iterable[tuple[Rule, RuleKind]], style: Style) -> str:
             for rule, kind in in_force
         ),
         style,
-        "No rule is in force: trace_alert_rules is empty.",
+        "No rules: trace_alert_rules is empty.",
     )  # fmt: skip
 
 

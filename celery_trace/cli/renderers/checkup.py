@@ -1,4 +1,4 @@
-"""What the doctor found."""
+"""The doctor's findings."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Examined(Protocol):
 
     @property
     def check(self) -> str:
-        """What was looked at."""
+        """The check."""
 
     @property
     def found(self) -> str:
-        """How it is."""
+        """The result."""
 
     @property
     def advice(self) -> str:
@@ -32,7 +32,7 @@ class Examined(Protocol):
 
 
 def examination(findings: Sequence[Examined], style: Style) -> str:
-    """What the doctor found, one line each, and below it what to do."""
+    """The doctor's findings, one line each, with advice below."""
     rows: list[list[Cell]] = []
     for finding in findings:
         rows.append([(finding.level, _COLOURS.get(finding.level, "")), finding.check, finding.found])

@@ -1,4 +1,4 @@
-"""Failures: a list of them, and one with its exceptions, frames, source and locals."""
+"""Failures: a list, and one with its exceptions, frames, source and locals."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from collections.abc import Iterable, Iterator
 
 from celery_trace.cli.renderers.leaks import stack
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Column, fact, shortened, state, table
+from celery_trace.cli.renderers.tables import TableColumn, fact, shortened, state, table
 from celery_trace.model import ChainLink, FailureDetail, FailureSummary, FrameView, LocalValue
 from celery_trace.text.escape import escaped, escaped_lines
 from celery_trace.text.format import NONE, duration, moment, size, times
 
-#: Kills of one message that :func:`failure` lists, the last ones.
+#: The last kills of a message that :func:`failure` lists.
 _MOST_KILLS = 10
-#: Columns that the value of a local may take.
+#: Width of a local's value, columns.
 _MOST_VALUE = 160
 
 
 def failures(rows: Iterable[FailureSummary], style: Style) -> str:
-    """Failed runs, one a line."""
+    """Failed runs, one per line."""
     return table(
         [
-            Column("AT", right=True), Column("OUTCOME"), Column("NAME", elastic=True), Column("WHAT", elastic=True),
-            Column("COUNT", right=True, spare=True), Column("WORKER", elastic=True, spare=True),
-            Column("LIVE", spare=True), Column("ID", whole=True),
+            TableColumn("AT", right=True), TableColumn("OUTCOME"), TableColumn("NAME", elastic=True),
+            TableColumn("EXCEPTION", elastic=True),
+            TableColumn("COUNT", right=True, spare=True), TableColumn("WORKER", elastic=True, spare=True),
+            TableColumn("LIVE", spare=True), TableColumn("ID", whole=True),
         ],
         (
             [
@@ -34,7 +35,7 @@ def failures(rows: Iterable[FailureSummary], style: Style) -> str:
             for failure in rows
         ),
         style,
-        "No failure was recorded.",
+        "No failures.",
     )  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def _what(failure: FailureSummary) -> str:
 
 
 def failure(found: FailureDetail, style: Style) -> str:
-    """One failure: its exceptions with frames, source and locals, and where it came from."""
+    """One failure: its exceptions with frames, source and locals, and its origin."""
     lines = [
         *_head(found, style),
         *_origin(found),
@@ -66,9 +67,9 @@ def _head(found: FailureDetail, style: Style) -> Iterator[str]:
     yield f"  {escaped_lines(what)}"
     yield ""
     yield fact("at", f"{moment(found.at)} ({style.ago(found.at)})")
-    process = f", pid {found.pid}" if found.pid else ", in no process of its pool"
+    process = f", pid {found.pid}" if found.pid else ", not in a pool process"
     live = f"; still held there until {moment(found.live_until)}" if found.live and found.live_until else ""
-    yield fact("where", escaped(found.worker or found.hostname) + process + live)
+    yield fact("worker", escaped(found.worker or found.hostname) + process + live)
 
 
 def _origin(found: FailureDetail) -> Iterator[str]:
@@ -82,14 +83,14 @@ def _origin(found: FailureDetail) -> Iterator[str]:
 
 def _cost(found: FailureDetail) -> Iterator[str]:
     if found.duration_s is not None:
-        yield fact("took", duration(found.duration_s))
+        yield fact("duration", duration(found.duration_s))
     if found.memory is not None:
         yield fact("memory", f"{size(found.memory.rss_bytes)} resident")
 
 
 def _repeats(found: FailureDetail) -> Iterator[str]:
     if found.count > 1:
-        yield fact("group", f"{found.count} of the same (fingerprint {found.fingerprint})")
+        yield fact("group", f"{found.count} alike (fingerprint {found.fingerprint})")
     if len(found.killed) > 1:
         yield fact("killed", f"{times(len(found.killed))}, once at each delivery of the message")
         for kill in found.killed[-_MOST_KILLS:]:
@@ -119,7 +120,7 @@ def _exceptions(found: FailureDetail, style: Style) -> Iterator[str]:
 
 def _last_sample(found: FailureDetail, style: Style) -> Iterator[str]:
     sample = found.last_sample
-    # Where nobody else saw a killed run, its frames are the black box's, and were shown already.
+    # If nothing else recorded a killed run, its frames are those of the black box and were shown already.
     shown = [(frame.file, frame.line) for frame in found.frames] if not found.chain else []
     if sample is None or [(line.file, line.line) for line in sample.stack] == shown:
         return
@@ -127,7 +128,7 @@ def _last_sample(found: FailureDetail, style: Style) -> Iterator[str]:
     if sample.crash:
         yield f"Where it crashed ({escaped(sample.crash)})"
     else:
-        yield f"Last seen {duration(sample.age_s)} before its end, innermost first"
+        yield f"Last sample, {duration(sample.age_s)} before its end, innermost first"
     yield from stack(sample.stack, style)
 
 

@@ -1,23 +1,24 @@
-"""Leaks: a table of them, and one with its line, its holder and its types."""
+"""Leaks: a table, and one with its line, holder and types."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from celery_trace.cli.renderers.style import OF_STATE, Style
-from celery_trace.cli.renderers.tables import Column, fact, state, table
+from celery_trace.cli.renderers.tables import TableColumn, fact, state, table
 from celery_trace.model import Leak, Line
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import moment, percent, size
 
 
 def leaks(rows: Iterable[Leak], style: Style) -> str:
-    """The leak table: what each run keeps, where."""
+    """The leak table: how much each run leaks, and where."""
     return table(
         [
-            Column("VERDICT"), Column("KEPT/RUN", right=True), Column("KEPT", right=True, spare=True),
-            Column("RUNS", right=True, spare=True), Column("NAME", elastic=True), Column("WHERE", elastic=True),
-            Column("SEEN", right=True, spare=True), Column("ID", whole=True),
+            TableColumn("VERDICT"), TableColumn("KEPT/RUN", right=True), TableColumn("KEPT", right=True, spare=True),
+            TableColumn("RUNS", right=True, spare=True), TableColumn("NAME", elastic=True),
+            TableColumn("LOCATION", elastic=True),
+            TableColumn("SEEN", right=True, spare=True), TableColumn("ID", whole=True),
         ],
         (
             [
@@ -29,7 +30,7 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
             for leak in rows
         ),
         style,
-        "No leak was found. A verdict needs 120 runs of a task; `celery trace workers` shows what was seen.",
+        "No leaks. A verdict needs 120 runs of a task; `celery trace workers` shows the workers and their runs.",
     )  # fmt: skip
 
 
@@ -38,14 +39,14 @@ def _without_line(leak: Leak) -> str:
 
 
 def amount(leak: Leak) -> str:
-    """What one run keeps, in the unit that fits the leak."""
+    """What one run leaks, in the leak's unit."""
     if leak.resource in {"fds", "threads", "children"}:
         return f"{leak.kept_blocks_per_run:.3g} {leak.resource}"
     return size(leak.kept_bytes_per_run)
 
 
 def leak(found: Leak, style: Style) -> str:
-    """One leak: how much, where, what and what holds it."""
+    """One leak: how much, where, its types and holder."""
     lines = [
         style.paint(f"{found.kind} {escaped(found.name)}: {found.verdict}", OF_STATE.get(found.verdict, "bold")),
         "",
@@ -58,27 +59,31 @@ def leak(found: Leak, style: Style) -> str:
             lines.append(f"  {'  ' * depth}{'└ ' if depth else ''}{escaped(holder)}")
     if found.types:
         kinds = ([kind.type, kind.count, size(kind.bytes)] for kind in found.types)
-        columns = [Column("TYPE", elastic=True), Column("COUNT", right=True), Column("BYTES", right=True)]
-        lines += ["", "What stays", table(columns, kinds, style)]
+        columns = [
+            TableColumn("TYPE", elastic=True),
+            TableColumn("COUNT", right=True),
+            TableColumn("BYTES", right=True),
+        ]
+        lines += ["", "Retained types", table(columns, kinds, style)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _facts(found: Leak) -> Iterator[str]:
-    yield fact("keeps", f"{amount(found)} a run, {size(found.kept_bytes_total)} in all")
+    yield fact("retained", f"{amount(found)} per run, {size(found.kept_bytes_total)} in total")
     seen = f"from {moment(found.first_seen)} to {moment(found.last_seen)}"
     yield fact("seen over", f"{found.runs} runs in {found.processes} processes, {seen}")
     if found.why:
-        sure = f" ({percent(found.confidence)} sure that it grows)" if found.confidence else ""
-        yield fact("why", escaped(found.why) + sure)
+        sure = f" ({percent(found.confidence)} confidence)" if found.confidence else ""
+        yield fact("reason", escaped(found.why) + sure)
     if found.waits_for:
         yield fact("waits for", escaped(found.waits_for))
     if found.began_with:
         at = f", {moment(found.began_at)}" if found.began_at else ""
         yield fact("began with", f"release {escaped(found.began_with)}{at}")
     if found.bounded:
-        yield fact("bounded by", escaped(found.bounded))
+        yield fact("bound", escaped(found.bounded))
     if found.concurrent:
-        yield "  runs overlapped: the growth belongs to the process, not surely to this name"
+        yield "  runs overlapped: the growth is the process's, not certainly this name's"
     if found.note:
         yield fact("note", escaped(found.note))
 
@@ -93,7 +98,7 @@ def _where(found: Leak, style: Style) -> Iterator[str]:
 
 
 def stack(lines: Iterable[Line], style: Style) -> Iterator[str]:
-    """Lines of code, each with its place and its function."""
+    """Lines of code, each with its place and function."""
     for line in lines:
         yield f"  {style.place(line.file, line.line)} in {escaped(line.function or '?')}"
         if line.code:

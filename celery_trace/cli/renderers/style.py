@@ -1,4 +1,4 @@
-"""How text for a terminal is shown: colours, width, times and file names."""
+"""Terminal style: colours, width, times and file names."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ OF_STATE = {
 
 class Style(Struct, frozen=True, kw_only=True):
     """
-    How it is shown.
+    How text is shown.
 
-    ``colour`` is for terminals only; ``width`` in columns cuts tables, 0 cuts nothing; ``now_s`` is the reader's clock;
-    files below ``root`` are shown relative to it.
+    ``colour`` is for terminals only; ``width`` limits tables, in columns, 0 means no limit; ``now_s`` is the current
+    time; files below ``root`` are shown relative to it.
     """
 
     now_s: float
@@ -38,7 +38,7 @@ class Style(Struct, frozen=True, kw_only=True):
     root: str = ""
 
     def paint(self, text: str, colour: str) -> str:
-        """The text in a colour, where colours are shown."""
+        """The text in a colour, if colours are on."""
         return click.style(text, **_LOOKS[colour]) if self.colour and colour else text
 
     def ago(self, at_s: float | None) -> str:
@@ -46,5 +46,5 @@ class Style(Struct, frozen=True, kw_only=True):
         return format.ago(at_s, self.now_s)
 
     def place(self, file: str, line: int) -> str:
-        """``file:line``, relative to the root or to the installed packages where the file is below them."""
+        """``file:line``, relative to the root or to the installed packages."""
         return f"{escaped(CodeOwner(roots=[self.root]).short(file))}:{line}" if file else format.NONE

@@ -16,23 +16,23 @@ from rich.text import Text
 from celery_trace.cli.renderers.style import OF_STATE, Style
 from celery_trace.text.escape import escaped
 
-#: A cell: anything that has a text, or a text and its colour.
+#: A cell: any object with a text, or a text and its colour.
 Cell = object | tuple[str, str]
 
-#: Columns that an elastic cell keeps at least.
+#: Minimum width of an elastic cell, columns.
 _LEAST = 12
-#: Wide enough for every row where nothing is to be cut.
+#: Wide enough for every row if nothing is to be cut.
 _UNBOUNDED = 100_000
-#: A line below the head, and nothing else.
+#: A box with only a line below the head.
 _UNDERLINED = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 
 
-class Column(Struct, frozen=True):
+class TableColumn(Struct, frozen=True):
     """
     A column of a table.
 
-    ``elastic`` ones are cut first on a narrow terminal; ``spare`` ones are left out, the last first, before the elastic
-    ones become unreadable; ``whole`` ones are folded, never cut: an id is of use only as a whole.
+    On a narrow terminal, ``elastic`` columns are cut first; ``spare`` ones are left out, the last first, before the
+    elastic ones become unreadable; ``whole`` ones, such as ids, are wrapped, never cut.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Column(Struct, frozen=True):
 
 
 class _Elastic:
-    """A text that is cut in its middle: the ends of a name or a path say most."""
+    """A text that is cut in the middle, as the ends of a name or a path are most informative."""
 
     def __init__(self, text: str, colour: str) -> None:
         self._text = text
@@ -58,7 +58,7 @@ class _Elastic:
 
 
 def shortened(text: str, columns: int) -> str:
-    """The text, cut in its middle to so many columns."""
+    """The text, cut in the middle to this many columns."""
     if cell_len(text) <= columns:
         return text
     head = (columns - 1) // 2
@@ -66,13 +66,13 @@ def shortened(text: str, columns: int) -> str:
     return f"{set_cell_size(text, head)}…{set_cell_size(text[::-1], tail)[::-1]}"
 
 
-def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], style: Style, empty: str = "Nothing.") -> str:
+def table(columns: Sequence[TableColumn], rows: Iterable[Sequence[Cell]], style: Style, empty: str = "Nothing.") -> str:
     """
     A table with a line under its head.
 
     Args:
-        rows: Cells; a cell that is a ``(text, colour)`` pair is painted.
-        empty: What stands there instead when there is no row.
+        rows: Cells; a ``(text, colour)`` pair is painted.
+        empty: The text for a table without rows.
     """
     cells = [[cell if isinstance(cell, tuple) else (escaped(cell), "") for cell in row] for row in rows]
     if not cells:
@@ -91,12 +91,14 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], style: Styl
     for row in cells:
         made.add_row(*(_rendered(row[index], columns[index]) for index in kept))
     left_out = ", ".join(column.title for index, column in enumerate(columns) if index not in kept)
-    note = shortened(f"No room for {left_out}.", style.width) + "\n" if left_out else ""
+    note = shortened(f"Hidden columns: {left_out}.", style.width) + "\n" if left_out else ""
     return _printed(made, style) + note
 
 
-def _columns_that_fit(columns: Sequence[Column], cells: Sequence[Sequence[tuple[str, str]]], width: int) -> list[int]:
-    """The indices of the columns that are shown: spare ones go until the elastic ones have room to be read."""
+def _columns_that_fit(
+    columns: Sequence[TableColumn], cells: Sequence[Sequence[tuple[str, str]]], width: int
+) -> list[int]:
+    """The indices of the shown columns: spare ones are hidden until the elastic ones are readable."""
     widths = [
         max(cell_len(column.title), *(cell_len(row[index][0]) for row in cells)) for index, column in enumerate(columns)
     ]
@@ -110,14 +112,14 @@ def _columns_that_fit(columns: Sequence[Column], cells: Sequence[Sequence[tuple[
     return kept
 
 
-def _rendered(cell: tuple[str, str], column: Column) -> Text | _Elastic:
+def _rendered(cell: tuple[str, str], column: TableColumn) -> Text | _Elastic:
     if column.elastic:
         return _Elastic(*cell)
     return Text(*cell, no_wrap=False, overflow="fold") if column.whole else Text(*cell)
 
 
 def grid(rows: Iterable[Sequence[Cell]], style: Style) -> str:
-    """Cells that line up, without a head; the last of a row is folded where the terminal ends."""
+    """Aligned cells without a head; the last of a row is wrapped at the terminal's width."""
     made = Table.grid(padding=(0, 2, 0, 0))
     for row in rows:
         made.add_row(*(Text(*(cell if isinstance(cell, tuple) else (escaped(cell), ""))) for cell in row))
@@ -143,5 +145,5 @@ def state(word: str) -> Cell:
 
 
 def fact(label: str, text: str) -> str:
-    """One line of what is known about a thing."""
+    """A line with a label."""
     return f"  {label:<10} {text}"

@@ -1,4 +1,4 @@
-"""Workers with their processes, what reaches its limit, and the limits that they need."""
+"""Workers with their processes, forecasts, and proposed limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Cell, Column, table
+from celery_trace.cli.renderers.tables import Cell, TableColumn, table
 from celery_trace.heap import forecasting
 from celery_trace.heap.needs import Proposal
 from celery_trace.model import Forecast, MemoryState, ProcessView, WorkerView
@@ -15,12 +15,14 @@ from celery_trace.text.format import NONE, percent, size
 
 
 def workers(rows: Iterable[WorkerView], style: Style) -> str:
-    """Workers, and their living processes below each; ended ones are counted."""
+    """Workers, with their living processes below each; ended ones are counted."""
     return table(
         [
-            Column("WORKER", elastic=True), Column("STATE"), Column("ROLE", spare=True), Column("RSS", right=True),
-            Column("USS", right=True), Column("FDS", right=True, spare=True), Column("RUNS", right=True),
-            Column("OVERHEAD", right=True, spare=True), Column("SEEN", right=True), Column("RUNNING", elastic=True),
+            TableColumn("WORKER", elastic=True), TableColumn("STATE"), TableColumn("ROLE", spare=True),
+            TableColumn("RSS", right=True),
+            TableColumn("USS", right=True), TableColumn("FDS", right=True, spare=True), TableColumn("RUNS", right=True),
+            TableColumn("OVERHEAD", right=True, spare=True), TableColumn("SEEN", right=True),
+            TableColumn("RUNNING", elastic=True),
         ],
         (line for worker in rows for line in _lines(worker, style)),
         style,
@@ -51,16 +53,16 @@ def _line(process: ProcessView, style: Style) -> Sequence[Cell]:
 
 
 def _ended(processes: Sequence[ProcessView]) -> str:
-    """How many processes ended, and in which way: ``3 ended: 2 by exit, 1 killed``."""
+    """How processes ended: ``3 ended: 2 by exit, 1 killed``."""
     ways = Counter("by exit" if process.ended_how in {"", "exit"} else process.ended_how for process in processes)
     return f"{len(processes)} ended: " + ", ".join(f"{count} {how}" for how, count in sorted(ways.items()))
 
 
 def forecasts(found: Iterable[Forecast], proposals: Iterable[tuple[str, Proposal]], style: Style) -> str:
-    """What reaches its limit, and the limits that workers need, below their table."""
+    """Forecasts and proposed limits, shown below the table."""
     lines = [
         style.paint(f"{escaped(forecasting.who(one))} {escaped(forecasting.sentence(one))}.", "yellow")
-        + f" Now {size(one.used_bytes)}, {size(one.bytes_per_hour)} more an hour."
+        + f" Now {size(one.used_bytes)}, growing by {size(one.bytes_per_hour)} per hour."
         for one in found
     ]
     for worker, proposal in proposals:

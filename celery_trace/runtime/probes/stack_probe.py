@@ -42,7 +42,7 @@ class StackProbe(Probe):
         """Make the black box; if that fails, as on a full disk, it is tried again after :data:`RETRY_S`."""
         host = self.host
         self._due_s = host.clock.monotonic_s() + RETRY_S
-        if host.spool.trouble is not None:
+        if host.spool.write_error is not None:
             return  # it has been logged, and would fail for the same reason
         with self.guard:
             path = host.settings.spool_folder / f"{host.process.uid}.box"
@@ -50,7 +50,7 @@ class StackProbe(Probe):
                 box = BlackBox(path, host.process, host.clock, host.open_runs)
             except OSError as error:
                 guard.own_errors[self.name] += 1
-                host.spool.refused(error)
+                host.spool.note_failure(error)
                 return
             self.box = box
             if host.process.role in _OF_A_WORKER:

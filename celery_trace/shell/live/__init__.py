@@ -1,1 +1,1 @@
-"""The live shell: into the objects that a process that failed still holds, over the broker."""
+"""The live shell: access over the broker to the objects that a failed process still holds."""

@@ -1,8 +1,8 @@
 """
-How signed messages travel over the broker: a direct queue per process, another per session.
+How signed messages are sent over the broker: a direct queue per process, another per session.
 
-Only bytes travel. Nothing here decodes a body with kombu's serializers, so no message, whatever content
-type it claims, can make a process unpickle anything; nor inflate anything (:mod:`celery_trace.transports.raw`).
+Only bytes are sent. No body is decoded with kombu's serializers, so no message, whatever its content type, can make a
+process unpickle or decompress anything (:mod:`celery_trace.transports.raw`).
 """
 
 from __future__ import annotations
@@ -11,36 +11,40 @@ import logging
 import socket
 from _queue import Empty, SimpleQueue  # queue.SimpleQueue is replaced by green libraries; ours wait in real threads
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_trace import os_threads
 from celery_trace.control.signing import MESSAGE_LIMIT_BYTES
 from celery_trace.guard import report
-from celery_trace.transports.raw import Refusal, judged
+from celery_trace.transports.raw import RawRefusal, checked_channel
+
+if TYPE_CHECKING:
+    import kombu
+    from kombu.transport.virtual import Channel
 
 logger = logging.getLogger("celery_trace.shell")
 
-#: A queue that nobody consumes is removed by a broker that knows how, seconds.
+#: A broker that supports it removes a queue after this time without a consumer, seconds.
 QUEUE_EXPIRES_S = 120.0
-#: A pause after each message over which kombu itself stumbled, seconds, so that this thread can never spin.
+#: Pause after each message that raises an error in kombu, seconds, so that this thread can't spin.
 _UNREADABLE_PAUSE_S = 0.01
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
-Connect = Callable[[], Any]
+Connect = Callable[[], "kombu.Connection"]
 
 
 def command_address(process_uid: str) -> str:
-    """The queue on which a process hears commands."""
+    """The command queue of a process."""
     return f"celery-trace.live.{process_uid}"
 
 
 def reply_address(session: str) -> str:
-    """The queue on which a session hears its replies."""
+    """The reply queue of a session."""
     return f"celery-trace.reply.{session}"
 
 
-def prepared(connection: Any) -> Any:
-    """A connection of ours: short time-outs, no heartbeat that nobody would send."""
+def prepared(connection: kombu.Connection) -> kombu.Connection:
+    """Configure a connection: short timeouts, and no heartbeat, which nothing would send."""
     connection.heartbeat = 0
     connection.connect_timeout = 3
     if "redis" in str(connection.transport_cls) or "valkey" in str(connection.transport_cls):
@@ -51,8 +55,8 @@ def prepared(connection: Any) -> Any:
     return connection
 
 
-def direct_queue(name: str) -> Any:
-    """A queue on the default exchange that goes away with its consumer."""
+def direct_queue(name: str) -> kombu.Queue:
+    """A queue on the default exchange that is deleted with its consumer."""
     from kombu import Exchange, Queue
 
     return Queue(
@@ -67,7 +71,7 @@ def direct_queue(name: str) -> Any:
     )
 
 
-def publish(channel: Any, address: str, data: bytes) -> None:
+def publish(channel: Channel, address: str, data: bytes) -> None:
     """Send bytes to a queue."""
     from kombu import Producer
 
@@ -82,17 +86,17 @@ def publish(channel: Any, address: str, data: bytes) -> None:
     )
 
 
-def let_expire(channel: Any, address: str) -> None:
+def expire_queue(channel: Channel, address: str) -> None:
     """
-    What was published to somebody who is no longer there goes away with time.
+    Let messages to a consumer that is gone expire.
 
-    A broker with real queues drops it or expires the queue. In Redis a queue is a list, which a message brings
-    back after its reader has deleted it, and which then stays for ever.
+    A broker with real queues drops them or expires the queue. In Redis a queue is a list, which a message recreates
+    after its reader has deleted it, and which then stays forever.
     """
     client: Any = getattr(channel, "client", None)
     if client is None or not hasattr(client, "pexpire"):
         return
-    # Which commands carry kombu's prefix for keys by themselves depends on its release.
+    # Which commands add kombu's key prefix by themselves depends on its release.
     prefixed = "PEXPIRE" in getattr(client, "PREFIXED_SIMPLE_COMMANDS", ())
     prefix = "" if prefixed else getattr(channel, "global_keyprefix", "")
     client.pexpire(f"{prefix}{address}", int(QUEUE_EXPIRES_S * 1000))
@@ -100,26 +104,26 @@ def let_expire(channel: Any, address: str) -> None:
 
 class Receiver:
     """
-    Hears one queue, in whichever thread calls :meth:`listen`.
+    Reads one queue, in the thread that calls :meth:`listen`.
 
     Args:
-        heard: Called with the bytes of each message.
-        refused: Called for each message that is not worth reading, such as a compressed one.
-        tick: Called between messages, at least every ``idle_s()`` seconds or so.
+        on_message: Called with the bytes of each message.
+        refused: Called for each refused message, such as a compressed one.
+        tick: Called between messages, about every ``idle_s()`` seconds or more often.
     """
 
     def __init__(
         self,
         address: str,
         connect: Connect,
-        heard: Callable[[bytes], None],
-        refused: Callable[[Refusal], None],
+        on_message: Callable[[bytes], None],
+        refused: Callable[[RawRefusal], None],
         tick: Callable[[], None],
         idle_s: Callable[[], float],
     ) -> None:
         self.address = address
         self._connect = connect
-        self._heard = heard
+        self._receive = on_message
         self._refused = refused
         self._tick = tick
         self._idle_s = idle_s
@@ -135,7 +139,7 @@ class Receiver:
             self._pause.release()
 
     def listen(self) -> None:
-        """Hear messages until :meth:`stop`; a broker that is away is tried again, ever more slowly."""
+        """Read messages until :meth:`stop`; an unavailable broker is retried with backoff."""
         failures = 0
         while not self.stopping:
             try:
@@ -147,7 +151,7 @@ class Receiver:
                     failures = 0
                 self.connected = False
                 if failures == 0:
-                    logger.info("celery-trace: the live shell lost its broker (%s); trying again", error)
+                    logger.info("celery-trace: the live shell lost its broker connection (%s); retrying", error)
                 wait_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
                 failures += 1
                 self._rest(wait_s)
@@ -162,10 +166,10 @@ class Receiver:
             left_s -= 0.5
             self._tick()
 
-    def _consume(self, connection: Any) -> None:
+    def _consume(self, connection: kombu.Connection) -> None:
         from kombu import Consumer
 
-        channel = judged(connection.channel(), MESSAGE_LIMIT_BYTES, unreadable=self._refused)
+        channel = checked_channel(connection.channel(), MESSAGE_LIMIT_BYTES, unreadable=self._refused)
         queue = direct_queue(self.address)(channel)
         queue.declare()
         consumer = Consumer(channel, [queue], on_message=self._on_message, no_ack=True, auto_declare=False, accept=[])
@@ -183,34 +187,34 @@ class Receiver:
                 except of_the_connection:
                     raise
                 except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-                    # Kombu stumbled over a message, which is gone; the next one may be ours.
-                    self._refused(Refusal("malformed", f"{type(error).__name__}: {error}"[:300]))
+                    # A message raised an error in kombu and is gone; the next one may be ours.
+                    self._refused(RawRefusal("malformed", f"{type(error).__name__}: {error}"[:300]))
                     if self._pause.acquire(timeout=_UNREADABLE_PAUSE_S):
                         self._pause.release()
                 self._tick()
         channel.close()
 
-    def _on_message(self, message: Any) -> None:
+    def _on_message(self, message: kombu.Message) -> None:
         try:
             if message.refused is not None:
                 self._refused(message.refused)
                 return
             body = message.body
             data = body.encode("utf-8", "backslashreplace") if isinstance(body, str) else bytes(body or b"")
-            self._heard(data)
+            self._receive(data)
         except Exception as error:
             report("live shell: message", error)
 
 
 class Sender:
     """
-    Publishes what other threads put, from one thread with its own connection.
+    Publishes the items of other threads, from one thread with its own connection.
 
-    The thread is made with the first message; :meth:`close` lets it publish what is waiting.
-    What can't be published is dropped and counted: a reader notices the silence and falls back.
+    The thread starts with the first item; :meth:`close` lets it publish waiting ones. Items that can't be published are
+    dropped and counted; the reader notices the silence and falls back.
 
     Args:
-        pack: Turns the items that wait together into (address, bytes).
+        pack: Converts the waiting items into (address, bytes).
     """
 
     LIMIT = 4000  # items that may wait
@@ -227,7 +231,7 @@ class Sender:
         self._gone = os_threads.lock()
 
     def put(self, item: Any) -> None:
-        """Hand an item over; never blocks."""
+        """Queue an item; never blocks."""
         if self._closed or self._items.qsize() > self.LIMIT:
             self.dropped += 1
             return
@@ -240,7 +244,7 @@ class Sender:
                     os_threads.start(self._run, self._name)
 
     def close(self, wait_s: float = 0.0) -> None:
-        """Publish what waits and end; wait for that at most ``wait_s`` seconds."""
+        """Publish waiting items and end; wait for that at most ``wait_s`` seconds."""
         with self._lock:
             if self._closed:
                 return
@@ -251,8 +255,8 @@ class Sender:
             self._gone.release()
 
     def _run(self) -> None:
-        connection: Any = None
-        channel: Any = None
+        connection: kombu.Connection | None = None
+        channel: Channel | None = None
         try:
             while True:
                 items = [self._items.get()]
@@ -268,19 +272,19 @@ class Sender:
                         if channel is None:
                             connection = prepared(self._connect())
                             channel = connection.channel()
-                        told = {address for address, _data in packed}
+                        addresses = {address for address, _data in packed}
                         while packed:
                             publish(channel, *packed[0])
                             del packed[0]
-                        for address in told:
-                            let_expire(channel, address)
+                        for address in addresses:
+                            expire_queue(channel, address)
                         break
                     except Exception as error:
                         _release(connection)
                         connection = channel = None
                         if attempt:
                             self.dropped += len(packed)
-                            logger.info("celery-trace: a reply of the live shell was not sent: %s", error)
+                            logger.info("celery-trace: a reply of the live shell could not be sent: %s", error)
                 if over:
                     return
         except Exception as error:
@@ -290,7 +294,7 @@ class Sender:
             self._gone.release()
 
 
-def _release(connection: Any) -> None:
+def _release(connection: kombu.Connection) -> None:
     try:
         if connection is not None:
             connection.release()

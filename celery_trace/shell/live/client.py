@@ -1,8 +1,8 @@
 """
-The live shell's near side: what a monitor or a terminal uses to type in a process far away.
+The live shell's client, for a monitor or a terminal.
 
-A client keeps two connections per session: one thread hears replies, the other is written to under a lock.
-Replies are believed as little as commands are: signature, target, age, order and the command that they answer.
+A session has two connections: a thread reads replies from one, and commands are sent over the other under a lock.
+Replies are checked as strictly as commands: signature, target, age, sequence and the command that they answer.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 
 from celery_trace.clock import Clock, SystemClock
-from celery_trace.control.signing import RefusalLimit, Refused, ReplayCache, sign, verify
+from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, sign, verify
 from celery_trace.guard import Guard
 from celery_trace.model import Kept
 from celery_trace.shell.live.channel import (
     Connect,
     Receiver,
     command_address,
-    let_expire,
+    expire_queue,
     prepared,
     publish,
     reply_address,
@@ -40,13 +40,13 @@ from celery_trace.shell.session import (
     ShellError,
 )
 from celery_trace.text.format import duration
-from celery_trace.transports.raw import Refusal
+from celery_trace.transports.raw import RawRefusal
 
 logger = logging.getLogger("celery_trace.shell")
 
-#: A process that says nothing for so long is gone, seconds.
+#: A process that has not replied for this long is gone, seconds.
 SILENCE_S = 12.0
-#: How often an open session shows that somebody is there, seconds.
+#: How often an open session sends a ping, seconds.
 PING_S = 30.0
 OPEN_S = 5.0
 _replies = msgspec.json.Decoder(Reply)
@@ -57,7 +57,7 @@ class LiveClient:
     Opens live sessions.
 
     Args:
-        connect: Makes a fresh connection to the broker of the workers.
+        connect: Opens a new connection to the workers' broker.
         key: The shared secret (:func:`celery_trace.control.signing.load_key`).
     """
 
@@ -70,17 +70,17 @@ class LiveClient:
         self, kept: Kept, failure: str, user: str, *, leaks: Sequence[Mapping[str, Any]] = (), timeout_s: float = OPEN_S
     ) -> LiveSession:
         """
-        A session over a failure that a process keeps.
+        Open a session over a failure that a process keeps.
 
         Args:
             kept: Where it is kept (:meth:`celery_trace.queries.Queries.kept`).
             failure: The failure's id.
-            user: Whose name stands in the process's audit log.
-            leaks: Rows of the leak table that concern this task, for ``trace.leaks``.
+            user: The user for the process's audit log.
+            leaks: Rows of the leak table for this task, for ``trace.leaks``.
 
         Raises:
-            SessionGone: The process does not answer.
-            ShellError: It refuses, or the broker can't be reached.
+            SessionGone: The process does not reply.
+            ShellError: The process refuses, or the broker can't be reached.
         """
         session = LiveSession(self._connect, self._key, self._clock, kept.process, failure, user)
         try:
@@ -92,11 +92,11 @@ class LiveClient:
 
     def drop(self, kept: Kept, user: str, *, timeout_s: float = OPEN_S) -> bool:
         """
-        Let a process let go of a failure; False if it no longer kept it.
+        Make a process release a failure; False if it no longer kept it.
 
         Raises:
-            SessionGone: The process does not answer.
-            ShellError: It refuses, or the broker can't be reached.
+            SessionGone: The process does not reply.
+            ShellError: The process refuses, or the broker can't be reached.
         """
         session = LiveSession(self._connect, self._key, self._clock, kept.process, kept.failure, user)
         try:
@@ -106,7 +106,7 @@ class LiveClient:
 
 
 class LiveSession:
-    """A :class:`celery_trace.shell.session.ShellSession` in a living process. Made by :class:`LiveClient`."""
+    """A :class:`celery_trace.shell.session.ShellSession` in a living process. Opened by :class:`LiveClient`."""
 
     mode: Mode = "live"
 
@@ -129,20 +129,20 @@ class LiveSession:
         self._waiting: dict[str, queue.SimpleQueue[Reply | None]] = {}
         self._running = threading.Lock()
         self._replays = ReplayCache()
-        self._heard_sequence = 0
+        self._last_sequence = 0
         self._heard_s = clock.monotonic_s()
         self._pinged_s = clock.monotonic_s()
         self._ready = threading.Event()
         self._open = False
-        self.refused = 0  # replies that were not believed
+        self.refused = 0  # refused replies
         self._refusals = RefusalLimit(clock)
         self._receiver = Receiver(
-            reply_address(self.id), self._connect, self._heard, self._disbelieve, self._tick, lambda: 0.5
+            reply_address(self.id), self._connect, self._receive, self._count_refusal, self._tick, lambda: 0.5
         )
         self._thread = threading.Thread(target=self._listen, name=f"celery-trace-live-{self.id[:8]}", daemon=True)
         self._thread.start()
 
-    # --- hearing --------------------------------------------------------------------------------------
+    # --- replies --------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
         with Guard("live client: replies"):
@@ -161,24 +161,24 @@ class LiveSession:
             try:
                 self.ask("ping", timeout_s=SILENCE_S)
             except ShellError as error:
-                logger.info("celery-trace: a live session is over: %s", error)
+                logger.info("celery-trace: a live session ended: %s", error)
 
-    def _heard(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         try:
             message = verify(
                 self._key, data, kind="reply", target=self.id, now_s=self._clock.now_s(), replays=self._replays
             )
             claims = message.claims
-            if claims.sequence <= self._heard_sequence:
-                raise Refused("out_of_order", f"reply {claims.sequence} after {self._heard_sequence}", claims)
+            if claims.sequence <= self._last_sequence:
+                raise MessageRefused("out_of_order", f"reply {claims.sequence} after {self._last_sequence}", claims)
             try:
                 reply = _replies.decode(message.body)
             except msgspec.DecodeError:
-                raise Refused("malformed", "the body is not that of a reply", claims) from None
-        except Refused as refused:
-            self._disbelieve(Refusal(refused.code, str(refused)))
+                raise MessageRefused("malformed", "the body is not that of a reply", claims) from None
+        except MessageRefused as refused:
+            self._count_refusal(RawRefusal(refused.code, str(refused)))
             return
-        self._heard_sequence = claims.sequence
+        self._last_sequence = claims.sequence
         self._heard_s = self._clock.monotonic_s()
         waiting = self._waiting.get(claims.answers)
         if waiting is not None:
@@ -186,7 +186,7 @@ class LiveSession:
         if claims.action == "bye":
             self._end(reply.why or "the process ended the session")
 
-    def _disbelieve(self, refusal: Refusal) -> None:
+    def _count_refusal(self, refusal: RawRefusal) -> None:
         self.refused += 1
         if self._refusals.admit():
             logger.warning("celery-trace: a reply of the live shell was refused (%s): %s", refusal.why, refusal.text)
@@ -198,7 +198,7 @@ class LiveSession:
         for waiting in list(self._waiting.values()):
             waiting.put(None)
 
-    # --- asking ---------------------------------------------------------------------------------------
+    # --- commands -------------------------------------------------------------------------------------
 
     def _send(self, action: str, body: Body, waiting: queue.SimpleQueue[Reply | None] | None, user: str = "") -> str:
         with self._sending:
@@ -222,11 +222,11 @@ class LiveSession:
                     self._connection = prepared(self._connect())
                     self._channel = self._connection.channel()
                 publish(self._channel, command_address(self._process), data)
-                let_expire(self._channel, command_address(self._process))
+                expire_queue(self._channel, command_address(self._process))
             except Exception as error:
                 self._waiting.pop(nonce, None)
                 self._disconnect()
-                raise ShellError(f"The broker can't be reached ({error}), so neither can the process.") from error
+                raise ShellError(f"The broker, and so the process, can't be reached ({error}).") from error
             return nonce
 
     def _disconnect(self) -> None:
@@ -245,18 +245,18 @@ class LiveSession:
         user: str = "",
     ) -> Reply:
         """
-        Send a command and wait for the end of its answer.
+        Send a command and wait for the end of its replies.
 
-        As long as the process answers pings it may take its time; one that says nothing for ``timeout_s`` is gone.
+        There is no limit while the process replies to pings; without a reply for ``timeout_s`` it is gone.
 
         Raises:
-            SessionGone: It does not answer, or said goodbye.
-            ShellError: It refused, or the broker can't be reached.
+            SessionGone: The process does not reply, or ended the session.
+            ShellError: The process refused, or the broker can't be reached.
         """
         if self.gone:
             raise SessionGone(self.gone)
         if not self._ready.wait(timeout_s):
-            raise ShellError("The broker can't be reached, so neither can the process.")
+            raise ShellError("The broker, and so the process, can't be reached.")
         waiting: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
         nonce = self._send(action, body or Body(), waiting, user)
         self._heard_s = max(self._heard_s, self._clock.monotonic_s())
@@ -268,7 +268,7 @@ class LiveSession:
                 except queue.Empty:
                     silent_s = self._clock.monotonic_s() - self._heard_s
                     if silent_s > timeout_s:
-                        self._end(f"the process has said nothing for {duration(round(silent_s))}")
+                        self._end(f"the process has not replied for {duration(round(silent_s))}")
                         self._forget_queue()
                         raise SessionGone(self.gone) from None
                     if action == "run" and silent_s > 2.0 and not pinged:
@@ -282,26 +282,26 @@ class LiveSession:
                     on_reply(reply)
                 if reply.done:
                     if reply.why:
-                        raise SessionGone(reply.why) if self.gone else ShellError(f"Refused: {reply.why}.")
+                        raise SessionGone(reply.why) if self.gone else ShellError(f"MessageRefused: {reply.why}.")
                     return reply
         finally:
             self._waiting.pop(nonce, None)
 
     def _forget_queue(self) -> None:
-        """Remove what waits for a dead process; a broker without expiry would keep it for ever."""
+        """Remove messages that wait for a dead process; a broker without expiry would keep them forever."""
         with self._sending:
             try:
                 if self._channel is not None:
-                    # Redis removes only what this connection declared; an empty list is no list there.
+                    # Redis removes only queues that this connection declared; an empty list doesn't exist.
                     self._channel.queue_purge(command_address(self._process))
                     self._channel.queue_delete(command_address(self._process))
             except Exception as error:
-                logger.debug("celery-trace: a queue was not removed: %s", error)
+                logger.debug("celery-trace: a queue could not be removed: %s", error)
 
     # --- the session ----------------------------------------------------------------------------------
 
-    def open(self, leaks: list[dict[str, Any]], timeout_s: float) -> None:
-        """Shake hands; called once, by the client."""
+    def open(self, leaks: list[dict[str, object]], timeout_s: float) -> None:
+        """The handshake; called once, by the client."""
         reply = self.ask("open", Body(leaks=leaks), timeout_s=timeout_s)
         self.frames = [FrameInfo(*frame) for frame in reply.frames]
         self.frame = reply.frame
@@ -341,15 +341,15 @@ class LiveSession:
         self.frame = reply.frame
 
     def close(self) -> None:
-        """Tell the process and end; harmless twice."""
+        """Notify the process and end. A second call does nothing."""
         if self._open and not self.gone:
-            with Guard("live client: goodbye"):
+            with Guard("live client: close session"):
                 try:
                     self._send("close", Body(), None)
                 except ShellError as error:
                     logger.debug("celery-trace: %s", error)
         self._open = False
-        # The hearing thread ends by itself, within the second that its last look at the broker may take.
+        # The reading thread ends by itself, within the second that its last poll of the broker may take.
         self._end("the session was closed")
         with self._sending:
             self._disconnect()

@@ -1,8 +1,8 @@
 """
-About how much memory a group of objects takes, in bounded time and without running the user's code.
+Estimates the memory of a group of objects, in bounded time and without running the user's code.
 
-``sys.getsizeof`` would call a class's own ``__sizeof__``; here only those written in C are asked. Long
-containers are sampled and scaled, so the answer is an estimate, and low for what C code hides.
+``sys.getsizeof`` would call a class's own ``__sizeof__``; only those written in C are called here. Long containers are
+sampled and scaled, so the result is an estimate, and too low for memory hidden in C code.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-#: Most objects that one estimate looks at, and most seconds that it takes.
+#: Limits of one estimate: objects, and seconds.
 OBJECTS = 4000
 TIME_S = 0.002
 _SAMPLE = 200
 _TYPICAL_BYTES = 1024
-# What is shared with the rest of the process is not kept alive by us.
+# Objects shared with the rest of the process are not kept alive by us.
 _SHARED = (types.ModuleType, type, types.FunctionType, types.BuiltinFunctionType, types.CodeType, types.FrameType)
-# By identity: to ask whether two types are equal, or for a type's hash, runs its metaclass.
+# By identity: comparing or hashing a type would run its metaclass.
 _CONTAINERS = frozenset(map(id, (list, tuple, dict, set, frozenset, deque)))
 
 
 def estimate_bytes(values: Iterable[Any]) -> int:
-    """Estimated bytes of the values and all that they refer to, each object once."""
+    """Estimated bytes of the values and all objects that they refer to, each object once."""
     deadline_s = time.perf_counter() + TIME_S
     seen: set[int] = set()
     todo: deque[tuple[Any, float]] = deque((value, 1.0) for value in values)
@@ -36,7 +36,7 @@ def estimate_bytes(values: Iterable[Any]) -> int:
     while todo and looked < OBJECTS:
         value, weight = todo.popleft()
         kind = type(value)
-        # Never isinstance: it asks the object for its __class__, and a lazy proxy would go and fetch itself.
+        # Never isinstance: it reads the object's __class__, on which a lazy proxy would load its object.
         if id(value) in seen or issubclass(kind, _SHARED):
             continue
         seen.add(id(value))
@@ -62,13 +62,13 @@ def estimate_bytes(values: Iterable[Any]) -> int:
         elif gc.is_tracked(value):
             todo.extend((item, weight) for item in gc.get_referents(value))
     if todo and weights:
-        # What was not looked at is taken to be as large as what was, the few large ones left aside.
+        # Objects that were not visited are assumed to be as large as the others, except the few large ones.
         total += typical / weights * sum(weight for _value, weight in todo)
     return int(total)
 
 
 def shallow_bytes(value: Any) -> int:
-    """Size of one object itself, as its C code says; 64 for what only a user's method could tell."""
+    """The size of one object itself, from its C code; 64 if only a user's method could tell."""
     for base in type.__dict__["__mro__"].__get__(type(value)):
         found = type.__dict__["__dict__"].__get__(base).get("__sizeof__")
         if found is None:

@@ -1,9 +1,9 @@
 """
-A thread in which a session's commands run one after another, and can be interrupted.
+A thread that runs a session's commands one after another, with interrupts.
 
 An interrupt is an exception that CPython raises in another thread between two bytecodes
-(``PyThreadState_SetAsyncExc``). It can't reach code that waits in C; whoever owns the executor
-notices that (:attr:`Executor.running_s`) and gives the session up.
+(``PyThreadState_SetAsyncExc``). It can't reach code that waits in C; the executor's owner notices that
+(:attr:`Executor.running_s`) and abandons the session.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
 class Executor:
     """
-    One daemon thread, made with the first command and gone after :meth:`close`.
+    One daemon thread, which starts with the first command and ends after :meth:`close`.
 
-    No lock is held in that thread where an interrupt could land: it would stay locked for ever.
+    That thread holds no lock where an interrupt could arrive, as it would stay locked forever.
     """
 
     def __init__(self, name: str, clock: Clock) -> None:
@@ -47,7 +47,7 @@ class Executor:
 
     @property
     def running_s(self) -> float:
-        """For how long the present command has run, seconds; 0 when there is none."""
+        """How long the current command has run, seconds; 0 without one."""
         return self._clock.monotonic_s() - self._since_s if self._busy else 0.0
 
     def submit(
@@ -58,8 +58,8 @@ class Executor:
 
         Args:
             run: The command. Only this can be interrupted.
-            finished: Called afterwards in the same thread, come what may.
-            prepare: Called before in the same thread.
+            finished: Always called afterwards, in the same thread.
+            prepare: Called before, in the same thread.
         """
         with self._submitting:
             if self._busy or self._closed:
@@ -74,7 +74,7 @@ class Executor:
             return True
 
     def interrupt(self) -> bool:
-        """Raise KeyboardInterrupt in the running command; False if there is none that could get it."""
+        """Raise KeyboardInterrupt in the running command; False if none can be interrupted."""
         with self._submitting:
             self._interrupting = True
             try:
@@ -86,7 +86,7 @@ class Executor:
                 self._interrupting = False
 
     def close(self) -> None:
-        """End the thread after its present command."""
+        """End the thread after its current command."""
         with self._submitting:
             if self._closed:
                 return
@@ -121,13 +121,13 @@ class Executor:
                 finally:
                     self._settle()
             except (KeyboardInterrupt, SystemExit):
-                # It landed between the command's end and the line above.
+                # The interrupt arrived between the command's end and the line above.
                 self._settle()
         with Guard("shell: end of a command"):
             finished()
 
     def _settle(self) -> None:
-        """From here on no interrupt arrives; one that was on its way is taken back."""
+        """Disable interrupts from here on, and discard a pending one."""
         while True:
             try:
                 self._interruptible = False

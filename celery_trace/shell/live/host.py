@@ -1,9 +1,9 @@
 """
-The live shell's side in the failed process: sessions over what the keeper holds.
+The live shell's server in the failed process: sessions over failures that the keeper holds.
 
-Everything that arrives is checked first (:mod:`celery_trace.control.signing`); what is refused is counted,
-logged and audited, and answered only where the signature was good. Commands run in a thread of the
-session; this object itself is called by the keeper's one thread and never waits for a command.
+Every message is checked first (:mod:`celery_trace.control.signing`); refused ones are counted, logged and audited, and
+answered only if the signature was valid. Commands run in a thread of their session; this object is called by the
+keeper's one thread and never waits for a command.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from msgspec import Struct
 from celery_trace import os_threads
 from celery_trace.clock import Clock
 from celery_trace.control.audit import AuditLog
-from celery_trace.control.signing import Message, RefusalLimit, Refused, ReplayCache, sign, verify
+from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, SignedMessage, sign, verify
 from celery_trace.guard import Guard
 from celery_trace.model import plain_text
 from celery_trace.shell import output
@@ -30,27 +30,27 @@ from celery_trace.shell.interpreter import Interpreter
 from celery_trace.shell.live.channel import reply_address
 from celery_trace.shell.live.executor import Executor
 from celery_trace.shell.session import CODE_LIMIT, Event
-from celery_trace.shell.trace_object import Facts, Trace
+from celery_trace.shell.trace_object import ShellFacts, Trace
 from celery_trace.text.format import duration
-from celery_trace.transports.raw import Refusal
+from celery_trace.transports.raw import RawRefusal
 
 logger = logging.getLogger("celery_trace.shell")
 
-#: A command may take so long, seconds, before it is interrupted.
+#: Time limit of a command before it is interrupted, seconds.
 COMMAND_LIMIT_S = 30.0
-#: So long after the first interrupt a command that goes on is given up together with its session, seconds.
+#: How long after the first interrupt a running command is abandoned with its session, seconds.
 GIVE_UP_S = 10.0
-#: A session from which nothing is heard for so long is over, seconds.
+#: A session without messages for this long ends, seconds.
 SILENT_S = 150.0
 SESSIONS = 8
-#: A pause after each message that was not signed with our key, seconds: a flood of them is worked off slowly, as the
-#: thread that reads them shares the interpreter with the tasks.
+#: Pause after each message that was not signed with our key, seconds, to limit the work of a flood: the thread that
+#: reads them shares the interpreter with the tasks.
 STRANGER_PAUSE_S = 0.002
 _SESSION_ID_LIMIT = 64
 
 
 class Body(Struct, frozen=True, omit_defaults=True):
-    """The body of a command; which fields count depends on the action."""
+    """The body of a command; the action determines the fields."""
 
     code: str = ""
     cursor: int = 0
@@ -77,7 +77,7 @@ _bodies = msgspec.json.Decoder(Body)
 
 
 class Outgoing(NamedTuple):
-    """A reply on its way to the sender, which joins the pieces of one command."""
+    """A reply for the sender, which joins the pieces of one command."""
 
     session: str
     failure: str
@@ -101,7 +101,7 @@ class _Session:
         self.failure = target.failure
         self.user = user
         self.context = target.context.copy()
-        # A trace of its own: two sessions may stand in different frames.
+        # Each session has its own trace, as it may select another frame.
         trace = target.trace
         self.trace = Trace(
             trace.frames,
@@ -121,23 +121,23 @@ class _Session:
         self.command = ""  # nonce of the running one
 
     def release(self) -> None:
-        """Called in the session's own thread, last."""
+        """Called last, in the session's own thread."""
         self.loop.close()
         self.interpreter.close()
 
 
 class LiveHost:
     """
-    Carries commands out.
+    Executes commands.
 
     Args:
         process: This process's uid, the target that commands must name.
-        find: The kept failure by its id, or None.
-        drop: Lets go of a kept failure.
-        send: Takes a reply; never blocks.
-        counters: ``live:done``, ``live:refused`` and ``live:refused:<why>`` are counted here.
-        replays: The nonces that this process has believed. Hosts come and go with what is kept; a message that
-            was meant for one must not be carried out by the next.
+        find: Returns the kept failure by its id, or None.
+        drop: Releases a kept failure.
+        send: Sends a reply; never blocks.
+        counters: Counts ``live:done``, ``live:refused`` and ``live:refused:<why>``.
+        replays: The nonces that this process has accepted. A host exists only while failures are kept; a message to one
+            must not be executed by the next.
     """
 
     def __init__(
@@ -172,18 +172,18 @@ class LiveHost:
 
     @property
     def busy(self) -> bool:
-        """Whether a command is running, so that time limits must be looked at often."""
+        """Whether a command is running, so that time limits must be checked often."""
         return any(session.executor.busy for session in list(self._sessions.values()))
 
     @property
     def open_sessions(self) -> int:
         return len(self._sessions)
 
-    # --- what is heard --------------------------------------------------------------------------------
+    # --- messages -------------------------------------------------------------------------------------
 
-    def heard(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         """Check a message and act on it; never raises."""
-        message: Message | None = None
+        message: SignedMessage | None = None
         try:
             message = verify(
                 self._key,
@@ -194,18 +194,18 @@ class LiveHost:
                 replays=self._replays,
             )
             self._act(message)
-        except Refused as refused:
+        except MessageRefused as refused:
             self._refuse(refused, message)
         except Exception:
             with Guard("live shell: command"):
                 raise
 
-    def refused(self, refusal: Refusal) -> None:
-        """Count a message that was not worth reading; never raises."""
+    def refused(self, refusal: RawRefusal) -> None:
+        """Count a message that was refused unread; never raises."""
         with Guard("live shell: refusal"):
-            self._refuse(Refused(refusal.why, refusal.text), None)
+            self._refuse(MessageRefused(refusal.why, refusal.text), None)
 
-    def _refuse(self, refused: Refused, message: Message | None) -> None:
+    def _refuse(self, refused: MessageRefused, message: SignedMessage | None) -> None:
         self._counters["live:refused"] += 1
         self._counters[f"live:refused:{refused.code}"] += 1
         claims = message.claims if message is not None else refused.claims
@@ -222,19 +222,19 @@ class LiveHost:
             )
         if claims is None:
             self._pause.acquire(timeout=STRANGER_PAUSE_S)
-        # A replayed message's session may be a stranger's: say nothing. What came fresh from a key holder gets a word.
+        # Don't answer replayed messages, which may come from an attacker; only fresh ones from a key holder.
         if claims is not None and claims.target == self._process and refused.code != "replayed" and claims.session:
             reply = Reply(done=True, ok=False, why=f"{refused.code}: {refused}")
             self._send(Outgoing(claims.session, claims.failure, "refused", claims.nonce, reply))
 
-    def _act(self, message: Message) -> None:
+    def _act(self, message: SignedMessage) -> None:
         claims = message.claims
         try:
             body = _bodies.decode(message.body) if message.body else Body()
         except msgspec.DecodeError:
-            raise Refused("malformed", "the body is not that of a command", claims) from None
+            raise MessageRefused("malformed", "the body is not that of a command", claims) from None
         if not claims.session or len(claims.session) > _SESSION_ID_LIMIT or not claims.session.isalnum():
-            raise Refused("malformed", "a session's id is letters and digits", claims)
+            raise MessageRefused("malformed", "a session's id is letters and digits", claims)
         if claims.action == "open":
             self._open(message, body)
             return
@@ -243,9 +243,9 @@ class LiveHost:
             return
         session = self._sessions.get(claims.session)
         if session is None or session.failure != claims.failure:
-            raise Refused("unknown_session", "there is no such session in this process", claims)
+            raise MessageRefused("unknown_session", "there is no such session in this process", claims)
         if claims.sequence <= session.sequence:
-            raise Refused("out_of_order", f"command {claims.sequence} after {session.sequence}", claims)
+            raise MessageRefused("out_of_order", f"command {claims.sequence} after {session.sequence}", claims)
         session.sequence = claims.sequence
         session.heard_s = self._clock.monotonic_s()
         if claims.action == "run":
@@ -257,7 +257,7 @@ class LiveHost:
             self._note(message, "interrupt")
         elif claims.action == "frame":
             if session.executor.busy:
-                raise Refused("busy", "a command is running", claims)
+                raise MessageRefused("busy", "a command is running", claims)
             chosen = session.interpreter.select_frame(body.index)
             self._answer(message, "chosen", Reply(done=True, ok=chosen, frame=session.interpreter.frame))
         elif claims.action == "ping":
@@ -265,25 +265,25 @@ class LiveHost:
         elif claims.action == "close":
             self._end(session)
         else:
-            raise Refused("unknown_action", f"{claims.action[:40]} is no command of this version", claims)
+            raise MessageRefused("unknown_action", f"{claims.action[:40]} is not a command of this version", claims)
 
-    def _open(self, message: Message, body: Body) -> None:
+    def _open(self, message: SignedMessage, body: Body) -> None:
         claims = message.claims
         if claims.session in self._sessions:
-            raise Refused("out_of_order", "this session is open already", claims)
+            raise MessageRefused("out_of_order", "this session is open already", claims)
         if len(self._sessions) + len(self._given_up) >= SESSIONS:
-            raise Refused("too_many", f"{SESSIONS} sessions are open in this process; close one", claims)
+            raise MessageRefused("too_many", f"{SESSIONS} sessions are open in this process; close one", claims)
         target = self._find(claims.failure)
         if target is None:
-            raise Refused("unknown_failure", "this process no longer keeps that failure", claims)
+            raise MessageRefused("unknown_failure", "this process no longer keeps that failure", claims)
         session = _Session(claims.session, target, claims.user, self._clock)
-        session.trace.leaks = [Facts("leak", leak) for leak in body.leaks]
+        session.trace.leaks = [ShellFacts("leak", leak) for leak in body.leaks]
         self._sessions[session.id] = session
         self._note(message, "open")
         left_s = max(0.0, target.until_s - self._clock.now_s())
         notices = [
-            "Live: what you type runs in the process that failed, beside the tasks that it runs now.",
-            f"It keeps this failure for {duration(round(left_s))} more, unless newer failures need the room.",
+            "Live: your commands run in the process that failed, next to its current tasks.",
+            f"It keeps this failure for {duration(round(left_s))} more, unless newer failures need the memory.",
         ]
         frames = [(plain_text(frame.file), frame.line, plain_text(frame.function)) for frame in session.trace.frames]
         self._answer(
@@ -292,19 +292,21 @@ class LiveHost:
             Reply(done=True, frames=frames, frame=session.interpreter.frame, notices=notices),
         )
 
-    def _drop_kept(self, message: Message) -> None:
+    def _drop_kept(self, message: SignedMessage) -> None:
         dropped = self._drop(message.claims.failure)
         self._note(message, "drop")
         self._answer(message, "dropped", Reply(done=True, ok=dropped))
 
     # --- commands -------------------------------------------------------------------------------------
 
-    def _run(self, session: _Session, message: Message, body: Body) -> None:
+    def _run(self, session: _Session, message: SignedMessage, body: Body) -> None:
         claims = message.claims
         if len(body.code) > CODE_LIMIT:
-            raise Refused("too_big", f"{len(body.code)} characters of code; at most {CODE_LIMIT} are run", claims)
+            raise MessageRefused(
+                "too_big", f"{len(body.code)} characters of code; at most {CODE_LIMIT} are run", claims
+            )
         if session.executor.busy:
-            raise Refused("busy", "another command is running in this session", claims)
+            raise MessageRefused("busy", "another command is running in this session", claims)
         started_s = self._clock.monotonic_s()
         result: list[Any] = []
 
@@ -340,26 +342,26 @@ class LiveHost:
             )
             self._send(Outgoing(session.id, session.failure, "events", claims.nonce, reply))
             if session.id not in self._sessions:
-                session.release()  # it ended while this command ran
+                session.release()  # the session ended while this command ran
 
-        # Audit first: a command that kills the process has been written down.
+        # Audit first, in case the command kills the process.
         self._note(message, body.code)
         session.command = claims.nonce
         if not session.executor.submit(run, finished, output.install):
-            raise Refused("busy", "another command is running in this session", claims)
+            raise MessageRefused("busy", "another command is running in this session", claims)
 
-    def _complete(self, session: _Session, message: Message, body: Body) -> None:
+    def _complete(self, session: _Session, message: SignedMessage, body: Body) -> None:
         items: list[str] = []
         if not session.executor.busy and len(body.code) <= CODE_LIMIT:
             with Guard("live shell: completion"):
                 items = session.interpreter.complete(body.code, body.cursor)
         self._answer(message, "completions", Reply(done=True, items=items))
 
-    def _answer(self, message: Message, action: str, reply: Reply) -> None:
+    def _answer(self, message: SignedMessage, action: str, reply: Reply) -> None:
         claims = message.claims
         self._send(Outgoing(claims.session, claims.failure, action, claims.nonce, reply))
 
-    def _note(self, message: Message, command: str) -> None:
+    def _note(self, message: SignedMessage, command: str) -> None:
         self._counters["live:done"] += 1
         claims = message.claims
         self._audit.note(
@@ -369,56 +371,56 @@ class LiveHost:
     # --- time -----------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Interrupt what takes too long, give up what can't be interrupted, forget who fell silent."""
+        """Interrupt long commands, abandon those that can't be interrupted, end silent sessions."""
         now_s = self._clock.monotonic_s()
         self._given_up = [session for session in self._given_up if session.executor.busy]
         for session in list(self._sessions.values()):
             if session.executor.running_s > self._limit_s:
                 if session.interrupted_s is None:
                     session.interrupted_s = now_s
-                    self._say(session, f"Stopped: a command may take {self._limit_s:g} s.")
+                    self._send_notice(session, f"Stopped: a command may take {self._limit_s:g} s.")
                 if now_s - session.interrupted_s > GIVE_UP_S:
                     why = "the command can't be interrupted: it waits in C code or catches the interrupt"
-                    self._bye(session, why)
+                    self._send_goodbye(session, why)
                     self._given_up.append(session)
                 else:
                     session.executor.interrupt()
             elif now_s - session.heard_s > SILENT_S:
                 self._end(session)
 
-    def _say(self, session: _Session, text: str) -> None:
+    def _send_notice(self, session: _Session, text: str) -> None:
         reply = Reply(pieces=[Event("notice", text)])
         self._send(Outgoing(session.id, session.failure, "events", session.command, reply))
 
-    def _bye(self, session: _Session, why: str) -> None:
+    def _send_goodbye(self, session: _Session, why: str) -> None:
         self._send(Outgoing(session.id, session.failure, "bye", session.command, Reply(done=True, ok=False, why=why)))
         self._end(session)
 
     def _end(self, session: _Session) -> None:
         self._sessions.pop(session.id, None)
-        # In the session's own thread: its event loop and its names belong there. When a command still runs
-        # the names go with the thread.
+        # In the session's own thread, to which its event loop and names belong. If a command still runs, the names are
+        # released with the thread.
         session.executor.submit(lambda: None, session.release)
         session.executor.close()
 
-    def let_go(self, failure: str | None, why: str) -> None:
-        """Say goodbye to the sessions over a failure that is no longer kept; None means all."""
+    def end_sessions(self, failure: str | None, why: str) -> None:
+        """End the sessions over a failure that is no longer kept; None means all."""
         for session in list(self._sessions.values()):
             if failure is None or session.failure == failure:
                 session.executor.interrupt()
-                self._bye(session, why)
+                self._send_goodbye(session, why)
 
 
 def _close_database_connections() -> None:
-    """Django opens a connection per thread; a shell that sits idle must not hold one."""
+    """Django opens a connection per thread; an idle shell must not hold one."""
     django_db = sys.modules.get("django.db")
     if django_db is not None:
         with Guard("live shell: database connections"):
             django_db.connections.close_all()
 
 
-def _run_together(pieces: list[Event], more: list[Event]) -> list[Event]:
-    """The pieces one after the other; output to one stream becomes one piece, as print writes in bits."""
+def _merged(pieces: list[Event], more: list[Event]) -> list[Event]:
+    """Concatenate pieces. Output to one stream becomes one piece, as print writes several."""
     if pieces and more and pieces[-1].kind == more[0].kind == "output" and pieces[-1].stream == more[0].stream:
         joined = Event("output", pieces[-1].text + more[0].text, more[0].stream)
         return [*pieces[:-1], joined, *more[1:]]
@@ -426,7 +428,7 @@ def _run_together(pieces: list[Event], more: list[Event]) -> list[Event]:
 
 
 class Packer:
-    """Joins what waits for one session and signs it. Called by the sender's thread only."""
+    """Joins and signs the waiting replies of a session. Called by the sender's thread only."""
 
     PIECES = 200
 
@@ -436,7 +438,7 @@ class Packer:
         self._sequences: dict[str, int] = {}
 
     def pack(self, items: list[Outgoing]) -> list[tuple[str, bytes]]:
-        """Signed messages in order; pieces of one command that wait together share one."""
+        """Signed messages in order; waiting pieces of one command share one."""
         joined: list[Outgoing] = []
         for item in items:
             last = joined[-1] if joined else None
@@ -447,7 +449,7 @@ class Packer:
                 and not last.reply.done
                 and len(last.reply.pieces) < self.PIECES
             ):
-                pieces = _run_together(last.reply.pieces, item.reply.pieces)
+                pieces = _merged(last.reply.pieces, item.reply.pieces)
                 joined[-1] = item._replace(reply=msgspec.structs.replace(item.reply, pieces=pieces))
             else:
                 joined.append(item)

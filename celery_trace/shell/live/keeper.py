@@ -1,12 +1,12 @@
 """
-Keeps the objects of a process's last failures, so that they can be looked into while the process lives.
+Keeps the objects of a process's last failures for the live shell, while the process lives.
 
-What is kept are copies of the frames' dictionaries (Celery clears the frames themselves right after
-``task_failure``), references to the modules' globals, the exception and the context variables. It is bounded
-by number, age and estimated memory; the oldest go first, and each coming and going is a record.
+It keeps copies of the frames' dictionaries (Celery clears the frames right after ``task_failure``), references to the
+modules' globals, the exception and the context variables. Number, age and estimated memory are limited; the oldest are
+released first, and keeping and releasing each write a record.
 
-Nothing is spent before the first failure. Then one daemon thread listens on one connection until nothing is
-kept any more. A broker that is away is its problem alone: :meth:`Keeper.keep` never waits for it.
+It costs nothing before the first failure. Then one daemon thread listens on one connection until nothing is kept any
+more. :meth:`Keeper.keep` never waits for the broker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 import types
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from celery_trace import os_threads
 from celery_trace.clock import Clock
@@ -29,16 +28,16 @@ from celery_trace.settings import Settings
 from celery_trace.shell.live.channel import Connect, Receiver, Sender, command_address
 from celery_trace.shell.live.estimate import estimate_bytes
 from celery_trace.shell.live.host import LiveHost, Packer, Target
-from celery_trace.shell.trace_object import Facts, ShellFrame, Trace
+from celery_trace.shell.trace_object import ShellFacts, ShellFrame, Trace
 
-#: Most frames of one failure that are kept.
+#: Most frames kept of one failure.
 FRAMES = 200
-#: How long a goodbye may hold up the end of a process, seconds.
+#: How long ending sessions may delay the end of a process, seconds.
 GOODBYE_S = 0.04
 _CONTEXT_LINES = 5
 
 
-class _Held:
+class _HeldFailure:
     __slots__ = ("bytes", "context", "failure", "trace", "unfinished", "until_monotonic_s", "until_s")
 
     def __init__(
@@ -56,15 +55,15 @@ class _Held:
         self.bytes = size
         self.until_s = until_s
         self.until_monotonic_s = until_monotonic_s
-        #: Frames of Celery's that hold the exception and were not over when it was kept.
+        #: Celery's frames that hold the exception and were still running when it was kept.
         self.unfinished = _celerys_frames(trace.exception)
 
-    def lighten(self) -> None:
+    def clear_finished_frames(self) -> None:
         """
-        Empty Celery's frames once they are over.
+        Clear Celery's frames once they have finished.
 
-        Celery clears the user's frames itself, but can't clear its own while it runs. What that one holds in the end, a
-        copy of the whole stack made to be sent, is a hundred times as large as most failures.
+        Celery clears the user's frames, but can't clear its own running one, which in the end holds a copy of the whole
+        stack for sending: a hundred times as large as most failures.
         """
         self.unfinished = [frame for frame in self.unfinished if not _is_cleared(frame)]
 
@@ -73,11 +72,11 @@ class Keeper:
     """
     A process's kept failures and the thread that makes them reachable.
 
-    Not usable across a fork: the child makes its own.
+    Not usable across a fork: a child creates its own.
 
     Args:
-        emit: Takes the records; thread-safe.
-        connect: Makes a fresh broker connection (:class:`kombu.Connection`).
+        emit: Writes records; thread-safe.
+        connect: Opens a new broker connection (:class:`kombu.Connection`).
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class Keeper:
         #: ``live:done``, ``live:refused``, ``live:refused:<why>``, for the process's Stats.
         self.counters: Counter[str] = Counter()
         self._lock = os_threads.lock()
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._held: OrderedDict[str, _HeldFailure] = OrderedDict()
         self._key: bytes | None = None
         self._replays = ReplayCache()
         self._receiver: Receiver | None = None
@@ -112,19 +111,19 @@ class Keeper:
 
     @property
     def kept_bytes(self) -> int:
-        """Estimated memory of what is kept."""
+        """Estimated memory of the kept failures."""
         return sum(held.bytes for held in list(self._held.values()))
 
     @property
     def listening(self) -> bool:
-        """Whether the thread that hears commands is there."""
+        """Whether the thread that reads commands is running."""
         return self._receiver is not None
 
     def keep(self, failure: Failure, error: BaseException) -> None:
         """
-        Keep a failure's objects. To be called while its frames are intact, in the thread that failed.
+        Keep a failure's objects. To be called in the thread that failed, while its frames are intact.
 
-        What is over a limit is let go at once, this one included.
+        Failures beyond a limit are released at once, including this one.
         """
         with Guard("live keeper: keep"):
             if self._closed or self._settings.keep_failures < 1 or self._settings.keep_seconds <= 0:
@@ -133,10 +132,10 @@ class Keeper:
             if trace is None:
                 return
             if self._key is None:
-                # First: what nobody could reach had better not be kept.
+                # First, as an unreachable failure should not be kept.
                 self._key = load_key(self._settings)
             now_s, seconds = self._clock.now_s(), self._settings.keep_seconds
-            held = _Held(
+            held = _HeldFailure(
                 failure.id,
                 trace,
                 contextvars.copy_context(),
@@ -144,26 +143,26 @@ class Keeper:
                 now_s + seconds,
                 self._clock.monotonic_s() + seconds,
             )
-            self._lighten()
+            self._clear_finished_frames()
             with self._lock:
                 self._held.pop(failure.id, None)
                 self._held[failure.id] = held
                 gone = self._over_limits()
             if not any(one is held for one in gone):
                 self._emit(self._record(held))
-            self._farewell([one for one in gone if one is not held], "evicted")
+            self._announce_release([one for one in gone if one is not held], "evicted")
             if any(one is held for one in gone):
                 self._emit(self._record(held, gone="evicted"))
             del gone, held, trace
             self._ensure_thread()
 
-    def _lighten(self) -> None:
+    def _clear_finished_frames(self) -> None:
         for held in list(self._held.values()):
             if held.unfinished:
-                held.lighten()
+                held.clear_finished_frames()
 
-    def _over_limits(self) -> list[_Held]:
-        """Under the lock: take out the oldest until number and memory are within the limits."""
+    def _over_limits(self) -> list[_HeldFailure]:
+        """Under the lock: remove the oldest until number and memory are within the limits."""
         gone = []
         while self._held and (
             len(self._held) > self._settings.keep_failures or self.kept_bytes > self._settings.keep_bytes
@@ -172,28 +171,28 @@ class Keeper:
         return gone
 
     def drop(self, failure_id: str) -> bool:
-        """Let go of a failure on request; False if it is not kept."""
-        return self._let_go(failure_id, "dropped")
+        """Release a failure on request; False if it is not kept."""
+        return self._release(failure_id, "dropped")
 
     def drop_all(self) -> int:
-        """Let go of everything on request; how many there were."""
-        return sum(self._let_go(failure_id, "dropped") for failure_id in list(self._held))
+        """Release all failures on request; returns their number."""
+        return sum(self._release(failure_id, "dropped") for failure_id in list(self._held))
 
-    def _let_go(self, failure_id: str, why: str) -> bool:
+    def _release(self, failure_id: str, why: str) -> bool:
         with self._lock:
             held = self._held.pop(failure_id, None)
         if held is None:
             return False
-        self._farewell([held], why)
+        self._announce_release([held], why)
         return True
 
-    def _farewell(self, gone: list[_Held], why: str) -> None:
+    def _announce_release(self, gone: list[_HeldFailure], why: str) -> None:
         for held in gone:
             self._emit(self._record(held, gone=why))
             if self._host is not None:
-                self._host.let_go(held.failure, f"the failure is no longer kept ({why})")
+                self._host.end_sessions(held.failure, f"the failure is no longer kept ({why})")
 
-    def _record(self, held: _Held, gone: str = "") -> Kept:
+    def _record(self, held: _HeldFailure, gone: str = "") -> Kept:
         return Kept(
             process=self._process.uid,
             failure=held.failure,
@@ -230,7 +229,7 @@ class Keeper:
             receiver = Receiver(
                 command_address(self._process.uid),
                 self._connect,
-                host.heard,
+                host.receive,
                 host.refused,
                 self._tick,
                 lambda: 0.1 if host.busy else 0.5,
@@ -247,17 +246,17 @@ class Keeper:
                 self._receiver = self._host = self._sender = None
         if sender is not None:
             sender.close()
-        # A failure may have been kept while this thread was on its way out.
+        # A failure may have been kept while this thread was ending.
         with Guard("live keeper: next thread"):
             self._ensure_thread()
 
     def _tick(self) -> None:
         with Guard("live keeper: tick"):
             now_s = self._clock.monotonic_s()
-            self._lighten()
+            self._clear_finished_frames()
             for held in list(self._held.values()):
                 if held.until_monotonic_s <= now_s:
-                    self._let_go(held.failure, "expired")
+                    self._release(held.failure, "expired")
             host, receiver = self._host, self._receiver
             if host is not None:
                 host.tick()
@@ -266,9 +265,9 @@ class Keeper:
 
     def close(self, how: str) -> None:
         """
-        Let go of everything and say so; ``how`` is ``shutdown``, ``recycled`` and the like.
+        Release everything and write records of it; ``how`` is ``shutdown``, ``recycled`` or similar.
 
-        Waits at most :data:`GOODBYE_S` for the goodbye to open sessions, and not at all without one.
+        Waits at most :data:`GOODBYE_S` for open sessions to be notified; not at all without sessions.
         """
         with Guard("live keeper: close"):
             with self._lock:
@@ -280,7 +279,7 @@ class Keeper:
                 self._emit(self._record(held, gone=how))
             open_sessions = host.open_sessions if host is not None else 0
             if host is not None:
-                host.let_go(None, f"the process ends ({how})")
+                host.end_sessions(None, f"the process ends ({how})")
             if receiver is not None:
                 receiver.stop()
             if sender is not None:
@@ -294,11 +293,11 @@ def live_trace(failure: Failure, error: BaseException) -> Trace | None:
     """
     The context of a failure from its exception, while the frames are intact.
 
-    The frames are those of the failure's capture, in its order, so that a frame has the same number on the
-    page and in the shell. Without a capture they are all, innermost first.
+    The frames are those of the failure's capture, in its order, so that a frame has the same number on the page and in
+    the shell. Without a capture all frames are used, innermost first.
 
     Returns:
-        None when there is no frame to look into.
+        None if there is no frame.
     """
     stack = list(_frames(error))[::-1]
     if not stack:
@@ -308,7 +307,7 @@ def live_trace(failure: Failure, error: BaseException) -> Trace | None:
         if _is_celerys(frame.f_code):
             arguments, keywords = frame.f_locals.get("args"), frame.f_locals.get("kwargs")
         elif failure.request is not None and "request" in frame.f_locals:
-            request = frame.f_locals["request"]  # the outermost one stays: the loop ends there
+            request = frame.f_locals["request"]  # the outermost one wins
     frames = [_shell_frame(frame, line, in_app=in_app) for frame, line, in_app in _as_captured(failure, stack)]
     task = {name: getattr(failure, name) for name in ("name", "task_id", "retries", "worker", "pid", "hostname")}
     if failure.task is not None:
@@ -318,7 +317,7 @@ def live_trace(failure: Failure, error: BaseException) -> Trace | None:
         exception=error,
         args=arguments,
         kwargs=keywords,
-        task=Facts("task", {**task, "outcome": str(failure.outcome)}),
+        task=ShellFacts("task", {**task, "outcome": str(failure.outcome)}),
         request=request if request is not None else failure.request,
         mode="live",
     )
@@ -329,7 +328,7 @@ def _is_celerys(code: types.CodeType) -> bool:
 
 
 def _celerys_frames(error: BaseException | None) -> list[types.FrameType]:
-    """The frames of an exception's traceback in which Celery runs a task, with those that called them."""
+    """The frames of an exception's traceback in which Celery runs a task, with their callers."""
     found: list[types.FrameType] = []
     for outer, _line in _frames(error) if error is not None else ():
         frame: types.FrameType | None = outer if _is_celerys(outer.f_code) else None
@@ -340,7 +339,7 @@ def _celerys_frames(error: BaseException | None) -> list[types.FrameType]:
 
 
 def _is_cleared(frame: types.FrameType) -> bool:
-    """Clear a frame if it is over; False while it runs."""
+    """Clear a frame if it has finished; False while it runs."""
     try:
         frame.clear()
     except RuntimeError:
@@ -393,7 +392,7 @@ def _shell_frame(frame: types.FrameType, line: int, *, in_app: bool) -> ShellFra
     )
 
 
-def _source(file: str, line: int, module_globals: Mapping[str, Any]) -> list[tuple[int, str]]:
+def _source(file: str, line: int, module_globals: Mapping[str, object]) -> list[tuple[int, str]]:
     first = max(1, line - _CONTEXT_LINES)
     numbers = range(first, line + _CONTEXT_LINES + 1)
     lines = [(number, linecache.getline(file, number, dict(module_globals))) for number in numbers]

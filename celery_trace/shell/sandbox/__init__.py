@@ -1,1 +1,1 @@
-"""The recreated shell: a stored failure in a sandboxed program of its own."""
+"""The recreated shell: a stored failure in a separate, sandboxed process."""

@@ -1,14 +1,14 @@
 """
-The sandboxed program: receives a stored failure on its standard input and runs commands in its context.
+The sandboxed program: receives a stored failure on its standard input and runs commands in its frames.
 
 Started by :mod:`celery_trace.shell.sandbox.recreated` as an isolated interpreter without site packages and with an
-empty environment. It loads what it needs, gives up its rights, says which protections hold, and only then reads
-the failure, which may be forged, and the commands. One line of JSON each way; nothing is unpickled, nothing of the
+empty environment. It imports what it needs, drops its rights, reports which protections hold, and only then reads the
+failure, which may be forged, and the commands. Messages are lines of JSON; nothing is unpickled, and no code of the
 project is imported.
 
-It is two processes. The inner one is the sandbox. The outer one runs none of the code that is typed: it waits for
-the end of its input, which comes when the parent closes it or dies, and then kills the inner one, whatever that has
-done with its timers, signals or descriptors. It hands on SIGINT, with which the parent interrupts a command.
+It is two processes. The inner one is the sandbox. The outer one runs no typed code: it waits for the end of its input,
+when the parent closes it or dies, and then kills the inner one, whatever that has done with its timers, signals or
+descriptors. It forwards SIGINT, with which the parent interrupts a command.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import types
 from pathlib import Path
 from typing import Any, NoReturn
 
-#: What people reach for in a shell, loaded while files can still be read.
+#: Modules that are useful in a shell, imported while files can still be read.
 PRELOADED = (
     "_strptime", "array", "ast", "asyncio", "base64", "binascii", "bisect", "calendar", "codecs", "collections",
     "collections.abc", "contextlib", "copy", "csv", "dataclasses", "datetime", "decimal", "difflib", "enum",
@@ -35,17 +35,17 @@ PRELOADED = (
     "encodings.latin_1", "encodings.utf_8", "encodings.utf_16", "encodings.unicode_escape", "encodings.hex_codec",
     "asyncio.base_events", "asyncio.selector_events", "concurrent.futures.thread", "xml.etree.ElementTree",
 )  # fmt: skip
-#: So long after the end of the input the inner process is killed if it has not ended by itself, seconds.
+#: How long after the end of the input the inner process is killed, seconds.
 GRACE_S = 0.5
-#: How often the outer process looks whether the parent lives, seconds. The end of the input says it at once, unless
-#: a process that the parent has forked holds the other end open.
+#: How often the outer process checks that the parent lives, seconds. The end of the input shows it at once, unless a
+#: forked child of the parent holds the other end open.
 WATCH_S = 1.0
 
 
 def _own_package() -> None:
     """
-    Make ``celery_trace.shell`` importable as bare folders: the packages' own ``__init__`` import what
-    is not here (msgspec, Celery), and must not run.
+    Make ``celery_trace.shell`` importable as plain folders: the packages' own ``__init__`` import libraries that are
+    missing here (msgspec, Celery), and must not run.
     """
     shell = Path(__file__).resolve().parents[1]
     for name, folder in (("celery_trace", shell.parent), ("celery_trace.shell", shell)):
@@ -55,7 +55,7 @@ def _own_package() -> None:
 
 
 class _Wire:
-    """Lines of JSON on descriptors that the command's own ``print`` does not use."""
+    """Lines of JSON on descriptors that a command's ``print`` does not use."""
 
     def __init__(self) -> None:
         self._in = os.fdopen(os.dup(0), "rb", buffering=0)
@@ -69,7 +69,7 @@ class _Wire:
             try:
                 data = self._in.read(65536)
             except KeyboardInterrupt:
-                continue  # it came too late for the command that it was meant for
+                continue  # an interrupt that came after its command had ended
             if not data:
                 return None
             pieces.append(data)
@@ -84,7 +84,7 @@ class _Wire:
 
 
 class _Signals:
-    """SIGINT reaches a command, and never the lines of this program around it."""
+    """Delivers SIGINT to commands only, never to this program's own code."""
 
     def __init__(self) -> None:
         self.armed = False
@@ -95,7 +95,7 @@ class _Signals:
             raise KeyboardInterrupt
 
     def deliver(self, wire: _Wire, **message: Any) -> None:
-        """Send without being torn in the middle of a line."""
+        """Send without an interrupt in the middle of a line."""
         armed, self.armed = self.armed, False
         try:
             wire.send(**message)
@@ -104,7 +104,7 @@ class _Signals:
 
 
 def _split() -> None:
-    """Fork. The inner process returns; the outer one watches over it and never does."""
+    """Fork. The inner process returns; the outer one monitors it and never does."""
     outer = os.getpid()
     inner = os.fork()
     if inner:
@@ -115,8 +115,8 @@ def _split() -> None:
 
 
 def _watch(inner: int) -> NoReturn:
-    """End with the inner process, in the way that it did, or end it with the input."""
-    os.close(1)  # so that its end is the end of the output
+    """End as the inner process ended, or kill it when the input ends."""
+    os.close(1)  # so that the output ends with the inner process
     woken, wake = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)
@@ -126,11 +126,11 @@ def _watch(inner: int) -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: os.kill(inner, signal.SIGKILL))
     parent = os.getppid()
     poll = select.poll()
-    poll.register(0, 0)  # for its end alone; what it brings is for the inner process
+    poll.register(0, 0)  # for its end only; the data is for the inner process
     poll.register(woken, select.POLLIN)
     until_s = None
     while True:
-        # Blocked, so that no handler sends a signal to a number that is no longer the inner process's.
+        # Blocked, so that no handler signals a pid that is no longer the inner process.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         ended, status = os.waitpid(inner, os.WNOHANG)
         if ended:
@@ -160,7 +160,7 @@ def _end_as(status: int) -> NoReturn:
 
 
 def main() -> None:
-    """Serve one session, until the input ends."""
+    """Serve one session until the input ends."""
     _own_package()
     _split()
     wire = _Wire()
@@ -177,14 +177,14 @@ def main() -> None:
     from celery_trace.shell.sandbox.recreation import recreated_trace
 
     loop = Loop()
-    # Warm what is imported on first use, while it still can be.
+    # Trigger imports on first use while they are still possible.
     interpreter = Interpreter(recreated_trace({}, []), await_=loop.run)
     interpreter.run("1/0", lambda *_said: None)
     interpreter.run("await __import__('asyncio').sleep(0)", lambda *_said: None)
     interpreter.complete("trace.", 6)
     sys.path[:] = []
     sys.path_importer_cache.clear()
-    output.install()  # all that is printed here is a command's
+    output.install()  # all output from here on is a command's
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
@@ -240,5 +240,5 @@ if __name__ == "__main__":
         main()
     except (BrokenPipeError, KeyboardInterrupt):
         os._exit(0)
-    # Without threads or files there is nothing to wind down.
+    # Without threads or files there is nothing to clean up.
     os._exit(0)

@@ -1,16 +1,16 @@
 """
-Takes this process's own rights away, for good: what makes the recreated shell a sandbox.
+Drops this process's rights irrevocably, which makes the recreated shell a sandbox.
 
-Independent layers, each of which the kernel may or may not offer; :func:`confine` says which hold.
+The layers are independent, and the kernel may not support each; :func:`confine` reports which hold.
 
-- *seccomp*: a filter of system calls (classic BPF, built here by hand). What a computing Python needs is
+- *seccomp*: a filter of system calls (classic BPF, built here). Calls that plain computation in Python needs are
   allowed; everything else fails with EPERM: opening files, sockets, starting processes or threads, signals to
   others, ptrace, mapping executable memory. See seccomp(2), Documentation/userspace-api/seccomp_filter.rst.
 - *Landlock*: no access to any file below any path, no TCP, no signal out. See landlock(7).
-- *namespaces*: a network of its own without any interface, no privileges of root. See unshare(2).
-- *rlimits*: memory, processor time, processes, file size, descriptors, core dumps. See getrlimit(2).
+- *namespaces*: a network namespace without interfaces, no root privileges. See unshare(2).
+- *rlimits*: memory, CPU time, processes, file size, descriptors, core dumps. See getrlimit(2).
 
-Run by the sandboxed program after it has loaded what it needs. Only the standard library.
+Called by the sandboxed program after its imports. Only the standard library.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS = 1, 38
 _LD_W_ABS, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
 _PROT_EXEC = 4
-#: What Python asks of a descriptor: is it a terminal and how wide, how much waits, blocking or not, inherited or not.
-#: Others do more than they seem to: FIOSETOWN lets the kernel send a signal to any process of the same user.
+#: The ioctls that Python uses: terminal and its size, waiting bytes, blocking mode, inheritance. Others can do harm:
+#: FIOSETOWN lets the kernel send a signal to any process of the same user.
 IOCTLS = {
     "TCGETS": 0x5401,
     "TIOCGWINSZ": 0x5413,
@@ -93,7 +93,7 @@ _ARCHES = {"x86_64": _X86_64, "aarch64": _AARCH64}
 
 
 class Protection(NamedTuple):
-    """One layer and whether it holds here."""
+    """A layer, and whether it holds here."""
 
     name: str
     holds: bool
@@ -102,7 +102,7 @@ class Protection(NamedTuple):
 
 def confine() -> list[Protection]:
     """
-    Give up all that the kernel lets us give up. There is no way back.
+    Drop all rights that the kernel lets us drop. This can't be undone.
 
     Returns:
         Each layer and whether it holds; a layer that fails never stops the others.
@@ -121,10 +121,10 @@ def confine() -> list[Protection]:
 
 
 def die_with(parent: int) -> None:
-    """Let the kernel kill this process, a child of the single-threaded ``parent``, as soon as that is gone."""
+    """Let the kernel kill this process, a child of the single-threaded ``parent``, when the parent dies."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it was gone before
+    if os.getppid() != parent:  # it died before
         os._exit(0)
 
 
@@ -147,7 +147,7 @@ def _limits() -> Protection:
 
 def _namespaces(libc: ctypes.CDLL) -> Protection:
     flags = _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS | _CLONE_NEWNS
-    # A user namespace of one's own takes root's rights away, and gives the right to make the others.
+    # A new user namespace removes root's rights, and allows creating the others.
     if libc.unshare(_CLONE_NEWUSER | flags) == 0:
         return Protection("network", True)
     if libc.unshare(_CLONE_NEWNET) == 0:
@@ -193,7 +193,7 @@ def seccomp_program(arch: _Arch) -> bytes:
         _step(_LD_W_ABS, 0, 0, 0),
     ]
     if arch is _X86_64:
-        # Numbers from here on are the x32 variants, which would go around the list.
+        # Numbers from here on are the x32 variants, which would bypass the list.
         steps += [_step(_JGE, 0, 1, 0x40000000), _step(_RET, 0, 0, _KILL)]
     for number in sorted(arch.allowed.values()):
         steps += [_step(_JEQ, 0, 1, number), _step(_RET, 0, 0, _ALLOW)]
@@ -232,7 +232,7 @@ def _seccomp(libc: ctypes.CDLL) -> Protection:
 
 
 def notices(held: list[Protection]) -> list[str]:
-    """What a person should know about the protections here, in words."""
+    """The protections in words, for the user."""
     holds = {one.name for one in held if one.holds}
     files = bool(holds & {"seccomp", "landlock"})
     network = bool(holds & {"seccomp", "network"})
@@ -246,7 +246,7 @@ def notices(held: list[Protection]) -> list[str]:
     if lost:
         reasons = "; ".join(f"{one.name}: {one.note or 'not offered'}" for one in held if not one.holds)
         lines.append(
-            f"This system does not let the sandbox shut off: {', '.join(lost)} ({reasons}). "
-            f"Shut off: {kept or 'nothing'}. Run only what you would run on this machine yourself."
+            f"On this system the sandbox can't block: {', '.join(lost)} ({reasons}). "
+            f"Blocked: {kept or 'nothing'}. Run only what you would run on this machine yourself."
         )
     return lines

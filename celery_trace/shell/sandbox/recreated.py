@@ -1,10 +1,10 @@
 """
-A shell over a stored failure: the near side of the sandboxed program in :mod:`celery_trace.shell.sandbox.program`.
+A shell over a stored failure: the client of the sandboxed program in :mod:`celery_trace.shell.sandbox.program`.
 
-The program is a fresh isolated interpreter with an empty environment, which gives up its rights before it
-sees the failure or runs a command; nothing of the failure is parsed here. What it says is not believed to be
-well-formed: lines are bounded, parsed strictly and treated as text.
-When it dies (out of memory, out of time, by its own hand) a fresh one takes its place with the next command.
+The program is a new isolated interpreter with an empty environment, which drops its rights before it reads the failure
+or runs a command; the failure is not parsed here. Its output is not trusted: lines are bounded, parsed strictly and
+treated as text.
+If it dies (out of memory, out of time, by an exit), the next command starts a new one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -35,24 +34,24 @@ from celery_trace.shell.session import (
     ShellError,
 )
 
-#: A command may take so long, seconds, before it is interrupted.
+#: Time limit of a command before it is interrupted, seconds.
 COMMAND_LIMIT_S = 20.0
-#: So long after the interrupt a command that goes on is killed together with its sandbox, seconds.
+#: How long after the interrupt a running command is killed with its sandbox, seconds.
 GIVE_UP_S = 3.0
 START_S = 20.0
-#: How long recreating the failure may take, seconds: a forged one can ask for any amount of work.
+#: Time limit of recreating the failure, seconds, as a forged one can cause any amount of work.
 RECREATE_S = 5.0
-#: How long the outer process has for reaping the inner one, seconds.
+#: Time limit for the outer process to reap the inner one, seconds.
 END_S = 5.0
-#: What a sandbox may say in answer to one command, bytes; its own limit is lower and friendlier.
+#: Output limit of a command, bytes. The sandbox's own limit is lower and has a clearer message.
 ANSWER_LIMIT_BYTES = 4 * 1024 * 1024
-#: And how much of it on the wire, bytes: pieces may be many and short.
+#: Limit of the raw data of a command, bytes, as there may be many short pieces.
 WIRE_LIMIT_BYTES = 32 * 1024 * 1024
 _PROGRAM = Path(__file__).with_name("program.py")
 
 
-class _Said(Struct, frozen=True):
-    """A line of the sandboxed program; which fields count depends on ``type``."""
+class _SandboxLine(Struct, frozen=True):
+    """A line of the sandboxed program; ``type`` determines the fields."""
 
     type: str
     kind: str = ""
@@ -68,12 +67,12 @@ class _Said(Struct, frozen=True):
     protections: list[tuple[str, bool, str]] = []
 
 
-_lines = msgspec.json.Decoder(_Said)
+_lines = msgspec.json.Decoder(_SandboxLine)
 _KINDS = frozenset(("output", "result", "error", "notice"))
 
 
 class _Died(Exception):
-    """The sandbox is no longer there; the text says how it ended."""
+    """The sandbox has ended; the text says how."""
 
 
 class _Sandbox:
@@ -88,14 +87,14 @@ class _Sandbox:
             env={},
             cwd="/",
             close_fds=True,
-            start_new_session=True,  # Ctrl-C in a terminal is the client's to interpret
+            start_new_session=True,  # the client handles Ctrl-C in a terminal
         )
         self._rest = b""
         self.heard_bytes = 0
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
         try:
-            #: What it said once it had given up its rights; the failure is handed over afterwards.
+            #: Its first line, after it dropped its rights; the failure is sent afterwards.
             self.closed = self._awaited("closed", START_S, f"it did not start within {START_S:g} s")
             self._write(first)
             self.hello = self._awaited(
@@ -105,7 +104,7 @@ class _Sandbox:
             self.close()
             raise
 
-    def _awaited(self, type_: str, timeout_s: float, otherwise: str) -> _Said:
+    def _awaited(self, type_: str, timeout_s: float, otherwise: str) -> _SandboxLine:
         said = self.receive(timeout_s)
         if said is not None and said.type == "failed":
             raise _Died(f"the failure can't be recreated ({said.text[:300]})")
@@ -127,25 +126,25 @@ class _Sandbox:
             poll = select.poll()
             poll.register(descriptor, select.POLLOUT)
             while left:
-                # Code that pretends to be done and reads no more must not hold this thread for ever.
+                # Code that pretends to be done and stops reading must not block this thread forever.
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or not poll.poll(left_s * 1000):
-                    raise _Died("it does not read what it is told")
+                    raise _Died("it does not read its input")
                 left = left[os.write(descriptor, left) :]
         except (BrokenPipeError, ValueError):
             raise _Died(self._how()) from None
 
-    def send(self, **message: Any) -> None:
+    def send(self, **message: object) -> None:
         self._write(msgspec.json.encode(message))
 
-    def receive(self, timeout_s: float) -> _Said | None:
+    def receive(self, timeout_s: float) -> _SandboxLine | None:
         """The next line; None when none came in time."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         deadline_s = time.monotonic() + timeout_s
         while b"\n" not in self._rest:
             if len(self._rest) > ANSWER_LIMIT_BYTES:
-                raise _Died("it said more than it may")
+                raise _Died("it exceeded its output limit")
             left_s = deadline_s - time.monotonic()
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
@@ -160,7 +159,7 @@ class _Sandbox:
         try:
             return _lines.decode(line)
         except msgspec.DecodeError:
-            raise _Died("what it said is not what our program says") from None
+            raise _Died("its output is not that of our program") from None
 
     def interrupt(self) -> None:
         if self._process.poll() is None:
@@ -173,8 +172,8 @@ class _Sandbox:
             return "it closed its output"
         if status < 0:
             reasons = {
-                signal.SIGXCPU: "out of processor time",
-                signal.SIGKILL: "killed, perhaps out of memory or processor time",
+                signal.SIGXCPU: "out of CPU time",
+                signal.SIGKILL: "killed, perhaps out of memory or CPU time",
                 signal.SIGSYS: "a forbidden system call",
                 signal.SIGSEGV: "a crash of the interpreter",
             }
@@ -206,7 +205,7 @@ class _Sandbox:
 
 
 class RecreatedSession:
-    """A :class:`celery_trace.shell.session.ShellSession` over a stored failure. Made by :func:`open_session`."""
+    """A :class:`celery_trace.shell.session.ShellSession` over a stored failure. Opened by :func:`open_session`."""
 
     mode: Mode = "recreated"
 
@@ -229,7 +228,7 @@ class RecreatedSession:
 
     @property
     def pid(self) -> int | None:
-        """The sandbox's process, None while there is none."""
+        """The sandbox's process id, if one is running."""
         return self._sandbox.pid if self._sandbox is not None else None
 
     def _started(self) -> _Sandbox:
@@ -263,7 +262,7 @@ class RecreatedSession:
                 sandbox.receive(START_S)
             sandbox.send(type="run", code=_encodable(code))
             done = self._answer(sandbox, on_event)
-            # A number that is none of its frames is not worth believing.
+            # Ignore an index that is not one of its frames.
             if 0 <= done.frame < len(self.frames):
                 self.frame = done.frame
                 sandbox.hello = msgspec.structs.replace(sandbox.hello, frame=done.frame)
@@ -275,14 +274,14 @@ class RecreatedSession:
             on_event(
                 Event(
                     "notice",
-                    f"The sandbox ended: {error}. The next command starts a fresh one; names that you made are gone.",
+                    f"The sandbox ended: {error}. The next command starts a new one; your names are lost.",
                 )
             )
             return Done(ok=False, took_s=time.monotonic() - started_s, frame=self.frame)
         finally:
             self._lock.release()
 
-    def _answer(self, sandbox: _Sandbox, on_event: Callable[[Event], None]) -> _Said:
+    def _answer(self, sandbox: _Sandbox, on_event: Callable[[Event], None]) -> _SandboxLine:
         deadline_s = time.monotonic() + self._limit_s
         stopped = False
         said_bytes, wire_bytes = 0, sandbox.heard_bytes + WIRE_LIMIT_BYTES
@@ -300,7 +299,7 @@ class RecreatedSession:
                 return said
             said_bytes += len(said.text)
             if said_bytes > ANSWER_LIMIT_BYTES or sandbox.heard_bytes > wire_bytes:
-                raise _Died("it said more than it may")
+                raise _Died("it exceeded its output limit")
             if said.type == "event" and said.kind in _KINDS:
                 on_event(Event(said.kind, said.text, said.stream if said.stream in ("stdout", "stderr") else ""))
 
@@ -331,18 +330,18 @@ class RecreatedSession:
         if not self._lock.acquire(timeout=1.0):
             raise ShellError("A command is running; interrupt it first.")
         try:
-            # The sandbox learns of it with the next command, as a fresh one would have to.
+            # The next command tells the sandbox, as it would tell a new one.
             self.frame = index
         finally:
             self._lock.release()
 
     def close(self) -> None:
-        """End the sandbox; a command that runs ends with it. Harmless twice."""
+        """End the sandbox, with a running command. A second call does nothing."""
         self._closed = True
         self.gone = self.gone or "the session was closed"
         sandbox = self._sandbox
         if sandbox is not None and self._lock.locked():
-            # The thread that waits for the command sees the end of the output and cleans up.
+            # The thread that waits for the command notices the end of the output and cleans up.
             sandbox.end()
         with self._lock:
             self._lost()
@@ -355,15 +354,15 @@ def _encodable(code: str) -> str:
 def open_session(
     failure: Failure,
     *,
-    leaks: Sequence[Mapping[str, Any]] = (),
+    leaks: Sequence[Mapping[str, object]] = (),
     command_limit_s: float = COMMAND_LIMIT_S,
 ) -> RecreatedSession:
     """
-    A shell over a stored failure.
+    Open a shell over a stored failure.
 
     Args:
         failure: The record with its capture (:meth:`celery_trace.queries.Queries.failure_record`).
-        leaks: Rows of the leak table that concern its task, for ``trace.leaks``.
+        leaks: Rows of the leak table for its task, for ``trace.leaks``.
 
     Raises:
         ShellError: The sandbox did not start.

@@ -1,9 +1,9 @@
 """
-A stored failure becomes values again, as far as they were plain.
+Recreates the values of a stored failure, as far as they were plain.
 
-Lists, dicts, texts, numbers, dates, Decimal, UUID and Path come back as themselves; other objects come back
-as stand-ins with their class's name and their captured attributes. What was cut, redacted or never
-captured is a word that says so. Nothing of the project is imported, and nothing is unpickled.
+Lists, dicts, texts, numbers, dates, Decimal, UUID and Path become real values; other objects become stand-ins with
+their class's name and their captured attributes. A placeholder marks what was cut, redacted or not captured. No code of
+the project is imported, and nothing is unpickled.
 
 Only the standard library: this runs in the sandbox.
 """
@@ -22,15 +22,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from reprlib import recursive_repr
 from typing import Any
 
-from celery_trace.shell.trace_object import Facts, Names, ShellFrame, Trace
+from celery_trace.shell.trace_object import ShellFacts, ShellFrame, ShellObject, Trace
 
 _FIELDS = ("type", "kind", "value", "items", "names", "length", "cut", "form", "note")
-_DEFAULTS: tuple[Any, ...] = (None, None, None, [], [], -1, 0, "", "")
+_DEFAULTS: tuple[object, ...] = (None, None, None, [], [], -1, 0, "", "")
 _TIMEDELTA = re.compile(r"(?:(-?\d+) days?, )?(\d+):(\d+):(\d+)(?:\.(\d{6}))?\Z")
 
 
-class Missing(Names):
-    """Stands where a value was redacted, cut off by a limit, or can't be recreated."""
+class NotCaptured(ShellObject):
+    """A placeholder for a value that was redacted, cut by a limit, or can't be recreated."""
 
     def __init__(self, word: str) -> None:
         self._word = word
@@ -41,18 +41,18 @@ class Missing(Names):
     def __bool__(self) -> bool:
         return False
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise AttributeError(f"{self._word}: there is no .{name} to look at")
+        raise AttributeError(f"{self._word}: it has no .{name}")
 
 
-REDACTED = Missing("redacted")
-ABSENT = Missing("absent: cut off by a limit of the capture")
+REDACTED = NotCaptured("redacted")
+ABSENT = NotCaptured("absent: cut by a limit of the capture")
 
 
 class CutText(str):
-    """A text whose end was not captured."""
+    """A text without its end, which was not captured."""
 
     __slots__ = ("cut",)
     cut: int
@@ -61,8 +61,8 @@ class CutText(str):
         return f"{super().__repr__()}… {self.cut:,} more characters were not captured"
 
 
-class CutList(list[Any]):
-    """A list whose end was not captured; ``true_length`` is what it had."""
+class CutList(list[object]):
+    """A list without its end, which was not captured; ``true_length`` is the original length."""
 
     true_length = -1
 
@@ -72,8 +72,8 @@ class CutList(list[Any]):
         return f"[{inner}, … {self.true_length - len(self):,} more were not captured]"
 
 
-class CutDict(dict[Any, Any]):
-    """A dict of which not all was captured; ``true_length`` is what it had."""
+class CutDict(dict[object, object]):
+    """A dict that was not captured completely; ``true_length`` is the original length."""
 
     true_length = -1
 
@@ -83,19 +83,19 @@ class CutDict(dict[Any, Any]):
         return f"{{{inner}, … {self.true_length - len(self):,} more were not captured}}"
 
 
-class Recreated(Names):
+class Recreated(ShellObject):
     """An object as its captured attributes. Its class has the original's name and none of its methods."""
 
     _type = "object"
     _form = ""
     _note = ""
-    _text: Any = None
+    _text: object = None
     _cut = 0
 
-    def _members(self) -> Mapping[str, Any]:
+    def _members(self) -> Mapping[str, object]:
         return self.__dict__
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         known = ", ".join(sorted(self.__dict__)[:20]) or "none"
@@ -104,7 +104,7 @@ class Recreated(Names):
             f"never are); captured: {known}"
         )
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         raise TypeError(f"{self._type} was recreated from a capture and can't be iterated")
 
     def __repr__(self) -> str:
@@ -118,7 +118,7 @@ class Recreated(Names):
         return f"<recreated{form} {self._type}{note}{': ' if parts else ''}{', '.join(parts)}>"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, Recreated):
         return f"<{value._type}>"
     text = repr(value)
@@ -128,26 +128,26 @@ def _short(value: Any) -> str:
 class Heap:
     """The values of one capture; each node becomes one object, so sharing and cycles stay."""
 
-    def __init__(self, nodes: Sequence[Any]) -> None:
+    def __init__(self, nodes: Sequence[object]) -> None:
         self._nodes = nodes
         self._values: dict[int, Any] = {}
-        #: How often the building of a node has begun. A tuple is reached again before it is there where it holds, say,
-        #: a list that holds it; then the list is there, so that a third time is a forgery that would never end.
+        #: How often the building of a node has started. A tuple is reached a second time before it exists if it holds,
+        #: say, a list that holds it. The list exists then, so a third time is a forgery that would never end.
         self._begun: Counter[int] = Counter()
         self._classes: dict[tuple[str, str], type] = {}
 
     def value(self, ref: Any) -> Any:
-        """The value of a reference; :data:`ABSENT` for one that leads nowhere."""
+        """The value of a reference; :data:`ABSENT` for an invalid one."""
         if type(ref) is not int or not 0 <= ref < len(self._nodes):
             return ABSENT
         if ref not in self._values:
             if self._begun[ref] == 2:
-                return Missing("a tuple or a set within itself")
+                return NotCaptured("a tuple or a set within itself")
             self._begun[ref] += 1
             try:
                 self._build(ref)
             except RecursionError:
-                self._values[ref] = Missing("nested too deeply to recreate")
+                self._values[ref] = NotCaptured("nested too deeply to recreate")
             finally:
                 self._begun[ref] -= 1
         return self._values[ref]
@@ -180,7 +180,7 @@ class Heap:
             if isinstance(mapping, CutDict):
                 mapping.true_length = max(length, len(mapping) + cut)
         elif kind in ("set", "frozenset"):
-            # A cycle through a set goes through an object, which then exists; the set itself may be seen unfinished.
+            # A cycle through a set contains an object, which exists by then; the set itself may be seen incomplete.
             members = {self._hashable(item) for item in items}
             self._values[ref] = frozenset(members) if kind == "frozenset" else members
         elif kind == "tuple":
@@ -193,7 +193,7 @@ class Heap:
             self._values[ref] = ABSENT
         else:
             size = f", length {length}" if isinstance(length, int) and length >= 0 else ""
-            self._values[ref] = Missing(f"{type_}{size}{': ' + str(note) if note else ''}, not captured")
+            self._values[ref] = NotCaptured(f"{type_}{size}{': ' + str(note) if note else ''}, not captured")
 
     def _plain(self, value: Any, cut: int, short: str) -> Any:
         if isinstance(value, str) and cut:
@@ -218,7 +218,7 @@ class Heap:
         try:
             hash(value)
         except TypeError:
-            return Missing(f"a {type(value).__name__} that can't be a key")
+            return NotCaptured(f"a {type(value).__name__}, which can't be a key")
         return value
 
     def _class(self, type_: str, form: str) -> type:
@@ -248,7 +248,7 @@ class Heap:
         for name, item in zip(names, items, strict=False):
             members[str(name)] = self.value(item)
         if value is not None or note or cut:
-            # Facts about this one object stand in a class of its own, where no attribute can hide them.
+            # Each object has its own class with its facts, where no attribute can hide them.
             own = type(
                 type(placeholder).__name__,
                 (type(placeholder),),
@@ -258,7 +258,7 @@ class Heap:
         return placeholder
 
 
-class _Text(Names):
+class _Text(ShellObject):
     """A value of which only a text is known, such as a class, a function or a regular expression."""
 
     def __init__(self, type_: str, text: str, cut: int, note: str) -> None:
@@ -284,7 +284,7 @@ def _timedelta(text: str) -> datetime.timedelta:
 
 
 def _bytes(text: str) -> bytes:
-    # The capture wrote what is no UTF-8 as \xNN; a text that had that from the start can't be told apart.
+    # The capture wrote non-UTF-8 bytes as \xNN, which can't be distinguished from a text with these characters.
     return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found.group(1), 16)]), text.encode("utf-8"))
 
 
@@ -299,8 +299,7 @@ def _fraction(text: str) -> fractions.Fraction:
     return fractions.Fraction(text)
 
 
-#: A number is parsed from so many characters at most: what Python's own limit for an int is. A forged capture's text
-#: may be of any length.
+#: Most characters of a number, Python's own limit for an int: a forged capture's text may have any length.
 _MOST_PARSED = dict.fromkeys(("Decimal", "Fraction", "int", "float", "complex", "range", "timedelta"), 4300)
 
 _FROM_TEXT: dict[str, Any] = {
@@ -327,11 +326,11 @@ _FROM_TEXT: dict[str, Any] = {
 
 def recreated_trace(failure: Mapping[str, Any], leaks: Sequence[Mapping[str, Any]]) -> Trace:
     """
-    The context of a stored failure.
+    The ``trace`` object of a stored failure.
 
     Args:
         failure: A :class:`celery_trace.model.Failure` as JSON has it.
-        leaks: Rows of the leak table that concern its task.
+        leaks: Rows of the leak table for its task.
     """
     capture = failure.get("capture") or {}
     heap = Heap(capture.get("heap") or [])
@@ -341,16 +340,16 @@ def recreated_trace(failure: Mapping[str, Any], leaks: Sequence[Mapping[str, Any
     task: dict[str, Any] = dict(failure.get("task") or {})
     for name in ("name", "task_id", "worker", "pid", "hostname", "outcome", "duration_s", "note"):
         task.setdefault(name, failure.get(name))
-    task.setdefault("retries", failure.get("retries", 0))  # a record leaves out what is as usual
+    task.setdefault("retries", failure.get("retries", 0))  # a record omits default values
     request = failure.get("request")
     return Trace(
         frames,
         exception=_exception(exceptions, 0, heap) if exceptions else _named_exception(failure),
         args=heap.value(capture.get("args")) if capture.get("args", -1) != -1 else None,
         kwargs=heap.value(capture.get("kwargs")) if capture.get("kwargs", -1) != -1 else None,
-        task=Facts("task", task),
-        request=Facts("request", request) if request else None,
-        leaks=[Facts("leak", leak) for leak in leaks],
+        task=ShellFacts("task", task),
+        request=ShellFacts("request", request) if request else None,
+        leaks=[ShellFacts("leak", leak) for leak in leaks],
         mode="recreated",
     )
 
@@ -365,7 +364,7 @@ def _frame(frame: Mapping[str, Any], heap: Heap) -> ShellFrame:
     if frame.get("locals_cut"):
         notes.append(f"{frame['locals_cut']} more variables of this frame were not captured.")
     if frame.get("folded"):
-        notes.append(f"{frame['folded']} equal frames are folded behind this one.")
+        notes.append(f"{frame['folded']} equal frames after this one are folded.")
     if frame.get("note"):
         notes.append(str(frame["note"]))
     return ShellFrame(
@@ -379,15 +378,15 @@ def _frame(frame: Mapping[str, Any], heap: Heap) -> ShellFrame:
     )
 
 
-class CapturedError(Names):
-    """An exception as it was captured: ``type``, ``message``, ``notes``, ``cause`` and its attributes."""
+class CapturedError(ShellObject):
+    """A captured exception: ``type``, ``message``, ``notes``, ``cause`` and its attributes."""
 
-    def __init__(self, type_: str, module: str, message: str, members: Mapping[str, Any]) -> None:
+    def __init__(self, type_: str, module: str, message: str, members: Mapping[str, object]) -> None:
         self.type, self.module, self.message = type_, module, message
         self.notes: list[str] = []
-        self.cause: Any = None
-        self.context: Any = None
-        self.exceptions: list[Any] = []
+        self.cause: object = None
+        self.context: object = None
+        self.exceptions: list[object] = []
         for name, value in members.items():
             if name.isidentifier() and not hasattr(self, name):
                 setattr(self, name, value)
@@ -421,7 +420,7 @@ def _exception(exceptions: Sequence[Mapping[str, Any]], index: int, heap: Heap) 
     return made[index]
 
 
-def _named_exception(failure: Mapping[str, Any]) -> Any:
+def _named_exception(failure: Mapping[str, object]) -> object:
     named = failure.get("exception")
     if not named:
         return None

@@ -1,4 +1,4 @@
-"""Alembic runs this; what it is to do comes from :mod:`celery_trace.stores.migration`."""
+"""Run by Alembic, configured by :mod:`celery_trace.stores.migration`."""
 
 from alembic import context
 
@@ -9,7 +9,7 @@ if connection is not None:
     context.configure(connection=connection, version_table=schema.VERSION_TABLE)
     with context.begin_transaction():
         context.run_migrations()
-else:  # only the statements are wanted; whoever asks for them has the transaction
+else:  # only the SQL is wanted; the caller has the transaction
     dialect = context.config.attributes["dialect"]
     context.configure(dialect_name=dialect, version_table=schema.VERSION_TABLE, literal_binds=True)
     context.run_migrations()

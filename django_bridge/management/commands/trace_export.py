@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""``manage.py trace_export``: everything as JSON Lines, to keep or to analyse elsewhere."""
+"""``manage.py trace_export``: export records as JSON Lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from django.core.management.base import CommandError
@@ -16,6 +16,8 @@ from celery_trace import private_files
 from django_bridge.management.store_command import StoreCommand, duration_s, rows
 
 if TYPE_CHECKING:
+    from django.core.management import CommandParser
+
     from celery_trace.queries import Queries
 
 NOUNS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
@@ -23,19 +25,25 @@ _WITHOUT_SINCE = frozenset(("alerts", "shells"))
 
 
 class Command(StoreCommand):
-    """One object a line, ``{"record": "leak", …}``, in the shapes of the JSON API."""
+    """One object per line, ``{"record": "leak", …}``, in the shapes of the JSON API."""
 
     help = "Write leaks, failures, groups, runs, workers, alerts and shells as JSON Lines."
 
-    def add_arguments(self, parser: Any) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         """``--what``, ``--since``, ``--details``, ``--output``."""
-        parser.add_argument("--what", action="append", choices=NOUNS, help="repeatable; by default all of them")
-        parser.add_argument("--since", type=duration_s, metavar="TIME", help="not older than, such as 7d")
-        parser.add_argument("--details", action="store_true", help="failures with frames and locals, shells with lines")
-        parser.add_argument("--output", metavar="FILE", help="a file, made with mode 0600; by default the terminal")
+        parser.add_argument("--what", action="append", choices=NOUNS, help="repeatable; by default all")
+        parser.add_argument("--since", type=duration_s, metavar="TIME", help="only newer than this, such as 7d")
+        parser.add_argument("--details", action="store_true", help="include frames and locals, and shell lines")
+        parser.add_argument("--output", metavar="FILE", help="a file, created with mode 0600; default: standard output")
 
     def handle(
-        self, *_: Any, what: list[str] | None, since: float | None, details: bool, output: str | None, **_options: Any
+        self,
+        *_: object,
+        what: list[str] | None,
+        since: float | None,
+        details: bool,
+        output: str | None,
+        **_options: object,
     ) -> None:
         """Read page by page and write line by line."""
         since_s = time.time() - since if since is not None else None
@@ -47,7 +55,7 @@ class Command(StoreCommand):
                 return
             count = 0
             try:
-                # Locals of failures are in it: nobody else needs to read it.
+                # It contains locals of failures, so others must not read it.
                 handle = private_files.open_output(Path(output))
             except OSError as error:
                 raise CommandError(f"Can't write {output}: {error.strerror}.") from None

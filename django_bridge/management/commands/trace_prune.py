@@ -1,21 +1,24 @@
 # mypy: disallow-subclassing-any=False
-"""``manage.py trace_prune``: remove what is older or more than the retention keeps, for a cron job."""
+"""``manage.py trace_prune``: remove records beyond the retention settings, for a cron job."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from django_bridge import configuration
 from django_bridge.management.store_command import StoreCommand, duration_s
 
+if TYPE_CHECKING:
+    from django.core.management import CommandParser
+
 
 class Command(StoreCommand):
-    """Prunes the store in small batches, while others write to it."""
+    """Prunes the store in small batches between which others can write."""
 
-    help = "Remove records older than CELERY_TRACE_RETENTION_DAYS, and what is more than the other retentions keep."
+    help = "Remove records older than CELERY_TRACE_RETENTION_DAYS or beyond the other retention settings."
 
-    def add_arguments(self, parser: Any) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         """``--older-than``, ``--keep-runs``, ``--keep-failures``, ``--keep-bytes``."""
         parser.add_argument("--older-than", type=duration_s, metavar="TIME", help="instead of the setting, such as 7d")
         for what in ("runs", "failures", "bytes"):
@@ -23,14 +26,14 @@ class Command(StoreCommand):
 
     def handle(
         self,
-        *_: Any,
+        *_: object,
         older_than: float | None,
         keep_runs: int | None,
         keep_failures: int | None,
         keep_bytes: int | None,
-        **_options: Any,
+        **_options: object,
     ) -> None:
-        """Prune, and say what went and how big the store is."""
+        """Prune, and report the removed rows and the store's size."""
         from celery_trace.stores import sizes
 
         given = {
@@ -45,8 +48,6 @@ class Command(StoreCommand):
             pruned = store.prune(configuration.read().over(**chosen), now_s)
             found = queries.stats().size
         parts = ", ".join(f"{count} {table}" for table, count in sorted(pruned.rows.items()))
-        self.stdout.write(
-            f"Removed {pruned.total} rows: {parts}." if pruned.total else "Nothing was too old or too much."
-        )
+        self.stdout.write(f"Removed {pruned.total} rows: {parts}." if pruned.total else "Nothing to remove.")
         for line in sizes.sentences(found, now_s) if found is not None else ():
             self.stdout.write(line)

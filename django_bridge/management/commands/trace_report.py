@@ -1,10 +1,10 @@
 # mypy: disallow-subclassing-any=False
-"""``manage.py trace_report``: which tasks and requests leak, and what failed lately."""
+"""``manage.py trace_report``: leaking tasks and requests, and recent failures."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,13 +13,16 @@ from celery_trace.cli.renderers.leaks import leaks as leak_table
 from celery_trace.cli.renderers.workers import workers as worker_table
 from django_bridge.management.store_command import StoreCommand, duration_s
 
+if TYPE_CHECKING:
+    from django.core.management import CommandParser
+
 
 class Command(StoreCommand):
     """The leak table, the failures and the traced processes, as text or as JSON."""
 
-    help = "Show which tasks and requests leak, what failed lately, and how large the processes are."
+    help = "Show leaking tasks and requests, recent failures, and the processes' memory."
 
-    def add_arguments(self, parser: Any) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         """``--since``, ``--limit``, ``--format``."""
         parser.add_argument(
             "--since", type=duration_s, default=86400.0, metavar="TIME", help="such as 12h (default 1d)"
@@ -27,7 +30,7 @@ class Command(StoreCommand):
         parser.add_argument("--limit", type=int, default=20, help="rows of each table (default %(default)s)")
         parser.add_argument("--format", choices=["table", "json"], default="table", help="json: as the JSON API has it")
 
-    def handle(self, *_: Any, since: float, limit: int, format: str, **options: Any) -> None:
+    def handle(self, *_: object, since: float, limit: int, format: str, **options: object) -> None:
         """Read and print."""
         since_s = time.time() - since
         with self.store() as (_store, queries):

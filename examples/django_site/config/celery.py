@@ -1,4 +1,4 @@
-"""The Celery app. Everything of celery-trace that a project needs is the last line."""
+"""The Celery app. The last line is all that a project needs for celery-trace."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Settings of the demo site. What celery-trace adds to an ordinary project is marked with its name."""
+"""Settings of the demo site. Additions for celery-trace are marked with its name."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from django.core.management.utils import get_random_secret_key
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-#: Everything that the demo writes goes here.
+#: The folder for all files of the demo.
 DATA_DIR = Path(os.environ.get("DEMO_DATA_DIR", BASE_DIR))
 
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY") or get_random_secret_key()
@@ -73,8 +73,8 @@ CELERY_RESULT_BACKEND = "django-db"
 CELERY_RESULT_EXTENDED = True
 CELERY_TASK_TRACK_STARTED = True
 
-# celery-trace: the worker and the site share this folder, so their records meet in one store.
+# celery-trace: the worker and the site share this folder, and so one store.
 CELERY_TRACE_DIR = str(DATA_DIR / ".celery-trace")
 CELERY_TRACE_SHELL = "live"
-# The demo's monitor makes itself a password, which the site can't see.
+# The demo's monitor generates a password, which the site can't see.
 SILENCED_SYSTEM_CHECKS = ["celery_trace.W004"]

@@ -6,7 +6,7 @@ from django.urls import include, path
 
 urlpatterns = [
     path("admin/", admin.site.urls),
-    # A demo without a web server in front serves the admin's styles itself, also with DEBUG off.
+    # The demo has no web server in front, so it serves the admin's styles itself, even without DEBUG.
     path("static/<path:path>", serve, {"insecure": True}),
     path("", include("shop.urls")),
 ]

@@ -1,4 +1,4 @@
-"""Tasks that show what celery-trace tells: a failure, a leak, two that only look like one, a killed one, a good one."""
+"""Tasks for the demo: a failing one, a leaking one, two that only look like leaks, a killed one, an ordinary one."""
 
 import time
 from functools import lru_cache
@@ -10,7 +10,7 @@ _latest_report = []
 
 
 class Receipt:
-    """What `remember_order` keeps of each order, for ever."""
+    """Kept by `remember_order` for each order, forever."""
 
     def __init__(self, order_id: int) -> None:
         self.order_id = order_id
@@ -19,7 +19,7 @@ class Receipt:
 
 @shared_task
 def create_error():
-    """Fail with some locals to look at."""
+    """Fail with some locals to inspect."""
     context_data = "Hello"
     a = 5
     c = 6
@@ -42,13 +42,13 @@ def _price_list(customer: int) -> tuple[str, ...]:
 
 @shared_task
 def quote(customer: int):
-    """Look leaky while the cache fills up to its 256 entries; no leak."""
+    """Look like a leak while the cache fills up to 256 entries; not a leak."""
     return len(_price_list(customer))
 
 
 @shared_task
 def rotate_report(rows: int = 2000):
-    """Keep only the latest report: each run's replaces the one before; no leak."""
+    """Keep only the latest report, which each run replaces; not a leak."""
     global _latest_report
     _latest_report = [f"row {number}" for number in range(rows)]
     return len(_latest_report)

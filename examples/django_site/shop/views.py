@@ -1,4 +1,4 @@
-"""A page with a button for each task, and views that fail or leak in ways worth looking at."""
+"""A page with a button for each task, and views that fail or leak in different ways."""
 
 import asyncio
 import random
@@ -48,7 +48,7 @@ def send(request, name):
 
 
 def create_error(request):
-    """Fail with some locals to look at."""
+    """Fail with some locals to inspect."""
     context_data = "Hello"
     a = 5
     c = 6
@@ -57,7 +57,7 @@ def create_error(request):
 
 
 class ProductView(View):
-    """One product; an unknown one is an ordinary 404, which celery-trace leaves out."""
+    """One product; an unknown one is an ordinary 404, which celery-trace ignores."""
 
     def get(self, request, pk):
         product = get_object_or_404(Product, pk=pk)
@@ -65,7 +65,7 @@ class ProductView(View):
 
 
 class CheckoutView(View):
-    """Place an order; fails for the quantity 0 after two queries, with a card number that must not be kept."""
+    """Place an order; fails for quantity 0 after two queries, with a card number that must be redacted."""
 
     def get(self, request):
         return render(request, "shop/checkout.html", {"products": Product.objects.all()[:20]})
@@ -105,7 +105,7 @@ async def slow_error(request):
 
 
 def slow(request):
-    """Take a while; with a server's time limit below ?seconds=N it is aborted in the middle."""
+    """Take a while; a server's time limit below ?seconds=N aborts it."""
     seconds = min(float(request.GET.get("seconds", "1")), 60)
     time.sleep(seconds)
     return HttpResponse(f"took {seconds:g} s")

@@ -1,4 +1,4 @@
-"""Values of failures for the search, and where a failed task stood in its workflow."""
+"""Values of failures for the search, and a failed task's place in its workflow."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,7 +26,7 @@ def upgrade() -> None:
         mysql_engine="InnoDB",
     )
     for name in ("parent_id", "group_id"):
-        # The default fills the rows that are there; the program always gives a value.
+        # The default is for existing rows; the program always sets a value.
         op.add_column(
             "celery_trace_failures", sa.Column(name, sa.String(length=255), nullable=False, server_default="")
         )

@@ -1,4 +1,4 @@
-"""Queues that names were seen in, what was deployed, and figures that leaks are sorted by."""
+"""Queues of names, deployed releases, and columns to sort leaks by."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,7 +28,7 @@ def upgrade() -> None:
     )
     for name in ("kept_bytes_total", "runs"):
         op.add_column("celery_trace_leaks", sa.Column(name, sa.BigInteger(), nullable=False, server_default="0"))
-    # The leak table is made from the windows: each name in it is computed once more when it is read next.
+    # The leak table is computed from the windows: each name in it is recomputed with the next read.
     leaks = sa.table("celery_trace_leaks", sa.column("id"), sa.column("kind"), sa.column("name"))
     state = sa.table("celery_trace_leak_state", *map(sa.column, ("id", "kind", "name", "at_s", "username")))
     due = sa.select(

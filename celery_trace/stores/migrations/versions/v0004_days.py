@@ -1,4 +1,4 @@
-"""A table that version 7 drops again, and failures of a name by how they ended."""
+"""A table that version 7 drops again, and failures of a name by outcome."""
 
 import sqlalchemy as sa
 from alembic import op

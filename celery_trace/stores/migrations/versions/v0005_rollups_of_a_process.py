@@ -1,4 +1,4 @@
-"""What one worker's runs kept: rollups by process."""
+"""Rollups by process, to show what one worker's runs retained."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What failures of a group have in common, stored once."""
+"""Store the common part of a group's failures once."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -30,5 +30,5 @@ def upgrade() -> None:
         mysql_engine="InnoDB",
     )
     op.create_index("ct_captures_print", "celery_trace_captures", ["fingerprint", "at_s"], unique=False)
-    # The default fills the rows that are there; the program always gives a value.
+    # The default is for existing rows; the program always sets a value.
     op.add_column("celery_trace_failures", sa.Column("shared", sa.String(length=64), nullable=False, server_default=""))

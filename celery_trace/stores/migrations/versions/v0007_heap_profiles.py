@@ -1,4 +1,4 @@
-"""What names have left alive by call stack, instead of what measured runs kept in each day."""
+"""Retained memory by call stack, instead of what measured runs retained per day."""
 
 import sqlalchemy as sa
 from alembic import op

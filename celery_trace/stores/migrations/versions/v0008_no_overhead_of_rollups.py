@@ -31,7 +31,7 @@ def upgrade() -> None:
 
 
 def _make_anew(table: str, indexes: dict[str, list[str]]) -> None:
-    """SQLite drops columns from version 3.35 on; Python 3.11 may come with an older one."""
+    """Recreate a table: SQLite can drop columns since 3.35, and Python 3.11 may come with an older version."""
     new = table + "_new"
     columns = _columns(of_process=table == "celery_trace_rollups")
     names = ", ".join(column.name for column in columns)

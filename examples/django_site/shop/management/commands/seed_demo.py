@@ -7,7 +7,7 @@ from shop.models import Product
 
 
 class Command(BaseCommand):
-    help = "Make the demo's products; with --password also the admin user 'demo'. Running it again changes nothing."
+    help = "Create the demo's products; with --password also the admin user 'demo'. A second run changes nothing."
 
     def add_arguments(self, parser):
         parser.add_argument("--password", default="", help="password of the admin user 'demo'")

@@ -1,4 +1,4 @@
-"""How often something may happen that strangers can cause at will."""
+"""A rate limit for events that anyone can cause."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import threading
 from celery_trace.clock import Clock, SystemClock
 
 
-class Allowance:
+class RateLimit:
     """
-    So many in each span of time; what is beyond is counted.
+    Allows a number of events per time span, and counts refused ones.
 
     Args:
-        most: How many are allowed in a span.
-        span_s: Its length, seconds. A new one begins with the first request after the last one's end.
-        clock: Tells the time.
+        most: Events allowed per span.
+        span_s: Length of a span, seconds. A new one starts with the first event after the end of the last.
+        clock: The clock.
     """
 
     def __init__(self, most: int, span_s: float, clock: Clock | None = None) -> None:
@@ -24,11 +24,11 @@ class Allowance:
         self._began_s = float("-inf")
         self._used = 0
         self._lock = threading.Lock()
-        #: How many were refused so far.
+        #: Refused events so far.
         self.refused = 0
 
     def allow(self) -> bool:
-        """Whether one more may happen now."""
+        """Whether an event is allowed now."""
         with self._lock:
             now_s = self._clock.monotonic_s()
             if now_s - self._began_s >= self._span_s:

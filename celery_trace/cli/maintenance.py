@@ -1,4 +1,4 @@
-"""The subcommands that keep an installation well: prune, export, collect, doctor."""
+"""The maintenance subcommands: prune, export, collect, doctor."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import click
 import msgspec
 
 from celery_trace import private_files
+from celery_trace.cli.context import Bytes, CommandContext, Duration, Refusal, Since, command
 from celery_trace.cli.renderers import checkup
 from celery_trace.cli.renderers.alerts import alerts
 from celery_trace.cli.renderers.failures import failures
 from celery_trace.cli.renderers.leaks import leaks
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Column, table
+from celery_trace.cli.renderers.tables import TableColumn, table
 from celery_trace.cli.renderers.workers import workers
-from celery_trace.cli.session import Bytes, Lasting, Refusal, Session, Since, command
 from celery_trace.clock import SystemClock
 from celery_trace.spool import unrecorded
 from celery_trace.text.format import size
@@ -30,30 +30,30 @@ if TYPE_CHECKING:
     from celery_trace.queries import Queries
     from celery_trace.transports import Transport
 
-#: How long a prune gives space back in small steps, seconds; the collector goes on with it.
+#: Time limit for freeing disk space in small steps after pruning, seconds; the collector continues with it.
 GIVE_BACK_S = 10.0
 
 
 @command
-@click.option("--older-than", "age_s", type=Lasting(), default=None, help="Instead of trace_retention_days.")
+@click.option("--older-than", "age_s", type=Duration(), default=None, help="Instead of trace_retention_days.")
 @click.option("--keep-runs", type=click.IntRange(0), default=None, help="Instead of trace_retention_runs.")
 @click.option("--keep-failures", type=click.IntRange(0), default=None, help="Instead of trace_retention_failures.")
 @click.option("--keep-bytes", type=Bytes(), default=None, help="Instead of trace_retention_bytes, such as 500M.")
 @click.option(
     "--vacuum",
     is_flag=True,
-    help="Then give the free space of an SQLite file back to the disk. Writers wait for it, and it needs twice the "
-    "file's size on the disk.",
+    help="Then shrink an SQLite file by its free space. Writers wait meanwhile, and it needs twice the file's size "
+    "on the disk.",
 )
 def prune(
-    session: Session,
+    context: CommandContext,
     age_s: float | None,
     keep_runs: int | None,
     keep_failures: int | None,
     keep_bytes: int | None,
     vacuum: bool,
 ) -> None:
-    """Remove what is older or more than the retention keeps, now."""
+    """Remove records beyond the retention settings now."""
     from celery_trace.stores import sizes
 
     given = {
@@ -62,56 +62,57 @@ def prune(
         "retention_failures": keep_failures,
         "retention_bytes": keep_bytes,
     }
-    chosen = session.settings.over(**{name: value for name, value in given.items() if value is not None})
-    with session.store() as (store, queries):
-        pruned = store.prune(chosen, session.style.now_s)
+    chosen = context.settings.over(**{name: value for name, value in given.items() if value is not None})
+    with context.store() as (store, queries):
+        pruned = store.prune(chosen, context.style.now_s)
         given_back = store.vacuum() if vacuum else store.give_back(most_s=GIVE_BACK_S)
         found = queries.stats().size
     rows = sorted(pruned.rows.items())
     text = table(
-        [Column("TABLE"), Column("ROWS REMOVED", right=True)], rows, session.style,
-        "Nothing was too old or too much.",
+        [TableColumn("TABLE"), TableColumn("ROWS REMOVED", right=True)], rows, context.style,
+        "Nothing to remove.",
     )  # fmt: skip
-    said = [f"{size(given_back)} were given back to the disk."] if given_back else []
-    said += sizes.sentences(found, session.style.now_s) if found is not None else []
+    lines = [f"{size(given_back)} of disk space were freed."] if given_back else []
+    lines += sizes.sentences(found, context.style.now_s) if found is not None else []
     answer = {"pruned": pruned.rows, "total": pruned.total, "given_back_bytes": given_back, "size": found}
-    session.say(text + "".join(f"{line}\n" for line in said), answer)
+    context.show(text + "".join(f"{line}\n" for line in lines), answer)
 
 
 EXPORTS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
-#: What has no object of the JSON API, and is exported as a table only.
+#: Tables without an object in the JSON API.
 TABLES = ("processes", "totals", "samples", "windows", "heap_profiles", "deliveries", "audit")
 
 
 @functools.partial(command, shapes=("table", "json", "parquet"))
-@click.option("--what", type=click.Choice(EXPORTS + TABLES), multiple=True, help="Repeatable; by default all of them.")
-@click.option("--since", "since_s", type=Since(), default=None, help="Not older than, such as 12h or 7d.")
-@click.option("--details", is_flag=True, help="Failures with their frames and locals, shells with their lines.")
-@click.option("--output", type=click.Path(), default="-", help="A file instead of the terminal; for parquet a folder.")
-def export(session: Session, what: tuple[str, ...], since_s: float | None, details: bool, output: str) -> None:
+@click.option("--what", type=click.Choice(EXPORTS + TABLES), multiple=True, help="Repeatable; by default all.")
+@click.option("--since", "since_s", type=Since(), default=None, help="Only newer than this, such as 12h or 7d.")
+@click.option("--details", is_flag=True, help="Include frames and locals of failures and lines of shells.")
+@click.option(
+    "--output", type=click.Path(), default="-", help="A file (default: standard output); for parquet a folder."
+)
+def export(context: CommandContext, what: tuple[str, ...], since_s: float | None, details: bool, output: str) -> None:
     """
-    Everything, to keep or to analyse elsewhere.
+    Export the store's records.
 
-    As JSON it is one object a line, {"record": "leak", …} and so on, in the shapes of the JSON API. As Parquet it is
-    the store's tables, one file each in the folder --output, for DuckDB, pandas and the like; it needs
-    celery-trace[parquet].
+    JSON has one object per line, such as {"record": "leak", …}, in the shapes of the JSON API. Parquet has the store's
+    tables, one file each in the folder --output, for DuckDB, pandas and similar tools; it needs celery-trace[parquet].
     """
-    if session.shape == "parquet":
-        _export_parquet(session, what, since_s, output)
+    if context.shape == "parquet":
+        _export_parquet(context, what, since_s, output)
         return
-    with session.store() as (_, queries), _file(output) as file:
+    with context.store() as (_, queries), _file(output) as file:
         for noun in what or EXPORTS:
             if noun in TABLES:
-                raise Refusal(f"{noun} are exported as a table only. Add --format parquet --output FOLDER.")
-            if session.json:
+                raise Refusal(f"{noun} can be exported as a table only. Add --format parquet --output FOLDER.")
+            if context.json:
                 for row in _rows(queries, noun, since_s):
                     whole = _detail(queries, noun, row) if details else row
                     line = {"record": noun.removesuffix("s"), **msgspec.to_builtins(whole)}
                     file.write(msgspec.json.encode(line).decode() + "\n")
             elif noun in _TEXTS:
-                file.write(f"{noun.upper()}\n\n{_TEXTS[noun](list(_rows(queries, noun, since_s)), session.style)}\n")
+                file.write(f"{noun.upper()}\n\n{_TEXTS[noun](list(_rows(queries, noun, since_s)), context.style)}\n")
             elif what:
-                raise Refusal(f"There is no table of {noun}. Add --format json.")
+                raise Refusal(f"{noun} have no table format. Add --format json.")
 
 
 _TEXTS: dict[str, Callable[[list[Any], Style], str]] = {
@@ -119,13 +120,13 @@ _TEXTS: dict[str, Callable[[list[Any], Style], str]] = {
 }  # fmt: skip
 
 
-def _export_parquet(session: Session, what: tuple[str, ...], since_s: float | None, output: str) -> None:
+def _export_parquet(context: CommandContext, what: tuple[str, ...], since_s: float | None, output: str) -> None:
     from celery_trace.export import TABLES, write_parquet
 
     if output == "-":
         raise Refusal("Parquet is written to files. Add --output FOLDER.")
     names = ["processes" if noun == "workers" else noun for noun in what] or list(TABLES)
-    with session.store() as (store, _):
+    with context.store() as (store, _):
         try:
             exported = write_parquet(store, Path(output), dict.fromkeys(names), since_s=since_s)
         except OSError as error:
@@ -136,7 +137,7 @@ def _export_parquet(session: Session, what: tuple[str, ...], since_s: float | No
 
 @contextmanager
 def _file(output: str) -> Iterator[TextIO]:
-    """Standard output for ``-``, otherwise a new file that only its owner can read: locals stand in it."""
+    """Standard output for ``-``, otherwise a new file that only its owner can read, as it contains locals."""
     if output == "-":
         yield sys.stdout
         return
@@ -168,9 +169,9 @@ def _detail(queries: Queries, noun: str, row: Any) -> Any:
 
 
 @command
-@click.option("--once", is_flag=True, help="One round: hand on what stands in the spool now, then end.")
-def collect(session: Session, once: bool) -> None:
-    """Run the collector here, in the foreground: spool to store (or broker)."""
+@click.option("--once", is_flag=True, help="Deliver what is in the spool now, then end.")
+def collect(context: CommandContext, once: bool) -> None:
+    """Run the collector in the foreground: spool to store (or broker)."""
     import logging
     import signal
     import threading
@@ -179,13 +180,13 @@ def collect(session: Session, once: bool) -> None:
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    chosen = session.settings
+    chosen = context.settings
     if chosen.store_url.startswith("django"):
         collecting.prepare_django(os.environ.get("DJANGO_SETTINGS_MODULE", ""))
     if chosen.transport == "broker":
         from celery_trace.transports.broker import BrokerTransport
 
-        transport: Transport = BrokerTransport(session.app.connection_for_write)
+        transport: Transport = BrokerTransport(context.app.connection_for_write)
     else:
         transport = collecting.make_transport(chosen)
     try:
@@ -206,16 +207,16 @@ def collect(session: Session, once: bool) -> None:
     finally:
         collector.close()
     status = collector.status
-    session.say(f"{status.delivered} records were handed on, {status.corrupt} set aside.\n", status)
+    context.show(f"{status.delivered} records were delivered, {status.corrupt} set aside.\n", status)
 
 
 @command
-def doctor(session: Session) -> None:
+def doctor(context: CommandContext) -> None:
     """Check the installation: what works, what does not, and what to do."""
     from celery_trace.cli.doctor import examine
 
-    findings = examine(session.app, session.settings)
+    findings = examine(context.app, context.settings)
     unwell = [finding for finding in findings if finding.level == "fail"]
-    session.say(checkup.examination(findings, session.style), {"findings": findings, "ok": not unwell})
+    context.show(checkup.examination(findings, context.style), {"findings": findings, "ok": not unwell})
     if unwell:
         raise click.exceptions.Exit(1)

@@ -1,4 +1,4 @@
-"""Alerts, shell sessions, and the product's account of itself."""
+"""Alerts, shell sessions, and celery-trace's own statistics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from celery_trace.alerting.rules import StoredRules
 from celery_trace.intervals import SILENT_S
 from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellView, StatsView
-from celery_trace.queries.base import Base
+from celery_trace.queries.base import QueryBase
 from celery_trace.stores import lineage, migration, sizes, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.state import RULES
@@ -19,19 +19,19 @@ _shells = tables.shells
 _audit = tables.audit
 _tallies = tables.tallies
 
-#: The collector's accounts stand among the processes' ones under this name.
+#: The name of the collector's rows among the statistics of processes.
 COLLECTORS = "collector:"
-#: Living processes whose accounts are looked at.
+#: Living processes whose statistics are read.
 MOST_ASKED = 2000
-#: An account older than this is not shown as a level any more, seconds.
+#: Older statistics are not shown as gauges any more, seconds.
 STALE_S = 600.0
 
 
-class WatchingQueries(Base):
-    """What the monitor keeps about itself and others."""
+class MonitoringQueries(QueryBase):
+    """Alerts, shell sessions and statistics."""
 
     def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[AlertView]:
-        """Alerts, the newest first."""
+        """Alerts, newest first."""
         wanted = sa.select(_alerts)
         if state:
             wanted = wanted.where(_alerts.c.state == state)
@@ -46,13 +46,13 @@ class WatchingQueries(Base):
         return rows_of.ALERTS.record(row) if row is not None else None
 
     def alert_rules(self) -> StoredRules | None:
-        """The rules that somebody set in the monitor; None where the configured ones hold."""
+        """The rules set in the monitor; None if the configured ones apply."""
         with self.store.reading() as connection:
             value = connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.id == RULES)).scalar()
         return msgspec.json.decode(value, type=StoredRules) if value else None
 
     def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page[Delivery]:
-        """Attempts to deliver an alert, or all of them, the newest first."""
+        """Delivery attempts of one alert or of all, newest first."""
         wanted = sa.select(_deliveries)
         if alert_id:
             wanted = wanted.where(_deliveries.c.alert == alert_id)
@@ -63,7 +63,7 @@ class WatchingQueries(Base):
     # --- shells
 
     def shells(self, *, failure_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[ShellView]:
-        """Shell sessions without their lines, the newest first."""
+        """Shell sessions without their lines, newest first."""
         wanted = sa.select(_shells)
         if failure_id:
             wanted = wanted.where(_shells.c.failure == failure_id)
@@ -84,7 +84,7 @@ class WatchingQueries(Base):
     def audit(
         self, *, failure_id: str | None = None, session: str | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page[AuditEntry]:
-        """Commands that were given to processes, carried out or refused, the newest first."""
+        """Commands to processes, executed or refused, newest first."""
         wanted = sa.select(_audit)
         if failure_id:
             wanted = wanted.where(_audit.c.failure == failure_id)
@@ -97,7 +97,7 @@ class WatchingQueries(Base):
     # --- statistics
 
     def stats(self) -> StatsView:
-        """What was kept and what was not, from running sums: no table is counted."""
+        """Stored and lost records, from running sums: no table is counted."""
         now_s = self._now_s()
         table = tables.stats
         with self.store.reading() as connection:
@@ -112,7 +112,7 @@ class WatchingQueries(Base):
             version = migration.version(connection) or ""
             lost_stores = lineage.lost(connection)
             size = sizes.read(connection, self.store.settings, now_s)
-        # The newest account of each folder: a collector that was started again has another number at its end.
+        # The newest of each folder: a restarted collector has another number at the end of its name.
         accounts = {
             row.process.removeprefix(COLLECTORS).rpartition(":")[0]: msgspec.json.decode(row.counters)
             for row in collectors
@@ -138,7 +138,7 @@ class WatchingQueries(Base):
         )
 
     def heap_conditions(self) -> dict[str, list[str]]:
-        """What makes it harder to watch heaps, and in which living processes: ``{"gc_off": ["w1@h pid 12"]}``."""
+        """Conditions that impede heap sampling, and the living processes with them: ``{"gc_off": ["w1@h pid 12"]}``."""
         table, processes = tables.stats, tables.processes
         wanted = (
             sa.select(table.c.counters, processes.c.worker, processes.c.role, processes.c.host, processes.c.pid)
@@ -154,7 +154,7 @@ class WatchingQueries(Base):
         return found
 
     def change_token(self) -> str:
-        """A text that differs after anything was written; one row is read."""
+        """A text that changes with every write; one row is read."""
         wanted = sa.select(_tallies.c.value).where(_tallies.c.id == "changes")
         with self.store.reading() as connection:
             return str(connection.execute(wanted).scalar() or 0)

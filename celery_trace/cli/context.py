@@ -1,7 +1,7 @@
 """
-What every subcommand of ``celery trace`` shares: settings, store, terminal, options and plain refusals.
+Shared by all subcommands of ``celery trace``: settings, store, terminal, options and errors.
 
-A refusal is one line on standard error that says what, why and what to do, and status 1.
+An error is one line on standard error that says what, why and what to do, with exit status 1.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from celery_trace.text.escape import escaped
 from celery_trace.text.parse import read_bytes, read_seconds, wrong_duration, wrong_size
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from celery_trace.queries import Queries
     from celery_trace.stores import Store
 
@@ -37,27 +39,27 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Refusal(click.ClickException):
-    """A command can't do what was asked; the text says what, why and what to do."""
+    """A command can't be executed; the text says what, why and what to do."""
 
 
 class Since(click.ParamType[float]):
-    """An age such as ``30m`` or ``7d``; becomes seconds since the epoch."""
+    """An age such as ``30m`` or ``7d``, converted to seconds since the epoch."""
 
     name = "age"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = read_seconds(value)
         if seconds is None:
             self.fail(f"{wrong_duration(value)}.", param, ctx)
         return SystemClock.now_s() - seconds
 
 
-class Lasting(click.ParamType[float]):
-    """A time such as ``90s`` or ``2h``; becomes seconds."""
+class Duration(click.ParamType[float]):
+    """A duration such as ``90s`` or ``2h``, converted to seconds."""
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         seconds = read_seconds(value)
         if seconds is None:
             self.fail(f"{wrong_duration(value)}.", param, ctx)
@@ -65,27 +67,27 @@ class Lasting(click.ParamType[float]):
 
 
 class Bytes(click.ParamType[int]):
-    """A size such as ``500M`` or ``2GiB``; becomes bytes."""
+    """A size such as ``500M`` or ``2GiB``, converted to bytes."""
 
     name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         number = read_bytes(value)
         if number is None:
             self.fail(f"{wrong_size(value)}.", param, ctx)
         return int(number)
 
 
-class Session:
-    """What a command works with: the app's settings, the store when it is asked for, and the terminal."""
+class CommandContext:
+    """A command's context: the app's settings, the store if needed, and the terminal."""
 
-    def __init__(self, app: Any, shape: str, colour: bool) -> None:
+    def __init__(self, app: Celery, shape: str, colour: bool) -> None:
         self.app = app
         self.shape = shape
         self.json = shape == "json"
         self.settings: Settings = settings.from_app(app)
         tty = sys.stdout.isatty()
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no such characters gets escapes, no error
+        if isinstance(sys.stdout, io.TextIOWrapper):  # characters that the terminal lacks become escapes, not errors
             sys.stdout.reconfigure(errors="backslashreplace")
         self.style = Style(
             now_s=time.time(),
@@ -96,7 +98,7 @@ class Session:
 
     @contextmanager
     def store(self, *, create: bool = False) -> Iterator[tuple[Store, Queries]]:
-        """The store and its queries, for the time of a ``with``."""
+        """A context with the open store and its queries."""
         from celery_trace.queries import Queries
         from celery_trace.stores import open_store
 
@@ -106,38 +108,38 @@ class Session:
         finally:
             store.close()
 
-    def say(self, text: str, data: Any) -> None:
-        """Print the text, or the data as JSON where that was asked for."""
+    def show(self, text: str, data: object) -> None:
+        """Print the text, or the data as JSON with ``--format json``."""
         if self.json:
             text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n"
         click.echo(text, nl=False, color=True if self.style.colour else None)
 
-    def page(self, page: Page[Any], text: str, **more: Any) -> None:
-        """Print one page of a list, and ``more`` in JSON; in a table the way to the next page stands below."""
+    def page(self, page: Page[Any], text: str, **more: object) -> None:
+        """Print a page of a list, with ``more`` in JSON; below a table, how to get the next page."""
         if page.next and not self.json:
             text += f"\nMore: add --cursor {page.next}\n"
-        self.say(text, page.as_json() | more)
+        self.show(text, page.as_json() | more)
 
 
 def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.Command:
-    """A subcommand: it gets a :class:`Session`, takes ``--format``, and speaks plainly when something is refused."""
+    """Make a subcommand: it gets a :class:`CommandContext`, takes ``--format``, and reports errors in one line."""
 
     @functools.wraps(function)
-    def run(ctx: click.Context, /, shape: str, debug: bool, **values: Any) -> Any:
+    def run(ctx: click.Context, /, shape: str, debug: bool, **values: object) -> object:
         try:
             found = ctx.find_root().obj
-            return function(Session(found.app, shape, not getattr(found, "no_color", False)), **values)
+            return function(CommandContext(found.app, shape, not getattr(found, "no_color", False)), **values)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except BrokenPipeError:  # the reader has seen enough, as in `| head`
+        except BrokenPipeError:  # the reader has closed the pipe, as in `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
         except Exception as error:
             if debug:
                 raise
-            raise Refusal(_plainly(error)) from None
+            raise Refusal(_error_message(error)) from None
 
-    run = click.option("--debug", is_flag=True, hidden=True, help="Let errors through with their traceback.")(run)
+    run = click.option("--debug", is_flag=True, hidden=True, help="Show the traceback of errors.")(run)
     run = click.option(
         "--format", "shape", type=click.Choice(shapes), default="table", show_default=True,
         help="json gives the objects of the JSON API.",
@@ -145,22 +147,20 @@ def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.
     return click.command(function.__name__.rstrip("_"))(click.pass_context(run))
 
 
-def _plainly(error: Exception) -> str:
-    """What, why, next: our own refusals say it themselves."""
+def _error_message(error: Exception) -> str:
+    """What, why, next: our own errors contain it."""
     if isinstance(error, TraceError):
         return str(error)
-    return (
-        f"That did not work: {type(error).__name__}: {error}. Add --debug to see where; celery trace doctor may help."
-    )
+    return f"Unexpected error: {type(error).__name__}: {error}. Add --debug for the traceback; try celery trace doctor."
 
 
 def listing(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """The options that every list takes, after its own."""
+    """Add the options common to all lists after a command's own."""
 
     def add(function: F) -> F:
         common: tuple[Callable[[F], F], ...] = (
-            click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Rows at most."),
-            click.option("--cursor", default=None, help="Where the page before ended."),
+            click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most rows."),
+            click.option("--cursor", default=None, help="The end of the previous page."),
         )
         for option in reversed((*options, *common)):
             function = option(function)
@@ -170,23 +170,23 @@ def listing(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 KIND = click.option("--kind", type=click.Choice([kind.value for kind in Kind]), default=None)
-NAME = click.option("--name", default=None, help="Of this task, view or block only.")
-WORKER = click.option("--worker", default=None, help="Of this worker only.")
-SEARCH = click.option("--search", default=None, metavar="TEXT", help="Only what contains this text.")
-SINCE = click.option("--since", "since_s", type=Since(), default=None, help="Not older than, such as 12h or 7d.")
+NAME = click.option("--name", default=None, help="Only this task, view or block.")
+WORKER = click.option("--worker", default=None, help="Only this worker.")
+SEARCH = click.option("--search", default=None, metavar="TEXT", help="Only rows with this text.")
+SINCE = click.option("--since", "since_s", type=Since(), default=None, help="Only newer than this, such as 12h or 7d.")
 
 
 def unknown(id: str, what: str) -> Refusal:
-    """There is no such thing in the store."""
+    """An error for an id that is not in the store."""
     return Refusal(
         f"There is no {what} with the id {escaped(id)} in the store; it may have been pruned. "
-        "See celery trace failures, celery trace leaks or celery trace alerts for the ids."
+        "List the ids with celery trace failures, celery trace leaks or celery trace alerts."
     )
 
 
 def user() -> str:
-    """Who gives the command, for the records."""
+    """The user who runs the command, for the records."""
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # no such user, as in a container
+    except (OSError, KeyError):  # an unknown user, as in a container
         return f"uid {os.getuid()}"

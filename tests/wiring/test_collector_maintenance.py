@@ -7,7 +7,7 @@ import pytest
 
 from celery_trace.clock import FakeClock
 from celery_trace.collector import Collector
-from celery_trace.collector.upkeep import GIVE_BACK_EVERY_S, PRUNE_EVERY_S, Upkeep
+from celery_trace.collector.maintenance import GIVE_BACK_EVERY_S, PRUNE_EVERY_S, Maintenance
 from celery_trace.model import Capture, Node
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
@@ -29,8 +29,10 @@ def clock():
 
 @pytest.fixture
 def collector(settings, clock):
-    upkeep = Upkeep(settings, clock)
-    transport = DirectTransport(lambda: open_store(settings, clock=clock), upkeep.after_records, upkeep.after_round)
+    maintenance = Maintenance(settings, clock)
+    transport = DirectTransport(
+        lambda: open_store(settings, clock=clock), maintenance.after_records, maintenance.after_round
+    )
     collector = Collector(settings.spool_folder, transport, clock)
     yield collector
     collector.close()
