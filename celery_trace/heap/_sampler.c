@@ -1296,6 +1296,8 @@ sampler_holding_frames(PyObject *Py_UNUSED(module), PyObject *argument)
             if (_PyFrame_IsIncomplete(frame))
                 continue;
             PyCodeObject *code = code_of(frame);
+            if (Py_REFCNT(code) <= 0)           /* as in walk() */
+                continue;
             for (int i = 0; i < code->co_nlocalsplus && count < MOST_FOUND; i++) {
                 uintptr_t value;
                 memcpy(&value, &frame->localsplus[i], sizeof value);

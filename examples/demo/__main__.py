@@ -37,7 +37,7 @@ def look_around(stage):
   What to look at
     Leaks      shop.tasks.remember_order is listed within a minute or so: open it to see its growth, its line and
                what holds the objects. quote fills a bounded cache and rotate_report replaces its report: they only
-               look like leaks, and are not listed.
+               look like leaks, and are never called leaking.
     Failures   open one of create_error and type into its shell:  trace.context_data
                Then:  a + c   where   trace.frames[0].locals   help
                GET /error/ is the same failure of a Django view; overrun was killed by its hard time limit.

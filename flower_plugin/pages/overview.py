@@ -10,7 +10,18 @@ from msgspec.structs import replace
 
 from celery_trace.alerting import rules
 from celery_trace.heap import forecasting
-from celery_trace.model import AlertView, FailureGroup, Forecast, Leak, ProcessView, StatsView, Verdict, WorkerView
+from celery_trace.heap.watch import PROCESS_RUN_S
+from celery_trace.model import (
+    AlertView,
+    FailureGroup,
+    Forecast,
+    Kind,
+    Leak,
+    ProcessView,
+    StatsView,
+    Verdict,
+    WorkerView,
+)
 from celery_trace.queries import Queries
 from celery_trace.stores.lineage import sentence
 from celery_trace.text.format import about, clip, count, percent, plural, size
@@ -80,10 +91,15 @@ def _alert_item(alert: AlertView) -> Item:
 
 
 def leaks_by_name(leaks: list[Leak]) -> list[list[Leak]]:
-    """The leaking lines of each task, request or block; the line that retains most first."""
+    """
+    The leaking lines of each task, request or block; the line that retains most first.
+
+    What grows inside a bounded holder needs no attention.
+    """
     names: dict[tuple[str, str], list[Leak]] = {}
     for leak in leaks:
-        names.setdefault((leak.kind, leak.name), []).append(leak)
+        if leak.verdict == Verdict.LEAKING or not leak.bounded:
+            names.setdefault((leak.kind, leak.name), []).append(leak)
     return [
         sorted(lines, key=lambda leak: (leak.verdict != Verdict.LEAKING, -leak.kept_bytes_per_run))
         for lines in names.values()
@@ -99,7 +115,7 @@ def _leak_item(lines: list[Leak], paths: Paths) -> Item:
     return Item(
         weight=(700 if leaking else 400) + min(leak.kept_bytes_per_run / 1e5, 100),
         tone="danger" if leaking else "warning",
-        what=f"{leak.name} {verb} {size(leak.kept_bytes_per_run)} per run"
+        what=f"{leak.name} {verb} {_rate(leak)}"
         if leak.kept_bytes_per_run > 0
         else f"{leak.name} {'leaks' if leaking else 'grows'}: {RESOURCES.get(leak.resource, leak.resource)}",
         detail=(
@@ -115,6 +131,13 @@ def _leak_item(lines: list[Leak], paths: Paths) -> Item:
         trend=lambda: badges.sparkline(leak.samples, "Retained"),
         code=leak.code.strip(),
     )
+
+
+def _rate(leak: Leak) -> str:
+    """Retained bytes per run; per second for memory of the process, which has no runs."""
+    if leak.kind == Kind.PROCESS:
+        return f"{size(leak.kept_bytes_per_run / PROCESS_RUN_S)} per second"
+    return f"{size(leak.kept_bytes_per_run)} per run"
 
 
 def _group_item(group: FailureGroup, shows_values: bool) -> Item:

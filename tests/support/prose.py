@@ -1,9 +1,4 @@
-"""
-The texts of pages, commands and docs: headings, labels and banned words.
-
-``python -m tests.support.prose`` removes the files that pass from ``prose_to_do.txt`` and prints the faults
-of the others.
-"""
+"""The texts of pages, commands and docs: headings, labels and banned words."""
 
 from __future__ import annotations
 
@@ -14,8 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / "docs" / "glossary.md"
-#: Files that still break a rule, one per line. The list only gets shorter.
-TO_DO = Path(__file__).with_name("prose_to_do.txt")
 PACKAGES = ("celery_trace", "flower_plugin", "django_bridge")
 
 #: Words that are not used, because the glossary or plain English has a better one.
@@ -146,29 +139,3 @@ def _singular(text: str) -> set[str]:
 
 
 # -- Files still to do ------------------------------------------------------------------------------------------------
-
-
-def to_do() -> list[str]:
-    return TO_DO.read_text(encoding="utf-8").split()
-
-
-def faults(path: Path, known: dict[str, str]) -> list[str]:
-    """The faults of a file."""
-    return [*unknown(path, known), *banned(prose(path))]
-
-
-def main() -> None:
-    """Shorten the list, and print the remaining faults."""
-    known = terms()
-    left = []
-    for name in to_do():
-        path = ROOT / name
-        found = faults(path, known) if path.exists() else []
-        if found:
-            left.append(name)
-            print(f"{name}: {'; '.join(found)}")
-    TO_DO.write_text("".join(f"{name}\n" for name in left), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,6 @@ from celery_trace.model.records import Outcome, Verdict
 from tests.support import prose
 
 KNOWN = prose.terms()
-TO_DO = prose.to_do()
 READ = [*prose.docs(), *prose.templates(), *prose.scripts(), *prose.modules()]
 
 
@@ -19,24 +18,12 @@ def name(path: Path) -> str:
 
 
 def test_headings_and_labels_have_their_terms_in_the_glossary() -> None:
-    shown = [path for path in [*prose.templates(), *prose.modules()] if name(path) not in TO_DO]
+    shown = [*prose.templates(), *prose.modules()]
     assert {name(path): wrong for path in shown if (wrong := prose.unknown(path, KNOWN))} == {}
 
 
 def test_no_text_has_a_banned_word() -> None:
-    read = [path for path in READ if name(path) not in TO_DO]
-    assert {name(path): found for path in read if (found := prose.banned(prose.prose(path)))} == {}
-
-
-def test_a_file_that_is_done_is_off_the_list() -> None:
-    listed = [prose.ROOT / one for one in TO_DO]
-    done = [name(path) for path in listed if not path.exists() or not prose.faults(path, KNOWN)]
-    assert done == [], "run: python -m tests.support.prose"
-
-
-def test_the_pages_of_docs_are_not_on_the_list() -> None:
-    docs = {name(path) for path in prose.docs()}
-    assert docs.isdisjoint(TO_DO)
+    assert {name(path): found for path in READ if (found := prose.banned(prose.prose(path)))} == {}
 
 
 def test_headings_and_labels_are_found_in_pages_and_commands() -> None:

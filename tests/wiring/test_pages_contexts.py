@@ -133,6 +133,18 @@ def test_the_lines_of_one_leaking_task_are_one_item(queries, visit):
     assert "and 1 more line" in item.detail
 
 
+def test_what_grows_in_a_bounded_holder_needs_no_attention():
+    growing = replace(a_leak(1000), verdict="growing", bounded="LimitedSet (maxlen=1000)")
+    assert overview.leaks_by_name([growing]) == []
+    assert overview.leaks_by_name([replace(growing, bounded="")]) != []
+    assert overview.leaks_by_name([replace(growing, verdict="leaking")]) != []
+
+
+def test_growth_of_a_process_is_per_second(visit):
+    item = overview._leak_item([replace(a_leak(4096), kind="process", name="(process)")], visit().paths)
+    assert item.what == "(process) leaks 2.0 KiB per second"
+
+
 @pytest.mark.parametrize(("native", "where"), [(True, "native memory"), (False, "line not known yet")])
 def test_only_native_growth_is_called_native(visit, native, where):
     item = overview._leak_item([a_leak(1000, file="", line=0, native=native)], visit().paths)
@@ -651,7 +663,7 @@ def test_a_store_that_was_lost_is_told_on_the_overview_and_the_statistics(tmp_pa
     queries = Queries(store)
     item = overview.overview(queries, visit())["items"][0]
     assert item.what == "The store was lost and recreated"
-    assert "deleted while it was in use" in item.detail
+    assert "deleted while in use" in item.detail
     context = statistics.statistics(queries, visit())
     assert [line for _, line in context["lost_stores"]] == [item.detail]
     assert context["store_size"][0].startswith("The store takes ")
