@@ -29,6 +29,7 @@
 
 #define FILTER_BITS 16
 #define LARGEST_HEADER 32       /* bytes before an object in its block: two headers of 16 */
+#define LARGEST_STRUCT 256      /* bytes of an object's struct that are looked through */
 #define MOST_UNTRACKED 3        /* untracked containers inside of each other that are entered */
 #define LINK_BITS 17
 #define MOST_EDGES (1 << (LINK_BITS - 1))       /* references to links of chains that are noted */
@@ -189,6 +190,37 @@ buffer_of(PyObject *object)
     return 0;
 }
 
+/*
+ * Look for wanted blocks in the words of an object's struct: memory that it holds without telling the collector, as
+ * arrays, ctypes and other extension types do. A block that something was seen to refer to is left out.
+ */
+static void
+scan(Search *search, PyObject *object, PyObject *referrer)
+{
+    Py_ssize_t size = Py_TYPE(object)->tp_basicsize;
+    for (Py_ssize_t at = sizeof(PyObject); at + (Py_ssize_t)sizeof(uintptr_t) <= size && at < LARGEST_STRUCT;
+         at += sizeof(uintptr_t)) {
+        uintptr_t word;
+        memcpy(&word, (char *)object + at, sizeof word);
+        if (word % 16 || word < 4096 || !search->filter[filter_place(word)])
+            continue;
+        Block key = {word, 0, 0, 0};
+        Block *block = bsearch(&key, search->blocks, search->count, sizeof key, by_address);
+        if (block != NULL && block->found == 0)
+            add(search, block, object, referrer);
+    }
+}
+
+/* Whether an object is of a type that often occurs and holds nothing in secret. */
+static int
+is_common(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    return type == &PyUnicode_Type || type == &PyLong_Type || type == &PyBytes_Type || type == &PyFloat_Type ||
+           type == &PyDict_Type || type == &PyTuple_Type || type == &PyList_Type || type == &PyFunction_Type ||
+           type == &PyCell_Type || type == &PyCode_Type || type == &PyFrame_Type || PyType_Check(object);
+}
+
 static int
 visit(PyObject *referent, void *argument)
 {
@@ -198,6 +230,8 @@ visit(PyObject *referent, void *argument)
         note_edge(search->climb, referent, search->referrer);
     if (PyByteArray_CheckExact(referent))
         add(search, block_of(search, buffer_of(referent)), referent, search->referrer);
+    else if (!is_common(referent) && !PyObject_IS_GC(referent))
+        scan(search, referent, search->referrer);
     else if ((PyDict_CheckExact(referent) || PyTuple_CheckExact(referent)) && !PyObject_GC_IsTracked(referent) &&
              search->depth < MOST_UNTRACKED) {
         PyObject *outer = search->referrer;
@@ -226,6 +260,8 @@ enter(PyObject *object, void *argument)
     }
     if (Py_TYPE(object)->tp_traverse != NULL)
         Py_TYPE(object)->tp_traverse(object, visit, search);
+    if (!is_common(object))
+        scan(search, object, Py_None);
     return 1;
 }
 

@@ -337,6 +337,15 @@ class _Walk:
                 node.below = below
         elif known == self._best and self.nodes[below].blocks > self.nodes[known].blocks:
             self.nodes[known] = _Node(below, self.nodes[below].blocks)  # on a path of more blocks
+        elif self.nodes[known].below < 0 and length_of(thing) >= 0 and not self._leads_to(below, known):
+            self.nodes[known] = _Node(below, blocks)  # found by its own buffer; what it holds says more
+            level.append(known)
+
+    def _leads_to(self, index: int, other: int) -> bool:
+        """Whether the way down from one object passes another."""
+        while index >= 0 and index != other:
+            index = self.nodes[index].below
+        return index == other
 
     def _joined(self, referrer: Any, below: int, level: list[int]) -> int:
         index = self._index.get(id(referrer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import ctypes
 import functools
 import gc
@@ -241,6 +242,38 @@ def test_what_c_code_holds_needs_no_collection_to_be_no_garbage(task: Callable[[
         gc.enable()
     assert (row.name, row.line, row.retained_by) == (task.__name__, line_of(mark), [])
     assert row.note == retainers.OUTSIDE
+
+
+_columns: list[Any] = []
+
+
+def keeps_arrays(number: int) -> None:
+    _columns.append(array.array("d", [float(number)]) * 300)  # LEAK an array's memory
+
+
+def keeps_buffers(number: int) -> None:
+    _columns.append(ctypes.create_string_buffer(3_000 + number))  # LEAK a ctypes buffer's memory
+
+
+@pytest.mark.parametrize(
+    ("task", "mark", "kind"),
+    [
+        (keeps_arrays, "LEAK an array's memory", "array"),
+        (keeps_buffers, "LEAK a ctypes buffer's memory", "c_char_Array_"),
+    ],
+)
+def test_memory_that_an_extension_type_allocates_is_held_by_what_holds_its_object(
+    task: Callable[[int], Any], mark: str, kind: str
+) -> None:
+    heap_tests.sampler()
+    _columns.clear()
+    with watched() as on:
+        on.turns(task, passes, runs=300, looks=6)
+        (row,) = [row for row in on.rows() if row.verdict is Verdict.LEAKING]
+    _columns.clear()
+    assert row.line == line_of(mark)
+    assert row.retained_by[1].startswith("_columns: list[")
+    assert row.retained_by[2].startswith(kind)
 
 
 def test_a_local_variable_of_a_function_that_runs_is_a_holder() -> None:
