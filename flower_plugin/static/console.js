@@ -101,5 +101,6 @@ document.getElementById("console-copy").addEventListener("click", async () => {
 window.setInterval(() => send({type: "ping"}), PING_MS);
 
 field.addEventListener("focus", begin);
+field.disabled = false; // it was, so that no key is lost while the scripts load
 view.mode.textContent = "ready";
 if (window.location.hash === "#shell") { field.focus(); }

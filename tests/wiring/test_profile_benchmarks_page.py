@@ -13,7 +13,7 @@ def test_a_promise_that_was_not_met_says_so() -> None:
     text = page([Section("A worker", "Words.", ["| a | b |"], reach)], "make bench", [0.5, 3.25], ["shell"])
     assert "| rate | at least 0.98 | 0.91 | **not met** |" in text
     assert "| pause | at most 200 ms | 90 ms | met |" in text
-    assert "`shell` did not run to its end" in text
+    assert "`shell` did not finish" in text
     assert "0.5 to 3.2" in text
 
 

@@ -108,8 +108,8 @@ def test_a_flood_of_refused_messages_is_bounded_and_counted(start_worker, projec
     def told(queries):
         refused = queries.failures(outcome="rejected", limit=500).rows
         notes = [queries.failure(row.id).note for row in refused]
-        left_out = sum(int(note.split(" more messages were refused")[0].rpartition(" ")[2]) for note in notes
-                       if "more messages were refused" in note)  # fmt: skip
+        left_out = sum(int(note.split(" more such messages were refused")[0].rpartition(" ")[2]) for note in notes
+                       if "more such messages were refused" in note)  # fmt: skip
         return len(refused) + left_out == 400 and len(refused)
 
     recorded = records.wait(told, "the flood in records and in numbers", explain=worker.tail)
