@@ -56,7 +56,7 @@ def test_a_user_finds_the_leak_and_asks_the_failure(demo, page):
     # The printed link has done its work, and lets nobody in again.
     page.context.clear_cookies()
     page.goto(link)
-    expect(page.get_by_text("This link has been used or is too old")).to_be_visible()
+    expect(page.get_by_text("This link was already used or has expired")).to_be_visible()
 
 
 def test_flowers_own_pages_carry_our_navigation(demo, page):
