@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-import msgspec
 
 from celery_trace import private_files
 from celery_trace.cli.context import Bytes, CommandContext, Duration, Refusal, Since, command
@@ -27,7 +26,6 @@ from celery_trace.spool import unrecorded
 from celery_trace.text.format import size
 
 if TYPE_CHECKING:
-    from celery_trace.queries import Queries
     from celery_trace.transports import Transport
 
 #: Time limit for freeing disk space in small steps after pruning, seconds; the collector continues with it.
@@ -100,17 +98,17 @@ def export(context: CommandContext, what: tuple[str, ...], since_s: float | None
     if context.shape == "parquet":
         _export_parquet(context, what, since_s, output)
         return
+    from celery_trace.queries.export import every, json_lines
+
     with context.store() as (_, queries), _file(output) as file:
         for noun in what or EXPORTS:
             if noun in TABLES:
                 raise Refusal(f"{noun} can be exported as a table only. Add --format parquet --output FOLDER.")
             if context.json:
-                for row in _rows(queries, noun, since_s):
-                    whole = _detail(queries, noun, row) if details else row
-                    line = {"record": noun.removesuffix("s"), **msgspec.to_builtins(whole)}
-                    file.write(msgspec.json.encode(line).decode() + "\n")
+                for line in json_lines(queries, noun, since_s, details=details):
+                    file.write(line + "\n")
             elif noun in _TEXTS:
-                file.write(f"{noun.upper()}\n\n{_TEXTS[noun](list(_rows(queries, noun, since_s)), context.style)}\n")
+                file.write(f"{noun.upper()}\n\n{_TEXTS[noun](list(every(queries, noun, since_s)), context.style)}\n")
             elif what:
                 raise Refusal(f"{noun} have no table format. Add --format json.")
 
@@ -147,25 +145,6 @@ def _file(output: str) -> Iterator[TextIO]:
         raise Refusal(f"Can't write {output}: {error.strerror}. Name another file.") from None
     with os.fdopen(fd, "w", encoding="utf-8") as file:
         yield file
-
-
-def _rows(queries: Queries, noun: str, since_s: float | None) -> Iterator[Any]:
-    filters = {"since_s": since_s} if noun not in {"alerts", "shells"} else {}
-    cursor: str | None = None
-    while True:
-        page = getattr(queries, noun)(**filters, limit=500, cursor=cursor)
-        yield from page.rows
-        cursor = page.next
-        if cursor is None:
-            return
-
-
-def _detail(queries: Queries, noun: str, row: Any) -> Any:
-    if noun == "failures":
-        return queries.failure(row.id) or row
-    if noun == "shells":
-        return queries.shell(row.id) or row
-    return row
 
 
 @command

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -63,14 +63,3 @@ class StoreCommand(BaseCommand):
             colour=bool(colour or options.get("force_color")),
             width=shutil.get_terminal_size((160, 40)).columns if terminal else 0,
         )
-
-
-def rows(queries: Queries, noun: str, **filters: object) -> Iterator[Any]:
-    """All rows of a list, page by page."""
-    cursor: str | None = None
-    while True:
-        page = getattr(queries, noun)(**filters, limit=500, cursor=cursor)
-        yield from page.rows
-        cursor = page.next
-        if cursor is None:
-            return

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 from django.core.management.base import CommandError
 
 from celery_trace import private_files
-from django_bridge.management.store_command import StoreCommand, duration_s, rows
+from django_bridge.management.store_command import StoreCommand, duration_s
 
 if TYPE_CHECKING:
     from django.core.management import CommandParser
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from celery_trace.queries import Queries
 
 NOUNS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
-_WITHOUT_SINCE = frozenset(("alerts", "shells"))
 
 
 class Command(StoreCommand):
@@ -67,11 +65,7 @@ class Command(StoreCommand):
 
 
 def _lines(queries: Queries, nouns: list[str], since_s: float | None, details: bool) -> Iterator[str]:
+    from celery_trace.queries.export import json_lines
+
     for noun in nouns:
-        filters = {} if noun in _WITHOUT_SINCE else {"since_s": since_s}
-        for row in rows(queries, noun, **filters):
-            whole = row
-            if details and noun in {"failures", "shells"}:
-                whole = (queries.failure(row.id) if noun == "failures" else queries.shell(row.id)) or row
-            line = {"record": noun.removesuffix("s"), **msgspec.to_builtins(whole)}
-            yield msgspec.json.encode(line).decode()
+        yield from json_lines(queries, noun, since_s, details=details)
