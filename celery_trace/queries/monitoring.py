@@ -11,7 +11,9 @@ from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellView,
 from celery_trace.queries.base import QueryBase
 from celery_trace.stores import lineage, migration, sizes, tables
 from celery_trace.stores import rows as rows_of
+from celery_trace.stores.mapping import T, TableOf
 from celery_trace.stores.state import RULES
+from celery_trace.stores.tables import AnyColumn
 
 _alerts = tables.alerts
 _deliveries = tables.deliveries
@@ -32,12 +34,7 @@ class MonitoringQueries(QueryBase):
 
     def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[AlertView]:
         """Alerts, newest first."""
-        wanted = sa.select(_alerts)
-        if state:
-            wanted = wanted.where(_alerts.c.state == state)
-        order = ((_alerts.c.since_s, True), (_alerts.c.id, True))
-        with self.store.reading() as connection:
-            return self._page(connection, "alerts", wanted, order, limit, cursor, rows_of.ALERTS.records)
+        return self._newest(rows_of.ALERTS, _alerts.c.since_s, limit, cursor, "alerts", state=state)
 
     def alert(self, id: str) -> AlertView | None:
         """One alert."""
@@ -53,23 +50,13 @@ class MonitoringQueries(QueryBase):
 
     def deliveries(self, alert_id: str | None = None, *, limit: int = 100, cursor: str | None = None) -> Page[Delivery]:
         """Delivery attempts of one alert or of all, newest first."""
-        wanted = sa.select(_deliveries)
-        if alert_id:
-            wanted = wanted.where(_deliveries.c.alert == alert_id)
-        order = ((_deliveries.c.at_s, True), (_deliveries.c.id, True))
-        with self.store.reading() as connection:
-            return self._page(connection, "deliveries", wanted, order, limit, cursor, rows_of.DELIVERIES.records)
+        return self._newest(rows_of.DELIVERIES, _deliveries.c.at_s, limit, cursor, "deliveries", alert=alert_id)
 
     # --- shells
 
     def shells(self, *, failure_id: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[ShellView]:
         """Shell sessions without their lines, newest first."""
-        wanted = sa.select(_shells)
-        if failure_id:
-            wanted = wanted.where(_shells.c.failure == failure_id)
-        order = ((_shells.c.started_at_s, True), (_shells.c.id, True))
-        with self.store.reading() as connection:
-            return self._page(connection, "shells", wanted, order, limit, cursor, rows_of.SHELLS.records)
+        return self._newest(rows_of.SHELLS, _shells.c.started_at_s, limit, cursor, "shells", failure=failure_id)
 
     def shell(self, id: str) -> ShellView | None:
         """One session with its transcript."""
@@ -85,14 +72,17 @@ class MonitoringQueries(QueryBase):
         self, *, failure_id: str | None = None, session: str | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page[AuditEntry]:
         """Commands to processes, executed or refused, newest first."""
-        wanted = sa.select(_audit)
-        if failure_id:
-            wanted = wanted.where(_audit.c.failure == failure_id)
-        if session:
-            wanted = wanted.where(_audit.c.session == session)
-        order = ((_audit.c.at_s, True), (_audit.c.id, True))
+        return self._newest(rows_of.AUDIT, _audit.c.at_s, limit, cursor, "audit", failure=failure_id, session=session)
+
+    def _newest(
+        self, rows: TableOf[T], time: AnyColumn, limit: int, cursor: str | None, noun: str, **equal: str | None
+    ) -> Page[T]:
+        """A page of a table's rows, newest first; those with the given values of columns, where a value is given."""
+        columns = time.table.c
+        wanted = sa.select(time.table).where(*(columns[name] == value for name, value in equal.items() if value))
         with self.store.reading() as connection:
-            return self._page(connection, "audit", wanted, order, limit, cursor, rows_of.AUDIT.records)
+            order = ((time, True), (columns.id, True))
+            return self._page(connection, noun, wanted, order, limit, cursor, rows.records)
 
     # --- statistics
 
