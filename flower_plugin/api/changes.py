@@ -54,6 +54,27 @@ class ChangeHandler(JsonHandler):
         """Make the change; returns the response."""
         raise NotImplementedError
 
+    def order(self, usual_s: float, *, stops: bool = False) -> tuple[str, float]:
+        """
+        The task's name and the seconds that an order to workers lasts, from the body.
+
+        Args:
+            usual_s: The seconds where the body has none.
+            stops: Whether 0 seconds are allowed.
+        """
+        body = self.body()
+        name, seconds = body.get("name"), body.get("seconds", usual_s)
+        if not isinstance(name, str) or not name or len(name) > 500:
+            raise Problem(400, "name is missing.", "It must be the name of a task.")
+        if (
+            isinstance(seconds, bool)
+            or not isinstance(seconds, int | float)
+            or not (1 <= seconds <= 3600 or (stops and seconds == 0))
+        ):
+            allowed = "It must be a number from 1 to 3600" + (", or 0 to stop." if stops else ".")
+            raise Problem(400, f"Invalid seconds {seconds!r}.", allowed)
+        return name, seconds
+
     async def over_the_broker(self, call: Callable[[], T]) -> T:
         """
         Run a blocking call that needs the broker.
@@ -204,16 +225,7 @@ class TraceNowHandler(ChangeHandler):
 
     async def change(self, *_: str) -> dict[str, object]:
         """Send a signed order to the workers."""
-        body = self.body()
-        name, seconds = body.get("name"), body.get("seconds", 120)
-        if not isinstance(name, str) or not name or len(name) > 500:
-            raise Problem(400, "name is missing.", "It must be the name of a task.")
-        if (
-            isinstance(seconds, bool)
-            or not isinstance(seconds, int | float)
-            or not (seconds == 0 or 1 <= seconds <= 3600)
-        ):
-            raise Problem(400, f"Invalid seconds {seconds!r}.", "It must be a number from 1 to 3600, or 0 to stop.")
+        name, seconds = self.order(120, stops=True)
         from celery_trace.control.orders import arm
 
         settings, user = self.context.settings, self.user.name

@@ -35,12 +35,7 @@ class ProfileNextHandler(ChangeHandler):
 
     async def change(self, *_: str) -> dict[str, object]:
         """Send a signed order to the workers."""
-        body = self.body()
-        name, seconds = body.get("name"), body.get("seconds", 600)
-        if not isinstance(name, str) or not name or len(name) > 500:
-            raise Problem(400, "name is missing.", "It must be the name of a task.")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= 3600:
-            raise Problem(400, f"Invalid seconds {seconds!r}.", "It must be a number from 1 to 3600.")
+        name, seconds = self.order(600)
         from celery_trace.control.orders import profile
 
         settings, user = self.context.settings, self.user.name
