@@ -33,6 +33,7 @@ from celery_trace.heap.windows import shares, site_at
 from celery_trace.intervals import PROFILE_FIRST_S, PROFILE_S
 from celery_trace.model import (
     RUN_NOTHING,
+    SHARE_THREADS,
     Evidence,
     HeapProfile,
     Holder,
@@ -105,9 +106,7 @@ MOST_POINTS: Final = 40
 _GROWS: Final = Verdict.GROWING
 _LEAKS: Final = Verdict.LEAKING
 #: Roles of processes that run several at once.
-_SHARED_BY_RUNS: Final = frozenset({Role.THREADS, Role.GREEN, Role.WEB})
-#: And those in which one thread changes from run to run, as greenlets and coroutines do.
-_THREAD_SHARED: Final = frozenset({Role.GREEN, Role.WEB})
+_SHARED_BY_RUNS: Final = SHARE_THREADS | {Role.THREADS}
 #: A pause in which another thread gets the GIL, seconds; with a pause of zero it often doesn't.
 _BREATH_S: Final = 5e-5
 
@@ -223,7 +222,7 @@ class HeapWatch:
         #: Sets this thread's tag when a run begins, and restores the previous one when it has ended.
         self.run: Callable[[int], int] = sampler.run
         self.restore: Callable[[int], object] = sampler.restore
-        if process.role in _THREAD_SHARED:
+        if process.role in SHARE_THREADS:
             # Runs share threads, so allocations are attributed by the functions in their stacks.
             self.run, self.restore = self._count_run, _nothing
         if sampler.note_collection not in gc.callbacks:  # a forked child has its parent's
@@ -292,7 +291,7 @@ class HeapWatch:
             if is_over:
                 self._stop()
         finally:
-            if self._process.role in _THREAD_SHARED:
+            if self._process.role in SHARE_THREADS:
                 self._sampler.restore(before)  # the ticker may be a greenlet, and this the thread that runs all tasks
             self.duty.spend(time.thread_time() - started_s)
 

@@ -20,6 +20,7 @@ from celery_trace.model.capture import (
 from celery_trace.model.records import (
     FORMAT_VERSION,
     RUN_NOTHING,
+    SHARE_THREADS,
     AnyRecord,
     AuditEntry,
     Evidence,
@@ -81,6 +82,7 @@ from celery_trace.model.views import (
 __all__ = [
     "FORMAT_VERSION",
     "RUN_NOTHING",
+    "SHARE_THREADS",
     "AlertView",
     "AnyRecord",
     "AuditEntry",

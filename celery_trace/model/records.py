@@ -56,6 +56,8 @@ class Role(StrEnum):
 
 #: Roles of the processes of a worker that run no tasks.
 RUN_NOTHING = frozenset({Role.MAIN, Role.BEAT})
+#: Roles whose runs may share a thread, as greenlets and coroutines do.
+SHARE_THREADS = frozenset({Role.GREEN, Role.WEB})
 
 
 class Outcome(StrEnum):

@@ -22,6 +22,7 @@ from celery_trace.clock import Clock, SystemClock
 from celery_trace.heap.evidence import without_secrets
 from celery_trace.model import (
     RUN_NOTHING,
+    SHARE_THREADS,
     AnyRecord,
     Failure,
     HeapProfile,
@@ -66,8 +67,6 @@ P = TypeVar("P", bound=Probe)
 _TASK: Final = Kind.TASK
 #: Why a run is written as a record.
 _WHY: Final = {OUTLIER: "outlier", SCATTERED: "sampled"}
-#: Roles with runs that may be in greenlets, where gevent or eventlet has patched Python's threads.
-_OF_GREENLETS: Final = frozenset({Role.GREEN, Role.WEB})
 
 
 class LiveKeeper(Protocol):
@@ -119,7 +118,7 @@ class Recorder:
         self.open_runs = OpenRuns()
         if type(clock) is not SystemClock:
             self.open_runs.now = clock.now_s
-        if process.role in _OF_GREENLETS:
+        if process.role in SHARE_THREADS:  # gevent and eventlet patch this function: each greenlet has a number
             self.open_runs.ident = threading.get_ident
         self.pid = process.pid
         self.runs = 0  # that have ended
