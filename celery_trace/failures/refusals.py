@@ -164,7 +164,7 @@ def _json_body(message: Any) -> Any:
         return None
     try:
         return message.payload if len(getattr(message, "body", None) or "") <= _MOST_BODY_BYTES else None
-    except Exception:
+    except Exception:  # a body that is refused need not decode; the failure is recorded without it
         return None
 
 
@@ -174,6 +174,6 @@ def _shape_of(message: Any) -> str:
     encoding = text(getattr(message, "content_encoding", None))[:40] or "none"
     try:
         size = f"{len(message.body)} bytes"
-    except Exception:
+    except Exception:  # whatever the driver has as a body
         size = "of unknown size"
     return f"content type {kind}, encoding {encoding}, body {size}"

@@ -243,6 +243,7 @@ class RedisIntake:
         return [item for item in answers[2:] if item is not None]
 
     def renew(self) -> None:
+        # As above; the next renewal comes soon.
         with contextlib.suppress(Exception), self._client.pipeline(transaction=True) as pipe:
             self._renew_lease(pipe)
             pipe.execute()

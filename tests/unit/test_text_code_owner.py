@@ -31,7 +31,7 @@ OURSELVES = os.path.dirname(celery_trace.__file__)
         (KOMBU, "kombu.connection", False),
         ("/srv/shop/.venv/lib/python3.11/site-packages/celery/app/trace.py", "celery.app.trace", False),
         ("/srv/shop/.venv/lib64/python3.13t/site-packages/_cffi.py", "", False),
-        ("/root/.pex/installed_wheels/4f/kombu-5.5-py3-none-any.whl/kombu/mixins.py", "", False),
+        ("/home/app/.pex/installed_wheels/4f/kombu-5.5-py3-none-any.whl/kombu/mixins.py", "", False),
         ("/srv/eggs/kombu-5.5-py3.11.egg/kombu/mixins.py", "", False),
         (msgspec.__file__, "msgspec", False),
         # Names that only contain such a folder's name.

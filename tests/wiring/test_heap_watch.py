@@ -314,7 +314,7 @@ def test_one_run_that_goes_on_and_grows_is_reported_before_it_ends(monkeypatch: 
             until_s = time.monotonic() + 1.5
             while time.monotonic() < until_s:
                 rows.append(b"x" * 20_000)  # LEAK within one run
-                time.sleep(0.002)
+                time.sleep(0.002)  # the run lasts: its births are compared over time
             on.judge()
 
         on.run(imports)
