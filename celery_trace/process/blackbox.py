@@ -30,14 +30,14 @@ import zlib
 from pathlib import Path
 from threading import get_ident
 from types import FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
-from celery_trace.process.open_runs import MOST_PLACES, PLACE, VISIBLE, OpenRuns
+from celery_trace.process.open_runs import MOST_PLACES, PLACE, VISIBLE, OpenRuns, Token
 from celery_trace.text.code_owner import WRAPPERS
 
 _MAGIC: Final = b"ctbox\x00\x00\x03"
@@ -50,6 +50,8 @@ _SAMPLE_AT: Final = _RUNS_AT + MOST_PLACES * PLACE.size
 _SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
 #: Frames kept of one stack, innermost first.
 MOST_FRAMES: Final = 48
+#: Stacks in one sample.
+MOST_STACKS: Final = 8
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 #: A crash of up to 100 threads with 100 frames each; names of files are cut at 500 characters.
@@ -72,6 +74,16 @@ class Running(msgspec.Struct, frozen=True):
     retries: int
     started_at_s: float
     thread: int = 0
+
+
+class RunStack(NamedTuple):
+    """The stack of a run in progress: file, line, function, innermost first, and its first frames from the task on."""
+
+    thread: int
+    token: Token
+    frames: list[tuple[str, int, str]]
+    inside: int  # how many of the frames are the task's; the others are around it
+    stands_for: float  # how many runs: more than one if more runs were in progress than are sampled at a time
 
 
 class _Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -195,19 +207,32 @@ class BlackBox:
             faulthandler.disable()
         self._crash_file = None
 
-    def sample(self) -> None:
-        """Sample the stacks of the threads that run tasks; nothing is written while none does."""
+    def sample(self) -> list[RunStack]:
+        """
+        Sample the stacks of the threads that run tasks; nothing is written while none does.
+
+        Returns:
+            The stacks; none under gevent and eventlet, where the stack that can be read need not be a task's.
+        """
         target = self._map
         if target is None or os.getpid() != self._pid:
-            return
-        running = self._open_runs.threads()[:8]
-        if not running:
-            return
+            return []
+        in_progress = self._open_runs.in_progress()
+        if not in_progress:
+            return []
+        # Of many at once, other ones each time.
+        first = self._sequence * MOST_STACKS % len(in_progress) if len(in_progress) > MOST_STACKS else 0
+        chosen = (in_progress[first:] + in_progress[:first])[:MOST_STACKS]
         frames = sys._current_frames()
-        stacks = {str(thread): _stack_of(frames[thread]) for thread in running if thread in frames}
+        found = [
+            RunStack(thread, token, *_stack_of(frames[thread]), len(in_progress) / len(chosen))
+            for thread, token in chosen
+            if thread in frames
+        ]
+        stacks = {str(one.thread): one.frames for one in found}
         if not stacks:
             # Greenlets: only the running one has a stack that can be read.
-            stacks = {"": _stack_of(frames[get_ident()])} if get_ident() in frames else {}
+            stacks = {"": _stack_of(frames[get_ident()])[0]} if get_ident() in frames else {}
         del frames
         data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks))
         while len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size and stacks:
@@ -216,6 +241,7 @@ class BlackBox:
                 stacks = {}
             data = _encode(_Sample(self._clock.now_s(), 0, stacks))
         self._write_sample(data)
+        return found
 
     def _resident_bytes(self) -> int:
         if self._statm < 0:
@@ -303,14 +329,18 @@ def _hold_lock(path: Path) -> int:
     return descriptor
 
 
-def _stack_of(frame: FrameType | None) -> list[tuple[str, int, str]]:
+def _stack_of(frame: FrameType | None) -> tuple[list[tuple[str, int, str]], int]:
+    """A stack without our wrappers, and how many of its frames are inside of the outermost wrapper: the task's."""
     stack: list[tuple[str, int, str]] = []
+    inside = -1
     while frame is not None and len(stack) < MOST_FRAMES:
         code = frame.f_code
         if code.co_filename not in WRAPPERS:
             stack.append((code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname))
+        else:
+            inside = len(stack)
         frame = frame.f_back
-    return stack
+    return stack, inside if inside >= 0 else len(stack)
 
 
 def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:

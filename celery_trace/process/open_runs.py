@@ -8,6 +8,7 @@ no extension module; a contract test runs both.
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 import time
@@ -136,9 +137,13 @@ class PlainOpenRuns:
         #: Runs in progress, and the most that there were at once.
         self.count = 0
         self.most = 1
+        #: When a sample of the stacks is due, by the monotonic clock.
+        self.due_s = math.inf
+        self._missed: list[tuple[int, PlainToken]] = []
         self._buffer: memoryview | None = None
         self._at = 0
         self._threads: list[int] = []  # that have a place; 0 for a free one
+        self._tokens: dict[int, PlainToken] = {}  # by place
         self._lock = threading.RLock()
 
     def write_to(self, target: Any, at: int = 0) -> None:
@@ -152,7 +157,7 @@ class PlainOpenRuns:
         with self._lock:
             if self._buffer is not None:
                 self._buffer.release()
-            self._buffer, self._at, self._threads = None, at, []
+            self._buffer, self._at, self._threads, self._tokens = None, at, [], {}
             if target is not None:
                 buffer = memoryview(target)
                 if buffer.nbytes < at + MOST_PLACES * PLACE.size:
@@ -194,6 +199,7 @@ class PlainOpenRuns:
         PLACE.pack_into(self._buffer, at, False, token.started_at_s, thread, token.retries, text)
         self._buffer[at] = True  # last: a process that is killed before leaves no half-written run
         self._threads[place] = thread
+        self._tokens[place] = token
         return place
 
     def end(self, token: PlainToken, failed: bool, retried: bool) -> int:
@@ -210,8 +216,11 @@ class PlainOpenRuns:
 
     def _leave(self, token: PlainToken) -> None:
         if token.place != _NO_PLACE and self._buffer is not None and token.place < len(self._threads):
+            if token.started_s <= self.due_s < token.started_s + token.duration_s and len(self._missed) < MOST_PLACES:
+                self._missed.append((self._threads[token.place], token))
             self._buffer[self._at + token.place * PLACE.size] = False
             self._threads[token.place] = 0
+            self._tokens.pop(token.place, None)
         token.place = _NO_PLACE
         self.count -= 1
         if not self.count:
@@ -221,9 +230,19 @@ class PlainOpenRuns:
         """Add a run that has ended to its counts: :data:`NEXT_PERIOD` if it began later, or whether to write it."""
         return token.totals.add(token, failed, retried)  # type: ignore[no-any-return]
 
-    def threads(self) -> list[int]:
-        """The threads or greenlets that have a run in the buffer."""
-        return [thread for thread in self._threads if thread]
+    def in_progress(self) -> list[tuple[int, PlainToken]]:
+        """The runs in the buffer, each with its thread or greenlet."""
+        with self._lock:
+            return [(self._threads[place], token) for place, token in sorted(self._tokens.items())]
+
+    def take_missed(self) -> list[tuple[int, PlainToken]]:
+        """
+        The runs that ended while a sample was overdue, each with its thread: they had begun before :attr:`due_s`, and
+        did not let another thread run until they ended.
+        """
+        with self._lock:
+            missed, self._missed = self._missed, []
+            return missed
 
 
 if TYPE_CHECKING:
