@@ -16,7 +16,7 @@ import click
 
 #: The subcommands of ``trace``, in the order of the help.
 SUBCOMMANDS = (
-    "leaks", "failures", "show", "shell", "alerts", "workers", "kept", "profile", "prune", "export", "collect",
+    "leaks", "failures", "show", "shell", "alerts", "workers", "flame", "profile", "prune", "export", "collect",
     "doctor",
 )  # fmt: skip
 

@@ -33,6 +33,7 @@ TABLES: dict[str, tuple[sa.Table, str]] = {
     "samples": (tables.samples, "at_s"),
     "windows": (tables.windows, "at_s"),
     "heap_profiles": (tables.heap_profiles, "at_s"),
+    "time_profiles": (tables.time_profiles, "at_s"),
     "failures": (tables.failures, "at_s"),
     "groups": (tables.groups, "last_seen_s"),
     "leaks": (tables.leaks, "last_seen_s"),

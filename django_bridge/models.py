@@ -58,6 +58,10 @@ class HeapProfile(StoreRow, table=schema.heap_profiles):
     """A name's retained memory in one process by call stack, the latest of an hour."""
 
 
+class TimeProfile(StoreRow, table=schema.time_profiles):
+    """Where the time of a name's runs went in one process by call stack, in one hour."""
+
+
 class Process(StoreRow, table=schema.processes, verbose_name_plural="processes"):
     """A traced process, with its latest sample."""
 

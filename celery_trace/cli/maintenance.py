@@ -78,7 +78,7 @@ def prune(
 
 EXPORTS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
 #: Tables without an object in the JSON API.
-TABLES = ("processes", "totals", "samples", "windows", "heap_profiles", "deliveries", "audit")
+TABLES = ("processes", "totals", "samples", "windows", "heap_profiles", "time_profiles", "deliveries", "audit")
 
 
 @functools.partial(command, shapes=("table", "json", "parquet"))

@@ -1,7 +1,8 @@
 """
 The data language of celery-trace: every record and every view, as frozen structs.
 
-``records`` are written by traced processes, ``capture`` has a failure's frames and values, ``views`` are for readers.
+``records`` and ``profiles`` are written by traced processes (``wire`` makes them JSON), ``capture`` has a failure's
+frames and values, ``views`` are for readers.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from celery_trace.model.capture import (
     TaskContext,
     Variable,
 )
+from celery_trace.model.profiles import TIMES, UNSEEN, Measure, TimeProfile, TimeStack
 from celery_trace.model.records import (
     FORMAT_VERSION,
     RUN_NOTHING,
     SHARE_THREADS,
-    AnyRecord,
     AuditEntry,
     Evidence,
     Failure,
@@ -48,8 +49,6 @@ from celery_trace.model.records import (
     TypeCount,
     Verdict,
     Window,
-    decode,
-    encode,
     failure_id,
     kill_of,
     leak_id,
@@ -78,11 +77,14 @@ from celery_trace.model.views import (
     StoreSize,
     WorkerView,
 )
+from celery_trace.model.wire import AnyRecord, decode, encode
 
 __all__ = [
     "FORMAT_VERSION",
     "RUN_NOTHING",
     "SHARE_THREADS",
+    "TIMES",
+    "UNSEEN",
     "AlertView",
     "AnyRecord",
     "AuditEntry",
@@ -112,6 +114,7 @@ __all__ = [
     "Line",
     "LocalValue",
     "LostStore",
+    "Measure",
     "MemoryState",
     "Node",
     "Outcome",
@@ -133,6 +136,8 @@ __all__ = [
     "StatsView",
     "StoreSize",
     "TaskContext",
+    "TimeProfile",
+    "TimeStack",
     "TypeCount",
     "Variable",
     "Verdict",

@@ -12,7 +12,6 @@ from enum import StrEnum
 from typing import ClassVar
 from uuid import uuid4
 
-import msgspec
 from msgspec import Struct
 
 from celery_trace.intervals import ROLLUP_S
@@ -539,28 +538,6 @@ def kill_of(process: ProcessRecord, pid: int, at_s: float) -> Kill:
     """The end of ``pid``, which is ``process`` itself or a child of it."""
     worker = process.worker or process.host
     return Kill(at_s=at_s, pid=pid, process=process.parent_uid or process.uid, worker=worker)
-
-
-AnyRecord = ProcessRecord | Rollup | Run | Sample | Window | HeapProfile | Failure | Kept | Stats | AuditEntry
-
-_encoder = msgspec.json.Encoder(order=None)
-
-_decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
-
-
-def encode(record: AnyRecord) -> bytes:
-    """One line of JSON, without a line feed; lone surrogates must be escaped already."""
-    return _encoder.encode(record)
-
-
-def decode(data: bytes) -> AnyRecord:
-    """
-    The record that :func:`encode` has written.
-
-    Raises:
-        msgspec.DecodeError: The bytes are not JSON, or not a known record (``ValidationError``).
-    """
-    return _decoder.decode(data)
 
 
 def plain_text(text: str) -> str:

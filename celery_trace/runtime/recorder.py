@@ -31,6 +31,7 @@ from celery_trace.model import (
     Role,
     Run,
     Stats,
+    TimeProfile,
     Window,
     new_id,
 )
@@ -208,7 +209,7 @@ class Recorder:
 
     def write(self, record: AnyRecord) -> None:
         """Append one record to the spool, which counts what doesn't fit."""
-        if isinstance(record, Window | Run | HeapProfile):
+        if isinstance(record, Window | Run | HeapProfile | TimeProfile):
             record = without_secrets(record, self.redactor)
         self.spool.append(record)
 
@@ -417,6 +418,9 @@ class Recorder:
         if self.keeper is not None:
             with guard.Guard("live keeper: close"):
                 self.keeper.close(how)
+        for probe in self.probes:
+            with probe.guard:
+                probe.write_rest()
         self._close_probes(last=False)
         with guard.Guard("recorder: last flush"):
             self.spool.retry_pending(at_once=True)

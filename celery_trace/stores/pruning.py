@@ -39,6 +39,7 @@ _BY_AGE: tuple[tuple[sa.Table, str, bool], ...] = (
     (tables.totals, "bucket_s", False),
     (tables.windows, "at_s", True),
     (tables.heap_profiles, "at_s", True),
+    (tables.time_profiles, "at_s", True),
     (tables.failures, "at_s", True),
     (tables.trends, "hour_s", False),
     (tables.kept, "until_s", True),

@@ -24,6 +24,7 @@ from celery_trace.model import (
     ShellLine,
     ShellView,
     Stats,
+    TimeProfile,
     Window,
     stable_id,
 )
@@ -42,6 +43,7 @@ TOTALS = TableOf(schema.totals, Rollup)
 RUNS = TableOf(schema.runs, Run)
 WINDOWS = TableOf(schema.windows, Window)
 HEAP_PROFILES = TableOf(schema.heap_profiles, HeapProfile)
+TIME_PROFILES = TableOf(schema.time_profiles, TimeProfile)
 FAILURES = TableOf(schema.failures, Failure)
 SUMMARIES = TableOf(schema.failures, FailureSummary, view=True)
 GROUPS = TableOf(schema.groups, FailureGroup, view=True)

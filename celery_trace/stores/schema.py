@@ -307,6 +307,23 @@ heap_profiles = _table(
     _index("ct_heap_profiles_process", "process"),
 )
 
+#: Where the time of runs goes by call stack: what each process has added up of a name in an hour.
+time_profiles = _table(
+    "time_profiles",
+    _key("id", field="key"),
+    _text("process", ID),
+    _text("kind", WORD),
+    _text("name"),
+    _text("release"),
+    _seconds("at_s"),
+    _number("runs"),
+    _number("wall_us"),
+    _number("cpu_us"),
+    _payload(),
+    _index("ct_time_profiles_name", "name", "kind", "at_s", "id"),
+    _index("ct_time_profiles_at", "at_s"),
+)
+
 #: The leak table: a function of the windows, updated name by name.
 leaks = _table(
     "leaks",

@@ -51,6 +51,7 @@ runs = _table(schema.runs)
 samples = _table(schema.samples)
 windows = _table(schema.windows)
 heap_profiles = _table(schema.heap_profiles)
+time_profiles = _table(schema.time_profiles)
 leaks = _table(schema.leaks)
 leak_state = _table(schema.leak_state)
 failures = _table(schema.failures)
@@ -76,6 +77,7 @@ RECORDS = {
     "sample": samples,
     "window": windows,
     "heap": heap_profiles,
+    "time": time_profiles,
     "failure": failures,
     "kept": kept,
     "stats": stats,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -29,12 +29,13 @@ from celery_trace.model import (
     Run,
     Sample,
     Stats,
+    TimeProfile,
     Window,
     stable_id,
 )
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import shared_captures, sizes, tables
-from celery_trace.stores.mapping import Row, text
+from celery_trace.stores.mapping import Row, TableOf, text
 from celery_trace.stores.rows import LARGEST, SUMMED
 from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
 
@@ -79,6 +80,7 @@ def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float)
         (Run, batch.runs),
         (Window, batch.windows),
         (HeapProfile, batch.heap_profiles),
+        (TimeProfile, batch.time_profiles),
         (Failure, batch.failures),
         (Kept, batch.kept),
         (Stats, batch.stats),
@@ -94,6 +96,9 @@ def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float)
         batch.tallies[f"rows:{tables.RECORDS[tag].name}"] += new
     batch.finish()
     return written
+
+
+P = TypeVar("P", HeapProfile, TimeProfile)
 
 
 class _Batch:
@@ -304,13 +309,19 @@ class _Batch:
         return len(fresh)
 
     def heap_profiles(self, given: list[HeapProfile]) -> int:
-        table = tables.heap_profiles
-        latest: dict[str, HeapProfile] = {}
+        return self._profiles(tables.heap_profiles, rows_of.HEAP_PROFILES, given)
+
+    def time_profiles(self, given: list[TimeProfile]) -> int:
+        return self._profiles(tables.time_profiles, rows_of.TIME_PROFILES, given)
+
+    def _profiles(self, table: sa.Table, rows_in: TableOf[P], given: list[P]) -> int:
+        """Of each process, name and hour the latest counts."""
+        latest: dict[str, P] = {}
         for record in given:
             if record.key not in latest or latest[record.key].at_s < record.at_s:
                 latest[record.key] = record
         found = locked(self._connection, table, latest, (table.c.id, table.c.at_s))
-        rows = {key: rows_of.HEAP_PROFILES.row(record) for key, record in sorted(latest.items())}
+        rows = {key: rows_in.row(record) for key, record in sorted(latest.items())}
         insert_all(self._connection, table, [row for key, row in rows.items() if key not in found])
         update_rows(
             self._connection,

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from celery_trace.model import Histogram, Rollup, Run
+from celery_trace.model import Histogram, Measure, Rollup, Run
 from celery_trace.queries import Queries
 from flower_plugin.pages.flames import flame
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
@@ -148,6 +148,7 @@ def runs(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
         "flame": flame(queries, visit, kind, name, since_s=since_s),
         "ranges": RANGES,
         "range": visit.word("range", tuple(RANGES), "day"),
+        "measure": visit.word("measure", [str(one) for one in Measure]),
     }
 
 

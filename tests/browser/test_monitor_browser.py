@@ -58,7 +58,7 @@ def addresses(application):
         "trace_transcript": "shell-1",
         "trace_runs_of": ("task", "shop.tasks.remember_order"),
         "trace_profile": monitor_facts.PROFILE,
-        "trace_kept": ("task", "shop.tasks.remember_order"),
+        "trace_flame": ("task", "shop.tasks.remember_order"),
     }
     found = {}
     for page in PAGES:
@@ -646,7 +646,7 @@ def test_ten_thousand_failures_are_a_page_that_is_usable_within_a_second(tmp_pat
 def test_a_flame_graph_is_gone_through_by_keys_and_zoomed(full, page):
     base, app = full
     log_in(page, base, app)
-    page.goto(f"{base}{addresses(app)['trace_kept']}")
+    page.goto(f"{base}{addresses(app)['trace_flame']}")
     graph = page.get_by_role("tree", name=re.compile("Retained memory of shop.tasks.remember_order"))
     root = graph.get_by_role("treeitem").first
     expect(root).to_have_text("shop.tasks.remember_order")
@@ -674,7 +674,7 @@ def test_a_flame_graph_is_gone_through_by_keys_and_zoomed(full, page):
 def test_a_difference_shows_what_keeps_more_and_what_less_and_its_files(full, page):
     base, app = full
     log_in(page, base, app)
-    page.goto(f"{base}{addresses(app)['trace_kept']}")
+    page.goto(f"{base}{addresses(app)['trace_flame']}")
     page.get_by_label("Compare with").select_option("release:1.8.1")
     page.wait_for_url("**compare=release*")
     graph = page.get_by_role("tree")

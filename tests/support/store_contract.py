@@ -28,6 +28,7 @@ from celery_trace.model import (
     Failure,
     Frame,
     Kept,
+    Measure,
     Node,
     Outcome,
     Role,
@@ -42,7 +43,7 @@ from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema, sizes, tables
 from tests.support.paging_contract import the_pages_of_every_list_are_the_list
-from tests.support.store_records import NOW_S, failure, heap_profile, process, rollup, run, sample, window
+from tests.support.store_records import NOW_S, failure, heap_profile, process, rollup, run, sample, time_profile, window
 
 CONTRACT: list[Callable[[Store], None]] = []
 
@@ -463,7 +464,27 @@ def of_an_hour_the_latest_heap_profile_of_a_process_counts(store: Store) -> None
     store.write([heap_profile(500, at_s=NOW_S + 3700), heap_profile(70, process="p2", at_s=NOW_S + 10, release="2")])
     assert [one.bytes for one in queries.heap_profiles("task", "shop.charge")] == [70, 500]
     assert [one.bytes for one in queries.heap_profiles("task", "shop.charge", release="2")] == [70]
-    assert queries.heap_releases("task", "shop.charge") == ["2"]
+    assert queries.profile_releases("task", "shop.charge", Measure.MEMORY) == ["2"]
+
+
+@promise
+def of_time_the_hours_of_processes_add_up_and_the_latest_of_an_hour_counts(store: Store) -> None:
+    store.write([process(), time_profile(3.0, at_s=NOW_S), time_profile(9.0, at_s=NOW_S + 300)])
+    store.write([time_profile(5.0, at_s=NOW_S + 200), time_profile(9.0, at_s=NOW_S + 300)])
+    queries = Queries(store)
+    assert [one.wall_us for one in queries.time_profiles("task", "shop.charge")] == [9_000_000]
+    assert queries.stats().records["time"] == 1
+    later = NOW_S + 3600
+    store.write([time_profile(2.0, began_s=later, at_s=later), time_profile(4.0, process="p2", release="2")])
+    assert [one.wall_us for one in queries.time_profiles("task", "shop.charge")] == [4_000_000, 9_000_000, 2_000_000]
+    assert [one.wall_us for one in queries.time_profiles("task", "shop.charge", since_s=later)] == [2_000_000]
+    assert [one.wall_us for one in queries.time_profiles("task", "shop.charge", until_s=NOW_S)] == [4_000_000]
+    assert [one.wall_us for one in queries.time_profiles("task", "shop.charge", release="2")] == [4_000_000]
+    assert queries.profile_releases("task", "shop.charge", Measure.WALL) == ["2"]
+    assert queries.profile_measures("task", "shop.charge") == [Measure.WALL, Measure.CPU]
+    view = queries.profile_view("task", "shop.charge", Measure.CPU)
+    assert (view.after.total, view.after.runs, view.after.processes) == (7_500_000, 30, 2)
+    assert view.measures == [Measure.WALL, Measure.CPU]
 
 
 @promise

@@ -14,6 +14,7 @@ from celery_trace.model import (
     Holder,
     Kind,
     Line,
+    Measure,
     MemoryState,
     Outcome,
     ProcessRecord,
@@ -23,6 +24,8 @@ from celery_trace.model import (
     Sample,
     Site,
     Stage,
+    TimeProfile,
+    TimeStack,
     Verdict,
     Window,
     failure_id,
@@ -91,6 +94,25 @@ def heap_profile(kept_bytes: int, **fields: Any) -> HeapProfile:
         "stacks": [HeapStack([0], kept_bytes)],
     }
     return HeapProfile(**known | fields)
+
+
+def time_profile(wall_s: float, **fields: Any) -> TimeProfile:
+    """What a process says where the time of its runs went: one stack, half of it processor time."""
+    wall_us = round(wall_s * 1_000_000)
+    known: dict[str, Any] = {
+        "process": "p1",
+        "kind": Kind.TASK,
+        "name": "shop.charge",
+        "began_s": NOW_S,
+        "at_s": NOW_S,
+        "runs": 10,
+        "wall_us": wall_us,
+        "cpu_us": wall_us // 2,
+        "measures": [Measure.WALL, Measure.CPU],
+        "frames": [Line("/srv/shop/tasks.py", 7, "charge", "seen.append(x)")],
+        "stacks": [TimeStack([0], wall_us, wall_us // 2)],
+    }
+    return TimeProfile(**known | fields)
 
 
 def window(id: str, **fields: Any) -> Window:

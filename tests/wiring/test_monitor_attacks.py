@@ -46,7 +46,7 @@ READ = {
         /api/task/rate-limit/x /api/task/revoke/x
         /trace /trace/ /trace/leaks /trace/leaks/x /trace/failures /trace/failures/all /trace/failures/x /trace/workers
         /trace/runs /trace/runs/task/x /trace/runs/request/x /trace/runs/block/x /trace/alerts /trace/statistics
-        /trace/kept/task/x /trace/kept/request/x /trace/kept/block/x /trace/kept/process/x
+        /trace/flame/task/x /trace/flame/request/x /trace/flame/block/x /trace/flame/process/x
         /trace/x /trace/live
         /api/trace /api/trace/ /api/trace/stats /api/trace/leaks /api/trace/failures /api/trace/groups /api/trace/runs
         /api/trace/workers /api/trace/alerts /api/trace/alerts/rules /api/trace/leaks/x /api/trace/failures/x

@@ -110,8 +110,11 @@ class Probe:
         """Counts for the process's statistics."""
         return {}
 
+    def write_rest(self) -> None:
+        """The process ends, perhaps in the middle of a run: write what is left."""
+
     def close(self) -> None:
-        """The process ends, perhaps in the middle of a run: write what is left, undo everything."""
+        """The process ends: write what is left, unless :attr:`closes_last`; undo everything."""
 
     def after_fork(self) -> None:
         """In a forked child: stop touching what belongs to the parent. The child's recorder has its own probes."""
