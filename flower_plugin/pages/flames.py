@@ -25,21 +25,23 @@ AGES = {"1h": "an hour ago", "6h": "6 hours ago", "1d": "a day ago", "7d": "a we
 
 class Words(Struct, frozen=True):
     """
-    The words of one measure: its label, the title, the verb of its values, what a line is, and what a width is.
+    The words of one measure: its label, its name (alone and in a sentence), the verb of its values, what a line is, and
+    what a width is.
     """
 
     label: str
     title: str
+    noun: str
     verb: str
     line: str
     width: str
 
 
 WORDS: Final = {
-    Measure.MEMORY: Words("memory", "Retained memory", "retains", "Allocated at", "live memory"),
-    Measure.WALL: Words("wall", "Wall time", "takes", "Line", "time of runs"),
-    Measure.CPU: Words("CPU", "CPU time", "takes", "Line", "processor time"),
-    Measure.LOCK: Words("lock", "Lock time", "takes", "Line", "time waiting for a lock or for another thread"),
+    Measure.MEMORY: Words("memory", "Retained memory", "retained memory", "retains", "Allocated at", "live memory"),
+    Measure.WALL: Words("wall", "Wall time", "wall time", "takes", "Line", "time of runs"),
+    Measure.CPU: Words("CPU", "CPU time", "CPU time", "takes", "Line", "processor time"),
+    Measure.LOCK: Words("lock", "Lock time", "lock time", "takes", "Line", "time waiting for a lock or for another thread"),
 }
 
 
@@ -126,7 +128,7 @@ def one_name(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
     releases = queries.profile_releases(kind, name, measure)
     words = WORDS[measure]
     return {
-        "title": f"{words.title} of processes" if kind == "process" else f"{name} · {words.title.lower()}",
+        "title": f"{words.title} of processes" if kind == "process" else f"{name} · {words.noun}",
         "kind": kind,
         "name": name,
         "flame": found,

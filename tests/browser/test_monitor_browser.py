@@ -686,3 +686,33 @@ def test_a_difference_shows_what_keeps_more_and_what_less_and_its_files(full, pa
     with page.expect_download() as started:
         page.get_by_role("link", name="speedscope").click()
     assert started.value.suggested_filename == "kept-memory.speedscope.json"
+
+
+def test_a_flame_graph_switches_between_memory_and_times_and_keeps_the_comparison(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}{addresses(app)['trace_runs_of']}")
+    switch = page.get_by_role("navigation", name="Measure")
+    expect(switch.get_by_role("link")).to_have_text(["memory", "wall", "CPU", "lock"])
+    expect(switch.get_by_role("link", name="memory")).to_have_attribute("aria-current", "page")
+    switch.get_by_role("link", name="wall").click()
+    page.wait_for_url("**measure=wall*")
+    graph = page.get_by_role("tree", name=re.compile("Wall time of shop.tasks.remember_order"))
+    graph.get_by_text("SocketIO.readinto").hover()
+    expect(page.locator("#flame-text")).to_contain_text(re.compile(r"socket\.py:705 · 2 min \d+ s \(\d+(\.\d)? %\)"))
+    page.get_by_role("link", name="Compare times or releases").click()
+    page.wait_for_url("**/trace/flame/task/**measure=wall*")
+    page.get_by_label("Compare with").select_option("release:1.8.1")
+    page.wait_for_url("**compare=release*")
+    assert "measure=wall" in page.url
+    graph.get_by_text("SocketIO.readinto").hover()
+    expect(page.locator("#flame-text")).to_contain_text(re.compile(r" ms per run, before .* ms per run \(\+\d+ ms\)"))
+    switch.get_by_role("link", name="CPU").click()
+    page.wait_for_url("**measure=cpu*")
+    assert "compare=release" in page.url
+    expect(page.get_by_role("tree", name=re.compile("CPU time of"))).to_be_visible()
+    expect(page.locator(".tr-flame-legend")).to_contain_text("takes more than with release 1.8.1")
+    page.get_by_text("Table and downloads").click()
+    with page.expect_download() as started:
+        page.get_by_role("link", name="Firefox Profiler").click()
+    assert started.value.suggested_filename == "cpu-time.firefox.json"

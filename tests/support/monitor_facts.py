@@ -8,6 +8,7 @@ from pathlib import Path
 
 from celery_trace.heap.flamegraph import Profile, Profiles
 from celery_trace.model import (
+    UNSEEN,
     AlertView,
     AnyRecord,
     Capture,
@@ -24,6 +25,7 @@ from celery_trace.model import (
     Kind,
     LastSample,
     Line,
+    Measure,
     MemoryState,
     Node,
     Outcome,
@@ -40,6 +42,8 @@ from celery_trace.model import (
     Stage,
     Stats,
     TaskContext,
+    TimeProfile,
+    TimeStack,
     TypeCount,
     Variable,
     Verdict,
@@ -395,6 +399,47 @@ def heap_profiles(now_s: float, hostile: bool = False) -> Iterator[HeapProfile]:
         )
 
 
+def time_profiles(now_s: float, hostile: bool = False) -> Iterator[TimeProfile]:
+    """Where the time of the leaking task goes: two hours ago under an earlier release, and now it waits longer."""
+    task, receipts = "/srv/shop/shop/tasks.py", "/srv/shop/shop/receipts.py"
+    frames = [
+        Line(_hostile(task, 6, hostile), 55, _hostile("remember_order", 0, hostile)[:400], "order = load(order_id)"),
+        Line("/srv/venv/lib/python3.11/site-packages/redis/connection.py", 210, "Connection.read_response"),
+        Line("/usr/lib/python3.11/socket.py", 705, "SocketIO.readinto"),
+        Line(task, 57, "remember_order", "RECEIPTS.append(order)"),
+        Line(receipts, 12, "Receipt.__init__", _hostile("self.text = text * 800", 3, hostile)[:120]),
+        Line(receipts, 31, "Receipt.number", "with LOCK:"),
+        UNSEEN,
+    ]
+    for uid, at_s, release, runs, scale in (
+        ("child-1", now_s - 5400, "1.8.1", 900, 0.4),
+        ("child-1", now_s - 60, "1.8.2", 1204, 1.0),
+        ("child-2", now_s - 30, "1.8.2", 700, 0.6),
+    ):
+        read, made, locked, short = (round(part * scale * runs) for part in (42_000, 9000, 4000, 700))
+        stacks = [
+            TimeStack([0, 1, 2], read * 2 if release == "1.8.2" else read, read // 60),
+            TimeStack([3, 4], made, made - made // 20),
+            TimeStack([3, 5], locked, 0, locked),
+            TimeStack([6], short),
+        ]
+        yield TimeProfile(
+            process=uid,
+            kind=Kind.TASK,
+            name="shop.tasks.remember_order",
+            began_s=at_s - 300,
+            at_s=at_s,
+            release=release,
+            runs=runs,
+            wall_us=sum(stack.wall_us for stack in stacks) + 60_000,
+            cpu_us=sum(stack.cpu_us for stack in stacks) + 9000,
+            lock_us=locked,
+            measures=[Measure.WALL, Measure.CPU, Measure.LOCK],
+            frames=frames,
+            stacks=stacks,
+        )
+
+
 def failures(now_s: float, hostile: bool = False, count: int = 40) -> Iterator[Failure]:
     """Failures of several kinds and groups."""
     for number in range(count):
@@ -476,6 +521,7 @@ def records(now_s: float, hostile: bool = False) -> list[AnyRecord]:
     """Everything that processes write."""
     found: list[AnyRecord] = [*processes(now_s)]
     found += [*samples(now_s), *rollups(now_s), *windows(now_s, hostile), *heap_profiles(now_s, hostile)]
+    found += time_profiles(now_s, hostile)
     found += [*failures(now_s, hostile), *runs(now_s)]
     found.append(
         Stats(
