@@ -39,9 +39,12 @@ from celery_trace.process.thread_state import ThreadClock, ThreadState, state_of
 from celery_trace.text.code_owner import CodeOwner
 
 #: Names with a profile in one process; the time of further ones is counted, not shown.
-MOST_NAMES: Final = 200
+MOST_NAMES: Final = 500
 #: Stacks of one name in memory. If there are more, the largest half is kept; the others become one sum.
 MOST_IN_MEMORY: Final = 400
+#: Stacks of all names when they are written; each takes up to half a kilobyte. If there are more, each name gets its
+#: part.
+MOST_OF_ALL: Final = 4000
 #: Profiles that are written at a time, those with the most new time. At the end of the process all are.
 MOST_AT_ONCE: Final = 40
 #: Threads of which the processor time is followed, those that ran a task last.
@@ -102,8 +105,7 @@ class _NameTimes:
         """Add time to a stack (innermost first)."""
         self.total.add(seconds)
         self._seconds(self._key(stack)).add(seconds)
-        if len(self._stacks) > MOST_IN_MEMORY:
-            self._trim()
+        self.trim(MOST_IN_MEMORY, MOST_IN_MEMORY // 2)
 
     def _key(self, stack: Stack) -> tuple[int, ...]:
         row = []
@@ -120,8 +122,16 @@ class _NameTimes:
             found = self._stacks[key] = Seconds()
         return found
 
-    def _trim(self) -> None:
-        largest = self.largest()[: MOST_IN_MEMORY // 2]
+    @property
+    def stacks(self) -> int:
+        """Stacks in memory."""
+        return len(self._stacks)
+
+    def trim(self, most: int, left: int) -> None:
+        """If there are more than so many stacks, keep so many of the largest. The total stays."""
+        if len(self._stacks) <= most:
+            return
+        largest = self.largest()[:left]
         self._places, self._frames, self._stacks = {}, [], {}
         for stack, seconds in largest:
             self._seconds(self._key(stack)).add(seconds)
@@ -312,6 +322,10 @@ class StackTimes:
         for times in fresh[: None if at_end else MOST_AT_ONCE]:
             yield self._record(times, now_s, reader)
             times.written_wall_s = times.total.wall
+        if sum(times.stacks for times in self._names.values()) > MOST_OF_ALL:
+            part = MOST_OF_ALL // len(self._names)
+            for times in self._names.values():
+                times.trim(part, part)
         pending = {id(one.times) for one in self._pending}
         for key, times in list(self._names.items()):
             if _hour(times.began_s) == _hour(now_s) or times.total.wall > times.written_wall_s:

@@ -41,7 +41,9 @@ WORDS: Final = {
     Measure.MEMORY: Words("memory", "Retained memory", "retained memory", "retains", "Allocated at", "live memory"),
     Measure.WALL: Words("wall", "Wall time", "wall time", "takes", "Line", "time of runs"),
     Measure.CPU: Words("CPU", "CPU time", "CPU time", "takes", "Line", "processor time"),
-    Measure.LOCK: Words("lock", "Lock time", "lock time", "takes", "Line", "time waiting for a lock or for another thread"),
+    Measure.LOCK: Words(
+        "lock", "Lock time", "lock time", "takes", "Line", "time waiting for a lock or for another thread"
+    ),
 }
 
 

@@ -326,6 +326,20 @@ def test_stacks_of_a_name_are_bounded_and_no_time_is_lost() -> None:
     assert sum(row.wall_us for row in profile.stacks) < profile.wall_us
 
 
+def test_stacks_of_all_names_are_bounded_when_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampled, "MOST_OF_ALL", 50)
+    sampler = Sampler()
+    for number in range(10):
+        for line in range(20):
+            sampler.look(f"f{line}", name=Name(f"task {number}"))
+    before = sum(one.wall_us for one in sampler.times.changed(at_end=True))
+    assert sum(times.stacks for times in sampler.times._names.values()) == 50
+    sampler.look("f1", name=Name("task 1"))
+    sampler.look()
+    (again,) = sampler.times.changed()
+    assert again.wall_us == pytest.approx(before / 10 + 100_000, rel=0.1), "the total stays"
+
+
 def test_names_are_bounded_and_the_time_of_further_ones_is_counted() -> None:
     sampler = Sampler()
     for number in range(sampled.MOST_NAMES + 5):
