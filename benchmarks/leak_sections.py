@@ -130,7 +130,7 @@ def profiles(figures: dict[str, Any]) -> Section:
     return Section(
         "Profiles of time",
         f"One process; processor time of the sampling thread, medians, a stack of {figures['depth']} frames. The share "
-        f"of a core includes writing the profiles of {figures['names']} tasks ({figures['written_ms']:.0f} ms each time).",
+        f"of a core includes writing the profiles of {figures['names']} tasks ({figures['written_ms']:.0f} ms).",
         [table(["A sample of", "for the black box", "counting it", "share of a core"], rows)],
         [
             Reach(

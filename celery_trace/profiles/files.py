@@ -151,6 +151,7 @@ def firefox(stacks: Mapping[Stack, float], title: str, measure: Measure, at_s: f
     """
     texts: dict[str, int] = {}
     frames: dict[Line, int] = {}
+    functions: dict[tuple[str, str], int] = {}  # by name and file: the call tree is of functions, frames have lines
     nodes: dict[tuple[int | None, int], int] = {}  # by the caller's node and the frame
     found: list[int | None] = []
     rows = _positive(stacks)
@@ -165,7 +166,8 @@ def firefox(stacks: Mapping[Stack, float], title: str, measure: Measure, at_s: f
 
     weights = [value if measure is Measure.MEMORY else value / 1000 for _, value in rows]
     starts = [0.0, *itertools.accumulate(weights)]
-    count, many = len(frames), len(nodes)
+    of_frames = [functions.setdefault((line.function or "?", line.file), len(functions)) for line in frames]
+    count, many, functions_count = len(frames), len(nodes), len(functions)
     thread = {
         "processType": "default",
         "processName": "celery-trace",
@@ -199,19 +201,18 @@ def firefox(stacks: Mapping[Stack, float], title: str, measure: Measure, at_s: f
             "inlineDepth": [0] * count,
             "category": [0] * count,
             "subcategory": [0] * count,
-            "func": list(range(count)),
+            "func": of_frames,
             "line": [line.line or None for line in frames],
-            **_columns(count, "nativeSymbol", "innerWindowID", "implementation", "column", "optimizations"),
+            **_columns(count, "nativeSymbol", "innerWindowID", "implementation", "column"),
         },
         "funcTable": {
-            "length": count,
-            "name": [text(line.function or "?") for line in frames],
-            "isJS": [False] * count,
-            "relevantForJS": [False] * count,
-            "resource": [-1] * count,
-            "fileName": [text(line.file) if line.file else None for line in frames],
-            "lineNumber": [line.line or None for line in frames],
-            "columnNumber": [None] * count,
+            "length": functions_count,
+            "name": [text(name) for name, _ in functions],
+            "isJS": [False] * functions_count,
+            "relevantForJS": [False] * functions_count,
+            "resource": [-1] * functions_count,
+            "fileName": [text(file) if file else None for _, file in functions],
+            **_columns(functions_count, "lineNumber", "columnNumber"),
         },
         "resourceTable": {"length": 0, **_columns(0, "lib", "name", "host", "type")},
         "nativeSymbols": {"length": 0, **_columns(0, "libIndex", "address", "name", "functionSize")},

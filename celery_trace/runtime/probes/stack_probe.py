@@ -51,7 +51,8 @@ class StackProbe(Probe):
         self.call_every(STACK_S, idle_s=RETRY_S)
         assert self.timer is not None
         self.timer.early, self.timer.wake = 0.0, self._wake
-        self.times = StackTimes(host.process, CodeOwner(host.settings.in_app, project_roots()), host.clock)
+        if host.process.role is not Role.GREEN:  # there, the stack of a thread is not that of one run
+            self.times = StackTimes(host.process, CodeOwner(host.settings.in_app, project_roots()), host.clock)
         self._write_due_s = host.clock.monotonic_s() + PROFILE_FIRST_S
         self._count_at(host.clock.monotonic_s() + STACK_COUNTED_S)
         self.open_box()
@@ -109,12 +110,14 @@ class StackProbe(Probe):
         counted, and a late one does not delay the next.
         """
         host, due_s, now_s = self.host, self._counted_due_s, self.host.clock.monotonic_s()
-        if now_s < due_s or self.times is None:
+        if now_s < due_s:
             return
-        self.times.look(stacks, host.open_runs.take_missed(), due_s)
+        missed = host.open_runs.take_missed()
+        if self.times is not None:
+            self.times.look(stacks, missed, due_s)
         interval_s = STACK_COUNTED_S * random.uniform(0.75, 1.25)  # noqa: S311 - a task may repeat itself at intervals
         self._count_at(due_s + interval_s if due_s + interval_s > now_s else now_s + interval_s)
-        if now_s >= self._write_due_s:
+        if self.times is not None and now_s >= self._write_due_s:
             self._write_due_s = now_s + PROFILE_S
             for profile in self.times.changed():
                 host.write(profile)
