@@ -193,10 +193,7 @@ class HeapEncoder:
                         nodes.append(Node("float", "plain", value, NO_ITEMS, NO_NAMES))
                     else:
                         self.bytes_left = bytes_left
-                        node = self._node_of(value, cls, ref, depth)
-                        nodes.append(node)
-                        if node is not None:
-                            self._uncommon.append(node)
+                        nodes.append(self._uncommon_node(value, cls, ref, depth))
                         bytes_left = self.bytes_left
                     known[address] = ref
             add(ref)
@@ -222,27 +219,26 @@ class HeapEncoder:
             for name, value in named
         ]
 
-    def _node_of(self, value: Any, cls: type, ref: int, depth: int) -> Node | None:
-        """The node of a less common value; None if it is queued."""
+    def _uncommon_node(self, value: Any, cls: type, ref: int, depth: int) -> Node | None:
+        """The node of a less common value, which is searched for secrets later; None if it is queued."""
         if cls is str:
-            return self.text_node("str", "plain", value)
-        if cls is bool:
+            node = self.text_node("str", "plain", value)
+        elif cls is bool:
             self.bytes_left -= _NODE_BYTES + 8
             return TRUE if value else FALSE
-        if cls is int:
-            return self.integer("int", value)
-        leaf = self._leaves.get(id(cls))
-        if leaf is not None:
-            return leaf(self, value)
-        self.bytes_left -= _RESERVED_BYTES + _NAME_BYTES
-        if depth < self._most_depth:
-            self.pending.append((ref, value, depth))
-            return None
-        return self._too_deep(value)
-
-    def _too_deep(self, value: object) -> Node:
-        self.cut_values += 1
-        return _absent(value, "too deep")
+        elif cls is int:
+            node = self.integer("int", value)
+        elif leaf := self._leaves.get(id(cls)):
+            node = leaf(self, value)
+        else:
+            self.bytes_left -= _RESERVED_BYTES + _NAME_BYTES
+            if depth < self._most_depth:
+                self.pending.append((ref, value, depth))
+                return None
+            self.cut_values += 1
+            node = _absent(value, "too deep")
+        self._uncommon.append(node)
+        return node
 
     def member(self, name: str, value: object, depth: int) -> int:
         """As :meth:`visit`, for a value with a name: a secret one is redacted."""
