@@ -47,7 +47,7 @@ def captured(repeats, error, order=1, password="open sesame"):
         error,
         limits=Limits(),
         redactor=REDACTOR,
-        arguments=((order, password), {}, ("order", "password")),
+        arguments=Arguments((order, password), {}, ("order", "password")),
         repeats=repeats,
     )
 

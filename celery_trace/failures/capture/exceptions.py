@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
-from types import TracebackType, WrapperDescriptorType
+from types import FrameType, TracebackType, WrapperDescriptorType
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -60,8 +60,8 @@ _members_of = _field(BaseExceptionGroup, "exceptions")
 class Arguments(NamedTuple):
     """What a task was called with; ``names`` are its parameters, so that a positional password is recognised."""
 
-    args: Any = ()
-    kwargs: Any = None
+    args: object = ()
+    kwargs: object = None
     names: Sequence[str] = ()
 
 
@@ -332,7 +332,7 @@ def capture_exception(
     limits: Limits,
     redactor: Redactor,
     in_app: Sequence[str] = (),
-    arguments: Arguments | tuple[Any, ...] | None = None,
+    arguments: Arguments | None = None,
     formatted: str = "",
     scrubber: Scrubber | None = None,
     repeats: Repeats | None = None,
@@ -353,17 +353,16 @@ def capture_exception(
         scrubber: Collects the secrets that were found, for texts that are not part of the capture.
         repeats: Has the recent captures, and decides whether this one is captured in brief.
     """
-    given = Arguments(*arguments) if arguments is not None else None
     capturing = _Capturing(limits, redactor, in_app, scrubber)
     tree = tree_of(error)
     if repeats is None:
-        args, kwargs = capturing.arguments(given)
+        args, kwargs = capturing.arguments(arguments)
         return capturing.finish(capturing.in_full(tree, formatted), args, kwargs)
     began_cpu_s = time.thread_time()
     identity = identity_of(tree, traceback_of)
     known = repeats.outline_of(identity)
     # The frame that failed matters most, and the arguments need their share: they are opened before its callers.
-    args, kwargs = capturing.arguments(given)
+    args, kwargs = capturing.arguments(arguments)
     if known is not None:
         return capturing.finish(capturing.in_brief(tree, *known, formatted), args, kwargs)
     told_by_arguments = capturing.heap.learned_by_name
@@ -374,7 +373,7 @@ def capture_exception(
 
 
 def capture_frames(
-    frame: Any,
+    frame: FrameType,
     *,
     limits: Limits,
     redactor: Redactor,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from celery_trace.failures.capture.anatomy import type_name
 from celery_trace.failures.capture.names import Names, are_parted
@@ -34,6 +34,9 @@ from celery_trace.settings import Limits
 
 #: Opens one object; returns its node. Called only while there is room.
 Shape = Callable[["HeapEncoder", Any, int], Node]
+#: Makes the node of a value without parts, such as a date.
+Leaf = Callable[["HeapEncoder", Any], Node]
+_T = TypeVar("_T")
 
 _NODE_BYTES = 48  # brackets, quotes, commas, the kind and the numbers of a node; an upper bound
 _LEAF_BYTES = _NODE_BYTES + 20
@@ -62,6 +65,13 @@ _EMPTY: dict[type, Node] = {
 }
 
 
+class Remarks(TypedDict, total=False):
+    """What a node says about its value besides its parts; fields of :class:`celery_trace.model.Node`."""
+
+    form: str
+    note: str
+
+
 class HeapEncoder:
     """
     One capture's heap under construction.
@@ -81,7 +91,7 @@ class HeapEncoder:
         redactor: Redactor,
         scrubber: Scrubber,
         shape_of: Callable[[type], Shape],
-        leaves: dict[int, Callable[[HeapEncoder, Any], Node]],
+        leaves: dict[int, Leaf],
         names: Names | None = None,
     ) -> None:
         self.limits = limits
@@ -200,7 +210,7 @@ class HeapEncoder:
         self.bytes_left = bytes_left
         return refs
 
-    def keep(self, value: Any) -> Any:
+    def keep(self, value: _T) -> _T:
         """Keep an object of this capture alive, so that its address is not reused."""
         self._alive.append(value)
         return value
@@ -341,7 +351,7 @@ class HeapEncoder:
         name = as_name(value[0])
         return name is not None and self.redactor.is_secret_name(name)
 
-    def _open_dicts(self, ref: int, value: dict[Any, Any], depth: int, most_nodes: int, least_bytes: int) -> None:
+    def _open_dicts(self, ref: int, value: dict[object, object], depth: int, most_nodes: int, least_bytes: int) -> None:
         """
         An exact dictionary, and the next ones in the queue with the same keys: the rows of a table.
 
@@ -401,7 +411,7 @@ class HeapEncoder:
                 nodes[ref] = Node("dict", "dict", None, items, NO_NAMES, count, cut)
             start += count
 
-    def _remember_keys(self, addresses: tuple[int, ...], keys: list[Any], depth: int) -> None:
+    def _remember_keys(self, addresses: tuple[int, ...], keys: list[object], depth: int) -> None:
         """By the keys that were read: the dictionary may have others by now."""
         is_secret = self.redactor.known.get
         for key in keys:
@@ -442,7 +452,9 @@ class HeapEncoder:
         self.bytes_left -= _REF_BYTES * len(refs)
         return refs
 
-    def sequence(self, cls_name: str, kind: str, length: int, items: Iterator[object], depth: int, **more: Any) -> Node:
+    def sequence(
+        self, cls_name: str, kind: str, length: int, items: Iterator[object], depth: int, **more: Unpack[Remarks]
+    ) -> Node:
         """A node for something with items in a row."""
         pair = length == 2 and kind in ("list", "tuple")
         refs = two_refs(self, items, depth) if pair else self.items(items, depth)
@@ -452,7 +464,7 @@ class HeapEncoder:
         self.cut_values += cut
         return Node(cls_name, kind, None, refs, NO_NAMES, length, cut, **more)
 
-    def mapping(self, cls_name: str, own: dict[Any, Any], depth: int, **more: Any) -> Node:
+    def mapping(self, cls_name: str, own: dict[object, object], depth: int, **more: Unpack[Remarks]) -> Node:
         """A node for a dictionary or a subclass of it, read by dict's own methods."""
         length = dict.__len__(own)
         refs = dict_refs(self, own, depth)
@@ -462,7 +474,13 @@ class HeapEncoder:
         return Node(cls_name, "dict", None, refs, NO_NAMES, length, cut, **more)
 
     def attributes(
-        self, cls_name: str, named: list[tuple[str, object]], depth: int, *, value: str | None = None, **more: Any
+        self,
+        cls_name: str,
+        named: list[tuple[str, object]],
+        depth: int,
+        *,
+        value: str | None = None,
+        **more: Unpack[Remarks],
     ) -> Node:
         """A node for an object with named parts."""
         plain = self.names.plain([name for name, _ in named]) if len(named) <= self._breadth else None
@@ -492,7 +510,9 @@ class HeapEncoder:
 
     # --- texts and numbers
 
-    def text_node(self, cls_name: str, kind: str, text: str, *, length: int = -1, cut: int = 0, **more: Any) -> Node:
+    def text_node(
+        self, cls_name: str, kind: str, text: str, *, length: int = -1, cut: int = 0, **more: Unpack[Remarks]
+    ) -> Node:
         """
         A node with a text, redacted and cut.
 
@@ -524,7 +544,7 @@ class HeapEncoder:
         self.bytes_left -= _NODE_BYTES + len(cls_name) + len(text)
         return Node(cls_name, "text", text, NO_ITEMS, NO_NAMES)
 
-    def integer(self, cls_name: str, number: int, **more: Any) -> Node:
+    def integer(self, cls_name: str, number: int) -> Node:
         """Numbers over 64 bits become text: JSON readers of other languages lose their digits."""
         if -_INT64 <= number < _INT64:
             if number > 1_999_999_999_999 and is_card_number(number):
@@ -532,13 +552,13 @@ class HeapEncoder:
                 self.bytes_left -= _NODE_BYTES + len(cls_name)
                 return Node(cls_name, "redacted")
             self.bytes_left -= _NODE_BYTES + len(cls_name) + 20
-            return Node(cls_name, "plain", number, NO_ITEMS, NO_NAMES, **more)
+            return Node(cls_name, "plain", number, NO_ITEMS, NO_NAMES)
         bits = int.bit_length(number)
         if bits <= 4096:
-            return self.text_node(cls_name, "text", str(number), **more)
+            return self.text_node(cls_name, "text", str(number))
         sign = "-" if number < 0 else ""
         head = f"{sign}{hex(abs(number) >> (bits - 256))}…"
-        return self.text_node(cls_name, "text", head, length=bits, cut=bits - 256, note="bits", **more)
+        return self.text_node(cls_name, "text", head, length=bits, cut=bits - 256, note="bits")
 
     # --- the end
 
@@ -575,4 +595,4 @@ def _absent(value: object, note: str = "") -> Node:
 
 #: For a place that was reserved and never filled. That should not happen, but a reader must not find a hole.
 _LOST = Node("", "absent")
-_SIZED: tuple[Any, ...] = (dict, list, tuple, set, frozenset, deque)
+_SIZED: tuple[type, ...] = (dict, list, tuple, set, frozenset, deque)
