@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from celery_trace.queries import Queries
     from celery_trace.stores import Store
 
-F = TypeVar("F", bound=Callable[..., Any])
+Row = TypeVar("Row")
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class Refusal(click.ClickException):
@@ -114,7 +115,7 @@ class CommandContext:
             text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n"
         click.echo(text, nl=False, color=True if self.style.colour else None)
 
-    def page(self, page: Page[Any], text: str, **more: object) -> None:
+    def page(self, page: Page[Row], text: str, **more: object) -> None:
         """Print a page of a list, with ``more`` in JSON; below a table, how to get the next page."""
         if page.next and not self.json:
             text += f"\nMore: add --cursor {page.next}\n"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import msgspec
 
@@ -29,6 +29,9 @@ from celery_trace.settings import SettingError, Settings
 from celery_trace.shell.live.channel import Connect
 from celery_trace.shell.session import Done, Event, SessionGone, ShellError, ShellSession, completion_start
 from celery_trace.text.escape import escaped_lines
+
+if TYPE_CHECKING:
+    from celery_trace.queries import Queries
 
 _COLOURS = {"error": "31", "notice": "33", "result": "36", "stderr": "31", "prompt": "1;32"}
 HISTORY_LINES = 1000
@@ -367,7 +370,7 @@ def _write(store: Transcript, entry: AuditEntry) -> None:
 def run(
     failure_id: str,
     *,
-    queries: Any,
+    queries: Queries,
     store: Transcript,
     settings: Settings,
     connect: Connect,
