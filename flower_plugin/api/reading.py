@@ -50,7 +50,7 @@ class ListHandler(JsonHandler):
             raise Problem(400, "Invalid parameters.", str(error)) from error
         answer = page.as_json()
         if noun in HIDES and not user.may(UserRole.LOCALS):
-            answer[noun] = [HIDES[noun](row) for row in answer[noun]]
+            answer[noun] = [HIDES[noun](row) for row in page.rows]
         self.answer(answer)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -88,7 +87,7 @@ def timeline(rollups: Iterable[Rollup]) -> dict[str, list[float]]:
     }
 
 
-def scatter(runs: Sequence[Run]) -> dict[str, list[Any]]:
+def scatter(runs: Sequence[Run]) -> dict[str, list[object]]:
     """Single runs for the plot, oldest first."""
     ordered = sorted(runs, key=lambda run: run.started_at_s)
     return {
