@@ -141,7 +141,7 @@ class Interpreter:
         """
         Run one command; all its output goes to ``emit``, including exceptions.
 
-        Printed text does so only within :func:`celery_trace.shell.output.installed`.
+        Printed text does so only after :func:`celery_trace.shell.output.install`.
 
         Returns:
             How it ended. Only exceptions meant for the thread itself are raised.

@@ -122,16 +122,6 @@ def remove() -> None:
 
 
 @contextmanager
-def installed() -> Iterator[None]:
-    """A context in which the proxies are installed."""
-    install()
-    try:
-        yield
-    finally:
-        remove()
-
-
-@contextmanager
 def redirected(sink: Sink) -> Iterator[None]:
     """With the proxies installed: output in this context (and in tasks created in it) goes to ``sink``."""
     token = _sink.set(sink)

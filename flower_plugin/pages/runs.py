@@ -26,11 +26,6 @@ class NameTotals(Struct, frozen=True, kw_only=True):
     rss_max_bytes: int = 0
     percentiles: dict[int, float] = {}
 
-    @property
-    def mean_s(self) -> float | None:
-        """Mean duration."""
-        return self.duration_s / self.runs if self.runs else None
-
 
 def percentile_s(counts: Sequence[int], share: float) -> float | None:
     """

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextvars
 import linecache
-import sys
 import types
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -399,8 +398,3 @@ def _source(file: str, line: int, module_globals: Mapping[str, object]) -> list[
     numbers = range(first, line + _CONTEXT_LINES + 1)
     lines = [(number, linecache.getline(file, number, dict(module_globals))) for number in numbers]
     return [(number, text.rstrip("\n")) for number, text in lines if text]
-
-
-def is_possible() -> bool:
-    """Whether this interpreter can keep failures live: interrupts need CPython's thread API."""
-    return sys.implementation.name == "cpython"
