@@ -43,18 +43,6 @@ class Refusal(click.ClickException):
     """A command can't be executed; the text says what, why and what to do."""
 
 
-class Since(click.ParamType[float]):
-    """An age such as ``30m`` or ``7d``, converted to seconds since the epoch."""
-
-    name = "age"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = read_seconds(value)
-        if seconds is None:
-            self.fail(f"{wrong_duration(value)}.", param, ctx)
-        return SystemClock.now_s() - seconds
-
-
 class Duration(click.ParamType[float]):
     """A duration such as ``90s`` or ``2h``, converted to seconds."""
 
@@ -65,6 +53,15 @@ class Duration(click.ParamType[float]):
         if seconds is None:
             self.fail(f"{wrong_duration(value)}.", param, ctx)
         return seconds
+
+
+class Since(Duration):
+    """An age such as ``30m`` or ``7d``, converted to seconds since the epoch."""
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return SystemClock.now_s() - super().convert(value, param, ctx)
 
 
 class Bytes(click.ParamType[int]):
