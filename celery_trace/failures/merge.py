@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from celery_trace.model import Capture, ExceptionInfo, Failure, Kill, Outcome
 
-#: The most kills of one message that are kept, the latest ones.
+#: Most kills that are kept of one message, the latest ones.
 MOST_KILLS: Final = 200
 
 #: The outcomes, most specific last. For a child that is killed at a time limit, the box only knows "lost".

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Refused messages of one kind that are recorded each minute; the rest are counted.
 MOST_REFUSED_A_MINUTE: Final = 30
 _MINUTE_S: Final = 60.0
-#: Bodies up to so many bytes are read for a refused message's arguments.
+#: The largest body that is read for a refused message's arguments, bytes.
 _MOST_BODY_BYTES: Final = 1024 * 1024
 _MOST_NAME: Final = 200
 _NO_NAME: Final = "(no task)"

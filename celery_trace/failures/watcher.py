@@ -44,7 +44,7 @@ _OUTCOME_BY_MAIN: Final = {
     "Terminated": Outcome.LOST,
 }
 _SOFT_LIMIT: Final = ExceptionInfo("SoftTimeLimitExceeded", "billiard.exceptions", "SoftTimeLimitExceeded()")
-#: Tasks of which the parameters are cached.
+#: Most tasks with cached parameters.
 _MOST_TASKS: Final = 1024
 
 

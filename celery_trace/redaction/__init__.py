@@ -29,8 +29,8 @@ __all__ = ["MARK", "Redactor", "Scrubber", "is_card_number", "passes_luhn", "spl
 
 #: Characters of the shortest text that is searched.
 _SHORTEST = 8
-#: Harmless texts of at most so many characters, and so many of them, are cached: the same code fails
-#: repeatedly, with mostly the same texts.
+#: The cache of harmless texts: characters of each, and their number. The same code fails repeatedly, mostly with the
+#: same texts.
 _REPEATED = 64
 _REMEMBERED = 2048
 

@@ -74,12 +74,12 @@ def type_name(cls: type) -> str:
 
 
 def is_kind_of(cls: type, *ancestors: type) -> bool:
-    """As ``issubclass``, without calling a metaclass."""
+    """Like ``issubclass``, but calls no metaclass."""
     return any(base is ancestor for base in mro(cls) for ancestor in ancestors)
 
 
 def is_instance(value: object, cls: type[_T]) -> TypeIs[_T]:
-    """As ``isinstance``, without reading the object's ``__class__`` or calling a metaclass."""
+    """Like ``isinstance``, but reads no ``__class__`` and calls no metaclass."""
     return is_kind_of(type(value), cls)
 
 

@@ -365,9 +365,9 @@ def capture_exception(
     args, kwargs = capturing.arguments(arguments)
     if known is not None:
         return capturing.finish(capturing.in_brief(tree, *known, formatted), args, kwargs)
-    told_by_arguments = capturing.heap.learned_by_name
+    learned_before = capturing.heap.learned_by_name
     capture = capturing.finish(capturing.in_full(tree, formatted), args, kwargs)
-    secretive = capturing.heap.learned_by_name > told_by_arguments
+    secretive = capturing.heap.learned_by_name > learned_before
     repeats.captured(identity, capture.exceptions, time.thread_time() - began_cpu_s, secretive=secretive)
     return capture
 

@@ -89,7 +89,7 @@ def folded(places: list[Place]) -> list[Place]:
 
 
 def without_middle(places: list[Place], most: int) -> tuple[list[Place], int]:
-    """At most that many places, two thirds of them the innermost; and how many were left out."""
+    """At most ``most`` places, two thirds of them from the innermost end, and how many were left out."""
     if len(places) <= most:
         return places, 0
     inner = most * 2 // 3

@@ -5,8 +5,7 @@ The cost is bounded for any object: nodes, depth, items of a container, characte
 are followed breadth first and iteratively, so a structure ten thousand levels deep is no problem. An object seen twice
 is one node, so cycles and sharing are kept. What is left out is counted at its place, with the true size.
 
-The dispatch is on exact types; how the other types are taken apart is in
-:mod:`celery_trace.failures.capture.shapes`.
+The dispatch is on exact types; :mod:`celery_trace.failures.capture.shapes` opens the others.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ _EMPTY: dict[type, Node] = {
 
 
 class Remarks(TypedDict, total=False):
-    """What a node says about its value besides its parts; fields of :class:`celery_trace.model.Node`."""
+    """Remarks on a node's value; fields of :class:`celery_trace.model.Node`."""
 
     form: str
     note: str
@@ -251,7 +250,7 @@ class HeapEncoder:
         return node
 
     def member(self, name: str, value: object, depth: int) -> int:
-        """As :meth:`visit`, for a value with a name: a secret one is redacted."""
+        """Like :meth:`visit`, for a value with a name: a secret one is redacted."""
         if self.redactor.is_secret_name(name) and not is_uninformative(value):
             return self.secret(value)
         return self.visit(value, depth)
@@ -313,7 +312,7 @@ class HeapEncoder:
     # --- opening them
 
     def open_pending(self, *, nodes: int, bytes: int) -> None:
-        """Open queued values, oldest first, until so many nodes or bytes are used, or the queue is empty."""
+        """Open queued values, oldest first, with at most so many more ``nodes`` and ``bytes``."""
         least_nodes = max(0, self.nodes_left - nodes)
         least_bytes = max(0, self.bytes_left - bytes)
         most_nodes = self._most_nodes - least_nodes

@@ -78,7 +78,7 @@ def dict_refs(encoder: Encoder, own: dict[object, object], depth: int) -> list[i
 
 def _refs_at_once(encoder: Encoder, own: dict[object, object], depth: int) -> list[int] | None:
     """
-    As :func:`dict_refs`, in few steps, if all keys are texts, none is part of a pair, and all fit.
+    Like :func:`dict_refs`, in fewer steps, if all keys are texts, none is part of a pair, and all fit.
 
     Otherwise None.
     """
