@@ -180,10 +180,11 @@ def _printed_name(cls: type) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    cls = type(value)
-    if cls is int:
-        return int.bit_length(value) < 1024  # type: ignore[arg-type]
-    return value is None or cls is str or cls is bool or cls is float or (cls is bytes and len(value) <= 1024)  # type: ignore[arg-type]
+    if type(value) is int:
+        return value.bit_length() < 1024
+    if type(value) is bytes:
+        return len(value) <= 1024
+    return value is None or type(value) is str or type(value) is bool or type(value) is float
 
 
 def _shown(value: object, most: int) -> str:

@@ -11,9 +11,9 @@ The dispatch is on exact types; :mod:`celery_trace.failures.capture.shapes` open
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, TypeGuard, TypeVar, Unpack
 
 from celery_trace.failures.capture.anatomy import type_name
 from celery_trace.failures.capture.names import Names, are_parted
@@ -319,11 +319,10 @@ class HeapEncoder:
         pending, kept, breadth = self.pending, self.nodes, self._breadth
         while pending and len(kept) < most_nodes and self.bytes_left > least_bytes:
             ref, value, depth = pending.popleft()
-            cls = type(value)
-            if cls is list or cls is tuple:
+            if type(value) is list or type(value) is tuple:
                 # A copy of a list, as another thread may change it; a short tuple itself.
-                row = value[:breadth]  # type: ignore[index]
-                length = max(len(value), len(row))  # type: ignore[arg-type]
+                row: Sequence[object] = value[:breadth]
+                length = max(len(value), len(row))
                 if length == 2 and len(row) == 2 and self._is_secret_pair(row):
                     kept[ref] = self._open(row, depth)  # neither names nor notes in it
                     continue
@@ -335,10 +334,10 @@ class HeapEncoder:
                 if cut:
                     self.cut_values += cut
                 self.bytes_left -= _REF_BYTES * count
-                kind = "list" if cls is list else "tuple"
+                kind = "list" if type(value) is list else "tuple"
                 kept[ref] = Node(kind, kind, None, refs, NO_NAMES, length, cut)
-            elif cls is dict:
-                self._open_dicts(ref, value, depth, most_nodes, least_bytes)  # type: ignore[arg-type]
+            elif type(value) is dict:
+                self._open_dicts(ref, value, depth, most_nodes, least_bytes)
             else:
                 node = kept[ref] = self._open(value, depth)
                 self._uncommon.append(node)
@@ -587,9 +586,12 @@ def _changed(cls: type, error: Exception) -> Node:
 
 
 def _absent(value: object, note: str = "") -> Node:
-    cls = type(value)
-    length = len(value) if any(cls is builtin for builtin in _SIZED) else -1  # type: ignore[arg-type]
-    return Node(type_name(cls)[:_NAME_BYTES], "absent", length=length, note=note)
+    length = len(value) if _is_sized(value) else -1
+    return Node(type_name(type(value))[:_NAME_BYTES], "absent", length=length, note=note)
+
+
+def _is_sized(value: object) -> TypeGuard[Sized]:
+    return any(type(value) is builtin for builtin in _SIZED)
 
 
 #: For a place that was reserved and never filled. That should not happen, but a reader must not find a hole.

@@ -52,11 +52,10 @@ def cleaned(text: str, most: int, redactor: Redactor) -> tuple[str, int]:
 
 def as_name(value: object) -> str | None:
     """A text or bytes that can name something, else None; for a subclass, such as a header's name, its contents."""
-    cls = type(value)
-    if cls is str:
-        return value if len(value) <= 256 else None  # type: ignore[arg-type, return-value]
-    if cls is bytes:
-        return value.decode("latin-1") if len(value) <= 256 else None  # type: ignore[attr-defined, arg-type]
+    if type(value) is str:
+        return value if len(value) <= 256 else None
+    if type(value) is bytes:
+        return value.decode("latin-1") if len(value) <= 256 else None
     if is_instance(value, str):
         return str.__str__(value) if str.__len__(value) <= 256 else None
     if is_instance(value, bytes):
