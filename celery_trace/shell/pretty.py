@@ -108,8 +108,6 @@ def safe_repr(value: object) -> str:
     except Exception as error:
         reason = traceback.format_exception_only(type(error), error)[-1].strip()
         return f"<{kind.__module__}.{kind.__qualname__} at {id(value):#x}; its repr raised {reason}>"
-    if not isinstance(text, str):
-        return f"<{kind.__qualname__} at {id(value):#x}; its repr is not a str>"
     return text if len(text) <= TEXT else f"{text[:TEXT]}… {len(text) - TEXT:,} more characters"
 
 
