@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -139,7 +139,7 @@ class RunQueries(QueryBase):
                 .subquery()
             )
             rows = connection.execute(sa.select(numbered).where(numbered.c.place <= each)).all() if page else []
-        together: dict[tuple[str, str], list[AnyRow]] = {}
+        together: dict[tuple[str, str], list[Any]] = {}
         for row in rows:
             together.setdefault((_name(row), row.host), []).append(row)
         views = [_worker(name, host, together[name, host], now_s) for name, host in page if (name, host) in together]
