@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from celery_trace.failures.capture.anatomy import mro, namespace
+
 #: Limits of one estimate: objects, and seconds.
 OBJECTS = 4000
 TIME_S = 0.002
@@ -67,8 +69,8 @@ def estimate_bytes(values: Iterable[object]) -> int:
 
 def shallow_bytes(value: object) -> int:
     """The size of one object itself, from its C code; 64 if only a user's method could tell."""
-    for base in type.__dict__["__mro__"].__get__(type(value)):
-        found = type.__dict__["__dict__"].__get__(base).get("__sizeof__")
+    for base in mro(type(value)):
+        found = namespace(base).get("__sizeof__")
         if found is None:
             continue
         if not isinstance(found, types.MethodDescriptorType | types.WrapperDescriptorType):
