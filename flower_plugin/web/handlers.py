@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from tornado.web import HTTPError, RequestHandler
@@ -22,8 +22,11 @@ from flower_plugin.rendering import markup
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
 
+    from celery_trace.queries import Queries
+
 logger = logging.getLogger("celery_trace.monitor")
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -59,6 +62,10 @@ class TraceHandler(Gate):
     async def off_loop(self, call: Callable[..., T], *arguments: object) -> T:
         """Run a blocking call in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self.context.threads, call, *arguments)
+
+    async def query(self, call: Callable[Concatenate[Queries, P], T], *arguments: P.args, **filters: P.kwargs) -> T:
+        """Call a function with the store's queries in a thread, where the store is also opened."""
+        return await self.off_loop(lambda: call(self.context.queries, *arguments, **filters))
 
     def answer(self, value: object, status: int = 200) -> None:
         """Send JSON and finish."""
@@ -142,7 +149,7 @@ class PageHandler(HtmlHandler):
     async def get(self, *groups: str) -> None:
         """Run the context function in a thread, then render."""
         visit = self.visit()
-        context = await self.off_loop(lambda: self.page.context(self.context.queries, visit, *groups))
+        context = await self.query(self.page.context, visit, *groups)
         self.show_page(
             self.page.template, **{"title": self.page.title, "active_tab": self.page.tab, "visit": visit, **context}
         )
