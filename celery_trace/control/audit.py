@@ -43,7 +43,7 @@ class AuditLog:
     """
 
     def __init__(
-        self, folder: Path, where: str, clock: Clock, emit: Callable[[AuditEntry], None] | None = None
+        self, folder: Path, where: str, clock: Clock, emit: Callable[[AuditEntry], object] | None = None
     ) -> None:
         self._folder = folder
         self._where = where
