@@ -349,7 +349,7 @@ def capture_exception(
         limits: What may be kept. ``limits.bytes`` bounds the whole result as JSON.
         redactor: Decides what is secret.
         in_app: Further folders or module prefixes that are the user's own.
-        arguments: ``(args, kwargs, names of the parameters)`` of the run.
+        arguments: What the run was called with.
         formatted: The traceback as text, if it was formatted already; see :func:`message_of`.
         scrubber: Collects the secrets that were found, for texts that are not part of the capture.
         repeats: Has the recent captures, and decides whether this one is captured in brief.
