@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import itertools
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -69,11 +69,11 @@ def write(shape: str, view: ProfileView, title: str, now_s: float) -> bytes:
     return pprof(view.stacks, view.measure, at_s)
 
 
-def as_json(view: ProfileView) -> dict[str, Any]:
+def as_json(view: ProfileView) -> dict[str, object]:
     """The JSON of the contract: ``stacks`` are ``[[frame, …], count]``, with ``compare`` the difference."""
     after, before = view.after, view.before
     unit = _unit(view.measure)
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "unit": f"{unit} a run" if view.a_run else unit,
         "total": round(after.total),
         "runs": after.runs,
@@ -117,7 +117,7 @@ def _positive(stacks: Mapping[Stack, float]) -> list[tuple[Stack, int]]:
     return [(stack, round(value)) for stack, value in sorted(stacks.items(), key=lambda row: -row[1]) if value >= 1]
 
 
-def speedscope(stacks: Mapping[Stack, float], title: str, measure: Measure) -> dict[str, Any]:
+def speedscope(stacks: Mapping[Stack, float], title: str, measure: Measure) -> dict[str, object]:
     """A file for https://www.speedscope.app; what has shrunk is left out, as it has no negative weights."""
     places: dict[Line, int] = {}
     samples, weights = [], []
@@ -143,7 +143,7 @@ def speedscope(stacks: Mapping[Stack, float], title: str, measure: Measure) -> d
     }
 
 
-def firefox(stacks: Mapping[Stack, float], title: str, measure: Measure, at_s: float) -> dict[str, Any]:
+def firefox(stacks: Mapping[Stack, float], title: str, measure: Measure, at_s: float) -> dict[str, object]:
     """
     A file for https://profiler.firefox.com, in its "processed profile" format; what has shrunk is left out.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from celery_trace.model import Kind, Measure
 from celery_trace.profiles import files
+from celery_trace.queries import Queries
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.problems import Problem
 from flower_plugin.web.handlers import JsonHandler
@@ -32,22 +33,18 @@ class ProfileHandler(JsonHandler):
         of = self._one_of("of", [str(one) for one in Kind], "task")
         shape = self._one_of("format", FORMATS, "json")
         compare = self.get_query_argument("compare", "")[:300]
-        context = self.context
         try:
-            view = await self.off_loop(lambda: context.queries.profile_view(of, name, measure, compare=compare))
+            view = await self.query(Queries.profile_view, of, name, measure, compare=compare)
         except ValueError as error:
             raise Problem(400, "Invalid compare.", f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
         if shape in files.ENDINGS:
-            now_s = context.clock.now_s()
-            body = await self.off_loop(lambda: files.write(shape, view, f"{name}: {measure}", now_s))
+            body = await self.off_loop(files.write, shape, view, f"{name}: {measure}", self.context.clock.now_s())
             self.set_header("Content-Type", _TYPES.get(shape, "application/json; charset=UTF-8"))
             ending = f"{_FILES[measure]}.{files.ENDINGS[shape]}"
             self.set_header("Content-Disposition", f'attachment; filename="{ending}"')
             self.finish(body)
             return
-        need = None
-        if measure is Measure.MEMORY:
-            need = await self.off_loop(lambda: context.queries.need(of, name))
+        need = await self.query(Queries.need, of, name) if measure is Measure.MEMORY else None
         self.answer({"name": name, "kind": measure, "of": of, **files.as_json(view), "need": need})
 
     def _one_of(self, argument: str, allowed: Sequence[str], default: str) -> str:

@@ -52,11 +52,18 @@ def amount(measure: Measure) -> Callable[[float], str]:
     return size if measure is Measure.MEMORY else lambda value: show(duration(value / 1e6))
 
 
+def chosen(queries: Queries, visit: Visit, kind: str, name: str) -> Measure:
+    """The measure that the visitor chose; otherwise memory, or wall time if no memory is retained."""
+    wanted = visit.word("measure", [str(measure) for measure in Measure])
+    return Measure(wanted) if wanted else next(iter(queries.profile_measures(kind, name)), Measure.MEMORY)
+
+
 def flame(
     queries: Queries,
     visit: Visit,
     kind: str,
     name: str,
+    measure: Measure,
     *,
     compare: str = "",
     since_s: float | None = None,
@@ -64,13 +71,9 @@ def flame(
     """
     A flame graph for the template: ``data`` for the script, ``lines`` for the table, and the totals.
 
-    It is of the measure that the visitor chose; otherwise of memory, or of wall time if no memory is retained.
-
     Raises:
         ValueError: ``compare`` is invalid.
     """
-    wanted = visit.word("measure", [str(measure) for measure in Measure])
-    measure = Measure(wanted) if wanted else next(iter(queries.profile_measures(kind, name)), Measure.MEMORY)
     view = queries.profile_view(kind, name, measure, compare=compare, since_s=since_s)
     after, before = view.after, view.before
     frames, root = flames.flat(flames.tree(after, before))
@@ -117,8 +120,9 @@ def one_name(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
         NotFound: The release to compare with is unknown.
     """
     compare = visit.word("compare")
+    measure = chosen(queries, visit, kind, name)
     try:
-        found = flame(queries, visit, kind, name, compare=compare, since_s=visit.since_s("day"))
+        found = flame(queries, visit, kind, name, measure, compare=compare, since_s=visit.since_s("day"))
     except ValueError as error:
         raise NotFound(
             "Nothing to compare with.",
@@ -126,7 +130,6 @@ def one_name(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
             ("trace_runs", "All names"),
         ) from error
     found["links"] = False
-    measure = found["view"].measure
     releases = queries.profile_releases(kind, name, measure)
     words = WORDS[measure]
     return {

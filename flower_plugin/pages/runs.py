@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from celery_trace.model import Histogram, Measure, Rollup, Run
 from celery_trace.queries import Queries
-from flower_plugin.pages.flames import flame
+from flower_plugin.pages.flames import chosen, flame
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
 from flower_plugin.problems import NotFound
 
@@ -139,7 +139,7 @@ def runs(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
         "leaks": queries.leaks(kind=kind, name=name, limit=10).rows,
         "groups": queries.groups(kind=kind, name=name, limit=10).rows,
         "need": queries.need(kind, name, since_s=since_s),
-        "flame": flame(queries, visit, kind, name, since_s=since_s),
+        "flame": flame(queries, visit, kind, name, chosen(queries, visit, kind, name), since_s=since_s),
         "ranges": RANGES,
         "range": visit.word("range", tuple(RANGES), "day"),
         "measure": visit.word("measure", [str(one) for one in Measure]),
