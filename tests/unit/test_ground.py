@@ -209,3 +209,42 @@ def test_a_ticker_of_an_idle_process_sleeps_until_it_is_woken():
     ticker.wake()
     assert not ticker.asleep
     assert ticker.beat() == pytest.approx(0.1), "what was put off is due at its usual interval again"
+
+
+def test_a_timer_says_itself_when_it_is_due_after_an_idle_time_and_by_how_much_it_may_be_early():
+    clock = FakeClock()
+    ticker = Ticker(clock)
+    idle = [True]
+    ticker.is_idle = lambda: idle[0]
+    calls = []
+    exact = ticker.every(1.0, lambda: calls.append(clock.monotonic_s()), "exact", idle_s=30.0)
+    ticker.every(0.95, lambda: None, "other")
+    exact.early, exact.wake = 0.0, lambda: clock.monotonic_s() + 0.25
+    clock.advance(40.0)
+    ticker.beat()
+    idle[0] = False
+    ticker.wake()
+    assert ticker.beat() == pytest.approx(0.25)
+    assert calls == [40.0]
+    clock.advance(0.25)
+    ticker.beat()
+    clock.advance(0.95)
+    assert ticker.beat() == pytest.approx(0.05), "the other timer's beat is not used"
+    clock.advance(0.05)
+    ticker.beat()
+    assert calls == pytest.approx([40.0, 40.25, 41.25])
+
+
+def test_a_call_that_changes_its_interval_is_made_after_the_new_one():
+    clock = FakeClock()
+    ticker = Ticker(clock)
+    intervals = iter([0.1, 5.0])
+
+    def call():
+        timer.every_s = next(intervals)
+
+    timer = ticker.every(2.0, call, "changing")
+    clock.advance(2.0)
+    assert ticker.beat() == pytest.approx(0.1)
+    clock.advance(0.1)
+    assert ticker.beat() == pytest.approx(5.0)
