@@ -79,6 +79,7 @@ def as_json(view: ProfileView) -> dict[str, object]:
         "runs": after.runs,
         "processes": after.processes,
         "at": after.at,
+        "cut": after.cut,
         "kinds": view.measures,
         "stacks": folded(view.stacks),
     }

@@ -38,6 +38,7 @@ class StackSum(Struct, frozen=True, kw_only=True):
     runs: int
     processes: int
     at: float | None  # of the latest profile
+    cut: bool = False  # whether there may be earlier profiles that are not part of it
 
 
 def together(profiles: Iterable[HeapProfile | TimeProfile], measure: Measure) -> StackSum:

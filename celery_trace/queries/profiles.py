@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from celery_trace.intervals import PROFILE_S, SILENT_S
 from celery_trace.model import TIMES, HeapProfile, Kind, Measure, TimeProfile
@@ -23,7 +24,7 @@ _processes = tables.processes
 #: Processes of one answer, those that wrote last.
 MOST_PROCESSES = 300
 #: Records of time in one answer, the latest: one a process and hour.
-MOST_TIMES = 600
+MOST_TIMES = 1000
 MOST_RELEASES = 30
 MOST_NAMES = 1000
 #: The time that is compared with an earlier one: a record is of up to an hour, and is written a few minutes late.
@@ -197,7 +198,8 @@ class ProfileQueries(QueryBase):
             return flames.together(memory, measure)
         if at_s is not None:
             since_s = at_s - COMPARED_S
-        return flames.together(self.time_profiles(kind, name, since_s=since_s, until_s=at_s, release=release), measure)
+        times = self.time_profiles(kind, name, since_s=since_s, until_s=at_s, release=release)
+        return replace(flames.together(times, measure), cut=len(times) == MOST_TIMES)
 
     def kept_by_name(
         self, *, since_s: float | None = None, processes: Sequence[str] = ()

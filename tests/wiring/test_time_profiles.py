@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from celery_trace.cli.renderers.flames import flame as flame_text
+from celery_trace.cli.renderers.style import Style
 from celery_trace.model import Kind, Line, Measure, Role, TimeProfile, TimeStack, decode, encode
 from celery_trace.profiles import files
 from celery_trace.queries import Queries
@@ -88,6 +90,16 @@ def test_two_times_are_compared_by_the_hour_before_each(store: Store) -> None:
     view = queries.profile_view("task", "shop.charge", Measure.WALL, compare="1d")
     assert view.before is not None
     assert view.before.total == 3e6, "15 s in 5 runs; the profile of 25 hours ago is not part of that hour"
+
+
+def test_a_sum_of_the_latest_records_says_that_there_are_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = filled(store)
+    assert not queries.profile_view("task", "shop.charge", Measure.WALL).after.cut
+    monkeypatch.setattr("celery_trace.queries.profiles.MOST_TIMES", 2)
+    view = queries.profile_view("task", "shop.charge", Measure.WALL)
+    assert (view.after.cut, view.after.runs) == (True, 40)
+    style = Style(now_s=store.clock.now_s())
+    assert "sampled over 40 runs, the latest of more" in flame_text("shop.charge", view, None, style)
 
 
 def test_a_profile_is_as_it_was_after_its_way_and_keeps_no_secret_of_the_source(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def flame(name: str, view: ProfileView, need: Need | None, style: Style) -> str:
     else:
         text = (
             f"{escaped(name)} {verb} {shown(after.total)}{noun} in {plural(after.processes, 'process', 'processes')}, "
-            f"sampled over {plural(after.runs, 'run')}\n"
+            f"sampled over {plural(after.runs, 'run')}{', the latest of more' if after.cut else ''}\n"
         )
         if need is not None:
             text += (
