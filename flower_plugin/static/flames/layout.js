@@ -65,7 +65,7 @@ export function className(node, most, compared) {
 
 function amount(value, isTime) { return isTime ? duration(value / 1e6) : size(value); }
 
-function change(value, isTime) {
+function signed(value, isTime) {
     if (!isTime) { return size(value, {signed: true}); }
     return (value > 0 ? "+" : "") + duration(value / 1e6);
 }
@@ -75,7 +75,7 @@ export function describe(node, root, data) {
     const [name, where] = node.frame;
     const text = [name, where, amount(node.value, data.isTime) + unit].filter(Boolean).join(" · ");
     if (data.compared) {
-        const more = change(node.value - node.before, data.isTime);
+        const more = signed(node.value - node.before, data.isTime);
         return escaped(`${text}, before ${amount(node.before, data.isTime)}${unit} (${more})`);
     }
     return escaped(root.value ? `${text} (${percent(node.value / root.value)})` : text);
