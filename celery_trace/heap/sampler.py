@@ -15,7 +15,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from celery_trace.heap.picks import CannotSample, Pace, Pick, Stack
 
@@ -202,7 +202,11 @@ def _compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
-def open_sampler() -> Sampler | TracedSampler:
+#: Either sampler; both have the same interface.
+HeapSampler: TypeAlias = "Sampler | TracedSampler"
+
+
+def open_sampler() -> HeapSampler:
     """
     The best sampler for this interpreter: the extension modules, else tracemalloc.
 
