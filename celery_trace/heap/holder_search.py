@@ -8,6 +8,7 @@ from typing import Final
 
 from celery_trace.guard import report
 from celery_trace.heap import retainers
+from celery_trace.heap.picks import Block
 from celery_trace.heap.sampler import HeapSampler
 from celery_trace.heap.survivors import Key
 
@@ -52,7 +53,7 @@ class HolderSearch:
         """Whether the next search is not due yet, as the last one was expensive."""
         return time.monotonic() < self._not_before_s
 
-    def begin(self, wanted: Mapping[Key, Sequence[retainers.Block]]) -> None:
+    def begin(self, wanted: Mapping[Key, Sequence[Block]]) -> None:
         """Search the holders of some blocks of each site, in the same passes over the heap."""
         self.count_collections(self._sampler.stats()["collections"])
         self._passes = retainers.search(

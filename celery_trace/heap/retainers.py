@@ -19,20 +19,20 @@ import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final, TypeVar
+from typing import Final, TypeGuard, TypeVar
 
 from msgspec import Struct
 
 from celery_trace.heap.evidence import key_step
+from celery_trace.heap.picks import Block, Match
 from celery_trace.model import Holder
 from celery_trace.text.code_owner import is_ours
 
 #: A site, as the caller identifies it.
 Key = TypeVar("Key", bound=Hashable)
-#: Address and size of a block.
-Block = tuple[int, int]
+T = TypeVar("T")
 #: Finds what refers to objects in blocks; see ``_referrers.c``.
-Referrers = Callable[[list[tuple[int, int]], int, bool], list[tuple[int, Any, Any]]]
+Referrers = Callable[[list[Block], int, bool], list[Match]]
 
 #: Levels of the walk, objects per level, and referrers of one object. What a library keeps is deep:
 #: an object with its attributes in a dict is two levels, and the channels of Celery's result consumer are 13 below.
@@ -78,7 +78,7 @@ _module_of: Final = type.__dict__["__module__"].__get__
 _qualname_of: Final = type.__dict__["__qualname__"].__get__
 _namespace_of: Final = type.__dict__["__dict__"].__get__
 #: And from a module, which may load itself when an attribute is read.
-_globals_of: Final[Callable[[Any], dict[str, Any]]] = vars(types.ModuleType)["__dict__"].__get__
+_globals_of: Final[Callable[[object], dict[str, object]]] = vars(types.ModuleType)["__dict__"].__get__
 #: Has the attributes that a thread-local has in one thread.
 _THREAD_LOCAL: Final = "_thread._localdummy"
 #: Attributes that give the bound of caches, pools and queues.
@@ -111,7 +111,7 @@ _ONLY_IN_FLIGHT: Final = ("celery_trace.", "celery.utils.threads", "celery.app.t
 
 
 #: Objects that only a frame holds, for as long as the process lives, such as the loop of a scheduler; see :func:`hold`.
-_held: dict[int, weakref.ref[Any]] = {}
+_held: dict[int, weakref.ref[object]] = {}
 
 #: Modules that refer to much of a program but are not the place to look for it.
 _INFRASTRUCTURE: Final = ("celery.", "kombu.", "billiard.", "django.", "asyncio.", "threading", "weakref", "abc")
@@ -132,10 +132,10 @@ def hold(thing: object) -> None:
 
 
 #: Of some objects, those that a local variable of a running function refers to: position, its code, the variable.
-HoldingFrames = Callable[[list[Any]], list[tuple[int, types.CodeType, str]]]
+HoldingFrames = Callable[[list[object]], list[tuple[int, types.CodeType, str]]]
 
 
-def _no_frames(_: list[Any]) -> list[tuple[int, types.CodeType, str]]:
+def _no_frames(_: list[object]) -> list[tuple[int, types.CodeType, str]]:
     """Frames can't be read."""
     return []
 
@@ -222,7 +222,7 @@ class _Walk:
     def __init__(
         self, modules: dict[int, str], plain: Collection[int], holding_frames: HoldingFrames, *, sees_all: bool
     ) -> None:
-        self.things: list[Any] = []
+        self.things: list[object] = []
         self.nodes: list[_Node] = []
         self.starts = 0  # blocks in which an object was found
         self._plain = plain
@@ -239,7 +239,7 @@ class _Walk:
         self._namespaces: set[int] = set()  # dicts with keys that are names of attributes or variables
         self._modules = modules  # by the address of their globals
 
-    def _add(self, thing: Any, below: int, blocks: int) -> int:
+    def _add(self, thing: object, below: int, blocks: int) -> int:
         index = self._index.get(id(thing))
         if index is None:
             index = self._index[id(thing)] = len(self.things)
@@ -248,7 +248,7 @@ class _Walk:
             return index
         return -1
 
-    def begin(self, blocks: Sequence[Block], matches: list[tuple[int, Any, Any]]) -> None:
+    def begin(self, blocks: Sequence[Block], matches: list[Match]) -> None:
         """The first level: the objects in the blocks and what refers to them."""
         own = {address for address, _ in blocks}
         matches = [match for match in matches if match[0] in own]
@@ -303,7 +303,7 @@ class _Walk:
         )
         return [id(self.things[index]) for index in open_ones[:WIDTH]]
 
-    def rise(self, asked: list[int], matches: list[tuple[int, Any, Any]]) -> None:
+    def rise(self, asked: list[int], matches: list[Match]) -> None:
         """The next level: the referrers of the last one."""
         below_of = {address: self._index[address] for address in asked}
         level: list[int] = []
@@ -325,7 +325,7 @@ class _Walk:
                 self._reach(referrer, below, self.nodes[start].blocks, level)
         self._level = level
 
-    def _reach(self, thing: Any, below: int, blocks: int, level: list[int]) -> None:
+    def _reach(self, thing: object, below: int, blocks: int, level: list[int]) -> None:
         """The paths of so many blocks lead to an object; it is of this level unless it was found before."""
         known = self._index.get(id(thing))
         if known is None:
@@ -347,25 +347,25 @@ class _Walk:
             index = self.nodes[index].below
         return index == other
 
-    def _joined(self, referrer: Any, below: int, level: list[int]) -> int:
+    def _joined(self, referrer: object, below: int, level: list[int]) -> int:
         index = self._index.get(id(referrer))
         if index is None:
             index = self._add(referrer, below, 0)
             level.append(index)
         return index
 
-    def _is_left_out(self, thing: Any) -> bool:
+    def _is_left_out(self, thing: object) -> bool:
         """Whether a reference to survivors is only our own or the interpreter's."""
         if id(thing) in _walking:
             return True
-        if issubclass(type(thing), types.FrameType):
+        if _is_a(thing, types.FrameType):
             return is_ours(thing.f_code.co_filename)
         if type(thing) is types.CellType or type(thing) is type:
             return False
         module = _module_of(type(thing))
         return type(module) is str and module.startswith(_ONLY_IN_FLIGHT)
 
-    def _is_root(self, thing: Any) -> bool:
+    def _is_root(self, thing: object) -> bool:
         if type(thing) is dict:
             name = self._modules.get(id(thing))
             return name is not None and not name.startswith("celery_trace")
@@ -386,7 +386,7 @@ class _Walk:
             outside = self._is_held_from_outside()
             why = OUTSIDE if outside else NO_ROOT if collects() else UNCOLLECTED
             return Found(Holder(searched=True, why=why, outside=outside))
-        chain: list[Any] = []
+        chain: list[object] = []
         at = root
         while at >= 0:
             chain.append(self.things[at])
@@ -462,14 +462,14 @@ class _Walk:
             step += 1
         return best
 
-    def _bound(self, chain: list[Any]) -> tuple[str, bool]:
+    def _bound(self, chain: list[object]) -> tuple[str, bool]:
         for thing in reversed(chain[-_BOUND_WITHIN - 1 :]):
             bound, full = bound_of(thing)
             if bound:
                 return bound, full
         return "", False
 
-    def _path(self, chain: list[Any], name: str) -> list[str]:
+    def _path(self, chain: list[object], name: str) -> list[str]:
         path: list[str] = []
         for index, thing in enumerate(chain):
             above = chain[index - 1] if index else None
@@ -484,89 +484,116 @@ class _Walk:
             name = edge if text or edge else name
         return path
 
-    def _text(self, thing: Any, above: Any) -> str:
+    def _text(self, thing: object, above: object) -> str:
         """The text of a step of the path; empty for an object that is left out."""
         kind = type(thing)
         if kind is dict and id(thing) in self._modules:
             return f"{self._modules[id(thing)]} (module)"
-        if issubclass(kind, types.ModuleType):
-            return f"{_globals_of(thing).get('__name__', '?')} (module)"
-        if issubclass(kind, type):
-            return f"{type_name(thing)} (class)"
-        if issubclass(kind, threading.Thread):
-            return f"{short_name(kind)} (thread)"
-        if issubclass(kind, types.FunctionType):
-            return f"{thing.__qualname__}() (function)"
-        if issubclass(kind, types.MethodType):
-            function = thing.__func__
-            name = function.__name__ if type(function) is types.FunctionType else short_name(type(function))
-            return f"{short_name(type(thing.__self__))}.{name} (bound method)"
-        if issubclass(kind, types.GeneratorType | types.CoroutineType | types.AsyncGeneratorType):
-            return f"{thing.__qualname__}() (suspended {kind.__name__.replace('_', ' ')})"
-        if issubclass(kind, types.FrameType):
-            return f"{thing.f_code.co_name}() (frame)"
+        code = _text_of_code(thing)
+        if code:
+            return code
         if kind is types.CellType or id(thing) in self._namespaces or _is_inner_dict(thing, above):
             return ""
-        if kind is tuple and above is not None and len(thing) < 8:
+        if kind is tuple and above is not None and length_of(thing) < 8:
             return ""
         bound, _ = bound_of(thing)
         if bound:
             return bound
-        if kind is _LRU:
-            return f"lru_cache[{thing.cache_info().currsize}]"
         length = length_of(thing)
-        return f"{short_name(kind)}[{length}]" if length >= 0 else short_name(kind)
+        name = "lru_cache" if kind is _LRU else short_name(kind)
+        return f"{name}[{length}]" if length >= 0 else name
 
-    def _leaf(self, thing: Any, holder: Any, name: str) -> str:
+    def _leaf(self, thing: object, holder: object, name: str) -> str:
         kind = short_name(type(thing))
         if length_of(holder) >= 0 and id(holder) not in self._namespaces:
             return f"{kind} × {_count_of(holder, type(thing))}"
         return f"{name}: {kind}" if name else kind
 
-    def _edge(self, above: Any, thing: Any) -> str:
+    def _edge(self, above: object, thing: object) -> str:
         """The attribute or variable by which one object refers to the next; empty for an entry of a container."""
-        kind = type(above)
-        if id(above) in self._namespaces:
+        if _is_dict(above) and id(above) in self._namespaces:
             return _name_of(thing, above)
-        if issubclass(kind, type):
+        if _is_a(above, type):
             return "" if id(thing) in self._namespaces else _name_of(thing, _namespace_of(above))
-        if issubclass(kind, types.FunctionType):
-            for name, cell in zip(above.__code__.co_freevars, above.__closure__ or (), strict=False):
-                if cell is thing or _content(cell) is thing:
-                    return str(name)
-            if thing is above.__closure__:
-                return ", ".join(above.__code__.co_freevars)[:60]
-            if thing is above.__defaults__ or thing is above.__kwdefaults__:
-                return "default argument"
-            return ""
-        if kind in _DICTS and len(above) <= _MOST_KEYS:
+        if _is_a(above, types.FunctionType):
+            return _edge_of_function(above, thing)
+        if _is_dict(above) and len(above) <= _MOST_KEYS:
             key = next((key for key, value in list(dict.items(above)) if value is thing), None)
             return key_step(key) if type(key) is str else ""
         return _name_of(thing, attributes(above))
 
 
-def _name_of(thing: Any, namespace: Mapping[str, Any]) -> str:
+def _is_a(thing: object, kind: type[T]) -> TypeGuard[T]:
+    """``isinstance``, without reading the object's ``__class__``."""
+    return issubclass(type(thing), kind)
+
+
+def _is_dict(thing: object) -> TypeGuard[dict[object, object]]:
+    """Whether it is exactly a kind of dict without code of the user's."""
+    return _is_one_of(type(thing), _DICTS)
+
+
+def _is_sized(thing: object) -> TypeGuard[Collection[object]]:
+    """Whether its length may be read; see :data:`_SIZED`."""
+    return _is_one_of(type(thing), _SIZED)
+
+
+def _text_of_code(thing: object) -> str:
+    """The text of a module, class, thread, function or something that is running; empty for anything else."""
+    kind = type(thing)
+    if _is_a(thing, types.ModuleType):
+        return f"{_globals_of(thing).get('__name__', '?')} (module)"
+    if _is_a(thing, type):
+        return f"{type_name(thing)} (class)"
+    if _is_a(thing, threading.Thread):
+        return f"{short_name(kind)} (thread)"
+    if _is_a(thing, types.FunctionType):
+        return f"{thing.__qualname__}() (function)"
+    if _is_a(thing, types.MethodType):
+        function = thing.__func__
+        name = function.__name__ if type(function) is types.FunctionType else short_name(type(function))
+        return f"{short_name(type(thing.__self__))}.{name} (bound method)"
+    if _is_a(thing, types.GeneratorType) or _is_a(thing, types.CoroutineType) or _is_a(thing, types.AsyncGeneratorType):
+        return f"{thing.__qualname__}() (suspended {kind.__name__.replace('_', ' ')})"
+    if _is_a(thing, types.FrameType):
+        return f"{thing.f_code.co_name}() (frame)"
+    return ""
+
+
+def _edge_of_function(function: types.FunctionType, thing: object) -> str:
+    """The variable or default by which a function refers to an object."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        if cell is thing or _content(cell) is thing:
+            return name
+    if thing is function.__closure__:
+        return ", ".join(function.__code__.co_freevars)[:60]
+    if thing is function.__defaults__ or thing is function.__kwdefaults__:
+        return "default argument"
+    return ""
+
+
+def _name_of(thing: object, namespace: Mapping[str, object] | Mapping[object, object]) -> str:
     """The name of an object in a namespace; or of one of its type, as the head of a list may have moved on."""
     found = [(name, value) for name, value in list(namespace.items()) if type(name) is str]
     of_its_type = [name for name, value in found if type(value) is type(thing)]
     return next((name for name, value in found if value is thing), of_its_type[0] if len(of_its_type) == 1 else "")
 
 
-def _is_recycled(thing: Any, is_buffer: bool) -> bool:
+def _is_recycled(thing: object, is_buffer: bool) -> bool:
     """Whether the block of an object, or of its entries, comes from one of the interpreter's free lists."""
     kind = type(thing)
     if kind is dict:
-        return not is_buffer or len(thing) <= _SMALL_DICT
+        return not is_buffer or length_of(thing) <= _SMALL_DICT
     return kind is float or kind is tuple or (kind is list and not is_buffer)
 
 
-def _interest(thing: Any) -> int:
+def _interest(thing: object) -> int:
     if issubclass(type(thing), types.FrameType | types.TracebackType):
         return 2
     return 1 if type(thing) is tuple else 0
 
 
-def _is_namespace_of(thing: Any, above: Any) -> bool:
+def _is_namespace_of(thing: object, above: object) -> bool:
     """Whether a dict has the attributes of the object above: its keys are names; those of any other dict are data."""
     kind = type(above)
     if type(thing) is not dict:
@@ -580,13 +607,13 @@ def _is_namespace_of(thing: Any, above: Any) -> bool:
     return type_name(kind) == _THREAD_LOCAL or _attributes_in_dict(above) is thing
 
 
-def _is_inner_dict(thing: Any, above: Any) -> bool:
+def _is_inner_dict(thing: object, above: object) -> bool:
     """Whether a dict is not an entry or attribute of the object above, but part of it."""
     if type(thing) is not dict or above is None:
         return False
     if issubclass(type(above), type):
         return not any(value is thing for value in _namespace_of(above).values())
-    return not _is_one_of(type(above), _SIZED) and not any(value is thing for value in attributes(above).values())
+    return not _is_sized(above) and not any(value is thing for value in attributes(above).values())
 
 
 def _is_one_of(kind: type, kinds: tuple[type, ...]) -> bool:
@@ -594,14 +621,14 @@ def _is_one_of(kind: type, kinds: tuple[type, ...]) -> bool:
     return any(kind is one for one in kinds)
 
 
-def _content(cell: Any) -> Any:
+def _content(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:
         return None
 
 
-def _types_in(entries: list[Any], holder: Any, item: Any) -> list[tuple[str, int, int]]:
+def _types_in(entries: list[object], holder: object, item: object) -> list[tuple[str, int, int]]:
     """The types of a container's contents; for any other holder, of what was found."""
     if type(holder) is _LRU:
         return [(type_name(type(item)), length_of(holder), weight_of(item) * length_of(holder))]
@@ -616,7 +643,7 @@ def _types_in(entries: list[Any], holder: Any, item: Any) -> list[tuple[str, int
     return sorted(rows, key=lambda row: -row[2])
 
 
-def weight_of(thing: Any, most: int = 200) -> int:
+def weight_of(thing: object, most: int = 200) -> int:
     """
     The size of an object with its contents, bytes, without modules, classes and functions.
 
@@ -638,7 +665,7 @@ def weight_of(thing: Any, most: int = 200) -> int:
     return total
 
 
-def _size_of(thing: Any) -> int:
+def _size_of(thing: object) -> int:
     """``sys.getsizeof`` without running code of the user's."""
     kind = type(thing)
     try:
@@ -647,52 +674,48 @@ def _size_of(thing: Any) -> int:
         return 0
 
 
-def _count_of(holder: Any, kind: type) -> int:
+def _count_of(holder: object, kind: type) -> int:
     if type(holder) is _LRU:
         return length_of(holder)
     return sum(type(entry) is kind for entry in entries_of(holder)) or 1
 
 
-def entries_of(container: Any) -> list[Any]:
+def entries_of(container: object) -> list[object]:
     """The values of a dict or the items of another known container; empty for anything else."""
-    kind = type(container)
-    if _is_one_of(kind, _DICTS):
+    if _is_dict(container):
         return list(dict.values(container))
-    return list(container) if _is_one_of(kind, _SIZED) and kind is not bytearray else []
+    return list(container) if _is_sized(container) and type(container) is not bytearray else []
 
 
-def length_of(thing: Any) -> int:
+def length_of(thing: object) -> int:
     """The entries of a known kind of container or a cache; -1 for others, as their ``__len__`` may run code."""
     if type(thing) is _LRU:
         return int(thing.cache_info().currsize)
-    return len(thing) if _is_one_of(type(thing), _SIZED) else -1
+    return len(thing) if _is_sized(thing) else -1
 
 
-def bound_of(thing: Any) -> tuple[str, bool]:
+def bound_of(thing: object) -> tuple[str, bool]:
     """The bound of a holder as text, such as ``lru_cache (300/500)``, and whether it is reached; empty without one."""
-    kind = type(thing)
-    if kind is _LRU:
+    if type(thing) is _LRU:
         info = thing.cache_info()
         if info.maxsize is None:
             return "", False
         return f"lru_cache ({info.currsize}/{info.maxsize})", info.currsize >= info.maxsize
-    if kind is deque:
-        return (
-            ("", False)
-            if thing.maxlen is None
-            else (f"deque ({len(thing)}/{thing.maxlen})", len(thing) >= thing.maxlen)
-        )
+    if type(thing) is deque:
+        if thing.maxlen is None:
+            return "", False
+        return f"deque ({len(thing)}/{thing.maxlen})", len(thing) >= thing.maxlen
     found = attributes(thing)
     for name in _BOUNDS:
         limit = found.get(name)
         if (type(limit) is int or type(limit) is float) and 0 < limit < math.inf:
             held = max((length_of(value) for value in found.values()), default=-1)
             label = name.lstrip("_").replace("Cache__", "")
-            return f"{short_name(kind)} ({label}={limit})", held >= limit
+            return f"{short_name(type(thing))} ({label}={limit})", held >= limit
     return "", False
 
 
-def attributes(thing: Any) -> dict[str, Any]:
+def attributes(thing: object) -> dict[str, object]:
     """An instance's own attributes, without running any of its code."""
     if not _flags_of(type(thing)) & _HEAP_TYPE or issubclass(type(thing), type | types.ModuleType):
         return {}
@@ -707,7 +730,7 @@ def attributes(thing: Any) -> dict[str, Any]:
     return found
 
 
-def _attributes_in_dict(thing: Any) -> dict[Any, Any] | None:
+def _attributes_in_dict(thing: object) -> dict[object, object] | None:
     """The real ``__dict__`` of an instance; a class may define that name otherwise, as proxies do."""
     if not _flags_of(type(thing)) & _HEAP_TYPE:
         return None

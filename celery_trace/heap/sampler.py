@@ -14,10 +14,10 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from types import CodeType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from celery_trace.heap.picks import CannotSample, Pace, Pick, Stack
+from celery_trace.heap.picks import Block, CannotSample, Match, Pace, Pick, SamplerStats, Stack
 
 if TYPE_CHECKING:
     from celery_trace.heap.traced import TracedSampler
@@ -76,7 +76,7 @@ class Sampler:
         """Double ``mean_bytes``, and thin out what was picked accordingly."""
         self._c.coarsen()
 
-    def plain(self, blocks: Iterable[tuple[int, int]]) -> set[int]:
+    def plain(self, blocks: Iterable[Block]) -> set[int]:
         """
         Addresses of picked blocks that hold a text, bytes or a number.
 
@@ -127,7 +127,7 @@ class Sampler:
         """The frames of a pick, innermost first; empty if unknown."""
         return tuple((code.co_filename, line, code.co_qualname) for code, line in self._c.stack(number))
 
-    def holding_frames(self, objects: list[Any]) -> list[tuple[int, CodeType, str]]:
+    def holding_frames(self, objects: list[object]) -> list[tuple[int, CodeType, str]]:
         """
         Which local variables of functions that run, in any thread, refer to one of some objects.
 
@@ -141,9 +141,9 @@ class Sampler:
         """Drop unused stacks, if they are many. True if the numbers of stacks have changed."""
         return bool(self._c.sweep())
 
-    def stats(self) -> dict[str, Any]:
-        """Counters since the process began, and ``live``, ``stacks`` and ``mean_bytes`` as they are now."""
-        found: dict[str, Any] = self._c.stats()
+    def stats(self) -> SamplerStats:
+        """The counters of this process."""
+        found: SamplerStats = self._c.stats()
         return found
 
     def cost_s(self) -> float:
@@ -152,7 +152,7 @@ class Sampler:
             return 0.0
         return min(max(_LEAST_COST_S, float(self._c.cost()) * _IN_A_PROGRAM), _MOST_COST_S)
 
-    def referrers(self, blocks: list[tuple[int, int]], most: int, climb: bool = False) -> list[tuple[int, Any, Any]]:
+    def referrers(self, blocks: list[Block], most: int, climb: bool = False) -> list[Match]:
         """
         What refers to an object that lies in one of the blocks, of all objects that the garbage collector knows.
 
@@ -166,11 +166,11 @@ class Sampler:
             refers to that; the last is None if a list, dict or set keeps its entries in the block, or if nothing
             refers to the end of the chain.
         """
-        found: list[tuple[int, Any, Any]] = self._referrers(blocks, most, climb)
+        found: list[Match] = self._referrers(blocks, most, climb)
         return found
 
 
-def _extension(name: str) -> Any:
+def _extension(name: str) -> ModuleType:
     """
     An extension module of this package.
 

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from celery_trace.heap.long_runs import LEAST_BYTES as LEAST_BYTES_OF_LONG_RUN
 from celery_trace.heap.long_runs import is_of_long_run
-from celery_trace.heap.picks import UNTAGGED, Pick, Stack
-from celery_trace.heap.retainers import Block, Found
+from celery_trace.heap.picks import UNTAGGED, Block, Pick, Stack
+from celery_trace.heap.retainers import Found
 from celery_trace.heap.survivors import Key
 from celery_trace.heap.verdict import GROWS, Judgement, judge
 from celery_trace.model import Evidence, Holder, Verdict

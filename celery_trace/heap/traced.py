@@ -18,9 +18,9 @@ import tracemalloc
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import CodeType
-from typing import Any, Final
+from typing import Final
 
-from celery_trace.heap.picks import IGNORED, UNTAGGED, CannotSample, Pace, Pick, Stack
+from celery_trace.heap.picks import IGNORED, UNTAGGED, Block, CannotSample, Match, Pace, Pick, SamplerStats, Stack
 
 try:
     import _tracemalloc
@@ -116,7 +116,7 @@ class TracedSampler:
     def coarsen(self) -> None:
         """Does nothing: all blocks are traced."""
 
-    def plain(self, blocks: Iterable[tuple[int, int]]) -> set[int]:  # noqa: ARG002 - the interface's
+    def plain(self, blocks: Iterable[Block]) -> set[int]:  # noqa: ARG002 - the interface's
         """Empty: picks have no addresses here."""
         return set()
 
@@ -188,7 +188,7 @@ class TracedSampler:
                 return ()
             return tuple((file, line, self._name(file, line)) for file, line in self._stacks[number])
 
-    def holding_frames(self, objects: list[Any]) -> list[tuple[int, CodeType, str]]:  # noqa: ARG002 - the interface's
+    def holding_frames(self, objects: list[object]) -> list[tuple[int, CodeType, str]]:  # noqa: ARG002 - the interface's
         """Empty: the variables of a running function can't be read without the extension module."""
         return []
 
@@ -207,7 +207,7 @@ class TracedSampler:
                     picks[:] = [pick._replace(stack=number, address=_handle(number)) for pick in picks]
             return True
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> SamplerStats:
         """
         Counters, as those of the extension module.
 
@@ -234,10 +234,10 @@ class TracedSampler:
 
     def referrers(
         self,
-        blocks: list[tuple[int, int]],
+        blocks: list[Block],
         most: int,
         climb: bool = False,  # noqa: ARG002 - the interface's; each pass goes up by one here
-    ) -> list[tuple[int, Any, Any]]:
+    ) -> list[Match]:
         """
         Which objects refer to something that was allocated where a pick was, or to an object.
 
@@ -261,7 +261,7 @@ class TracedSampler:
             }
         addresses -= set(lines.values())
         room = dict.fromkeys([*lines.values(), *addresses], most)
-        found: list[tuple[int, Any, Any]] = []
+        found: list[Match] = []
         origin = _tracemalloc._get_object_traceback
         elsewhere: set[int] = set()  # objects that were allocated on another line
         missing = most * len(room)
