@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, TextIO, TypeVar, cast, overload
+from typing import ParamSpec, TextIO, TypeVar, cast, overload
 
 from celery_trace import settings as settings_module
 from celery_trace.guard import Guard, report
@@ -23,7 +23,11 @@ from celery_trace.runtime import recorder as recorders
 from celery_trace.runtime.probes.trace_probe import TraceProbe
 from celery_trace.runtime.recorder import Recorder
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
+P = ParamSpec("P")
+T = TypeVar("T")
+Sent = TypeVar("Sent")
+Result = TypeVar("Result")
 
 #: The calls of a label that write their differences as evidence too: the first few, then fewer and fewer.
 _WRITTEN_CALLS = frozenset({1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000})
@@ -91,7 +95,7 @@ class TracedBlock:
         label = self._label or f"{function.__module__}.{function.__qualname__}"
         return cast(Function, functools.wraps(function)(self._wrapper(function, label)))
 
-    def _wrapper(self, function: Callable[..., Any], label: str) -> Callable[..., Any]:
+    def _wrapper(self, function: Callable[P, T], label: str) -> Callable[P, object]:
         if inspect.isasyncgenfunction(function):
             return self._around_async_generator(function, label)
         if inspect.iscoroutinefunction(function):
@@ -99,7 +103,7 @@ class TracedBlock:
         if inspect.isgeneratorfunction(function):
             return self._around_generator(function, label)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
             run = _OneRun(label)
             failed = True
             try:
@@ -111,8 +115,8 @@ class TracedBlock:
 
         return call
 
-    def _around_coroutine(self, function: Callable[..., Awaitable[Any]], label: str) -> Callable[..., Any]:
-        async def call(*args: Any, **kwargs: Any) -> Any:
+    def _around_coroutine(self, function: Callable[P, Awaitable[T]], label: str) -> Callable[P, Awaitable[T]]:
+        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
             run = _OneRun(label)
             failed = True
             try:
@@ -125,9 +129,9 @@ class TracedBlock:
         return call
 
     def _around_generator(
-        self, function: Callable[..., Generator[Any, Any, Any]], label: str
-    ) -> Callable[..., Generator[Any, Any, Any]]:
-        def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        self, function: Callable[P, Generator[T, Sent, Result]], label: str
+    ) -> Callable[P, Generator[T, Sent, Result]]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> Generator[T, Sent, Result]:
             run = _OneRun(label)
             failed = True
             try:
@@ -143,14 +147,14 @@ class TracedBlock:
         return call
 
     def _around_async_generator(
-        self, function: Callable[..., AsyncGenerator[Any, Any]], label: str
-    ) -> Callable[..., AsyncGenerator[Any, Any]]:
-        async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        self, function: Callable[P, AsyncGenerator[T, Sent]], label: str
+    ) -> Callable[P, AsyncGenerator[T, Sent]]:
+        async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T, Sent]:
             run = _OneRun(label)
             failed = True
             inner = function(*args, **kwargs)
             try:
-                step: Awaitable[Any] = inner.__anext__()
+                step: Awaitable[T] = inner.__anext__()
                 while True:
                     try:
                         item = await step
@@ -254,7 +258,9 @@ def _recorder() -> Recorder | None:
 def trace_memory(label: Function, /) -> Function: ...
 @overload
 def trace_memory(label: str = "", /, *, show: bool = True, file: TextIO | None = None) -> TracedBlock: ...
-def trace_memory(label: Any = "", /, *, show: bool = True, file: TextIO | None = None) -> Any:
+def trace_memory(
+    label: Function | str = "", /, *, show: bool = True, file: TextIO | None = None
+) -> Function | TracedBlock:
     """
     Measure a function or a block: print its Top 10 differences and record the run.
 
