@@ -437,7 +437,7 @@ def is_about_data(error: Exception) -> bool:
 
 def is_passing(error: sa.exc.SQLAlchemyError) -> bool:
     """Whether the same transaction may succeed at once: a deadlock, a serialization failure, a lost connection."""
-    original: Any = getattr(error, "orig", None)
+    original: BaseException | None = getattr(error, "orig", None)
     code = getattr(original, "sqlstate", None) or (original.args[0] if original is not None and original.args else None)
     if code in ("40P01", "40001", 1213, 1205, 1020):
         return True
