@@ -8,7 +8,6 @@ is a sample of what is alive, with the line and the task that allocated it and i
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
 import struct
 import sys
@@ -56,7 +55,6 @@ class Sampler:
         self.restore = self._c.restore
         self.runs = self._c.runs
         self.note_collection = self._c.note_collection
-        self._pid = 0
 
     def start(self, mean_bytes: float, seed: int = 0) -> None:
         """
@@ -66,7 +64,6 @@ class Sampler:
         installs them again, and drops earlier picks.
         """
         self._c.start(float(mean_bytes), seed)
-        self._pid = os.getpid()
 
     def stop(self) -> None:
         """Stop and drop all picks."""
@@ -87,14 +84,6 @@ class Sampler:
     def is_on(self) -> bool:
         """Whether allocations are seen: False when stopped, and once another tool has removed the hooks."""
         return bool(self._c.is_on())
-
-    def why_off(self) -> str:
-        """Why it is off, as a message; empty if it is on."""
-        if self.is_on():
-            return ""
-        if self._pid != os.getpid():
-            return "the process was forked" if self._pid else "it was not started"
-        return "it was stopped, or another tool has replaced Python's allocators"
 
     def mark(self, code: CodeType, tag: int) -> bool:
         """In threads without a tag, give allocations below this function ``tag``. False if there are too many."""
