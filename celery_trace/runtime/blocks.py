@@ -189,7 +189,6 @@ class _OneRun:
             if recorder is not None:
                 # It becomes a name everywhere, in metrics and alerts too, and may contain values.
                 self._label = label = recorder.redactor.text(label)
-            if recorder is not None:
                 if recorder.settings.memory in {"auto", "always"}:
                     recorder.probe(TraceProbe).trace(label)
                 self._recorder = recorder
