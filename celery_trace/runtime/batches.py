@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
-from celery_trace.failures.capture.exceptions import traceback_of
 from celery_trace.failures.celery_request import field, text
-from celery_trace.runtime.tracers import Runs
+from celery_trace.runtime.tracers import Runs, remove_outermost_frame
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -26,8 +25,6 @@ R = TypeVar("R")
 
 #: The most request ids in a record's note.
 _MOST_IDS: Final = 50
-
-_set_traceback: Final = BaseException.__dict__["__traceback__"].__set__
 
 
 class BatchRuns(Runs, Protocol):
@@ -88,10 +85,7 @@ def _around(run: Callable[P, R], task: Task, runs: BatchRuns) -> Callable[P, R]:
         try:
             result = run(*args, **kwargs)
         except BaseException as error:
-            # Users read the traceback: remove our frame.
-            traceback = traceback_of(error)
-            if traceback is not None:
-                _set_traceback(error, traceback.tb_next)
+            remove_outermost_frame(error)
             fails = isinstance(error, Exception)
             if fails:
                 runs.batch_failed(task, task_id, request, error, args, note)

@@ -46,6 +46,13 @@ class Runs(Protocol):
         """
 
 
+def remove_outermost_frame(error: BaseException) -> None:
+    """Remove our frame from a traceback, the outermost so far: users read it."""
+    traceback = traceback_of(error)
+    if traceback is not None:
+        _set_traceback(error, traceback.tb_next)
+
+
 def around(tracer: Tracer, task: Task, runs: Runs) -> Tracer:
     """``tracer``, with ``runs`` called before and after each run."""
     begins, ends = runs.run_begins, runs.run_ends
@@ -55,10 +62,7 @@ def around(tracer: Tracer, task: Task, runs: Runs) -> Tracer:
         try:
             returned = tracer(uuid, args, kwargs, request)
         except BaseException as error:
-            # Users read the traceback: remove our frame, the outermost so far.
-            traceback = traceback_of(error)
-            if traceback is not None:
-                _set_traceback(error, traceback.tb_next)
+            remove_outermost_frame(error)
             ends(task, uuid, None, args=args, kwargs=kwargs, request=request)
             raise
         info = returned[1]
