@@ -11,7 +11,7 @@ import functools
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import ParamSpec, TextIO, TypeVar, cast, overload
 
 from celery_trace import settings as settings_module
@@ -54,28 +54,30 @@ class TracedBlock:
     # --- with --------------------------------------------------------------------------------------------
 
     def __enter__(self) -> TracedBlock:
-        label = self._label
-        if not label:
-            caller = sys._getframe(1)
-            label = f"{caller.f_globals.get('__name__', '?')}:{caller.f_lineno}"
-        self._running.append(_OneRun(label))
+        self._begin(sys._getframe(1))
         return self
+
+    def _begin(self, caller: FrameType) -> None:
+        label = self._label or f"{caller.f_globals.get('__name__', '?')}:{caller.f_lineno}"
+        self._running.append(_OneRun(self, label))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._running:
-            self._finish(self._running.pop(), error is not None)
+            self.finish(self._running.pop(), failed=error is not None)
 
     async def __aenter__(self) -> TracedBlock:
-        return self.__enter__()
+        self._begin(sys._getframe(1))
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
 
-    def _finish(self, run: _OneRun, failed: bool) -> None:
+    def finish(self, run: _OneRun, *, failed: bool) -> None:
+        """Record a run that has ended, and print its table."""
         with Guard("trace_memory: end"):
             if run.end(failed):
                 self.top = run.top
@@ -104,27 +106,15 @@ class TracedBlock:
             return self._around_generator(function, label)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            run = _OneRun(label)
-            failed = True
-            try:
-                result = function(*args, **kwargs)
-                failed = False
-                return result
-            finally:
-                self._finish(run, failed)
+            with _OneRun(self, label):
+                return function(*args, **kwargs)
 
         return call
 
     def _around_coroutine(self, function: Callable[P, Awaitable[T]], label: str) -> Callable[P, Awaitable[T]]:
         async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            run = _OneRun(label)
-            failed = True
-            try:
-                result = await function(*args, **kwargs)
-                failed = False
-                return result
-            finally:
-                self._finish(run, failed)
+            with _OneRun(self, label):
+                return await function(*args, **kwargs)
 
         return call
 
@@ -132,17 +122,8 @@ class TracedBlock:
         self, function: Callable[P, Generator[T, Sent, Result]], label: str
     ) -> Callable[P, Generator[T, Sent, Result]]:
         def call(*args: P.args, **kwargs: P.kwargs) -> Generator[T, Sent, Result]:
-            run = _OneRun(label)
-            failed = True
-            try:
-                result = yield from function(*args, **kwargs)
-                failed = False
-                return result
-            except GeneratorExit:
-                failed = False  # closed early, as when the client of a stream disconnects
-                raise
-            finally:
-                self._finish(run, failed)
+            with _OneRun(self, label):
+                return (yield from function(*args, **kwargs))
 
         return call
 
@@ -150,35 +131,38 @@ class TracedBlock:
         self, function: Callable[P, AsyncGenerator[T, Sent]], label: str
     ) -> Callable[P, AsyncGenerator[T, Sent]]:
         async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T, Sent]:
-            run = _OneRun(label)
-            failed = True
-            inner = function(*args, **kwargs)
-            try:
-                step: Awaitable[T] = inner.__anext__()
-                while True:
-                    try:
-                        item = await step
-                    except StopAsyncIteration:
-                        failed = False
-                        return
-                    try:
-                        step = inner.asend((yield item))
-                    except GeneratorExit:
-                        failed = False
-                        raise
-                    except BaseException as error:
-                        step = inner.athrow(error)
-            finally:
-                await inner.aclose()
-                self._finish(run, failed)
+            with _OneRun(self, label):
+                inner = function(*args, **kwargs)
+                try:
+                    step: Awaitable[T] = inner.__anext__()
+                    while True:
+                        try:
+                            item = await step
+                        except StopAsyncIteration:
+                            return
+                        try:
+                            step = inner.asend((yield item))
+                        except GeneratorExit:
+                            raise
+                        except BaseException as error:
+                            step = inner.athrow(error)
+                finally:
+                    await inner.aclose()
 
         return call
 
 
 class _OneRun:
-    """One run of a block, from its start to its table."""
+    """
+    One run of a block, from its start to its table.
 
-    def __init__(self, label: str) -> None:
+    Args:
+        block: Gets the table at the end.
+        label: The block's name.
+    """
+
+    def __init__(self, block: TracedBlock, label: str) -> None:
+        self._block = block
         self._label = label
         self._recorder: Recorder | None = None
         self._token: Token | None = None
@@ -193,6 +177,13 @@ class _OneRun:
                     recorder.probe(TraceProbe).trace(label)
                 self._recorder = recorder
                 self._token = recorder.run_started(Kind.BLOCK, label)
+
+    def __enter__(self) -> None:
+        """It has begun: tracing starts with the constructor."""
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # A generator is closed early when the client of a stream disconnects; that is no failure.
+        self._block.finish(self, failed=kind is not None and kind is not GeneratorExit)
 
     def end(self, failed: bool) -> bool:
         """Record the run. False if it was not traced, so there is nothing to show."""
