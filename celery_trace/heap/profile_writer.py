@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
-from celery_trace.heap.picks import UNTAGGED, Pick
+from celery_trace.heap.picks import UNTAGGED
 from celery_trace.heap.stacks import KeptStacks
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS
 from celery_trace.heap.watched_process import WatchedProcess
@@ -25,20 +25,13 @@ class ProfileWriter:
     def __init__(self, watched: WatchedProcess, emit: Callable[[HeapProfile], None], now_s: float) -> None:
         self._watched = watched
         self._emit = emit
-        self._kept = KeptStacks(watched.sampler.stack, watched.own)
+        #: What each task retains by stack.
+        self.kept = KeptStacks(watched.sampler.stack, watched.own)
         self._due_s = now_s + PROFILE_FIRST_S
 
     def is_due(self, now_s: float) -> bool:
         """Whether profiles are to be written."""
         return now_s >= self._due_s
-
-    def look(self, picks: Iterable[Pick], is_replaced: Callable[[Pick], bool]) -> None:
-        """Read the survivors of this stretch; see :meth:`KeptStacks.look`."""
-        self._kept.look(picks, is_replaced)
-
-    def end_stretch(self) -> None:
-        """A stretch ends: its picks are dropped, its results are kept."""
-        self._kept.end_stretch()
 
     def write(self, runs: Mapping[int, int], now_s: float) -> None:
         """Write the profiles that have changed."""
@@ -46,7 +39,7 @@ class ProfileWriter:
         watched, counts = self._watched, self._watched.counts
         alone = not watched.runs_several and watched.most_open() == 1
         peaks = {tag: watched.sampler.peaks(tag) for tag in runs if tag != UNTAGGED} if alone else {}
-        for tag, profile in self._kept.changed(peaks):
+        for tag, profile in self.kept.changed(peaks):
             kind, name = watched.tags.name_of(tag)
             observed = counts.earlier(tag) + max(0, counts.in_stretch(tag, runs) - IN_FLIGHT_RUNS)
             self._emit(

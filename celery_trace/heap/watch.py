@@ -247,7 +247,7 @@ class HeapWatch:
         self._history.begin(runs)
 
     def _stop(self) -> None:
-        self._profiles.end_stretch()
+        self._profiles.kept.end_stretch()
         self._counts.end_stretch(self._counts.now(time.monotonic()))
         self._sampling.stop()
 
@@ -283,7 +283,7 @@ class HeapWatch:
         is_due = last or self._profiles.is_due(now_s)
         if is_due or ends:
             replaced = {key for key, one in evidence.items() if one.released > FEW_RELEASED}
-            self._profiles.look(
+            self._profiles.kept.look(
                 (pick for alive in of_ended_runs.values() for pick in alive),
                 lambda pick: (pick.tag, self._places.of(pick.stack)) in replaced,
             )

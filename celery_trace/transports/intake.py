@@ -232,8 +232,8 @@ class RedisIntake:
         try:
             return [_MovedMessage(item, self._forget) for item in self._move()]
         except self._full:
-            standing = self._client.lrange(self._queue, -PREFETCH, -1)[::-1]
-            return [_MovedMessage(item, self._remove) for item in standing]
+            waiting = self._client.lrange(self._queue, -PREFETCH, -1)[::-1]
+            return [_MovedMessage(item, self._remove) for item in waiting]
 
     def _move(self) -> list[bytes]:
         with self._client.pipeline(transaction=True) as pipe:
