@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 from msgspec.structs import replace
@@ -371,11 +371,10 @@ class Store:
                 "Free some space first. Meanwhile new records use the pruned space.",
             )
         try:
-            with closing(self.engine.raw_connection()) as connection:
-                driver: Any = connection.driver_connection
-                driver.execute("PRAGMA auto_vacuum=INCREMENTAL")
-                driver.execute("VACUUM")
-                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with closing(self.engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+                cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                cursor.execute("VACUUM")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             raise unavailable(what, error) from error
         return max(0, before - path.stat().st_size)
