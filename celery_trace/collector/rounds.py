@@ -193,7 +193,6 @@ class Collector:
         for record, why in refused:
             self._set_aside(Corrupt("refused by the store", 0, why, pack(encode(record))))
         self.status.delivered += len(records) - len(refused)
-        self.status.last_delivery_at_s = self._clock.now_s()
 
     def _clean_up(self, listing: SpoolListing, living: set[str]) -> None:
         """Remove delivered files, and adopt killed processes."""
