@@ -13,7 +13,6 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_trace import trace_memory
 from celery_trace.guard import own_errors
-from celery_trace.heap.picks import UNTAGGED
 from celery_trace.model import Failure, Kind, Rollup, Run
 from celery_trace.process import blackbox
 from celery_trace.runtime import tracers
@@ -179,7 +178,6 @@ def test_what_an_ordered_watch_has_cost_stays_on_the_account(pool: Pool) -> None
 def test_the_heaps_sampler_is_told_which_task_runs(pool: Pool) -> None:
     heap = pool.recorder.probe(HeapProbe).heap
     assert heap is not None
-    heap.restore(UNTAGGED)  # concurrent blocks of an earlier test may have left their tag to this thread
     before = [heap._sampler.runs(heap.tag(Kind.TASK, name)) for name in ("add", "work")]
     pool.runs("add", 7)
     inside = []
