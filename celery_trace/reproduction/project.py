@@ -100,7 +100,7 @@ class Project:
     def namedtuple(self, path: str, members: Mapping[str, object]) -> object:
         """A named tuple."""
         cls = self._class(path)
-        if not issubclass(cls, tuple) or tuple(getattr(cls, "_fields", ())) != tuple(members):
+        if not issubclass(cls, tuple) or getattr(cls, "_fields", None) != tuple(members):
             self.missing(f"{path} is not a named tuple of {', '.join(members)}")
         return tuple.__new__(cls, members.values())
 
