@@ -71,7 +71,7 @@ class Project:
 
     def missing(self, what: str) -> NoReturn:
         """End: something is missing. A test is skipped instead."""
-        raise Missing("Can't make a captured value", what)
+        raise Missing("Can't make a captured value", what, "Run this where the failed code runs")
 
     # --- makers of recipes; see :mod:`celery_trace.reproduction.recipes`
 

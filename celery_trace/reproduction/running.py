@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from celery import Task
 from celery.exceptions import Retry
 from msgspec import Struct
 
 from celery_trace.reproduction.project import Project
+
+#: Pieces of a streamed answer that are read; it may have no end.
+MOST_PIECES: Final = 10_000
 
 
 class Ended(Struct, frozen=True):
@@ -84,7 +89,10 @@ def _called(project: Project, facts: RequestFacts) -> Any:
     if inspect.isawaitable(response):
         response = asyncio.run(_awaited(response))
     render = getattr(response, "render", None)
-    return render() if callable(render) else response
+    response = render() if callable(render) else response
+    if getattr(response, "streaming", False) and not response.is_async:
+        deque(islice(response, MOST_PIECES), maxlen=0)
+    return response
 
 
 async def _awaited(response: Any) -> Any:

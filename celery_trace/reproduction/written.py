@@ -36,6 +36,11 @@ class MadeTest(Struct, frozen=True, kw_only=True):
     holes: list[Hole]
 
 
+def may_repeat(kind: str, outcome: Outcome) -> bool:
+    """Whether a test can be made of such a failure, as far as these say."""
+    return kind in (Kind.TASK, Kind.REQUEST) and outcome not in _UNREPEATABLE
+
+
 def repeatable(failure: Failure) -> tuple[CapturedException, CapturedError]:
     """
     What was raised, if the same arguments may raise it again.
