@@ -129,10 +129,12 @@ class Reader:
     Args:
         heap: The capture's table.
         redactor: A second look at every text: the settings may have more names than at the time of the failure.
+        copies: Make such an object at each place instead.
     """
 
-    def __init__(self, heap: Sequence[Node], redactor: Redactor) -> None:
+    def __init__(self, heap: Sequence[Node], redactor: Redactor, *, copies: bool = False) -> None:
         self._heap = heap
+        self._copies = copies
         self._redactor = redactor
         self._seen: dict[int, str] = {}
         self._count = itertools.count()
@@ -144,7 +146,7 @@ class Reader:
         node = self._heap[ref]
         if depth > MOST_DEPTH or next(self._count) > MOST_VALUES:
             return Hole(where, "cut: too deep, or too many values")
-        if node.kind in _MUTABLE and node.form != "enum":
+        if not self._copies and node.kind in _MUTABLE and node.form != "enum":
             if ref in self._seen:
                 return Hole(where, f"the same object as {self._seen[ref]}")
             self._seen[ref] = where
@@ -388,16 +390,16 @@ class Call(Struct, frozen=True):
         return [*holes(self.args), *holes(self.kwargs)]
 
 
-def call_of(capture: Capture, redactor: Redactor, names: Sequence[str] = ()) -> Call:
+def call_of(capture: Capture, redactor: Redactor, names: Sequence[str] = (), *, copies: bool = False) -> Call:
     """
     The arguments of a captured run.
 
     Args:
         capture: The capture.
-        redactor: See :class:`Reader`.
+        redactor, copies: See :class:`Reader`.
         names: Those of the task's positional parameters, as far as they are known.
     """
-    reader = Reader(capture.heap, redactor)
+    reader = Reader(capture.heap, redactor, copies=copies)
     args: Recipe = Hole("args", "the capture has no arguments")
     kwargs: Recipe = Hole("kwargs", "the capture has no arguments")
     if 0 <= capture.args < len(capture.heap):
@@ -439,6 +441,11 @@ def holes(recipe: Recipe) -> list[Hole]:
     if isinstance(recipe, Hole):
         return [recipe]
     return [hole for part in parts(recipe) for hole in holes(part)]
+
+
+def is_made(recipe: Recipe) -> bool:
+    """Whether it needs a maker somewhere."""
+    return isinstance(recipe, Made) or any(map(is_made, parts(recipe)))
 
 
 def modules(recipe: Recipe) -> set[str]:
