@@ -23,7 +23,7 @@ def retry(app: Celery, failure: Failure) -> str:
     """
     Send the task of a failure again.
 
-    Only plain values and plain containers are sent: a task must not run with a value that was cut, redacted or replaced.
+    Only plain values and containers are sent: a task must not run with a value that was cut, redacted or replaced.
 
     Returns:
         The new task's id.

@@ -114,13 +114,15 @@ LEAVES = (
 KEYS = st.integers() | st.text(max_size=9) | st.booleans() | st.tuples(st.integers(), st.text(max_size=5))
 VALUES = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.tuples(inner, inner)
-    | st.dictionaries(KEYS, inner, max_size=4)
-    | st.frozensets(KEYS, max_size=4)
-    | st.sets(KEYS, max_size=4)
-    | st.builds(Line, inner, st.text(max_size=5))
-    | st.builds(Point, inner, inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(KEYS, inner, max_size=4)
+        | st.frozensets(KEYS, max_size=4)
+        | st.sets(KEYS, max_size=4)
+        | st.builds(Line, inner, st.text(max_size=5))
+        | st.builds(Point, inner, inner)
+    ),
     max_leaves=12,
 )
 
@@ -209,9 +211,13 @@ def test_a_name_that_became_secret_after_the_failure_is_a_hole() -> None:
 
 NODES = st.builds(
     Node,
-    st.sampled_from(["str", "int", "dict", "list", "os.system", "set", "numpy.ndarray", "pathlib.PosixPath", "a.B", "x y"])
+    st.sampled_from(
+        ["str", "int", "dict", "list", "os.system", "set", "numpy.ndarray", "pathlib.PosixPath", "a.B", "x y"]
+    )
     | st.text(max_size=8),
-    st.sampled_from(["plain", "text", "list", "dict", "set", "tuple", "frozenset", "object", "redacted", "absent", "?"]),
+    st.sampled_from(
+        ["plain", "text", "list", "dict", "set", "tuple", "frozenset", "object", "redacted", "absent", "?"]
+    ),
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.just({"a": 1}),
     st.lists(st.integers(-1, 6), max_size=4),
     st.lists(st.text(max_size=6), max_size=4),
@@ -289,7 +295,8 @@ def test_a_frame_that_does_not_exist_is_refused() -> None:
 def test_secrets_of_a_request_are_holes_and_its_own_cookies_are_left_out() -> None:
     request = RequestContext(
         method="POST", path="/pay", user="ada (7)", cookies={"sessionid": "[redacted]", "theme": "dark"},
-        headers={"Authorization": "[redacted]", "Content-Type": "application/json", "Cookie": "x"}, get={"a": ["1", "2"]},
+        headers={"Authorization": "[redacted]", "Content-Type": "application/json", "Cookie": "x"},
+        get={"a": ["1", "2"]},
     )  # fmt: skip
     failure = replace(captured(raised(division)), kind=Kind.REQUEST, request=request)
     facts = inputs_of(failure, REDACTOR)["facts"]
@@ -373,7 +380,14 @@ def test_another_error_is_not_taken_for_the_captured_one(captured_call: Any, liv
 
 
 def test_of_two_equal_lines_only_the_captured_one_counts(tmp_path: pathlib.Path) -> None:
-    lines = ["def run(a, b):", "    total = 0", "    total += 1 / a", "    a = b", "    total += 1 / a", "    return total"]
+    lines = [
+        "def run(a, b):",
+        "    total = 0",
+        "    total += 1 / a",
+        "    a = b",
+        "    total += 1 / a",
+        "    return total",
+    ]
 
     def run_at(name: str, before: int) -> Callable[..., object]:
         file = tmp_path / name

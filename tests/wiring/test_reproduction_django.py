@@ -34,7 +34,16 @@ def again(failure: Failure) -> Ended:
 
 
 @pytest.mark.parametrize(
-    "path", ["/shop/7/divide/?page=2", "/divide/", "/class/", "/async-divide/", "/template/", "/stream/?break=1", "/sensitive/"]
+    "path",
+    [
+        "/shop/7/divide/?page=2",
+        "/divide/",
+        "/class/",
+        "/async-divide/",
+        "/template/",
+        "/stream/?break=1",
+        "/sensitive/",
+    ],
 )
 def test_a_failed_request_is_reproduced_by_its_view(site: Any, path: str) -> None:
     response = site.client().get(path, headers={"X-Trace": "yes"})
@@ -75,5 +84,5 @@ def test_a_model_is_the_row_with_its_key_or_a_hole(site: Any) -> None:
         assert recipes.value(call.args, project, no_hole) == [ada]
     finally:
         ada.delete()
-    with pytest.raises(Missing, match="there is no auth.User with the key"):
+    with pytest.raises(Missing, match=r"there is no auth\.User with the key"):
         recipes.value(call.args, project, no_hole)

@@ -25,7 +25,7 @@ from celery_trace.stores import open_store
 from tests.support.processes import trace_environment
 from tests.support.waiting import wait_until
 
-SOURCE = '''
+SOURCE = """
 import json
 
 from celery import Celery
@@ -52,7 +52,7 @@ def total(order, word):
 @app.task
 def fine():
     return "all is well"
-'''
+"""
 
 
 class Terminal:
