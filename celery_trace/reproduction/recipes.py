@@ -31,7 +31,7 @@ MOST_DIGITS: Final = 4300
 
 
 class Plain(Struct, frozen=True):
-    """A value of an exact builtin type whose ``repr`` is a literal."""
+    """A value of an exact builtin type. Its ``repr`` is a literal."""
 
     value: bool | int | float | str | bytes | None
 
@@ -234,10 +234,9 @@ class Reader:
             value = float(value)
         if _PLAIN.get(short) is not type(value):
             raise _Cannot(f"a {_named(node)}, which can't be made from its capture")
-        if type(value) is str and _ESCAPES.search(self._text(value)):
+        if short == "str" and _ESCAPES.search(self._text(value)):
             raise _Cannot("a text with NUL or with half a character, which the capture has as an escape")
-        exact: bool | int | float | str | None = value
-        return Plain(exact)
+        return Plain(value)
 
     # --- objects
 
@@ -248,7 +247,7 @@ class Reader:
         if node.form not in ("dataclass", "enum", "namedtuple"):
             raise _Cannot(f"a {_named(node)}, which can't be made from its capture")
         if not all(part.isidentifier() for part in node.type.split(".")) or "." not in node.type:
-            raise _Cannot(f"a {_named(node)}, whose class can't be imported")
+            raise _Cannot(f"a {_named(node)} of a class that can't be imported")
         cls = Plain(node.type)
         if node.form != "enum":
             return Made(node.form, (cls, self._members(node, where, depth)))

@@ -37,6 +37,7 @@ app.conf.update(
     trace_rejected=True,
 )
 IN_WORKER = bool(os.environ.get("IN_WORKER"))
+LIMITS = {"low": 0}
 
 
 class Colour(enum.Enum):
@@ -268,6 +269,11 @@ def rebound(total, password=""):
     return total["sum"]
 
 
+@app.task
+def limited(value):
+    return value / LIMITS["low"]
+
+
 # --- with holes
 
 @app.task
@@ -397,6 +403,7 @@ def calls(repeatable):
         "nested": ((), {"tree": {"rows": [(1, frozenset([2]))], 5: None, (1, 2): True}}, "red"),
         "big": ((10**40, float("inf")), {}, "red"),
         "rebound": (({},), {}, "red"),
+        "limited": ((7,), {}, "red"),
         "secret_argument": ((SECRETS[0], 3), {}, "skip"),
         "secret_inside": ((), {"request": {"headers": {"authorization": SECRETS[0]}, "id": 3}}, "skip"),
         "secret_shape": ((f"paid with {SECRETS[1]} by {SECRETS[3]}",), {}, "skip"),
