@@ -63,13 +63,20 @@ def make_test(context: CommandContext, id: str, frame: int | None, output: Path 
         context.show(made.text, made)
         return
     try:
-        with output.open("x", encoding="utf-8") as file:
+        with open(output, "x", encoding="utf-8", opener=_private) as file:
             file.write(made.text)
     except FileExistsError:
         raise Refusal(f"Can't write {output}: it exists. Choose another name, or remove it.") from None
+    except OSError as error:
+        raise Refusal(f"Can't write {output}: {error.strerror}. Choose another place.") from None
     click.echo(f"Wrote {output}. Run: python -m pytest {output}", err=True)
     for hole in made.holes:
         click.echo(f"hole: {escaped(hole.where)} ({escaped(hole.why)})", err=True)
+
+
+def _private(path: str, flags: int) -> int:
+    """It has the values of a run: only its owner may read it."""
+    return os.open(path, flags, 0o600)
 
 
 # --- replay -------------------------------------------------------------------------------------------------

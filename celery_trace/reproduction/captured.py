@@ -166,6 +166,8 @@ def _is_line(place: Place, lines: Sequence[str], number: int) -> bool:
         return True
     if not 0 < number <= len(lines) or not _is_like(place.code, lines[number - 1]):
         return False
+    if not place.before and not place.after:  # not known, as in a brief capture
+        return True
 
     def neighbours(at: int) -> int:
         before = at > 1 and _is_like(place.before, lines[at - 2])

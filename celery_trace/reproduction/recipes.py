@@ -232,7 +232,8 @@ class Reader:
         value: Any = node.value
         if short == "float" and type(value) is int:
             value = float(value)
-        if _PLAIN.get(short) is not type(value):
+        cls: object = type(value)  # mypy takes the comparison for a test of the value
+        if _PLAIN.get(short) is not cls:
             raise _Cannot(f"a {_named(node)}, which can't be made from its capture")
         if short == "str" and _ESCAPES.search(self._text(value)):
             raise _Cannot("a text with NUL or with half a character, which the capture has as an escape")
@@ -241,7 +242,7 @@ class Reader:
     # --- objects
 
     def _object(self, node: Node, where: str, depth: int) -> Recipe:
-        if node.form == "model" and (found := _MODEL.fullmatch(node.note)) and node.items:
+        if node.form == "model" and (found := _MODEL.fullmatch(node.note)) and node.items and node.names:
             key = self.read(node.items[0], f"{where}.{node.names[0]}", depth + 1)
             return key if isinstance(key, Hole) else Made("model", (Plain(found[1]), key))
         if node.form not in ("dataclass", "enum", "namedtuple"):

@@ -111,7 +111,7 @@ class _Writing:
         fixtures = {**inputs, **locals_}
         modules = sorted(set().union(*(recipes.modules(recipe) for recipe in fixtures.values())))
         parts = [
-            self._docstring(missing, chosen),
+            self._docstring(missing, chosen if locals_ else None),
             "".join(f"import {module}\n" for module in modules) + ("\n" if modules else "") + "import pytest\n",
             "from celery_trace.reproduction.testing import "
             + ", ".join(sorted(self._imports(fixtures.values())))
@@ -155,6 +155,9 @@ class _Writing:
         if missing:
             lines += ["", "Write values in place of these holes, or the test is skipped:"]
             lines += [f"- {hole.where}: {hole.why}" for hole in missing]
+        if failure.capture is not None and failure.capture.brief:
+            lines += ["", "Its capture is in brief, without locals. Others of its group may have them:"]
+            lines += [f"celery -A PROJECT trace failures --fingerprint {failure.fingerprint}"]
         if chosen is not None:
             function = chosen.qualname or chosen.function
             lines += ["", f"The fixtures local_* are the locals of {function}, each made alone."]

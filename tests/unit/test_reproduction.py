@@ -106,11 +106,23 @@ def both_ways(recipe: recipes.Recipe, project: Project) -> Any:
 
 
 LEAVES = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30)
-    | st.binary(max_size=30) | st.decimals(allow_nan=False) | st.datetimes() | st.dates() | st.times()
-    | st.timedeltas() | st.uuids() | st.complex_numbers(allow_nan=False) | st.sampled_from([range(1, 9, 2), Colour.RED])
-    | st.just(pathlib.Path("/srv/a b")) | st.datetimes(timezones=st.just(datetime.UTC))
-).map(lambda value: value.replace(fold=0) if isinstance(value, datetime.datetime | datetime.time) else value)  # fmt: skip
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=30)
+    | st.binary(max_size=30)
+    | st.decimals(allow_nan=False)
+    | st.datetimes()
+    | st.dates()
+    | st.times()
+    | st.timedeltas()
+    | st.uuids()
+    | st.complex_numbers(allow_nan=False)
+    | st.sampled_from([range(1, 9, 2), Colour.RED])
+    | st.just(pathlib.Path("/srv/a b"))
+    | st.datetimes(timezones=st.just(datetime.UTC))
+).map(lambda value: value.replace(fold=0) if isinstance(value, datetime.datetime | datetime.time) else value)
 KEYS = st.integers() | st.text(max_size=9) | st.booleans() | st.tuples(st.integers(), st.text(max_size=5))
 VALUES = st.recursive(
     LEAVES,
@@ -400,3 +412,36 @@ def test_of_two_equal_lines_only_the_captured_one_counts(tmp_path: pathlib.Path)
     failure = error_of(run_at("before.py", 0), 1, 0)
     assert failure.difference(raised(run_at("after.py", 7), 1, 0)) == ""
     assert "another line" in failure.difference(raised(run_at("after.py", 7), 0, 1))
+
+
+def test_a_brief_capture_has_no_locals_and_says_where_others_are() -> None:
+    failure = captured(raised(division), 1)
+    assert failure.capture is not None
+    [error] = failure.capture.exceptions
+    frames = [replace(frame, locals=[], context=[], context_start=0) for frame in error.frames]
+    brief = replace(failure.capture, brief="in brief", exceptions=[replace(error, frames=frames)])
+    made = written(replace(failure, capture=brief, fingerprint="fp"), app="shop:app", redactor=REDACTOR)
+    assert "trace failures --fingerprint fp" in made.text
+    assert "local_" not in made.text
+    assert "code='return 1 / by'" in made.text
+    found = captured_error(brief.exceptions[0])
+    assert found is not None
+    assert found.difference(raised(division)) == ""
+    assert not found.code_changed()
+
+
+@given(st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, max_size=3) | st.lists(inner, max_size=3)))
+def test_no_secret_is_in_a_file(value: object) -> None:
+    secret, token = "hunter2-swordfish", "sk-live-51Habcdefghijklmnopqrstuv"
+
+    def pay(order: object, password: str, **more: object) -> float:
+        header = {"Authorization": f"Bearer {secret}", "order": order, "note": f"with {token}"}
+        return len(header) / 0
+
+    order = [value, {"password": secret, "deep": [value, {"api_key": secret}]}, f"said {secret}", secret, token]
+    failure = captured(raised(pay, order, secret), order, password=secret, note=f"{token} {secret}")
+    text = written(failure, app="shop:app", redactor=REDACTOR).text
+    assert secret not in text
+    assert token not in text
+    assert "hole('password', 'redacted')" in text
+    assert "def local_header():" in text

@@ -372,6 +372,8 @@ def test_a_test_is_printed_or_written_once(run: Run, filled: Store, tmp_path: Pa
     file = tmp_path / "test_it.py"
     written = run("make-test", id, "--output", str(file))
     assert file.read_text() == printed.stdout
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "No such file or directory. Choose another place." in run("make-test", id, "--output", "/no/where.py").stderr
     assert f"Wrote {file}. Run: python -m pytest {file}" in written.stderr
     assert "hole: args (the capture has no arguments)" in written.stderr
     again = run("make-test", id, "--output", str(file))
