@@ -98,7 +98,8 @@ def test_tries_retries_and_their_errors_are_facts_with_their_source(diagnose: Di
     assert all(fact["how"] for fact in answer["known"])
     times = [fact["at"] for fact in answer["known"] if fact["at"] is not None]
     assert times == sorted(times)
-    assert not {"started", "ended"} & set(reasons(answer))
+    assert facts(answer, "workflow") == ["It has no parent and no group"]
+    assert not {"received", "started", "ended", "workflow"} & set(reasons(answer))
 
 
 def test_a_message_that_kills_its_processes_is_counted(diagnose: Diagnose, store: Store) -> None:

@@ -88,9 +88,9 @@ def recorded_failures(asked: Asked) -> Iterator[Fact]:
         why = why or (f": {error.type}" if error is not None else "")
         how = f"failure {row.id} in the store; celery trace show {row.id}"
         ended = f"Try {row.retries} of {row.name} {_ENDS[row.outcome]}{_place(row)}{why}"
-        yield Known(about="ended", what=ended, how=how, at=row.at)
         if row.outcome is not Outcome.REVOKED:
             yield Known(about="started", what=f"Try {row.retries} had started{_place(row)}", how=how, at=row.at)
+        yield Known(about="ended", what=ended, how=how, at=row.at)
 
 
 def tries_and_kills(asked: Asked) -> Iterator[Fact]:
@@ -125,6 +125,8 @@ def workflow(asked: Asked) -> Iterator[Fact]:
     row = own[-1] if own else None
     root_id = row.root_id if row is not None else next((run.root_id for run in asked.runs()), "")
     how = "the task's own message, as recorded with its failure or run"
+    if row is not None and not row.parent_id and not row.group_id:
+        yield Known(about="workflow", what="It has no parent and no group", how=how)
     if row is not None and row.parent_id:
         yield Known(about="workflow", what=f"Its parent is task {row.parent_id}", how=how)
     if row is not None and row.group_id:
@@ -220,6 +222,8 @@ def diagnose(asked: Asked) -> Diagnosis:
     known = [fact for fact in facts if isinstance(fact, Known)]
     unknown = [fact for fact in facts if isinstance(fact, Unknown)]
     answered = {fact.about for fact in facts}
+    if "started" in answered:
+        answered.add("received")
     days = f"{asked.settings.retention_days:g}"
     unknown += [
         Unknown(about=question, why=why.format(days=days))
