@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from celery import Task
 from celery.exceptions import Retry
@@ -15,6 +16,7 @@ from msgspec import Struct
 
 from celery_trace.reproduction.project import Project
 
+_OF_A_BODY: Final = frozenset(("content-type", "content-length"))
 #: Pieces of a streamed answer that are read; it may have no end.
 MOST_PIECES: Final = 10_000
 
@@ -74,15 +76,9 @@ def run_view(project: Project, facts: RequestFacts) -> Ended:
 
 
 def _called(project: Project, facts: RequestFacts) -> Any:
-    from django.http import QueryDict
     from django.urls import resolve
 
     request = _request(project, facts)
-    fields = QueryDict(mutable=True)
-    for name, values in facts.post.items():
-        fields.setlist(name, values)
-    if facts.post:
-        request.POST = fields
     match = resolve(facts.path)
     request.resolver_match = match
     response = match.func(request, *match.args, **match.kwargs)
@@ -102,14 +98,19 @@ async def _awaited(response: Any) -> Any:
 def _request(project: Project, facts: RequestFacts) -> Any:
     from django.contrib.auth import get_user_model
     from django.contrib.auth.models import AnonymousUser
-    from django.http import QueryDict
     from django.test import RequestFactory
 
-    query = QueryDict(mutable=True)
-    for name, values in facts.get.items():
-        query.setlist(name, values)
+    # A form is sent as the simpler of the two types: files are holes.
+    headers = {name: text for name, text in facts.headers.items() if not (facts.post and name.lower() in _OF_A_BODY)}
     factory = RequestFactory()
     factory.cookies.load(dict(facts.cookies))
-    request = factory.generic(facts.method, facts.path, QUERY_STRING=query.urlencode(), headers=dict(facts.headers))
+    request = factory.generic(
+        facts.method,
+        facts.path,
+        data=urlencode(facts.post, doseq=True),
+        content_type="application/x-www-form-urlencoded",
+        QUERY_STRING=urlencode(facts.get, doseq=True),
+        headers=headers,
+    )
     request.user = AnonymousUser() if facts.user is None else project.model(get_user_model()._meta.label, facts.user)
     return request

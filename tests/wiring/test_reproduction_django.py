@@ -10,7 +10,7 @@ import pytest
 from celery_trace.failures.capture import capture_exception
 from celery_trace.model import Failure
 from celery_trace.redaction import Redactor
-from celery_trace.reproduction import recipes
+from celery_trace.reproduction import recipes, running
 from celery_trace.reproduction.captured import captured_error
 from celery_trace.reproduction.inputs import inputs_of
 from celery_trace.reproduction.project import Missing, Project
@@ -86,3 +86,18 @@ def test_a_model_is_the_row_with_its_key_or_a_hole(site: Any) -> None:
         ada.delete()
     with pytest.raises(Missing, match=r"there is no auth\.User with the key"):
         recipes.value(call.args, project, no_hole)
+
+
+def test_a_form_is_posted_with_all_its_fields(site: Any) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x", "Content-Length": "9999", "X-Trace": "yes"}
+    facts = RequestFacts(
+        method="POST", path="/divide/", get={"page": ["2"]}, post={"names": ["a", "ü&"], "color": ["red"]},
+        headers=headers, cookies={"theme": "dark"},
+    )  # fmt: skip
+    sent = running._request(Project(django_project.celery), facts)
+    assert dict(sent.POST.lists()) == facts.post
+    assert not sent.FILES
+    assert dict(sent.GET.lists()) == {"page": ["2"]}
+    assert sent.COOKIES == {"theme": "dark"}
+    assert sent.headers["X-Trace"] == "yes"
+    assert sent.user.is_anonymous
