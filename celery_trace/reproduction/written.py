@@ -25,6 +25,10 @@ _UNREPEATABLE: Final[Mapping[Outcome, str]] = {
     Outcome.REVOKED: "it was revoked, so there is no error of its own",
     Outcome.INTERNAL_ERROR: "code around the task failed, which only a worker runs",
 }
+#: What a test imports from us.
+TESTING: Final = "celery_trace.reproduction.testing"
+#: Holes in the text at the head of a file; all of them are marked in its values.
+MOST_LISTED: Final = 30
 _FINISHED: Final = "The task had finished"
 
 
@@ -110,32 +114,25 @@ class _Writing:
         missing = [hole for recipe in inputs.values() for hole in recipes.holes(recipe)]
         fixtures = {**inputs, **locals_}
         modules = sorted(set().union(*(recipes.modules(recipe) for recipe in fixtures.values())))
-        parts = [
-            self._docstring(missing, chosen if locals_ else None),
-            "".join(f"import {module}\n" for module in modules) + ("\n" if modules else "") + "import pytest\n",
-            "from celery_trace.reproduction.testing import "
-            + ", ".join(sorted(self._imports(fixtures.values())))
-            + "\n\n"
-            + self._facts(),
-            *(_fixture(name, recipe) for name, recipe in inputs.items()),
-            self._trial(),
-            self._test(),
-            *(_fixture(name, recipe) for name, recipe in locals_.items()),
-        ]
-        text = parts[0] + "\n" + parts[1] + "\n" + "\n\n".join(parts[2:])
+        imports = "".join(f"import {module}\n" for module in modules) + ("\n" if modules else "")
+        head = (
+            f"{self._docstring(missing, chosen if locals_ else None)}\n{imports}import pytest\n\n"
+            f"from {TESTING} import {', '.join(self._imports(fixtures.values()))}\n\n{self._facts()}"
+        )
+        blocks = [head, *map(_fixture, inputs, inputs.values()), self._trial(), self._test()]
+        text = "\n\n".join([*blocks, *map(_fixture, locals_, locals_.values())])
         ast.parse(text)
         name = f"test_{_slug(self._failure.name)}_{_slug(self._failure.id)[:8]}.py"
         return MadeTest(name=name, text=text, holes=missing)
 
-    def _imports(self, fixtures: Iterable[Recipe]) -> set[str]:
-        own = {"CapturedError", "Code", "Place", "Project", "Trial"}
-        if not self._error.code:
-            own.remove("Code")
-        if self._failure.kind is Kind.REQUEST:
-            own.add("RequestFacts")
-        if any(recipes.holes(recipe) for recipe in fixtures):
-            own.add("hole")
-        return own
+    def _imports(self, fixtures: Iterable[Recipe]) -> list[str]:
+        own = ["CapturedError", "Code", "Place", "Project", "RequestFacts", "Trial", "hole"]
+        needless = {
+            "Code": not self._error.code,
+            "RequestFacts": self._failure.kind is not Kind.REQUEST,
+            "hole": not any(map(recipes.holes, fixtures)),
+        }
+        return [name for name in own if not needless.get(name, False)]
 
     # --- the head
 
@@ -154,7 +151,7 @@ class _Writing:
         ]
         if missing:
             lines += ["", "Write values in place of these holes, or the test is skipped:"]
-            lines += [f"- {hole.where}: {hole.why}" for hole in missing]
+            lines += [f"- {hole.where}: {hole.why}" for hole in missing[:MOST_LISTED]]
         if failure.capture is not None and failure.capture.brief:
             lines += ["", "Its capture is in brief, without locals. Others of its group may have them:"]
             lines += [f"celery -A PROJECT trace failures --fingerprint {failure.fingerprint}"]
