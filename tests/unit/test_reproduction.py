@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from celery_trace.failures.capture import capture_exception
+from celery_trace.failures.capture.exceptions import Arguments
 from celery_trace.model import (
     Capture,
     CapturedException,
@@ -69,7 +70,7 @@ def project() -> Project:
 def captured(error: BaseException, *args: object, **kwargs: object) -> Failure:
     """A failure as it comes from the store."""
     capture = capture_exception(
-        error, limits=Limits(), redactor=REDACTOR, in_app=["tests"], arguments=(list(args), kwargs, ())
+        error, limits=Limits(), redactor=REDACTOR, in_app=["tests"], arguments=Arguments(list(args), kwargs)
     )
     failure = Failure(
         id="0123456789abcdef", process="p", kind=Kind.TASK, name="shop.buy", outcome=Outcome.FAILED, at_s=0.0,

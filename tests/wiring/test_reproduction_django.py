@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from celery_trace.failures.capture import capture_exception
+from celery_trace.failures.capture.exceptions import Arguments
 from celery_trace.model import Failure
 from celery_trace.redaction import Redactor
 from celery_trace.reproduction import recipes, running
@@ -77,7 +78,7 @@ def test_a_model_is_the_row_with_its_key_or_a_hole(site: Any) -> None:
     project = Project(django_project.celery)
     try:
         error = ValueError("x")
-        capture = capture_exception(error, limits=Limits(), redactor=Redactor(), arguments=([ada], {}, ()))
+        capture = capture_exception(error, limits=Limits(), redactor=Redactor(), arguments=Arguments([ada], {}))
         call = recipes.call_of(capture, Redactor())
         assert call.holes == []
         assert recipes.source(call.args) == f"[PROJECT.model('auth.User', {ada.pk})]"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from celery_trace.failures.capture import capture_exception
-from celery_trace.failures.capture.exceptions import info_of
+from celery_trace.failures.capture.exceptions import Arguments, info_of
 from celery_trace.model import Failure, Kind, Outcome
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits, Settings
@@ -113,7 +113,11 @@ def ids(project: Path, trace_dir: Path) -> dict[str, str]:
         except Exception as error:
             shown = (args[0], "hunter2") if name == "hole" else args
             capture = capture_exception(
-                error, limits=Limits(), redactor=Redactor(), in_app=["replayable"], arguments=(shown, {}, names)
+                error,
+                limits=Limits(),
+                redactor=Redactor(),
+                in_app=["replayable"],
+                arguments=Arguments(shown, {}, names),
             )
         task = {"decode": "replayable.charge", "hole": "replayable.login"}.get(name, "replayable.fine")
         store.write(
