@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -173,16 +173,20 @@ def tree(after: StackSum, before: StackSum | None = None) -> FlameNode:
     return root
 
 
-def flat(root: FlameNode) -> tuple[list[Line], list[Any]]:
+#: ``[place of the frame, value, value before, width, [children]]``
+FlatNode: TypeAlias = "list[float | list[FlatNode]]"
+
+
+def flat(root: FlameNode) -> tuple[list[Line], FlatNode]:
     """
     The tree in the format of the page's script.
 
     Returns:
-        The frames, and the tree as ``[place of the frame, value, value before, width, [children]]``.
+        The frames, and the tree.
     """
     places: dict[Line, int] = {}
 
-    def one(node: FlameNode) -> list[Any]:
+    def one(node: FlameNode) -> FlatNode:
         place = places.setdefault(node.frame, len(places))
         shown = [child for child in node.children() if child.width >= LEAST_SHARE * root.width]
         return [place, round(node.value, 1), round(node.before, 1), round(node.width, 1), [*map(one, shown)]]
