@@ -1,7 +1,8 @@
 """
 The data language of celery-trace: every record and every view, as frozen structs.
 
-``records`` are written by traced processes, ``capture`` has a failure's frames and values, ``views`` are for readers.
+``records`` and ``flow`` are written by traced processes (``wire`` makes them JSON), ``capture`` has a failure's frames and
+values, ``views`` are for readers.
 """
 
 from __future__ import annotations
@@ -17,11 +18,23 @@ from celery_trace.model.capture import (
     TaskContext,
     Variable,
 )
+from celery_trace.model.flow import (
+    Ahead,
+    Consuming,
+    Flow,
+    MessageStart,
+    QueueSample,
+    QueueView,
+    RedeliveryRisk,
+    RepeatedRun,
+    Schedule,
+    ScheduleView,
+    TaskFlow,
+)
 from celery_trace.model.records import (
     FORMAT_VERSION,
     RUN_NOTHING,
     SHARE_THREADS,
-    AnyRecord,
     AuditEntry,
     Evidence,
     Failure,
@@ -48,8 +61,6 @@ from celery_trace.model.records import (
     TypeCount,
     Verdict,
     Window,
-    decode,
-    encode,
     failure_id,
     kill_of,
     leak_id,
@@ -78,17 +89,20 @@ from celery_trace.model.views import (
     StoreSize,
     WorkerView,
 )
+from celery_trace.model.wire import AnyRecord, decode, encode
 
 __all__ = [
     "FORMAT_VERSION",
     "RUN_NOTHING",
     "SHARE_THREADS",
+    "Ahead",
     "AlertView",
     "AnyRecord",
     "AuditEntry",
     "Capture",
     "CapturedException",
     "ChainLink",
+    "Consuming",
     "Delivery",
     "Evidence",
     "ExceptionInfo",
@@ -96,6 +110,7 @@ __all__ = [
     "FailureDetail",
     "FailureGroup",
     "FailureSummary",
+    "Flow",
     "Forecast",
     "Frame",
     "FrameView",
@@ -113,18 +128,25 @@ __all__ = [
     "LocalValue",
     "LostStore",
     "MemoryState",
+    "MessageStart",
     "Node",
     "Outcome",
     "Page",
     "ProcessRecord",
     "ProcessView",
+    "QueueSample",
+    "QueueView",
     "Record",
+    "RedeliveryRisk",
+    "RepeatedRun",
     "RequestContext",
     "Role",
     "Rollup",
     "Room",
     "Run",
     "Sample",
+    "Schedule",
+    "ScheduleView",
     "ShellLine",
     "ShellView",
     "Site",
@@ -133,6 +155,7 @@ __all__ = [
     "StatsView",
     "StoreSize",
     "TaskContext",
+    "TaskFlow",
     "TypeCount",
     "Variable",
     "Verdict",
