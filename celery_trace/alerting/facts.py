@@ -58,7 +58,9 @@ class AlertQueries(Protocol):
     def rollups(self, *, since_s: float | None = None) -> list[Rollup]:
         """Sums of all runs."""
 
-    def queues(self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None) -> Page[QueueView]:
+    def queue_views(
+        self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page[QueueView]:
         """Queues with their waits and depth."""
 
     def depth_changes(self, *, since_s: float) -> dict[str, int]:
@@ -106,7 +108,7 @@ class FactReader:
             ),
             "rollups": lambda now_s, window_s: list(queries.rollups(since_s=now_s - window_s - Rollup.BUCKET_S)),
             "dropped_records": self._dropped,
-            "queues": lambda now_s, window_s: every_row(queries.queues, since_s=now_s - window_s),
+            "queues": lambda now_s, window_s: every_row(queries.queue_views, since_s=now_s - window_s),
             "depth_changes": lambda now_s, window_s: queries.depth_changes(since_s=now_s - window_s),
             "repeated_runs": lambda now_s, window_s: queries.repeated_runs(since_s=now_s - window_s),
             "redelivery_risks": lambda _now_s, _window_s: queries.redelivery_risks(),

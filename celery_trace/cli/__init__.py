@@ -6,13 +6,13 @@ Each prints a table, or with ``--format json`` the objects of the JSON API.
 
 import click
 
-from celery_trace.cli import alerting, facts, heaps, maintenance, profiling
+from celery_trace.cli import alerting, facts, flow, heaps, maintenance, profiling
 
 #: By name, for :mod:`celery_trace.commands`.
 COMMANDS: dict[str, click.Command] = {
     str(command.name): command
     for command in (
-        facts.leaks, facts.failures, facts.show, facts.shell, alerting.alerts, facts.workers, heaps.kept,
+        facts.leaks, facts.failures, facts.show, facts.shell, alerting.alerts, facts.workers, flow.queues, heaps.kept,
         profiling.profile, maintenance.prune, maintenance.export, maintenance.collect, maintenance.doctor,
     )
 }  # fmt: skip

@@ -1,8 +1,8 @@
 """
 The data language of celery-trace: every record and every view, as frozen structs.
 
-``records`` and ``flow`` are written by traced processes (``wire`` makes them JSON), ``capture`` has a failure's frames and
-values, ``views`` are for readers.
+``records`` and ``flow`` are written by traced processes (``wire`` makes them JSON), ``capture`` has a failure's
+frames and values, ``views`` are for readers.
 """
 
 from __future__ import annotations

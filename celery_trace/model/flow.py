@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from celery_trace.intervals import ROLLUP_S
 from celery_trace.model.records import Histogram, Record, stable_id
@@ -70,7 +70,7 @@ class Consuming(Record, frozen=True, kw_only=True, tag="consuming"):
     reserved: int = 0
     scheduled: int = 0  # held for their ETA
     reserved_since_s: float | None = None  # the oldest of the reserved
-    ahead: list[Ahead] = []
+    ahead: list[Ahead] = field(default_factory=list)
     visibility_timeout_s: float | None = None
     gone: bool = False  # it no longer consumes the queue
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -83,7 +84,9 @@ class _Sum(NamedTuple):
 class FlowQueries(QueryBase):
     """Queues, and the messages in them."""
 
-    def queues(self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None) -> Page[QueueView]:
+    def queue_views(
+        self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page[QueueView]:
         """
         The queues that were used or read since then (by default within an hour), by name.
 
@@ -197,6 +200,18 @@ class FlowQueries(QueryBase):
         )
         wanted = wanted.where(~ended.exists()).order_by(_consuming.c.queue, _consuming.c.worker).limit(MOST_STARTS)
         return self._rows(rows_of.CONSUMING, wanted)
+
+    def queue_names(self) -> list[str]:
+        """The queues that workers have consumed within a day, or that were published to within the hour."""
+        now_s = self._now_s()
+        consumed = sa.select(_consuming.c.queue).where(_consuming.c.at_s > now_s - 86_400.0).distinct()
+        used = sa.select(_flows.c.queue).where(_flows.c.bucket_s > now_s - RECENT_S).distinct()
+        with self.store.reading() as connection:
+            found = {
+                *connection.execute(consumed.limit(MOST_QUEUES)).scalars(),
+                *connection.execute(used.limit(MOST_QUEUES)).scalars(),
+            }
+        return sorted(found - {""})
 
     def queue_series(self, *, queue: str | None = None, since_s: float) -> list[QueueSample]:
         """Readings of one queue, or of all, oldest first; the newest :data:`MOST_POINTS` of each answer."""
@@ -334,7 +349,7 @@ def _repeated(starts: Iterable[MessageStart]) -> RepeatedRun | None:
     """
     starts = list(starts)
     repeated = overlapping = False
-    for earlier, later in zip(starts, starts[1:], strict=False):
+    for earlier, later in pairwise(starts):
         overlaps = earlier.ended_at_s is None or earlier.ended_at_s > later.started_at_s
         overlapping |= overlaps
         repeated |= overlaps or earlier.succeeded

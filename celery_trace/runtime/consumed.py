@@ -25,8 +25,8 @@ from celery_trace.runtime.flow import MOST_NAME, MessageFlow
 LOOK_S: Final = 10.0
 LOOK_IDLE_S: Final = 30.0
 WRITE_S: Final = 60.0
-#: A run with a late acknowledgement that lasts longer than this is written: its message may be delivered again while
-#: it runs. Seconds.
+#: A run with a late acknowledgement that lasts longer than this, or than the visibility timeout, is written: its
+#: message may be delivered again while it runs. Seconds.
 LONG_S: Final = 300.0
 #: Ended runs of which the ids are remembered, and runs whose end was not noticed yet.
 MOST_ENDED: Final = 1000
@@ -136,7 +136,7 @@ class ConsumedMessages:
             self._note_ends(time.time())
         earlier = self._started.get(task_id)
         if earlier is not None and earlier.message.retries == started.message.retries:
-            self._write_start(earlier, task_id, *self._end_of(earlier, task_id, time.time()))
+            self._write_start(earlier, task_id, *self._end_of(earlier, task_id, started.started_s))
             self._write_start(started, task_id)
         elif started.message.redelivered or task_id in self._ended:
             ended = self._ended.get(task_id)
@@ -158,10 +158,11 @@ class ConsumedMessages:
 
     def _note_ends(self, now_s: float) -> None:
         """Move the runs that have ended since the last look; write those that last long."""
+        long_s = min(LONG_S, self._visibility_timeout_s() or LONG_S)
         for task_id, started in list(self._started.items()):
             ended_s, succeeded = self._end_of(started, task_id, now_s)
             if ended_s is None:
-                if started.message.late and not started.written and now_s - started.started_s > LONG_S:
+                if started.message.late and not started.written and now_s - started.started_s > long_s:
                     self._write_start(started, task_id)
                 continue
             if self._started.get(task_id) is started:
@@ -211,11 +212,6 @@ class ConsumedMessages:
             if (queue.name == key and not exchange) or (queue.exchange.name == exchange and queue.routing_key == key):
                 return str(queue.name)[:MOST_NAME]
         return str(queues[0].name if len(queues) == 1 else key)[:MOST_NAME]
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether runs are in progress, or ended since the last look."""
-        return bool(self._started)
 
     def look(self, consumer: Any = None) -> None:
         """Write the state of each queue that the worker consumes, if it has changed or a minute is over."""

@@ -53,7 +53,7 @@ class _Entry:
         if entry.last_run_at is not None:
             due = schedule.remaining_estimate(entry.last_run_at)
             after = schedule.remaining_estimate(now + due)
-            self.interval_s = max(0.0, (after - due).total_seconds())
+            self.interval_s = max(0.0, round((after - due).total_seconds(), 3))  # two looks at the clock
             late_s = -due.total_seconds()
             if late_s > TOLERANCE_S:
                 self.late_max_s = max(self.late_max_s, late_s)

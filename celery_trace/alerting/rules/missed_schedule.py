@@ -31,8 +31,8 @@ def _read(facts: Facts, rule: Rule) -> Iterator[Reading]:
             yield Reading(
                 subject=entry.entry,
                 value=rule.above + 1,
-                text=f"Entry {entry.entry} is published by {entry.processes} schedulers: each of its runs ({entry.task}) "
-                "happens more than once. Run one beat only.",
+                text=f"Entry {entry.entry} is published by {entry.processes} schedulers: each of its runs "
+                f"({entry.task}) happens more than once. Run one beat only.",
                 link=link("queues"),
             )
         elif 0 < late_s <= rule.window_s:

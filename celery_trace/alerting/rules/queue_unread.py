@@ -49,6 +49,6 @@ KIND = RuleKind(
     ),
     meaning="More than `above` messages wait in a queue that no worker consumes, or of which no message was started "
     "within `window` while it grew",
-    at_zero="Messages wait in a queue that no worker consumes, or of which no message was started within `window` while "
-    "it grew",
+    at_zero="Messages wait in a queue that no worker consumes, or of which no message was started within `window` "
+    "while it grew",
 )  # fmt: skip

@@ -38,8 +38,8 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     ``groups`` and ``losses`` are at least those that were active within the longest window of a rule, ``rollups``
     those of its buckets. ``leaks`` are those with a final verdict. ``dropped_records`` counts what the spools have
-    dropped and no alert has reported. ``queues`` cover the longest window, and ``depth_changes`` is by how many messages
-    each queue has grown in it. Facts that no active rule needs are not fetched.
+    dropped and no alert has reported. ``queues`` cover the longest window, and ``depth_changes`` is by how many
+    messages each queue has grown in it. Facts that no active rule needs are not fetched.
     """
 
     now_s: float
