@@ -23,7 +23,7 @@ LATE_S = 60.0
 
 #: What was counted of messages, in words.
 PROBLEMS = {
-    "header_refused": "messages whose time of publishing is no time; their wait is unknown",
+    "header_refused": "messages with a time of publishing that is no time; their wait is unknown",
     "clock_ahead": "messages from a clock that is ahead; they count as published when they were received",
     "left_out": "messages of more than 500 pairs of queue and task in five minutes; they are not counted",
 }

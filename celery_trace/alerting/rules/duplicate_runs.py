@@ -33,8 +33,8 @@ def _read(facts: Facts, rule: Rule) -> Iterator[Reading]:
                 subject=f"task {risk.name}",
                 value=risk.share,
                 text=f"Messages of task {risk.name} stay unacknowledged for up to {duration(risk.held_s)} "
-                f"({risk.why}); after {duration(risk.visibility_timeout_s)}, the visibility timeout of queue {risk.queue}, the "
-                "broker delivers them again.",
+                f"({risk.why}); after {duration(risk.visibility_timeout_s)}, the visibility timeout of queue "
+                f"{risk.queue}, the broker delivers them again.",
                 link=link("queues", queue=risk.queue),
             )
 

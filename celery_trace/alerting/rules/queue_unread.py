@@ -1,4 +1,4 @@
-"""The rule ``queue_unread``: messages wait in a queue and nobody consumes them."""
+"""The rule ``queue_unread``: messages wait in a queue that no worker consumes."""
 
 from __future__ import annotations
 

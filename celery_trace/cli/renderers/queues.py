@@ -15,7 +15,7 @@ def queues(rows: Iterable[QueueView], style: Style) -> str:
     return table(
         [
             TableColumn("QUEUE", elastic=True), TableColumn("WAITING", right=True), TableColumn("OLDEST", right=True),
-            TableColumn("WAIT P50", right=True), TableColumn("WAIT P95", right=True),
+            TableColumn("WAIT (P50)", right=True), TableColumn("WAIT (P95)", right=True),
             TableColumn("PUBLISHED", right=True, spare=True), TableColumn("STARTED", right=True),
             TableColumn("CONSUMERS", right=True),
         ],
@@ -47,7 +47,7 @@ def tasks(rows: Iterable[TaskFlow], style: Style) -> str:
         [
             TableColumn("TASK", elastic=True), TableColumn("QUEUE", elastic=True),
             TableColumn("PUBLISHED", right=True, spare=True), TableColumn("STARTED", right=True),
-            TableColumn("WAIT P50", right=True), TableColumn("WAIT P95", right=True),
+            TableColumn("WAIT (P50)", right=True), TableColumn("WAIT (P95)", right=True),
             TableColumn("REDELIVERED", right=True, spare=True),
         ],
         (
