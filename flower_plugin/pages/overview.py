@@ -395,7 +395,7 @@ def strips(queries: Queries, now_s: float) -> list[Strip]:
     running = together(samples, lambda sample: sample.running)
     states = queries.consuming()
     return [
-        Strip("Throughput", f"{ran / 60:,.1f}", "runs per minute",
+        Strip("Throughput", f"{60 * ran / (now_s - first_s):,.1f}", "runs per minute",
               badges.bars([(at_s, row[0]) for at_s, row in runs.items()], "Runs"), "/runs"),
         Strip("Waiting", count(int(waiting[-1][1])) if waiting else "–", "messages in queues",
               badges.sparkline(waiting, "Waiting", shown="{:,.0f}".format), "/queues"),

@@ -494,9 +494,8 @@ def queues(now_s: float, hostile: bool = False) -> Iterator[AnyRecord]:
     yield Flow(process="web-1", queue=mails, name="shop.mail.send", bucket_s=first + 3300, seq=1, published=250)
     for step in range(60):
         at_s = now_s - 3600 + step * 60
-        yield QueueSample(
-            queue=orders, at_s=at_s, depth=10 + step % 7, oldest_age_s=1.5 + step % 7, running=2, reserved=3
-        )
+        depth = 10 + step % 7
+        yield QueueSample(queue=orders, at_s=at_s, depth=depth, oldest_age_s=depth / 4, running=2, reserved=3)
         yield QueueSample(queue=mails, at_s=at_s, depth=4 * step, consumers=0, oldest_age_s=60.0 * step)
     yield Consuming(
         process="main-1", queue=orders, at_s=now_s, worker=WORKER, running=2, reserved=3, scheduled=1,
@@ -506,7 +505,8 @@ def queues(now_s: float, hostile: bool = False) -> Iterator[AnyRecord]:
     for number, process in enumerate(("main-1", "main-2")):
         yield MessageStart(
             process=process, worker=f"celery@web-{number + 1}", queue=orders,
-            name=_hostile("shop.tasks.render", 3, hostile), task_id="6e1f9b3a-0000-4000-8000-000000000099", started_at_s=now_s - 900 + number * 300,
+            name=_hostile("shop.tasks.render", 3, hostile), task_id="6e1f9b3a-0000-4000-8000-000000000099",
+            started_at_s=now_s - 900 + number * 300,
             ended_at_s=now_s - 300 + number * 300, succeeded=True, redelivered=bool(number),
         )  # fmt: skip
     for entry, due_s, published in (("nightly-report", 7200.0, 1), ("every-minute", -600.0, 40)):
