@@ -54,9 +54,11 @@ def waiting(headers: Mapping[str, object], eta_s: float | None, now_s: float) ->
     value = headers.get(HEADER)
     if value is None:
         return Waiting(None)
-    if type(value) not in (int, float) or not now_s - OLDEST_S < float(value) < now_s + SKEW_S:  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return Waiting(None, REFUSED)
-    published_s = float(value)  # type: ignore[arg-type]
+    if not now_s - OLDEST_S < value < now_s + SKEW_S:  # an integer may be too large for a float
+        return Waiting(None, REFUSED)
+    published_s = float(value)
     since_s = max(min(published_s, now_s), eta_s if eta_s is not None else 0.0)
     return Waiting(since_s, AHEAD if published_s > now_s else "")
 

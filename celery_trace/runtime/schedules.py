@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Final
 
 from celery_trace.failures.celery_request import number
@@ -23,6 +24,9 @@ WRITE_S: Final = 300.0
 MOST_ENTRIES: Final = 1000
 #: A message this much later than due is late by the clock's and the loop's granularity only, seconds.
 TOLERANCE_S: Final = 1.0
+
+#: Each estimate looks at the clock, so a due time comes out up to some milliseconds early, and would be the next again.
+_NUDGE: Final = timedelta(milliseconds=20)
 
 _guard = Guard("schedule")
 
@@ -52,8 +56,8 @@ class _Entry:
         schedule, now = entry.schedule, entry.default_now()
         if entry.last_run_at is not None:
             due = schedule.remaining_estimate(entry.last_run_at)
-            after = schedule.remaining_estimate(now + due)
-            self.interval_s = max(0.0, round((after - due).total_seconds(), 3))  # two looks at the clock
+            after = schedule.remaining_estimate(now + due + _NUDGE)
+            self.interval_s = max(0.0, round((after - due).total_seconds(), 1))
             late_s = -due.total_seconds()
             if late_s > TOLERANCE_S:
                 self.late_max_s = max(self.late_max_s, late_s)

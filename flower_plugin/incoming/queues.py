@@ -122,7 +122,7 @@ class QueueReader:
 def _oldest_age_s(channel: Any, name: str, now_s: float) -> float | None:
     """How long the message at the head of a Redis queue waits; the oldest of its priorities. None elsewhere."""
     client, steps = getattr(channel, "client", None), getattr(channel, "priority_steps", ())
-    if not hasattr(client, "lindex"):
+    if client is None or not hasattr(client, "lindex"):
         return None
     ages: list[float] = []
     for step in steps:

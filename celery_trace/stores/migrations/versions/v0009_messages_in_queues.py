@@ -1,5 +1,7 @@
 """Messages in queues: their waits, the queues' depth, messages started twice, and schedules."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
@@ -9,7 +11,7 @@ down_revision = "0008"
 
 
 LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mariadb").with_variant(mysql.LONGTEXT(), "mysql")
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "mariadb_charset": "utf8mb4",
     "mariadb_collate": "utf8mb4_bin",
     "mariadb_engine": "InnoDB",
