@@ -45,7 +45,8 @@ READ = {
         /api/task/apply/x /api/task/async-apply/x /api/task/send-task/x /api/task/abort/x /api/task/timeout/x
         /api/task/rate-limit/x /api/task/revoke/x
         /trace /trace/ /trace/leaks /trace/leaks/x /trace/failures /trace/failures/all /trace/failures/x /trace/workers
-        /trace/runs /trace/runs/task/x /trace/runs/request/x /trace/runs/block/x /trace/alerts /trace/queues /trace/statistics
+        /trace/runs /trace/runs/task/x /trace/runs/request/x /trace/runs/block/x /trace/alerts /trace/statistics
+        /trace/queues
         /trace/kept/task/x /trace/kept/request/x /trace/kept/block/x /trace/kept/process/x
         /trace/x /trace/live
         /api/trace /api/trace/ /api/trace/stats /api/trace/leaks /api/trace/failures /api/trace/groups /api/trace/runs
