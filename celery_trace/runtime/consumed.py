@@ -269,13 +269,11 @@ class ConsumedMessages:
         if connection is None:
             return None
         channel = getattr(connection.get_transport_cls(), "Channel", None)
-        found = (connection.transport_options or {}).get("visibility_timeout")
-        for known in (found, *(getattr(channel, name, None) for name in ("visibility_timeout",
-                                                                        "default_visibility_timeout"))):  # fmt: skip
-            timeout_s = number(known)
-            if timeout_s:
-                return timeout_s
-        return None
+        known = [name for name in ("visibility_timeout", "default_visibility_timeout") if hasattr(channel, name)]
+        if not known:  # it has none, and ignores the option
+            return None
+        chosen = number((connection.transport_options or {}).get("visibility_timeout"))
+        return chosen or next((number(value) for name in known if number(value := getattr(channel, name))), None)
 
     def close(self) -> None:
         """The worker ends: write the ends of its runs, and that it no longer consumes its queues."""

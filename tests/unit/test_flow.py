@@ -161,9 +161,8 @@ def state() -> Any:
 
 def consumer_of(timeout_s: float | None = None) -> Any:
     queue = SimpleNamespace(name="mails", exchange=SimpleNamespace(name="mails"), routing_key="mails")
-    connection = SimpleNamespace(
-        transport_options={"visibility_timeout": timeout_s} if timeout_s else {}, get_transport_cls=lambda: object
-    )
+    transport = SimpleNamespace(Channel=SimpleNamespace(visibility_timeout=timeout_s) if timeout_s else None)
+    connection = SimpleNamespace(transport_options={}, get_transport_cls=lambda: transport)
     return SimpleNamespace(task_consumer=SimpleNamespace(queues=[queue]), connection=connection)
 
 
@@ -191,6 +190,17 @@ class Worker:
 
     def states(self) -> list[Consuming]:
         return [record for record in self.written if isinstance(record, Consuming)]
+
+
+def test_a_visibility_timeout_counts_only_where_the_transport_has_one(state: Any) -> None:
+    worker = Worker(state, 40.0)
+    worker.consumer.connection.transport_options["visibility_timeout"] = 90
+    worker.messages.look(worker.consumer)
+    assert worker.states()[-1].visibility_timeout_s == 90.0
+    other = Worker(state)
+    other.consumer.connection.transport_options["visibility_timeout"] = 90
+    other.messages.look(other.consumer)
+    assert other.states()[-1].visibility_timeout_s is None
 
 
 def test_a_message_that_is_run_once_has_no_record(state: Any) -> None:
