@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import sqlalchemy as sa
+from msgspec import Struct
 from msgspec.structs import replace
 
 from celery_trace.intervals import SILENT_S
@@ -31,7 +32,7 @@ from celery_trace.stores import tables
 from celery_trace.stores.mapping import TableOf
 
 if TYPE_CHECKING:
-    from celery_trace.stores.tables import AnyRow
+    from celery_trace.stores.tables import AnyRow, AnySelect
 
 _flows = tables.flows
 _consuming = tables.consuming
@@ -55,6 +56,9 @@ MOST_POINTS = 1000
 LEAST_RUNS = 20
 #: From this share of the visibility timeout on, a task is at risk of a second delivery.
 AT_RISK = 0.5
+
+
+R = TypeVar("R", bound=Struct)
 
 
 class _Sum(NamedTuple):
@@ -94,7 +98,7 @@ class FlowQueries(QueryBase):
         what has been added to the queue.
         """
         since_s = self._now_s() - RECENT_S if since_s is None else since_s
-        flows: dict[str, _Sum] = self._sums(since_s, by_task=False)
+        flows = {queue: one for (queue, _), one in self._sums(since_s, by_task=False).items()}
         series: dict[str, list[QueueSample]] = defaultdict(list)
         for sample in self._ends_of_series(since_s):
             series[sample.queue].append(sample)
@@ -157,19 +161,20 @@ class FlowQueries(QueryBase):
         sums = [(bucket_s, _Sum(rows, 0)) for bucket_s, rows in sorted(by_bucket.items())]
         return [(bucket_s, one.wait_s(0.95), one.started) for bucket_s, one in sums]
 
-    def _sums(self, since_s: float, *, by_task: bool, queue: str | None = None) -> dict[Any, _Sum]:
+    def _sums(self, since_s: float, *, by_task: bool, queue: str | None = None) -> dict[tuple[str, str], _Sum]:
+        """By queue and task; without tasks the name is empty."""
         columns = (_flows.c.queue, _flows.c.name) if by_task else (_flows.c.queue,)
         first_s = int(since_s) // Flow.BUCKET_S * Flow.BUCKET_S
         wanted = sa.select(*columns, sa.func.sum(_flows.c.published).label("published"))
         wanted = wanted.where(_flows.c.bucket_s >= first_s).group_by(*columns)
         if queue:
             wanted = wanted.where(_flows.c.queue == queue)
-        rows: dict[Any, list[Flow]] = defaultdict(list)
+        rows: dict[tuple[str, str], list[Flow]] = defaultdict(list)
         for row in self._flows(since_s, queue):
-            rows[(row.queue, row.name) if by_task else row.queue].append(row)
+            rows[row.queue, row.name if by_task else ""].append(row)
         with self.store.reading() as connection:
             published = {
-                (found.queue, found.name) if by_task else found.queue: int(found.published)
+                (found.queue, found.name if by_task else ""): int(found.published)
                 for found in connection.execute(wanted)
             }
         return {key: _Sum(rows[key], count) for key, count in published.items()}
@@ -184,7 +189,7 @@ class FlowQueries(QueryBase):
         newest = wanted.order_by(_flows.c.bucket_s.desc(), _flows.c.id).limit(MOST_FLOWS)
         return self._rows(rows_of.FLOWS, newest)
 
-    def _rows(self, rows: TableOf[Any], wanted: sa.Select[Any]) -> list[Any]:
+    def _rows(self, rows: TableOf[R], wanted: AnySelect) -> list[R]:
         with self.store.reading() as connection:
             return rows.records(connection.execute(wanted))
 

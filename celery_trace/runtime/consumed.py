@@ -13,7 +13,8 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from datetime import datetime
+from typing import Final, Protocol, TypeVar
 
 from celery_trace import published
 from celery_trace.failures.celery_request import number, retries_of
@@ -35,6 +36,44 @@ MOST_UNNOTICED: Final = 20_000
 MOST_AHEAD: Final = 3
 
 _guard = Guard("message received")
+
+
+R = TypeVar("R")
+
+
+class _Exchange(Protocol):
+    name: str
+
+
+class WorkerQueue(Protocol):
+    """A queue that a worker consumes."""
+
+    name: str
+    exchange: _Exchange
+    routing_key: str
+
+
+class _Delivered(Protocol):
+    delivery_info: Mapping[str, object]
+
+
+class _Task(Protocol):
+    name: str
+    acks_late: object
+
+
+class WorkerRequest(Protocol):
+    """Celery's request of a received message, with what we keep in it."""
+
+    id: str
+    name: str
+    task: _Task
+    eta: datetime | None
+    time_start: object
+    request_dict: Mapping[str, object]
+    delivery_info: Mapping[str, object]
+    message: _Delivered
+    trace_message: _Message
 
 
 class _Message:
@@ -60,7 +99,7 @@ class _Started:
 
     __slots__ = ("message", "name", "request", "started_s", "written")
 
-    def __init__(self, request: Any, name: str, message: _Message, started_s: float) -> None:
+    def __init__(self, request: WorkerRequest, name: str, message: _Message, started_s: float) -> None:
         self.request = weakref.ref(request)
         self.name = name
         self.message = message
@@ -73,25 +112,23 @@ class ConsumedMessages:
     The messages of one worker.
 
     Args:
-        app: The Celery app.
         process: The worker's main process.
         flow: Adds the messages up.
         write: Takes the other records.
     """
 
-    def __init__(self, app: Any, process: ProcessRecord, flow: MessageFlow, write: Callable[[AnyRecord], None]) -> None:
-        self._app = app
+    def __init__(self, process: ProcessRecord, flow: MessageFlow, write: Callable[[AnyRecord], None]) -> None:
         self._process = process
         self._flow = flow
         self._write = write
-        self._consumer: Any = None
+        self._consumer: object = None
         self._started: dict[str, _Started] = {}
         self._ended: OrderedDict[str, tuple[_Started, float, bool]] = OrderedDict()
         self._written: dict[str, Consuming] = {}
 
     # --- a message's life
 
-    def received(self, consumer: Any, request: Any) -> None:
+    def received(self, consumer: object, request: WorkerRequest) -> None:
         """A message was received; in Celery's consumer."""
         with _guard:
             self._consumer = consumer
@@ -113,7 +150,7 @@ class ConsumedMessages:
                 max(0.0, eta_s - now_s) if eta_s is not None else 0.0,
             )  # fmt: skip
 
-    def accepted(self, request: Any) -> None:
+    def accepted(self, request: WorkerRequest) -> None:
         """The run of a message has begun, as its pool reports; in any thread."""
         message: _Message | None = getattr(request, "trace_message", None)
         started_s = number(request.time_start)
@@ -194,11 +231,11 @@ class ConsumedMessages:
 
     # --- the queues
 
-    def _queues(self) -> list[Any]:
+    def _queues(self) -> list[WorkerQueue]:
         consumer = getattr(self._consumer, "task_consumer", None)
         return list(getattr(consumer, "queues", None) or ())
 
-    def _queue_of(self, request: Any, info: Mapping[str, Any]) -> str:
+    def _queue_of(self, request: WorkerRequest, info: Mapping[str, object]) -> str:
         """The queue that a message came from."""
         tags = getattr(getattr(self._consumer, "task_consumer", None), "_active_tags", None) or {}
         tag = request.message.delivery_info.get("consumer_tag")
@@ -213,7 +250,7 @@ class ConsumedMessages:
                 return str(queue.name)[:MOST_NAME]
         return str(queues[0].name if len(queues) == 1 else key)[:MOST_NAME]
 
-    def look(self, consumer: Any = None) -> None:
+    def look(self, consumer: object = None) -> None:
         """Write the state of each queue that the worker consumes, if it has changed or a minute is over."""
         from celery.worker import state
 
@@ -282,7 +319,7 @@ class ConsumedMessages:
         self._leave(list(self._written), now_s)
 
 
-def _members(found: Iterable[Any]) -> list[Any]:
+def _members(found: Iterable[R]) -> list[R]:
     """The requests in one of Celery's weak sets, to which the main thread adds meanwhile."""
     for _ in range(5):
         try:
@@ -292,8 +329,8 @@ def _members(found: Iterable[Any]) -> list[Any]:
     return []
 
 
-def _is_from(request: Any, queue: str) -> bool:
-    message = getattr(request, "trace_message", None)
+def _is_from(request: WorkerRequest, queue: str) -> bool:
+    message: _Message | None = getattr(request, "trace_message", None)
     return message is not None and message.queue == queue
 
 
@@ -301,7 +338,7 @@ def _facts(state: Consuming) -> tuple[object, ...]:
     return state.running, state.reserved, state.scheduled, state.reserved_since_s, state.ahead
 
 
-def install(accepted: Callable[[Any], None]) -> Callable[[], None]:
+def install(accepted: Callable[[WorkerRequest], None]) -> Callable[[], None]:
     """
     Call ``accepted`` with the request of each run that begins in a worker of this process.
 
@@ -313,9 +350,9 @@ def install(accepted: Callable[[Any], None]) -> Callable[[], None]:
     original = Request.on_accepted
 
     @functools.wraps(original)
-    def on_accepted(self: Any, pid: int, time_accepted: float) -> Any:
+    def on_accepted(self: WorkerRequest, pid: int, time_accepted: float) -> None:
         try:
-            return original(self, pid, time_accepted)
+            original(self, pid, time_accepted)
         finally:
             try:
                 accepted(self)

@@ -45,12 +45,12 @@ from celery_trace.runtime import (
     tracers,
 )
 from celery_trace.runtime import recorder as recorders
-from celery_trace.runtime.consumed import ConsumedMessages
+from celery_trace.runtime.consumed import ConsumedMessages, WorkerRequest
 from celery_trace.runtime.probes.heap_probe import HeapProbe
 from celery_trace.runtime.probes.memory_probe import MemoryProbe
 from celery_trace.runtime.probes.profile_probe import ProfileProbe
 from celery_trace.runtime.recorder import Recorder
-from celery_trace.runtime.schedules import Schedules
+from celery_trace.runtime.schedules import CeleryScheduler, Schedules
 from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.spool import unrecorded
 from celery_trace.spool.unrecorded import EVENT_S
@@ -146,7 +146,7 @@ class CeleryTrace:
         self._uninstall_consumed: Callable[[], None] | None = None
         self._uninstall_schedules: Callable[[], None] | None = None
         self._consumed: ConsumedMessages | None = None  # of a worker's main process
-        self._scheduler: Any = None  # that runs as a thread of this worker
+        self._scheduler: CeleryScheduler | None = None  # that runs as a thread of this worker
         self._stamps: bool | None = None  # whether messages get our header; None until the first one
         _hide_secrets()
         # Not the app's address: another app may get it while these receivers are still connected.
@@ -264,9 +264,9 @@ class CeleryTrace:
             if self.settings.collector:
                 recorder.begin("collector", lambda: self._begin_collector(recorder))
 
-    def _follow_messages(self, recorder: Recorder, consumer: Any) -> None:
+    def _follow_messages(self, recorder: Recorder, consumer: object) -> None:
         """Measure how long the messages of this worker wait; in its main process."""
-        self._consumed = ConsumedMessages(self.app, recorder.process, recorder.flow, recorder.write)
+        self._consumed = ConsumedMessages(recorder.process, recorder.flow, recorder.write)
         self._uninstall_consumed = consumed.install(self._consumed.accepted)
         recorder.ticker.every(consumed.LOOK_S, self._look_at_queues, "queues", idle_s=consumed.LOOK_IDLE_S)
         self._consumed.look(consumer)
@@ -275,7 +275,7 @@ class CeleryTrace:
         if self._consumed is not None:
             self._consumed.look()
 
-    def _follow_schedule(self, recorder: Recorder, scheduler: Any) -> None:
+    def _follow_schedule(self, recorder: Recorder, scheduler: CeleryScheduler) -> None:
         """Record what a scheduler of this process publishes and misses."""
         followed = Schedules(scheduler, recorder.process.uid, recorder.write)
         self._uninstall_schedules = followed.install()
@@ -426,7 +426,7 @@ class CeleryTrace:
 
     # --- a task's life ---------------------------------------------------------------------------------
 
-    def on_before_task_publish(self, **signal: Any) -> None:
+    def on_before_task_publish(self, **signal: object) -> None:
         """A message is about to be published, in any process that loads the app."""
         if self._stamps is None:
             self._stamps = False
@@ -435,9 +435,9 @@ class CeleryTrace:
         if self._stamps:
             publishing.message_published(**signal)
 
-    def on_task_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
+    def on_task_received(self, sender: object = None, request: WorkerRequest | None = None, **_: object) -> None:
         """A worker has received a message; in its main process."""
-        if self._consumed is not None and self._is_ours(sender):
+        if self._consumed is not None and request is not None and self._is_ours(sender):
             self._consumed.received(sender, request)
 
     # The hooks around every run have their own try: a context manager would be a tenth of their cost.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from celery_trace import published
 from celery_trace.guard import Guard
@@ -27,7 +26,7 @@ def message_published(
     headers: object = None,
     exchange: object = None,
     routing_key: object = None,
-    declare: Sequence[Any] | None = None,
+    declare: object = None,
     **_: object,
 ) -> None:
     """
@@ -46,5 +45,5 @@ def message_published(
         published.stamp(headers)
         recorder = recorders.current()
         if recorder is not None and not recorder.closed:
-            queue = getattr(declare[0], "name", "") if declare else ""
+            queue = getattr(declare[0], "name", "") if isinstance(declare, list) and declare else ""
             recorder.flow.published(str(queue or routing_key or exchange or ""), str(sender or ""))

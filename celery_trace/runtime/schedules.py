@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 
 from celery_trace.failures.celery_request import number
 from celery_trace.guard import Guard
@@ -31,6 +31,28 @@ _NUDGE: Final = timedelta(milliseconds=20)
 _guard = Guard("schedule")
 
 
+class _Times(Protocol):
+    def remaining_estimate(self, last_run_at: datetime) -> timedelta: ...
+
+
+class CeleryEntry(Protocol):
+    """An entry of Celery's schedule."""
+
+    name: object
+    task: object
+    schedule: _Times
+    last_run_at: datetime | None
+
+    def default_now(self) -> datetime:
+        """The time in the schedule's zone."""
+
+
+class CeleryScheduler(Protocol):
+    """Celery's scheduler."""
+
+    apply_async: Callable[..., object]
+
+
 class _Entry:
     """An entry's state; ``changed`` since it was written."""
 
@@ -44,14 +66,14 @@ class _Entry:
         self.changed = True
         self.written_s = 0.0
 
-    def describe(self, entry: Any) -> None:
+    def describe(self, entry: CeleryEntry) -> None:
         """Take the task and the schedule from Celery's entry."""
         task, every = str(entry.task)[:255], str(entry.schedule)[:200]
         if (task, every) != (self.task, self.every):
             self.task, self.every, self.changed = task, every, True
             self.due_at_s = None  # the heap has the new one
 
-    def publishes(self, entry: Any, now_s: float) -> None:
+    def publishes(self, entry: CeleryEntry, now_s: float) -> None:
         """It is being published; count the due times that have passed since it was due."""
         schedule, now = entry.schedule, entry.default_now()
         if entry.last_run_at is not None:
@@ -76,7 +98,7 @@ class Schedules:
         write: Takes the records.
     """
 
-    def __init__(self, scheduler: Any, process: str, write: Callable[[AnyRecord], None]) -> None:
+    def __init__(self, scheduler: CeleryScheduler, process: str, write: Callable[[AnyRecord], None]) -> None:
         self._scheduler = scheduler
         self._process = process
         self._write = write
@@ -88,7 +110,7 @@ class Schedules:
         scheduler = self._scheduler
         original = scheduler.apply_async
 
-        def apply_async(entry: Any, *args: Any, **options: Any) -> Any:
+        def apply_async(entry: CeleryEntry, *args: object, **options: object) -> object:
             followed = None
             with _guard, self._lock:
                 followed = self._of(entry)
@@ -113,7 +135,7 @@ class Schedules:
 
         return undo
 
-    def _of(self, entry: Any) -> _Entry | None:
+    def _of(self, entry: CeleryEntry) -> _Entry | None:
         name = str(entry.name)[:255]
         known = self._entries.get(name)
         if known is None:

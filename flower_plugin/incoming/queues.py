@@ -8,7 +8,7 @@ passive declaration works on every transport of kombu, changes nothing, and has 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final, Protocol, cast
 
 import msgspec
 from celery import Celery
@@ -24,6 +24,30 @@ from flower_plugin.incoming.broker import why_of
 TIMEOUT_S: Final = 4.0
 #: Queues of one reading.
 MOST_QUEUES: Final = 200
+
+
+class _Declared(Protocol):
+    message_count: int
+    consumer_count: int
+
+
+class BrokerChannel(Protocol):
+    """A channel of kombu."""
+
+    def queue_declare(self, *, queue: str, passive: bool) -> _Declared:
+        """Passive: the queue's counts; an error if there is no such queue."""
+
+
+class _RedisClient(Protocol):
+    def lindex(self, key: str, index: int) -> bytes | str | None: ...
+
+
+class _RedisChannel(Protocol):
+    client: _RedisClient
+    priority_steps: Iterable[int]
+    global_keyprefix: str
+
+    def _q_for_pri(self, queue: str, priority: int) -> str: ...
 
 
 class QueueReading(Struct, frozen=True, kw_only=True):
@@ -46,7 +70,7 @@ class QueueReader:
     def __init__(self, capp: Celery) -> None:
         self._capp = capp
         self._connection: Connection | None = None
-        self._channel: Any = None
+        self._channel: BrokerChannel | None = None
 
     def configured(self) -> list[str]:
         """The names of the app's own queues."""
@@ -86,7 +110,7 @@ class QueueReader:
         connection = self._connection
         return (*connection.connection_errors, *connection.channel_errors) if connection is not None else ()
 
-    def _open(self) -> Any:
+    def _open(self) -> BrokerChannel:
         if self._channel is None:
             if self._connection is None:
                 connection = self._capp.connection_for_read()
@@ -97,7 +121,7 @@ class QueueReader:
                 connection.connect_timeout = TIMEOUT_S
                 self._connection = connection
                 connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=TIMEOUT_S)
-            self._channel = self._connection.channel()
+            self._channel = cast("BrokerChannel", self._connection.channel())
         return self._channel
 
     def _read(self, name: str, now_s: float) -> QueueReading | None:
@@ -119,15 +143,15 @@ class QueueReader:
         )
 
 
-def _oldest_age_s(channel: Any, name: str, now_s: float) -> float | None:
+def _oldest_age_s(channel: BrokerChannel, name: str, now_s: float) -> float | None:
     """How long the message at the head of a Redis queue waits; the oldest of its priorities. None elsewhere."""
-    client, steps = getattr(channel, "client", None), getattr(channel, "priority_steps", ())
-    if client is None or not hasattr(client, "lindex"):
+    if not hasattr(getattr(channel, "client", None), "lindex"):
         return None
+    redis = cast("_RedisChannel", channel)
     ages: list[float] = []
-    for step in steps:
+    for step in redis.priority_steps:
         # Workers take messages from the right end. kombu does not add its prefix to this command.
-        raw = client.lindex(f"{channel.global_keyprefix}{channel._q_for_pri(name, step)}", -1)
+        raw = redis.client.lindex(f"{redis.global_keyprefix}{redis._q_for_pri(name, step)}", -1)
         age_s = head_age_s(raw, now_s) if raw is not None else None
         if age_s is not None:
             ages.append(age_s)

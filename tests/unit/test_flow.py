@@ -173,7 +173,7 @@ class Worker:
         self.state = state
         self.written: list[AnyRecord] = []
         self.flow = MessageFlow("p1", self.written.append, FakeClock(NOW_S), Ticker(FakeClock(NOW_S)))
-        self.messages = ConsumedMessages(None, make.process(), self.flow, self.written.append)
+        self.messages = ConsumedMessages(make.process(), self.flow, self.written.append)
         self.consumer = consumer_of(timeout_s)
 
     def run(self, request: FakeRequest, started_s: float | None = None) -> FakeRequest:

@@ -1,6 +1,6 @@
 """Messages in queues: their waits, the queues' depth, messages started twice, and schedules."""
 
-from typing import Any
+from functools import partial
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,18 +11,19 @@ down_revision = "0008"
 
 
 LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mariadb").with_variant(mysql.LONGTEXT(), "mysql")
-OPTIONS: dict[str, Any] = {
-    "mariadb_charset": "utf8mb4",
-    "mariadb_collate": "utf8mb4_bin",
-    "mariadb_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-    "mysql_engine": "InnoDB",
-}
+create_table = partial(
+    op.create_table,
+    mariadb_charset="utf8mb4",
+    mariadb_collate="utf8mb4_bin",
+    mariadb_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
+    mysql_engine="InnoDB",
+)
 
 
 def upgrade() -> None:
-    op.create_table(
+    create_table(
         "celery_trace_flows",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("process", sa.String(length=64), nullable=False),
@@ -41,11 +42,10 @@ def upgrade() -> None:
         sa.Column("eta_max_s", sa.Double(), nullable=False),
         sa.Column("acks_late", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        **OPTIONS,
     )
     op.create_index("ct_flows_bucket", "celery_trace_flows", ["bucket_s"], unique=False)
     op.create_index("ct_flows_queue", "celery_trace_flows", ["queue", "bucket_s"], unique=False)
-    op.create_table(
+    create_table(
         "celery_trace_consuming",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("process", sa.String(length=64), nullable=False),
@@ -60,10 +60,9 @@ def upgrade() -> None:
         sa.Column("visibility_timeout_s", sa.Double(), nullable=True),
         sa.Column("gone", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        **OPTIONS,
     )
     op.create_index("ct_consuming_at", "celery_trace_consuming", ["at_s"], unique=False)
-    op.create_table(
+    create_table(
         "celery_trace_queue_samples",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("queue", sa.String(length=255), nullable=False),
@@ -74,11 +73,10 @@ def upgrade() -> None:
         sa.Column("running", sa.BigInteger(), nullable=False),
         sa.Column("reserved", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        **OPTIONS,
     )
     op.create_index("ct_queue_samples_queue", "celery_trace_queue_samples", ["queue", "at_s"], unique=False)
     op.create_index("ct_queue_samples_at", "celery_trace_queue_samples", ["at_s"], unique=False)
-    op.create_table(
+    create_table(
         "celery_trace_starts",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("process", sa.String(length=64), nullable=False),
@@ -92,11 +90,10 @@ def upgrade() -> None:
         sa.Column("succeeded", sa.Boolean(), nullable=False),
         sa.Column("redelivered", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        **OPTIONS,
     )
     op.create_index("ct_starts_at", "celery_trace_starts", ["started_at_s"], unique=False)
     op.create_index("ct_starts_task", "celery_trace_starts", ["task_id"], unique=False)
-    op.create_table(
+    create_table(
         "celery_trace_schedules",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("process", sa.String(length=64), nullable=False),
@@ -113,6 +110,5 @@ def upgrade() -> None:
         sa.Column("late_max_s", sa.Double(), nullable=False),
         sa.Column("gone", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        **OPTIONS,
     )
     op.create_index("ct_schedules_at", "celery_trace_schedules", ["at_s"], unique=False)
