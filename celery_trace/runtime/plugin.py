@@ -279,7 +279,7 @@ class CeleryTrace:
         """Record what a scheduler of this process publishes and misses."""
         followed = Schedules(scheduler, recorder.process.uid, recorder.write)
         self._uninstall_schedules = followed.install()
-        recorder.ticker.every(schedules.LOOK_S, followed.look, "schedule", idle_s=schedules.LOOK_S)
+        recorder.ticker.every(schedules.LOOK_S, followed.look, "schedule", idle_s=schedules.LOOK_IDLE_S)
 
     def _begin_collector(self, recorder: Recorder) -> None:
         from celery_trace.collector import CollectorProcess

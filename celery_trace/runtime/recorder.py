@@ -406,7 +406,9 @@ class Recorder:
 
     def _counters(self) -> dict[str, int]:
         written = self.spool.account()
-        counters = {key: count for key, count in written.items() if not key.endswith((":stats", ":sample"))}
+        counters = {
+            key: count for key, count in written.items() if not key.endswith((":stats", ":sample", ":consuming"))
+        }
         counters.update({f"own_error:{place}": count for place, count in guard.own_errors.items()})
         counters.update(self.flow.counters)
         for probe in self.probes:

@@ -17,8 +17,9 @@ from celery_trace.failures.celery_request import number
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Schedule
 
-#: How often the heap is read, seconds, and how often an unchanged entry is written.
+#: How often the heap is read, also while nothing is published, seconds; and how often an unchanged entry is written.
 LOOK_S: Final = 10.0
+LOOK_IDLE_S: Final = 30.0
 WRITE_S: Final = 300.0
 #: Entries that are followed.
 MOST_ENTRIES: Final = 1000

@@ -16,8 +16,10 @@ from celery_trace import published
 from celery_trace.clock import FakeClock
 from celery_trace.guard import own_errors
 from celery_trace.model import AnyRecord, Consuming, Flow, Histogram, MessageStart, Schedule
+from celery_trace.runtime import recorder as recorders
 from celery_trace.runtime.consumed import LONG_S, ConsumedMessages
 from celery_trace.runtime.flow import MOST_PAIRS, MessageFlow
+from celery_trace.runtime.publishing import message_published
 from celery_trace.runtime.schedules import Schedules
 from celery_trace.runtime.ticker import Ticker
 from tests.support import store_records as make
@@ -131,6 +133,26 @@ def test_the_pairs_of_queue_and_task_are_bounded_and_the_rest_is_counted() -> No
     flow.flush()
     assert len(written) == MOST_PAIRS
     assert flow.counters == {"flow:left_out": 7}
+
+
+def test_a_message_is_stamped_and_counted_once_though_each_app_of_the_process_gets_the_signal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flow, written = flow_with(FakeClock(NOW_S))
+    monkeypatch.setattr(recorders, "_current", SimpleNamespace(closed=False, flow=flow))
+    queue = SimpleNamespace(name="mails")
+    for _ in range(2):
+        headers: dict[str, object] = {"id": "t1"}
+        for _ in range(2):
+            message_published(sender="shop.mail", headers=headers, exchange="x", routing_key="k", declare=[queue])
+        assert published.HEADER in headers
+    message_published(sender="shop.mail", headers={}, exchange="", routing_key="k")
+    for hostile in (None, [], "text"):
+        message_published(sender=None, headers=hostile, declare="mails")
+    flow.flush()
+    found = {(record.queue, record.name): record.published for record in written if isinstance(record, Flow)}
+    assert found == {("mails", "shop.mail"): 2, ("k", "shop.mail"): 1}
+    assert own_errors == {}
 
 
 # --- what a worker consumes
