@@ -8,6 +8,7 @@ from flower_plugin.api import changes, profiling, reading
 from flower_plugin.api.heaps import HeapProfileHandler
 from flower_plugin.api.listings import LISTS
 from flower_plugin.api.metrics import MetricsHandler
+from flower_plugin.api.reproducing import MadeTestHandler
 from flower_plugin.context import STATIC, static_version
 from flower_plugin.pages.registry import PAGES
 from flower_plugin.shell.rooms import ShellRooms
@@ -26,6 +27,7 @@ ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/alerts/([^/]+)/(ack|silence)", changes.AlertHandler, "trace_api_alert"),
     (r"/api/trace/(leaks|groups)/([^/]+)/resolve", changes.ResolveHandler, "trace_api_resolve"),
     (r"/api/trace/failures/([^/]+)/retry", changes.RetryHandler, "trace_api_retry"),
+    (r"/api/trace/failures/([^/]+)/test", MadeTestHandler, "trace_api_made_test"),
     (r"/api/trace/failures/([^/]+)/drop", changes.DropHandler, "trace_api_drop"),
     (r"/api/trace/tasks/trace", changes.TraceNowHandler, "trace_api_trace_now"),
     (r"/api/trace/tasks/profile", profiling.ProfileNextHandler, "trace_api_profile_next"),

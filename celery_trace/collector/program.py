@@ -12,23 +12,22 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
 
 import msgspec
 
 from celery_trace.clock import SystemClock
 from celery_trace.collector.maintenance import Maintenance
 from celery_trace.collector.priority import lower_priority, relax_garbage_collection
-from celery_trace.collector.process import ANOTHER_ONE
+from celery_trace.collector.process import ANOTHER_ONE, Job
 from celery_trace.collector.rounds import AnotherCollector, Collector
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
-from celery_trace.transports import Transport
+from celery_trace.transports import BrokerOptions, Transport
 
 logger = logging.getLogger("celery_trace.collector")
 
 
-def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> Transport:
+def make_transport(settings: Settings, broker: BrokerOptions | None = None) -> Transport:
     """The transport of these settings; ``broker`` has kombu's connection options."""
     if settings.transport == "broker":
         from celery_trace.transports.broker import BrokerTransport, connect
@@ -45,14 +44,13 @@ def main() -> int:
     """Run until the parent is gone or SIGTERM arrives."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    job: dict[str, Any] = msgspec.json.decode(sys.stdin.buffer.read())
-    settings = msgspec.convert(job["settings"], Settings)
-    parent: int = job.get("parent", 0)
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    settings, parent = job.settings, job.parent
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     if settings.store_url.startswith("django"):
-        prepare_django(job.get("django", ""))
+        prepare_django(job.django)
 
     def should_end() -> bool:
         return ended.is_set() or (parent != 0 and os.getppid() != parent)
@@ -60,7 +58,7 @@ def main() -> int:
     clock = SystemClock()
     try:
         collector = Collector(
-            settings.spool_folder, make_transport(settings, job.get("broker")), clock, redact=settings.redact
+            settings.spool_folder, make_transport(settings, job.broker), clock, redact=settings.redact
         )
     except AnotherCollector as other:
         logger.info("%s", other)

@@ -91,8 +91,8 @@ class Collector:
             transport=transport.name,
             store=before.store if before is not None else "",
         )
-        self._told: dict[str, int] = {}
-        self._told_at_s = -ACCOUNT_S
+        self._accounted: dict[str, int] = {}
+        self._accounted_at_s = -ACCOUNT_S
         self._incarnation = int(clock.now_s() * 1000)
 
     def _take_folder(self) -> int:
@@ -193,7 +193,6 @@ class Collector:
         for record, why in refused:
             self._set_aside(Corrupt("refused by the store", 0, why, pack(encode(record))))
         self.status.delivered += len(records) - len(refused)
-        self.status.last_delivery_at_s = self._clock.now_s()
 
     def _clean_up(self, listing: SpoolListing, living: set[str]) -> None:
         """Remove delivered files, and adopt killed processes."""
@@ -300,9 +299,9 @@ class Collector:
     def _account(self, listing: SpoolListing, *, now: bool = False) -> None:
         """Every few seconds, send statistics of the spool and the collector to the store if they changed."""
         monotonic_s = self._clock.monotonic_s()
-        if monotonic_s - self._told_at_s < ACCOUNT_S and not now:
+        if monotonic_s - self._accounted_at_s < ACCOUNT_S and not now:
             return
-        self._told_at_s = monotonic_s
+        self._accounted_at_s = monotonic_s
         self.measure(listing)
         counters = {
             "spool:bytes": self.status.spool_bytes,
@@ -315,7 +314,7 @@ class Collector:
             "collector:sent_again": self.status.sent_again,
             "collector:folders_lost": self.status.folders_lost,
         }
-        if counters != self._told:
+        if counters != self._accounted:
             seq = self._incarnation + self.status.accounts
             self.status.accounts += 1
             account = Stats(
@@ -323,7 +322,7 @@ class Collector:
                 counters=counters,
             )  # fmt: skip
             self._transport.send([account])
-            self._told = counters
+            self._accounted = counters
         self._save_status()
 
     def measure(self, listing: SpoolListing) -> None:

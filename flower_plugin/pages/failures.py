@@ -22,6 +22,7 @@ from celery_trace.model import (
 from celery_trace.queries import Queries
 from celery_trace.queries.failures import SEARCHED_VALUES
 from celery_trace.queries.filters import FailureFilter, GroupFilter
+from celery_trace.reproduction.written import may_repeat
 from celery_trace.text.escape import escaped_lines
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.auth.values import without_values
@@ -325,6 +326,7 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
         "workflow": workflow(queries, visit, detail),
         "exception_text": exception_text,
         "shows_values": shows_values,
+        "makes_test": shows_values and bool(detail.frames) and may_repeat(detail.kind, detail.outcome),
         "has_shell": may_shell and bool(detail.chain and any(link.frames for link in detail.chain)),
         "shells": shells,
         "request_rows": _request_rows(detail),

@@ -56,7 +56,7 @@ READ = {
     UserRole.LOCALS: """
         /worker/x /task/x /tasks /tasks/datatable /api/workers /api/tasks /api/task/info/x /api/task/result/x
         /trace/shells /trace/shells/x /trace/profiles /trace/profiles/x /trace/profiles/x/flamegraph
-        /api/trace/shells /api/trace/shells/x
+        /api/trace/shells /api/trace/shells/x /api/trace/failures/x/test
     """,
     UserRole.RECREATED: "/trace/shell/x",
     #: Nothing is read there.
