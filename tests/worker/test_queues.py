@@ -156,8 +156,8 @@ def test_a_message_that_outlives_the_visibility_timeout_is_seen_to_run_on_two_wo
     assert flow.acks_late
 
 
-def test_beat_reports_what_is_due_and_published(start: Callable[..., Any], records: Records) -> None:
-    worker = start(options=["-B"])
+def test_beat_reports_what_is_due_and_published(start: Callable[..., Any], records: Records, tmp_path: Path) -> None:
+    worker = start(options=["-B", "-s", str(tmp_path / "schedule")])
 
     def published_twice(queries: Queries) -> ScheduleView | None:
         return next((one for one in queries.schedules() if one.entry == "every-second" and one.published >= 3), None)
