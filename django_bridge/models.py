@@ -97,6 +97,26 @@ class Total(StoreRow, table=schema.totals):
     """The rollups of all processes, added up."""
 
 
+class Flow(StoreRow, table=schema.flows):
+    """Messages of a task in a queue, of one process in five minutes."""
+
+
+class Consuming(StoreRow, table=schema.consuming, verbose_name_plural="consuming"):
+    """A queue that a worker consumes, with the latest state."""
+
+
+class QueueSample(StoreRow, table=schema.queue_samples):
+    """A point in a queue's series."""
+
+
+class MessageStart(StoreRow, table=schema.starts):
+    """A run of a message that may have been started more than once."""
+
+
+class Schedule(StoreRow, table=schema.schedules):
+    """An entry of a scheduler."""
+
+
 class Tally(StoreRow, table=schema.tallies, verbose_name_plural="tallies"):
     """A running sum."""
 

@@ -78,7 +78,10 @@ def prune(
 
 EXPORTS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
 #: Tables without an object in the JSON API.
-TABLES = ("processes", "totals", "samples", "windows", "heap_profiles", "time_profiles", "deliveries", "audit")
+TABLES = (
+    "processes", "totals", "samples", "windows", "heap_profiles", "time_profiles", "flows", "queue_samples", "starts",
+    "schedules", "deliveries", "audit",
+)  # fmt: skip
 
 
 @functools.partial(command, shapes=("table", "json", "parquet"))

@@ -1,8 +1,8 @@
 """
 The data language of celery-trace: every record and every view, as frozen structs.
 
-``records`` and ``profiles`` are written by traced processes (``wire`` makes them JSON), ``capture`` has a failure's
-frames and values, ``views`` are for readers.
+``records``, ``profiles`` and ``flow`` are written by traced processes (``wire`` makes them JSON), ``capture`` has a
+failure's frames and values, ``views`` are for readers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,19 @@ from celery_trace.model.capture import (
     RequestContext,
     TaskContext,
     Variable,
+)
+from celery_trace.model.flow import (
+    Ahead,
+    Consuming,
+    Flow,
+    MessageStart,
+    QueueSample,
+    QueueView,
+    RedeliveryRisk,
+    RepeatedRun,
+    Schedule,
+    ScheduleView,
+    TaskFlow,
 )
 from celery_trace.model.profiles import TIMES, UNSEEN, Measure, TimeProfile, TimeStack
 from celery_trace.model.records import (
@@ -85,12 +98,14 @@ __all__ = [
     "SHARE_THREADS",
     "TIMES",
     "UNSEEN",
+    "Ahead",
     "AlertView",
     "AnyRecord",
     "AuditEntry",
     "Capture",
     "CapturedException",
     "ChainLink",
+    "Consuming",
     "Delivery",
     "Evidence",
     "ExceptionInfo",
@@ -98,6 +113,7 @@ __all__ = [
     "FailureDetail",
     "FailureGroup",
     "FailureSummary",
+    "Flow",
     "Forecast",
     "Frame",
     "FrameView",
@@ -116,18 +132,25 @@ __all__ = [
     "LostStore",
     "Measure",
     "MemoryState",
+    "MessageStart",
     "Node",
     "Outcome",
     "Page",
     "ProcessRecord",
     "ProcessView",
+    "QueueSample",
+    "QueueView",
     "Record",
+    "RedeliveryRisk",
+    "RepeatedRun",
     "RequestContext",
     "Role",
     "Rollup",
     "Room",
     "Run",
     "Sample",
+    "Schedule",
+    "ScheduleView",
     "ShellLine",
     "ShellView",
     "Site",
@@ -136,6 +159,7 @@ __all__ = [
     "StatsView",
     "StoreSize",
     "TaskContext",
+    "TaskFlow",
     "TimeProfile",
     "TimeStack",
     "TypeCount",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import ClassVar
 from uuid import uuid4
@@ -241,6 +242,31 @@ class Histogram(Struct, frozen=True, array_like=True):
         """The bucket of a duration (seconds)."""
         tenths_ms = int(duration_s * 10_000)
         return min(tenths_ms.bit_length(), Histogram.BUCKETS - 1)
+
+    @staticmethod
+    def together(added: Iterable[Histogram]) -> Histogram:
+        """Histograms, added up."""
+        counts = [0] * Histogram.BUCKETS
+        for one in added:
+            for bucket, runs in enumerate(one.counts[: Histogram.BUCKETS]):
+                counts[bucket] += runs
+        return Histogram(counts)
+
+    def percentile_s(self, share: float) -> float | None:
+        """
+        An upper bound of a percentile of the durations; None if there are none.
+
+        Args:
+            share: The percentile, from 0 to 1.
+        """
+        total, seen = sum(self.counts), 0
+        if not total:
+            return None
+        for bucket, runs in enumerate(self.counts):
+            seen += runs
+            if seen >= share * total:
+                return 0.0001 * float(1 << bucket)
+        return None
 
     @staticmethod
     def begins_s(bucket: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from celery_trace.model.flow import Consuming, Flow, MessageStart, QueueSample, Schedule
 from celery_trace.model.profiles import TimeProfile
 from celery_trace.model.records import (
     AuditEntry,
@@ -19,7 +20,22 @@ from celery_trace.model.records import (
 )
 
 AnyRecord = (
-    ProcessRecord | Rollup | Run | Sample | Window | HeapProfile | TimeProfile | Failure | Kept | Stats | AuditEntry
+    ProcessRecord
+    | Rollup
+    | Run
+    | Sample
+    | Window
+    | HeapProfile
+    | TimeProfile
+    | Failure
+    | Kept
+    | Stats
+    | AuditEntry
+    | Flow
+    | Consuming
+    | QueueSample
+    | MessageStart
+    | Schedule
 )
 
 _encoder = msgspec.json.Encoder(order=None)

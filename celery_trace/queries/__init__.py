@@ -8,6 +8,7 @@ All block, are thread-safe, and raise :class:`~celery_trace.stores.StoreUnavaila
 
 from celery_trace.queries.cursors import BadCursor
 from celery_trace.queries.failures import FailureQueries
+from celery_trace.queries.flow import FlowQueries
 from celery_trace.queries.forecasts import ForecastQueries
 from celery_trace.queries.heaps import HeapQueries
 from celery_trace.queries.leaks import LeakQueries
@@ -15,7 +16,7 @@ from celery_trace.queries.monitoring import MonitoringQueries
 from celery_trace.queries.runs import RunQueries
 
 
-class Queries(LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, MonitoringQueries):
+class Queries(LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, FlowQueries, MonitoringQueries):
     """Reads one store: ``Queries(store)``."""
 
 

@@ -39,6 +39,7 @@ from celery_trace.process.blackbox import label
 from celery_trace.process.counters import available
 from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERED, OpenRuns, Token
 from celery_trace.redaction import Redactor
+from celery_trace.runtime.flow import MessageFlow
 from celery_trace.runtime.probes import PROBES
 from celery_trace.runtime.probes.probe import IDLE_S, Probe
 from celery_trace.runtime.rollups import RunTotals
@@ -115,6 +116,8 @@ class Recorder:
         self.ticker = ticker
         self.clock = clock
         self.keeper: LiveKeeper | None = None
+        #: The messages that it publishes and consumes.
+        self.flow = MessageFlow(process.uid, self.write, clock, ticker)
         #: The runs in progress.
         self.open_runs = OpenRuns()
         if type(clock) is not SystemClock:
@@ -350,14 +353,16 @@ class Recorder:
         return (
             not self.open_runs.count
             and self.runs == self._flushed_runs
+            and not self.flow.dirty
             and self._counters() == self._last_stats
             and not any(probe.is_busy for probe in self.probes)
         )
 
     def flush(self) -> None:
-        """Write the rollups that changed."""
+        """Write the rollups and the counts of messages that changed."""
         self._flushed_runs = self.runs
         self.spool.retry_pending()
+        self.flow.flush()
         with self._lock:
             changed = [totals for totals in self._totals.values() if totals.dirty]
             for totals in changed:
@@ -402,8 +407,11 @@ class Recorder:
 
     def _counters(self) -> dict[str, int]:
         written = self.spool.account()
-        counters = {key: count for key, count in written.items() if not key.endswith((":stats", ":sample"))}
+        counters = {
+            key: count for key, count in written.items() if not key.endswith((":stats", ":sample", ":consuming"))
+        }
         counters.update({f"own_error:{place}": count for place, count in guard.own_errors.items()})
+        counters.update(self.flow.counters)
         for probe in self.probes:
             with probe.guard:
                 counters.update(probe.counters())

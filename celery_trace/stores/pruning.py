@@ -45,12 +45,20 @@ _BY_AGE: tuple[tuple[sa.Table, str, bool], ...] = (
     (tables.kept, "until_s", True),
     (tables.stats, "at_s", True),
     (tables.processes, "seen_at_s", True),
+    (tables.flows, "bucket_s", True),
+    (tables.consuming, "at_s", True),
+    (tables.starts, "started_at_s", True),
+    (tables.schedules, "at_s", True),
     (tables.audit, "at_s", True),
     (tables.deliveries, "at_s", False),
     (tables.shells, "started_at_s", False),
     (tables.alerts, "since_s", False),
     (tables.leak_state, "at_s", False),
 )
+
+
+#: The series of queues is kept for a shorter time: a point every ten seconds. Seconds.
+QUEUE_SERIES_S = 2 * DAY_S
 
 
 class Pruned(Struct):
@@ -109,6 +117,10 @@ def prune(in_transaction: InTransaction, settings: Settings, now_s: float, *, mo
     this = _Round(in_transaction, most_s)
     _prune_failures(settings, this)
     this.remove(tables.runs, partial(_remove_surplus_runs, most=settings.retention_runs))
+    series_s = min(QUEUE_SERIES_S, settings.retention_days * DAY_S or QUEUE_SERIES_S)
+    samples = tables.queue_samples
+    old = partial(_remove_batch, table=samples, column="at_s", before_s=now_s - series_s, counted=True)
+    this.remove(samples, old)
     if settings.retention_days > 0:
         before_s = now_s - settings.retention_days * DAY_S
         for table, column, counted in _BY_AGE:

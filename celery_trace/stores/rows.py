@@ -9,18 +9,23 @@ import msgspec
 from celery_trace.model import (
     AlertView,
     AuditEntry,
+    Consuming,
     Delivery,
     Failure,
     FailureGroup,
     FailureSummary,
+    Flow,
     HeapProfile,
     Kept,
     MemoryState,
+    MessageStart,
     ProcessRecord,
     ProcessView,
+    QueueSample,
     Rollup,
     Run,
     Sample,
+    Schedule,
     ShellLine,
     ShellView,
     Stats,
@@ -49,6 +54,11 @@ SUMMARIES = TableOf(schema.failures, FailureSummary, view=True)
 GROUPS = TableOf(schema.groups, FailureGroup, view=True)
 KEPT = TableOf(schema.kept, Kept)
 STATS = TableOf(schema.stats, Stats)
+FLOWS = TableOf(schema.flows, Flow)
+CONSUMING = TableOf(schema.consuming, Consuming)
+QUEUE_SAMPLES = TableOf(schema.queue_samples, QueueSample)
+STARTS = TableOf(schema.starts, MessageStart)
+SCHEDULES = TableOf(schema.schedules, Schedule)
 AUDIT = TableOf(schema.audit, AuditEntry)
 ALERTS = TableOf(schema.alerts, AlertView)
 DELIVERIES = TableOf(schema.deliveries, Delivery)

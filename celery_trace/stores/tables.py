@@ -62,6 +62,11 @@ trends = _table(schema.trends)
 kept = _table(schema.kept)
 stats = _table(schema.stats)
 tallies = _table(schema.tallies)
+flows = _table(schema.flows)
+consuming = _table(schema.consuming)
+queue_samples = _table(schema.queue_samples)
+starts = _table(schema.starts)
+schedules = _table(schema.schedules)
 audit = _table(schema.audit)
 alerts = _table(schema.alerts)
 deliveries = _table(schema.deliveries)
@@ -82,4 +87,9 @@ RECORDS = {
     "kept": kept,
     "stats": stats,
     "audit": audit,
+    "flow": flows,
+    "consuming": consuming,
+    "queue": queue_samples,
+    "start": starts,
+    "schedule": schedules,
 }

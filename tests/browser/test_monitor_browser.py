@@ -17,6 +17,7 @@ from celery_trace.model import (
     MemoryState,
     Outcome,
     ProcessRecord,
+    QueueSample,
     Role,
     Rollup,
     Sample,
@@ -716,3 +717,21 @@ def test_a_flame_graph_switches_between_memory_and_times_and_keeps_the_compariso
     with page.expect_download() as started:
         page.get_by_role("link", name="Firefox Profiler").click()
     assert started.value.suggested_filename == "cpu-time.firefox.json"
+
+
+def test_the_page_of_queues_shows_each_quantity_and_follows_the_store(page, full):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/queues")
+    page.locator("[data-plot=queues] canvas").wait_for()
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name="mails", exact=True))
+    expect(row).to_contain_text("none")
+    for name in ("Wait (p95)", "Oldest", "Reserved", "Running", "Waiting"):
+        page.get_by_role("button", name=name, exact=True).click()
+        page.locator("[data-plot=queues] canvas").wait_for()
+    page.get_by_role("link", name="mails", exact=True).click()
+    page.wait_for_url("**/trace/queues?queue=mails*")
+    expect(page.get_by_role("link", name="orders", exact=True)).to_have_count(0)
+    with_more = QueueSample(queue="mails", at_s=time.time() + 1, depth=4321, consumers=0)
+    app.context.store.write([with_more])
+    expect(page.get_by_role("row").filter(has_text="4,321")).to_have_count(1)

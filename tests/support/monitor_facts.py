@@ -9,14 +9,17 @@ from pathlib import Path
 from celery_trace.heap.flamegraph import Profile, Profiles
 from celery_trace.model import (
     UNSEEN,
+    Ahead,
     AlertView,
     AnyRecord,
     Capture,
     CapturedException,
+    Consuming,
     Delivery,
     Evidence,
     ExceptionInfo,
     Failure,
+    Flow,
     Frame,
     HeapProfile,
     HeapStack,
@@ -27,15 +30,18 @@ from celery_trace.model import (
     Line,
     Measure,
     MemoryState,
+    MessageStart,
     Node,
     Outcome,
     ProcessRecord,
+    QueueSample,
     RequestContext,
     Role,
     Rollup,
     Room,
     Run,
     Sample,
+    Schedule,
     ShellLine,
     ShellView,
     Site,
@@ -517,12 +523,51 @@ def runs(now_s: float) -> Iterator[Run]:
         )  # fmt: skip
 
 
+def queues(now_s: float, hostile: bool = False) -> Iterator[AnyRecord]:
+    """A queue that is read, one that nobody reads, a schedule, and a message that was started twice."""
+    first = int(now_s - 3600) // 300 * 300
+    orders, mails = "orders", _hostile("mails", 2, hostile)
+    for slot in range(12):
+        waits = [0] * Histogram.BUCKETS
+        waits[12 + slot // 4] = 30
+        yield Flow(
+            process="main-1", queue=orders, name=_hostile("shop.tasks.render", 1, hostile), bucket_s=first + slot * 300,
+            seq=1, published=32, received=31, started=30, redelivered=1, waits=Histogram(waits),
+            transfers=Histogram([0] * 8 + [30]), reserved=Histogram(waits), wait_max_s=0.4 * 2 ** (slot // 4),
+            eta_max_s=3000.0, acks_late=True,
+        )  # fmt: skip
+    yield Flow(process="web-1", queue=mails, name="shop.mail.send", bucket_s=first + 3300, seq=1, published=250)
+    for step in range(60):
+        at_s = now_s - 3600 + step * 60
+        depth = 10 + step % 7
+        yield QueueSample(queue=orders, at_s=at_s, depth=depth, oldest_age_s=depth / 4, running=2, reserved=3)
+        yield QueueSample(queue=mails, at_s=at_s, depth=4 * step, consumers=0, oldest_age_s=60.0 * step)
+    yield Consuming(
+        process="main-1", queue=orders, at_s=now_s, worker=WORKER, running=2, reserved=3, scheduled=1,
+        reserved_since_s=now_s - 40, visibility_timeout_s=3600.0,
+        ahead=[Ahead(_hostile("shop.tasks.overrun", 0, hostile), "t-1", now_s - 90)],
+    )  # fmt: skip
+    for number, process in enumerate(("main-1", "main-2")):
+        yield MessageStart(
+            process=process, worker=f"celery@web-{number + 1}", queue=orders,
+            name=_hostile("shop.tasks.render", 3, hostile), task_id="6e1f9b3a-0000-4000-8000-000000000099",
+            started_at_s=now_s - 900 + number * 300,
+            ended_at_s=now_s - 300 + number * 300, succeeded=True, redelivered=bool(number),
+        )  # fmt: skip
+    for entry, due_s, published in (("nightly-report", 7200.0, 1), ("every-minute", -600.0, 40)):
+        yield Schedule(
+            process="beat-1", entry=_hostile(entry, 1, hostile), task="shop.tasks.report", every="<crontab: 0 4 * * *>",
+            at_s=now_s - 30, due_at_s=now_s + due_s, interval_s=60.0, published_at_s=now_s - 660, published=published,
+            missed=published // 20,
+        )  # fmt: skip
+
+
 def records(now_s: float, hostile: bool = False) -> list[AnyRecord]:
     """Everything that processes write."""
     found: list[AnyRecord] = [*processes(now_s)]
     found += [*samples(now_s), *rollups(now_s), *windows(now_s, hostile), *heap_profiles(now_s, hostile)]
     found += time_profiles(now_s, hostile)
-    found += [*failures(now_s, hostile), *runs(now_s)]
+    found += [*failures(now_s, hostile), *runs(now_s), *queues(now_s, hostile)]
     found.append(
         Stats(
             process="child-1",

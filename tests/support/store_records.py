@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from celery_trace.model import (
+    Consuming,
     Evidence,
     ExceptionInfo,
     Failure,
+    Flow,
     HeapProfile,
     HeapStack,
     Histogram,
@@ -16,12 +18,15 @@ from celery_trace.model import (
     Line,
     Measure,
     MemoryState,
+    MessageStart,
     Outcome,
     ProcessRecord,
+    QueueSample,
     Role,
     Rollup,
     Run,
     Sample,
+    Schedule,
     Site,
     Stage,
     TimeProfile,
@@ -74,6 +79,45 @@ def rollup(seq: int, runs: int, **fields: Any) -> Rollup:
 def sample(at_s: float, rss_bytes: int, **fields: Any) -> Sample:
     known: dict[str, Any] = {"process": "p1", "memory": MemoryState(rss_bytes=rss_bytes)}
     return Sample(at_s=at_s, **known | fields)
+
+
+def flow(seq: int, started: int, wait_s: float = 1.0, **fields: Any) -> Flow:
+    """Messages of which each waited as long."""
+    waits = [0] * (Histogram.bucket(wait_s) + 1)
+    waits[-1] = started
+    known: dict[str, Any] = {
+        "process": "p1",
+        "queue": "mails",
+        "name": "shop.mail",
+        "bucket_s": int(NOW_S) // 300 * 300,
+        "received": started,
+        "waits": Histogram(waits),
+        "wait_max_s": wait_s,
+    }
+    return Flow(seq=seq, started=started, **known | fields)
+
+
+def queue_sample(depth: int | None, ago_s: float = 0.0, **fields: Any) -> QueueSample:
+    return QueueSample(at_s=NOW_S - ago_s, depth=depth, **{"queue": "mails"} | fields)
+
+
+def consuming(**fields: Any) -> Consuming:
+    known: dict[str, Any] = {"process": "p2", "queue": "mails", "at_s": NOW_S, "worker": "w2@h1"}
+    return Consuming(**known | fields)
+
+
+def start(ago_s: float, ended_ago_s: float | None = None, **fields: Any) -> MessageStart:
+    known: dict[str, Any] = {"process": "p1", "worker": "w1@h1", "queue": "mails", "name": "shop.mail", "task_id": "t1"}
+    ended_at_s = None if ended_ago_s is None else NOW_S - ended_ago_s
+    return MessageStart(started_at_s=NOW_S - ago_s, ended_at_s=ended_at_s, **known | fields)
+
+
+def schedule(due_in_s: float, **fields: Any) -> Schedule:
+    known: dict[str, Any] = {
+        "process": "p4", "entry": "nightly", "task": "shop.report", "every": "60 s", "at_s": NOW_S - 5,
+        "interval_s": 60.0, "published_at_s": NOW_S + due_in_s - 60, "published": 3,
+    }  # fmt: skip
+    return Schedule(due_at_s=NOW_S + due_in_s, **known | fields)
 
 
 def site(file: str, **fields: Any) -> Site:

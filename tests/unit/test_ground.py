@@ -162,6 +162,11 @@ def test_every_record_survives_the_journey_through_json():
         model.Kept(process="u", failure="f", at_s=1.0, until_s=2.0, address="q"),
         model.Stats(process="u", seq=1, at_s=1.0, counters={"written:failure": 1}),
         model.AuditEntry(id="a", at_s=1.0, where="worker", command="1+1"),
+        model.Flow(process="u", queue="q", name="t", bucket_s=300, seq=1, started=1, waits=model.Histogram([0, 1])),
+        model.Consuming(process="u", queue="q", at_s=1.0, reserved=1, ahead=[model.Ahead("t", "i", 0.5)]),
+        model.QueueSample(queue="q", at_s=1.0, depth=3, oldest_age_s=0.5),
+        model.MessageStart(process="u", worker="w", queue="q", name="t", task_id="i", started_at_s=1.0),
+        model.Schedule(process="u", entry="e", task="t", every="10 s", at_s=1.0, due_at_s=11.0),
     ]
     assert {type(record) for record in records} == set(model.AnyRecord.__args__)
     for record in records:

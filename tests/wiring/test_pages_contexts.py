@@ -464,7 +464,7 @@ def test_every_list_is_calm_when_there_is_nothing(nothing, visit, page):
 
 
 def test_metrics_parse_and_carry_no_task_id_and_no_pid(queries):
-    text = render(take(queries, {"refused": 3})).decode()
+    text = render(take(queries, {"refused": 3}, time.time())).decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert set(families) == {
         "celery_trace_store_up",
@@ -473,6 +473,8 @@ def test_metrics_parse_and_carry_no_task_id_and_no_pid(queries):
         "celery_trace_process_resident_memory_bytes",
         "celery_trace_task_failures",
         "celery_trace_alerts",
+        "celery_trace_queue_depth",
+        "celery_trace_queue_latency_seconds",
         "celery_trace_records",
         "celery_trace_spool_bytes",
         "celery_trace_overhead_ratio",
