@@ -127,6 +127,8 @@ class RunningView(Struct, frozen=True, kw_only=True):
     process: str
     thread: int
     sampled_at: float | None
+    stack_by: str = "sample"  # as RunStack.by
+    stack_why: str = ""  # why locals, or the stack, are missing
     unmoved_s: float
     at: float  # when its host was last read
     address: str  # the queue of its host's collector; "" if it takes no requests
