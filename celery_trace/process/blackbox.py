@@ -28,6 +28,7 @@ import struct
 import time
 import weakref
 import zlib
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -38,7 +39,7 @@ from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
-from celery_trace.process.frames import Greenlets, awaited, frames_by_run
+from celery_trace.process.frames import RunPlaces, stacks_by_run
 from celery_trace.process.open_runs import COUNT, MOST_PLACES, PLACE, VISIBLE, OpenRuns, Token
 from celery_trace.text.code_owner import WRAPPERS
 
@@ -188,8 +189,8 @@ class BlackBox:
     def __init__(self, path: Path, process: ProcessRecord, clock: Clock, open_runs: OpenRuns) -> None:
         self._path = path
         self._clock = clock
-        #: Set where runs are in greenlets.
-        self.greenlets: Greenlets | None = None
+        #: Set where runs share a thread.
+        self.places: RunPlaces | None = None
         self._pid = os.getpid()
         self._open_runs = open_runs
         self._sequence = 0
@@ -290,8 +291,8 @@ class BlackBox:
         # Of many at once, other ones each time.
         first = self._sequence * _MOST_STACKS % len(in_progress) if len(in_progress) > _MOST_STACKS else 0
         running = dict((in_progress[first:] + in_progress[:first])[:_MOST_STACKS])
-        frames = frames_by_run([*running], self.greenlets)
-        stacks = {str(thread): _stack_of(frame) for thread, frame in frames.items()}
+        frames = stacks_by_run(running, self.places)
+        stacks = {str(thread): _places_of(stack) for thread, stack in frames.items()}
         del frames
         data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks, self._queues_of(running)))
         while len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size and stacks:
@@ -402,20 +403,13 @@ def _hold_lock(path: Path) -> int:
     return descriptor
 
 
-def _stack_of(innermost: FrameType) -> list[tuple[str, int, str]]:
-    inner, outer = awaited(innermost)
-    stack = [_place(frame) for frame in inner[:MOST_FRAMES]]
-    frame: FrameType | None = outer
-    while frame is not None and len(stack) < MOST_FRAMES:
-        if frame.f_code.co_filename not in WRAPPERS:
-            stack.append(_place(frame))
-        frame = frame.f_back
-    return stack
-
-
-def _place(frame: FrameType) -> tuple[str, int, str]:
-    code = frame.f_code
-    return code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname
+def _places_of(frames: list[FrameType]) -> list[tuple[str, int, str]]:
+    """File, line and function of the innermost frames."""
+    own = (frame for frame in frames if frame.f_code.co_filename not in WRAPPERS)
+    return [
+        (frame.f_code.co_filename, frame.f_lineno or frame.f_code.co_firstlineno, frame.f_code.co_qualname)
+        for frame in islice(own, MOST_FRAMES)
+    ]
 
 
 def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
