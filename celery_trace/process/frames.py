@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import weakref
@@ -104,27 +105,45 @@ def _stack(frame: FrameType | None) -> list[FrameType]:
     """
     A frame and its callers, innermost first.
 
-    Where the thread is in an idle event loop of asyncio, the loop's frames are replaced by those of the coroutine that
-    it waits for.
+    Where the thread waits for a coroutine, in an idle event loop of asyncio or for another thread's, the frames that
+    wait are replaced by those of the coroutine.
     """
     stack: list[FrameType] = []
-    callback, until_complete = _functions_of_loops()
+    callback, waiting = _functions_of_asyncio()
     in_callback = False
     while frame is not None:
         in_callback = in_callback or frame.f_code is callback
-        if frame.f_code is until_complete and not in_callback:
-            stack = _frames_of_task(frame.f_locals.get("future")) or stack
+        task_of = waiting.get(frame.f_code)
+        if task_of is not None and not in_callback:
+            stack = _frames_of_task(task_of(frame.f_locals)) or stack
         stack.append(frame)
         frame = frame.f_back
     return stack
 
 
-def _functions_of_loops() -> tuple[CodeType | None, CodeType | None]:
-    """The code that runs a callback of an event loop, and the code that runs a loop until its coroutine has ended."""
+def _functions_of_asyncio() -> tuple[CodeType | None, Mapping[CodeType, Callable[[Mapping[str, Any]], Any]]]:
+    """The code that runs a callback of an event loop; and the codes that wait for a task, with how to find the task."""
     events, loops = sys.modules.get("asyncio.events"), sys.modules.get("asyncio.base_events")
     if events is None or loops is None:
-        return None, None
-    return events.Handle._run.__code__, loops.BaseEventLoop.run_until_complete.__code__
+        return None, {}
+    future = sys.modules["concurrent.futures"].Future  # of asyncio.run_coroutine_threadsafe()
+    return events.Handle._run.__code__, {
+        loops.BaseEventLoop.run_until_complete.__code__: lambda local: local.get("future"),
+        future.result.__code__: _task_of_another_thread,
+        future.exception.__code__: _task_of_another_thread,
+    }
+
+
+def _task_of_another_thread(local: Mapping[str, Any]) -> Any:
+    """The task whose result a future of another thread gets: `asyncio` chains the two by a callback."""
+    futures, asyncio = sys.modules["concurrent.futures"], sys.modules["asyncio"]
+    waiting = local.get("self")
+    for called in waiting._done_callbacks if type(waiting) is futures.Future else ():
+        for cell in getattr(called, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # an empty cell
+                if type(cell.cell_contents) is asyncio.Task:
+                    return cell.cell_contents
+    return None
 
 
 def _frames_of_task(task: Any) -> list[FrameType]:
