@@ -12,11 +12,12 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from celery_trace.model import Histogram
+from celery_trace.model import Histogram, Site
 
 #: What :meth:`OpenRuns.end` returns: the run began after the counts' period; it was added; it took far longer than most
 #: and is written as a record; a sample is due and it is written as a record.
@@ -30,6 +31,8 @@ COUNT: Final = struct.Struct("<q")
 #: Places in a black box. More concurrent runs exist only under gevent, where one of them has a stack.
 MOST_PLACES: Final = 64
 _NO_PLACE: Final = -1
+#: The heap sampler's tag of no run.
+NO_TAG: Final = 0
 #: Characters that can't be encoded are written as escapes.
 VISIBLE: Final = "backslashreplace"
 
@@ -110,14 +113,14 @@ class PlainToken(Struct):
     place: int = _NO_PLACE
     started_s: float = 0.0  # by the monotonic clock
     duration_s: float = 0.0  # once it has ended
-    tag_before: Any = None  # the thread's tag before this run
-    owner: Any = None
+    tag_before: int | None = None  # the thread's tag before this run
+    owner: object = None
     observed: Any = None  # the probes that observe the run, and their state
     why: str | None = None  # why a probe wants the run written as a record
-    top: Any = None  # the run's top differences
+    top: list[Site] | None = None  # the run's top differences
     #: The request, and a function that reads queue and root id from it, for the few runs that are written as records.
-    origin: Any = None
-    describe: Callable[[Any], tuple[str, str]] | None = None
+    origin: object = None
+    describe: Callable[[object], tuple[str, str]] | None = None
 
 
 class PlainOpenRuns:
@@ -130,9 +133,10 @@ class PlainOpenRuns:
         self.monotonic: Callable[[], float] | None = None
         #: Returns the greenlet's number; None if each run has a thread.
         self.ident: Callable[[], int] | None = None
-        #: Called with the tag of a run that begins; ``leave`` is called at its end with what ``enter`` has returned.
-        self.enter: Callable[[int], Any] | None = None
-        self.leave: Callable[[Any], object] | None = None
+        #: Called with the tag of a run that begins; ``leave`` is called at its end with what ``enter`` has returned, or
+        #: with :data:`NO_TAG` if no run is in progress then.
+        self.enter: Callable[[int], int] | None = None
+        self.leave: Callable[[int], object] | None = None
         #: The counts of the run that began last; None while nothing runs.
         self.latest: Any = None
         #: Runs in progress, and the most that there were at once.
@@ -146,7 +150,7 @@ class PlainOpenRuns:
         self._tokens: dict[int, PlainToken] = {}  # by place
         self._lock = threading.RLock()
 
-    def write_to(self, target: Any, at: int = 0) -> None:
+    def write_to(self, target: mmap | bytearray | None, at: int = 0) -> None:
         """
         Write runs into a buffer from now on; into none if ``target`` is None.
 
@@ -212,7 +216,8 @@ class PlainOpenRuns:
         """A run has ended. Returns what :meth:`add` returns."""
         token.duration_s = self._monotonic_s() - token.started_s
         if token.tag_before is not None and self.leave is not None:
-            self.leave(token.tag_before)
+            # Coroutines of a thread end in any order: the tag before may be that of a run that has ended.
+            self.leave(NO_TAG if token.owner is self and self.count == 1 else token.tag_before)
         token.shared = max(token.shared, self.count)
         with self._lock:
             self.ended += 1
