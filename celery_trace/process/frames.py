@@ -154,7 +154,7 @@ def _functions_of_asyncio() -> tuple[CodeType | None, Mapping[CodeType, Callable
 
 
 def _task_of_another_thread(local: Mapping[str, object]) -> object:
-    """The task whose result a future of another thread gets: `asyncio` chains the two by a callback."""
+    """The task that gives a future of another thread its result: `asyncio` chains the two by a callback."""
     futures, asyncio = sys.modules["concurrent.futures"], sys.modules["asyncio"]
     waiting = local.get("self")
     if type(waiting) is not futures.Future:
