@@ -62,6 +62,10 @@ class TimeProfile(StoreRow, table=schema.time_profiles):
     """Where the time of a name's runs went in one process by call stack, in one hour."""
 
 
+class Running(StoreRow, table=schema.running, verbose_name="running runs", verbose_name_plural="running runs"):
+    """What runs on one host: the latest snapshot."""
+
+
 class Process(StoreRow, table=schema.processes, verbose_name_plural="processes"):
     """A traced process, with its latest sample."""
 

@@ -172,7 +172,9 @@ def collect(context: CommandContext, once: bool) -> None:
     else:
         transport = collecting.make_transport(chosen)
     try:
-        collector = collecting.Collector(chosen.spool_folder, transport, SystemClock(), redact=chosen.redact)
+        clock = SystemClock()
+        listen = collecting.listening(chosen, context.app.connection_for_write, clock)
+        collector = collecting.Collector(chosen.spool_folder, transport, clock, redact=chosen.redact, listen=listen)
     except collecting.AnotherCollector as other:
         raise Refusal(str(other)) from None
     except OSError as error:

@@ -1,8 +1,8 @@
 """
 The data language of celery-trace: every record and every view, as frozen structs.
 
-``records``, ``profiles`` and ``flow`` are written by traced processes (``wire`` makes them JSON), ``capture`` has a
-failure's frames and values, ``views`` are for readers.
+``records``, ``profiles``, ``flow`` and ``running`` are written beside tasks (``wire`` makes them JSON), ``capture`` has
+a failure's frames and values, ``views`` are for readers.
 """
 
 from __future__ import annotations
@@ -69,6 +69,18 @@ from celery_trace.model.records import (
     plain_text,
     stable_id,
 )
+from celery_trace.model.running import (
+    SNAPSHOT_AGAIN_S,
+    SNAPSHOT_VALID_S,
+    RunningRun,
+    RunningSnapshot,
+    RunningView,
+    RunStack,
+    StackLine,
+    StackRequest,
+    is_stuck,
+    stuck_after_s,
+)
 from celery_trace.model.views import (
     AlertView,
     ChainLink,
@@ -96,6 +108,8 @@ __all__ = [
     "FORMAT_VERSION",
     "RUN_NOTHING",
     "SHARE_THREADS",
+    "SNAPSHOT_AGAIN_S",
+    "SNAPSHOT_VALID_S",
     "TIMES",
     "UNSEEN",
     "Ahead",
@@ -148,12 +162,18 @@ __all__ = [
     "Rollup",
     "Room",
     "Run",
+    "RunStack",
+    "RunningRun",
+    "RunningSnapshot",
+    "RunningView",
     "Sample",
     "Schedule",
     "ScheduleView",
     "ShellLine",
     "ShellView",
     "Site",
+    "StackLine",
+    "StackRequest",
     "Stage",
     "Stats",
     "StatsView",
@@ -170,9 +190,11 @@ __all__ = [
     "decode",
     "encode",
     "failure_id",
+    "is_stuck",
     "kill_of",
     "leak_id",
     "new_id",
     "plain_text",
     "stable_id",
+    "stuck_after_s",
 ]

@@ -18,6 +18,7 @@ from celery_trace.model.records import (
     Stats,
     Window,
 )
+from celery_trace.model.running import RunningSnapshot
 
 AnyRecord = (
     ProcessRecord
@@ -36,6 +37,7 @@ AnyRecord = (
     | QueueSample
     | MessageStart
     | Schedule
+    | RunningSnapshot
 )
 
 _encoder = msgspec.json.Encoder(order=None)

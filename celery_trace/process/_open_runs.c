@@ -22,6 +22,7 @@
 #define PLACE_BYTES 512
 #define TEXT_AT (1 + 8 + 8 + 4) /* after the byte for "taken": start, thread, retries */
 #define TEXT_BYTES (PLACE_BYTES - TEXT_AT)
+#define COUNT_BYTES 8           /* of runs that have ended, before the places */
 
 enum { EMPTY = 0, RUNNING = 1 };
 enum { NO_PLACE = -1, NO_TAG = 0 };
@@ -231,7 +232,16 @@ typedef struct {
     PyObject *missed;           /* list: a thread and its run for each run that ended while a sample was overdue */
     int used;                   /* places that have ever been taken */
     int count, most;
+    long long ended;
 } OpenRuns;
+
+/* The number of runs that have ended, as the black box has it. */
+static void
+write_ended(OpenRuns *self)
+{
+    if (self->buffer.buf != NULL && self->at >= COUNT_BYTES)
+        memcpy((char *)self->buffer.buf + self->at - COUNT_BYTES, &self->ended, COUNT_BYTES);
+}
 
 static void
 forget_tokens(OpenRuns *self)
@@ -325,6 +335,7 @@ runs_write_to(OpenRuns *self, PyObject *args)
         return NULL;
     }
     self->at = at;
+    write_ended(self);
     Py_RETURN_NONE;
 }
 
@@ -485,6 +496,8 @@ runs_end(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
         Py_CLEAR(self->tokens[token->place]);   /* the caller has another reference */
         token->place = NO_PLACE;
     }
+    self->ended++;
+    write_ended(self);
     if (self->count > token->shared)
         token->shared = self->count;
     if (is_ours && --self->count == 0)
@@ -543,6 +556,7 @@ static PyMemberDef runs_members[] = {
     {"count", T_INT, offsetof(OpenRuns, count), READONLY, "Runs in progress."},
     {"most", T_INT, offsetof(OpenRuns, most), READONLY, "The most that were in progress at once."},
     {"due_s", T_DOUBLE, offsetof(OpenRuns, due_s), 0, "When a sample is due, by the monotonic clock."},
+    {"ended", T_LONGLONG, offsetof(OpenRuns, ended), READONLY, "Runs that have ended."},
     {NULL},
 };
 

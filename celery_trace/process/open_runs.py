@@ -27,6 +27,8 @@ NEXT_PERIOD, ADDED, OUTLIER, SCATTERED = -1, 0, 1, 2
 #: A place in the black box: a byte for "taken", when the run began, its thread, its retries; and task id,
 #: kind and name as text, separated by zero bytes. A name that does not fit is cut.
 PLACE: Final = struct.Struct("<BdQi491s")
+#: How many runs have ended.
+COUNT: Final = struct.Struct("<q")
 #: Places in a black box. More concurrent runs exist only under gevent, where one of them has a stack.
 MOST_PLACES: Final = 64
 _NO_PLACE: Final = -1
@@ -144,6 +146,8 @@ class PlainOpenRuns:
         #: When a sample of the stacks is due, by the monotonic clock.
         self.due_s = math.inf
         self._missed: list[tuple[int, PlainToken]] = []
+        #: Runs that have ended.
+        self.ended = 0
         self._buffer: memoryview | None = None
         self._at = 0
         self._threads: list[int] = []  # that have a place; 0 for a free one
@@ -156,7 +160,8 @@ class PlainOpenRuns:
 
         Args:
             target: The buffer, such as a memory-mapped file.
-            at: The offset of the places, bytes.
+            at: The offset of the places, bytes. The number of runs that have ended is written before it, if
+                there is space.
         """
         with self._lock:
             if self._buffer is not None:
@@ -168,6 +173,11 @@ class PlainOpenRuns:
                     buffer.release()
                     raise ValueError("the buffer is too small for the places")
                 self._buffer = buffer
+                self._write_ended()
+
+    def _write_ended(self) -> None:
+        if self._buffer is not None and self._at >= COUNT.size:
+            COUNT.pack_into(self._buffer, self._at - COUNT.size, self.ended)
 
     def begin(self, totals: Any, task_id: str, retries: int) -> PlainToken:
         """A run begins in this thread. A nested one, such as an eager task's, has no place of its own."""
@@ -213,8 +223,10 @@ class PlainOpenRuns:
             # Coroutines of a thread end in any order: the tag before may be that of a run that has ended.
             self.leave(NO_TAG if token.owner is self and self.count == 1 else token.tag_before)
         token.shared = max(token.shared, self.count)
-        if token.owner is self:  # and not another recorder's
-            with self._lock:
+        with self._lock:
+            self.ended += 1
+            self._write_ended()
+            if token.owner is self:  # and not another recorder's
                 self._leave(token)
         token.owner = None
         return self.add(token, failed, retried)

@@ -33,7 +33,7 @@ from celery_trace.heap.picks import Stack
 from celery_trace.heap.source_reader import SourceReader
 from celery_trace.heap.stacks import MOST_STACKS, FrameTable, from_the_task
 from celery_trace.model import TIMES, UNSEEN, Kind, Measure, ProcessRecord, TimeProfile, TimeStack
-from celery_trace.process.blackbox import MOST_FRAMES, RunStack
+from celery_trace.process.blackbox import MOST_FRAMES, SampledStack
 from celery_trace.process.open_runs import Token
 from celery_trace.process.thread_state import ThreadClock, ThreadState, state_of
 from celery_trace.text.code_owner import CodeOwner
@@ -204,7 +204,7 @@ class StackTimes:
         """
         self._resumed = due_s - interval_s, interval_s
 
-    def look(self, stacks: Sequence[RunStack], missed: Sequence[tuple[int, Token]], due_s: float) -> None:
+    def look(self, stacks: Sequence[SampledStack], missed: Sequence[tuple[int, Token]], due_s: float) -> None:
         """
         Add a sample.
 

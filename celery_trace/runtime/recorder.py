@@ -37,6 +37,7 @@ from celery_trace.model import (
 )
 from celery_trace.process.blackbox import label
 from celery_trace.process.counters import available
+from celery_trace.process.frames import shared_places
 from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERED, OpenRuns, Token
 from celery_trace.redaction import Redactor
 from celery_trace.runtime.flow import MessageFlow
@@ -122,10 +123,11 @@ class Recorder:
         self.open_runs = OpenRuns()
         if type(clock) is not SystemClock:
             self.open_runs.now = clock.now_s
-        if process.role in SHARE_THREADS:  # gevent and eventlet patch this function: each greenlet has a number
-            self.open_runs.ident = threading.get_ident
+        #: Set where runs may share a thread: each greenlet or coroutine has a number.
+        self.places = shared_places() if process.role in SHARE_THREADS else None
+        if self.places is not None:
+            self.open_runs.ident = self.places.ident
         self.pid = process.pid
-        self.runs = 0  # that have ended
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()
         self.code_of = code_of
@@ -241,7 +243,6 @@ class Recorder:
         """
         retried = state == "RETRY"
         added = self.open_runs.end(token, failed, retried)
-        self.runs += 1
         if token.observed:
             self._after_run(token)
         while added == NEXT_PERIOD:
@@ -345,6 +346,11 @@ class Recorder:
         """The totals of every name that has run."""
         with self._lock:
             return list(self._totals.values())
+
+    @property
+    def runs(self) -> int:
+        """Runs that have ended."""
+        return self.open_runs.ended
 
     # --- at intervals ----------------------------------------------------------------------------------
 

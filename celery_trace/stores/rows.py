@@ -24,6 +24,7 @@ from celery_trace.model import (
     QueueSample,
     Rollup,
     Run,
+    RunningSnapshot,
     Sample,
     Schedule,
     ShellLine,
@@ -46,6 +47,7 @@ SAMPLES = TableOf(schema.samples, Sample)
 ROLLUPS = TableOf(schema.rollups, Rollup)
 TOTALS = TableOf(schema.totals, Rollup)
 RUNS = TableOf(schema.runs, Run)
+RUNNING = TableOf(schema.running, RunningSnapshot)
 WINDOWS = TableOf(schema.windows, Window)
 HEAP_PROFILES = TableOf(schema.heap_profiles, HeapProfile)
 TIME_PROFILES = TableOf(schema.time_profiles, TimeProfile)

@@ -48,6 +48,7 @@ totals = _table(schema.totals)
 names = _table(schema.names)
 queues = _table(schema.queues)
 runs = _table(schema.runs)
+running = _table(schema.running)
 samples = _table(schema.samples)
 windows = _table(schema.windows)
 heap_profiles = _table(schema.heap_profiles)
@@ -92,4 +93,5 @@ RECORDS = {
     "queue": queue_samples,
     "start": starts,
     "schedule": schedules,
+    "running": running,
 }

@@ -31,6 +31,7 @@ from celery_trace.model import (
     QueueSample,
     Rollup,
     Run,
+    RunningSnapshot,
     Sample,
     Schedule,
     Stats,
@@ -97,6 +98,7 @@ def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float)
         (QueueSample, batch.queue_samples),
         (MessageStart, batch.starts),
         (Schedule, batch.schedules),
+        (RunningSnapshot, batch.running),
     ):
         given = by_type.get(kind)
         if not given:
@@ -326,6 +328,9 @@ class _Batch:
 
     def time_profiles(self, given: list[TimeProfile]) -> int:
         return self._latest(rows_of.TIME_PROFILES, tables.time_profiles, given, "at_s")
+
+    def running(self, given: list[RunningSnapshot]) -> int:
+        return self._latest(rows_of.RUNNING, tables.running, given, "at_s")
 
     def flows(self, given: list[Flow]) -> int:
         return self._latest(rows_of.FLOWS, tables.flows, given, "seq")

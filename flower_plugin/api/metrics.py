@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from celery_trace.model import AlertView, FailureGroup, Leak, QueueView, StatsView, Verdict, WorkerView
+from celery_trace.model import AlertView, FailureGroup, Leak, QueueView, RunningView, StatsView, Verdict, WorkerView
 from celery_trace.queries import Queries
 from celery_trace.stores import StoreUnavailable
 from flower_plugin.auth.roles import UserRole
@@ -31,6 +31,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     alerts: list[AlertView] = []
     queues: list[QueueView] = []
     stats: StatsView | None = None
+    running: list[RunningView] = []
     #: The monitor's counts of skipped, refused and modified Celery events.
     events: Mapping[str, int] = {}
 
@@ -45,6 +46,7 @@ def take(queries: Queries, events: Mapping[str, int], now_s: float) -> Snapshot:
         alerts=queries.alerts(limit=MOST_ROWS).rows,
         queues=queries.queue_views(since_s=now_s - LATENCY_OVER_S, limit=MOST_ROWS).rows,
         stats=queries.stats(),
+        running=queries.running().rows,
     )
 
 
@@ -64,6 +66,7 @@ def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Metric]:
     yield _failures(snapshot.groups)
     yield _alerts(snapshot.alerts)
     yield from _queues(snapshot.queues)
+    yield _running(snapshot.running)
     if snapshot.stats is not None:
         yield from _stats_families(snapshot.stats)
 
@@ -129,6 +132,14 @@ def _queues(queues: Iterable[QueueView]) -> Iterable[Metric]:
             latencies[queue.name,] = max(waits, default=0.0)
     yield _filled(latency, latencies)
     yield _filled(depth, depths)
+
+
+def _running(runs: Iterable[RunningView]) -> Metric:
+    running = GaugeMetricFamily("celery_trace_running", "Runs in progress", labels=["task"])
+    by_task: dict[tuple[str, ...], float] = defaultdict(float)
+    for run in runs:
+        by_task[run.name,] += 1
+    return _filled(running, by_task)
 
 
 def _filled(

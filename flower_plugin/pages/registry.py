@@ -11,6 +11,7 @@ from flower_plugin.pages import (
     overview,
     profiles,
     queues,
+    running,
     runs,
     shells,
     statistics,
@@ -21,6 +22,8 @@ from flower_plugin.pages.page import MonitorPage, NavPlace
 #: To add a page, write its module and template and add one line here. Routes and navigation are made from it.
 PAGES: tuple[MonitorPage, ...] = (
     overview.PAGE,
+    running.LIST,
+    running.ONE,
     leaks.LIST,
     leaks.ONE,
     failures.GROUPS,

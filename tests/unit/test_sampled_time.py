@@ -12,7 +12,7 @@ import pytest
 
 from celery_trace.clock import FakeClock
 from celery_trace.model import UNSEEN, Kind, Measure, ProcessRecord, Role, TimeProfile
-from celery_trace.process.blackbox import MOST_FRAMES, RunStack
+from celery_trace.process.blackbox import MOST_FRAMES, SampledStack
 from celery_trace.process.thread_state import ThreadState
 from celery_trace.profiles import sampled
 from celery_trace.profiles.sampled import StackTimes
@@ -162,7 +162,7 @@ class Sampler:
         """A sample some time after the last one: a stack of functions, innermost first; none if nothing runs."""
         self.clock.advance(after_s)
         frames = fields.get("frames", [frame(function) for function in functions])
-        run = RunStack(threading.get_ident(), Token(name or self.name), frames, len(frames), 1.0)  # type: ignore[arg-type]
+        run = SampledStack(threading.get_ident(), Token(name or self.name), frames, len(frames), 1.0)  # type: ignore[arg-type]
         self.times.look([run._replace(**fields)] if frames else [], [], self.clock.monotonic_s())
 
     def profile(self, name: str = "shop.pay") -> TimeProfile:
@@ -189,7 +189,7 @@ def test_a_run_that_began_after_the_sample_was_due_is_not_counted() -> None:
     sampler = Sampler()
     sampler.clock.advance(1.0)
     ident = threading.get_ident()
-    late = RunStack(ident, Token(sampler.name, started_s=0.95), [frame("late")], 1, 1.0)  # type: ignore[arg-type]
+    late = SampledStack(ident, Token(sampler.name, started_s=0.95), [frame("late")], 1, 1.0)  # type: ignore[arg-type]
     sampler.times.look([late], [], due_s=0.9)
     assert list(sampler.times.changed(at_end=True)) == []
     missed = Token(Name("missed"), 0.85)
@@ -258,7 +258,7 @@ def test_of_several_threads_the_ones_that_get_no_processor_wait_for_the_interpre
             used_s[threading.get_ident()] += 0.09
             used_s[other.ident] += 0.01
             runs = [
-                RunStack(ident, Token(sampler.name), [frame(name)], 1, 1.0)  # type: ignore[arg-type]
+                SampledStack(ident, Token(sampler.name), [frame(name)], 1, 1.0)  # type: ignore[arg-type]
                 for ident, name in ((threading.get_ident(), "works"), (other.ident, "waits"))
                 if ident is not None
             ]
@@ -389,12 +389,12 @@ def test_no_more_than_some_profiles_are_written_at_once_and_the_others_follow() 
 
 def test_the_clock_of_an_ended_thread_is_dropped() -> None:
     sampler = Sampler()
-    runs: list[RunStack] = []
+    runs: list[SampledStack] = []
     stop = threading.Event()
     started = threading.Event()
 
     def work() -> None:
-        runs.append(RunStack(threading.get_ident(), Token(sampler.name), [frame("a")], 1, 1.0))  # type: ignore[arg-type]
+        runs.append(SampledStack(threading.get_ident(), Token(sampler.name), [frame("a")], 1, 1.0))  # type: ignore[arg-type]
         started.set()
         stop.wait()
 

@@ -6,14 +6,17 @@ them added up in the profile of their task (:mod:`celery_trace.profiles.sampled`
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from celery_trace import guard
 from celery_trace.intervals import PROFILE_FIRST_S, PROFILE_S
 from celery_trace.model import RUN_NOTHING, Role
-from celery_trace.process.blackbox import BlackBox, RunStack
+from celery_trace.process.blackbox import BlackBox, SampledStack
 from celery_trace.profiles.sampled import StackTimes
+from celery_trace.redaction import Redactor
+from celery_trace.running.answers import Answers
 from celery_trace.runtime.probes.probe import Host, Probe
 from celery_trace.text.code_owner import CodeOwner, project_roots
 
@@ -26,6 +29,9 @@ STACK_COUNTED_S: Final = 0.3
 RETRY_S: Final = 10.0
 #: Roles of the processes that a worker runs tasks in. Elsewhere the crash handler is the program's.
 _OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN})
+#: Roles of the processes whose main thread runs the tasks: `faulthandler` reads the stack of the thread that handles
+#: the signal, and no other, as another one may run meanwhile.
+_IN_MAIN_THREAD: Final = frozenset({Role.CHILD, Role.SOLO, Role.GREEN})
 
 
 class StackProbe(Probe):
@@ -42,6 +48,7 @@ class StackProbe(Probe):
         self._counted_due_s = 0.0  # the next sample that is counted
         self._due_s = 0.0
         self._runs = 0  # at the last sample
+        self._answers: Answers | None = None
 
     def start(self) -> None:
         """Make the black box, where tasks may run."""
@@ -71,10 +78,14 @@ class StackProbe(Probe):
                 guard.own_errors[self.name] += 1
                 host.spool.note_failure(error)
                 return
+            box.places = host.places
             self.box = box
             if host.process.role in _OF_A_WORKER:
                 with guard.Guard("crash handler"):
                     box.catch_crashes()
+            if host.process.role in _IN_MAIN_THREAD and host.settings.stack_signal:
+                with guard.Guard("stack by signal"):
+                    box.dump_on(signal.Signals[host.settings.stack_signal])
 
     def _wake(self) -> float:
         """
@@ -96,13 +107,16 @@ class StackProbe(Probe):
         host = self.host
         lasts = host.runs == self._runs and host.open_runs.count > 0
         self._runs = host.runs
-        self._count(self.box.sample() if self.box is not None else [])
-        if self.box is None and host.clock.monotonic_s() >= self._due_s and not host.closed:
+        if self.box is not None:
+            self._count(self.box.sample())
+            if self.box.requested():
+                self._answer()
+        elif host.clock.monotonic_s() >= self._due_s and not host.closed:
             self.open_box()
         left_s = max(0.001, self._counted_due_s - host.clock.monotonic_s())
         self.call_every(STACK_S if lasts and left_s > 1.5 * STACK_S else left_s)
 
-    def _count(self, stacks: Sequence[RunStack]) -> None:
+    def _count(self, stacks: Sequence[SampledStack]) -> None:
         """
         Add a sample to the profiles, if it is due.
 
@@ -132,6 +146,17 @@ class StackProbe(Probe):
         if self.times is not None:
             for profile in self.times.changed(at_end=True):
                 self.host.write(profile)
+
+    def _answer(self) -> None:
+        """Answer a request for the stack of a run."""
+        host = self.host
+        if self._answers is None:
+            self._answers = Answers(
+                host.settings.spool_folder, host.process.uid, host.open_runs, limits=host.settings.limits,
+                redactor=Redactor(host.settings.redact), in_app=host.settings.in_app, code_of=host.code_of,
+                places=host.places,
+            )  # fmt: skip
+        self._answers.write(host.clock.now_s())
 
     def close(self) -> None:
         """Remove the black box: only a process that is killed leaves one."""
