@@ -1,0 +1,179 @@
+"""
+Since when a run makes no progress that could be seen.
+
+A run is called stuck if that, and how long it has lasted, exceed what is usual (``celery_trace.model.is_stuck``).
+Everything here errs on the side of a run that works: a thread that wakes up, or a loop with a variable that changes,
+counts as progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from celery_trace.model import Line, ProcessRecord
+from celery_trace.process.movement import ThreadSample
+from celery_trace.process.waits import Wait
+from celery_trace.running.procfs import Child, Procfs, ThreadFacts
+from celery_trace.running.waiting import Activity, Evidence, sentence, waits_for_child
+from celery_trace.text.code_owner import CodeOwner
+
+#: ``/proc`` is read once a run has made no progress for this share of ``stuck_s``.
+_LOOK_FROM: Final = 0.5
+#: A thread that uses less of a processor than this waits, and one that uses more works.
+_BUSY: Final = 0.2
+#: Without a sample for so long, C code holds Python's lock, or the process is stopped, seconds.
+_SILENT_S: Final = 2.5
+#: Processor seconds of a child that count as work: what `/proc` counts by.
+_CHILD_WORKS_S: Final = 0.02
+
+
+class Stall(Struct, frozen=True):
+    """Since when a thread makes no progress, seconds since the epoch, and what it does instead."""
+
+    since_s: float
+    activity: Activity
+
+
+def stall_of(thread: ThreadSample, sampled_at_s: float, now_s: float) -> Stall | None:
+    """
+    Since when a thread makes no progress; None if it does, or if that can't be told.
+
+    Args:
+        thread: From the process's last sample.
+        sampled_at_s: When that was taken, seconds since the epoch.
+        now_s: The time, likewise.
+    """
+    if now_s - sampled_at_s > _SILENT_S:
+        return Stall(sampled_at_s, Activity.HOLDS_LOCK)
+    if thread.result_since_s and thread.place_cpu_s <= _BUSY * (sampled_at_s - thread.place_since_s):
+        return Stall(thread.result_since_s, Activity.WAITS)
+    wait = thread.wait or Wait()
+    if thread.quiet_since_s < sampled_at_s:
+        return Stall(max(thread.quiet_since_s, thread.still_since_s), Activity.WAITS)
+    at_place_s = sampled_at_s - thread.place_since_s
+    if at_place_s > 0 and thread.place_cpu_s >= _BUSY * at_place_s:
+        return _busy(thread, wait)
+    if wait.call.rpartition(".")[2] in ("execute", "executemany", "executescript", "commit"):
+        return Stall(thread.still_since_s, Activity.WAITS)  # SQLite sleeps and tries again
+    return None
+
+
+def _busy(thread: ThreadSample, wait: Wait) -> Stall | None:
+    """A thread that computes, at one place. Whether a loop makes progress is seen by its variables alone."""
+    if thread.locals_since_s is not None:
+        since_s = max(thread.place_since_s, thread.locals_since_s)
+    elif wait.loops:
+        return None
+    else:
+        since_s = thread.still_since_s
+    in_c = not wait.loops and thread.still_since_s <= since_s
+    return Stall(since_s, Activity.IN_C if in_c else Activity.LOOPS)
+
+
+class _Known(Struct):
+    """What was known of a run when it was judged last."""
+
+    activity: Activity
+    cpu_s: float
+    at_s: float
+    children: dict[int, float]
+    worked_at_s: float = 0.0  # when a child that it waits for has used the processor
+    looped: str = ""  # the sentence about a loop, which has several lines
+
+
+class Stalls:
+    """
+    Judges the runs of a host.
+
+    Args:
+        stuck_s: From when on a run may be stuck, seconds.
+        owner: Knows the user's own files.
+        procfs: What the system knows.
+    """
+
+    def __init__(self, stuck_s: float, owner: CodeOwner, procfs: Procfs | None = None) -> None:
+        self._look_after_s = stuck_s * _LOOK_FROM
+        self._owner = owner
+        self._procfs = procfs or Procfs()
+        self._known: dict[tuple[object, ...], _Known] = {}
+        self._judged: dict[tuple[object, ...], _Known] = {}
+
+    def next_round(self) -> None:
+        """Forget the runs that were not judged since the last call."""
+        self._known, self._judged = self._judged, {}
+
+    def judge(
+        self,
+        key: tuple[object, ...],
+        process: ProcessRecord,
+        thread: ThreadSample | None,
+        stack: Sequence[Line],
+        sampled_at_s: float,
+        now_s: float,
+    ) -> tuple[float, str]:
+        """
+        Since when a run makes no progress, seconds since the epoch, and what it waits for; (0, "") if it works.
+
+        Args:
+            key: Identifies the run.
+            process: Its process.
+            thread: What the last sample shows of its thread; None if it has none of its own.
+            stack: Innermost first.
+            sampled_at_s: When the sample was taken, seconds since the epoch.
+            now_s: The time, likewise.
+        """
+        stall = stall_of(thread, sampled_at_s, now_s) if thread is not None else None
+        if thread is None or stall is None or now_s - stall.since_s < self._look_after_s:
+            return (stall.since_s, "") if stall is not None else (0.0, "")
+        facts = self._facts(process, thread)
+        before = self._known.get(key)
+        activity = self._activity(stall.activity, facts, before, now_s)
+        if activity is Activity.WAITS and thread.wait is None:
+            return stall.since_s, ""
+        own = _own_line(stack, self._owner)
+        evidence = Evidence(
+            activity=activity, stack=stack, own=own, wait=thread.wait or Wait(), facts=facts, short=self._owner.short
+        )
+        words = sentence(evidence)
+        known = _Known(activity, facts.cpu_s, now_s, _cpu_of(facts.children), before.worked_at_s if before else 0.0)
+        if before is not None and _has_worked(waits_for_child(facts), before.children):
+            known.worked_at_s = now_s
+        if activity is Activity.LOOPS:
+            known.looped = words = (before.looped if before is not None else "") or words
+        self._judged[key] = known
+        return max(stall.since_s, known.worked_at_s), words
+
+    def _facts(self, process: ProcessRecord, thread: ThreadSample) -> ThreadFacts:
+        """Nothing, if the process is in another container: its pid may mean another process here."""
+        if thread.native_id and self._procfs.is_process(process.pid, f"{process.uid}.lock"):
+            return self._procfs.thread(process.pid, thread.native_id)
+        return ThreadFacts()
+
+    def _activity(self, seen: Activity, facts: ThreadFacts, before: _Known | None, now_s: float) -> Activity:
+        """Without samples, the thread's processor time and system call show who holds Python's lock."""
+        if facts.state in ("T", "t"):
+            return Activity.STOPPED
+        if seen is not Activity.HOLDS_LOCK or before is None or not facts.state or now_s <= before.at_s:
+            return seen
+        if (facts.cpu_s - before.cpu_s) / (now_s - before.at_s) >= _BUSY:
+            return Activity.HOLDS_LOCK
+        return Activity.STARVED if facts.call == "futex" else Activity.HOLDS_LOCK
+
+
+def _own_line(stack: Sequence[Line], owner: Callable[[str], bool]) -> int:
+    """The innermost line of the user's own code; of a library's task, the one that called it."""
+    found = next((at for at, line in enumerate(stack) if owner(line.file)), None)
+    if found is None:
+        found = next((at for at, line in enumerate(stack) if line.file.endswith("celery/app/trace.py")), 0)
+    return found
+
+
+def _cpu_of(children: Sequence[Child]) -> dict[int, float]:
+    return {child.pid: child.cpu_s for child in children}
+
+
+def _has_worked(children: Sequence[Child], before: dict[int, float]) -> bool:
+    return any(child.cpu_s - before.get(child.pid, child.cpu_s) >= _CHILD_WORKS_S for child in children)
