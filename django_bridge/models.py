@@ -58,6 +58,10 @@ class HeapProfile(StoreRow, table=schema.heap_profiles):
     """A name's retained memory in one process by call stack, the latest of an hour."""
 
 
+class Running(StoreRow, table=schema.running, verbose_name="running runs", verbose_name_plural="running runs"):
+    """What runs on one host: the latest snapshot."""
+
+
 class Process(StoreRow, table=schema.processes, verbose_name_plural="processes"):
     """A traced process, with its latest sample."""
 

@@ -22,6 +22,7 @@ from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
 from celery_trace.redaction import Redactor
+from celery_trace.running.watch import RunningWatch
 from celery_trace.spool import segments
 from celery_trace.spool.lines import pack
 from celery_trace.spool.reader import Corrupt, SpoolReader
@@ -41,6 +42,9 @@ PACE_S = 1.0
 BACK_OFF_S = (0.25, 15.0)
 #: How often the statistics are written, seconds.
 ACCOUNT_S = 5.0
+#: How often the black boxes are read for what runs, seconds; through the broker less often.
+RUNNING_S = 1.5
+RUNNING_BROKER_S = 10.0
 #: Time limit of the last round, seconds.
 LAST_ROUND_S = 20.0
 #: Unreadable lines are set aside in this file, up to this size.
@@ -91,6 +95,9 @@ class Collector:
             transport=transport.name,
             store=before.store if before is not None else "",
         )
+        self._running = RunningWatch(folder, self._name, clock, self._source)
+        self._running_every_s = RUNNING_BROKER_S if transport.name == "broker" else RUNNING_S
+        self._running_due_s = 0.0
         self._told: dict[str, int] = {}
         self._told_at_s = -ACCOUNT_S
         self._incarnation = int(clock.now_s() * 1000)
@@ -152,6 +159,7 @@ class Collector:
                     break
         self._clean_up(listing, living)
         self._account(listing)
+        self._watch_running(living)
         if self.status.state != "ready":
             self.status.state, self.status.why = "ready", ""
             self._save_status()
@@ -294,6 +302,21 @@ class Collector:
                 os.close(fd)
         except OSError as error:
             logger.warning("It could not be set aside: %s.", error)
+
+    # --- what runs
+
+    def _watch_running(self, living: set[str]) -> None:
+        """Every few seconds, send what runs in the living processes if it has changed."""
+        monotonic_s = self._clock.monotonic_s()
+        if monotonic_s < self._running_due_s:
+            return
+        self._running_due_s = monotonic_s + self._running_every_s
+        snapshot = None
+        with Guard("reading what runs"):
+            snapshot = self._running.look(living)
+        if snapshot is not None:
+            self._transport.send([snapshot])
+            self._running.sent(snapshot)
 
     # --- statistics
 

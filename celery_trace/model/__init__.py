@@ -1,7 +1,8 @@
 """
 The data language of celery-trace: every record and every view, as frozen structs.
 
-``records`` are written by traced processes, ``capture`` has a failure's frames and values, ``views`` are for readers.
+``records`` and ``running`` are written beside tasks, ``wire`` makes them JSON, ``capture`` has a failure's frames and
+values, ``views`` are for readers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from celery_trace.model.records import (
     FORMAT_VERSION,
     RUN_NOTHING,
     SHARE_THREADS,
-    AnyRecord,
     AuditEntry,
     Evidence,
     Failure,
@@ -48,14 +48,22 @@ from celery_trace.model.records import (
     TypeCount,
     Verdict,
     Window,
-    decode,
-    encode,
     failure_id,
     kill_of,
     leak_id,
     new_id,
     plain_text,
     stable_id,
+)
+from celery_trace.model.running import (
+    SNAPSHOT_AGAIN_S,
+    SNAPSHOT_VALID_S,
+    RunningRun,
+    RunningSnapshot,
+    RunningView,
+    StackLine,
+    is_stuck,
+    stuck_after_s,
 )
 from celery_trace.model.views import (
     AlertView,
@@ -78,11 +86,14 @@ from celery_trace.model.views import (
     StoreSize,
     WorkerView,
 )
+from celery_trace.model.wire import AnyRecord, decode, encode
 
 __all__ = [
     "FORMAT_VERSION",
     "RUN_NOTHING",
     "SHARE_THREADS",
+    "SNAPSHOT_AGAIN_S",
+    "SNAPSHOT_VALID_S",
     "AlertView",
     "AnyRecord",
     "AuditEntry",
@@ -124,10 +135,14 @@ __all__ = [
     "Rollup",
     "Room",
     "Run",
+    "RunningRun",
+    "RunningSnapshot",
+    "RunningView",
     "Sample",
     "ShellLine",
     "ShellView",
     "Site",
+    "StackLine",
     "Stage",
     "Stats",
     "StatsView",
@@ -141,9 +156,11 @@ __all__ = [
     "decode",
     "encode",
     "failure_id",
+    "is_stuck",
     "kill_of",
     "leak_id",
     "new_id",
     "plain_text",
     "stable_id",
+    "stuck_after_s",
 ]

@@ -8,7 +8,8 @@ process dies. The collector reads the file afterwards.
 It cannot sample while C code holds the GIL, so each sample is shown with its age. If the process crashes in C code
 (SIGSEGV and the like), `faulthandler` appends the stack of the crash to the file.
 
-Layout: a header with the process record; a place for each run in progress; the last sample, twice; the crash, as text.
+Layout: a header with the process record and, at its end, the number of runs that have ended; a place for each run in
+progress; the last sample, twice; the crash, as text.
 A place is a byte for "taken" and the run in binary; :mod:`celery_trace.process.open_runs` writes it
 around every run. A sample is ``sequence, length, checksum, JSON``; the writer alternates between the two, so one whole
 sample survives.
@@ -36,8 +37,9 @@ import msgspec
 
 from celery_trace import private_files
 from celery_trace.clock import Clock
+from celery_trace.guard import Guard
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
-from celery_trace.process.open_runs import MOST_PLACES, PLACE, VISIBLE, OpenRuns
+from celery_trace.process.open_runs import COUNT, MOST_PLACES, PLACE, VISIBLE, OpenRuns, Token
 from celery_trace.text.code_owner import WRAPPERS
 
 _MAGIC: Final = b"ctbox\x00\x00\x03"
@@ -46,10 +48,14 @@ _SAMPLE_HEAD = struct.Struct("<QII")
 _HEADER_BYTES: Final = 4096
 _SAMPLE_BYTES: Final = 24576
 _RUNS_AT: Final = _HEADER_BYTES
+#: The end of the header is for numbers.
+_PROCESS_BYTES: Final = _HEADER_BYTES - 64
 _SAMPLE_AT: Final = _RUNS_AT + MOST_PLACES * PLACE.size
 _SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
 #: Frames kept of one stack, innermost first.
 MOST_FRAMES: Final = 48
+#: Stacks in one sample.
+_MOST_STACKS: Final = 8
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 #: A crash of up to 100 threads with 100 frames each; names of files are cut at 500 characters.
@@ -72,14 +78,20 @@ class Running(msgspec.Struct, frozen=True):
     retries: int
     started_at_s: float
     thread: int = 0
+    queue: str = ""  # known once its stack has been sampled
 
 
 class _Sample(msgspec.Struct, frozen=True, array_like=True):
-    """The stacks of the threads that run tasks, by thread: file, line, function, innermost first."""
+    """
+    The stacks of the threads that run tasks, by thread: file, line, function, innermost first.
+
+    ``queues`` are the queues that the tasks came from, by thread.
+    """
 
     at_s: float
     rss_bytes: int
     stacks: dict[str, list[tuple[str, int, str]]]
+    queues: dict[str, str] = {}
 
 
 def label(kind: str, name: str) -> bytes:
@@ -92,6 +104,7 @@ class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
 
     process: ProcessRecord
     runs: list[tuple[Running, LastSample | None]]
+    ended: int = 0  # runs so far
 
     @property
     def running(self) -> Running | None:
@@ -146,9 +159,10 @@ class BlackBox:
         self._pid = os.getpid()
         self._open_runs = open_runs
         self._sequence = 0
+        self._queues: dict[int, tuple[float, str]] = {}  # by thread: when its run began, and the run's queue
         self._crash_file: weakref.ref[_CrashFile] | None = None
         header = _encode(process)
-        if len(header) + _HEADER.size > _HEADER_BYTES:
+        if len(header) + _HEADER.size > _PROCESS_BYTES:
             header = _encode(msgspec.structs.replace(process, counters=[], worker=process.worker[:200]))
         self._lock_path = path.with_suffix(".lock")
         self._lock = _hold_lock(self._lock_path)
@@ -200,22 +214,36 @@ class BlackBox:
         target = self._map
         if target is None or os.getpid() != self._pid:
             return
-        running = self._open_runs.threads()[:8]
-        if not running:
+        in_progress = self._open_runs.in_progress()
+        if not in_progress:
             return
+        # Of many at once, other ones each time.
+        first = self._sequence * _MOST_STACKS % len(in_progress) if len(in_progress) > _MOST_STACKS else 0
+        running = dict((in_progress[first:] + in_progress[:first])[:_MOST_STACKS])
         frames = sys._current_frames()
         stacks = {str(thread): _stack_of(frames[thread]) for thread in running if thread in frames}
         if not stacks:
             # Greenlets: only the running one has a stack that can be read.
             stacks = {"": _stack_of(frames[get_ident()])} if get_ident() in frames else {}
         del frames
-        data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks))
+        data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks, self._queues_of(running)))
         while len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size and stacks:
             stacks = {thread: stack[: len(stack) // 2] for thread, stack in list(stacks.items())[:4]}
             if not any(stacks.values()):
                 stacks = {}
             data = _encode(_Sample(self._clock.now_s(), 0, stacks))
         self._write_sample(data)
+
+    def _queues_of(self, running: dict[int, Token]) -> dict[str, str]:
+        """The queues that runs came from, read from their requests once for each run."""
+        known, self._queues = self._queues, {}
+        for thread, token in running.items():
+            began_s, queue = known.get(thread, (-1.0, ""))
+            if began_s != token.started_s and token.describe is not None:
+                with Guard("queue of a run"):
+                    queue = token.describe(token.origin)[0][:255]
+            self._queues[thread] = (token.started_s, queue)
+        return {str(thread): queue for thread, (_, queue) in self._queues.items() if queue}
 
     def _resident_bytes(self) -> int:
         if self._statm < 0:
@@ -323,22 +351,25 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
             Now, if not given.
     """
     try:
-        with open(private_files.open_file(path, os.O_RDONLY), "rb") as file:
-            data = file.read(_SIZE + _CRASH_BYTES)
+        with open(private_files.open_file(path, os.O_RDONLY), "rb", buffering=0) as file:
+            data = file.read(_SAMPLE_AT)
+            if data.startswith(_MAGIC) and any(data[_RUNS_AT :: PLACE.size]):  # else nothing runs
+                data += file.read(_SIZE + _CRASH_BYTES - _SAMPLE_AT)
             written_at_s = os.fstat(file.fileno()).st_mtime
+            is_whole = os.fstat(file.fileno()).st_size >= _SIZE
     except OSError:
         return None
-    if len(data) < _SIZE or not data.startswith(_MAGIC):
+    if not is_whole or not data.startswith(_MAGIC):
         return None
     noticed_at_s = noticed_at_s if noticed_at_s is not None else time.time()
     _, length = _HEADER.unpack_from(data)
     try:
         process = msgspec.json.decode(data[_HEADER.size : _HEADER.size + length], type=ProcessRecord)
-        sampled = _newest_sample(data)
+        sampled = _newest_sample(data) if len(data) >= _SIZE else b""
         sample = msgspec.json.decode(sampled, type=_Sample) if sampled else None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    running = _running(data)
+    running = [_with_queue(run, sample) for run in _running(data)]
     crash = _crash_of(data[_SIZE:].decode("utf-8", "replace"))
     runs = []
     for run in running:
@@ -346,7 +377,7 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
         if crash is not None:
             seen = crash.of_run(run, running, min(written_at_s, noticed_at_s), noticed_at_s, seen)
         runs.append((run, seen))
-    return BoxReading(process=process, runs=runs)
+    return BoxReading(process=process, runs=runs, ended=COUNT.unpack_from(data, _RUNS_AT - COUNT.size)[0])
 
 
 class _Crash(msgspec.Struct, frozen=True):
@@ -402,6 +433,11 @@ def _running(data: bytes) -> list[Running]:
             kind, _, name = rest.partition("\0")
             runs.append(Running(kind, name, task_id, retries, started_at_s, thread))
     return runs
+
+
+def _with_queue(run: Running, sample: _Sample | None) -> Running:
+    queue = sample.queues.get(str(run.thread)) if sample is not None and sample.at_s >= run.started_at_s else None
+    return msgspec.structs.replace(run, queue=queue) if queue else run
 
 
 def _newest_sample(data: bytes) -> bytes:

@@ -12,10 +12,11 @@ from celery_trace.queries.forecasts import ForecastQueries
 from celery_trace.queries.heaps import HeapQueries
 from celery_trace.queries.leaks import LeakQueries
 from celery_trace.queries.monitoring import MonitoringQueries
+from celery_trace.queries.running import RunningQueries
 from celery_trace.queries.runs import RunQueries
 
 
-class Queries(LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, MonitoringQueries):
+class Queries(LeakQueries, FailureQueries, RunQueries, RunningQueries, HeapQueries, ForecastQueries, MonitoringQueries):
     """Reads one store: ``Queries(store)``."""
 
 

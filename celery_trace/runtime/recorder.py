@@ -121,7 +121,6 @@ class Recorder:
         if process.role in SHARE_THREADS:  # gevent and eventlet patch this function: each greenlet has a number
             self.open_runs.ident = threading.get_ident
         self.pid = process.pid
-        self.runs = 0  # that have ended
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()
         self.code_of = code_of
@@ -233,7 +232,6 @@ class Recorder:
         """
         retried = state == "RETRY"
         added = self.open_runs.end(token, failed, retried)
-        self.runs += 1
         if token.observed:
             self._after_run(token)
         while added == NEXT_PERIOD:
@@ -337,6 +335,11 @@ class Recorder:
         """The totals of every name that has run."""
         with self._lock:
             return list(self._totals.values())
+
+    @property
+    def runs(self) -> int:
+        """Runs that have ended."""
+        return self.open_runs.ended
 
     # --- at intervals ----------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from celery_trace.model import (
     ProcessView,
     Rollup,
     Run,
+    RunningSnapshot,
     Sample,
     ShellLine,
     ShellView,
@@ -40,6 +41,7 @@ SAMPLES = TableOf(schema.samples, Sample)
 ROLLUPS = TableOf(schema.rollups, Rollup)
 TOTALS = TableOf(schema.totals, Rollup)
 RUNS = TableOf(schema.runs, Run)
+RUNNING = TableOf(schema.running, RunningSnapshot)
 WINDOWS = TableOf(schema.windows, Window)
 HEAP_PROFILES = TableOf(schema.heap_profiles, HeapProfile)
 FAILURES = TableOf(schema.failures, Failure)

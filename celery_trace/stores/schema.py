@@ -261,6 +261,15 @@ runs = _table(
     _index("ct_runs_root", "root_id"),
 )
 
+#: What runs on each host: the latest snapshot.
+running = _table(
+    "running",
+    _key("id", NAME, field="place"),
+    _seconds("at_s"),
+    _payload(),
+    _index("ct_running_at", "at_s"),
+)
+
 samples = _table(
     "samples",
     _key("id", field="key"),

@@ -48,6 +48,7 @@ totals = _table(schema.totals)
 names = _table(schema.names)
 queues = _table(schema.queues)
 runs = _table(schema.runs)
+running = _table(schema.running)
 samples = _table(schema.samples)
 windows = _table(schema.windows)
 heap_profiles = _table(schema.heap_profiles)
@@ -80,4 +81,5 @@ RECORDS = {
     "kept": kept,
     "stats": stats,
     "audit": audit,
+    "running": running,
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -27,6 +27,7 @@ from celery_trace.model import (
     ProcessRecord,
     Rollup,
     Run,
+    RunningSnapshot,
     Sample,
     Stats,
     Window,
@@ -34,12 +35,14 @@ from celery_trace.model import (
 )
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import shared_captures, sizes, tables
-from celery_trace.stores.mapping import Row, text
+from celery_trace.stores.mapping import Row, TableOf, text
 from celery_trace.stores.rows import LARGEST, SUMMED
 from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
 
 if TYPE_CHECKING:
     pass
+
+L = TypeVar("L", HeapProfile, RunningSnapshot)
 
 HOUR_S = 3600
 #: Counters of a :class:`Stats` record that are gauges and are not summed.
@@ -83,6 +86,7 @@ def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float)
         (Kept, batch.kept),
         (Stats, batch.stats),
         (AuditEntry, batch.audit),
+        (RunningSnapshot, batch.running),
     ):
         given = by_type.get(kind)
         if not given:
@@ -304,13 +308,19 @@ class _Batch:
         return len(fresh)
 
     def heap_profiles(self, given: list[HeapProfile]) -> int:
-        table = tables.heap_profiles
-        latest: dict[str, HeapProfile] = {}
+        return self._latest(tables.heap_profiles, rows_of.HEAP_PROFILES, given)
+
+    def running(self, given: list[RunningSnapshot]) -> int:
+        return self._latest(tables.running, rows_of.RUNNING, given)
+
+    def _latest(self, table: sa.Table, rows_for: TableOf[L], given: list[L]) -> int:
+        """Keep the latest record of each key."""
+        latest: dict[str, L] = {}
         for record in given:
             if record.key not in latest or latest[record.key].at_s < record.at_s:
                 latest[record.key] = record
         found = locked(self._connection, table, latest, (table.c.id, table.c.at_s))
-        rows = {key: rows_of.HEAP_PROFILES.row(record) for key, record in sorted(latest.items())}
+        rows = {key: rows_for.row(record) for key, record in sorted(latest.items())}
         insert_all(self._connection, table, [row for key, row in rows.items() if key not in found])
         update_rows(
             self._connection,

@@ -33,33 +33,11 @@ class NameTotals(Struct, frozen=True, kw_only=True):
         return self.duration_s / self.runs if self.runs else None
 
 
-def percentile_s(counts: Sequence[int], share: float) -> float | None:
-    """
-    An upper bound of a percentile of the durations.
-
-    Args:
-        counts: As in :class:`~celery_trace.model.Histogram`.
-        share: The percentile, from 0 to 1.
-    """
-    total = sum(counts)
-    if not total:
-        return None
-    seen = 0
-    for index, number in enumerate(counts):
-        seen += number
-        if seen >= share * total:
-            return 0.0001 * float(1 << index)
-    return None
-
-
 def totals(rollups: Iterable[Rollup]) -> NameTotals:
     """Add up rollups of one name."""
     rows = list(rollups)
-    counts = [0] * Histogram.BUCKETS
-    for row in rows:
-        for index, number in enumerate(row.durations.counts[: Histogram.BUCKETS]):
-            counts[index] += number
-    found = {share: percentile_s(counts, share / 100) for share in (50, 95, 99)}
+    durations = Histogram.together(row.durations for row in rows)
+    found = {share: durations.percentile_s(share / 100) for share in (50, 95, 99)}
     return NameTotals(
         runs=sum(row.runs for row in rows),
         failed=sum(row.failed for row in rows),

@@ -27,6 +27,7 @@ from celery_trace.model import (
     ExceptionInfo,
     Failure,
     Frame,
+    Histogram,
     Kept,
     Node,
     Outcome,
@@ -42,7 +43,18 @@ from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema, sizes, tables
 from tests.support.paging_contract import the_pages_of_every_list_are_the_list
-from tests.support.store_records import NOW_S, failure, heap_profile, process, rollup, run, sample, window
+from tests.support.store_records import (
+    NOW_S,
+    failure,
+    heap_profile,
+    process,
+    rollup,
+    run,
+    running_run,
+    sample,
+    snapshot,
+    window,
+)
 
 CONTRACT: list[Callable[[Store], None]] = []
 
@@ -451,6 +463,48 @@ def a_long_series_of_memory_is_thinned_evenly_to_its_very_ends(store: Store) -> 
         assert max(after - before for before, after in itertools.pairwise(times_s)) < 0.3 * day_s
         recent = queries.samples(process="p1", since_s=NOW_S + 7.9 * day_s)
         assert [point.at_s for point in recent] == [NOW_S + 7 * day_s + n * 600 for n in range(130, 144)]
+
+
+@promise
+def the_latest_snapshot_of_each_host_is_what_runs(store: Store) -> None:
+    store.write([process(), process("p2"), snapshot(running_run("a")), snapshot(place="h2:0")])
+    store.write([snapshot(running_run("b"), running_run("gone", process="p2"), at_s=NOW_S + 2)])
+    store.write([snapshot(running_run("late"), at_s=NOW_S + 1)])
+    queries = Queries(store)
+    assert [row.task_id for row in queries.running().rows] == ["b", "gone"]
+    assert queries.stats().records["running"] == 2
+    store.write([process("p2", ended_at_s=NOW_S + 3, ended_how="killed")])
+    assert [row.task_id for row in queries.running().rows] == ["b"]
+    store.write([snapshot(running_run("other"), place="h2:0", at_s=NOW_S - 1000)])
+    assert [row.task_id for row in queries.running().rows] == ["b"]
+
+
+@promise
+def a_run_is_stuck_if_it_lasts_far_longer_than_its_task_and_does_not_move(store: Store) -> None:
+    usual = rollup(1, 100, durations=Histogram([0] * 18 + [99, 1]))  # up to 26.2 s, one up to 52.4 s
+    store.write([process(), usual])
+    ages_s = {"short": 75, "long": 80, "new": 31}
+    runs = [running_run(id, started_at_s=NOW_S - age, unmoved_since_s=NOW_S - age) for id, age in ages_s.items()]
+    moves = running_run("moves", started_at_s=NOW_S - 500, unmoved_since_s=NOW_S - 1)
+    other = running_run("other", name="shop.refund", started_at_s=NOW_S - 31, unmoved_since_s=NOW_S - 30)
+    store.write([snapshot(*runs, moves, other)])
+    rows = {row.task_id: row for row in Queries(store).running().rows}
+    assert (rows["long"].p50_s, rows["long"].p99_s) == (26.2144, 26.2144)
+    assert (rows["other"].p50_s, rows["other"].p99_s) == (None, None)
+    assert {id for id, row in rows.items() if row.stuck} == {"long", "other"}
+    assert rows["long"].elapsed_s == 80
+    assert rows["long"].stack[0].code == "lock.acquire()"
+
+
+@promise
+def what_a_snapshot_says_of_a_process_is_newer_than_its_sample(store: Store) -> None:
+    store.write([process(), sample(NOW_S - 70, 1, runs=3, name="shop.charge")])
+    store.write([snapshot(at_s=NOW_S - 1, ended={"p1": 40})])
+    [worker] = Queries(store).workers().rows
+    [seen] = worker.processes
+    assert (seen.runs, seen.running, seen.at, worker.last_seen) == (40, "", NOW_S - 1, NOW_S - 1)
+    store.write([sample(NOW_S, 1, runs=41)])
+    assert Queries(store).workers().rows[0].processes[0].runs == 41
 
 
 @promise

@@ -20,6 +20,8 @@ from celery_trace.model import (
     Role,
     Rollup,
     Run,
+    RunningRun,
+    RunningSnapshot,
     Sample,
     Site,
     Stage,
@@ -76,6 +78,30 @@ def sample(at_s: float, rss_bytes: int, **fields: Any) -> Sample:
 def site(file: str, **fields: Any) -> Site:
     known: dict[str, Any] = {"line": 7, "function": "charge", "code": "seen.append(x)", "bytes": 4096, "blocks": 2}
     return Site(file=file, **known | fields)
+
+
+def running_run(task_id: str, **fields: Any) -> RunningRun:
+    """A run in progress that began ten seconds ago and has not moved since."""
+    known: dict[str, Any] = {
+        "process": "p1",
+        "kind": Kind.TASK,
+        "name": "shop.charge",
+        "worker": "w1@h1",
+        "hostname": "h1",
+        "pid": 7,
+        "role": Role.CHILD,
+        "started_at_s": NOW_S - 10,
+        "sampled_at_s": NOW_S,
+        "unmoved_since_s": NOW_S - 9.5,
+        "stack": [Line("/srv/shop/tasks.py", 7, "charge", "lock.acquire()")],
+    }
+    return RunningRun(task_id=task_id, **known | fields)
+
+
+def snapshot(*runs: RunningRun, **fields: Any) -> RunningSnapshot:
+    """What runs on a host."""
+    known: dict[str, Any] = {"place": "h1:0", "at_s": NOW_S, "runs": list(runs)}
+    return RunningSnapshot(**known | fields)
 
 
 def heap_profile(kept_bytes: int, **fields: Any) -> HeapProfile:

@@ -148,6 +148,22 @@ def test_every_record_survives_the_journey_through_json():
         model.Kept(process="u", failure="f", at_s=1.0, until_s=2.0, address="q"),
         model.Stats(process="u", seq=1, at_s=1.0, counters={"written:failure": 1}),
         model.AuditEntry(id="a", at_s=1.0, where="worker", command="1+1"),
+        model.RunningSnapshot(
+            place="h:1",
+            at_s=1.0,
+            runs=[
+                model.RunningRun(
+                    process="u",
+                    kind=model.Kind.TASK,
+                    name="t",
+                    pid=1,
+                    role=model.Role.CHILD,
+                    started_at_s=0.5,
+                    stack=[model.Line("f", 1, "g", "x")],
+                )
+            ],
+            ended={"u": 7},
+        ),
     ]
     assert {type(record) for record in records} == set(model.AnyRecord.__args__)
     for record in records:

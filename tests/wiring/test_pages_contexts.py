@@ -409,9 +409,9 @@ def test_names_are_busiest_first(queries, visit):
 def test_percentiles_are_upper_bounds_of_their_bucket():
     counts = [0] * Histogram.BUCKETS
     counts[0], counts[10] = 90, 10
-    assert runs.percentile_s(counts, 0.5) == pytest.approx(0.0001)
-    assert runs.percentile_s(counts, 0.95) == pytest.approx(0.1024)
-    assert runs.percentile_s([], 0.5) is None
+    assert Histogram(counts).percentile_s(0.5) == pytest.approx(0.0001)
+    assert Histogram(counts).percentile_s(0.95) == pytest.approx(0.1024)
+    assert Histogram([]).percentile_s(0.5) is None
 
 
 def test_alerts_have_what_is_urgent_first(queries, visit):

@@ -29,8 +29,11 @@ class Host(Protocol):
     spool: SpoolWriter
     ticker: Ticker
     open_runs: OpenRuns
-    runs: int
     closed: bool
+
+    @property
+    def runs(self) -> int:
+        """Runs that have ended."""
 
     @property
     def kept_failures(self) -> int:
