@@ -95,6 +95,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     black_box: Annotated[
         bool, means("Sample each process's stack up to ten times a second, so that a killed task has one")
     ] = True
+    stuck_seconds: Annotated[
+        float,
+        between(1.0, 7 * 86400.0),
+        means("A run may be stuck once it has lasted so long, and three times its 99th percentile, without progress"),
+    ] = 30.0
     in_app: Annotated[
         tuple[str, ...], means("Further folders or module prefixes that count as the user's own code")
     ] = ()

@@ -18,6 +18,7 @@ from celery_trace.model import (
     Outcome,
     Page,
     Rollup,
+    RunningView,
     StatsView,
     WorkerView,
 )
@@ -54,6 +55,9 @@ class AlertQueries(Protocol):
     def rollups(self, *, since_s: float | None = None) -> list[Rollup]:
         """Sums of all runs."""
 
+    def running(self) -> Page[RunningView]:
+        """Runs in progress."""
+
     def stats(self) -> StatsView:
         """What was written and dropped."""
 
@@ -87,6 +91,7 @@ class FactReader:
             ),
             "rollups": lambda now_s, window_s: list(queries.rollups(since_s=now_s - window_s - Rollup.BUCKET_S)),
             "dropped_records": self._dropped,
+            "running": lambda _now_s, _window_s: queries.running().rows,
         }
 
     def read(self, rules: Iterable[Rule], now_s: float) -> Facts:

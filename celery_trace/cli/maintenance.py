@@ -169,7 +169,13 @@ def collect(context: CommandContext, once: bool) -> None:
     else:
         transport = collecting.make_transport(chosen)
     try:
-        collector = collecting.Collector(chosen.spool_folder, transport, SystemClock(), redact=chosen.redact)
+        collector = collecting.Collector(
+            chosen.spool_folder,
+            transport,
+            SystemClock(),
+            redact=chosen.redact,
+            stalls=collecting.stalls_of(chosen),
+        )
     except collecting.AnotherCollector as other:
         raise Refusal(str(other)) from None
     except OSError as error:

@@ -21,8 +21,10 @@ from celery_trace.collector.maintenance import Maintenance
 from celery_trace.collector.priority import lower_priority, relax_garbage_collection
 from celery_trace.collector.process import ANOTHER_ONE
 from celery_trace.collector.rounds import AnotherCollector, Collector
+from celery_trace.running.stalls import Stalls
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
+from celery_trace.text.code_owner import CodeOwner, project_roots
 from celery_trace.transports import Transport
 
 logger = logging.getLogger("celery_trace.collector")
@@ -39,6 +41,11 @@ def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> 
 
     maintenance = Maintenance(settings, SystemClock())
     return DirectTransport(lambda: open_store(settings), maintenance.after_records, maintenance.after_round)
+
+
+def stalls_of(settings: Settings) -> Stalls:
+    """The judge of runs that make no progress, with these settings."""
+    return Stalls(settings.stuck_seconds, CodeOwner(settings.in_app, project_roots()))
 
 
 def main() -> int:
@@ -60,7 +67,11 @@ def main() -> int:
     clock = SystemClock()
     try:
         collector = Collector(
-            settings.spool_folder, make_transport(settings, job.get("broker")), clock, redact=settings.redact
+            settings.spool_folder,
+            make_transport(settings, job.get("broker")),
+            clock,
+            redact=settings.redact,
+            stalls=stalls_of(settings),
         )
     except AnotherCollector as other:
         logger.info("%s", other)

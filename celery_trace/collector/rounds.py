@@ -22,6 +22,7 @@ from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
 from celery_trace.redaction import Redactor
+from celery_trace.running.stalls import Stalls
 from celery_trace.running.watch import RunningWatch
 from celery_trace.spool import segments
 from celery_trace.spool.lines import pack
@@ -69,6 +70,7 @@ class Collector:
         clock: Timestamps the collector's own records.
         name: Distinguishes this folder's statistics from those of other hosts.
         redact: Further names of secrets, for the source lines of killed processes.
+        stalls: Judges which runs make no progress.
 
     Raises:
         AnotherCollector: Another collector holds the folder's lock.
@@ -76,7 +78,14 @@ class Collector:
     """
 
     def __init__(
-        self, folder: Path, transport: Transport, clock: Clock, *, name: str = "", redact: Sequence[str] = ()
+        self,
+        folder: Path,
+        transport: Transport,
+        clock: Clock,
+        *,
+        name: str = "",
+        redact: Sequence[str] = (),
+        stalls: Stalls | None = None,
     ) -> None:
         self._folder = folder
         self._transport = transport
@@ -95,7 +104,7 @@ class Collector:
             transport=transport.name,
             store=before.store if before is not None else "",
         )
-        self._running = RunningWatch(folder, self._name, clock, self._source)
+        self._running = RunningWatch(folder, self._name, clock, self._source, stalls or Stalls())
         self._running_every_s = RUNNING_BROKER_S if transport.name == "broker" else RUNNING_S
         self._running_due_s = 0.0
         self._told: dict[str, int] = {}

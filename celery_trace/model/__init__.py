@@ -63,7 +63,6 @@ from celery_trace.model.running import (
     RunningView,
     StackLine,
     is_stuck,
-    stuck_after_s,
 )
 from celery_trace.model.views import (
     AlertView,
@@ -162,5 +161,4 @@ __all__ = [
     "new_id",
     "plain_text",
     "stable_id",
-    "stuck_after_s",
 ]

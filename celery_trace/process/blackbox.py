@@ -39,6 +39,7 @@ from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
+from celery_trace.process.movement import Movement, ThreadSample
 from celery_trace.process.open_runs import COUNT, MOST_PLACES, PLACE, VISIBLE, OpenRuns, Token
 from celery_trace.text.code_owner import WRAPPERS
 
@@ -78,6 +79,7 @@ class Running(msgspec.Struct, frozen=True):
     retries: int
     started_at_s: float
     thread: int = 0
+    moves: ThreadSample | None = None  # of the last sample, if that has the thread
     queue: str = ""  # known once its stack has been sampled
 
 
@@ -85,13 +87,15 @@ class _Sample(msgspec.Struct, frozen=True, array_like=True):
     """
     The stacks of the threads that run tasks, by thread: file, line, function, innermost first.
 
-    ``queues`` are the queues that the tasks came from, by thread.
+    ``queues`` are the queues that the tasks came from, and ``threads`` shows since when they do nothing new; both by
+    thread.
     """
 
     at_s: float
     rss_bytes: int
     stacks: dict[str, list[tuple[str, int, str]]]
     queues: dict[str, str] = {}
+    threads: dict[str, ThreadSample] = {}
 
 
 def label(kind: str, name: str) -> bytes:
@@ -148,16 +152,25 @@ class BlackBox:
         open_runs: The process's runs in progress, which are written into the file from now on.
         process: The process's record.
         clock: The time of a sample.
+        movement: Compares each sample with those before; None for none.
 
     Raises:
         OSError: The file can't be made.
     """
 
-    def __init__(self, path: Path, process: ProcessRecord, clock: Clock, open_runs: OpenRuns) -> None:
+    def __init__(
+        self,
+        path: Path,
+        process: ProcessRecord,
+        clock: Clock,
+        open_runs: OpenRuns,
+        movement: Movement | None = None,
+    ) -> None:
         self._path = path
         self._clock = clock
         self._pid = os.getpid()
         self._open_runs = open_runs
+        self._movement = movement
         self._sequence = 0
         self._queues: dict[int, tuple[float, str]] = {}  # by thread: when its run began, and the run's queue
         self._crash_file: weakref.ref[_CrashFile] | None = None
@@ -221,17 +234,24 @@ class BlackBox:
         first = self._sequence * _MOST_STACKS % len(in_progress) if len(in_progress) > _MOST_STACKS else 0
         running = dict((in_progress[first:] + in_progress[:first])[:_MOST_STACKS])
         frames = sys._current_frames()
-        stacks = {str(thread): _stack_of(frames[thread]) for thread in running if thread in frames}
+        now_s = self._clock.now_s()
+        by_thread = {thread: _stack_of(frames[thread]) for thread in running if thread in frames}
+        threads: dict[str, ThreadSample] = {}
+        if self._movement is not None and by_thread:
+            with Guard("since when a run does nothing new"):
+                began = {thread: token.started_at_s for thread, token in in_progress}
+                threads = self._movement.look(by_thread, frames, began, now_s)
+        stacks = {str(thread): stack for thread, stack in by_thread.items()}
         if not stacks:
             # Greenlets: only the running one has a stack that can be read.
             stacks = {"": _stack_of(frames[get_ident()])} if get_ident() in frames else {}
         del frames
-        data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks, self._queues_of(running)))
+        data = _encode(_Sample(now_s, self._resident_bytes(), stacks, self._queues_of(running), threads))
         while len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size and stacks:
             stacks = {thread: stack[: len(stack) // 2] for thread, stack in list(stacks.items())[:4]}
             if not any(stacks.values()):
                 stacks = {}
-            data = _encode(_Sample(self._clock.now_s(), 0, stacks))
+            data = _encode(_Sample(now_s, 0, stacks, threads=threads if len(stacks) == len(threads) else {}))
         self._write_sample(data)
 
     def _queues_of(self, running: dict[int, Token]) -> dict[str, str]:
@@ -369,7 +389,7 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
         sample = msgspec.json.decode(sampled, type=_Sample) if sampled else None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    running = [_with_queue(run, sample) for run in _running(data)]
+    running = [_with_sample(run, sample) for run in _running(data)]
     crash = _crash_of(data[_SIZE:].decode("utf-8", "replace"))
     runs = []
     for run in running:
@@ -435,9 +455,13 @@ def _running(data: bytes) -> list[Running]:
     return runs
 
 
-def _with_queue(run: Running, sample: _Sample | None) -> Running:
-    queue = sample.queues.get(str(run.thread)) if sample is not None and sample.at_s >= run.started_at_s else None
-    return msgspec.structs.replace(run, queue=queue) if queue else run
+def _with_sample(run: Running, sample: _Sample | None) -> Running:
+    """The run with what the sample shows in addition to its stack, unless that is of an earlier run."""
+    if sample is None or sample.at_s < run.started_at_s:
+        return run
+    thread = str(run.thread)
+    queue, moves = sample.queues.get(thread, run.queue), sample.threads.get(thread)
+    return msgspec.structs.replace(run, queue=queue, moves=moves)
 
 
 def _newest_sample(data: bytes) -> bytes:

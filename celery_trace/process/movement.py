@@ -31,7 +31,7 @@ _MOST_PLACES: Final = 4
 
 class ThreadSample(Struct, frozen=True, array_like=True):
     """
-    What a sample shows of one thread beside its stack. Times are seconds since the epoch.
+    What a sample shows of one thread in addition to its stack. Times are seconds since the epoch.
 
     The processor times count from ``place_since_s`` on.
     """
@@ -53,6 +53,8 @@ class ThreadSample(Struct, frozen=True, array_like=True):
     wait: Wait | None = None
     #: Since when it waits for the result of the same task; 0 if it does not.
     result_since_s: float = 0.0
+    #: When the run's soft time limit was reached; 0 if it was not.
+    soft_limit_at_s: float = 0.0
 
 
 class _Watched:
@@ -122,7 +124,7 @@ class _Watched:
         self.places[self.place] = mark
         self.marked = True
 
-    def sample(self) -> ThreadSample:
+    def sample(self, soft_limit_at_s: float) -> ThreadSample:
         """What is known now."""
         return ThreadSample(
             _native_id(self.clock_id),
@@ -134,6 +136,7 @@ class _Watched:
             self.cpu_s - self.still_cpu_s,
             self.wait,
             self.result_since_s,
+            soft_limit_at_s if soft_limit_at_s >= self.began_s else 0.0,
         )
 
 
@@ -153,6 +156,11 @@ class Movement:
         self._examine_every_s = min(_EXAMINE_S, stuck_s * _EXAMINE_SHARE)
         self._locals_mark = locals_mark
         self._watched: dict[int, _Watched] = {}
+        self._soft_limits: dict[int, float] = {}
+
+    def soft_limit_reached(self, thread: int, at_s: float) -> None:
+        """The soft time limit of a thread's run was reached. Called from a signal handler."""
+        self._soft_limits[thread] = at_s
 
     def look(
         self, stacks: Mapping[int, Stack], frames: Mapping[int, FrameType], began: Mapping[int, float], now_s: float
@@ -184,7 +192,8 @@ class Movement:
             if now_s - began[thread] >= self._examine_after_s and now_s - known.examined_at_s >= self._examine_every_s:
                 known.examine(thread, frames, now_s)
             self._watched[thread] = known
-        return {str(thread): known.sample() for thread, known in self._watched.items()}
+        limits = self._soft_limits
+        return {str(thread): known.sample(limits.get(thread, 0.0)) for thread, known in self._watched.items()}
 
 
 def _place_of(stack: Stack) -> int:

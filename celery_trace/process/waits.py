@@ -165,7 +165,7 @@ def _line(file: str, number: int) -> str:
 
 
 def _resolve(frame: FrameType, dotted: str) -> object:
-    """The object that a dotted name means in a frame; None if that can't be told without running code."""
+    """The object that a dotted name means in a frame; None if that is not known without running code."""
     if not _DOTTED.fullmatch(dotted):
         return None
     name, *attributes = dotted.split(".")

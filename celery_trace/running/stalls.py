@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from celery_trace.model import Line, ProcessRecord
+from celery_trace.model import Line, ProcessRecord, Role
 from celery_trace.process.movement import ThreadSample
 from celery_trace.process.waits import Wait
 from celery_trace.running.procfs import Child, Procfs, ThreadFacts
@@ -26,6 +26,7 @@ _LOOK_FROM: Final = 0.5
 _BUSY: Final = 0.2
 #: Without a sample for so long, C code holds Python's lock, or the process is stopped, seconds.
 _SILENT_S: Final = 2.5
+_RUNS_ON: Final = "continues after it caught the error of its soft time limit"
 #: Processor seconds of a child that count as work: what `/proc` counts by.
 _CHILD_WORKS_S: Final = 0.02
 
@@ -37,9 +38,15 @@ class Stall(Struct, frozen=True):
     activity: Activity
 
 
+def blind_sample(process: ProcessRecord, began_s: float) -> ThreadSample:
+    """What is known of a run of which there is no sample yet: C code has held Python's lock from its begin on."""
+    is_main_thread = process.role in (Role.CHILD, Role.SOLO)
+    return ThreadSample(process.pid if is_main_thread else 0, began_s, began_s, began_s, None, 0.0, 0.0)
+
+
 def stall_of(thread: ThreadSample, sampled_at_s: float, now_s: float) -> Stall | None:
     """
-    Since when a thread makes no progress; None if it does, or if that can't be told.
+    Since when a thread makes no progress; None if it does, or if that is unknown.
 
     Args:
         thread: From the process's last sample.
@@ -94,9 +101,10 @@ class Stalls:
         procfs: What the system knows.
     """
 
-    def __init__(self, stuck_s: float, owner: CodeOwner, procfs: Procfs | None = None) -> None:
+    def __init__(self, stuck_s: float = 30.0, owner: CodeOwner | None = None, procfs: Procfs | None = None) -> None:
+        self.stuck_s = stuck_s
         self._look_after_s = stuck_s * _LOOK_FROM
-        self._owner = owner
+        self._owner = owner or CodeOwner()
         self._procfs = procfs or Procfs()
         self._known: dict[tuple[object, ...], _Known] = {}
         self._judged: dict[tuple[object, ...], _Known] = {}
@@ -125,9 +133,12 @@ class Stalls:
             sampled_at_s: When the sample was taken, seconds since the epoch.
             now_s: The time, likewise.
         """
-        stall = stall_of(thread, sampled_at_s, now_s) if thread is not None else None
-        if thread is None or stall is None or now_s - stall.since_s < self._look_after_s:
-            return (stall.since_s, "") if stall is not None else (0.0, "")
+        if thread is None:
+            return 0.0, ""
+        stall = stall_of(thread, sampled_at_s, now_s)
+        if stall is None or now_s - stall.since_s < self._look_after_s:
+            limit_s = thread.soft_limit_at_s
+            return 0.0, _RUNS_ON if limit_s and now_s - limit_s >= _SILENT_S else ""
         facts = self._facts(process, thread)
         before = self._known.get(key)
         activity = self._activity(stall.activity, facts, before, now_s)
@@ -137,13 +148,16 @@ class Stalls:
         evidence = Evidence(
             activity=activity, stack=stack, own=own, wait=thread.wait or Wait(), facts=facts, short=self._owner.short
         )
-        words = sentence(evidence)
+        sure = activity is not Activity.HOLDS_LOCK or (before is not None and facts.state != "")
+        words = sentence(evidence) if sure else ""
         known = _Known(activity, facts.cpu_s, now_s, _cpu_of(facts.children), before.worked_at_s if before else 0.0)
-        if before is not None and _has_worked(waits_for_child(facts), before.children):
+        if _has_worked(waits_for_child(facts), before, now_s - stall.since_s):
             known.worked_at_s = now_s
         if activity is Activity.LOOPS:
             known.looped = words = (before.looped if before is not None else "") or words
         self._judged[key] = known
+        if words and 0 < thread.soft_limit_at_s < stall.since_s:
+            words += ", after it caught the error of its soft time limit"
         return max(stall.since_s, known.worked_at_s), words
 
     def _facts(self, process: ProcessRecord, thread: ThreadSample) -> ThreadFacts:
@@ -175,5 +189,8 @@ def _cpu_of(children: Sequence[Child]) -> dict[int, float]:
     return {child.pid: child.cpu_s for child in children}
 
 
-def _has_worked(children: Sequence[Child], before: dict[int, float]) -> bool:
-    return any(child.cpu_s - before.get(child.pid, child.cpu_s) >= _CHILD_WORKS_S for child in children)
+def _has_worked(children: Sequence[Child], before: _Known | None, waited_s: float) -> bool:
+    """Whether a child has used the processor since it was looked at last; at first, while it was waited for."""
+    if before is None:
+        return any(child.cpu_s >= _BUSY * waited_s for child in children)
+    return any(child.cpu_s - before.children.get(child.pid, 0.0) >= _CHILD_WORKS_S for child in children)

@@ -39,6 +39,7 @@ from celery_trace.runtime import recorder as recorders
 from celery_trace.runtime.probes.heap_probe import HeapProbe
 from celery_trace.runtime.probes.memory_probe import MemoryProbe
 from celery_trace.runtime.probes.profile_probe import ProfileProbe
+from celery_trace.runtime.probes.stack_probe import StackProbe
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.spool import unrecorded
@@ -474,6 +475,7 @@ class CeleryTrace:
     def _soft_limit_reached(self, frame: FrameType) -> None:
         """A soft time limit interrupts this process's run. Of nested runs it is the outermost's limit."""
         traced = self._here()
+        traced.recorder.probe(StackProbe).soft_limit_reached()
         for task_id, token in list(traced.open_runs.items())[:1]:
             task = self.app.tasks.get(token.totals.name)
             traced.soft_limit = traced.watcher.soft_limit_reached(task, task_id, token.origin, frame)

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
+from celery_trace.model import AlertView, FailureGroup, Leak, RunningView, StatsView, Verdict, WorkerView
 from celery_trace.queries import Queries
 from celery_trace.stores import StoreUnavailable
 from flower_plugin.auth.roles import UserRole
@@ -28,6 +28,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     workers: list[WorkerView] = []
     alerts: list[AlertView] = []
     stats: StatsView | None = None
+    running: list[RunningView] = []
     #: The monitor's counts of skipped, refused and modified Celery events.
     events: Mapping[str, int] = {}
 
@@ -41,6 +42,7 @@ def take(queries: Queries, events: Mapping[str, int]) -> Snapshot:
         workers=queries.workers(limit=MOST_ROWS).rows,
         alerts=queries.alerts(limit=MOST_ROWS).rows,
         stats=queries.stats(),
+        running=queries.running().rows,
     )
 
 
@@ -59,6 +61,7 @@ def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Metric]:
     yield _resident(snapshot.workers)
     yield _failures(snapshot.groups)
     yield _alerts(snapshot.alerts)
+    yield _stuck(snapshot.running)
     if snapshot.stats is not None:
         yield from _stats_families(snapshot.stats)
 
@@ -104,6 +107,15 @@ def _alerts(alerts: Iterable[AlertView]) -> Metric:
     for alert in alerts:
         by_state[alert.rule, alert.state] += 1
     return _filled(states, by_state)
+
+
+def _stuck(running: Iterable[RunningView]) -> Metric:
+    """A task that runs and is not stuck has a series too, of 0, so that an alert over it can be resolved."""
+    stuck = GaugeMetricFamily("celery_trace_stuck", "Runs of the task that are stuck", labels=["task"])
+    by_task: dict[tuple[str, ...], float] = defaultdict(float)
+    for run in running:
+        by_task[run.name,] += run.stuck
+    return _filled(stuck, by_task)
 
 
 def _filled(

@@ -213,6 +213,7 @@ def spins():
 
 @hangs
 def pattern():
+    time.sleep(0.5)
     re.match(r"(a+)+$", "a" * 60 + "b")
 
 @hangs
@@ -246,6 +247,15 @@ def swallows_its_limit():
     except SoftTimeLimitExceeded:
         pass
     threading.Event().wait()
+
+@app.task(name="slow.continues_after_its_limit", soft_time_limit=1)
+def continues_after_its_limit(seconds):
+    goes_on = until(seconds)
+    while goes_on():
+        try:
+            time.sleep(0.1)
+        except SoftTimeLimitExceeded:
+            pass
 
 
 # --- slow and alive
@@ -473,6 +483,7 @@ HANGS = {
     "hashes": f"inside C code called at {HERE}",
     "connects": f"connecting to {PORT}",
     "future": "waiting for a Future",
+    "swallows_its_limit": "waiting for an Event to be set, after it caught the error of its soft time limit",
 }
 
 #: Slow tasks that look like a hang but for their own history.

@@ -12,6 +12,7 @@ from celery_trace.alerting.rules import (
     process_limit,
     process_memory,
     spool_dropping,
+    stuck,
     worker_silent,
 )
 from celery_trace.alerting.rules.rule import Facts, Reading, Rule, RuleKind
@@ -26,6 +27,7 @@ KINDS: tuple[RuleKind, ...] = (
     failure_rate.KIND,
     new_failure.KIND,
     lost.KIND,
+    stuck.KIND,
     spool_dropping.KIND,
     worker_silent.KIND,
 )

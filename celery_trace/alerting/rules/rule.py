@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 from msgspec import Struct
 
 from celery_trace.alerting.rules.units import Unit
-from celery_trace.model import FailureGroup, FailureSummary, Forecast, Leak, Rollup, WorkerView
+from celery_trace.model import FailureGroup, FailureSummary, Forecast, Leak, Rollup, RunningView, WorkerView
 
 SEVERITIES = ("info", "warning", "critical")
 
@@ -27,7 +27,8 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     ``groups`` and ``losses`` are at least those that were active within the longest window of a rule, ``rollups``
     those of its buckets. ``leaks`` are those with a final verdict. ``dropped_records`` counts what the spools have
-    dropped and no alert has reported. Facts that no active rule needs are not fetched.
+    dropped and no alert has reported. ``running`` are the runs in progress. Facts that no active rule needs are not
+    fetched.
     """
 
     now_s: float
@@ -38,6 +39,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     losses: list[FailureSummary] = []
     rollups: list[Rollup] = []
     dropped_records: int = 0
+    running: list[RunningView] = []
 
 
 class Reading(NamedTuple):

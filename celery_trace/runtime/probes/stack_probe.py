@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Final
 
 from celery_trace import guard
+from celery_trace.heap.sampler import locals_mark
 from celery_trace.model import RUN_NOTHING, Role
 from celery_trace.process.blackbox import BlackBox
+from celery_trace.process.movement import Movement
 from celery_trace.runtime.probes.probe import Host, Probe
 
 #: How often the stack of a run in progress is written, seconds.
@@ -28,6 +31,7 @@ class StackProbe(Probe):
     def __init__(self, host: Host) -> None:
         super().__init__(host)
         self.box: BlackBox | None = None
+        self._movement: Movement | None = None
         self._due_s = 0.0
         self._runs = 0  # at the last sample
 
@@ -47,7 +51,8 @@ class StackProbe(Probe):
         with self.guard:
             path = host.settings.spool_folder / f"{host.process.uid}.box"
             try:
-                box = BlackBox(path, host.process, host.clock, host.open_runs)
+                self._movement = Movement(host.settings.stuck_seconds, locals_mark())
+                box = BlackBox(path, host.process, host.clock, host.open_runs, self._movement)
             except OSError as error:
                 guard.own_errors[self.name] += 1
                 host.spool.note_failure(error)
@@ -56,6 +61,11 @@ class StackProbe(Probe):
             if host.process.role in _OF_A_WORKER:
                 with guard.Guard("crash handler"):
                     box.catch_crashes()
+
+    def soft_limit_reached(self) -> None:
+        """The soft time limit of this thread's run was reached. Called from a signal handler."""
+        if self._movement is not None:
+            self._movement.soft_limit_reached(get_ident(), self.host.clock.now_s())
 
     def every(self) -> None:
         """Write the stacks of the runs in progress."""
