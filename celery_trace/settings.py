@@ -100,6 +100,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         between(1.0, 7 * 86400.0),
         means("A run may be stuck once it has lasted so long, and three times its 99th percentile, without progress"),
     ] = 30.0
+    stack_signal: Annotated[
+        str,
+        Meta(
+            pattern=r"^(SIGURG|SIGWINCH)?\Z",
+            extra={"allowed": "SIGURG, SIGWINCH or empty; they are ignored by default, and Celery has no use for them"},
+        ),
+        means("The signal that reads the stack of a run while C code blocks the interpreter; empty for none"),
+    ] = "SIGURG"
     in_app: Annotated[
         tuple[str, ...], means("Further folders or module prefixes that count as the user's own code")
     ] = ()

@@ -12,20 +12,26 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from celery_trace.clock import SystemClock
+from celery_trace.clock import Clock, SystemClock
 from celery_trace.collector.maintenance import Maintenance
 from celery_trace.collector.priority import lower_priority, relax_garbage_collection
 from celery_trace.collector.process import ANOTHER_ONE
 from celery_trace.collector.rounds import AnotherCollector, Collector
+from celery_trace.control.audit import AuditLog
+from celery_trace.control.signing import load_key
 from celery_trace.running.stalls import Stalls
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
 from celery_trace.text.code_owner import CodeOwner, project_roots
 from celery_trace.transports import Transport
+
+if TYPE_CHECKING:
+    from celery_trace.running.listener import StackListener
 
 logger = logging.getLogger("celery_trace.collector")
 
@@ -72,6 +78,7 @@ def main() -> int:
             clock,
             redact=settings.redact,
             stalls=stalls_of(settings),
+            listen=_listen_with(settings, job.get("broker"), clock),
         )
     except AnotherCollector as other:
         logger.info("%s", other)
@@ -90,6 +97,20 @@ def main() -> int:
     finally:
         collector.close()
     return 0
+
+
+def _listen_with(settings: Settings, broker: dict[str, Any] | None, clock: Clock) -> Callable[[], StackListener] | None:
+    """Makes what takes requests for stacks; None without a broker that other processes can reach."""
+    if broker is None or str(broker.get("hostname", "")).startswith("memory:"):
+        return None
+
+    def listen() -> StackListener:
+        from celery_trace.running.listener import StackListener, connector  # kombu takes 10 MB
+
+        audit = AuditLog(settings.folder, "worker", clock)
+        return StackListener(settings.spool_folder, load_key(settings), connector(broker), clock, audit)
+
+    return listen
 
 
 def prepare_django(settings_module: str) -> None:

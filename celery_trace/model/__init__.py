@@ -61,7 +61,9 @@ from celery_trace.model.running import (
     RunningRun,
     RunningSnapshot,
     RunningView,
+    RunStack,
     StackLine,
+    StackRequest,
     is_stuck,
 )
 from celery_trace.model.views import (
@@ -134,6 +136,7 @@ __all__ = [
     "Rollup",
     "Room",
     "Run",
+    "RunStack",
     "RunningRun",
     "RunningSnapshot",
     "RunningView",
@@ -142,6 +145,7 @@ __all__ = [
     "ShellView",
     "Site",
     "StackLine",
+    "StackRequest",
     "Stage",
     "Stats",
     "StatsView",

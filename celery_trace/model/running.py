@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from celery_trace.model.capture import Line
+from celery_trace.model.capture import Capture, Line
 from celery_trace.model.records import Kind, Record, Role
 from celery_trace.model.views import LocalValue
 
@@ -65,6 +65,33 @@ class RunningSnapshot(Record, frozen=True, kw_only=True, tag="running"):
     @property
     def key(self) -> str:
         return self.place
+
+
+class StackRequest(Struct, frozen=True, kw_only=True):
+    """Asks a process for the stack of one of its runs. A run without a task id is found by its start and thread."""
+
+    id: str
+    process: str
+    task_id: str = ""
+    thread: int = 0
+    started_at_s: float = 0.0
+
+
+class RunStack(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    The stack of a run, innermost first.
+
+    ``by`` is ``process`` if the process captured it itself, with locals and arguments in ``capture``; ``signal`` if it
+    was written by `faulthandler` while C code held the interpreter's lock; ``sample`` if it is the last sample of the
+    black box. Empty if there is no stack: ``why`` has the reason.
+    """
+
+    request: str  # its id
+    at_s: float
+    by: str = ""
+    stack: list[Line] = []
+    capture: Capture | None = None
+    why: str = ""  # why locals, or the stack, are missing
 
 
 class StackLine(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,8 +8,9 @@ process dies. The collector reads the file afterwards.
 It cannot sample while C code holds the GIL, so each sample is shown with its age. If the process crashes in C code
 (SIGSEGV and the like), `faulthandler` appends the stack of the crash to the file.
 
-Layout: a header with the process record and, at its end, the number of runs that have ended; a place for each run in
-progress; the last sample, twice; the crash, as text.
+Layout: a header with the process record and, at its end, the number of runs that have ended, the number of requests to
+the process, and the signal that it writes its stack on; a place for each run in progress; the last sample, twice; the
+crash, as text.
 A place is a byte for "taken" and the run in binary; :mod:`celery_trace.process.open_runs` writes it
 around every run. A sample is ``sequence, length, checksum, JSON``; the writer alternates between the two, so one whole
 sample survives.
@@ -29,7 +30,6 @@ import time
 import weakref
 import zlib
 from pathlib import Path
-from threading import get_ident
 from types import FrameType
 from typing import Final
 
@@ -39,7 +39,8 @@ from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
-from celery_trace.process.movement import Movement, ThreadSample
+from celery_trace.process.frames import Greenlets, awaited, frames_by_run
+from celery_trace.process.movement import Movement, Stack, ThreadSample
 from celery_trace.process.open_runs import COUNT, MOST_PLACES, PLACE, VISIBLE, OpenRuns, Token
 from celery_trace.text.code_owner import WRAPPERS
 
@@ -51,6 +52,12 @@ _SAMPLE_BYTES: Final = 24576
 _RUNS_AT: Final = _HEADER_BYTES
 #: The end of the header is for numbers.
 _PROCESS_BYTES: Final = _HEADER_BYTES - 64
+#: Raised by 1 to have the process look for a request (:mod:`celery_trace.running.requests`).
+_REQUESTS: Final = struct.Struct("<Q")
+_REQUESTS_AT: Final = _RUNS_AT - COUNT.size - _REQUESTS.size
+#: The signal on which the process writes its stack into ``<uid>.dump``; 0 for none.
+_SIGNAL: Final = struct.Struct("<I")
+_SIGNAL_AT: Final = _REQUESTS_AT - _SIGNAL.size
 _SAMPLE_AT: Final = _RUNS_AT + MOST_PLACES * PLACE.size
 _SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
 #: Frames kept of one stack, innermost first.
@@ -143,6 +150,32 @@ class _CrashFile:
         os.close(self._descriptor)
 
 
+class _DumpFile:
+    """The file that `faulthandler` writes a stack into when a signal arrives."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self._path = path
+        self._number = number
+        os.close(private_files.create(path))
+        self._descriptor = private_files.open_file(path, os.O_WRONLY | os.O_APPEND)
+        faulthandler.register(number, file=self._descriptor, all_threads=False, chain=False)
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether the program has installed no handler of its own since."""
+        return signal.getsignal(self._number) is signal.SIG_DFL
+
+    def close(self) -> None:
+        self.forget()
+        self._path.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """In a forked child: the file is the parent's."""
+        if self.is_in_force:  # else that would remove the program's
+            faulthandler.unregister(self._number)
+        os.close(self._descriptor)
+
+
 class BlackBox:
     """
     The writing side, in the traced process.
@@ -168,11 +201,15 @@ class BlackBox:
     ) -> None:
         self._path = path
         self._clock = clock
+        #: Set where runs are in greenlets.
+        self.greenlets: Greenlets | None = None
         self._pid = os.getpid()
         self._open_runs = open_runs
         self._movement = movement
         self._sequence = 0
         self._queues: dict[int, tuple[float, str]] = {}  # by thread: when its run began, and the run's queue
+        self._requests = 0  # that were answered
+        self._dump_file: _DumpFile | None = None
         self._crash_file: weakref.ref[_CrashFile] | None = None
         header = _encode(process)
         if len(header) + _HEADER.size > _PROCESS_BYTES:
@@ -216,6 +253,39 @@ class BlackBox:
         self._crash_file = weakref.ref(file)
         return True
 
+    def dump_on(self, number: int) -> bool:
+        """
+        Have a signal write the main thread's stack into ``<uid>.dump``, also while C code holds the interpreter's lock.
+
+        Without ``chain``, `faulthandler` asks the kernel to restart system calls that the signal interrupts.
+
+        Returns:
+            False, with nothing changed, if the program has its own handler for the signal.
+        """
+        if self._map is None or signal.getsignal(number) is not signal.SIG_DFL:
+            return False
+        self._dump_file = _DumpFile(self._path.with_suffix(".dump"), number)
+        _SIGNAL.pack_into(self._map, _SIGNAL_AT, number)
+        return True
+
+    def requested(self) -> bool:
+        """Whether the stack of a run was requested since the last call. Cheap."""
+        if self._map is None:
+            return False
+        requests = _REQUESTS.unpack_from(self._map, _REQUESTS_AT)[0]
+        is_new, self._requests = requests != self._requests, requests
+        return bool(is_new)
+
+    def _yield_signal(self) -> None:
+        """Leave the signal to the program, if it has installed its own handler since."""
+        if self._dump_file is not None and self._map is not None and not self._dump_file.is_in_force:
+            _SIGNAL.pack_into(self._map, _SIGNAL_AT, 0)
+
+    def _disable_dumps(self) -> None:
+        if self._dump_file is not None:
+            self._dump_file.close()
+            self._dump_file = None
+
     def _disable_crash_handler(self) -> None:
         """Disable `faulthandler`, unless the program has enabled it for another file since."""
         if self._crash_file is not None and self._crash_file() is not None:
@@ -230,21 +300,15 @@ class BlackBox:
         in_progress = self._open_runs.in_progress()
         if not in_progress:
             return
+        self._yield_signal()
         # Of many at once, other ones each time.
         first = self._sequence * _MOST_STACKS % len(in_progress) if len(in_progress) > _MOST_STACKS else 0
         running = dict((in_progress[first:] + in_progress[:first])[:_MOST_STACKS])
-        frames = sys._current_frames()
-        now_s = self._clock.now_s()
-        by_thread = {thread: _stack_of(frames[thread]) for thread in running if thread in frames}
-        threads: dict[str, ThreadSample] = {}
-        if self._movement is not None and by_thread:
-            with Guard("since when a run does nothing new"):
-                began = {thread: token.started_at_s for thread, token in in_progress}
-                threads = self._movement.look(by_thread, frames, began, now_s)
+        frames = frames_by_run([*running], self.greenlets)
+        by_thread = {thread: _stack_of(frame) for thread, frame in frames.items()}
         stacks = {str(thread): stack for thread, stack in by_thread.items()}
-        if not stacks:
-            # Greenlets: only the running one has a stack that can be read.
-            stacks = {"": _stack_of(frames[get_ident()])} if get_ident() in frames else {}
+        now_s = self._clock.now_s()
+        threads = self._compare(by_thread, in_progress, now_s)
         del frames
         data = _encode(_Sample(now_s, self._resident_bytes(), stacks, self._queues_of(running), threads))
         while len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size and stacks:
@@ -253,6 +317,19 @@ class BlackBox:
                 stacks = {}
             data = _encode(_Sample(now_s, 0, stacks, threads=threads if len(stacks) == len(threads) else {}))
         self._write_sample(data)
+
+    def _compare(
+        self, stacks: dict[int, Stack], in_progress: list[tuple[int, Token]], now_s: float
+    ) -> dict[str, ThreadSample]:
+        """Since when the threads do nothing new. Greenlets share the thread, and its processor time."""
+        if self._movement is None or self.greenlets is not None:
+            return {}
+        with Guard("since when a run does nothing new"):
+            frames = sys._current_frames()
+            living = {thread: stack for thread, stack in stacks.items() if thread in frames}
+            began = {thread: token.started_at_s for thread, token in in_progress}
+            return self._movement.look(living, frames, began, now_s)
+        return {}
 
     def _queues_of(self, running: dict[int, Token]) -> dict[str, str]:
         """The queues that runs came from, read from their requests once for each run."""
@@ -286,6 +363,7 @@ class BlackBox:
         if self._map is None:
             return
         self._disable_crash_handler()
+        self._disable_dumps()
         self._open_runs.write_to(None)
         self._map.close()
         self._map = None
@@ -313,6 +391,9 @@ class BlackBox:
     def forget(self) -> None:
         """In a forked child: close the parent's box and its lock, and leave the files to the parent."""
         self._disable_crash_handler()
+        if self._dump_file is not None:
+            self._dump_file.forget()
+            self._dump_file = None
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -351,14 +432,20 @@ def _hold_lock(path: Path) -> int:
     return descriptor
 
 
-def _stack_of(frame: FrameType | None) -> list[tuple[str, int, str]]:
-    stack: list[tuple[str, int, str]] = []
+def _stack_of(innermost: FrameType) -> list[tuple[str, int, str]]:
+    inner, outer = awaited(innermost)
+    stack = [_place(frame) for frame in inner[:MOST_FRAMES]]
+    frame: FrameType | None = outer
     while frame is not None and len(stack) < MOST_FRAMES:
-        code = frame.f_code
-        if code.co_filename not in WRAPPERS:
-            stack.append((code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname))
+        if frame.f_code.co_filename not in WRAPPERS:
+            stack.append(_place(frame))
         frame = frame.f_back
     return stack
+
+
+def _place(frame: FrameType) -> tuple[str, int, str]:
+    code = frame.f_code
+    return code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname
 
 
 def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
@@ -398,6 +485,39 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
             seen = crash.of_run(run, running, min(written_at_s, noticed_at_s), noticed_at_s, seen)
         runs.append((run, seen))
     return BoxReading(process=process, runs=runs, ended=COUNT.unpack_from(data, _RUNS_AT - COUNT.size)[0])
+
+
+def request(path: Path) -> None:
+    """
+    Have a living process look for a request.
+
+    Raises:
+        OSError: It has no black box.
+    """
+    descriptor = private_files.open_file(path, os.O_RDWR)
+    try:
+        before = os.pread(descriptor, _REQUESTS.size, _REQUESTS_AT)
+        if len(before) == _REQUESTS.size:
+            number = (_REQUESTS.unpack(before)[0] + 1) % 2**64
+            os.pwrite(descriptor, _REQUESTS.pack(number), _REQUESTS_AT)
+    finally:
+        os.close(descriptor)
+
+
+def dump_signal(path: Path) -> int:
+    """The signal on which a process writes its stack; 0 if it does not."""
+    try:
+        with open(private_files.open_file(path, os.O_RDONLY), "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), _SIGNAL.size, _SIGNAL_AT)
+    except OSError:
+        return 0
+    return int(_SIGNAL.unpack(data)[0]) if len(data) == _SIGNAL.size else 0
+
+
+def dumped_stack(text: str) -> list[Line]:
+    """The stack that `faulthandler` has written on a signal, innermost first."""
+    found = (_CRASH_FRAME.match(line) for line in text.splitlines())
+    return [Line(one[1], int(one[2]), one[3]) for one in found if one and one[1] not in WRAPPERS][:MOST_FRAMES]
 
 
 class _Crash(msgspec.Struct, frozen=True):

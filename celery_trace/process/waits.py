@@ -76,6 +76,8 @@ def examine(thread: int, frames: Mapping[int, FrameType]) -> Wait:
             result_id = result_id or _text(_attribute(_local(frame, "self"), "id"))
         elif where.endswith("/threading.py") and function == "join":
             joins = joins or _text(_attribute(_local(frame, "self"), "_name"))
+        elif where == "asyncio/events.py" and function == "_run":
+            break  # the loop runs a callback
         elif where == "asyncio/base_events.py" and function == "run_forever":
             awaits = _awaited(_local(frame, "self"))
             break

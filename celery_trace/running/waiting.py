@@ -99,6 +99,8 @@ def _somewhere(evidence: Evidence) -> str:
 
 def _by_library(evidence: Evidence) -> str:
     """By the outermost known function between the user's own code and the innermost line."""
+    if evidence.wait.awaits:  # the stack is that of a coroutine
+        return _of_asyncio(evidence)
     for line in reversed(evidence.stack[: evidence.own]):
         name = "/".join(PurePath(line.file).parts[-2:])
         for files, functions, words in _LIBRARIES:
@@ -141,7 +143,7 @@ def _of_subprocess(evidence: Evidence, _line: Line) -> str:
     return _children(waited_for or evidence.facts.children)
 
 
-def _of_asyncio(evidence: Evidence, _line: Line) -> str:
+def _of_asyncio(evidence: Evidence, _line: Line | None = None) -> str:
     places = [f"{evidence.short(place.file)}:{place.line}" for place in evidence.wait.awaits]
     if not places:
         return "waiting in an asyncio loop"

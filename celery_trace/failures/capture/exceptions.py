@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
-from types import TracebackType, WrapperDescriptorType
+from types import FrameType, TracebackType, WrapperDescriptorType
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -383,6 +383,7 @@ def capture_frames(
     raised: ExceptionInfo | None = None,
     arguments: Arguments | None = None,
     scrubber: Scrubber | None = None,
+    inner: Sequence[FrameType] = (),
 ) -> Capture:
     """
     A running frame and its callers as values, as the only exception of a capture.
@@ -392,11 +393,13 @@ def capture_frames(
         limits, redactor, in_app, arguments, scrubber: As for :func:`capture_exception`.
         outermost: The function beyond which callers are left out.
         raised: The exception's name; none by default.
+        inner: Frames that ``frame`` waits for, such as those of a suspended coroutine, innermost first.
     """
     capturing = _Capturing(limits, redactor, in_app, scrubber)
     args, kwargs = capturing.arguments(arguments)
     places: list[Place]
-    places, cut = without_middle(folded(places_of_stack(frame, outermost)), MOST_FRAMES)
+    waited_for = [Place(one, one.f_lineno or 0, one.f_lasti) for one in inner]
+    places, cut = without_middle(folded(waited_for + places_of_stack(frame, outermost)), MOST_FRAMES)
     frames = capturing.frames.encode(places, sensitive.hidden_locals(places))
     raised = raised if raised is not None else ExceptionInfo("", "", "")
     exception = CapturedException(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from threading import get_ident
 from typing import Final
 
@@ -10,6 +11,8 @@ from celery_trace.heap.sampler import locals_mark
 from celery_trace.model import RUN_NOTHING, Role
 from celery_trace.process.blackbox import BlackBox
 from celery_trace.process.movement import Movement
+from celery_trace.redaction import Redactor
+from celery_trace.running.answers import Answers
 from celery_trace.runtime.probes.probe import Host, Probe
 
 #: How often the stack of a run in progress is written, seconds.
@@ -20,6 +23,9 @@ STACK_SHORT_S: Final = 0.3
 RETRY_S: Final = 10.0
 #: Roles of the processes that a worker runs tasks in. Elsewhere the crash handler is the program's.
 _OF_A_WORKER: Final = frozenset({Role.CHILD, Role.SOLO, Role.THREADS, Role.GREEN})
+#: Roles of the processes whose main thread runs the tasks: `faulthandler` reads the stack of the thread that handles
+#: the signal, and no other, as another one may run meanwhile.
+_IN_MAIN_THREAD: Final = frozenset({Role.CHILD, Role.SOLO, Role.GREEN})
 
 
 class StackProbe(Probe):
@@ -34,6 +40,7 @@ class StackProbe(Probe):
         self._movement: Movement | None = None
         self._due_s = 0.0
         self._runs = 0  # at the last sample
+        self._answers: Answers | None = None
 
     def start(self) -> None:
         """Make the black box, where tasks may run."""
@@ -57,10 +64,14 @@ class StackProbe(Probe):
                 guard.own_errors[self.name] += 1
                 host.spool.note_failure(error)
                 return
+            box.greenlets = host.greenlets
             self.box = box
             if host.process.role in _OF_A_WORKER:
                 with guard.Guard("crash handler"):
                     box.catch_crashes()
+            if host.process.role in _IN_MAIN_THREAD and host.settings.stack_signal:
+                with guard.Guard("stack by signal"):
+                    box.dump_on(signal.Signals[host.settings.stack_signal])
 
     def soft_limit_reached(self) -> None:
         """The soft time limit of this thread's run was reached. Called from a signal handler."""
@@ -75,8 +86,21 @@ class StackProbe(Probe):
         self._runs = host.runs
         if self.box is not None:
             self.box.sample()
+            if self.box.requested():
+                self._answer()
         elif host.clock.monotonic_s() >= self._due_s and not host.closed:
             self.open_box()
+
+    def _answer(self) -> None:
+        """Answer a request for the stack of a run."""
+        host = self.host
+        if self._answers is None:
+            self._answers = Answers(
+                host.settings.spool_folder, host.process.uid, host.open_runs, limits=host.settings.limits,
+                redactor=Redactor(host.settings.redact), in_app=host.settings.in_app, code_of=host.code_of,
+                greenlets=host.greenlets,
+            )  # fmt: skip
+        self._answers.write(host.clock.now_s())
 
     def close(self) -> None:
         """Remove the black box: only a process that is killed leaves one."""
