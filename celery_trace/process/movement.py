@@ -30,11 +30,7 @@ _MOST_PLACES: Final = 4
 
 
 class ThreadSample(Struct, frozen=True, array_like=True):
-    """
-    What a sample shows of one thread in addition to its stack. Times are seconds since the epoch.
-
-    The processor times count from ``place_since_s`` on.
-    """
+    """What a sample shows of one thread in addition to its stack. Times are seconds since the epoch."""
 
     #: The system's number of the thread; 0 if unknown.
     native_id: int
@@ -46,9 +42,9 @@ class ThreadSample(Struct, frozen=True, array_like=True):
     quiet_since_s: float
     #: Since when no local variable has changed. None if they can't be read.
     locals_since_s: float | None
-    #: Processor seconds used while in these places, and while at the same instruction.
-    place_cpu_s: float
-    still_cpu_s: float
+    #: The share of the time in which it used the processor or waited for its turn, from 0 to 1, when it was last
+    #: examined.
+    busy: float = 0.0
     #: What the thread waits for, as far as the process can tell; None before it was looked up.
     wait: Wait | None = None
     #: Since when it waits for the result of the same task; 0 if it does not.
@@ -66,9 +62,8 @@ class _Watched:
     """
 
     __slots__ = (
-        "began_s", "clock_id", "cpu_s", "examined_at_s", "instruction", "locals_since_s", "marked", "place",
-        "place_cpu_s", "place_since_s", "places", "quiet_since_s", "result_since_s", "stack", "still_cpu_s",
-        "still_since_s", "wait",
+        "began_s", "busy", "clock_id", "cpu_s", "examined_at_s", "instruction", "locals_since_s", "marked", "place",
+        "place_since_s", "places", "quiet_since_s", "result_since_s", "stack", "still_since_s", "wait", "wanted_s",
     )  # fmt: skip
 
     def __init__(self, clock_id: int, began_s: float, stack: Stack, instruction: int, now_s: float) -> None:
@@ -79,9 +74,11 @@ class _Watched:
         self.place = _place_of(stack)
         self.places: dict[int, int | None] = {self.place: None}
         self.marked = False
-        self.cpu_s = self.place_cpu_s = self.still_cpu_s = time.clock_gettime(clock_id)
+        self.cpu_s = time.clock_gettime(clock_id)
+        self.busy = 0.0
+        self.wanted_s = self.cpu_s  # processor seconds, and seconds for which it waited for its turn
         self.place_since_s = self.still_since_s = self.quiet_since_s = self.locals_since_s = now_s
-        self.examined_at_s = 0.0
+        self.examined_at_s = now_s
         self.wait: Wait | None = None
         self.result_since_s = 0.0
 
@@ -92,7 +89,7 @@ class _Watched:
         if ran:
             self.quiet_since_s = now_s
         if instruction != self.instruction or stack != self.stack:
-            self.still_since_s, self.still_cpu_s = now_s, cpu_s
+            self.still_since_s = now_s
             self.place = _place_of(stack)
             if self.place not in self.places:
                 self._move(now_s)
@@ -104,13 +101,16 @@ class _Watched:
             self.places.clear()
         self.places[self.place] = None
         self.place_since_s = self.locals_since_s = now_s
-        self.place_cpu_s = self.cpu_s
         self.marked = False
 
     def examine(self, thread: int, frames: Mapping[int, FrameType], now_s: float) -> None:
         """Look up what the thread waits for."""
         before, self.wait = self.wait, examine(thread, frames)
-        self.examined_at_s = now_s
+        wanted_s = self.cpu_s + _delay_s(_native_id(self.clock_id))
+        # What it waited for its turn is not known before it is examined for the first time.
+        used_s = self.cpu_s - self.wanted_s if before is None else wanted_s - self.wanted_s
+        self.busy = min(1.0, max(0.0, used_s / max(now_s - self.examined_at_s, 1e-3)))
+        self.wanted_s, self.examined_at_s = wanted_s, now_s
         if not self.wait.result_id:
             self.result_since_s = 0.0
         elif before is None or before.result_id != self.wait.result_id:
@@ -132,8 +132,7 @@ class _Watched:
             self.still_since_s,
             self.quiet_since_s,
             self.locals_since_s if self.marked else None,
-            self.cpu_s - self.place_cpu_s,
-            self.cpu_s - self.still_cpu_s,
+            self.busy,
             self.wait,
             self.result_since_s,
             soft_limit_at_s if soft_limit_at_s >= self.began_s else 0.0,
@@ -208,3 +207,12 @@ def _place_of(stack: Stack) -> int:
 def _native_id(clock_id: int) -> int:
     """The system's number of a thread, from the number of its clock: on Linux its complement, and three bits."""
     return ~(clock_id >> 3)
+
+
+def _delay_s(native_id: int) -> float:
+    """For how long a thread has waited for its turn, seconds: on a machine with too much to do. 0 if unknown."""
+    try:
+        with open(f"/proc/self/task/{native_id}/schedstat", "rb") as file:
+            return int(file.read(128).split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0

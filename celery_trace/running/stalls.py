@@ -22,12 +22,14 @@ from celery_trace.text.code_owner import CodeOwner
 
 #: ``/proc`` is read once a run has made no progress for this share of ``stuck_s``.
 _LOOK_FROM: Final = 0.5
-#: A thread that uses less of a processor than this waits, and one that uses more works.
-_BUSY: Final = 0.2
+#: A thread that wants less of a processor than this waits, and one that wants more works. A share of the time.
+_BUSY: Final = 0.5
 #: Without a sample for so long, C code holds Python's lock, or the process is stopped, seconds.
 _SILENT_S: Final = 2.5
 _RUNS_ON: Final = "continues after it caught the error of its soft time limit"
-#: Processor seconds of a child that count as work: what `/proc` counts by.
+#: When a child is looked at first, it has worked if it has used this share of the time, and then if it has used so
+#: many processor seconds more: `/proc` counts hundredths.
+_CHILD_WORKS: Final = 0.1
 _CHILD_WORKS_S: Final = 0.02
 
 
@@ -41,7 +43,7 @@ class Stall(Struct, frozen=True):
 def blind_sample(process: ProcessRecord, began_s: float) -> ThreadSample:
     """What is known of a run of which there is no sample yet: C code has held Python's lock from its begin on."""
     is_main_thread = process.role in (Role.CHILD, Role.SOLO)
-    return ThreadSample(process.pid if is_main_thread else 0, began_s, began_s, began_s, None, 0.0, 0.0)
+    return ThreadSample(process.pid if is_main_thread else 0, began_s, began_s, began_s, None)
 
 
 def stall_of(thread: ThreadSample, sampled_at_s: float, now_s: float) -> Stall | None:
@@ -55,13 +57,12 @@ def stall_of(thread: ThreadSample, sampled_at_s: float, now_s: float) -> Stall |
     """
     if now_s - sampled_at_s > _SILENT_S:
         return Stall(sampled_at_s, Activity.HOLDS_LOCK)
-    if thread.result_since_s and thread.place_cpu_s <= _BUSY * (sampled_at_s - thread.place_since_s):
+    if thread.result_since_s and thread.busy < _BUSY:
         return Stall(thread.result_since_s, Activity.WAITS)
     wait = thread.wait or Wait()
     if thread.quiet_since_s < sampled_at_s:
         return Stall(max(thread.quiet_since_s, thread.still_since_s), Activity.WAITS)
-    at_place_s = sampled_at_s - thread.place_since_s
-    if at_place_s > 0 and thread.place_cpu_s >= _BUSY * at_place_s:
+    if thread.busy >= _BUSY:
         return _busy(thread, wait)
     if wait.call.rpartition(".")[2] in ("execute", "executemany", "executescript", "commit"):
         return Stall(thread.still_since_s, Activity.WAITS)  # SQLite sleeps and tries again
@@ -172,9 +173,9 @@ class Stalls:
             return Activity.STOPPED
         if seen is not Activity.HOLDS_LOCK or before is None or not facts.state or now_s <= before.at_s:
             return seen
-        if (facts.cpu_s - before.cpu_s) / (now_s - before.at_s) >= _BUSY:
-            return Activity.HOLDS_LOCK
-        return Activity.STARVED if facts.call == "futex" else Activity.HOLDS_LOCK
+        used = (facts.cpu_s - before.cpu_s) / (now_s - before.at_s)
+        waits = used < _BUSY and facts.state != "R" and facts.call == "futex"
+        return Activity.STARVED if waits else Activity.HOLDS_LOCK
 
 
 def _own_line(stack: Sequence[Line], owner: Callable[[str], bool]) -> int:
@@ -192,5 +193,5 @@ def _cpu_of(children: Sequence[Child]) -> dict[int, float]:
 def _has_worked(children: Sequence[Child], before: _Known | None, waited_s: float) -> bool:
     """Whether a child has used the processor since it was looked at last; at first, while it was waited for."""
     if before is None:
-        return any(child.cpu_s >= _BUSY * waited_s for child in children)
+        return any(child.cpu_s >= _CHILD_WORKS * waited_s for child in children)
     return any(child.cpu_s - before.children.get(child.pid, 0.0) >= _CHILD_WORKS_S for child in children)

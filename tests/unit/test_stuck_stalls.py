@@ -22,7 +22,7 @@ BEGAN_S = AT_S - 100
 
 def thread(**fields: Any) -> ThreadSample:
     """A thread that has been at one place for 100 s and was awake until now."""
-    known = ThreadSample(7, BEGAN_S, BEGAN_S, AT_S, None, 0.0, 0.0, Wait(call="x.y"))
+    known = ThreadSample(7, BEGAN_S, BEGAN_S, AT_S, None, 0.0, Wait(call="x.y"))
     return replace(known, **fields)
 
 
@@ -37,19 +37,19 @@ def test_a_thread_that_has_not_run_waits_since_then() -> None:
 
 
 def test_a_thread_that_wakes_up_makes_progress() -> None:
-    assert activity(place_cpu_s=1.0) is None
+    assert activity(busy=0.05) is None
 
 
 def test_a_loop_makes_progress_while_a_variable_changes() -> None:
-    loop: dict[str, Any] = {"place_cpu_s": 90.0, "wait": Wait(loops=True)}
+    loop: dict[str, Any] = {"busy": 0.9, "wait": Wait(loops=True)}
     assert activity(**loop, locals_since_s=AT_S) == (0, Activity.LOOPS)
     assert activity(**loop, locals_since_s=BEGAN_S) == (100, Activity.LOOPS)
     assert activity(**loop, locals_since_s=None) is None, "its variables can't be read"
 
 
 def test_a_call_of_c_code_that_computes_is_no_loop() -> None:
-    assert activity(place_cpu_s=90.0) == (100, Activity.IN_C)
-    assert activity(place_cpu_s=90.0, still_since_s=AT_S - 1, locals_since_s=BEGAN_S) == (100, Activity.LOOPS)
+    assert activity(busy=0.9) == (100, Activity.IN_C)
+    assert activity(busy=0.9, still_since_s=AT_S - 1, locals_since_s=BEGAN_S) == (100, Activity.LOOPS)
 
 
 def test_the_same_result_and_a_locked_database_are_waited_for_although_the_thread_wakes_up() -> None:
@@ -161,7 +161,7 @@ def test_a_soft_time_limit_that_was_caught_is_named(judge: Judge) -> None:
 def test_the_sentence_about_a_loop_does_not_change_with_its_lines(tmp_path: Path) -> None:
     stalls = Stalls(30.0, procfs=Procfs(tmp_path))
     process = ProcessRecord(uid="p1", host="h", pid=70, started_at_s=0.0, worker="w@h", role=Role.CHILD)
-    loop = thread(place_cpu_s=90.0, wait=Wait(loops=True), locals_since_s=BEGAN_S)
+    loop = thread(busy=0.9, wait=Wait(loops=True), locals_since_s=BEGAN_S)
     words = []
     for line in (7, 8, 9):
         words.append(stalls.judge((), process, loop, [Line("/srv/shop/tasks.py", line, "pay")], AT_S, AT_S)[1])
