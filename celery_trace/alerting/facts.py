@@ -19,6 +19,7 @@ from celery_trace.model import (
     Page,
     Rollup,
     RunningView,
+    StalledProcess,
     StatsView,
     WorkerView,
 )
@@ -58,6 +59,9 @@ class AlertQueries(Protocol):
     def running(self) -> Page[RunningView]:
         """Runs in progress."""
 
+    def stalled_processes(self) -> list[StalledProcess]:
+        """Main processes and beats that are blocked."""
+
     def stats(self) -> StatsView:
         """What was written and dropped."""
 
@@ -91,6 +95,7 @@ class FactReader:
             ),
             "rollups": lambda now_s, window_s: list(queries.rollups(since_s=now_s - window_s - Rollup.BUCKET_S)),
             "dropped_records": self._dropped,
+            "stalled": lambda _now_s, _window_s: queries.stalled_processes(),
             "running": lambda _now_s, _window_s: queries.running().rows,
         }
 

@@ -180,7 +180,7 @@ class Collector:
                     break
         self._clean_up(listing, living)
         self._account(listing)
-        self._watch_running(living)
+        self._watch_running(living, listing)
         if self.status.state != "ready":
             self.status.state, self.status.why = "ready", ""
             self._save_status()
@@ -326,7 +326,7 @@ class Collector:
 
     # --- what runs
 
-    def _watch_running(self, living: set[str]) -> None:
+    def _watch_running(self, living: set[str], listing: SpoolListing) -> None:
         """Every few seconds, send what runs in the living processes if it has changed."""
         monotonic_s = self._clock.monotonic_s()
         if monotonic_s < self._running_due_s:
@@ -336,7 +336,7 @@ class Collector:
             self._running.address = self._listener.reachable_at
         snapshot = None
         with Guard("reading what runs"):
-            snapshot = self._running.look(living)
+            snapshot = self._running.look(living, lambda uid: self._reader.process_of(uid, listing))
         if snapshot is None:
             return
         self._transport.send([snapshot])

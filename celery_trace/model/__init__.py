@@ -64,6 +64,7 @@ from celery_trace.model.running import (
     RunStack,
     StackLine,
     StackRequest,
+    StalledProcess,
     is_stuck,
 )
 from celery_trace.model.views import (
@@ -147,6 +148,7 @@ __all__ = [
     "StackLine",
     "StackRequest",
     "Stage",
+    "StalledProcess",
     "Stats",
     "StatsView",
     "StoreSize",

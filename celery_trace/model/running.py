@@ -47,6 +47,18 @@ class RunningRun(Struct, frozen=True, kw_only=True, omit_defaults=True):
     waiting_for: str = ""  # what it waits for, in words
 
 
+class StalledProcess(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker's main process, or beat, with a main thread that has not run since ``since_s``: it is blocked."""
+
+    process: str  # its uid
+    worker: str = ""
+    hostname: str = ""
+    pid: int
+    role: Role
+    since_s: float
+    waiting_for: str = ""  # what it waits for, in words
+
+
 class RunningSnapshot(Record, frozen=True, kw_only=True, tag="running"):
     """
     Everything that runs on one host below one ``trace_dir``. The latest replaces the earlier ones.
@@ -61,6 +73,7 @@ class RunningSnapshot(Record, frozen=True, kw_only=True, tag="running"):
     runs: list[RunningRun] = field(default_factory=list)
     ended: dict[str, int] = field(default_factory=dict)
     stuck_s: float = 30.0
+    stalled: list[StalledProcess] = field(default_factory=list)
 
     @property
     def key(self) -> str:

@@ -15,6 +15,7 @@ from celery_trace.model import (
     RunningSnapshot,
     RunningView,
     StackLine,
+    StalledProcess,
     is_stuck,
 )
 from celery_trace.queries.base import QueryBase
@@ -39,6 +40,10 @@ class RunningQueries(QueryBase):
         valid = _running.c.at_s >= self._now_s() - SNAPSHOT_VALID_S
         with self.store.reading() as connection:
             return rows_of.RUNNING.records(connection.execute(sa.select(_running).where(valid)))
+
+    def stalled_processes(self) -> list[StalledProcess]:
+        """Main processes and beats that are blocked."""
+        return [stalled for snapshot in self.snapshots() for stalled in snapshot.stalled]
 
     def running(self) -> Page[RunningView]:
         """Every run in progress, those that began first first."""

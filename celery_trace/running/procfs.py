@@ -75,11 +75,15 @@ class Descriptor(Struct, frozen=True):
 
 
 class Child(Struct, frozen=True):
-    """A child process, and the processor seconds that it and its own children have used."""
+    """
+    A child process: the processor seconds that it and its own children have used, and whether it runs now, or waits for
+    its turn.
+    """
 
     pid: int
     command: str
     cpu_s: float
+    runs: bool = False
 
 
 class ThreadFacts(Struct, frozen=True, kw_only=True):
@@ -114,6 +118,12 @@ class Procfs:
         """State and processor seconds of a thread; ("", 0) if it has ended."""
         fields = self._stat(self._root / str(pid) / "task" / str(thread) / "stat")
         return (fields[0], (int(fields[11]) + int(fields[12])) / _TICKS) if len(fields) > 12 else ("", 0.0)
+
+    def turns(self, pid: int, thread: int) -> int | None:
+        """How often the system has let a thread run; None if that is unknown."""
+        lines = self._read(self._root / str(pid) / "task" / str(thread) / "status").splitlines()
+        counts = [line.split()[1:] for line in lines if "voluntary_ctxt_switches:" in line]
+        return sum(int(count[0]) for count in counts if count) if counts else None
 
     def thread(self, pid: int, thread: int) -> ThreadFacts:
         """Everything about one thread."""
@@ -158,7 +168,7 @@ class Procfs:
         for child in self._child_pids(pid):
             command, fields = self._command_and_stat(self._root / str(child) / "stat")
             if len(fields) > 12:
-                found.append(Child(child, command, self._cpu_with_children_s(child)))
+                found.append(Child(child, command, self._cpu_with_children_s(child), fields[0] == "R"))
         return found
 
     def _child_pids(self, pid: int) -> list[int]:

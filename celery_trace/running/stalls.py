@@ -106,7 +106,7 @@ class Stalls:
         self.stuck_s = stuck_s
         self._look_after_s = stuck_s * _LOOK_FROM
         self._owner = owner or CodeOwner()
-        self._procfs = procfs or Procfs()
+        self.procfs = procfs or Procfs()
         self._known: dict[tuple[object, ...], _Known] = {}
         self._judged: dict[tuple[object, ...], _Known] = {}
 
@@ -163,8 +163,8 @@ class Stalls:
 
     def _facts(self, process: ProcessRecord, thread: ThreadSample) -> ThreadFacts:
         """Nothing, if the process is in another container: its pid may mean another process here."""
-        if thread.native_id and self._procfs.is_process(process.pid, f"{process.uid}.lock"):
-            return self._procfs.thread(process.pid, thread.native_id)
+        if thread.native_id and self.procfs.is_process(process.pid, f"{process.uid}.lock"):
+            return self.procfs.thread(process.pid, thread.native_id)
         return ThreadFacts()
 
     def _activity(self, seen: Activity, facts: ThreadFacts, before: _Known | None, now_s: float) -> Activity:
@@ -191,7 +191,9 @@ def _cpu_of(children: Sequence[Child]) -> dict[int, float]:
 
 
 def _has_worked(children: Sequence[Child], before: _Known | None, waited_s: float) -> bool:
-    """Whether a child has used the processor since it was looked at last; at first, while it was waited for."""
+    """Whether a child works, or has since it was looked at last; at first, while it was waited for."""
+    if any(child.runs for child in children):
+        return True
     if before is None:
         return any(child.cpu_s >= _CHILD_WORKS * waited_s for child in children)
     return any(child.cpu_s - before.children.get(child.pid, 0.0) >= _CHILD_WORKS_S for child in children)

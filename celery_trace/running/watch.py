@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -11,10 +11,11 @@ from msgspec.structs import replace
 
 from celery_trace.clock import Clock
 from celery_trace.failures.capture.source_lines import SourceLines
-from celery_trace.model import SNAPSHOT_AGAIN_S, Kind, LastSample, Line, RunningRun, RunningSnapshot
+from celery_trace.model import SNAPSHOT_AGAIN_S, Kind, LastSample, Line, ProcessRecord, RunningRun, RunningSnapshot
 from celery_trace.process import blackbox
 from celery_trace.process.blackbox import BoxReading, Running
 from celery_trace.process.movement import ThreadSample
+from celery_trace.running.mains import MainWatch
 from celery_trace.running.stalls import Stalls, blind_sample
 
 #: Only of runs that have lasted so long it is examined what they wait for, seconds.
@@ -54,23 +55,34 @@ class RunningWatch:
         self._clock = clock
         self._source = source
         self._stalls = stalls
+        self._mains = MainWatch(stalls.stuck_s, stalls.procfs)
         self._seen: dict[_RunKey, _Seen] = {}
         self._sent: RunningSnapshot | None = None
         #: The queue on which requests for stacks are taken.
         self.address = ""
 
-    def look(self, living: Iterable[str]) -> RunningSnapshot | None:
+    def look(
+        self, living: Iterable[str], process_of: Callable[[str], ProcessRecord | None] = lambda _uid: None
+    ) -> RunningSnapshot | None:
         """
-        Read the boxes of these processes (uids). Returns a snapshot if it differs from the last one that was sent.
+        Read the boxes of living processes.
 
-        The caller calls :meth:`sent` when it has been delivered.
+        Args:
+            living: Their uids.
+            process_of: Reads the record of a process without a box.
+
+        Returns:
+            A snapshot if it differs from the last one that was sent. The caller calls :meth:`sent` when it has been
+            delivered.
         """
         now_s = self._clock.now_s()
         runs: list[RunningRun] = []
         ended: dict[str, int] = {}
+        processes: dict[str, ProcessRecord | None] = {}
         seen: dict[_RunKey, _Seen] = {}
         for uid in sorted(living):
             reading = blackbox.read(self._folder / f"{uid}.box", noticed_at_s=now_s)
+            processes[uid] = reading.process if reading is not None else None
             if reading is None:
                 continue
             ended[uid] = reading.ended
@@ -84,6 +96,7 @@ class RunningWatch:
             runs=runs,
             ended=ended,
             stuck_s=self._stalls.stuck_s,
+            stalled=self._mains.look(processes, process_of, now_s),
         )
         return snapshot if self._is_news(snapshot) else None
 
@@ -146,11 +159,11 @@ class RunningWatch:
         before = self._sent
         if before is None:
             return True  # the store may have one of an earlier collector, with runs
-        if now.address != before.address or now.ended != before.ended:
+        if (now.address, now.ended, now.stalled) != (before.address, before.ended, before.stalled):
             return True
         if len(now.runs) != len(before.runs) or any(map(_has_changed, before.runs, now.runs)):
             return True
-        return bool(now.runs) and now.at_s - before.at_s >= SNAPSHOT_AGAIN_S
+        return bool(now.runs or now.stalled) and now.at_s - before.at_s >= SNAPSHOT_AGAIN_S
 
 
 def _is_same(stack: list[Line], sampled: list[Line]) -> bool:

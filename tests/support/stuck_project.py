@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 
-from celery import Celery
+from celery import Celery, signals
 from celery.exceptions import SoftTimeLimitExceeded
 
 app = Celery("stuck")
@@ -55,6 +55,17 @@ def in_thread(function, *args, name=None):
     thread = threading.Thread(target=function, args=args, name=name, daemon=True)
     thread.start()
     return thread
+
+
+@signals.task_received.connect
+def received(request, **_):
+    """Blocks the worker's main process."""
+    if request.name == "blocks.the_main_process":
+        connected()[0].recv(1)
+
+@app.task(name="blocks.the_main_process")
+def never_runs():
+    pass
 
 
 # --- hangs
@@ -281,12 +292,12 @@ def hashes_by_design(seconds):
     began = time.monotonic()
     hashlib.pbkdf2_hmac("sha256", b"word", b"salt", 100_000)
     each_s = (time.monotonic() - began) / 100_000
-    hashlib.pbkdf2_hmac("sha256", b"word", b"salt", int(seconds / each_s))
+    hashlib.pbkdf2_hmac("sha256", b"word", b"salt", int(seconds / 3 / each_s))
 
 @slow
 def pattern_by_design(seconds):
     length, took_s = 18, 0.0
-    while took_s < seconds / 3:
+    while took_s < seconds / 5:
         length += 1
         began = time.monotonic()
         re.match(r"(a+)+$", "a" * length + "b")

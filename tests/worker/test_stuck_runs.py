@@ -103,7 +103,7 @@ def test_no_slow_run_that_makes_progress_is_called_stuck(
 def test_a_slow_run_is_not_called_stuck_if_its_task_has_always_been_slow(
     worker: WorkerProcess, records: Records, own_broker_url: str, trace_dir: Path
 ) -> None:
-    _have_run(trace_dir, [f"slow.{name}" for name in BY_DESIGN], took_s=SLOW_S)
+    _have_run(trace_dir, [f"slow.{name}" for name in BY_DESIGN], took_s=2 * SLOW_S)
     names = start(own_broker_url, {f"slow.{name}": [SLOW_S] for name in BY_DESIGN})
     accused, longest = _watch(records, names)
     assert accused == {}
@@ -128,6 +128,32 @@ def test_a_stuck_run_fires_an_alert_that_is_resolved_when_the_run_ends(
         assert "in time.sleep, in sleeps_by_design at " in alert.text
         records.wait(lambda _: states() == ["resolved"], "the alert is resolved")
     finally:
+        store.close()
+
+
+@pytest.mark.timeout(120)
+def test_a_main_process_that_is_blocked_and_a_pool_that_is_stuck_fire_alerts(
+    start_worker: StartWorker, tmp_path: Path, records: Records, own_broker_url: str, trace_dir: Path
+) -> None:
+    project = write_stuck_project(tmp_path / "project")
+    worker = start_worker("stuck_tasks", project, settings={"stuck_seconds": STUCK_S}, concurrency=2)
+    start(own_broker_url, {"hangs.event": [], "hangs.sleeps": []})
+    store = open_store(Settings(dir=str(trace_dir)))
+    try:
+        engine = AlertEngine(store, records.queries, Settings(), SystemClock(), channels=())
+
+        def firing() -> dict[str, str]:
+            return {alert.subject: alert.text for alert in engine.evaluate() if alert.state == "firing"}
+
+        pool = f"pool of {worker.node}"
+        texts = records.wait(lambda _: (found := firing()).get(pool) and found, "the pool's alert fires")
+        assert texts[pool] == f"All children of {worker.node} are stuck (2). It runs no other task until a run ends."
+        start(own_broker_url, {"blocks.the_main_process": []})
+        main = f"main of {worker.node} (pid {worker.pid})"
+        texts = records.wait(lambda _: (found := firing()).get(main) and found, "the main process's alert fires")
+        assert re.search(r"waiting in recv from 127\.0\.0\.1:\d+\. It takes no messages\.$", texts[main])
+    finally:
+        end_at_once(worker)
         store.close()
 
 

@@ -16,7 +16,16 @@ from urllib.parse import quote, urlencode
 from msgspec import Struct
 
 from celery_trace.alerting.rules.units import Unit
-from celery_trace.model import FailureGroup, FailureSummary, Forecast, Leak, Rollup, RunningView, WorkerView
+from celery_trace.model import (
+    FailureGroup,
+    FailureSummary,
+    Forecast,
+    Leak,
+    Rollup,
+    RunningView,
+    StalledProcess,
+    WorkerView,
+)
 
 SEVERITIES = ("info", "warning", "critical")
 
@@ -27,8 +36,8 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     ``groups`` and ``losses`` are at least those that were active within the longest window of a rule, ``rollups``
     those of its buckets. ``leaks`` are those with a final verdict. ``dropped_records`` counts what the spools have
-    dropped and no alert has reported. ``running`` are the runs in progress. Facts that no active rule needs are not
-    fetched.
+    dropped and no alert has reported. ``running`` are the runs in progress, ``stalled`` the main
+    processes and beats that are blocked. Facts that no active rule needs are not fetched.
     """
 
     now_s: float
@@ -40,6 +49,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     rollups: list[Rollup] = []
     dropped_records: int = 0
     running: list[RunningView] = []
+    stalled: list[StalledProcess] = []
 
 
 class Reading(NamedTuple):
