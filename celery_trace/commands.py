@@ -16,8 +16,8 @@ import click
 
 #: The subcommands of ``trace``, in the order of the help.
 SUBCOMMANDS = (
-    "leaks", "failures", "show", "shell", "alerts", "workers", "kept", "profile", "prune", "export", "collect",
-    "doctor",
+    "leaks", "failures", "show", "shell", "alerts", "workers", "running", "top", "kept", "profile", "prune",
+    "export", "collect", "doctor",
 )  # fmt: skip
 
 

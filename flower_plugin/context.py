@@ -14,8 +14,10 @@ from msgspec import Struct
 from tornado.ioloop import IOLoop
 
 from celery_trace.clock import Clock
+from celery_trace.model import RunningView, RunStack
 from celery_trace.queries import Queries
 from celery_trace.redaction import Redactor
+from celery_trace.running.client import StackReader
 from celery_trace.settings import Settings
 from celery_trace.stores import Store
 from celery_trace.text.code_owner import project_roots
@@ -44,6 +46,7 @@ class MonitorStatus(Struct, frozen=True, kw_only=True):
         events: Counts of Celery events that are missing on Flower's pages, by reason.
         unrecorded: Workers that can't write their records.
         workflow: The tasks of a workflow in Flower's memory, by the id of its root.
+        stack: Reads the stack of a run in progress for a user, with locals. Blocks; raises ``StackUnavailable``.
     """
 
     settings: Settings
@@ -53,6 +56,7 @@ class MonitorStatus(Struct, frozen=True, kw_only=True):
     events: Mapping[str, int] = {}
     unrecorded: Sequence[Unrecorded] = ()
     workflow: Callable[[str], Sequence[upstream.RememberedTask]] = lambda _: ()
+    stack: Callable[[RunningView, str], RunStack | None] = lambda _run, _user: None
 
 
 class MonitorContext:
@@ -136,6 +140,11 @@ class MonitorContext:
 
         return AlertEngine(self.store, self.queries, self.settings, self.clock, base_url=self.public_address)
 
+    @cached_property
+    def stacks(self) -> StackReader:
+        """Reads stacks of runs in progress."""
+        return StackReader(self.settings, self.capp.connection_for_write, "monitor", self.clock)
+
     def status(self) -> MonitorStatus:
         """The current state."""
         return MonitorStatus(
@@ -147,6 +156,7 @@ class MonitorContext:
             events=self.events.counts,
             unrecorded=self.events.unrecorded.now(),
             workflow=lambda root_id: upstream.workflow(self.events, root_id),
+            stack=lambda run, user: self.stacks.read(run, user=user),
         )
 
     def asset_url(self, name: str) -> str:

@@ -8,6 +8,7 @@ from flower_plugin.api import changes, profiling, reading
 from flower_plugin.api.heaps import HeapProfileHandler
 from flower_plugin.api.listings import LISTS
 from flower_plugin.api.metrics import MetricsHandler
+from flower_plugin.api.running import RunningHandler
 from flower_plugin.context import STATIC, static_version
 from flower_plugin.pages.registry import PAGES
 from flower_plugin.shell.rooms import ShellRooms
@@ -30,6 +31,7 @@ ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/tasks/trace", changes.TraceNowHandler, "trace_api_trace_now"),
     (r"/api/trace/tasks/profile", profiling.ProfileNextHandler, "trace_api_profile_next"),
     (r"/api/trace/profiles/(.+)", HeapProfileHandler, "trace_api_profile"),
+    (r"/api/trace/running", RunningHandler, "trace_api_running"),
     (r"/api/trace/forecasts", reading.ForecastsHandler, "trace_api_forecasts"),
     (r"/api/trace/(leaks|failures|alerts|shells)/([^/]+)", reading.OneHandler, "trace_api_one"),
     (r"/trace/profiles/([^/]+)/flamegraph", profiling.FlamegraphHandler, "trace_flamegraph"),

@@ -24,6 +24,8 @@ from celery_trace.collector.process import ANOTHER_ONE
 from celery_trace.collector.rounds import AnotherCollector, Collector
 from celery_trace.control.audit import AuditLog
 from celery_trace.control.signing import load_key
+from celery_trace.failures.capture.source_lines import SourceLines
+from celery_trace.redaction import Redactor
 from celery_trace.running.stalls import Stalls
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
@@ -108,7 +110,8 @@ def _listen_with(settings: Settings, broker: dict[str, Any] | None, clock: Clock
         from celery_trace.running.listener import StackListener, connector  # kombu takes 10 MB
 
         audit = AuditLog(settings.folder, "worker", clock)
-        return StackListener(settings.spool_folder, load_key(settings), connector(broker), clock, audit)
+        source = SourceLines(Redactor(settings.redact))
+        return StackListener(settings.spool_folder, load_key(settings), connector(broker), clock, audit, source)
 
     return listen
 

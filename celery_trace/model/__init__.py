@@ -66,6 +66,7 @@ from celery_trace.model.running import (
     StackRequest,
     StalledProcess,
     is_stuck,
+    stuck_after_s,
 )
 from celery_trace.model.views import (
     AlertView,
@@ -167,4 +168,5 @@ __all__ = [
     "new_id",
     "plain_text",
     "stable_id",
+    "stuck_after_s",
 ]

@@ -141,10 +141,24 @@ class RunningView(Struct, frozen=True, kw_only=True):
     process: str
     thread: int
     sampled_at: float | None
+    stack_by: str = "sample"  # as RunStack.by
+    stack_why: str = ""  # why locals, or the stack, are missing
     unmoved_s: float
     stalled_s: float  # for how long nothing has shown that it makes progress
+    stuck_after_s: float  # from when on it is stuck, if it makes no progress
     at: float  # when its host was last read
     address: str  # the queue of its host's collector; "" if it takes no requests
+
+
+def stuck_after_s(p99_s: float | None, stuck_s: float) -> float:
+    """
+    From when on a run is stuck if it makes no progress, seconds.
+
+    Args:
+        p99_s: The 99th percentile of its task, seconds; None if that never ended.
+        stuck_s: The setting ``trace_stuck_seconds``.
+    """
+    return max(STUCK_TIMES * (p99_s or 0.0), stuck_s)
 
 
 def is_stuck(elapsed_s: float, p99_s: float | None, stalled_s: float, stuck_s: float) -> bool:
@@ -153,8 +167,8 @@ def is_stuck(elapsed_s: float, p99_s: float | None, stalled_s: float, stuck_s: f
 
     Args:
         elapsed_s: For how long it has run, seconds.
-        p99_s: The 99th percentile of its task, seconds; None if that never ended.
+        p99_s: As for :func:`stuck_after_s`.
         stalled_s: For how long nothing has shown that it makes progress, seconds.
-        stuck_s: The setting ``trace_stuck_seconds``.
+        stuck_s: As for :func:`stuck_after_s`.
     """
-    return elapsed_s > max(STUCK_TIMES * (p99_s or 0.0), stuck_s) and stalled_s >= stuck_s
+    return elapsed_s > stuck_after_s(p99_s, stuck_s) and stalled_s >= stuck_s

@@ -17,6 +17,7 @@ from celery_trace.model import (
     StackLine,
     StalledProcess,
     is_stuck,
+    stuck_after_s,
 )
 from celery_trace.queries.base import QueryBase
 from celery_trace.stores import rows as rows_of
@@ -109,6 +110,7 @@ def _view(run: RunningRun, snapshot: RunningSnapshot, usual: Histogram | None, n
         sampled_at=run.sampled_at_s or None,
         unmoved_s=unmoved_s,
         stalled_s=stalled_s,
+        stuck_after_s=stuck_after_s(p99_s, snapshot.stuck_s),
         at=snapshot.at_s,
         address=snapshot.address,
     )

@@ -1,7 +1,7 @@
 """
 The answer of a process to a request for the stack of one of its runs; its ticker's thread writes it.
 
-It costs nothing while nobody asks: ten times a second, while a run lasts, one number of the black box is compared.
+Without a request it costs nothing: ten times a second, while a run lasts, one number of the black box is compared.
 """
 
 from __future__ import annotations

@@ -7,13 +7,17 @@ import time
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.control.audit import AuditLog
 from celery_trace.control.channel import Connect, direct_queue, expire_queue, prepared, publish, reply_address
 from celery_trace.control.signing import MESSAGE_LIMIT_BYTES, MessageRefused, load_key, sign, verify
 from celery_trace.errors import Unavailable
-from celery_trace.model import RunningView, RunStack, StackRequest, new_id
+from celery_trace.failures.capture.source_lines import SourceLines
+from celery_trace.failures.views import frames
+from celery_trace.model import RunningView, RunStack, StackLine, StackRequest, new_id
+from celery_trace.redaction import Redactor
 from celery_trace.running.listener import ACTION, REPLY_KIND, REQUEST_KIND
 from celery_trace.running.requests import NoStack, is_here, read_stack
 from celery_trace.settings import SettingError, Settings
@@ -42,6 +46,7 @@ class StackReader:
         self._connect = connect
         self._clock = clock or SystemClock()
         self._audit = AuditLog(settings.folder, where, self._clock)
+        self._source = SourceLines(Redactor(settings.redact))
 
     def read(self, run: RunningView, *, user: str) -> RunStack:
         """
@@ -72,7 +77,7 @@ class StackReader:
         folder = self._settings.spool_folder
         if is_here(folder, request.process):
             try:
-                return read_stack(folder, request)
+                return read_stack(folder, request, self._source)
             except NoStack as error:
                 raise StackUnavailable("No stack", str(error), "The run may have ended: list again.") from error
         if not run.address:
@@ -137,6 +142,20 @@ class StackReader:
         except (MessageRefused, msgspec.DecodeError):
             return None
         return stack if message.claims.answers == nonce and stack.request == request.id else None
+
+
+def with_stack(run: RunningView, stack: RunStack) -> RunningView:
+    """A run with the stack that was read, and its locals if there are any."""
+    if stack.capture is not None:
+        lines = [
+            StackLine(file=one.file, line=one.line, function=one.function, code=one.code, locals=one.locals)
+            for one in frames(stack.capture)
+        ]
+    else:
+        lines = [StackLine(file=one.file, line=one.line, function=one.function, code=one.code) for one in stack.stack]
+    if not lines:
+        return replace(run, stack_why=stack.why)
+    return replace(run, stack=lines, sampled_at=stack.at_s, stack_by=stack.by, stack_why=stack.why)
 
 
 def _ignore(_: RawRefusal) -> None:

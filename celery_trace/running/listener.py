@@ -9,6 +9,7 @@ shell are: signature, kind, target, age, and that it is new. Each request is aud
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from celery_trace.clock import Clock
 from celery_trace.control.audit import AuditLog
 from celery_trace.control.channel import Connect, Receiver, Sender, reply_address
 from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, SignedMessage, sign, verify
+from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import RunStack, StackRequest, new_id
 from celery_trace.running.requests import NoStack, read_stack
@@ -34,6 +36,7 @@ ACTION: Final = "stack"
 #: How often the thread looks whether it is to end, seconds.
 _IDLE_S: Final = 5.0
 _SESSION_LIMIT: Final = 64
+_UID: Final = re.compile("[0-9A-Za-z_-]{1,64}")
 
 _requests = msgspec.json.Decoder(StackRequest)
 
@@ -47,15 +50,19 @@ class StackListener:
         key: The shared secret of :func:`celery_trace.control.signing.load_key`.
         connect: Opens a new connection to the workers' broker.
         audit: Notes who asked for what.
+        source: Reads the lines of stacks.
     """
 
-    def __init__(self, folder: Path, key: bytes, connect: Connect, clock: Clock, audit: AuditLog) -> None:
+    def __init__(
+        self, folder: Path, key: bytes, connect: Connect, clock: Clock, audit: AuditLog, source: SourceLines
+    ) -> None:
         self.address = f"celery-trace.stacks.{new_id()}"
         self.counters: Counter[str] = Counter()
         self._folder = folder
         self._key = key
         self._clock = clock
         self._audit = audit
+        self._source = source
         self._replays = ReplayCache()
         self._refusals = RefusalLimit(clock)
         self._sender = Sender(connect, list, "celery-trace-stack-replies")
@@ -98,7 +105,7 @@ class StackListener:
         self._audit.note(f"stack of {request.task_id or request.thread}", process=request.process, user=claims.user)
         self.counters["done"] += 1
         try:
-            stack = read_stack(self._folder, request)
+            stack = read_stack(self._folder, request, self._source)
         except NoStack as error:
             stack = RunStack(request=request.id, at_s=self._clock.now_s(), why=str(error))
         reply, _ = sign(
@@ -116,7 +123,7 @@ class StackListener:
             request = _requests.decode(message.body)
         except msgspec.DecodeError:
             raise MessageRefused("malformed", "the body is not that of a request", claims) from None
-        if not request.process.isalnum():  # it becomes a file's name
+        if not _UID.fullmatch(request.process):  # it becomes a file's name
             raise MessageRefused("malformed", "the process is not one of ours", claims)
         return request
 

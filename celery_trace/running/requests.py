@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from celery_trace import private_files
+from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.model import Line, RunStack, StackRequest
 from celery_trace.process import blackbox
 
@@ -55,13 +56,14 @@ def is_here(folder: Path, process: str) -> bool:
     return os.access(folder / f"{process}.box", os.R_OK | os.W_OK)
 
 
-def read_stack(folder: Path, request: StackRequest) -> RunStack:
+def read_stack(folder: Path, request: StackRequest, source: SourceLines) -> RunStack:
     """
     Ask a process for the stack of one of its runs. Takes up to half a second, mostly less than 0.15 s.
 
     Args:
         folder: The spool folder.
         request: What is asked for.
+        source: Reads the lines of a stack that the process has not captured itself.
 
     Raises:
         NoStack: The process has ended, or has no black box.
@@ -75,7 +77,7 @@ def read_stack(folder: Path, request: StackRequest) -> RunStack:
                 return answered
             dumped = _dumped(box)
             # The machine may only be slow: an answer with locals is better.
-            return _wait(folder, request, asked_s + PATIENCE_S) or _without_locals(box, request, dumped)
+            return _wait(folder, request, asked_s + PATIENCE_S) or _without_locals(box, request, dumped, source)
     except OSError as error:
         raise NoStack(f"the process has ended, or has no black box ({error.strerror or error})") from error
 
@@ -180,13 +182,17 @@ def _handles(pid: int, number: int) -> bool:
     return False
 
 
-def _without_locals(box: Path, request: StackRequest, dumped: list[Line]) -> RunStack:
+def _without_locals(box: Path, request: StackRequest, dumped: list[Line], source: SourceLines) -> RunStack:
     """The stack that the signal gave, or else the last sample."""
-    now_s = time.time()
-    if dumped:
-        return RunStack(request=request.id, at_s=now_s, by="signal", stack=dumped, why=_NO_LOCALS)
     reading = blackbox.read(box)
-    for run, sample in reading.runs if reading is not None else ():
+    if reading is None:
+        return RunStack(request=request.id, at_s=time.time(), why=_NO_ANSWER)
+    loaded_at_s = reading.process.started_at_s
+    if dumped:
+        stack = source.lines(dumped, loaded_at_s)
+        return RunStack(request=request.id, at_s=time.time(), by="signal", stack=stack, why=_NO_LOCALS)
+    for run, sample in reading.runs:
         if sample is not None and (run.task_id == request.task_id if request.task_id else run.thread == request.thread):
-            return RunStack(request=request.id, at_s=sample.at_s, by="sample", stack=sample.stack, why=_NO_ANSWER)
-    return RunStack(request=request.id, at_s=now_s, why=_NO_ANSWER)
+            stack = source.lines(sample.stack, loaded_at_s)
+            return RunStack(request=request.id, at_s=sample.at_s, by="sample", stack=stack, why=_NO_ANSWER)
+    return RunStack(request=request.id, at_s=time.time(), why=_NO_ANSWER)

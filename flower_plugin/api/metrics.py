@@ -62,6 +62,7 @@ def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Metric]:
     yield _failures(snapshot.groups)
     yield _alerts(snapshot.alerts)
     yield _stuck(snapshot.running)
+    yield _running(snapshot.running)
     if snapshot.stats is not None:
         yield from _stats_families(snapshot.stats)
 
@@ -116,6 +117,14 @@ def _stuck(running: Iterable[RunningView]) -> Metric:
     for run in running:
         by_task[run.name,] += run.stuck
     return _filled(stuck, by_task)
+
+
+def _running(runs: Iterable[RunningView]) -> Metric:
+    running = GaugeMetricFamily("celery_trace_running", "Runs in progress", labels=["task"])
+    by_task: dict[tuple[str, ...], float] = defaultdict(float)
+    for run in runs:
+        by_task[run.name,] += 1
+    return _filled(running, by_task)
 
 
 def _filled(

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from flower_plugin.auth.roles import User
-from flower_plugin.pages import alerts, failures, flames, leaks, overview, profiles, runs, shells, statistics, workers
+from flower_plugin.pages import (
+    alerts,
+    failures,
+    flames,
+    leaks,
+    overview,
+    profiles,
+    running,
+    runs,
+    shells,
+    statistics,
+    workers,
+)
 from flower_plugin.pages.page import MonitorPage, NavPlace
 
 #: To add a page, write its module and template and add one line here. Routes and navigation are made from it.
 PAGES: tuple[MonitorPage, ...] = (
     overview.PAGE,
+    running.LIST,
+    running.ONE,
     leaks.LIST,
     leaks.ONE,
     failures.GROUPS,

@@ -49,6 +49,8 @@ _STATES: Mapping[str, tuple[str, str, str]] = {
     "pending": ("pending", "warning", "Above the threshold, but not for the required time yet"),
     "live": ("live", "success", "The process still has the objects"),
     "recreated": ("recreated", "info", "Recreated from the capture in a sandbox"),
+    "running": ("running", "info", "In progress"),
+    "stuck": ("stuck", "danger", "Lasts far longer than most runs of its task, and its stack does not move"),
     "alive": ("alive", "success", "Its processes report samples"),
     "silent": ("silent", "muted", "None of its processes has reported recently"),
 }

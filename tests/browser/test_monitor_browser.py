@@ -36,7 +36,7 @@ MIB = 1024 * 1024
 SLOW_MS = 30_000
 WIDTHS = (390, 820, 1280)
 #: Pages of one thing, which a store without facts has none of.
-OF_ONE = ("trace_leak", "trace_failure", "trace_transcript", "trace_runs_of", "trace_profile")
+OF_ONE = ("trace_run_in_progress", "trace_leak", "trace_failure", "trace_transcript", "trace_runs_of", "trace_profile")
 
 
 def filled(folder, hostile=False, empty=False):
@@ -53,6 +53,7 @@ def addresses(application):
     """Every page of PAGES, with ids that exist where there are any."""
     leaks = application.context.queries.leaks(limit=1).rows
     known = {
+        "trace_run_in_progress": ("child-1", monitor_facts.RUNNING),
         "trace_leak": leaks[0].id if leaks else "none",
         "trace_failure": FAILURE,
         "trace_transcript": "shell-1",

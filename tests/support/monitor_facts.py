@@ -33,6 +33,8 @@ from celery_trace.model import (
     Rollup,
     Room,
     Run,
+    RunningRun,
+    RunningSnapshot,
     Sample,
     ShellLine,
     ShellView,
@@ -50,6 +52,8 @@ from celery_trace.model import (
 MIB = 1024 * 1024
 WORKER = "celery@web-1"
 PROFILE = "profile1"
+#: The task that is stuck.
+RUNNING = "7a1f9b3a-0000-4000-8000-000000000998"
 CHILD_LIMIT = 512 * MIB
 
 #: Strings that try to be something else: markup, scripts, templates, direction marks, control characters, length.
@@ -472,11 +476,42 @@ def runs(now_s: float) -> Iterator[Run]:
         )  # fmt: skip
 
 
+def running(now_s: float, hostile: bool = False) -> RunningSnapshot:
+    """What runs on the host: one run that is stuck, and one that has just begun."""
+    common = {"kind": Kind.TASK, "worker": WORKER, "hostname": "web-1", "role": Role.CHILD, "queue": "orders"}
+    file = "/srv/shop/shop/tasks.py"
+    later_s = now_s + 7200  # a snapshot is valid for some seconds, and tests may take longer
+    return RunningSnapshot(
+        place="web-1:0",
+        at_s=later_s,
+        runs=[
+            RunningRun(
+                process="child-1", pid=101, name=_hostile("shop.tasks.sync_stock", 0, hostile),
+                task_id=RUNNING, thread=7, started_at_s=now_s - 2400, rss_bytes=143 * MIB, sampled_at_s=now_s - 1,
+                unmoved_since_s=now_s - 2399, waiting_for=_hostile("a lock", 1, hostile),
+                stack=[
+                    Line("/usr/lib/python3.11/threading.py", 327, "Condition.wait", "waiter.acquire()"),
+                    Line(file, 88, "sync_stock", _hostile("lock.wait(timeout=None)", 2, hostile)),
+                ],
+                **common,
+            ),
+            RunningRun(
+                process="child-2", pid=102, name="shop.tasks.remember_order", thread=8, retries=2,
+                task_id="7a1f9b3a-0000-4000-8000-000000000999", started_at_s=now_s - 3, rss_bytes=90 * MIB,
+                sampled_at_s=now_s - 1, unmoved_since_s=later_s,
+                stack=[Line(file, 57, "remember_order", "RECEIPTS.append(r)")],
+                **common,
+            ),
+        ],
+        ended={"child-1": 240, "child-2": 31},
+    )  # fmt: skip
+
+
 def records(now_s: float, hostile: bool = False) -> list[AnyRecord]:
     """Everything that processes write."""
     found: list[AnyRecord] = [*processes(now_s)]
     found += [*samples(now_s), *rollups(now_s), *windows(now_s, hostile), *heap_profiles(now_s, hostile)]
-    found += [*failures(now_s, hostile), *runs(now_s)]
+    found += [*failures(now_s, hostile), *runs(now_s), running(now_s, hostile)]
     found.append(
         Stats(
             process="child-1",

@@ -25,7 +25,7 @@ def lock(order: int, password: str) -> None:
 
 @app.task(name="running.regex")
 def regex(order: int, password: str) -> None:
-    re.match(r"(a+)+$", "a" * 29 + "b")  # REGEX: holds the interpreter's lock
+    re.match(r"(a+)+$", "a" * 28 + "b")  # REGEX: holds the interpreter's lock
     del order, password
 
 

@@ -47,10 +47,11 @@ READ = {
         /trace /trace/ /trace/leaks /trace/leaks/x /trace/failures /trace/failures/all /trace/failures/x /trace/workers
         /trace/runs /trace/runs/task/x /trace/runs/request/x /trace/runs/block/x /trace/alerts /trace/statistics
         /trace/kept/task/x /trace/kept/request/x /trace/kept/block/x /trace/kept/process/x
+        /trace/running /trace/running/x/x
         /trace/x /trace/live
         /api/trace /api/trace/ /api/trace/stats /api/trace/leaks /api/trace/failures /api/trace/groups /api/trace/runs
         /api/trace/workers /api/trace/alerts /api/trace/alerts/rules /api/trace/leaks/x /api/trace/failures/x
-        /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts
+        /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts /api/trace/running
     """,
     UserRole.LOCALS: """
         /worker/x /task/x /tasks /tasks/datatable /api/workers /api/tasks /api/task/info/x /api/task/result/x
