@@ -34,6 +34,7 @@ import sentry_sdk
 from sentry_sdk.transport import Transport
 
 from celery_trace.failures.capture import capture_exception
+from celery_trace.failures.capture.exceptions import Arguments
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits
 
@@ -119,7 +120,7 @@ ENCODER = msgspec.json.Encoder()
 
 def ours(error: BaseException) -> int:
     """Capture and encode, as the recorder does before it appends to the spool."""
-    capture = capture_exception(error, limits=LIMITS, redactor=REDACTOR, arguments=((FRAMES,), {}, ("depth",)))
+    capture = capture_exception(error, limits=LIMITS, redactor=REDACTOR, arguments=Arguments((FRAMES,), {}, ("depth",)))
     return len(ENCODER.encode(capture))
 
 

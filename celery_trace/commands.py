@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from celery.beat import Service
+    from celery.worker import WorkController
 
 #: The subcommands of ``trace``, in the order of the help.
 SUBCOMMANDS = (
@@ -91,14 +95,14 @@ def _truthy(text: str) -> bool:
     return text.strip().lower() not in {"", "0", "false", "no", "off"}
 
 
-def _switch_on_beat(sender: Any = None, **_: Any) -> None:
+def _switch_on_beat(sender: Service, **_: object) -> None:
     """A scheduler starts."""
     from celery_trace.runtime.plugin import install
 
     install(sender.app).on_beat_init(sender=sender)
 
 
-def _switch_on(sender: Any = None, **_: Any) -> None:
+def _switch_on(sender: WorkController, **_: object) -> None:
     """A worker starts. An invalid setting ends it here (SystemExit) with the reason."""
     from celery_trace.runtime.plugin import install
 

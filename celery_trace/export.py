@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 import sqlalchemy as sa
@@ -55,7 +56,7 @@ class Exported(Struct):
     rows: dict[str, int]
 
 
-def rows(store: Store, name: str, *, since_s: float | None = None, page: int = PAGE) -> Iterator[dict[str, Any]]:
+def rows(store: Store, name: str, *, since_s: float | None = None, page: int = PAGE) -> Iterator[dict[str, object]]:
     """
     A table's rows, oldest first.
 
@@ -68,7 +69,7 @@ def rows(store: Store, name: str, *, since_s: float | None = None, page: int = P
     table, time = TABLES[name]
     key = next(iter(table.primary_key.columns))
     order = ((table.c[time], False), (key, False))
-    last: Sequence[Any] | None = None
+    last: Sequence[object] | None = None
     while True:
         wanted = sa.select(table)
         if since_s is not None:
@@ -105,8 +106,9 @@ def write_json_lines(
         count = 0
         with _private(path) as file:
             for row in rows(store, name, since_s=since_s):
-                if row.get("payload"):
-                    row["payload"] = msgspec.Raw(row["payload"].encode())
+                payload = row.get("payload")
+                if payload and isinstance(payload, str):
+                    row["payload"] = msgspec.Raw(payload.encode())
                 file.write(encoder.encode(row) + b"\n")
                 count += 1
         exported.files[name], exported.rows[name] = str(path), count
@@ -158,7 +160,7 @@ def _parts(iterator: Iterator[dict[str, object]], size: int) -> Iterator[list[di
         yield part
 
 
-def _arrow_type(pyarrow: Any, column: AnyColumn) -> Any:
+def _arrow_type(pyarrow: ModuleType, column: AnyColumn) -> object:
     if isinstance(column.type, sa.Boolean):
         return pyarrow.bool_()
     if isinstance(column.type, sa.Double):

@@ -10,6 +10,7 @@ import _thread
 import sys
 import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Protocol
 
 
@@ -22,7 +23,9 @@ class Lock(Protocol):
 
     def __enter__(self) -> bool: ...
 
-    def __exit__(self, *exc: Any) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
 
 
 def _original(name: str) -> Any:

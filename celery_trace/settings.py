@@ -12,7 +12,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,6 +20,9 @@ from msgspec.structs import replace
 
 from celery_trace.errors import TraceError
 from celery_trace.text.parse import read_bytes, read_seconds
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 #: The environment variable that switches the plugin on; not a setting.
 SWITCH = "CELERY_TRACE"
@@ -134,9 +137,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, at_least(0), means("Most bytes that failures take in the store; 0 for no such bound")
     ] = 2048 * MIB
     alert_channels: Annotated[tuple[str, ...], means("Where alerts go: log:, webhook+https://…, and Apprise URLs")] = ()
-    alert_rules: Annotated[tuple[Mapping[str, Any], ...] | None, means("Alert rules; by default the shipped ones")] = (
-        None
-    )
+    alert_rules: Annotated[
+        tuple[Mapping[str, object], ...] | None, means("Alert rules; by default the shipped ones")
+    ] = None
     release: Annotated[str, means("What is deployed, such as a version or a commit; plots mark where it changes")] = ""
 
     @property
@@ -165,7 +168,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             string=self.capture_string,
         )
 
-    def over(self, **values: Any) -> Settings:
+    def over(self, **values: object) -> Settings:
         """The same settings with some values replaced, checked like all others."""
         checked = {name: _BY_NAME[name].parse(value, f"trace_{name}") for name, value in values.items()}
         return replace(self, **checked)
@@ -175,11 +178,11 @@ class Setting(NamedTuple):
     """A field of :class:`Settings`: how a value is checked and what it means."""
 
     name: str
-    type: Any
+    type: object
     meaning: str
     allowed: str
 
-    def parse(self, value: Any, name: str) -> Any:
+    def parse(self, value: object, name: str) -> object:
         """
         The value as its type.
 
@@ -195,7 +198,7 @@ class Setting(NamedTuple):
             shown = "(hidden)" if name.lower().endswith(tuple(SECRETS)) else repr(value)
             raise SettingError(f"{name} is {shown}, but it must be {self.allowed}.") from None
 
-    def _prepared(self, value: Any) -> Any:
+    def _prepared(self, value: object) -> object:
         """A value of an environment or a configuration, in the form that msgspec accepts."""
         kind = get_args(self.type)[0]
         if kind is bool and isinstance(value, str):
@@ -214,7 +217,7 @@ class Setting(NamedTuple):
 _BOOLEANS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off", ""), False)
 
 
-def _number(name: str, text: str) -> Any:
+def _number(name: str, text: str) -> float | str:
     found: float | None = None
     if name.endswith("_bytes"):
         found = read_bytes(text)
@@ -223,13 +226,13 @@ def _number(name: str, text: str) -> Any:
     return found if found is not None else text
 
 
-def _parts(value: Any) -> Any:
+def _parts(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return list(value) if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes) else value
 
 
-def _rules(value: Any) -> Any:
+def _rules(value: object) -> object:
     if isinstance(value, str):
         value = msgspec.json.decode(value)
     if value is None:
@@ -240,17 +243,17 @@ def _rules(value: Any) -> Any:
 
 
 #: What a type allows.
-_ALLOWED: dict[Any, str] = {
+_ALLOWED: dict[object, str] = {
     bool: "a boolean: True or False (in the environment 1 or 0)",
     str: "text",
     tuple[str, ...]: "a list of texts (in the environment separated by commas)",
-    tuple[Mapping[str, Any], ...] | None: (
+    tuple[Mapping[str, object], ...] | None: (
         "a list of mappings, each with at least the key 'rule' (in the environment as JSON); see docs/alerts.md"
     ),
 }
 
 
-def _setting(name: str, hint: Any) -> Setting:
+def _setting(name: str, hint: object) -> Setting:
     kind, *metas = get_args(hint)
     allowed = next((meta.extra["allowed"] for meta in metas if meta.extra), "") or _ALLOWED.get(kind, "")
     return Setting(name, hint, metas[-1].description, allowed or "one of " + ", ".join(get_args(kind)))
@@ -272,9 +275,9 @@ def _without_secrets(names: dict[str, str]) -> dict[str, str]:
 
 
 def load(
-    configuration: Mapping[str, Any] | None = None,
+    configuration: Mapping[str, object] | None = None,
     environment: Mapping[str, str] | None = None,
-    command_line: Mapping[str, Any] | None = None,
+    command_line: Mapping[str, object] | None = None,
 ) -> Settings:
     """
     Merge the sources and check every value.
@@ -289,13 +292,13 @@ def load(
     """
     environment = os.environ if environment is None else environment
     configuration = configuration or {}
-    spellings: list[tuple[Mapping[str, Any], dict[str, str]]] = [
+    spellings: list[tuple[Mapping[str, object], dict[str, str]]] = [
         (configuration, _names("trace_", configuration)),
         (configuration, _names("CELERY_TRACE_", configuration)),
         (environment, _without_secrets(_names("CELERY_TRACE_", environment))),
         (command_line or {}, {name: name for name in command_line or {}}),
     ]
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for source, names in spellings:
         for name, key in names.items():
             setting = _BY_NAME.get(name)
@@ -305,14 +308,14 @@ def load(
                 known = ", ".join(f"trace_{known}" for known in _BY_NAME)
                 raise SettingError(f"Unknown setting {key}.{hint} Known are: {known}.")
             values[name] = setting.parse(source[key], key)
-    return Settings(**values)
+    return replace(Settings(), **values)
 
 
 def _cased(name: str, like: str) -> str:
     return name.upper() if like.isupper() else name
 
 
-def from_app(app: Any, command_line: Mapping[str, Any] | None = None) -> Settings:
+def from_app(app: Celery, command_line: Mapping[str, object] | None = None) -> Settings:
     """
     The settings of a Celery app: its configuration, then the environment, then the command line.
 
@@ -321,7 +324,7 @@ def from_app(app: Any, command_line: Mapping[str, Any] | None = None) -> Setting
     Raises:
         SettingError: As :func:`load`.
     """
-    configuration: dict[str, Any] = {}
+    configuration: dict[str, object] = {}
     for mapping in reversed(list(getattr(app.conf, "maps", [app.conf]))):
         for key in list(mapping):
             if isinstance(key, str) and key.startswith(("trace_", "CELERY_TRACE_")):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from celery import Celery
+from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.netutil import bind_sockets
+from tornado.options import OptionParser
 from tornado.web import RequestHandler
 
 from celery_trace.clock import Clock
@@ -61,8 +62,8 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         self,
         *,
         capp: Celery,
-        options: Any,
-        tornado_settings: Mapping[str, Any],
+        options: OptionParser,
+        tornado_settings: Mapping[str, object],
         trace_settings: Settings,
         access: StoreAccess,
         gatekeeper: Gatekeeper,
@@ -114,8 +115,8 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
         self.add_handlers(r".*", routes(context.base_url, self.live, self.rooms, oauth=bool(options.auth)))
 
     def get_handler_delegate(
-        self, request: Any, target_class: type[RequestHandler], *arguments: Any, **keywords: Any
-    ) -> Any:
+        self, request: HTTPServerRequest, target_class: type[RequestHandler], *arguments: object, **keywords: object
+    ) -> HTTPMessageDelegate:
         """Tornado calls this for each request; all handler classes pass here."""
         return super().get_handler_delegate(request, guarded(target_class), *arguments, **keywords)
 

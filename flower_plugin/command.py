@@ -15,11 +15,12 @@ import socket
 import sys
 from collections.abc import Iterable, Sequence
 from secrets import token_urlsafe
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from celery import Celery
 from tornado.ioloop import IOLoop
 from tornado.options import Error as OptionError
+from tornado.options import OptionParser
 
 from celery_trace.alerting import channels, rules
 from celery_trace.clock import SystemClock
@@ -42,7 +43,7 @@ logger = logging.getLogger("celery_trace.monitor")
 LOOPBACK = "127.0.0.1"
 
 
-def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tuple[Gatekeeper, str]:
+def make_gatekeeper(options: OptionParser, settings: Settings, clock: SystemClock) -> tuple[Gatekeeper, str]:
     """
     Authentication and roles from the options and the environment.
 
@@ -95,7 +96,7 @@ def make_gatekeeper(options: Any, settings: Settings, clock: SystemClock) -> tup
 SECRET_OPTIONS = ("basic_auth", "oauth2_secret", "cookie_secret", "broker_api")
 
 
-def warnings(options: Any, argv: Sequence[str], keeper: Gatekeeper) -> list[str]:
+def warnings(options: OptionParser, argv: Sequence[str], keeper: Gatekeeper) -> list[str]:
     """
     Warnings about options that are valid but probably a mistake.
 

@@ -29,7 +29,7 @@ WATCH_EVERY_S = 1.0
 
 class Job:
     """
-    A periodic blocking call in a thread. ArgumentSecrets never overlap, and a failure does not end the job.
+    A periodic blocking call in a thread. Calls never overlap, and a failure does not end the job.
 
     While the store is down each call fails; the first failure and the recovery are logged.
     """

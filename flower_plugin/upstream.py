@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from celery import Celery
 from celery.events import EventReceiver
@@ -40,7 +40,7 @@ from flower.views.error import NotFoundErrorHandler
 from flower.views.monitor import Metrics as FlowerMetrics
 from flower.views.tasks import TasksDataTable, TasksView, TaskView
 from flower.views.workers import WorkerView
-from kombu import Connection
+from kombu import Connection, Consumer, Message
 from kombu.exceptions import OperationalError
 from tornado.ioloop import IOLoop
 from tornado.options import define
@@ -309,7 +309,7 @@ class CheckedReceiver(EventReceiver):  # type: ignore[misc]
         super().__init__(connection, handlers={"*": take}, app=app)
         self._check = check
 
-    def get_consumers(self, consumer: Any, channel: Any) -> list[Any]:  # noqa: ARG002
+    def get_consumers(self, consumer: type[Consumer], channel: object) -> list[Consumer]:  # noqa: ARG002
         return [consumer(queues=[self.queue], callbacks=[self.receive], no_ack=True, accept=self.accept)]
 
     def receive(self, body: object, message: object = None) -> None:  # noqa: ARG002
@@ -319,7 +319,7 @@ class CheckedReceiver(EventReceiver):  # type: ignore[misc]
             if checked is not None:
                 self.process(*self.event_from_message(checked))
 
-    def on_decode_error(self, message: Any, exc: Exception) -> None:
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Count an undecodable message. It needs no acknowledgement."""
         self._check.refuse(f"it can't be decoded ({type(exc).__name__}, {message.content_type!s:.60})")
 
@@ -337,7 +337,7 @@ class MonitorState(EventsState):  # type: ignore[misc]
                 del self.counter[name]
                 self.tasks_by_worker.pop(name, None)
 
-    def _index_task(self, task: Any, evicted: Any) -> None:
+    def _index_task(self, task: object, evicted: object) -> None:
         try:
             super()._index_task(task, evicted)
         except Exception:

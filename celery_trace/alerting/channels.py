@@ -17,7 +17,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
@@ -147,7 +147,7 @@ class AppriseChannel:
             warnings.simplefilter("ignore", DeprecationWarning)
             import apprise  # 36 MB once used, so only for a channel that needs it
 
-            self._service: Any = apprise.Apprise.instantiate(address)
+            self._service = apprise.Apprise.instantiate(address)
         self._address = address
         self._apprise = apprise
         if self._service is None:

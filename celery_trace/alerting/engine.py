@@ -205,7 +205,7 @@ class AlertEngine:
         return self._change(id, lambda alert, now_s: replace(alert, acknowledged_by=user, acknowledged_at=now_s))
 
     def silence(self, id: str, seconds: float, user: str) -> AlertView | None:
-        """Silence an alert for so long, also if it fires again; 0 ends a silence. None if there is no such alert."""
+        """Silence an alert, even if it fires again; 0 seconds end a silence. None if there is no such alert."""
         logger.info("Alert %s silenced for %.0f s by %s", id, seconds, user or "an unnamed user")
         return self._change(
             id, lambda alert, now_s: replace(alert, silenced_until=now_s + seconds if seconds > 0 else None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
+
+from msgspec.structs import replace
 
 from celery_trace.alerting.rules import Facts, Rule, StoredRules, kind_of
 from celery_trace.alerting.rules.spool_dropping import SPOOL
@@ -85,7 +87,7 @@ class FactReader:
         self._queries = queries
         self._drops: deque[tuple[float, int]] = deque()
         # Each fact of `Facts`, by the time now and how far back the rules look.
-        self._read: dict[str, Callable[[float, float], Any]] = {
+        self._read: dict[str, Callable[[float, float], object]] = {
             "leaks": lambda _now_s, _window_s: every_row(queries.leaks, verdict="leaking"),
             "workers": lambda _now_s, _window_s: every_row(queries.workers),
             "forecasts": lambda _now_s, _window_s: queries.forecasts(),
@@ -105,7 +107,8 @@ class FactReader:
         for rule in rules:
             for fact in kind_of(rule).needs:
                 windows_s[fact] = max(windows_s.get(fact, 0.0), rule.window_s)
-        return Facts(now_s=now_s, **{fact: self._read[fact](now_s, window_s) for fact, window_s in windows_s.items()})
+        found = {fact: self._read[fact](now_s, window_s) for fact, window_s in windows_s.items()}
+        return replace(Facts(now_s=now_s), **found)
 
     def alerts(self) -> list[AlertView]:
         """All active alerts, and the latest of the resolved ones."""
@@ -128,7 +131,7 @@ class FactReader:
         return total - self._drops[0][1]
 
 
-def every_row(query: Callable[..., Page[Row]], *, most: int = _MOST_ROWS, **given: Any) -> list[Row]:
+def every_row(query: Callable[..., Page[Row]], *, most: int = _MOST_ROWS, **given: object) -> list[Row]:
     """The rows of all pages, ``most`` at most."""
     rows: list[Row] = []
     cursor: str | None = None

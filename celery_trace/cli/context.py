@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
@@ -35,23 +35,12 @@ if TYPE_CHECKING:
     from celery_trace.queries import Queries
     from celery_trace.stores import Store
 
-F = TypeVar("F", bound=Callable[..., Any])
+Row = TypeVar("Row")
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class Refusal(click.ClickException):
     """A command can't be executed; the text says what, why and what to do."""
-
-
-class Since(click.ParamType[float]):
-    """An age such as ``30m`` or ``7d``, converted to seconds since the epoch."""
-
-    name = "age"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = read_seconds(value)
-        if seconds is None:
-            self.fail(f"{wrong_duration(value)}.", param, ctx)
-        return SystemClock.now_s() - seconds
 
 
 class Duration(click.ParamType[float]):
@@ -64,6 +53,15 @@ class Duration(click.ParamType[float]):
         if seconds is None:
             self.fail(f"{wrong_duration(value)}.", param, ctx)
         return seconds
+
+
+class Since(Duration):
+    """An age such as ``30m`` or ``7d``, converted to seconds since the epoch."""
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return SystemClock.now_s() - super().convert(value, param, ctx)
 
 
 class Bytes(click.ParamType[int]):
@@ -114,7 +112,7 @@ class CommandContext:
             text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n"
         click.echo(text, nl=False, color=True if self.style.colour else None)
 
-    def page(self, page: Page[Any], text: str, **more: object) -> None:
+    def page(self, page: Page[Row], text: str, **more: object) -> None:
         """Print a page of a list, with ``more`` in JSON; below a table, how to get the next page."""
         if page.next and not self.json:
             text += f"\nMore: add --cursor {page.next}\n"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import click
 
@@ -24,10 +25,13 @@ from celery_trace.cli.renderers import failures as failure_text
 from celery_trace.cli.renderers import leaks as leak_text
 from celery_trace.cli.renderers import shells as shell_text
 from celery_trace.cli.renderers import workers as worker_text
+from celery_trace.cli.renderers.style import Style
 from celery_trace.model import Outcome, Verdict
 
 if TYPE_CHECKING:
     from celery_trace.queries.filters import FailureFilter, LeakFilter
+
+T = TypeVar("T")
 
 
 @command
@@ -76,19 +80,22 @@ def workers(context: CommandContext, since_s: float | None, limit: int, cursor: 
 @click.argument("id")
 def show(context: CommandContext, id: str) -> None:
     """Show a leak, failure, alert or shell session by its id."""
+
+    def is_shown(read: Callable[[str], T | None], text: Callable[[T, Style], str]) -> bool:
+        found = read(id)
+        if found is None:
+            return False
+        context.show(text(found, context.style), found)
+        return True
+
     with context.store() as (_, queries):
-        read: Any
-        text: Any
-        for read, text in (
-            (queries.failure, failure_text.failure),
-            (queries.leak, leak_text.leak),
-            (queries.alert, lambda alert, style: alert_text.alerts([alert], style)),
-            (queries.shell, shell_text.shell),
+        if (
+            is_shown(queries.failure, failure_text.failure)
+            or is_shown(queries.leak, leak_text.leak)
+            or is_shown(queries.alert, lambda alert, style: alert_text.alerts([alert], style))
+            or is_shown(queries.shell, shell_text.shell)
         ):
-            found = read(id)
-            if found is not None:
-                context.show(text(found, context.style), found)
-                return
+            return
     raise unknown(id, "leak, failure, alert or shell session")
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
@@ -25,25 +25,17 @@ from celery_trace.clock import Clock, SystemClock
 from celery_trace.control.audit import AuditLog
 from celery_trace.control.channel import Connect
 from celery_trace.guard import Guard
-from celery_trace.model import AuditEntry, Failure, Kept, ShellLine, ShellView, new_id
+from celery_trace.model import Failure, Kept, ShellLine, ShellView, new_id
 from celery_trace.settings import SettingError, Settings
 from celery_trace.shell.session import Done, Event, SessionGone, ShellError, ShellSession, completion_start
 from celery_trace.text.escape import escaped_lines
 
+if TYPE_CHECKING:
+    from celery_trace.queries import Queries
+    from celery_trace.stores import Store
+
 _COLOURS = {"error": "31", "notice": "33", "result": "36", "stderr": "31", "prompt": "1;32"}
 HISTORY_LINES = 1000
-
-
-class Transcript(Protocol):
-    """Stores a session's transcript."""
-
-    def add_shell(self, shell: ShellView) -> None: ...
-
-    def add_shell_line(self, shell_id: str, line: ShellLine) -> None: ...
-
-    def end_shell(self, shell_id: str, at_s: float, users: list[str]) -> None: ...
-
-    def write(self, records: list[AuditEntry]) -> object: ...
 
 
 class Screen:
@@ -107,7 +99,7 @@ class Terminal:
         open_recreated: Callable[[], ShellSession],
         read: Callable[[str], str],
         screen: Screen,
-        transcript: Transcript,
+        transcript: Store,
         audit: AuditLog,
         clock: Clock,
     ) -> None:
@@ -360,15 +352,11 @@ def _line_editor(complete: Callable[[str, int], list[str]], history: Path) -> It
             private_files.replace(history, text.encode("utf-8", "replace"))
 
 
-def _write(store: Transcript, entry: AuditEntry) -> None:
-    store.write([entry])
-
-
 def run(
     failure_id: str,
     *,
-    queries: Any,
-    store: Transcript,
+    queries: Queries,
+    store: Store,
     settings: Settings,
     connect: Connect,
     user: str,
@@ -433,7 +421,7 @@ def run(
         read=read,
         screen=screen,
         transcript=store,
-        audit=AuditLog(settings.folder, "terminal", clock, lambda entry: _write(store, entry)),
+        audit=AuditLog(settings.folder, "terminal", clock, lambda entry: store.write([entry])),
         clock=clock,
     )
     if not interactive:

@@ -1,5 +1,5 @@
 """
-The audit log: who gave which command to what, and its result. One line of JSON each, readable by the owner only.
+The audit log: who sent which command where, and its result. One line of JSON each, readable by the owner only.
 
 Attempts without a login or the key go to ``strangers.jsonl``: both files are rotated when full, and unauthenticated
 attempts must not push out the entries of users.
@@ -43,7 +43,7 @@ class AuditLog:
     """
 
     def __init__(
-        self, folder: Path, where: str, clock: Clock, emit: Callable[[AuditEntry], None] | None = None
+        self, folder: Path, where: str, clock: Clock, emit: Callable[[AuditEntry], object] | None = None
     ) -> None:
         self._folder = folder
         self._where = where
@@ -92,7 +92,7 @@ class AuditLog:
             try:
                 os.write(descriptor, line)
                 if os.fstat(descriptor).st_size > FILE_LIMIT_BYTES:
-                    _turn_over(path, descriptor)
+                    _rotate(path, descriptor)
             finally:
                 os.close(descriptor)
 
@@ -108,7 +108,7 @@ def _open(path: Path) -> int:
         return private_files.open_file(path, flags)
 
 
-def _turn_over(path: Path, descriptor: int) -> None:
+def _rotate(path: Path, descriptor: int) -> None:
     """Rotate a full file. Several processes write here, and only the first to notice may rotate."""
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:

@@ -11,7 +11,7 @@ import logging
 import socket
 from _queue import Empty, SimpleQueue  # queue.SimpleQueue is replaced by green libraries; ours wait in real threads
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from celery_trace import os_threads
 from celery_trace.control.signing import MESSAGE_LIMIT_BYTES
@@ -30,6 +30,7 @@ QUEUE_EXPIRES_S = 120.0
 _UNREADABLE_PAUSE_S = 0.01
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
+_Item = TypeVar("_Item")
 Connect = Callable[[], "kombu.Connection"]
 
 
@@ -93,7 +94,7 @@ def expire_queue(channel: Channel, address: str) -> None:
     A broker with real queues drops them or expires the queue. In Redis a queue is a list, which a message recreates
     after its reader has deleted it, and which then stays forever.
     """
-    client: Any = getattr(channel, "client", None)
+    client = getattr(channel, "client", None)
     if client is None or not hasattr(client, "pexpire"):
         return
     # Which commands add kombu's key prefix by themselves depends on its release.
@@ -206,7 +207,7 @@ class Receiver:
             report("live shell: message", error)
 
 
-class Sender:
+class Sender(Generic[_Item]):
     """
     Publishes the items of other threads, from one thread with its own connection.
 
@@ -219,18 +220,18 @@ class Sender:
 
     LIMIT = 4000  # items that may wait
 
-    def __init__(self, connect: Connect, pack: Callable[[list[Any]], list[tuple[str, bytes]]], name: str) -> None:
+    def __init__(self, connect: Connect, pack: Callable[[list[_Item]], list[tuple[str, bytes]]], name: str) -> None:
         self._connect = connect
         self._pack = pack
         self._name = name
-        self._items: SimpleQueue[Any] = SimpleQueue()
+        self._items: SimpleQueue[_Item | None] = SimpleQueue()
         self._lock = os_threads.lock()
         self._started = False
         self._closed = False
         self.dropped = 0
         self._gone = os_threads.lock()
 
-    def put(self, item: Any) -> None:
+    def put(self, item: _Item) -> None:
         """Queue an item; never blocks."""
         if self._closed or self._items.qsize() > self.LIMIT:
             self.dropped += 1

@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from kombu.serialization import prepare_accept_content
@@ -35,8 +35,12 @@ from celery_trace.transports.raw import RawRefusal, check_messages, checked_chan
 
 if TYPE_CHECKING:
     import kombu
+    import kombu.pidbox
     from celery import Celery
+    from celery.worker.consumer import Consumer
     from kombu.transport.virtual import Channel
+
+    _OnMessage = Callable[[object, kombu.Message], None]
 
 logger = logging.getLogger("celery_trace.control")
 
@@ -113,17 +117,17 @@ class RemoteControlFilter:
         class FilterStep(bootsteps.StartStopStep):  # type: ignore[misc]
             requires = (Control,)
 
-            def create(self, parent: Any) -> Any:
+            def create(self, parent: Consumer) -> FilterStep:
                 with Guard("control: message filter"):
                     for step in parent.steps:
                         if isinstance(step, Control):
                             message_filter._filter_messages(step.box.node)
                 return self
 
-            def start(self, parent: Any) -> None:
+            def start(self, parent: Consumer) -> None:
                 """Nothing to do: :meth:`create` has wrapped the node's ``listen``."""
 
-            def stop(self, parent: Any) -> None:
+            def stop(self, parent: Consumer) -> None:
                 """Nothing to do either."""
 
         self._step = FilterStep
@@ -133,16 +137,16 @@ class RemoteControlFilter:
         """Don't install the filter in further workers of the app."""
         app.steps["consumer"].discard(self._step)
 
-    def _filter_messages(self, node: Any) -> None:
+    def _filter_messages(self, node: kombu.pidbox.Node) -> None:
         """Check the node's messages first, each time that it starts to listen on a new channel."""
         listen = node.listen
 
-        def listen_filtered(channel: Channel | None = None, callback: Any = None) -> Any:
+        def listen_filtered(channel: Channel | None = None, callback: _OnMessage | None = None) -> object:
             with Guard("control: message filter"):
                 check_messages(channel or node.channel, MOST_COMMAND_BYTES)
             on_message = callback or node.handle_message
 
-            def filtered(body: Any, message: kombu.Message) -> None:
+            def filtered(body: object, message: kombu.Message) -> None:
                 refused = getattr(message, "refused", None)
                 if refused is None:
                     on_message(body, message)

@@ -33,7 +33,7 @@ _OWN_HEADERS: Final = frozenset(
 _AFTER_THE_TASK: Final = frozenset(("mark_as_done", "_dispatch_callbacks_and_chain", "_retry_publish", "apply_async"))
 
 
-def parameters(function: Any) -> tuple[str, ...]:
+def parameters(function: object) -> tuple[str, ...]:
     """Names of a function's positional parameters, also through decorators that set ``__wrapped__``."""
     bound = 0
     for _ in range(16):
@@ -51,29 +51,29 @@ def parameters(function: Any) -> tuple[str, ...]:
     return names[bound:] if bound else names
 
 
-def field(request: Any, name: str) -> Any:
+def field(request: object, name: str) -> Any:
     """One field of a task's request, which is a ``Context``, a mapping or nothing."""
     if type(request) is dict or isinstance(request, Mapping):
         return request.get(name)
     return getattr(request, name, None)
 
 
-def retries_of(request: Any) -> int:
+def retries_of(request: object) -> int:
     """The number of the attempt; 0 is the first."""
     return whole(field(request, "retries"))
 
 
-def whole(value: Any) -> int:
+def whole(value: object) -> int:
     """A whole number, or 0 for anything else."""
     return value if type(value) is int else 0
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """A number, or None for anything else."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A field as text; empty for None, ISO for a time."""
     if value is None:
         return ""
@@ -118,7 +118,7 @@ def passed_through(error: BaseException, function: str) -> bool:
     return False
 
 
-def finished_before(error: BaseException) -> tuple[str, Any] | None:
+def finished_before(error: BaseException) -> tuple[str, object] | None:
     """
     What failed after the task had finished, and what the task had returned.
 
@@ -159,7 +159,7 @@ def time_start() -> float | None:
     return None
 
 
-def message_being_handled() -> Any:
+def message_being_handled() -> object:
     """
     The worker's request object that is sending the signal: neither it nor ``retries`` is among the signal's arguments.
 
@@ -178,13 +178,13 @@ def message_being_handled() -> Any:
     return None
 
 
-def retries_of_message(message: Any) -> int | None:
+def retries_of_message(message: object) -> int | None:
     """The number of the attempt of a worker's request object; None if there is none."""
     headers = getattr(message, "_request_dict", None)
     return whole(headers.get("retries")) if isinstance(headers, Mapping) else None
 
 
-def context_of(request: Any, redactor: Redactor, limits: Limits, scrubber: Scrubber) -> TaskContext:
+def context_of(request: object, redactor: Redactor, limits: Limits, scrubber: Scrubber) -> TaskContext:
     """
     A task's origin and options, from its request, with redacted headers.
 
@@ -217,7 +217,7 @@ def context_of(request: Any, redactor: Redactor, limits: Limits, scrubber: Scrub
     )
 
 
-def _reader(request: Any) -> Callable[[str], Any]:
+def _reader(request: object) -> Callable[[str], object]:
     """A function that returns a field of a request, or None."""
     if isinstance(request, Mapping):
         return request.get
@@ -227,11 +227,11 @@ def _reader(request: Any) -> Callable[[str], Any]:
     return partial(_attribute, request)
 
 
-def _attribute(request: Any, name: str) -> Any:
+def _attribute(request: object, name: str) -> object:
     return getattr(request, name, None)
 
 
-def _headers(headers: Any, redactor: Redactor, limits: Limits, scrubber: Scrubber) -> dict[str, str]:
+def _headers(headers: object, redactor: Redactor, limits: Limits, scrubber: Scrubber) -> dict[str, str]:
     """The user's own headers that are texts or numbers."""
     if not isinstance(headers, Mapping):
         return {}

@@ -10,13 +10,14 @@ highest, and its rank depends on those fields alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from celery_trace.model import Capture, ExceptionInfo, Failure, Kill, Outcome
 
-#: The most kills of one message that are kept, the latest ones.
+#: Most kills that are kept of one message, the latest ones.
 MOST_KILLS: Final = 200
 
 #: The outcomes, most specific last. For a child that is killed at a time limit, the box only knows "lost".
@@ -41,10 +42,13 @@ _STAND_INS: Final = {
     "GreenletExit": 2,
 }
 
+#: What ranks a record for some of its fields; the greater one wins.
+_Rank = tuple[object, ...]
+
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def _rank(value: Any, order: tuple[Any, ...]) -> int:
+def _rank(value: object, order: tuple[object, ...]) -> int:
     return order.index(value) if value in order else -1
 
 
@@ -52,7 +56,7 @@ def _exception_rank(exception: ExceptionInfo | None) -> int:
     return 0 if exception is None else _STAND_INS.get(exception.type, 3)
 
 
-def _verdict(failure: Failure) -> tuple[Any, ...]:
+def _verdict(failure: Failure) -> _Rank:
     # A box's "lost" ranks below the exception that the run has already reported.
     known = failure.exception is not None
     return (
@@ -63,7 +67,7 @@ def _verdict(failure: Failure) -> tuple[Any, ...]:
     )
 
 
-def _evidence(failure: Failure) -> tuple[Any, ...]:
+def _evidence(failure: Failure) -> _Rank:
     capture = failure.capture
     if capture is None:
         return (0, 0, 0, b"")
@@ -74,7 +78,7 @@ def _richness(capture: Capture) -> tuple[int, int, bytes]:
     return len(capture.exceptions), len(capture.heap), _encode(capture)
 
 
-def _place(failure: Failure) -> tuple[Any, ...]:
+def _place(failure: Failure) -> _Rank:
     return (
         _rank(failure.witness, _WITNESSES),
         failure.pid != 0,
@@ -82,11 +86,11 @@ def _place(failure: Failure) -> tuple[Any, ...]:
     )
 
 
-def _identity(failure: Failure) -> bytes:
-    return _encode((failure.kind, failure.name, failure.task_id, failure.retries))
+def _identity(failure: Failure) -> _Rank:
+    return (_encode((failure.kind, failure.name, failure.task_id, failure.retries)),)
 
 
-def _filled(value: Any) -> tuple[int, bytes]:
+def _filled(value: object) -> tuple[int, bytes]:
     data = b"" if value is None else _encode(value)
     return len(data), data
 
@@ -101,17 +105,17 @@ def _kills(old: list[Kill], new: list[Kill]) -> list[Kill]:
     return sorted(known.values(), key=lambda kill: (kill.at_s, kill.process, kill.pid))[-MOST_KILLS:]
 
 
-def _part(name: str) -> Callable[[Failure], Any]:
+def _part(name: str) -> Callable[[Failure], _Rank]:
     return lambda failure: _filled(getattr(failure, name))
 
 
-def _sample(failure: Failure) -> tuple[Any, ...]:
+def _sample(failure: Failure) -> _Rank:
     sample = failure.last_sample
     return (0.0, 0, b"") if sample is None else (sample.at_s, *_filled(sample))
 
 
 #: Fields that are taken together, and what ranks them.
-_GROUPS: Final[tuple[tuple[tuple[str, ...], Callable[[Failure], Any]], ...]] = (
+_GROUPS: Final[tuple[tuple[tuple[str, ...], Callable[[Failure], _Rank]], ...]] = (
     (("kind", "name", "task_id", "retries"), _identity),
     (("outcome", "exception", "fingerprint"), _verdict),
     (("capture",), _evidence),
@@ -142,11 +146,11 @@ def merge(old: Failure, new: Failure) -> Failure:
     kills = _kills(old.kills, new.kills)
     # A later witness reports a later end. A redelivered message has several ends.
     at_s = kills[-1].at_s if len(kills) > 1 else min(old.at_s, new.at_s)
-    fields: dict[str, Any] = {"id": old.id, "at_s": at_s, "kills": kills}
+    fields: dict[str, object] = {"at_s": at_s, "kills": kills}
     durations = [failure.duration_s for failure in (old, new) if failure.duration_s is not None]
     fields["duration_s"] = max(durations) if durations else None
     for names, rank in _GROUPS:
         better = old if rank(old) >= rank(new) else new
         for name in names:
             fields[name] = getattr(better, name)
-    return Failure(**fields)
+    return replace(old, **fields)

@@ -7,7 +7,7 @@ A queue that another program fills can hold thousands of them, so only some of e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -19,10 +19,13 @@ from celery_trace.failures.writer import FailureWriter, SeenFailure, SeenRun
 from celery_trace.model import ExceptionInfo, Failure, Outcome
 from celery_trace.settings import Settings
 
+if TYPE_CHECKING:
+    import kombu
+
 #: Refused messages of one kind that are recorded each minute; the rest are counted.
 MOST_REFUSED_A_MINUTE: Final = 30
 _MINUTE_S: Final = 60.0
-#: Bodies up to so many bytes are read for a refused message's arguments.
+#: The largest body that is read for a refused message's arguments, bytes.
 _MOST_BODY_BYTES: Final = 1024 * 1024
 _MOST_NAME: Final = 200
 _NO_NAME: Final = "(no task)"
@@ -70,7 +73,7 @@ class MessageRefusals:
         #: Messages that were only counted.
         self.left_out = 0
 
-    def refused(self, way: str, message: Any, error: BaseException | None) -> None:
+    def refused(self, way: str, message: kombu.Message, error: BaseException | None) -> None:
         """
         Celery has refused a message before it became a task.
 
@@ -105,7 +108,7 @@ class MessageRefusals:
             flood = self._floods[way] = _Flood(now_s)
         return flood
 
-    def _seen(self, way: str, message: Any, error: BaseException | None) -> SeenFailure:
+    def _seen(self, way: str, message: kombu.Message, error: BaseException | None) -> SeenFailure:
         headers = _mapping(getattr(message, "headers", None))
         body = _json_body(message)
         args, kwargs = (body[0], body[1]) if isinstance(body, list | tuple) and len(body) >= 2 else (None, None)
@@ -128,7 +131,7 @@ class MessageRefusals:
             note=note,
         )
 
-    def _exception(self, way: str, message: Any, error: BaseException | None, name: str) -> ExceptionInfo:
+    def _exception(self, way: str, message: kombu.Message, error: BaseException | None, name: str) -> ExceptionInfo:
         """What was raised, without any part of the message in it."""
         if way == _UNKNOWN_TASK:
             return ExceptionInfo("NotRegistered", "celery.exceptions", name)
@@ -142,11 +145,11 @@ class MessageRefusals:
         return described
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _name_and_id(message: Any, headers: Mapping[str, Any], body: object) -> tuple[str, str]:
+def _name_and_id(message: kombu.Message, headers: Mapping[str, object], body: object) -> tuple[str, str]:
     """The task's name and id, bounded; protocol 1 has both in the body."""
     named = body if "task" not in headers and isinstance(body, Mapping) else headers
     properties = _mapping(getattr(message, "properties", None))
@@ -154,7 +157,7 @@ def _name_and_id(message: Any, headers: Mapping[str, Any], body: object) -> tupl
     return text(named.get("task"))[:_MOST_NAME], task_id[:_MOST_NAME]
 
 
-def _json_body(message: Any) -> Any:
+def _json_body(message: kombu.Message) -> object:
     """
     A message's body, if it is JSON of a moderate size; else None.
 
@@ -168,7 +171,7 @@ def _json_body(message: Any) -> Any:
         return None
 
 
-def _shape_of(message: Any) -> str:
+def _shape_of(message: kombu.Message) -> str:
     """A body's encoding and size, never its contents."""
     kind = text(getattr(message, "content_type", None))[:80] or "none"
     encoding = text(getattr(message, "content_encoding", None))[:40] or "none"

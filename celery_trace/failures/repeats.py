@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from types import CodeType, TracebackType
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -52,7 +52,7 @@ class Linked(Protocol):
 class Identity(NamedTuple):
     """The identity of a failure. ``pins`` keeps the objects alive that have their addresses in ``key``."""
 
-    key: tuple[Any, ...]
+    key: tuple[object, ...]
     pins: tuple[type | CodeType, ...]
 
 
@@ -77,7 +77,7 @@ class _Known:
 
 def identity_of(tree: Sequence[Linked], traceback_of: Callable[[BaseException], TracebackType | None]) -> Identity:
     """The identity of an exception with its causes and groups. Runs none of the user's code."""
-    key: list[Any] = []
+    key: list[object] = []
     pins: list[type | CodeType] = []
     for raised in tree:
         cls = type(raised.error)
@@ -109,7 +109,7 @@ class Repeats:
         self._clock_s = clock_s
         self._credit_s = CREDIT_S if budget else 0.0
         self._filled_at_s = clock_s()
-        self._known: OrderedDict[tuple[Any, ...], _Known] = OrderedDict()
+        self._known: OrderedDict[tuple[object, ...], _Known] = OrderedDict()
         self.brief = 0
 
     def outline_of(self, identity: Identity) -> tuple[Outline, int] | None:

@@ -9,7 +9,6 @@ is sent, and which objects exist then, is taken from Celery's ``app/trace.py`` a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
@@ -32,8 +31,8 @@ from celery_trace.failures.celery_request import (
     whole,
 )
 from celery_trace.failures.refusals import MessageRefusals
-from celery_trace.failures.writer import FailureWriter, Keep, SeenFailure, SeenRun, SoftLimit
-from celery_trace.model import AnyRecord, ExceptionInfo, Outcome, ProcessRecord, Role
+from celery_trace.failures.writer import FailureWriter, SeenFailure, SeenRun, SoftLimit
+from celery_trace.model import ExceptionInfo, Outcome, ProcessRecord, Role
 from celery_trace.redaction import Scrubber
 from celery_trace.settings import Settings
 from celery_trace.text.format import duration
@@ -45,7 +44,7 @@ _OUTCOME_BY_MAIN: Final = {
     "Terminated": Outcome.LOST,
 }
 _SOFT_LIMIT: Final = ExceptionInfo("SoftTimeLimitExceeded", "billiard.exceptions", "SoftTimeLimitExceeded()")
-#: Tasks of which the parameters are cached.
+#: Most tasks with cached parameters.
 _MOST_TASKS: Final = 1024
 
 
@@ -56,25 +55,16 @@ class FailureWatcher:
     Args:
         settings: What to capture, and how much of it.
         process: The process's record.
-        emit: Takes the record; must not raise.
+        writer: Captures and writes them.
         clock: The time.
-        keep: Takes the record and the exception itself afterwards, for the live shell.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        process: ProcessRecord,
-        emit: Callable[[AnyRecord], None],
-        clock: Clock,
-        keep: Keep | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, process: ProcessRecord, writer: FailureWriter, clock: Clock) -> None:
         self._settings = settings
         self._process = process
         self._clock = clock
-        self._writer = FailureWriter(settings, process, emit, clock, keep)
-        self.written = self._writer.written
-        self.refusals = MessageRefusals(settings, self._writer, clock)
+        self._writer = writer
+        self.refusals = MessageRefusals(settings, writer, clock)
         self._parameters: dict[str, tuple[str, ...]] = {}
 
     @property

@@ -281,11 +281,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="r
     Something that a traced process writes and that must reach the store.
 
     Each has a ``key``: two records of one class with the same key are the same fact, and
-    the later one completes the earlier. ``precious`` records are the last to go when the
-    spool is full.
+    the later one completes the earlier.
     """
-
-    precious: ClassVar[bool] = False
 
 
 class ProcessRecord(Record, frozen=True, kw_only=True, tag="process"):
@@ -392,8 +389,6 @@ class Window(Record, frozen=True, kw_only=True, tag="window"):
     function of windows alone (:func:`celery_trace.heap.leaks.leak_table`).
     """
 
-    precious: ClassVar[bool] = True
-
     id: str
     investigation: str
     process: str
@@ -466,8 +461,6 @@ class Failure(Record, frozen=True, kw_only=True, tag="failure"):
     A failed run. Several witnesses may write one with the same ``id``; the store merges them
     with :func:`celery_trace.failures.merge.merge`.
     """
-
-    precious: ClassVar[bool] = True
 
     id: str
     process: str
@@ -542,8 +535,6 @@ class Stats(Record, frozen=True, kw_only=True, tag="stats"):
 
 class AuditEntry(Record, frozen=True, kw_only=True, tag="audit"):
     """A command that a user sent to a process, executed or refused."""
-
-    precious: ClassVar[bool] = True
 
     id: str
     at_s: float

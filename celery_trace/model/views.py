@@ -6,7 +6,7 @@ Times are plain here (``at``, ``first_seen``), in seconds since the epoch.
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from msgspec import Struct, field
 
@@ -335,7 +335,7 @@ class StatsView(Struct, frozen=True, kw_only=True):
     corrupt_lines: int
     store: str = ""  # URL without password
     schema: str = ""
-    collector: dict[str, Any] = {}
+    collector: dict[str, object] = {}
     lost_stores: list[LostStore] = []  # the latest first
     size: StoreSize | None = None
 
@@ -351,6 +351,6 @@ class Page(Struct, Generic[Row], frozen=True):
     next: str | None = None
     total: int | None = field(default=None)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The contract's shape of a list."""
         return {self.noun: self.rows, "next": self.next}

@@ -25,7 +25,7 @@
 #define COUNT_BYTES 8           /* of runs that have ended, before the places */
 
 enum { EMPTY = 0, RUNNING = 1 };
-enum { NO_PLACE = -1 };
+enum { NO_PLACE = -1, NO_TAG = 0 };
 /* The result of adding a run: whether to write it as a record, and why. open_runs.py has the same. */
 enum { NEXT_PERIOD = -1, ADDED = 0, OUTLIER = 1, SCATTERED = 2 };
 
@@ -460,9 +460,12 @@ runs_end(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
     int is_ours = token->owner == self;     /* and not another recorder's */
     token->owner = NULL;
     if (token->tag_before != NULL && self->leave != Py_None) {
-        PyObject *result = PyObject_CallOneArg(self->leave, token->tag_before);
+        /* Coroutines of a thread end in any order: the tag before may be that of a run that has ended. */
+        PyObject *before = is_ours && self->count == 1 ? PyLong_FromLong(NO_TAG) : Py_NewRef(token->tag_before);
+        PyObject *result = before != NULL ? PyObject_CallOneArg(self->leave, before) : NULL;
         if (result == NULL)
             PyErr_WriteUnraisable(self->leave);
+        Py_XDECREF(before);
         Py_XDECREF(result);
     }
     if (is_ours && token->place != NO_PLACE && self->buffer.buf != NULL && self->threads[token->place]) {

@@ -30,6 +30,8 @@ COUNT: Final = struct.Struct("<q")
 #: Places in a black box. More concurrent runs exist only under gevent, where one of them has a stack.
 MOST_PLACES: Final = 64
 _NO_PLACE: Final = -1
+#: The heap sampler's tag of no run.
+NO_TAG: Final = 0
 #: Characters that can't be encoded are written as escapes.
 VISIBLE: Final = "backslashreplace"
 
@@ -130,7 +132,8 @@ class PlainOpenRuns:
         self.monotonic: Callable[[], float] | None = None
         #: Returns the greenlet's number; None if each run has a thread.
         self.ident: Callable[[], int] | None = None
-        #: Called with the tag of a run that begins; ``leave`` is called at its end with what ``enter`` has returned.
+        #: Called with the tag of a run that begins; ``leave`` is called at its end with what ``enter`` has returned, or
+        #: with :data:`NO_TAG` if no run is in progress then.
         self.enter: Callable[[int], Any] | None = None
         self.leave: Callable[[Any], object] | None = None
         #: The counts of the run that began last; None while nothing runs.
@@ -212,7 +215,8 @@ class PlainOpenRuns:
         """A run has ended. Returns what :meth:`add` returns."""
         token.duration_s = self._monotonic_s() - token.started_s
         if token.tag_before is not None and self.leave is not None:
-            self.leave(token.tag_before)
+            # Coroutines of a thread end in any order: the tag before may be that of a run that has ended.
+            self.leave(NO_TAG if token.owner is self and self.count == 1 else token.tag_before)
         token.shared = max(token.shared, self.count)
         with self._lock:
             self.ended += 1

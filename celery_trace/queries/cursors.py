@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -15,6 +15,8 @@ from celery_trace.errors import TraceError
 
 if TYPE_CHECKING:
     from celery_trace.stores.tables import AnyColumn, AnySelect
+
+_Row = TypeVar("_Row", bound=Mapping[str, object])
 
 #: Most rows of one page.
 MOST = 1000
@@ -84,8 +86,8 @@ def after(order: Sequence[tuple[AnyColumn, bool]], values: Sequence[object]) -> 
 
 
 def page_of(
-    rows: Iterable[Mapping[str, object]], order: Sequence[tuple[AnyColumn, bool]], limit: int, cursor: str | None
-) -> tuple[list[Mapping[str, Any]], str | None]:
+    rows: Iterable[_Row], order: Sequence[tuple[AnyColumn, bool]], limit: int, cursor: str | None
+) -> tuple[list[_Row], str | None]:
     """
     A page of rows in memory, with the same cursors.
 

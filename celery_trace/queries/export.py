@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from celery_trace.queries import Queries
@@ -16,7 +17,7 @@ _WITHOUT_SINCE = frozenset({"alerts", "shells"})
 _PAGE = 500
 
 
-def every(queries: Queries, noun: str, since_s: float | None) -> Iterator[Any]:
+def every(queries: Queries, noun: str, since_s: float | None) -> Iterator[Struct]:
     """
     All rows of a list, page by page.
 
@@ -39,5 +40,8 @@ def json_lines(queries: Queries, noun: str, since_s: float | None, *, details: b
     """Each row of a list as ``{"record": "failure", ...}``; ``details`` adds captures and transcripts."""
     whole_of = {"failures": queries.failure, "shells": queries.shell}.get(noun) if details else None
     for row in every(queries, noun, since_s):
-        whole = (whole_of(row.id) if whole_of is not None else None) or row
-        yield msgspec.json.encode({"record": noun.removesuffix("s"), **msgspec.to_builtins(whole)}).decode()
+        fields = msgspec.to_builtins(row)
+        whole = whole_of(fields["id"]) if whole_of is not None else None
+        if whole is not None:
+            fields = msgspec.to_builtins(whole)
+        yield msgspec.json.encode({"record": noun.removesuffix("s"), **fields}).decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -16,6 +16,7 @@ from celery_trace.queries.base import QueryBase
 from celery_trace.queries.runs import RunQueries
 from celery_trace.stores import tables
 from celery_trace.stores.statements import chunks
+from celery_trace.stores.store import Store
 
 _rollups = tables.rollups
 _leaks = tables.leaks
@@ -42,7 +43,7 @@ class _Candidate(NamedTuple):
 class ForecastQueries(QueryBase):
     """When limits are reached."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Store) -> None:
         super().__init__(store)
         self._answer: tuple[float, list[Forecast]] = (-HOLDS_S, [])
         self._one_at_a_time = threading.Lock()

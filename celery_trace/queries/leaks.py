@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import sqlalchemy as sa
 
@@ -15,6 +15,7 @@ from celery_trace.queries.cursors import like
 from celery_trace.queries.filters import LeakFilter, exactly
 from celery_trace.stores import leak_rows, tables
 from celery_trace.stores import rows as rows_of
+from celery_trace.stores.mapping import Row
 from celery_trace.stores.statements import chunks
 
 if TYPE_CHECKING:
@@ -102,9 +103,7 @@ class LeakQueries(QueryBase):
         with self.store.reading() as connection:
             return list(connection.execute(wanted).scalars())
 
-    def _rows_of_worker(
-        self, connection: sa.Connection, worker: str, kind: str | None, name: str | None
-    ) -> list[dict[str, Any]]:
+    def _rows_of_worker(self, connection: sa.Connection, worker: str, kind: str | None, name: str | None) -> list[Row]:
         """The table computed from this worker alone: its rows, each with its leak."""
         from celery_trace.heap.leaks import leak_table
 
@@ -129,7 +128,7 @@ class LeakQueries(QueryBase):
         return [{**leak_rows.leak_row(leak, payload=None), "leak": leak} for leak in found]
 
     @staticmethod
-    def _listed(connection: sa.Connection, rows: list[dict[str, Any]], queue: str | None) -> list[dict[str, Any]]:
+    def _listed(connection: sa.Connection, rows: list[Row], queue: str | None) -> list[Row]:
         """The rows that are not resolved and, if a queue is given, were seen in it."""
         resolved_s: dict[str, float] = {}
         for part in chunks(f"leak:{row['id']}" for row in rows):
@@ -170,7 +169,7 @@ class LeakQueries(QueryBase):
         return [leak_rows.leak(row, self._now_s()) for row in rows]
 
 
-def _fits(row: dict[str, Any], verdict: str | None, since_s: float | None, search: str | None) -> bool:
+def _fits(row: Row, verdict: str | None, since_s: float | None, search: str | None) -> bool:
     """Whether a row matches, by the conditions that the table uses in the database."""
     text = (search or "").strip().lower()
     return (

@@ -17,20 +17,20 @@ from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote
 
 from celery_trace.redaction.grammars import GRAMMARS, Grammar
-from celery_trace.redaction.names import SecretNames, split_name
+from celery_trace.redaction.names import SecretNames
 from celery_trace.redaction.pem import body_lines
 from celery_trace.redaction.scrubber import Scrubber
-from celery_trace.redaction.shapes import SHAPES, Shape, cards_in, is_card_number, passes_luhn
+from celery_trace.redaction.shapes import SHAPES, Shape, cards_in, is_card_number
 from celery_trace.redaction.sieve import Sieve
 from celery_trace.redaction.source import literals
 from celery_trace.redaction.spans import MARK, Span, without
 
-__all__ = ["MARK", "Redactor", "Scrubber", "is_card_number", "passes_luhn", "split_name"]
+__all__ = ["MARK", "Redactor", "Scrubber", "is_card_number"]
 
 #: Characters of the shortest text that is searched.
 _SHORTEST = 8
-#: Harmless texts of at most so many characters, and so many of them, are cached: the same code fails
-#: repeatedly, with mostly the same texts.
+#: The cache of harmless texts: characters of each, and their number. The same code fails repeatedly, mostly with the
+#: same texts.
 _REPEATED = 64
 _REMEMBERED = 2048
 

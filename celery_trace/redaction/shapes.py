@@ -136,7 +136,7 @@ SHAPES: tuple[Shape, ...] = (
     _token("Groq", "gsk_", r"[A-Za-z0-9]{24,}"),
     _token("Replicate", "r8_", r"[A-Za-z0-9]{32,}"),
     _token("Stripe webhook", "whsec_", r"[A-Za-z0-9+/]{16,}={0,2}"),
-    # Four bytes of zeros in Base64 look as these begin, so they are looked for where a word begins.
+    # Four zero bytes in Base64 begin like these, so they are only searched at the start of a word.
     Shape(
         "Square", ("sq0atp-", "sq0csp-", "sq0idp-", "EAAA"), _like(rf"{_START}(?:sq0(?:atp|csp|idp)-|EAAA)[\w-]{{22,}}")
     ),

@@ -12,9 +12,9 @@ Row = TypeVar("Row")
 #: Searched first, as one character is found fastest: the first of these inside a literal is its pivot.
 #: Separators and the rarer capitals come first, so that most texts pass after these few searches.
 _PIVOTS = "~@_/=<:-.&%(\\\"'JAKIVGHC"
-#: So many pivots of one kind are checked one by one; in a text with more it is faster to search for each literal.
+#: At most this many pivots of one kind are checked one by one; beyond that, searching for each literal is faster.
 _MOST = 32
-#: With so few literals, each is searched directly.
+#: Up to this number of literals, each is searched directly.
 _FEW = 8
 
 

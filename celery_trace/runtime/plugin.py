@@ -29,7 +29,7 @@ from celery_trace.clock import SystemClock
 from celery_trace.errors import TraceError
 from celery_trace.failures.celery_request import field, retries_of
 from celery_trace.failures.watcher import FailureWatcher
-from celery_trace.failures.writer import SoftLimit
+from celery_trace.failures.writer import FailureWriter, SoftLimit
 from celery_trace.guard import AGAIN_S, Guard, report, swallow
 from celery_trace.heap import retainers
 from celery_trace.model import RUN_NOTHING, Kind, Role, new_id
@@ -80,11 +80,11 @@ class _Traced:
 
     __slots__ = ("forget_written", "open_runs", "recorder", "soft_limit", "watcher")
 
-    def __init__(self, recorder: Recorder, watcher: FailureWatcher) -> None:
+    def __init__(self, recorder: Recorder, watcher: FailureWatcher, writer: FailureWriter) -> None:
         self.recorder = recorder
         self.watcher = watcher
         #: A redelivered message starts the same run again, and a failure of it is a new one.
-        self.forget_written = watcher.written.pop
+        self.forget_written = writer.written.pop
         self.open_runs: dict[str, Token] = {}
         #: The soft time limit that was reached in the run in progress.
         self.soft_limit: SoftLimit | None = None
@@ -503,10 +503,12 @@ class CeleryTrace:
             recorder.begin("orders", lambda: self._poll_orders(recorder))
         if recorder.keeper is None and settings.shell == "live" and runs_tasks:
             recorder.begin("live keeper", lambda: self._begin_keeper(recorder))
-        watcher = FailureWatcher(settings, recorder.process, recorder.write, recorder.clock, keep=recorder.keep)
+        process, clock = recorder.process, recorder.clock
+        writer = FailureWriter(settings, process, recorder.write, clock, recorder.keep)
+        watcher = FailureWatcher(settings, process, writer, clock)
         recorder.extra_counters.append(lambda: watcher.counters)
         recorder.ticker.every(LEFT_OUT_S, watcher.refusals.report_left_out, "refused messages")
-        self._traced = _Traced(recorder, watcher)
+        self._traced = _Traced(recorder, watcher, writer)
         return self._traced
 
     def _recorder(self) -> Recorder:

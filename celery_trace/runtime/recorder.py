@@ -221,7 +221,11 @@ class Recorder:
             self.ticker.wake()
         token = self.open_runs.begin(totals, task_id, retries)
         if self._run_probes:
-            self._before_run(token)
+            try:
+                self._before_run(token)
+            except BaseException:  # a time limit was reached here: the run ends before its task begins
+                self.run_ended(token, failed=True)
+                raise
         return token
 
     def run_ended(self, token: Token, state: str = "", *, failed: bool = False) -> None:

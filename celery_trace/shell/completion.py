@@ -16,7 +16,7 @@ import keyword
 import re
 import types
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from celery_trace.shell.trace_object import Locals, ShellObject
 
@@ -29,7 +29,7 @@ _MISSING = object()
 _PLAIN_DESCRIPTORS = (types.MemberDescriptorType,)
 
 
-def complete(scope: Mapping[str, Any], names: Iterable[str], code: str, cursor: int) -> list[str]:
+def complete(scope: Mapping[str, object], names: Iterable[str], code: str, cursor: int) -> list[str]:
     """
     Words that can replace the one before the cursor, at most :data:`LIMIT`, public ones first.
 
@@ -45,7 +45,7 @@ def complete(scope: Mapping[str, Any], names: Iterable[str], code: str, cursor: 
         return [] if owner is _MISSING else _matching(attribute_names(owner), match.group(2))
     if match := _KEY.search(head):
         owner = _resolve(scope, match.group(1))
-        if type(owner) in (dict, Locals):
+        if type(owner) is dict or type(owner) is Locals:
             keys = [key for key in list(owner)[: 10 * LIMIT] if type(key) is str and match.group(2) not in key]
             # A whole word is replaced, so keys that aren't words can't be offered.
             return _matching((key for key in keys if key.isidentifier()), match.group(3))
@@ -61,7 +61,7 @@ def _matching(names: Iterable[str], prefix: str) -> list[str]:
     return sorted(found, key=lambda name: (name.startswith("_"), name))[:LIMIT]
 
 
-def _resolve(scope: Mapping[str, Any], expression: str) -> Any:
+def _resolve(scope: Mapping[str, object], expression: str) -> object:
     try:
         tree = ast.parse(expression, mode="eval").body
     except (SyntaxError, ValueError, RecursionError):
@@ -69,7 +69,7 @@ def _resolve(scope: Mapping[str, Any], expression: str) -> Any:
     return _value(scope, tree)
 
 
-def _value(scope: Mapping[str, Any], node: ast.expr) -> Any:
+def _value(scope: Mapping[str, object], node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
         try:
             return scope[node.id]
@@ -89,8 +89,12 @@ def _value(scope: Mapping[str, Any], node: ast.expr) -> Any:
     return _MISSING
 
 
-def _attribute(owner: Any, name: str) -> Any:
-    if issubclass(type(owner), ShellObject):
+def _is_ours(owner: object) -> TypeGuard[ShellObject]:
+    return issubclass(type(owner), ShellObject)
+
+
+def _attribute(owner: object, name: str) -> object:
+    if _is_ours(owner):
         return owner._members().get(name, _MISSING)
     if type(owner) is Locals and name in owner:
         return owner[name]
@@ -107,9 +111,9 @@ def _attribute(owner: Any, name: str) -> Any:
     return _MISSING if hasattr(type(found), "__get__") and not issubclass(type(found), type) else found
 
 
-def attribute_names(owner: Any) -> set[str]:
+def attribute_names(owner: object) -> set[str]:
     """Names of an object's attributes, from its dictionary, slots and classes."""
-    if issubclass(type(owner), ShellObject):
+    if _is_ours(owner):
         return set(owner._members())
     names: set[str] = set()
     if type(owner) is Locals:
@@ -134,5 +138,5 @@ def attribute_names(owner: Any) -> set[str]:
     return names
 
 
-def _keys(entries: Mapping[Any, Any]) -> list[str]:
+def _keys(entries: Mapping[object, object]) -> list[str]:
     return [key for key in list(entries) if type(key) is str]

@@ -15,8 +15,8 @@ import linecache
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Mapping
+from typing import NamedTuple
 
 from celery_trace.shell import completion
 from celery_trace.shell.output import Emit, OutputLimit, Sink, redirected
@@ -91,7 +91,12 @@ class Interpreter:
     """
 
     def __init__(
-        self, trace: Trace, *, chosen: int | None = None, await_: Callable[[Any], Any], output_limit: int = OUTPUT_LIMIT
+        self,
+        trace: Trace,
+        *,
+        chosen: int | None = None,
+        await_: Callable[[Coroutine[object, object, object]], object],
+        output_limit: int = OUTPUT_LIMIT,
     ) -> None:
         self.trace = trace
         self._await = await_
@@ -136,7 +141,7 @@ class Interpreter:
         """
         Run one command; all its output goes to ``emit``, including exceptions.
 
-        Printed text does so only within :func:`celery_trace.shell.output.installed`.
+        Printed text does so only after :func:`celery_trace.shell.output.install`.
 
         Returns:
             How it ended. Only exceptions meant for the thread itself are raised.

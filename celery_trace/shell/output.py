@@ -9,10 +9,10 @@ the sandbox loads this module too.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TextIO
+from typing import TextIO
 
 from celery_trace import os_threads
 
@@ -75,7 +75,7 @@ class _Proxy:
         sink.write("output", str(text), self._name)
         return len(text)
 
-    def writelines(self, lines: Any) -> None:
+    def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
 
@@ -119,16 +119,6 @@ def remove() -> None:
                 if getattr(sys, name) is proxy:
                     setattr(sys, name, proxy._original)
             _proxies.clear()
-
-
-@contextmanager
-def installed() -> Iterator[None]:
-    """A context in which the proxies are installed."""
-    install()
-    try:
-        yield
-    finally:
-        remove()
 
 
 @contextmanager

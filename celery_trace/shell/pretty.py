@@ -10,7 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 
 WIDTH = 100
 ITEMS = 500  # of the whole echo
@@ -27,14 +27,21 @@ _BRACKETS: dict[type, tuple[str, str]] = {
 }
 
 
+_Container = dict[object, object] | list[object] | tuple[object, ...] | set[object] | frozenset[object] | deque[object]
+
+
+def _is_container(value: object) -> TypeGuard[_Container]:
+    return type(value) in _BRACKETS
+
+
 class _Layout:
     def __init__(self) -> None:
         self.items_left = ITEMS
         self.open: set[int] = set()
 
-    def text(self, value: Any, indent: int, depth: int) -> str:
+    def text(self, value: object, indent: int, depth: int) -> str:
         kind = type(value)
-        if kind in _BRACKETS:
+        if _is_container(value):
             if id(value) in self.open:
                 return f"<the same {kind.__name__} again>"
             if depth >= DEPTH:
@@ -46,10 +53,10 @@ class _Layout:
                 self.open.discard(id(value))
         return safe_repr(value)
 
-    def _container(self, value: Any, kind: type, indent: int, depth: int) -> str:
+    def _container(self, value: _Container, kind: type, indent: int, depth: int) -> str:
         parts: list[str] = []
         length = len(value)
-        source: Iterable[Any] = value.items() if kind is dict else value
+        source: Iterable[Any] = value.items() if isinstance(value, dict) else value
         # Another thread may change a live container meanwhile.
         try:
             shown = list(islice(source, max(0, min(length, self.items_left))))
@@ -69,7 +76,7 @@ class _Layout:
             opening, closing = f"{kind.__name__}(", ")"
         elif kind is tuple and len(parts) == 1:
             closing = ",)"
-        elif kind is deque and value.maxlen is not None:
+        elif isinstance(value, deque) and value.maxlen is not None:
             closing = f"], maxlen={value.maxlen})"
         line = opening + ", ".join(parts) + closing
         if "\n" not in line and indent + len(line) <= WIDTH:
@@ -91,18 +98,16 @@ def _rows(parts: list[str], width: int) -> list[str]:
     return rows
 
 
-def safe_repr(value: Any) -> str:
+def safe_repr(value: object) -> str:
     """``repr(value)``, cut; an exception of its ``__repr__`` becomes part of the text."""
     kind = type(value)
     try:
-        if kind in (str, bytes, bytearray) and len(value) > TEXT:
+        if (type(value) is str or type(value) is bytes or type(value) is bytearray) and len(value) > TEXT:
             return f"{value[:TEXT]!r}… {len(value) - TEXT:,} more"
         text = repr(value)
     except Exception as error:
         reason = traceback.format_exception_only(type(error), error)[-1].strip()
         return f"<{kind.__module__}.{kind.__qualname__} at {id(value):#x}; its repr raised {reason}>"
-    if not isinstance(text, str):
-        return f"<{kind.__qualname__} at {id(value):#x}; its repr is not a str>"
     return text if len(text) <= TEXT else f"{text[:TEXT]}… {len(text) - TEXT:,} more characters"
 
 

@@ -8,7 +8,6 @@ sandbox loads this module too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 
 class ShellObject:
@@ -92,7 +91,7 @@ class Trace(ShellObject):
     """
     The failure: ``trace.frames[i].locals``, ``exception``, ``args``, ``kwargs``, ``task``, ``request``, ``leaks``.
 
-    Any other attribute is a variable by that name: first of the selected frame, then of the others from the innermost
+    Every other attribute is a variable by that name: first of the selected frame, then of the others from the innermost
     outwards.
     """
 
@@ -100,7 +99,7 @@ class Trace(ShellObject):
         self,
         frames: Sequence[ShellFrame],
         *,
-        exception: Any = None,
+        exception: object = None,
         args: object = None,
         kwargs: object = None,
         task: object = None,

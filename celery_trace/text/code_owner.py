@@ -14,7 +14,6 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 from types import CodeType, FunctionType
-from typing import Any
 
 #: ``(file, line)`` pairs, the innermost first.
 Frames = tuple[tuple[str, int], ...]
@@ -130,7 +129,7 @@ def project_roots() -> tuple[str, ...]:
     return (here, *(folder for folder in below if not _library(folder[len(here) :])[0]))
 
 
-def code_of(thing: Any) -> list[CodeType]:
+def code_of(thing: object) -> list[CodeType]:
     """
     The code that a call of ``thing`` leads to: a function's, of all it wraps, and of a class's own methods.
 

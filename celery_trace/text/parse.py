@@ -8,7 +8,6 @@ the ``written_`` functions back as the same number.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 #: Longest time that :func:`read_seconds` takes.
 MOST_SECONDS = 366 * 86400.0
@@ -19,7 +18,7 @@ _SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?\s*", re.IGN
 _SHARE = re.compile(r"\s*(\d{1,12}(?:\.\d+)?)\s*(%)?\s*", re.ASCII)
 
 
-def read_number(value: Any) -> float | None:
+def read_number(value: object) -> float | None:
     """A finite number, 0 or greater; neither boolean nor text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -27,14 +26,14 @@ def read_number(value: Any) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
-def read_seconds(value: Any) -> float | None:
+def read_seconds(value: object) -> float | None:
     """``90``, ``'30s'``, ``'10m'``, ``'4h'``, ``'2d'``; at most :data:`MOST_SECONDS`."""
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None
     seconds = float(found[1]) * _SECONDS[found[2]] if found else read_number(value)
     return seconds if seconds is not None and seconds <= MOST_SECONDS else None
 
 
-def read_bytes(value: Any) -> float | None:
+def read_bytes(value: object) -> float | None:
     """``1024``, ``'512 B'``, ``'100 KiB'`` (of 1024), ``'1.5 MB'`` (of 1000)."""
     found = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if not found:
@@ -44,14 +43,14 @@ def read_bytes(value: Any) -> float | None:
     return float(found[1]) * float(unit**power)
 
 
-def read_share(value: Any) -> float | None:
+def read_share(value: object) -> float | None:
     """``0.2`` or ``'20%'``; from 0 to 1."""
     found = _SHARE.fullmatch(value) if isinstance(value, str) else None
     share = float(found[1]) / (100 if found[2] else 1) if found else read_number(value)
     return share if share is not None and share <= 1 else None
 
 
-def read_whole(value: Any) -> int | None:
+def read_whole(value: object) -> int | None:
     """A whole number, 0 or greater, also as text."""
     number = read_number(float(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value)
     return int(number) if number is not None and number == int(number) else None

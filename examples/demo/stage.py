@@ -18,6 +18,9 @@ from demo.programs import DemoError, Program, descendants, end, marked
 SITE = Path(__file__).resolve().parents[1] / "django_site"
 LOOPBACK = "127.0.0.1"
 MARK = "TRACE_DEMO"
+#: Longest warm shutdown, seconds: on its own, Celery's takes 30 now and then, while billiard's child waits for the main
+#: process to read the result of a task that ended at that moment (`Worker._ensure_messages_consumed`).
+ENDS_S = 45
 
 #: Faster, slightly less certain results: a demo has minutes, production has days.
 QUICK = {
@@ -215,7 +218,7 @@ class Stage:
         for program in reversed(self.programs):
             program.ask_to_end()
         for program in self.programs:
-            if not program.wait_ended(25):
+            if not program.wait_ended(ENDS_S):
                 self.leftovers.append(f"the {program.name} did not end by itself")
                 program.process.kill()
                 program.process.wait()

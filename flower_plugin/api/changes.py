@@ -10,6 +10,7 @@ import msgspec
 from kombu.exceptions import OperationalError
 
 from celery_trace.alerting import rules
+from celery_trace.queries import Queries
 from celery_trace.settings import SettingError
 from flower_plugin.api.retry import CannotRetry, retry
 from flower_plugin.auth.roles import UserRole
@@ -95,7 +96,7 @@ class AlertHandler(ChangeHandler):
         """Acknowledge or silence."""
         identifier, action = groups
         user = self.user.name
-        if await self.off_loop(lambda: self.context.queries.alert(identifier)) is None:
+        if await self.query(Queries.alert, identifier) is None:
             raise Problem(404, f"Alert {identifier[:50]!r} not found.", "It may have been pruned.")
         if action == "ack":
             await self.off_loop(lambda: self.context.engine.acknowledge(identifier, user))
@@ -104,7 +105,7 @@ class AlertHandler(ChangeHandler):
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 30 * 86_400:
                 raise Problem(400, f"Invalid seconds {seconds!r}.", "It must be from 0 to 2,592,000 (30 days).")
             await self.off_loop(lambda: self.context.engine.silence(identifier, float(seconds), user))
-        alert = await self.off_loop(lambda: self.context.queries.alert(identifier))
+        alert = await self.query(Queries.alert, identifier)
         return {"alert": msgspec.to_builtins(alert)}
 
 
@@ -137,9 +138,7 @@ class AlertRulesHandler(ChangeHandler):
     async def get(self) -> None:
         """The rules in the form of :func:`celery_trace.alerting.rules.describe`, and the user who set them, if any."""
         setting = self.context.settings.alert_rules
-        context = self.context
-        # The lambda also keeps opening the store off the loop.
-        stored = await self.off_loop(lambda: context.queries.alert_rules())  # noqa: PLW0108
+        stored = await self.query(Queries.alert_rules)
         try:
             found = rules.in_force(setting, stored)
         except SettingError as error:
@@ -188,7 +187,7 @@ class RetryHandler(ChangeHandler):
     async def change(self, *groups: str) -> dict[str, object]:
         """Send the task; returns the new id."""
         identifier = groups[0]
-        failure = await self.off_loop(lambda: self.context.queries.failure_record(identifier))
+        failure = await self.query(Queries.failure_record, identifier)
         if failure is None:
             raise Problem(404, f"Failure {identifier[:50]!r} not found.", "It may have been pruned.")
         try:
@@ -209,7 +208,7 @@ class DropHandler(ChangeHandler):
 
         identifier = groups[0]
         settings, user = self.context.settings, self.user.name
-        if await self.off_loop(lambda: self.context.queries.kept(identifier)) is None:
+        if await self.query(Queries.kept, identifier) is None:
             raise Problem(409, "The failure is no longer kept live.", "It was released, or its process ended.")
         answers = await self.over_the_broker(lambda: drop(self.context.capp, settings, identifier, user=user))
         return {"failure": identifier, "workers": answers}

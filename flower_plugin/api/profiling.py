@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery_trace import private_files
 from celery_trace.heap.flamegraph import VIEWS, NoFlamegraph, Profiles
@@ -11,6 +11,9 @@ from flower_plugin.api.changes import ChangeHandler
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.problems import Problem, problem_of
 from flower_plugin.web.handlers import HtmlHandler
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
 
 #: memray's page has inline scripts and styles. It runs without an origin and without network access, so that names of
 #: files and functions can't inject code into our pages or the session.
@@ -74,9 +77,9 @@ class FlamegraphHandler(HtmlHandler):
             raise Problem(409, "No flamegraph for this run.", str(error)) from error
         return page.replace(b"<head>", b"<head>" + STORAGE, 1)
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
+    def write_error(self, status_code: int, *, exc_info: OptExcInfo = (None, None, None), **_: object) -> None:
         """Errors are plain text in the iframe."""
-        problem = problem_of(kwargs.get("exc_info", (None, None, None))[1], status_code)
+        problem = problem_of(exc_info[1], status_code)
         text = " ".join(escape(part) for part in (problem.what, problem.why, problem.next) if part)
         self.set_status(problem.status)
         self._finish_in_frame(f'<!doctype html><title>No flamegraph</title><p style="font: 1rem sans-serif">{text}</p>')

@@ -45,12 +45,12 @@ class ListHandler(JsonHandler):
         if arguments.get("search") and noun in {"failures", "groups"} and not user.may(UserRole.LOCALS):
             raise Problem(403, "Searching needs the role locals.", f"{user.name} has the role {user.role.word}.")
         try:
-            page = await self.off_loop(lambda: LISTS[noun].query(self.context.queries, **arguments))
+            page = await self.query(LISTS[noun].query, **arguments)
         except ValueError as error:
             raise Problem(400, "Invalid parameters.", str(error)) from error
         answer = page.as_json()
         if noun in HIDES and not user.may(UserRole.LOCALS):
-            answer[noun] = [HIDES[noun](row) for row in answer[noun]]
+            answer[noun] = [HIDES[noun](row) for row in page.rows]
         self.answer(answer)
 
 
@@ -65,7 +65,7 @@ class OneHandler(JsonHandler):
             raise Problem(
                 403, "Transcripts need the role locals.", f"{self.user.name} has the role {self.user.role.word}."
             )
-        found = await self.off_loop(lambda: ONE[noun](self.context.queries, identifier))
+        found = await self.query(ONE[noun], identifier)
         if found is None:
             raise Problem(404, f"{noun[:-1].capitalize()} {identifier[:50]!r} not found.", "It may have been pruned.")
         if isinstance(found, ShellView) and not may_read(self.user, found):
@@ -90,9 +90,7 @@ class StatsHandler(JsonHandler):
 
     async def get(self) -> None:
         """Records stored, dropped and cut; overhead."""
-        context = self.context
-        # The lambda also keeps opening the store off the loop.
-        self.answer(await self.off_loop(lambda: context.queries.stats()))  # noqa: PLW0108
+        self.answer(await self.query(Queries.stats))
 
 
 class ForecastsHandler(JsonHandler):
@@ -102,6 +100,4 @@ class ForecastsHandler(JsonHandler):
 
     async def get(self) -> None:
         """Processes that will reach their limit, the soonest first."""
-        context = self.context
-        # The lambda also keeps opening the store off the loop.
-        self.answer({"forecasts": await self.off_loop(lambda: context.queries.forecasts())})  # noqa: PLW0108
+        self.answer({"forecasts": await self.query(Queries.forecasts)})

@@ -12,8 +12,8 @@ import binascii
 import logging
 import socket
 from base64 import b64decode
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlencode, urlsplit
 
 import psutil
@@ -248,7 +248,7 @@ class Gate(RequestHandler):  # type: ignore[misc]
         except HTTPError as error:
             self._refuse(f"XSRF token: {error.log_message}", f"Missing or invalid XSRF token: {error.log_message}")
 
-    def prepare(self) -> Any:
+    def prepare(self) -> Awaitable[None] | None:
         """Check access, then call the handler's own ``prepare``."""
         self.admit()
         return None if self._finished else super().prepare()

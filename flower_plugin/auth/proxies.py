@@ -11,11 +11,10 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Iterable
 
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, RequestStartLine
 
 from celery_trace.settings import SettingError
 
@@ -106,16 +105,18 @@ class _CheckedHeaders(HTTPMessageDelegate):  # type: ignore[misc]
         self._proxies = proxies
         self._trusted = trusted
 
-    def headers_received(self, start_line: RequestStartLine, headers: HTTPHeaders) -> Any:
+    def headers_received(self, start_line: RequestStartLine, headers: HTTPHeaders) -> Awaitable[None] | None:
         client = self._proxies.client(headers) if self._trusted else ""
         for name in _HEADERS[:2] if self._trusted else _HEADERS:
             headers.pop(name, None)
         if client:
             headers["X-Real-Ip"] = client
-        return self._delegate.headers_received(start_line, headers)
+        going_on: Awaitable[None] | None = self._delegate.headers_received(start_line, headers)
+        return going_on
 
-    def data_received(self, chunk: bytes) -> Any:
-        return self._delegate.data_received(chunk)
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        going_on: Awaitable[None] | None = self._delegate.data_received(chunk)
+        return going_on
 
     def finish(self) -> None:
         self._delegate.finish()
@@ -133,7 +134,7 @@ class ProxiedServer(HTTPServer):  # type: ignore[misc]
 
     proxies = Proxies()
 
-    def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Called by Tornado for each request."""
         delegate = super().start_request(server_conn, request_conn)
         if not self.xheaders:

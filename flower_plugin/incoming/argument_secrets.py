@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from celery import Celery
 
@@ -61,7 +60,7 @@ class ArgumentSecrets:
         self._places[name] = tuple(place for place, one in enumerate(names) if secret(one))
         return True
 
-    def scrubber(self, name: str, args: Any, kwargs: object) -> Scrubber | None:
+    def scrubber(self, name: str, args: object, kwargs: object) -> Scrubber | None:
         """A scrubber for the secrets of one call; None if it has none."""
         found = [*self._in_args(name, args), *self._in_kwargs(kwargs)]
         if not found:
@@ -85,7 +84,7 @@ class ArgumentSecrets:
             return
         yield from self._named(_read(kwargs), 0)
 
-    def _named(self, value: Any, depth: int) -> Iterator[str]:
+    def _named(self, value: object, depth: int) -> Iterator[str]:
         if depth > MOST_DEPTH:
             return
         if isinstance(value, Mapping):
@@ -111,7 +110,7 @@ def _read(value: object) -> object:
         return None  # objects, or truncated
 
 
-def _texts(value: Any, depth: int) -> Iterator[str]:
+def _texts(value: object, depth: int) -> Iterator[str]:
     """The texts in a secret value."""
     if isinstance(value, str):
         yield value

@@ -13,7 +13,6 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from celery_trace.clock import Clock
 from celery_trace.redaction import Redactor, Scrubber
@@ -74,7 +73,7 @@ def _integer(most: int = MOST_INTEGER, least: int = 0) -> Callable[[object], int
     return check
 
 
-def _name(value: Any, most: int = MOST_NAME) -> str:
+def _name(value: object, most: int = MOST_NAME) -> str:
     """A name or an id: one line without control or direction characters."""
     if not isinstance(value, str) or not 0 < len(value) <= most or value.isspace():
         raise BadEvent

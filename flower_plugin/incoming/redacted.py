@@ -8,8 +8,7 @@ configurations of workers, and results of the backend.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from celery_trace.redaction import MARK, Redactor, Scrubber, is_card_number
 from celery_trace.text.escape import escaped_lines
@@ -40,7 +39,7 @@ def text_of(text: str, redactor: Redactor, most: int = MOST_CHARACTERS, scrubber
     return shown if cut is text else shown + CUT
 
 
-def redacted(value: Any, redactor: Redactor, scrubber: Scrubber | None = None) -> object:
+def redacted(value: object, redactor: Redactor, scrubber: Scrubber | None = None) -> object:
     """
     A value as plain JSON types, without secrets.
 
@@ -72,7 +71,7 @@ class _Redaction:
         self._scrubber = scrubber
         self._left = MOST_VALUES
 
-    def value(self, value: Any, depth: int) -> object:
+    def value(self, value: object, depth: int) -> object:
         self._left -= 1
         if value is None or isinstance(value, bool):
             return value
@@ -111,7 +110,7 @@ class _Redaction:
             found[text_of(name, self._redactor, 1000)] = MARK if secret else self.value(inner, depth + 1)
         return found
 
-    def _items(self, value: Any, depth: int) -> list[object]:
+    def _items(self, value: Iterable[object], depth: int) -> list[object]:
         found: list[object] = []
         for inner in value:
             if self._left <= 0:

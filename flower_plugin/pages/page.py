@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,7 +15,7 @@ from flower_plugin.auth.values import without_text
 from flower_plugin.context import MonitorStatus
 from flower_plugin.rendering.markup import Paths
 
-Context = dict[str, Any]
+Context = dict[str, object]
 
 #: Values of ``range=`` with label and length in seconds, None for all time.
 RANGES: Mapping[str, tuple[str, float | None]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -26,11 +25,6 @@ class NameTotals(Struct, frozen=True, kw_only=True):
     longest_s: float = 0.0
     rss_max_bytes: int = 0
     percentiles: dict[int, float] = {}
-
-    @property
-    def mean_s(self) -> float | None:
-        """Mean duration."""
-        return self.duration_s / self.runs if self.runs else None
 
 
 def totals(rollups: Iterable[Rollup]) -> NameTotals:
@@ -66,7 +60,7 @@ def timeline(rollups: Iterable[Rollup]) -> dict[str, list[float]]:
     }
 
 
-def scatter(runs: Sequence[Run]) -> dict[str, list[Any]]:
+def scatter(runs: Sequence[Run]) -> dict[str, list[object]]:
     """Single runs for the plot, oldest first."""
     ordered = sorted(runs, key=lambda run: run.started_at_s)
     return {

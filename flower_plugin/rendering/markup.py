@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 from tornado.escape import xhtml_escape
@@ -124,7 +123,7 @@ class Paths:
 # --- data for scripts ------------------------------------------------------------------------------------
 
 
-def data_block(value: Any) -> str:
+def data_block(value: object) -> str:
     """
     Markup: a value as JSON for a ``<script type="application/json">``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -47,7 +47,7 @@ class ProductOpener:
         """
         return open_session(failure, leaks=self._leaks(failure))
 
-    def _leaks(self, failure: Failure) -> list[dict[str, Any]]:
+    def _leaks(self, failure: Failure) -> list[dict[str, object]]:
         """The value of ``trace.leaks``: the rows of the leak table for this task."""
         rows = self._context.queries.leaks(kind=failure.kind, name=failure.name, limit=20).rows
         return [msgspec.to_builtins(row) for row in rows]

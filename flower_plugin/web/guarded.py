@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from asyncio import Future
+from collections.abc import Iterator
+from typing import ClassVar
 
 from tornado.web import HTTPError, RequestHandler
 
@@ -66,15 +68,16 @@ class FlowerGate(Gate):
     #: Flower's API refuses all requests if Flower has no login configured. The gate handles the login.
     unauthenticated_api = True
 
-    def render(self, template_name: str, **keywords: Any) -> Any:
+    def render(self, template_name: str, **keywords: object) -> Future[None] | None:
         """Render a page of Flower without buttons for refused actions."""
         if "read_only" in keywords:
             user = self.current_user
             changes = user is not None and user.may(self.change_role) and not self.gatekeeper.read_only
             keywords["read_only"] = keywords["read_only"] or not changes
-        return super().render(template_name, **keywords)
+        sent: Future[None] | None = super().render(template_name, **keywords)
+        return sent
 
-    def get_task_args(self) -> Any:
+    def get_task_args(self) -> tuple[object, dict[str, object], object]:
         """The body of Flower's requests to run a task; invalid ones are refused with 400."""
         try:
             args, kwargs, options = super().get_task_args()
@@ -120,7 +123,7 @@ class StaticFiles(upstream.StaticFileHandler):  # type: ignore[misc]
         return int(self.CACHE_MAX_AGE if self._versioned else super().get_cache_time(path, modified, mime_type))
 
     @classmethod
-    def get_content(cls, abspath: str, start: int | None = None, end: int | None = None) -> Any:
+    def get_content(cls, abspath: str, start: int | None = None, end: int | None = None) -> bytes | Iterator[bytes]:
         """The content of a file."""
         fixed = upstream.fixed_script(abspath)
         return super().get_content(abspath, start, end) if fixed is None else fixed[start:end]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from tornado.web import HTTPError, RequestHandler
@@ -18,8 +19,14 @@ from flower_plugin.pages.page import MonitorPage, Visit
 from flower_plugin.problems import Problem, problem_of
 from flower_plugin.rendering import markup
 
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+
+    from celery_trace.queries import Queries
+
 logger = logging.getLogger("celery_trace.monitor")
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -53,9 +60,13 @@ class TraceHandler(Gate):
             refreshes=self.request.headers.get("X-Trace-Refresh") == "1",
         )
 
-    async def off_loop(self, call: Callable[..., T], *arguments: Any) -> T:
+    async def off_loop(self, call: Callable[..., T], *arguments: object) -> T:
         """Run a blocking call in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self.context.threads, call, *arguments)
+
+    async def query(self, call: Callable[Concatenate[Queries, P], T], *arguments: P.args, **filters: P.kwargs) -> T:
+        """Call a function with the store's queries in a thread, where the store is also opened."""
+        return await self.off_loop(lambda: call(self.context.queries, *arguments, **filters))
 
     def answer(self, value: object, status: int = 200) -> None:
         """Send JSON and finish."""
@@ -63,7 +74,9 @@ class TraceHandler(Gate):
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         self.finish(msgspec.json.encode(value))
 
-    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
         """Log refusals as info, without a traceback."""
         if isinstance(value, Problem | Unavailable):
             logger.info("%s %s: %s", self.request.method, self.request.path, value)
@@ -76,17 +89,16 @@ class JsonHandler(TraceHandler):
 
     for_people = False
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
+    def write_error(self, status_code: int, *, exc_info: OptExcInfo = (None, None, None), **_: object) -> None:
         """``{"error": {what, why, next}}``."""
-        error = kwargs.get("exc_info", (None, None, None))[1]
-        problem = problem_of(error, status_code)
+        problem = problem_of(exc_info[1], status_code)
         self.answer({"error": {"what": problem.what, "why": problem.why, "next": problem.next}}, status=problem.status)
 
 
 class HtmlHandler(TraceHandler):
     """Sends HTML, also for errors."""
 
-    def get_template_namespace(self) -> dict[str, Any]:
+    def get_template_namespace(self) -> dict[str, object]:
         """Names for all our templates, including modules."""
         context = self.context
         now_s = context.clock.now_s()
@@ -112,12 +124,11 @@ class HtmlHandler(TraceHandler):
         _ = self.xsrf_token  # sets the cookie that scripts send back
         RequestHandler.render(self, template, **context)
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
+    def write_error(self, status_code: int, *, exc_info: OptExcInfo = (None, None, None), **_: object) -> None:
         """An error page with what, why and what to do next."""
         if not hasattr(self, "_current_user"):
             self.current_user = None
-        error = kwargs.get("exc_info", (None, None, None))[1]
-        problem = problem_of(error, status_code)
+        problem = problem_of(exc_info[1], status_code)
         self.set_status(problem.status)
         self.show_page("trace/problem.html", problem=problem, back=problem.back, title=problem.what)
 
@@ -139,7 +150,7 @@ class PageHandler(HtmlHandler):
     async def get(self, *groups: str) -> None:
         """Run the context function in a thread, then render."""
         visit = self.visit()
-        context = await self.off_loop(lambda: self.page.context(self.context.queries, visit, *groups))
+        context = await self.query(self.page.context, visit, *groups)
         self.show_page(
             self.page.template, **{"title": self.page.title, "active_tab": self.page.tab, "visit": visit, **context}
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NoReturn
+from typing import NoReturn
 
 #: Maximum nesting depth. Alert rules have three levels.
 MOST_DEPTH = 20
@@ -61,7 +61,7 @@ def _no_number(text: str) -> NoReturn:
     raise BadJson(f"It has {text}, which is not a JSON number.")
 
 
-def check(value: Any, most_depth: int = MOST_DEPTH) -> None:
+def check(value: object, most_depth: int = MOST_DEPTH) -> None:
     """
     Check a value that was parsed from JSON.
 

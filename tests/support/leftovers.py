@@ -164,6 +164,16 @@ def _counts_collections() -> bool:
     return module is not None and module.note_collection in gc.callbacks
 
 
+def _tag() -> int:
+    """The run that the sampler takes this thread to be in; 0 for none."""
+    module = _sampler()
+    if module is None:
+        return 0
+    tag: int = module.run(0)
+    module.restore(tag)
+    return tag
+
+
 @dataclass
 class Census:
     """What was there before a test."""
@@ -172,6 +182,7 @@ class Census:
     tracing: bool = field(default_factory=_tracemalloc.is_tracing)
     sampling: bool = field(default_factory=_samples)
     counting: bool = field(default_factory=_counts_collections)
+    tag: int = field(default_factory=_tag)
     gc_enabled: bool = field(default_factory=gc.isenabled)
     frozen: int = field(default_factory=gc.get_freeze_count)
     receivers: set[str] = field(default_factory=_receivers)
@@ -208,6 +219,9 @@ class Census:
         if _samples() and not self.sampling:
             faults.append("the heap is still sampled")
             _sampler().stop()
+        if (tag := _tag()) != self.tag:
+            faults.append(f"the sampler takes this thread to be in a run (tag {tag}; {self.tag} before)")
+            _sampler().restore(self.tag)
         if _counts_collections() and not self.counting:
             faults.append("the collector still calls the heap's sampler")
             gc.callbacks.remove(_sampler().note_collection)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace.failures.merge import MOST_KILLS, merge
+from celery_trace.failures.merge import _GROUPS, MOST_KILLS, merge
 from celery_trace.model import (
     Capture,
     CapturedException,
@@ -131,6 +131,11 @@ def test_a_message_that_kills_for_ever_keeps_a_bounded_record():
 def test_the_group_goes_with_the_outcome():
     main = seen("main", Outcome.TIME_LIMIT, "TimeLimitExceeded")
     assert merge(CHILD, main).fingerprint == main.fingerprint
+
+
+def test_each_field_is_merged_by_one_rule():
+    merged = ["id", "at_s", "kills", "duration_s", *(name for names, _ in _GROUPS for name in names)]
+    assert sorted(merged) == sorted(Failure.__struct_fields__)
 
 
 def test_failures_of_different_runs_are_not_merged():

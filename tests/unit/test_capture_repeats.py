@@ -13,6 +13,7 @@ from celery_trace.failures.capture.exceptions import Arguments
 from celery_trace.failures.fingerprint import fingerprint
 from celery_trace.failures.repeats import CREDIT_S, FULL_A_MINUTE, Repeats
 from celery_trace.failures.watcher import FailureWatcher
+from celery_trace.failures.writer import FailureWriter
 from celery_trace.model import Kind, ProcessRecord, Role
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits, Settings
@@ -46,7 +47,7 @@ def captured(repeats, error, order=1, password="open sesame"):
         error,
         limits=Limits(),
         redactor=REDACTOR,
-        arguments=((order, password), {}, ("order", "password")),
+        arguments=Arguments((order, password), {}, ("order", "password")),
         repeats=repeats,
     )
 
@@ -178,9 +179,9 @@ def test_a_task_that_fails_over_and_over_is_recorded_each_time_and_the_account_s
     records = []
     process = ProcessRecord(uid="u", host="h", pid=1, started_at_s=0.0, role=Role.CHILD)
     kept = []
-    watcher = FailureWatcher(
-        Settings(capture_budget=0.0), process, records.append, FakeClock(), keep=lambda failure, _: kept.append(failure)
-    )
+    settings, clock = Settings(capture_budget=0.0), FakeClock()
+    writer = FailureWriter(settings, process, records.append, clock, keep=lambda failure, _: kept.append(failure))
+    watcher = FailureWatcher(settings, process, writer, clock)
     assert watcher.counters == {}
     for number in range(FULL_A_MINUTE + 4):
         watcher.failure(task_id=f"t{number}", exception=fail(number, None), args=(number,), kwargs={})

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from celery_trace.failures.capture import capture_exception
+from celery_trace.failures.capture.exceptions import Arguments
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits
 
@@ -81,7 +82,7 @@ class Field(enum.StrEnum):
 )
 def test_a_secret_is_nowhere_in_the_bytes_of_a_capture(value):
     assert X not in captured(holds, value)
-    assert X not in captured(holds, 1, arguments=((value,), {"value": value}, ("given",)))
+    assert X not in captured(holds, 1, arguments=Arguments((value,), {"value": value}, ("given",)))
 
 
 @pytest.mark.parametrize(

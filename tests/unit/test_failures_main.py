@@ -4,6 +4,7 @@ import pytest
 
 from celery_trace.clock import FakeClock
 from celery_trace.failures.watcher import FailureWatcher
+from celery_trace.failures.writer import FailureWriter
 from celery_trace.model import Outcome, ProcessRecord, Role, encode, failure_id
 from celery_trace.settings import Settings
 
@@ -33,7 +34,8 @@ def records():
 @pytest.fixture
 def watcher(records):
     process = ProcessRecord(uid="u", host="h", pid=1, started_at_s=0.0, role=Role.MAIN, worker="w@h")
-    return FailureWatcher(Settings(), process, records.append, FakeClock())
+    settings, clock = Settings(), FakeClock()
+    return FailureWatcher(settings, process, FailureWriter(settings, process, records.append, clock), clock)
 
 
 @pytest.mark.parametrize(

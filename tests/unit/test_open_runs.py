@@ -105,8 +105,30 @@ def test_what_a_task_has_to_say_is_said_once_more_at_the_end(made: tuple[Any, An
     runs.enter = lambda tag: said.append(("enter", tag)) or 7
     runs.leave = lambda before: said.append(("leave", before))
     counts.tag = 3
-    runs.end(runs.begin(counts, "id", 0), False, False)
-    assert said == [("enter", 3), ("leave", 7)]
+    outer, inner = runs.begin(counts, "id", 0), runs.begin(counts, "id", 0)
+    runs.end(inner, False, False)
+    runs.end(outer, False, False)
+    assert said == [("enter", 3), ("enter", 3), ("leave", 7), ("leave", 0)]
+
+
+def test_after_coroutines_that_overlap_the_thread_is_in_no_run(made: tuple[Any, Any]) -> None:
+    runs, counts = made
+    tag = 0
+
+    def enter(new: int) -> int:
+        nonlocal tag
+        before, tag = tag, new
+        return before
+
+    def leave(before: int) -> None:
+        nonlocal tag
+        tag = before
+
+    runs.enter, runs.leave, counts.tag = enter, leave, 3
+    first, second = runs.begin(counts, "first", 0), runs.begin(counts, "second", 0)
+    runs.end(first, False, False)
+    runs.end(second, False, False)
+    assert tag == 0
 
 
 def test_a_run_after_the_period_is_counted_once_a_new_one_has_begun(made: tuple[Any, Any]) -> None:

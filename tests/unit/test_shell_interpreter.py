@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from celery_trace.shell import interpreter as module
+from celery_trace.shell import output
 from celery_trace.shell.interpreter import Interpreter
-from celery_trace.shell.output import installed
 from celery_trace.shell.pretty import pretty
 from celery_trace.shell.trace_object import ShellFrame, Trace
 
@@ -37,8 +37,11 @@ class Typed:
     def __call__(self, code: str) -> str:
         """What the command said; its kinds are in ``said``."""
         self.said.clear()
-        with installed():
+        output.install()
+        try:
             self.outcome = self.interpreter.run(code, lambda *event: self.said.append(event))
+        finally:
+            output.remove()
         return "".join(text for _kind, text, _stream in self.said)
 
     def complete(self, code: str) -> list[str]:

@@ -12,7 +12,7 @@ from celery.contrib.testing.worker import start_worker
 
 from celery_trace.clock import SystemClock
 from celery_trace.control import orders as control
-from celery_trace.control.audit import AuditLog, _turn_over
+from celery_trace.control.audit import AuditLog, _rotate
 from celery_trace.control.orders import Order, OrderClient, OrderPoller, OrderReceiver
 from celery_trace.model import AuditEntry, ProcessRecord, new_id
 from celery_trace.settings import Settings
@@ -117,8 +117,8 @@ def test_who_notices_second_that_the_log_is_full_replaces_nothing(
     with open(tmp_path / "audit.jsonl", "wb+") as full:
         full.write(b"b" * 2500)
         full.flush()
-        _turn_over(tmp_path / "audit.jsonl", full.fileno())
+        _rotate(tmp_path / "audit.jsonl", full.fileno())
         one.note("fresh")
-        _turn_over(tmp_path / "audit.jsonl", full.fileno())  # it had the full file open all the time
+        _rotate(tmp_path / "audit.jsonl", full.fileno())  # it had the full file open all the time
     assert (tmp_path / "audit.jsonl.1").read_bytes() == b"b" * 2500
     assert "fresh" in (tmp_path / "audit.jsonl").read_text()

@@ -6,6 +6,7 @@ from celery import Celery, Task
 
 from celery_trace.clock import FakeClock
 from celery_trace.failures.watcher import FailureWatcher
+from celery_trace.failures.writer import FailureWriter
 from celery_trace.model import ProcessRecord, Role, failure_id
 from celery_trace.settings import Settings
 
@@ -24,11 +25,11 @@ class Heard:
         self.records = []
         self.kept = []
         process = ProcessRecord(uid="u", host="h", pid=1, started_at_s=0.0, role=Role.SCRIPT)
-        watcher = FailureWatcher(
-            settings, process, self.records.append, FakeClock(), keep=lambda *pair: self.kept.append(pair)
-        )
+        clock = FakeClock()
+        writer = FailureWriter(settings, process, self.records.append, clock, keep=lambda *pair: self.kept.append(pair))
+        watcher = FailureWatcher(settings, process, writer, clock)
         self._connected = [
-            (signals.task_prerun, lambda task_id, **_: watcher.written.pop(task_id, None)),
+            (signals.task_prerun, lambda task_id, **_: writer.written.pop(task_id, None)),
             (signals.task_postrun, watcher.postrun),
             (signals.task_failure, watcher.failure),
             (signals.task_retry, watcher.retry),
@@ -159,7 +160,8 @@ def test_a_run_that_begins_anew_under_its_id_is_no_repeat(heard, boom):
 def test_in_the_main_process_a_second_death_of_a_redelivered_run_is_recorded_again():
     records = []
     process = ProcessRecord(uid="u", host="h", pid=1, started_at_s=0.0, role=Role.MAIN)
-    watcher = FailureWatcher(Settings(), process, records.append, FakeClock())
+    settings, clock = Settings(), FakeClock()
+    watcher = FailureWatcher(settings, process, FailureWriter(settings, process, records.append, clock), clock)
 
     class Request:
         """As the worker's own: the signal is sent from one of its methods."""

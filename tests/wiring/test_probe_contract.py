@@ -218,6 +218,7 @@ def test_a_time_limit_inside_a_hook_is_the_tasks(process: Process, monkeypatch: 
     with pytest.raises(SoftTimeLimitExceeded):
         process.recorder.run_started(Kind.TASK, "shop.pay", "id-1")
     assert not own_errors
+    assert process.recorder.open_runs.count == 0, "the run has ended"
 
 
 def test_a_fork_in_a_run_ends_the_probe_in_the_child_and_not_in_the_parent(process: Process, tmp_path: Path) -> None:

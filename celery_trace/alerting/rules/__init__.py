@@ -6,7 +6,6 @@ of its threshold, its defaults and its meaning. The engine fetches the facts, as
 """
 
 from celery_trace.alerting.rules.configuration import (
-    SETTING,
     StoredRules,
     configured,
     describe,
@@ -22,7 +21,6 @@ from celery_trace.alerting.rules.worker_silent import NO_WORKERS
 __all__ = [
     "KINDS",
     "NO_WORKERS",
-    "SETTING",
     "SEVERITIES",
     "SHIPPED",
     "Facts",

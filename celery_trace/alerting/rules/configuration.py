@@ -11,9 +11,10 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from celery_trace.alerting.rules.kinds import SHIPPED, kind_of, kinds_by_name
 from celery_trace.alerting.rules.rule import SEVERITIES, Rule, RuleKind
@@ -25,7 +26,7 @@ from celery_trace.text.parse import read_seconds, read_share, read_whole, writte
 SETTING = "trace_alert_rules"
 
 
-def describe(rule: Rule) -> dict[str, Any]:
+def describe(rule: Rule) -> dict[str, object]:
     """A rule as pages and scripts show it: its values, the unit of ``above`` and what it means."""
     kind = kind_of(rule)
     return {
@@ -70,12 +71,12 @@ def written(rule: Rule) -> dict[str, str]:
 class StoredRules(Struct, frozen=True):
     """Rules set in the monitor; they replace the configured ones."""
 
-    entries: list[dict[str, Any]]
+    entries: list[dict[str, object]]
     by: str = ""
     at: float = 0.0
 
 
-def in_force(setting: Iterable[Mapping[str, Any]] | None, stored: StoredRules | None) -> tuple[Rule, ...]:
+def in_force(setting: Iterable[Mapping[str, object]] | None, stored: StoredRules | None) -> tuple[Rule, ...]:
     """
     The active rules: those set in the monitor, else the configured ones.
 
@@ -87,11 +88,11 @@ def in_force(setting: Iterable[Mapping[str, Any]] | None, stored: StoredRules | 
 
 class _Key(NamedTuple):
     field: str
-    parse: Callable[[Any], Any]  # None: not allowed
+    parse: Callable[[object], object]  # None: not allowed
     allowed: str
 
 
-def _patterns(value: Any) -> tuple[str, ...] | None:
+def _patterns(value: object) -> tuple[str, ...] | None:
     parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     if isinstance(parts, list | tuple) and parts and all(isinstance(part, str) and part for part in parts):
         return tuple(parts)
@@ -118,7 +119,7 @@ KEYS: dict[str, _Key] = {
 }
 
 
-def configured(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Rule, ...]:
+def configured(entries: Iterable[Mapping[str, object]] | None) -> tuple[Rule, ...]:
     """
     The rules of ``trace_alert_rules``; the shipped ones if it is not set.
 
@@ -147,16 +148,17 @@ def configured(entries: Iterable[Mapping[str, Any]] | None) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _checked(place: str, entry: Mapping[str, Any]) -> Rule:
+def _checked(place: str, entry: Mapping[str, object]) -> Rule:
     kind = _kind_named(place, entry.get("rule"))
-    values = {field: getattr(kind.shipped, field) for field in kind.shipped.__struct_fields__}
-    values |= dict(_value(place, kind, key, value) for key, value in entry.items() if key != "rule")
-    if kind.above_at_least and values["above"] <= kind.above_at_least:
+    rule = replace(
+        kind.shipped, **dict(_value(place, kind, key, value) for key, value in entry.items() if key != "rule")
+    )
+    if kind.above_at_least and rule.above <= kind.above_at_least:
         raise SettingError(
             f"{place}: 'above' of the rule {kind.name} is {entry['above']!r}, but it must be more than "
             f"{kind.unit.in_words(kind.above_at_least)}: {kind.why_at_least}."
         )
-    return Rule(**values)
+    return rule
 
 
 def _kind_named(place: str, name: object) -> RuleKind:
@@ -170,7 +172,7 @@ def _kind_named(place: str, name: object) -> RuleKind:
     return kind
 
 
-def _value(place: str, kind: RuleKind, key: str, value: Any) -> tuple[str, Any]:
+def _value(place: str, kind: RuleKind, key: str, value: object) -> tuple[str, object]:
     """The field that a key of an entry sets, and its checked value."""
     keys = {"above": _Key("above", kind.unit.parse, kind.unit.allowed), **KEYS}
     known = keys.get(key)

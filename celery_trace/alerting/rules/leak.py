@@ -9,9 +9,9 @@ from celery_trace.alerting.rules.units import BYTES
 from celery_trace.model import Leak, Verdict
 from celery_trace.text.format import moment, size
 
-# A leaked descriptor, thread or child process has no size. To be compared with `above` it counts
-# as what the kernel holds for it at least: an open file or socket about 1 KiB, a thread or a process its kernel stack
-# and structures.
+# A leaked descriptor, thread or child process has no size. For the comparison with `above` it counts as the least that
+# the kernel holds for it: about 1 KiB for an open file or socket, the kernel stack and structures for a thread or a
+# process.
 _COUNTABLE = {"fds": "descriptors", "threads": "threads", "children": "child processes"}
 _WEIGHTS_BYTES = {"fds": 1024, "threads": 32 * 1024, "children": 32 * 1024}
 

@@ -1,4 +1,4 @@
-"""The rule ``process_limit``: a process, or its container, grows and will reach its limit of memory."""
+"""The rule ``process_limit``: a process, or its container, grows and will reach its memory limit."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from celery_trace.text.format import duration, percent, size
 from celery_trace.text.parse import (
@@ -23,7 +23,7 @@ class Unit(NamedTuple):
     """A unit of ``above``."""
 
     name: str
-    parse: Callable[[Any], float | None]  # None: not allowed
+    parse: Callable[[object], float | None]  # None: not allowed
     allowed: str
     in_words: Callable[[float], str]
     exact: Callable[[float], str]  # text that ``parse`` reads back

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from celery_trace.cli.renderers.style import Style
 from celery_trace.cli.renderers.tables import Cell, grid
 
+if TYPE_CHECKING:
+    from celery_trace.cli.doctor import Finding
+
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-class Examined(Protocol):
-    """What :func:`examination` needs of a finding (:class:`celery_trace.cli.doctor.Finding`)."""
-
-    @property
-    def level(self) -> str:
-        """``ok``, ``warn`` or ``fail``."""
-
-    @property
-    def check(self) -> str:
-        """The check."""
-
-    @property
-    def found(self) -> str:
-        """The result."""
-
-    @property
-    def advice(self) -> str:
-        """What to do about it."""
-
-
-def examination(findings: Sequence[Examined], style: Style) -> str:
+def examination(findings: Sequence[Finding], style: Style) -> str:
     """The doctor's findings, one line each, with advice below."""
     rows: list[list[Cell]] = []
     for finding in findings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import click
 from msgspec import Struct
@@ -11,7 +11,14 @@ from celery_trace.text import format
 from celery_trace.text.code_owner import CodeOwner
 from celery_trace.text.escape import escaped
 
-_LOOKS: dict[str, dict[str, Any]] = {
+
+class _Look(TypedDict, total=False):
+    fg: str
+    bold: bool
+    dim: bool
+
+
+_LOOKS: dict[str, _Look] = {
     "red": {"fg": "red"}, "green": {"fg": "green"}, "yellow": {"fg": "yellow"}, "cyan": {"fg": "cyan"},
     "bold": {"bold": True}, "dim": {"dim": True},
 }  # fmt: skip

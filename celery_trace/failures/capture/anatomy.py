@@ -11,8 +11,14 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Callable
 from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+_T = TypeVar("_T")
 
 _mro_of = type.__dict__["__mro__"].__get__
 _namespace_of = type.__dict__["__dict__"].__get__
@@ -31,13 +37,13 @@ def mro(cls: type) -> tuple[type, ...]:
     return order
 
 
-def namespace(cls: type) -> MappingProxyType[str, Any]:
+def namespace(cls: type) -> MappingProxyType[str, object]:
     """The type's own namespace, without its bases'."""
-    own: MappingProxyType[str, Any] = _namespace_of(cls)
+    own: MappingProxyType[str, object] = _namespace_of(cls)
     return own
 
 
-def class_value(cls: type, name: str) -> Any:
+def class_value(cls: type, name: str) -> object:
     """What the class body of the type or of its nearest base binds to the name, raw; None if none does."""
     for base in mro(cls):
         own = namespace(base)
@@ -68,8 +74,17 @@ def type_name(cls: type) -> str:
 
 
 def is_kind_of(cls: type, *ancestors: type) -> bool:
-    """As ``issubclass``, without calling a metaclass."""
+    """Like ``issubclass``, but calls no metaclass."""
     return any(base is ancestor for base in mro(cls) for ancestor in ancestors)
+
+
+def is_instance(value: object, cls: type[_T]) -> TypeIs[_T]:
+    """Like ``isinstance``, but reads no ``__class__`` and calls no metaclass."""
+    return is_kind_of(type(value), cls)
+
+
+def _is_getter(member: object) -> TypeIs[GetSetDescriptorType | MemberDescriptorType]:
+    return type(member) is GetSetDescriptorType or type(member) is MemberDescriptorType
 
 
 def resident(module: str, name: str) -> Any:
@@ -92,15 +107,14 @@ class Anatomy:
         #: The type's name means that it holds a secret, like ``SecretStr``.
         self.is_secret = "Secret" in self.name.rpartition(".")[2]
         self.form = next((form for mark, form in _MARKS if class_value(cls, mark) is not None), "")
-        self.dict_getter: Any = None
-        self.slot_getters: list[tuple[str, Any]] = []
+        self.dict_getter: Callable[[object], dict[str, object]] | None = None
+        self.slot_getters: list[tuple[str, Callable[[object], object]]] = []
         for base in mro(cls):
             own = namespace(base)
             if self.dict_getter is None:
-                candidate: Any = own.get("__dict__")
+                candidate = own.get("__dict__")
                 # A member in C classes such as `SimpleNamespace`.
-                kind = type(candidate)
-                if (kind is GetSetDescriptorType or kind is MemberDescriptorType) and base is not type:
+                if _is_getter(candidate) and base is not type:
                     self.dict_getter = candidate.__get__
             if (_flags_of(base) & _HEAP_TYPE and "__slots__" in own) or "__struct_fields__" in own:
                 self.slot_getters += [
@@ -141,7 +155,7 @@ class Anatomy:
         except (AttributeError, TypeError):
             return None
         # A type may swap the dictionary for a subclass: still read by dict's own methods.
-        return own if type(own) is dict or is_kind_of(type(own), dict) else None
+        return own if type(own) is dict or is_instance(own, dict) else None
 
 
 #: Cached by address, because hashing a type may run its metaclass; the weak reference detects an address that was
@@ -161,7 +175,7 @@ def anatomy(cls: type) -> Anatomy:
     return made
 
 
-def part(instance: object, name: str, default: Any = None) -> Any:
+def part(instance: object, name: str, default: object = None) -> Any:
     """
     One attribute as the interpreter stores it: a slot or a C field, else an entry of the instance's dictionary.
 
@@ -172,7 +186,7 @@ def part(instance: object, name: str, default: Any = None) -> Any:
         own = namespace(base)
         if name in own:
             candidate = own[name]
-            if type(candidate) is MemberDescriptorType or type(candidate) is GetSetDescriptorType:
+            if _is_getter(candidate):
                 try:
                     return candidate.__get__(instance)
                 except AttributeError:

@@ -60,8 +60,8 @@ _members_of = _field(BaseExceptionGroup, "exceptions")
 class Arguments(NamedTuple):
     """What a task was called with; ``names`` are its parameters, so that a positional password is recognised."""
 
-    args: Any = ()
-    kwargs: Any = None
+    args: object = ()
+    kwargs: object = None
     names: Sequence[str] = ()
 
 
@@ -180,10 +180,11 @@ def _printed_name(cls: type) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    cls = type(value)
-    if cls is int:
-        return int.bit_length(value) < 1024  # type: ignore[arg-type]
-    return value is None or cls is str or cls is bool or cls is float or (cls is bytes and len(value) <= 1024)  # type: ignore[arg-type]
+    if type(value) is int:
+        return value.bit_length() < 1024
+    if type(value) is bytes:
+        return len(value) <= 1024
+    return value is None or type(value) is str or type(value) is bool or type(value) is float
 
 
 def _shown(value: object, most: int) -> str:
@@ -332,7 +333,7 @@ def capture_exception(
     limits: Limits,
     redactor: Redactor,
     in_app: Sequence[str] = (),
-    arguments: Arguments | tuple[Any, ...] | None = None,
+    arguments: Arguments | None = None,
     formatted: str = "",
     scrubber: Scrubber | None = None,
     repeats: Repeats | None = None,
@@ -348,33 +349,32 @@ def capture_exception(
         limits: What may be kept. ``limits.bytes`` bounds the whole result as JSON.
         redactor: Decides what is secret.
         in_app: Further folders or module prefixes that are the user's own.
-        arguments: ``(args, kwargs, names of the parameters)`` of the run.
+        arguments: What the run was called with.
         formatted: The traceback as text, if it was formatted already; see :func:`message_of`.
         scrubber: Collects the secrets that were found, for texts that are not part of the capture.
         repeats: Has the recent captures, and decides whether this one is captured in brief.
     """
-    given = Arguments(*arguments) if arguments is not None else None
     capturing = _Capturing(limits, redactor, in_app, scrubber)
     tree = tree_of(error)
     if repeats is None:
-        args, kwargs = capturing.arguments(given)
+        args, kwargs = capturing.arguments(arguments)
         return capturing.finish(capturing.in_full(tree, formatted), args, kwargs)
     began_cpu_s = time.thread_time()
     identity = identity_of(tree, traceback_of)
     known = repeats.outline_of(identity)
     # The frame that failed matters most, and the arguments need their share: they are opened before its callers.
-    args, kwargs = capturing.arguments(given)
+    args, kwargs = capturing.arguments(arguments)
     if known is not None:
         return capturing.finish(capturing.in_brief(tree, *known, formatted), args, kwargs)
-    told_by_arguments = capturing.heap.learned_by_name
+    learned_before = capturing.heap.learned_by_name
     capture = capturing.finish(capturing.in_full(tree, formatted), args, kwargs)
-    secretive = capturing.heap.learned_by_name > told_by_arguments
+    secretive = capturing.heap.learned_by_name > learned_before
     repeats.captured(identity, capture.exceptions, time.thread_time() - began_cpu_s, secretive=secretive)
     return capture
 
 
 def capture_frames(
-    frame: Any,
+    frame: FrameType,
     *,
     limits: Limits,
     redactor: Redactor,

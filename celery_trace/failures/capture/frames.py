@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from types import FrameType, FunctionType, ModuleType, TracebackType
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 from celery_trace.failures.capture.heap import HeapEncoder
 from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.failures.capture.texts import encodable
 from celery_trace.model import Frame, Variable
 from celery_trace.text.code_owner import CodeOwner
+
+#: Which locals of a frame must not be shown.
+Hidden = tuple[str, ...] | Literal["__ALL__"]
 
 #: Frames kept of one exception, after folding; the middle is left out.
 MOST_FRAMES = 60
@@ -86,7 +89,7 @@ def folded(places: list[Place]) -> list[Place]:
 
 
 def without_middle(places: list[Place], most: int) -> tuple[list[Place], int]:
-    """At most that many places, two thirds of them the innermost; and how many were left out."""
+    """At most ``most`` places, two thirds of them from the innermost end, and how many were left out."""
     if len(places) <= most:
         return places, 0
     inner = most * 2 // 3
@@ -99,7 +102,7 @@ def locals_of(frame: FrameType) -> dict[str, object]:
 
     Empty if the namespace is an object of the user's, as in a class body with ``__prepare__``.
     """
-    namespace: Any = frame.f_locals
+    namespace = frame.f_locals
     if type(namespace) is not dict and type(namespace).__name__ != "FrameLocalsProxy":
         return {}
     try:
@@ -127,7 +130,7 @@ class FrameEncoder:
         self._owner = owner
         self.waiting: list[deque[tuple[int, object, int]]] = []
 
-    def encode(self, places: Iterable[Place], hidden: Mapping[int, Any] | None = None) -> list[Frame]:
+    def encode(self, places: Iterable[Place], hidden: Mapping[int, Hidden] | None = None) -> list[Frame]:
         """
         The frames in the given order, as many as fit.
 
@@ -145,7 +148,7 @@ class FrameEncoder:
             frames.append(frame)
         return frames
 
-    def _frame(self, place: Place, hidden: Mapping[int, Any] | None) -> Frame | None:
+    def _frame(self, place: Place, hidden: Mapping[int, Hidden] | None) -> Frame | None:
         heap = self._heap
         frame = place.frame
         code = frame.f_code
@@ -187,7 +190,7 @@ class FrameEncoder:
             note=note,
         )
 
-    def _locals(self, place: Place, hidden: Any) -> tuple[list[Variable], int]:
+    def _locals(self, place: Place, hidden: Hidden | None) -> tuple[list[Variable], int]:
         heap = self._heap
         own = locals_of(place.frame)
         at_module_level = place.frame.f_code.co_name == "<module>"

@@ -8,9 +8,8 @@ what the object already holds is shown: no lazy load, no query, no property of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 from celery_trace.failures.capture.anatomy import (
     anatomy,
@@ -147,9 +146,9 @@ def _secret(encoder: HeapEncoder, value: object, _depth: int) -> Node:
 # --- numpy and pandas -----------------------------------------------------------------------------------
 
 
-def _array_head(array: Any, most: int) -> Iterator[object]:
+def _array_head(array: object, most: int) -> Iterator[object]:
     """The first items as Python values, without calling the array's class."""
-    numpy_array: Any = resident("numpy", "ndarray")
+    numpy_array = resident("numpy", "ndarray")
     bare = numpy_array.view(array, numpy_array)
     if bare.dtype.kind == "O":
         return islice(bare.flat, most)
@@ -157,8 +156,8 @@ def _array_head(array: Any, most: int) -> Iterator[object]:
     return iter(head)
 
 
-def _numpy_array(encoder: HeapEncoder, value: Any, depth: int) -> Node:
-    numpy_array: Any = resident("numpy", "ndarray")
+def _numpy_array(encoder: HeapEncoder, value: object, depth: int) -> Node:
+    numpy_array = resident("numpy", "ndarray")
     bare = numpy_array.view(value, numpy_array)
     shape = tuple(bare.shape)
     note = f"{bare.dtype} {shape}"
@@ -168,8 +167,8 @@ def _numpy_array(encoder: HeapEncoder, value: Any, depth: int) -> Node:
     return encoder.sequence(type_name(type(value)), "list", int(bare.size), items, depth, form="ndarray", note=note)
 
 
-def _numpy_scalar(encoder: HeapEncoder, value: Any, _depth: int) -> Node:
-    generic: Any = resident("numpy", "generic")
+def _numpy_scalar(encoder: HeapEncoder, value: object, _depth: int) -> Node:
+    generic = resident("numpy", "generic")
     plain = generic.item(value)
     name = type_name(type(value))
     cls = type(plain)
@@ -184,19 +183,20 @@ def _numpy_scalar(encoder: HeapEncoder, value: Any, _depth: int) -> Node:
     return Node(name, "opaque")
 
 
-def _column_of(manager: Any, place: int) -> Any:
+def _column_of(frame: object, place: int) -> object:
     """The array that holds one column of a frame, by the block manager's own index."""
+    manager = part(frame, "_mgr")
     block = manager.blocks[manager.blknos[place]]
     values = block.values
     return values[manager.blklocs[place]] if getattr(values, "ndim", 1) == 2 else values
 
 
-def _head_of(array: Any, most: int) -> list[object] | None:
+def _head_of(array: object, most: int) -> list[object] | None:
     numpy_array = resident("numpy", "ndarray")
     return list(_array_head(array, most)) if type(array) is numpy_array else None
 
 
-def _index_labels(index: Any, most: int) -> list[object] | None:
+def _index_labels(index: object, most: int) -> list[object] | None:
     own = part(index, "_data")
     if own is None:
         own = part(index, "_range")
@@ -205,7 +205,7 @@ def _index_labels(index: Any, most: int) -> list[object] | None:
     return _head_of(array, most)
 
 
-def _pandas_frame(encoder: HeapEncoder, value: Any, depth: int) -> Node:
+def _pandas_frame(encoder: HeapEncoder, value: object, depth: int) -> Node:
     """Shape, and each column's dtype and head."""
     manager = part(value, "_mgr")
     columns, index = manager.axes[0], manager.axes[1]
@@ -214,7 +214,7 @@ def _pandas_frame(encoder: HeapEncoder, value: Any, depth: int) -> Node:
     labels = _index_labels(columns, breadth) or [f"column {place}" for place in range(min(width, breadth))]
     named: list[tuple[str, object]] = []
     for place, label in enumerate(labels):
-        column = _column_of(manager, place)
+        column = _column_of(value, place)
         name = label if type(label) is str else f"column {place}" if type(label) is not int else str(label)
         head = _head_of(part(column, "_ndarray", column), min(breadth, 10))
         dtype = _dtype_text(column)
@@ -223,12 +223,12 @@ def _pandas_frame(encoder: HeapEncoder, value: Any, depth: int) -> Node:
     return encoder.attributes(type_name(type(value)), named, depth, form="dataframe", note=note)
 
 
-def _dtype_text(array: Any) -> str:
+def _dtype_text(array: object) -> str:
     dtype = getattr(array, "dtype", None)
     return str(dtype) if module_name(type(dtype)).partition(".")[0] in ("numpy", "pandas") else type_name(type(array))
 
 
-def _pandas_series(encoder: HeapEncoder, value: Any, depth: int) -> Node:
+def _pandas_series(encoder: HeapEncoder, value: object, depth: int) -> Node:
     manager = part(value, "_mgr")
     column = manager.blocks[0].values
     length = len(manager.axes[0])
@@ -239,7 +239,7 @@ def _pandas_series(encoder: HeapEncoder, value: Any, depth: int) -> Node:
     return encoder.sequence(type_name(type(value)), "list", length, iter(head), depth, form="series", note=note)
 
 
-def _pandas_index(encoder: HeapEncoder, value: Any, depth: int) -> Node:
+def _pandas_index(encoder: HeapEncoder, value: object, depth: int) -> Node:
     labels = _index_labels(value, encoder.limits.breadth)
     name = type_name(type(value))
     if labels is None:
@@ -268,7 +268,7 @@ _FAMILIES: dict[tuple[str, str], Shape] = {
 }
 
 
-def shape_of(order: tuple[type, ...]) -> Callable[[HeapEncoder, Any, int], Node] | None:
+def shape_of(order: tuple[type, ...]) -> Shape | None:
     """The shape of a type with this MRO, if it is of a known library; else None."""
     for base in order[:-1]:
         module = module_name(base)

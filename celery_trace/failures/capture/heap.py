@@ -5,16 +5,15 @@ The cost is bounded for any object: nodes, depth, items of a container, characte
 are followed breadth first and iteratively, so a structure ten thousand levels deep is no problem. An object seen twice
 is one node, so cycles and sharing are kept. What is left out is counted at its place, with the true size.
 
-The dispatch is on exact types; how the other types are taken apart is in
-:mod:`celery_trace.failures.capture.shapes`.
+The dispatch is on exact types; :mod:`celery_trace.failures.capture.shapes` opens the others.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict, TypeGuard, TypeVar, Unpack
 
 from celery_trace.failures.capture.anatomy import type_name
 from celery_trace.failures.capture.names import Names, are_parted
@@ -34,6 +33,9 @@ from celery_trace.settings import Limits
 
 #: Opens one object; returns its node. Called only while there is room.
 Shape = Callable[["HeapEncoder", Any, int], Node]
+#: Makes the node of a value without parts, such as a date.
+Leaf = Callable[["HeapEncoder", Any], Node]
+_T = TypeVar("_T")
 
 _NODE_BYTES = 48  # brackets, quotes, commas, the kind and the numbers of a node; an upper bound
 _LEAF_BYTES = _NODE_BYTES + 20
@@ -62,6 +64,13 @@ _EMPTY: dict[type, Node] = {
 }
 
 
+class Remarks(TypedDict, total=False):
+    """Remarks on a node's value; fields of :class:`celery_trace.model.Node`."""
+
+    form: str
+    note: str
+
+
 class HeapEncoder:
     """
     One capture's heap under construction.
@@ -81,7 +90,7 @@ class HeapEncoder:
         redactor: Redactor,
         scrubber: Scrubber,
         shape_of: Callable[[type], Shape],
-        leaves: dict[int, Callable[[HeapEncoder, Any], Node]],
+        leaves: dict[int, Leaf],
         names: Names | None = None,
     ) -> None:
         self.limits = limits
@@ -193,17 +202,14 @@ class HeapEncoder:
                         nodes.append(Node("float", "plain", value, NO_ITEMS, NO_NAMES))
                     else:
                         self.bytes_left = bytes_left
-                        node = self._node_of(value, cls, ref, depth)
-                        nodes.append(node)
-                        if node is not None:
-                            self._uncommon.append(node)
+                        nodes.append(self._uncommon_node(value, cls, ref, depth))
                         bytes_left = self.bytes_left
                     known[address] = ref
             add(ref)
         self.bytes_left = bytes_left
         return refs
 
-    def keep(self, value: Any) -> Any:
+    def keep(self, value: _T) -> _T:
         """Keep an object of this capture alive, so that its address is not reused."""
         self._alive.append(value)
         return value
@@ -222,30 +228,29 @@ class HeapEncoder:
             for name, value in named
         ]
 
-    def _node_of(self, value: Any, cls: type, ref: int, depth: int) -> Node | None:
-        """The node of a less common value; None if it is queued."""
+    def _uncommon_node(self, value: Any, cls: type, ref: int, depth: int) -> Node | None:
+        """The node of a less common value, which is searched for secrets later; None if it is queued."""
         if cls is str:
-            return self.text_node("str", "plain", value)
-        if cls is bool:
+            node = self.text_node("str", "plain", value)
+        elif cls is bool:
             self.bytes_left -= _NODE_BYTES + 8
             return TRUE if value else FALSE
-        if cls is int:
-            return self.integer("int", value)
-        leaf = self._leaves.get(id(cls))
-        if leaf is not None:
-            return leaf(self, value)
-        self.bytes_left -= _RESERVED_BYTES + _NAME_BYTES
-        if depth < self._most_depth:
-            self.pending.append((ref, value, depth))
-            return None
-        return self._too_deep(value)
-
-    def _too_deep(self, value: object) -> Node:
-        self.cut_values += 1
-        return _absent(value, "too deep")
+        elif cls is int:
+            node = self.integer("int", value)
+        elif leaf := self._leaves.get(id(cls)):
+            node = leaf(self, value)
+        else:
+            self.bytes_left -= _RESERVED_BYTES + _NAME_BYTES
+            if depth < self._most_depth:
+                self.pending.append((ref, value, depth))
+                return None
+            self.cut_values += 1
+            node = _absent(value, "too deep")
+        self._uncommon.append(node)
+        return node
 
     def member(self, name: str, value: object, depth: int) -> int:
-        """As :meth:`visit`, for a value with a name: a secret one is redacted."""
+        """Like :meth:`visit`, for a value with a name: a secret one is redacted."""
         if self.redactor.is_secret_name(name) and not is_uninformative(value):
             return self.secret(value)
         return self.visit(value, depth)
@@ -307,18 +312,17 @@ class HeapEncoder:
     # --- opening them
 
     def open_pending(self, *, nodes: int, bytes: int) -> None:
-        """Open queued values, oldest first, until so many nodes or bytes are used, or the queue is empty."""
+        """Open queued values, oldest first, with at most so many more ``nodes`` and ``bytes``."""
         least_nodes = max(0, self.nodes_left - nodes)
         least_bytes = max(0, self.bytes_left - bytes)
         most_nodes = self._most_nodes - least_nodes
         pending, kept, breadth = self.pending, self.nodes, self._breadth
         while pending and len(kept) < most_nodes and self.bytes_left > least_bytes:
             ref, value, depth = pending.popleft()
-            cls = type(value)
-            if cls is list or cls is tuple:
+            if type(value) is list or type(value) is tuple:
                 # A copy of a list, as another thread may change it; a short tuple itself.
-                row = value[:breadth]  # type: ignore[index]
-                length = max(len(value), len(row))  # type: ignore[arg-type]
+                row: Sequence[object] = value[:breadth]
+                length = max(len(value), len(row))
                 if length == 2 and len(row) == 2 and self._is_secret_pair(row):
                     kept[ref] = self._open(row, depth)  # neither names nor notes in it
                     continue
@@ -330,10 +334,10 @@ class HeapEncoder:
                 if cut:
                     self.cut_values += cut
                 self.bytes_left -= _REF_BYTES * count
-                kind = "list" if cls is list else "tuple"
+                kind = "list" if type(value) is list else "tuple"
                 kept[ref] = Node(kind, kind, None, refs, NO_NAMES, length, cut)
-            elif cls is dict:
-                self._open_dicts(ref, value, depth, most_nodes, least_bytes)  # type: ignore[arg-type]
+            elif type(value) is dict:
+                self._open_dicts(ref, value, depth, most_nodes, least_bytes)
             else:
                 node = kept[ref] = self._open(value, depth)
                 self._uncommon.append(node)
@@ -345,7 +349,7 @@ class HeapEncoder:
         name = as_name(value[0])
         return name is not None and self.redactor.is_secret_name(name)
 
-    def _open_dicts(self, ref: int, value: dict[Any, Any], depth: int, most_nodes: int, least_bytes: int) -> None:
+    def _open_dicts(self, ref: int, value: dict[object, object], depth: int, most_nodes: int, least_bytes: int) -> None:
         """
         An exact dictionary, and the next ones in the queue with the same keys: the rows of a table.
 
@@ -405,7 +409,7 @@ class HeapEncoder:
                 nodes[ref] = Node("dict", "dict", None, items, NO_NAMES, count, cut)
             start += count
 
-    def _remember_keys(self, addresses: tuple[int, ...], keys: list[Any], depth: int) -> None:
+    def _remember_keys(self, addresses: tuple[int, ...], keys: list[object], depth: int) -> None:
         """By the keys that were read: the dictionary may have others by now."""
         is_secret = self.redactor.known.get
         for key in keys:
@@ -446,7 +450,9 @@ class HeapEncoder:
         self.bytes_left -= _REF_BYTES * len(refs)
         return refs
 
-    def sequence(self, cls_name: str, kind: str, length: int, items: Iterator[object], depth: int, **more: Any) -> Node:
+    def sequence(
+        self, cls_name: str, kind: str, length: int, items: Iterator[object], depth: int, **more: Unpack[Remarks]
+    ) -> Node:
         """A node for something with items in a row."""
         pair = length == 2 and kind in ("list", "tuple")
         refs = two_refs(self, items, depth) if pair else self.items(items, depth)
@@ -456,7 +462,7 @@ class HeapEncoder:
         self.cut_values += cut
         return Node(cls_name, kind, None, refs, NO_NAMES, length, cut, **more)
 
-    def mapping(self, cls_name: str, own: dict[Any, Any], depth: int, **more: Any) -> Node:
+    def mapping(self, cls_name: str, own: dict[object, object], depth: int, **more: Unpack[Remarks]) -> Node:
         """A node for a dictionary or a subclass of it, read by dict's own methods."""
         length = dict.__len__(own)
         refs = dict_refs(self, own, depth)
@@ -466,7 +472,13 @@ class HeapEncoder:
         return Node(cls_name, "dict", None, refs, NO_NAMES, length, cut, **more)
 
     def attributes(
-        self, cls_name: str, named: list[tuple[str, object]], depth: int, *, value: str | None = None, **more: Any
+        self,
+        cls_name: str,
+        named: list[tuple[str, object]],
+        depth: int,
+        *,
+        value: str | None = None,
+        **more: Unpack[Remarks],
     ) -> Node:
         """A node for an object with named parts."""
         plain = self.names.plain([name for name, _ in named]) if len(named) <= self._breadth else None
@@ -496,7 +508,9 @@ class HeapEncoder:
 
     # --- texts and numbers
 
-    def text_node(self, cls_name: str, kind: str, text: str, *, length: int = -1, cut: int = 0, **more: Any) -> Node:
+    def text_node(
+        self, cls_name: str, kind: str, text: str, *, length: int = -1, cut: int = 0, **more: Unpack[Remarks]
+    ) -> Node:
         """
         A node with a text, redacted and cut.
 
@@ -528,7 +542,7 @@ class HeapEncoder:
         self.bytes_left -= _NODE_BYTES + len(cls_name) + len(text)
         return Node(cls_name, "text", text, NO_ITEMS, NO_NAMES)
 
-    def integer(self, cls_name: str, number: int, **more: Any) -> Node:
+    def integer(self, cls_name: str, number: int) -> Node:
         """Numbers over 64 bits become text: JSON readers of other languages lose their digits."""
         if -_INT64 <= number < _INT64:
             if number > 1_999_999_999_999 and is_card_number(number):
@@ -536,13 +550,13 @@ class HeapEncoder:
                 self.bytes_left -= _NODE_BYTES + len(cls_name)
                 return Node(cls_name, "redacted")
             self.bytes_left -= _NODE_BYTES + len(cls_name) + 20
-            return Node(cls_name, "plain", number, NO_ITEMS, NO_NAMES, **more)
+            return Node(cls_name, "plain", number, NO_ITEMS, NO_NAMES)
         bits = int.bit_length(number)
         if bits <= 4096:
-            return self.text_node(cls_name, "text", str(number), **more)
+            return self.text_node(cls_name, "text", str(number))
         sign = "-" if number < 0 else ""
         head = f"{sign}{hex(abs(number) >> (bits - 256))}…"
-        return self.text_node(cls_name, "text", head, length=bits, cut=bits - 256, note="bits", **more)
+        return self.text_node(cls_name, "text", head, length=bits, cut=bits - 256, note="bits")
 
     # --- the end
 
@@ -572,11 +586,14 @@ def _changed(cls: type, error: Exception) -> Node:
 
 
 def _absent(value: object, note: str = "") -> Node:
-    cls = type(value)
-    length = len(value) if any(cls is builtin for builtin in _SIZED) else -1  # type: ignore[arg-type]
-    return Node(type_name(cls)[:_NAME_BYTES], "absent", length=length, note=note)
+    length = len(value) if _is_sized(value) else -1
+    return Node(type_name(type(value))[:_NAME_BYTES], "absent", length=length, note=note)
+
+
+def _is_sized(value: object) -> TypeGuard[Sized]:
+    return any(type(value) is builtin for builtin in _SIZED)
 
 
 #: For a place that was reserved and never filled. That should not happen, but a reader must not find a hole.
 _LOST = Node("", "absent")
-_SIZED: tuple[Any, ...] = (dict, list, tuple, set, frozenset, deque)
+_SIZED: tuple[type, ...] = (dict, list, tuple, set, frozenset, deque)

@@ -10,16 +10,12 @@ import datetime
 import decimal
 import types
 import uuid
-from collections.abc import Callable
-from typing import Any
 
 from celery_trace.failures.capture import frameworks
-from celery_trace.failures.capture.anatomy import is_kind_of, type_name
-from celery_trace.failures.capture.heap import HeapEncoder
-from celery_trace.failures.capture.texts import bare_moment, uuid_text
+from celery_trace.failures.capture.anatomy import type_name
+from celery_trace.failures.capture.heap import HeapEncoder, Leaf
+from celery_trace.failures.capture.texts import bare_moment, head_of_bytes, uuid_text
 from celery_trace.model import Node
-
-Leaf = Callable[[HeapEncoder, Any], Node]
 
 
 def _float(encoder: HeapEncoder, value: float) -> Node:
@@ -28,16 +24,14 @@ def _float(encoder: HeapEncoder, value: float) -> Node:
 
 
 def _bytes(name: str) -> Leaf:
-    def leaf(encoder: HeapEncoder, value: Any) -> Node:
+    def leaf(encoder: HeapEncoder, value: bytes | bytearray) -> Node:
         return bytes_node(encoder, value, name)
 
     return leaf
 
 
 def bytes_node(encoder: HeapEncoder, value: bytes | bytearray, name: str) -> Node:
-    builtin: Any = bytearray if is_kind_of(type(value), bytearray) else bytes
-    length = builtin.__len__(value)
-    head = bytes(builtin.__getitem__(value, slice(0, encoder.limits.string)))
+    head, length = head_of_bytes(value, encoder.limits.string)
     # As text, so that the patterns of secrets match; other bytes are escaped.
     text = head.decode("utf-8", "backslashreplace")
     return encoder.text_node(name, "text", text, length=length, cut=length - len(head), form="bytes")
@@ -64,7 +58,7 @@ def _memoryview(encoder: HeapEncoder, value: memoryview) -> Node:
 def _repr_of_exact(name: str) -> Leaf:
     """For exact builtin types with a ``repr`` in C that includes no other object."""
 
-    def leaf(encoder: HeapEncoder, value: Any) -> Node:
+    def leaf(encoder: HeapEncoder, value: object) -> Node:
         return encoder.text_node(name, "text", repr(value))
 
     return leaf

@@ -14,7 +14,7 @@ VALUES = frozenset(("value", "content", "data", "val"))
 PARTED = NAMING | VALUES
 
 
-def are_parted(names: Iterable[str]) -> bool:
+def are_parted(names: Iterable[object]) -> bool:
     """Whether the value of one name may be the name of another value."""
     found = PARTED.intersection(names)
     return len(found) > 1 and not NAMING.isdisjoint(found) and not VALUES.isdisjoint(found)

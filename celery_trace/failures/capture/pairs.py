@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 from celery_trace.failures.capture.anatomy import is_kind_of, resident
 from celery_trace.failures.capture.names import PARTED, VALUES
@@ -30,7 +30,7 @@ class Encoder(Protocol):
 
     def visit(self, value: object, depth: int) -> int: ...
 
-    def refs_of(self, values: Sequence[Any], depth: int) -> list[int]: ...
+    def refs_of(self, values: Sequence[object], depth: int) -> list[int]: ...
 
     def member(self, name: str, value: object, depth: int) -> int: ...
 
@@ -43,7 +43,7 @@ class Encoder(Protocol):
     def name(self, name: str) -> str: ...
 
 
-def dict_refs(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int]:
+def dict_refs(encoder: Encoder, own: dict[object, object], depth: int) -> list[int]:
     """Refs of keys and values in turn, of a dictionary or a subclass of it, read by dict's own methods."""
     at_once = _refs_at_once(encoder, own, depth)
     if at_once is not None:
@@ -76,9 +76,9 @@ def dict_refs(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int]:
     return refs
 
 
-def _refs_at_once(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int] | None:
+def _refs_at_once(encoder: Encoder, own: dict[object, object], depth: int) -> list[int] | None:
     """
-    As :func:`dict_refs`, in few steps, if all keys are texts, none is part of a pair, and all fit.
+    Like :func:`dict_refs`, in fewer steps, if all keys are texts, none is part of a pair, and all fit.
 
     Otherwise None.
     """
@@ -87,8 +87,8 @@ def _refs_at_once(encoder: Encoder, own: dict[Any, Any], depth: int) -> list[int
     pairs = list(dict.items(own))  # at once: no change between the keys and the values
     if len(pairs) > encoder.limits.breadth or not encoder.has_room_for(2 * len(pairs)):
         return None
-    keys: list[Any] = [key for key, _ in pairs]
-    values: list[Any] = [value for _, value in pairs]
+    keys: list[object] = [key for key, _ in pairs]
+    values: list[object] = [value for _, value in pairs]
     is_known, is_secret = encoder.redactor.known.get, encoder.redactor.is_secret_name
     secret_at: list[int] = []
     for place, key in enumerate(keys):
@@ -148,7 +148,7 @@ def two_refs(encoder: Encoder, items: Iterator[object], depth: int) -> list[int]
 _LOGINS = frozenset(("-u", "-U", "--user", "--proxy-user"))
 
 
-def has_options(row: Sequence[Any]) -> bool:
+def has_options(row: Sequence[object]) -> bool:
     """Whether a row can be a command line: one of its texts begins with a dash."""
     for value in row:  # noqa: SIM110 - runs for each row of texts, and `any` takes twice as long
         if type(value) is str and value[:1] == "-":

@@ -6,14 +6,14 @@ import datetime
 import decimal
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from msgspec.structs import replace
 
 from celery_trace.failures.capture.anatomy import anatomy, mro, part
-from celery_trace.failures.capture.texts import BEYOND, bare_moment, encodable, uuid_text
+from celery_trace.failures.capture.texts import BEYOND, bare_moment, encodable, head_of_bytes, uuid_text
 from celery_trace.model import CapturedException, Frame, Node
 from celery_trace.redaction import Scrubber, pem
 
@@ -27,9 +27,10 @@ _FIGURES = 6
 #: Characters of a key that are checked.
 _KEY = 256
 #: Types with their own reader, for subclasses too; others are read by slots and dictionary.
-_TELLING: tuple[Any, ...] = (
+_ROWS: tuple[type[Collection[object]], ...] = (list, tuple, set, frozenset, deque)
+_TELLING: tuple[type, ...] = (
     str, bytes, bytearray, memoryview, int, float, decimal.Decimal, uuid.UUID, datetime.datetime, datetime.date, dict,
-    list, tuple, set, frozenset, deque, BaseException,
+    *_ROWS, BaseException,
 )  # fmt: skip
 _args_of = BaseException.__dict__["args"].__get__
 
@@ -46,7 +47,7 @@ def secrets_in(value: object, longest: int) -> Iterator[str]:
         yield encodable(value)
         return
     left = _MOST_INSIDE
-    pending: deque[tuple[Any, int]] = deque([(value, Scrubber.SHORTEST)])
+    pending: deque[tuple[object, int]] = deque([(value, Scrubber.SHORTEST)])
     while pending and left > 0:
         left -= 1
         found, shortest = pending.popleft()
@@ -57,7 +58,7 @@ def secrets_in(value: object, longest: int) -> Iterator[str]:
         pending.extend((item, _LONG) for item in inside)
 
 
-def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Sequence[Any]]:
+def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Sequence[object]]:
     """The texts of a value, and the values inside it."""
     cls = type(found)
     order = mro(cls)
@@ -67,8 +68,7 @@ def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Seque
     if kind is str:
         return (str.__getitem__(found, slice(0, longest + BEYOND)),), ()
     if kind is bytes or kind is bytearray:
-        head: Any = kind.__getitem__(found, slice(0, longest + BEYOND))
-        return (bytes(head).decode("utf-8", "backslashreplace"),), ()
+        return (head_of_bytes(found, longest + BEYOND)[0].decode("utf-8", "backslashreplace"),), ()
     if kind is memoryview:
         try:
             return (found[: longest + BEYOND].tobytes().decode("utf-8", "backslashreplace"),), ()
@@ -86,8 +86,7 @@ def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Seque
     if kind is datetime.date:
         return (datetime.date.isoformat(found),), ()
     if kind is decimal.Decimal:
-        to_string: Any = decimal.Decimal.__dict__["__str__"]
-        text = to_string(found)
+        text = decimal.Decimal.__str__(found)
         return ((text,) if _FIGURES <= len(text) <= longest else ()), ()
     if kind is uuid.UUID:
         number = part(found, "int")
@@ -98,8 +97,8 @@ def _parts_of(found: Any, longest: int, most: int) -> tuple[Sequence[str], Seque
         return (), [*keys, *_snapshot(dict.values(found))][:most]
     if kind is BaseException:
         return (), [*_snapshot(_args_of(found)), *(item for _, item in anatomy(cls).attributes_of(found))][:most]
-    iterate: Any = kind.__iter__
-    return (), _snapshot(iterate(found))[:most]
+    row = next(base for base in _ROWS if base is kind)
+    return (), _snapshot(row.__iter__(found))[:most]
 
 
 def _looks_made(key: str) -> bool:
@@ -107,7 +106,7 @@ def _looks_made(key: str) -> bool:
     return len(key) >= _LONG + 4 and any(character.isdigit() for character in key[:_KEY])
 
 
-def _snapshot(values: Any) -> list[Any]:
+def _snapshot(values: Iterable[object]) -> list[object]:
     try:
         return list(islice(values, _MOST_INSIDE))
     except RuntimeError:  # changed by another thread

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import FunctionType
-from typing import Any
 
 from celery_trace.failures.capture.anatomy import resident
-from celery_trace.failures.capture.frames import Place
+from celery_trace.failures.capture.frames import Hidden, Place
 
 _WRAPPER = "sensitive_variables_wrapper"
 _DECORATORS = "django.views.decorators.debug"
 
 
-def hidden_locals(places: Sequence[Place]) -> dict[int, Any]:
+def hidden_locals(places: Sequence[Place]) -> dict[int, Hidden]:
     """
     By the address of a frame, which of its locals to hide: a tuple of names, or ``"__ALL__"``.
 
@@ -28,7 +27,7 @@ def hidden_locals(places: Sequence[Place]) -> dict[int, Any]:
     """
     if resident(_DECORATORS, "sensitive_variables") is None:
         return {}
-    hidden: dict[int, Any] = {}
+    hidden: dict[int, Hidden] = {}
     asynchronous = resident(_DECORATORS, "coroutine_functions_to_sensitive_variables")
     for inner, place in enumerate(places):
         code = place.frame.f_code
@@ -46,7 +45,7 @@ def hidden_locals(places: Sequence[Place]) -> dict[int, Any]:
     return hidden
 
 
-def _names(value: object) -> Any:
+def _names(value: object) -> Hidden | None:
     if value == "__ALL__" if type(value) is str else False:
         return "__ALL__"
     if type(value) is tuple or type(value) is list:

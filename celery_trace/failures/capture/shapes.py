@@ -18,20 +18,21 @@ import types
 import uuid
 import weakref
 from collections import deque
-from typing import Any
+from collections.abc import Callable, Collection, ValuesView
+from typing import TypeVar
 
 from celery_trace.failures.capture import frameworks
 from celery_trace.failures.capture.anatomy import (
     anatomy,
     class_value,
-    is_kind_of,
+    is_instance,
     module_name,
     mro,
     namespace,
     part,
     type_name,
 )
-from celery_trace.failures.capture.heap import HeapEncoder, Shape
+from celery_trace.failures.capture.heap import HeapEncoder, Remarks, Shape
 from celery_trace.failures.capture.leaves import bytes_node, moment_text
 from celery_trace.failures.capture.texts import as_name, uuid_text
 from celery_trace.model import Node
@@ -39,10 +40,13 @@ from celery_trace.model import Node
 # --- containers -----------------------------------------------------------------------------------------
 
 
-def _row(builtin: Any, kind: str, name: str | None = None) -> Shape:
-    def shape(encoder: HeapEncoder, value: Any, depth: int) -> Node:
+_Row = TypeVar("_Row", bound=Collection[object])
+
+
+def _row(builtin: type[_Row], kind: str, name: str | None = None) -> Shape:
+    def shape(encoder: HeapEncoder, value: _Row, depth: int) -> Node:
         cls = type(value)
-        more = {} if cls is builtin else _subclass_note(cls, value)
+        more: Remarks = {} if cls is builtin else _subclass_note(cls, value)
         return encoder.sequence(
             name or type_name(cls), kind, builtin.__len__(value), builtin.__iter__(value), depth, **more
         )
@@ -50,16 +54,16 @@ def _row(builtin: Any, kind: str, name: str | None = None) -> Shape:
     return shape
 
 
-def _dict(encoder: HeapEncoder, value: dict[Any, Any], depth: int) -> Node:
+def _dict(encoder: HeapEncoder, value: dict[object, object], depth: int) -> Node:
     return encoder.mapping("dict", value, depth)
 
 
-def _dict_subclass(encoder: HeapEncoder, value: dict[Any, Any], depth: int) -> Node:
+def _dict_subclass(encoder: HeapEncoder, value: dict[object, object], depth: int) -> Node:
     cls = type(value)
     return encoder.mapping(type_name(cls), value, depth, **_subclass_note(cls, value))
 
 
-def _subclass_note(cls: type, value: object) -> dict[str, str]:
+def _subclass_note(cls: type, value: object) -> Remarks:
     """The names of attributes that a container of the user's own class has besides its items."""
     own = anatomy(cls).dict_of(value)
     if not own:
@@ -68,7 +72,7 @@ def _subclass_note(cls: type, value: object) -> dict[str, str]:
     return {"note": f"attributes: {names}"[:200]}
 
 
-def _tuple_subclass(encoder: HeapEncoder, value: tuple[Any, ...], depth: int) -> Node:
+def _tuple_subclass(encoder: HeapEncoder, value: tuple[object, ...], depth: int) -> Node:
     cls = type(value)
     fields = class_value(cls, "_fields")
     length = tuple.__len__(value)
@@ -95,7 +99,7 @@ def _float_subclass(encoder: HeapEncoder, value: float, _depth: int) -> Node:
     return encoder.text_node(name, "text", repr(bare))
 
 
-def _bytes_subclass(encoder: HeapEncoder, value: Any, _depth: int) -> Node:
+def _bytes_subclass(encoder: HeapEncoder, value: bytes | bytearray, _depth: int) -> Node:
     return bytes_node(encoder, value, type_name(type(value)))
 
 
@@ -114,27 +118,27 @@ def _timedelta_subclass(encoder: HeapEncoder, value: datetime.timedelta, _depth:
     return encoder.text_node(type_name(type(value)), "text", str(bare))
 
 
-def _view(encoder: HeapEncoder, value: Any, depth: int) -> Node:
+def _view(encoder: HeapEncoder, value: Collection[object], depth: int) -> Node:
     """``dict.keys()`` and the like: reading them consumes nothing."""
     return encoder.sequence(type_name(type(value)), "list", len(value), iter(value), depth)
 
 
-def _values(encoder: HeapEncoder, value: Any, depth: int) -> Node:
+def _values(encoder: HeapEncoder, value: ValuesView[object], depth: int) -> Node:
     """``dict.values()``: the keys, which are not shown, decide which of them are secret."""
-    items: Any = ((as_name(key), item) for key, item in dict.items(gc.get_referents(value)[0]))
+    items = ((as_name(key), item) for key, item in dict.items(gc.get_referents(value)[0]))
     shown = encoder.masked(itertools.islice(items, encoder.limits.breadth))
     return encoder.sequence(type_name(type(value)), "list", len(value), iter(shown), depth)
 
 
-def _proxy(encoder: HeapEncoder, value: types.MappingProxyType[Any, Any], depth: int) -> Node:
+def _proxy(encoder: HeapEncoder, value: types.MappingProxyType[object, object], depth: int) -> Node:
     """A read-only view of a mapping; it is opened only if that is a dictionary."""
     viewed = gc.get_referents(value)
-    if len(viewed) == 1 and is_kind_of(type(viewed[0]), dict):
+    if len(viewed) == 1 and is_instance(viewed[0], dict):
         return encoder.mapping("mappingproxy", viewed[0], depth)
     return Node("mappingproxy", "opaque")
 
 
-def _array(encoder: HeapEncoder, value: array.array[Any], depth: int) -> Node:
+def _array(encoder: HeapEncoder, value: array.array[int] | array.array[float] | array.array[str], depth: int) -> Node:
     items = iter(value[: encoder.limits.breadth])
     return encoder.sequence("array.array", "list", len(value), items, depth, form="array", note=value.typecode)
 
@@ -166,7 +170,7 @@ def _method(encoder: HeapEncoder, value: types.MethodType, depth: int) -> Node:
     return encoder.attributes("method", [("__self__", value.__self__)], depth, value=name, form="method")
 
 
-def _partial(encoder: HeapEncoder, value: functools.partial[Any], depth: int) -> Node:
+def _partial(encoder: HeapEncoder, value: functools.partial[object], depth: int) -> Node:
     get = functools.partial.__dict__
     function, arguments, keywords = (get[name].__get__(value) for name in ("func", "args", "keywords"))
     if type(function) is types.FunctionType:
@@ -181,7 +185,7 @@ def _partial(encoder: HeapEncoder, value: functools.partial[Any], depth: int) ->
 def _suspended(prefix: str, form: str) -> Shape:
     """Generators and coroutines: their position and locals; they are not advanced."""
 
-    def shape(encoder: HeapEncoder, value: Any, depth: int) -> Node:
+    def shape(encoder: HeapEncoder, value: object, depth: int) -> Node:
         code = getattr(value, f"{prefix}_code")
         frame = getattr(value, f"{prefix}_frame")
         no_locals: list[tuple[str, object]] = []
@@ -198,10 +202,10 @@ def _suspended(prefix: str, form: str) -> Shape:
     return shape
 
 
-def _future(encoder: HeapEncoder, value: Any, depth: int) -> Node:
+def _future(encoder: HeapEncoder, value: asyncio.Future[object], depth: int) -> Node:
     named: list[tuple[str, object]] = [("state", part(value, "_state"))]
-    is_task = is_kind_of(type(value), asyncio.Task)
-    if is_task:
+    is_task = is_instance(value, asyncio.Task)
+    if is_instance(value, asyncio.Task):
         named += [("name", asyncio.Task.get_name(value)), ("coro", part(value, "_coro"))]
     for name in ("_result", "_exception"):
         result = part(value, name)
@@ -210,7 +214,7 @@ def _future(encoder: HeapEncoder, value: Any, depth: int) -> Node:
     return encoder.attributes(type_name(type(value)), named, depth, form="asyncio task" if is_task else "future")
 
 
-def _weak_reference(encoder: HeapEncoder, value: weakref.ref[Any], depth: int) -> Node:
+def _weak_reference(encoder: HeapEncoder, value: weakref.ref[object], depth: int) -> Node:
     referent = weakref.ref.__call__(value)
     note = "dead" if referent is None else ""
     return encoder.attributes(type_name(type(value)), [("referent", referent)], depth, form="weakref", note=note)
@@ -237,15 +241,16 @@ _EXCEPTION_PARTS = (
 )  # fmt: skip
 
 
-_exception_fields: dict[int, tuple[weakref.ref[type], list[tuple[str, Any]]]] = {}
+_Fields = list[tuple[str, Callable[[object], object]]]
+_exception_fields: dict[int, tuple[weakref.ref[type], _Fields]] = {}
 
 
-def _fields_of(cls: type) -> list[tuple[str, Any]]:
+def _fields_of(cls: type) -> _Fields:
     """The C fields of an exception's builtin bases, with their getters; cached while the type lives."""
     known = _exception_fields.get(id(cls))
     if known is not None and known[0]() is cls:
         return known[1]
-    fields: list[tuple[str, Any]] = []
+    fields: _Fields = []
     for name in _EXCEPTION_PARTS:
         owner = next((base for base in mro(cls) if name in namespace(base)), None)
         if owner is not None and module_name(owner) == "builtins":
@@ -282,9 +287,9 @@ def _enum(encoder: HeapEncoder, value: object, depth: int) -> Node:
     return encoder.attributes(type_name(type(value)), named, depth, form="enum")
 
 
-def _decimal(encoder: HeapEncoder, value: Any, _depth: int) -> Node:
-    to_string: Any = decimal.Decimal.__dict__["__str__"]  # the builtin's own: the subclass may have another
-    return encoder.text_node(type_name(type(value)), "text", to_string(value))
+def _decimal(encoder: HeapEncoder, value: decimal.Decimal, _depth: int) -> Node:
+    text = decimal.Decimal.__str__(value)  # the builtin's own: the subclass may have another
+    return encoder.text_node(type_name(type(value)), "text", text)
 
 
 def _uuid(encoder: HeapEncoder, value: object, depth: int) -> Node:
@@ -294,7 +299,7 @@ def _uuid(encoder: HeapEncoder, value: object, depth: int) -> Node:
     return encoder.text_node(type_name(type(value)), "text", uuid_text(number))
 
 
-def _path(encoder: HeapEncoder, value: Any, _depth: int) -> Node:
+def _path(encoder: HeapEncoder, value: object, _depth: int) -> Node:
     """An exact ``Path`` of the standard library: its own ``__str__`` only joins its parts."""
     return encoder.text_node(type_name(type(value)), "text", str(value), form="path")
 

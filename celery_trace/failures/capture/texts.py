@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
 
 import msgspec
 
-from celery_trace.failures.capture.anatomy import is_kind_of
+from celery_trace.failures.capture.anatomy import is_instance
 from celery_trace.redaction import Redactor
 
 _json = msgspec.json.Encoder().encode
@@ -53,17 +52,22 @@ def cleaned(text: str, most: int, redactor: Redactor) -> tuple[str, int]:
 
 def as_name(value: object) -> str | None:
     """A text or bytes that can name something, else None; for a subclass, such as a header's name, its contents."""
-    cls = type(value)
-    if cls is str:
-        return value if len(value) <= 256 else None  # type: ignore[arg-type, return-value]
-    if cls is bytes:
-        return value.decode("latin-1") if len(value) <= 256 else None  # type: ignore[attr-defined, arg-type]
-    held: Any = value
-    if is_kind_of(cls, str):
-        return str.__str__(held) if str.__len__(held) <= 256 else None
-    if is_kind_of(cls, bytes):
-        return bytes.decode(held, "latin-1") if bytes.__len__(held) <= 256 else None
+    if type(value) is str:
+        return value if len(value) <= 256 else None
+    if type(value) is bytes:
+        return value.decode("latin-1") if len(value) <= 256 else None
+    if is_instance(value, str):
+        return str.__str__(value) if str.__len__(value) <= 256 else None
+    if is_instance(value, bytes):
+        return bytes.decode(value, "latin-1") if bytes.__len__(value) <= 256 else None
     return None
+
+
+def head_of_bytes(value: bytes | bytearray, most: int) -> tuple[bytes, int]:
+    """The first bytes, at most ``most``, and how many there are; of a subclass by the builtin's own methods."""
+    if is_instance(value, bytearray):
+        return bytes(bytearray.__getitem__(value, slice(0, most))), bytearray.__len__(value)
+    return bytes.__getitem__(value, slice(0, most)), bytes.__len__(value)
 
 
 def bare_moment(value: datetime.datetime) -> datetime.datetime:

@@ -12,7 +12,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -42,6 +42,10 @@ from celery_trace.shell.session import (
 from celery_trace.text.format import duration
 from celery_trace.transports.raw import RawRefusal
 
+if TYPE_CHECKING:
+    import kombu
+    from kombu.transport.virtual import Channel
+
 logger = logging.getLogger("celery_trace.shell")
 
 #: A process that has not replied for this long is gone, seconds.
@@ -67,7 +71,13 @@ class LiveClient:
         self._clock = clock or SystemClock()
 
     def open(
-        self, kept: Kept, failure: str, user: str, *, leaks: Sequence[Mapping[str, Any]] = (), timeout_s: float = OPEN_S
+        self,
+        kept: Kept,
+        failure: str,
+        user: str,
+        *,
+        leaks: Sequence[Mapping[str, object]] = (),
+        timeout_s: float = OPEN_S,
     ) -> LiveSession:
         """
         Open a session over a failure that a process keeps.
@@ -124,8 +134,8 @@ class LiveSession:
         self._user = user
         self._sequence = -1
         self._sending = threading.Lock()
-        self._connection: Any = None
-        self._channel: Any = None
+        self._connection: kombu.Connection | None = None
+        self._channel: Channel | None = None
         self._waiting: dict[str, queue.SimpleQueue[Reply | None]] = {}
         self._running = threading.Lock()
         self._replays = ReplayCache()

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from celery_trace.failures.capture.anatomy import mro, namespace
+
 #: Limits of one estimate: objects, and seconds.
 OBJECTS = 4000
 TIME_S = 0.002
@@ -26,7 +28,7 @@ _SHARED = (types.ModuleType, type, types.FunctionType, types.BuiltinFunctionType
 _CONTAINERS = frozenset(map(id, (list, tuple, dict, set, frozenset, deque)))
 
 
-def estimate_bytes(values: Iterable[Any]) -> int:
+def estimate_bytes(values: Iterable[object]) -> int:
     """Estimated bytes of the values and all objects that they refer to, each object once."""
     deadline_s = time.perf_counter() + TIME_S
     seen: set[int] = set()
@@ -52,10 +54,8 @@ def estimate_bytes(values: Iterable[Any]) -> int:
             if not length:
                 continue
             share = weight * length / min(length, _SAMPLE)
-            source: Iterable[Any] = value
             if issubclass(kind, dict):
-                source = (item for pair in dict.items(value) for item in pair)
-                sample = list(islice(source, 2 * _SAMPLE))
+                sample = list(islice((item for pair in dict.items(value) for item in pair), 2 * _SAMPLE))
             else:
                 sample = list(islice(kind.__iter__(value), _SAMPLE))
             todo.extend((item, share) for item in sample)
@@ -67,10 +67,10 @@ def estimate_bytes(values: Iterable[Any]) -> int:
     return int(total)
 
 
-def shallow_bytes(value: Any) -> int:
+def shallow_bytes(value: object) -> int:
     """The size of one object itself, from its C code; 64 if only a user's method could tell."""
-    for base in type.__dict__["__mro__"].__get__(type(value)):
-        found = type.__dict__["__dict__"].__get__(base).get("__sizeof__")
+    for base in mro(type(value)):
+        found = namespace(base).get("__sizeof__")
         if found is None:
             continue
         if not isinstance(found, types.MethodDescriptorType | types.WrapperDescriptorType):

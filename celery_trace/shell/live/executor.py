@@ -4,6 +4,10 @@ A thread that runs a session's commands one after another, with interrupts.
 An interrupt is an exception that CPython raises in another thread between two bytecodes
 (``PyThreadState_SetAsyncExc``). It can't reach code that waits in C; the executor's owner notices that
 (:attr:`Executor.running_s`) and abandons the session.
+
+Before 3.13, CPython has one flag per interpreter for such exceptions. It is lowered only when a thread raises one, and
+on 3.11 a process with a profile or trace function hangs while the flag is up: each function call checks it again and
+again (``DO_TRACING`` of ``RESUME`` in ceval.c). So it must not stay up: see :func:`_lower_flag`.
 """
 
 from __future__ import annotations
@@ -11,12 +15,34 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable
+from typing import Final
 
 from celery_trace import os_threads
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 
 _raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
+#: Loops in which a pending exception arrives for certain: each is a check of the flag.
+_CHECKS: Final = 100
+
+
+class _Lowering(BaseException):
+    """Raised in the current thread by :func:`_lower_flag`."""
+
+
+def _lower_flag() -> None:
+    """
+    Lower the interpreter's flag for exceptions that are pending in threads.
+
+    An exception that is pending in another thread still arrives: a thread that has one raises the flag again when it
+    takes the GIL (``take_gil`` in ceval_gil.c).
+    """
+    try:
+        _raise_in_thread(ctypes.c_ulong(os_threads.ident()), ctypes.py_object(_Lowering))
+        for _ in range(_CHECKS):
+            pass
+    except _Lowering:
+        pass
 
 
 class Executor:
@@ -40,6 +66,7 @@ class Executor:
         self._since_s = 0.0
         self._interruptible = False
         self._interrupting = False
+        self._interrupted = False
 
     @property
     def busy(self) -> bool:
@@ -80,7 +107,9 @@ class Executor:
             try:
                 if not self._interruptible:
                     return False
+                self._interrupted = True
                 _raise_in_thread(ctypes.c_ulong(self._ident), ctypes.py_object(KeyboardInterrupt))
+                _lower_flag()
                 return True
             finally:
                 self._interrupting = False
@@ -116,6 +145,7 @@ class Executor:
                 prepare()
             try:
                 try:
+                    self._interrupted = False
                     self._interruptible = True
                     run()
                 finally:
@@ -127,13 +157,15 @@ class Executor:
             finished()
 
     def _settle(self) -> None:
-        """Disable interrupts from here on, and discard a pending one."""
+        """Disable interrupts from here on, and let a pending one arrive."""
         while True:
             try:
                 self._interruptible = False
                 while self._interrupting:
                     time.sleep(0.0005)
-                _raise_in_thread(ctypes.c_ulong(self._ident), None)
+                for _ in range(_CHECKS if self._interrupted else 0):
+                    pass
+                self._interrupted = False
                 return
             except KeyboardInterrupt:
                 continue

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -27,7 +27,7 @@ from celery_trace.guard import Guard
 from celery_trace.model import plain_text
 from celery_trace.shell import output
 from celery_trace.shell.awaiting import Loop
-from celery_trace.shell.interpreter import Interpreter
+from celery_trace.shell.interpreter import CommandResult, Interpreter
 from celery_trace.shell.live.executor import Executor
 from celery_trace.shell.session import CODE_LIMIT, Event
 from celery_trace.shell.trace_object import ShellFacts, Trace
@@ -55,7 +55,7 @@ class Body(Struct, frozen=True, omit_defaults=True):
     code: str = ""
     cursor: int = 0
     index: int = 0
-    leaks: list[dict[str, Any]] = []
+    leaks: list[dict[str, object]] = []
 
 
 class Reply(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -308,7 +308,7 @@ class LiveHost:
         if session.executor.busy:
             raise MessageRefused("busy", "another command is running in this session", claims)
         started_s = self._clock.monotonic_s()
-        result: list[Any] = []
+        result: list[CommandResult] = []
 
         def emit(kind: str, text: str, stream: str) -> None:
             self._send(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextvars
 import linecache
-import sys
 import types
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,7 @@ from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Kept, ProcessRecord
 from celery_trace.settings import Settings
 from celery_trace.shell.live.estimate import estimate_bytes
-from celery_trace.shell.live.host import LiveHost, Packer, Target
+from celery_trace.shell.live.host import LiveHost, Outgoing, Packer, Target
 from celery_trace.shell.trace_object import ShellFacts, ShellFrame, Trace
 
 #: Most frames kept of one failure.
@@ -43,6 +42,7 @@ class _HeldFailure:
     def __init__(
         self,
         failure: str,
+        error: BaseException,
         trace: Trace,
         context: contextvars.Context,
         size: int,
@@ -56,7 +56,7 @@ class _HeldFailure:
         self.until_s = until_s
         self.until_monotonic_s = until_monotonic_s
         #: Celery's frames that hold the exception and were still running when it was kept.
-        self.unfinished = _celerys_frames(trace.exception)
+        self.unfinished = _celerys_frames(error)
 
     def clear_finished_frames(self) -> None:
         """
@@ -100,7 +100,7 @@ class Keeper:
         self._replays = ReplayCache()
         self._receiver: Receiver | None = None
         self._host: LiveHost | None = None
-        self._sender: Sender | None = None
+        self._sender: Sender[Outgoing] | None = None
         self._closed = False
 
     # --- keeping --------------------------------------------------------------------------------------
@@ -137,6 +137,7 @@ class Keeper:
             now_s, seconds = self._clock.now_s(), self._settings.keep_seconds
             held = _HeldFailure(
                 failure.id,
+                error,
                 trace,
                 contextvars.copy_context(),
                 estimate_bytes([frame.locals for frame in trace.frames]),
@@ -327,10 +328,10 @@ def _is_celerys(code: types.CodeType) -> bool:
     return code.co_name == "trace_task" and code.co_filename.endswith("celery/app/trace.py")
 
 
-def _celerys_frames(error: BaseException | None) -> list[types.FrameType]:
+def _celerys_frames(error: BaseException) -> list[types.FrameType]:
     """The frames of an exception's traceback in which Celery runs a task, with their callers."""
     found: list[types.FrameType] = []
-    for outer, _line in _frames(error) if error is not None else ():
+    for outer, _line in _frames(error):
         frame: types.FrameType | None = outer if _is_celerys(outer.f_code) else None
         while frame is not None and frame.f_code.co_filename == outer.f_code.co_filename:
             found.append(frame)
@@ -397,8 +398,3 @@ def _source(file: str, line: int, module_globals: Mapping[str, object]) -> list[
     numbers = range(first, line + _CONTEXT_LINES + 1)
     lines = [(number, linecache.getline(file, number, dict(module_globals))) for number in numbers]
     return [(number, text.rstrip("\n")) for number, text in lines if text]
-
-
-def is_possible() -> bool:
-    """Whether this interpreter can keep failures live: interrupts need CPython's thread API."""
-    return sys.implementation.name == "cpython"

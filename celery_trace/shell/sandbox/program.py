@@ -62,7 +62,7 @@ class _Wire:
         self._out = os.dup(1)
         self._rest = b""
 
-    def receive(self) -> Any:
+    def receive(self) -> dict[str, Any] | None:
         """The next message; None at the end of the input."""
         pieces = [self._rest]
         while b"\n" not in pieces[-1]:
@@ -74,9 +74,9 @@ class _Wire:
                 return None
             pieces.append(data)
         line, _, self._rest = b"".join(pieces).partition(b"\n")
-        return json.loads(line)
+        return dict(json.loads(line))
 
-    def send(self, **message: Any) -> None:
+    def send(self, **message: object) -> None:
         data = json.dumps(message).encode("ascii") + b"\n"
         view = memoryview(data)
         while view:
@@ -94,7 +94,7 @@ class _Signals:
         if self.armed:
             raise KeyboardInterrupt
 
-    def deliver(self, wire: _Wire, **message: Any) -> None:
+    def deliver(self, wire: _Wire, **message: object) -> None:
         """Send without an interrupt in the middle of a line."""
         armed, self.armed = self.armed, False
         try:

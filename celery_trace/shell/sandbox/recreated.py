@@ -330,7 +330,7 @@ class RecreatedSession:
         if not self._lock.acquire(timeout=1.0):
             raise ShellError("A command is running; interrupt it first.")
         try:
-            # The next command tells the sandbox, as it would tell a new one.
+            # The next command sends it to the sandbox, as to a new one.
             self.frame = index
         finally:
             self._lock.release()

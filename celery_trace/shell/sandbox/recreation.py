@@ -18,11 +18,14 @@ import pathlib
 import re
 import uuid
 from collections import Counter, deque, namedtuple
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from reprlib import recursive_repr
 from typing import Any
 
 from celery_trace.shell.trace_object import ShellFacts, ShellFrame, ShellObject, Trace
+
+#: An object of the capture's JSON, which nothing has checked.
+_Json = Mapping[str, Any]
 
 _FIELDS = ("type", "kind", "value", "items", "names", "length", "cut", "form", "note")
 _DEFAULTS: tuple[object, ...] = (None, None, None, [], [], -1, 0, "", "")
@@ -130,13 +133,13 @@ class Heap:
 
     def __init__(self, nodes: Sequence[object]) -> None:
         self._nodes = nodes
-        self._values: dict[int, Any] = {}
+        self._values: dict[int, object] = {}
         #: How often the building of a node has started. A tuple is reached a second time before it exists if it holds,
         #: say, a list that holds it. The list exists then, so a third time is a forgery that would never end.
         self._begun: Counter[int] = Counter()
         self._classes: dict[tuple[str, str], type] = {}
 
-    def value(self, ref: Any) -> Any:
+    def value(self, ref: object) -> object:
         """The value of a reference; :data:`ABSENT` for an invalid one."""
         if type(ref) is not int or not 0 <= ref < len(self._nodes):
             return ABSENT
@@ -164,16 +167,16 @@ class Heap:
         elif kind == "text":
             self._values[ref] = self._text(str(type_), str(value), cut, note)
         elif kind == "list":
-            made: list[Any] = CutList() if cut or length > len(items) else []
+            made: list[object] = CutList() if cut or length > len(items) else []
             self._values[ref] = made
             made.extend(self.value(item) for item in items)
             if isinstance(made, CutList):
                 made.true_length = max(length, len(made) + cut)
         elif kind == "deque":
-            self._values[ref] = filled = deque[Any]()
+            self._values[ref] = filled = deque[object]()
             filled.extend(self.value(item) for item in items)
         elif kind == "dict":
-            mapping: dict[Any, Any] = CutDict() if cut else {}
+            mapping: dict[object, object] = CutDict() if cut else {}
             self._values[ref] = mapping
             for key, item in zip(items[::2], items[1::2], strict=False):
                 mapping[self._hashable(key)] = self.value(item)
@@ -195,7 +198,7 @@ class Heap:
             size = f", length {length}" if isinstance(length, int) and length >= 0 else ""
             self._values[ref] = NotCaptured(f"{type_}{size}{': ' + str(note) if note else ''}, not captured")
 
-    def _plain(self, value: Any, cut: int, short: str) -> Any:
+    def _plain(self, value: object, cut: int, short: str) -> object:
         if isinstance(value, str) and cut:
             text = CutText(value)
             text.cut = cut
@@ -204,7 +207,7 @@ class Heap:
             return float(value)
         return value
 
-    def _text(self, type_: str, text: str, cut: int, note: str) -> Any:
+    def _text(self, type_: str, text: str, cut: int, note: str) -> object:
         short = type_.rpartition(".")[2]
         if not cut and len(text) <= _MOST_PARSED.get(short, len(text)):
             try:
@@ -213,7 +216,7 @@ class Heap:
                 pass
         return _Text(type_, text, cut, note)
 
-    def _hashable(self, ref: Any) -> Any:
+    def _hashable(self, ref: object) -> object:
         value = self.value(ref)
         try:
             hash(value)
@@ -232,8 +235,8 @@ class Heap:
         return self._classes[key]
 
     def _object(
-        self, ref: int, type_: str, value: Any, items: list[Any], names: list[Any], cut: int, form: str, note: str
-    ) -> Any:
+        self, ref: int, type_: str, value: object, items: list[object], names: list[str], cut: int, form: str, note: str
+    ) -> object:
         usable = all(
             isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
             for name in names
@@ -264,7 +267,7 @@ class _Text(ShellObject):
     def __init__(self, type_: str, text: str, cut: int, note: str) -> None:
         self._type, self.text, self._cut, self._note = type_, text, cut, note
 
-    def _members(self) -> Mapping[str, Any]:
+    def _members(self) -> Mapping[str, object]:
         return {"text": self.text}
 
     def __str__(self) -> str:
@@ -302,7 +305,7 @@ def _fraction(text: str) -> fractions.Fraction:
 #: Most characters of a number, Python's own limit for an int: a forged capture's text may have any length.
 _MOST_PARSED = dict.fromkeys(("Decimal", "Fraction", "int", "float", "complex", "range", "timedelta"), 4300)
 
-_FROM_TEXT: dict[str, Any] = {
+_FROM_TEXT: dict[str, Callable[[str], object]] = {
     "Decimal": decimal.Decimal,
     "datetime": datetime.datetime.fromisoformat,
     "date": datetime.date.fromisoformat,
@@ -324,7 +327,7 @@ _FROM_TEXT: dict[str, Any] = {
 }
 
 
-def recreated_trace(failure: Mapping[str, Any], leaks: Sequence[Mapping[str, Any]]) -> Trace:
+def recreated_trace(failure: _Json, leaks: Sequence[_Json]) -> Trace:
     """
     The ``trace`` object of a stored failure.
 
@@ -337,7 +340,7 @@ def recreated_trace(failure: Mapping[str, Any], leaks: Sequence[Mapping[str, Any
     exceptions = capture.get("exceptions") or []
     raised = exceptions[0] if exceptions else {}
     frames = [_frame(frame, heap) for frame in raised.get("frames") or []]
-    task: dict[str, Any] = dict(failure.get("task") or {})
+    task: dict[str, object] = dict(failure.get("task") or {})
     for name in ("name", "task_id", "worker", "pid", "hostname", "outcome", "duration_s", "note"):
         task.setdefault(name, failure.get(name))
     task.setdefault("retries", failure.get("retries", 0))  # a record omits default values
@@ -354,7 +357,7 @@ def recreated_trace(failure: Mapping[str, Any], leaks: Sequence[Mapping[str, Any
     )
 
 
-def _frame(frame: Mapping[str, Any], heap: Heap) -> ShellFrame:
+def _frame(frame: _Json, heap: Heap) -> ShellFrame:
     variables = {str(name): heap.value(ref) for name, ref in frame.get("locals") or []}
     first = int(frame.get("context_start") or 0)
     lines = [(first + offset, str(text)) for offset, text in enumerate(frame.get("context") or [])]
@@ -391,7 +394,7 @@ class CapturedError(ShellObject):
             if name.isidentifier() and not hasattr(self, name):
                 setattr(self, name, value)
 
-    def _members(self) -> Mapping[str, Any]:
+    def _members(self) -> Mapping[str, object]:
         return self.__dict__
 
     def __str__(self) -> str:
@@ -401,7 +404,7 @@ class CapturedError(ShellObject):
         return f"<recreated {self.type}: {self.message}>"
 
 
-def _exception(exceptions: Sequence[Mapping[str, Any]], index: int, heap: Heap) -> CapturedError:
+def _exception(exceptions: Sequence[_Json], index: int, heap: Heap) -> CapturedError:
     made = []
     for raw in exceptions:
         attributes = {str(name): heap.value(ref) for name, ref in raw.get("attributes") or []}
