@@ -12,10 +12,10 @@ import dis
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from types import CodeType, CoroutineType, FrameType, ModuleType
-from typing import Any, Final
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -56,6 +56,14 @@ class Wait(Struct, frozen=True, array_like=True):
     holds_at: Place | None = None
     #: The places where the tasks of its asyncio loop wait.
     awaits: list[Place] = []
+
+
+class _Block(Protocol):
+    """An entry of a table of handlers: the instructions from ``start`` to before ``end`` have one at ``target``."""
+
+    start: int
+    end: int
+    target: int
 
 
 def examine(thread: int, frames: Mapping[int, FrameType]) -> Wait:
@@ -197,10 +205,10 @@ def _attribute(owner: object, name: str) -> object:
     if owner is _MISSING:
         return _MISSING
     try:
-        own: Any = object.__getattribute__(owner, "__dict__")
+        own: object = object.__getattribute__(owner, "__dict__")
     except AttributeError:
         own = {}
-    if type(own) is dict and name in own:
+    if isinstance(own, dict) and name in own:
         return own[name]
     if isinstance(owner, ModuleType):
         return _MISSING
@@ -243,7 +251,7 @@ def _is_lock(found: object, lock: object) -> bool:
 def _contexts(frame: FrameType) -> list[str]:
     """The contexts of the ``with`` blocks that a frame is in, the innermost first."""
     code = frame.f_code
-    parse: Any = getattr(dis, "_parse_exception_table", None)
+    parse: Callable[[CodeType], Sequence[_Block]] | None = getattr(dis, "_parse_exception_table", None)
     if parse is None:
         return []
     table = parse(code)
@@ -286,7 +294,7 @@ def _awaited(loop: object) -> list[Place]:
         return []
     places: list[Place] = []
     for task in list(asyncio.all_tasks(loop))[:_MOST_AWAITED]:
-        coroutine: Any = task.get_coro() if type(task) is asyncio.Task else None
+        coroutine: object = task.get_coro() if type(task) is asyncio.Task else None
         frame: FrameType | None = None
         for _ in range(_MOST_FRAMES):
             if type(coroutine) is not CoroutineType:

@@ -473,6 +473,8 @@ def test_metrics_parse_and_carry_no_task_id_and_no_pid(queries):
         "celery_trace_process_resident_memory_bytes",
         "celery_trace_task_failures",
         "celery_trace_alerts",
+        "celery_trace_stuck",
+        "celery_trace_running",
         "celery_trace_records",
         "celery_trace_spool_bytes",
         "celery_trace_overhead_ratio",
