@@ -29,6 +29,7 @@ import sys
 import time
 import weakref
 import zlib
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -39,7 +40,7 @@ from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
-from celery_trace.process.frames import Greenlets, awaited, frames_by_run
+from celery_trace.process.frames import RunPlaces, stacks_by_run
 from celery_trace.process.movement import Movement, Stack, ThreadSample
 from celery_trace.process.open_runs import COUNT, MOST_PLACES, PLACE, VISIBLE, OpenRuns, Token
 from celery_trace.text.code_owner import WRAPPERS
@@ -201,8 +202,8 @@ class BlackBox:
     ) -> None:
         self._path = path
         self._clock = clock
-        #: Set where runs are in greenlets.
-        self.greenlets: Greenlets | None = None
+        #: Set where runs share a thread.
+        self.places: RunPlaces | None = None
         self._pid = os.getpid()
         self._open_runs = open_runs
         self._movement = movement
@@ -304,8 +305,8 @@ class BlackBox:
         # Of many at once, other ones each time.
         first = self._sequence * _MOST_STACKS % len(in_progress) if len(in_progress) > _MOST_STACKS else 0
         running = dict((in_progress[first:] + in_progress[:first])[:_MOST_STACKS])
-        frames = frames_by_run([*running], self.greenlets)
-        by_thread = {thread: _stack_of(frame) for thread, frame in frames.items()}
+        frames = stacks_by_run(running, self.places)
+        by_thread = {thread: _places_of(stack) for thread, stack in frames.items()}
         stacks = {str(thread): stack for thread, stack in by_thread.items()}
         now_s = self._clock.now_s()
         threads = self._compare(by_thread, in_progress, now_s)
@@ -321,8 +322,8 @@ class BlackBox:
     def _compare(
         self, stacks: dict[int, Stack], in_progress: list[tuple[int, Token]], now_s: float
     ) -> dict[str, ThreadSample]:
-        """Since when the threads do nothing new. Greenlets share the thread, and its processor time."""
-        if self._movement is None or self.greenlets is not None:
+        """Since when the threads do nothing new. Runs that share a thread share its processor time."""
+        if self._movement is None or self.places is not None:
             return {}
         with Guard("since when a run does nothing new"):
             frames = sys._current_frames()
@@ -432,20 +433,13 @@ def _hold_lock(path: Path) -> int:
     return descriptor
 
 
-def _stack_of(innermost: FrameType) -> list[tuple[str, int, str]]:
-    inner, outer = awaited(innermost)
-    stack = [_place(frame) for frame in inner[:MOST_FRAMES]]
-    frame: FrameType | None = outer
-    while frame is not None and len(stack) < MOST_FRAMES:
-        if frame.f_code.co_filename not in WRAPPERS:
-            stack.append(_place(frame))
-        frame = frame.f_back
-    return stack
-
-
-def _place(frame: FrameType) -> tuple[str, int, str]:
-    code = frame.f_code
-    return code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname
+def _places_of(frames: list[FrameType]) -> list[tuple[str, int, str]]:
+    """File, line and function of the innermost frames."""
+    own = (frame for frame in frames if frame.f_code.co_filename not in WRAPPERS)
+    return [
+        (frame.f_code.co_filename, frame.f_lineno or frame.f_code.co_firstlineno, frame.f_code.co_qualname)
+        for frame in islice(own, MOST_FRAMES)
+    ]
 
 
 def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:

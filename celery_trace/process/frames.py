@@ -1,16 +1,28 @@
-"""The frames of a run that its thread does not show: those of a suspended greenlet or coroutine."""
+"""The frames of runs, also those that no thread shows: of suspended greenlets and coroutines."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
-from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import Any, Final, Protocol
 
 from celery_trace import os_threads
 
 #: Coroutines that a task waits for, one inside the other.
 _DEEPEST: Final = 100
+
+
+class RunPlaces(Protocol):
+    """Where runs are, if several of them share a thread."""
+
+    def ident(self) -> int:
+        """The number of what runs now, which is remembered."""
+
+    def stack(self, number: int, threads: Mapping[int, FrameType]) -> list[FrameType]:
+        """The frames of that number, innermost first; ``threads`` has the innermost frame of each thread."""
 
 
 class Greenlets:
@@ -21,80 +33,98 @@ class Greenlets:
         current: Returns the current greenlet.
     """
 
-    def __init__(self, current: Any) -> None:
+    def __init__(self, current: Callable[[], Any]) -> None:
         self._current = current
-        self.thread = os_threads.ident()
+        self._thread = os_threads.ident()
         self._known: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
     def ident(self) -> int:
-        """The number of the current greenlet, which is remembered."""
         greenlet = self._current()
         number = id(greenlet)
         self._known[number] = greenlet
         return number
 
-    def frame(self, number: int) -> FrameType | None:
-        """The innermost frame of a greenlet; None if it has ended, or is the one that runs."""
-        frame: FrameType | None = getattr(self._known.get(number), "gr_frame", None)
-        return frame
-
-    def runs(self, number: int) -> bool:
-        """Whether a greenlet is the running one of its thread."""
+    def stack(self, number: int, threads: Mapping[int, FrameType]) -> list[FrameType]:
         greenlet = self._known.get(number)
-        return greenlet is not None and greenlet.gr_frame is None and not greenlet.dead
+        if greenlet is None or greenlet.dead:
+            return []
+        return _stack(greenlet.gr_frame or threads.get(self._thread))  # the running one has no frame of its own
 
 
-def patched_greenlets() -> Greenlets | None:
-    """To be called in the thread that runs tasks; None if threads are not patched."""
+class Coroutines:
+    """The tasks of asyncio that runs are in, in a pool that runs coroutines; otherwise their threads."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._threads: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def ident(self) -> int:
+        thread = threading.get_ident()
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is None or asyncio._get_running_loop() is None:
+            return thread
+        task = asyncio.current_task()
+        if type(task) is not asyncio.Task:
+            return thread
+        self._known[id(task)] = task
+        self._threads[task] = thread
+        return id(task)
+
+    def stack(self, number: int, threads: Mapping[int, FrameType]) -> list[FrameType]:
+        task = self._known.get(number)
+        if task is None:
+            return _stack(threads.get(number))
+        frames = _frames_of_task(task)
+        # Only a suspended coroutine ends there: the frame of the running one has callers.
+        return _stack(threads.get(self._threads[task])) if frames and frames[-1].f_back is not None else frames
+
+
+def shared_places() -> RunPlaces:
+    """Where runs are in this process, if they may share a thread. To be called in the thread that runs tasks."""
     greenlet = sys.modules.get("greenlet")
-    if greenlet is None or not os_threads.are_patched():
-        return None
-    return Greenlets(greenlet.getcurrent)
+    return Greenlets(greenlet.getcurrent) if greenlet is not None and os_threads.are_patched() else Coroutines()
 
 
-def frames_by_run(threads: list[int], greenlets: Greenlets | None) -> dict[int, FrameType]:
+def stacks_by_run(numbers: Iterable[int], places: RunPlaces | None) -> dict[int, list[FrameType]]:
     """
-    The innermost frames of threads or greenlets; without those that have none.
+    The frames of runs, innermost first; without those that have none.
 
     Args:
-        threads: Their numbers.
-        greenlets: The process's; None if each run has a thread.
+        numbers: The threads of the runs, or the numbers of :meth:`RunPlaces.ident`.
+        places: The process's; None if each run has a thread.
     """
-    now = sys._current_frames()
-    if greenlets is None:
-        return {thread: now[thread] for thread in threads if thread in now}
-    found: dict[int, FrameType] = {}
-    for number in threads:
-        frame = greenlets.frame(number)
-        if frame is None and greenlets.runs(number):
-            frame = now.get(greenlets.thread)
-        if frame is not None:
-            found[number] = frame
-    return found
+    threads = sys._current_frames()
+    stacks = {
+        number: _stack(threads.get(number)) if places is None else places.stack(number, threads) for number in numbers
+    }
+    return {number: stack for number, stack in stacks.items() if stack}
 
 
-def awaited(frame: FrameType) -> tuple[list[FrameType], FrameType]:
+def _stack(frame: FrameType | None) -> list[FrameType]:
     """
-    The frames of the coroutine that an idle event loop of asyncio waits for.
+    A frame and its callers, innermost first.
 
-    Args:
-        frame: The innermost frame of a thread.
-
-    Returns:
-        The coroutine's frames, innermost first, and the frame that called the event loop; nothing and ``frame`` if
-        the thread is in no event loop, or the loop runs a callback.
+    Where the thread is in an idle event loop of asyncio, the loop's frames are replaced by those of the coroutine that
+    it waits for.
     """
+    stack: list[FrameType] = []
+    callback, until_complete = _functions_of_loops()
+    in_callback = False
+    while frame is not None:
+        in_callback = in_callback or frame.f_code is callback
+        if frame.f_code is until_complete and not in_callback:
+            stack = _frames_of_task(frame.f_locals.get("future")) or stack
+        stack.append(frame)
+        frame = frame.f_back
+    return stack
+
+
+def _functions_of_loops() -> tuple[CodeType | None, CodeType | None]:
+    """The code that runs a callback of an event loop, and the code that runs a loop until its coroutine has ended."""
     events, loops = sys.modules.get("asyncio.events"), sys.modules.get("asyncio.base_events")
     if events is None or loops is None:
-        return [], frame
-    callback, until_complete = events.Handle._run.__code__, loops.BaseEventLoop.run_until_complete.__code__
-    outer: FrameType | None = frame
-    while outer is not None and outer.f_code is not callback:
-        if outer.f_code is until_complete:
-            inner = _frames_of_task(outer.f_locals.get("future"))
-            return (inner, outer) if inner else ([], frame)
-        outer = outer.f_back
-    return [], frame
+        return None, None
+    return events.Handle._run.__code__, loops.BaseEventLoop.run_until_complete.__code__
 
 
 def _frames_of_task(task: Any) -> list[FrameType]:

@@ -17,10 +17,10 @@ from celery_trace import private_files
 from celery_trace.failures.capture import Arguments, capture_frames
 from celery_trace.failures.celery_request import field
 from celery_trace.model import Kind, Line, RunStack, StackRequest
-from celery_trace.process.frames import Greenlets, awaited, frames_by_run
+from celery_trace.process.frames import RunPlaces, stacks_by_run
 from celery_trace.process.open_runs import OpenRuns, Token
 from celery_trace.redaction import Redactor
-from celery_trace.running.requests import request_file, stack_file
+from celery_trace.running.requests import ENDED, SAME_S, request_file, stack_file
 from celery_trace.settings import Limits
 
 #: A stack is sent over the broker, in a message of at most a mebibyte.
@@ -47,7 +47,7 @@ class Answers:
         redactor: Decides what is secret.
         in_app: Further folders or module prefixes of the user's own code.
         code_of: The functions of a task, for the names of its parameters.
-        greenlets: The process's, where runs are in greenlets.
+        places: The process's, where runs share a thread.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Answers:
         redactor: Redactor,
         in_app: Sequence[str],
         code_of: CodeOf,
-        greenlets: Greenlets | None = None,
+        places: RunPlaces | None = None,
     ) -> None:
         self._folder = folder
         self._process = process
@@ -69,7 +69,7 @@ class Answers:
         self._redactor = redactor
         self._in_app = in_app
         self._code_of = code_of
-        self._greenlets = greenlets
+        self._places = places
 
     def write(self, now_s: float) -> None:
         """
@@ -87,28 +87,28 @@ class Answers:
         """The stack of the requested run with its locals and arguments, redacted."""
         found = self._find(request)
         if found is None:
-            return RunStack(request=request.id, at_s=now_s, by="process", why="the run has ended")
+            return RunStack(request=request.id, at_s=now_s, by="process", why=ENDED)
         thread, token = found
-        frame = frames_by_run([thread], self._greenlets).get(thread)
-        if frame is None:
+        frames = stacks_by_run([thread], self._places).get(thread)
+        if not frames:
             return RunStack(request=request.id, at_s=now_s, by="process", why="its thread has no Python stack")
-        inner, outer = awaited(frame)
+        outermost = next((at for at, frame in enumerate(frames) if frame.f_code.co_name == OUTERMOST), len(frames))
         capture = capture_frames(
-            outer,
-            inner=inner,
+            None,
+            inner=frames[: outermost + 1],
             limits=self._limits,
             redactor=self._redactor,
             in_app=self._in_app,
-            outermost=OUTERMOST,
             arguments=self._arguments(token),
         )
-        frames = capture.exceptions[0].frames
-        stack = [Line(one.file, one.line, one.qualname or one.function, one.code) for one in frames]
+        del frames
+        shown = capture.exceptions[0].frames
+        stack = [Line(one.file, one.line, one.qualname or one.function, one.code) for one in shown]
         return RunStack(request=request.id, at_s=now_s, by="process", stack=stack, capture=capture)
 
     def _find(self, request: StackRequest) -> tuple[int, Token] | None:
         for thread, token in self._open_runs.in_progress():
-            by_place = thread == request.thread and abs(token.started_at_s - request.started_at_s) < 1e-6
+            by_place = thread == request.thread and abs(token.started_at_s - request.started_at_s) < SAME_S
             if (token.task_id == request.task_id) if request.task_id else by_place:
                 return thread, token
         return None

@@ -9,6 +9,7 @@ process answers with ``<uid>.stack``. While C code holds the interpreter's lock 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -21,7 +22,7 @@ import msgspec
 
 from celery_trace import private_files
 from celery_trace.failures.capture.source_lines import SourceLines
-from celery_trace.model import Line, RunStack, StackRequest
+from celery_trace.model import LastSample, Line, ProcessRecord, RunStack, StackRequest
 from celery_trace.process import blackbox
 
 #: How long the process itself is waited for before its stack is read by a signal, seconds: it looks for requests every
@@ -30,11 +31,16 @@ ANSWER_S: Final = 0.25
 #: How long it is waited for altogether, seconds.
 PATIENCE_S: Final = 0.45
 _POLL_S: Final = 0.005
+#: Two starts no further apart are the same, seconds.
+SAME_S: Final = 1e-6
 #: How long `faulthandler` may take to write a stack, seconds.
 _DUMP_S: Final = 0.1
 
 _NO_LOCALS: Final = "C code holds the interpreter's lock, so locals can't be read"
 _NO_ANSWER: Final = "the process does not answer; it may be suspended, or C code may hold the interpreter's lock"
+
+
+ENDED: Final = "the run has ended"
 
 
 class NoStack(LookupError):
@@ -71,6 +77,8 @@ def read_stack(folder: Path, request: StackRequest, source: SourceLines) -> RunS
     box = folder / f"{request.process}.box"
     asked_s = time.monotonic()
     try:
+        if _run(box, request) is None:
+            return RunStack(request=request.id, at_s=time.time(), why=ENDED)
         with _turn(box), _cleanup(folder, request.process):
             answered = _ask(folder, box, request, asked_s + ANSWER_S)
             if answered is not None:
@@ -184,15 +192,31 @@ def _handles(pid: int, number: int) -> bool:
 
 def _without_locals(box: Path, request: StackRequest, dumped: list[Line], source: SourceLines) -> RunStack:
     """The stack that the signal gave, or else the last sample."""
+    found = _run(box, request)
+    if found is None:
+        return RunStack(request=request.id, at_s=time.time(), why=ENDED)
+    process, sample = found
+    if dumped:
+        stack = source.lines(dumped, process.started_at_s)
+        return RunStack(request=request.id, at_s=time.time(), by="signal", stack=stack, why=_NO_LOCALS)
+    if sample is not None:
+        stack = source.lines(sample.stack, process.started_at_s)
+        return RunStack(request=request.id, at_s=sample.at_s, by="sample", stack=stack, why=_NO_ANSWER)
+    return RunStack(request=request.id, at_s=time.time(), why=_NO_ANSWER)
+
+
+def _run(box: Path, request: StackRequest) -> tuple[ProcessRecord, LastSample | None] | None:
+    """
+    The process and the last sample of the requested run; None if it does not run.
+
+    Raises:
+        OSError: There is no black box.
+    """
     reading = blackbox.read(box)
     if reading is None:
-        return RunStack(request=request.id, at_s=time.time(), why=_NO_ANSWER)
-    loaded_at_s = reading.process.started_at_s
-    if dumped:
-        stack = source.lines(dumped, loaded_at_s)
-        return RunStack(request=request.id, at_s=time.time(), by="signal", stack=stack, why=_NO_LOCALS)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(box))
     for run, sample in reading.runs:
-        if sample is not None and (run.task_id == request.task_id if request.task_id else run.thread == request.thread):
-            stack = source.lines(sample.stack, loaded_at_s)
-            return RunStack(request=request.id, at_s=sample.at_s, by="sample", stack=stack, why=_NO_ANSWER)
-    return RunStack(request=request.id, at_s=time.time(), why=_NO_ANSWER)
+        by_place = run.thread == request.thread and abs(run.started_at_s - request.started_at_s) < SAME_S
+        if (run.task_id == request.task_id) if request.task_id else by_place:
+            return reading.process, sample
+    return None

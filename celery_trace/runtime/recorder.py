@@ -36,7 +36,7 @@ from celery_trace.model import (
 )
 from celery_trace.process.blackbox import label
 from celery_trace.process.counters import available
-from celery_trace.process.frames import patched_greenlets
+from celery_trace.process.frames import shared_places
 from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERED, OpenRuns, Token
 from celery_trace.redaction import Redactor
 from celery_trace.runtime.probes import PROBES
@@ -119,10 +119,10 @@ class Recorder:
         self.open_runs = OpenRuns()
         if type(clock) is not SystemClock:
             self.open_runs.now = clock.now_s
-        #: Set where gevent or eventlet has patched threads: each greenlet has a number.
-        self.greenlets = patched_greenlets() if process.role in SHARE_THREADS else None
-        if self.greenlets is not None:
-            self.open_runs.ident = self.greenlets.ident
+        #: Set where runs may share a thread: each greenlet or coroutine has a number.
+        self.places = shared_places() if process.role in SHARE_THREADS else None
+        if self.places is not None:
+            self.open_runs.ident = self.places.ident
         self.pid = process.pid
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()

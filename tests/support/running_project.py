@@ -15,6 +15,11 @@ app.conf.update(
     task_ignore_result=True, broker_connection_retry_on_startup=True, imports=("tests.support.running_project",)
 )
 
+if "CELERY_CUSTOM_WORKER_POOL" in os.environ:
+    from celery_aio_pool import patch_celery_tracer
+
+    patch_celery_tracer()  # as its manual asks a project to
+
 
 @app.task(name="running.lock")
 def lock(order: int, password: str) -> None:
@@ -47,6 +52,17 @@ def awaits(order: int, password: str) -> None:
         await asyncio.gather(asyncio.create_task(inner("sk-live-0123456789abcdef")))
 
     asyncio.run(outer())
+    del order, password
+
+
+@app.task(name="running.coroutine")
+async def coroutine(order: int, password: str) -> None:
+    async def inner(api_key: str) -> None:
+        waiting_for = "orders"
+        await asyncio.sleep(25)  # COROUTINE
+        del waiting_for, api_key
+
+    await inner("sk-live-0123456789abcdef")
     del order, password
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from celery_trace.heap.sampler import locals_mark
-from celery_trace.process.blackbox import _stack_of
+from celery_trace.process.blackbox import _places_of
+from celery_trace.process.frames import stacks_by_run
 from celery_trace.process.movement import Movement, ThreadSample
 from celery_trace.process.waits import Wait, examine
 from tests.support.waiting import wait_until
@@ -200,7 +201,7 @@ class Looks:
     def __call__(self) -> ThreadSample:
         frames = sys._current_frames()
         self.now_s += 1
-        stacks = {self.thread: _stack_of(frames[self.thread])}
+        stacks = {thread: _places_of(stack) for thread, stack in stacks_by_run([self.thread], None).items()}
         return self.movement.look(stacks, frames, {self.thread: self.began_s}, self.now_s)[str(self.thread)]
 
     def for_a_while(self, times: int = 20) -> ThreadSample:
@@ -215,7 +216,7 @@ def test_a_thread_that_waits_in_one_call_is_quiet_and_still() -> None:
     release = threading.Event()
     with in_thread(lambda: release.wait(10)) as thread:
         looks = Looks(thread)
-        wait_until(lambda: "wait" in _stack_of(sys._current_frames()[thread])[0][2], "it waits", timeout_s=10)
+        wait_until(lambda: "wait" in sys._current_frames()[thread].f_code.co_name, "it waits", timeout_s=10)
         first = looks()
         last = looks.for_a_while()
         native_id = next(one.native_id for one in threading.enumerate() if one.ident == thread)

@@ -84,9 +84,12 @@ def start_host(start_worker: StartWorker, trace_dir: Path, own_broker_url: str) 
     hosts: list[Host] = []
 
     def start(pool: str, concurrency: int = 1) -> Host:
+        extra = {"PYTHONPATH": str(REPOSITORY)}
+        if ":" in pool:
+            extra["CELERY_CUSTOM_WORKER_POOL"], pool = pool, "custom"
         worker = start_worker(
             "tests.support.running_project", REPOSITORY, pool=pool, concurrency=concurrency,
-            extra={"PYTHONPATH": str(REPOSITORY)},
+            extra=extra,
         )  # fmt: skip
         hosts.append(Host(worker, trace_dir, own_broker_url))
         return hosts[-1]
@@ -114,6 +117,7 @@ def values(frame: FrameView) -> dict[str, str]:
         ("threads", "running.lock", "LOCK"),
         ("gevent", "running.sleep", "SLEEP"),
         ("eventlet", "running.sleep", "SLEEP"),
+        ("celery_aio_pool.pool:AsyncIOPool", "running.coroutine", "COROUTINE"),
     ],
 )
 def test_a_run_that_waits_shows_its_line_and_on_request_its_locals(

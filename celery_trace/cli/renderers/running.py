@@ -8,6 +8,7 @@ from celery_trace.cli.renderers.failures import value_lines
 from celery_trace.cli.renderers.style import Style
 from celery_trace.cli.renderers.tables import Cell, TableColumn, table
 from celery_trace.model import RunningView, StackLine
+from celery_trace.text.code_owner import CodeOwner
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import NONE, duration, moment, plural, size
 
@@ -44,9 +45,9 @@ def _line(row: RunningView, style: Style) -> Sequence[Cell]:
 
 
 def innermost(row: RunningView, style: Style) -> StackLine | None:
-    """The innermost line below the terminal's folder, or the innermost one of all."""
-    own = (line for line in row.stack if style.root and line.file.startswith(f"{style.root}/"))
-    return next(own, row.stack[0] if row.stack else None)
+    """The innermost line of the user's own code, or the innermost one of all."""
+    owner = CodeOwner(roots=[style.root])
+    return row.stack[owner.first(tuple((line.file, line.line) for line in row.stack))] if row.stack else None
 
 
 def _usual(seconds: float | None) -> str:

@@ -393,7 +393,8 @@ def capture_frames(
         limits, redactor, in_app, arguments, scrubber: As for :func:`capture_exception`.
         outermost: The function beyond which callers are left out.
         raised: The exception's name; none by default.
-        inner: Frames that ``frame`` waits for, such as those of a suspended coroutine, innermost first.
+        inner: Frames inside of ``frame`` or, if that is None, instead of it, innermost first: those of a suspended
+            coroutine have no callers.
     """
     capturing = _Capturing(limits, redactor, in_app, scrubber)
     args, kwargs = capturing.arguments(arguments)

@@ -10,7 +10,7 @@ from typing import ClassVar, Final, Protocol
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Kind, ProcessRecord
-from celery_trace.process.frames import Greenlets
+from celery_trace.process.frames import RunPlaces
 from celery_trace.process.open_runs import OpenRuns, Token
 from celery_trace.runtime.rollups import RunTotals
 from celery_trace.runtime.ticker import Ticker, Timer
@@ -30,8 +30,8 @@ class Host(Protocol):
     spool: SpoolWriter
     ticker: Ticker
     open_runs: OpenRuns
-    #: Where runs are in greenlets.
-    greenlets: Greenlets | None
+    #: Set where runs share a thread.
+    places: RunPlaces | None
     closed: bool
 
     @property

@@ -64,7 +64,7 @@ class StackProbe(Probe):
                 guard.own_errors[self.name] += 1
                 host.spool.note_failure(error)
                 return
-            box.greenlets = host.greenlets
+            box.places = host.places
             self.box = box
             if host.process.role in _OF_A_WORKER:
                 with guard.Guard("crash handler"):
@@ -98,7 +98,7 @@ class StackProbe(Probe):
             self._answers = Answers(
                 host.settings.spool_folder, host.process.uid, host.open_runs, limits=host.settings.limits,
                 redactor=Redactor(host.settings.redact), in_app=host.settings.in_app, code_of=host.code_of,
-                greenlets=host.greenlets,
+                places=host.places,
             )  # fmt: skip
         self._answers.write(host.clock.now_s())
 
