@@ -100,6 +100,29 @@ def test_no_slow_run_that_makes_progress_is_called_stuck(
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize(("pool", "names"), [("threads", ["event", "receives", "child"]), ("solo", ["receives"])])
+def test_hangs_are_named_in_the_pools_without_children(
+    start_worker: StartWorker, tmp_path: Path, records: Records, own_broker_url: str, pool: str, names: list[str]
+) -> None:
+    project = write_stuck_project(tmp_path / "project")
+    settings = {"memory": "off", "stuck_seconds": STUCK_S}
+    worker = start_worker("stuck_tasks", project, settings=settings, pool=pool, concurrency=len(names))
+    tasks = start(own_broker_url, {f"hangs.{name}": [] for name in names})
+    said: dict[str, str] = {}
+
+    def all_said() -> bool:
+        said.update({row.task_id: row.waiting_for for row in records.queries.running().rows if row.stuck})
+        return set(said) == set(tasks)
+
+    try:
+        records.wait(lambda _: all_said(), "all runs are stuck", explain=lambda: str(said))
+        wrong = {name: said[id] for id, name in tasks.items() if not re.fullmatch(HANGS[name[6:]], said[id])}
+        assert wrong == {}
+    finally:
+        end_at_once(worker)
+
+
+@pytest.mark.timeout(120)
 def test_a_slow_run_is_not_called_stuck_if_its_task_has_always_been_slow(
     worker: WorkerProcess, records: Records, own_broker_url: str, trace_dir: Path
 ) -> None:
