@@ -53,7 +53,9 @@ def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> 
 
 def stalls_of(settings: Settings) -> Stalls:
     """The judge of runs that make no progress, with these settings."""
-    return Stalls(settings.stuck_seconds, CodeOwner(settings.in_app, project_roots()))
+    return Stalls(
+        settings.stuck_seconds, CodeOwner(settings.in_app, project_roots()), redactor=Redactor(settings.redact)
+    )
 
 
 def main() -> int:

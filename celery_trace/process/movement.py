@@ -103,9 +103,9 @@ class _Watched:
         self.place_since_s = self.locals_since_s = now_s
         self.marked = False
 
-    def examine(self, thread: int, frames: Mapping[int, FrameType], now_s: float) -> None:
-        """Look up what the thread waits for."""
-        before, self.wait = self.wait, examine(thread, frames)
+    def examined(self, wait: Wait, now_s: float) -> None:
+        """Note what the thread waits for, as it was looked up now."""
+        before, self.wait = self.wait, wait
         wanted_s = self.cpu_s + _delay_s(_native_id(self.clock_id))
         # What it waited for its turn is not known before it is examined for the first time.
         used_s = self.cpu_s - self.wanted_s if before is None else wanted_s - self.wanted_s
@@ -148,12 +148,19 @@ class Movement:
             that, its thread is not examined.
         locals_mark: Returns a number that changes when a local variable of a thread's functions does; None where there
             is no extension module for it.
+        scrub: Removes secrets from a text, such as the name of a thread.
     """
 
-    def __init__(self, stuck_s: float, locals_mark: Callable[[int], int] | None = None) -> None:
+    def __init__(
+        self,
+        stuck_s: float,
+        locals_mark: Callable[[int], int] | None = None,
+        scrub: Callable[[str], str] = str,
+    ) -> None:
         self._examine_after_s = stuck_s * _EXAMINE_FROM
         self._examine_every_s = min(_EXAMINE_S, stuck_s * _EXAMINE_SHARE)
         self._locals_mark = locals_mark
+        self._scrub = scrub
         self._watched: dict[int, _Watched] = {}
         self._soft_limits: dict[int, float] = {}
 
@@ -189,7 +196,7 @@ class Movement:
             if ran and self._locals_mark is not None:
                 known.compare_locals(self._locals_mark(thread), now_s)
             if now_s - began[thread] >= self._examine_after_s and now_s - known.examined_at_s >= self._examine_every_s:
-                known.examine(thread, frames, now_s)
+                known.examined(examine(thread, frames, self._scrub), now_s)
             self._watched[thread] = known
         limits = self._soft_limits
         return {str(thread): known.sample(limits.get(thread, 0.0)) for thread, known in self._watched.items()}

@@ -66,13 +66,14 @@ class _Block(Protocol):
     target: int
 
 
-def examine(thread: int, frames: Mapping[int, FrameType]) -> Wait:
+def examine(thread: int, frames: Mapping[int, FrameType], scrub: Callable[[str], str] = str) -> Wait:
     """
     What a thread waits for.
 
     Args:
         thread: Its number.
         frames: The innermost frames of all threads.
+        scrub: Removes secrets from a text, such as the name of a thread.
     """
     innermost = frames[thread]
     call, loops = _call_of(innermost), _loops(innermost)
@@ -93,7 +94,7 @@ def examine(thread: int, frames: Mapping[int, FrameType]) -> Wait:
     lock = _resolve(innermost, re.sub(r"\.(acquire|__enter__)$", "", call)) if call else None
     if isinstance(lock, _LOCKS):
         holder, holds_at = _holder(lock, frames)
-    return Wait(call, loops, result_id, joins, holder, holds_at, awaits)
+    return Wait(call, loops, scrub(result_id), scrub(joins), scrub(holder), holds_at, awaits)
 
 
 def _chain(frame: FrameType | None) -> Iterator[FrameType]:

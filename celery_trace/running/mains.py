@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Struct
 
 from celery_trace.model import ProcessRecord, Role, StalledProcess
+from celery_trace.redaction import Redactor
 from celery_trace.running.procfs import Procfs
 from celery_trace.running.waiting import Activity, Evidence, sentence
 
@@ -41,11 +42,13 @@ class MainWatch:
     Args:
         stuck_s: The setting ``trace_stuck_seconds``.
         procfs: What the system knows.
+        redactor: Removes secrets from the sentences.
     """
 
-    def __init__(self, stuck_s: float, procfs: Procfs) -> None:
+    def __init__(self, stuck_s: float, procfs: Procfs, redactor: Redactor) -> None:
         self._after_s = max(stuck_s, _LOOP_SLEEPS_S)
         self._procfs = procfs
+        self._redactor = redactor
         self._processes: dict[str, ProcessRecord] = {}
         self._are_here: set[str] = set()
         self._seen: dict[str, _Seen] = {}
@@ -104,5 +107,5 @@ class MainWatch:
             pid=process.pid,
             role=process.role,
             since_s=seen.since_s,
-            waiting_for=sentence(Evidence(activity=Activity.WAITS, stack=[], facts=facts)),
+            waiting_for=self._redactor.text(sentence(Evidence(activity=Activity.WAITS, stack=[], facts=facts))),
         )

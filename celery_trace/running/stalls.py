@@ -16,6 +16,7 @@ from msgspec import Struct
 from celery_trace.model import Line, ProcessRecord, Role
 from celery_trace.process.movement import ThreadSample
 from celery_trace.process.waits import Wait
+from celery_trace.redaction import Redactor
 from celery_trace.running.procfs import Child, Procfs, ThreadFacts
 from celery_trace.running.waiting import Activity, Evidence, sentence, waits_for_child
 from celery_trace.text.code_owner import CodeOwner
@@ -100,13 +101,21 @@ class Stalls:
         stuck_s: From when on a run may be stuck, seconds.
         owner: Knows the user's own files.
         procfs: What the system knows.
+        redactor: Removes secrets from the sentences, such as in the path of a socket.
     """
 
-    def __init__(self, stuck_s: float = 30.0, owner: CodeOwner | None = None, procfs: Procfs | None = None) -> None:
+    def __init__(
+        self,
+        stuck_s: float = 30.0,
+        owner: CodeOwner | None = None,
+        procfs: Procfs | None = None,
+        redactor: Redactor | None = None,
+    ) -> None:
         self.stuck_s = stuck_s
         self._look_after_s = stuck_s * _LOOK_FROM
         self._owner = owner or CodeOwner()
         self.procfs = procfs or Procfs()
+        self.redactor = redactor or Redactor()
         self._known: dict[tuple[object, ...], _Known] = {}
         self._judged: dict[tuple[object, ...], _Known] = {}
 
@@ -150,7 +159,7 @@ class Stalls:
             activity=activity, stack=stack, own=own, wait=thread.wait or Wait(), facts=facts, short=self._owner.short
         )
         sure = activity is not Activity.HOLDS_LOCK or (before is not None and facts.state != "")
-        words = sentence(evidence) if sure else ""
+        words = self.redactor.text(sentence(evidence)) if sure else ""
         known = _Known(activity, facts.cpu_s, now_s, _cpu_of(facts.children), before.worked_at_s if before else 0.0)
         if _has_worked(waits_for_child(facts), before, now_s - stall.since_s):
             known.worked_at_s = now_s

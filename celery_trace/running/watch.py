@@ -55,7 +55,7 @@ class RunningWatch:
         self._clock = clock
         self._source = source
         self._stalls = stalls
-        self._mains = MainWatch(stalls.stuck_s, stalls.procfs)
+        self._mains = MainWatch(stalls.stuck_s, stalls.procfs, stalls.redactor)
         self._seen: dict[_RunKey, _Seen] = {}
         self._sent: RunningSnapshot | None = None
         #: The queue on which requests for stacks are taken.

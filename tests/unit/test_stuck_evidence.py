@@ -17,6 +17,7 @@ from celery_trace.process.blackbox import _places_of
 from celery_trace.process.frames import stacks_by_run
 from celery_trace.process.movement import Movement, ThreadSample
 from celery_trace.process.waits import Wait, examine
+from celery_trace.redaction import Redactor
 from tests.support.waiting import wait_until
 
 LOCK = threading.Lock()
@@ -169,6 +170,17 @@ def test_a_joined_thread_is_named() -> None:
     with in_thread(waited_for.join) as thread:
         assert waits(thread, lambda wait: wait.joins != "").joins == "printer"
         release.set()
+
+
+def test_a_secret_in_the_name_of_a_thread_is_redacted() -> None:
+    release = threading.Event()
+    waited_for = threading.Thread(target=release.wait, args=(10,), name="password=hunter2", daemon=True)
+    waited_for.start()
+    with in_thread(waited_for.join) as thread:
+        waits(thread, lambda wait: wait.joins != "")
+        found = examine(thread, sys._current_frames(), Redactor().text)
+        release.set()
+    assert found.joins == "password=[redacted]"
 
 
 def test_an_asyncio_loop_is_named_by_the_lines_where_its_tasks_wait() -> None:

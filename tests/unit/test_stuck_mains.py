@@ -9,6 +9,7 @@ import pytest
 from celery_trace.alerting.rules import Facts, evaluate
 from celery_trace.alerting.rules.stuck import KIND
 from celery_trace.model import ProcessRecord, Role, StalledProcess
+from celery_trace.redaction import Redactor
 from celery_trace.running.mains import LOOK_S, MainWatch
 from celery_trace.running.procfs import Descriptor, Procfs, ThreadFacts
 
@@ -44,7 +45,7 @@ Watch = Callable[..., list[StalledProcess]]
 
 @pytest.fixture
 def watch(procfs: Known) -> Watch:
-    watching = MainWatch(30.0, procfs)
+    watching = MainWatch(30.0, procfs, Redactor())
 
     def watch(after_s: float, role: Role = Role.MAIN) -> list[StalledProcess]:
         process = ProcessRecord(uid="p1", host="h", pid=70, started_at_s=0.0, worker="w@h", role=role)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from celery_trace.model import Line, ProcessRecord, Role, is_stuck
 from celery_trace.process.movement import ThreadSample
 from celery_trace.process.waits import Wait
-from celery_trace.running.procfs import Child, Procfs, ThreadFacts
+from celery_trace.running.procfs import Child, Descriptor, Procfs, ThreadFacts
 from celery_trace.running.stalls import Stalls, stall_of
 from celery_trace.running.waiting import Activity
 
@@ -156,6 +156,11 @@ def test_a_soft_time_limit_that_was_caught_is_named(judge: Judge) -> None:
     assert words == "waiting for a child process, after it caught the error of its soft time limit"
     _, words = judge(AT_S, soft_limit_at_s=AT_S - 1, quiet_since_s=AT_S - 20)
     assert words == "waiting for a child process", "it was reached later"
+
+
+def test_a_secret_in_a_path_is_redacted(judge: Judge, procfs: Known) -> None:
+    procfs.facts = ThreadFacts(state="S", call="recvfrom", on=(Descriptor("socket", "/run/password=hunter2"),))
+    assert judge(AT_S, quiet_since_s=AT_S - 20)[1] == "waiting in recv from /run/password=[redacted]"
 
 
 def test_the_sentence_about_a_loop_does_not_change_with_its_lines(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class StackProbe(Probe):
         with self.guard:
             path = host.settings.spool_folder / f"{host.process.uid}.box"
             try:
-                self._movement = Movement(host.settings.stuck_seconds, locals_mark())
+                self._movement = Movement(host.settings.stuck_seconds, locals_mark(), self._without_secrets)
                 box = BlackBox(path, host.process, host.clock, host.open_runs, self._movement)
             except OSError as error:
                 guard.own_errors[self.name] += 1
@@ -72,6 +72,9 @@ class StackProbe(Probe):
             if host.process.role in _IN_MAIN_THREAD and host.settings.stack_signal:
                 with guard.Guard("stack by signal"):
                     box.dump_on(signal.Signals[host.settings.stack_signal])
+
+    def _without_secrets(self, text: str) -> str:
+        return Redactor(self.host.settings.redact).text(text)
 
     def soft_limit_reached(self) -> None:
         """The soft time limit of this thread's run was reached. Called from a signal handler."""
