@@ -5,11 +5,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from django.apps import AppConfig
 
+if TYPE_CHECKING:
+    from celery.utils.dispatch import Signal as CelerySignal
+    from django.db.models import Model
+    from django.dispatch import Signal
+
 UID = "celery_trace.django"
+
+#: A signal, its receiver, and the sender; None means any sender.
+_Connected: TypeAlias = "tuple[Signal | CelerySignal, Callable[..., None], type[Model] | None]"
 
 
 class TraceConfig(AppConfig):
@@ -34,8 +42,8 @@ class TraceConfig(AppConfig):
             connect()
 
 
-def _signals() -> list[tuple[Any, Callable[..., None], Any]]:
-    """The bridge's signals, receivers and senders; None means any sender."""
+def _signals() -> list[_Connected]:
+    """The bridge's signals, receivers and senders."""
     from celery.signals import before_task_publish
     from django.apps import apps
     from django.core.signals import got_request_exception, setting_changed
@@ -44,7 +52,7 @@ def _signals() -> list[tuple[Any, Callable[..., None], Any]]:
 
     from django_bridge import configuration, database_time, links, tracer
 
-    found: list[tuple[Any, Callable[..., None], Any]] = [
+    found: list[_Connected] = [
         (setting_changed, configuration.forget, None),
         (setting_changed, tracer.forget, None),
         (got_request_exception, tracer.note_uncaught, None),

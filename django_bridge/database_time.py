@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from celery_trace.guard import Guard
 from django_bridge import request_trace
@@ -12,10 +12,11 @@ from django_bridge import request_trace
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+R = TypeVar("R")
 _guard = Guard("django: query counter")
 
 
-def count_query(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
+def count_query(execute: Callable[..., R], sql: object, params: object, many: bool, context: object) -> R:
     """
     Execute a query and add it to the running request's count.
 

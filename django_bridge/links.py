@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery_trace.guard import Guard
 from celery_trace.model import failure_id
 from django_bridge import configuration, request_trace
+
+if TYPE_CHECKING:
+    from celery.app.task import Context
+    from django_celery_results.models import TaskResult
 
 #: The header of a task's message with the id of the request; also an attribute of the task's ``request``.
 HEADER = "trace_request"
@@ -22,7 +26,7 @@ FAILED = frozenset({"FAILURE", "RETRY"})
 _guard = Guard("django: link to the request")
 
 
-def add_request_header(*, headers: Any = None, **_: object) -> None:
+def add_request_header(*, headers: object = None, **_: object) -> None:
     """
     Add the request's id to a task's headers; connected to ``before_task_publish``.
 
@@ -45,7 +49,7 @@ def _inherited() -> str:
     return value if isinstance(value, str) else ""
 
 
-def note_in_failed_result(*, instance: Any = None, **_: object) -> None:
+def note_in_failed_result(*, instance: TaskResult | None = None, **_: object) -> None:
     """
     Add the id of our record to django-celery-results' result of a failed attempt.
 
@@ -65,7 +69,7 @@ def note_in_failed_result(*, instance: Any = None, **_: object) -> None:
             instance.meta = json.dumps({**meta, META_KEY: {"failure": key}})
 
 
-def _running(task_id: str) -> Any:
+def _running(task_id: str) -> Context | None:
     """The request of this task if it is running here; None in another process that stores its result."""
     state = sys.modules.get("celery._state")
     task = state.get_current_task() if state is not None else None

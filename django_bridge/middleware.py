@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import MiddlewareNotUsed
@@ -13,6 +13,7 @@ from django_bridge.tracer import Tracer, of_this_process
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
+    from django.http.response import HttpResponseBase
 
 
 class TraceMiddleware:
@@ -28,7 +29,11 @@ class TraceMiddleware:
     sync_capable = True
     async_capable = True
 
-    def __init__(self, get_response: Callable[[Any], Any], tracer: Tracer | None = None) -> None:
+    def __init__(
+        self,
+        get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]],
+        tracer: Tracer | None = None,
+    ) -> None:
         self.tracer = tracer or of_this_process()
         if not self.tracer.settings.enabled:
             raise MiddlewareNotUsed
@@ -39,7 +44,7 @@ class TraceMiddleware:
             # Django reads hooks from the instance; an async one saves a thread switch on each request.
             self.process_view = self._process_view_async  # type: ignore[assignment,method-assign]
 
-    def __call__(self, request: HttpRequest) -> Any:
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self.is_async:
             return self._call_async(request)
         trace = self.tracer.arrived(request)
@@ -53,7 +58,7 @@ class TraceMiddleware:
             request_trace.current.reset(token)
         return self.tracer.answered(trace, request, response)
 
-    async def _call_async(self, request: HttpRequest) -> Any:
+    async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
         trace = self.tracer.arrived(request)
         token = request_trace.current.set(trace)
         try:

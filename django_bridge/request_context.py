@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from django.conf import settings as django_settings
 from django.utils.functional import empty
@@ -20,8 +20,10 @@ from django_bridge.template_lines import template_line
 from django_bridge.texts import plain
 
 if TYPE_CHECKING:
-    from django.http import HttpRequest
+    from django.http import HttpRequest, QueryDict
     from django.urls import ResolverMatch
+
+T = TypeVar("T")
 
 #: Content types that ``request.POST`` parses from memory once ``request.body`` was read.
 _FORM = "application/x-www-form-urlencoded"
@@ -58,7 +60,7 @@ def describe(
     )
 
 
-def _part(name: str, read: Callable[[], Any], otherwise: Any) -> Any:
+def _part(name: str, read: Callable[[], T], otherwise: T) -> T:
     """Read one part of a request; an error (a hostile header, a user's filter) only costs that part."""
     with Guard(f"django: {name} of a request"):
         return read()
@@ -163,7 +165,7 @@ class _Secrets:
         line = template_line(error)
         return replace(line, code=self._redactor.source(line.code)) if line is not None else None
 
-    def _filtered_post(self) -> Any:
+    def _filtered_post(self) -> QueryDict:
         """POST through the project's own reporter filter, if it has one."""
         if type(self._filter) is SafeExceptionReporterFilter:
             return self._request.POST

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db import models
 from django.db.models.base import ModelBase
@@ -35,7 +35,7 @@ _FIELDS = {
 }
 
 
-def field(column: schema.Column) -> Any:
+def field(column: schema.Column) -> models.Field:
     """The model field for a column."""
     options: dict[str, object] = {}
     if column.type.length is not None:
@@ -67,12 +67,13 @@ class StoreModel(ModelBase):
         table: schema.Table | None = None,
         only: tuple[str, ...] = (),
         **options: object,
-    ) -> Any:
+    ) -> StoreModel:
         """Add the fields and ``Meta``."""
         if table is not None:
             attrs |= {one.name: field(one) for one in table.columns if not only or one.name in only}
             attrs["Meta"] = type("Meta", (), options | {"managed": False, "db_table": table.name})
-        return super().__new__(cls, name, bases, attrs)
+        model: StoreModel = super().__new__(cls, name, bases, attrs)
+        return model
 
 
 class StoreRow(models.Model, metaclass=StoreModel):

@@ -345,6 +345,6 @@ def note_uncaught(*, request: HttpRequest | None = None, **_: object) -> None:
             of_this_process().noted(request, error)
 
 
-def _is_its_own_root(trace_id: str) -> tuple[str, str]:
+def _is_its_own_root(trace_id: object) -> tuple[str, str]:
     """The queue and root of a request: it has no queue, and is the root of its tasks."""
-    return "", trace_id
+    return "", str(trace_id)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from celery_trace.collector.status import LOCK_FILE, Status, read_status
 from celery_trace.guard import Guard
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
+from celery_trace.transports import BrokerOptions
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -34,6 +36,15 @@ ELSEWHERE_S = 5.0
 STEADY_S = 30.0
 #: Exit status when another collector has the folder.
 ANOTHER_ONE = 75
+
+
+class Job(msgspec.Struct):
+    """What a collector reads from its standard input when it starts."""
+
+    settings: Settings
+    parent: int = 0  # the process id; it ends when that one is gone
+    django: str = ""  # the settings module
+    broker: BrokerOptions = {}
 
 
 class CollectorProcess:
@@ -92,12 +103,12 @@ class CollectorProcess:
 
     def _spawn(self) -> None:
         job = msgspec.json.encode(
-            {
-                "settings": msgspec.to_builtins(self._settings.over(dir=str(self._settings.folder))),
-                "parent": os.getpid(),
-                "django": os.environ.get("DJANGO_SETTINGS_MODULE", ""),
-                "broker": self._broker(),
-            }
+            Job(
+                settings=self._settings.over(dir=str(self._settings.folder)),
+                parent=os.getpid(),
+                django=os.environ.get("DJANGO_SETTINGS_MODULE", ""),
+                broker=self._broker(),
+            )
         )
         self._process = subprocess.Popen(
             [sys.executable, "-m", "celery_trace.collector"],
@@ -110,13 +121,13 @@ class CollectorProcess:
         with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
             pipe.write(job)
 
-    def _broker(self) -> dict[str, object] | None:
+    def _broker(self) -> BrokerOptions:
         """The broker's options; with the transport ``direct`` it is needed only for requests for stacks."""
         if self._settings.transport == "broker":
             return broker_of(self._app)
         with Guard("broker for requests for stacks"):
             return broker_of(self._app)
-        return None
+        return {}
 
     def watch(self) -> None:
         """Called about every second: restart it when it has ended, with backoff."""
@@ -167,11 +178,6 @@ class CollectorProcess:
         """The last status of the folder's collector, ours or another."""
         return read_status(self._settings.folder)
 
-    def drained_once(self) -> bool:
-        """Whether the folder's collector has finished a round since this one was started."""
-        status = self.status()
-        return status is not None and status.state in {"ready", "ended"}
-
 
 def folder_is_taken(spool_folder: Path) -> bool:
     """Whether a collector holds the lock of a spool folder. Uses a shared lock, so two callers don't collide."""
@@ -188,9 +194,9 @@ def folder_is_taken(spool_folder: Path) -> bool:
     return False
 
 
-def broker_of(app: Celery | None = None) -> dict[str, object]:
+def broker_of(app: Celery | None = None) -> BrokerOptions:
     """
-    An app's broker options, as plain values that another process can read.
+    An app's broker options.
 
     Args:
         app: The Celery app; by default the current app.
@@ -201,15 +207,19 @@ def broker_of(app: Celery | None = None) -> dict[str, object]:
     return {
         "hostname": connection.as_uri(include_password=True),
         "ssl": _plain(connection.ssl) or False,
-        "transport_options": _plain(dict(connection.transport_options or {})) or {},
+        "transport_options": _plain_dict(connection.transport_options or {}),
         "failover": [str(url) for url in connection.alt or ()],
     }
+
+
+def _plain_dict(value: Mapping[object, object]) -> dict[str, object]:
+    return {str(key): plain for key, item in value.items() if (plain := _plain(item)) is not None}
 
 
 def _plain(value: object) -> object:
     """The part of a value that JSON can hold. Functions and contexts can't be passed to another process."""
     if isinstance(value, dict):
-        return {str(key): plain for key, item in value.items() if (plain := _plain(item)) is not None}
+        return _plain_dict(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, bool | int | float | str):

@@ -13,14 +13,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.collector.maintenance import Maintenance
 from celery_trace.collector.priority import lower_priority, relax_garbage_collection
-from celery_trace.collector.process import ANOTHER_ONE
+from celery_trace.collector.process import ANOTHER_ONE, Job
 from celery_trace.collector.rounds import AnotherCollector, Collector
 from celery_trace.control.audit import AuditLog
 from celery_trace.control.signing import load_key
@@ -30,7 +30,7 @@ from celery_trace.running.stalls import Stalls
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
 from celery_trace.text.code_owner import CodeOwner, project_roots
-from celery_trace.transports import Transport
+from celery_trace.transports import BrokerOptions, Transport
 
 if TYPE_CHECKING:
     from celery_trace.running.listener import StackListener
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("celery_trace.collector")
 
 
-def make_transport(settings: Settings, broker: dict[str, Any] | None = None) -> Transport:
+def make_transport(settings: Settings, broker: BrokerOptions | None = None) -> Transport:
     """The transport of these settings; ``broker`` has kombu's connection options."""
     if settings.transport == "broker":
         from celery_trace.transports.broker import BrokerTransport, connect
@@ -62,14 +62,13 @@ def main() -> int:
     """Run until the parent is gone or SIGTERM arrives."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    job: dict[str, Any] = msgspec.json.decode(sys.stdin.buffer.read())
-    settings = msgspec.convert(job["settings"], Settings)
-    parent: int = job.get("parent", 0)
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    settings, parent = job.settings, job.parent
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     if settings.store_url.startswith("django"):
-        prepare_django(job.get("django", ""))
+        prepare_django(job.django)
 
     def should_end() -> bool:
         return ended.is_set() or (parent != 0 and os.getppid() != parent)
@@ -78,11 +77,11 @@ def main() -> int:
     try:
         collector = Collector(
             settings.spool_folder,
-            make_transport(settings, job.get("broker")),
+            make_transport(settings, job.broker),
             clock,
             redact=settings.redact,
             stalls=stalls_of(settings),
-            listen=_listen_with(settings, job.get("broker"), clock),
+            listen=_listen_with(settings, job.broker, clock),
         )
     except AnotherCollector as other:
         logger.info("%s", other)
@@ -103,9 +102,9 @@ def main() -> int:
     return 0
 
 
-def _listen_with(settings: Settings, broker: dict[str, Any] | None, clock: Clock) -> Callable[[], StackListener] | None:
+def _listen_with(settings: Settings, broker: BrokerOptions, clock: Clock) -> Callable[[], StackListener] | None:
     """Makes what takes requests for stacks; None without a broker that other processes can reach."""
-    if broker is None or str(broker.get("hostname", "")).startswith("memory:"):
+    if not broker or str(broker.get("hostname", "")).startswith("memory:"):
         return None
 
     def listen() -> StackListener:

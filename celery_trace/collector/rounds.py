@@ -117,8 +117,8 @@ class Collector:
         self._running_due_s = 0.0
         self._listen = listen
         self._listener: StackListener | None = None
-        self._told: dict[str, int] = {}
-        self._told_at_s = -ACCOUNT_S
+        self._accounted: dict[str, int] = {}
+        self._accounted_at_s = -ACCOUNT_S
         self._incarnation = int(clock.now_s() * 1000)
 
     def _take_folder(self) -> int:
@@ -222,7 +222,6 @@ class Collector:
         for record, why in refused:
             self._set_aside(Corrupt("refused by the store", 0, why, pack(encode(record))))
         self.status.delivered += len(records) - len(refused)
-        self.status.last_delivery_at_s = self._clock.now_s()
 
     def _clean_up(self, listing: SpoolListing, living: set[str]) -> None:
         """Remove delivered files, and adopt killed processes."""
@@ -352,9 +351,9 @@ class Collector:
     def _account(self, listing: SpoolListing, *, now: bool = False) -> None:
         """Every few seconds, send statistics of the spool and the collector to the store if they changed."""
         monotonic_s = self._clock.monotonic_s()
-        if monotonic_s - self._told_at_s < ACCOUNT_S and not now:
+        if monotonic_s - self._accounted_at_s < ACCOUNT_S and not now:
             return
-        self._told_at_s = monotonic_s
+        self._accounted_at_s = monotonic_s
         self.measure(listing)
         counters = {
             "spool:bytes": self.status.spool_bytes,
@@ -367,7 +366,7 @@ class Collector:
             "collector:sent_again": self.status.sent_again,
             "collector:folders_lost": self.status.folders_lost,
         }
-        if counters != self._told:
+        if counters != self._accounted:
             seq = self._incarnation + self.status.accounts
             self.status.accounts += 1
             account = Stats(
@@ -375,7 +374,7 @@ class Collector:
                 counters=counters,
             )  # fmt: skip
             self._transport.send([account])
-            self._told = counters
+            self._accounted = counters
         self._save_status()
 
     def measure(self, listing: SpoolListing) -> None:

@@ -29,7 +29,6 @@ class Status(Struct, kw_only=True):
     state: str = "starting"
     why: str = ""
     at_s: float = 0.0
-    last_delivery_at_s: float = 0.0
     delivered: int = 0
     dropped: int = 0
     corrupt: int = 0

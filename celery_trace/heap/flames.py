@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -135,16 +135,20 @@ def tree(after: KeptHeap, before: KeptHeap | None = None) -> FlameNode:
     return root
 
 
-def flat(root: FlameNode) -> tuple[list[Line], list[Any]]:
+#: ``[place of the frame, bytes, bytes before, width, [children]]``
+FlatNode: TypeAlias = "list[float | list[FlatNode]]"
+
+
+def flat(root: FlameNode) -> tuple[list[Line], FlatNode]:
     """
     The tree in the format of the page's script.
 
     Returns:
-        The frames, and the tree as ``[place of the frame, bytes, bytes before, width, [children]]``.
+        The frames, and the tree.
     """
     places: dict[Line, int] = {}
 
-    def one(node: FlameNode) -> list[Any]:
+    def one(node: FlameNode) -> FlatNode:
         place = places.setdefault(node.frame, len(places))
         shown = [child for child in node.children() if child.width >= LEAST_SHARE * root.width]
         return [place, round(node.bytes, 1), round(node.before, 1), round(node.width, 1), [*map(one, shown)]]
@@ -167,10 +171,10 @@ def lines_of(after: KeptHeap, before: KeptHeap | None = None) -> list[tuple[Line
 # --- files for other tools --------------------------------------------------------------------------------
 
 
-def as_json(view: HeapView) -> dict[str, Any]:
+def as_json(view: HeapView) -> dict[str, object]:
     """The JSON of the contract: ``stacks`` are ``[[frame, …], bytes]``, with ``compare`` the difference."""
     after, before = view.after, view.before
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "unit": "bytes a run" if view.a_run else "bytes",
         "bytes": round(after.bytes),
         "runs": after.runs,
@@ -204,7 +208,7 @@ def collapsed(stacks: Mapping[Stack, float]) -> str:
     return "".join(f"{' '.join(line.split())}\n" for line in lines)
 
 
-def speedscope(stacks: Mapping[Stack, float], title: str) -> dict[str, Any]:
+def speedscope(stacks: Mapping[Stack, float], title: str) -> dict[str, object]:
     """A file for https://www.speedscope.app; what has shrunk is left out, as it has no negative weights."""
     places: dict[Line, int] = {}
     samples, weights = [], []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from celery_trace.heap.picks import Pick, Stack
 from celery_trace.heap.retainers import Referrers
@@ -112,6 +112,6 @@ def _held_by(resource: str, picks: Sequence[Pick], referrers: Referrers) -> set[
     return {address for address, thing, referrer in matches if _is_one(thing, kinds) or _is_one(referrer, kinds)}
 
 
-def _is_one(thing: Any, kinds: tuple[type, ...]) -> bool:
+def _is_one(thing: object, kinds: tuple[type, ...]) -> bool:
     """``isinstance``, without reading the object's ``__class__``."""
     return any(kind in type.__dict__["__mro__"].__get__(type(thing)) for kind in kinds)

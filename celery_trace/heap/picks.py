@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
 from celery_trace.errors import TraceError
 
@@ -15,6 +15,10 @@ UNTAGGED: Final = 0
 Frame = tuple[str, int, str]
 #: Frames, the innermost first.
 Stack = tuple[Frame, ...]
+#: Address and size (bytes) of a block.
+Block = tuple[int, int]
+#: A block's address, the object in it, and an object that refers to that.
+Match = tuple[int, object, object]
 
 
 class Pick(NamedTuple):
@@ -40,6 +44,21 @@ class Pace(NamedTuple):
     longest_pause_s: float
     fewest_runs: int  # a stretch over its budget goes on until its tasks have run so often …
     longest_over_s: float  # … or for so long
+
+
+class SamplerStats(TypedDict):
+    """Counters since the process began; ``mean_bytes``, ``live`` and ``stacks`` as they are now."""
+
+    calls: int
+    mean_bytes: float
+    live: int
+    stacks: int
+    taken: int
+    died: int
+    dropped: int
+    thinned: int
+    collections: int
+    pick_s: float
 
 
 class CannotSample(TraceError):

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import msgspec
 
@@ -30,7 +30,7 @@ from celery_trace.model import ProcessRecord, new_id
 logger = logging.getLogger("celery_trace")
 
 
-def _memray() -> Any:
+def _memray() -> ModuleType:
     return importlib.import_module("memray")
 
 
@@ -42,7 +42,7 @@ class ProfiledRun:
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.started_s = 0.0
-        self.tracker: Any = None
+        self.tracker: contextlib.AbstractContextManager[object] | None = None
 
 
 @contextlib.contextmanager
@@ -78,7 +78,9 @@ class NextRunProfile:
         load: Returns memray; tests return a substitute, or raise ImportError.
     """
 
-    def __init__(self, folder: Path, process: ProcessRecord, clock: Clock, load: Callable[[], Any] = _memray) -> None:
+    def __init__(
+        self, folder: Path, process: ProcessRecord, clock: Clock, load: Callable[[], ModuleType] = _memray
+    ) -> None:
         self._profiles = Profiles(folder)
         self._process = process
         self._clock = clock
@@ -168,6 +170,7 @@ class NextRunProfile:
             if self._running is not run:
                 return
             self._running = None
+            assert run.tracker is not None
             run.tracker.__exit__(None, None, None)
             path = self._profiles.recording(run.profile.id)
             try:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from celery_trace.clock import Clock
 from celery_trace.heap import native, openers
 from celery_trace.heap.picks import UNTAGGED, Pick, Stack
-from celery_trace.heap.sampler import Sampler
 from celery_trace.heap.survivors import Key
+from celery_trace.heap.watched_process import WatchedProcess
 from celery_trace.heap.windows import site_at
-from celery_trace.model import Kind, ProcessRecord, Stage, Verdict, Window, new_id, stable_id
-from celery_trace.text.code_owner import CodeOwner
-
-if TYPE_CHECKING:
-    from celery_trace.heap.traced import TracedSampler
+from celery_trace.model import Stage, Verdict, Window, new_id, stable_id
 
 
 class ResourceWatch:
@@ -24,29 +18,14 @@ class ResourceWatch:
     The resources of one process.
 
     Args:
-        process: The process's record.
+        watched: The process.
         emit: Takes the windows.
-        clock: Time for records.
-        sampler: Has the stacks of picks, and finds referrers.
-        own: Recognises the user's own code.
-        name_of: The kind and name of a tag.
     """
 
-    def __init__(
-        self,
-        process: ProcessRecord,
-        emit: Callable[[Window], None],
-        clock: Clock,
-        sampler: Sampler | TracedSampler,
-        own: CodeOwner,
-        name_of: Callable[[int], tuple[Kind, str]],
-    ) -> None:
-        self._process = process
+    def __init__(self, watched: WatchedProcess, emit: Callable[[Window], None]) -> None:
+        self._watched = watched
+        self._process = watched.record
         self._emit = emit
-        self._clock = clock
-        self._sampler = sampler
-        self._own = own
-        self._name_of = name_of
         self._levels = native.NativeWatch()
         self._growing: dict[str, native.LevelGrowth] = {}  # what was reported to grow
         self._opened: dict[str, Stack] = {}  # where that was opened
@@ -82,7 +61,9 @@ class ResourceWatch:
         for resource in self._growing.keys() & openers.RESOURCES - self._opened.keys():
             growth = self._growing[resource]
             picks = [pick for (tag, _), some in alive.items() if growth.tag in (UNTAGGED, tag) for pick in some]
-            stack = openers.opened_at(resource, picks, self._sampler.stack, self._sampler.referrers, self._own)
+            stack = openers.opened_at(
+                resource, picks, self._watched.sampler.stack, self._watched.sampler.referrers, self._watched.own
+            )
             if stack:
                 self._opened[resource] = stack
                 self._write(growth, _verdict_of(growth))
@@ -102,7 +83,7 @@ class ResourceWatch:
         self._write(growth, _verdict_of(growth))
 
     def _write(self, growth: native.LevelGrowth, verdict: Verdict) -> None:
-        kind, name = self._name_of(growth.tag)
+        kind, name = self._watched.tags.name_of(growth.tag)
         in_bytes = growth.resource == "malloc"
         self._emit(
             Window(
@@ -113,7 +94,7 @@ class ResourceWatch:
                 name=name,
                 stage=Stage.NATIVE,
                 verdict=verdict,
-                at_s=self._clock.now_s(),
+                at_s=self._watched.clock.now_s(),
                 runs=growth.runs,
                 run_number=self._runs.get(growth.tag, 0),
                 kept_blocks_per_run=0.0 if in_bytes else growth.per_run,
@@ -128,7 +109,7 @@ class ResourceWatch:
 
     def _place_of(self, stack: Stack) -> tuple[str, int]:
         lines = tuple((file, line) for file, line, _ in stack)
-        return lines[self._own.first(lines)]
+        return lines[self._watched.own.first(lines)]
 
 
 def _verdict_of(growth: native.LevelGrowth) -> Verdict:

@@ -9,30 +9,28 @@ a dict is data: it is put in brackets, so that it can be redacted and hidden fro
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
-import math
 import sys
 import threading
 import types
 import weakref
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from itertools import pairwise
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from celery_trace.heap.evidence import key_step
+from celery_trace.heap.objects import bound_of, entries_of, globals_of, is_a, length_of, module_of, types_in
+from celery_trace.heap.paths import PathText
+from celery_trace.heap.picks import Block, Match
 from celery_trace.model import Holder
 from celery_trace.text.code_owner import is_ours
 
 #: A site, as the caller identifies it.
 Key = TypeVar("Key", bound=Hashable)
-#: Address and size of a block.
-Block = tuple[int, int]
+T = TypeVar("T")
 #: Finds what refers to objects in blocks; see ``_referrers.c``.
-Referrers = Callable[[list[tuple[int, int]], int, bool], list[tuple[int, Any, Any]]]
+Referrers = Callable[[list[Block], int, bool], list[Match]]
 
 #: Levels of the walk, objects per level, and referrers of one object. What a library keeps is deep:
 #: an object with its attributes in a dict is two levels, and the channels of Celery's result consumer are 13 below.
@@ -64,46 +62,6 @@ MOSTLY_RECYCLED: Final = 0.8
 _SMALL_DICT: Final = 5
 UNCOLLECTED: Final = f"{NO_ROOT} that is not collected, as garbage collection is off here"
 
-#: Containers of which the length may be read: exactly these types, as a subclass may have a ``__len__`` of its own.
-_SIZED: Final = (dict, list, set, frozenset, tuple, deque, OrderedDict, defaultdict, bytearray)
-_DICTS: Final = (dict, OrderedDict, defaultdict)
-#: A key is not searched among more entries.
-_MOST_KEYS: Final = 10_000
-_LRU: Final = type(functools.lru_cache(lambda: None))
-_HEAP_TYPE: Final = 1 << 9
-#: Read from a class without calling its metaclass, which may have code of its own.
-_flags_of: Final = type.__dict__["__flags__"].__get__
-_bases_of: Final = type.__dict__["__mro__"].__get__
-_module_of: Final = type.__dict__["__module__"].__get__
-_qualname_of: Final = type.__dict__["__qualname__"].__get__
-_namespace_of: Final = type.__dict__["__dict__"].__get__
-#: And from a module, which may load itself when an attribute is read.
-_globals_of: Final[Callable[[Any], dict[str, Any]]] = vars(types.ModuleType)["__dict__"].__get__
-#: Has the attributes that a thread-local has in one thread.
-_THREAD_LOCAL: Final = "_thread._localdummy"
-#: Attributes that give the bound of caches, pools and queues.
-_BOUNDS: Final = (
-    "maxsize",
-    "max_size",
-    "_maxsize",
-    "_max_size",
-    "_Cache__maxsize",
-    "maxlen",
-    "max_entries",
-    "capacity",
-)
-#: Never the user's data: an object refers to these without holding them.
-_SHARED: Final = (
-    type,
-    types.ModuleType,
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.CodeType,
-    types.FrameType,
-)
-#: Reported types of what a holder holds, and objects of a type that are measured.
-_MOST_TYPES: Final = 5
-_MOST_WEIGHED: Final = 8
 #: How far above what it holds an object with a bound may be: instance, its namespace, the container inside.
 _BOUND_WITHIN: Final = 3
 #: Objects of these modules hold something only during a run: Celery's stack of requests, and our own.
@@ -111,7 +69,7 @@ _ONLY_IN_FLIGHT: Final = ("celery_trace.", "celery.utils.threads", "celery.app.t
 
 
 #: Objects that only a frame holds, for as long as the process lives, such as the loop of a scheduler; see :func:`hold`.
-_held: dict[int, weakref.ref[Any]] = {}
+_held: dict[int, weakref.ref[object]] = {}
 
 #: Modules that refer to much of a program but are not the place to look for it.
 _INFRASTRUCTURE: Final = ("celery.", "kombu.", "billiard.", "django.", "asyncio.", "threading", "weakref", "abc")
@@ -132,10 +90,10 @@ def hold(thing: object) -> None:
 
 
 #: Of some objects, those that a local variable of a running function refers to: position, its code, the variable.
-HoldingFrames = Callable[[list[Any]], list[tuple[int, types.CodeType, str]]]
+HoldingFrames = Callable[[list[object]], list[tuple[int, types.CodeType, str]]]
 
 
-def _no_frames(_: list[Any]) -> list[tuple[int, types.CodeType, str]]:
+def _no_frames(_: list[object]) -> list[tuple[int, types.CodeType, str]]:
     """Frames can't be read."""
     return []
 
@@ -177,7 +135,7 @@ def search(
         None after each pass, so that the caller can pause; at last what was found, by site.
     """
     modules = {
-        id(_globals_of(module)): name
+        id(globals_of(module)): name
         for name, module in list(sys.modules.items())
         if issubclass(type(module), types.ModuleType)
     }
@@ -222,7 +180,7 @@ class _Walk:
     def __init__(
         self, modules: dict[int, str], plain: Collection[int], holding_frames: HoldingFrames, *, sees_all: bool
     ) -> None:
-        self.things: list[Any] = []
+        self.things: list[object] = []
         self.nodes: list[_Node] = []
         self.starts = 0  # blocks in which an object was found
         self._plain = plain
@@ -236,10 +194,9 @@ class _Walk:
         self._more_levels = MORE_LEVELS
         self._index: dict[int, int] = {}
         self._held = {number for number, held in _held.items() if held() is not None}
-        self._namespaces: set[int] = set()  # dicts with keys that are names of attributes or variables
         self._modules = modules  # by the address of their globals
 
-    def _add(self, thing: Any, below: int, blocks: int) -> int:
+    def _add(self, thing: object, below: int, blocks: int) -> int:
         index = self._index.get(id(thing))
         if index is None:
             index = self._index[id(thing)] = len(self.things)
@@ -248,7 +205,7 @@ class _Walk:
             return index
         return -1
 
-    def begin(self, blocks: Sequence[Block], matches: list[tuple[int, Any, Any]]) -> None:
+    def begin(self, blocks: Sequence[Block], matches: list[Match]) -> None:
         """The first level: the objects in the blocks and what refers to them."""
         own = {address for address, _ in blocks}
         matches = [match for match in matches if match[0] in own]
@@ -303,7 +260,7 @@ class _Walk:
         )
         return [id(self.things[index]) for index in open_ones[:WIDTH]]
 
-    def rise(self, asked: list[int], matches: list[tuple[int, Any, Any]]) -> None:
+    def rise(self, asked: list[int], matches: list[Match]) -> None:
         """The next level: the referrers of the last one."""
         below_of = {address: self._index[address] for address in asked}
         level: list[int] = []
@@ -325,7 +282,7 @@ class _Walk:
                 self._reach(referrer, below, self.nodes[start].blocks, level)
         self._level = level
 
-    def _reach(self, thing: Any, below: int, blocks: int, level: list[int]) -> None:
+    def _reach(self, thing: object, below: int, blocks: int, level: list[int]) -> None:
         """The paths of so many blocks lead to an object; it is of this level unless it was found before."""
         known = self._index.get(id(thing))
         if known is None:
@@ -347,25 +304,25 @@ class _Walk:
             index = self.nodes[index].below
         return index == other
 
-    def _joined(self, referrer: Any, below: int, level: list[int]) -> int:
+    def _joined(self, referrer: object, below: int, level: list[int]) -> int:
         index = self._index.get(id(referrer))
         if index is None:
             index = self._add(referrer, below, 0)
             level.append(index)
         return index
 
-    def _is_left_out(self, thing: Any) -> bool:
+    def _is_left_out(self, thing: object) -> bool:
         """Whether a reference to survivors is only our own or the interpreter's."""
         if id(thing) in _walking:
             return True
-        if issubclass(type(thing), types.FrameType):
+        if is_a(thing, types.FrameType):
             return is_ours(thing.f_code.co_filename)
         if type(thing) is types.CellType or type(thing) is type:
             return False
-        module = _module_of(type(thing))
+        module = module_of(type(thing))
         return type(module) is str and module.startswith(_ONLY_IN_FLIGHT)
 
-    def _is_root(self, thing: Any) -> bool:
+    def _is_root(self, thing: object) -> bool:
         if type(thing) is dict:
             name = self._modules.get(id(thing))
             return name is not None and not name.startswith("celery_trace")
@@ -386,21 +343,15 @@ class _Walk:
             outside = self._is_held_from_outside()
             why = OUTSIDE if outside else NO_ROOT if collects() else UNCOLLECTED
             return Found(Holder(searched=True, why=why, outside=outside))
-        chain: list[Any] = []
+        chain: list[object] = []
         at = root
         while at >= 0:
             chain.append(self.things[at])
             at = self.nodes[at].below
-        self._namespaces = {id(thing) for above, thing in pairwise(chain) if _is_namespace_of(thing, above)}
-        self._namespaces.update(
-            id(thing)
-            for over, _, thing in zip(chain, chain[1:], chain[2:], strict=False)
-            if issubclass(type(over), threading.local) and type(thing) is dict
-        )
-        self._namespaces |= self._modules.keys()
+        text = PathText(chain, self._modules)
         meeting = self._meeting(root)
         things = chain[: meeting + 2]
-        path = [*([frame] if frame else []), *self._path(things, variable)]
+        path = [*([frame] if frame else []), *text.steps(things, variable)]
         bound, full = self._bound(chain[: meeting + 1])
         holder = chain[meeting]
         return Found(
@@ -411,7 +362,7 @@ class _Walk:
                 searched=True,
                 recycled=self._recycled >= MOSTLY_RECYCLED * self.starts,
             ),
-            types=_types_in([] if id(holder) in self._namespaces else entries_of(holder), holder, things[-1]),
+            types=types_in([] if id(holder) in text.namespaces else entries_of(holder), holder, things[-1]),
             length=length_of(holder),
         )
 
@@ -462,269 +413,23 @@ class _Walk:
             step += 1
         return best
 
-    def _bound(self, chain: list[Any]) -> tuple[str, bool]:
+    def _bound(self, chain: list[object]) -> tuple[str, bool]:
         for thing in reversed(chain[-_BOUND_WITHIN - 1 :]):
             bound, full = bound_of(thing)
             if bound:
                 return bound, full
         return "", False
 
-    def _path(self, chain: list[Any], name: str) -> list[str]:
-        path: list[str] = []
-        for index, thing in enumerate(chain):
-            above = chain[index - 1] if index else None
-            if index == len(chain) - 1 and index:
-                path.append(self._leaf(thing, above, name))
-                break
-            text = self._text(thing, above)
-            if text:
-                path.append(f"{name}: {text}" if name else text)
-            edge = self._edge(thing, chain[index + 1]) if index + 1 < len(chain) else ""
-            # A namespace, a cell or a closure's tuple is no step of its own: its name goes to the next.
-            name = edge if text or edge else name
-        return path
 
-    def _text(self, thing: Any, above: Any) -> str:
-        """The text of a step of the path; empty for an object that is left out."""
-        kind = type(thing)
-        if kind is dict and id(thing) in self._modules:
-            return f"{self._modules[id(thing)]} (module)"
-        if issubclass(kind, types.ModuleType):
-            return f"{_globals_of(thing).get('__name__', '?')} (module)"
-        if issubclass(kind, type):
-            return f"{type_name(thing)} (class)"
-        if issubclass(kind, threading.Thread):
-            return f"{short_name(kind)} (thread)"
-        if issubclass(kind, types.FunctionType):
-            return f"{thing.__qualname__}() (function)"
-        if issubclass(kind, types.MethodType):
-            function = thing.__func__
-            name = function.__name__ if type(function) is types.FunctionType else short_name(type(function))
-            return f"{short_name(type(thing.__self__))}.{name} (bound method)"
-        if issubclass(kind, types.GeneratorType | types.CoroutineType | types.AsyncGeneratorType):
-            return f"{thing.__qualname__}() (suspended {kind.__name__.replace('_', ' ')})"
-        if issubclass(kind, types.FrameType):
-            return f"{thing.f_code.co_name}() (frame)"
-        if kind is types.CellType or id(thing) in self._namespaces or _is_inner_dict(thing, above):
-            return ""
-        if kind is tuple and above is not None and len(thing) < 8:
-            return ""
-        bound, _ = bound_of(thing)
-        if bound:
-            return bound
-        if kind is _LRU:
-            return f"lru_cache[{thing.cache_info().currsize}]"
-        length = length_of(thing)
-        return f"{short_name(kind)}[{length}]" if length >= 0 else short_name(kind)
-
-    def _leaf(self, thing: Any, holder: Any, name: str) -> str:
-        kind = short_name(type(thing))
-        if length_of(holder) >= 0 and id(holder) not in self._namespaces:
-            return f"{kind} × {_count_of(holder, type(thing))}"
-        return f"{name}: {kind}" if name else kind
-
-    def _edge(self, above: Any, thing: Any) -> str:
-        """The attribute or variable by which one object refers to the next; empty for an entry of a container."""
-        kind = type(above)
-        if id(above) in self._namespaces:
-            return _name_of(thing, above)
-        if issubclass(kind, type):
-            return "" if id(thing) in self._namespaces else _name_of(thing, _namespace_of(above))
-        if issubclass(kind, types.FunctionType):
-            for name, cell in zip(above.__code__.co_freevars, above.__closure__ or (), strict=False):
-                if cell is thing or _content(cell) is thing:
-                    return str(name)
-            if thing is above.__closure__:
-                return ", ".join(above.__code__.co_freevars)[:60]
-            if thing is above.__defaults__ or thing is above.__kwdefaults__:
-                return "default argument"
-            return ""
-        if kind in _DICTS and len(above) <= _MOST_KEYS:
-            key = next((key for key, value in list(dict.items(above)) if value is thing), None)
-            return key_step(key) if type(key) is str else ""
-        return _name_of(thing, attributes(above))
-
-
-def _name_of(thing: Any, namespace: Mapping[str, Any]) -> str:
-    """The name of an object in a namespace; or of one of its type, as the head of a list may have moved on."""
-    found = [(name, value) for name, value in list(namespace.items()) if type(name) is str]
-    of_its_type = [name for name, value in found if type(value) is type(thing)]
-    return next((name for name, value in found if value is thing), of_its_type[0] if len(of_its_type) == 1 else "")
-
-
-def _is_recycled(thing: Any, is_buffer: bool) -> bool:
+def _is_recycled(thing: object, is_buffer: bool) -> bool:
     """Whether the block of an object, or of its entries, comes from one of the interpreter's free lists."""
     kind = type(thing)
     if kind is dict:
-        return not is_buffer or len(thing) <= _SMALL_DICT
+        return not is_buffer or length_of(thing) <= _SMALL_DICT
     return kind is float or kind is tuple or (kind is list and not is_buffer)
 
 
-def _interest(thing: Any) -> int:
+def _interest(thing: object) -> int:
     if issubclass(type(thing), types.FrameType | types.TracebackType):
         return 2
     return 1 if type(thing) is tuple else 0
-
-
-def _is_namespace_of(thing: Any, above: Any) -> bool:
-    """Whether a dict has the attributes of the object above: its keys are names; those of any other dict are data."""
-    kind = type(above)
-    if type(thing) is not dict:
-        return False
-    if issubclass(kind, type):
-        return any(one is thing for one in gc.get_referents(_namespace_of(above)))
-    if issubclass(kind, types.ModuleType):
-        return _globals_of(above) is thing
-    if issubclass(kind, types.FunctionType):
-        return above.__dict__ is thing
-    return type_name(kind) == _THREAD_LOCAL or _attributes_in_dict(above) is thing
-
-
-def _is_inner_dict(thing: Any, above: Any) -> bool:
-    """Whether a dict is not an entry or attribute of the object above, but part of it."""
-    if type(thing) is not dict or above is None:
-        return False
-    if issubclass(type(above), type):
-        return not any(value is thing for value in _namespace_of(above).values())
-    return not _is_one_of(type(above), _SIZED) and not any(value is thing for value in attributes(above).values())
-
-
-def _is_one_of(kind: type, kinds: tuple[type, ...]) -> bool:
-    """``kind in kinds``, without calling a metaclass's equality or hash."""
-    return any(kind is one for one in kinds)
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
-def _types_in(entries: list[Any], holder: Any, item: Any) -> list[tuple[str, int, int]]:
-    """The types of a container's contents; for any other holder, of what was found."""
-    if type(holder) is _LRU:
-        return [(type_name(type(item)), length_of(holder), weight_of(item) * length_of(holder))]
-    if not entries:
-        return [(type_name(type(item)), 1, weight_of(item))]
-    rows = []
-    kinds = {id(type(entry)): type(entry) for entry in entries}
-    for number, count in Counter(id(type(entry)) for entry in entries).most_common(_MOST_TYPES):
-        weighed = [entry for entry in entries if id(type(entry)) == number][-_MOST_WEIGHED:]
-        mean = sum(map(weight_of, weighed)) / len(weighed)
-        rows.append((type_name(kinds[number]), count, round(mean * count)))
-    return sorted(rows, key=lambda row: -row[2])
-
-
-def weight_of(thing: Any, most: int = 200) -> int:
-    """
-    The size of an object with its contents, bytes, without modules, classes and functions.
-
-    Args:
-        thing: The object.
-        most: The most objects that are measured.
-    """
-    seen = {id(thing)}
-    queue = deque([thing])
-    total = 0
-    while queue and most > 0:
-        one = queue.popleft()
-        most -= 1
-        total += _size_of(one)
-        for referent in gc.get_referents(one):
-            if id(referent) not in seen and not issubclass(type(referent), _SHARED):
-                seen.add(id(referent))
-                queue.append(referent)
-    return total
-
-
-def _size_of(thing: Any) -> int:
-    """``sys.getsizeof`` without running code of the user's."""
-    kind = type(thing)
-    try:
-        return sys.getsizeof(thing) if not _flags_of(kind) & _HEAP_TYPE else object.__sizeof__(thing) + 16
-    except Exception:  # some C types refuse
-        return 0
-
-
-def _count_of(holder: Any, kind: type) -> int:
-    if type(holder) is _LRU:
-        return length_of(holder)
-    return sum(type(entry) is kind for entry in entries_of(holder)) or 1
-
-
-def entries_of(container: Any) -> list[Any]:
-    """The values of a dict or the items of another known container; empty for anything else."""
-    kind = type(container)
-    if _is_one_of(kind, _DICTS):
-        return list(dict.values(container))
-    return list(container) if _is_one_of(kind, _SIZED) and kind is not bytearray else []
-
-
-def length_of(thing: Any) -> int:
-    """The entries of a known kind of container or a cache; -1 for others, as their ``__len__`` may run code."""
-    if type(thing) is _LRU:
-        return int(thing.cache_info().currsize)
-    return len(thing) if _is_one_of(type(thing), _SIZED) else -1
-
-
-def bound_of(thing: Any) -> tuple[str, bool]:
-    """The bound of a holder as text, such as ``lru_cache (300/500)``, and whether it is reached; empty without one."""
-    kind = type(thing)
-    if kind is _LRU:
-        info = thing.cache_info()
-        if info.maxsize is None:
-            return "", False
-        return f"lru_cache ({info.currsize}/{info.maxsize})", info.currsize >= info.maxsize
-    if kind is deque:
-        return (
-            ("", False)
-            if thing.maxlen is None
-            else (f"deque ({len(thing)}/{thing.maxlen})", len(thing) >= thing.maxlen)
-        )
-    found = attributes(thing)
-    for name in _BOUNDS:
-        limit = found.get(name)
-        if (type(limit) is int or type(limit) is float) and 0 < limit < math.inf:
-            held = max((length_of(value) for value in found.values()), default=-1)
-            label = name.lstrip("_").replace("Cache__", "")
-            return f"{short_name(kind)} ({label}={limit})", held >= limit
-    return "", False
-
-
-def attributes(thing: Any) -> dict[str, Any]:
-    """An instance's own attributes, without running any of its code."""
-    if not _flags_of(type(thing)) & _HEAP_TYPE or issubclass(type(thing), type | types.ModuleType):
-        return {}
-    found = {name: value for name, value in (_attributes_in_dict(thing) or {}).items() if type(name) is str}
-    for base in _bases_of(type(thing)):
-        for name, slot in list(_namespace_of(base).items()):
-            if type(slot) is types.MemberDescriptorType and name not in found:
-                try:
-                    found[name] = slot.__get__(thing)
-                except AttributeError:
-                    continue
-    return found
-
-
-def _attributes_in_dict(thing: Any) -> dict[Any, Any] | None:
-    """The real ``__dict__`` of an instance; a class may define that name otherwise, as proxies do."""
-    if not _flags_of(type(thing)) & _HEAP_TYPE:
-        return None
-    for base in _bases_of(type(thing)):
-        slot = _namespace_of(base).get("__dict__")
-        if type(slot) is types.GetSetDescriptorType:
-            found = slot.__get__(thing)
-            return found if type(found) is dict else None
-    return None
-
-
-def type_name(kind: type) -> str:
-    """Module and qualified name of a type; the name alone for a built-in one."""
-    module, name = _module_of(kind), str(_qualname_of(kind))
-    return name if type(module) is not str or module == "builtins" else f"{module}.{name}"
-
-
-def short_name(kind: type) -> str:
-    """The type's name without its module."""
-    return type_name(kind).rpartition(".")[2]

@@ -8,16 +8,15 @@ is a sample of what is alive, with the line and the task that allocated it and i
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
 import struct
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
-from types import CodeType
-from typing import TYPE_CHECKING, Any, Final
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from celery_trace.heap.picks import CannotSample, Pace, Pick, Stack
+from celery_trace.heap.picks import Block, CannotSample, Match, Pace, Pick, SamplerStats, Stack
 
 if TYPE_CHECKING:
     from celery_trace.heap.traced import TracedSampler
@@ -56,7 +55,6 @@ class Sampler:
         self.restore = self._c.restore
         self.runs = self._c.runs
         self.note_collection = self._c.note_collection
-        self._pid = 0
 
     def start(self, mean_bytes: float, seed: int = 0) -> None:
         """
@@ -66,7 +64,6 @@ class Sampler:
         installs them again, and drops earlier picks.
         """
         self._c.start(float(mean_bytes), seed)
-        self._pid = os.getpid()
 
     def stop(self) -> None:
         """Stop and drop all picks."""
@@ -76,7 +73,7 @@ class Sampler:
         """Double ``mean_bytes``, and thin out what was picked accordingly."""
         self._c.coarsen()
 
-    def plain(self, blocks: Iterable[tuple[int, int]]) -> set[int]:
+    def plain(self, blocks: Iterable[Block]) -> set[int]:
         """
         Addresses of picked blocks that hold a text, bytes or a number.
 
@@ -87,14 +84,6 @@ class Sampler:
     def is_on(self) -> bool:
         """Whether allocations are seen: False when stopped, and once another tool has removed the hooks."""
         return bool(self._c.is_on())
-
-    def why_off(self) -> str:
-        """Why it is off, as a message; empty if it is on."""
-        if self.is_on():
-            return ""
-        if self._pid != os.getpid():
-            return "the process was forked" if self._pid else "it was not started"
-        return "it was stopped, or another tool has replaced Python's allocators"
 
     def mark(self, code: CodeType, tag: int) -> bool:
         """In threads without a tag, give allocations below this function ``tag``. False if there are too many."""
@@ -127,7 +116,7 @@ class Sampler:
         """The frames of a pick, innermost first; empty if unknown."""
         return tuple((code.co_filename, line, code.co_qualname) for code, line in self._c.stack(number))
 
-    def holding_frames(self, objects: list[Any]) -> list[tuple[int, CodeType, str]]:
+    def holding_frames(self, objects: list[object]) -> list[tuple[int, CodeType, str]]:
         """
         Which local variables of functions that run, in any thread, refer to one of some objects.
 
@@ -141,9 +130,9 @@ class Sampler:
         """Drop unused stacks, if they are many. True if the numbers of stacks have changed."""
         return bool(self._c.sweep())
 
-    def stats(self) -> dict[str, Any]:
-        """Counters since the process began, and ``live``, ``stacks`` and ``mean_bytes`` as they are now."""
-        found: dict[str, Any] = self._c.stats()
+    def stats(self) -> SamplerStats:
+        """The counters of this process."""
+        found: SamplerStats = self._c.stats()
         return found
 
     def cost_s(self) -> float:
@@ -152,7 +141,7 @@ class Sampler:
             return 0.0
         return min(max(_LEAST_COST_S, float(self._c.cost()) * _IN_A_PROGRAM), _MOST_COST_S)
 
-    def referrers(self, blocks: list[tuple[int, int]], most: int, climb: bool = False) -> list[tuple[int, Any, Any]]:
+    def referrers(self, blocks: list[Block], most: int, climb: bool = False) -> list[Match]:
         """
         What refers to an object that lies in one of the blocks, of all objects that the garbage collector knows.
 
@@ -166,7 +155,7 @@ class Sampler:
             refers to that; the last is None if a list, dict or set keeps its entries in the block, or if nothing
             refers to the end of the chain.
         """
-        found: list[tuple[int, Any, Any]] = self._referrers(blocks, most, climb)
+        found: list[Match] = self._referrers(blocks, most, climb)
         return found
 
 
@@ -182,7 +171,7 @@ def locals_mark() -> Callable[[int], int] | None:
     return found
 
 
-def _extension(name: str) -> Any:
+def _extension(name: str) -> ModuleType:
     """
     An extension module of this package.
 
@@ -214,7 +203,11 @@ def _compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
-def open_sampler() -> Sampler | TracedSampler:
+#: Either sampler; both have the same interface.
+HeapSampler: TypeAlias = "Sampler | TracedSampler"
+
+
+def open_sampler() -> HeapSampler:
     """
     The best sampler for this interpreter: the extension modules, else tracemalloc.
 

@@ -18,9 +18,9 @@ import tracemalloc
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import CodeType
-from typing import Any, Final
+from typing import Final
 
-from celery_trace.heap.picks import IGNORED, UNTAGGED, CannotSample, Pace, Pick, Stack
+from celery_trace.heap.picks import IGNORED, UNTAGGED, Block, CannotSample, Match, Pace, Pick, SamplerStats, Stack
 
 try:
     import _tracemalloc
@@ -67,7 +67,6 @@ class TracedSampler:
     def __init__(self) -> None:
         self._pid = 0
         self._canary: bytes | None = None  # traced as long as our tracing is on
-        self._why_off = "it was not started"
         self._not_before_s = 0.0  # by the monotonic clock
         self._lent = (self._start_of_others, self._is_traced_by_others)
         self._threads = threading.local()
@@ -92,23 +91,19 @@ class TracedSampler:
             return
         self._release()
         if _tracemalloc.is_tracing():
-            self._why_off = "the program's own tracemalloc is on"
             return
         if time.monotonic() < self._not_before_s:
-            self._why_off = "the program's own tracemalloc was on a moment ago"
             return
         _tracemalloc.start(FRAMES)
         self._canary = os.urandom(64)
         self._pid = os.getpid()
         self._began_s = time.process_time()
-        self._why_off = ""
         tracemalloc.start, tracemalloc.is_tracing = self._lent
 
     def stop(self) -> None:
         """Stop and drop all picks. Tracing that other code has started continues."""
         self._stop_tracing()
         self._release()
-        self._why_off = "it was stopped"
 
     def stop_at(self, code: CodeType) -> None:
         """Does nothing: tracemalloc has one depth for all stacks."""
@@ -116,19 +111,13 @@ class TracedSampler:
     def coarsen(self) -> None:
         """Does nothing: all blocks are traced."""
 
-    def plain(self, blocks: Iterable[tuple[int, int]]) -> set[int]:  # noqa: ARG002 - the interface's
+    def plain(self, blocks: Iterable[Block]) -> set[int]:  # noqa: ARG002 - the interface's
         """Empty: picks have no addresses here."""
         return set()
 
     def is_on(self) -> bool:
         """Whether allocations are traced, by us."""
         return self._pid == os.getpid() and self._is_ours()
-
-    def why_off(self) -> str:
-        """Why it is off, as a message; empty if it is on."""
-        if self.is_on():
-            return ""
-        return self._why_off or "the program has stopped tracemalloc"
 
     def run(self, tag: int) -> int:
         """A run begins in this thread. Returns the tag before, for :meth:`restore`."""
@@ -188,7 +177,7 @@ class TracedSampler:
                 return ()
             return tuple((file, line, self._name(file, line)) for file, line in self._stacks[number])
 
-    def holding_frames(self, objects: list[Any]) -> list[tuple[int, CodeType, str]]:  # noqa: ARG002 - the interface's
+    def holding_frames(self, objects: list[object]) -> list[tuple[int, CodeType, str]]:  # noqa: ARG002 - the interface's
         """Empty: the variables of a running function can't be read without the extension module."""
         return []
 
@@ -207,7 +196,7 @@ class TracedSampler:
                     picks[:] = [pick._replace(stack=number, address=_handle(number)) for pick in picks]
             return True
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> SamplerStats:
         """
         Counters, as those of the extension module.
 
@@ -234,10 +223,10 @@ class TracedSampler:
 
     def referrers(
         self,
-        blocks: list[tuple[int, int]],
+        blocks: list[Block],
         most: int,
         climb: bool = False,  # noqa: ARG002 - the interface's; each pass goes up by one here
-    ) -> list[tuple[int, Any, Any]]:
+    ) -> list[Match]:
         """
         Which objects refer to something that was allocated where a pick was, or to an object.
 
@@ -261,7 +250,7 @@ class TracedSampler:
             }
         addresses -= set(lines.values())
         room = dict.fromkeys([*lines.values(), *addresses], most)
-        found: list[tuple[int, Any, Any]] = []
+        found: list[Match] = []
         origin = _tracemalloc._get_object_traceback
         elsewhere: set[int] = set()  # objects that were allocated on another line
         missing = most * len(room)
@@ -293,7 +282,6 @@ class TracedSampler:
             self._on_s += time.process_time() - self._began_s
         self._pid = 0  # the picks are dropped at the next look, which may be in progress
         self._not_before_s = time.monotonic() + _AFTER_OTHERS_S
-        self._why_off = "the program's own tracemalloc is on"
         _tracemalloc.start(nframe)
 
     def _is_traced_by_others(self) -> bool:
@@ -335,7 +323,6 @@ class TracedSampler:
         self._canary = None
         self._on_s = 0.0
         self._threads.tag = UNTAGGED
-        self._why_off = "the process was forked"
         self._forget()
 
     def _look(self) -> None:

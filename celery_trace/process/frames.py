@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from celery_trace import os_threads
 
 #: Coroutines that a task waits for, one inside the other.
 _DEEPEST: Final = 100
+
+
+if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Future
+
+    Task = asyncio.Task[object]
+
+
+class Greenlet(Protocol):
+    """What is read of a greenlet."""
+
+    @property
+    def gr_frame(self) -> FrameType | None:
+        """Its innermost frame; None if it runs or has ended."""
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has ended."""
 
 
 class RunPlaces(Protocol):
@@ -33,10 +53,10 @@ class Greenlets:
         current: Returns the current greenlet.
     """
 
-    def __init__(self, current: Callable[[], Any]) -> None:
+    def __init__(self, current: Callable[[], Greenlet]) -> None:
         self._current = current
         self._thread = os_threads.ident()
-        self._known: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._known: weakref.WeakValueDictionary[int, Greenlet] = weakref.WeakValueDictionary()
 
     def ident(self) -> int:
         greenlet = self._current()
@@ -55,8 +75,8 @@ class Coroutines:
     """The tasks of asyncio that runs are in, in a pool that runs coroutines; otherwise their threads."""
 
     def __init__(self) -> None:
-        self._known: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._threads: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakValueDictionary[int, Task] = weakref.WeakValueDictionary()
+        self._threads: weakref.WeakKeyDictionary[Task, int] = weakref.WeakKeyDictionary()
 
     def ident(self) -> int:
         thread = threading.get_ident()
@@ -104,38 +124,59 @@ def _stack(frame: FrameType | None) -> list[FrameType]:
     """
     A frame and its callers, innermost first.
 
-    Where the thread is in an idle event loop of asyncio, the loop's frames are replaced by those of the coroutine that
-    it waits for.
+    Where the thread waits for a coroutine, in an idle event loop of asyncio or for another thread's, the frames that
+    wait are replaced by those of the coroutine.
     """
     stack: list[FrameType] = []
-    callback, until_complete = _functions_of_loops()
+    callback, waiting = _functions_of_asyncio()
     in_callback = False
     while frame is not None:
         in_callback = in_callback or frame.f_code is callback
-        if frame.f_code is until_complete and not in_callback:
-            stack = _frames_of_task(frame.f_locals.get("future")) or stack
+        task_of = waiting.get(frame.f_code)
+        if task_of is not None and not in_callback:
+            stack = _frames_of_task(task_of(frame.f_locals)) or stack
         stack.append(frame)
         frame = frame.f_back
     return stack
 
 
-def _functions_of_loops() -> tuple[CodeType | None, CodeType | None]:
-    """The code that runs a callback of an event loop, and the code that runs a loop until its coroutine has ended."""
+def _functions_of_asyncio() -> tuple[CodeType | None, Mapping[CodeType, Callable[[Mapping[str, object]], object]]]:
+    """The code that runs a callback of an event loop; and the codes that wait for a task, with how to find the task."""
     events, loops = sys.modules.get("asyncio.events"), sys.modules.get("asyncio.base_events")
     if events is None or loops is None:
-        return None, None
-    return events.Handle._run.__code__, loops.BaseEventLoop.run_until_complete.__code__
+        return None, {}
+    future = sys.modules["concurrent.futures"].Future  # of asyncio.run_coroutine_threadsafe()
+    return events.Handle._run.__code__, {
+        loops.BaseEventLoop.run_until_complete.__code__: lambda local: local.get("future"),
+        future.result.__code__: _task_of_another_thread,
+        future.exception.__code__: _task_of_another_thread,
+    }
 
 
-def _frames_of_task(task: Any) -> list[FrameType]:
+def _task_of_another_thread(local: Mapping[str, object]) -> object:
+    """The task that gives a future of another thread its result: `asyncio` chains the two by a callback."""
+    futures, asyncio = sys.modules["concurrent.futures"], sys.modules["asyncio"]
+    waiting = local.get("self")
+    if type(waiting) is not futures.Future:
+        return None
+    for called in cast("Future[object]", waiting)._done_callbacks:  # type: ignore[attr-defined]
+        for cell in getattr(called, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # an empty cell
+                if type(cell.cell_contents) is asyncio.Task:
+                    return cell.cell_contents
+    return None
+
+
+def _frames_of_task(task: object) -> list[FrameType]:
     """The frames of a task and of the tasks that it waits for, innermost first."""
     futures = sys.modules["asyncio"]
     frames: list[FrameType] = []
     for _ in range(_DEEPEST):
         if type(task) is not futures.Task:
             break
-        frames += _frames_of_coroutine(task.get_coro())
-        waits_for = task._fut_waiter
+        known = cast("Task", task)
+        frames += _frames_of_coroutine(known.get_coro())
+        waits_for = known._fut_waiter  # type: ignore[attr-defined]
         if type(waits_for) is futures.tasks._GatheringFuture:
             waits_for = next((child for child in waits_for._children if not child.done()), None)
         task = waits_for

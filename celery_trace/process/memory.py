@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import lru_cache
 
@@ -17,6 +18,18 @@ def _process(pid: int) -> psutil.Process:
     return psutil.Process(pid)
 
 
+def read_rss_bytes() -> int:
+    """This process's resident memory, bytes: the cheap part of :func:`read_memory`. 0 if unknown. Raises nothing."""
+    return counters.address_space_bytes()[1] or _rss_bytes_by_psutil()
+
+
+def _rss_bytes_by_psutil() -> int:
+    try:
+        return int(_process(os.getpid()).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
 def read_memory(full: bool = False) -> MemoryState:
     """
     This process's memory now. A counter that the platform lacks is None. Raises nothing.
@@ -27,16 +40,13 @@ def read_memory(full: bool = False) -> MemoryState:
     """
     exact = counters.available()
     virtual_bytes, rss_bytes = counters.address_space_bytes()
+    rss_bytes = rss_bytes or _rss_bytes_by_psutil()
     uss_bytes: int | None = None
     process = _process(os.getpid())
-    try:
-        if full:
+    if full:
+        with contextlib.suppress(psutil.Error):
             memory = process.memory_full_info()
             rss_bytes, uss_bytes = memory.rss, getattr(memory, "uss", None)
-        elif not rss_bytes:
-            rss_bytes = process.memory_info().rss
-    except psutil.Error:
-        uss_bytes = None
     threads = counters.native_threads()
     if threads is None:
         try:

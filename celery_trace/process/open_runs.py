@@ -12,11 +12,12 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from celery_trace.model import Histogram
+from celery_trace.model import Histogram, Site
 
 #: What :meth:`OpenRuns.end` returns: the run began after the counts' period; it was added; it took far longer than most
 #: and is written as a record; a sample is due and it is written as a record.
@@ -112,14 +113,14 @@ class PlainToken(Struct):
     place: int = _NO_PLACE
     started_s: float = 0.0  # by the monotonic clock
     duration_s: float = 0.0  # once it has ended
-    tag_before: Any = None  # the thread's tag before this run
-    owner: Any = None
+    tag_before: int | None = None  # the thread's tag before this run
+    owner: object = None
     observed: Any = None  # the probes that observe the run, and their state
     why: str | None = None  # why a probe wants the run written as a record
-    top: Any = None  # the run's top differences
+    top: list[Site] | None = None  # the run's top differences
     #: The request, and a function that reads queue and root id from it, for the few runs that are written as records.
-    origin: Any = None
-    describe: Callable[[Any], tuple[str, str]] | None = None
+    origin: object = None
+    describe: Callable[[object], tuple[str, str]] | None = None
 
 
 class PlainOpenRuns:
@@ -134,8 +135,8 @@ class PlainOpenRuns:
         self.ident: Callable[[], int] | None = None
         #: Called with the tag of a run that begins; ``leave`` is called at its end with what ``enter`` has returned, or
         #: with :data:`NO_TAG` if no run is in progress then.
-        self.enter: Callable[[int], Any] | None = None
-        self.leave: Callable[[Any], object] | None = None
+        self.enter: Callable[[int], int] | None = None
+        self.leave: Callable[[int], object] | None = None
         #: The counts of the run that began last; None while nothing runs.
         self.latest: Any = None
         #: Runs in progress, and the most that there were at once.
@@ -149,7 +150,7 @@ class PlainOpenRuns:
         self._tokens: dict[int, PlainToken] = {}  # by place
         self._lock = threading.RLock()
 
-    def write_to(self, target: Any, at: int = 0) -> None:
+    def write_to(self, target: mmap | bytearray | None, at: int = 0) -> None:
         """
         Write runs into a buffer from now on; into none if ``target`` is None.
 

@@ -257,12 +257,13 @@ def _contexts(frame: FrameType) -> list[str]:
         return []
     table = parse(code)
     contexts: list[str] = []
-    at: int | None = frame.f_lasti
+    at = frame.f_lasti
     # The table has the innermost handler of an instruction. The one around that is the handler's own.
     for _ in range(_MOST_BLOCKS):
-        at = next((entry.target for entry in table if entry.start <= at < entry.end and entry.target > at), None)
-        if at is None:
+        handlers = [entry.target for entry in table if entry.start <= at < entry.end and entry.target > at]
+        if not handlers:
             break
+        at = handlers[0]
         if _exits(code, at):
             begins = min(entry.start for entry in table if entry.target == at)
             contexts.append(_text_at(code, begins - 2))  # the instruction before the block enters the context

@@ -12,7 +12,7 @@ import logging
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -25,6 +25,7 @@ from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import RunStack, StackRequest, new_id
 from celery_trace.running.requests import NoStack, read_stack
+from celery_trace.transports import BrokerOptions
 from celery_trace.transports.raw import RawRefusal
 
 logger = logging.getLogger("celery_trace.collector")
@@ -134,7 +135,7 @@ class StackListener:
             logger.warning("A request for a stack was refused (%s): %s", refusal.why, refusal.text)
 
 
-def connector(broker: dict[str, Any]) -> Connect:
+def connector(broker: BrokerOptions) -> Connect:
     """Opens connections to the workers' broker, from kombu's options."""
     from celery_trace.transports.broker import connect
 

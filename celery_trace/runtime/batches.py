@@ -12,31 +12,31 @@ import functools
 import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
-from celery_trace.failures.capture.exceptions import traceback_of
 from celery_trace.failures.celery_request import field, text
+from celery_trace.runtime.tracers import Runs, remove_outermost_frame
+
+if TYPE_CHECKING:
+    from celery import Celery, Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: The most request ids in a record's note.
 _MOST_IDS: Final = 50
 
-_set_traceback: Final = BaseException.__dict__["__traceback__"].__set__
 
+class BatchRuns(Runs, Protocol):
+    """Is called for each batch, with the id of its first request. Its methods may not raise."""
 
-class BatchRuns(Protocol):
-    """Is called for each batch. Its methods may not raise."""
-
-    def run_begins(self, task: Any, task_id: str, request: Any) -> None:
-        """A batch begins; its id is that of its first request."""
-
-    def run_ends(self, task: Any, task_id: str, state: str | None, **rest: Any) -> None:
-        """A batch has ended; see :class:`celery_trace.runtime.tracers.Runs`."""
-
-    def batch_failed(self, task: Any, task_id: str, request: Any, error: BaseException, args: Any, note: str) -> None:
+    def batch_failed(
+        self, task: Task, task_id: str, request: object, error: BaseException, args: object, note: str
+    ) -> None:
         """A batch has failed; called before :meth:`run_ends`, while the traceback is alive."""
 
 
-def install(app: Any, runs: BatchRuns) -> Callable[[], None] | None:
+def install(app: Celery, runs: BatchRuns) -> Callable[[], None] | None:
     """
     Call ``runs`` for each batch that a task of ``app`` runs in this process from now on.
 
@@ -45,7 +45,7 @@ def install(app: Any, runs: BatchRuns) -> Callable[[], None] | None:
     """
     library = sys.modules.get("celery_batches")
     kind = getattr(library, "Batches", None)
-    tasks: list[Any] = [task for task in app.tasks.values() if isinstance(kind, type) and isinstance(task, kind)]
+    tasks: list[Task] = [task for task in app.tasks.values() if isinstance(kind, type) and isinstance(task, kind)]
     if not tasks:
         return None
     before = [(task, vars(task).get("run")) for task in tasks]
@@ -74,9 +74,9 @@ def in_a_batch() -> bool:
     return False
 
 
-def _around(run: Callable[..., Any], task: Any, runs: BatchRuns) -> Callable[..., Any]:
+def _around(run: Callable[P, R], task: Task, runs: BatchRuns) -> Callable[P, R]:
     @functools.wraps(run)
-    def traced(*args: Any, **kwargs: Any) -> Any:
+    def traced(*args: P.args, **kwargs: P.kwargs) -> R:
         if not in_a_batch():  # an eager run, which Celery's own tracer observes, or a plain call
             return run(*args, **kwargs)
         requests = args[0] if args and isinstance(args[0], list) else []
@@ -85,10 +85,7 @@ def _around(run: Callable[..., Any], task: Any, runs: BatchRuns) -> Callable[...
         try:
             result = run(*args, **kwargs)
         except BaseException as error:
-            # Users read the traceback: remove our frame.
-            traceback = traceback_of(error)
-            if traceback is not None:
-                _set_traceback(error, traceback.tb_next)
+            remove_outermost_frame(error)
             fails = isinstance(error, Exception)
             if fails:
                 runs.batch_failed(task, task_id, request, error, args, note)
@@ -100,7 +97,7 @@ def _around(run: Callable[..., Any], task: Any, runs: BatchRuns) -> Callable[...
     return traced
 
 
-def _described(requests: list[Any]) -> tuple[str, dict[str, Any], str]:
+def _described(requests: list[object]) -> tuple[str, dict[str, object], str]:
     """A batch's id, its first request's fields, and its requests as a note."""
     first = requests[0] if requests else None
     headers = field(first, "request_dict")

@@ -11,8 +11,8 @@ import functools
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from types import TracebackType
-from typing import Any, TextIO, TypeVar, cast, overload
+from types import FrameType, TracebackType
+from typing import ParamSpec, TextIO, TypeVar, cast, overload
 
 from celery_trace import settings as settings_module
 from celery_trace.guard import Guard, report
@@ -23,7 +23,11 @@ from celery_trace.runtime import recorder as recorders
 from celery_trace.runtime.probes.trace_probe import TraceProbe
 from celery_trace.runtime.recorder import Recorder
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
+P = ParamSpec("P")
+T = TypeVar("T")
+Sent = TypeVar("Sent")
+Result = TypeVar("Result")
 
 #: The calls of a label that write their differences as evidence too: the first few, then fewer and fewer.
 _WRITTEN_CALLS = frozenset({1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000})
@@ -50,28 +54,30 @@ class TracedBlock:
     # --- with --------------------------------------------------------------------------------------------
 
     def __enter__(self) -> TracedBlock:
-        label = self._label
-        if not label:
-            caller = sys._getframe(1)
-            label = f"{caller.f_globals.get('__name__', '?')}:{caller.f_lineno}"
-        self._running.append(_OneRun(label))
+        self._begin(sys._getframe(1))
         return self
+
+    def _begin(self, caller: FrameType) -> None:
+        label = self._label or f"{caller.f_globals.get('__name__', '?')}:{caller.f_lineno}"
+        self._running.append(_OneRun(self, label))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._running:
-            self._finish(self._running.pop(), error is not None)
+            self.finish(self._running.pop(), failed=error is not None)
 
     async def __aenter__(self) -> TracedBlock:
-        return self.__enter__()
+        self._begin(sys._getframe(1))
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
 
-    def _finish(self, run: _OneRun, failed: bool) -> None:
+    def finish(self, run: _OneRun, *, failed: bool) -> None:
+        """Record a run that has ended, and print its table."""
         with Guard("trace_memory: end"):
             if run.end(failed):
                 self.top = run.top
@@ -91,7 +97,7 @@ class TracedBlock:
         label = self._label or f"{function.__module__}.{function.__qualname__}"
         return cast(Function, functools.wraps(function)(self._wrapper(function, label)))
 
-    def _wrapper(self, function: Callable[..., Any], label: str) -> Callable[..., Any]:
+    def _wrapper(self, function: Callable[P, T], label: str) -> Callable[P, object]:
         if inspect.isasyncgenfunction(function):
             return self._around_async_generator(function, label)
         if inspect.iscoroutinefunction(function):
@@ -99,82 +105,64 @@ class TracedBlock:
         if inspect.isgeneratorfunction(function):
             return self._around_generator(function, label)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            run = _OneRun(label)
-            failed = True
-            try:
-                result = function(*args, **kwargs)
-                failed = False
-                return result
-            finally:
-                self._finish(run, failed)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            with _OneRun(self, label):
+                return function(*args, **kwargs)
 
         return call
 
-    def _around_coroutine(self, function: Callable[..., Awaitable[Any]], label: str) -> Callable[..., Any]:
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            run = _OneRun(label)
-            failed = True
-            try:
-                result = await function(*args, **kwargs)
-                failed = False
-                return result
-            finally:
-                self._finish(run, failed)
+    def _around_coroutine(self, function: Callable[P, Awaitable[T]], label: str) -> Callable[P, Awaitable[T]]:
+        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            with _OneRun(self, label):
+                return await function(*args, **kwargs)
 
         return call
 
     def _around_generator(
-        self, function: Callable[..., Generator[Any, Any, Any]], label: str
-    ) -> Callable[..., Generator[Any, Any, Any]]:
-        def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            run = _OneRun(label)
-            failed = True
-            try:
-                result = yield from function(*args, **kwargs)
-                failed = False
-                return result
-            except GeneratorExit:
-                failed = False  # closed early, as when the client of a stream disconnects
-                raise
-            finally:
-                self._finish(run, failed)
+        self, function: Callable[P, Generator[T, Sent, Result]], label: str
+    ) -> Callable[P, Generator[T, Sent, Result]]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> Generator[T, Sent, Result]:
+            with _OneRun(self, label):
+                return (yield from function(*args, **kwargs))
 
         return call
 
     def _around_async_generator(
-        self, function: Callable[..., AsyncGenerator[Any, Any]], label: str
-    ) -> Callable[..., AsyncGenerator[Any, Any]]:
-        async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            run = _OneRun(label)
-            failed = True
-            inner = function(*args, **kwargs)
-            try:
-                step: Awaitable[Any] = inner.__anext__()
-                while True:
-                    try:
-                        item = await step
-                    except StopAsyncIteration:
-                        failed = False
-                        return
-                    try:
-                        step = inner.asend((yield item))
-                    except GeneratorExit:
-                        failed = False
-                        raise
-                    except BaseException as error:
-                        step = inner.athrow(error)
-            finally:
-                await inner.aclose()
-                self._finish(run, failed)
+        self, function: Callable[P, AsyncGenerator[T, Sent]], label: str
+    ) -> Callable[P, AsyncGenerator[T, Sent]]:
+        async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T, Sent]:
+            with _OneRun(self, label):
+                inner = function(*args, **kwargs)
+                try:
+                    step: Awaitable[T] = inner.__anext__()
+                    while True:
+                        try:
+                            item = await step
+                        except StopAsyncIteration:
+                            return
+                        try:
+                            step = inner.asend((yield item))
+                        except GeneratorExit:
+                            raise
+                        except BaseException as error:
+                            step = inner.athrow(error)
+                finally:
+                    await inner.aclose()
 
         return call
 
 
 class _OneRun:
-    """One run of a block, from its start to its table."""
+    """
+    One run of a block, from its start to its table.
 
-    def __init__(self, label: str) -> None:
+    Args:
+        block: Gets the table at the end.
+        label: The block's name.
+    """
+
+    def __init__(self, block: TracedBlock, label: str) -> None:
+        self._block = block
         self._label = label
         self._recorder: Recorder | None = None
         self._token: Token | None = None
@@ -185,11 +173,17 @@ class _OneRun:
             if recorder is not None:
                 # It becomes a name everywhere, in metrics and alerts too, and may contain values.
                 self._label = label = recorder.redactor.text(label)
-            if recorder is not None:
                 if recorder.settings.memory in {"auto", "always"}:
                     recorder.probe(TraceProbe).trace(label)
                 self._recorder = recorder
                 self._token = recorder.run_started(Kind.BLOCK, label)
+
+    def __enter__(self) -> None:
+        """It has begun: tracing starts with the constructor."""
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # A generator is closed early when the client of a stream disconnects; that is no failure.
+        self._block.finish(self, failed=kind is not None and kind is not GeneratorExit)
 
     def end(self, failed: bool) -> bool:
         """Record the run. False if it was not traced, so there is nothing to show."""
@@ -254,7 +248,9 @@ def _recorder() -> Recorder | None:
 def trace_memory(label: Function, /) -> Function: ...
 @overload
 def trace_memory(label: str = "", /, *, show: bool = True, file: TextIO | None = None) -> TracedBlock: ...
-def trace_memory(label: Any = "", /, *, show: bool = True, file: TextIO | None = None) -> Any:
+def trace_memory(
+    label: Function | str = "", /, *, show: bool = True, file: TextIO | None = None
+) -> Function | TracedBlock:
     """
     Measure a function or a block: print its Top 10 differences and record the run.
 

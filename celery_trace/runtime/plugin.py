@@ -17,7 +17,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from billiard.util import Finalize
@@ -46,6 +46,15 @@ from celery_trace.spool import unrecorded
 from celery_trace.spool.unrecorded import EVENT_S
 from celery_trace.text.code_owner import code_of
 
+if TYPE_CHECKING:
+    from celery import Celery, Task
+    from celery.beat import Service
+    from celery.worker import WorkController
+    from kombu import Message
+
+    from celery_trace.collector import CollectorProcess
+    from celery_trace.control.orders import OrderReceiver, RemoteControlFilter
+
 logger = logging.getLogger("celery_trace")
 
 #: How often a process that runs tasks looks for orders, seconds.
@@ -68,7 +77,7 @@ _ROLES = {
 
 _TASK = Kind.TASK
 
-_installed: weakref.WeakKeyDictionary[Any, CeleryTrace] = weakref.WeakKeyDictionary()
+_installed: weakref.WeakKeyDictionary[Celery, CeleryTrace] = weakref.WeakKeyDictionary()
 
 
 class NotRecording(TraceError):
@@ -102,7 +111,7 @@ class CeleryTrace:
         SettingError: Only from ``settings``; an invalid configuration stops the worker at its start.
     """
 
-    def __new__(cls, app: Any, settings: Settings | None = None) -> CeleryTrace:
+    def __new__(cls, app: Celery, settings: Settings | None = None) -> CeleryTrace:
         plugin = _installed.get(app)
         if plugin is None:
             plugin = super().__new__(cls)
@@ -110,8 +119,7 @@ class CeleryTrace:
             _installed[app] = plugin
         return plugin
 
-    def _set_up(self, app: Any, settings: Settings | None) -> None:
-        self.app_name = app.main
+    def _set_up(self, app: Celery, settings: Settings | None) -> None:
         self._app = weakref.ref(app)
         self._settings = settings
         self._traced: _Traced | None = None
@@ -120,13 +128,13 @@ class CeleryTrace:
         self._main_pid = 0  # the worker's, in its children too
         self._main_uid = ""
         self._beat_pid = 0
-        self._beat_end: Any = None
+        self._beat_end: Finalize | None = None
         self._role = Role.SCRIPT
         self._worker = ""
         self._child_limit_kib = 0
-        self._collector: Any = None
-        self._receiver: Any = None
-        self._remote_filter: Any = None
+        self._collector: CollectorProcess | None = None
+        self._receiver: OrderReceiver | None = None
+        self._remote_filter: RemoteControlFilter | None = None
         self._no_desk = ""
         self._closed: OSError | None = None
         self._uninstall_tracers: Callable[[], None] | None = None
@@ -150,7 +158,7 @@ class CeleryTrace:
         """The Celery app; None once it is gone."""
         return self._app()
 
-    def _is_ours(self, sender: Any) -> bool:
+    def _is_ours(self, sender: object) -> bool:
         """Whether a signal is from this plugin's app: receivers get the signals of all apps of a process."""
         app = getattr(sender, "app", None)
         return app is None or app is self._app()
@@ -189,7 +197,7 @@ class CeleryTrace:
 
     # --- the worker's life -----------------------------------------------------------------------------
 
-    def on_worker_init(self, sender: Any = None, **_: Any) -> None:
+    def on_worker_init(self, sender: object = None, **_: object) -> None:
         """Read and check the settings; an invalid one stops the worker before it takes a task."""
         if not self._is_ours(sender):
             self._connection.close()  # another app's worker runs in this process
@@ -222,7 +230,7 @@ class CeleryTrace:
             with Guard("refused messages"):
                 self._uninstall_refused = refused_messages.install(self.app, self.message_refused)
 
-    def on_worker_ready(self, sender: Any = None, **_: Any) -> None:
+    def on_worker_ready(self, sender: object = None, **_: object) -> None:
         """The pool is up: record the main process too, and start the collector."""
         with Guard("worker_ready"):
             if not self._main_pid or not self._is_ours(sender):
@@ -298,7 +306,7 @@ class CeleryTrace:
         kept = [one.counters for one in (self._receiver, self._remote_filter) if one is not None]
         return dict(sum(kept, Counter()))
 
-    def on_worker_process_init(self, **_: Any) -> None:
+    def on_worker_process_init(self, **_: object) -> None:
         """A pool process begins: start its recorder before its first task."""
         with Guard("worker_process_init"):
             if self._main_pid and os.getpid() != self._main_pid:
@@ -316,14 +324,14 @@ class CeleryTrace:
                     if self._traced is not None:
                         self._traced.recorder.probe(HeapProbe).stop_at(tracers.AROUND_CODE)
 
-    def on_worker_process_shutdown(self, **_: Any) -> None:
+    def on_worker_process_shutdown(self, **_: object) -> None:
         """A pool process ends normally."""
         with Guard("worker_process_shutdown"):
             if os.getpid() != self._main_pid:
                 recorders.close("exit")
                 self._traced = None
 
-    def on_worker_shutdown(self, sender: Any = None, **_: Any) -> None:
+    def on_worker_shutdown(self, sender: object = None, **_: object) -> None:
         """The worker ends: write the last records, then stop the collector, which drains them."""
         with Guard("worker_shutdown"):
             if not self._is_ours(sender):
@@ -342,7 +350,7 @@ class CeleryTrace:
             self._collector.stop()
             self._collector = None
 
-    def on_beat_init(self, sender: Any = None, **_: Any) -> None:
+    def on_beat_init(self, sender: object = None, **_: object) -> None:
         """
         A scheduler starts, in a process of its own or in one that a worker forked for it: record that process.
 
@@ -379,7 +387,7 @@ class CeleryTrace:
 
     # The hooks around every run have their own try: a context manager would be a tenth of their cost.
 
-    def run_begins(self, task: Any, task_id: str, request: Any) -> None:
+    def run_begins(self, task: Task, task_id: str, request: object) -> None:
         """A task is about to run."""
         try:
             traced = self._traced
@@ -398,7 +406,7 @@ class CeleryTrace:
         except Exception as error:
             swallow("task_prerun", error)
 
-    def run_ends(self, task: Any, task_id: str, state: str | None, **rest: Any) -> None:
+    def run_ends(self, task: Task, task_id: str, state: str | None, **rest: object) -> None:
         """A task has run, with whatever result."""
         try:
             traced = self._traced
@@ -417,17 +425,19 @@ class CeleryTrace:
         except Exception as error:
             report("task_postrun", error)
 
-    def on_task_prerun(self, task_id: str = "", task: Any = None, **_: Any) -> None:
+    def on_task_prerun(self, task_id: str = "", task: Task | None = None, **_: object) -> None:
         """A task is about to run, where its tracer is not wrapped."""
         if self._is_ours(task) and not (self._uninstall_batches and batches.in_a_batch()):
             self.run_begins(task, task_id, getattr(task, "request", None))
 
-    def on_task_postrun(self, task: Any = None, task_id: str = "", state: str | None = None, **rest: Any) -> None:
+    def on_task_postrun(
+        self, task: Task | None = None, task_id: str = "", state: str | None = None, **rest: object
+    ) -> None:
         """A task has run, where its tracer is not wrapped."""
         if self._is_ours(task) and not (self._uninstall_batches and batches.in_a_batch()):
             self.run_ends(task, task_id, state, **rest)
 
-    def on_task_failure(self, sender: Any = None, task_id: str = "", **signal: Any) -> None:
+    def on_task_failure(self, sender: object = None, task_id: str = "", **signal: Any) -> None:
         """A task failed. In the main process: a task that its child could not report."""
         with Guard("task_failure"):
             if not self._is_ours(sender):
@@ -440,32 +450,34 @@ class CeleryTrace:
                 started_s = run.started_s if run is not None else None
                 traced.watcher.failure(sender=sender, task_id=task_id, started_s=started_s, **signal)
 
-    def batch_failed(self, task: Any, task_id: str, request: Any, error: BaseException, args: Any, note: str) -> None:
+    def batch_failed(
+        self, task: Task, task_id: str, request: object, error: BaseException, args: object, note: str
+    ) -> None:
         """A batch of ``celery-batches`` failed: one failure for all of its requests."""
         try:
             self._here().watcher.batch_failed(task, task_id, request, error, args, note)
         except Exception as failed:
             report("batch_failed", failed)
 
-    def on_task_retry(self, sender: Any = None, **signal: Any) -> None:
+    def on_task_retry(self, sender: object = None, **signal: object) -> None:
         """A task asked for a retry."""
         with Guard("task_retry"):
             if self._is_ours(sender):
                 self._here().watcher.retry(sender=sender, **signal)
 
-    def on_task_internal_error(self, sender: Any = None, **signal: Any) -> None:
+    def on_task_internal_error(self, sender: object = None, **signal: Any) -> None:
         """Code around the task raised, such as its ``on_failure``."""
         with Guard("task_internal_error"):
             if self._is_ours(sender):
                 self._here().watcher.internal_error(sender=sender, **signal)
 
-    def on_task_revoked(self, sender: Any = None, **signal: Any) -> None:
+    def on_task_revoked(self, sender: object = None, **signal: Any) -> None:
         """A task was revoked; with ``terminate`` its process is killed."""
         with Guard("task_revoked"):
             if self._is_ours(sender):
                 self._here().watcher.revoked(sender=sender, **signal)
 
-    def message_refused(self, way: str, message: Any, error: BaseException | None) -> None:
+    def message_refused(self, way: str, message: Message, error: BaseException | None) -> None:
         """Celery has refused a message before it became a task; see :mod:`celery_trace.runtime.refused_messages`."""
         with Guard("refused message"):
             self._here().watcher.refusals.refused(way, message, error)
@@ -588,7 +600,7 @@ def _hide_secrets() -> None:
             utils.HIDDEN_SETTINGS = re.compile(f"{hidden.pattern}|{ours}", hidden.flags)
 
 
-def install(app: Any) -> CeleryTrace:
+def install(app: Celery) -> CeleryTrace:
     """Switch the plugin on for an app; does nothing if it is on."""
     return CeleryTrace(app)
 
@@ -601,18 +613,18 @@ def install_when_a_worker_starts() -> None:
     beat_init.connect(_install_on_beat_init, weak=False, dispatch_uid="celery_trace.install")
 
 
-def _install_on_worker_init(sender: Any = None, **_: Any) -> None:
+def _install_on_worker_init(sender: WorkController, **_: object) -> None:
     app = sender.app
     if app not in _installed:
         # Connected while this signal is being sent: Celery may or may not call it, so call it here.
         CeleryTrace(app).on_worker_init(sender=sender)
 
 
-def _install_on_beat_init(sender: Any = None, **_: Any) -> None:
+def _install_on_beat_init(sender: Service, **_: object) -> None:
     CeleryTrace(sender.app).on_beat_init(sender=sender)  # calling it twice is harmless
 
 
-def _command_line(worker: Any) -> dict[str, str]:
+def _command_line(worker: object) -> dict[str, str]:
     """``--trace NAME=VALUE`` of the worker's command."""
     values: dict[str, str] = {}
     for pair in (getattr(worker, "options", None) or {}).get("trace") or ():
@@ -623,7 +635,7 @@ def _command_line(worker: Any) -> dict[str, str]:
     return values
 
 
-def _role_of(pool: Any) -> Role:
+def _role_of(pool: object) -> Role:
     """The role of a worker's main process, from its pool (a class or one of Celery's names)."""
     if isinstance(pool, str):
         pool = get_implementation(pool)
@@ -635,7 +647,7 @@ def _role_of(pool: Any) -> Role:
     return Role.MAIN if forks else Role.GREEN
 
 
-def _queue_and_root(request: Any) -> tuple[str, str]:
+def _queue_and_root(request: object) -> tuple[str, str]:
     delivery = field(request, "delivery_info") or {}
     # A task that a traced web request sent belongs to that request; see django_bridge.links.
     root_id = field(request, "trace_request") or field(request, "root_id")

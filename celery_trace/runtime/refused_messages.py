@@ -10,12 +10,20 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from celery_trace.guard import report
 
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.worker.consumer import Consumer
+    from kombu import Message
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
 #: ``(way, message, error)``; the way is a key of :data:`WAYS`. The error is None for an unknown format.
-Refused = Callable[[str, Any, BaseException | None], None]
+Refused = Callable[[str, "Message", BaseException | None], None]
 
 #: The consumer's methods, and the positions of message and error in their arguments.
 WAYS: Final[dict[str, tuple[int, int | None]]] = {
@@ -26,7 +34,7 @@ WAYS: Final[dict[str, tuple[int, int | None]]] = {
 }
 
 
-def install(app: Any, refused: Refused) -> Callable[[], None]:
+def install(app: Celery, refused: Refused) -> Callable[[], None]:
     """
     Call ``refused`` for each message that a consumer of ``app`` refuses from its next start on.
 
@@ -37,12 +45,12 @@ def install(app: Any, refused: Refused) -> Callable[[], None]:
     """
     from celery import bootsteps  # loaded by any worker
 
-    wrapped: weakref.WeakSet[Any] = weakref.WeakSet()
+    wrapped: weakref.WeakSet[Consumer] = weakref.WeakSet()
 
     class RefusedMessages(bootsteps.Step):  # type: ignore[misc]
         """Wraps the methods while the consumer is built: its ``Tasks`` step takes some of them when it starts."""
 
-        def create(self, consumer: Any) -> None:
+        def create(self, consumer: Consumer) -> None:
             wrapped.add(consumer)
             for way, (message_at, error_at) in WAYS.items():
                 method = getattr(consumer, way, None)
@@ -62,16 +70,17 @@ def install(app: Any, refused: Refused) -> Callable[[], None]:
 
 
 def _around(
-    method: Callable[..., Any], way: str, message_at: int, error_at: int | None, refused: Refused
-) -> Callable[..., Any]:
+    method: Callable[P, R], way: str, message_at: int, error_at: int | None, refused: Refused
+) -> Callable[P, R]:
     @functools.wraps(method)
-    def intercepted(*arguments: Any) -> Any:
+    def intercepted(*arguments: P.args, **named: P.kwargs) -> R:
         try:
-            return method(*arguments)
+            return method(*arguments, **named)
         finally:  # it may raise while the broker or the result backend is down
             try:
-                refused(way, arguments[message_at], arguments[error_at] if error_at is not None else None)
-            except Exception as error:
-                report("refused message", error)
+                error = arguments[error_at] if error_at is not None else None
+                refused(way, arguments[message_at], error if isinstance(error, BaseException) else None)
+            except Exception as failed:
+                report("refused message", failed)
 
     return intercepted

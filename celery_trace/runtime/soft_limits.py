@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from celery_trace.guard import report
 
@@ -30,7 +29,7 @@ def install(reached: Callable[[FrameType], None]) -> Callable[[], None] | None:
     if not isinstance(made, type) or not callable(getattr(pool, "soft_timeout_sighandler", None)):
         return None
 
-    def make(*args: Any) -> Any:
+    def make(*args: object) -> object:
         try:
             handler = sys._getframe(1)
             if handler.f_code.co_name == "soft_timeout_sighandler" and handler.f_back is not None:

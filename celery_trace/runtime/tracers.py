@@ -12,12 +12,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from types import CodeType
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from celery_trace.failures.capture.exceptions import traceback_of
 
+if TYPE_CHECKING:
+    from celery import Celery, Task
+
+#: The result, the error or retry, seconds, the result as text.
+Traced: TypeAlias = tuple[object, Any, float | None, str | None]
 #: ``(task_id, args, kwargs, request)`` to ``(result, error or retry, seconds, result as text)``.
-Tracer: TypeAlias = Callable[..., tuple[Any, Any, float | None, str | None]]
+Tracer: TypeAlias = Callable[..., Traced]
 
 #: Sets the C field directly, whatever an error's class does with its attributes.
 _set_traceback: Final = BaseException.__dict__["__traceback__"].__set__
@@ -26,10 +31,10 @@ _set_traceback: Final = BaseException.__dict__["__traceback__"].__set__
 class Runs(Protocol):
     """Is called for each run. Its methods may not raise."""
 
-    def run_begins(self, task: Any, task_id: str, request: Any) -> None:
+    def run_begins(self, task: Task, task_id: str, request: object) -> None:
         """A run of ``task`` begins."""
 
-    def run_ends(self, task: Any, task_id: str, state: str | None, **rest: Any) -> None:
+    def run_ends(self, task: Task, task_id: str, state: str | None, **rest: object) -> None:
         """
         The run has ended.
 
@@ -41,19 +46,23 @@ class Runs(Protocol):
         """
 
 
-def around(tracer: Tracer, task: Any, runs: Runs) -> Tracer:
+def remove_outermost_frame(error: BaseException) -> None:
+    """Remove our frame from a traceback, the outermost so far: users read it."""
+    traceback = traceback_of(error)
+    if traceback is not None:
+        _set_traceback(error, traceback.tb_next)
+
+
+def around(tracer: Tracer, task: Task, runs: Runs) -> Tracer:
     """``tracer``, with ``runs`` called before and after each run."""
     begins, ends = runs.run_begins, runs.run_ends
 
-    def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> tuple[Any, Any, float | None, str | None]:
+    def traced(uuid: str, args: object, kwargs: object, request: object = None) -> Traced:
         begins(task, uuid, request)
         try:
             returned = tracer(uuid, args, kwargs, request)
         except BaseException as error:
-            # Users read the traceback: remove our frame, the outermost so far.
-            traceback = traceback_of(error)
-            if traceback is not None:
-                _set_traceback(error, traceback.tb_next)
+            remove_outermost_frame(error)
             ends(task, uuid, None, args=args, kwargs=kwargs, request=request)
             raise
         info = returned[1]
@@ -71,7 +80,7 @@ def around(tracer: Tracer, task: Any, runs: Runs) -> Tracer:
 AROUND_CODE: Final = next(const for const in around.__code__.co_consts if isinstance(const, CodeType))
 
 
-def install(app: Any, runs: Runs) -> Callable[[], None] | None:
+def install(app: Celery, runs: Runs) -> Callable[[], None] | None:
     """
     Wrap the tracers of all tasks of ``app``, and those that eager runs build, in calls of ``runs``.
 
@@ -89,7 +98,7 @@ def install(app: Any, runs: Runs) -> Callable[[], None] | None:
     before = {task: task.__trace__ for task in tasks}
 
     @functools.wraps(build)
-    def build_tracer(name: str, task: Any, *args: Any, **options: Any) -> Tracer:
+    def build_tracer(name: str, task: Task, *args: object, **options: object) -> Tracer:
         return around(build(name, task, *args, **options), task, runs)
 
     def undo() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -143,14 +143,14 @@ def _configure_sqlite(engine: Engine, *, wal: bool) -> None:
     path = path.absolute() if path is not None else None  # the working directory may change later
 
     @sa.event.listens_for(engine, "do_connect")
-    def refuse_to_make(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+    def refuse_to_make(_dialect: object, _record: object, arguments: list[object], options: dict[str, object]) -> None:
         # We recreate a deleted file ourselves, as SQLite would give it other permissions.
         if path is not None:
             arguments[0] = f"file:{quote(str(path))}?mode=rw"
             options["uri"] = True
 
     @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
+    def configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes too late for a consistent read
         cursor = connection.cursor()
         if wal:

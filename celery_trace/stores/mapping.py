@@ -62,7 +62,7 @@ class TableOf(Generic[T]):
                 raise TypeError(f"{table.name}.{column.name} is not a field of {record.__name__}")
         at_once = [one for one in held if not one.optional]
         self._written = tuple(one.column.name for one in at_once)
-        self._values: Callable[[T], tuple[Any, ...]] = attrgetter(*(one.path for one in at_once))
+        self._values: Callable[[T], tuple[object, ...]] = attrgetter(*(one.path for one in at_once))
         self._writers = [(one.column.name, one.write) for one in at_once if one.write]
         self._apart = [(one.column.name, one.value) for one in held if one.optional]
 
@@ -85,7 +85,7 @@ class TableOf(Generic[T]):
             record: The record.
             extra: Values of columns that the record lacks or that differ.
         """
-        row = dict(zip(self._written, self._values(record), strict=True))
+        row: Row = dict(zip(self._written, self._values(record), strict=True))
         for name, write in self._writers:
             row[name] = write(row[name])
         for name, value in self._apart:
@@ -214,7 +214,7 @@ def _path(column: schema.Column, record: type[Struct]) -> str:
     return next((name for name in (column.name, column.name.removesuffix("_s")) if name in fields), "")
 
 
-def _kind(annotation: Any) -> tuple[Any, bool]:
+def _kind(annotation: object) -> tuple[Any, bool]:
     """The type without None, and whether it may be None."""
     if not isinstance(annotation, UnionType):
         return annotation, False
@@ -222,7 +222,7 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
     return kinds[0], len(kinds) < len(get_args(annotation))
 
 
-def _default(field: FieldInfo) -> Any:
+def _default(field: FieldInfo) -> object:
     if field.default is not NODEFAULT:
         return field.default
     return msgspec.field(default_factory=field.default_factory)

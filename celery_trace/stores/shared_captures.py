@@ -12,7 +12,6 @@ import hashlib
 import threading
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -112,7 +111,7 @@ class Sharing:
             if id in found:
                 self._serving[fingerprint].append((id, *found[id]))
 
-    def store(self, record: Failure, before: Mapping[str, Any] | None = None) -> tuple[Row, Row]:
+    def store(self, record: Failure, before: sa.RowMapping | None = None) -> tuple[Row, Row]:
         """
         A failure's rows, for ``failures`` and for ``failure_values``.
 

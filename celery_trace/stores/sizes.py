@@ -9,7 +9,8 @@ forecast comes from the last days.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from typing import TYPE_CHECKING
 
 import msgspec
 import sqlalchemy as sa
@@ -136,8 +137,9 @@ def give_back(connection: sa.Connection) -> int:
     spare = facts["freelist_count"] - max(KEPT_PAGES, facts["page_count"] // 20)
     if facts["auto_vacuum"] != 2 or spare <= 0:
         return 0
-    driver: Any = connection.connection.driver_connection
-    driver.execute(f"PRAGMA incremental_vacuum({min(spare, STEP_PAGES)})").fetchall()  # frees a page for each row
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.execute(f"PRAGMA incremental_vacuum({min(spare, STEP_PAGES)})")
+        cursor.fetchall()  # frees a page for each row
     left = int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
     return (facts["page_count"] - left) * facts["page_size"]
 

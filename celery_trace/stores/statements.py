@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from math import isfinite
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
@@ -16,7 +16,9 @@ from celery_trace.stores.errors import Interrupted
 from celery_trace.stores.mapping import Row
 
 if TYPE_CHECKING:
-    from celery_trace.stores.tables import AnyColumn
+    from celery_trace.stores.tables import AnyColumn, AnyRow
+
+T = TypeVar("T")
 
 #: Keys in one ``IN``, rows in one statement.
 CHUNK = 500
@@ -69,7 +71,7 @@ def fit(table: sa.Table, row: Row) -> Row:
     return cutter(row)
 
 
-def chunks(items: Iterable[Any], size: int = CHUNK) -> Iterator[list[Any]]:
+def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
     """Slices of at most ``size``."""
     iterator = iter(items)
     while part := list(islice(iterator, size)):
@@ -108,7 +110,7 @@ def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) 
         return 0
     if connection.dialect.name == "sqlite":
         return sum(_insert_into_sqlite(connection, table, part, "DO NOTHING") for part in chunks(rows))
-    statement: Any
+    statement: mysql.Insert | postgresql.Insert
     if _is_mysql(connection):
         statement = mysql.insert(table).prefix_with("IGNORE")
     else:
@@ -143,7 +145,7 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> N
             _insert_into_sqlite(connection, table, part, f'("{key}") DO UPDATE SET {settings}')
         return
     values = [fit(table, row) for row in rows]
-    statement: Any
+    statement: mysql.Insert | postgresql.Insert
     if _is_mysql(connection):
         base = mysql.insert(table)
         statement = base.on_duplicate_key_update({name: base.inserted[name] for name in changed})
@@ -176,10 +178,10 @@ def update_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Row])
 
 def locked(
     connection: sa.Connection, table: sa.Table, keys: Iterable[str], columns: Sequence[AnyColumn] = ()
-) -> dict[str, Any]:
+) -> dict[str, AnyRow]:
     """Rows by key, locked for this transaction in key order, so that writers never deadlock."""
     key = next(iter(table.primary_key.columns))
-    found: dict[str, Any] = {}
+    found: dict[str, AnyRow] = {}
     for part in chunks(sorted(set(keys))):
         wanted = sa.select(*(columns or (table,))).where(key.in_(part)).order_by(key).with_for_update()
         for row in connection.execute(wanted):

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 from msgspec.structs import replace
@@ -371,11 +371,10 @@ class Store:
                 "Free some space first. Meanwhile new records use the pruned space.",
             )
         try:
-            with closing(self.engine.raw_connection()) as connection:
-                driver: Any = connection.driver_connection
-                driver.execute("PRAGMA auto_vacuum=INCREMENTAL")
-                driver.execute("VACUUM")
-                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with closing(self.engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+                cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                cursor.execute("VACUUM")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             raise unavailable(what, error) from error
         return max(0, before - path.stat().st_size)
@@ -437,7 +436,7 @@ def is_about_data(error: Exception) -> bool:
 
 def is_passing(error: sa.exc.SQLAlchemyError) -> bool:
     """Whether the same transaction may succeed at once: a deadlock, a serialization failure, a lost connection."""
-    original: Any = getattr(error, "orig", None)
+    original: BaseException | None = getattr(error, "orig", None)
     code = getattr(original, "sqlstate", None) or (original.args[0] if original is not None and original.args else None)
     if code in ("40P01", "40001", 1213, 1205, 1020):
         return True

@@ -275,8 +275,8 @@ class _Batch:
         found = locked(self._connection, table, latest)
         known = shared_captures.bases(self._connection, (row.shared for row in found.values()))
         whole = dict(sorted(latest.items()))
-        for key, row in found.items():
-            whole[key] = _merge(rows_of.failure(row.payload, known.get(row.shared)), latest[key])
+        for key, stored in found.items():
+            whole[key] = _merge(rows_of.failure(stored.payload, known.get(stored.shared)), latest[key])
         sharing = shared_captures.Sharing(self._connection, map(rows_of.fingerprint, whole.values()), self._now_s)
         groups = _Groups()
         fresh: list[Row] = []
@@ -372,10 +372,10 @@ class _Groups:
     def __init__(self) -> None:
         self._changes: Counter[str] = Counter()
         self._hours: Counter[tuple[str, int]] = Counter()
-        self._latest: dict[str, Any] = {}
+        self._latest: dict[str, Row | sa.RowMapping] = {}
         self._first_s: dict[str, float] = {}
 
-    def count(self, row: Row, by: int) -> None:
+    def count(self, row: Row | sa.RowMapping, by: int) -> None:
         """Add a failure's row to its group (+1), remove it (-1), or update it (0)."""
         key = row["fingerprint"]
         self._changes[key] += by
@@ -431,7 +431,7 @@ class _Groups:
                 "id": id_,
                 "fingerprint": fingerprint,
                 "hour_s": hour_s,
-                "count": by + (before.count if before else 0),
+                "count": by + (before._mapping["count"] if before else 0),
             }
             (changed if before else fresh).append(row)
         insert_all(connection, table, fresh)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from celery_trace.errors import Unavailable
 from celery_trace.model import AnyRecord
@@ -11,6 +11,23 @@ from celery_trace.model import AnyRecord
 
 class TransportUnavailable(Unavailable):
     """Records can't be delivered now; they stay in the spool."""
+
+
+class BrokerOptions(TypedDict, total=False):
+    """A broker's address and kombu's options for it, as plain values that another process can read."""
+
+    hostname: str
+    ssl: object
+    transport_options: dict[str, object]
+    failover: list[str]
+
+
+class WrittenBatch(Protocol):
+    """The result of writing a batch into a store."""
+
+    @property
+    def refused(self) -> list[tuple[AnyRecord, str]]:
+        """Records that the store refused even alone, with the reason."""
 
 
 class Transport(Protocol):
@@ -54,4 +71,4 @@ class Transport(Protocol):
         """Close connections."""
 
 
-__all__ = ["Transport", "TransportUnavailable"]
+__all__ = ["BrokerOptions", "Transport", "TransportUnavailable", "WrittenBatch"]

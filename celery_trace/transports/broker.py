@@ -16,7 +16,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import kombu
 
@@ -24,7 +24,7 @@ from celery_trace.clock import Clock, SystemClock
 from celery_trace.errors import TraceError, Unavailable
 from celery_trace.model import AnyRecord, Stats, decode, encode, new_id
 from celery_trace.settings import Settings
-from celery_trace.transports import TransportUnavailable
+from celery_trace.transports import BrokerOptions, TransportUnavailable, WrittenBatch
 from celery_trace.transports.intake import LEASE_S, MOST_MESSAGE_BYTES, Intake, Taken, open_intake
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ TIMEOUT_S = 5.0
 class BatchStore(Protocol):
     """What this transport needs of a store."""
 
-    def write(self, records: Sequence[AnyRecord]) -> Any:
-        """Write a batch; the result has ``refused``."""
+    def write(self, records: Sequence[AnyRecord]) -> WrittenBatch:
+        """Write a batch."""
 
 
 class HasStore(Protocol):
@@ -77,9 +77,9 @@ def records_queue(name: str = QUEUE, most: int = MOST_WAITING) -> kombu.Queue:
     )
 
 
-def connect(broker: dict[str, Any]) -> kombu.Connection:
+def connect(broker: BrokerOptions) -> kombu.Connection:
     """
-    A connection from the plain values of :class:`celery_trace.collector.process.CollectorProcess`.
+    A connection to a broker.
 
     Raises:
         TransportUnavailable: No broker is configured.
@@ -181,7 +181,7 @@ class BrokerTransport:
         self._queue_name = queue
         self._connection: kombu.Connection | None = None
         self._producer: kombu.Producer | None = None
-        self._queue: Any = None
+        self._queue: kombu.Queue | None = None
 
     def destination(self) -> str:
         """Nothing: the monitor has the store."""
@@ -238,6 +238,7 @@ class BrokerTransport:
         assert self._connection is not None
         if self._connection.transport.driver_type != "redis":
             return
+        assert self._queue is not None
         waiting = self._queue.queue_declare().message_count
         if waiting >= MOST_WAITING:
             raise TransportUnavailable(

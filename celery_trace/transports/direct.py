@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
 from celery_trace.errors import Unavailable
 from celery_trace.guard import report
 from celery_trace.model import AnyRecord
-from celery_trace.transports import TransportUnavailable
+from celery_trace.transports import TransportUnavailable, WrittenBatch
 
 
 class DirectStore(Protocol):
@@ -18,14 +18,17 @@ class DirectStore(Protocol):
     def token(self) -> str:
         """Its id; see :meth:`celery_trace.transports.Transport.destination`."""
 
-    def write(self, records: Sequence[AnyRecord]) -> Any:
-        """Write a batch; the result has ``refused``."""
+    def write(self, records: Sequence[AnyRecord]) -> WrittenBatch:
+        """Write a batch."""
 
     def close(self) -> None:
         """Close connections."""
 
 
-class DirectTransport:
+StoreT = TypeVar("StoreT", bound=DirectStore)
+
+
+class DirectTransport(Generic[StoreT]):
     """
     Writes to the store, which it opens with the first batch and again after it was lost.
 
@@ -39,17 +42,17 @@ class DirectTransport:
 
     def __init__(
         self,
-        open_sink: Callable[[], DirectStore],
-        after: Callable[[Any], None] | None = None,
-        maintenance: Callable[[Any, bool], None] | None = None,
+        open_sink: Callable[[], StoreT],
+        after: Callable[[StoreT], None] | None = None,
+        maintenance: Callable[[StoreT, bool], None] | None = None,
     ) -> None:
         self._open = open_sink
         self._after = after
         self._upkeep = maintenance
-        self._sink: DirectStore | None = None
+        self._sink: StoreT | None = None
 
     @contextmanager
-    def _opened(self) -> Iterator[DirectStore]:
+    def _opened(self) -> Iterator[StoreT]:
         """The store. It is closed after an error, and opens itself with the next use."""
         try:
             if self._sink is None:
@@ -68,7 +71,7 @@ class DirectTransport:
     def send(self, records: Sequence[AnyRecord]) -> list[tuple[AnyRecord, str]]:
         """Write a batch in one transaction."""
         with self._opened() as sink:
-            refused: list[tuple[AnyRecord, str]] = sink.write(records).refused
+            refused = sink.write(records).refused
             if self._after is not None:
                 with _reported("computing results of new records"):  # an error must not send them again
                     self._after(sink)

@@ -21,6 +21,7 @@ from celery_trace.transports.raw import RawRefusal, RedisEntry, checked_channel,
 
 if TYPE_CHECKING:
     from kombu.transport.virtual import Channel
+    from redis.client import Pipeline
 
 #: Size limit of a message, bytes. A collector's batch has 2 MiB, and a single record at most 8 MiB.
 MOST_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -101,7 +102,7 @@ class KombuIntake:
 
     def __init__(self, connection: kombu.Connection, queue: kombu.Queue) -> None:
         self._connection = connection
-        self._arrived: list[Any] = []
+        self._arrived: list[kombu.Message] = []
         channel = checked_channel(connection.default_channel, MOST_MESSAGE_BYTES)
         self._consumer = kombu.Consumer(
             channel, [queue], no_ack=False, accept=None, prefetch_count=PREFETCH,
@@ -231,8 +232,8 @@ class RedisIntake:
         try:
             return [_MovedMessage(item, self._forget) for item in self._move()]
         except self._full:
-            standing = self._client.lrange(self._queue, -PREFETCH, -1)[::-1]
-            return [_MovedMessage(item, self._remove) for item in standing]
+            waiting = self._client.lrange(self._queue, -PREFETCH, -1)[::-1]
+            return [_MovedMessage(item, self._remove) for item in waiting]
 
     def _move(self) -> list[bytes]:
         with self._client.pipeline(transaction=True) as pipe:
@@ -248,7 +249,7 @@ class RedisIntake:
             self._renew_lease(pipe)
             pipe.execute()
 
-    def _renew_lease(self, pipe: Any) -> None:
+    def _renew_lease(self, pipe: Pipeline) -> None:
         pipe.sadd(self._takers, self._name)
         pipe.set(self._lease_of(self._name), "1", px=int(self._lease_s * 1000))
 

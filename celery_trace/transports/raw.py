@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import kombu.message
 import msgspec
@@ -120,7 +120,9 @@ def checked_channel(
     return channel
 
 
-def check_messages(channel: Channel, most_bytes: int, accepts: Callable[[Any], str] | None = None) -> None:
+def check_messages(
+    channel: Channel, most_bytes: int, accepts: Callable[[kombu.message.Message], str] | None = None
+) -> None:
     """As :func:`checked_channel`, for a channel with a shared connection: only its message class changes."""
     channel.Message = _checking(channel.Message, most_bytes, accepts)
     if hasattr(channel, "auto_decode"):
@@ -128,12 +130,14 @@ def check_messages(channel: Channel, most_bytes: int, accepts: Callable[[Any], s
         channel.auto_decode = False
 
 
-def _checking(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str] | None) -> type[Any]:
+def _checking(
+    made_of: type[kombu.message.Message], most_bytes: int, accepts: Callable[[kombu.message.Message], str] | None
+) -> type[kombu.message.Message]:
     class CheckedMessage(made_of):  # type: ignore[misc]
         refused: RawRefusal | None = None
-        errors: Any
+        errors: list[object] | None
 
-        def __init__(self, raw: Any = None, channel: Any = None, **options: Any) -> None:
+        def __init__(self, raw: object = None, channel: Channel | None = None, **options: object) -> None:
             raw = options.pop("payload", raw)
             self.refused = _problem(raw, most_bytes)
             if self.refused is None:
@@ -160,7 +164,7 @@ def _checking(made_of: type[Any], most_bytes: int, accepts: Callable[[Any], str]
     return CheckedMessage
 
 
-def _problem(raw: Any, most_bytes: int) -> RawRefusal | None:
+def _problem(raw: object, most_bytes: int) -> RawRefusal | None:
     """Why to refuse a message as the transport delivered it: py-amqp's object, or a dict."""
     if isinstance(raw, dict):
         headers, body = raw.get("headers"), raw.get("body")
@@ -179,7 +183,7 @@ def _problem(raw: Any, most_bytes: int) -> RawRefusal | None:
     return None
 
 
-def _remains(raw: Any, most_bytes: int) -> tuple[bytes, Any, dict[str, Any]]:
+def _remains(raw: object, most_bytes: int) -> tuple[bytes, str | int, dict[str, object]]:
     """A refused message's raw body, and what is needed to acknowledge it."""
     if isinstance(raw, dict):
         properties = raw.get("properties")
@@ -194,10 +198,12 @@ def _remains(raw: Any, most_bytes: int) -> tuple[bytes, Any, dict[str, Any]]:
     return kept, tag if isinstance(tag, str | int) else "", info if isinstance(info, dict) else {}
 
 
+#: Kind, channel and payload.
+_Frame = tuple[int, int, bytes]
 _CONTENT_HEADER, _HEADER_BYTES = 2, 12  # AMQP 0-9-1, 4.2.6.1: class, weight and the body's size; properties follow
 
 
-def _tolerant(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _tolerant(handle: Callable[[_Frame], object]) -> Callable[[_Frame], object]:
     """
     Make a py-amqp connection leave out message properties that can't be read.
 
@@ -205,7 +211,7 @@ def _tolerant(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
     the message is redelivered, and later messages never arrive.
     """
 
-    def on_frame(frame: Any) -> Any:
+    def on_frame(frame: _Frame) -> object:
         kind, channel_id, payload = frame
         if kind == _CONTENT_HEADER:
             import amqp.basic_message
@@ -220,8 +226,8 @@ def _tolerant(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _popping(
-    parse: Callable[..., Any], most_bytes: int, unreadable: Callable[[RawRefusal], None]
-) -> Callable[..., Any]:
+    parse: Callable[..., object], most_bytes: int, unreadable: Callable[[RawRefusal], None]
+) -> Callable[..., object]:
     """
     Make a Redis client check the result of ``BRPOP`` before kombu parses it.
 
@@ -231,7 +237,7 @@ def _popping(
 
     def parse_response(connection: object, command_name: object, **options: object) -> object:
         answer = parse(connection, command_name, **options)
-        if command_name != "BRPOP" or not answer:
+        if command_name != "BRPOP" or not answer or not isinstance(answer, list | tuple):
             return answer
         key, item = answer
         found = entry(item if isinstance(item, bytes) else str(item).encode("utf-8", "backslashreplace"), most_bytes)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from celery_trace.heap import forecasting
-from celery_trace.heap.watch import PROCESS_RUN_S
+from celery_trace.heap.run_counts import PROCESS_RUN_S
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
 from celery_trace.queries import Queries
 from celery_trace.queries.filters import LeakFilter

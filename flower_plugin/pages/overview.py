@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from celery_trace.alerting import rules
 from celery_trace.heap import forecasting
-from celery_trace.heap.watch import PROCESS_RUN_S
+from celery_trace.heap.run_counts import PROCESS_RUN_S
 from celery_trace.model import (
     AlertView,
     FailureGroup,

@@ -15,7 +15,7 @@ from pathlib import Path
 from celery import Celery
 
 from celery_trace.heap.leaks import leak_table
-from celery_trace.heap.watch import PROCESS
+from celery_trace.heap.tags import PROCESS
 from celery_trace.model import AnyRecord, Leak, Stats, Verdict, Window
 from celery_trace.spool.lines import unpack
 from tests.corpus import cases

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from celery_trace.clock import Clock, SystemClock
-from celery_trace.heap import watch as watching
+from celery_trace.heap import sampling
 from celery_trace.heap.leaks import leak_table
 from celery_trace.heap.picks import UNTAGGED
 from celery_trace.heap.watch import HeapWatch, watch_heap
@@ -84,7 +84,7 @@ def watched(
     """
     heaps.referrers()
     windows: list[Window] = []
-    with patch.object(watching, "MEAN_BYTES", mean_bytes):
+    with patch.object(sampling, "MEAN_BYTES", mean_bytes):
         watch = watch_heap(
             Settings(memory_recheck_runs=recheck_runs, memory_budget=budget, **settings),
             ProcessRecord(uid=process, host="host", pid=1, started_at_s=0.0, role=role),

@@ -103,10 +103,8 @@ def test_it_is_off_until_it_is_started(sampler: AnySampler) -> None:
     assert not sampler.is_on()
     assert list(sampler.picks()) == []
     assert sampler.cost_s() == 0.0
-    assert sampler.why_off()
     sampler.start(64)
     assert sampler.is_on()
-    assert sampler.why_off() == ""
     assert 0 < sampler.cost_s() < 1e-4
 
 
@@ -701,7 +699,6 @@ def test_it_never_touches_the_programs_own_tracemalloc(traced: TracedSampler) ->
     tracemalloc.start(3)
     traced.start(64)
     assert not traced.is_on()
-    assert "own tracemalloc" in traced.why_off()
     assert list(traced.picks()) == []
     traced.stop()
     assert tracemalloc.is_tracing()
@@ -730,7 +727,6 @@ def test_a_program_that_starts_tracemalloc_gets_it_at_once_and_alone(traced: Tra
     assert tracemalloc.get_traceback_limit() == 3
     assert tracemalloc.get_traced_memory()[0] < 5_000, "nothing that was traced for us"
     assert not traced.is_on()
-    assert "the program" in traced.why_off()
     assert list(traced.picks()) == []
     traced.start(64)
     assert not traced.is_on()

@@ -15,6 +15,7 @@ from celery_trace.heap.watch import watch_heap
 from celery_trace.model import Kind, Role, Rollup, Run, Sample, Stats
 from celery_trace.process import blackbox
 from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.probes import memory_probe
 from celery_trace.runtime.probes.heap_probe import HeapProbe
 from celery_trace.runtime.probes.memory_probe import MemoryProbe
 from celery_trace.runtime.probes.stack_probe import StackProbe
@@ -227,9 +228,14 @@ def test_a_memory_sample_is_written_when_memory_moved_or_long_after(recorder, cl
     from celery_trace.model import MemoryState
 
     rss_bytes = [100_000_000]
-    monkeypatch.setattr(
-        "celery_trace.runtime.probes.memory_probe.read_memory", lambda full=False: MemoryState(rss_bytes=rss_bytes[0])
-    )
+    readings: list[bool] = []  # whether each was a full one
+
+    def read(full: bool = False) -> MemoryState:
+        readings.append(full)
+        return MemoryState(rss_bytes=rss_bytes[0])
+
+    monkeypatch.setattr(memory_probe, "read_rss_bytes", lambda: rss_bytes[0])
+    monkeypatch.setattr(memory_probe, "read_memory", read)
 
     def samples() -> int:
         recorder.probe(MemoryProbe).every()
@@ -240,8 +246,13 @@ def test_a_memory_sample_is_written_when_memory_moved_or_long_after(recorder, cl
     assert samples() == 1
     rss_bytes[0] += 5_000_000
     assert samples() == 2
-    clock.advance(300)
+    for _ in range(29):
+        clock.advance(10)
+        assert samples() == 2
+    assert readings == [True, False], "nothing is read while the memory is unchanged"
+    clock.advance(10)
     assert samples() == 3
+    assert readings == [True, False, True]
 
 
 def test_runs_from_many_threads_are_all_counted(recorder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent import futures
 from types import FrameType
 
 from celery_trace.process.frames import Coroutines, stacks_by_run
@@ -48,6 +49,47 @@ def test_a_thread_that_waits_for_a_coroutine_shows_its_frames_and_not_the_loops(
     assert found[4] == "run_until_complete"
     assert "task" in found
     assert "select" not in found
+
+
+def test_a_thread_that_waits_for_another_threads_coroutine_shows_its_frames() -> None:
+    loop = asyncio.new_event_loop()
+    looping = threading.Thread(target=loop.run_forever)
+    looping.start()
+    begun = threading.Event()
+
+    async def awaits() -> None:
+        begun.set()
+        await asyncio.sleep(30)
+
+    future = asyncio.run_coroutine_threadsafe(awaits(), loop)
+
+    def waits_for_it() -> None:
+        assert futures.CancelledError in (type(error) for error in [_error_of(future)])
+
+    waiting = threading.Thread(target=waits_for_it)
+    waiting.start()
+    assert begun.wait(10)
+    found: list[str] = []
+    for _ in range(1000):
+        assert waiting.ident is not None
+        found = names(stacks_by_run([waiting.ident], None)[waiting.ident])
+        if found[:2] == ["sleep", "awaits"]:
+            break
+    future.cancel()
+    waiting.join(10)
+    loop.call_soon_threadsafe(loop.stop)
+    looping.join(10)
+    loop.close()
+    assert found[:3] == ["sleep", "awaits", "result"]
+    assert "waits_for_it" in found
+
+
+def _error_of(future: futures.Future[None]) -> BaseException | None:
+    try:
+        future.result()
+    except BaseException as error:
+        return error
+    return None
 
 
 def test_coroutines_of_one_thread_have_numbers_and_stacks_of_their_own() -> None:

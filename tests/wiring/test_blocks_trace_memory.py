@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -57,6 +58,17 @@ def test_a_block_is_recorded_as_a_run_and_as_evidence(written: list[Any]) -> Non
     assert (run.kind, run.name, run.why) == (Kind.BLOCK, "recorded", "traced")
     assert run.top[0].bytes == pytest.approx(50_000, rel=0.02)
     assert (window.stage, window.sites[0].file) == (Stage.TRACED, HERE)
+
+
+def test_a_block_without_a_label_is_named_by_its_own_line(written: list[Any]) -> None:
+    async def body() -> int:
+        async with trace_memory(show=False):
+            return sys._getframe().f_lineno - 1
+
+    with trace_memory(show=False):
+        line = sys._getframe().f_lineno - 1
+    names = [f"{__name__}:{line}", f"{__name__}:{asyncio.run(body())}"]
+    assert [record.name for record in written if isinstance(record, Run)] == names
 
 
 def test_memory_that_a_block_gives_back_is_shown_as_a_loss_within_an_outer_block(written: list[Any]) -> None:

@@ -14,8 +14,7 @@ from unittest.mock import patch
 import pytest
 
 from celery_trace.clock import SystemClock
-from celery_trace.heap import needs
-from celery_trace.heap import watch as watching
+from celery_trace.heap import needs, sampling
 from celery_trace.heap.watch import watch_heap
 from celery_trace.model import HeapProfile, Kind, Line, ProcessRecord, Role, decode, encode
 from celery_trace.queries import Queries
@@ -43,7 +42,7 @@ def profiles_of(role: Role, runs: int, kept_bytes: int, needed_bytes: int = 0) -
     """What a process writes at its end, after so many runs of a task that keeps something."""
     heaps.referrers()
     found: list[HeapProfile] = []
-    with patch.object(watching, "MEAN_BYTES", 128.0):
+    with patch.object(sampling, "MEAN_BYTES", 128.0):
         watch = watch_heap(
             Settings(memory_budget=AMPLE),
             ProcessRecord(uid="p", host="host", pid=1, started_at_s=0.0, role=role, release="1.8.2"),

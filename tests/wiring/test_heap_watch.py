@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 
 from celery_trace.clock import FakeClock
-from celery_trace.heap import long_runs, retainers
-from celery_trace.heap import watch as watching
+from celery_trace.heap import holder_search, long_runs, retainers, run_counts, sites, window_writer
 from celery_trace.heap.leaks import leak_table
-from celery_trace.heap.watch import PROCESS, watch_heap
+from celery_trace.heap.tags import PROCESS
+from celery_trace.heap.watch import watch_heap
 from celery_trace.model import Kind, ProcessRecord, Role, Stage, Verdict, Window
 from celery_trace.settings import Settings
 from celery_trace.text.code_owner import code_of
@@ -306,7 +306,7 @@ def test_one_run_that_goes_on_and_grows_is_reported_before_it_ends(monkeypatch: 
     heap_tests.sampler()
     monkeypatch.setattr(long_runs, "LONG_S", 0.3)
     monkeypatch.setattr(long_runs, "SLICE_S", 0.02)
-    monkeypatch.setattr(watching, "LEAST_BYTES_OF_LONG_RUN", 100_000)
+    monkeypatch.setattr(sites, "LEAST_BYTES_OF_LONG_RUN", 100_000)
     with watched() as on:
 
         def imports(_: int) -> None:
@@ -363,7 +363,7 @@ def grows_a_chain(number: int) -> None:
 
 
 def test_the_holder_of_a_chain_is_found_though_it_grows_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "QUICK_S", 1.0)  # the heap of this process is what hundreds of tests left
+    monkeypatch.setattr(holder_search, "QUICK_S", 1.0)  # the heap of this process is what hundreds of tests left
     try:
         with watched() as on:
             for number in range(240):
@@ -438,7 +438,7 @@ def test_a_look_from_the_thread_that_runs_all_tasks_hides_none_of_them() -> None
 
 
 def test_what_no_task_explains_is_the_processs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "PROCESS_RUN_S", 0.01)
+    monkeypatch.setattr(run_counts, "PROCESS_RUN_S", 0.01)
     with watched(role=Role.MAIN) as on:
         for number in range(120):
             elsewhere([keeps_texts], 1)
@@ -454,7 +454,7 @@ def test_a_process_without_tasks_tells_what_holds_much_once_for_all_lines_of_a_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a worker's main process holds messages with an ETA: they came at once, and stay."""
-    monkeypatch.setattr(watching, "PROCESS_RUN_S", 0.01)
+    monkeypatch.setattr(run_counts, "PROCESS_RUN_S", 0.01)
     text = json.dumps([{"id": number, "body": "x" * 400} for number in range(50)])
     with watched(role=Role.MAIN, mean_bytes=8192.0) as on:
         began_s = time.monotonic()
@@ -473,8 +473,8 @@ def test_a_process_without_tasks_tells_what_holds_much_once_for_all_lines_of_a_l
 
 def test_what_we_allocate_ourselves_is_nobodys_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look keeps evidence, stacks and windows; the windows of this test are a leak, and ours."""
-    monkeypatch.setattr(watching, "PROCESS_RUN_S", 0.005)
-    monkeypatch.setattr(watching, "REPEAT_S", 0.0)
+    monkeypatch.setattr(run_counts, "PROCESS_RUN_S", 0.005)
+    monkeypatch.setattr(window_writer, "REPEAT_S", 0.0)
     with watched(role=Role.SOLO) as on:
         for _ in range(40):
             on.turns(keeps_texts, passes, runs=5, looks=1)
@@ -517,7 +517,7 @@ def test_a_tracemalloc_that_was_on_before_and_ends_takes_the_hooks_along_and_a_l
 def test_processes_that_live_for_ten_runs_report_at_their_end_and_together_name_the_leak(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watching, "SEARCH_AT_END_S", 60.0)  # the heap of this process is what hundreds of tests left
+    monkeypatch.setattr(holder_search, "SEARCH_AT_END_S", 60.0)  # hundreds of tests have left objects
     windows: list[Window] = []
     for number in range(25):
         with watched(process=f"process-{number}") as on:

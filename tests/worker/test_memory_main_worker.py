@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from celery_trace.heap.leaks import leak_table
-from celery_trace.heap.watch import PROCESS
+from celery_trace.heap.tags import PROCESS
 from celery_trace.model import Kind, Role, Verdict, Window
 from tests.support import memory_project
 from tests.support.memory_worker import memory_worker

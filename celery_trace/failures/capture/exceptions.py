@@ -374,7 +374,7 @@ def capture_exception(
 
 
 def capture_frames(
-    frame: FrameType,
+    frame: FrameType | None,
     *,
     limits: Limits,
     redactor: Redactor,

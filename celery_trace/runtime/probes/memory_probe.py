@@ -9,11 +9,15 @@ from msgspec.structs import replace
 from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_IDLE_S, SAMPLE_S
 from celery_trace.model import Role, Sample
 from celery_trace.process.limits import RoomReader
-from celery_trace.process.memory import read_memory
+from celery_trace.process.memory import read_memory, read_rss_bytes
 from celery_trace.runtime.probes.probe import Host, Probe
 
 #: How often the more expensive counters of a sample (USS, handles) are read, seconds.
 SAMPLE_FULL_S: Final = 60.0
+
+
+def _differs(now_bytes: int, before_bytes: int) -> bool:
+    return abs(now_bytes - before_bytes) > before_bytes * SAMPLE_CHANGE
 
 
 class MemoryProbe(Probe):
@@ -36,20 +40,18 @@ class MemoryProbe(Probe):
             self.call_every(SAMPLE_S)
 
     def every(self) -> None:
-        """Read the memory, and write a sample if it has changed or the last one is old."""
+        """Write a sample if the memory has changed or the last one is old; the counters are read only for that."""
         host = self.host
         now_s = host.clock.monotonic_s()
-        full = now_s - self._last_full_s >= SAMPLE_FULL_S
+        rss_bytes = read_rss_bytes()
         room = self._room.read() if self._room is not None else None
-        memory = replace(read_memory(full=full), room=room, child_limit_bytes=self.child_limit_bytes)
         used_bytes = room.used_bytes if room is not None and room.of == "container" else 0
-        moved = (
-            abs(memory.rss_bytes - self._last_rss_bytes) > self._last_rss_bytes * SAMPLE_CHANGE
-            or abs(used_bytes - self._last_used_bytes) > self._last_used_bytes * SAMPLE_CHANGE
-        )
+        moved = _differs(rss_bytes, self._last_rss_bytes) or _differs(used_bytes, self._last_used_bytes)
         if not moved and now_s - self._last_sample_s < SAMPLE_IDLE_S:
             return
-        self._last_rss_bytes, self._last_used_bytes = memory.rss_bytes, used_bytes
+        full = now_s - self._last_full_s >= SAMPLE_FULL_S
+        memory = replace(read_memory(full=full), room=room, child_limit_bytes=self.child_limit_bytes)
+        self._last_rss_bytes, self._last_used_bytes = rss_bytes, used_bytes
         self._last_sample_s = now_s
         if full:
             self._last_full_s = now_s

@@ -58,5 +58,5 @@ def _columns(*, of_process: bool) -> list[sa.Column[Any]]:
     ]
 
 
-def _count(name: str) -> sa.Column[Any]:
+def _count(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger(), nullable=False)
