@@ -169,12 +169,14 @@ def collect(context: CommandContext, once: bool) -> None:
     else:
         transport = collecting.make_transport(chosen)
     try:
+        clock = SystemClock()
         collector = collecting.Collector(
             chosen.spool_folder,
             transport,
-            SystemClock(),
+            clock,
             redact=chosen.redact,
             stalls=collecting.stalls_of(chosen),
+            listen=collecting.listening(chosen, context.app.connection_for_write, clock),
         )
     except collecting.AnotherCollector as other:
         raise Refusal(str(other)) from None

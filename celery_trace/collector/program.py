@@ -33,6 +33,9 @@ from celery_trace.text.code_owner import CodeOwner, project_roots
 from celery_trace.transports import BrokerOptions, Transport
 
 if TYPE_CHECKING:
+    import kombu
+
+    from celery_trace.control.channel import Connect
     from celery_trace.running.listener import StackListener
 
 logger = logging.getLogger("celery_trace.collector")
@@ -81,7 +84,7 @@ def main() -> int:
             clock,
             redact=settings.redact,
             stalls=stalls_of(settings),
-            listen=_listen_with(settings, job.broker, clock),
+            listen=listening(settings, _connect_to(job.broker), clock),
         )
     except AnotherCollector as other:
         logger.info("%s", other)
@@ -102,17 +105,30 @@ def main() -> int:
     return 0
 
 
-def _listen_with(settings: Settings, broker: BrokerOptions, clock: Clock) -> Callable[[], StackListener] | None:
-    """Makes what takes requests for stacks; None without a broker that other processes can reach."""
+def _connect_to(broker: BrokerOptions) -> Connect | None:
+    """Opens connections to the broker; None if there is none that other processes can reach."""
     if not broker or str(broker.get("hostname", "")).startswith("memory:"):
         return None
 
+    def connect() -> kombu.Connection:
+        from celery_trace.transports import broker as transport  # kombu takes 10 MB
+
+        return transport.connect(broker)
+
+    return connect
+
+
+def listening(settings: Settings, connect: Connect | None, clock: Clock) -> Callable[[], StackListener] | None:
+    """Makes what takes requests for stacks from the broker; None if they are not taken."""
+    if connect is None or settings.shell == "off":
+        return None
+
     def listen() -> StackListener:
-        from celery_trace.running.listener import StackListener, connector  # kombu takes 10 MB
+        from celery_trace.running.listener import StackListener
 
         audit = AuditLog(settings.folder, "worker", clock)
         source = SourceLines(Redactor(settings.redact))
-        return StackListener(settings.spool_folder, load_key(settings), connector(broker), clock, audit, source)
+        return StackListener(settings.spool_folder, load_key(settings), connect, clock, audit, source)
 
     return listen
 

@@ -26,6 +26,7 @@ import re
 import signal
 import struct
 import sys
+import threading
 import time
 import weakref
 import zlib
@@ -172,8 +173,12 @@ class _DumpFile:
 
     def forget(self) -> None:
         """In a forked child: the file is the parent's."""
-        if self.is_in_force:  # else that would remove the program's
+        handler = signal.getsignal(self._number)
+        if handler is signal.SIG_DFL:
             faulthandler.unregister(self._number)
+        elif handler is not None and threading.current_thread() is threading.main_thread():
+            faulthandler.unregister(self._number)  # which removes the program's handler too
+            signal.signal(self._number, handler)
         os.close(self._descriptor)
 
 

@@ -83,7 +83,7 @@ class StackReader:
         if not run.address:
             raise StackUnavailable(
                 "No stack",
-                f"the collector of {run.hostname} takes no requests: it has no broker, or the run has just begun",
+                f"the collector of {run.hostname} takes no requests: the run has just begun, trace_shell is off, or it has no broker",
                 "Try again in a few seconds, or ask on that host: celery -A proj trace running --stack ID",
             )
         try:

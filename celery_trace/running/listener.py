@@ -25,7 +25,6 @@ from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import RunStack, StackRequest, new_id
 from celery_trace.running.requests import NoStack, read_stack
-from celery_trace.transports import BrokerOptions
 from celery_trace.transports.raw import RawRefusal
 
 logger = logging.getLogger("celery_trace.collector")
@@ -133,10 +132,3 @@ class StackListener:
         self.counters[f"refused:{refusal.why}"] += 1
         if self._refusals.admit():
             logger.warning("A request for a stack was refused (%s): %s", refusal.why, refusal.text)
-
-
-def connector(broker: BrokerOptions) -> Connect:
-    """Opens connections to the workers' broker, from kombu's options."""
-    from celery_trace.transports.broker import connect
-
-    return lambda: connect(broker)
