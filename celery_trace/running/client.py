@@ -83,7 +83,8 @@ class StackReader:
         if not run.address:
             raise StackUnavailable(
                 "No stack",
-                f"the collector of {run.hostname} takes no requests: the run has just begun, trace_shell is off, or it has no broker",
+                f"the collector of {run.hostname} takes no requests: the run has just begun, trace_shell is off there, "
+                "or it has no broker",
                 "Try again in a few seconds, or ask on that host: celery -A proj trace running --stack ID",
             )
         try:

@@ -24,20 +24,20 @@ if "CELERY_CUSTOM_WORKER_POOL" in os.environ:
 @app.task(name="running.lock")
 def lock(order: int, password: str) -> None:
     waiting_for = "orders"
-    threading.Event().wait(25)  # LOCK
+    threading.Event().wait(150)  # LOCK
     del waiting_for, order, password
 
 
 @app.task(name="running.regex")
 def regex(order: int, password: str) -> None:
-    re.match(r"(a+)+$", "a" * 28 + "b")  # REGEX: holds the interpreter's lock
+    re.match(r"(a+)+$", "a" * 32 + "b")  # REGEX: holds the interpreter's lock
     del order, password
 
 
 @app.task(name="running.sleep")
 def sleep(order: int, password: str) -> None:
     waiting_for = "orders"
-    time.sleep(25)  # SLEEP
+    time.sleep(150)  # SLEEP
     del waiting_for, order, password
 
 
@@ -45,7 +45,7 @@ def sleep(order: int, password: str) -> None:
 def awaits(order: int, password: str) -> None:
     async def inner(api_key: str) -> None:
         waiting_for = "orders"
-        await asyncio.sleep(25)  # AWAIT
+        await asyncio.sleep(150)  # AWAIT
         del waiting_for, api_key
 
     async def outer() -> None:
@@ -59,7 +59,7 @@ def awaits(order: int, password: str) -> None:
 async def coroutine(order: int, password: str) -> None:
     async def inner(api_key: str) -> None:
         waiting_for = "orders"
-        await asyncio.sleep(25)  # COROUTINE
+        await asyncio.sleep(150)  # COROUTINE
         del waiting_for, api_key
 
     await inner("sk-live-0123456789abcdef")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import pytest
 from celery import Celery
 
@@ -97,6 +99,9 @@ def start_host(start_worker: StartWorker, trace_dir: Path, own_broker_url: str) 
     yield start
     for host in hosts:
         host.app.close()
+        for process in host.worker.family():  # a warm shutdown would wait for the run
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def of_project(stack: RunStack) -> list[FrameView]:
