@@ -8,6 +8,7 @@ from flower_plugin.api import changes, profiling, reading
 from flower_plugin.api.heaps import HeapProfileHandler
 from flower_plugin.api.listings import LISTS
 from flower_plugin.api.metrics import MetricsHandler
+from flower_plugin.api.timelines import TimelineHandler
 from flower_plugin.context import STATIC, static_version
 from flower_plugin.pages.registry import PAGES
 from flower_plugin.shell.rooms import ShellRooms
@@ -31,6 +32,7 @@ ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/tasks/profile", profiling.ProfileNextHandler, "trace_api_profile_next"),
     (r"/api/trace/profiles/(.+)", HeapProfileHandler, "trace_api_profile"),
     (r"/api/trace/forecasts", reading.ForecastsHandler, "trace_api_forecasts"),
+    (r"/api/trace/workflows/([^/]+)", TimelineHandler, "trace_api_workflow"),
     (r"/api/trace/(leaks|failures|alerts|shells)/([^/]+)", reading.OneHandler, "trace_api_one"),
     (r"/trace/profiles/([^/]+)/flamegraph", profiling.FlamegraphHandler, "trace_flamegraph"),
     (r"/metrics", MetricsHandler, "trace_metrics"),

@@ -13,9 +13,12 @@ from celery_trace.queries.heaps import HeapQueries
 from celery_trace.queries.leaks import LeakQueries
 from celery_trace.queries.monitoring import MonitoringQueries
 from celery_trace.queries.runs import RunQueries
+from celery_trace.queries.workflows import WorkflowQueries
 
 
-class Queries(LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, MonitoringQueries):
+class Queries(
+    LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, MonitoringQueries, WorkflowQueries
+):
     """Reads one store: ``Queries(store)``."""
 
 

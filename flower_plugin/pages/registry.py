@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from flower_plugin.auth.roles import User
-from flower_plugin.pages import alerts, failures, flames, leaks, overview, profiles, runs, shells, statistics, workers
+from flower_plugin.pages import (
+    alerts,
+    failures,
+    flames,
+    leaks,
+    overview,
+    profiles,
+    runs,
+    shells,
+    statistics,
+    timelines,
+    workers,
+)
 from flower_plugin.pages.page import MonitorPage, NavPlace
 
 #: To add a page, write its module and template and add one line here. Routes and navigation are made from it.
@@ -18,6 +30,7 @@ PAGES: tuple[MonitorPage, ...] = (
     alerts.PAGE,
     runs.NAMES,
     runs.ONE,
+    timelines.PAGE,
     flames.PAGE,
     profiles.LIST,
     profiles.ONE,
