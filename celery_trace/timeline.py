@@ -15,25 +15,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from celery_trace.model import FailureSummary, Kind, Outcome, Run
-from celery_trace.model.timelines import ChordMember, Span, TaskEvents, Timeline, TimelineRow, WaitingChord
+from celery_trace.model import FailureDetail, FailureSummary, Kind, Node, Outcome, Run
+from celery_trace.model.timelines import ChordFacts, ChordMember, Span, TaskEvents, Timeline, TimelineRow, WaitingChord
 
 #: Rows of a timeline; the others are counted.
 MOST_ROWS = 300
 #: Times before or after these bounds, in seconds from now, come from a wrong clock or a forged event.
 OLDEST_S, AHEAD_S = 366 * 86_400.0, 60.0
+#: Spans of a row. A chord's unlock task may be retried once a second, for hours.
+MOST_SPANS = 20
 #: Levels by which a page indents; deeper rows have this depth.
 MOST_DEPTH = 100
 
 #: Celery's task that waits for the members of a chord, for result backends that can't count them.
 UNLOCK = "celery.chord_unlock"
-#: Celery cuts the text of arguments in an event to this many characters.
-CUT_TEXT = "..."
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_BODY = re.compile(r"\{'task': '([\w.]{1,200})'")
-_BODY_ID = re.compile(r"'task_id': '([0-9a-f-]{36})'")
-_RESULT = re.compile(r"'result': \[(.*)", re.DOTALL)
 
 _OUTCOMES: Mapping[str, str] = {
     "PENDING": "waiting", "RECEIVED": "waiting", "STARTED": "running", "SUCCESS": "succeeded", "FAILURE": "failed",
@@ -71,6 +68,7 @@ def build(
     events: Iterable[TaskEvents] = (),
     runs: Iterable[Run] = (),
     failures: Iterable[FailureSummary] = (),
+    chords: Sequence[ChordFacts] = (),
     now_s: float,
     first: str = "",
     most: int = MOST_ROWS,
@@ -82,6 +80,7 @@ def build(
     Args:
         root_id: The id that was asked for.
         events, runs, failures: In any order; the records of one id become one row.
+        chords: From :func:`chord_of`.
         now_s: The reader's clock, seconds since the epoch.
         first: The id of the first row, if it is not ``root_id``: the request that sent the tasks.
         most: Maximum number of rows. Those that have succeeded are left out first.
@@ -91,7 +90,7 @@ def build(
     found = _together(events, runs, failures, now_s)
     if not found:
         return Timeline(id=root_id, first=first, incomplete=incomplete)
-    rows = {id: _row(facts, first) for id, facts in found.items()}
+    rows = {id: _row(facts, first, now_s) for id, facts in found.items()}
     for missing in {first, *(row.parent for row in rows.values() if row.parent)} - rows.keys():
         rows[missing] = _without_records(missing, first, found)
     ordered = _in_order(rows, first)
@@ -107,7 +106,7 @@ def build(
         rows=shown,
         more=len(ordered) - len(shown),
         outcomes=dict(Counter(row.outcome for row in ordered)),
-        chords=_chords(found, rows),
+        chords=_chords(chords, rows),
         incomplete=incomplete,
     )
 
@@ -160,10 +159,20 @@ def _with_sane_times(one: TaskEvents, now_s: float) -> tuple[TaskEvents, bool]:
     """The events without absurd times, and whether there were any."""
     times = {name: getattr(one, name) for name in ("sent_s", "received_s", "started_s", "ended_s")}
     bad = {name: None for name, at_s in times.items() if at_s is not None and not _sane(at_s, now_s)}
-    return replace(one, **bad), bool(bad)
+    return _of_one_try(replace(one, **bad)), bool(bad)
 
 
-def _row(facts: _Facts, first: str) -> TimelineRow:
+def _of_one_try(one: TaskEvents) -> TaskEvents:
+    """Without the times of another try: a retry is sent and received before or after the state of the task changes."""
+    since = [at_s for at_s in (one.sent_s, one.received_s) if at_s is not None]
+    if one.started_s is None or not since or min(since) <= one.started_s:
+        return one
+    if one.state in {"RECEIVED", "PENDING"}:
+        return replace(one, started_s=None)
+    return replace(one, sent_s=None, received_s=None) if one.state == "RETRY" else one
+
+
+def _row(facts: _Facts, first: str, now_s: float) -> TimelineRow:
     events, tries = facts.events, [one for one, _ in (*facts.runs, *facts.failures)]
     run = facts.runs[-1][1] if facts.runs else None
     failure = facts.failures[-1][1] if facts.failures else None
@@ -181,8 +190,7 @@ def _row(facts: _Facts, first: str) -> TimelineRow:
         *(["times that are absurd, by a wrong clock or a forged event"] if facts.bad_times else []),
         *(["how long it waited, as the clocks of the hosts disagree"] if disagree else []),
     ]
-    lengths = [span.ends_at - span.starts_at for span in running if span.starts_at is not None and span.ends_at]
-    waited_s = waiting.ends_at - waiting.starts_at if waiting and waiting.starts_at and waiting.ends_at else None
+    lengths = [one for span in running if (one := _length_s(span, outcome, now_s)) is not None]
     return TimelineRow(
         id=facts.id,
         kind=str(Kind.REQUEST if facts.is_request else Kind.TASK),
@@ -192,8 +200,9 @@ def _row(facts: _Facts, first: str) -> TimelineRow:
         worker=next((one.worker for one in (failure, events) if one is not None and one.worker), ""),
         queue=next((one.queue for one in (run, events) if one is not None and one.queue), ""),
         retries=max(one.retries for one in (*tries, events) if one is not None),
-        spans=[*([waiting] if waiting else []), *running],
-        waiting_s=waited_s,
+        spans=[*([waiting] if waiting else []), *running[-MOST_SPANS:]],
+        spans_left_out=max(0, len(running) - MOST_SPANS),
+        waiting_s=_length_s(waiting, outcome, now_s) if waiting else None,
         running_s=sum(lengths) if lengths else None,
         rss_bytes=run.memory.rss_bytes if run and run.memory else None,
         kept_bytes=run.kept_bytes if run else None,
@@ -202,6 +211,12 @@ def _row(facts: _Facts, first: str) -> TimelineRow:
         remembered=events is not None,
         unknown=unknown,
     )
+
+
+def _length_s(span: Span, outcome: str, now_s: float) -> float | None:
+    """The length of a span, so far if it goes on; None if it is unknown."""
+    ends_at = now_s if span.ends_at is None and outcome == span.kind else span.ends_at
+    return None if span.starts_at is None or ends_at is None else max(0.0, ends_at - span.starts_at)
 
 
 def _outcome(facts: _Facts) -> str:
@@ -345,34 +360,89 @@ def _selected(rows: Sequence[TimelineRow], most: int) -> list[TimelineRow]:
 # --- chords ---------------------------------------------------------------------------------------------
 
 
-def _chords(found: Mapping[str, _Facts], rows: Mapping[str, TimelineRow]) -> list[WaitingChord]:
-    """The chords with a body that has not started, by their unlock tasks."""
-    unlocks = [one.events for one in found.values() if one.events is not None and one.events.name == UNLOCK]
-    chords = [_chord(unlock, rows) for unlock in unlocks]
+def chord_of(unlock: FailureDetail) -> ChordFacts:
+    """
+    The chord of an unlock task, from the arguments of a retry.
+
+    Celery's events are of no use: they shorten nested values, so the ids of the members are missing.
+    """
+    heap = unlock.heap
+    body = next((one.ref for one in (*unlock.args[1:2], *unlock.kwargs) if one.name in {"1", "callback"}), -1)
+    result = next((one.ref for one in unlock.kwargs if one.name == "result"), -1)
+    members, complete = _ids_below(heap, result)
+    return ChordFacts(
+        unlock=unlock.task_id,
+        body=_text_at(heap, _item(heap, body, "task")),
+        body_id=_text_at(heap, _item(heap, _item(heap, body, "options"), "task_id")),
+        members=members,
+        complete=complete,
+    )
+
+
+def _node(heap: Sequence[Node], ref: int) -> Node | None:
+    return heap[ref] if 0 <= ref < len(heap) else None
+
+
+def _text_at(heap: Sequence[Node], ref: int) -> str:
+    node = _node(heap, ref)
+    return node.value[:200] if node is not None and node.kind == "plain" and isinstance(node.value, str) else ""
+
+
+def _item(heap: Sequence[Node], ref: int, key: str) -> int:
+    """The value of a key of a captured dictionary, whose items are keys and values in turn."""
+    node = _node(heap, ref)
+    if node is None or node.kind != "dict":
+        return -1
+    pairs = zip(node.items[::2], node.items[1::2], strict=False)
+    return next((value for name, value in pairs if _text_at(heap, name) == key), -1)
+
+
+def _ids_below(heap: Sequence[Node], ref: int) -> tuple[list[str], bool]:
+    """All ids of tasks in a captured value, and whether none was cut."""
+    ids: dict[str, None] = {}
+    seen: set[int] = set()
+    waiting, complete = [ref], True
+    while waiting:
+        ref = waiting.pop()
+        node = _node(heap, ref)
+        if ref in seen:
+            continue
+        seen.add(ref)
+        if node is None or node.cut or node.kind == "absent":
+            complete = False
+        if node is not None:
+            waiting.extend(reversed(node.items))
+            if _ID.fullmatch(text := _text_at(heap, ref)):
+                ids[text] = None
+    return list(ids), complete and bool(ids)
+
+
+def _chords(facts: Sequence[ChordFacts], rows: Mapping[str, TimelineRow]) -> list[WaitingChord]:
+    """The chords with a body that has not started."""
+    known = {one.unlock: one for one in facts}
+    unlocks = [row.id for row in rows.values() if row.name == UNLOCK]
+    chords = [_chord(known.get(id, ChordFacts(unlock=id)), rows) for id in unlocks]
     return [chord for chord in chords if chord is not None]
 
 
-def _chord(unlock: TaskEvents, rows: Mapping[str, TimelineRow]) -> WaitingChord | None:
+def _chord(facts: ChordFacts, rows: Mapping[str, TimelineRow]) -> WaitingChord | None:
     """
-    What the arguments of an unlock task say about its chord, as far as Celery has not cut them; None if its body
-    has been sent.
+    A chord that waits; None if its body has been sent.
 
     If a member fails, the unlock task succeeds, and the body gets its error without being sent.
     """
-    body, body_id, result = (pattern.search(unlock.arguments) for pattern in (_BODY, _BODY_ID, _RESULT))
-    if body_id and body_id[1] in rows and rows[body_id[1]].outcome != "unknown":
+    if facts.body_id in rows and rows[facts.body_id].outcome != "unknown":
         return None
-    ids = list(dict.fromkeys(_ID.findall(result[1]))) if result else []
-    members = [rows[id] if id in rows else TimelineRow(id=id) for id in ids]
+    members = [rows.get(id, TimelineRow(id=id)) for id in facts.members]
     missing = [row for row in members if row.outcome != "succeeded"]
     blocked = any(row.outcome in _ENDED_BADLY for row in missing)
-    if rows[unlock.task_id].outcome == "succeeded" and not blocked:
+    if rows[facts.unlock].outcome == "succeeded" and not blocked:
         return None
     return WaitingChord(
-        unlock=unlock.task_id,
-        body=body[1] if body else "",
+        unlock=facts.unlock,
+        body=facts.body,
         members=len(members),
         missing=[ChordMember(id=row.id, name=row.name, outcome=row.outcome) for row in missing],
-        complete=bool(result and ids) and CUT_TEXT not in (result[1] if result else ""),
+        complete=facts.complete,
         blocked=blocked,
     )

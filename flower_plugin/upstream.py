@@ -49,7 +49,6 @@ from tornado.web import RequestHandler, StaticFileHandler
 from celery_trace.clock import SystemClock
 from celery_trace.model.timelines import TaskEvents
 from celery_trace.redaction import Redactor, Scrubber
-from celery_trace.timeline import UNLOCK
 from flower_plugin.incoming.argument_secrets import ArgumentSecrets
 from flower_plugin.incoming.broker import BrokerLink
 from flower_plugin.incoming.events import EventCheck, is_name
@@ -650,10 +649,9 @@ def _task_events(task: Task) -> TaskEvents:
     ended = {"SUCCESS": task.succeeded, "FAILURE": task.failed, "RETRY": task.retried, "REVOKED": task.revoked,
              "REJECTED": task.rejected}  # fmt: skip
     state = str(task.state or "")
-    name = str(task.name or "")
     return TaskEvents(
         task_id=str(task.uuid),
-        name=name,
+        name=str(task.name or ""),
         state=state,
         root_id=str(task.root_id or ""),
         parent_id=str(task.parent_id or ""),
@@ -665,7 +663,6 @@ def _task_events(task: Task) -> TaskEvents:
         started_s=task.started,
         ended_s=ended.get(state),
         at_s=task.started or task.received or task.timestamp,
-        arguments=f"{task.args}\n{task.kwargs}" if name == UNLOCK else "",
     )
 
 

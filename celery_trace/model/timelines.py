@@ -18,7 +18,6 @@ class TaskEvents(Struct, frozen=True, kw_only=True):
         sent_s: When a client published it; None unless ``task_send_sent_event`` is on.
         ended_s: When its state became a final one.
         at_s: The latest known time.
-        arguments: The redacted text of its arguments; only of ``celery.chord_unlock``.
     """
 
     task_id: str
@@ -34,7 +33,24 @@ class TaskEvents(Struct, frozen=True, kw_only=True):
     started_s: float | None = None
     ended_s: float | None = None
     at_s: float | None = None
-    arguments: str = ""
+
+
+class ChordFacts(Struct, frozen=True, kw_only=True):
+    """
+    What the captured arguments of a ``celery.chord_unlock`` say about its chord.
+
+    Attributes:
+        unlock: The id of that task.
+        body: The name of the body's task, and ``body_id`` its id; empty if unknown.
+        members: The ids of the tasks that it waits for.
+        complete: Whether these are all of them; long lists are cut in captures.
+    """
+
+    unlock: str
+    body: str = ""
+    body_id: str = ""
+    members: list[str] = []
+    complete: bool = False
 
 
 class Span(Struct, frozen=True, kw_only=True):
@@ -61,9 +77,11 @@ class TimelineRow(Struct, frozen=True, kw_only=True):
         parent: The id of the row above it; empty for the first row.
         depth: Levels below the first row.
         outcome: ``waiting``, ``running``, ``succeeded``, ``unknown``, or an outcome of a failure.
-        spans: Ordered by time.
-        waiting_s: Seconds from when it was sent (or received, if that is all that is known) to its first start.
-        running_s: Seconds of all its tries; None if unknown.
+        spans: Ordered by time; the latest of a task with many tries.
+        spans_left_out: Earlier ones.
+        waiting_s: Seconds from when its last try was sent (or received, if that is all that is known) to its start, so
+            far if it waits; None if unknown.
+        running_s: Seconds of all its tries, so far if it runs; None if unknown.
         rss_bytes: The process's memory at its end.
         kept_bytes: What it still held at its end.
         failure: The id of its latest failure.
@@ -82,6 +100,7 @@ class TimelineRow(Struct, frozen=True, kw_only=True):
     queue: str = ""
     retries: int = 0
     spans: list[Span] = []
+    spans_left_out: int = 0
     waiting_s: float | None = None
     running_s: float | None = None
     rss_bytes: int | None = None
@@ -109,7 +128,7 @@ class WaitingChord(Struct, frozen=True, kw_only=True):
         unlock: The id of the ``celery.chord_unlock`` that looks whether the members have ended.
         members: The number of members that are known.
         missing: Those of them that have not succeeded.
-        complete: Whether all members are known; Celery cuts the list in its events.
+        complete: Whether all members are known.
         blocked: Whether a member has failed, so that the body will not run.
     """
 

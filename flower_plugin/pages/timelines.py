@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from celery_trace import timeline
-from celery_trace.model import FailureSummary, Kind, Run
-from celery_trace.model.timelines import Span, TaskEvents, Timeline, TimelineRow
+from celery_trace.model import FailureSummary, Kind, Outcome, Run
+from celery_trace.model.timelines import ChordFacts, Span, TaskEvents, Timeline, TimelineRow
 from celery_trace.queries import Queries
 from celery_trace.text import format
 from flower_plugin.pages.page import Context, MonitorPage, Visit
@@ -18,8 +18,12 @@ from flower_plugin.problems import NotFound
 MOST_STORED = 1000
 #: Roots of one workflow that are read, and tasks of which the root is looked up.
 MOST_ROOTS, MOST_LOOKED_UP = 5, 200
+#: Chords of which the captured arguments are read.
+MOST_CHORDS = 10
 #: Width of the drawing, in its own units.
 WIDTH = 1000.0
+
+_FAILED = frozenset({"failed", "time_limit", "lost", "internal_error"})
 
 Remembered = Callable[..., Sequence[TaskEvents]]
 
@@ -46,16 +50,25 @@ def read(queries: Queries, remembered: Remembered, root_id: str, now_s: float) -
     incomplete = False
     for root in roots:
         some_runs = queries.runs(root_id=root, limit=MOST_STORED)
-        some_failures = queries.failures(root_id=root, limit=MOST_STORED)
         runs += some_runs.rows
-        failures += some_failures.rows
-        incomplete = incomplete or bool(some_runs.next or some_failures.next)
+        incomplete = incomplete or some_runs.next is not None
+        for outcome in Outcome:  # the many retries of one task must not hide what failed
+            some_failures = queries.failures(root_id=root, outcome=outcome, limit=MOST_STORED)
+            failures += some_failures.rows
+            incomplete = incomplete or some_failures.next is not None
     known = {one.task_id for one in events}
     stored = {one.task_id for one in (*runs, *failures) if one.kind == Kind.TASK and one.task_id}
     if stored - known:
         events = remembered(root_id, stored)
     found = timeline.build(
-        root_id, events=events, runs=runs, failures=failures, now_s=now_s, first=first, incomplete=incomplete
+        root_id,
+        events=events,
+        runs=runs,
+        failures=failures,
+        chords=_chords(queries, failures),
+        now_s=now_s,
+        first=first,
+        incomplete=incomplete,
     )
     if not found.rows:
         raise NotFound(
@@ -64,6 +77,13 @@ def read(queries: Queries, remembered: Remembered, root_id: str, now_s: float) -
             ("trace_runs", "All names"),
         )
     return found
+
+
+def _chords(queries: Queries, failures: Sequence[FailureSummary]) -> list[ChordFacts]:
+    """The chords that unlock tasks have waited for, by their latest retries."""
+    latest = {one.task_id: one for one in sorted(failures, key=lambda one: one.at) if one.name == timeline.UNLOCK}
+    details = [queries.failure(one.id) for one in list(latest.values())[-MOST_CHORDS:]]
+    return [timeline.chord_of(detail) for detail in details if detail is not None]
 
 
 class Bar(Struct, frozen=True, kw_only=True):
@@ -85,8 +105,8 @@ class ShownRow(Struct, frozen=True, kw_only=True):
 
 def shown(found: Timeline, now_s: float) -> list[ShownRow]:
     """The rows with their bars."""
-    begins_s = found.begins_at or now_s
-    length_s = max((found.ends_at or now_s) - begins_s, 0.001)
+    begins_s = now_s if found.begins_at is None else found.begins_at
+    length_s = max((now_s if found.ends_at is None else found.ends_at) - begins_s, 0.001)
     return [
         ShownRow(
             row=row,
@@ -109,24 +129,35 @@ def _bar(span: Span, row: TimelineRow, begins_s: float, length_s: float, now_s: 
     if not known:
         return None
     left, right = ((at_s - begins_s) / length_s * WIDTH for at_s in (min(known), max(known)))
-    kind = span.kind if len(known) == 2 else "instant"
-    if span.kind == "running" and kind == "running" and row.outcome not in {"running", "succeeded", "waiting"}:
-        kind = "failed" if span is row.spans[-1] else "retried"
-    width = max(4.0, right - left)
-    return Bar(kind=kind, x=max(0.0, min(left, WIDTH - width)), width=min(width, WIDTH))
+    width = max(6.0, right - left)
+    return Bar(kind=_kind(span, row), x=max(0.0, min(left, WIDTH - width)), width=min(width, WIDTH))
+
+
+def _kind(span: Span, row: TimelineRow) -> str:
+    """The color of a bar: an earlier try was retried, whatever the outcome of the last."""
+    if span.kind == "waiting":
+        return "waiting"
+    if span is not row.spans[-1] or row.outcome == "retried":
+        return "retried"
+    return "failed" if row.outcome in _FAILED else "running"
 
 
 def _text(row: TimelineRow, begins_s: float, now_s: float) -> str:
+    """The bars of a row in words."""
+
+    def after(at_s: float) -> str:
+        return f"{format.duration(max(0.0, at_s - begins_s))} after the start"
+
     parts = []
     for span in row.spans:
         ends_s = _ends_s(span, row, now_s)
         if span.starts_at is not None and ends_s is not None:
             lasted = f"{span.kind} for {format.duration(max(0.0, ends_s - span.starts_at))}"
-            parts.append(f"{lasted} from {format.duration(max(0.0, span.starts_at - begins_s))}")
+            parts.append(f"{lasted}, from {after(span.starts_at)}")
         elif span.starts_at is not None:
-            parts.append(f"{span.kind} from {format.duration(max(0.0, span.starts_at - begins_s))}, end unknown")
+            parts.append(f"{span.kind} from {after(span.starts_at)}, end unknown")
         elif ends_s is not None:
-            parts.append(f"ended at {format.duration(max(0.0, ends_s - begins_s))}, start unknown")
+            parts.append(f"ended {after(ends_s)}, start unknown")
     return "; ".join(parts) or "times unknown"
 
 
@@ -144,7 +175,7 @@ def page(queries: Queries, visit: Visit, root_id: str) -> Context:
         "timeline": found,
         "heading_name": name,
         "rows": shown(found, visit.now_s),
-        "length_s": (found.ends_at or 0.0) - (found.begins_at or 0.0) if found.begins_at is not None else None,
+        "length_s": None if found.begins_at is None or found.ends_at is None else found.ends_at - found.begins_at,
         "total": len(found.rows) + found.more,
     }
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace.model import FailureSummary, Kind, MemoryState, Outcome, Run
+from celery_trace.model import FailureDetail, FailureSummary, Kind, LocalValue, MemoryState, Node, Outcome, Run
 from celery_trace.model.timelines import Span, TaskEvents, Timeline, TimelineRow
-from celery_trace.timeline import MOST_ROWS, UNLOCK, build
+from celery_trace.timeline import MOST_ROWS, UNLOCK, build, chord_of
 
 NOW_S = 1_900_000_000.0
 ROOT = "root"
@@ -72,6 +72,7 @@ def test_what_waits_or_runs_has_no_end_and_the_timeline_ends_now() -> None:
     assert (row(found, ROOT).outcome, row(found, "a").outcome) == ("running", "waiting")
     assert (found.begins_at, found.ends_at) == (NOW_S - 100, NOW_S)
     assert row(found, ROOT).unknown == row(found, "a").unknown == []
+    assert (row(found, ROOT).running_s, row(found, "a").waiting_s) == (90.0, 100.0)  # so far
 
 
 def test_each_try_has_its_span_and_the_outcome_is_that_of_the_last() -> None:
@@ -207,16 +208,40 @@ def test_nothing_is_known_of_an_unknown_id() -> None:
 # --- chords ---------------------------------------------------------------------------------------------
 
 A, B, BODY = (f"{number:08d}-0000-4000-8000-000000000000" for number in range(3))
-GROUP = "99999999-0000-4000-8000-000000000000"
-ARGUMENTS = (
-    f"('{GROUP}', {{'task': 'shop.total', 'args': (), 'kwargs': {{}}, 'options': {{'task_id': '{BODY}'}}}})\n"
-    f"{{'interval': None, 'max_retries': None, 'result': [(('{A}', None), None), (('{B}', None), None)]}}"
-)
 
 
-def chord(unlock: str, *members: TaskEvents, arguments: str = ARGUMENTS) -> Timeline:
-    waits = events("unlock", unlock, name=UNLOCK, arguments=arguments)
-    return build(ROOT, events=[events(ROOT), waits, *members], now_s=NOW_S)
+def plain(value: str) -> Node:
+    return Node(type="str", kind="plain", value=value)
+
+
+def listed(*items: int, cut: int = 0) -> Node:
+    return Node(type="list", kind="list", items=list(items), length=len(items) + cut, cut=cut)
+
+
+HEAP = [
+    Node(type="dict", kind="dict", items=[1, 2, 3, 4], length=2),
+    plain("task"), plain("shop.total"), plain("options"),
+    Node(type="dict", kind="dict", items=[5, 6], length=1),
+    plain("task_id"), plain(BODY),
+    listed(8, 9), listed(10), listed(11), plain(A), plain(B),
+]  # fmt: skip
+
+
+def unlock_failure(heap: list[Node]) -> FailureDetail:
+    def value(name: str, ref: int) -> LocalValue:
+        return LocalValue(name=name, type="", value="", cut=0, redacted=False, ref=ref)
+
+    return FailureDetail(
+        **{name: getattr(failure("unlock", NOW_S), name) for name in FailureSummary.__struct_fields__},
+        frames=[], chain=[], args=[value("0", 1), value("1", 0)], kwargs=[value("result", 7)], request=None,
+        memory=None, heap=heap,
+    )  # fmt: skip
+
+
+def chord(unlock: str, *members: TaskEvents, heap: list[Node] = HEAP) -> Timeline:
+    waits = events("unlock", unlock, name=UNLOCK)
+    facts = [chord_of(unlock_failure(heap))]
+    return build(ROOT, events=[events(ROOT), waits, *members], chords=facts, now_s=NOW_S)
 
 
 def test_a_chord_names_the_members_that_its_body_waits_for() -> None:
@@ -241,11 +266,40 @@ def test_a_chord_with_a_body_that_was_sent_waits_for_nothing() -> None:
     assert chord("RETRY", events(A), events(B), events(BODY, "RECEIVED")).chords == []
 
 
-def test_a_list_that_celery_has_cut_is_called_incomplete() -> None:
-    (waiting,) = chord("RETRY", events(A), arguments=ARGUMENTS[: ARGUMENTS.index(B)] + "...").chords
+def test_a_list_of_members_that_was_cut_is_called_incomplete() -> None:
+    (waiting,) = chord("RETRY", events(A), heap=[*HEAP[:7], listed(8, cut=498), *HEAP[8:]]).chords
     assert (waiting.members, waiting.missing, waiting.complete) == (1, [], False)
-    (waiting,) = chord("RETRY", arguments="None\nNone").chords
+
+
+@pytest.mark.parametrize("heap", [[], [listed(0)], [*HEAP[:7], listed(7, 99, -4, 0), *HEAP[8:]]])
+def test_a_capture_that_refers_to_itself_or_to_nothing_is_read_to_its_end(heap: list[Node]) -> None:
+    (waiting,) = chord("RETRY", heap=heap).chords
+    assert not waiting.complete
+
+
+def test_an_unlock_task_without_captured_arguments_waits_for_unknown_members() -> None:
+    found = build(ROOT, events=[events(ROOT), events("unlock", "RETRY", name=UNLOCK)], now_s=NOW_S)
+    (waiting,) = found.chords
     assert (waiting.body, waiting.members, waiting.complete) == ("", 0, False)
+
+
+def test_a_task_that_is_retried_for_hours_has_its_latest_runs() -> None:
+    many = [failure(ROOT, NOW_S - 500 + number, Outcome.RETRIED, retries=number, parent_id="") for number in range(300)]
+    one = row(build(ROOT, failures=many, now_s=NOW_S), ROOT)
+    assert (len(one.spans), one.spans_left_out, one.retries) == (20, 280, 299)
+    assert one.spans[-1].ends_at == NOW_S - 201
+
+
+@pytest.mark.parametrize("state", ["RETRY", "RECEIVED"])
+def test_the_times_of_a_retry_are_not_those_of_the_try_before(state: str) -> None:
+    again = events(ROOT, state, sent_s=NOW_S - 80, received_s=NOW_S - 79, started_s=NOW_S - 90, ended_s=NOW_S - 80)
+    one = row(build(ROOT, events=[again], now_s=NOW_S), ROOT)
+    if state == "RETRY":
+        assert [(span.kind, span.starts_at) for span in one.spans] == [("running", NOW_S - 90)]
+        assert (one.outcome, one.unknown) == ("retried", ["when it was sent"])
+    else:
+        assert [(span.kind, span.starts_at) for span in one.spans] == [("waiting", NOW_S - 80)]
+        assert (one.outcome, one.unknown) == ("waiting", [])
 
 
 # --- anything -------------------------------------------------------------------------------------------
@@ -255,7 +309,7 @@ _TIMES = st.one_of(st.none(), st.floats(), st.floats(NOW_S - 1e6, NOW_S))
 _EVENTS = st.builds(
     TaskEvents, task_id=_IDS, name=st.sampled_from(["", UNLOCK, "x"]), parent_id=_IDS, retries=st.integers(0, 3),
     state=st.sampled_from(["PENDING", "RECEIVED", "STARTED", "SUCCESS", "FAILURE", "RETRY", "REVOKED", "PROGRESS", ""]),
-    sent_s=_TIMES, received_s=_TIMES, started_s=_TIMES, ended_s=_TIMES, arguments=st.sampled_from(["", ARGUMENTS]),
+    sent_s=_TIMES, received_s=_TIMES, started_s=_TIMES, ended_s=_TIMES,
 )  # fmt: skip
 _RUNS = st.builds(run, st.sampled_from(["", ROOT, "a"]), st.floats(), st.floats(), retries=st.integers(0, 3))
 _FAILURES = st.builds(

@@ -47,7 +47,7 @@ READ = {
         /trace /trace/ /trace/leaks /trace/leaks/x /trace/failures /trace/failures/all /trace/failures/x /trace/workers
         /trace/runs /trace/runs/task/x /trace/runs/request/x /trace/runs/block/x /trace/alerts /trace/statistics
         /trace/kept/task/x /trace/kept/request/x /trace/kept/block/x /trace/kept/process/x
-        /trace/x /trace/live
+        /trace/workflow/x /api/trace/workflows/x /trace/x /trace/live
         /api/trace /api/trace/ /api/trace/stats /api/trace/leaks /api/trace/failures /api/trace/groups /api/trace/runs
         /api/trace/workers /api/trace/alerts /api/trace/alerts/rules /api/trace/leaks/x /api/trace/failures/x
         /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts
