@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from celery_trace.model import FailureDetail, FailureSummary, Kind, Node, Outcome, Run
+from celery_trace.intervals import SAMPLE_S
+from celery_trace.model import FailureDetail, FailureSummary, Kind, Node, Outcome, Run, Sample
 from celery_trace.model.timelines import ChordFacts, ChordMember, Span, TaskEvents, Timeline, TimelineRow, WaitingChord
 
 #: Rows of a timeline; the others are counted.
@@ -68,6 +71,7 @@ def build(
     events: Iterable[TaskEvents] = (),
     runs: Iterable[Run] = (),
     failures: Iterable[FailureSummary] = (),
+    samples: Iterable[Sample] = (),
     chords: Sequence[ChordFacts] = (),
     now_s: float,
     first: str = "",
@@ -80,6 +84,7 @@ def build(
     Args:
         root_id: The id that was asked for.
         events, runs, failures: In any order; the records of one id become one row.
+        samples: Of the processes of the runs, oldest first.
         chords: From :func:`chord_of`.
         now_s: The reader's clock, seconds since the epoch.
         first: The id of the first row, if it is not ``root_id``: the request that sent the tasks.
@@ -90,7 +95,10 @@ def build(
     found = _together(events, runs, failures, now_s)
     if not found:
         return Timeline(id=root_id, first=first, incomplete=incomplete)
-    rows = {id: _row(facts, first, now_s) for id, facts in found.items()}
+    by_process: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_process[sample.process].append(sample)
+    rows = {id: _row(facts, first, now_s, by_process) for id, facts in found.items()}
     for missing in {first, *(row.parent for row in rows.values() if row.parent)} - rows.keys():
         rows[missing] = _without_records(missing, first, found)
     ordered = _in_order(rows, first)
@@ -172,7 +180,7 @@ def _of_one_try(one: TaskEvents) -> TaskEvents:
     return replace(one, sent_s=None, received_s=None) if one.state == "RETRY" else one
 
 
-def _row(facts: _Facts, first: str, now_s: float) -> TimelineRow:
+def _row(facts: _Facts, first: str, now_s: float, samples: Mapping[str, Sequence[Sample]]) -> TimelineRow:
     events, tries = facts.events, [one for one, _ in (*facts.runs, *facts.failures)]
     run = facts.runs[-1][1] if facts.runs else None
     failure = facts.failures[-1][1] if facts.failures else None
@@ -204,13 +212,26 @@ def _row(facts: _Facts, first: str, now_s: float) -> TimelineRow:
         spans_left_out=max(0, len(running) - MOST_SPANS),
         waiting_s=_length_s(waiting, outcome, now_s) if waiting else None,
         running_s=sum(lengths) if lengths else None,
-        rss_bytes=run.memory.rss_bytes if run and run.memory else None,
+        rss_bytes=_rss_bytes(run, samples) if run else None,
         kept_bytes=run.kept_bytes if run else None,
         failure=failure.id if failure else "",
         run=run.id if run else "",
         remembered=events is not None,
         unknown=unknown,
     )
+
+
+def _rss_bytes(run: Run, samples: Mapping[str, Sequence[Sample]]) -> int | None:
+    """The process's memory: at the run's end, or its most in a sample during the run, or in the first one after it."""
+    if run.memory is not None:
+        return run.memory.rss_bytes
+    mine, ends_s = samples.get(run.process, ()), run.started_at_s + run.duration_s
+    during: list[int] = []
+    for one in islice(mine, bisect_left(mine, run.started_at_s, key=lambda sample: sample.at_s), None):
+        if one.at_s > ends_s + SAMPLE_S or (during and one.at_s > ends_s):
+            break
+        during.append(one.memory.rss_bytes)
+    return max(during, default=None)
 
 
 def _length_s(span: Span, outcome: str, now_s: float) -> float | None:
@@ -389,7 +410,7 @@ def _text_at(heap: Sequence[Node], ref: int) -> str:
 
 
 def _item(heap: Sequence[Node], ref: int, key: str) -> int:
-    """The value of a key of a captured dictionary, whose items are keys and values in turn."""
+    """The value of a key of a captured dictionary; its items are keys and values in turn."""
     node = _node(heap, ref)
     if node is None or node.kind != "dict":
         return -1

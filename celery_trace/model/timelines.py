@@ -82,7 +82,7 @@ class TimelineRow(Struct, frozen=True, kw_only=True):
         waiting_s: Seconds from when its last try was sent (or received, if that is all that is known) to its start, so
             far if it waits; None if unknown.
         running_s: Seconds of all its tries, so far if it runs; None if unknown.
-        rss_bytes: The process's memory at its end.
+        rss_bytes: The process's memory, by samples of it during the latest run or up to ten seconds after it.
         kept_bytes: What it still held at its end.
         failure: The id of its latest failure.
         run: The id of its latest single run.

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
 from celery_trace import timeline
-from celery_trace.model import FailureSummary, Kind, Outcome, Run
+from celery_trace.intervals import SAMPLE_S
+from celery_trace.model import FailureSummary, Kind, Outcome, Run, Sample
 from celery_trace.model.timelines import ChordFacts, Span, TaskEvents, Timeline, TimelineRow
 from celery_trace.queries import Queries
 from celery_trace.text import format
 from flower_plugin.pages.page import Context, MonitorPage, Visit
 from flower_plugin.problems import NotFound
 
-#: Runs, and failures, that are read from the store for one root.
-MOST_STORED = 1000
+#: Runs, and failures of each outcome, that are read from the store for one root.
+MOST_STORED = 500
 #: Roots of one workflow that are read, and tasks of which the root is looked up.
 MOST_ROOTS, MOST_LOOKED_UP = 5, 200
 #: Chords of which the captured arguments are read.
@@ -42,8 +44,9 @@ def read(queries: Queries, remembered: Remembered, root_id: str, now_s: float) -
     events = remembered(root_id)
     looked_up = [root_id, *(one.task_id for one in events)][:MOST_LOOKED_UP]
     stored_roots = queries.roots_of(looked_up)
-    # A request has sent the workflow: its id is the root of the records, and Celery has another one.
-    first = next((one for one in stored_roots if one != root_id), root_id)
+    # If a request has sent the workflow, its id is the root in the store, and Celery has another one.
+    celerys = [one.root_id for one in events if one.task_id == root_id and one.root_id]
+    first = next((one for one in (*stored_roots, *celerys) if one != root_id), root_id)
     roots = list(dict.fromkeys([root_id, *stored_roots]))[:MOST_ROOTS]
     runs: list[Run] = [*queries.runs(task_id=first, limit=MOST_STORED).rows]
     failures: list[FailureSummary] = []
@@ -57,7 +60,8 @@ def read(queries: Queries, remembered: Remembered, root_id: str, now_s: float) -
             failures += some_failures.rows
             incomplete = incomplete or some_failures.next is not None
     known = {one.task_id for one in events}
-    stored = {one.task_id for one in (*runs, *failures) if one.kind == Kind.TASK and one.task_id}
+    stored = {run.task_id for run in runs if run.kind == Kind.TASK}
+    stored |= {failure.task_id for failure in failures if failure.kind == Kind.TASK}
     if stored - known:
         events = remembered(root_id, stored)
     found = timeline.build(
@@ -65,6 +69,7 @@ def read(queries: Queries, remembered: Remembered, root_id: str, now_s: float) -
         events=events,
         runs=runs,
         failures=failures,
+        samples=_samples(queries, runs),
         chords=_chords(queries, failures),
         now_s=now_s,
         first=first,
@@ -77,6 +82,16 @@ def read(queries: Queries, remembered: Remembered, root_id: str, now_s: float) -
             ("trace_runs", "All names"),
         )
     return found
+
+
+def _samples(queries: Queries, runs: Sequence[Run]) -> list[Sample]:
+    """The memory of the processes during the runs."""
+    times = [(run.started_at_s, run.started_at_s + run.duration_s) for run in runs]
+    finite = [pair for pair in times if all(map(math.isfinite, pair))]
+    if not finite:
+        return []
+    since_s, until_s = min(starts_s for starts_s, _ in finite), max(ends_s for _, ends_s in finite)
+    return queries.memory_between((run.process for run in runs), since_s, until_s + SAMPLE_S)
 
 
 def _chords(queries: Queries, failures: Sequence[FailureSummary]) -> list[ChordFacts]:

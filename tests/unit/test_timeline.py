@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_trace.model import FailureDetail, FailureSummary, Kind, LocalValue, MemoryState, Node, Outcome, Run
+from celery_trace.model import FailureDetail, FailureSummary, Kind, LocalValue, MemoryState, Node, Outcome, Run, Sample
 from celery_trace.model.timelines import Span, TaskEvents, Timeline, TimelineRow
 from celery_trace.timeline import MOST_ROWS, UNLOCK, build, chord_of
 
@@ -121,6 +121,17 @@ def test_a_run_alone_does_not_know_its_parent() -> None:
     one = row(build(ROOT, runs=[run("a", NOW_S - 5, memory=MemoryState(rss_bytes=7), kept_bytes=3)], now_s=NOW_S), "a")
     assert (one.parent, one.rss_bytes, one.kept_bytes) == (ROOT, 7, 3)
     assert one.unknown == ["its parent", "when it was sent"]
+
+
+def test_the_memory_of_a_run_is_that_of_its_process_in_a_sample_during_or_soon_after_it() -> None:
+    def memory(*samples: tuple[float, int], process: str = "p") -> int | None:
+        found = [Sample(process=process, at_s=at_s, memory=MemoryState(rss_bytes=rss)) for at_s, rss in samples]
+        return row(build(ROOT, runs=[run(ROOT, NOW_S - 50, 20.0)], samples=found, now_s=NOW_S), ROOT).rss_bytes
+
+    assert memory((NOW_S - 51, 1), (NOW_S - 45, 3), (NOW_S - 40, 2), (NOW_S - 25, 9)) == 3
+    assert memory((NOW_S - 51, 1), (NOW_S - 29, 4), (NOW_S - 25, 9)) == 4
+    assert memory((NOW_S - 51, 1), (NOW_S - 5, 9)) is None
+    assert memory((NOW_S - 40, 2), process="another") is None
 
 
 def test_records_of_one_id_are_one_row() -> None:

@@ -13,9 +13,11 @@ from celery_trace.model import (
     ExceptionInfo,
     Failure,
     Kind,
+    MemoryState,
     Node,
     Outcome,
     Run,
+    Sample,
     TaskContext,
 )
 from celery_trace.settings import load
@@ -65,13 +67,23 @@ def chord(now_s):
 
 def unlock(now_s):
     """The first retry of the chord's unlock task, as it is captured."""
+
     def value(kind, *items):
         return Node(type=kind, kind=kind, items=list(items), length=len(items))
 
     texts = ["task", "shop.total", "args", SECRET, "result", A, B]
     heap = [Node(type="str", kind="plain", value=text) for text in texts]  # 0 to 6
-    heap += [value("list", 3), value("dict", 0, 1, 2, 7), value("list", 5), value("list", 9), value("list", 6),
-             value("list", 11), value("list", 10, 12), value("tuple", 0, 8), value("dict", 4, 13)]  # 7 to 15
+    heap += [
+        value("list", 3),
+        value("dict", 0, 1, 2, 7),
+        value("list", 5),
+        value("list", 9),
+        value("list", 6),
+        value("list", 11),
+        value("list", 10, 12),
+        value("tuple", 0, 8),
+        value("dict", 4, 13),
+    ]  # 7 to 15
     raised = CapturedException(type="Retry", module="celery.exceptions", message="Retry in 1s")
     return Failure(
         id="unlock-0", process="child-1", kind=Kind.TASK, name="celery.chord_unlock", task_id="unlock",
@@ -91,6 +103,7 @@ def monitor(tmp_path_factory):
     store.write(
         [
             unlock(now_s),
+            Sample(process="child-1", at_s=now_s - 25, memory=MemoryState(rss_bytes=77 * 1024 * 1024)),
             Run(
                 id="run-a", process="child-1", kind=Kind.TASK, name="shop.a", task_id=A, root_id=REQUEST, queue="slow",
                 started_at_s=now_s - 30, duration_s=10.0, state="SUCCESS", kept_bytes=2048,
@@ -102,9 +115,7 @@ def monitor(tmp_path_factory):
         ]
     )  # fmt: skip
     store.close()
-    with serving(
-        lambda: make_monitor(folder, settings=settings, pairs=("lou:1",), roles=("lou:look",))
-    ) as (base, app):
+    with serving(lambda: make_monitor(folder, settings=settings, pairs=("lou:1",), roles=("lou:look",))) as (base, app):
         deliver(app, *chord(now_s))
         header = {"Authorization": "Basic " + b64encode(b"lou:1").decode()}
         yield app, lambda path, **more: Client(base).get(path, **{"headers": header, **more})
@@ -124,6 +135,7 @@ def test_request_and_tasks_are_one_workflow_by_whatever_id_it_is_asked_for(monit
     assert found["outcomes"] == {"succeeded": 3, "running": 1, "retried": 1}
     (a,) = [row for row in found["rows"] if row["id"] == A]
     assert (a["run"], a["queue"], a["kept_bytes"], a["unknown"]) == ("run-a", "slow", 2048, [])
+    assert a["rss_bytes"] >= 77 * 1024 * 1024
     assert (round(a["waiting_s"]), round(a["running_s"])) == (9, 10)
 
 
@@ -164,6 +176,17 @@ def test_failures_and_runs_of_the_store_are_enough_and_their_pages_link_to_the_t
     assert f'href="/trace/workflow/{ROOT}"' in get(f"/trace/failures/{failure}").text
     run = next(row for row in found["rows"] if row["run"] and not row["failure"])
     assert f'href="/trace/workflow/{ROOT}"' in get(f"/trace/runs/task/{run['name']}?run={run['run']}").text
+
+
+def test_a_task_that_only_flower_has_leads_to_its_root(monitor):
+    app, get = monitor
+    now_s = time.time()
+    deliver(app, event("task-received", "root", now_s - 9, root_id="root", name="shop.root"),
+            event("task-received", "kid", now_s - 8, root_id="root", parent_id="root", name="shop.kid"))  # fmt: skip
+    found = get("/api/trace/workflows/kid").json()
+    assert [(row["id"], row["depth"], row["outcome"]) for row in found["rows"]] == [
+        ("root", 0, "waiting"), ("kid", 1, "waiting"),
+    ]  # fmt: skip
 
 
 def test_an_unknown_id_is_not_found_and_nobody_sees_a_timeline_without_a_login(monitor):
