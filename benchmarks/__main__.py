@@ -344,6 +344,7 @@ BENCHMARKS = (
         "paced", "paced.py", ["--json"], ["--rounds", "2", "--runs", "300", "--json"], leak_sections.paced
     ),
     Benchmark("idle", "idle.py", ["--json"], ["--seconds", "20", "--json"], leak_sections.idle),
+    Benchmark("profile_cost", "profile_cost.py", ["--json"], ["--samples", "1000", "--json"], leak_sections.profiles),
     Benchmark("big_heap", "big_heap.py", ["--json"], ["--most-runs", "800", "--json"], leak_sections.big_heap),
     Benchmark(
         "main_process", "main_process.py", ["--json"], ["--most-s", "50", "--json"], leak_sections.main_process

@@ -1,4 +1,4 @@
-"""The page's sections of the benchmarks that search leaks in real workers."""
+"""The page's sections of the benchmarks in real workers, and of what always runs in them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from benchmarks import big_heap as heap
 from benchmarks import few_and_huge as few
 from benchmarks import idle as idling
 from benchmarks import paced as pace
+from benchmarks import profile_cost as profiling
 from benchmarks.sections import Reach, Section, table
 
 
@@ -116,6 +117,27 @@ def idle(figures: dict[str, Any]) -> Section:
                   collector <= idling.GOAL_COLLECTOR),
         ],
     )  # fmt: skip
+
+
+def profiles(figures: dict[str, Any]) -> Section:
+    """The cost of the profiles of time."""
+    rows = [
+        [f"a task that {name}", f"{figures[name]['box_us']:.0f} µs", f"{figures[name]['counted_us']:.0f} µs",
+         f"{figures[name]['share']:.3%}"]
+        for name in ("waits", "computes")
+    ]  # fmt: skip
+    most = max(figures[name]["share"] for name in ("waits", "computes"))
+    return Section(
+        "Profiles of time",
+        f"One process; processor time of the sampling thread, medians, a stack of {figures['depth']} frames. The share "
+        f"of a core includes writing the profiles of {figures['names']} tasks ({figures['written_ms']:.0f} ms).",
+        [table(["A sample of", "for the black box", "counting it", "share of a core"], rows)],
+        [
+            Reach(
+                "profiles of time, of a core", f"at most {profiling.GOAL:.1%}", f"{most:.3%}", most <= profiling.GOAL
+            ),
+        ],
+    )
 
 
 def big_heap(figures: dict[str, Any]) -> Section:

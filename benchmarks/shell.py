@@ -31,10 +31,10 @@ import psutil
 from kombu import Connection, Consumer
 
 from celery_trace.clock import SystemClock
+from celery_trace.control.channel import direct_queue, publish
 from celery_trace.control.signing import load_key
 from celery_trace.model import Failure, Kept, Kind, Outcome, ProcessRecord
 from celery_trace.settings import Settings
-from celery_trace.shell.live.channel import direct_queue, publish
 from celery_trace.shell.live.client import LiveClient
 from celery_trace.shell.live.keeper import Keeper
 

@@ -46,6 +46,11 @@ def lock() -> Lock:
     return result
 
 
+def are_patched() -> bool:
+    """Whether Python's threads are greenlets."""
+    return _original("get_ident") is not None
+
+
 def ident() -> int:
     """This thread's identity for ``PyThreadState_SetAsyncExc``."""
     original = _original("get_ident")

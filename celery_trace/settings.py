@@ -96,8 +96,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     failures: Annotated[bool, means("Capture failures")] = True
     rejected: Annotated[bool, means("Record runs that raised Ignore or Reject too")] = False
     black_box: Annotated[
-        bool, means("Sample each process's stack up to ten times a second, so that a killed task has one")
+        bool, means("Sample each process's stack up to ten times a second, for killed tasks and for profiles of time")
     ] = True
+    stack_signal: Annotated[
+        str,
+        Meta(
+            pattern=r"^(SIGURG|SIGWINCH)?\Z",
+            extra={"allowed": "SIGURG, SIGWINCH or empty; they are ignored by default, and Celery has no use for them"},
+        ),
+        means("The signal that reads the stack of a run while C code blocks the interpreter; empty for none"),
+    ] = "SIGURG"
     in_app: Annotated[
         tuple[str, ...], means("Further folders or module prefixes that count as the user's own code")
     ] = ()

@@ -50,6 +50,7 @@ def _signals() -> list[_Connected]:
     from django.db.backends.signals import connection_created
     from django.db.models.signals import pre_save
 
+    from celery_trace.runtime import publishing
     from django_bridge import configuration, database_time, links, tracer
 
     found: list[_Connected] = [
@@ -58,6 +59,7 @@ def _signals() -> list[_Connected]:
         (got_request_exception, tracer.note_uncaught, None),
         (connection_created, database_time.watch_connection, None),
         (before_task_publish, links.add_request_header, None),
+        (before_task_publish, publishing.message_published, None),
     ]
     if apps.is_installed("django_celery_results"):
         results = apps.get_model("django_celery_results", "TaskResult")

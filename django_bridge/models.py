@@ -58,6 +58,14 @@ class HeapProfile(StoreRow, table=schema.heap_profiles):
     """A name's retained memory in one process by call stack, the latest of an hour."""
 
 
+class TimeProfile(StoreRow, table=schema.time_profiles):
+    """Where the time of a name's runs went in one process by call stack, in one hour."""
+
+
+class Running(StoreRow, table=schema.running, verbose_name="running runs", verbose_name_plural="running runs"):
+    """What runs on one host: the latest snapshot."""
+
+
 class Process(StoreRow, table=schema.processes, verbose_name_plural="processes"):
     """A traced process, with its latest sample."""
 
@@ -91,6 +99,26 @@ class Rollup(StoreRow, table=schema.rollups):
 
 class Total(StoreRow, table=schema.totals):
     """The rollups of all processes, added up."""
+
+
+class Flow(StoreRow, table=schema.flows):
+    """Messages of a task in a queue, of one process in five minutes."""
+
+
+class Consuming(StoreRow, table=schema.consuming, verbose_name_plural="consuming"):
+    """A queue that a worker consumes, with the latest state."""
+
+
+class QueueSample(StoreRow, table=schema.queue_samples):
+    """A point in a queue's series."""
+
+
+class MessageStart(StoreRow, table=schema.starts):
+    """A run of a message that may have been started more than once."""
+
+
+class Schedule(StoreRow, table=schema.schedules):
+    """An entry of a scheduler."""
 
 
 class Tally(StoreRow, table=schema.tallies, verbose_name_plural="tallies"):

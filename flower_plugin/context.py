@@ -14,9 +14,11 @@ from msgspec import Struct
 from tornado.ioloop import IOLoop
 
 from celery_trace.clock import Clock
+from celery_trace.model import RunningView, RunStack
 from celery_trace.model.timelines import TaskEvents
 from celery_trace.queries import Queries
 from celery_trace.redaction import Redactor
+from celery_trace.running.client import StackReader
 from celery_trace.settings import Settings
 from celery_trace.stores import Store
 from celery_trace.text.code_owner import project_roots
@@ -45,6 +47,7 @@ class MonitorStatus(Struct, frozen=True, kw_only=True):
         events: Counts of Celery events that are missing on Flower's pages, by reason.
         unrecorded: Workers that can't write their records.
         workflow: The tasks of a workflow in Flower's memory, by the id of its root and the ids of further tasks.
+        stack: Reads the stack of a run in progress for a user, with locals. Blocks; raises ``StackUnavailable``.
     """
 
     settings: Settings
@@ -54,6 +57,7 @@ class MonitorStatus(Struct, frozen=True, kw_only=True):
     events: Mapping[str, int] = {}
     unrecorded: Sequence[Unrecorded] = ()
     workflow: Callable[..., Sequence[TaskEvents]] = lambda *_: ()
+    stack: Callable[[RunningView, str], RunStack | None] = lambda _run, _user: None
 
 
 class MonitorContext:
@@ -137,6 +141,11 @@ class MonitorContext:
 
         return AlertEngine(self.store, self.queries, self.settings, self.clock, base_url=self.public_address)
 
+    @cached_property
+    def stacks(self) -> StackReader:
+        """Reads stacks of runs in progress."""
+        return StackReader(self.settings, self.capp.connection_for_write, "monitor", self.clock)
+
     def status(self) -> MonitorStatus:
         """The current state."""
         return MonitorStatus(
@@ -148,6 +157,7 @@ class MonitorContext:
             events=self.events.counts,
             unrecorded=self.events.unrecorded.now(),
             workflow=partial(upstream.workflow, self.events),
+            stack=lambda run, user: self.stacks.read(run, user=user),
         )
 
     def asset_url(self, name: str) -> str:

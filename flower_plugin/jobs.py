@@ -11,10 +11,12 @@ from tornado.ioloop import PeriodicCallback
 from celery_trace.collector import CollectorProcess
 from celery_trace.errors import Unavailable
 from celery_trace.guard import report
+from celery_trace.model import Consuming, QueueSample
 from celery_trace.stores import leak_rows
 from celery_trace.transports.broker import BrokerConsumer
 from flower_plugin.context import MonitorContext
 from flower_plugin.garbage import COLLECT_EVERY_S, GarbageCollection
+from flower_plugin.incoming.queues import QueueReader, QueueReading
 from flower_plugin.web.live import LiveFeed
 
 logger = logging.getLogger("celery_trace.monitor")
@@ -25,6 +27,9 @@ PRUNE_EVERY_S = 60.0
 GIVE_BACK_S = 2.0
 LIVE_EVERY_S = 1.0
 WATCH_EVERY_S = 1.0
+QUEUES_EVERY_S = 10.0
+#: An unchanged queue is written this often, seconds; its names are looked up as often.
+QUEUES_AGAIN_S = 60.0
 
 
 class Job:
@@ -74,6 +79,60 @@ class Job:
             self._running.release()
 
 
+class QueueWatch:
+    """Reads the broker's queues, and writes them to the store where they have changed."""
+
+    def __init__(self, context: MonitorContext) -> None:
+        self._context = context
+        self._reader = QueueReader(context.capp)
+        self._written: dict[str, QueueSample] = {}
+        self._names: list[str] = []
+        self._named_s = 0.0
+
+    def look(self) -> None:
+        """
+        Read all queues once.
+
+        Raises:
+            Unavailable: The broker or the store does not answer.
+        """
+        queries, now_s = self._context.queries, self._context.clock.now_s()
+        if now_s - self._named_s >= QUEUES_AGAIN_S or not self._names:
+            self._names, self._named_s = sorted({*self._reader.configured(), *queries.queue_names()}), now_s
+        readings = self._reader.read(self._names, now_s)
+        states = queries.consuming()
+        samples = [_sample(name, reading, states, now_s) for name, reading in readings.items()]
+        changed = [sample for sample in samples if self._is_new(sample)]
+        if changed:
+            self._context.store.write(changed)
+            self._written.update({sample.queue: sample for sample in changed})
+
+    def _is_new(self, sample: QueueSample) -> bool:
+        known = self._written.get(sample.queue)
+        if known is None or sample.at_s - known.at_s >= QUEUES_AGAIN_S or sample.oldest_age_s is not None:
+            return True
+        return (known.depth, known.consumers, known.running, known.reserved, known.oldest_age_s) != (
+            sample.depth, sample.consumers, sample.running, sample.reserved, None,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Close the connection to the broker."""
+        self._reader.close()
+
+
+def _sample(name: str, reading: QueueReading, states: list[Consuming], now_s: float) -> QueueSample:
+    of_it = [state for state in states if state.queue == name]
+    return QueueSample(
+        queue=name,
+        at_s=now_s,
+        depth=reading.depth,
+        consumers=reading.consumers,
+        oldest_age_s=reading.oldest_age_s,
+        running=sum(state.running for state in of_it),
+        reserved=sum(state.reserved for state in of_it),
+    )
+
+
 class Jobs:
     """The monitor's jobs. The collector and the consumer start in a thread, so a slow start delays no page."""
 
@@ -82,9 +141,11 @@ class Jobs:
         self._collector: CollectorProcess | None = None
         self._consumer: BrokerConsumer | None = None
         self._garbage = GarbageCollection(context.clock)
+        self._queues = QueueWatch(context)
         self._jobs = [
             Job(context, "Alerts", ALERTS_EVERY_S, self._evaluate),
             Job(context, "Pruning", PRUNE_EVERY_S, self._prune),
+            Job(context, "Queues", QUEUES_EVERY_S, self._queues.look),
             Job(context, "Live pages", LIVE_EVERY_S, feed.check),
             Job(context, "Watching the collector", WATCH_EVERY_S, self._watch_collector),
             Job(context, "Garbage collection", COLLECT_EVERY_S, self._garbage.collect),
@@ -140,3 +201,4 @@ class Jobs:
             self._collector.stop()
         self._consumer = self._collector = None
         self._garbage.close()
+        self._queues.close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from tornado.web import RedirectHandler, RequestHandler, URLSpec, url
 
 from flower_plugin.api import changes, profiling, reading
-from flower_plugin.api.heaps import HeapProfileHandler
 from flower_plugin.api.listings import LISTS
 from flower_plugin.api.metrics import MetricsHandler
+from flower_plugin.api.profiles import ProfileHandler
+from flower_plugin.api.reproducing import MadeTestHandler
+from flower_plugin.api.running import RunningHandler
 from flower_plugin.api.timelines import TimelineHandler
 from flower_plugin.context import STATIC, static_version
 from flower_plugin.pages.registry import PAGES
@@ -27,10 +29,12 @@ ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/alerts/([^/]+)/(ack|silence)", changes.AlertHandler, "trace_api_alert"),
     (r"/api/trace/(leaks|groups)/([^/]+)/resolve", changes.ResolveHandler, "trace_api_resolve"),
     (r"/api/trace/failures/([^/]+)/retry", changes.RetryHandler, "trace_api_retry"),
+    (r"/api/trace/failures/([^/]+)/test", MadeTestHandler, "trace_api_made_test"),
     (r"/api/trace/failures/([^/]+)/drop", changes.DropHandler, "trace_api_drop"),
     (r"/api/trace/tasks/trace", changes.TraceNowHandler, "trace_api_trace_now"),
     (r"/api/trace/tasks/profile", profiling.ProfileNextHandler, "trace_api_profile_next"),
-    (r"/api/trace/profiles/(.+)", HeapProfileHandler, "trace_api_profile"),
+    (r"/api/trace/profiles/(.+)", ProfileHandler, "trace_api_profile"),
+    (r"/api/trace/running", RunningHandler, "trace_api_running"),
     (r"/api/trace/forecasts", reading.ForecastsHandler, "trace_api_forecasts"),
     (r"/api/trace/workflows/([^/]+)", TimelineHandler, "trace_api_workflow"),
     (r"/api/trace/(leaks|failures|alerts|shells)/([^/]+)", reading.OneHandler, "trace_api_one"),

@@ -19,7 +19,11 @@ from celery_trace.model import (
     Leak,
     Outcome,
     Page,
+    QueueView,
+    RedeliveryRisk,
+    RepeatedRun,
     Rollup,
+    ScheduleView,
     StatsView,
     WorkerView,
 )
@@ -56,6 +60,23 @@ class AlertQueries(Protocol):
     def rollups(self, *, since_s: float | None = None) -> list[Rollup]:
         """Sums of all runs."""
 
+    def queue_views(
+        self, *, since_s: float | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page[QueueView]:
+        """Queues with their waits and depth."""
+
+    def depth_changes(self, *, since_s: float) -> dict[str, int]:
+        """By how many messages each queue has grown."""
+
+    def repeated_runs(self, *, since_s: float) -> list[RepeatedRun]:
+        """Messages that ran more than once."""
+
+    def redelivery_risks(self, *, since_s: float | None = None) -> list[RedeliveryRisk]:
+        """Tasks with messages that are held for long."""
+
+    def schedules(self, *, since_s: float | None = None) -> list[ScheduleView]:
+        """Entries of beat's schedule."""
+
     def stats(self) -> StatsView:
         """What was written and dropped."""
 
@@ -89,6 +110,11 @@ class FactReader:
             ),
             "rollups": lambda now_s, window_s: list(queries.rollups(since_s=now_s - window_s - Rollup.BUCKET_S)),
             "dropped_records": self._dropped,
+            "queues": lambda now_s, window_s: every_row(queries.queue_views, since_s=now_s - window_s),
+            "depth_changes": lambda now_s, window_s: queries.depth_changes(since_s=now_s - window_s),
+            "repeated_runs": lambda now_s, window_s: queries.repeated_runs(since_s=now_s - window_s),
+            "redelivery_risks": lambda _now_s, _window_s: queries.redelivery_risks(),
+            "schedules": lambda now_s, window_s: queries.schedules(since_s=now_s - window_s),
         }
 
     def read(self, rules: Iterable[Rule], now_s: float) -> Facts:

@@ -142,7 +142,7 @@ def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.
         "--format", "shape", type=click.Choice(shapes), default="table", show_default=True,
         help="json gives the objects of the JSON API.",
     )(run)  # fmt: skip
-    return click.command(function.__name__.rstrip("_"))(click.pass_context(run))
+    return click.command(function.__name__.replace("_", "-"))(click.pass_context(run))
 
 
 def _error_message(error: Exception) -> str:

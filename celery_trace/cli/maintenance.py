@@ -78,7 +78,10 @@ def prune(
 
 EXPORTS = ("leaks", "failures", "groups", "runs", "workers", "alerts", "shells")
 #: Tables without an object in the JSON API.
-TABLES = ("processes", "totals", "samples", "windows", "heap_profiles", "deliveries", "audit")
+TABLES = (
+    "processes", "totals", "samples", "windows", "heap_profiles", "time_profiles", "flows", "queue_samples", "starts",
+    "schedules", "deliveries", "audit",
+)  # fmt: skip
 
 
 @functools.partial(command, shapes=("table", "json", "parquet"))
@@ -169,7 +172,9 @@ def collect(context: CommandContext, once: bool) -> None:
     else:
         transport = collecting.make_transport(chosen)
     try:
-        collector = collecting.Collector(chosen.spool_folder, transport, SystemClock(), redact=chosen.redact)
+        clock = SystemClock()
+        listen = collecting.listening(chosen, context.app.connection_for_write, clock)
+        collector = collecting.Collector(chosen.spool_folder, transport, clock, redact=chosen.redact, listen=listen)
     except collecting.AnotherCollector as other:
         raise Refusal(str(other)) from None
     except OSError as error:

@@ -23,10 +23,10 @@ import msgspec
 from celery_trace import private_files
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.control.audit import AuditLog
+from celery_trace.control.channel import Connect
 from celery_trace.guard import Guard
 from celery_trace.model import Failure, Kept, ShellLine, ShellView, new_id
 from celery_trace.settings import SettingError, Settings
-from celery_trace.shell.live.channel import Connect
 from celery_trace.shell.session import Done, Event, SessionGone, ShellError, ShellSession, completion_start
 from celery_trace.text.escape import escaped_lines
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.failures.fingerprint import fingerprint
-from celery_trace.model import AnyRecord, Failure, Kind, Line, Outcome, ProcessRecord, failure_id, kill_of, stable_id
+from celery_trace.model import AnyRecord, Failure, Kind, Outcome, ProcessRecord, failure_id, kill_of, stable_id
 from celery_trace.process import blackbox
 from celery_trace.process.blackbox import Running
 
@@ -38,7 +38,7 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
     records: list[AnyRecord] = [replace(process, ended_at_s=now_s, ended_how="killed")]
     # Several where threads or greenlets share a process.
     for run, seen in reading.runs if reading is not None else ():
-        sample = seen and replace(seen, stack=_with_source(seen.stack, source, process.started_at_s))
+        sample = seen and replace(seen, stack=source.lines(seen.stack, process.started_at_s))
         at_s = sample.at_s if sample is not None else now_s
         records.append(
             Failure(
@@ -62,18 +62,6 @@ def adopt(process: ProcessRecord | None, box: Path, now_s: float, source: Source
             )
         )
     return records
-
-
-def _with_source(stack: list[Line], source: SourceLines, started_at_s: float) -> list[Line]:
-    """Lines with their text. Files newer than the process are skipped, as they may have changed."""
-    lines = []
-    for line in stack:
-        changed_at_s = source.changed_at_s(line.file)
-        if changed_at_s is not None and changed_at_s < started_at_s:
-            lines.append(replace(line, code=source.around(line.file, line.line, changed_at_s).code))
-        else:
-            lines.append(line)
-    return lines
 
 
 def _id_without_task(process: ProcessRecord, run: Running) -> str:

@@ -18,6 +18,7 @@ import msgspec
 from celery_trace import private_files
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.collector.status import LOCK_FILE, Status, read_status
+from celery_trace.guard import Guard
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
 from celery_trace.transports import BrokerOptions
@@ -106,7 +107,7 @@ class CollectorProcess:
                 settings=self._settings.over(dir=str(self._settings.folder)),
                 parent=os.getpid(),
                 django=os.environ.get("DJANGO_SETTINGS_MODULE", ""),
-                broker=broker_of(self._app) if self._settings.transport == "broker" else {},
+                broker=self._broker(),
             )
         )
         self._process = subprocess.Popen(
@@ -119,6 +120,14 @@ class CollectorProcess:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
             pipe.write(job)
+
+    def _broker(self) -> BrokerOptions:
+        """The broker's options; with the transport ``direct`` it is needed only for requests for stacks."""
+        if self._settings.transport == "broker":
+            return broker_of(self._app)
+        with Guard("broker for requests for stacks"):
+            return broker_of(self._app)
+        return {}
 
     def watch(self) -> None:
         """Called about every second: restart it when it has ended, with backoff."""

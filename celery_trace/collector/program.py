@@ -12,17 +12,29 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from celery_trace.clock import SystemClock
+from celery_trace.clock import Clock, SystemClock
 from celery_trace.collector.maintenance import Maintenance
 from celery_trace.collector.priority import lower_priority, relax_garbage_collection
 from celery_trace.collector.process import ANOTHER_ONE, Job
 from celery_trace.collector.rounds import AnotherCollector, Collector
+from celery_trace.control.audit import AuditLog
+from celery_trace.control.signing import load_key
+from celery_trace.failures.capture.source_lines import SourceLines
+from celery_trace.redaction import Redactor
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
 from celery_trace.transports import BrokerOptions, Transport
+
+if TYPE_CHECKING:
+    import kombu
+
+    from celery_trace.control.channel import Connect
+    from celery_trace.running.listener import StackListener
 
 logger = logging.getLogger("celery_trace.collector")
 
@@ -58,7 +70,11 @@ def main() -> int:
     clock = SystemClock()
     try:
         collector = Collector(
-            settings.spool_folder, make_transport(settings, job.broker), clock, redact=settings.redact
+            settings.spool_folder,
+            make_transport(settings, job.broker),
+            clock,
+            redact=settings.redact,
+            listen=listening(settings, _connect_to(job.broker), clock),
         )
     except AnotherCollector as other:
         logger.info("%s", other)
@@ -77,6 +93,34 @@ def main() -> int:
     finally:
         collector.close()
     return 0
+
+
+def _connect_to(broker: BrokerOptions) -> Connect | None:
+    """Opens connections to the broker; None if there is none that other processes can reach."""
+    if not broker or str(broker.get("hostname", "")).startswith("memory:"):
+        return None
+
+    def connect() -> kombu.Connection:
+        from celery_trace.transports import broker as transport  # kombu takes 10 MB
+
+        return transport.connect(broker)
+
+    return connect
+
+
+def listening(settings: Settings, connect: Connect | None, clock: Clock) -> Callable[[], StackListener] | None:
+    """Makes what takes requests for stacks from the broker; None if they are not taken."""
+    if connect is None or settings.shell == "off":
+        return None
+
+    def listen() -> StackListener:
+        from celery_trace.running.listener import StackListener
+
+        audit = AuditLog(settings.folder, "worker", clock)
+        source = SourceLines(Redactor(settings.redact))
+        return StackListener(settings.spool_folder, load_key(settings), connect, clock, audit, source)
+
+    return listen
 
 
 def prepare_django(settings_module: str) -> None:

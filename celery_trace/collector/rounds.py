@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from celery_trace import private_files
 from celery_trace.clock import Clock
@@ -22,11 +23,15 @@ from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
 from celery_trace.redaction import Redactor
+from celery_trace.running.watch import RunningWatch
 from celery_trace.spool import segments
 from celery_trace.spool.lines import pack
 from celery_trace.spool.reader import Corrupt, SpoolReader
 from celery_trace.spool.segments import SpoolListing
 from celery_trace.transports import Transport, TransportUnavailable
+
+if TYPE_CHECKING:
+    from celery_trace.running.listener import StackListener
 
 logger = logging.getLogger("celery_trace.collector")
 
@@ -41,6 +46,11 @@ PACE_S = 1.0
 BACK_OFF_S = (0.25, 15.0)
 #: How often the statistics are written, seconds.
 ACCOUNT_S = 5.0
+#: How often the black boxes are read for what runs, seconds; through the broker less often.
+RUNNING_S = 1.5
+RUNNING_BROKER_S = 10.0
+#: From this age of a run on, requests for stacks are taken from the broker, seconds.
+LISTEN_S = 1.0
 #: Time limit of the last round, seconds.
 LAST_ROUND_S = 20.0
 #: Unreadable lines are set aside in this file, up to this size.
@@ -64,7 +74,8 @@ class Collector:
         transport: Delivers the records.
         clock: Timestamps the collector's own records.
         name: Distinguishes this folder's statistics from those of other hosts.
-        redact: Further names of secrets, for the source lines of killed processes.
+        redact: Further names of secrets, for source lines.
+        listen: Makes what takes requests for stacks from the broker; called when the first run lasts.
 
     Raises:
         AnotherCollector: Another collector holds the folder's lock.
@@ -72,7 +83,14 @@ class Collector:
     """
 
     def __init__(
-        self, folder: Path, transport: Transport, clock: Clock, *, name: str = "", redact: Sequence[str] = ()
+        self,
+        folder: Path,
+        transport: Transport,
+        clock: Clock,
+        *,
+        name: str = "",
+        redact: Sequence[str] = (),
+        listen: Callable[[], StackListener] | None = None,
     ) -> None:
         self._folder = folder
         self._transport = transport
@@ -91,6 +109,11 @@ class Collector:
             transport=transport.name,
             store=before.store if before is not None else "",
         )
+        self._running = RunningWatch(folder, self._name, clock, self._source)
+        self._running_every_s = RUNNING_BROKER_S if transport.name == "broker" else RUNNING_S
+        self._running_due_s = 0.0
+        self._listen = listen
+        self._listener: StackListener | None = None
         self._accounted: dict[str, int] = {}
         self._accounted_at_s = -ACCOUNT_S
         self._incarnation = int(clock.now_s() * 1000)
@@ -108,6 +131,8 @@ class Collector:
 
     def close(self) -> None:
         """Release the folder and write the last status."""
+        if self._listener is not None:
+            self._listener.stop()
         self._transport.close()
         if self._lock_fd < 0:  # another collector has the folder and its status
             return
@@ -152,6 +177,7 @@ class Collector:
                     break
         self._clean_up(listing, living)
         self._account(listing)
+        self._watch_running(living)
         if self.status.state != "ready":
             self.status.state, self.status.why = "ready", ""
             self._save_status()
@@ -259,7 +285,7 @@ class Collector:
 
     def _forget_process(self, uid: str) -> None:
         """Remove the other files of an ended process."""
-        for ending in ("box", "reserve", "lock"):
+        for ending in ("box", "reserve", "dump", "request", "stack", "lock"):
             (self._folder / f"{uid}.{ending}").unlink(missing_ok=True)
         files.forget(self._folder.parent, uid)
 
@@ -293,6 +319,29 @@ class Collector:
                 os.close(fd)
         except OSError as error:
             logger.warning("It could not be set aside: %s.", error)
+
+    # --- what runs
+
+    def _watch_running(self, living: set[str]) -> None:
+        """Every few seconds, send what runs in the living processes if it has changed."""
+        monotonic_s = self._clock.monotonic_s()
+        if monotonic_s < self._running_due_s:
+            return
+        self._running_due_s = monotonic_s + self._running_every_s
+        if self._listener is not None:
+            self._running.address = self._listener.reachable_at
+        snapshot = None
+        with Guard("reading what runs"):
+            snapshot = self._running.look(living)
+        if snapshot is None:
+            return
+        self._transport.send([snapshot])
+        self._running.sent(snapshot)
+        if self._listen is not None and any(snapshot.at_s - run.started_at_s > LISTEN_S for run in snapshot.runs):
+            listen, self._listen = self._listen, None
+            with Guard("requests for stacks"):
+                self._listener = listen()
+                self._listener.start()
 
     # --- statistics
 

@@ -1,1 +1,1 @@
-"""Signed orders to running workers, and the audit log."""
+"""Signed messages to running workers, and the audit log."""

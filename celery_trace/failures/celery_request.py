@@ -16,15 +16,16 @@ from typing import Any, Final
 from celery_trace.failures.capture.anatomy import mro, type_name
 from celery_trace.failures.capture.exceptions import traceback_of
 from celery_trace.model import TaskContext
+from celery_trace.published import HEADER
 from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.settings import Limits
 
-#: Message headers that Celery makes for itself; the rest are the user's.
+#: Message headers that Celery and we make; the rest are the user's.
 _OWN_HEADERS: Final = frozenset(
     (
         "lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id",
         "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting", "stamped_headers",
-        "stamps", "compression",
+        "stamps", "compression", HEADER,
     )
 )  # fmt: skip
 

@@ -1,5 +1,5 @@
 """
-Redacts memory records: every window and run passes through here before it leaves its process.
+Redacts records with lines of source: every window, run and profile passes through here before it leaves its process.
 
 A path of holders names modules, classes, attributes and variables, which are code. A key of a dictionary is data: it is
 in brackets (``['eu-west']: list[3]``), so that it can be recognised and hidden from roles that may not see values.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from celery_trace.model import HeapProfile, Holder, Line, Run, Site, TypeCount, Window
+from celery_trace.model import HeapProfile, Holder, Line, Run, Site, TimeProfile, TypeCount, Window
 from celery_trace.redaction import Redactor
 
 #: Characters of a dictionary's key that are kept; as many are searched for secrets before it is cut.
@@ -30,9 +30,13 @@ def key_step(key: str) -> str:
     return f"[{key[:_SEARCHED]!r}]"
 
 
-def without_secrets(record: Window | Run | HeapProfile, redactor: Redactor) -> Window | Run | HeapProfile:
-    """A memory record as it may be written; the same object if there was nothing to redact."""
-    if isinstance(record, HeapProfile):
+#: The records with lines of source, which may contain secrets.
+WithSource = Window | Run | HeapProfile | TimeProfile
+
+
+def without_secrets(record: WithSource, redactor: Redactor) -> WithSource:
+    """A record as it may be written; the same object if there was nothing to redact."""
+    if isinstance(record, HeapProfile | TimeProfile):
         return replace(
             record, name=redactor.text(record.name), frames=[_line(line, redactor) for line in record.frames]
         )

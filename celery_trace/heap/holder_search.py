@@ -89,7 +89,9 @@ class HolderSearch:
         self._passes = None
 
     def quick_steps(self) -> None:
-        """Several passes if they are quick: a chain may grow faster than one a second."""
+        """Several passes if a search is in progress and they are quick: a chain may grow faster than one a second."""
+        if self._passes is None:
+            return
         began_s = time.thread_time()
         while self._passes is not None:
             started_s = time.monotonic()

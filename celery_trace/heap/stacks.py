@@ -34,6 +34,50 @@ _LONGEST_CODE: Final = 120
 _LONGEST_NAME: Final = 200
 
 
+class FrameTable:
+    """
+    The frames of the largest stacks of one name, each once, for a record.
+
+    Args:
+        own: Recognises the user's own files, of which the lines' text is read.
+    """
+
+    def __init__(self, own: CodeOwner, reader: SourceReader) -> None:
+        self._own = own
+        self._reader = reader
+        self._places: dict[tuple[str, int, str], int] = {}
+        self.frames: list[Line] = []
+
+    def row(self, stack: Stack) -> list[int] | None:
+        """A stack (innermost first) as indexes of frames, the outermost first. None if its frames don't fit."""
+        if len(self.frames) + sum(frame not in self._places for frame in stack) > MOST_FRAMES:
+            return None
+        row = []
+        for frame in reversed(stack):
+            place = self._places.setdefault(frame, len(self.frames))
+            if place == len(self.frames):
+                self.frames.append(self._line(*frame))
+            row.append(place)
+        return row
+
+    def _line(self, file: str, line: int, function: str) -> Line:
+        known = self._reader.line(file, line) if self._own(file) else Line(file=file, line=line, function="")
+        return Line(file=known.file, line=line, function=function[:_LONGEST_NAME], code=known.code[:_LONGEST_CODE])
+
+
+def from_the_task(stack: Stack, own: CodeOwner) -> Stack:
+    """
+    A stack (innermost first) without the frames around the task: our wrapper, and Celery's tracer above the first own
+    function.
+    """
+    for number, (file, _, _) in enumerate(stack):
+        if file in WRAPPERS:
+            stack = stack[:number]
+            break
+    outermost = max((number for number, frame in enumerate(stack) if own(frame[0])), default=len(stack) - 1)
+    return stack[: outermost + 1]
+
+
 class StackTable(Struct, frozen=True):
     """What one task retains by stack, as in a record."""
 
@@ -79,7 +123,7 @@ class KeptStacks:
         known: dict[int, Stack] = {}
         for (tag, number), weight in by_number.items():
             if number not in known:
-                known[number] = self._from_the_task(self._stack_of(number))
+                known[number] = from_the_task(self._stack_of(number), self._own)
             self._now[tag][known[number]] += round(weight)
             if is_replaced(one_of[tag, number]):
                 self._replaced.add((tag, known[number]))
@@ -125,32 +169,10 @@ class KeptStacks:
         return self._together(tag).total() + self._past_others[tag]
 
     def _table(self, tag: int, total: int, reader: SourceReader) -> StackTable:
-        places: dict[tuple[str, int, str], int] = {}
-        frames: list[Line] = []
+        table = FrameTable(self._own, reader)
         rows: list[HeapStack] = []
         for stack, weight in self._together(tag).most_common(MOST_STACKS):
-            if not stack:
-                continue
-            if len(frames) + sum(frame not in places for frame in stack) > MOST_FRAMES:
-                continue
-            row = []
-            for frame in reversed(stack):
-                if frame not in places:
-                    places[frame] = len(frames)
-                    frames.append(self._line(*frame, reader))
-                row.append(places[frame])
-            rows.append(HeapStack(row, weight))
-        return StackTable(total, max(0, total - sum(row.bytes for row in rows)), frames, rows)
-
-    def _line(self, file: str, line: int, function: str, reader: SourceReader) -> Line:
-        known = reader.line(file, line) if self._own(file) else Line(file=file, line=line, function="")
-        return Line(file=known.file, line=line, function=function[:_LONGEST_NAME], code=known.code[:_LONGEST_CODE])
-
-    def _from_the_task(self, stack: Stack) -> Stack:
-        """A stack without the frames around the task: our wrapper, and Celery's tracer above the first own function."""
-        for number, (file, _, _) in enumerate(stack):
-            if file in WRAPPERS:
-                stack = stack[:number]
-                break
-        outermost = max((number for number, frame in enumerate(stack) if self._own(frame[0])), default=len(stack) - 1)
-        return stack[: outermost + 1]
+            row = table.row(stack) if stack else None
+            if row is not None:
+                rows.append(HeapStack(row, weight))
+        return StackTable(total, max(0, total - sum(row.bytes for row in rows)), table.frames, rows)

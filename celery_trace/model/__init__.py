@@ -1,7 +1,8 @@
 """
 The data language of celery-trace: every record and every view, as frozen structs.
 
-``records`` are written by traced processes, ``capture`` has a failure's frames and values, ``views`` are for readers.
+``records``, ``profiles``, ``flow`` and ``running`` are written beside tasks (``wire`` makes them JSON), ``capture`` has
+a failure's frames and values, ``views`` are for readers.
 """
 
 from __future__ import annotations
@@ -17,11 +18,24 @@ from celery_trace.model.capture import (
     TaskContext,
     Variable,
 )
+from celery_trace.model.flow import (
+    Ahead,
+    Consuming,
+    Flow,
+    MessageStart,
+    QueueSample,
+    QueueView,
+    RedeliveryRisk,
+    RepeatedRun,
+    Schedule,
+    ScheduleView,
+    TaskFlow,
+)
+from celery_trace.model.profiles import TIMES, UNSEEN, Measure, TimeProfile, TimeStack
 from celery_trace.model.records import (
     FORMAT_VERSION,
     RUN_NOTHING,
     SHARE_THREADS,
-    AnyRecord,
     AuditEntry,
     Evidence,
     Failure,
@@ -48,14 +62,24 @@ from celery_trace.model.records import (
     TypeCount,
     Verdict,
     Window,
-    decode,
-    encode,
     failure_id,
     kill_of,
     leak_id,
     new_id,
     plain_text,
     stable_id,
+)
+from celery_trace.model.running import (
+    SNAPSHOT_AGAIN_S,
+    SNAPSHOT_VALID_S,
+    RunningRun,
+    RunningSnapshot,
+    RunningView,
+    RunStack,
+    StackLine,
+    StackRequest,
+    is_stuck,
+    stuck_after_s,
 )
 from celery_trace.model.views import (
     AlertView,
@@ -78,17 +102,24 @@ from celery_trace.model.views import (
     StoreSize,
     WorkerView,
 )
+from celery_trace.model.wire import AnyRecord, decode, encode
 
 __all__ = [
     "FORMAT_VERSION",
     "RUN_NOTHING",
     "SHARE_THREADS",
+    "SNAPSHOT_AGAIN_S",
+    "SNAPSHOT_VALID_S",
+    "TIMES",
+    "UNSEEN",
+    "Ahead",
     "AlertView",
     "AnyRecord",
     "AuditEntry",
     "Capture",
     "CapturedException",
     "ChainLink",
+    "Consuming",
     "Delivery",
     "Evidence",
     "ExceptionInfo",
@@ -96,6 +127,7 @@ __all__ = [
     "FailureDetail",
     "FailureGroup",
     "FailureSummary",
+    "Flow",
     "Forecast",
     "Frame",
     "FrameView",
@@ -112,27 +144,44 @@ __all__ = [
     "Line",
     "LocalValue",
     "LostStore",
+    "Measure",
     "MemoryState",
+    "MessageStart",
     "Node",
     "Outcome",
     "Page",
     "ProcessRecord",
     "ProcessView",
+    "QueueSample",
+    "QueueView",
     "Record",
+    "RedeliveryRisk",
+    "RepeatedRun",
     "RequestContext",
     "Role",
     "Rollup",
     "Room",
     "Run",
+    "RunStack",
+    "RunningRun",
+    "RunningSnapshot",
+    "RunningView",
     "Sample",
+    "Schedule",
+    "ScheduleView",
     "ShellLine",
     "ShellView",
     "Site",
+    "StackLine",
+    "StackRequest",
     "Stage",
     "Stats",
     "StatsView",
     "StoreSize",
     "TaskContext",
+    "TaskFlow",
+    "TimeProfile",
+    "TimeStack",
     "TypeCount",
     "Variable",
     "Verdict",
@@ -141,9 +190,11 @@ __all__ = [
     "decode",
     "encode",
     "failure_id",
+    "is_stuck",
     "kill_of",
     "leak_id",
     "new_id",
     "plain_text",
     "stable_id",
+    "stuck_after_s",
 ]

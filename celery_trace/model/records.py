@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import ClassVar
 from uuid import uuid4
 
-import msgspec
 from msgspec import Struct
 
 from celery_trace.intervals import ROLLUP_S
@@ -242,6 +242,31 @@ class Histogram(Struct, frozen=True, array_like=True):
         """The bucket of a duration (seconds)."""
         tenths_ms = int(duration_s * 10_000)
         return min(tenths_ms.bit_length(), Histogram.BUCKETS - 1)
+
+    @staticmethod
+    def together(added: Iterable[Histogram]) -> Histogram:
+        """Histograms, added up."""
+        counts = [0] * Histogram.BUCKETS
+        for one in added:
+            for bucket, runs in enumerate(one.counts[: Histogram.BUCKETS]):
+                counts[bucket] += runs
+        return Histogram(counts)
+
+    def percentile_s(self, share: float) -> float | None:
+        """
+        An upper bound of a percentile of the durations; None if there are none.
+
+        Args:
+            share: The percentile, from 0 to 1.
+        """
+        total, seen = sum(self.counts), 0
+        if not total:
+            return None
+        for bucket, runs in enumerate(self.counts):
+            seen += runs
+            if seen >= share * total:
+                return 0.0001 * float(1 << bucket)
+        return None
 
     @staticmethod
     def begins_s(bucket: int) -> float:
@@ -530,28 +555,6 @@ def kill_of(process: ProcessRecord, pid: int, at_s: float) -> Kill:
     """The end of ``pid``, which is ``process`` itself or a child of it."""
     worker = process.worker or process.host
     return Kill(at_s=at_s, pid=pid, process=process.parent_uid or process.uid, worker=worker)
-
-
-AnyRecord = ProcessRecord | Rollup | Run | Sample | Window | HeapProfile | Failure | Kept | Stats | AuditEntry
-
-_encoder = msgspec.json.Encoder(order=None)
-
-_decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
-
-
-def encode(record: AnyRecord) -> bytes:
-    """One line of JSON, without a line feed; lone surrogates must be escaped already."""
-    return _encoder.encode(record)
-
-
-def decode(data: bytes) -> AnyRecord:
-    """
-    The record that :func:`encode` has written.
-
-    Raises:
-        msgspec.DecodeError: The bytes are not JSON, or not a known record (``ValidationError``).
-    """
-    return _decoder.decode(data)
 
 
 def plain_text(text: str) -> str:

@@ -22,6 +22,7 @@
 #define PLACE_BYTES 512
 #define TEXT_AT (1 + 8 + 8 + 4) /* after the byte for "taken": start, thread, retries */
 #define TEXT_BYTES (PLACE_BYTES - TEXT_AT)
+#define COUNT_BYTES 8           /* of runs that have ended, before the places */
 
 enum { EMPTY = 0, RUNNING = 1 };
 enum { NO_PLACE = -1, NO_TAG = 0 };
@@ -226,9 +227,28 @@ typedef struct {
     Py_buffer buffer;           /* of the black box's file; buf is NULL without one */
     Py_ssize_t at;
     uint64_t threads[MOST_PLACES];      /* by place; 0 for a free one */
+    Token *tokens[MOST_PLACES];         /* by place; NULL for a free one */
+    double due_s;               /* when a sample is due, by the monotonic clock */
+    PyObject *missed;           /* list: a thread and its run for each run that ended while a sample was overdue */
     int used;                   /* places that have ever been taken */
     int count, most;
+    long long ended;
 } OpenRuns;
+
+/* The number of runs that have ended, as the black box has it. */
+static void
+write_ended(OpenRuns *self)
+{
+    if (self->buffer.buf != NULL && self->at >= COUNT_BYTES)
+        memcpy((char *)self->buffer.buf + self->at - COUNT_BYTES, &self->ended, COUNT_BYTES);
+}
+
+static void
+forget_tokens(OpenRuns *self)
+{
+    for (int i = 0; i < MOST_PLACES; i++)
+        Py_CLEAR(self->tokens[i]);
+}
 
 static int
 runs_init(OpenRuns *self, PyObject *args, PyObject *kwargs)
@@ -242,7 +262,9 @@ runs_init(OpenRuns *self, PyObject *args, PyObject *kwargs)
     Py_XSETREF(self->enter, Py_NewRef(Py_None));
     Py_XSETREF(self->leave, Py_NewRef(Py_None));
     self->token_type = *(PyTypeObject **)PyType_GetModuleState(Py_TYPE(self));
-    return 0;
+    self->due_s = INFINITY;
+    Py_XSETREF(self->missed, PyList_New(0));
+    return self->missed != NULL ? 0 : -1;
 }
 
 static int
@@ -255,6 +277,9 @@ runs_traverse(OpenRuns *self, visitproc visit, void *arg)
     Py_VISIT(self->enter);
     Py_VISIT(self->leave);
     Py_VISIT(self->latest);
+    Py_VISIT(self->missed);
+    for (int i = 0; i < self->used; i++)
+        Py_VISIT(self->tokens[i]);
     return 0;
 }
 
@@ -267,6 +292,8 @@ runs_clear(OpenRuns *self)
     Py_CLEAR(self->enter);
     Py_CLEAR(self->leave);
     Py_CLEAR(self->latest);
+    Py_CLEAR(self->missed);
+    forget_tokens(self);
     return 0;
 }
 
@@ -293,6 +320,7 @@ runs_write_to(OpenRuns *self, PyObject *args)
         PyBuffer_Release(&self->buffer);
     self->buffer.buf = NULL;
     memset(self->threads, 0, sizeof self->threads);
+    forget_tokens(self);
     self->used = 0;
     if (target == Py_None)
         Py_RETURN_NONE;
@@ -307,6 +335,7 @@ runs_write_to(OpenRuns *self, PyObject *args)
         return NULL;
     }
     self->at = at;
+    write_ended(self);
     Py_RETURN_NONE;
 }
 
@@ -406,6 +435,8 @@ runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
     token->duration_s = 0.0;
     token->retries = retries;
     token->place = thread ? take_place(self, thread, totals, token->task_id, retries, at_s) : NO_PLACE;
+    if (token->place != NO_PLACE)
+        Py_XSETREF(self->tokens[token->place], (Token *)Py_NewRef(token));
     token->shared = ++self->count;
     if (token->shared > self->most)
         self->most = token->shared;
@@ -419,6 +450,20 @@ runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
     if (PyErr_Occurred())
         PyErr_Clear();
     return (PyObject *)token;
+}
+
+/* A sample was due in this run and has not been taken: the run did not release the GIL in between. */
+static void
+note_missed(OpenRuns *self, Token *token)
+{
+    PyObject *pair = NULL;
+    if (PyList_GET_SIZE(self->missed) < MOST_PLACES)
+        pair = Py_BuildValue("KO", (unsigned long long)self->threads[token->place], token);
+    if (pair != NULL && PyList_Append(self->missed, pair) < 0)
+        PyErr_Clear();
+    else if (pair == NULL)
+        PyErr_Clear();
+    Py_XDECREF(pair);
 }
 
 static PyObject *
@@ -444,10 +489,15 @@ runs_end(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
         Py_XDECREF(result);
     }
     if (is_ours && token->place != NO_PLACE && self->buffer.buf != NULL && self->threads[token->place]) {
+        if (token->started_s <= self->due_s && self->due_s < token->started_s + token->duration_s)
+            note_missed(self, token);
         __atomic_store_n((char *)self->buffer.buf + self->at + token->place * PLACE_BYTES, EMPTY, __ATOMIC_RELEASE);
         self->threads[token->place] = 0;
+        Py_CLEAR(self->tokens[token->place]);   /* the caller has another reference */
         token->place = NO_PLACE;
     }
+    self->ended++;
+    write_ended(self);
     if (self->count > token->shared)
         token->shared = self->count;
     if (is_ours && --self->count == 0)
@@ -469,16 +519,31 @@ runs_add(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
 }
 
 static PyObject *
-runs_threads(OpenRuns *self, PyObject *Py_UNUSED(ignored))
+runs_in_progress(OpenRuns *self, PyObject *Py_UNUSED(ignored))
 {
     PyObject *list = PyList_New(0);
     for (int i = 0; list != NULL && i < self->used; i++) {
-        PyObject *thread = self->threads[i] ? PyLong_FromUnsignedLongLong(self->threads[i]) : NULL;
-        if (self->threads[i] && (thread == NULL || PyList_Append(list, thread) < 0))
+        if (self->tokens[i] == NULL)
+            continue;
+        /* An allocation may run a finalizer that ends the run. */
+        PyObject *token = Py_NewRef(self->tokens[i]);
+        PyObject *pair = Py_BuildValue("KN", (unsigned long long)self->threads[i], token);
+        if (pair == NULL || PyList_Append(list, pair) < 0)
             Py_CLEAR(list);
-        Py_XDECREF(thread);
+        Py_XDECREF(pair);
     }
     return list;
+}
+
+static PyObject *
+runs_take_missed(OpenRuns *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *fresh = PyList_New(0);
+    if (fresh == NULL)
+        return NULL;
+    PyObject *missed = self->missed;
+    self->missed = fresh;
+    return missed;
 }
 
 static PyMemberDef runs_members[] = {
@@ -490,6 +555,8 @@ static PyMemberDef runs_members[] = {
     {"latest", T_OBJECT, offsetof(OpenRuns, latest), READONLY, "The counts of the run that began last; None for none."},
     {"count", T_INT, offsetof(OpenRuns, count), READONLY, "Runs in progress."},
     {"most", T_INT, offsetof(OpenRuns, most), READONLY, "The most that were in progress at once."},
+    {"due_s", T_DOUBLE, offsetof(OpenRuns, due_s), 0, "When a sample is due, by the monotonic clock."},
+    {"ended", T_LONGLONG, offsetof(OpenRuns, ended), READONLY, "Runs that have ended."},
     {NULL},
 };
 
@@ -498,7 +565,8 @@ static PyMethodDef runs_methods[] = {
     {"begin", (PyCFunction)(void (*)(void))runs_begin, METH_FASTCALL, "begin(counts, task_id, retries) -> Token"},
     {"end", (PyCFunction)(void (*)(void))runs_end, METH_FASTCALL, "end(token, failed, retried) -> what add() returns"},
     {"add", (PyCFunction)(void (*)(void))runs_add, METH_FASTCALL, "Add a run that has ended to its counts."},
-    {"threads", (PyCFunction)runs_threads, METH_NOARGS, "The threads that have a run in the buffer."},
+    {"in_progress", (PyCFunction)runs_in_progress, METH_NOARGS, "The runs in the buffer, each with its thread."},
+    {"take_missed", (PyCFunction)runs_take_missed, METH_NOARGS, "The runs that ended while a sample was overdue."},
     {NULL},
 };
 

@@ -8,7 +8,9 @@ process dies. The collector reads the file afterwards.
 It cannot sample while C code holds the GIL, so each sample is shown with its age. If the process crashes in C code
 (SIGSEGV and the like), `faulthandler` appends the stack of the crash to the file.
 
-Layout: a header with the process record; a place for each run in progress; the last sample, twice; the crash, as text.
+Layout: a header with the process record and, at its end, the number of runs that have ended, the number of requests to
+the process, and the signal that it writes its stack on; a place for each run in progress; the last sample, twice; the
+crash, as text.
 A place is a byte for "taken" and the run in binary; :mod:`celery_trace.process.open_runs` writes it
 around every run. A sample is ``sequence, length, checksum, JSON``; the writer alternates between the two, so one whole
 sample survives.
@@ -23,21 +25,22 @@ import os
 import re
 import signal
 import struct
-import sys
+import threading
 import time
 import weakref
 import zlib
 from pathlib import Path
-from threading import get_ident
 from types import FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from celery_trace import private_files
 from celery_trace.clock import Clock
+from celery_trace.guard import Guard
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
-from celery_trace.process.open_runs import MOST_PLACES, PLACE, VISIBLE, OpenRuns
+from celery_trace.process.frames import RunPlaces, stacks_by_run
+from celery_trace.process.open_runs import COUNT, MOST_PLACES, PLACE, VISIBLE, OpenRuns, Token
 from celery_trace.text.code_owner import WRAPPERS
 
 _MAGIC: Final = b"ctbox\x00\x00\x03"
@@ -46,10 +49,20 @@ _SAMPLE_HEAD = struct.Struct("<QII")
 _HEADER_BYTES: Final = 4096
 _SAMPLE_BYTES: Final = 24576
 _RUNS_AT: Final = _HEADER_BYTES
+#: The end of the header is for numbers.
+_PROCESS_BYTES: Final = _HEADER_BYTES - 64
+#: Raised by 1 to have the process look for a request (:mod:`celery_trace.running.requests`).
+_REQUESTS: Final = struct.Struct("<Q")
+_REQUESTS_AT: Final = _RUNS_AT - COUNT.size - _REQUESTS.size
+#: The signal on which the process writes its stack into ``<uid>.dump``; 0 for none.
+_SIGNAL: Final = struct.Struct("<I")
+_SIGNAL_AT: Final = _REQUESTS_AT - _SIGNAL.size
 _SAMPLE_AT: Final = _RUNS_AT + MOST_PLACES * PLACE.size
 _SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
 #: Frames kept of one stack, innermost first.
 MOST_FRAMES: Final = 48
+#: Stacks in one sample.
+MOST_STACKS: Final = 8
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 #: A crash of up to 100 threads with 100 frames each; names of files are cut at 500 characters.
@@ -72,14 +85,30 @@ class Running(msgspec.Struct, frozen=True):
     retries: int
     started_at_s: float
     thread: int = 0
+    queue: str = ""  # known once its stack has been sampled
+
+
+class SampledStack(NamedTuple):
+    """The stack of a run in progress: file, line, function, innermost first, and its first frames from the task on."""
+
+    thread: int
+    token: Token
+    frames: list[tuple[str, int, str]]
+    inside: int  # how many of the frames are the task's; the others are around it
+    stands_for: float  # how many runs: more than one if more runs were in progress than are sampled at a time
 
 
 class _Sample(msgspec.Struct, frozen=True, array_like=True):
-    """The stacks of the threads that run tasks, by thread: file, line, function, innermost first."""
+    """
+    The stacks of the threads that run tasks, by thread: file, line, function, innermost first.
+
+    ``queues`` are the queues that the tasks came from, by thread.
+    """
 
     at_s: float
     rss_bytes: int
     stacks: dict[str, list[tuple[str, int, str]]]
+    queues: dict[str, str] = {}
 
 
 def label(kind: str, name: str) -> bytes:
@@ -92,6 +121,7 @@ class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
 
     process: ProcessRecord
     runs: list[tuple[Running, LastSample | None]]
+    ended: int = 0  # runs so far
 
     @property
     def running(self) -> Running | None:
@@ -126,6 +156,36 @@ class _CrashFile:
         os.close(self._descriptor)
 
 
+class _DumpFile:
+    """The file that `faulthandler` writes a stack into when a signal arrives."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self._path = path
+        self._number = number
+        os.close(private_files.create(path))
+        self._descriptor = private_files.open_file(path, os.O_WRONLY | os.O_APPEND)
+        faulthandler.register(number, file=self._descriptor, all_threads=False, chain=False)
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether the program has installed no handler of its own since."""
+        return signal.getsignal(self._number) is signal.SIG_DFL
+
+    def close(self) -> None:
+        self.forget()
+        self._path.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """In a forked child: the file is the parent's."""
+        handler = signal.getsignal(self._number)
+        if handler is signal.SIG_DFL:
+            faulthandler.unregister(self._number)
+        elif handler is not None and threading.current_thread() is threading.main_thread():
+            faulthandler.unregister(self._number)  # which removes the program's handler too
+            signal.signal(self._number, handler)
+        os.close(self._descriptor)
+
+
 class BlackBox:
     """
     The writing side, in the traced process.
@@ -143,12 +203,17 @@ class BlackBox:
     def __init__(self, path: Path, process: ProcessRecord, clock: Clock, open_runs: OpenRuns) -> None:
         self._path = path
         self._clock = clock
+        #: Set where runs share a thread.
+        self.places: RunPlaces | None = None
         self._pid = os.getpid()
         self._open_runs = open_runs
         self._sequence = 0
+        self._queues: dict[int, tuple[float, str]] = {}  # by thread: when its run began, and the run's queue
+        self._requests = 0  # that were answered
+        self._dump_file: _DumpFile | None = None
         self._crash_file: weakref.ref[_CrashFile] | None = None
         header = _encode(process)
-        if len(header) + _HEADER.size > _HEADER_BYTES:
+        if len(header) + _HEADER.size > _PROCESS_BYTES:
             header = _encode(msgspec.structs.replace(process, counters=[], worker=process.worker[:200]))
         self._lock_path = path.with_suffix(".lock")
         self._lock = _hold_lock(self._lock_path)
@@ -189,33 +254,88 @@ class BlackBox:
         self._crash_file = weakref.ref(file)
         return True
 
+    def dump_on(self, number: int) -> bool:
+        """
+        Have a signal write the main thread's stack into ``<uid>.dump``, also while C code holds the interpreter's lock.
+
+        Without ``chain``, `faulthandler` asks the kernel to restart system calls that the signal interrupts.
+
+        Returns:
+            False, with nothing changed, if the program has its own handler for the signal.
+        """
+        if self._map is None or signal.getsignal(number) is not signal.SIG_DFL:
+            return False
+        self._dump_file = _DumpFile(self._path.with_suffix(".dump"), number)
+        _SIGNAL.pack_into(self._map, _SIGNAL_AT, number)
+        return True
+
+    def requested(self) -> bool:
+        """Whether the stack of a run was requested since the last call. Cheap."""
+        if self._map is None:
+            return False
+        requests = _REQUESTS.unpack_from(self._map, _REQUESTS_AT)[0]
+        is_new, self._requests = requests != self._requests, requests
+        return bool(is_new)
+
+    def _yield_signal(self) -> None:
+        """Leave the signal to the program, if it has installed its own handler since."""
+        if self._dump_file is not None and self._map is not None and not self._dump_file.is_in_force:
+            _SIGNAL.pack_into(self._map, _SIGNAL_AT, 0)
+
+    def _disable_dumps(self) -> None:
+        if self._dump_file is not None:
+            self._dump_file.close()
+            self._dump_file = None
+
     def _disable_crash_handler(self) -> None:
         """Disable `faulthandler`, unless the program has enabled it for another file since."""
         if self._crash_file is not None and self._crash_file() is not None:
             faulthandler.disable()
         self._crash_file = None
 
-    def sample(self) -> None:
-        """Sample the stacks of the threads that run tasks; nothing is written while none does."""
+    def sample(self) -> list[SampledStack]:
+        """
+        Sample the stacks of the threads that run tasks; nothing is written while none does.
+
+        Returns:
+            The stacks; none under gevent and eventlet, where the stack that can be read need not be a task's.
+        """
         target = self._map
         if target is None or os.getpid() != self._pid:
-            return
-        running = self._open_runs.threads()[:8]
-        if not running:
-            return
-        frames = sys._current_frames()
-        stacks = {str(thread): _stack_of(frames[thread]) for thread in running if thread in frames}
-        if not stacks:
-            # Greenlets: only the running one has a stack that can be read.
-            stacks = {"": _stack_of(frames[get_ident()])} if get_ident() in frames else {}
+            return []
+        in_progress = self._open_runs.in_progress()
+        if not in_progress:
+            return []
+        self._yield_signal()
+        # Of many at once, other ones each time.
+        first = self._sequence * MOST_STACKS % len(in_progress) if len(in_progress) > MOST_STACKS else 0
+        running = dict((in_progress[first:] + in_progress[:first])[:MOST_STACKS])
+        frames = stacks_by_run(running, self.places)
+        found = [
+            SampledStack(thread, running[thread], *_places_of(stack), len(in_progress) / len(running))
+            for thread, stack in frames.items()
+        ]
+        stacks = {str(one.thread): one.frames for one in found}
         del frames
-        data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks))
+        data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks, self._queues_of(running)))
         while len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size and stacks:
             stacks = {thread: stack[: len(stack) // 2] for thread, stack in list(stacks.items())[:4]}
             if not any(stacks.values()):
                 stacks = {}
             data = _encode(_Sample(self._clock.now_s(), 0, stacks))
         self._write_sample(data)
+        return found if self.places is None else []
+
+    def _queues_of(self, running: dict[int, Token]) -> dict[str, str]:
+        """The queues that runs came from, read from their requests once for each run."""
+        known, self._queues = self._queues, {}
+        for thread, token in running.items():
+            began_s, queue = known.get(thread, (-1.0, ""))
+            if began_s != token.started_s and token.describe is not None:
+                with Guard("queue of a run"):
+                    queue = token.describe(token.origin)[0][:255]
+            self._queues[thread] = (token.started_s, queue)
+        return {str(thread): queue for thread, (_, queue) in self._queues.items() if queue}
 
     def _resident_bytes(self) -> int:
         if self._statm < 0:
@@ -238,6 +358,7 @@ class BlackBox:
         if self._map is None:
             return
         self._disable_crash_handler()
+        self._disable_dumps()
         self._open_runs.write_to(None)
         self._map.close()
         self._map = None
@@ -265,6 +386,9 @@ class BlackBox:
     def forget(self) -> None:
         """In a forked child: close the parent's box and its lock, and leave the files to the parent."""
         self._disable_crash_handler()
+        if self._dump_file is not None:
+            self._dump_file.forget()
+            self._dump_file = None
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -303,14 +427,19 @@ def _hold_lock(path: Path) -> int:
     return descriptor
 
 
-def _stack_of(frame: FrameType | None) -> list[tuple[str, int, str]]:
+def _places_of(frames: list[FrameType]) -> tuple[list[tuple[str, int, str]], int]:
+    """A stack without our wrappers, and how many of its frames are inside of the outermost wrapper: the task's."""
     stack: list[tuple[str, int, str]] = []
-    while frame is not None and len(stack) < MOST_FRAMES:
+    inside = -1
+    for frame in frames:
+        if len(stack) == MOST_FRAMES:
+            break
         code = frame.f_code
         if code.co_filename not in WRAPPERS:
             stack.append((code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname))
-        frame = frame.f_back
-    return stack
+        else:
+            inside = len(stack)
+    return stack, inside if inside >= 0 else len(stack)
 
 
 def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
@@ -323,22 +452,25 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
             Now, if not given.
     """
     try:
-        with open(private_files.open_file(path, os.O_RDONLY), "rb") as file:
-            data = file.read(_SIZE + _CRASH_BYTES)
+        with open(private_files.open_file(path, os.O_RDONLY), "rb", buffering=0) as file:
+            data = file.read(_SAMPLE_AT)
+            if data.startswith(_MAGIC) and any(data[_RUNS_AT :: PLACE.size]):  # else nothing runs
+                data += file.read(_SIZE + _CRASH_BYTES - _SAMPLE_AT)
             written_at_s = os.fstat(file.fileno()).st_mtime
+            is_whole = os.fstat(file.fileno()).st_size >= _SIZE
     except OSError:
         return None
-    if len(data) < _SIZE or not data.startswith(_MAGIC):
+    if not is_whole or not data.startswith(_MAGIC):
         return None
     noticed_at_s = noticed_at_s if noticed_at_s is not None else time.time()
     _, length = _HEADER.unpack_from(data)
     try:
         process = msgspec.json.decode(data[_HEADER.size : _HEADER.size + length], type=ProcessRecord)
-        sampled = _newest_sample(data)
+        sampled = _newest_sample(data) if len(data) >= _SIZE else b""
         sample = msgspec.json.decode(sampled, type=_Sample) if sampled else None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    running = _running(data)
+    running = [_with_queue(run, sample) for run in _running(data)]
     crash = _crash_of(data[_SIZE:].decode("utf-8", "replace"))
     runs = []
     for run in running:
@@ -346,7 +478,40 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
         if crash is not None:
             seen = crash.of_run(run, running, min(written_at_s, noticed_at_s), noticed_at_s, seen)
         runs.append((run, seen))
-    return BoxReading(process=process, runs=runs)
+    return BoxReading(process=process, runs=runs, ended=COUNT.unpack_from(data, _RUNS_AT - COUNT.size)[0])
+
+
+def request(path: Path) -> None:
+    """
+    Have a living process look for a request.
+
+    Raises:
+        OSError: It has no black box.
+    """
+    descriptor = private_files.open_file(path, os.O_RDWR)
+    try:
+        before = os.pread(descriptor, _REQUESTS.size, _REQUESTS_AT)
+        if len(before) == _REQUESTS.size:
+            number = (_REQUESTS.unpack(before)[0] + 1) % 2**64
+            os.pwrite(descriptor, _REQUESTS.pack(number), _REQUESTS_AT)
+    finally:
+        os.close(descriptor)
+
+
+def dump_signal(path: Path) -> int:
+    """The signal on which a process writes its stack; 0 if it does not."""
+    try:
+        with open(private_files.open_file(path, os.O_RDONLY), "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), _SIGNAL.size, _SIGNAL_AT)
+    except OSError:
+        return 0
+    return int(_SIGNAL.unpack(data)[0]) if len(data) == _SIGNAL.size else 0
+
+
+def dumped_stack(text: str) -> list[Line]:
+    """The stack that `faulthandler` has written on a signal, innermost first."""
+    found = (_CRASH_FRAME.match(line) for line in text.splitlines())
+    return [Line(one[1], int(one[2]), one[3]) for one in found if one and one[1] not in WRAPPERS][:MOST_FRAMES]
 
 
 class _Crash(msgspec.Struct, frozen=True):
@@ -402,6 +567,11 @@ def _running(data: bytes) -> list[Running]:
             kind, _, name = rest.partition("\0")
             runs.append(Running(kind, name, task_id, retries, started_at_s, thread))
     return runs
+
+
+def _with_queue(run: Running, sample: _Sample | None) -> Running:
+    queue = sample.queues.get(str(run.thread)) if sample is not None and sample.at_s >= run.started_at_s else None
+    return msgspec.structs.replace(run, queue=queue) if queue else run
 
 
 def _newest_sample(data: bytes) -> bytes:

@@ -8,6 +8,7 @@ no extension module; a contract test runs both.
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 import time
@@ -26,6 +27,8 @@ NEXT_PERIOD, ADDED, OUTLIER, SCATTERED = -1, 0, 1, 2
 #: A place in the black box: a byte for "taken", when the run began, its thread, its retries; and task id,
 #: kind and name as text, separated by zero bytes. A name that does not fit is cut.
 PLACE: Final = struct.Struct("<BdQi491s")
+#: How many runs have ended.
+COUNT: Final = struct.Struct("<q")
 #: Places in a black box. More concurrent runs exist only under gevent, where one of them has a stack.
 MOST_PLACES: Final = 64
 _NO_PLACE: Final = -1
@@ -140,9 +143,15 @@ class PlainOpenRuns:
         #: Runs in progress, and the most that there were at once.
         self.count = 0
         self.most = 1
+        #: When a sample of the stacks is due, by the monotonic clock.
+        self.due_s = math.inf
+        self._missed: list[tuple[int, PlainToken]] = []
+        #: Runs that have ended.
+        self.ended = 0
         self._buffer: memoryview | None = None
         self._at = 0
         self._threads: list[int] = []  # that have a place; 0 for a free one
+        self._tokens: dict[int, PlainToken] = {}  # by place
         self._lock = threading.RLock()
 
     def write_to(self, target: mmap | bytearray | None, at: int = 0) -> None:
@@ -151,18 +160,24 @@ class PlainOpenRuns:
 
         Args:
             target: The buffer, such as a memory-mapped file.
-            at: The offset of the places, bytes.
+            at: The offset of the places, bytes. The number of runs that have ended is written before it, if
+                there is space.
         """
         with self._lock:
             if self._buffer is not None:
                 self._buffer.release()
-            self._buffer, self._at, self._threads = None, at, []
+            self._buffer, self._at, self._threads, self._tokens = None, at, [], {}
             if target is not None:
                 buffer = memoryview(target)
                 if buffer.nbytes < at + MOST_PLACES * PLACE.size:
                     buffer.release()
                     raise ValueError("the buffer is too small for the places")
                 self._buffer = buffer
+                self._write_ended()
+
+    def _write_ended(self) -> None:
+        if self._buffer is not None and self._at >= COUNT.size:
+            COUNT.pack_into(self._buffer, self._at - COUNT.size, self.ended)
 
     def begin(self, totals: Any, task_id: str, retries: int) -> PlainToken:
         """A run begins in this thread. A nested one, such as an eager task's, has no place of its own."""
@@ -198,6 +213,7 @@ class PlainOpenRuns:
         PLACE.pack_into(self._buffer, at, False, token.started_at_s, thread, token.retries, text)
         self._buffer[at] = True  # last: a process that is killed before leaves no half-written run
         self._threads[place] = thread
+        self._tokens[place] = token
         return place
 
     def end(self, token: PlainToken, failed: bool, retried: bool) -> int:
@@ -207,16 +223,21 @@ class PlainOpenRuns:
             # Coroutines of a thread end in any order: the tag before may be that of a run that has ended.
             self.leave(NO_TAG if token.owner is self and self.count == 1 else token.tag_before)
         token.shared = max(token.shared, self.count)
-        if token.owner is self:  # and not another recorder's
-            with self._lock:
+        with self._lock:
+            self.ended += 1
+            self._write_ended()
+            if token.owner is self:  # and not another recorder's
                 self._leave(token)
         token.owner = None
         return self.add(token, failed, retried)
 
     def _leave(self, token: PlainToken) -> None:
         if token.place != _NO_PLACE and self._buffer is not None and token.place < len(self._threads):
+            if token.started_s <= self.due_s < token.started_s + token.duration_s and len(self._missed) < MOST_PLACES:
+                self._missed.append((self._threads[token.place], token))
             self._buffer[self._at + token.place * PLACE.size] = False
             self._threads[token.place] = 0
+            self._tokens.pop(token.place, None)
         token.place = _NO_PLACE
         self.count -= 1
         if not self.count:
@@ -226,9 +247,19 @@ class PlainOpenRuns:
         """Add a run that has ended to its counts: :data:`NEXT_PERIOD` if it began later, or whether to write it."""
         return token.totals.add(token, failed, retried)  # type: ignore[no-any-return]
 
-    def threads(self) -> list[int]:
-        """The threads or greenlets that have a run in the buffer."""
-        return [thread for thread in self._threads if thread]
+    def in_progress(self) -> list[tuple[int, PlainToken]]:
+        """The runs in the buffer, each with its thread or greenlet."""
+        with self._lock:
+            return [(self._threads[place], token) for place, token in sorted(self._tokens.items())]
+
+    def take_missed(self) -> list[tuple[int, PlainToken]]:
+        """
+        The runs that ended while a sample was overdue, each with its thread: they had begun before :attr:`due_s`, and
+        did not let another thread run until they ended.
+        """
+        with self._lock:
+            missed, self._missed = self._missed, []
+            return missed
 
 
 if TYPE_CHECKING:

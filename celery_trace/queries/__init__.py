@@ -8,16 +8,26 @@ All block, are thread-safe, and raise :class:`~celery_trace.stores.StoreUnavaila
 
 from celery_trace.queries.cursors import BadCursor
 from celery_trace.queries.failures import FailureQueries
+from celery_trace.queries.flow import FlowQueries
 from celery_trace.queries.forecasts import ForecastQueries
 from celery_trace.queries.heaps import HeapQueries
 from celery_trace.queries.leaks import LeakQueries
 from celery_trace.queries.monitoring import MonitoringQueries
+from celery_trace.queries.running import RunningQueries
 from celery_trace.queries.runs import RunQueries
 from celery_trace.queries.workflows import WorkflowQueries
 
 
 class Queries(
-    LeakQueries, FailureQueries, RunQueries, HeapQueries, ForecastQueries, MonitoringQueries, WorkflowQueries
+    LeakQueries,
+    FailureQueries,
+    RunQueries,
+    RunningQueries,
+    HeapQueries,
+    ForecastQueries,
+    FlowQueries,
+    MonitoringQueries,
+    WorkflowQueries,
 ):
     """Reads one store: ``Queries(store)``."""
 

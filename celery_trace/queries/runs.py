@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from celery_trace.intervals import SAMPLE_S, SILENT_S
-from celery_trace.model import Page, ProcessRecord, ProcessView, Role, Rollup, Run, Sample, WorkerView
+from celery_trace.model import (
+    Page,
+    ProcessRecord,
+    ProcessView,
+    Role,
+    Rollup,
+    Run,
+    RunningSnapshot,
+    Sample,
+    WorkerView,
+)
 from celery_trace.queries import cursors
 from celery_trace.queries.base import QueryBase
 from celery_trace.stores import rows as rows_of
@@ -139,10 +150,13 @@ class RunQueries(QueryBase):
                 .subquery()
             )
             rows = connection.execute(sa.select(numbered).where(numbered.c.place <= each)).all() if page else []
+            newest = _newest_facts(rows_of.RUNNING.records(connection.execute(sa.select(tables.running))))
         together: dict[tuple[str, str], list[Any]] = {}
         for row in rows:
             together.setdefault((_name(row), row.host), []).append(row)
-        views = [_worker(name, host, together[name, host], now_s) for name, host in page if (name, host) in together]
+        views = [
+            _worker(name, host, together[name, host], newest, now_s) for name, host in page if (name, host) in together
+        ]
         following = cursors.encode(list(page[-1])) if len(keys) > limit else None
         return Page("workers", views, following)
 
@@ -243,14 +257,34 @@ def _one_in_each_slice(
     return found
 
 
+class _NewestFacts(NamedTuple):
+    """What a snapshot says of a process: newer than its latest sample, which may be minutes old."""
+
+    at_s: float
+    runs: int
+    running: str
+
+
+def _newest_facts(snapshots: Iterable[RunningSnapshot]) -> dict[str, _NewestFacts]:
+    """By process."""
+    found: dict[str, _NewestFacts] = {}
+    for snapshot in snapshots:
+        names = {run.process: run.name for run in snapshot.runs}
+        for uid, runs in snapshot.ended.items():
+            found[uid] = _NewestFacts(snapshot.at_s, runs, names.get(uid, ""))
+    return found
+
+
 def _alive(row: AnyRow, now_s: float) -> bool:
     return row.ended_at_s is None and now_s - row.seen_at_s < SILENT_S
 
 
-def _worker(name: str, host: str, rows: Sequence[AnyRow], now_s: float) -> WorkerView:
+def _worker(
+    name: str, host: str, rows: Sequence[AnyRow], newest: Mapping[str, _NewestFacts], now_s: float
+) -> WorkerView:
     rows = sorted(rows, key=lambda row: (not _alive(row, now_s), -row.seen_at_s))
     living = [row for row in rows if _alive(row, now_s)]  # the first ones
-    views = [_process(row) for row in rows]
+    views = [_process(row, newest.get(row.uid)) for row in rows]
     # A child that has just started has no sample yet.
     resident = [view.memory.rss_bytes for view in views[: len(living)] if view.memory]
     ratios = [row.overhead_ratio for row in living if row.sampled_at_s is not None]
@@ -260,7 +294,7 @@ def _worker(name: str, host: str, rows: Sequence[AnyRow], now_s: float) -> Worke
         role=_shared_role(rows),
         alive=bool(living),
         rss_bytes=sum(resident),
-        last_seen=max(row.seen_at_s for row in rows),
+        last_seen=max(max(row.seen_at_s, newest[row.uid].at_s if row.uid in newest else 0.0) for row in rows),
         overhead_ratio=max(ratios, default=0.0),
         processes=views,
         rss_processes=len(resident),
@@ -273,5 +307,8 @@ def _shared_role(rows: Sequence[AnyRow]) -> str:
     return "child" if "child" in roles else min(roles - {"beat"}, default="beat")
 
 
-def _process(row: AnyRow) -> ProcessView:
-    return rows_of.PROCESS_VIEWS.record(row, at=row.sampled_at_s)
+def _process(row: AnyRow, newest: _NewestFacts | None) -> ProcessView:
+    view = rows_of.PROCESS_VIEWS.record(row, at=row.sampled_at_s)
+    if newest is None or row.ended_at_s is not None or newest.at_s < (row.sampled_at_s or 0.0):
+        return view
+    return replace(view, runs=newest.runs, running=newest.running, at=newest.at_s)

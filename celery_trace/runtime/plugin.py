@@ -34,12 +34,23 @@ from celery_trace.guard import AGAIN_S, Guard, report, swallow
 from celery_trace.heap import retainers
 from celery_trace.model import RUN_NOTHING, Kind, Role, new_id
 from celery_trace.process.open_runs import Token
-from celery_trace.runtime import batches, refused_messages, signals, soft_limits, tracers
+from celery_trace.runtime import (
+    batches,
+    consumed,
+    publishing,
+    refused_messages,
+    schedules,
+    signals,
+    soft_limits,
+    tracers,
+)
 from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.consumed import ConsumedMessages, WorkerRequest
 from celery_trace.runtime.probes.heap_probe import HeapProbe
 from celery_trace.runtime.probes.memory_probe import MemoryProbe
 from celery_trace.runtime.probes.profile_probe import ProfileProbe
 from celery_trace.runtime.recorder import Recorder
+from celery_trace.runtime.schedules import CeleryScheduler, Schedules
 from celery_trace.settings import SECRETS, SettingError, Settings
 from celery_trace.spool import unrecorded
 from celery_trace.spool.unrecorded import EVENT_S
@@ -140,6 +151,11 @@ class CeleryTrace:
         self._uninstall_batches: Callable[[], None] | None = None
         self._uninstall_refused: Callable[[], None] | None = None
         self._uninstall_limits: Callable[[], None] | None = None
+        self._uninstall_consumed: Callable[[], None] | None = None
+        self._uninstall_schedules: Callable[[], None] | None = None
+        self._consumed: ConsumedMessages | None = None  # of a worker's main process
+        self._scheduler: CeleryScheduler | None = None  # that runs as a thread of this worker
+        self._stamps: bool | None = None  # whether messages get our header; None until the first one
         _hide_secrets()
         # Not the app's address: another app may get it while these receivers are still connected.
         self._connection = signals.connect(self, uid=f"celery_trace.{new_id()}")
@@ -181,10 +197,13 @@ class CeleryTrace:
             self._uninstall_batches,
             self._uninstall_refused,
             self._uninstall_limits,
+            self._uninstall_consumed,
+            self._uninstall_schedules,
         ):
             if uninstall is not None:
                 uninstall()
         self._uninstall_tracers = self._uninstall_batches = self._uninstall_refused = self._uninstall_limits = None
+        self._uninstall_consumed = self._uninstall_schedules = self._consumed = None
         if self._collector is not None:
             self._collector.stop()
             self._collector = None
@@ -247,8 +266,28 @@ class CeleryTrace:
                 recorder.extra_counters.append(self._control_counters)
                 recorder.ticker.every(DESK_S, self._open_desk, "orders")
                 self._open_desk()
+                self._follow_messages(recorder, sender)
+            if self._scheduler is not None:
+                self._follow_schedule(recorder, self._scheduler)
             if self.settings.collector:
                 recorder.begin("collector", lambda: self._begin_collector(recorder))
+
+    def _follow_messages(self, recorder: Recorder, consumer: object) -> None:
+        """Measure how long the messages of this worker wait; in its main process."""
+        self._consumed = ConsumedMessages(recorder.process, recorder.flow, recorder.write)
+        self._uninstall_consumed = consumed.install(self._consumed.accepted)
+        recorder.ticker.every(consumed.LOOK_S, self._look_at_queues, "queues", idle_s=consumed.LOOK_IDLE_S)
+        self._consumed.look(consumer)
+
+    def _look_at_queues(self) -> None:
+        if self._consumed is not None:
+            self._consumed.look()
+
+    def _follow_schedule(self, recorder: Recorder, scheduler: CeleryScheduler) -> None:
+        """Record what a scheduler of this process publishes and misses."""
+        followed = Schedules(scheduler, recorder.process.uid, recorder.write)
+        self._uninstall_schedules = followed.install()
+        recorder.ticker.every(schedules.LOOK_S, followed.look, "schedule", idle_s=schedules.LOOK_IDLE_S)
 
     def _begin_collector(self, recorder: Recorder) -> None:
         from celery_trace.collector import CollectorProcess
@@ -310,7 +349,7 @@ class CeleryTrace:
         with Guard("worker_process_init"):
             if self._main_pid and os.getpid() != self._main_pid:
                 self._role = Role.CHILD
-                self._collector = self._receiver = None  # the parent's
+                self._collector = self._receiver = self._consumed = None  # the parent's
                 self._again_at_s, self._failed_starts = 0.0, 0
                 with Guard("recorder"):
                     self._trace_here()
@@ -343,6 +382,10 @@ class CeleryTrace:
     def _end(self) -> None:
         if self._traced is not None:
             self._traced.watcher.refusals.report_left_out()
+        if self._consumed is not None:
+            with Guard("queues: end"):
+                self._consumed.close()
+            self._consumed = None
         recorders.close("exit")
         self._traced = None
         if self._collector is not None:
@@ -357,7 +400,12 @@ class CeleryTrace:
         """
         with Guard("beat_init"):
             pid = os.getpid()
-            if not self._is_ours(sender) or pid in (self._main_pid, self._beat_pid):
+            if not self._is_ours(sender) or pid == self._beat_pid:
+                return
+            if pid == self._main_pid:
+                self._scheduler = getattr(sender, "scheduler", None)
+                if self._traced is not None and self._scheduler is not None:
+                    self._follow_schedule(self._traced.recorder, self._scheduler)
                 return
             try:
                 enabled = self.settings.enabled
@@ -375,6 +423,10 @@ class CeleryTrace:
             # A process that a worker forks ends without calling `atexit`.
             self._beat_end = Finalize(None, self._beat_ends, exitpriority=0)
             recorder = self._trace_here().recorder
+            with Guard("schedule"):
+                scheduler: CeleryScheduler | None = getattr(sender, "scheduler", None)
+                if scheduler is not None:
+                    self._follow_schedule(recorder, scheduler)
             if self.settings.collector and not self._main_pid:
                 recorder.begin("collector", lambda: self._begin_collector(recorder))
 
@@ -383,6 +435,20 @@ class CeleryTrace:
             self._end()
 
     # --- a task's life ---------------------------------------------------------------------------------
+
+    def on_before_task_publish(self, **signal: object) -> None:
+        """A message is about to be published, in any process that loads the app."""
+        if self._stamps is None:
+            self._stamps = False
+            with Guard("settings of a publisher"):  # not kept: a worker that starts here has options of its own
+                self._stamps = (self._settings or settings_module.from_app(self.app)).enabled
+        if self._stamps:
+            publishing.message_published(**signal)
+
+    def on_task_received(self, sender: object = None, request: WorkerRequest | None = None, **_: object) -> None:
+        """A worker has received a message; in its main process."""
+        if self._consumed is not None and request is not None and self._is_ours(sender):
+            self._consumed.received(sender, request)
 
     # The hooks around every run have their own try: a context manager would be a tenth of their cost.
 

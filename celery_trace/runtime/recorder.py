@@ -31,13 +31,16 @@ from celery_trace.model import (
     Role,
     Run,
     Stats,
+    TimeProfile,
     Window,
     new_id,
 )
 from celery_trace.process.blackbox import label
 from celery_trace.process.counters import available
+from celery_trace.process.frames import shared_places
 from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERED, OpenRuns, Token
 from celery_trace.redaction import Redactor
+from celery_trace.runtime.flow import MessageFlow
 from celery_trace.runtime.probes import PROBES
 from celery_trace.runtime.probes.probe import IDLE_S, Probe
 from celery_trace.runtime.rollups import RunTotals
@@ -114,14 +117,17 @@ class Recorder:
         self.ticker = ticker
         self.clock = clock
         self.keeper: LiveKeeper | None = None
+        #: The messages that it publishes and consumes.
+        self.flow = MessageFlow(process.uid, self.write, clock, ticker)
         #: The runs in progress.
         self.open_runs = OpenRuns()
         if type(clock) is not SystemClock:
             self.open_runs.now = clock.now_s
-        if process.role in SHARE_THREADS:  # gevent and eventlet patch this function: each greenlet has a number
-            self.open_runs.ident = threading.get_ident
+        #: Set where runs may share a thread: each greenlet or coroutine has a number.
+        self.places = shared_places() if process.role in SHARE_THREADS else None
+        if self.places is not None:
+            self.open_runs.ident = self.places.ident
         self.pid = process.pid
-        self.runs = 0  # that have ended
         self.extra_counters: list[Callable[[], dict[str, int]]] = []
         self._beginnings = guard.Beginnings()
         self.code_of = code_of
@@ -208,7 +214,7 @@ class Recorder:
 
     def write(self, record: AnyRecord) -> None:
         """Append one record to the spool, which counts what doesn't fit."""
-        if isinstance(record, Window | Run | HeapProfile):
+        if isinstance(record, Window | Run | HeapProfile | TimeProfile):
             record = without_secrets(record, self.redactor)
         self.spool.append(record)
 
@@ -237,7 +243,6 @@ class Recorder:
         """
         retried = state == "RETRY"
         added = self.open_runs.end(token, failed, retried)
-        self.runs += 1
         if token.observed:
             self._after_run(token)
         while added == NEXT_PERIOD:
@@ -342,6 +347,11 @@ class Recorder:
         with self._lock:
             return list(self._totals.values())
 
+    @property
+    def runs(self) -> int:
+        """Runs that have ended."""
+        return self.open_runs.ended
+
     # --- at intervals ----------------------------------------------------------------------------------
 
     def is_idle(self) -> bool:
@@ -349,14 +359,16 @@ class Recorder:
         return (
             not self.open_runs.count
             and self.runs == self._flushed_runs
+            and not self.flow.dirty
             and self._counters() == self._last_stats
             and not any(probe.is_busy for probe in self.probes)
         )
 
     def flush(self) -> None:
-        """Write the rollups that changed."""
+        """Write the rollups and the counts of messages that changed."""
         self._flushed_runs = self.runs
         self.spool.retry_pending()
+        self.flow.flush()
         with self._lock:
             changed = [totals for totals in self._totals.values() if totals.dirty]
             for totals in changed:
@@ -401,8 +413,11 @@ class Recorder:
 
     def _counters(self) -> dict[str, int]:
         written = self.spool.account()
-        counters = {key: count for key, count in written.items() if not key.endswith((":stats", ":sample"))}
+        counters = {
+            key: count for key, count in written.items() if not key.endswith((":stats", ":sample", ":consuming"))
+        }
         counters.update({f"own_error:{place}": count for place, count in guard.own_errors.items()})
+        counters.update(self.flow.counters)
         for probe in self.probes:
             with probe.guard:
                 counters.update(probe.counters())
@@ -421,6 +436,9 @@ class Recorder:
         if self.keeper is not None:
             with guard.Guard("live keeper: close"):
                 self.keeper.close(how)
+        for probe in self.probes:
+            with probe.guard:
+                probe.write_rest()
         self._close_probes(last=False)
         with guard.Guard("recorder: last flush"):
             self.spool.retry_pending(at_once=True)

@@ -20,9 +20,15 @@ class RunTotals(Counts):
         self.kind = kind
         self.name = name
         self.traced = 0  # runs that were traced, since the start
+        self._runs_before = 0  # this period
         self.rss_max_bytes = 0
         self.bucket_s = _bucket_s(at_s)
         self.take(self.bucket_s + Rollup.BUCKET_S)
+
+    @property
+    def all_runs(self) -> int:
+        """Runs that have ended since the start of the process."""
+        return self._runs_before + self.read()[0]
 
     def learn_slow_bucket(self) -> None:
         """Set the duration bucket from which a run is an outlier."""
@@ -46,6 +52,7 @@ class RunTotals(Counts):
         """Begin the five minutes of ``at_s``. Returns the previous totals as a record."""
         bucket_s = _bucket_s(at_s)
         ended = self._record(process, seq, self.take(bucket_s + Rollup.BUCKET_S))
+        self._runs_before += ended.runs
         self.bucket_s, self.rss_max_bytes = bucket_s, 0
         return ended
 

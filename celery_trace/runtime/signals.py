@@ -16,6 +16,8 @@ RECEIVED: Final = (
     "worker_ready",
     "worker_shutdown",
     "beat_init",
+    "before_task_publish",
+    "task_received",
     "task_prerun",
     "task_postrun",
     "task_failure",

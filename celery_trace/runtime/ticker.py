@@ -18,15 +18,22 @@ _EARLY: Final = 0.15
 
 
 class Timer:
-    """A call at an interval; ``every_s`` may be changed."""
+    """
+    A call at an interval; ``every_s`` may be changed.
 
-    __slots__ = ("call", "due_s", "every_s", "guard", "idle_s")
+    ``early`` is the share of the interval by which a call may be made early. ``wake``, if set, is called when the
+    process is no longer idle, in the thread of the run that begins; it returns when the next call is due.
+    """
+
+    __slots__ = ("call", "due_s", "early", "every_s", "guard", "idle_s", "wake")
 
     def __init__(self, every_s: float, idle_s: float, due_s: float, call: Callable[[], object], name: str) -> None:
         self.every_s = every_s
         self.idle_s = idle_s
         self.due_s = due_s
         self.call = call
+        self.early = _EARLY
+        self.wake: Callable[[], float] | None = None
         self.guard = Guard(f"ticker: {name}")
 
 
@@ -88,6 +95,10 @@ class Ticker:
     def wake(self) -> None:
         """The process is no longer idle: return to the normal intervals."""
         self.asleep = False
+        for timer in self._timers:
+            if timer.wake is not None:
+                with timer.guard:
+                    timer.due_s = timer.wake()
         self._wake.set()
 
     def beat(self) -> float:
@@ -96,10 +107,12 @@ class Ticker:
         idle = self.is_idle()
         for timer in self._timers:
             interval_s = timer.idle_s if idle else timer.every_s
-            if timer.due_s <= now_s + _EARLY * interval_s:
+            if timer.due_s <= now_s + timer.early * interval_s:
                 timer.due_s = now_s + interval_s
                 with timer.guard:
                     timer.call()
+                if not idle:
+                    timer.due_s = now_s + timer.every_s  # the call may have changed it
             elif timer.due_s > now_s + interval_s:
                 timer.due_s = now_s + interval_s  # it was deferred while the process was idle
         self.asleep = idle

@@ -12,17 +12,15 @@ import os
 from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
-from celery_trace.model import AuditEntry, Failure, HeapProfile, Kept, ProcessRecord, Rollup, Run, Sample, Stats, Window
+from celery_trace.model import AnyRecord, ProcessRecord
 from celery_trace.spool import segments
 from celery_trace.spool.lines import opening
 from celery_trace.spool.losses import Losses
 from celery_trace.spool.segments import HEADER_BYTES, Segment, SpoolListing
 
-TAGS: dict[type, str] = {
-    kind: str(kind.__struct_config__.tag)
-    for kind in (ProcessRecord, Rollup, Run, Sample, Window, HeapProfile, Failure, Kept, Stats, AuditEntry)
-}
+TAGS: dict[type, str] = {kind: str(kind.__struct_config__.tag) for kind in get_args(AnyRecord)}
 _OPENINGS = {tag: opening(tag) for tag in TAGS.values()}
 _ROUTINE_OPENINGS = {TAGS[kind]: opening(TAGS[kind]) for kind in (*segments.ROUTINE, ProcessRecord)}
 

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from celery_trace import private_files
-from celery_trace.model import HeapProfile, Rollup, Run, Sample
+from celery_trace.model import Consuming, Flow, HeapProfile, QueueSample, Rollup, Run, Sample, TimeProfile
 from celery_trace.private_files import NotOurs
 
-ROUTINE = (Run, Rollup, Sample, HeapProfile)
+ROUTINE = (Run, Rollup, Sample, HeapProfile, TimeProfile, Flow, Consuming, QueueSample)
 
 _MAGIC = b"celery-trace-spool 1 "
 _DIGITS = 16

@@ -35,21 +35,31 @@ DAY_S = 86400.0
 _BY_AGE: tuple[tuple[sa.Table, str, bool], ...] = (
     (tables.runs, "started_at_s", True),
     (tables.samples, "at_s", True),
+    (tables.running, "at_s", True),
     (tables.rollups, "bucket_s", True),
     (tables.totals, "bucket_s", False),
     (tables.windows, "at_s", True),
     (tables.heap_profiles, "at_s", True),
+    (tables.time_profiles, "at_s", True),
     (tables.failures, "at_s", True),
     (tables.trends, "hour_s", False),
     (tables.kept, "until_s", True),
     (tables.stats, "at_s", True),
     (tables.processes, "seen_at_s", True),
+    (tables.flows, "bucket_s", True),
+    (tables.consuming, "at_s", True),
+    (tables.starts, "started_at_s", True),
+    (tables.schedules, "at_s", True),
     (tables.audit, "at_s", True),
     (tables.deliveries, "at_s", False),
     (tables.shells, "started_at_s", False),
     (tables.alerts, "since_s", False),
     (tables.leak_state, "at_s", False),
 )
+
+
+#: The series of queues is kept for a shorter time: a point every ten seconds. Seconds.
+QUEUE_SERIES_S = 2 * DAY_S
 
 
 class Pruned(Struct):
@@ -108,6 +118,10 @@ def prune(in_transaction: InTransaction, settings: Settings, now_s: float, *, mo
     this = _Round(in_transaction, most_s)
     _prune_failures(settings, this)
     this.remove(tables.runs, partial(_remove_surplus_runs, most=settings.retention_runs))
+    series_s = min(QUEUE_SERIES_S, settings.retention_days * DAY_S or QUEUE_SERIES_S)
+    samples = tables.queue_samples
+    old = partial(_remove_batch, table=samples, column="at_s", before_s=now_s - series_s, counted=True)
+    this.remove(samples, old)
     if settings.retention_days > 0:
         before_s = now_s - settings.retention_days * DAY_S
         for table, column, counted in _BY_AGE:

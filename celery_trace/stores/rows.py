@@ -9,21 +9,28 @@ import msgspec
 from celery_trace.model import (
     AlertView,
     AuditEntry,
+    Consuming,
     Delivery,
     Failure,
     FailureGroup,
     FailureSummary,
+    Flow,
     HeapProfile,
     Kept,
     MemoryState,
+    MessageStart,
     ProcessRecord,
     ProcessView,
+    QueueSample,
     Rollup,
     Run,
+    RunningSnapshot,
     Sample,
+    Schedule,
     ShellLine,
     ShellView,
     Stats,
+    TimeProfile,
     Window,
     stable_id,
 )
@@ -40,13 +47,20 @@ SAMPLES = TableOf(schema.samples, Sample)
 ROLLUPS = TableOf(schema.rollups, Rollup)
 TOTALS = TableOf(schema.totals, Rollup)
 RUNS = TableOf(schema.runs, Run)
+RUNNING = TableOf(schema.running, RunningSnapshot)
 WINDOWS = TableOf(schema.windows, Window)
 HEAP_PROFILES = TableOf(schema.heap_profiles, HeapProfile)
+TIME_PROFILES = TableOf(schema.time_profiles, TimeProfile)
 FAILURES = TableOf(schema.failures, Failure)
 SUMMARIES = TableOf(schema.failures, FailureSummary, view=True)
 GROUPS = TableOf(schema.groups, FailureGroup, view=True)
 KEPT = TableOf(schema.kept, Kept)
 STATS = TableOf(schema.stats, Stats)
+FLOWS = TableOf(schema.flows, Flow)
+CONSUMING = TableOf(schema.consuming, Consuming)
+QUEUE_SAMPLES = TableOf(schema.queue_samples, QueueSample)
+STARTS = TableOf(schema.starts, MessageStart)
+SCHEDULES = TableOf(schema.schedules, Schedule)
 AUDIT = TableOf(schema.audit, AuditEntry)
 ALERTS = TableOf(schema.alerts, AlertView)
 DELIVERIES = TableOf(schema.deliveries, Delivery)

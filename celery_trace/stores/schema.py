@@ -261,6 +261,15 @@ runs = _table(
     _index("ct_runs_root", "root_id"),
 )
 
+#: What runs on each host: the latest snapshot.
+running = _table(
+    "running",
+    _key("id", NAME, field="place"),
+    _seconds("at_s"),
+    _payload(),
+    _index("ct_running_at", "at_s"),
+)
+
 samples = _table(
     "samples",
     _key("id", field="key"),
@@ -305,6 +314,23 @@ heap_profiles = _table(
     _index("ct_heap_profiles_name", "name", "kind", "at_s", "id"),
     _index("ct_heap_profiles_at", "at_s"),
     _index("ct_heap_profiles_process", "process"),
+)
+
+#: Where the time of runs goes by call stack: what each process has added up of a name in an hour.
+time_profiles = _table(
+    "time_profiles",
+    _key("id", field="key"),
+    _text("process", ID),
+    _text("kind", WORD),
+    _text("name"),
+    _text("release"),
+    _seconds("at_s"),
+    _number("runs"),
+    _number("wall_us"),
+    _number("cpu_us"),
+    _payload(),
+    _index("ct_time_profiles_name", "name", "kind", "at_s", "id"),
+    _index("ct_time_profiles_at", "at_s"),
 )
 
 #: The leak table: a function of the windows, updated name by name.
@@ -443,6 +469,100 @@ stats = _table(
 
 #: Running sums, so that no page has to count a table: ``rows:<table>``, ``stat:<counter>``, ``changes``.
 tallies = _table("tallies", _key("id", Type("text", 200)), _number("value"))
+
+#: Messages of a task in a queue, per process and five minutes.
+flows = _table(
+    "flows",
+    _key("id", field="key"),
+    _text("process", ID),
+    _text("queue"),
+    _text("name"),
+    _number("bucket_s"),
+    _number("seq"),
+    _number("published"),
+    _number("received"),
+    _number("started"),
+    _number("redelivered"),
+    _text("waits", LONG_TEXT, field="waits.counts"),  # JSON list
+    _text("transfers", LONG_TEXT, field="transfers.counts"),  # JSON list
+    _text("reserved", LONG_TEXT, field="reserved.counts"),  # JSON list
+    _seconds("wait_max_s"),
+    _seconds("eta_max_s"),
+    _flag("acks_late"),
+    _index("ct_flows_bucket", "bucket_s"),
+    _index("ct_flows_queue", "queue", "bucket_s"),
+)
+
+#: The latest state of each queue in each worker that consumes it.
+consuming = _table(
+    "consuming",
+    _key("id", field="key"),
+    _text("process", ID),
+    _text("queue"),
+    _seconds("at_s"),
+    _text("worker"),
+    _number("running"),
+    _number("reserved"),
+    _number("scheduled"),
+    _maybe("reserved_since_s"),
+    _text("ahead", LONG_TEXT),  # JSON list
+    _maybe("visibility_timeout_s"),
+    _flag("gone"),
+    _index("ct_consuming_at", "at_s"),
+)
+
+#: A queue's series, as the monitor reads it from the broker.
+queue_samples = _table(
+    "queue_samples",
+    _key("id", field="key"),
+    _text("queue"),
+    _seconds("at_s"),
+    _maybe("depth", COUNT),
+    _maybe("consumers", COUNT),
+    _maybe("oldest_age_s"),
+    _number("running"),
+    _number("reserved"),
+    _index("ct_queue_samples_queue", "queue", "at_s"),
+    _index("ct_queue_samples_at", "at_s"),
+)
+
+#: Runs of messages that may have been started more than once.
+starts = _table(
+    "starts",
+    _key("id", field="key"),
+    _text("process", ID),
+    _text("worker"),
+    _text("queue"),
+    _text("name"),
+    _text("task_id"),
+    _number("retries"),
+    _seconds("started_at_s"),
+    _maybe("ended_at_s"),
+    _flag("succeeded"),
+    _flag("redelivered"),
+    _index("ct_starts_at", "started_at_s"),
+    _index("ct_starts_task", "task_id"),
+)
+
+#: The latest state of each entry of each scheduler.
+schedules = _table(
+    "schedules",
+    _key("id", field="key"),
+    _text("process", ID),
+    _text("entry"),
+    _text("task"),
+    _text("every"),
+    _seconds("at_s"),
+    _maybe("due_at_s"),
+    _seconds("interval_s"),
+    _maybe("published_at_s"),
+    _number("published"),
+    _number("missed"),
+    _number("failed"),
+    _seconds("late_max_s"),
+    _flag("gone"),
+    _index("ct_schedules_at", "at_s"),
+)
 
 audit = _table(
     "audit",

@@ -48,9 +48,11 @@ totals = _table(schema.totals)
 names = _table(schema.names)
 queues = _table(schema.queues)
 runs = _table(schema.runs)
+running = _table(schema.running)
 samples = _table(schema.samples)
 windows = _table(schema.windows)
 heap_profiles = _table(schema.heap_profiles)
+time_profiles = _table(schema.time_profiles)
 leaks = _table(schema.leaks)
 leak_state = _table(schema.leak_state)
 failures = _table(schema.failures)
@@ -61,6 +63,11 @@ trends = _table(schema.trends)
 kept = _table(schema.kept)
 stats = _table(schema.stats)
 tallies = _table(schema.tallies)
+flows = _table(schema.flows)
+consuming = _table(schema.consuming)
+queue_samples = _table(schema.queue_samples)
+starts = _table(schema.starts)
+schedules = _table(schema.schedules)
 audit = _table(schema.audit)
 alerts = _table(schema.alerts)
 deliveries = _table(schema.deliveries)
@@ -76,8 +83,15 @@ RECORDS = {
     "sample": samples,
     "window": windows,
     "heap": heap_profiles,
+    "time": time_profiles,
     "failure": failures,
     "kept": kept,
     "stats": stats,
     "audit": audit,
+    "flow": flows,
+    "consuming": consuming,
+    "queue": queue_samples,
+    "start": starts,
+    "schedule": schedules,
+    "running": running,
 }

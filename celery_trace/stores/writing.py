@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -20,26 +20,35 @@ from msgspec.structs import replace
 from celery_trace.model import (
     AnyRecord,
     AuditEntry,
+    Consuming,
     Failure,
+    Flow,
     HeapProfile,
     Histogram,
     Kept,
+    MessageStart,
     ProcessRecord,
+    QueueSample,
     Rollup,
     Run,
+    RunningSnapshot,
     Sample,
+    Schedule,
     Stats,
+    TimeProfile,
     Window,
     stable_id,
 )
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import shared_captures, sizes, tables
-from celery_trace.stores.mapping import Row, text
+from celery_trace.stores.mapping import Row, TableOf, text
 from celery_trace.stores.rows import LARGEST, SUMMED
 from celery_trace.stores.statements import add_tallies, insert_all, insert_new, locked, update_rows, upsert
 
 if TYPE_CHECKING:
     pass
+
+R = TypeVar("R", bound=Struct)
 
 HOUR_S = 3600
 #: Counters of a :class:`Stats` record that are gauges and are not summed.
@@ -79,10 +88,17 @@ def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float)
         (Run, batch.runs),
         (Window, batch.windows),
         (HeapProfile, batch.heap_profiles),
+        (TimeProfile, batch.time_profiles),
         (Failure, batch.failures),
         (Kept, batch.kept),
         (Stats, batch.stats),
         (AuditEntry, batch.audit),
+        (Flow, batch.flows),
+        (Consuming, batch.consuming),
+        (QueueSample, batch.queue_samples),
+        (MessageStart, batch.starts),
+        (Schedule, batch.schedules),
+        (RunningSnapshot, batch.running),
     ):
         given = by_type.get(kind)
         if not given:
@@ -123,6 +139,10 @@ class _Batch:
 
     def audit(self, given: list[AuditEntry]) -> int:
         return insert_new(self._connection, tables.audit, [rows_of.AUDIT.row(record) for record in given])
+
+    def queue_samples(self, given: list[QueueSample]) -> int:
+        rows = [rows_of.QUEUE_SAMPLES.row(record) for record in given]
+        return insert_new(self._connection, tables.queue_samples, rows)
 
     def windows(self, given: list[Window]) -> int:
         new = insert_new(self._connection, tables.windows, [rows_of.WINDOWS.row(record) for record in given])
@@ -304,19 +324,39 @@ class _Batch:
         return len(fresh)
 
     def heap_profiles(self, given: list[HeapProfile]) -> int:
-        table = tables.heap_profiles
-        latest: dict[str, HeapProfile] = {}
+        return self._latest(rows_of.HEAP_PROFILES, tables.heap_profiles, given, "at_s")
+
+    def time_profiles(self, given: list[TimeProfile]) -> int:
+        return self._latest(rows_of.TIME_PROFILES, tables.time_profiles, given, "at_s")
+
+    def running(self, given: list[RunningSnapshot]) -> int:
+        return self._latest(rows_of.RUNNING, tables.running, given, "at_s")
+
+    def flows(self, given: list[Flow]) -> int:
+        return self._latest(rows_of.FLOWS, tables.flows, given, "seq")
+
+    def consuming(self, given: list[Consuming]) -> int:
+        return self._latest(rows_of.CONSUMING, tables.consuming, given, "at_s")
+
+    def schedules(self, given: list[Schedule]) -> int:
+        return self._latest(rows_of.SCHEDULES, tables.schedules, given, "at_s")
+
+    def starts(self, given: list[MessageStart]) -> int:
+        """A start is written once or twice; the one with its end is the later."""
+        return self._latest(rows_of.STARTS, tables.starts, given, "ended_at_s")
+
+    def _latest(self, rows: TableOf[R], table: sa.Table, given: list[R], order: str) -> int:
+        """Write records of which the one with the greatest value in one column is kept. Returns how many are new."""
+        latest: dict[str, Row] = {}
         for record in given:
-            if record.key not in latest or latest[record.key].at_s < record.at_s:
-                latest[record.key] = record
-        found = locked(self._connection, table, latest, (table.c.id, table.c.at_s))
-        rows = {key: rows_of.HEAP_PROFILES.row(record) for key, record in sorted(latest.items())}
-        insert_all(self._connection, table, [row for key, row in rows.items() if key not in found])
-        update_rows(
-            self._connection,
-            table,
-            [row for key, row in rows.items() if key in found and found[key].at_s < row["at_s"]],
-        )
+            row = rows.row(record)
+            known = latest.get(row["id"])
+            if known is None or (known[order] or 0) < (row[order] or 0):
+                latest[row["id"]] = row
+        found = locked(self._connection, table, latest, (table.c.id, table.c[order]))
+        insert_all(self._connection, table, [row for key, row in sorted(latest.items()) if key not in found])
+        newer = [latest[key] for key, row in found.items() if (row._mapping[order] or 0) < (latest[key][order] or 0)]
+        update_rows(self._connection, table, newer)
         return len(latest) - len(found)
 
     def kept(self, given: list[Kept]) -> int:

@@ -60,6 +60,7 @@ LISTS: Mapping[str, ApiList] = {
     ),
     "runs": ApiList(Queries.runs, {**dict.fromkeys(("kind", "name", "why", "task_id", "root_id"), _text), **_SINCE}),
     "workers": ApiList(Queries.workers, dict(_SINCE)),
+    "queues": ApiList(Queries.queue_views, dict(_SINCE)),
     "alerts": ApiList(Queries.alerts, {"state": _text}),
     "shells": ApiList(Queries.shells, {"failure": _text}),
 }

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from celery_trace.model import AlertView, FailureGroup, Leak, StatsView, Verdict, WorkerView
+from celery_trace.model import AlertView, FailureGroup, Leak, QueueView, RunningView, StatsView, Verdict, WorkerView
 from celery_trace.queries import Queries
 from celery_trace.stores import StoreUnavailable
 from flower_plugin.auth.roles import UserRole
@@ -18,6 +18,8 @@ from flower_plugin.web.handlers import TraceHandler
 
 #: Maximum rows of each kind, so that a store with a million groups can still be scraped.
 MOST_ROWS = 1000
+#: The latency of queues is that of the runs of this time, seconds: an autoscaler has to see that it has fallen.
+LATENCY_OVER_S = 300.0
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -27,20 +29,24 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     groups: list[FailureGroup] = []
     workers: list[WorkerView] = []
     alerts: list[AlertView] = []
+    queues: list[QueueView] = []
     stats: StatsView | None = None
+    running: list[RunningView] = []
     #: The monitor's counts of skipped, refused and modified Celery events.
     events: Mapping[str, int] = {}
 
 
-def take(queries: Queries, events: Mapping[str, int]) -> Snapshot:
-    """Read the data. Blocks."""
+def take(queries: Queries, events: Mapping[str, int], now_s: float) -> Snapshot:
+    """Read the data as of ``now_s``. Blocks."""
     return Snapshot(
         events=events,
         leaks=queries.leaks(limit=MOST_ROWS).rows,
         groups=queries.groups(limit=MOST_ROWS).rows,
         workers=queries.workers(limit=MOST_ROWS).rows,
         alerts=queries.alerts(limit=MOST_ROWS).rows,
+        queues=queries.queue_views(since_s=now_s - LATENCY_OVER_S, limit=MOST_ROWS).rows,
         stats=queries.stats(),
+        running=queries.running().rows,
     )
 
 
@@ -59,6 +65,8 @@ def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Metric]:
     yield _resident(snapshot.workers)
     yield _failures(snapshot.groups)
     yield _alerts(snapshot.alerts)
+    yield from _queues(snapshot.queues)
+    yield _running(snapshot.running)
     if snapshot.stats is not None:
         yield from _stats_families(snapshot.stats)
 
@@ -104,6 +112,34 @@ def _alerts(alerts: Iterable[AlertView]) -> Metric:
     for alert in alerts:
         by_state[alert.rule, alert.state] += 1
     return _filled(states, by_state)
+
+
+def _queues(queues: Iterable[QueueView]) -> Iterable[Metric]:
+    latency = GaugeMetricFamily(
+        "celery_trace_queue_latency_seconds",
+        "Wait of a queue's messages: the p95 of the last minutes, or the age of the oldest if that is longer",
+        labels=["queue"],
+    )
+    depth = GaugeMetricFamily("celery_trace_queue_depth", "Messages that wait in a queue", labels=["queue"])
+    latencies: dict[tuple[str, ...], float] = {}
+    depths: dict[tuple[str, ...], float] = {}
+    for queue in queues:
+        if queue.depth is not None:
+            depths[queue.name,] = float(queue.depth)
+        # Of a queue that nobody consumes no message is started, and its latency is the age of the oldest.
+        waits = [wait_s for wait_s in (queue.wait_p95_s, queue.oldest_age_s) if wait_s is not None]
+        if waits or queue.depth == 0:
+            latencies[queue.name,] = max(waits, default=0.0)
+    yield _filled(latency, latencies)
+    yield _filled(depth, depths)
+
+
+def _running(runs: Iterable[RunningView]) -> Metric:
+    running = GaugeMetricFamily("celery_trace_running", "Runs in progress", labels=["task"])
+    by_task: dict[tuple[str, ...], float] = defaultdict(float)
+    for run in runs:
+        by_task[run.name,] += 1
+    return _filled(running, by_task)
 
 
 def _filled(
@@ -159,11 +195,11 @@ class MetricsHandler(TraceHandler):
         """While the store is down, Flower's series are still exported and ``celery_trace_store_up`` is 0."""
         self.application.purge_offline_worker_metrics()
 
-        events = self.context.events.counts
+        events, now_s = self.context.events.counts, self.context.clock.now_s()
 
         def read() -> bytes:
             try:
-                return render(take(self.context.queries, events))
+                return render(take(self.context.queries, events, now_s))
             except StoreUnavailable:
                 return render(Snapshot(events=events), store_up=False)
 

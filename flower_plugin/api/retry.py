@@ -2,96 +2,47 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from typing import Any
+from typing import NoReturn
 
 from celery import Celery
 
-from celery_trace.model import Failure, Kind, Node
+from celery_trace.model import Failure, Kind
+from celery_trace.redaction import Redactor
+from celery_trace.reproduction import recipes
 
 
 class CannotRetry(ValueError):
     """The task can't be retried; the message has the reason."""
 
 
-_CONTAINERS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-_PLAIN_TYPES = {"int", "float", "str", "bool", "NoneType", "list", "tuple", "set", "frozenset", "dict"}
-
-
-#: Maximum number of rebuilt values: nodes are shared, so a small heap may expand to very many.
-MOST_VALUES = 100_000
-#: Maximum nesting depth.
-MOST_DEPTH = 50
-
-
-def rebuild(heap: list[Node], ref: int, where: str, depth: int = 0, count: Iterator[int] | None = None) -> Any:
-    """
-    Rebuild a value from a capture's heap exactly.
-
-    Only plain values and plain containers are rebuilt: a task must not run with a value that was cut,
-    redacted or replaced.
-
-    Raises:
-        CannotRetry: The value is not exactly known; ``where`` names it in the message.
-    """
-    count = itertools.count() if count is None else count
-    if depth > MOST_DEPTH or next(count) > MOST_VALUES:
-        raise CannotRetry(f"{where} was not captured in full.")
-    node = _whole(heap, ref, where)
-    if node.kind == "plain":
-        return node.value
-    if node.kind in _CONTAINERS:
-        return _CONTAINERS[node.kind](
-            rebuild(heap, item, f"{where}[{index}]", depth + 1, count) for index, item in enumerate(node.items)
-        )
-    keys = [rebuild(heap, item, f"a key of {where}", depth + 1, count) for item in node.items[::2]]
-    return {
-        key: rebuild(heap, item, f"{where}[{key!r}]", depth + 1, count)
-        for key, item in zip(keys, node.items[1::2], strict=True)
-    }
-
-
-def _whole(heap: list[Node], ref: int, where: str) -> Node:
-    """
-    A complete node of a kind and type that can be rebuilt.
-
-    Raises:
-        CannotRetry: It can't be rebuilt.
-    """
-    if not 0 <= ref < len(heap):
-        raise CannotRetry(f"{where} was not captured in full.")
-    node = heap[ref]
-    if node.kind == "redacted":
-        raise CannotRetry(f"{where} was redacted.")
-    if node.cut:
-        raise CannotRetry(f"{where} was cut ({node.cut:,} omitted).")
-    short_type = node.type.removeprefix("builtins.")
-    known = short_type == "dict" if node.kind == "dict" else short_type in _PLAIN_TYPES
-    if not known or node.kind not in {"plain", "dict", *_CONTAINERS}:
-        raise CannotRetry(f"{where} is of type {node.type}, which can't be rebuilt from the capture.")
-    return node
+def _refuse(hole: recipes.Hole) -> NoReturn:
+    raise CannotRetry(f"{hole.where} is not known exactly: {hole.why}.")
 
 
 def retry(app: Celery, failure: Failure) -> str:
     """
     Send the task of a failure again.
 
+    Only plain values and containers are sent: a task must not run with a value that was cut, redacted or replaced.
+
     Returns:
         The new task's id.
 
     Raises:
-        CannotRetry: It is not a task, or an argument is not exactly known.
+        CannotRetry: It is not a task, or an argument is not exactly known; the message names it.
     """
     if failure.kind is not Kind.TASK:
         raise CannotRetry(f"It is a {failure.kind}, not a task.")
     capture = failure.capture
     if capture is None or capture.args < 0 or capture.kwargs < 0:
         raise CannotRetry("Its arguments were not captured.")
-    args = rebuild(capture.heap, capture.args, "args")
-    kwargs = rebuild(capture.heap, capture.kwargs, "kwargs")
+    # A message has copies anyway.
+    call = recipes.call_of(capture, Redactor(), copies=True)
+    if recipes.is_made(call.args) or recipes.is_made(call.kwargs):
+        raise CannotRetry("An argument is of a type that can't be sent again.")
+    args, kwargs = (recipes.value(recipe, None, _refuse) for recipe in (call.args, call.kwargs))
     options: dict[str, str] = {}
     if failure.task is not None and failure.task.queue:
         options["queue"] = failure.task.queue
-    sent = app.send_task(failure.name, args=list(args), kwargs=kwargs, retry=False, **options)
+    sent = app.send_task(failure.name, args=args, kwargs=kwargs, retry=False, **options)
     return str(sent.id)

@@ -17,6 +17,11 @@ logger = logging.getLogger("celery_trace.monitor")
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)\S+@")
 
 
+def why_of(error: BaseException) -> str:
+    """An error of a broker's driver as text, without a password."""
+    return _PASSWORD.sub(r"\1***@", str(error)) or type(error).__name__
+
+
 class BrokerState(Struct, frozen=True, kw_only=True):
     """Whether the broker is connected. ``up`` is None until the first attempt has ended."""
 
@@ -49,7 +54,7 @@ class BrokerLink:
 
     def down(self, error: BaseException) -> None:
         """The broker is not reachable, or the connection was lost."""
-        why = _PASSWORD.sub(r"\1***@", str(error)) or type(error).__name__
+        why = why_of(error)
         with self._lock, Guard("broker state"):
             if self._state.up is not False:
                 logger.warning(

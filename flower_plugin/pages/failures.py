@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -22,6 +23,7 @@ from celery_trace.model import (
 from celery_trace.queries import Queries
 from celery_trace.queries.failures import SEARCHED_VALUES
 from celery_trace.queries.filters import FailureFilter, GroupFilter
+from celery_trace.reproduction.written import may_repeat
 from celery_trace.text.escape import escaped_lines
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.auth.values import without_values
@@ -140,20 +142,34 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
     sampled = detail.last_sample is not None
     links = []
     for number, link in enumerate(chain):
-        opened = next((index for index, frame in enumerate(link.frames) if frame.in_app), 0) if number == 0 else -1
-        runs: list[tuple[bool, list[ShownFrame]]] = []
-        for index, frame in enumerate(link.frames):
-            shown = _shown_frame(frame, visit, index=index if number == 0 else -1, opened=index == opened)
-            in_app = frame.in_app and (not sampled or visit.paths.is_users(frame.file))
-            if runs and runs[-1][0] == in_app:
-                runs[-1][1].append(shown)
-            else:
-                runs.append((in_app, [shown]))
+        runs = in_groups(link.frames, visit, first=number == 0, sampled=sampled)
         # At a hard time limit the child gets a SystemExit. Its attributes don't belong to the exception in the title.
         other = number == 0 and detail.exception is not None and link.type != detail.exception.type
         shown_link = replace(link, attributes=[]) if other else link
         links.append(ShownLink(link=shown_link, text=_LINK_TEXTS.get(link.link, ""), runs=runs))
     return links
+
+
+def in_groups(
+    frames: Sequence[FrameView], visit: Visit, *, first: bool, sampled: bool
+) -> list[tuple[bool, list[ShownFrame]]]:
+    """
+    Frames in groups of user code (True) and libraries (False), in their order.
+
+    Args:
+        first: They are numbered, and the innermost frame of user code is expanded.
+        sampled: They are of a sample, which marks all frames as user code.
+    """
+    ours = [frame.in_app and (not sampled or visit.paths.is_users(frame.file)) for frame in frames]
+    opened = ours.index(True) if True in ours else 0
+    groups: list[tuple[bool, list[ShownFrame]]] = []
+    for index, (frame, in_app) in enumerate(zip(frames, ours, strict=True)):
+        shown = _shown_frame(frame, visit, index=index if first else -1, opened=first and index == opened)
+        if groups and groups[-1][0] == in_app:
+            groups[-1][1].append(shown)
+        else:
+            groups.append((in_app, [shown]))
+    return groups
 
 
 def _only_link(detail: FailureDetail) -> ChainLink:
@@ -325,6 +341,7 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
         "workflow": workflow(queries, visit, detail),
         "exception_text": exception_text,
         "shows_values": shows_values,
+        "makes_test": shows_values and bool(detail.frames) and may_repeat(detail.kind, detail.outcome),
         "has_shell": may_shell and bool(detail.chain and any(link.frames for link in detail.chain)),
         "shells": shells,
         "request_rows": _request_rows(detail),

@@ -1,12 +1,21 @@
-"""Retained memory of one name as a flame graph, optionally compared with another time or release."""
+"""
+Where the memory or the time of one name goes, as a flame graph, optionally compared with another time or release.
+"""
 
 from __future__ import annotations
 
-from celery_trace.heap import flames
-from celery_trace.model import Line
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from celery_trace.model import Line, Measure
+from celery_trace.profiles import flames
 from celery_trace.queries import Queries
+from celery_trace.text.format import duration
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, Visit
 from flower_plugin.problems import NotFound
+from flower_plugin.rendering.markup import show, size
 
 #: Rows of the table below the graph.
 MOST_LINES = 12
@@ -14,8 +23,50 @@ MOST_LINES = 12
 AGES = {"1h": "an hour ago", "6h": "6 hours ago", "1d": "a day ago", "7d": "a week ago"}
 
 
+class Words(Struct, frozen=True):
+    """
+    The words of one measure: its label, its name (alone and in a sentence), the verb of its values, what a line is, and
+    what a width is.
+    """
+
+    label: str
+    title: str
+    noun: str
+    verb: str
+    line: str
+    width: str
+
+
+WORDS: Final = {
+    Measure.MEMORY: Words("memory", "Retained memory", "retained memory", "retains", "Allocated at", "live memory"),
+    Measure.WALL: Words("wall", "Wall time", "wall time", "takes", "Line", "time of runs"),
+    Measure.CPU: Words("CPU", "CPU time", "CPU time", "takes", "Line", "processor time"),
+    Measure.LOCK: Words(
+        "lock", "Lock time", "lock time", "takes", "Line", "time waiting for a lock or for another thread"
+    ),
+}
+
+
+def amount(measure: Measure) -> Callable[[float], str]:
+    """Markup: a value of a measure."""
+    return size if measure is Measure.MEMORY else lambda value: show(duration(value / 1e6))
+
+
+def chosen(queries: Queries, visit: Visit, kind: str, name: str) -> Measure:
+    """The measure that the visitor chose; otherwise memory, or wall time if no memory is retained."""
+    wanted = visit.word("measure", [str(measure) for measure in Measure])
+    return Measure(wanted) if wanted else next(iter(queries.profile_measures(kind, name)), Measure.MEMORY)
+
+
 def flame(
-    queries: Queries, visit: Visit, kind: str, name: str, *, compare: str = "", since_s: float | None = None
+    queries: Queries,
+    visit: Visit,
+    kind: str,
+    name: str,
+    measure: Measure,
+    *,
+    compare: str = "",
+    since_s: float | None = None,
 ) -> Context:
     """
     A flame graph for the template: ``data`` for the script, ``lines`` for the table, and the totals.
@@ -23,7 +74,7 @@ def flame(
     Raises:
         ValueError: ``compare`` is invalid.
     """
-    view: flames.HeapView = queries.heap_view(kind, name, compare=compare, since_s=since_s)
+    view = queries.profile_view(kind, name, measure, compare=compare, since_s=since_s)
     after, before = view.after, view.before
     frames, root = flames.flat(flames.tree(after, before))
     shown = [
@@ -40,8 +91,18 @@ def flame(
         "kind": kind,
         "name": name,
         "view": view,
-        "data": {"frames": shown, "root": root, "aRun": view.a_run, "compared": before is not None},
+        "words": WORDS[measure],
+        "switch": [(one, WORDS[one].label) for one in Measure if one in view.measures or one is measure],
+        "amount": amount(measure),
+        "data": {
+            "frames": shown,
+            "root": root,
+            "aRun": view.a_run,
+            "compared": before is not None,
+            "isTime": measure is not Measure.MEMORY,
+        },
         "lines": lines,
+        "links": True,  # to its own page
     }
 
 
@@ -51,7 +112,7 @@ def _place(frame: Line, visit: Visit) -> str:
     return f"{visit.paths.short(frame.file)}:{frame.line}" if frame.line else visit.paths.short(frame.file)
 
 
-def kept(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
+def one_name(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
     """
     One name's flame graph.
 
@@ -59,20 +120,26 @@ def kept(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
         NotFound: The release to compare with is unknown.
     """
     compare = visit.word("compare")
-    releases = queries.heap_releases(kind, name)
+    measure = chosen(queries, visit, kind, name)
     try:
-        found = flame(queries, visit, kind, name, compare=compare, since_s=visit.since_s("day"))
+        found = flame(queries, visit, kind, name, measure, compare=compare, since_s=visit.since_s("day"))
     except ValueError as error:
         raise NotFound(
             "Nothing to compare with.",
             f"{str(error)[:1].upper()}{str(error)[1:]}.",
             ("trace_runs", "All names"),
         ) from error
+    found["links"] = False
+    releases = queries.profile_releases(kind, name, measure)
+    words = WORDS[measure]
     return {
-        "title": "Retained memory of processes" if kind == "process" else f"{name} · retained memory",
+        "title": f"{words.title} of processes" if kind == "process" else f"{name} · {words.noun}",
         "kind": kind,
         "name": name,
         "flame": found,
+        "words": words,
+        "measure": visit.word("measure", [str(one) for one in Measure]),
+        "is_memory": measure is Measure.MEMORY,
         "compare": compare,
         "ages": AGES,
         "releases": releases if len(releases) > 1 else [],
@@ -82,10 +149,10 @@ def kept(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
 
 
 PAGE = MonitorPage(
-    path=r"/trace/kept/(task|request|block|process)/(.+)",
-    name="trace_kept",
-    title="Retained memory",
-    template="trace/kept.html",
-    tab="leaks",
-    context=kept,
+    path=r"/trace/flame/(task|request|block|process)/(.+)",
+    name="trace_flame",
+    title="Flame graph",
+    template="trace/flame_page.html",
+    tab="runs",
+    context=one_name,
 )

@@ -18,6 +18,7 @@ from celery_trace.model import (
     Kind,
     Leak,
     ProcessView,
+    Rollup,
     StatsView,
     Verdict,
     WorkerView,
@@ -29,6 +30,7 @@ from flower_plugin.auth.roles import UserRole
 from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of, of_process
 from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
+from flower_plugin.pages.queues import together
 from flower_plugin.rendering import badges
 from flower_plugin.rendering.markup import Paths
 
@@ -38,6 +40,7 @@ MOST_WORKERS = 1000
 #: Links that several unrelated items may have.
 _SHARED = frozenset({"/alerts", "/statistics", "/workers", "/leaks", "/failures"})
 DAY_S = 86_400.0
+HOUR_S = 3600.0
 #: A process is near a limit from this share of it; at most so many workers are listed.
 NEAR = 0.8
 MOST_NEAR = 5
@@ -364,8 +367,47 @@ def _figures(queries: Queries, leaks: int, workers: list[WorkerView], stats: Sta
     ]
 
 
+class Strip(Struct, frozen=True):
+    """One quantity over the last hour; ``plot`` is markup."""
+
+    label: str
+    value: str
+    note: str
+    plot: str
+    link: str
+
+
+def strips(queries: Queries, now_s: float) -> list[Strip]:
+    """Throughput, waiting, running and failing over the last hour; empty if nothing has run or waited."""
+    since_s = now_s - HOUR_S
+    rollups = queries.rollups(kind=Kind.TASK, since_s=since_s)
+    first_s = int(since_s) // Rollup.BUCKET_S * Rollup.BUCKET_S
+    runs = {first_s + at_s: [0, 0] for at_s in range(0, int(HOUR_S) + Rollup.BUCKET_S, Rollup.BUCKET_S)}
+    for row in rollups:
+        if row.bucket_s in runs:
+            runs[row.bucket_s][0] += row.runs
+            runs[row.bucket_s][1] += row.failed
+    samples = queries.queue_series(since_s=since_s)
+    if not rollups and not samples:
+        return []
+    ran, failed = sum(row[0] for row in runs.values()), sum(row[1] for row in runs.values())
+    waiting = together(samples, lambda sample: sample.depth or 0)
+    running = together(samples, lambda sample: sample.running)
+    states = queries.consuming()
+    return [
+        Strip("Throughput", f"{60 * ran / (now_s - first_s):,.1f}", "runs per minute",
+              badges.bars([(at_s, row[0]) for at_s, row in runs.items()], "Runs"), "/runs"),
+        Strip("Waiting", count(int(waiting[-1][1])) if waiting else "–", "messages in queues",
+              badges.sparkline(waiting, "Waiting", shown="{:,.0f}".format), "/queues"),
+        Strip("Running", count(sum(state.running for state in states)), "runs now",
+              badges.sparkline(running, "Running", shown="{:,.0f}".format), "/workers"),
+        Strip("Failing", percent(failed / ran if ran else 0), f"of {plural(ran, 'run')}",
+              badges.bars([(at_s, row[1]) for at_s, row in runs.items()], "Failed"), "/failures"),
+    ]  # fmt: skip
+
+
 def overview(queries: Queries, visit: Visit) -> Context:
-    """What needs attention, most urgent first, and four figures."""
+    """What needs attention, most urgent first, four figures, and the last hour."""
     day = visit.now_s - DAY_S
     rows = queries.leaks(limit=100, since_s=day).rows
     leaks = leaks_by_name([leak for leak in rows if leak.verdict in (Verdict.LEAKING, Verdict.GROWING)])
@@ -389,6 +431,7 @@ def overview(queries: Queries, visit: Visit) -> Context:
         "more": max(0, len(items) - MOST_ITEMS),
         "new_here": not workers and not stats.records.get("process", 0) and not stats.records.get("processes", 0),
         "figures": _figures(queries, len(leaks), workers, stats, day),
+        "strips": strips(queries, visit.now_s),
     }
 
 

@@ -34,6 +34,7 @@ class Visit(Struct, frozen=True, kw_only=True):
         arguments: The query string, the last value of each name.
         now_s: The monitor's clock, seconds since the epoch.
         monitor: The monitor's own state.
+        refreshes: Whether an open page fetches itself again.
     """
 
     arguments: Mapping[str, str]
@@ -43,6 +44,7 @@ class Visit(Struct, frozen=True, kw_only=True):
     settings: Settings
     read_only: bool = False
     monitor: MonitorStatus
+    refreshes: bool = False
 
     def word(self, name: str, allowed: Sequence[str] = (), default: str = "") -> str:
         """An argument, or the default if it is missing or not allowed. Cut at 500 characters."""

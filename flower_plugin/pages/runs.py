@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from celery_trace.model import Histogram, Rollup, Run
+from celery_trace.model import Histogram, Measure, Rollup, Run
 from celery_trace.queries import Queries
-from flower_plugin.pages.flames import flame
+from flower_plugin.pages.flames import chosen, flame
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
 from flower_plugin.problems import NotFound
 
@@ -27,33 +27,11 @@ class NameTotals(Struct, frozen=True, kw_only=True):
     percentiles: dict[int, float] = {}
 
 
-def percentile_s(counts: Sequence[int], share: float) -> float | None:
-    """
-    An upper bound of a percentile of the durations.
-
-    Args:
-        counts: As in :class:`~celery_trace.model.Histogram`.
-        share: The percentile, from 0 to 1.
-    """
-    total = sum(counts)
-    if not total:
-        return None
-    seen = 0
-    for index, number in enumerate(counts):
-        seen += number
-        if seen >= share * total:
-            return 0.0001 * float(1 << index)
-    return None
-
-
 def totals(rollups: Iterable[Rollup]) -> NameTotals:
     """Add up rollups of one name."""
     rows = list(rollups)
-    counts = [0] * Histogram.BUCKETS
-    for row in rows:
-        for index, number in enumerate(row.durations.counts[: Histogram.BUCKETS]):
-            counts[index] += number
-    found = {share: percentile_s(counts, share / 100) for share in (50, 95, 99)}
+    durations = Histogram.together(row.durations for row in rows)
+    found = {share: durations.percentile_s(share / 100) for share in (50, 95, 99)}
     return NameTotals(
         runs=sum(row.runs for row in rows),
         failed=sum(row.failed for row in rows),
@@ -139,9 +117,10 @@ def runs(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
         "leaks": queries.leaks(kind=kind, name=name, limit=10).rows,
         "groups": queries.groups(kind=kind, name=name, limit=10).rows,
         "need": queries.need(kind, name, since_s=since_s),
-        "flame": flame(queries, visit, kind, name, since_s=since_s),
+        "flame": flame(queries, visit, kind, name, chosen(queries, visit, kind, name), since_s=since_s),
         "ranges": RANGES,
         "range": visit.word("range", tuple(RANGES), "day"),
+        "measure": visit.word("measure", [str(one) for one in Measure]),
     }
 
 

@@ -12,9 +12,14 @@ _SINGULAR = {"processes": "process", "stats": "stats"}
 #: Labels of kinds of records that need one.
 _KINDS = {
     "audit": "audit log entry",
+    "consuming": "state of a queue",
+    "flow": "counts of messages",
     "heap": "heap profile",
+    "queue": "queue sample",
     "run": "single run",
     "sample": "memory sample",
+    "schedule": "entry of a schedule",
+    "start": "start of a message",
     "stats": "internal statistics",
     "window": "leak evidence",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from celery_trace.text.format import size
 from flower_plugin.rendering.markup import show
@@ -54,6 +54,8 @@ _STATES: Mapping[str, tuple[str, str, str]] = {
     "pending": ("pending", "warning", "Above the threshold, but not for the required time yet"),
     "live": ("live", "success", "The process still has the objects"),
     "recreated": ("recreated", "info", "Recreated from the capture in a sandbox"),
+    "running": ("running", "info", "In progress"),
+    "stuck": ("stuck", "danger", "Lasts far longer than most runs of its task, and its stack does not move"),
     "alive": ("alive", "success", "Its processes report samples"),
     "silent": ("silent", "muted", "None of its processes has reported recently"),
 }
@@ -84,13 +86,21 @@ def state(word: str) -> str:
     return _badge(_STATES, word)
 
 
-def sparkline(points: Sequence[tuple[float, float]], label: str, width: int = 110, height: int = 26) -> str:
+def sparkline(
+    points: Sequence[tuple[float, float]],
+    label: str,
+    width: int = 110,
+    height: int = 26,
+    *,
+    shown: Callable[[float], str] = size,
+) -> str:
     """
     A line through points, oldest first.
 
     Args:
-        points: ``(time, value)``; times are seconds, values bytes.
+        points: ``(time, value)``; times are seconds.
         label: The quantity, for screen readers.
+        shown: A value as text; by default bytes.
     """
     if len(points) < 2:
         return '<span class="tr-none" aria-hidden="true">·</span>'
@@ -104,7 +114,7 @@ def sparkline(points: Sequence[tuple[float, float]], label: str, width: int = 11
         for time, value in zip(times, values, strict=True)
     )
     x, y = place.rpartition(" ")[2].split(",")
-    text = f"{label}: from {size(values[0])} to {size(values[-1])}"
+    text = f"{label}: from {shown(values[0])} to {shown(values[-1])}"
     return (
         f'<svg class="tr-spark" role="img" aria-label="{show(text)}" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}"><polyline points="{place}"/><circle cx="{x}" cy="{y}" r="2.2"/></svg>'

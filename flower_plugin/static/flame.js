@@ -1,4 +1,4 @@
-// Flame graphs of retained memory, the task on top. Click or Enter zooms, arrow keys select frames.
+// Flame graphs of memory or time, the task on top. Click or Enter zooms, arrow keys select frames.
 import {className, describe, follow, grow, layout, path, sibling} from "./flames/layout.js";
 import {element, onNewWidth} from "./page/dom.js";
 import {escaped} from "./page/text.js";

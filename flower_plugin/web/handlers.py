@@ -57,6 +57,7 @@ class TraceHandler(Gate):
             settings=self.context.settings,
             read_only=self.gatekeeper.read_only,
             monitor=self.context.status(),
+            refreshes=self.request.headers.get("X-Trace-Refresh") == "1",
         )
 
     async def off_loop(self, call: Callable[..., T], *arguments: object) -> T:

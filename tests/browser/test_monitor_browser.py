@@ -17,6 +17,7 @@ from celery_trace.model import (
     MemoryState,
     Outcome,
     ProcessRecord,
+    QueueSample,
     Role,
     Rollup,
     Sample,
@@ -36,7 +37,10 @@ MIB = 1024 * 1024
 SLOW_MS = 30_000
 WIDTHS = (390, 820, 1280)
 #: Pages of one thing, which a store without facts has none of.
-OF_ONE = ("trace_leak", "trace_failure", "trace_transcript", "trace_runs_of", "trace_profile", "trace_workflow")
+OF_ONE = (
+    "trace_run_in_progress", "trace_leak", "trace_failure", "trace_transcript", "trace_runs_of", "trace_profile",
+    "trace_workflow",
+)  # fmt: skip
 
 
 def filled(folder, hostile=False, empty=False):
@@ -53,12 +57,13 @@ def addresses(application):
     """Every page of PAGES, with ids that exist where there are any."""
     leaks = application.context.queries.leaks(limit=1).rows
     known = {
+        "trace_run_in_progress": ("child-1", monitor_facts.RUNNING),
         "trace_leak": leaks[0].id if leaks else "none",
         "trace_failure": FAILURE,
         "trace_transcript": "shell-1",
         "trace_runs_of": ("task", "shop.tasks.remember_order"),
         "trace_profile": monitor_facts.PROFILE,
-        "trace_kept": ("task", "shop.tasks.remember_order"),
+        "trace_flame": ("task", "shop.tasks.remember_order"),
         "trace_workflow": monitor_facts.ROOT,
     }
     found = {}
@@ -647,7 +652,7 @@ def test_ten_thousand_failures_are_a_page_that_is_usable_within_a_second(tmp_pat
 def test_a_flame_graph_is_gone_through_by_keys_and_zoomed(full, page):
     base, app = full
     log_in(page, base, app)
-    page.goto(f"{base}{addresses(app)['trace_kept']}")
+    page.goto(f"{base}{addresses(app)['trace_flame']}")
     graph = page.get_by_role("tree", name=re.compile("Retained memory of shop.tasks.remember_order"))
     root = graph.get_by_role("treeitem").first
     expect(root).to_have_text("shop.tasks.remember_order")
@@ -675,7 +680,7 @@ def test_a_flame_graph_is_gone_through_by_keys_and_zoomed(full, page):
 def test_a_difference_shows_what_keeps_more_and_what_less_and_its_files(full, page):
     base, app = full
     log_in(page, base, app)
-    page.goto(f"{base}{addresses(app)['trace_kept']}")
+    page.goto(f"{base}{addresses(app)['trace_flame']}")
     page.get_by_label("Compare with").select_option("release:1.8.1")
     page.wait_for_url("**compare=release*")
     graph = page.get_by_role("tree")
@@ -687,3 +692,51 @@ def test_a_difference_shows_what_keeps_more_and_what_less_and_its_files(full, pa
     with page.expect_download() as started:
         page.get_by_role("link", name="speedscope").click()
     assert started.value.suggested_filename == "kept-memory.speedscope.json"
+
+
+def test_a_flame_graph_switches_between_memory_and_times_and_keeps_the_comparison(full, page):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}{addresses(app)['trace_runs_of']}")
+    switch = page.get_by_role("navigation", name="Measure")
+    expect(switch.get_by_role("link")).to_have_text(["memory", "wall", "CPU", "lock"])
+    expect(switch.get_by_role("link", name="memory")).to_have_attribute("aria-current", "page")
+    switch.get_by_role("link", name="wall").click()
+    page.wait_for_url("**measure=wall*")
+    graph = page.get_by_role("tree", name=re.compile("Wall time of shop.tasks.remember_order"))
+    graph.get_by_text("SocketIO.readinto").hover()
+    expect(page.locator("#flame-text")).to_contain_text(re.compile(r"socket\.py:705 · 2 min \d+ s \(\d+(\.\d)? %\)"))
+    page.get_by_role("link", name="Compare times or releases").click()
+    page.wait_for_url("**/trace/flame/task/**measure=wall*")
+    page.get_by_label("Compare with").select_option("release:1.8.1")
+    page.wait_for_url("**compare=release*")
+    assert "measure=wall" in page.url
+    graph.get_by_text("SocketIO.readinto").hover()
+    expect(page.locator("#flame-text")).to_contain_text(re.compile(r" ms per run, before .* ms per run \(\+\d+ ms\)"))
+    switch.get_by_role("link", name="CPU").click()
+    page.wait_for_url("**measure=cpu*")
+    assert "compare=release" in page.url
+    expect(page.get_by_role("tree", name=re.compile("CPU time of"))).to_be_visible()
+    expect(page.locator(".tr-flame-legend")).to_contain_text("takes more than with release 1.8.1")
+    page.get_by_text("Table and downloads").click()
+    with page.expect_download() as started:
+        page.get_by_role("link", name="Firefox Profiler").click()
+    assert started.value.suggested_filename == "cpu-time.firefox.json"
+
+
+def test_the_page_of_queues_shows_each_quantity_and_follows_the_store(page, full):
+    base, app = full
+    log_in(page, base, app)
+    page.goto(f"{base}/trace/queues")
+    page.locator("[data-plot=queues] canvas").wait_for()
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name="mails", exact=True))
+    expect(row).to_contain_text("none")
+    for name in ("Wait (p95)", "Oldest", "Reserved", "Running", "Waiting"):
+        page.get_by_role("button", name=name, exact=True).click()
+        page.locator("[data-plot=queues] canvas").wait_for()
+    page.get_by_role("link", name="mails", exact=True).click()
+    page.wait_for_url("**/trace/queues?queue=mails*")
+    expect(page.get_by_role("link", name="orders", exact=True)).to_have_count(0)
+    with_more = QueueSample(queue="mails", at_s=time.time() + 1, depth=4321, consumers=0)
+    app.context.store.write([with_more])
+    expect(page.get_by_role("row").filter(has_text="4,321")).to_have_count(1)

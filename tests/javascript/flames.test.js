@@ -8,7 +8,7 @@ const FRAMES = [
     ["shop.tasks.remember", "", "", true], ["remember", "tasks.py:57", "ORDERS.append(order)", true],
     ["dumps", "json/__init__.py:12", "", false]
 ];
-// [frame, bytes, bytes before, width, [children]]
+// [frame, value, value before, width, [children]]
 const ROWS = [0, 1000, 500, 1000, [[1, 900, 100, 900, []], [2, 100, 400, 100, []]]];
 
 function graph() { return grow(ROWS, FRAMES); }
@@ -57,7 +57,7 @@ test("colours tell own code from libraries, or growth from its opposite", () => 
     assert.match(className(root.below[1], root.most, false), /^tr-lib-[012]$/);
     assert.equal(className(root.below[0], root.most, true), "tr-grew-3");
     assert.equal(className(root.below[1], root.most, true), "tr-shrank-2");
-    assert.equal(className({...root, bytes: 500, before: 500}, root.most, true), "tr-same");
+    assert.equal(className({...root, value: 500, before: 500}, root.most, true), "tr-same");
 });
 
 test("a node says what it keeps, as a share or as a difference", () => {
@@ -65,4 +65,14 @@ test("a node says what it keeps, as a share or as a difference", () => {
     assert.equal(describe(root.below[0], root, {aRun: true}), "remember · tasks.py:57 · 900 B per run (90 %)");
     assert.equal(describe(root.below[1], root, {compared: true}),
         "dumps · json/__init__.py:12 · 100 B, before 400 B (-300 B)");
+});
+
+test("a time is microseconds, as a duration or its change", () => {
+    const root = graph();
+    assert.equal(describe(root.below[0], root, {isTime: true, aRun: true}),
+        "remember · tasks.py:57 · 900 µs per run (90 %)");
+    assert.equal(describe(root.below[0], root, {isTime: true, compared: true}),
+        "remember · tasks.py:57 · 900 µs, before 100 µs (+800 µs)");
+    assert.equal(describe(root.below[1], root, {isTime: true, compared: true}),
+        "dumps · json/__init__.py:12 · 100 µs, before 400 µs (-300 µs)");
 });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import {test} from "node:test";
 import {bars, namesByFrequency, placed} from "../../flower_plugin/static/plotting/bars.js";
 import {
-    byReason, byWeight, growthLines, highest, lonelyTimes, memoryLines, near, takeRoom
+    byReason, byWeight, growthLines, highest, lonelyTimes, memoryLines, near, queueLines, takeRoom
 } from "../../flower_plugin/static/plotting/lines.js";
 import {
     around, BYTE_STEPS, bytesTick, fromZero, limitInSight, times
@@ -113,4 +113,12 @@ test("a bar is placed on its lane, and can be seen however short it is", () => {
 
 test("names are ranked by how often they were sampled", () => {
     assert.deepEqual(namesByFrequency([{name: ["a", "b", ""]}, {name: ["b"]}]), ["b", "a"]);
+});
+
+test("queues have a line of the chosen quantity, and waits have times of their own", () => {
+    const orders = {label: "orders", at: [10, 20], depth: [3, null], wait_at: [0, 300], wait_s: [0.5, 2]};
+    const mails = {label: "mails", at: [10], depth: [7], wait_at: [], wait_s: []};
+    assert.deepEqual(queueLines([orders, mails], "depth"),
+        [{label: "orders", x: [10, 20], y: [3, null]}, {label: "mails", x: [10], y: [7]}]);
+    assert.deepEqual(queueLines([orders, mails], "wait_s"), [{label: "orders", x: [0, 300], y: [0.5, 2]}]);
 });

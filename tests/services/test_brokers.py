@@ -6,9 +6,9 @@ import sys
 import pytest
 from kombu import Connection
 
+from celery_trace.control.channel import command_address, publish, reply_address
 from celery_trace.control.signing import load_key
 from celery_trace.settings import Settings
-from celery_trace.shell.live.channel import command_address, publish, reply_address
 from celery_trace.shell.live.client import LiveClient
 from tests.support.processes import REPOSITORY, trace_environment
 from tests.support.shells import answer

@@ -14,10 +14,10 @@ from kombu import Connection, Producer
 
 from celery_trace.clock import SystemClock
 from celery_trace.control import orders as control
+from celery_trace.control.channel import command_address, reply_address
 from celery_trace.control.orders import OrderReceiver
 from celery_trace.model import ProcessRecord, new_id
 from celery_trace.settings import Settings
-from celery_trace.shell.live.channel import command_address, reply_address
 from tests.support.shells import LiveProcess, answer
 from tests.support.transport_contract import site
 from tests.support.waiting import wait_until

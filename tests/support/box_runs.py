@@ -21,11 +21,18 @@ class BoxWithRuns(BlackBox):
         self._tokens = threading.local()
         super().__init__(path, process, clock, self.runs)
 
-    def begin(self, name: str, task_id: str = "id", retries: int = 0) -> None:
-        """A run of a task begins in this thread."""
+    def begin(self, name: str, task_id: str = "id", retries: int = 0, queue: str | None = "") -> None:
+        """A run of a task begins in this thread; its queue can't be read if it is None."""
         token: Any = self.runs.begin(Counts(label("task", name)), task_id, retries)
+        token.origin, token.describe = queue, _queue_of
         self._tokens.open = [*getattr(self._tokens, "open", []), token]
 
     def end(self) -> None:
         """The innermost run of this thread has ended."""
         self.runs.end(self._tokens.open.pop(), False, False)
+
+
+def _queue_of(queue: str | None) -> tuple[str, str]:
+    if queue is None:
+        raise ValueError("a request that can't be read")
+    return queue, ""

@@ -239,6 +239,43 @@ def opens_loops() -> None:
     _opened.append(loop)
 
 
+def compute(seconds: float) -> None:
+    until_s = time.thread_time() + seconds
+    while time.thread_time() < until_s:
+        sum(range(200))
+
+
+@app.task(name="memory.computes_and_sleeps")
+def computes_and_sleeps(seconds: float) -> None:
+    """Of its time, seven tenths of computing in one function, three tenths of waiting in another."""
+    compute(0.7 * seconds)
+    rest(0.3 * seconds)
+
+
+def rest(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+_gate = threading.Lock()
+
+
+@app.task(name="memory.waits_for_a_lock")
+def waits_for_a_lock(seconds: float) -> None:
+    """Waits for a lock that another thread has."""
+    _gate.acquire()
+    threading.Timer(seconds, _gate.release).start()
+    with _gate:
+        pass
+
+
+@app.task(name="memory.computes_shortly")
+def computes_shortly() -> None:
+    """Two milliseconds that keep the interpreter."""
+    until_s = time.perf_counter() + 0.002
+    while time.perf_counter() < until_s:
+        pass
+
+
 @app.task(name="memory.slow")
 def slow(seconds: float) -> None:
     """Takes its time."""

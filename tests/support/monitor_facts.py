@@ -8,14 +8,18 @@ from pathlib import Path
 
 from celery_trace.heap.flamegraph import Profile, Profiles
 from celery_trace.model import (
+    UNSEEN,
+    Ahead,
     AlertView,
     AnyRecord,
     Capture,
     CapturedException,
+    Consuming,
     Delivery,
     Evidence,
     ExceptionInfo,
     Failure,
+    Flow,
     Frame,
     HeapProfile,
     HeapStack,
@@ -24,22 +28,30 @@ from celery_trace.model import (
     Kind,
     LastSample,
     Line,
+    Measure,
     MemoryState,
+    MessageStart,
     Node,
     Outcome,
     ProcessRecord,
+    QueueSample,
     RequestContext,
     Role,
     Rollup,
     Room,
     Run,
+    RunningRun,
+    RunningSnapshot,
     Sample,
+    Schedule,
     ShellLine,
     ShellView,
     Site,
     Stage,
     Stats,
     TaskContext,
+    TimeProfile,
+    TimeStack,
     TypeCount,
     Variable,
     Verdict,
@@ -50,6 +62,8 @@ from celery_trace.model import (
 MIB = 1024 * 1024
 WORKER = "celery@web-1"
 PROFILE = "profile1"
+#: The task that is stuck.
+RUNNING = "7a1f9b3a-0000-4000-8000-000000000998"
 CHILD_LIMIT = 512 * MIB
 
 #: Strings that try to be something else: markup, scripts, templates, direction marks, control characters, length.
@@ -395,6 +409,47 @@ def heap_profiles(now_s: float, hostile: bool = False) -> Iterator[HeapProfile]:
         )
 
 
+def time_profiles(now_s: float, hostile: bool = False) -> Iterator[TimeProfile]:
+    """Where the time of the leaking task goes: two hours ago under an earlier release, and now it waits longer."""
+    task, receipts = "/srv/shop/shop/tasks.py", "/srv/shop/shop/receipts.py"
+    frames = [
+        Line(_hostile(task, 6, hostile), 55, _hostile("remember_order", 0, hostile)[:400], "order = load(order_id)"),
+        Line("/srv/venv/lib/python3.11/site-packages/redis/connection.py", 210, "Connection.read_response"),
+        Line("/usr/lib/python3.11/socket.py", 705, "SocketIO.readinto"),
+        Line(task, 57, "remember_order", "RECEIPTS.append(order)"),
+        Line(receipts, 12, "Receipt.__init__", _hostile("self.text = text * 800", 3, hostile)[:120]),
+        Line(receipts, 31, "Receipt.number", "with LOCK:"),
+        UNSEEN,
+    ]
+    for uid, at_s, release, runs, scale in (
+        ("child-1", now_s - 5400, "1.8.1", 900, 0.4),
+        ("child-1", now_s - 60, "1.8.2", 1204, 1.0),
+        ("child-2", now_s - 30, "1.8.2", 700, 0.6),
+    ):
+        read, made, locked, short = (round(part * scale * runs) for part in (42_000, 9000, 4000, 700))
+        stacks = [
+            TimeStack([0, 1, 2], read * 2 if release == "1.8.2" else read, read // 60),
+            TimeStack([3, 4], made, made - made // 20),
+            TimeStack([3, 5], locked, 0, locked),
+            TimeStack([6], short),
+        ]
+        yield TimeProfile(
+            process=uid,
+            kind=Kind.TASK,
+            name="shop.tasks.remember_order",
+            began_s=at_s - 300,
+            at_s=at_s,
+            release=release,
+            runs=runs,
+            wall_us=sum(stack.wall_us for stack in stacks) + 60_000,
+            cpu_us=sum(stack.cpu_us for stack in stacks) + 9000,
+            lock_us=locked,
+            measures=[Measure.WALL, Measure.CPU, Measure.LOCK],
+            frames=frames,
+            stacks=stacks,
+        )
+
+
 def failures(now_s: float, hostile: bool = False, count: int = 40) -> Iterator[Failure]:
     """Failures of several kinds and groups."""
     for number in range(count):
@@ -472,11 +527,82 @@ def runs(now_s: float) -> Iterator[Run]:
         )  # fmt: skip
 
 
+def queues(now_s: float, hostile: bool = False) -> Iterator[AnyRecord]:
+    """A queue that is read, one that nobody reads, a schedule, and a message that was started twice."""
+    first = int(now_s - 3600) // 300 * 300
+    orders, mails = "orders", _hostile("mails", 2, hostile)
+    for slot in range(12):
+        waits = [0] * Histogram.BUCKETS
+        waits[12 + slot // 4] = 30
+        yield Flow(
+            process="main-1", queue=orders, name=_hostile("shop.tasks.render", 1, hostile), bucket_s=first + slot * 300,
+            seq=1, published=32, received=31, started=30, redelivered=1, waits=Histogram(waits),
+            transfers=Histogram([0] * 8 + [30]), reserved=Histogram(waits), wait_max_s=0.4 * 2 ** (slot // 4),
+            eta_max_s=3000.0, acks_late=True,
+        )  # fmt: skip
+    yield Flow(process="web-1", queue=mails, name="shop.mail.send", bucket_s=first + 3300, seq=1, published=250)
+    for step in range(60):
+        at_s = now_s - 3600 + step * 60
+        depth = 10 + step % 7
+        yield QueueSample(queue=orders, at_s=at_s, depth=depth, oldest_age_s=depth / 4, running=2, reserved=3)
+        yield QueueSample(queue=mails, at_s=at_s, depth=4 * step, consumers=0, oldest_age_s=60.0 * step)
+    yield Consuming(
+        process="main-1", queue=orders, at_s=now_s, worker=WORKER, running=2, reserved=3, scheduled=1,
+        reserved_since_s=now_s - 40, visibility_timeout_s=3600.0,
+        ahead=[Ahead(_hostile("shop.tasks.overrun", 0, hostile), "t-1", now_s - 90)],
+    )  # fmt: skip
+    for number, process in enumerate(("main-1", "main-2")):
+        yield MessageStart(
+            process=process, worker=f"celery@web-{number + 1}", queue=orders,
+            name=_hostile("shop.tasks.render", 3, hostile), task_id="6e1f9b3a-0000-4000-8000-000000000099",
+            started_at_s=now_s - 900 + number * 300,
+            ended_at_s=now_s - 300 + number * 300, succeeded=True, redelivered=bool(number),
+        )  # fmt: skip
+    for entry, due_s, published in (("nightly-report", 7200.0, 1), ("every-minute", -600.0, 40)):
+        yield Schedule(
+            process="beat-1", entry=_hostile(entry, 1, hostile), task="shop.tasks.report", every="<crontab: 0 4 * * *>",
+            at_s=now_s - 30, due_at_s=now_s + due_s, interval_s=60.0, published_at_s=now_s - 660, published=published,
+            missed=published // 20,
+        )  # fmt: skip
+
+
+def running(now_s: float, hostile: bool = False) -> RunningSnapshot:
+    """What runs on the host: one run that is stuck, and one that has just begun."""
+    common = {"kind": Kind.TASK, "worker": WORKER, "hostname": "web-1", "role": Role.CHILD, "queue": "orders"}
+    file = "/srv/shop/shop/tasks.py"
+    later_s = now_s + 7200  # a snapshot is valid for some seconds, and tests may take longer
+    return RunningSnapshot(
+        place="web-1:0",
+        at_s=later_s,
+        runs=[
+            RunningRun(
+                process="child-1", pid=101, name=_hostile("shop.tasks.sync_stock", 0, hostile),
+                task_id=RUNNING, thread=7, started_at_s=now_s - 2400, rss_bytes=143 * MIB, sampled_at_s=now_s - 1,
+                unmoved_since_s=now_s - 2399, waiting_for=_hostile("a lock", 1, hostile),
+                stack=[
+                    Line("/usr/lib/python3.11/threading.py", 327, "Condition.wait", "waiter.acquire()"),
+                    Line(file, 88, "sync_stock", _hostile("lock.wait(timeout=None)", 2, hostile)),
+                ],
+                **common,
+            ),
+            RunningRun(
+                process="child-2", pid=102, name="shop.tasks.remember_order", thread=8, retries=2,
+                task_id="7a1f9b3a-0000-4000-8000-000000000999", started_at_s=now_s - 3, rss_bytes=90 * MIB,
+                sampled_at_s=now_s - 1, unmoved_since_s=later_s,
+                stack=[Line(file, 57, "remember_order", "RECEIPTS.append(r)")],
+                **common,
+            ),
+        ],
+        ended={"child-1": 240, "child-2": 31},
+    )  # fmt: skip
+
+
 def records(now_s: float, hostile: bool = False) -> list[AnyRecord]:
     """Everything that processes write."""
     found: list[AnyRecord] = [*processes(now_s)]
     found += [*samples(now_s), *rollups(now_s), *windows(now_s, hostile), *heap_profiles(now_s, hostile)]
-    found += [*failures(now_s, hostile), *runs(now_s)]
+    found += time_profiles(now_s, hostile)
+    found += [*failures(now_s, hostile), *runs(now_s), *queues(now_s, hostile), running(now_s, hostile)]
     found.append(
         Stats(
             process="child-1",

@@ -27,7 +27,9 @@ from celery_trace.model import (
     ExceptionInfo,
     Failure,
     Frame,
+    Histogram,
     Kept,
+    Measure,
     Node,
     Outcome,
     Role,
@@ -42,7 +44,19 @@ from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema, sizes, tables
 from tests.support.paging_contract import the_pages_of_every_list_are_the_list
-from tests.support.store_records import NOW_S, failure, heap_profile, process, rollup, run, sample, window
+from tests.support.store_records import (
+    NOW_S,
+    failure,
+    heap_profile,
+    process,
+    rollup,
+    run,
+    running_run,
+    sample,
+    snapshot,
+    time_profile,
+    window,
+)
 
 CONTRACT: list[Callable[[Store], None]] = []
 
@@ -454,6 +468,48 @@ def a_long_series_of_memory_is_thinned_evenly_to_its_very_ends(store: Store) -> 
 
 
 @promise
+def the_latest_snapshot_of_each_host_is_what_runs(store: Store) -> None:
+    store.write([process(), process("p2"), snapshot(running_run("a")), snapshot(place="h2:0")])
+    store.write([snapshot(running_run("b"), running_run("gone", process="p2"), at_s=NOW_S + 2)])
+    store.write([snapshot(running_run("late"), at_s=NOW_S + 1)])
+    queries = Queries(store)
+    assert [row.task_id for row in queries.running().rows] == ["b", "gone"]
+    assert queries.stats().records["running"] == 2
+    store.write([process("p2", ended_at_s=NOW_S + 3, ended_how="killed")])
+    assert [row.task_id for row in queries.running().rows] == ["b"]
+    store.write([snapshot(running_run("other"), place="h2:0", at_s=NOW_S - 1000)])
+    assert [row.task_id for row in queries.running().rows] == ["b"]
+
+
+@promise
+def a_run_is_stuck_if_it_lasts_far_longer_than_its_task_and_does_not_move(store: Store) -> None:
+    usual = rollup(1, 100, durations=Histogram([0] * 18 + [99, 1]))  # up to 26.2 s, one up to 52.4 s
+    store.write([process(), usual])
+    ages_s = {"short": 75, "long": 80, "new": 31}
+    runs = [running_run(id, started_at_s=NOW_S - age, unmoved_since_s=NOW_S - age) for id, age in ages_s.items()]
+    moves = running_run("moves", started_at_s=NOW_S - 500, unmoved_since_s=NOW_S - 1)
+    other = running_run("other", name="shop.refund", started_at_s=NOW_S - 31, unmoved_since_s=NOW_S - 30)
+    store.write([snapshot(*runs, moves, other)])
+    rows = {row.task_id: row for row in Queries(store).running().rows}
+    assert (rows["long"].p50_s, rows["long"].p99_s) == (26.2144, 26.2144)
+    assert (rows["other"].p50_s, rows["other"].p99_s) == (None, None)
+    assert {id for id, row in rows.items() if row.stuck} == {"long", "other"}
+    assert rows["long"].elapsed_s == 80
+    assert rows["long"].stack[0].code == "lock.acquire()"
+
+
+@promise
+def what_a_snapshot_says_of_a_process_is_newer_than_its_sample(store: Store) -> None:
+    store.write([process(), sample(NOW_S - 70, 1, runs=3, name="shop.charge")])
+    store.write([snapshot(at_s=NOW_S - 1, ended={"p1": 40})])
+    [worker] = Queries(store).workers().rows
+    [seen] = worker.processes
+    assert (seen.runs, seen.running, seen.at, worker.last_seen) == (40, "", NOW_S - 1, NOW_S - 1)
+    store.write([sample(NOW_S, 1, runs=41)])
+    assert Queries(store).workers().rows[0].processes[0].runs == 41
+
+
+@promise
 def of_an_hour_the_latest_heap_profile_of_a_process_counts(store: Store) -> None:
     store.write([process(), heap_profile(100, at_s=NOW_S), heap_profile(300, at_s=NOW_S + 20)])
     store.write([heap_profile(200, at_s=NOW_S + 10), heap_profile(300, at_s=NOW_S + 20)])
@@ -463,7 +519,27 @@ def of_an_hour_the_latest_heap_profile_of_a_process_counts(store: Store) -> None
     store.write([heap_profile(500, at_s=NOW_S + 3700), heap_profile(70, process="p2", at_s=NOW_S + 10, release="2")])
     assert [one.bytes for one in queries.heap_profiles("task", "shop.charge")] == [70, 500]
     assert [one.bytes for one in queries.heap_profiles("task", "shop.charge", release="2")] == [70]
-    assert queries.heap_releases("task", "shop.charge") == ["2"]
+    assert queries.profile_releases("task", "shop.charge", Measure.MEMORY) == ["2"]
+
+
+@promise
+def of_time_the_hours_of_processes_add_up_and_the_latest_of_an_hour_counts(store: Store) -> None:
+    store.write([process(), time_profile(3.0, at_s=NOW_S), time_profile(9.0, at_s=NOW_S + 300)])
+    store.write([time_profile(5.0, at_s=NOW_S + 200), time_profile(9.0, at_s=NOW_S + 300)])
+    queries = Queries(store)
+    assert [one.wall_us for one in queries.time_profiles("task", "shop.charge")] == [9_000_000]
+    assert queries.stats().records["time"] == 1
+    later = NOW_S + 3600
+    store.write([time_profile(2.0, began_s=later, at_s=later), time_profile(4.0, process="p2", release="2")])
+    assert [one.wall_us for one in queries.time_profiles("task", "shop.charge")] == [4_000_000, 9_000_000, 2_000_000]
+    assert [one.wall_us for one in queries.time_profiles("task", "shop.charge", since_s=later)] == [2_000_000]
+    assert [one.wall_us for one in queries.time_profiles("task", "shop.charge", until_s=NOW_S)] == [4_000_000]
+    assert [one.wall_us for one in queries.time_profiles("task", "shop.charge", release="2")] == [4_000_000]
+    assert queries.profile_releases("task", "shop.charge", Measure.WALL) == ["2"]
+    assert queries.profile_measures("task", "shop.charge") == [Measure.WALL, Measure.CPU]
+    view = queries.profile_view("task", "shop.charge", Measure.CPU)
+    assert (view.after.total, view.after.runs, view.after.processes) == (7_500_000, 30, 2)
+    assert view.measures == [Measure.WALL, Measure.CPU]
 
 
 @promise

@@ -5,24 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from celery_trace.model import (
+    Consuming,
     Evidence,
     ExceptionInfo,
     Failure,
+    Flow,
     HeapProfile,
     HeapStack,
     Histogram,
     Holder,
     Kind,
     Line,
+    Measure,
     MemoryState,
+    MessageStart,
     Outcome,
     ProcessRecord,
+    QueueSample,
     Role,
     Rollup,
     Run,
+    RunningRun,
+    RunningSnapshot,
     Sample,
+    Schedule,
     Site,
     Stage,
+    TimeProfile,
+    TimeStack,
     Verdict,
     Window,
     failure_id,
@@ -73,9 +83,72 @@ def sample(at_s: float, rss_bytes: int, **fields: Any) -> Sample:
     return Sample(at_s=at_s, **known | fields)
 
 
+def flow(seq: int, started: int, wait_s: float = 1.0, **fields: Any) -> Flow:
+    """Messages of which each waited as long."""
+    waits = [0] * (Histogram.bucket(wait_s) + 1)
+    waits[-1] = started
+    known: dict[str, Any] = {
+        "process": "p1",
+        "queue": "mails",
+        "name": "shop.mail",
+        "bucket_s": int(NOW_S) // 300 * 300,
+        "received": started,
+        "waits": Histogram(waits),
+        "wait_max_s": wait_s,
+    }
+    return Flow(seq=seq, started=started, **known | fields)
+
+
+def queue_sample(depth: int | None, ago_s: float = 0.0, **fields: Any) -> QueueSample:
+    return QueueSample(at_s=NOW_S - ago_s, depth=depth, **{"queue": "mails"} | fields)
+
+
+def consuming(**fields: Any) -> Consuming:
+    known: dict[str, Any] = {"process": "p2", "queue": "mails", "at_s": NOW_S, "worker": "w2@h1"}
+    return Consuming(**known | fields)
+
+
+def start(ago_s: float, ended_ago_s: float | None = None, **fields: Any) -> MessageStart:
+    known: dict[str, Any] = {"process": "p1", "worker": "w1@h1", "queue": "mails", "name": "shop.mail", "task_id": "t1"}
+    ended_at_s = None if ended_ago_s is None else NOW_S - ended_ago_s
+    return MessageStart(started_at_s=NOW_S - ago_s, ended_at_s=ended_at_s, **known | fields)
+
+
+def schedule(due_in_s: float, **fields: Any) -> Schedule:
+    known: dict[str, Any] = {
+        "process": "p4", "entry": "nightly", "task": "shop.report", "every": "60 s", "at_s": NOW_S - 5,
+        "interval_s": 60.0, "published_at_s": NOW_S + due_in_s - 60, "published": 3,
+    }  # fmt: skip
+    return Schedule(due_at_s=NOW_S + due_in_s, **known | fields)
+
+
 def site(file: str, **fields: Any) -> Site:
     known: dict[str, Any] = {"line": 7, "function": "charge", "code": "seen.append(x)", "bytes": 4096, "blocks": 2}
     return Site(file=file, **known | fields)
+
+
+def running_run(task_id: str, **fields: Any) -> RunningRun:
+    """A run in progress that began ten seconds ago and has not moved since."""
+    known: dict[str, Any] = {
+        "process": "p1",
+        "kind": Kind.TASK,
+        "name": "shop.charge",
+        "worker": "w1@h1",
+        "hostname": "h1",
+        "pid": 7,
+        "role": Role.CHILD,
+        "started_at_s": NOW_S - 10,
+        "sampled_at_s": NOW_S,
+        "unmoved_since_s": NOW_S - 9.5,
+        "stack": [Line("/srv/shop/tasks.py", 7, "charge", "lock.acquire()")],
+    }
+    return RunningRun(task_id=task_id, **known | fields)
+
+
+def snapshot(*runs: RunningRun, **fields: Any) -> RunningSnapshot:
+    """What runs on a host."""
+    known: dict[str, Any] = {"place": "h1:0", "at_s": NOW_S, "runs": list(runs)}
+    return RunningSnapshot(**known | fields)
 
 
 def heap_profile(kept_bytes: int, **fields: Any) -> HeapProfile:
@@ -91,6 +164,25 @@ def heap_profile(kept_bytes: int, **fields: Any) -> HeapProfile:
         "stacks": [HeapStack([0], kept_bytes)],
     }
     return HeapProfile(**known | fields)
+
+
+def time_profile(wall_s: float, **fields: Any) -> TimeProfile:
+    """What a process says where the time of its runs went: one stack, half of it processor time."""
+    wall_us = round(wall_s * 1_000_000)
+    known: dict[str, Any] = {
+        "process": "p1",
+        "kind": Kind.TASK,
+        "name": "shop.charge",
+        "began_s": NOW_S,
+        "at_s": NOW_S,
+        "runs": 10,
+        "wall_us": wall_us,
+        "cpu_us": wall_us // 2,
+        "measures": [Measure.WALL, Measure.CPU],
+        "frames": [Line("/srv/shop/tasks.py", 7, "charge", "seen.append(x)")],
+        "stacks": [TimeStack([0], wall_us, wall_us // 2)],
+    }
+    return TimeProfile(**known | fields)
 
 
 def window(id: str, **fields: Any) -> Window:

@@ -126,6 +126,20 @@ def test_every_record_survives_the_journey_through_json():
             stacks=[model.HeapStack([0], 512)],
             peaks={40: 3},
         ),
+        model.TimeProfile(
+            process="u",
+            kind=model.Kind.TASK,
+            name="t",
+            began_s=0.5,
+            at_s=1.0,
+            runs=2,
+            wall_us=900,
+            cpu_us=300,
+            lock_us=100,
+            measures=[model.Measure.WALL, model.Measure.CPU],
+            frames=[model.Line("f", 1, "g", "x")],
+            stacks=[model.TimeStack([0], 800, 300, 100)],
+        ),
         model.Failure(
             id="f",
             process="u",
@@ -148,6 +162,27 @@ def test_every_record_survives_the_journey_through_json():
         model.Kept(process="u", failure="f", at_s=1.0, until_s=2.0, address="q"),
         model.Stats(process="u", seq=1, at_s=1.0, counters={"written:failure": 1}),
         model.AuditEntry(id="a", at_s=1.0, where="worker", command="1+1"),
+        model.Flow(process="u", queue="q", name="t", bucket_s=300, seq=1, started=1, waits=model.Histogram([0, 1])),
+        model.Consuming(process="u", queue="q", at_s=1.0, reserved=1, ahead=[model.Ahead("t", "i", 0.5)]),
+        model.QueueSample(queue="q", at_s=1.0, depth=3, oldest_age_s=0.5),
+        model.MessageStart(process="u", worker="w", queue="q", name="t", task_id="i", started_at_s=1.0),
+        model.Schedule(process="u", entry="e", task="t", every="10 s", at_s=1.0, due_at_s=11.0),
+        model.RunningSnapshot(
+            place="h:1",
+            at_s=1.0,
+            runs=[
+                model.RunningRun(
+                    process="u",
+                    kind=model.Kind.TASK,
+                    name="t",
+                    pid=1,
+                    role=model.Role.CHILD,
+                    started_at_s=0.5,
+                    stack=[model.Line("f", 1, "g", "x")],
+                )
+            ],
+            ended={"u": 7},
+        ),
     ]
     assert {type(record) for record in records} == set(model.AnyRecord.__args__)
     for record in records:
@@ -195,3 +230,42 @@ def test_a_ticker_of_an_idle_process_sleeps_until_it_is_woken():
     ticker.wake()
     assert not ticker.asleep
     assert ticker.beat() == pytest.approx(0.1), "what was put off is due at its usual interval again"
+
+
+def test_a_timer_says_itself_when_it_is_due_after_an_idle_time_and_by_how_much_it_may_be_early():
+    clock = FakeClock()
+    ticker = Ticker(clock)
+    idle = [True]
+    ticker.is_idle = lambda: idle[0]
+    calls = []
+    exact = ticker.every(1.0, lambda: calls.append(clock.monotonic_s()), "exact", idle_s=30.0)
+    ticker.every(0.95, lambda: None, "other")
+    exact.early, exact.wake = 0.0, lambda: clock.monotonic_s() + 0.25
+    clock.advance(40.0)
+    ticker.beat()
+    idle[0] = False
+    ticker.wake()
+    assert ticker.beat() == pytest.approx(0.25)
+    assert calls == [40.0]
+    clock.advance(0.25)
+    ticker.beat()
+    clock.advance(0.95)
+    assert ticker.beat() == pytest.approx(0.05), "the other timer's beat is not used"
+    clock.advance(0.05)
+    ticker.beat()
+    assert calls == pytest.approx([40.0, 40.25, 41.25])
+
+
+def test_a_call_that_changes_its_interval_is_made_after_the_new_one():
+    clock = FakeClock()
+    ticker = Ticker(clock)
+    intervals = iter([0.1, 5.0])
+
+    def call():
+        timer.every_s = next(intervals)
+
+    timer = ticker.every(2.0, call, "changing")
+    clock.advance(2.0)
+    assert ticker.beat() == pytest.approx(0.1)
+    clock.advance(0.1)
+    assert ticker.beat() == pytest.approx(5.0)

@@ -50,9 +50,11 @@ def test_an_entry_leads_to_an_address_without_groups(page):
 def test_the_navigation_is_what_it_was():
     assert [page.title for page in navigation(NavPlace.BAR, None)] == [
         "Overview",
+        "Running",
         "Leaks",
         "Failures",
         "Memory",
+        "Queues",
         "Alerts",
     ]
     assert [page.title for page in navigation(NavPlace.MORE, None)] == ["Runs", "Profiles", "Shells", "Statistics"]
@@ -61,4 +63,4 @@ def test_the_navigation_is_what_it_was():
 def test_nobody_is_offered_a_page_that_they_may_not_open():
     looks = User("lou", UserRole.LOOK, "session")
     assert [page.title for page in navigation(NavPlace.MORE, looks)] == ["Runs", "Statistics"]
-    assert len(navigation(NavPlace.BAR, looks)) == 5
+    assert len(navigation(NavPlace.BAR, looks)) == 7

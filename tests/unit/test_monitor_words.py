@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from celery_trace.clock import FakeClock
 from celery_trace.model import Capture, Failure, Kind, Node, Outcome, TaskContext
-from flower_plugin.api.retry import CannotRetry, rebuild, retry
+from flower_plugin.api.retry import CannotRetry, retry
 from flower_plugin.auth.gate import Hosts
 from flower_plugin.auth.login import LINK_LIFE_S, LoginSessions, OneTimeLinks
 from flower_plugin.incoming.broker import BrokerLink
@@ -220,16 +220,17 @@ def test_a_task_is_sent_again_with_exactly_its_arguments():
         (Node("str", "redacted"), "redacted"),
         (Node("str", "plain", "cut…", [], [], 5000, 4000), "cut"),
         (Node("shop.Order", "object", None, [], []), "shop.Order"),
-        (Node("decimal.Decimal", "text", "1"), "Decimal"),
-        (Node("list", "list", None, [99], [], 1), "not captured"),
-        (Node("list", "list", None, [5], [], 1), "not captured"),
+        (Node("decimal.Decimal", "text", "1"), "type that can't be sent"),
+        (Node("str", "plain", "paid with [redacted]"), "redacted in part"),
+        (Node("list", "list", None, [99], [], 1), "args[0][0] is not known exactly: cut"),
+        (Node("list", "list", None, [5], [], 1), "too deep"),
         (Node("shop.MyStr", "plain", "x"), "shop.MyStr"),
     ],
 )
 def test_a_value_that_is_not_exactly_known_is_not_sent(node, why):
     heap = [*PLAIN, node, Node("list", "list", None, [5], [], 1)]
     with pytest.raises(CannotRetry, match=re.escape(why)):
-        rebuild(heap, 6, "args")
+        retry(Sender(), failed(heap, 6, 4))
 
 
 def test_a_request_is_not_retried():
@@ -246,5 +247,6 @@ def test_the_brokers_password_is_in_no_word_about_the_broker(password):
 
 def test_a_short_heap_that_stands_for_very_many_values_is_not_rebuilt():
     heap = [Node("list", "list", items=[number + 1, number + 1]) for number in range(40)]
-    with pytest.raises(CannotRetry, match="was not captured in full"):
-        rebuild([*heap, Node("int", "plain", value=1)], 0, "args")
+    heap += [Node("int", "plain", value=1), Node("dict", "dict", None, [], [], 0)]
+    with pytest.raises(CannotRetry, match="too many values"):
+        retry(Sender(), failed(heap, 0, 41))

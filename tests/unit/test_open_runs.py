@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from celery_trace.model import Histogram
 from celery_trace.process import open_runs
 from celery_trace.process.open_runs import (
     ADDED,
+    COUNT,
     MOST_PLACES,
     NEXT_PERIOD,
     OUTLIER,
@@ -59,15 +62,40 @@ def test_a_run_is_noted_while_it_lasts_and_counted_at_its_end(made: tuple[Any, A
     taken, at_s, thread, retries, text = place(buffer)
     assert (taken, at_s, thread, retries) == (1, 1_000.0, threading.get_ident(), 2)
     assert text.rstrip(b"\0") == b"id-1\0task\0shop.pay"
-    assert (runs.count, runs.latest, runs.threads()) == (1, counts, [threading.get_ident()])
+    assert (runs.count, runs.latest, runs.ended) == (1, counts, 0)
+    assert runs.in_progress() == [(threading.get_ident(), token)]
     assert runs.end(token, True, False) == ADDED
     assert not place(buffer)[0]
-    assert (runs.count, runs.latest, runs.threads()) == (0, None, [])
+    assert (runs.count, runs.latest, runs.in_progress(), runs.ended) == (0, None, [], 1)
     assert counts.dirty
     durations = [0] * Histogram.BUCKETS
     durations[Histogram.bucket(0.5)] = 1
     assert counts.read() == (1, 1, 0, 0.5, 0.5, durations)
     runs.write_to(None)
+
+
+def test_the_number_of_ended_runs_is_written_before_the_places(made: tuple[Any, Any]) -> None:
+    runs, counts = made
+    runs.end(runs.begin(counts, "before the box", 0), False, False)
+    buffer = bytearray(COUNT.size + MOST_PLACES * PLACE.size)
+    runs.write_to(buffer, COUNT.size)
+    assert COUNT.unpack_from(buffer) == (1,)
+    runs.end(runs.begin(counts, "id", 0), False, False)
+    assert COUNT.unpack_from(buffer) == (2,)
+    runs.write_to(None)
+
+
+def test_a_run_that_is_forgotten_in_the_buffer_is_released(made: tuple[Any, Any]) -> None:
+    runs, counts = made
+    runs.write_to(bytearray(MOST_PLACES * PLACE.size))
+    token = runs.begin(counts, "id", 0)
+    token.origin = request = type("Request", (), {})()
+    released = weakref.ref(request)
+    del token, request
+    runs.write_to(None)
+    gc.collect()
+    assert released() is None
+    assert runs.in_progress() == []
 
 
 def test_what_a_task_has_to_say_is_said_once_more_at_the_end(made: tuple[Any, Any]) -> None:
@@ -121,6 +149,22 @@ def test_what_is_slow_or_due_is_to_be_written_by_itself(made: tuple[Any, Any]) -
     assert runs.end(runs.begin(counts, "id", 0), False, False) == OUTLIER
 
 
+def test_a_run_is_missed_if_it_ends_while_a_sample_is_overdue(made: tuple[Any, Any]) -> None:
+    runs, counts = made
+    runs.write_to(bytearray(MOST_PLACES * PLACE.size))
+    for due_s, is_missed in ((99.9, False), (101.2, True), (102.6, False), (math.inf, False)):
+        runs.due_s = due_s  # runs last from 100.0 to 100.5, from 101.0 to 101.5 and so on
+        token = runs.begin(counts, "id", 0)
+        runs.end(token, False, False)
+        assert runs.take_missed() == ([(threading.get_ident(), token)] if is_missed else [])
+    for due_s in range(200, 200 + MOST_PLACES + 3):
+        now_s = itertools.count(due_s - 0.1, 0.5)
+        runs.due_s, runs.monotonic = due_s, now_s.__next__
+        runs.end(runs.begin(counts, "id", 0), False, False)
+    assert len(runs.take_missed()) == MOST_PLACES
+    runs.write_to(None)
+
+
 def test_a_run_inside_of_another_has_no_place_and_more_than_fit_have_none(made: tuple[Any, Any]) -> None:
     runs, counts = made
     buffer = bytearray(MOST_PLACES * PLACE.size)
@@ -134,7 +178,7 @@ def test_a_run_inside_of_another_has_no_place_and_more_than_fit_have_none(made: 
     threads = itertools.count(1)
     runs.ident = lambda: next(threads)
     tokens = [runs.begin(counts, f"id-{number}", 0) for number in range(MOST_PLACES + 3)]
-    assert runs.threads() == list(range(1, MOST_PLACES + 1))
+    assert [thread for thread, _ in runs.in_progress()] == list(range(1, MOST_PLACES + 1))
     assert runs.most == MOST_PLACES + 3
     for token in tokens:
         runs.end(token, False, False)

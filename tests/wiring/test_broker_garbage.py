@@ -20,11 +20,11 @@ from kombu import Connection, Producer
 
 from celery_trace.clock import SystemClock
 from celery_trace.control import orders as control
+from celery_trace.control.channel import command_address, reply_address
 from celery_trace.control.orders import OrderReceiver
 from celery_trace.model import ProcessRecord, new_id
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
-from celery_trace.shell.live.channel import command_address, reply_address
 from celery_trace.transports import broker
 from tests.support.processes import REPOSITORY
 from tests.support.shells import LiveProcess, answer
@@ -98,7 +98,7 @@ def channel(own_broker_url: str) -> Iterator[Any]:
 VICTIM = """
 import resource, sys, time
 from pathlib import Path
-from celery_trace.shell.live.channel import command_address
+from celery_trace.control.channel import command_address
 from tests.support.shells import LiveProcess
 resource.setrlimit(resource.RLIMIT_AS, (2 * 1024**3, 2 * 1024**3))
 live = LiveProcess(Path(sys.argv[1]), sys.argv[2])

@@ -356,3 +356,37 @@ def test_collect_once_hands_on_what_waits(run: Run, folder: Path) -> None:
     status = json.loads(result.stdout)
     assert status["delivered"] >= 2
     assert [f["task_id"] for f in parsed(run("failures", "--format", "json"))["failures"]] == ["t1"]
+
+
+# --- a failure as a test
+
+
+def test_a_test_is_printed_or_written_once(run: Run, filled: Store, tmp_path: Path) -> None:
+    [id] = [row["id"] for row in parsed(run("failures", "--format", "json", "--task-id", "t1"))["failures"]]
+    printed = run("make-test", id)
+    compile(printed.stdout, "printed", "exec")
+    assert "error='builtins.ZeroDivisionError'" in printed.stdout
+    assert "def local_context_data():\n    return 'Hello'" in printed.stdout
+    assert "hole('password', 'redacted')" in printed.stdout
+    assert "hunter2" not in printed.stdout
+    file = tmp_path / "test_it.py"
+    written = run("make-test", id, "--output", str(file))
+    assert file.read_text() == printed.stdout
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "No such file or directory. Choose another place." in run("make-test", id, "--output", "/no/where.py").stderr
+    assert f"Wrote {file}. Run: python -m pytest {file}" in written.stderr
+    assert "hole: args (the capture has no arguments)" in written.stderr
+    again = run("make-test", id, "--output", str(file))
+    assert again.exit_code == 1
+    assert "it exists. Choose another name, or remove it." in again.stderr
+    made = parsed(run("make-test", id, "--format", "json"))
+    assert made["text"] == printed.stdout
+    assert made["name"].startswith("test_shop_charge_")
+    assert [hole["where"] for hole in made["holes"]] == ["args", "kwargs"]
+
+
+@pytest.mark.parametrize("command", ["make-test", "replay"])
+def test_what_cannot_be_repeated_is_refused_with_the_reason(run: Run, filled: Store, command: str) -> None:
+    [id] = [row["id"] for row in parsed(run("failures", "--format", "json", "--task-id", "t3"))["failures"]]
+    assert "its process was killed" in run(command, id).stderr
+    assert "There is no failure with the id nothing" in run(command, "nothing").stderr

@@ -1,11 +1,13 @@
 """A request and the tasks that it sent know of each other, and a stored result of its record."""
 
 import json
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 
+from celery_trace import published
 from celery_trace.model import failure_id
 from django_bridge import links
 from tests.support import django_project as project
@@ -36,10 +38,11 @@ def test_a_task_that_a_request_sends_carries_the_requests_id(site, sent):
     assert headers["root_id"] == headers["id"], "what Celery's own users see stays as it was"
 
 
-def test_a_task_that_is_sent_outside_a_request_carries_nothing(sent):
+def test_a_task_that_is_sent_outside_a_request_carries_the_time_only(sent):
     project.report.apply_async((1,))
     (headers,) = sent
     assert "trace_request" not in headers
+    assert abs(headers[published.HEADER] - time.time()) < 60
 
 
 def test_the_requests_id_is_handed_on_by_the_tasks_that_it_sent(sent):

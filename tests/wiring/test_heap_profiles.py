@@ -16,7 +16,7 @@ import pytest
 from celery_trace.clock import SystemClock
 from celery_trace.heap import needs, sampling
 from celery_trace.heap.watch import watch_heap
-from celery_trace.model import HeapProfile, Kind, Line, ProcessRecord, Role, decode, encode
+from celery_trace.model import HeapProfile, Kind, Line, Measure, ProcessRecord, Role, decode, encode
 from celery_trace.queries import Queries
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import Settings
@@ -136,16 +136,16 @@ def filled(store: Store) -> Queries:
 
 def test_a_view_is_of_the_latest_words_or_the_difference_to_a_time_or_a_release(store: Store) -> None:
     queries = filled(store)
-    plain = queries.heap_view("task", "shop.charge")
-    assert (plain.after.bytes, plain.after.processes, plain.before) == (91_000, 2, None)
-    hour = queries.heap_view("task", "shop.charge", compare="1h")
+    plain = queries.profile_view("task", "shop.charge", Measure.MEMORY)
+    assert (plain.after.total, plain.after.processes, plain.before) == (91_000, 2, None)
+    hour = queries.profile_view("task", "shop.charge", Measure.MEMORY, compare="1h")
     assert hour.before is not None
-    assert (hour.after.bytes, hour.before.bytes, hour.before_is) == (90_000, 5000, "1 h ago")
-    release = queries.heap_view("task", "shop.charge", compare="release:1.8.1")
+    assert (hour.after.total, hour.before.total, hour.before_is) == (90_000, 5000, "1 h ago")
+    release = queries.profile_view("task", "shop.charge", Measure.MEMORY, compare="release:1.8.1")
     assert release.before is not None
-    assert (release.after.bytes, release.before.bytes, release.a_run) == (900.0, 10.0, True)
+    assert (release.after.total, release.before.total, release.a_run) == (900.0, 10.0, True)
     assert [round(change) for change in release.stacks.values()] == [890], "lines have moved, the function is the same"
-    back = queries.heap_view("task", "shop.charge", compare="release:1.8.2..1.8.1")
+    back = queries.profile_view("task", "shop.charge", Measure.MEMORY, compare="release:1.8.2..1.8.1")
     assert [round(change) for change in back.stacks.values()] == [-890]
 
 
@@ -154,10 +154,10 @@ def test_what_cannot_be_compared_with_is_refused_in_words(store: Store, compare:
     if compare == "release:":
         store.write([make.heap_profile(5, release="only")])
         with pytest.raises(ValueError, match="no other release than 'only'"):
-            Queries(store).heap_view("task", "shop.charge", compare="release:only")
+            Queries(store).profile_view("task", "shop.charge", Measure.MEMORY, compare="release:only")
         return
     with pytest.raises(ValueError, match="invalid comparison"):
-        Queries(store).heap_view("task", "shop.charge", compare=compare)
+        Queries(store).profile_view("task", "shop.charge", Measure.MEMORY, compare=compare)
 
 
 def test_the_need_of_a_name_is_of_all_its_processes(store: Store) -> None:
@@ -221,7 +221,7 @@ def test_files_for_other_tools_are_sent_as_such(client: Any) -> None:
     assert "attachment" in pprof.headers["Content-Disposition"]
 
 
-@pytest.mark.parametrize("query", ["kind=cpu", "format=svg", "of=thing", "compare=nonsense"])
+@pytest.mark.parametrize("query", ["kind=heat", "format=svg", "of=thing", "compare=nonsense"])
 def test_a_wrong_parameter_is_refused_with_what_is_allowed(client: Any, query: str) -> None:
     answer = client.get(f"/api/trace/profiles/shop.charge?{query}")
     assert answer.status == 400
@@ -229,11 +229,11 @@ def test_a_wrong_parameter_is_refused_with_what_is_allowed(client: Any, query: s
 
 
 def test_the_pages_show_the_graph_its_difference_and_where_there_is_none(client: Any) -> None:
-    assert 'id="flame-data"' in client.get("/trace/kept/task/shop.charge").text
-    difference = client.get("/trace/kept/task/shop.charge?compare=release:1.8.1").text
+    assert 'id="flame-data"' in client.get("/trace/flame/task/shop.charge").text
+    difference = client.get("/trace/flame/task/shop.charge?compare=release:1.8.1").text
     assert "retains more than with release 1.8.1" in difference
-    assert "No retained memory" in client.get("/trace/kept/task/shop.nothing").text
-    refused = client.get("/trace/kept/task/shop.charge?compare=nonsense")
+    assert "No retained memory" in client.get("/trace/flame/task/shop.nothing").text
+    refused = client.get("/trace/flame/task/shop.charge?compare=nonsense")
     assert refused.status == 404
     assert "Nothing to compare with." in refused.text
 
@@ -253,7 +253,7 @@ def test_a_pprof_file_from_the_command_needs_a_place(tmp_path: Path) -> None:
 
     def run(*words: str) -> Any:
         context = CLIContext(app=app, no_color=True, workdir=None)
-        return CliRunner().invoke(trace, ["kept", "shop.charge", *words], obj=context)
+        return CliRunner().invoke(trace, ["flame", "shop.charge", "--measure", "memory", *words], obj=context)
 
     table = run().stdout
     assert "shop.charge retains 88.9 KiB in 2 processes, sampled over 200 runs" in table

@@ -46,16 +46,18 @@ READ = {
         /api/task/rate-limit/x /api/task/revoke/x
         /trace /trace/ /trace/leaks /trace/leaks/x /trace/failures /trace/failures/all /trace/failures/x /trace/workers
         /trace/runs /trace/runs/task/x /trace/runs/request/x /trace/runs/block/x /trace/alerts /trace/statistics
-        /trace/kept/task/x /trace/kept/request/x /trace/kept/block/x /trace/kept/process/x
+        /trace/queues /trace/running /trace/running/x/x
+        /trace/flame/task/x /trace/flame/request/x /trace/flame/block/x /trace/flame/process/x
         /trace/workflow/x /api/trace/workflows/x /trace/x /trace/live
         /api/trace /api/trace/ /api/trace/stats /api/trace/leaks /api/trace/failures /api/trace/groups /api/trace/runs
         /api/trace/workers /api/trace/alerts /api/trace/alerts/rules /api/trace/leaks/x /api/trace/failures/x
-        /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts
+        /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts /api/trace/queues
+        /api/trace/running
     """,
     UserRole.LOCALS: """
         /worker/x /task/x /tasks /tasks/datatable /api/workers /api/tasks /api/task/info/x /api/task/result/x
         /trace/shells /trace/shells/x /trace/profiles /trace/profiles/x /trace/profiles/x/flamegraph
-        /api/trace/shells /api/trace/shells/x
+        /api/trace/shells /api/trace/shells/x /api/trace/failures/x/test
     """,
     UserRole.RECREATED: "/trace/shell/x",
     #: Nothing is read there.

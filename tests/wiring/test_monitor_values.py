@@ -133,3 +133,27 @@ def test_a_dictionarys_key_on_the_way_to_a_leak_is_a_value(monitor):
         assert SECRET not in hidden.text
         assert SECRET in seen.text
     assert row["retained_by"] == ["shop.registry (module)", "_by_customer: dict", "[str]: list", "Order × 12"]
+
+
+def test_a_test_of_a_failure_is_a_download_for_those_who_may_see_its_locals(monitor):
+    (row,) = get(monitor, "val", "/api/trace/failures?outcome=failed&kind=task&limit=1").json()["failures"]
+    link = f"/api/trace/failures/{row['id']}/test"
+    assert f'href="{link}"' in get(monitor, "val", f"/trace/failures/{row['id']}").text
+    assert "Make a test" not in get(monitor, "lou", f"/trace/failures/{row['id']}").text
+    assert get(monitor, "lou", link).status == 403
+    made = get(monitor, "val", link)
+    assert made.status == 200
+    assert made.headers["Content-Disposition"].startswith('attachment; filename="test_shop_tasks_')
+    compile(made.text, "made", "exec")
+    assert "def trial(args, kwargs)" in made.text
+    assert get(monitor, "val", f"{link}?frame=77").status == 409
+    assert get(monitor, "val", f"{link}?frame=-1").status == 400
+    assert get(monitor, "val", "/api/trace/failures/nothing/test").status == 404
+
+
+def test_there_is_no_test_of_a_failure_that_time_explains(monitor):
+    (row,) = get(monitor, "val", "/api/trace/failures?outcome=time_limit&limit=1").json()["failures"]
+    assert "Make a test" not in get(monitor, "val", f"/trace/failures/{row['id']}").text
+    refused = get(monitor, "val", f"/api/trace/failures/{row['id']}/test")
+    assert refused.status == 409
+    assert "time limit" in refused.json()["error"]["why"]

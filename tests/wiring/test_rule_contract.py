@@ -83,6 +83,37 @@ CASES: dict[str, Case] = {
     ),
     "spool_dropping": Case(lambda: [dropped(dropped_run=3)], lambda: [dropped(written_run=3)]),
     "worker_silent": Case(lambda: [main_process("killed")], lambda: [main_process("exit")]),
+    "queue_latency": Case(
+        lambda: [make.flow(1, 40, 400.0)],
+        lambda: [make.flow(1, 40, 250.0), make.flow(1, 19, 4000.0, queue="few")],
+    ),
+    "queue_unread": Case(
+        lambda: [make.queue_sample(3)],
+        lambda: [
+            make.queue_sample(3),
+            make.consuming(),
+            make.queue_sample(9, 120, queue="shrinks"),
+            make.queue_sample(5, queue="shrinks"),
+            make.queue_sample(7, queue="busy"),
+            make.flow(1, 2, queue="busy"),
+            make.queue_sample(0, queue="empty"),
+        ],
+    ),
+    "duplicate_runs": Case(
+        lambda: [make.start(100, 40), make.start(50, process="p2", redelivered=True)],
+        lambda: [
+            make.start(100, 60),  # it failed, and its message was delivered again
+            make.start(50, process="p2", redelivered=True),
+            make.start(100, 40, task_id="t2"),
+            make.start(50, task_id="t2", retries=1),
+            make.consuming(visibility_timeout_s=3600.0),
+            make.flow(1, 40, eta_max_s=2000.0),
+        ],
+    ),
+    "missed_schedule": Case(
+        lambda: [make.schedule(-90)],
+        lambda: [make.schedule(-20), make.schedule(-90, entry="removed", gone=True)],
+    ),
 }
 
 

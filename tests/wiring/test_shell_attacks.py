@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from kombu import Connection, Producer
 
+from celery_trace.control.channel import command_address, reply_address
 from celery_trace.control.signing import MESSAGE_LIMIT_BYTES, sign
 from celery_trace.model import AuditEntry, Kept
-from celery_trace.shell.live.channel import command_address, reply_address
 from celery_trace.shell.live.client import LiveSession
 from celery_trace.shell.session import CODE_LIMIT, ShellError
 from tests.support.shells import LiveProcess, answer, outer, say

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from celery_trace.control.channel import QUEUE_EXPIRES_S, command_address, reply_address
 from celery_trace.model import AuditEntry, Kept, TaskContext
-from celery_trace.shell.live.channel import QUEUE_EXPIRES_S, command_address, reply_address
 from celery_trace.shell.live.client import LiveSession
 from celery_trace.shell.session import CODE_LIMIT, Done, SessionGone, ShellError
 from tests.support.shells import LiveProcess, Said, answer, create_error, outer, say

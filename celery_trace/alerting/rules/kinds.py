@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import cast
 
 from celery_trace.alerting.rules import (
+    duplicate_runs,
     failure_rate,
     leak,
     lost,
+    missed_schedule,
     new_failure,
     process_limit,
     process_memory,
+    queue_latency,
+    queue_unread,
     spool_dropping,
     worker_silent,
 )
@@ -28,6 +32,10 @@ KINDS: tuple[RuleKind, ...] = (
     lost.KIND,
     spool_dropping.KIND,
     worker_silent.KIND,
+    queue_latency.KIND,
+    queue_unread.KIND,
+    duplicate_runs.KIND,
+    missed_schedule.KIND,
 )
 
 #: The rules if ``trace_alert_rules`` is not set.

@@ -16,7 +16,18 @@ from urllib.parse import quote, urlencode
 from msgspec import Struct
 
 from celery_trace.alerting.rules.units import Unit
-from celery_trace.model import FailureGroup, FailureSummary, Forecast, Leak, Rollup, WorkerView
+from celery_trace.model import (
+    FailureGroup,
+    FailureSummary,
+    Forecast,
+    Leak,
+    QueueView,
+    RedeliveryRisk,
+    RepeatedRun,
+    Rollup,
+    ScheduleView,
+    WorkerView,
+)
 
 SEVERITIES = ("info", "warning", "critical")
 
@@ -27,7 +38,8 @@ class Facts(Struct, frozen=True, kw_only=True):
 
     ``groups`` and ``losses`` are at least those that were active within the longest window of a rule, ``rollups``
     those of its buckets. ``leaks`` are those with a final verdict. ``dropped_records`` counts what the spools have
-    dropped and no alert has reported. Facts that no active rule needs are not fetched.
+    dropped and no alert has reported. ``queues`` cover the longest window, and ``depth_changes`` is by how many
+    messages each queue has grown in it. Facts that no active rule needs are not fetched.
     """
 
     now_s: float
@@ -38,6 +50,11 @@ class Facts(Struct, frozen=True, kw_only=True):
     losses: list[FailureSummary] = []
     rollups: list[Rollup] = []
     dropped_records: int = 0
+    queues: list[QueueView] = []
+    depth_changes: dict[str, int] = {}
+    repeated_runs: list[RepeatedRun] = []
+    redelivery_risks: list[RedeliveryRisk] = []
+    schedules: list[ScheduleView] = []
 
 
 class Reading(NamedTuple):
@@ -102,4 +119,4 @@ class RuleKind(NamedTuple):
 
 def link(page: str, **selected: str) -> str:
     """A path on the monitor, such as ``workers?worker=w1%40host``."""
-    return f"{page}?{urlencode(selected, quote_via=quote, safe='')}"
+    return f"{page}?{urlencode(selected, quote_via=quote, safe='')}" if selected else page

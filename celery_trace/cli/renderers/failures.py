@@ -105,7 +105,7 @@ def _arguments(found: FailureDetail) -> Iterator[str]:
     values = [*found.args, *found.kwargs]
     if values:
         yield from ("", "Arguments")
-        yield from _values(values, "  ")
+        yield from value_lines(values, "  ")
 
 
 def _exceptions(found: FailureDetail, style: Style) -> Iterator[str]:
@@ -156,13 +156,13 @@ def _frame(frame: FrameView, style: Style) -> Iterator[str]:
     yield where if frame.in_app else style.paint(where, "dim")
     if frame.code:
         yield f"    {style.paint('> ' + escaped(frame.code.strip()), 'cyan')}"
-    yield from _values(frame.locals, "      ")
+    yield from value_lines(frame.locals, "      ")
     if frame.locals_cut:
         yield f"      … {frame.locals_cut} more"
 
 
-def _values(values: Iterable[LocalValue], margin: str) -> Iterator[str]:
-    for value in values:
+def value_lines(found: Iterable[LocalValue], margin: str) -> Iterator[str]:
+    for value in found:
         text = "(redacted)" if value.redacted else escaped(value.value)
         cut = f" … {value.cut} cut" if value.cut else ""
         name = f"{escaped(value.name)} = " if value.name else ""

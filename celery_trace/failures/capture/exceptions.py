@@ -374,7 +374,7 @@ def capture_exception(
 
 
 def capture_frames(
-    frame: FrameType,
+    frame: FrameType | None,
     *,
     limits: Limits,
     redactor: Redactor,
@@ -383,6 +383,7 @@ def capture_frames(
     raised: ExceptionInfo | None = None,
     arguments: Arguments | None = None,
     scrubber: Scrubber | None = None,
+    inner: Sequence[FrameType] = (),
 ) -> Capture:
     """
     A running frame and its callers as values, as the only exception of a capture.
@@ -392,11 +393,14 @@ def capture_frames(
         limits, redactor, in_app, arguments, scrubber: As for :func:`capture_exception`.
         outermost: The function beyond which callers are left out.
         raised: The exception's name; none by default.
+        inner: Frames inside of ``frame`` or, if that is None, instead of it, innermost first: those of a suspended
+            coroutine have no callers.
     """
     capturing = _Capturing(limits, redactor, in_app, scrubber)
     args, kwargs = capturing.arguments(arguments)
     places: list[Place]
-    places, cut = without_middle(folded(places_of_stack(frame, outermost)), MOST_FRAMES)
+    waited_for = [Place(one, one.f_lineno or 0, one.f_lasti) for one in inner]
+    places, cut = without_middle(folded(waited_for + places_of_stack(frame, outermost)), MOST_FRAMES)
     frames = capturing.frames.encode(places, sensitive.hidden_locals(places))
     raised = raised if raised is not None else ExceptionInfo("", "", "")
     exception = CapturedException(

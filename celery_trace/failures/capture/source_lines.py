@@ -11,6 +11,7 @@ import linecache
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import islice
 from types import CodeType
@@ -20,6 +21,7 @@ import msgspec
 
 from celery_trace.clock import IMPORTED_AT_S
 from celery_trace.failures.capture.texts import encodable
+from celery_trace.model import Line
 from celery_trace.redaction import Redactor
 
 #: Lines shown before and after a frame's own line.
@@ -82,6 +84,16 @@ class SourceLines:
                 with suppress(KeyError):  # another thread was faster
                     self._known.popitem(last=False)
         return known[1]
+
+    def lines(self, stack: Iterable[Line], loaded_at_s: float) -> list[Line]:
+        """Lines with their text. Files newer than ``loaded_at_s`` are skipped, as they may have changed."""
+        found = []
+        for line in stack:
+            changed_at_s = self.changed_at_s(line.file)
+            is_same = changed_at_s is not None and changed_at_s < loaded_at_s
+            code = self.around(line.file, line.line, changed_at_s).code if is_same else line.code
+            found.append(Line(line.file, line.line, line.function, code))
+        return found
 
     def columns(self, code: CodeType, line: int, instruction: int) -> tuple[int, int, int] | None:
         """End line, first and end column of the expression that was being evaluated, if Python has them."""

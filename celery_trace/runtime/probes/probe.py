@@ -10,6 +10,7 @@ from typing import ClassVar, Final, Protocol
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Kind, ProcessRecord
+from celery_trace.process.frames import RunPlaces
 from celery_trace.process.open_runs import OpenRuns, Token
 from celery_trace.runtime.rollups import RunTotals
 from celery_trace.runtime.ticker import Ticker, Timer
@@ -29,8 +30,13 @@ class Host(Protocol):
     spool: SpoolWriter
     ticker: Ticker
     open_runs: OpenRuns
-    runs: int
+    #: Set where runs share a thread.
+    places: RunPlaces | None
     closed: bool
+
+    @property
+    def runs(self) -> int:
+        """Runs that have ended."""
 
     @property
     def kept_failures(self) -> int:
@@ -110,8 +116,11 @@ class Probe:
         """Counts for the process's statistics."""
         return {}
 
+    def write_rest(self) -> None:
+        """The process ends, perhaps in the middle of a run: write what is left."""
+
     def close(self) -> None:
-        """The process ends, perhaps in the middle of a run: write what is left, undo everything."""
+        """The process ends: write what is left, unless :attr:`closes_last`; undo everything."""
 
     def after_fork(self) -> None:
         """In a forked child: stop touching what belongs to the parent. The child's recorder has its own probes."""

@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from celery_trace.clock import Clock, SystemClock
-from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, sign, verify
-from celery_trace.guard import Guard
-from celery_trace.model import Kept
-from celery_trace.shell.live.channel import (
+from celery_trace.control.channel import (
     Connect,
     Receiver,
     command_address,
@@ -29,6 +26,9 @@ from celery_trace.shell.live.channel import (
     publish,
     reply_address,
 )
+from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, sign, verify
+from celery_trace.guard import Guard
+from celery_trace.model import Kept
 from celery_trace.shell.live.host import Body, Reply
 from celery_trace.shell.session import (
     CODE_LIMIT,

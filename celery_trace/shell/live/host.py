@@ -21,13 +21,13 @@ from msgspec import Struct
 from celery_trace import os_threads
 from celery_trace.clock import Clock
 from celery_trace.control.audit import AuditLog
+from celery_trace.control.channel import reply_address
 from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCache, SignedMessage, sign, verify
 from celery_trace.guard import Guard
 from celery_trace.model import plain_text
 from celery_trace.shell import output
 from celery_trace.shell.awaiting import Loop
 from celery_trace.shell.interpreter import CommandResult, Interpreter
-from celery_trace.shell.live.channel import reply_address
 from celery_trace.shell.live.executor import Executor
 from celery_trace.shell.session import CODE_LIMIT, Event
 from celery_trace.shell.trace_object import ShellFacts, Trace

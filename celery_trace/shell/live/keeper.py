@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Mapping
 from celery_trace import os_threads
 from celery_trace.clock import Clock
 from celery_trace.control.audit import AuditLog
+from celery_trace.control.channel import Connect, Receiver, Sender, command_address
 from celery_trace.control.signing import ReplayCache, load_key
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Kept, ProcessRecord
 from celery_trace.settings import Settings
-from celery_trace.shell.live.channel import Connect, Receiver, Sender, command_address
 from celery_trace.shell.live.estimate import estimate_bytes
 from celery_trace.shell.live.host import LiveHost, Outgoing, Packer, Target
 from celery_trace.shell.trace_object import ShellFacts, ShellFrame, Trace

@@ -1,16 +1,16 @@
 // The layout of a flame graph: positions, widths, colors and texts of its boxes.
-import {escaped, percent, size} from "../page/text.js";
+import {duration, escaped, percent, size} from "../page/text.js";
 
 // Minimum width of a box, pixels.
 const LEAST = 2;
 
-// Nodes from rows: [frame, bytes, bytes before, width, [children]].
+// Nodes from rows: [frame, value, value before, width, [children]]. Values are bytes or microseconds.
 export function grow(rows, frames) {
     let most = 1;
     function make(row, parent, depth) {
-        const [frame, bytes, before, width, below] = row;
-        const node = {frame: frames[frame], bytes, before, width, parent, depth};
-        most = Math.max(most, Math.abs(bytes - before));
+        const [frame, value, before, width, below] = row;
+        const node = {frame: frames[frame], value, before, width, parent, depth};
+        most = Math.max(most, Math.abs(value - before));
         node.below = below.map((child) => make(child, node, depth + 1));
         return node;
     }
@@ -57,19 +57,26 @@ function tone(text) {
 export function className(node, most, compared) {
     const [name, where, , own] = node.frame;
     if (!compared) { return (own ? "tr-own-" : "tr-lib-") + tone(where || name); }
-    const change = node.bytes - node.before;
+    const change = node.value - node.before;
     const share = Math.abs(change) / most;
     if (share < 0.005) { return "tr-same"; }
     return (change > 0 ? "tr-grew-" : "tr-shrank-") + (share > 0.5 ? 3 : share > 0.15 ? 2 : 1);
 }
 
+function amount(value, isTime) { return isTime ? duration(value / 1e6) : size(value); }
+
+function signed(value, isTime) {
+    if (!isTime) { return size(value, {signed: true}); }
+    return (value > 0 ? "+" : "") + duration(value / 1e6);
+}
+
 export function describe(node, root, data) {
     const unit = data.aRun ? " per run" : "";
     const [name, where] = node.frame;
-    const text = [name, where, size(node.bytes) + unit].filter(Boolean).join(" · ");
+    const text = [name, where, amount(node.value, data.isTime) + unit].filter(Boolean).join(" · ");
     if (data.compared) {
-        const change = size(node.bytes - node.before, {signed: true});
-        return escaped(`${text}, before ${size(node.before)}${unit} (${change})`);
+        const more = signed(node.value - node.before, data.isTime);
+        return escaped(`${text}, before ${amount(node.before, data.isTime)}${unit} (${more})`);
     }
-    return escaped(root.bytes ? `${text} (${percent(node.bytes / root.bytes)})` : text);
+    return escaped(root.value ? `${text} (${percent(node.value / root.value)})` : text);
 }

@@ -44,7 +44,8 @@ function update(old, fresh) {
 }
 
 async function fetchPage() {
-    const answer = await fetch(window.location.href, {credentials: "same-origin", headers: {"Accept": "text/html"}});
+    const headers = {"Accept": "text/html", "X-Trace-Refresh": "1"};
+    const answer = await fetch(window.location.href, {credentials: "same-origin", headers});
     if (answer.redirected && new URL(answer.url).pathname.endsWith("/login")) {
         showBanner("Your login has expired. Reload the page to log in again.");
         return;

@@ -1,7 +1,7 @@
-// The four plots: growth of a leak, memory of processes, runs over time, single runs.
+// The plots: growth of a leak, memory of processes, runs over time, single runs, queues.
 import {count, duration, exact, size} from "../page/text.js";
 import {drawLanes} from "./lanes.js";
-import {byReason, growthLines, highest, lonelyTimes, memoryLines, near} from "./lines.js";
+import {byReason, growthLines, highest, lonelyTimes, memoryLines, near, queueLines} from "./lines.js";
 import {levelsPlugin, marksPlugin, tooltipPlugin} from "./plugins.js";
 import {around, BYTE_STEPS, bytesTick, fromZero, limitInSight, times} from "./scales.js";
 import {colour, css} from "./theme.js";
@@ -171,7 +171,24 @@ function scatter(place, data, chosen) {
     return plot;
 }
 
+function queues(place, data, chosen) {
+    const lines = queueLines(data.lines, chosen);
+    if (!lines.length) { place.textContent = "No data yet."; return null; }
+    const format = chosen.endsWith("_s") ? duration : count;
+    return paint(place, joined(lines), {
+        axes: axes(format),
+        scales: {y: {range: (_, low, high) => fromZero(0, high)}},
+        series: [{}, ...lines.map((one, at) => line(one.label, at))],
+        plugins: [tooltipPlugin((plot, index) => {
+            const values = lines.map((one, number) => [one.label, plot.data[number + 1][index]]);
+            const known = values.filter(([, value]) => value !== null && value !== undefined);
+            return [exact(plot.data[0][index]), ...known.map(([label, value]) => `${label}: ${format(value)}`)];
+        })]
+    });
+}
+
 // By kind of plot: the draw function and the default series.
 export const KINDS = {
-    growth: [growth, ""], memory: [memory, "rss"], timeline: [timeline, ""], scatter: [scatter, "duration_s"]
+    growth: [growth, ""], memory: [memory, "rss"], timeline: [timeline, ""], scatter: [scatter, "duration_s"],
+    queues: [queues, "depth"]
 };

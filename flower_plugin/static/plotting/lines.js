@@ -54,3 +54,9 @@ export function takeRoom(taken, left, right, gap) {
     if (free) { taken.push([left, right]); }
     return free;
 }
+
+// The lines of queues, of one quantity; its waits have times of their own. Queues without a value have no line.
+export function queueLines(lines, chosen) {
+    return lines.map((one) => ({label: one.label, x: chosen === "wait_s" ? one.wait_at : one.at, y: one[chosen]}))
+        .filter((one) => one.y.some((value) => value !== null));
+}

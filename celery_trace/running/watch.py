@@ -1,0 +1,151 @@
+"""Watches the black boxes of a spool folder's living processes for changes in what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from celery_trace.clock import Clock
+from celery_trace.failures.capture.source_lines import SourceLines
+from celery_trace.model import SNAPSHOT_AGAIN_S, Kind, LastSample, Line, RunningRun, RunningSnapshot
+from celery_trace.process import blackbox
+from celery_trace.process.blackbox import BoxReading, Running
+from celery_trace.running.waiting import waiting_for
+
+#: Only of runs that have lasted so long it is examined what they wait for, seconds.
+LASTS_S: Final = 2.0
+#: Change of a process's resident size, as a share, that makes a snapshot worth sending.
+_RSS_CHANGE: Final = 0.05
+
+_RunKey = tuple[str, str, float, int]  # process, task, start, thread
+
+
+class _Seen(Struct):
+    """What was seen of a run before: its stack without the innermost line, since when, and the stack with code."""
+
+    signature: tuple[object, ...]
+    since_s: float
+    sampled_at_s: float
+    stack: list[Line]
+    queue: str = ""
+
+
+class RunningWatch:
+    """
+    Reads the boxes, and makes a snapshot when something has changed.
+
+    Args:
+        folder: The spool folder.
+        place: The key of the snapshots.
+        clock: Their time.
+        source: Reads the lines of the stacks.
+    """
+
+    def __init__(self, folder: Path, place: str, clock: Clock, source: SourceLines) -> None:
+        self._folder = folder
+        self._place = place
+        self._clock = clock
+        self._source = source
+        self._seen: dict[_RunKey, _Seen] = {}
+        self._sent: RunningSnapshot | None = None
+        #: The queue on which requests for stacks are taken.
+        self.address = ""
+
+    def look(self, living: Iterable[str]) -> RunningSnapshot | None:
+        """
+        Read the boxes of these processes (uids). Returns a snapshot if it differs from the last one that was sent.
+
+        The caller calls :meth:`sent` when it has been delivered.
+        """
+        now_s = self._clock.now_s()
+        runs: list[RunningRun] = []
+        ended: dict[str, int] = {}
+        seen: dict[_RunKey, _Seen] = {}
+        for uid in sorted(living):
+            reading = blackbox.read(self._folder / f"{uid}.box", noticed_at_s=now_s)
+            if reading is None:
+                continue
+            ended[uid] = reading.ended
+            runs += [self._run(reading, run, sample, now_s, seen) for run, sample in reading.runs]
+        self._seen = seen
+        snapshot = RunningSnapshot(place=self._place, at_s=now_s, address=self.address, runs=runs, ended=ended)
+        return snapshot if self._is_news(snapshot) else None
+
+    def sent(self, snapshot: RunningSnapshot) -> None:
+        """A snapshot was delivered."""
+        self._sent = snapshot
+
+    def _run(
+        self,
+        reading: BoxReading,
+        run: Running,
+        sample: LastSample | None,
+        now_s: float,
+        seen: dict[_RunKey, _Seen],
+    ) -> RunningRun:
+        process = reading.process
+        key = (process.uid, run.task_id, run.started_at_s, run.thread)
+        state = seen[key] = self._state(self._seen.get(key), run, sample, process.started_at_s)
+        memory = sample.memory if sample is not None else None
+        found = RunningRun(
+            process=process.uid,
+            kind=Kind(run.kind),
+            name=run.name,
+            task_id=run.task_id,
+            retries=run.retries,
+            queue=state.queue,
+            worker=process.worker,
+            hostname=process.host,
+            pid=process.pid,
+            role=process.role,
+            thread=run.thread,
+            started_at_s=run.started_at_s,
+            rss_bytes=memory.rss_bytes if memory is not None else 0,
+            stack=state.stack,
+            sampled_at_s=state.sampled_at_s,
+            unmoved_since_s=state.since_s,
+        )
+        if now_s - run.started_at_s < LASTS_S:
+            return found
+        return replace(found, waiting_for=waiting_for(found, now_s=now_s))
+
+    def _state(self, before: _Seen | None, run: Running, sample: LastSample | None, loaded_at_s: float) -> _Seen:
+        """The run's stack, with code, and since when it has not moved."""
+        queue = run.queue or (before.queue if before is not None else "")
+        if sample is None or not sample.stack:
+            return before or _Seen((), run.started_at_s, 0.0, [], queue)
+        signature = (sample.stack[0].function, sample.stack[0].file, *sample.stack[1:])
+        since_s = before.since_s if before is not None and before.signature == signature else sample.at_s
+        if before is not None and _is_same(before.stack, sample.stack):
+            stack = before.stack
+        else:
+            stack = self._source.lines(sample.stack, loaded_at_s)
+        return _Seen(signature, since_s, sample.at_s, stack, queue)
+
+    def _is_news(self, now: RunningSnapshot) -> bool:
+        before = self._sent
+        if before is None:
+            return True  # the store may have one of an earlier collector, with runs
+        if now.address != before.address or now.ended != before.ended:
+            return True
+        if len(now.runs) != len(before.runs) or any(map(_has_changed, before.runs, now.runs)):
+            return True
+        return bool(now.runs) and now.at_s - before.at_s >= SNAPSHOT_AGAIN_S
+
+
+def _is_same(stack: list[Line], sampled: list[Line]) -> bool:
+    return len(stack) == len(sampled) and all(
+        (one.file, one.line, one.function) == (other.file, other.line, other.function)
+        for one, other in zip(stack, sampled, strict=True)
+    )
+
+
+def _has_changed(before: RunningRun, now: RunningRun) -> bool:
+    """Whether anything but the time of the sample, or a little memory, has changed."""
+    grown = abs(now.rss_bytes - before.rss_bytes)
+    steady = replace(now, sampled_at_s=before.sampled_at_s, rss_bytes=before.rss_bytes)
+    return steady != before or grown > _RSS_CHANGE * before.rss_bytes

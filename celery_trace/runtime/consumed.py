@@ -1,0 +1,368 @@
+"""
+The messages that a worker consumes: when they are received, when their runs begin, and what is reserved.
+
+``task_received`` is sent for each message. That its run has begun, the pool reports to the message's request
+(``Request.on_accepted``), in the worker's main process, with the time at which it began. Celery sends no signal then,
+so that method is wrapped.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Final, Protocol, TypeVar
+
+from celery_trace import published
+from celery_trace.failures.celery_request import number, retries_of
+from celery_trace.guard import Guard, report
+from celery_trace.model import Ahead, AnyRecord, Consuming, MessageStart, ProcessRecord
+from celery_trace.runtime.flow import MOST_NAME, MessageFlow
+
+#: How often the state of the queues is looked at, seconds, and written if nothing has changed.
+LOOK_S: Final = 10.0
+LOOK_IDLE_S: Final = 30.0
+WRITE_S: Final = 60.0
+#: A run with a late acknowledgement that lasts longer than this, or than the visibility timeout, is written: its
+#: message may be delivered again while it runs. Seconds.
+LONG_S: Final = 300.0
+#: Ended runs of which the ids are remembered, and runs whose end was not noticed yet.
+MOST_ENDED: Final = 1000
+MOST_UNNOTICED: Final = 20_000
+#: Runs ahead of reserved messages in one record.
+MOST_AHEAD: Final = 3
+
+_guard = Guard("message received")
+
+
+R = TypeVar("R")
+
+
+class _Exchange(Protocol):
+    name: str
+
+
+class WorkerQueue(Protocol):
+    """A queue that a worker consumes."""
+
+    name: str
+    exchange: _Exchange
+    routing_key: str
+
+
+class _Delivered(Protocol):
+    delivery_info: Mapping[str, object]
+
+
+class _Task(Protocol):
+    name: str
+    acks_late: object
+
+
+class WorkerRequest(Protocol):
+    """Celery's request of a received message, with what we keep in it."""
+
+    id: str
+    name: str
+    task: _Task
+    eta: datetime | None
+    time_start: object
+    request_dict: Mapping[str, object]
+    delivery_info: Mapping[str, object]
+    message: _Delivered
+    trace_message: _Message
+
+
+class _Message:
+    """What is known of a received message; an attribute of its request."""
+
+    __slots__ = ("late", "owner", "queue", "received_s", "redelivered", "retries", "waits_since_s")
+
+    def __init__(
+        self, owner: object, queue: str, received_s: float, waits_since_s: float | None, *, retries: int,
+        redelivered: bool, late: bool,
+    ) -> None:  # fmt: skip
+        self.owner = owner
+        self.queue = queue
+        self.received_s = received_s
+        self.waits_since_s = waits_since_s
+        self.retries = retries
+        self.redelivered = redelivered
+        self.late = late
+
+
+class _Started:
+    """A run that has begun; ``written`` says whether there is a record of it."""
+
+    __slots__ = ("message", "name", "request", "started_s", "written")
+
+    def __init__(self, request: WorkerRequest, name: str, message: _Message, started_s: float) -> None:
+        self.request = weakref.ref(request)
+        self.name = name
+        self.message = message
+        self.started_s = started_s
+        self.written = False
+
+
+class ConsumedMessages:
+    """
+    The messages of one worker.
+
+    Args:
+        process: The worker's main process.
+        flow: Adds the messages up.
+        write: Takes the other records.
+    """
+
+    def __init__(self, process: ProcessRecord, flow: MessageFlow, write: Callable[[AnyRecord], None]) -> None:
+        self._process = process
+        self._flow = flow
+        self._write = write
+        self._consumer: object = None
+        self._started: dict[str, _Started] = {}
+        self._ended: OrderedDict[str, tuple[_Started, float, bool]] = OrderedDict()
+        self._written: dict[str, Consuming] = {}
+
+    # --- a message's life
+
+    def received(self, consumer: object, request: WorkerRequest) -> None:
+        """A message was received; in Celery's consumer."""
+        with _guard:
+            self._consumer = consumer
+            now_s = time.time()
+            headers = request.request_dict
+            eta_s = request.eta.timestamp() if request.eta is not None else None
+            found = published.waiting(headers, eta_s, now_s)
+            if found.problem:
+                self._flow.count(found.problem)
+            info = request.delivery_info
+            redelivered = bool(info.get("redelivered") or headers.get("redelivered"))
+            message = request.trace_message = _Message(
+                self, self._queue_of(request, info), now_s, found.since_s, retries=retries_of(headers),
+                redelivered=redelivered, late=bool(request.task.acks_late),
+            )  # fmt: skip
+            sent_s = published.waiting(headers, None, now_s).since_s if not redelivered else None
+            self._flow.received(
+                message.queue, request.task.name, now_s - sent_s if sent_s is not None else None,
+                max(0.0, eta_s - now_s) if eta_s is not None else 0.0,
+            )  # fmt: skip
+
+    def accepted(self, request: WorkerRequest) -> None:
+        """The run of a message has begun, as its pool reports; in any thread."""
+        message: _Message | None = getattr(request, "trace_message", None)
+        started_s = number(request.time_start)
+        if message is None or message.owner is not self or started_s is None:
+            return
+        eta_s = request.eta.timestamp() if request.eta is not None else 0.0
+        self._flow.started(
+            message.queue,
+            request.task.name,
+            max(0.0, started_s - message.waits_since_s) if message.waits_since_s is not None else None,
+            max(0.0, started_s - max(message.received_s, eta_s)),
+            redelivered=message.redelivered,
+            late=message.late,
+        )
+        self._note_start(_Started(request, request.task.name, message, started_s), request.id)
+
+    def _note_start(self, started: _Started, task_id: str) -> None:
+        """Remember a start; write it if its message was delivered before, with the earlier start if it was here."""
+        if len(self._started) >= MOST_UNNOTICED:
+            self._note_ends(time.time())
+        earlier = self._started.get(task_id)
+        if earlier is not None and earlier.message.retries == started.message.retries:
+            self._write_start(earlier, task_id, *self._end_of(earlier, task_id, started.started_s))
+            self._write_start(started, task_id)
+        elif started.message.redelivered or task_id in self._ended:
+            ended = self._ended.get(task_id)
+            if ended is not None and ended[0].message.retries == started.message.retries:
+                self._write_start(ended[0], task_id, ended[1], succeeded=ended[2])
+                self._write_start(started, task_id)
+            elif started.message.redelivered:
+                self._write_start(started, task_id)
+        self._started[task_id] = started
+
+    def _end_of(self, started: _Started, task_id: str, now_s: float) -> tuple[float | None, bool]:
+        """When a run ended, and whether it succeeded; None while it runs."""
+        from celery.worker import state
+
+        request = started.request()
+        if request is not None and request in state.active_requests:
+            return None, False
+        return now_s, task_id in state.successful_requests
+
+    def _note_ends(self, now_s: float) -> None:
+        """Move the runs that have ended since the last look; write those that last long."""
+        long_s = min(LONG_S, self._visibility_timeout_s() or LONG_S)
+        for task_id, started in list(self._started.items()):
+            ended_s, succeeded = self._end_of(started, task_id, now_s)
+            if ended_s is None:
+                if started.message.late and not started.written and now_s - started.started_s > long_s:
+                    self._write_start(started, task_id)
+                continue
+            if self._started.get(task_id) is started:
+                del self._started[task_id]
+            if started.written:
+                self._write_start(started, task_id, ended_s, succeeded=succeeded)
+            self._ended[task_id] = started, ended_s, succeeded
+            while len(self._ended) > MOST_ENDED:
+                self._ended.popitem(last=False)
+
+    def _write_start(
+        self, started: _Started, task_id: str, ended_s: float | None = None, succeeded: bool = False
+    ) -> None:
+        started.written = True
+        self._write(
+            MessageStart(
+                process=self._process.uid,
+                worker=self._process.worker or self._process.host,
+                queue=started.message.queue,
+                name=started.name[:MOST_NAME],
+                task_id=str(task_id)[:MOST_NAME],
+                retries=started.message.retries,
+                started_at_s=started.started_s,
+                ended_at_s=ended_s,
+                succeeded=succeeded,
+                redelivered=started.message.redelivered,
+            )
+        )
+
+    # --- the queues
+
+    def _queues(self) -> list[WorkerQueue]:
+        consumer = getattr(self._consumer, "task_consumer", None)
+        return list(getattr(consumer, "queues", None) or ())
+
+    def _queue_of(self, request: WorkerRequest, info: Mapping[str, object]) -> str:
+        """The queue that a message came from."""
+        tags = getattr(getattr(self._consumer, "task_consumer", None), "_active_tags", None) or {}
+        tag = request.message.delivery_info.get("consumer_tag")
+        if tag is not None and len(tags) < 100:
+            for name, known in tags.items():
+                if known == tag:
+                    return str(name)[:MOST_NAME]
+        exchange, key = info.get("exchange") or "", info.get("routing_key") or ""
+        queues = self._queues()
+        for queue in queues:
+            if (queue.name == key and not exchange) or (queue.exchange.name == exchange and queue.routing_key == key):
+                return str(queue.name)[:MOST_NAME]
+        return str(queues[0].name if len(queues) == 1 else key)[:MOST_NAME]
+
+    def look(self, consumer: object = None) -> None:
+        """Write the state of each queue that the worker consumes, if it has changed or a minute is over."""
+        from celery.worker import state
+
+        if consumer is not None:
+            self._consumer = consumer
+        now_s = time.time()
+        self._note_ends(now_s)
+        active = _members(state.active_requests)
+        waiting = [request for request in _members(state.reserved_requests) if request not in state.active_requests]
+        scheduled = _members(getattr(state, "scheduled_requests", ()))
+        ahead = sorted(
+            (Ahead(str(one.name)[:MOST_NAME], str(one.id)[:MOST_NAME], one.time_start) for one in active
+             if number(one.time_start) is not None),
+            key=lambda run: run.since_s,
+        )[:MOST_AHEAD]  # fmt: skip
+        timeout_s = self._visibility_timeout_s()
+        names = {str(queue.name)[:MOST_NAME] for queue in self._queues()}
+        for queue in sorted(names):
+            reserved = [request for request in waiting if _is_from(request, queue)]
+            since_s = [request.trace_message.received_s for request in reserved]
+            self._write_state(
+                Consuming(
+                    process=self._process.uid,
+                    queue=queue,
+                    at_s=now_s,
+                    worker=self._process.worker or self._process.host,
+                    running=sum(_is_from(request, queue) for request in active),
+                    reserved=len(reserved),
+                    scheduled=sum(_is_from(request, queue) for request in scheduled),
+                    reserved_since_s=min(since_s, default=None),
+                    ahead=ahead if reserved else [],
+                    visibility_timeout_s=timeout_s,
+                )
+            )
+        if names:  # while the worker reconnects it has none, and still consumes them all
+            self._leave(set(self._written) - names, now_s)
+
+    def _write_state(self, found: Consuming) -> None:
+        known = self._written.get(found.queue)
+        if known is None or found.at_s - known.at_s >= WRITE_S or _facts(known) != _facts(found):
+            self._written[found.queue] = found
+            self._write(found)
+
+    def _leave(self, queues: Iterable[str], now_s: float) -> None:
+        for queue in sorted(queues):
+            del self._written[queue]
+            self._write(Consuming(process=self._process.uid, queue=queue, at_s=now_s, gone=True,
+                                  worker=self._process.worker or self._process.host))  # fmt: skip
+
+    def _visibility_timeout_s(self) -> float | None:
+        """The time after which the broker delivers an unacknowledged message again; None if it does not."""
+        connection = getattr(self._consumer, "connection", None)
+        if connection is None:
+            return None
+        channel = getattr(connection.get_transport_cls(), "Channel", None)
+        known = [name for name in ("visibility_timeout", "default_visibility_timeout") if hasattr(channel, name)]
+        if not known:  # it has none, and ignores the option
+            return None
+        chosen = number((connection.transport_options or {}).get("visibility_timeout"))
+        return chosen or next((number(value) for name in known if number(value := getattr(channel, name))), None)
+
+    def close(self) -> None:
+        """The worker ends: write the ends of its runs, and that it no longer consumes its queues."""
+        now_s = time.time()
+        self._note_ends(now_s)
+        self._leave(list(self._written), now_s)
+
+
+def _members(found: Iterable[R]) -> list[R]:
+    """The requests in one of Celery's weak sets, to which the main thread adds meanwhile."""
+    for _ in range(5):
+        try:
+            return list(found)
+        except RuntimeError:  # it changed during the iteration
+            continue
+    return []
+
+
+def _is_from(request: WorkerRequest, queue: str) -> bool:
+    message: _Message | None = getattr(request, "trace_message", None)
+    return message is not None and message.queue == queue
+
+
+def _facts(state: Consuming) -> tuple[object, ...]:
+    return state.running, state.reserved, state.scheduled, state.reserved_since_s, state.ahead
+
+
+def install(accepted: Callable[[WorkerRequest], None]) -> Callable[[], None]:
+    """
+    Call ``accepted`` with the request of each run that begins in a worker of this process.
+
+    Returns:
+        A function that undoes it.
+    """
+    from celery.worker.request import Request
+
+    original = Request.on_accepted
+
+    @functools.wraps(original)
+    def on_accepted(self: WorkerRequest, pid: int, time_accepted: float) -> None:
+        try:
+            original(self, pid, time_accepted)
+        finally:
+            try:
+                accepted(self)
+            except Exception as error:
+                report("run of a message begins", error)
+
+    Request.on_accepted = on_accepted
+
+    def undo() -> None:
+        if Request.on_accepted is on_accepted:
+            Request.on_accepted = original
+
+    return undo
