@@ -98,6 +98,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     black_box: Annotated[
         bool, means("Sample each process's stack up to ten times a second, for killed tasks and for profiles of time")
     ] = True
+    stuck_seconds: Annotated[
+        float,
+        between(1.0, 7 * 86400.0),
+        means("A run may be stuck once it has lasted so long, and three times its 99th percentile, without progress"),
+    ] = 30.0
     stack_signal: Annotated[
         str,
         Meta(

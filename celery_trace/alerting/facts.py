@@ -23,7 +23,9 @@ from celery_trace.model import (
     RedeliveryRisk,
     RepeatedRun,
     Rollup,
+    RunningView,
     ScheduleView,
+    StalledProcess,
     StatsView,
     WorkerView,
 )
@@ -77,6 +79,12 @@ class AlertQueries(Protocol):
     def schedules(self, *, since_s: float | None = None) -> list[ScheduleView]:
         """Entries of beat's schedule."""
 
+    def running(self) -> Page[RunningView]:
+        """Runs in progress."""
+
+    def stalled_processes(self) -> list[StalledProcess]:
+        """Main processes and beats that are blocked."""
+
     def stats(self) -> StatsView:
         """What was written and dropped."""
 
@@ -115,6 +123,8 @@ class FactReader:
             "repeated_runs": lambda now_s, window_s: queries.repeated_runs(since_s=now_s - window_s),
             "redelivery_risks": lambda _now_s, _window_s: queries.redelivery_risks(),
             "schedules": lambda now_s, window_s: queries.schedules(since_s=now_s - window_s),
+            "stalled": lambda _now_s, _window_s: queries.stalled_processes(),
+            "running": lambda _now_s, _window_s: queries.running().rows,
         }
 
     def read(self, rules: Iterable[Rule], now_s: float) -> Facts:

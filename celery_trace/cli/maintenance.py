@@ -173,8 +173,14 @@ def collect(context: CommandContext, once: bool) -> None:
         transport = collecting.make_transport(chosen)
     try:
         clock = SystemClock()
-        listen = collecting.listening(chosen, context.app.connection_for_write, clock)
-        collector = collecting.Collector(chosen.spool_folder, transport, clock, redact=chosen.redact, listen=listen)
+        collector = collecting.Collector(
+            chosen.spool_folder,
+            transport,
+            clock,
+            redact=chosen.redact,
+            stalls=collecting.stalls_of(chosen),
+            listen=collecting.listening(chosen, context.app.connection_for_write, clock),
+        )
     except collecting.AnotherCollector as other:
         raise Refusal(str(other)) from None
     except OSError as error:

@@ -7,7 +7,7 @@ processes, and ``status`` is its state.
 """
 
 from celery_trace.collector.process import CollectorProcess
-from celery_trace.collector.program import listening, main, make_transport, prepare_django
+from celery_trace.collector.program import listening, main, make_transport, prepare_django, stalls_of
 from celery_trace.collector.rounds import ACCOUNT_S, AnotherCollector, Collector
 from celery_trace.collector.status import STATUS_FILE, Status, read_status, write_status
 
@@ -23,5 +23,6 @@ __all__ = [
     "make_transport",
     "prepare_django",
     "read_status",
+    "stalls_of",
     "write_status",
 ]

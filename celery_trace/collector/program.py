@@ -26,8 +26,10 @@ from celery_trace.control.audit import AuditLog
 from celery_trace.control.signing import load_key
 from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.redaction import Redactor
+from celery_trace.running.stalls import Stalls
 from celery_trace.settings import Settings
 from celery_trace.spool import unrecorded
+from celery_trace.text.code_owner import CodeOwner, project_roots
 from celery_trace.transports import BrokerOptions, Transport
 
 if TYPE_CHECKING:
@@ -52,6 +54,13 @@ def make_transport(settings: Settings, broker: BrokerOptions | None = None) -> T
     return DirectTransport(lambda: open_store(settings), maintenance.after_records, maintenance.after_round)
 
 
+def stalls_of(settings: Settings) -> Stalls:
+    """The judge of runs that make no progress, with these settings."""
+    return Stalls(
+        settings.stuck_seconds, CodeOwner(settings.in_app, project_roots()), redactor=Redactor(settings.redact)
+    )
+
+
 def main() -> int:
     """Run until the parent is gone or SIGTERM arrives."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -74,6 +83,7 @@ def main() -> int:
             make_transport(settings, job.broker),
             clock,
             redact=settings.redact,
+            stalls=stalls_of(settings),
             listen=listening(settings, _connect_to(job.broker), clock),
         )
     except AnotherCollector as other:

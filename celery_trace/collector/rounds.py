@@ -23,6 +23,7 @@ from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Failure, Stats, encode, stable_id
 from celery_trace.redaction import Redactor
+from celery_trace.running.stalls import Stalls
 from celery_trace.running.watch import RunningWatch
 from celery_trace.spool import segments
 from celery_trace.spool.lines import pack
@@ -75,6 +76,7 @@ class Collector:
         clock: Timestamps the collector's own records.
         name: Distinguishes this folder's statistics from those of other hosts.
         redact: Further names of secrets, for source lines.
+        stalls: Judges which runs make no progress.
         listen: Makes what takes requests for stacks from the broker; called when the first run lasts.
 
     Raises:
@@ -90,6 +92,7 @@ class Collector:
         *,
         name: str = "",
         redact: Sequence[str] = (),
+        stalls: Stalls | None = None,
         listen: Callable[[], StackListener] | None = None,
     ) -> None:
         self._folder = folder
@@ -109,7 +112,7 @@ class Collector:
             transport=transport.name,
             store=before.store if before is not None else "",
         )
-        self._running = RunningWatch(folder, self._name, clock, self._source)
+        self._running = RunningWatch(folder, self._name, clock, self._source, stalls or Stalls())
         self._running_every_s = RUNNING_BROKER_S if transport.name == "broker" else RUNNING_S
         self._running_due_s = 0.0
         self._listen = listen
@@ -177,7 +180,7 @@ class Collector:
                     break
         self._clean_up(listing, living)
         self._account(listing)
-        self._watch_running(living)
+        self._watch_running(living, listing)
         if self.status.state != "ready":
             self.status.state, self.status.why = "ready", ""
             self._save_status()
@@ -322,7 +325,7 @@ class Collector:
 
     # --- what runs
 
-    def _watch_running(self, living: set[str]) -> None:
+    def _watch_running(self, living: set[str], listing: SpoolListing) -> None:
         """Every few seconds, send what runs in the living processes if it has changed."""
         monotonic_s = self._clock.monotonic_s()
         if monotonic_s < self._running_due_s:
@@ -332,7 +335,7 @@ class Collector:
             self._running.address = self._listener.reachable_at
         snapshot = None
         with Guard("reading what runs"):
-            snapshot = self._running.look(living)
+            snapshot = self._running.look(living, lambda uid: self._reader.process_of(uid, listing))
         if snapshot is None:
             return
         self._transport.send([snapshot])

@@ -55,6 +55,7 @@
 #define STACK_INDEX_BITS 14
 #define MOST_FRAMES 40          /* innermost frames of a stack that are kept */
 #define MOST_WALKED 200         /* frames that are searched for a marked function */
+#define MOST_MARKED_FRAMES 16   /* innermost frames whose local variables are compared */
 #define MOST_TAGS 4096
 #define MARK_BITS 10
 #define MOST_MARKS (1 << MARK_BITS)     /* places for marked functions, half of which are used */
@@ -1322,6 +1323,59 @@ sampler_holding_frames(PyObject *Py_UNUSED(module), PyObject *argument)
     return result;
 }
 
+/* A value whose exact type has no code of the user: its content counts too, as a number may be replaced in place. */
+static uint64_t
+mark_of_value(uintptr_t value)
+{
+    PyObject *object = (PyObject *)(value & ~(uintptr_t)3);
+    uint64_t content = 0;
+    if (object == NULL || (value & 3) == 3)     /* 3.14 and later keep small numbers in the reference itself */
+        return value;
+    if (PyCell_Check(object) && PyCell_GET(object) != NULL)
+        object = PyCell_GET(object);
+    if (PyLong_CheckExact(object) || PyFloat_CheckExact(object))
+        content = (uint64_t)PyObject_Hash(object);
+    else if (PyList_CheckExact(object) || PyByteArray_CheckExact(object))
+        content = (uint64_t)Py_SIZE(object);
+    else if (PyDict_CheckExact(object))
+        content = (uint64_t)PyDict_GET_SIZE(object);
+    else if (PyAnySet_CheckExact(object))
+        content = (uint64_t)PySet_GET_SIZE(object);
+    return (uint64_t)(uintptr_t)object ^ content * UINT64_C(0x9e3779b97f4a7c15);
+}
+
+/*
+ * A number that changes when a local variable of one of a thread's innermost functions does. Unlike by `f_locals`,
+ * nothing refers to the variables afterwards.
+ */
+static PyObject *
+sampler_locals_mark(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    unsigned long thread = PyLong_AsUnsignedLong(argument);
+    uint64_t mark = 0;
+    if (thread == (unsigned long)-1 && PyErr_Occurred())
+        return NULL;
+    PyThreadState *state = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    while (state != NULL && state->thread_id != thread)
+        state = PyThreadState_Next(state);
+    int walked = 0;
+    for (_PyInterpreterFrame *frame = state ? innermost(state) : NULL; frame != NULL && walked < MOST_MARKED_FRAMES;
+         frame = frame->previous) {
+        if (_PyFrame_IsIncomplete(frame))
+            continue;
+        PyCodeObject *code = code_of(frame);
+        if (Py_REFCNT(code) <= 0)               /* as in walk() */
+            continue;
+        walked++;
+        for (int i = 0; i < code->co_nlocalsplus; i++) {
+            uintptr_t value;
+            memcpy(&value, &frame->localsplus[i], sizeof value);
+            mark = (mark ^ mark_of_value(value)) * UINT64_C(0x100000001b3);
+        }
+    }
+    return PyLong_FromUnsignedLongLong(mark);
+}
+
 /* Forget the stacks that no pick has any more, once they are many. Numbers that were read before are void afterwards. */
 static PyObject *
 sampler_sweep(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
@@ -1399,6 +1453,7 @@ PyDoc_STRVAR(note_collection_doc, "note_collection(phase, info)\n\nFor gc.callba
 PyDoc_STRVAR(picks_doc, "picks() -> bytes\n\nWhat is alive of the sample, a record each; see sampler.RECORD.");
 PyDoc_STRVAR(stack_doc, "stack(number) -> ((code, line), ...)\n\nA stack, innermost frame first.");
 PyDoc_STRVAR(holding_frames_doc, "holding_frames(objects) -> [(index, code, variable), ...]\n\nLocal variables of functions that run, in any thread, which refer to one of the objects.");
+PyDoc_STRVAR(locals_mark_doc, "locals_mark(thread) -> int\n\nA number that changes when a local variable of the thread's innermost functions does.");
 PyDoc_STRVAR(sweep_doc, "sweep() -> bool\n\nForget unused stacks if they are many; True if numbers of stacks have changed.");
 PyDoc_STRVAR(stats_doc, "stats() -> dict\n\nCounters since the process began.");
 PyDoc_STRVAR(cost_doc, "cost() -> float\n\nSeconds that the hooks add to one allocation and its release; takes 0.3 ms.");
@@ -1419,6 +1474,7 @@ static PyMethodDef methods[] = {
     {"picks", sampler_picks, METH_NOARGS, picks_doc},
     {"stack", sampler_stack, METH_O, stack_doc},
     {"holding_frames", sampler_holding_frames, METH_O, holding_frames_doc},
+    {"locals_mark", sampler_locals_mark, METH_O, locals_mark_doc},
     {"sweep", sampler_sweep, METH_NOARGS, sweep_doc},
     {"stats", sampler_stats, METH_NOARGS, stats_doc},
     {"cost", sampler_cost, METH_NOARGS, cost_doc},

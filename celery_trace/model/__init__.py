@@ -78,6 +78,7 @@ from celery_trace.model.running import (
     RunStack,
     StackLine,
     StackRequest,
+    StalledProcess,
     is_stuck,
     stuck_after_s,
 )
@@ -175,6 +176,7 @@ __all__ = [
     "StackLine",
     "StackRequest",
     "Stage",
+    "StalledProcess",
     "Stats",
     "StatsView",
     "StoreSize",

@@ -14,11 +14,8 @@ from celery_trace.model.views import LocalValue
 SNAPSHOT_AGAIN_S: Final = 20.0
 #: An older snapshot with runs says nothing any more, seconds: its collector or its host is gone.
 SNAPSHOT_VALID_S: Final = 4 * SNAPSHOT_AGAIN_S
-#: A run is stuck if it lasts this many times its task's 99th percentile, and at least so long, seconds,
+#: A run may be stuck if it lasts this many times its task's 99th percentile.
 STUCK_TIMES: Final = 3.0
-STUCK_S: Final = 30.0
-#: and if its stack has not moved for this long, seconds.
-STUCK_UNMOVED_S: Final = 10.0
 
 
 class RunningRun(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -26,7 +23,8 @@ class RunningRun(Struct, frozen=True, kw_only=True, omit_defaults=True):
     A run in progress.
 
     ``sampled_at_s`` is when the stack was sampled; 0 if it has not been yet. ``unmoved_since_s`` is since when each
-    sample showed the same functions and, but for the innermost one, the same lines.
+    sample showed the same functions and, but for the innermost one, the same lines. ``stalled_since_s`` is since when
+    nothing has shown that it makes progress; 0 while it does, or has only just begun not to.
     """
 
     process: str  # its uid
@@ -45,6 +43,19 @@ class RunningRun(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stack: list[Line] = []  # innermost first
     sampled_at_s: float = 0.0
     unmoved_since_s: float = 0.0
+    stalled_since_s: float = 0.0
+    waiting_for: str = ""  # what it waits for, in words
+
+
+class StalledProcess(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker's main process, or beat, with a main thread that has not run since ``since_s``: it is blocked."""
+
+    process: str  # its uid
+    worker: str = ""
+    hostname: str = ""
+    pid: int
+    role: Role
+    since_s: float
     waiting_for: str = ""  # what it waits for, in words
 
 
@@ -52,7 +63,8 @@ class RunningSnapshot(Record, frozen=True, kw_only=True, tag="running"):
     """
     Everything that runs on one host below one ``trace_dir``. The latest replaces the earlier ones.
 
-    ``ended`` counts the runs that have ended in each living process, by its uid.
+    ``ended`` counts the runs that have ended in each living process, by its uid. ``stuck_s`` is the host's setting
+    ``trace_stuck_seconds``.
     """
 
     place: str  # the host and its trace_dir
@@ -60,6 +72,8 @@ class RunningSnapshot(Record, frozen=True, kw_only=True, tag="running"):
     address: str = ""  # the queue on which the collector takes requests for stacks; "" if it takes none
     runs: list[RunningRun] = field(default_factory=list)
     ended: dict[str, int] = field(default_factory=dict)
+    stuck_s: float = 30.0
+    stalled: list[StalledProcess] = field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -130,15 +144,31 @@ class RunningView(Struct, frozen=True, kw_only=True):
     stack_by: str = "sample"  # as RunStack.by
     stack_why: str = ""  # why locals, or the stack, are missing
     unmoved_s: float
+    stalled_s: float  # for how long nothing has shown that it makes progress
+    stuck_after_s: float  # from when on it is stuck, if it makes no progress
     at: float  # when its host was last read
     address: str  # the queue of its host's collector; "" if it takes no requests
 
 
-def stuck_after_s(p99_s: float | None) -> float:
-    """From how many seconds on a run of a task with this 99th percentile may be stuck."""
-    return max(STUCK_TIMES * (p99_s or 0.0), STUCK_S)
+def stuck_after_s(p99_s: float | None, stuck_s: float) -> float:
+    """
+    From when on a run is stuck if it makes no progress, seconds.
+
+    Args:
+        p99_s: The 99th percentile of its task, seconds; None if that never ended.
+        stuck_s: The setting ``trace_stuck_seconds``.
+    """
+    return max(STUCK_TIMES * (p99_s or 0.0), stuck_s)
 
 
-def is_stuck(elapsed_s: float, p99_s: float | None, unmoved_s: float) -> bool:
-    """Whether a run lasts far longer than most of its task, and its stack does not move. All in seconds."""
-    return elapsed_s > stuck_after_s(p99_s) and unmoved_s >= STUCK_UNMOVED_S
+def is_stuck(elapsed_s: float, p99_s: float | None, stalled_s: float, stuck_s: float) -> bool:
+    """
+    Whether a run lasts far longer than most of its task, and makes no progress.
+
+    Args:
+        elapsed_s: For how long it has run, seconds.
+        p99_s: As for :func:`stuck_after_s`.
+        stalled_s: For how long nothing has shown that it makes progress, seconds.
+        stuck_s: As for :func:`stuck_after_s`.
+    """
+    return elapsed_s > stuck_after_s(p99_s, stuck_s) and stalled_s >= stuck_s

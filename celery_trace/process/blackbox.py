@@ -25,6 +25,7 @@ import os
 import re
 import signal
 import struct
+import sys
 import threading
 import time
 import weakref
@@ -40,6 +41,7 @@ from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
 from celery_trace.process.frames import RunPlaces, stacks_by_run
+from celery_trace.process.movement import Movement, Stack, ThreadSample
 from celery_trace.process.open_runs import COUNT, MOST_PLACES, PLACE, VISIBLE, OpenRuns, Token
 from celery_trace.text.code_owner import WRAPPERS
 
@@ -85,6 +87,7 @@ class Running(msgspec.Struct, frozen=True):
     retries: int
     started_at_s: float
     thread: int = 0
+    moves: ThreadSample | None = None  # of the last sample, if that has the thread
     queue: str = ""  # known once its stack has been sampled
 
 
@@ -102,13 +105,15 @@ class _Sample(msgspec.Struct, frozen=True, array_like=True):
     """
     The stacks of the threads that run tasks, by thread: file, line, function, innermost first.
 
-    ``queues`` are the queues that the tasks came from, by thread.
+    ``queues`` are the queues that the tasks came from, and ``threads`` shows since when they do nothing new; both by
+    thread.
     """
 
     at_s: float
     rss_bytes: int
     stacks: dict[str, list[tuple[str, int, str]]]
     queues: dict[str, str] = {}
+    threads: dict[str, ThreadSample] = {}
 
 
 def label(kind: str, name: str) -> bytes:
@@ -195,18 +200,27 @@ class BlackBox:
         open_runs: The process's runs in progress, which are written into the file from now on.
         process: The process's record.
         clock: The time of a sample.
+        movement: Compares each sample with those before; None for none.
 
     Raises:
         OSError: The file can't be made.
     """
 
-    def __init__(self, path: Path, process: ProcessRecord, clock: Clock, open_runs: OpenRuns) -> None:
+    def __init__(
+        self,
+        path: Path,
+        process: ProcessRecord,
+        clock: Clock,
+        open_runs: OpenRuns,
+        movement: Movement | None = None,
+    ) -> None:
         self._path = path
         self._clock = clock
         #: Set where runs share a thread.
         self.places: RunPlaces | None = None
         self._pid = os.getpid()
         self._open_runs = open_runs
+        self._movement = movement
         self._sequence = 0
         self._queues: dict[int, tuple[float, str]] = {}  # by thread: when its run began, and the run's queue
         self._requests = 0  # that were answered
@@ -316,15 +330,30 @@ class BlackBox:
             for thread, stack in frames.items()
         ]
         stacks = {str(one.thread): one.frames for one in found}
+        now_s = self._clock.now_s()
+        threads = self._compare({one.thread: one.frames for one in found}, in_progress, now_s)
         del frames
-        data = _encode(_Sample(self._clock.now_s(), self._resident_bytes(), stacks, self._queues_of(running)))
+        data = _encode(_Sample(now_s, self._resident_bytes(), stacks, self._queues_of(running), threads))
         while len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size and stacks:
             stacks = {thread: stack[: len(stack) // 2] for thread, stack in list(stacks.items())[:4]}
             if not any(stacks.values()):
                 stacks = {}
-            data = _encode(_Sample(self._clock.now_s(), 0, stacks))
+            data = _encode(_Sample(now_s, 0, stacks, threads=threads if len(stacks) == len(threads) else {}))
         self._write_sample(data)
         return found if self.places is None else []
+
+    def _compare(
+        self, stacks: dict[int, Stack], in_progress: list[tuple[int, Token]], now_s: float
+    ) -> dict[str, ThreadSample]:
+        """Since when the threads do nothing new. Runs that share a thread share its processor time."""
+        if self._movement is None or self.places is not None:
+            return {}
+        with Guard("since when a run does nothing new"):
+            frames = sys._current_frames()
+            living = {thread: stack for thread, stack in stacks.items() if thread in frames}
+            began = {thread: token.started_at_s for thread, token in in_progress}
+            return self._movement.look(living, frames, began, now_s)
+        return {}
 
     def _queues_of(self, running: dict[int, Token]) -> dict[str, str]:
         """The queues that runs came from, read from their requests once for each run."""
@@ -470,7 +499,7 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
         sample = msgspec.json.decode(sampled, type=_Sample) if sampled else None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    running = [_with_queue(run, sample) for run in _running(data)]
+    running = [_with_sample(run, sample) for run in _running(data)]
     crash = _crash_of(data[_SIZE:].decode("utf-8", "replace"))
     runs = []
     for run in running:
@@ -569,9 +598,13 @@ def _running(data: bytes) -> list[Running]:
     return runs
 
 
-def _with_queue(run: Running, sample: _Sample | None) -> Running:
-    queue = sample.queues.get(str(run.thread)) if sample is not None and sample.at_s >= run.started_at_s else None
-    return msgspec.structs.replace(run, queue=queue) if queue else run
+def _with_sample(run: Running, sample: _Sample | None) -> Running:
+    """The run with what the sample shows in addition to its stack, unless that is of an earlier run."""
+    if sample is None or sample.at_s < run.started_at_s:
+        return run
+    thread = str(run.thread)
+    queue, moves = sample.queues.get(thread, run.queue), sample.threads.get(thread)
+    return msgspec.structs.replace(run, queue=queue, moves=moves)
 
 
 def _newest_sample(data: bytes) -> bytes:

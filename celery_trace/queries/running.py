@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from celery_trace.model import (
+    SNAPSHOT_AGAIN_S,
     SNAPSHOT_VALID_S,
     Histogram,
     Page,
@@ -14,7 +15,9 @@ from celery_trace.model import (
     RunningSnapshot,
     RunningView,
     StackLine,
+    StalledProcess,
     is_stuck,
+    stuck_after_s,
 )
 from celery_trace.queries.base import QueryBase
 from celery_trace.stores import rows as rows_of
@@ -38,6 +41,10 @@ class RunningQueries(QueryBase):
         valid = _running.c.at_s >= self._now_s() - SNAPSHOT_VALID_S
         with self.store.reading() as connection:
             return rows_of.RUNNING.records(connection.execute(sa.select(_running).where(valid)))
+
+    def stalled_processes(self) -> list[StalledProcess]:
+        """Main processes and beats that are blocked."""
+        return [stalled for snapshot in self.snapshots() for stalled in snapshot.stalled]
 
     def running(self) -> Page[RunningView]:
         """Every run in progress, those that began first first."""
@@ -76,6 +83,9 @@ def _view(run: RunningRun, snapshot: RunningSnapshot, usual: Histogram | None, n
     elapsed_s = max(0.0, now_s - run.started_at_s)
     # As of its snapshot: what happened since is unknown.
     unmoved_s = max(0.0, snapshot.at_s - run.unmoved_since_s) if run.sampled_at_s else 0.0
+    # The next snapshot comes if anything has changed, or after a while.
+    known_s = min(now_s, snapshot.at_s + SNAPSHOT_AGAIN_S)
+    stalled_s = max(0.0, known_s - run.stalled_since_s) if run.stalled_since_s else 0.0
     p99_s = usual.percentile_s(0.99) if usual is not None else None
     return RunningView(
         task_id=run.task_id,
@@ -91,7 +101,7 @@ def _view(run: RunningRun, snapshot: RunningSnapshot, usual: Histogram | None, n
         retries=run.retries,
         queue=run.queue,
         rss_bytes=run.rss_bytes,
-        stuck=is_stuck(elapsed_s, p99_s, unmoved_s),
+        stuck=is_stuck(elapsed_s, p99_s, stalled_s, snapshot.stuck_s),
         waiting_for=run.waiting_for,
         stack=[StackLine(file=line.file, line=line.line, function=line.function, code=line.code) for line in run.stack],
         kind=str(run.kind),
@@ -99,6 +109,8 @@ def _view(run: RunningRun, snapshot: RunningSnapshot, usual: Histogram | None, n
         thread=run.thread,
         sampled_at=run.sampled_at_s or None,
         unmoved_s=unmoved_s,
+        stalled_s=stalled_s,
+        stuck_after_s=stuck_after_s(p99_s, snapshot.stuck_s),
         at=snapshot.at_s,
         address=snapshot.address,
     )

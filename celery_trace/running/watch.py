@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -11,10 +11,12 @@ from msgspec.structs import replace
 
 from celery_trace.clock import Clock
 from celery_trace.failures.capture.source_lines import SourceLines
-from celery_trace.model import SNAPSHOT_AGAIN_S, Kind, LastSample, Line, RunningRun, RunningSnapshot
+from celery_trace.model import SNAPSHOT_AGAIN_S, Kind, LastSample, Line, ProcessRecord, RunningRun, RunningSnapshot
 from celery_trace.process import blackbox
 from celery_trace.process.blackbox import BoxReading, Running
-from celery_trace.running.waiting import waiting_for
+from celery_trace.process.movement import ThreadSample
+from celery_trace.running.mains import MainWatch
+from celery_trace.running.stalls import Stalls, blind_sample
 
 #: Only of runs that have lasted so long it is examined what they wait for, seconds.
 LASTS_S: Final = 2.0
@@ -32,6 +34,7 @@ class _Seen(Struct):
     sampled_at_s: float
     stack: list[Line]
     queue: str = ""
+    moves: ThreadSample | None = None
 
 
 class RunningWatch:
@@ -43,36 +46,58 @@ class RunningWatch:
         place: The key of the snapshots.
         clock: Their time.
         source: Reads the lines of the stacks.
+        stalls: Judges which runs make no progress.
     """
 
-    def __init__(self, folder: Path, place: str, clock: Clock, source: SourceLines) -> None:
+    def __init__(self, folder: Path, place: str, clock: Clock, source: SourceLines, stalls: Stalls) -> None:
         self._folder = folder
         self._place = place
         self._clock = clock
         self._source = source
+        self._stalls = stalls
+        self._mains = MainWatch(stalls.stuck_s, stalls.procfs, stalls.redactor)
         self._seen: dict[_RunKey, _Seen] = {}
         self._sent: RunningSnapshot | None = None
         #: The queue on which requests for stacks are taken.
         self.address = ""
 
-    def look(self, living: Iterable[str]) -> RunningSnapshot | None:
+    def look(
+        self, living: Iterable[str], process_of: Callable[[str], ProcessRecord | None] = lambda _uid: None
+    ) -> RunningSnapshot | None:
         """
-        Read the boxes of these processes (uids). Returns a snapshot if it differs from the last one that was sent.
+        Read the boxes of living processes.
 
-        The caller calls :meth:`sent` when it has been delivered.
+        Args:
+            living: Their uids.
+            process_of: Reads the record of a process without a box.
+
+        Returns:
+            A snapshot if it differs from the last one that was sent. The caller calls :meth:`sent` when it has been
+            delivered.
         """
         now_s = self._clock.now_s()
         runs: list[RunningRun] = []
         ended: dict[str, int] = {}
+        processes: dict[str, ProcessRecord | None] = {}
         seen: dict[_RunKey, _Seen] = {}
         for uid in sorted(living):
             reading = blackbox.read(self._folder / f"{uid}.box", noticed_at_s=now_s)
+            processes[uid] = reading.process if reading is not None else None
             if reading is None:
                 continue
             ended[uid] = reading.ended
             runs += [self._run(reading, run, sample, now_s, seen) for run, sample in reading.runs]
         self._seen = seen
-        snapshot = RunningSnapshot(place=self._place, at_s=now_s, address=self.address, runs=runs, ended=ended)
+        self._stalls.next_round()
+        snapshot = RunningSnapshot(
+            place=self._place,
+            at_s=now_s,
+            address=self.address,
+            runs=runs,
+            ended=ended,
+            stuck_s=self._stalls.stuck_s,
+            stalled=self._mains.look(processes, process_of, now_s),
+        )
         return snapshot if self._is_news(snapshot) else None
 
     def sent(self, snapshot: RunningSnapshot) -> None:
@@ -111,11 +136,15 @@ class RunningWatch:
         )
         if now_s - run.started_at_s < LASTS_S:
             return found
-        return replace(found, waiting_for=waiting_for(found, now_s=now_s))
+        seen_at_s = sample.at_s if sample is not None else run.started_at_s
+        moves = state.moves or (blind_sample(process, run.started_at_s) if sample is None else None)
+        since_s, words = self._stalls.judge(key, process, moves, state.stack, seen_at_s, now_s)
+        return replace(found, stalled_since_s=since_s, waiting_for=words)
 
     def _state(self, before: _Seen | None, run: Running, sample: LastSample | None, loaded_at_s: float) -> _Seen:
         """The run's stack, with code, and since when it has not moved."""
         queue = run.queue or (before.queue if before is not None else "")
+        moves = run.moves or (before.moves if before is not None else None)
         if sample is None or not sample.stack:
             return before or _Seen((), run.started_at_s, 0.0, [], queue)
         signature = (sample.stack[0].function, sample.stack[0].file, *sample.stack[1:])
@@ -124,17 +153,17 @@ class RunningWatch:
             stack = before.stack
         else:
             stack = self._source.lines(sample.stack, loaded_at_s)
-        return _Seen(signature, since_s, sample.at_s, stack, queue)
+        return _Seen(signature, since_s, sample.at_s, stack, queue, moves)
 
     def _is_news(self, now: RunningSnapshot) -> bool:
         before = self._sent
         if before is None:
             return True  # the store may have one of an earlier collector, with runs
-        if now.address != before.address or now.ended != before.ended:
+        if (now.address, now.ended, now.stalled) != (before.address, before.ended, before.stalled):
             return True
         if len(now.runs) != len(before.runs) or any(map(_has_changed, before.runs, now.runs)):
             return True
-        return bool(now.runs) and now.at_s - before.at_s >= SNAPSHOT_AGAIN_S
+        return bool(now.runs or now.stalled) and now.at_s - before.at_s >= SNAPSHOT_AGAIN_S
 
 
 def _is_same(stack: list[Line], sampled: list[Line]) -> bool:

@@ -49,6 +49,7 @@ from celery_trace.runtime.consumed import ConsumedMessages, WorkerRequest
 from celery_trace.runtime.probes.heap_probe import HeapProbe
 from celery_trace.runtime.probes.memory_probe import MemoryProbe
 from celery_trace.runtime.probes.profile_probe import ProfileProbe
+from celery_trace.runtime.probes.stack_probe import StackProbe
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.runtime.schedules import CeleryScheduler, Schedules
 from celery_trace.settings import SECRETS, SettingError, Settings
@@ -552,6 +553,7 @@ class CeleryTrace:
     def _soft_limit_reached(self, frame: FrameType) -> None:
         """A soft time limit interrupts this process's run. Of nested runs it is the outermost's limit."""
         traced = self._here()
+        traced.recorder.probe(StackProbe).soft_limit_reached()
         for task_id, token in list(traced.open_runs.items())[:1]:
             task = self.app.tasks.get(token.totals.name)
             traced.soft_limit = traced.watcher.soft_limit_reached(task, task_id, token.origin, frame)

@@ -66,6 +66,7 @@ def families(snapshot: Snapshot, *, store_up: bool = True) -> Iterable[Metric]:
     yield _failures(snapshot.groups)
     yield _alerts(snapshot.alerts)
     yield from _queues(snapshot.queues)
+    yield _stuck(snapshot.running)
     yield _running(snapshot.running)
     if snapshot.stats is not None:
         yield from _stats_families(snapshot.stats)
@@ -132,6 +133,15 @@ def _queues(queues: Iterable[QueueView]) -> Iterable[Metric]:
             latencies[queue.name,] = max(waits, default=0.0)
     yield _filled(latency, latencies)
     yield _filled(depth, depths)
+
+
+def _stuck(running: Iterable[RunningView]) -> Metric:
+    """A task that runs and is not stuck has a series too, of 0, so that an alert over it can be resolved."""
+    stuck = GaugeMetricFamily("celery_trace_stuck", "Runs of the task that are stuck", labels=["task"])
+    by_task: dict[tuple[str, ...], float] = defaultdict(float)
+    for run in running:
+        by_task[run.name,] += run.stuck
+    return _filled(stuck, by_task)
 
 
 def _running(runs: Iterable[RunningView]) -> Metric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from celery_trace.failures.views import arguments, frames, keywords
-from celery_trace.model import FrameView, LocalValue, RunningView, RunStack, stuck_after_s
+from celery_trace.model import FrameView, LocalValue, RunningView, RunStack
 from celery_trace.queries import Queries
 from celery_trace.running.client import StackUnavailable, with_stack
 from flower_plugin.auth.roles import UserRole
@@ -86,7 +86,6 @@ def one(queries: Queries, visit: Visit, process: str, key: str) -> Context:
         "title": f"{run.name} is running",
         "run": run,
         "why": why or run.stack_why,
-        "stuck_after_s": stuck_after_s(run.p99_s),
         "groups": in_groups(shown, visit, first=True, sampled=capture is None),
         "heap": {"heap": capture.heap if capture is not None else []},
         "values": Values(args=arguments(capture), kwargs=keywords(capture)) if capture is not None else Values(),

@@ -9,6 +9,7 @@ from typing import Any
 from celery_trace.clock import Clock
 from celery_trace.model import ProcessRecord
 from celery_trace.process.blackbox import BlackBox, label
+from celery_trace.process.movement import Movement
 from celery_trace.process.open_runs import Counts, OpenRuns
 
 
@@ -19,7 +20,7 @@ class BoxWithRuns(BlackBox):
         self.runs = OpenRuns()
         self.runs.now = clock.now_s
         self._tokens = threading.local()
-        super().__init__(path, process, clock, self.runs)
+        super().__init__(path, process, clock, self.runs, Movement(30.0))
 
     def begin(self, name: str, task_id: str = "id", retries: int = 0, queue: str | None = "") -> None:
         """A run of a task begins in this thread; its queue can't be read if it is None."""

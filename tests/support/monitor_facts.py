@@ -578,7 +578,7 @@ def running(now_s: float, hostile: bool = False) -> RunningSnapshot:
             RunningRun(
                 process="child-1", pid=101, name=_hostile("shop.tasks.sync_stock", 0, hostile),
                 task_id=RUNNING, thread=7, started_at_s=now_s - 2400, rss_bytes=143 * MIB, sampled_at_s=now_s - 1,
-                unmoved_since_s=now_s - 2399, waiting_for=_hostile("a lock", 1, hostile),
+                unmoved_since_s=now_s - 2399, stalled_since_s=now_s - 2399, waiting_for=_hostile("a lock", 1, hostile),
                 stack=[
                     Line("/usr/lib/python3.11/threading.py", 327, "Condition.wait", "waiter.acquire()"),
                     Line(file, 88, "sync_stock", _hostile("lock.wait(timeout=None)", 2, hostile)),

@@ -482,14 +482,15 @@ def the_latest_snapshot_of_each_host_is_what_runs(store: Store) -> None:
 
 
 @promise
-def a_run_is_stuck_if_it_lasts_far_longer_than_its_task_and_does_not_move(store: Store) -> None:
+def a_run_is_stuck_if_it_lasts_far_longer_than_its_task_and_makes_no_progress(store: Store) -> None:
     usual = rollup(1, 100, durations=Histogram([0] * 18 + [99, 1]))  # up to 26.2 s, one up to 52.4 s
     store.write([process(), usual])
     ages_s = {"short": 75, "long": 80, "new": 31}
-    runs = [running_run(id, started_at_s=NOW_S - age, unmoved_since_s=NOW_S - age) for id, age in ages_s.items()]
-    moves = running_run("moves", started_at_s=NOW_S - 500, unmoved_since_s=NOW_S - 1)
-    other = running_run("other", name="shop.refund", started_at_s=NOW_S - 31, unmoved_since_s=NOW_S - 30)
-    store.write([snapshot(*runs, moves, other)])
+    runs = [running_run(id, started_at_s=NOW_S - age, stalled_since_s=NOW_S - age) for id, age in ages_s.items()]
+    moves = running_run("moves", started_at_s=NOW_S - 500, unmoved_since_s=NOW_S - 500)
+    recently = running_run("recently", started_at_s=NOW_S - 500, stalled_since_s=NOW_S - 29)
+    other = running_run("other", name="shop.refund", started_at_s=NOW_S - 31, stalled_since_s=NOW_S - 30)
+    store.write([snapshot(*runs, moves, recently, other, at_s=NOW_S - 15)])  # nothing has changed since
     rows = {row.task_id: row for row in Queries(store).running().rows}
     assert (rows["long"].p50_s, rows["long"].p99_s) == (26.2144, 26.2144)
     assert (rows["other"].p50_s, rows["other"].p99_s) == (None, None)

@@ -140,6 +140,7 @@ def running_run(task_id: str, **fields: Any) -> RunningRun:
         "started_at_s": NOW_S - 10,
         "sampled_at_s": NOW_S,
         "unmoved_since_s": NOW_S - 9.5,
+        "stalled_since_s": NOW_S - 9.5,
         "stack": [Line("/srv/shop/tasks.py", 7, "charge", "lock.acquire()")],
     }
     return RunningRun(task_id=task_id, **known | fields)

@@ -475,6 +475,8 @@ def test_metrics_parse_and_carry_no_task_id_and_no_pid(queries):
         "celery_trace_alerts",
         "celery_trace_queue_depth",
         "celery_trace_queue_latency_seconds",
+        "celery_trace_stuck",
+        "celery_trace_running",
         "celery_trace_records",
         "celery_trace_spool_bytes",
         "celery_trace_overhead_ratio",

@@ -81,6 +81,14 @@ CASES: dict[str, Case] = {
         lambda: [make.failure("t2", at_s=NOW_S - 1, **LOST)],
         lambda: [make.failure("t1", at_s=NOW_S - 1), make.failure("t2", at_s=NOW_S - 901, **LOST)],
     ),
+    "stuck": Case(
+        lambda: [make.snapshot(make.running_run("t1", started_at_s=NOW_S - 40, stalled_since_s=NOW_S - 35))],
+        lambda: [
+            make.snapshot(
+                make.running_run("t1", started_at_s=NOW_S - 40, unmoved_since_s=NOW_S - 35, stalled_since_s=0.0)
+            )
+        ],
+    ),
     "spool_dropping": Case(lambda: [dropped(dropped_run=3)], lambda: [dropped(written_run=3)]),
     "worker_silent": Case(lambda: [main_process("killed")], lambda: [main_process("exit")]),
     "queue_latency": Case(

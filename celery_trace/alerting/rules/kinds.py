@@ -16,6 +16,7 @@ from celery_trace.alerting.rules import (
     queue_latency,
     queue_unread,
     spool_dropping,
+    stuck,
     worker_silent,
 )
 from celery_trace.alerting.rules.rule import Facts, Reading, Rule, RuleKind
@@ -30,6 +31,7 @@ KINDS: tuple[RuleKind, ...] = (
     failure_rate.KIND,
     new_failure.KIND,
     lost.KIND,
+    stuck.KIND,
     spool_dropping.KIND,
     worker_silent.KIND,
     queue_latency.KIND,

@@ -25,7 +25,9 @@ from celery_trace.model import (
     RedeliveryRisk,
     RepeatedRun,
     Rollup,
+    RunningView,
     ScheduleView,
+    StalledProcess,
     WorkerView,
 )
 
@@ -39,7 +41,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     ``groups`` and ``losses`` are at least those that were active within the longest window of a rule, ``rollups``
     those of its buckets. ``leaks`` are those with a final verdict. ``dropped_records`` counts what the spools have
     dropped and no alert has reported. ``queues`` cover the longest window, and ``depth_changes`` is by how many
-    messages each queue has grown in it. Facts that no active rule needs are not fetched.
+    messages each queue has grown in it. ``running`` are the runs in progress, ``stalled`` the main processes and
+    beats that are blocked. Facts that no active rule needs are not fetched.
     """
 
     now_s: float
@@ -55,6 +58,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     repeated_runs: list[RepeatedRun] = []
     redelivery_risks: list[RedeliveryRisk] = []
     schedules: list[ScheduleView] = []
+    running: list[RunningView] = []
+    stalled: list[StalledProcess] = []
 
 
 class Reading(NamedTuple):

@@ -23,7 +23,7 @@ def running(rows: Sequence[RunningView], style: Style) -> str:
         [
             TableColumn("TASK", elastic=True), TableColumn("STATE"), TableColumn("FOR", right=True),
             TableColumn("P50", right=True, spare=True), TableColumn("P99", right=True, spare=True),
-            TableColumn("LINE", elastic=True), TableColumn("WAITING FOR", elastic=True, spare=True),
+            TableColumn("LINE", elastic=True), TableColumn("WAITING", elastic=True, spare=True),
             TableColumn("ATTEMPT", right=True, spare=True), TableColumn("QUEUE", elastic=True, spare=True),
             TableColumn("RSS", right=True), TableColumn("WORKER", elastic=True, spare=True),
             TableColumn("PID", right=True), TableColumn("ID", whole=True),
@@ -75,7 +75,7 @@ def _stack(row: RunningView, style: Style) -> Iterator[str]:
     if row.p50_s is not None:
         yield f"Runs of this name: p50 {_usual(row.p50_s)}, p99 {_usual(row.p99_s)}"
     if row.waiting_for:
-        yield f"Waiting for {escaped(row.waiting_for)}"
+        yield escaped(row.waiting_for[:1].upper() + row.waiting_for[1:])
     if row.stack_why:
         yield f"No locals: {escaped(row.stack_why)}."
     yield ""

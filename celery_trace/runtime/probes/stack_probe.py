@@ -8,12 +8,15 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Mapping, Sequence
+from threading import get_ident
 from typing import Final
 
 from celery_trace import guard
+from celery_trace.heap.sampler import locals_mark
 from celery_trace.intervals import PROFILE_FIRST_S, PROFILE_S
 from celery_trace.model import RUN_NOTHING, Role
 from celery_trace.process.blackbox import BlackBox, SampledStack
+from celery_trace.process.movement import Movement
 from celery_trace.profiles.sampled import StackTimes
 from celery_trace.redaction import Redactor
 from celery_trace.running.answers import Answers
@@ -43,6 +46,7 @@ class StackProbe(Probe):
     def __init__(self, host: Host) -> None:
         super().__init__(host)
         self.box: BlackBox | None = None
+        self._movement: Movement | None = None
         self.times: StackTimes | None = None
         self._write_due_s = 0.0  # the profiles, by the monotonic clock
         self._counted_due_s = 0.0  # the next sample that is counted
@@ -73,7 +77,8 @@ class StackProbe(Probe):
         with self.guard:
             path = host.settings.spool_folder / f"{host.process.uid}.box"
             try:
-                box = BlackBox(path, host.process, host.clock, host.open_runs)
+                self._movement = Movement(host.settings.stuck_seconds, locals_mark(), self._without_secrets)
+                box = BlackBox(path, host.process, host.clock, host.open_runs, self._movement)
             except OSError as error:
                 guard.own_errors[self.name] += 1
                 host.spool.note_failure(error)
@@ -101,6 +106,14 @@ class StackProbe(Probe):
     def _count_at(self, due_s: float) -> None:
         """Set when the next sample is counted; a run that ends later without having been sampled is noted."""
         self._counted_due_s = self.host.open_runs.due_s = due_s
+
+    def _without_secrets(self, text: str) -> str:
+        return Redactor(self.host.settings.redact).text(text)
+
+    def soft_limit_reached(self) -> None:
+        """The soft time limit of this thread's run was reached. Called from a signal handler."""
+        if self._movement is not None:
+            self._movement.soft_limit_reached(get_ident(), self.host.clock.now_s())
 
     def every(self) -> None:
         """Write the stacks of the runs in progress, and add them to the profiles of their tasks."""
