@@ -42,7 +42,7 @@ def look_around(stage):
                Then:  a + c   where   trace.frames[0].locals   help
                GET /error/ is the same failure of a Django view; overrun was killed by its hard time limit.
     Alerts     the rule "leak" fires once the leak is certain; it is sent to a small web server in this demo.
-    Running    press reserve_stock on the site: after {STUCK_S} s its first run is shown as stuck, with what it waits for.
+    Running    press reserve_stock on the site: after {STUCK_S} s its first run is stuck, and says what it waits for.
     Queues     how many messages wait, and how long they waited.
     In another terminal, with the same store and broker:
                cd {stage.programs[0].cwd}
