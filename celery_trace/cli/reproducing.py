@@ -18,11 +18,11 @@ from celery_trace.failures.celery_request import parameters
 from celery_trace.model import Failure, Kind
 from celery_trace.redaction import Redactor
 from celery_trace.reproduction import recipes
-from celery_trace.reproduction.captured import CapturedError, depth_of
+from celery_trace.reproduction.captured import ExpectedError, depth_of
 from celery_trace.reproduction.inputs import inputs_of
-from celery_trace.reproduction.project import Project, path_of
+from celery_trace.reproduction.project import LoadedProject, path_of
 from celery_trace.reproduction.recipes import Hole, Recipe
-from celery_trace.reproduction.running import Ended, RequestFacts, run_task, run_view
+from celery_trace.reproduction.running import RequestFacts, RunEnd, run_task, run_view
 from celery_trace.reproduction.written import repeatable, written
 from celery_trace.text.escape import escaped, escaped_lines
 
@@ -38,7 +38,7 @@ def _record(context: CommandContext, id: str) -> Failure:
     return failure
 
 
-def _parameters(project: Project, failure: Failure) -> tuple[str, ...]:
+def _parameters(project: LoadedProject, failure: Failure) -> tuple[str, ...]:
     """The names of the task's parameters; none if the project has no such task."""
     task = project.load().tasks.get(failure.name)
     return parameters(task.run) if task is not None else ()
@@ -56,7 +56,7 @@ def make_test(context: CommandContext, id: str, frame: int | None, output: Path 
     Values that the capture does not have are marked as holes. Run it in a checkout of the project.
     """
     failure = _record(context, id)
-    names = _parameters(Project(context.app), failure)
+    names = _parameters(LoadedProject(context.app), failure)
     redactor = Redactor(context.settings.redact)
     made = written(failure, app=path_of(context.app), redactor=redactor, names=names, frame=frame)
     if output is None:
@@ -95,7 +95,7 @@ def replay(context: CommandContext, id: str, given: tuple[str, ...], yes: bool) 
     """
     failure = _record(context, id)
     _, error = repeatable(failure)
-    project = Project(context.app)
+    project = LoadedProject(context.app)
     inputs = inputs_of(failure, Redactor(context.settings.redact), _parameters(project, failure))
     _announce(failure, error, inputs)
     fillings = _fillings(inputs, given)
@@ -109,7 +109,7 @@ def replay(context: CommandContext, id: str, given: tuple[str, ...], yes: bool) 
     _report(error, _run(project, failure, values))
 
 
-def _announce(failure: Failure, error: CapturedError, inputs: Mapping[str, Recipe]) -> None:
+def _announce(failure: Failure, error: ExpectedError, inputs: Mapping[str, Recipe]) -> None:
     click.echo(f"This runs the {failure.kind} {escaped(failure.name)}, try {failure.retries}, in {os.getcwd()} with")
     for name, recipe in inputs.items():
         click.echo(f"  {name} = {escaped_lines(recipes.source(recipe, 2))}")
@@ -152,13 +152,13 @@ def _literal(text: str) -> object:
         return text
 
 
-def _run(project: Project, failure: Failure, values: Mapping[str, Any]) -> Ended:
+def _run(project: LoadedProject, failure: Failure, values: Mapping[str, Any]) -> RunEnd:
     if failure.kind is Kind.REQUEST:
         return run_view(project, RequestFacts(**values["facts"]))
     return run_task(project.task(failure.name), values["args"], values["kwargs"], failure.retries)
 
 
-def _report(captured: CapturedError, ended: Ended) -> None:
+def _report(captured: ExpectedError, ended: RunEnd) -> None:
     """Say what came of it; after an error, in pdb at the line of the captured one."""
     if ended.error is None:
         shown = repr(ended.returned)[:_SHOWN]

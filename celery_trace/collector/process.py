@@ -38,7 +38,7 @@ STEADY_S = 30.0
 ANOTHER_ONE = 75
 
 
-class Job(msgspec.Struct):
+class CollectorJob(msgspec.Struct):
     """What a collector reads from its standard input when it starts."""
 
     settings: Settings
@@ -103,7 +103,7 @@ class CollectorProcess:
 
     def _spawn(self) -> None:
         job = msgspec.json.encode(
-            Job(
+            CollectorJob(
                 settings=self._settings.over(dir=str(self._settings.folder)),
                 parent=os.getpid(),
                 django=os.environ.get("DJANGO_SETTINGS_MODULE", ""),

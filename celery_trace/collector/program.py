@@ -20,7 +20,7 @@ import msgspec
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.collector.maintenance import Maintenance
 from celery_trace.collector.priority import lower_priority, relax_garbage_collection
-from celery_trace.collector.process import ANOTHER_ONE, Job
+from celery_trace.collector.process import ANOTHER_ONE, CollectorJob
 from celery_trace.collector.rounds import AnotherCollector, Collector
 from celery_trace.control.audit import AuditLog
 from celery_trace.control.signing import load_key
@@ -65,7 +65,7 @@ def main() -> int:
     """Run until the parent is gone or SIGTERM arrives."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=CollectorJob)
     settings, parent = job.settings, job.parent
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -34,7 +34,7 @@ SEARCH_AGAIN: Final = 2.0
 URGENT_BYTES: Final = 2**20
 
 
-class Site(Struct):
+class SiteState(Struct):
     """What was found and reported about a site."""
 
     stack: Stack
@@ -67,7 +67,7 @@ class SiteTable:
         self._own = own
         self._least_runs = least_runs
         self._runs_nothing = runs_nothing
-        self._sites: dict[Key, Site] = {}
+        self._sites: dict[Key, SiteState] = {}
         self._covering: dict[tuple[str, ...], Key] = {}  # the holder's path: the site that reports it
 
     def tags(self) -> set[int]:
@@ -86,7 +86,7 @@ class SiteTable:
         largest = sorted(evidence, key=lambda key: -evidence[key].bytes)[: MOST_SITES_AT_END if last else MOST_SITES]
         for key in largest:
             if key not in self._sites and self._is_worth_a_row(key, evidence[key], last):
-                self._sites[key] = Site(stack_of(key))
+                self._sites[key] = SiteState(stack_of(key))
 
     def _is_worth_a_row(self, key: Key, evidence: Evidence, last: bool) -> bool:
         least_bytes = LEAST_BYTES_OF_LONG_RUN if is_of_long_run(key[0]) else LEAST_BYTES
@@ -103,7 +103,7 @@ class SiteTable:
         """Whether a process that runs no tasks reports the site for its size alone."""
         return self._runs_nothing and key[0] == UNTAGGED and evidence.bytes >= LARGE_BYTES
 
-    def judge(self, evidence: Mapping[Key, Evidence]) -> Iterator[tuple[Key, Site]]:
+    def judge(self, evidence: Mapping[Key, Evidence]) -> Iterator[tuple[Key, SiteState]]:
         """
         Judge the sites, the largest first.
 
@@ -116,13 +116,13 @@ class SiteTable:
             if is_of_long_run(key[0]) or self._is_reported(key, site, evidence[key]):
                 yield key, site
 
-    def _is_reported(self, key: Key, site: Site, evidence: Evidence) -> bool:
+    def _is_reported(self, key: Key, site: SiteState, evidence: Evidence) -> bool:
         # Outside of tasks a suspicion alone gets no row.
         grows = site.verdict is not None or site.judgement.verdict in (Verdict.GROWING, Verdict.LEAKING)
         is_held = bool(site.holder.path) and self._is_large(key, evidence)
         return (key[0] != UNTAGGED or grows or is_held) and not self._is_covered(key, site)
 
-    def _is_covered(self, key: Key, site: Site) -> bool:
+    def _is_covered(self, key: Key, site: SiteState) -> bool:
         """
         Whether a line of a library is covered by a larger site of the same holder.
 
@@ -157,7 +157,7 @@ class SiteTable:
                 site.searched_at_runs = evidence[key].runs
         return wanted
 
-    def _is_unsought(self, key: Key, site: Site, evidence: Evidence, last: bool) -> bool:
+    def _is_unsought(self, key: Key, site: SiteState, evidence: Evidence, last: bool) -> bool:
         """Whether a site's holder is of interest and was not searched for recently."""
         grows = site.judgement.confidence >= GROWS and site.judgement.verdict in (Verdict.SUSPECT, Verdict.GROWING)
         is_unknown = site.found is None and (last or self._is_large(key, evidence))

@@ -8,7 +8,7 @@ from typing import Final
 from celery_trace.heap.long_runs import task_of
 from celery_trace.heap.picks import UNTAGGED
 from celery_trace.heap.retainers import Found
-from celery_trace.heap.sites import Site
+from celery_trace.heap.sites import SiteState
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, Key
 from celery_trace.heap.watched_process import WatchedProcess
 from celery_trace.heap.windows import shares, site_at
@@ -44,7 +44,7 @@ class WindowWriter:
         self._emit = emit
         self._clean: dict[int, int] = {}  # tag: observed runs that were reported to retain nothing
 
-    def write(self, key: Key, site: Site, evidence: Evidence, runs: Mapping[int, int], now_s: float) -> None:
+    def write(self, key: Key, site: SiteState, evidence: Evidence, runs: Mapping[int, int], now_s: float) -> None:
         """Write a site, if its verdict or holder is new, if it has grown by a quarter, or after a minute."""
         tag, judgement = key[0], site.judgement
         is_new = judgement.verdict is not site.verdict or site.holder != site.written_holder
@@ -71,7 +71,7 @@ class WindowWriter:
         )
 
     def write_long_run(
-        self, key: Key, site: Site, evidence: Evidence, runs: Mapping[int, int], *, lasted_s: float, now_s: float
+        self, key: Key, site: SiteState, evidence: Evidence, runs: Mapping[int, int], *, lasted_s: float, now_s: float
     ) -> None:
         """
         Report what a run in progress holds, once it grows, and when that has ended.
@@ -145,7 +145,7 @@ class WindowWriter:
     def _write(
         self,
         key: Key,
-        site: Site,
+        site: SiteState,
         stage: Stage,
         verdict: Verdict,
         *,

@@ -31,7 +31,7 @@ _DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*){0,6}")
 _MISSING: Final = object()
 
 
-class Place(Struct, frozen=True, array_like=True):
+class WaitPlace(Struct, frozen=True, array_like=True):
     """A line of code."""
 
     file: str
@@ -53,9 +53,9 @@ class Wait(Struct, frozen=True, array_like=True):
     joins: str = ""
     #: The name of the thread that holds the lock, and where it is in the code that holds it.
     holder: str = ""
-    holds_at: Place | None = None
+    holds_at: WaitPlace | None = None
     #: The places where the tasks of its asyncio loop wait.
-    awaits: list[Place] = []
+    awaits: list[WaitPlace] = []
 
 
 class _Block(Protocol):
@@ -78,7 +78,7 @@ def examine(thread: int, frames: Mapping[int, FrameType], scrub: Callable[[str],
     innermost = frames[thread]
     call, loops = _call_of(innermost), _loops(innermost)
     result_id = joins = holder = ""
-    awaits: list[Place] = []
+    awaits: list[WaitPlace] = []
     for frame in _chain(innermost):
         where, function = _tail(frame.f_code.co_filename), frame.f_code.co_name
         if where == "celery/result.py" and function == "get":
@@ -90,7 +90,7 @@ def examine(thread: int, frames: Mapping[int, FrameType], scrub: Callable[[str],
         elif where == "asyncio/base_events.py" and function == "run_forever":
             awaits = _awaited(_local(frame, "self"))
             break
-    holds_at: Place | None = None
+    holds_at: WaitPlace | None = None
     lock = _resolve(innermost, re.sub(r"\.(acquire|__enter__)$", "", call)) if call else None
     if isinstance(lock, _LOCKS):
         holder, holds_at = _holder(lock, frames)
@@ -114,8 +114,8 @@ def _folder(file: str) -> str:
     return PurePath(file).parent.name
 
 
-def _place(frame: FrameType) -> Place:
-    return Place(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname)
+def _place(frame: FrameType) -> WaitPlace:
+    return WaitPlace(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname)
 
 
 # --- expressions ---------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def _text(value: object) -> str:
 # --- locks ---------------------------------------------------------------------------------------------
 
 
-def _holder(lock: object, frames: Mapping[int, FrameType]) -> tuple[str, Place | None]:
+def _holder(lock: object, frames: Mapping[int, FrameType]) -> tuple[str, WaitPlace | None]:
     """The thread that holds a lock, and the innermost line of the ``with`` block in which it does."""
     owned = _OWNER.match(repr(lock))
     owner = int(owned[1]) if owned else None
@@ -289,12 +289,12 @@ def _thread_name(thread: int) -> str:
 # --- asyncio -------------------------------------------------------------------------------------------
 
 
-def _awaited(loop: object) -> list[Place]:
+def _awaited(loop: object) -> list[WaitPlace]:
     """Where the tasks of an event loop wait: the innermost of their lines that is not asyncio's."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or loop is _MISSING:
         return []
-    places: list[Place] = []
+    places: list[WaitPlace] = []
     for task in list(asyncio.all_tasks(loop))[:_MOST_AWAITED]:
         coroutine: object = task.get_coro() if type(task) is asyncio.Task else None
         frame: FrameType | None = None

@@ -41,7 +41,7 @@ class Code(Struct, frozen=True):
     digest: str
 
 
-class CapturedError(Struct, frozen=True, kw_only=True):
+class ExpectedError(Struct, frozen=True, kw_only=True):
     """
     What a run raised.
 
@@ -75,13 +75,13 @@ class CapturedError(Struct, frozen=True, kw_only=True):
         return any(_is_gone(code) for code in self.code)
 
 
-def captured_error(raised: CapturedException) -> CapturedError | None:
+def captured_error(raised: CapturedException) -> ExpectedError | None:
     """The error of a capture; None without frames."""
     if not raised.frames:
         return None
     key = next((frame for frame in raised.frames if frame.in_app), raised.frames[0])
     own = {code: None for frame in raised.frames if frame.in_app and (code := _code_of(frame)) is not None}
-    return CapturedError(error=f"{raised.module}.{raised.type}", at=_place_of(key), code=tuple(own))
+    return ExpectedError(error=f"{raised.module}.{raised.type}", at=_place_of(key), code=tuple(own))
 
 
 def _place_of(frame: Frame) -> Place:
@@ -142,7 +142,7 @@ def _key_of(traceback: TracebackType | None, in_app: bool) -> _Live | None:
     return next(iter(own or innermost_first), None)
 
 
-def depth_of(error: BaseException, captured: CapturedError) -> int:
+def depth_of(error: BaseException, captured: ExpectedError) -> int:
     """How many frames are below the one at which the captured error was raised; 0 for the innermost."""
     key = _key_of(error.__traceback__, captured.at.in_app)
     innermost_first = list(_entries(error.__traceback__))[::-1]

@@ -36,7 +36,7 @@ def path_of(app: Celery) -> str:
     return min(found, key=lambda path: (path.count("."), len(path), path), default="")
 
 
-class Project:
+class LoadedProject:
     """
     A project that is loaded when it is needed first.
 

@@ -14,21 +14,21 @@ from celery import Task
 from celery.exceptions import Retry
 from msgspec import Struct
 
-from celery_trace.reproduction.project import Project
+from celery_trace.reproduction.project import LoadedProject
 
 _OF_A_BODY: Final = frozenset(("content-type", "content-length"))
 #: Pieces of a streamed answer that are read; it may have no end.
 MOST_PIECES: Final = 10_000
 
 
-class Ended(Struct, frozen=True):
+class RunEnd(Struct, frozen=True):
     """How a run ended: the error, or what it returned."""
 
     error: BaseException | None = None
     returned: object = None
 
 
-def run_task(task: Task, args: Sequence[object], kwargs: Mapping[str, object], retries: int) -> Ended:
+def run_task(task: Task, args: Sequence[object], kwargs: Mapping[str, object], retries: int) -> RunEnd:
     """
     Run one try of a task eagerly. A retry ends the try; its error is the one that led to it.
 
@@ -41,12 +41,12 @@ def run_task(task: Task, args: Sequence[object], kwargs: Mapping[str, object], r
         result = task.apply(args=list(args), kwargs=dict(kwargs), retries=retries, throw=True)
     except Retry as retry:
         cause = retry.exc
-        return Ended(cause if isinstance(cause, BaseException) and cause.__traceback__ is not None else retry)
+        return RunEnd(cause if isinstance(cause, BaseException) and cause.__traceback__ is not None else retry)
     except (Exception, SystemExit) as error:
-        return Ended(error)
+        return RunEnd(error)
     if result.state in ("REJECTED", "IGNORED") and isinstance(result.result, BaseException):
-        return Ended(result.result)
-    return Ended(returned=result.result)
+        return RunEnd(result.result)
+    return RunEnd(returned=result.result)
 
 
 class RequestFacts(Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ class RequestFacts(Struct, frozen=True, kw_only=True):
     user: object = None  # the user's primary key; None for an anonymous one
 
 
-def run_view(project: Project, facts: RequestFacts) -> Ended:
+def run_view(project: LoadedProject, facts: RequestFacts) -> RunEnd:
     """Call the view of a request's path with a request of Django's ``RequestFactory``."""
     project.load()
     import django
@@ -70,12 +70,12 @@ def run_view(project: Project, facts: RequestFacts) -> Ended:
     if not apps.ready:
         django.setup()
     try:
-        return Ended(returned=_called(project, facts))
+        return RunEnd(returned=_called(project, facts))
     except (Exception, SystemExit) as error:
-        return Ended(error)
+        return RunEnd(error)
 
 
-def _called(project: Project, facts: RequestFacts) -> Any:
+def _called(project: LoadedProject, facts: RequestFacts) -> Any:
     from django.urls import resolve
 
     request = _request(project, facts)
@@ -95,7 +95,7 @@ async def _awaited(response: Any) -> Any:
     return await response
 
 
-def _request(project: Project, facts: RequestFacts) -> Any:
+def _request(project: LoadedProject, facts: RequestFacts) -> Any:
     from django.contrib.auth import get_user_model
     from django.contrib.auth.models import AnonymousUser
     from django.test import RequestFactory

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from celery_trace.reproduction import project
-from celery_trace.reproduction.captured import CapturedError, Code, Place
-from celery_trace.reproduction.running import Ended, RequestFacts, run_task, run_view
+from celery_trace.reproduction.captured import Code, ExpectedError, Place
+from celery_trace.reproduction.project import LoadedProject
+from celery_trace.reproduction.running import RequestFacts, RunEnd, run_task, run_view
 
-__all__ = ["CapturedError", "Code", "OtherError", "Place", "Project", "RequestFacts", "Trial", "hole"]
+__all__ = ["Code", "ExpectedError", "OtherError", "Place", "Project", "RequestFacts", "Trial", "hole"]
 
 
 class OtherError(Exception):
@@ -33,7 +33,7 @@ def _skip(why: str) -> NoReturn:
     pytest.skip(why)
 
 
-class Project(project.Project):
+class Project(LoadedProject):
     """A project in a test: what is missing skips the test."""
 
     def missing(self, what: str) -> NoReturn:
@@ -41,12 +41,12 @@ class Project(project.Project):
         _skip(f"hole: {what}")
 
     def run_task(
-        self, failure: CapturedError, name: str, args: Sequence[object], kwargs: Mapping[str, object], retries: int
+        self, failure: ExpectedError, name: str, args: Sequence[object], kwargs: Mapping[str, object], retries: int
     ) -> Trial:
         """Run one try of a task."""
         return Trial(failure, run_task(self.task(name), args, kwargs, retries))
 
-    def run_view(self, failure: CapturedError, facts: RequestFacts) -> Trial:
+    def run_view(self, failure: ExpectedError, facts: RequestFacts) -> Trial:
         """Call the view of a request."""
         return Trial(failure, run_view(self, facts))
 
@@ -59,7 +59,7 @@ class Trial:
         OtherError: It raised another error. In a fixture, pytest reports that as an error and not as a failure.
     """
 
-    def __init__(self, failure: CapturedError, ended: Ended) -> None:
+    def __init__(self, failure: ExpectedError, ended: RunEnd) -> None:
         self._failure = failure
         self._ended = ended
         difference = failure.difference(ended.error) if ended.error is not None else ""

@@ -13,7 +13,7 @@ from msgspec import Struct
 from celery_trace.model import CapturedException, Failure, Frame, Kind, Outcome
 from celery_trace.redaction import Redactor
 from celery_trace.reproduction import recipes
-from celery_trace.reproduction.captured import CapturedError, captured_error
+from celery_trace.reproduction.captured import ExpectedError, captured_error
 from celery_trace.reproduction.inputs import CannotReproduce, inputs_of, refuse
 from celery_trace.reproduction.recipes import Hole, Reader, Recipe
 from celery_trace.text.escape import escaped
@@ -45,7 +45,7 @@ def may_repeat(kind: str, outcome: Outcome) -> bool:
     return kind in (Kind.TASK, Kind.REQUEST) and outcome not in _UNREPEATABLE
 
 
-def repeatable(failure: Failure) -> tuple[CapturedException, CapturedError]:
+def repeatable(failure: Failure) -> tuple[CapturedException, ExpectedError]:
     """
     What was raised, if the same arguments may raise it again.
 
@@ -98,7 +98,7 @@ class _Writing:
     """One file under construction."""
 
     def __init__(
-        self, failure: Failure, raised: CapturedException, error: CapturedError, app: str, redactor: Redactor
+        self, failure: Failure, raised: CapturedException, error: ExpectedError, app: str, redactor: Redactor
     ) -> None:
         self._failure = failure
         self._raised = raised
@@ -126,7 +126,7 @@ class _Writing:
         return MadeTest(name=name, text=text, holes=missing)
 
     def _imports(self, fixtures: Iterable[Recipe]) -> list[str]:
-        own = ["CapturedError", "Code", "Place", "Project", "RequestFacts", "Trial", "hole"]
+        own = ["ExpectedError", "Code", "Place", "Project", "RequestFacts", "Trial", "hole"]
         needless = {
             "Code": not self._error.code,
             "RequestFacts": self._failure.kind is not Kind.REQUEST,
@@ -169,7 +169,7 @@ class _Writing:
         hint = "" if self._app else '  # write your app, as "proj.celery:app"'
         return (
             f"PROJECT = Project({self._app!r}){hint}\n"
-            f"FAILURE = CapturedError(\n    error={self._error.error!r},\n    at=Place(\n{place}    ),\n{code})\n"
+            f"FAILURE = ExpectedError(\n    error={self._error.error!r},\n    at=Place(\n{place}    ),\n{code})\n"
             "#: Set this to True when you have seen this test fail with 'reproduced'.\n"
             "REPRODUCED = False\n"
         )

@@ -16,7 +16,7 @@ from msgspec import Struct
 from celery_trace.model import ProcessRecord, Role, StalledProcess
 from celery_trace.redaction import Redactor
 from celery_trace.running.procfs import Procfs
-from celery_trace.running.waiting import Activity, Evidence, sentence
+from celery_trace.running.waiting import Activity, WaitEvidence, sentence
 
 #: How often a main thread is looked at, seconds.
 LOOK_S: Final = 5.0
@@ -28,7 +28,7 @@ _SLEEPS: Final = frozenset({"clock_nanosleep", "nanosleep", "select", "pselect6"
 _ROLES: Final = frozenset({Role.MAIN, Role.BEAT, Role.THREADS, Role.GREEN})
 
 
-class _Seen(Struct):
+class _SeenMain(Struct):
     """How often a thread had run when it was looked at last, and since when it was no more."""
 
     turns: int
@@ -51,7 +51,7 @@ class MainWatch:
         self._redactor = redactor
         self._processes: dict[str, ProcessRecord] = {}
         self._are_here: set[str] = set()
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _SeenMain] = {}
         self._due_s = 0.0
         self._stalled: list[StalledProcess] = []
 
@@ -84,7 +84,7 @@ class MainWatch:
         self._stalled = [stalled for stalled in found if stalled is not None]
         return self._stalled
 
-    def _judge(self, process: ProcessRecord, before: _Seen | None, now_s: float) -> StalledProcess | None:
+    def _judge(self, process: ProcessRecord, before: _SeenMain | None, now_s: float) -> StalledProcess | None:
         if process.uid not in self._are_here:
             if not self._procfs.is_process(process.pid, f"{process.uid}.lock"):
                 return None  # in another container
@@ -92,7 +92,7 @@ class MainWatch:
         turns = self._procfs.turns(process.pid, process.pid)
         if turns is None:
             return None
-        seen = before if before is not None and before.turns == turns else _Seen(turns, now_s)
+        seen = before if before is not None and before.turns == turns else _SeenMain(turns, now_s)
         self._seen[process.uid] = seen
         if now_s - seen.since_s < self._after_s:
             return None
@@ -107,5 +107,5 @@ class MainWatch:
             pid=process.pid,
             role=process.role,
             since_s=seen.since_s,
-            waiting_for=self._redactor.text(sentence(Evidence(activity=Activity.WAITS, stack=[], facts=facts))),
+            waiting_for=self._redactor.text(sentence(WaitEvidence(activity=Activity.WAITS, stack=[], facts=facts))),
         )

@@ -18,7 +18,7 @@ from celery_trace.process.movement import ThreadSample
 from celery_trace.process.waits import Wait
 from celery_trace.redaction import Redactor
 from celery_trace.running.procfs import Child, Procfs, ThreadFacts
-from celery_trace.running.waiting import Activity, Evidence, sentence, waits_for_child
+from celery_trace.running.waiting import Activity, WaitEvidence, sentence, waits_for_child
 from celery_trace.text.code_owner import CodeOwner
 
 #: ``/proc`` is read once a run has made no progress for this share of ``stuck_s``.
@@ -82,7 +82,7 @@ def _busy(thread: ThreadSample, wait: Wait) -> Stall | None:
     return Stall(since_s, Activity.IN_C if in_c else Activity.LOOPS)
 
 
-class _Known(Struct):
+class _KnownStall(Struct):
     """What was known of a run when it was judged last."""
 
     activity: Activity
@@ -116,8 +116,8 @@ class Stalls:
         self._owner = owner or CodeOwner()
         self.procfs = procfs or Procfs()
         self.redactor = redactor or Redactor()
-        self._known: dict[tuple[object, ...], _Known] = {}
-        self._judged: dict[tuple[object, ...], _Known] = {}
+        self._known: dict[tuple[object, ...], _KnownStall] = {}
+        self._judged: dict[tuple[object, ...], _KnownStall] = {}
 
     def next_round(self) -> None:
         """Forget the runs that were not judged since the last call."""
@@ -155,12 +155,14 @@ class Stalls:
         if activity is Activity.WAITS and thread.wait is None:
             return stall.since_s, ""
         own = _own_line(stack, self._owner)
-        evidence = Evidence(
+        evidence = WaitEvidence(
             activity=activity, stack=stack, own=own, wait=thread.wait or Wait(), facts=facts, short=self._owner.short
         )
         sure = activity is not Activity.HOLDS_LOCK or (before is not None and facts.state != "")
         words = self.redactor.text(sentence(evidence)) if sure else ""
-        known = _Known(activity, facts.cpu_s, now_s, _cpu_of(facts.children), before.worked_at_s if before else 0.0)
+        known = _KnownStall(
+            activity, facts.cpu_s, now_s, _cpu_of(facts.children), before.worked_at_s if before else 0.0
+        )
         if _has_worked(waits_for_child(facts), before, now_s - stall.since_s):
             known.worked_at_s = now_s
         if activity is Activity.LOOPS:
@@ -176,7 +178,7 @@ class Stalls:
             return self.procfs.thread(process.pid, thread.native_id)
         return ThreadFacts()
 
-    def _activity(self, seen: Activity, facts: ThreadFacts, before: _Known | None, now_s: float) -> Activity:
+    def _activity(self, seen: Activity, facts: ThreadFacts, before: _KnownStall | None, now_s: float) -> Activity:
         """Without samples, the thread's processor time and system call show who holds Python's lock."""
         if facts.state in ("T", "t"):
             return Activity.STOPPED
@@ -199,7 +201,7 @@ def _cpu_of(children: Sequence[Child]) -> dict[int, float]:
     return {child.pid: child.cpu_s for child in children}
 
 
-def _has_worked(children: Sequence[Child], before: _Known | None, waited_s: float) -> bool:
+def _has_worked(children: Sequence[Child], before: _KnownStall | None, waited_s: float) -> bool:
     """Whether a child works, or has since it was looked at last; at first, while it was waited for."""
     if any(child.runs for child in children):
         return True

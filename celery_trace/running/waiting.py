@@ -40,7 +40,7 @@ class Activity(StrEnum):
     STOPPED = "stopped"
 
 
-class Evidence(Struct, frozen=True, kw_only=True):
+class WaitEvidence(Struct, frozen=True, kw_only=True):
     """
     What is known about a thread.
 
@@ -56,7 +56,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     short: Callable[[str], str] = str
 
 
-def sentence(evidence: Evidence) -> str:
+def sentence(evidence: WaitEvidence) -> str:
     """What it waits for, as a part of a sentence, such as ``waiting in recv from 10.0.0.5:5432``; "" if unknown."""
     facts = evidence.facts
     if facts.state == "T":
@@ -82,14 +82,14 @@ def waits_for_child(facts: ThreadFacts) -> Sequence[Child]:
     return [child for child in facts.children if facts.child in (0, child.pid)]
 
 
-def _at(evidence: Evidence, index: int) -> str:
+def _at(evidence: WaitEvidence, index: int) -> str:
     if not evidence.stack:
         return ""
     line = evidence.stack[index]
     return f" at {evidence.short(line.file)}:{line.line}"
 
 
-def _somewhere(evidence: Evidence) -> str:
+def _somewhere(evidence: WaitEvidence) -> str:
     where = _at(evidence, evidence.own)
     return f"waiting{where}" if where else ""
 
@@ -97,7 +97,7 @@ def _somewhere(evidence: Evidence) -> str:
 # --- by the library that was called --------------------------------------------------------------------
 
 
-def _by_library(evidence: Evidence) -> str:
+def _by_library(evidence: WaitEvidence) -> str:
     """By the outermost known function between the user's own code and the innermost line."""
     if evidence.wait.awaits:  # the stack is that of a coroutine
         return _of_asyncio(evidence)
@@ -111,18 +111,18 @@ def _by_library(evidence: Evidence) -> str:
     return ""
 
 
-def _result(evidence: Evidence, line: Line) -> str:
+def _result(evidence: WaitEvidence, line: Line) -> str:
     if evidence.wait.result_id:
         return f"waiting for the result of task {evidence.wait.result_id}"
     several = line.function.startswith(("ResultSet", "GroupResult"))
     return "waiting for the results of several tasks" if several else "waiting for the result of a task"
 
 
-def _joined(evidence: Evidence, _line: Line) -> str:
+def _joined(evidence: WaitEvidence, _line: Line) -> str:
     return f"waiting for thread {evidence.wait.joins or 'of this process'} to end"
 
 
-def _of_threading(_evidence: Evidence, line: Line) -> str:
+def _of_threading(_evidence: WaitEvidence, line: Line) -> str:
     kind = line.function.partition(".")[0]
     return {
         "Event": "waiting for an Event to be set",
@@ -133,17 +133,17 @@ def _of_threading(_evidence: Evidence, line: Line) -> str:
     }.get(kind, "")
 
 
-def _of_queue(_evidence: Evidence, line: Line) -> str:
+def _of_queue(_evidence: WaitEvidence, line: Line) -> str:
     return "waiting for room in a queue" if line.function.endswith("put") else "waiting for an item in a queue"
 
 
-def _of_subprocess(evidence: Evidence, _line: Line) -> str:
+def _of_subprocess(evidence: WaitEvidence, _line: Line) -> str:
     """``communicate`` waits for the child's output, and the child writes none."""
     waited_for = waits_for_child(evidence.facts)
     return _children(waited_for or evidence.facts.children)
 
 
-def _of_asyncio(evidence: Evidence, _line: Line | None = None) -> str:
+def _of_asyncio(evidence: WaitEvidence, _line: Line | None = None) -> str:
     places = [f"{evidence.short(place.file)}:{place.line}" for place in evidence.wait.awaits]
     if not places:
         return "waiting in an asyncio loop"
@@ -151,12 +151,12 @@ def _of_asyncio(evidence: Evidence, _line: Line | None = None) -> str:
     return f"waiting in asyncio at {', '.join(places[:_MOST_NAMED])}{more}"
 
 
-def _always(words: str) -> Callable[[Evidence, Line], str]:
+def _always(words: str) -> Callable[[WaitEvidence, Line], str]:
     return lambda _evidence, _line: words
 
 
 #: The end of a file's name, its functions, and the words.
-_LIBRARIES: Final[tuple[tuple[tuple[str, ...], frozenset[str], Callable[[Evidence, Line], str]], ...]] = (
+_LIBRARIES: Final[tuple[tuple[tuple[str, ...], frozenset[str], Callable[[WaitEvidence, Line], str]], ...]] = (
     (("celery/result.py",), frozenset({"get", "join", "join_native", "wait"}), _result),
     (("/subprocess.py",), frozenset({"wait", "communicate", "run", "call"}), _of_subprocess),
     (("/threading.py",), frozenset({"join"}), _joined),
@@ -177,7 +177,7 @@ _LIBRARIES: Final[tuple[tuple[tuple[str, ...], frozenset[str], Callable[[Evidenc
 # --- by the system call --------------------------------------------------------------------------------
 
 
-def _by_system_call(evidence: Evidence) -> str:
+def _by_system_call(evidence: WaitEvidence) -> str:
     facts = evidence.facts
     for calls, words in _CALLS:
         if facts.call in calls:
@@ -185,7 +185,7 @@ def _by_system_call(evidence: Evidence) -> str:
     return "waiting for the disk" if facts.state == "D" else ""
 
 
-def _sleeps(evidence: Evidence) -> str:
+def _sleeps(evidence: WaitEvidence) -> str:
     called = evidence.wait.call.rpartition(".")[2]
     if called in _OF_SQLITE and evidence.facts.sqlite:
         return f"waiting for a lock of the SQLite database {evidence.facts.sqlite}"
@@ -194,7 +194,7 @@ def _sleeps(evidence: Evidence) -> str:
     return f"sleeping in C code called{_at(evidence, 0)}"
 
 
-def _locks(evidence: Evidence) -> str:
+def _locks(evidence: WaitEvidence) -> str:
     wait = evidence.wait
     if wait.holder:
         where = f" at {evidence.short(wait.holds_at.file)}:{wait.holds_at.line}" if wait.holds_at is not None else ""
@@ -202,7 +202,7 @@ def _locks(evidence: Evidence) -> str:
     return _by_expression(evidence) or f"waiting for another thread{_at(evidence, evidence.own)}"
 
 
-def _receives(evidence: Evidence) -> str:
+def _receives(evidence: WaitEvidence) -> str:
     how = _RECEIVES[evidence.facts.call]
     if not evidence.facts.on:
         return f"waiting in {how}{_at(evidence, evidence.own)}"
@@ -218,7 +218,7 @@ def _receives(evidence: Evidence) -> str:
     return f"waiting in {how}{_at(evidence, evidence.own)}"
 
 
-def _sends(evidence: Evidence) -> str:
+def _sends(evidence: WaitEvidence) -> str:
     how = _SENDS[evidence.facts.call]
     match evidence.facts.on[:1]:
         case (Descriptor("pipe"),):
@@ -236,17 +236,17 @@ def _of_connection(words: str, peer: str) -> str:
     return f"{words} {peer or 'a socket'}"
 
 
-def _connects(evidence: Evidence) -> str:
+def _connects(evidence: WaitEvidence) -> str:
     name = evidence.facts.on[0].name if evidence.facts.on else ""
     return f"connecting to {name or 'a server'}"
 
 
-def _accepts(evidence: Evidence) -> str:
+def _accepts(evidence: WaitEvidence) -> str:
     name = evidence.facts.on[0].name if evidence.facts.on else ""
     return f"waiting for a connection{f' on {name}' if name else ''}"
 
 
-def _polls(evidence: Evidence) -> str:
+def _polls(evidence: WaitEvidence) -> str:
     on, call = evidence.facts.on, evidence.facts.call
     how = next((name for name in ("epoll", "select") if name in call), "poll")
     sockets = [one.name for one in on if one.kind == "socket"]
@@ -265,7 +265,7 @@ def _polls(evidence: Evidence) -> str:
     return f"waiting in {how} for {len(on)} files or connections{such}"
 
 
-def _waits_for_process(evidence: Evidence) -> str:
+def _waits_for_process(evidence: WaitEvidence) -> str:
     return _children(waits_for_child(evidence.facts)) or "waiting for a child process"
 
 
@@ -277,17 +277,17 @@ def _children(children: Sequence[Child]) -> str:
     return f"waiting for child process{'es' if len(children) > 1 else ''} {named}{more}"
 
 
-def _file_lock(evidence: Evidence) -> str:
+def _file_lock(evidence: WaitEvidence) -> str:
     name = evidence.facts.on[0].name if evidence.facts.on else ""
     holder = f" that process {evidence.facts.lock_held_by} holds" if evidence.facts.lock_held_by else ""
     return f"waiting for a lock of the file{f' {name}' if name else ''}{holder}"
 
 
-def _opens(evidence: Evidence) -> str:
+def _opens(evidence: WaitEvidence) -> str:
     return f"opening a file{_at(evidence, evidence.own)}"
 
 
-_CALLS: Final[tuple[tuple[frozenset[str], Callable[[Evidence], str]], ...]] = (
+_CALLS: Final[tuple[tuple[frozenset[str], Callable[[WaitEvidence], str]], ...]] = (
     (_SLEEPS, _sleeps),
     (frozenset({"futex"}), _locks),
     (frozenset(_RECEIVES), _receives),
@@ -325,7 +325,7 @@ _EXPRESSIONS: Final = {
 }
 
 
-def _by_expression(evidence: Evidence) -> str:
+def _by_expression(evidence: WaitEvidence) -> str:
     call = evidence.wait.call
     words = _EXPRESSIONS.get(call.rpartition(".")[2], "")
     if words == "in time.sleep":

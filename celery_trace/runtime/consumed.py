@@ -73,10 +73,10 @@ class WorkerRequest(Protocol):
     request_dict: Mapping[str, object]
     delivery_info: Mapping[str, object]
     message: _Delivered
-    trace_message: _Message
+    trace_message: _ConsumedMessage
 
 
-class _Message:
+class _ConsumedMessage:
     """What is known of a received message; an attribute of its request."""
 
     __slots__ = ("late", "owner", "queue", "received_s", "redelivered", "retries", "waits_since_s")
@@ -99,7 +99,7 @@ class _Started:
 
     __slots__ = ("message", "name", "request", "started_s", "written")
 
-    def __init__(self, request: WorkerRequest, name: str, message: _Message, started_s: float) -> None:
+    def __init__(self, request: WorkerRequest, name: str, message: _ConsumedMessage, started_s: float) -> None:
         self.request = weakref.ref(request)
         self.name = name
         self.message = message
@@ -140,7 +140,7 @@ class ConsumedMessages:
                 self._flow.count(found.problem)
             info = request.delivery_info
             redelivered = bool(info.get("redelivered") or headers.get("redelivered"))
-            message = request.trace_message = _Message(
+            message = request.trace_message = _ConsumedMessage(
                 self, self._queue_of(request, info), now_s, found.since_s, retries=retries_of(headers),
                 redelivered=redelivered, late=bool(request.task.acks_late),
             )  # fmt: skip
@@ -152,7 +152,7 @@ class ConsumedMessages:
 
     def accepted(self, request: WorkerRequest) -> None:
         """The run of a message has begun, as its pool reports; in any thread."""
-        message: _Message | None = getattr(request, "trace_message", None)
+        message: _ConsumedMessage | None = getattr(request, "trace_message", None)
         started_s = number(request.time_start)
         if message is None or message.owner is not self or started_s is None:
             return
@@ -330,7 +330,7 @@ def _members(found: Iterable[R]) -> list[R]:
 
 
 def _is_from(request: WorkerRequest, queue: str) -> bool:
-    message: _Message | None = getattr(request, "trace_message", None)
+    message: _ConsumedMessage | None = getattr(request, "trace_message", None)
     return message is not None and message.queue == queue
 
 

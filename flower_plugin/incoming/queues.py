@@ -58,7 +58,7 @@ class QueueReading(Struct, frozen=True, kw_only=True):
     oldest_age_s: float | None = None
 
 
-class _Envelope(Struct):
+class _MessageHead(Struct):
     """The part of a message in Redis that is read."""
 
     headers: dict[str, object] = {}
@@ -161,7 +161,7 @@ def _oldest_age_s(channel: BrokerChannel, name: str, now_s: float) -> float | No
 def head_age_s(raw: bytes | str, now_s: float) -> float | None:
     """How long a message waits, from its form in Redis, whoever has put it there; None if it does not say."""
     try:
-        headers = msgspec.json.decode(raw, type=_Envelope).headers
+        headers = msgspec.json.decode(raw, type=_MessageHead).headers
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     since_s = published.waiting(headers, published.eta_of(headers), now_s).since_s

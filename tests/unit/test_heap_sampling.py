@@ -15,7 +15,7 @@ from celery_trace.heap.picks import UNTAGGED, Pace
 from celery_trace.heap.retainers import Found
 from celery_trace.heap.run_counts import RunCounts
 from celery_trace.heap.sampling import COARSE_BYTES, COARSEST_BYTES, Sampling, coarsest_bytes
-from celery_trace.heap.sites import Site
+from celery_trace.heap.sites import SiteState
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, Key
 from celery_trace.heap.tags import TagTable
 from celery_trace.heap.verdict import Judgement
@@ -233,7 +233,7 @@ class Writer:
         watched = WatchedProcess(process, self.clock, Sampler(), CodeOwner(()), tags, counts, lambda: 2)
         self.windows: list[Window] = []
         self.writer = WindowWriter(watched, self.windows.append)
-        self.site = Site((), judgement=Judgement(Verdict.GROWING, 0.97, "it grows"))
+        self.site = SiteState((), judgement=Judgement(Verdict.GROWING, 0.97, "it grows"))
 
     def write(self, evidence: Evidence = GROWS, now_s: float = 1_000.0) -> int:
         self.writer.write(PAY, self.site, evidence, self.runs, now_s)

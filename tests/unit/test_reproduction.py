@@ -40,8 +40,8 @@ from celery_trace.redaction import Redactor
 from celery_trace.reproduction import recipes
 from celery_trace.reproduction.captured import captured_error
 from celery_trace.reproduction.inputs import CannotReproduce, inputs_of
-from celery_trace.reproduction.project import Missing, Project
-from celery_trace.reproduction.running import Ended
+from celery_trace.reproduction.project import LoadedProject, Missing
+from celery_trace.reproduction.running import RunEnd
 from celery_trace.reproduction.testing import OtherError, Trial
 from celery_trace.reproduction.written import written
 from celery_trace.settings import Limits
@@ -64,7 +64,7 @@ Point = namedtuple("Point", "x y")
 
 @pytest.fixture(scope="module")
 def project() -> Project:
-    return Project(Celery("shop", set_as_current=False))
+    return LoadedProject(Celery("shop", set_as_current=False))
 
 
 def captured(error: BaseException, *args: object, **kwargs: object) -> Failure:
@@ -97,7 +97,7 @@ def no_hole(hole: recipes.Hole) -> object:
     raise AssertionError(hole)
 
 
-def both_ways(recipe: recipes.Recipe, project: Project) -> Any:
+def both_ways(recipe: recipes.Recipe, project: LoadedProject) -> Any:
     """The value that a recipe makes, which is also what its source evaluates to."""
     names = {"PROJECT": project} | {module: __import__(module) for module in recipes.modules(recipe)}
     written = eval(recipes.source(recipe, 4), names)
@@ -145,7 +145,7 @@ VALUES = st.recursive(
 @example(["\\x00", "a\x00b", "\ud800"])
 @example(10**50)
 @example([float("inf"), -0.0, 1.0])
-def test_a_value_is_made_again_exactly_or_is_a_hole(project: Project, value: object) -> None:
+def test_a_value_is_made_again_exactly_or_is_a_hole(project: LoadedProject, value: object) -> None:
     args = call_of(value).args
     assert isinstance(args, recipes.Row)
     if not recipes.holes(args):
@@ -165,12 +165,12 @@ def test_a_value_is_made_again_exactly_or_is_a_hole(project: Project, value: obj
     ],
     ids=repr,
 )  # fmt: skip
-def test_these_are_no_holes(project: Project, value: object) -> None:
+def test_these_are_no_holes(project: LoadedProject, value: object) -> None:
     [made] = both_ways(call_of(value).args, project)
     assert repr(made) == repr(value)
 
 
-def test_arrays_and_scalars_of_numpy_are_made_again(project: Project) -> None:
+def test_arrays_and_scalars_of_numpy_are_made_again(project: LoadedProject) -> None:
     numpy = pytest.importorskip("numpy")
     array = numpy.array([[1, 2], [3, 4]], dtype="int16")
     made = recipes.value(call_of(array, numpy.float32(0.1), numpy.bool_(True)).args, project, no_hole)
@@ -277,7 +277,7 @@ def test_any_capture_gives_valid_python_that_calls_nothing_but_the_makers(
         (lambda project: project.task("shop.nothing"), "no task 'shop.nothing'"),
     ],
 )
-def test_a_forged_class_is_never_called(project: Project, call: Callable[[Project], object], words: str) -> None:
+def test_a_forged_class_is_never_called(project: LoadedProject, call: Callable[[Project], object], words: str) -> None:
     with pytest.raises(Missing, match=words):
         call(project)
 
@@ -360,7 +360,7 @@ def test_the_captured_error_fails_the_test_and_says_reproduced() -> None:
     here = request()
     live = raised(division)
     with pytest.raises(ZeroDivisionError) as found:
-        Trial(error_of(division), Ended(live)).check(here, reproduced=False)
+        Trial(error_of(division), RunEnd(live)).check(here, reproduced=False)
     assert found.value is live
     assert live.__notes__[0].startswith("reproduced: builtins.ZeroDivisionError at 'return 1 / by'")
     assert here.known["value"]
@@ -369,14 +369,14 @@ def test_the_captured_error_fails_the_test_and_says_reproduced() -> None:
 def test_no_error_is_a_skip_until_there_is_evidence() -> None:
     failure = error_of(division)
     with pytest.raises(pytest.skip.Exception, match="not reproduced"):
-        Trial(failure, Ended(returned=1)).check(request(), reproduced=False)
-    Trial(failure, Ended(returned=1)).check(request(), reproduced=True)
-    Trial(failure, Ended(returned=1)).check(request(seen=True), reproduced=False)
+        Trial(failure, RunEnd(returned=1)).check(request(), reproduced=False)
+    Trial(failure, RunEnd(returned=1)).check(request(), reproduced=True)
+    Trial(failure, RunEnd(returned=1)).check(request(seen=True), reproduced=False)
     code = tuple(replace(one, digest="0") for one in failure.code)
-    Trial(replace(failure, code=code), Ended(returned=1)).check(request(), reproduced=False)
+    Trial(replace(failure, code=code), RunEnd(returned=1)).check(request(), reproduced=False)
     without_cache = SimpleNamespace(config=SimpleNamespace(), node=SimpleNamespace(nodeid="t"))
     with pytest.raises(pytest.skip.Exception, match="not reproduced"):
-        Trial(failure, Ended(returned=1)).check(without_cache, reproduced=False)
+        Trial(failure, RunEnd(returned=1)).check(without_cache, reproduced=False)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_no_error_is_a_skip_until_there_is_evidence() -> None:
 )
 def test_another_error_is_not_taken_for_the_captured_one(captured_call: Any, live_call: Any, words: str) -> None:
     with pytest.raises(OtherError, match=words):
-        Trial(error_of(*captured_call), Ended(raised(*live_call)))
+        Trial(error_of(*captured_call), RunEnd(raised(*live_call)))
 
 
 def test_of_two_equal_lines_only_the_captured_one_counts(tmp_path: pathlib.Path) -> None:

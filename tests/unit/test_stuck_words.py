@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from celery_trace.model import Line
-from celery_trace.process.waits import Place, Wait
+from celery_trace.process.waits import Wait, WaitPlace
 from celery_trace.running.procfs import Child, Descriptor, ThreadFacts
-from celery_trace.running.waiting import Activity, Evidence, sentence
+from celery_trace.running.waiting import Activity, WaitEvidence, sentence
 
 MINE = Line("/srv/shop/tasks.py", 7, "pay")
 PYTHON = "/usr/lib/python3.12"
@@ -19,7 +19,7 @@ def said(
     """The sentence for a stack of library functions (file, function), innermost first, below the user's line."""
     stack = [*(Line(file, 1, function) for file, function in library), MINE]
     known = ThreadFacts(**facts)  # type: ignore[arg-type]
-    return sentence(Evidence(activity=activity, stack=stack, own=len(library), wait=wait or Wait(), facts=known))
+    return sentence(WaitEvidence(activity=activity, stack=stack, own=len(library), wait=wait or Wait(), facts=known))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_sleep_is_called_one_only_if_the_code_calls_it() -> None:
 
 
 def test_a_lock_is_named_with_the_thread_that_holds_it() -> None:
-    held = Wait(call="lock.acquire", holder="cleaner", holds_at=Place("/srv/shop/clean.py", 30, "sweep"))
+    held = Wait(call="lock.acquire", holder="cleaner", holds_at=WaitPlace("/srv/shop/clean.py", 30, "sweep"))
     assert said(call="futex", wait=held) == "waiting for a lock that thread cleaner holds at /srv/shop/clean.py:30"
     assert said(call="futex", wait=Wait(call="lock.acquire")) == "waiting for a lock at /srv/shop/tasks.py:7"
     assert said(call="futex") == "waiting for another thread at /srv/shop/tasks.py:7"
@@ -124,7 +124,7 @@ def test_the_outermost_known_function_of_a_library_is_named(library: list[tuple[
 
 def test_the_users_own_file_of_the_same_name_is_no_library() -> None:
     stack = [Line("/srv/shop/queue.py", 3, "get")]
-    words = sentence(Evidence(activity=Activity.WAITS, stack=stack, facts=ThreadFacts(call="futex")))
+    words = sentence(WaitEvidence(activity=Activity.WAITS, stack=stack, facts=ThreadFacts(call="futex")))
     assert words == "waiting for another thread at /srv/shop/queue.py:3"
 
 
@@ -139,4 +139,4 @@ def test_the_system_says_if_a_process_is_stopped_whatever_its_stack() -> None:
 
 
 def test_a_thread_of_which_nothing_is_known_is_not_described() -> None:
-    assert sentence(Evidence(activity=Activity.WAITS, stack=[])) == ""
+    assert sentence(WaitEvidence(activity=Activity.WAITS, stack=[])) == ""

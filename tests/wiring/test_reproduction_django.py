@@ -14,8 +14,8 @@ from celery_trace.redaction import Redactor
 from celery_trace.reproduction import recipes, running
 from celery_trace.reproduction.captured import captured_error
 from celery_trace.reproduction.inputs import inputs_of
-from celery_trace.reproduction.project import Missing, Project
-from celery_trace.reproduction.running import Ended, RequestFacts, run_view
+from celery_trace.reproduction.project import LoadedProject, Missing
+from celery_trace.reproduction.running import RequestFacts, RunEnd, run_view
 from celery_trace.reproduction.written import written
 from celery_trace.settings import Limits
 from tests.support import django_project
@@ -27,9 +27,9 @@ def no_hole(hole: recipes.Hole) -> object:
     raise AssertionError(hole)
 
 
-def again(failure: Failure) -> Ended:
+def again(failure: Failure) -> RunEnd:
     """The view of a captured request is called once more."""
-    project = Project(django_project.celery)
+    project = LoadedProject(django_project.celery)
     facts = recipes.value(inputs_of(failure, Redactor())["facts"], project, no_hole)
     return run_view(project, RequestFacts(**facts))
 
@@ -66,7 +66,7 @@ def test_a_view_that_does_not_fail_is_not_reproduced(site: Any) -> None:
     site.client().get("/divide/")
     failure = site.failure()
     request = failure.request.__class__(method="GET", path="/shop/1/")
-    project = Project(django_project.celery)
+    project = LoadedProject(django_project.celery)
     facts = RequestFacts(method=request.method, path=request.path, get={}, post={}, headers={}, cookies={})
     assert run_view(project, facts).error is None
 
@@ -75,7 +75,7 @@ def test_a_model_is_the_row_with_its_key_or_a_hole(site: Any) -> None:
     from django.contrib.auth.models import User
 
     ada = User.objects.create_user("of-reproduction", password="x")
-    project = Project(django_project.celery)
+    project = LoadedProject(django_project.celery)
     try:
         error = ValueError("x")
         capture = capture_exception(error, limits=Limits(), redactor=Redactor(), arguments=Arguments([ada], {}))
@@ -95,7 +95,7 @@ def test_a_form_is_posted_with_all_its_fields(site: Any) -> None:
         method="POST", path="/divide/", get={"page": ["2"]}, post={"names": ["a", "ü&"], "color": ["red"]},
         headers=headers, cookies={"theme": "dark"},
     )  # fmt: skip
-    sent = running._request(Project(django_project.celery), facts)
+    sent = running._request(LoadedProject(django_project.celery), facts)
     assert dict(sent.POST.lists()) == facts.post
     assert not sent.FILES
     assert dict(sent.GET.lists()) == {"page": ["2"]}

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.warm_shutdown import CONCURRENCY, both_ways
 
-STOPS = 6
+STOPS = 3
 
 
 @pytest.mark.timeout(600)

@@ -16,7 +16,7 @@ from celery_trace.failures.capture.anatomy import anatomy, class_value, is_kind_
 from celery_trace.failures.capture.frames import (
     MOST_FRAMES,
     FrameEncoder,
-    Place,
+    FramePlace,
     folded,
     open_fairly,
     places_of,
@@ -398,8 +398,8 @@ def capture_frames(
     """
     capturing = _Capturing(limits, redactor, in_app, scrubber)
     args, kwargs = capturing.arguments(arguments)
-    places: list[Place]
-    waited_for = [Place(one, one.f_lineno or 0, one.f_lasti) for one in inner]
+    places: list[FramePlace]
+    waited_for = [FramePlace(one, one.f_lineno or 0, one.f_lasti) for one in inner]
     places, cut = without_middle(folded(waited_for + places_of_stack(frame, outermost)), MOST_FRAMES)
     frames = capturing.frames.encode(places, sensitive.hidden_locals(places))
     raised = raised if raised is not None else ExceptionInfo("", "", "")

@@ -27,7 +27,7 @@ MOST_LOCALS = 100
 _MACHINERY = ("celery.app.trace", "celery.app.task", "billiard.", "celery.concurrency.", "celery.worker.")
 
 
-class Place(NamedTuple):
+class FramePlace(NamedTuple):
     """One entry of a traceback: a frame, and where it was when the exception passed."""
 
     frame: FrameType
@@ -36,28 +36,28 @@ class Place(NamedTuple):
     folded: int = 0
 
 
-def places_of(traceback: TracebackType | None) -> list[Place]:
+def places_of(traceback: TracebackType | None) -> list[FramePlace]:
     """A traceback's entries, innermost first; read by C fields only."""
-    places: list[Place] = []
+    places: list[FramePlace] = []
     while type(traceback) is TracebackType:
-        places.append(Place(traceback.tb_frame, traceback.tb_lineno, traceback.tb_lasti))
+        places.append(FramePlace(traceback.tb_frame, traceback.tb_lineno, traceback.tb_lasti))
         traceback = traceback.tb_next
     places.reverse()
     return places
 
 
-def places_of_stack(frame: FrameType | None, outermost: str = "") -> list[Place]:
+def places_of_stack(frame: FrameType | None, outermost: str = "") -> list[FramePlace]:
     """A running frame and its callers, innermost first, up to the function of the name ``outermost``."""
-    places: list[Place] = []
+    places: list[FramePlace] = []
     while frame is not None:
-        places.append(Place(frame, frame.f_lineno or 0, frame.f_lasti))
+        places.append(FramePlace(frame, frame.f_lineno or 0, frame.f_lasti))
         if frame.f_code.co_name == outermost:
             break
         frame = frame.f_back
     return places
 
 
-def folded(places: list[Place]) -> list[Place]:
+def folded(places: list[FramePlace]) -> list[FramePlace]:
     """
     Fold recursion: a cycle of calls that repeats more than three times keeps its first and its last turn.
 
@@ -68,7 +68,7 @@ def folded(places: list[Place]) -> list[Place]:
     keys = [(id(place.frame.f_code), place.line) for place in places]
     if len(set(keys)) > len(keys) - 3:
         return places
-    kept: list[Place] = []
+    kept: list[FramePlace] = []
     at, end = 0, len(places)
     while at < end:
         for cycle in range(1, min(_LONGEST_CYCLE, (end - at) // 4) + 1):
@@ -88,7 +88,7 @@ def folded(places: list[Place]) -> list[Place]:
     return kept
 
 
-def without_middle(places: list[Place], most: int) -> tuple[list[Place], int]:
+def without_middle(places: list[FramePlace], most: int) -> tuple[list[FramePlace], int]:
     """At most ``most`` places, two thirds of them from the innermost end, and how many were left out."""
     if len(places) <= most:
         return places, 0
@@ -130,7 +130,7 @@ class FrameEncoder:
         self._owner = owner
         self.waiting: list[deque[tuple[int, object, int]]] = []
 
-    def encode(self, places: Iterable[Place], hidden: Mapping[int, Hidden] | None = None) -> list[Frame]:
+    def encode(self, places: Iterable[FramePlace], hidden: Mapping[int, Hidden] | None = None) -> list[Frame]:
         """
         The frames in the given order, as many as fit.
 
@@ -148,7 +148,7 @@ class FrameEncoder:
             frames.append(frame)
         return frames
 
-    def _frame(self, place: Place, hidden: Mapping[int, Hidden] | None) -> Frame | None:
+    def _frame(self, place: FramePlace, hidden: Mapping[int, Hidden] | None) -> Frame | None:
         heap = self._heap
         frame = place.frame
         code = frame.f_code
@@ -190,7 +190,7 @@ class FrameEncoder:
             note=note,
         )
 
-    def _locals(self, place: Place, hidden: Hidden | None) -> tuple[list[Variable], int]:
+    def _locals(self, place: FramePlace, hidden: Hidden | None) -> tuple[list[Variable], int]:
         heap = self._heap
         own = locals_of(place.frame)
         at_module_level = place.frame.f_code.co_name == "<module>"

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from types import FunctionType
 
 from celery_trace.failures.capture.anatomy import resident
-from celery_trace.failures.capture.frames import Hidden, Place
+from celery_trace.failures.capture.frames import FramePlace, Hidden
 
 _WRAPPER = "sensitive_variables_wrapper"
 _DECORATORS = "django.views.decorators.debug"
 
 
-def hidden_locals(places: Sequence[Place]) -> dict[int, Hidden]:
+def hidden_locals(places: Sequence[FramePlace]) -> dict[int, Hidden]:
     """
     By the address of a frame, which of its locals to hide: a tuple of names, or ``"__ALL__"``.
 
