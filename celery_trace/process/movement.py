@@ -15,6 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from celery_trace.process.thread_state import clock_of
 from celery_trace.process.waits import Wait, examine
 
 #: File, line and function of each frame, innermost first.
@@ -175,7 +176,7 @@ class Movement:
         Compare the stacks of threads with those of the last sample.
 
         Args:
-            stacks: By thread. Each must be a thread of the system that exists now: its clock is read.
+            stacks: By thread.
             frames: The frames of all threads, which the stacks were read from.
             began: When the run in each of these threads began, seconds since the epoch.
             now_s: The time of this sample, likewise.
@@ -186,7 +187,7 @@ class Movement:
             known = before.get(thread)
             try:
                 if known is None or known.began_s != began[thread]:
-                    clock_id = time.pthread_getcpuclockid(thread)
+                    clock_id = clock_of(thread)
                     known = _Watched(clock_id, began[thread], stack, instruction, now_s)
                     ran = True
                 else:
