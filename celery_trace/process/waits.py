@@ -19,6 +19,8 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from celery_trace.process.frame_locals import locals_of
+
 _MOST_FRAMES: Final = 48
 _MOST_AWAITED: Final = 3
 _MOST_BLOCKS: Final = 20
@@ -189,16 +191,11 @@ def _resolve(frame: FrameType, dotted: str) -> object:
 
 
 def _local(frame: FrameType, name: str) -> object:
-    """
-    A local variable of a frame.
-
-    Before Python 3.13, reading `f_locals` makes a dictionary that lives as long as the frame. So this is done only for
-    a run that may be stuck, and only if the name is a local one.
-    """
+    """A local variable of a frame; its variables are copied only if the name is a local one."""
     code = frame.f_code
     if name not in code.co_varnames and name not in code.co_cellvars and name not in code.co_freevars:
         return _MISSING
-    return frame.f_locals.get(name, _MISSING)
+    return locals_of(frame).get(name, _MISSING)
 
 
 def _attribute(owner: object, name: str) -> object:
