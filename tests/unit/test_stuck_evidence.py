@@ -163,6 +163,40 @@ def test_no_code_of_the_user_is_run_to_find_a_lock() -> None:
         release.set()
 
 
+class Proxy:
+    """Computes what it stands for in the thread that looks at it, like Celery's and Django's."""
+
+    __slots__ = ("_computed_by", "_lock")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._computed_by: list[str] = []
+        self._lock = lock
+
+    @property
+    def __class__(self) -> type:
+        self._computed_by.append(threading.current_thread().name)
+        return Shop
+
+    @property
+    def __dict__(self) -> dict[str, object]:
+        self._computed_by.append(threading.current_thread().name)
+        return {}
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._lock, name)
+
+
+def test_a_proxy_computes_nothing() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    proxy: Any = Proxy(lock)
+
+    with in_thread(lambda: proxy.acquire()) as thread:
+        assert waits(thread, lambda wait: wait.call == "proxy.acquire").holder == ""
+        lock.release()
+    assert proxy._computed_by == []
+
+
 def test_a_joined_thread_is_named() -> None:
     release = threading.Event()
     waited_for = threading.Thread(target=release.wait, args=(10,), name="printer", daemon=True)
