@@ -343,6 +343,44 @@ def test_a_thread_that_has_ended_is_forgotten() -> None:
     assert Movement(30.0).look({}, {}, {thread: 0.0}, 1.0) == {}
 
 
+def test_a_thread_that_only_some_samples_have_is_not_forgotten() -> None:
+    release = threading.Event()
+
+    def waiting() -> bool:
+        return release.wait(10)
+
+    with in_thread(waiting) as one, in_thread(waiting) as other:
+        for thread in (one, other):
+            wait_until(lambda t=thread: "wait" in sys._current_frames()[t].f_code.co_name, "it waits", timeout_s=10)
+        movement, began = Movement(30.0), {one: 100.0, other: 100.0}
+        found: dict[str, ThreadSample] = {}
+        for now_s in range(101, 111):
+            frames, thread = sys._current_frames(), (one, other)[now_s % 2]
+            stack, _ = _places_of(stacks_by_run([thread], None)[thread])
+            found |= movement.look({thread: stack}, frames, began, float(now_s))
+        release.set()
+    assert [found[str(thread)].quiet_since_s for thread in (other, one)] == [101.0, 102.0]
+
+
+def test_one_of_several_threads_is_looked_up_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    looked_up: list[tuple[int, float]] = []
+    now_s = 0.0
+
+    def note(thread: int, *_: object) -> Wait:
+        looked_up.append((thread, now_s))
+        return Wait()
+
+    monkeypatch.setattr("celery_trace.process.movement.examine", note)
+    with in_thread(lambda: release.wait(10)) as one, in_thread(lambda: release.wait(10)) as other:
+        movement, began = Movement(30.0), {one: 100.0, other: 100.0}
+        for now_s in (101.0, 130.0, 130.1, 130.3, 130.6):
+            stacks = {thread: _places_of(stack)[0] for thread, stack in stacks_by_run(began, None).items()}
+            movement.look(stacks, sys._current_frames(), began, now_s)
+        release.set()
+    assert looked_up == [(one, 130.0), (other, 130.3)]
+
+
 def test_a_movement_through_more_than_a_few_places_is_progress() -> None:
     done: list[bool] = []
 
