@@ -24,7 +24,7 @@ from celery_trace.process import blackbox
 from celery_trace.redaction import Redactor
 from celery_trace.running.answers import Answers
 from celery_trace.running.listener import ACTION, REQUEST_KIND, StackListener
-from celery_trace.running.requests import NoStack, read_stack, request_file, stack_file
+from celery_trace.running.requests import NoStack, is_here, read_stack, request_file, stack_file
 from celery_trace.settings import Limits
 from tests.support.box_runs import BoxWithRuns
 
@@ -162,6 +162,13 @@ def test_nothing_stays_of_an_asker_that_was_killed(process: TracedProcess, tmp_p
     process.answers.close()
     assert not stack_file(tmp_path, UID).exists()
     assert not request_file(tmp_path, UID).exists()
+
+
+def test_no_file_outside_of_the_folder_is_taken_for_a_box(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "other.box").touch()
+    assert is_here(tmp_path, "other")
+    assert not is_here(tmp_path / "spool", "../other")
 
 
 def test_a_process_without_a_box_can_not_be_asked(tmp_path: Path) -> None:
