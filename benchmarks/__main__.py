@@ -345,6 +345,7 @@ BENCHMARKS = (
     ),
     Benchmark("idle", "idle.py", ["--json"], ["--seconds", "20", "--json"], leak_sections.idle),
     Benchmark("profile_cost", "profile_cost.py", ["--json"], ["--samples", "1000", "--json"], leak_sections.profiles),
+    Benchmark("stack_requests", "stack_requests.py", ["--json"], ["--requests", "40", "--json"], leak_sections.stacks),
     Benchmark("big_heap", "big_heap.py", ["--json"], ["--most-runs", "800", "--json"], leak_sections.big_heap),
     Benchmark(
         "main_process", "main_process.py", ["--json"], ["--most-s", "50", "--json"], leak_sections.main_process

@@ -9,6 +9,7 @@ from benchmarks import few_and_huge as few
 from benchmarks import idle as idling
 from benchmarks import paced as pace
 from benchmarks import profile_cost as profiling
+from benchmarks import stack_requests
 from benchmarks.sections import Reach, Section, table
 
 
@@ -138,6 +139,27 @@ def profiles(figures: dict[str, Any]) -> Section:
             ),
         ],
     )
+
+
+def stacks(figures: dict[str, Any]) -> Section:
+    """How long a request for a stack takes."""
+    names = {"redis": "over Redis", "same_host": "on the task's own host"}
+    rows = [
+        [name, *(f"{figures[way][key] * 1e3:.0f} ms" for key in ("p50_s", "p95_s", "longest_s"))]
+        for way, name in names.items()
+    ]
+    p95_s = figures["redis"]["p95_s"]
+    return Section(
+        "Stacks on request",
+        "The stack of a task that waits for a lock, with its local variables.",
+        [table(["A request", "p50", "p95", "longest"], rows)],
+        [
+            Reach(
+                "the stack of a running task over Redis, p95", f"at most {stack_requests.GOAL_S * 1e3:.0f} ms",
+                f"{p95_s * 1e3:.0f} ms", p95_s <= stack_requests.GOAL_S,
+            ),
+        ],
+    )  # fmt: skip
 
 
 def big_heap(figures: dict[str, Any]) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from tornado.ioloop import IOLoop
 
 from celery_trace.clock import Clock
 from celery_trace.model import RunningView, RunStack
+from celery_trace.model.timelines import TaskEvents
 from celery_trace.queries import Queries
 from celery_trace.redaction import Redactor
 from celery_trace.running.client import StackReader
@@ -45,7 +46,7 @@ class MonitorStatus(Struct, frozen=True, kw_only=True):
         child_limit_bytes: Celery's ``worker_max_memory_per_child``; 0 if not set.
         events: Counts of Celery events that are missing on Flower's pages, by reason.
         unrecorded: Workers that can't write their records.
-        workflow: The tasks of a workflow in Flower's memory, by the id of its root.
+        workflow: The tasks of a workflow in Flower's memory, by the id of its root and the ids of further tasks.
         stack: Reads the stack of a run in progress for a user, with locals. Blocks; raises ``StackUnavailable``.
     """
 
@@ -55,7 +56,7 @@ class MonitorStatus(Struct, frozen=True, kw_only=True):
     child_limit_bytes: int = 0
     events: Mapping[str, int] = {}
     unrecorded: Sequence[Unrecorded] = ()
-    workflow: Callable[[str], Sequence[upstream.RememberedTask]] = lambda _: ()
+    workflow: Callable[..., Sequence[TaskEvents]] = lambda *_: ()
     stack: Callable[[RunningView, str], RunStack | None] = lambda _run, _user: None
 
 
@@ -155,7 +156,7 @@ class MonitorContext:
             child_limit_bytes=(self.capp.conf.worker_max_memory_per_child or 0) * 1024,
             events=self.events.counts,
             unrecorded=self.events.unrecorded.now(),
-            workflow=lambda root_id: upstream.workflow(self.events, root_id),
+            workflow=partial(upstream.workflow, self.events),
             stack=lambda run, user: self.stacks.read(run, user=user),
         )
 

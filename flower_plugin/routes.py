@@ -10,6 +10,7 @@ from flower_plugin.api.metrics import MetricsHandler
 from flower_plugin.api.profiles import ProfileHandler
 from flower_plugin.api.reproducing import MadeTestHandler
 from flower_plugin.api.running import RunningHandler
+from flower_plugin.api.timelines import TimelineHandler
 from flower_plugin.context import STATIC, static_version
 from flower_plugin.pages.registry import PAGES
 from flower_plugin.shell.rooms import ShellRooms
@@ -35,6 +36,7 @@ ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/profiles/(.+)", ProfileHandler, "trace_api_profile"),
     (r"/api/trace/running", RunningHandler, "trace_api_running"),
     (r"/api/trace/forecasts", reading.ForecastsHandler, "trace_api_forecasts"),
+    (r"/api/trace/workflows/([^/]+)", TimelineHandler, "trace_api_workflow"),
     (r"/api/trace/(leaks|failures|alerts|shells)/([^/]+)", reading.OneHandler, "trace_api_one"),
     (r"/trace/profiles/([^/]+)/flamegraph", profiling.FlamegraphHandler, "trace_flamegraph"),
     (r"/metrics", MetricsHandler, "trace_metrics"),

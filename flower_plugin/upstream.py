@@ -13,14 +13,14 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 from celery import Celery
 from celery.events import EventReceiver
+from celery.events.state import Task
 from celery.utils.imports import symbol_by_name
 from flower import command as flower_command
 from flower import urls as flower_urls
@@ -47,6 +47,7 @@ from tornado.options import define
 from tornado.web import RequestHandler, StaticFileHandler
 
 from celery_trace.clock import SystemClock
+from celery_trace.model.timelines import TaskEvents
 from celery_trace.redaction import Redactor, Scrubber
 from flower_plugin.incoming.argument_secrets import ArgumentSecrets
 from flower_plugin.incoming.broker import BrokerLink
@@ -68,7 +69,6 @@ __all__ = [
     "MonitorEvents",
     "MonitorInspector",
     "RedactedResults",
-    "RememberedTask",
     "StaticFileHandler",
     "apply_environment",
     "define_options",
@@ -628,32 +628,42 @@ class RedactedResults(BaseTaskHandler):  # type: ignore[misc]
             response["traceback"] = text_of(str(response["traceback"]), self.application.context.redactor)
 
 
-class RememberedTask(NamedTuple):
-    """A task of a workflow in Flower's memory. ``at_s`` is seconds since the epoch."""
+def workflow(events: Events, root_id: str, task_ids: Iterable[str] = ()) -> list[TaskEvents]:
+    """
+    The tasks of a workflow in Flower's memory.
 
-    task_id: str
-    name: str
-    state: str
-    parent_id: str
-    at_s: float | None
+    Args:
+        root_id: The id of its root, or of another of its tasks.
+        task_ids: Further tasks; those with the same root as one of them are included too. Celery does not know that a
+            web request has sent several workflows.
+    """
+    remembered = events.state.tasks.data
+    ids = {id for id in (root_id, *task_ids) if id}
+    roots = ids | {str(task.root_id) for id in ids if (task := remembered.get(id)) is not None and task.root_id}
+    # The loop adds to it meanwhile. The copy is one call in C, so the interpreter does not switch threads.
+    copied = list(remembered.values())
+    return [_task_events(task) for task in copied if task.root_id in roots or task.uuid in ids]
 
 
-def workflow(events: Events, root_id: str, most: int = 100) -> list[RememberedTask]:
-    """The tasks of a workflow in Flower's memory, including the root; empty if the root is not in memory."""
-    tasks = events.state.tasks
-    root = tasks.get(root_id)
-    found: dict[str, RememberedTask] = {}
-    waiting = [root] if root is not None else []
-    while waiting and len(found) < most:
-        task = waiting.pop()
-        if task.uuid in found:
-            continue
-        at_s = task.started or task.received or task.timestamp
-        parent_id = str(task.parent_id or "")
-        found[task.uuid] = RememberedTask(str(task.uuid), str(task.name or ""), str(task.state or ""), parent_id, at_s)
-        # Copied, since the event thread adds to it.
-        waiting.extend(tuple(task.children))
-    return list(found.values())
+def _task_events(task: Task) -> TaskEvents:
+    ended = {"SUCCESS": task.succeeded, "FAILURE": task.failed, "RETRY": task.retried, "REVOKED": task.revoked,
+             "REJECTED": task.rejected}  # fmt: skip
+    state = str(task.state or "")
+    return TaskEvents(
+        task_id=str(task.uuid),
+        name=str(task.name or ""),
+        state=state,
+        root_id=str(task.root_id or ""),
+        parent_id=str(task.parent_id or ""),
+        worker=str(task.worker.hostname) if task.worker is not None else "",
+        queue=str(getattr(task, "queue", None) or task.routing_key or ""),
+        retries=task.retries or 0,
+        sent_s=task.sent,
+        received_s=task.received,
+        started_s=task.started,
+        ended_s=ended.get(state),
+        at_s=task.started or task.received or task.timestamp,
+    )
 
 
 def known_option(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import quote
 
 from msgspec import Struct, field
 
@@ -148,6 +149,16 @@ class RunningView(Struct, frozen=True, kw_only=True):
     stuck_after_s: float  # from when on it is stuck, if it makes no progress
     at: float  # when its host was last read
     address: str  # the queue of its host's collector; "" if it takes no requests
+
+    @property
+    def key(self) -> str:
+        """Its name within its process: its task id, or for a request or a block its thread."""
+        return self.task_id or f"-{self.thread}"
+
+    @property
+    def path(self) -> str:
+        """Its page on the monitor, below ``/trace/``."""
+        return f"running/{self.process}/{quote(self.key, safe='')}"
 
 
 def stuck_after_s(p99_s: float | None, stuck_s: float) -> float:

@@ -15,6 +15,7 @@ from celery_trace.queries.leaks import LeakQueries
 from celery_trace.queries.monitoring import MonitoringQueries
 from celery_trace.queries.running import RunningQueries
 from celery_trace.queries.runs import RunQueries
+from celery_trace.queries.workflows import WorkflowQueries
 
 
 class Queries(
@@ -26,6 +27,7 @@ class Queries(
     ForecastQueries,
     FlowQueries,
     MonitoringQueries,
+    WorkflowQueries,
 ):
     """Reads one store: ``Queries(store)``."""
 

@@ -10,7 +10,7 @@ from celery_trace.text.format import percent
 from demo.facts import FACTS, accused, watch
 from demo.monitor import Monitor
 from demo.programs import DemoError
-from demo.stage import QUICK, Stage
+from demo.stage import QUICK, STUCK_S, Stage
 from demo.traffic import Traffic
 
 #: Time limit of a check, seconds; including shutdown it stays under three minutes.
@@ -42,6 +42,8 @@ def look_around(stage):
                Then:  a + c   where   trace.frames[0].locals   help
                GET /error/ is the same failure of a Django view; overrun was killed by its hard time limit.
     Alerts     the rule "leak" fires once the leak is certain; it is sent to a small web server in this demo.
+    Running    press reserve_stock on the site: after {STUCK_S} s its first run is stuck, and says what it waits for.
+    Queues     how many messages wait, and how long they waited.
     In another terminal, with the same store and broker:
                cd {stage.programs[0].cwd}
                export CELERY_BROKER_URL={stage.broker_url} DEMO_DATA_DIR={stage.folder}

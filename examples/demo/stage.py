@@ -22,12 +22,16 @@ MARK = "TRACE_DEMO"
 #: process to read the result of a task that ended at that moment (`Worker._ensure_messages_consumed`).
 ENDS_S = 45
 
+#: From when on the demo calls a run stuck, seconds.
+STUCK_S = 10
+
 #: Faster, slightly less certain results: a demo has minutes, production has days.
 QUICK = {
     "CELERY_TRACE_SHELL": "live",
     "CELERY_TRACE_MEMORY": "auto",
     "CELERY_TRACE_MEMORY_BUDGET": "0.2",
     "CELERY_TRACE_MEMORY_RECHECK_RUNS": "30",
+    "CELERY_TRACE_STUCK_SECONDS": str(STUCK_S),
 }
 
 

@@ -7,6 +7,8 @@ import urllib.request
 
 from celery import Celery
 
+from celery_trace import CeleryTrace
+
 
 class Traffic:
     """
@@ -23,6 +25,9 @@ class Traffic:
     def __init__(self, broker_url, site_url):
         self._app = Celery("demo-traffic", broker=broker_url, set_as_current=False)
         self._app.conf.task_ignore_result = True
+        self._trace = CeleryTrace(
+            self._app
+        )  # the messages of a publisher with celery-trace say when they were published
         self._site_url = site_url
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="demo traffic", daemon=True)
@@ -37,6 +42,7 @@ class Traffic:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(20)
+        self._trace.close()
         self._app.close()
 
     def _run(self):

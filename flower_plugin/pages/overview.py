@@ -19,13 +19,14 @@ from celery_trace.model import (
     Leak,
     ProcessView,
     Rollup,
+    RunningView,
     StatsView,
     Verdict,
     WorkerView,
 )
 from celery_trace.queries import Queries
 from celery_trace.stores.lineage import sentence
-from celery_trace.text.format import about, clip, count, percent, plural, size
+from celery_trace.text.format import about, clip, count, duration, percent, plural, size
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.pages.failures import exception_text
 from flower_plugin.pages.limits import Limit, limits_of, of_process
@@ -159,6 +160,21 @@ def _group_item(group: FailureGroup, shows_values: bool) -> Item:
         link=f"/failures/{group.latest_id}",
         at_s=group.last_seen,
         trend=lambda: badges.bars(group.trend, "Failures"),
+    )
+
+
+def _stuck_item(run: RunningView, paths: Paths) -> Item:
+    line = next((line for line in run.stack if paths.is_users(line.file)), None)
+    place = f", at {paths.short(line.file)}:{line.line}" if line is not None else ""
+    return Item(
+        weight=1050,
+        tone="danger",
+        what=f"{run.name} is stuck",
+        detail=f"{run.waiting_for or 'What it waits for is not known'}{place}; "
+        f"on {run.worker or run.hostname}, pid {run.pid}, for {duration(run.stalled_s)}",
+        link=f"/{run.path}",
+        at_s=run.since,
+        code=line.code if line is not None else "",
     )
 
 
@@ -419,6 +435,7 @@ def overview(queries: Queries, visit: Visit) -> Context:
             *_alert_items(queries.alerts(state="firing", limit=50).rows, leaks, groups, visit),
             *(_leak_item(lines, visit.paths) for lines in leaks),
             *(_group_item(group, visit.may(UserRole.LOCALS)) for group in groups),
+            *(_stuck_item(run, visit.paths) for run in queries.running().rows if run.stuck),
             *_forecast_items(queries, queries.forecasts(), visit.now_s),
             *_near_limits(queries, workers, limits_of(queries, visit), visit.now_s),
             *(item for worker in workers if (item := _worker_item(worker)) is not None),

@@ -15,6 +15,7 @@ from flower_plugin.pages import (
     runs,
     shells,
     statistics,
+    timelines,
     workers,
 )
 from flower_plugin.pages.page import MonitorPage, NavPlace
@@ -34,6 +35,7 @@ PAGES: tuple[MonitorPage, ...] = (
     alerts.PAGE,
     runs.NAMES,
     runs.ONE,
+    timelines.PAGE,
     flames.PAGE,
     profiles.LIST,
     profiles.ONE,

@@ -18,10 +18,9 @@ MOST_ROWS = 300
 
 
 class ShownRun(Struct, frozen=True, kw_only=True):
-    """A row. ``key`` is the run in the address of its own page; ``place`` is its innermost line of user code."""
+    """A row. ``place`` is its innermost line of user code."""
 
     run: RunningView
-    key: str
     place: str
     code: str
 
@@ -33,16 +32,11 @@ class Values(Struct, frozen=True, kw_only=True):
     kwargs: list[LocalValue] = []
 
 
-def key_of(run: RunningView) -> str:
-    """A run's name within its process: its task id, or for a request or a block its thread."""
-    return run.task_id or f"-{run.thread}"
-
-
 def _shown(run: RunningView, visit: Visit) -> ShownRun:
     own = next((line for line in run.stack if visit.paths.is_users(line.file)), None)
     line = own or (run.stack[0] if run.stack else None)
     place = f"{visit.paths.short(line.file)}:{line.line}" if line is not None else ""
-    return ShownRun(run=run, key=key_of(run), place=place, code=line.code if line is not None else "")
+    return ShownRun(run=run, place=place, code=line.code if line is not None else "")
 
 
 def listing(queries: Queries, visit: Visit) -> Context:
@@ -70,7 +64,7 @@ def one(queries: Queries, visit: Visit, process: str, key: str) -> Context:
     Raises:
         NotFound: It does not run.
     """
-    found = next((run for run in queries.running().rows if run.process == process and key_of(run) == key), None)
+    found = next((run for run in queries.running().rows if run.process == process and run.key == key), None)
     if found is None:
         raise NotFound(
             "This run is not in progress.",

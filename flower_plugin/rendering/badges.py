@@ -38,6 +38,11 @@ _OUTCOMES: Mapping[str, tuple[str, str, str]] = {
     "revoked": ("revoked", "muted", "Revoked, and killed if it was running"),
     "lost": ("lost", "danger", "The process was killed or crashed, possibly out of memory"),
     "internal_error": ("internal error", "danger", "Celery itself failed while running the task"),
+    # Of a row of a timeline:
+    "succeeded": ("succeeded", "success", "The task returned a result"),
+    "running": ("running", "info", "It has started and no end is known"),
+    "waiting": ("waiting", "muted", "It was sent and has not started, as far as is known"),
+    "unknown": ("unknown", "muted", "No source has its outcome"),
 }
 
 _STATES: Mapping[str, tuple[str, str, str]] = {

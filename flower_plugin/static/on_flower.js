@@ -53,6 +53,7 @@ async function taskRows({base, task, name}) {
         ...failures.map((failure) => failureRow(base, failure)),
         ...runs.flatMap(memoryRows),
         ...leaks.map((leak) => leakRow(base, leak)),
+        row("Workflow", link("Timeline", `${base}/trace/workflow/${id}`)),
         ...(name ? [row("All runs", link(name, `${base}/trace/runs/task/${of}`))] : [])
     ];
 }

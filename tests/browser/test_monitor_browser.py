@@ -37,7 +37,10 @@ MIB = 1024 * 1024
 SLOW_MS = 30_000
 WIDTHS = (390, 820, 1280)
 #: Pages of one thing, which a store without facts has none of.
-OF_ONE = ("trace_run_in_progress", "trace_leak", "trace_failure", "trace_transcript", "trace_runs_of", "trace_profile")
+OF_ONE = (
+    "trace_run_in_progress", "trace_leak", "trace_failure", "trace_transcript", "trace_runs_of", "trace_profile",
+    "trace_workflow",
+)  # fmt: skip
 
 
 def filled(folder, hostile=False, empty=False):
@@ -61,6 +64,7 @@ def addresses(application):
         "trace_runs_of": ("task", "shop.tasks.remember_order"),
         "trace_profile": monitor_facts.PROFILE,
         "trace_flame": ("task", "shop.tasks.remember_order"),
+        "trace_workflow": monitor_facts.ROOT,
     }
     found = {}
     for page in PAGES:

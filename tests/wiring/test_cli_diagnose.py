@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from celery_trace.cli.diagnosis import system, task
 from celery_trace.commands import trace
-from celery_trace.model import ExceptionInfo, Kill, Outcome, TaskContext
+from celery_trace.model import ExceptionInfo, Kill, MessageStart, Outcome, TaskContext
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, open_store
 from tests.support import store_records as make
@@ -110,6 +110,31 @@ def test_a_message_that_kills_its_processes_is_counted(diagnose: Diagnose, store
     answer = diagnose("t")
     assert "was lost: its process was killed" in answer["summary"]
     assert facts(answer, "tries") == ["Its message has killed 3 processes: it was delivered again after each"]
+
+
+def test_what_runs_says_where_it_is_and_what_it_waits_for(diagnose: Diagnose, store: Store) -> None:
+    now_s = time.time()
+    began: dict[str, Any] = {"started_at_s": now_s - 40, "stalled_since_s": now_s - 35, "waiting_for": "in time.sleep"}
+    store.write([make.snapshot(make.running_run("t1", **began), make.running_run("t2"), at_s=now_s)])
+    answer = diagnose("t1")
+    assert answer["summary"].startswith("It is stuck: in time.sleep, at ")
+    assert facts(answer, "started") == ["Try 0 of shop.charge has started on w1@h1, pid 7"]
+    assert "started" not in reasons(answer)
+    assert not facts(diagnose("t3"), "running")
+
+
+def test_a_message_that_was_started_twice_says_so(diagnose: Diagnose, store: Store) -> None:
+    now_s = time.time()
+    common: dict[str, Any] = {"queue": "celery", "name": "shop.charge", "task_id": "t1"}
+    store.write(
+        [
+            MessageStart(process="p1", worker="w1@h1", started_at_s=now_s - 60, **common),
+            MessageStart(process="p2", worker="w2@h1", started_at_s=now_s - 30, redelivered=True, **common),
+        ]
+    )
+    assert facts(diagnose("t1"), "tries") == [
+        "Its message was started twice, again while it still ran, by w1@h1, w2@h1"
+    ]
 
 
 def test_the_place_in_a_workflow_and_what_else_of_it_failed(diagnose: Diagnose, store: Store) -> None:

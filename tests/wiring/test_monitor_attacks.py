@@ -48,7 +48,7 @@ READ = {
         /trace/runs /trace/runs/task/x /trace/runs/request/x /trace/runs/block/x /trace/alerts /trace/statistics
         /trace/queues /trace/running /trace/running/x/x
         /trace/flame/task/x /trace/flame/request/x /trace/flame/block/x /trace/flame/process/x
-        /trace/x /trace/live
+        /trace/workflow/x /api/trace/workflows/x /trace/x /trace/live
         /api/trace /api/trace/ /api/trace/stats /api/trace/leaks /api/trace/failures /api/trace/groups /api/trace/runs
         /api/trace/workers /api/trace/alerts /api/trace/alerts/rules /api/trace/leaks/x /api/trace/failures/x
         /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts /api/trace/queues

@@ -25,6 +25,7 @@ from celery_trace.model import (
     WorkerView,
     failure_id,
 )
+from celery_trace.model.timelines import TaskEvents
 from celery_trace.queries import Queries
 from celery_trace.settings import load
 from celery_trace.stores import open_store
@@ -37,7 +38,6 @@ from flower_plugin.pages.page import Visit
 from flower_plugin.pages.timemarks import marks_of
 from flower_plugin.problems import NotFound
 from flower_plugin.rendering.markup import Paths
-from flower_plugin.upstream import RememberedTask
 from tests.support import monitor_facts
 from tests.support.alerting import leak as a_leak
 
@@ -549,9 +549,9 @@ def test_a_workflow_shows_root_parent_children_and_siblings_also_those_that_went
 def test_what_flower_remembers_of_a_workflow_is_shown_and_a_ring_of_parents_ends(queries, visit):
     def remembered(root_id):
         return [
-            RememberedTask("a", "shop.a", "SUCCESS", "b", 5.0),
-            RememberedTask("b", "shop.b", "STARTED", "a", 6.0),
-            RememberedTask("c", "shop.c", "", root_id, 1.0),
+            TaskEvents(task_id="a", name="shop.a", state="SUCCESS", parent_id="b", at_s=5.0),
+            TaskEvents(task_id="b", name="shop.b", state="STARTED", parent_id="a", at_s=6.0),
+            TaskEvents(task_id="c", name="shop.c", parent_id=root_id, at_s=1.0),
         ]
 
     here = visit()

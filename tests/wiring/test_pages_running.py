@@ -85,6 +85,14 @@ def test_the_page_lists_what_runs_with_the_stuck_run_first(served: Any, reader: 
     assert reader.asked == []
 
 
+def test_the_overview_names_a_stuck_run_and_links_it(served: Any, reader: Reader) -> None:
+    text = get(served, "/trace", "eye:e").text
+    assert "shop.tasks.sync_stock is stuck" in text
+    assert ONE in text
+    assert "shop.tasks.remember_order is stuck" not in text
+    assert reader.asked == []
+
+
 def test_filters_select_runs(served: Any, reader: Reader) -> None:
     text = get(served, "/trace/running?name=shop.tasks.remember_order").text
     assert ONE not in text

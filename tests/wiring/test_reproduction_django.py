@@ -74,7 +74,7 @@ def test_a_view_that_does_not_fail_is_not_reproduced(site: Any) -> None:
 def test_a_model_is_the_row_with_its_key_or_a_hole(site: Any) -> None:
     from django.contrib.auth.models import User
 
-    ada = User.objects.create_user("ada", password="x")
+    ada = User.objects.create_user("of-reproduction", password="x")
     project = Project(django_project.celery)
     try:
         error = ValueError("x")

@@ -57,7 +57,7 @@ def _runs(facts: Facts, rule: Rule) -> Iterator[Reading]:
                 text=f"{of_what} on {run.worker}, pid {run.pid}, has made no progress for {duration(run.stalled_s)}: "
                 f"{run.waiting_for or _UNKNOWN}{_where(run.stack)}. "
                 f"It has run for {duration(run.elapsed_s)}{_usual(run)}.",
-                link=link("running"),
+                link=run.path,
             )
 
 

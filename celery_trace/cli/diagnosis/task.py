@@ -6,7 +6,10 @@ To add a source, write a function from :class:`Asked` to facts, and add it to :d
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -16,7 +19,8 @@ from msgspec import Struct
 from celery_trace.model import FailureSummary, Outcome, Run
 from celery_trace.model.diagnosis import Diagnosis, Known, Unknown
 from celery_trace.settings import Settings
-from celery_trace.text.format import duration, plural
+from celery_trace.text.code_owner import CodeOwner
+from celery_trace.text.format import duration, plural, times
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -149,6 +153,31 @@ def workflow(asked: Asked) -> Iterator[Fact]:
             yield Known(about="workflow", what=what, how="failures in the store with the same root", at=found[0].at)
 
 
+def in_progress(asked: Asked) -> Iterator[Fact]:
+    """What its host has last read of it while it runs."""
+    for run in asked.queries.running().rows:
+        if run.task_id != asked.task_id:
+            continue
+        where = f"on {run.worker or run.hostname}, pid {run.pid}"
+        how = "its host's snapshot of the processes; celery trace running --stack ID reads its stack"
+        yield Known(about="started", what=f"Try {run.retries} of {run.name} has started {where}", how=how, at=run.since)
+        owner = CodeOwner()
+        line = next((line for line in run.stack if owner(line.file)), None)
+        place = f", at {owner.short(line.file)}:{line.line}" if line is not None else ""
+        state = f"is stuck: {run.waiting_for or 'what it waits for is not known'}" if run.stuck else "runs now"
+        yield Known(about="running", what=f"It {state}{place}, {where}, for {duration(run.elapsed_s)} so far", how=how)
+
+
+def repeated(asked: Asked) -> Iterator[Fact]:
+    """Whether its message was started more than once."""
+    since_s = time.time() - asked.settings.retention_days * 86400
+    for run in asked.queries.repeated_runs(since_s=since_s):
+        if run.task_id == asked.task_id:
+            when = "while it still ran" if run.overlapping else "after it had succeeded"
+            what = f"Its message was started {times(len(run.starts))}, again {when}, by {', '.join(run.workers)}"
+            yield Known(about="tries", what=what, how="the starts that workers record", at=run.at)
+
+
 def workers_now(asked: Asked) -> Iterator[Fact]:
     """What running workers say: Celery's ``query_task``."""
     try:
@@ -177,6 +206,8 @@ def workers_now(asked: Asked) -> Iterator[Fact]:
 
 def result_backend(asked: Asked) -> Iterator[Fact]:
     """Its state in the result backend. The result itself is not shown: it is not redacted."""
+    if "DJANGO_SETTINGS_MODULE" in os.environ and "django" in sys.modules:
+        sys.modules["django"].setup()  # its models are needed if it stores the results; a worker does this too
     backend = asked.app.backend
     if isinstance(backend, DisabledBackend):
         yield Unknown(about="result", why="its result: no result backend is configured")
@@ -202,7 +233,9 @@ SOURCES: tuple[Source, ...] = (
     recorded_failures,
     tries_and_kills,
     single_runs,
+    repeated,
     workers_now,
+    in_progress,
     workflow,
     result_backend,
 )

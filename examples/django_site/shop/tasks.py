@@ -1,5 +1,6 @@
-"""Tasks for the demo: a failing one, a leaking one, two that only look like leaks, a killed one, an ordinary one."""
+"""Tasks for the demo: one that fails, one that leaks, two that look like it, one killed, one stuck, an ordinary one."""
 
+import threading
 import time
 from functools import lru_cache
 
@@ -63,6 +64,24 @@ def overrun(seconds: float = 60):
         progress += 1
         time.sleep(0.01)
     return progress
+
+
+_stock = threading.Lock()
+
+
+def _sync_stock(seconds: float) -> None:
+    with _stock:
+        time.sleep(seconds)
+
+
+@shared_task
+def reserve_stock(seconds: float = 60):
+    """Wait for a lock that another thread holds: stuck for as long."""
+    sync = threading.Thread(target=_sync_stock, args=(seconds,), name="stock-sync", daemon=True)
+    sync.start()
+    time.sleep(0.1)
+    with _stock:
+        return "reserved"
 
 
 @shared_task

@@ -22,6 +22,7 @@ BUTTONS = {
     "quote": ("A task that only fills a bounded cache", lambda: tasks.quote.delay(random.randrange(1000))),
     "rotate_report": ("A task that replaces what it keeps", lambda: tasks.rotate_report.delay()),
     "overrun": ("A task that overruns its hard time limit", lambda: tasks.overrun.delay()),
+    "reserve_stock": ("A task that is stuck for a minute", lambda: tasks.reserve_stock.delay()),
     "add": ("An ordinary task", lambda: tasks.add.delay(2, 3)),
 }
 
