@@ -17,11 +17,13 @@
 #error "This knows the GIL of CPython 3.11 to 3.15"
 #endif
 
-#include <internal/pycore_code.h>
-#include <internal/pycore_frame.h>
 #include <internal/pycore_gil.h>
 #include <internal/pycore_interp.h>
 #include <internal/pycore_runtime.h>
+#if PY_VERSION_HEX < 0x030D0000
+#include <internal/pycore_code.h>
+#include <internal/pycore_frame.h>
+#endif
 
 #include <errno.h>
 #include <fcntl.h>

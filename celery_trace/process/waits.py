@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dis
 import inspect
+import os
 import re
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,8 +172,10 @@ def _source(code: CodeType, position: tuple[int | None, int | None, int | None, 
 
 
 def _line(file: str, number: int) -> str:
-    """One line of a file. The file is not kept in memory, unlike by `linecache`."""
+    """One line of a file. The file is not kept in memory, unlike by `linecache`. A pipe is not read: it may block."""
     try:
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            return ""
         with open(file, encoding="utf-8", errors="replace") as lines:
             for at, line in enumerate(lines, 1):
                 if at == number:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,6 +197,26 @@ def test_a_proxy_computes_nothing() -> None:
         assert waits(thread, lambda wait: wait.call == "proxy.acquire").holder == ""
         lock.release()
     assert proxy._computed_by == []
+
+
+def test_source_in_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tasks.py")
+    names: dict[str, Any] = {"release": threading.Event()}
+    exec(compile("def waits():\n    release.wait(10)\n", str(tmp_path / "tasks.py"), "exec"), names)
+    found: list[Wait] = []
+
+    def look() -> None:
+        frame = sys._current_frames()[thread]
+        while frame.f_code is not names["waits"].__code__ and frame.f_back is not None:
+            frame = frame.f_back
+        found.append(examine(thread, {thread: frame}))
+
+    with in_thread(names["waits"]) as thread:
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        looking.join(5)
+        names["release"].set()
+    assert [wait.call for wait in found] == [""]
 
 
 def test_a_joined_thread_is_named() -> None:
