@@ -46,6 +46,18 @@ def lock() -> Lock:
     return result
 
 
+def rlock() -> Lock:
+    """
+    A new lock that its thread may take again.
+
+    To be used for all that the ticker's thread shares with the threads of tasks. Eventlet's own lock never wakes up a
+    greenlet that waits for another thread of the system, so a worker would hang.
+    """
+    made = _original("RLock")
+    result: Lock = (made or threading.RLock)()
+    return result
+
+
 def are_patched() -> bool:
     """Whether Python's threads are greenlets."""
     return _original("get_ident") is not None

@@ -12,7 +12,6 @@ import importlib
 import logging
 import os
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from types import ModuleType
 
 import msgspec
 
-from celery_trace import private_files
+from celery_trace import os_threads, private_files
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.heap.flamegraph import MISSING, Profile, Profiles
@@ -86,7 +85,7 @@ class NextRunProfile:
         self._clock = clock
         self._load = load
         # Re-entrant: a soft time limit may be reached while it is held.
-        self._lock = threading.RLock()
+        self._lock = os_threads.rlock()
         self._running: ProfiledRun | None = None
         #: Name to (claim, until when on the clock). Each run looks here, without the lock.
         self.armed: dict[str, tuple[Callable[[], bool], float]] = {}

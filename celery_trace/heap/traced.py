@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Final
 
+from celery_trace import os_threads
 from celery_trace.heap.picks import IGNORED, UNTAGGED, Block, CannotSample, Match, Pace, Pick, SamplerStats, Stack
 
 try:
@@ -70,7 +71,7 @@ class TracedSampler:
         self._not_before_s = 0.0  # by the monotonic clock
         self._lent = (self._start_of_others, self._is_traced_by_others)
         self._threads = threading.local()
-        self._lock = threading.RLock()
+        self._lock = os_threads.rlock()
         self._runs: dict[int, int] = defaultdict(int)
         self._marks: dict[str, list[tuple[int, int, int, str]]] = defaultdict(list)
         self._collections = 0
@@ -319,7 +320,7 @@ class TracedSampler:
 
     def _after_fork(self) -> None:
         self._stop_tracing()
-        self._lock = threading.RLock()  # another thread may have held it
+        self._lock = os_threads.rlock()  # another thread may have held it
         self._canary = None
         self._on_s = 0.0
         self._threads.tag = UNTAGGED

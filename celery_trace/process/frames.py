@@ -11,6 +11,7 @@ from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, Genera
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from celery_trace import os_threads
+from celery_trace.process.frame_locals import locals_of
 
 #: Coroutines that a task waits for, one inside the other.
 _DEEPEST: Final = 100
@@ -134,7 +135,7 @@ def _stack(frame: FrameType | None) -> list[FrameType]:
         in_callback = in_callback or frame.f_code is callback
         task_of = waiting.get(frame.f_code)
         if task_of is not None and not in_callback:
-            stack = _frames_of_task(task_of(frame.f_locals)) or stack
+            stack = _frames_of_task(task_of(locals_of(frame))) or stack
         stack.append(frame)
         frame = frame.f_back
     return stack

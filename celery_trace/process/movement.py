@@ -15,6 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from celery_trace.process.thread_state import clock_of
 from celery_trace.process.waits import Wait, examine
 
 #: File, line and function of each frame, innermost first.
@@ -25,6 +26,8 @@ _EXAMINE_FROM: Final = 0.5
 #: and again this often, seconds, at most. At least as often as this share of ``stuck_s``.
 _EXAMINE_S: Final = 5.0
 _EXAMINE_SHARE: Final = 0.25
+#: Of several threads, one is looked up at a time, and after so long the next: where there are many, it takes longer.
+_PAUSE_S: Final = 0.25
 #: A loop that alternates between more places than these makes progress.
 _MOST_PLACES: Final = 4
 
@@ -159,6 +162,8 @@ class Movement:
     ) -> None:
         self._examine_after_s = stuck_s * _EXAMINE_FROM
         self._examine_every_s = min(_EXAMINE_S, stuck_s * _EXAMINE_SHARE)
+        self._pause_s = min(_PAUSE_S, self._examine_every_s / 4)
+        self._examined_at_s = 0.0
         self._locals_mark = locals_mark
         self._scrub = scrub
         self._watched: dict[int, _Watched] = {}
@@ -175,31 +180,44 @@ class Movement:
         Compare the stacks of threads with those of the last sample.
 
         Args:
-            stacks: By thread. Each must be a thread of the system that exists now: its clock is read.
+            stacks: By thread.
             frames: The frames of all threads, which the stacks were read from.
             began: When the run in each of these threads began, seconds since the epoch.
             now_s: The time of this sample, likewise.
         """
-        before, self._watched = self._watched, {}
+        before = self._watched
+        # Of many runs, a sample has a few.
+        self._watched = {thread: known for thread, known in before.items() if began.get(thread) == known.began_s}
+        seen: list[int] = []
         for thread, stack in stacks.items():
             instruction = frames[thread].f_lasti
             known = before.get(thread)
             try:
                 if known is None or known.began_s != began[thread]:
-                    clock_id = time.pthread_getcpuclockid(thread)
+                    clock_id = clock_of(thread)
                     known = _Watched(clock_id, began[thread], stack, instruction, now_s)
                     ran = True
                 else:
                     ran = known.step(stack, instruction, now_s)
             except OSError:  # the thread has ended, and another one has its number
+                self._watched.pop(thread, None)
                 continue
             if ran and self._locals_mark is not None:
                 known.compare_locals(self._locals_mark(thread), now_s)
-            if now_s - began[thread] >= self._examine_after_s and now_s - known.examined_at_s >= self._examine_every_s:
+            if self._is_due(known, now_s):
+                self._examined_at_s = now_s
                 known.examined(examine(thread, frames, self._scrub), now_s)
             self._watched[thread] = known
+            seen.append(thread)
         limits = self._soft_limits
-        return {str(thread): known.sample(limits.get(thread, 0.0)) for thread, known in self._watched.items()}
+        return {str(thread): self._watched[thread].sample(limits.get(thread, 0.0)) for thread in seen}
+
+    def _is_due(self, known: _Watched, now_s: float) -> bool:
+        return (
+            now_s - known.began_s >= self._examine_after_s
+            and now_s - known.examined_at_s >= self._examine_every_s
+            and not 0 <= now_s - self._examined_at_s < self._pause_s
+        )
 
 
 def _place_of(stack: Stack) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
+from celery_trace import os_threads
 from celery_trace.model import Histogram, Site
 
 #: What :meth:`OpenRuns.end` returns: the run began after the counts' period; it was added; it took far longer than most
@@ -61,7 +62,7 @@ class PlainCounts:
         self.slow_bucket = Histogram.BUCKETS
         #: Whether something was added that is not written yet.
         self.dirty = False
-        self._lock = threading.RLock()  # re-entrant: a finalizer may contain a traced block
+        self._lock = os_threads.rlock()  # re-entrant: a finalizer may contain a traced block
         self._clear()
 
     def _clear(self) -> None:
@@ -152,7 +153,7 @@ class PlainOpenRuns:
         self._at = 0
         self._threads: list[int] = []  # that have a place; 0 for a free one
         self._tokens: dict[int, PlainToken] = {}  # by place
-        self._lock = threading.RLock()
+        self._lock = os_threads.rlock()
 
     def write_to(self, target: mmap | bytearray | None, at: int = 0) -> None:
         """

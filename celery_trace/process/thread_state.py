@@ -7,9 +7,10 @@ What a thread of this process does at this moment, and the processor time that i
 
 from __future__ import annotations
 
+import threading
 import time
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 
 class ThreadState(IntEnum):
@@ -26,13 +27,21 @@ def _unknown(native_id: int) -> int:  # noqa: ARG001 - as the extension module's
     return ThreadState.UNKNOWN
 
 
+def _registered(thread: int) -> int:
+    known = next((one for one in list(threading._active.values()) if one.ident == thread), None)  # type: ignore[attr-defined]
+    return (known.native_id or 0) if known is not None else 0
+
+
 if TYPE_CHECKING:
-    thread_state = _unknown
+    thread_state, native_id = _unknown, _registered
 else:
     try:
-        from celery_trace.process._thread_state import thread_state
+        from celery_trace.process._thread_state import native_id, thread_state
     except ImportError:  # no extension module for this interpreter
-        thread_state = _unknown
+        thread_state, native_id = _unknown, _registered
+
+#: Of the clock of one thread, in the kernel's MAKE_THREAD_CPUCLOCK: CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED.
+_OF_A_THREAD: Final = 4 | 2
 
 
 def state_of(native_id: int) -> ThreadState:
@@ -40,25 +49,41 @@ def state_of(native_id: int) -> ThreadState:
     return ThreadState(thread_state(native_id))
 
 
+def clock_of(ident: int) -> int:
+    """
+    The number of the clock that counts a thread's processor time.
+
+    It is made from the kernel's number of the thread, as Linux does. `time.pthread_getcpuclockid` crashes the process
+    if the thread has just ended.
+
+    Args:
+        ident: The thread's number in Python.
+
+    Raises:
+        OSError: The thread has ended, or the system has no such clock.
+    """
+    number = native_id(ident) if hasattr(time, "pthread_getcpuclockid") else 0
+    if not number:
+        raise OSError("there is no such thread, or no clock for it")
+    return ~number << 3 | _OF_A_THREAD
+
+
 class ThreadClock:
     """
     The processor time of one thread of this process.
 
     Args:
-        ident: The thread's number in Python. The thread must be alive now; later, it need not be.
+        ident: The thread's number in Python.
 
     Raises:
-        OSError: The system has no such clock.
+        OSError: The thread has ended, or the system has no such clock.
     """
 
     __slots__ = ("_clock", "native_id")
 
     def __init__(self, ident: int) -> None:
-        try:
-            self._clock = time.pthread_getcpuclockid(ident)
-        except AttributeError as error:  # not on this system
-            raise OSError(str(error)) from error
-        #: The kernel's number of the thread, from which Linux makes the clock's: MAKE_THREAD_CPUCLOCK.
+        self._clock = clock_of(ident)
+        #: The kernel's number of the thread.
         self.native_id = ~(self._clock >> 3)
 
     def read_s(self) -> float:

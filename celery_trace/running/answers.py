@@ -73,7 +73,7 @@ class Answers:
 
     def write(self, now_s: float) -> None:
         """
-        Read the request and write the answer, atomically.
+        Read the request and write the answer, atomically. If the asker has given up meanwhile, no answer stays.
 
         Raises:
             OSError: A file can't be read or written.
@@ -82,6 +82,13 @@ class Answers:
         request = _decode(private_files.read(request_file(self._folder, self._process), 64 * 1024))
         answer = self.answer(request, now_s)
         private_files.replace(stack_file(self._folder, self._process), _encode(answer))
+        if not request_file(self._folder, self._process).exists():  # the asker removes it before the answer
+            stack_file(self._folder, self._process).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove what an asker that was killed has left."""
+        for file in (request_file, stack_file):
+            file(self._folder, self._process).unlink(missing_ok=True)
 
     def answer(self, request: StackRequest, now_s: float) -> RunStack:
         """The stack of the requested run with its locals and arguments, redacted."""

@@ -9,7 +9,6 @@ shell are: signature, kind, target, age, and that it is new. Each request is aud
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -24,7 +23,7 @@ from celery_trace.control.signing import MessageRefused, RefusalLimit, ReplayCac
 from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.guard import Guard
 from celery_trace.model import RunStack, StackRequest, new_id
-from celery_trace.running.requests import NoStack, read_stack
+from celery_trace.running.requests import UID, NoStack, read_stack
 from celery_trace.transports.raw import RawRefusal
 
 logger = logging.getLogger("celery_trace.collector")
@@ -36,7 +35,6 @@ ACTION: Final = "stack"
 #: How often the thread looks whether it is to end, seconds.
 _IDLE_S: Final = 5.0
 _SESSION_LIMIT: Final = 64
-_UID: Final = re.compile("[0-9A-Za-z_-]{1,64}")
 
 _requests = msgspec.json.Decoder(StackRequest)
 
@@ -123,7 +121,7 @@ class StackListener:
             request = _requests.decode(message.body)
         except msgspec.DecodeError:
             raise MessageRefused("malformed", "the body is not that of a request", claims) from None
-        if not _UID.fullmatch(request.process):  # it becomes a file's name
+        if not UID.fullmatch(request.process):  # it becomes a file's name
             raise MessageRefused("malformed", "the process is not one of ours", claims)
         return request
 

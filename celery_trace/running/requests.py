@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -36,6 +37,9 @@ SAME_S: Final = 1e-6
 #: How long `faulthandler` may take to write a stack, seconds.
 _DUMP_S: Final = 0.1
 
+#: What the uid of a process looks like.
+UID: Final = re.compile("[0-9A-Za-z_-]{1,64}")
+
 _NO_LOCALS: Final = "C code holds the interpreter's lock, so locals can't be read"
 _NO_ANSWER: Final = "the process does not answer; it may be suspended, or C code may hold the interpreter's lock"
 
@@ -58,8 +62,8 @@ def stack_file(folder: Path, process: str) -> Path:
 
 
 def is_here(folder: Path, process: str) -> bool:
-    """Whether this user can ask the process directly."""
-    return os.access(folder / f"{process}.box", os.R_OK | os.W_OK)
+    """Whether this user can ask the process directly. The name comes from the store, and becomes that of a file."""
+    return UID.fullmatch(process) is not None and os.access(folder / f"{process}.box", os.R_OK | os.W_OK)
 
 
 def read_stack(folder: Path, request: StackRequest, source: SourceLines) -> RunStack:

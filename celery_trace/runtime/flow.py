@@ -7,11 +7,11 @@ there: a run in a child costs nothing.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from celery_trace import os_threads
 from celery_trace.clock import Clock
 from celery_trace.model import AnyRecord, Flow, Histogram
 from celery_trace.runtime.ticker import Ticker
@@ -53,7 +53,7 @@ class MessageFlow:
         self._ticker = ticker
         self._totals: dict[tuple[str, str], _Totals] = {}
         self._seq = 0
-        self._lock = threading.RLock()  # re-entrant: a finalizer may publish
+        self._lock = os_threads.rlock()  # re-entrant: a finalizer may publish
         self.dirty = False
         #: ``flow:header_refused``, ``flow:clock_ahead`` and ``flow:left_out``, where they are not 0.
         self.counters: Counter[str] = Counter()

@@ -11,13 +11,12 @@ import atexit
 import os
 import platform
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Final, Protocol, TypeVar
 
-from celery_trace import guard, private_files
+from celery_trace import guard, os_threads, private_files
 from celery_trace.clock import Clock, SystemClock
 from celery_trace.heap.evidence import without_secrets
 from celery_trace.model import (
@@ -133,7 +132,7 @@ class Recorder:
         self.code_of = code_of
         self._totals: dict[str | tuple[str, str], RunTotals] = {}  # tasks by name, others by kind too
         # Re-entrant: the garbage collector may run a finalizer that contains a traced block.
-        self._lock = threading.RLock()
+        self._lock = os_threads.rlock()
         self._seq = 0
         self._flushed_runs = 0
         self._last_stats: dict[str, int] = {}
@@ -467,7 +466,7 @@ class Recorder:
 # --- this process's recorder --------------------------------------------------------------------------
 
 _current: Recorder | None = None
-_making = threading.RLock()
+_making = os_threads.rlock()
 
 
 def current() -> Recorder | None:
@@ -511,7 +510,7 @@ def _forget_after_fork() -> None:
     """Drop the parent's recorder in a forked child."""
     global _current, _making  # noqa: PLW0603
     recorder, _current = _current, None
-    _making = threading.RLock()
+    _making = os_threads.rlock()
     if recorder is not None:
         recorder.abandon()
 

@@ -7,12 +7,12 @@ Other parts of it are not read: a scheduler over a database reads its tables whe
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
+from celery_trace import os_threads
 from celery_trace.failures.celery_request import number
 from celery_trace.guard import Guard
 from celery_trace.model import AnyRecord, Schedule
@@ -104,7 +104,7 @@ class Schedules:
         self._process = process
         self._write = write
         self._entries: dict[str, _Entry] = {}
-        self._lock = threading.Lock()
+        self._lock = os_threads.lock()
 
     def install(self) -> Callable[[], None]:
         """Follow what is published from now on. Returns a function that undoes it."""

@@ -6,14 +6,13 @@ import contextlib
 import errno
 import logging
 import os
-import threading
 import weakref
 from collections import Counter, deque
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from celery_trace import private_files
+from celery_trace import os_threads, private_files
 from celery_trace.clock import Clock
 from celery_trace.guard import report
 from celery_trace.model import AnyRecord, ProcessRecord, encode, new_id
@@ -90,7 +89,7 @@ class SpoolWriter:
         #: ``evicted:<tag>``: removed with finished files to stay below the cap. The last two reach the store as
         #: ``dropped`` even if this process dies; :meth:`account` has those that could not.
         self.counters: Counter[str] = Counter()
-        self._lock = threading.RLock()
+        self._lock = os_threads.rlock()
         self._closed = self._ending = False
         self._look_at_s = 0.0
         self._begin(process)
@@ -275,7 +274,7 @@ class SpoolWriter:
     def _forget(self) -> None:
         """Close the descriptors. A forked child has no other threads yet, so a held lock is replaced."""
         if os.getpid() != self._pid:
-            self._lock = threading.RLock()
+            self._lock = os_threads.rlock()
         for lane in (self._precious, self._routine):
             if lane.fd >= 0:
                 with contextlib.suppress(OSError):

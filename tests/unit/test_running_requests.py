@@ -19,12 +19,12 @@ from celery_trace.control.audit import AuditLog
 from celery_trace.control.signing import sign
 from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.failures.views import frames
-from celery_trace.model import ProcessRecord, Role, StackRequest
+from celery_trace.model import ProcessRecord, Role, RunStack, StackRequest
 from celery_trace.process import blackbox
 from celery_trace.redaction import Redactor
 from celery_trace.running.answers import Answers
 from celery_trace.running.listener import ACTION, REQUEST_KIND, StackListener
-from celery_trace.running.requests import NoStack, read_stack, request_file, stack_file
+from celery_trace.running.requests import NoStack, is_here, read_stack, request_file, stack_file
 from celery_trace.settings import Limits
 from tests.support.box_runs import BoxWithRuns
 
@@ -138,6 +138,37 @@ def test_askers_take_turns(process: TracedProcess, tmp_path: Path) -> None:
         asker.join(20)
     assert sorted(found) == ["r0", "r1", "r2", "r3"]
     assert process.answered == 4
+
+
+def test_an_answer_that_comes_too_late_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TracedProcess(tmp_path) as process:
+        private_files.replace(request_file(tmp_path, UID), msgspec.json.encode(a_request()))
+        answer = process.answers.answer
+
+        def slow(request: StackRequest, now_s: float) -> RunStack:
+            found = answer(request, now_s)
+            request_file(tmp_path, UID).unlink()  # as the asker does when it gives up
+            return found
+
+        monkeypatch.setattr(process.answers, "answer", slow)
+        process.answers.write(1.0)
+        assert not stack_file(tmp_path, UID).exists()
+
+
+def test_nothing_stays_of_an_asker_that_was_killed(process: TracedProcess, tmp_path: Path) -> None:
+    private_files.replace(request_file(tmp_path, UID), msgspec.json.encode(a_request()))
+    process.answers.write(1.0)
+    assert stack_file(tmp_path, UID).exists()
+    process.answers.close()
+    assert not stack_file(tmp_path, UID).exists()
+    assert not request_file(tmp_path, UID).exists()
+
+
+def test_no_file_outside_of_the_folder_is_taken_for_a_box(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "other.box").touch()
+    assert is_here(tmp_path, "other")
+    assert not is_here(tmp_path / "spool", "../other")
 
 
 def test_a_process_without_a_box_can_not_be_asked(tmp_path: Path) -> None:

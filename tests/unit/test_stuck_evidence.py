@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,6 +165,60 @@ def test_no_code_of_the_user_is_run_to_find_a_lock() -> None:
         release.set()
 
 
+class Proxy:
+    """Computes what it stands for in the thread that looks at it, like Celery's and Django's."""
+
+    __slots__ = ("_computed_by", "_lock")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._computed_by: list[str] = []
+        self._lock = lock
+
+    @property
+    def __class__(self) -> type:
+        self._computed_by.append(threading.current_thread().name)
+        return Shop
+
+    @property
+    def __dict__(self) -> dict[str, object]:
+        self._computed_by.append(threading.current_thread().name)
+        return {}
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._lock, name)
+
+
+def test_a_proxy_computes_nothing() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    proxy: Any = Proxy(lock)
+
+    with in_thread(lambda: proxy.acquire()) as thread:
+        assert waits(thread, lambda wait: wait.call == "proxy.acquire").holder == ""
+        lock.release()
+    assert proxy._computed_by == []
+
+
+def test_source_in_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tasks.py")
+    names: dict[str, Any] = {"release": threading.Event()}
+    exec(compile("def waits():\n    release.wait(10)\n", str(tmp_path / "tasks.py"), "exec"), names)
+    found: list[Wait] = []
+
+    def look() -> None:
+        frame = sys._current_frames()[thread]
+        while frame.f_code is not names["waits"].__code__ and frame.f_back is not None:
+            frame = frame.f_back
+        found.append(examine(thread, {thread: frame}))
+
+    with in_thread(names["waits"]) as thread:
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        looking.join(5)
+        names["release"].set()
+    assert [wait.call for wait in found] == [""]
+
+
 def test_a_joined_thread_is_named() -> None:
     release = threading.Event()
     waited_for = threading.Thread(target=release.wait, args=(10,), name="printer", daemon=True)
@@ -307,6 +363,44 @@ def test_a_thread_that_has_ended_is_forgotten() -> None:
     with in_thread(lambda: None) as thread:
         pass
     assert Movement(30.0).look({}, {}, {thread: 0.0}, 1.0) == {}
+
+
+def test_a_thread_that_only_some_samples_have_is_not_forgotten() -> None:
+    release = threading.Event()
+
+    def waiting() -> bool:
+        return release.wait(10)
+
+    with in_thread(waiting) as one, in_thread(waiting) as other:
+        for thread in (one, other):
+            wait_until(lambda t=thread: "wait" in sys._current_frames()[t].f_code.co_name, "it waits", timeout_s=10)
+        movement, began = Movement(30.0), {one: 100.0, other: 100.0}
+        found: dict[str, ThreadSample] = {}
+        for now_s in range(101, 111):
+            frames, thread = sys._current_frames(), (one, other)[now_s % 2]
+            stack, _ = _places_of(stacks_by_run([thread], None)[thread])
+            found |= movement.look({thread: stack}, frames, began, float(now_s))
+        release.set()
+    assert [found[str(thread)].quiet_since_s for thread in (other, one)] == [101.0, 102.0]
+
+
+def test_one_of_several_threads_is_looked_up_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    looked_up: list[tuple[int, float]] = []
+    now_s = 0.0
+
+    def note(thread: int, *_: object) -> Wait:
+        looked_up.append((thread, now_s))
+        return Wait()
+
+    monkeypatch.setattr("celery_trace.process.movement.examine", note)
+    with in_thread(lambda: release.wait(10)) as one, in_thread(lambda: release.wait(10)) as other:
+        movement, began = Movement(30.0), {one: 100.0, other: 100.0}
+        for now_s in (101.0, 130.0, 130.1, 130.3, 130.6):
+            stacks = {thread: _places_of(stack)[0] for thread, stack in stacks_by_run(began, None).items()}
+            movement.look(stacks, sys._current_frames(), began, now_s)
+        release.set()
+    assert looked_up == [(one, 130.0), (other, 130.3)]
 
 
 def test_a_movement_through_more_than_a_few_places_is_progress() -> None:

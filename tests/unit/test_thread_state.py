@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,3 +119,36 @@ def test_the_clock_of_a_thread_counts_its_processor_time_and_ends_with_it() -> N
         return False
 
     wait_until(has_ended, "the clock's end")
+
+
+_ENDED_THREADS = """
+import threading
+from celery_trace.process.thread_state import clock_of
+go = threading.Event()
+threads = [threading.Thread(target=go.wait) for _ in range(40)]  # more stacks than the C library keeps
+for thread in threads:
+    thread.start()
+numbers = [thread.ident for thread in threads]
+go.set()
+for thread in threads:
+    thread.join()
+found = 0
+for number in numbers:
+    try:
+        clock_of(number)
+    except OSError:
+        found += 1
+print(found)
+"""
+
+
+def test_no_clock_is_read_of_a_thread_that_has_ended() -> None:
+    ran = subprocess.run([sys.executable, "-c", _ENDED_THREADS], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "40\n"), ran.stderr
+
+
+def test_without_the_extension_module_threading_knows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_state, "native_id", thread_state._registered)
+    assert ThreadClock(threading.get_ident()).native_id == threading.get_native_id()
+    with pytest.raises(OSError, match="no such thread"):
+        ThreadClock(12345)

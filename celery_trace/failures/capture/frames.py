@@ -11,6 +11,7 @@ from celery_trace.failures.capture.heap import HeapEncoder
 from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.failures.capture.texts import encodable
 from celery_trace.model import Frame, Variable
+from celery_trace.process import frame_locals
 from celery_trace.text.code_owner import CodeOwner
 
 #: Which locals of a frame must not be shown.
@@ -102,7 +103,7 @@ def locals_of(frame: FrameType) -> dict[str, object]:
 
     Empty if the namespace is an object of the user's, as in a class body with ``__prepare__``.
     """
-    namespace = frame.f_locals
+    namespace = frame_locals.locals_of(frame)
     if type(namespace) is not dict and type(namespace).__name__ != "FrameLocalsProxy":
         return {}
     try:

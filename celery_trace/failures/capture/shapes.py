@@ -36,6 +36,7 @@ from celery_trace.failures.capture.heap import HeapEncoder, Remarks, Shape
 from celery_trace.failures.capture.leaves import bytes_node, moment_text
 from celery_trace.failures.capture.texts import as_name, uuid_text
 from celery_trace.model import Node
+from celery_trace.process.frame_locals import locals_of
 
 # --- containers -----------------------------------------------------------------------------------------
 
@@ -195,7 +196,7 @@ def _suspended(prefix: str, form: str) -> Shape:
             note, named = "running", no_locals
         else:
             note = f"suspended at line {frame.f_lineno}"
-            named = list(dict(frame.f_locals).items())
+            named = list(dict(locals_of(frame)).items())
         text = f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
         return encoder.attributes(type_name(type(value)), named, depth, value=text, form=form, note=note)
 

@@ -175,7 +175,9 @@ class StackProbe(Probe):
         """Remove the black box: only a process that is killed leaves one."""
         if self.box is not None:
             self.box.close()
+        if self._answers is not None:
+            self._answers.close()
 
     def after_fork(self) -> None:
         """The box is the parent's, and so are the profiles."""
-        self.box = self.times = None
+        self.box = self.times = self._answers = None
