@@ -63,7 +63,7 @@ Point = namedtuple("Point", "x y")
 
 
 @pytest.fixture(scope="module")
-def project() -> Project:
+def project() -> LoadedProject:
     return LoadedProject(Celery("shop", set_as_current=False))
 
 
@@ -277,7 +277,9 @@ def test_any_capture_gives_valid_python_that_calls_nothing_but_the_makers(
         (lambda project: project.task("shop.nothing"), "no task 'shop.nothing'"),
     ],
 )
-def test_a_forged_class_is_never_called(project: LoadedProject, call: Callable[[Project], object], words: str) -> None:
+def test_a_forged_class_is_never_called(
+    project: LoadedProject, call: Callable[[LoadedProject], object], words: str
+) -> None:
     with pytest.raises(Missing, match=words):
         call(project)
 
