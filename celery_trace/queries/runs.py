@@ -311,4 +311,5 @@ def _process(row: AnyRow, newest: _NewestFacts | None) -> ProcessView:
     view = rows_of.PROCESS_VIEWS.record(row, at=row.sampled_at_s)
     if newest is None or row.ended_at_s is not None or newest.at_s < (row.sampled_at_s or 0.0):
         return view
-    return replace(view, runs=newest.runs, running=newest.running, at=newest.at_s)
+    runs = max(view.runs, newest.runs)  # a count only grows
+    return replace(view, runs=runs, running=newest.running, at=newest.at_s)
