@@ -30,16 +30,16 @@ import json
 
 from celery import Celery
 
-app = Celery("replayable")
+app = Celery("replayable", set_as_current=False)
 
 
-@app.task
+@app.task(shared=False)
 def charge(order, word):
     open("effects", "a").write("charged ")
     return total(order, word)
 
 
-@app.task
+@app.task(shared=False)
 def login(order, password):
     return total(order, password)
 
@@ -49,7 +49,7 @@ def total(order, word):
     return sum(rows) / len(word)
 
 
-@app.task
+@app.task(shared=False)
 def fine():
     return "all is well"
 """

@@ -53,7 +53,7 @@ def end_at_once(worker: WorkerProcess) -> None:
 
 def start(broker_url: str, tasks: dict[str, list[float]]) -> dict[str, str]:
     """Send tasks. Their names, by id."""
-    with Celery(broker=broker_url) as app:
+    with Celery(broker=broker_url, set_as_current=False) as app:
         return {app.send_task(name, args).id: name for name, args in tasks.items()}
 
 
