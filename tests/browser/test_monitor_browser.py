@@ -726,6 +726,7 @@ def test_a_flame_graph_switches_between_memory_and_times_and_keeps_the_compariso
 
 def test_the_page_of_queues_shows_each_quantity_and_follows_the_store(page, full):
     base, app = full
+    app.context.store.write([QueueSample(queue="mails", at_s=time.time(), depth=236, consumers=0)])
     log_in(page, base, app)
     page.goto(f"{base}/trace/queues")
     page.locator("[data-plot=queues] canvas").wait_for()

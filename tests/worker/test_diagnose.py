@@ -55,7 +55,8 @@ def test_it_knows_what_runs_what_waits_and_what_was_tried(
     )  # fmt: skip
     answer = diagnose(running)
     pids = [process.pid for process in worker.children()]
-    assert answer["summary"] in {f"It runs now on {worker.node}, pid {pid}" for pid in pids}
+    assert answer["summary"].startswith("It runs now")
+    assert any(f"on {worker.node}, pid {pid}" in answer["summary"] for pid in pids)
     assert {"received", "running"} <= {fact["about"] for fact in answer["known"]}
     assert "received" not in {gap["about"] for gap in answer["unknown"]}
     assert diagnose(waiting)["summary"] == f"It waits in {worker.node}, which has reserved it"

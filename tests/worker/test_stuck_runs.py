@@ -26,7 +26,7 @@ STUCK_S = 4.0
 SLOW_S = 2.5 * STUCK_S
 CHILDREN = 10
 #: Beyond two rounds of the collector, seconds: the test looks every 0.2 s, on a machine that does other things too.
-GRACE_S = 2.5
+GRACE_S = 6.0
 
 _HANGING = list(HANGS)
 _ALIVE = list(PROGRESSES)
