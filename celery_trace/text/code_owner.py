@@ -12,8 +12,9 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import CodeType, FunctionType
+from typing import Protocol, TypeVar
 
 #: ``(file, line)`` pairs, the innermost first.
 Frames = tuple[tuple[str, int], ...]
@@ -52,6 +53,28 @@ def is_our_own(frames: Frames) -> bool:
     if is_ours(frames[0][0]):
         return True
     return any(is_ours(file) and file not in WRAPPERS for file, _ in frames)
+
+
+class _InFile(Protocol):
+    """A line of a stack."""
+
+    @property
+    def file(self) -> str:
+        """Its file's name, as its code has it."""
+
+
+_L = TypeVar("_L", bound=_InFile)
+
+
+def innermost_own(stack: Iterable[_L], is_users: Callable[[str], bool]) -> _L | None:
+    """
+    The innermost of the user's own lines; None if there is none.
+
+    Args:
+        stack: Lines, innermost first.
+        is_users: Whether a file is the user's, such as a :class:`CodeOwner`.
+    """
+    return next((line for line in stack if is_users(line.file)), None)
 
 
 class CodeOwner:

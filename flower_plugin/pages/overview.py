@@ -26,6 +26,7 @@ from celery_trace.model import (
 )
 from celery_trace.queries import Queries
 from celery_trace.stores.lineage import sentence
+from celery_trace.text.code_owner import innermost_own
 from celery_trace.text.format import about, clip, count, duration, percent, plural, size
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.pages.failures import exception_text
@@ -164,7 +165,7 @@ def _group_item(group: FailureGroup, shows_values: bool) -> Item:
 
 
 def _stuck_item(run: RunningView, paths: Paths) -> Item:
-    line = next((line for line in run.stack if paths.is_users(line.file)), None)
+    line = innermost_own(run.stack, paths.is_users)
     place = f", at {paths.short(line.file)}:{line.line}" if line is not None else ""
     return Item(
         weight=1050,

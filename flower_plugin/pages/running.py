@@ -8,6 +8,7 @@ from celery_trace.failures.views import arguments, frames, keywords
 from celery_trace.model import FrameView, LocalValue, RunningView, RunStack
 from celery_trace.queries import Queries
 from celery_trace.running.client import StackUnavailable, with_stack
+from celery_trace.text.code_owner import innermost_own
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.pages.failures import in_groups
 from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
@@ -33,7 +34,7 @@ class Values(Struct, frozen=True, kw_only=True):
 
 
 def _shown(run: RunningView, visit: Visit) -> ShownRun:
-    own = next((line for line in run.stack if visit.paths.is_users(line.file)), None)
+    own = innermost_own(run.stack, visit.paths.is_users)
     line = own or (run.stack[0] if run.stack else None)
     place = f"{visit.paths.short(line.file)}:{line.line}" if line is not None else ""
     return ShownRun(run=run, place=place, code=line.code if line is not None else "")

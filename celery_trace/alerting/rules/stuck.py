@@ -8,7 +8,7 @@ from typing import Final
 from celery_trace.alerting.rules.rule import Facts, Reading, Rule, RuleKind, link
 from celery_trace.alerting.rules.units import SECONDS
 from celery_trace.model import Role, RunningView, StackLine
-from celery_trace.text.code_owner import CodeOwner
+from celery_trace.text.code_owner import CodeOwner, innermost_own
 from celery_trace.text.format import duration
 
 _UNKNOWN: Final = "what it waits for is not known"
@@ -64,7 +64,7 @@ def _runs(facts: Facts, rule: Rule) -> Iterator[Reading]:
 def _where(stack: list[StackLine]) -> str:
     """The innermost of the user's own lines."""
     owner = CodeOwner()
-    line = next((line for line in stack if owner(line.file)), None)
+    line = innermost_own(stack, owner)
     return f", in {line.function} at {owner.short(line.file)}:{line.line}" if line is not None else ""
 
 

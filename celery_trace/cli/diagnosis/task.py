@@ -19,7 +19,7 @@ from msgspec import Struct
 from celery_trace.model import FailureSummary, Outcome, Run
 from celery_trace.model.diagnosis import Diagnosis, Known, Unknown
 from celery_trace.settings import Settings
-from celery_trace.text.code_owner import CodeOwner
+from celery_trace.text.code_owner import CodeOwner, innermost_own
 from celery_trace.text.format import duration, plural, times
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def in_progress(asked: Asked) -> Iterator[Fact]:
         how = "its host's snapshot of the processes; celery trace running --stack ID reads its stack"
         yield Known(about="started", what=f"Try {run.retries} of {run.name} has started {where}", how=how, at=run.since)
         owner = CodeOwner()
-        line = next((line for line in run.stack if owner(line.file)), None)
+        line = innermost_own(run.stack, owner)
         place = f", at {owner.short(line.file)}:{line.line}" if line is not None else ""
         state = f"is stuck: {run.waiting_for or 'what it waits for is not known'}" if run.stuck else "runs now"
         yield Known(about="running", what=f"It {state}{place}, {where}, for {duration(run.elapsed_s)} so far", how=how)
