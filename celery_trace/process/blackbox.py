@@ -352,7 +352,10 @@ class BlackBox:
             frames = sys._current_frames()
             living = {thread: stack for thread, stack in stacks.items() if thread in frames}
             began = {thread: token.started_at_s for thread, token in in_progress}
-            return self._movement.look(living, frames, began, now_s)
+            try:
+                return self._movement.look(living, frames, began, now_s)
+            finally:
+                frames.clear()  # this frame is in it, as in `stacks_by_run`
         return {}
 
     def _queues_of(self, running: dict[int, Token]) -> dict[str, str]:

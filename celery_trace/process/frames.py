@@ -115,9 +115,13 @@ def stacks_by_run(numbers: Iterable[int], places: RunPlaces | None) -> dict[int,
         places: The process's; None if each run has a thread.
     """
     threads = sys._current_frames()
-    stacks = {
-        number: _stack(threads.get(number)) if places is None else places.stack(number, threads) for number in numbers
-    }
+    try:
+        stacks = {
+            number: _stack(threads.get(number)) if places is None else places.stack(number, threads)
+            for number in numbers
+        }
+    finally:
+        threads.clear()  # this frame is in it: until a garbage collection, the frames of all threads would live on
     return {number: stack for number, stack in stacks.items() if stack}
 
 

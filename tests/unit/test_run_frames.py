@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from concurrent import futures
 from types import FrameType
 
@@ -120,3 +122,30 @@ def test_coroutines_of_one_thread_have_numbers_and_stacks_of_their_own() -> None
 
 def test_a_thread_without_python_code_has_no_stack() -> None:
     assert stacks_by_run([1], None) == {}
+
+
+def test_frames_that_were_read_are_not_kept_until_the_next_garbage_collection() -> None:
+    class Local:
+        """A local variable of the task."""
+
+    held: list[weakref.ref[Local]] = []
+    began, ends = threading.Event(), threading.Event()
+
+    def task() -> None:
+        local = Local()
+        held.append(weakref.ref(local))
+        began.set()
+        ends.wait()
+
+    thread = threading.Thread(target=task)
+    thread.start()
+    began.wait()
+    gc.disable()
+    try:
+        assert thread.ident is not None
+        assert stacks_by_run([thread.ident], None)
+        ends.set()
+        thread.join()
+        assert held[0]() is None
+    finally:
+        gc.enable()
