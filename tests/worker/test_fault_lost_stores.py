@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -176,11 +177,18 @@ def test_a_backup_that_is_put_in_place_gets_what_the_spool_still_holds(settings,
     assert lost_stores(settings) == []  # it is the same store
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder with its contents, though processes may add files to it meanwhile."""
+    aside = folder.with_name(f"{folder.name}-removed")
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
 def test_a_trace_dir_that_was_removed_is_made_again_by_the_processes_that_still_run(settings, database, collector):
     with writing(settings, "a") as writer:
         writer.write(30)
         wait_for(settings, writer.tasks, collector)
-        shutil.rmtree(settings.folder)
+        remove(settings.folder)
         writer.write(450)
         wait_for(settings, writer.tasks, collector)
         assert settings.folder.stat().st_mode & 0o777 == settings.spool_folder.stat().st_mode & 0o777 == 0o700
