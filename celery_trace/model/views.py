@@ -157,8 +157,11 @@ class FailureGroup(Struct, frozen=True, kw_only=True):
     first_seen: float
     last_seen: float
     latest_id: str
-    state: str = "new"  # "new", "ongoing", "resolved", "regressed"
+    state: str = "new"  # "new", "ongoing", "resolved", "regressed", "ignored"
     trend: list[tuple[float, int]] = []
+    # beyond the contract
+    assigned_to: str = ""
+    ignored_until: float | None = None
 
 
 class ProcessView(Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from celery_trace.stores.statements import by_key
 from celery_trace.stores.writing import HOUR_S
 
 if TYPE_CHECKING:
-    from celery_trace.stores.tables import AnyRow
+    from celery_trace.stores.tables import AnyRow, AnySelect
 
 #: A group is new for this long, seconds.
 NEW_S = 24 * 3600
@@ -45,6 +45,7 @@ _groups = tables.groups
 _kept = tables.kept
 _values = tables.failure_values
 _processes = tables.processes
+_triage = tables.triage
 
 
 class FailureQueries(QueryBase):
@@ -250,26 +251,19 @@ class FailureQueries(QueryBase):
             sort: ``count`` for the most frequent first, ``first`` for the latest to appear first.
             limit, cursor: The page.
             trends: Whether to read each group's trend, which takes longer than all the rest.
-            filters: ``state`` is ``new`` (first seen within a day), ``ongoing``, ``resolved``, ``regressed``, or
-                ``open`` for all but the resolved ones. ``search`` is as in :meth:`failures`.
+            filters: ``state`` is ``new`` (first seen within a day), ``ongoing``, ``resolved``, ``regressed``,
+                ``ignored``, or ``open`` for all but the resolved and the ignored ones. ``search`` is as in
+                :meth:`failures`.
         """
         exact = ("kind", "name", "outcome")
         since_s, search, state = filters.get("since_s"), filters.get("search"), filters.get("state")
-        wanted = sa.select(_groups).where(*exactly(_groups, filters, *exact))
+        wanted = self.select_groups().where(*exactly(_groups, filters, *exact))
         if since_s is not None:
             wanted = wanted.where(_groups.c.last_seen_s >= since_s)
-        new_since_s = self._now_s() - NEW_S
-        resolved = _groups.c.resolved_at_s.is_not(None)
-        again = _groups.c.last_seen_s > _groups.c.resolved_at_s
-        conditions = {
-            "new": sa.and_(~resolved, _groups.c.first_seen_s > new_since_s),
-            "ongoing": sa.and_(~resolved, _groups.c.first_seen_s <= new_since_s),
-            "resolved": sa.and_(resolved, ~again),
-            "regressed": sa.and_(resolved, again),
-            "open": sa.or_(~resolved, again),
-        }
+        if assigned_to := filters.get("assigned_to"):
+            wanted = wanted.where(_triage.c.assigned_to == assigned_to)
         if state:
-            wanted = wanted.where(conditions.get(state, sa.false()))
+            wanted = wanted.where(_of_state(state, self._now_s()))
         column = {"count": _groups.c["count"], "first": _groups.c.first_seen_s}.get(sort or "", _groups.c.last_seen_s)
         order = ((column, True), (_groups.c.fingerprint, True))
         with self.store.reading() as connection:
@@ -289,10 +283,17 @@ class FailureQueries(QueryBase):
                 order,
                 limit,
                 cursor,
-                lambda rows: self._group_views(connection, rows, trends=trends),
+                lambda rows: self.group_views(connection, rows, trends=trends),
             )
 
-    def _group_views(self, connection: sa.Connection, rows: Sequence[AnyRow], *, trends: bool) -> list[FailureGroup]:
+    @staticmethod
+    def select_groups() -> AnySelect:
+        """The rows of groups with what users decided about them."""
+        return sa.select(_groups, _triage.c.assigned_to, _triage.c.ignored_until_s, _triage.c.ignored_by).join(
+            _triage, _triage.c.fingerprint == _groups.c.fingerprint, isouter=True
+        )
+
+    def group_views(self, connection: sa.Connection, rows: Sequence[AnyRow], *, trends: bool) -> list[FailureGroup]:
         now_s = self._now_s()
         hour_s = int(now_s // HOUR_S) * HOUR_S
         slices = [hour_s - HOUR_S * back for back in range(TREND_HOURS - 1, -1, -1)] if trends else []
@@ -309,6 +310,8 @@ class FailureQueries(QueryBase):
             rows_of.GROUPS.record(
                 row,
                 state=_state(row, now_s),
+                assigned_to=row.assigned_to or "",
+                ignored_until=row.ignored_until_s,
                 trend=[(float(start), counts.get((row.fingerprint, start), 0)) for start in slices],
             )
             for row in rows
@@ -354,6 +357,27 @@ class FailureQueries(QueryBase):
 
 
 def _state(row: AnyRow, now_s: float) -> str:
+    if row.resolved_at_s is not None and row.last_seen_s <= row.resolved_at_s:
+        return "resolved"
+    if row.ignored_until_s is not None and row.ignored_until_s > now_s:
+        return "ignored"
     if row.resolved_at_s is not None:
-        return "regressed" if row.last_seen_s > row.resolved_at_s else "resolved"
+        return "regressed"
     return "new" if row.first_seen_s > now_s - NEW_S else "ongoing"
+
+
+def _of_state(state: str, now_s: float) -> sa.ColumnElement[bool]:
+    """The condition for :func:`_state`; ``open`` is any but ``resolved`` and ``ignored``."""
+    again = _groups.c.last_seen_s > _groups.c.resolved_at_s
+    unresolved = _groups.c.resolved_at_s.is_(None)
+    ignored = sa.func.coalesce(_triage.c.ignored_until_s, 0.0) > now_s
+    is_open = sa.and_(sa.or_(unresolved, again), ~ignored)
+    conditions = {
+        "new": sa.and_(is_open, unresolved, _groups.c.first_seen_s > now_s - NEW_S),
+        "ongoing": sa.and_(is_open, unresolved, _groups.c.first_seen_s <= now_s - NEW_S),
+        "resolved": sa.and_(~unresolved, ~again),
+        "regressed": sa.and_(is_open, ~unresolved),
+        "ignored": sa.and_(sa.or_(unresolved, again), ignored),
+        "open": is_open,
+    }
+    return conditions.get(state, sa.false())

@@ -42,6 +42,7 @@ class GroupFilter(_Filters, total=False):
 
     outcome: str | None
     state: str | None
+    assigned_to: str | None
 
 
 def exactly(table: sa.FromClause, filters: Mapping[str, object], *names: str) -> list[sa.ColumnElement[bool]]:

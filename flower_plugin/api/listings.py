@@ -56,7 +56,8 @@ LISTS: Mapping[str, ApiList] = {
         },
     ),
     "groups": ApiList(
-        Queries.groups, {**dict.fromkeys(("kind", "name", "outcome", "state", "search", "sort"), _text), **_SINCE}
+        Queries.groups,
+        {**dict.fromkeys(("kind", "name", "outcome", "state", "assigned_to", "search", "sort"), _text), **_SINCE},
     ),
     "runs": ApiList(Queries.runs, {**dict.fromkeys(("kind", "name", "why", "task_id", "root_id"), _text), **_SINCE}),
     "workers": ApiList(Queries.workers, dict(_SINCE)),

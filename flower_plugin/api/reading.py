@@ -6,10 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery_trace.model import AlertView, FailureDetail, Leak, ShellView
+from celery_trace.model.triage import GroupDetail
 from celery_trace.queries import Queries
 from flower_plugin.api.listings import LISTS, list_arguments
 from flower_plugin.auth.roles import UserRole
-from flower_plugin.auth.values import may_read, without_data, without_message, without_text, without_values
+from flower_plugin.auth.values import (
+    may_read,
+    without_comments,
+    without_data,
+    without_message,
+    without_text,
+    without_values,
+)
 from flower_plugin.problems import Problem
 from flower_plugin.web.handlers import JsonHandler
 
@@ -26,6 +34,7 @@ HIDES: Mapping[str, Callable[[Any], Any]] = {
 ONE: Mapping[str, Callable[[Queries, str], object]] = {
     "leaks": Queries.leak,
     "failures": Queries.failure,
+    "groups": Queries.group,
     "alerts": Queries.alert,
     "shells": Queries.shell,
 }
@@ -76,6 +85,8 @@ class OneHandler(JsonHandler):
             )
         if isinstance(found, FailureDetail) and not self.user.may(UserRole.LOCALS):
             found = without_values(found)
+        elif isinstance(found, GroupDetail) and not self.user.may(UserRole.LOCALS):
+            found = without_comments(found)
         elif isinstance(found, AlertView) and not self.user.may(UserRole.LOCALS):
             found = without_text(found)
         elif isinstance(found, Leak) and not self.user.may(UserRole.LOCALS):

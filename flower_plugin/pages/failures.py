@@ -33,7 +33,7 @@ from flower_plugin.rendering.source import SourceLine, source_lines
 
 MOST_ROWS = 100
 MOST_MEMBERS = 100
-GROUP_STATES = ("new", "ongoing", "regressed", "resolved")
+GROUP_STATES = ("new", "ongoing", "regressed", "resolved", "ignored")
 
 
 class ShownFrame(Struct, frozen=True, kw_only=True):
@@ -344,6 +344,8 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
         "makes_test": shows_values and bool(detail.frames) and may_repeat(detail.kind, detail.outcome),
         "has_shell": may_shell and bool(detail.chain and any(link.frames for link in detail.chain)),
         "shells": shells,
+        "neighbours": queries.neighbours(detail),
+        "retried": queries.retried([identifier]).get(identifier),
         "request_rows": _request_rows(detail),
         "last_stack": _last_stack(detail, visit),
     }

@@ -38,8 +38,8 @@ SLOW_MS = 30_000
 WIDTHS = (390, 820, 1280)
 #: Pages of one thing, which a store without facts has none of.
 OF_ONE = (
-    "trace_run_in_progress", "trace_leak", "trace_failure", "trace_transcript", "trace_runs_of", "trace_profile",
-    "trace_workflow",
+    "trace_run_in_progress", "trace_leak", "trace_failure", "trace_failure_group", "trace_transcript", "trace_runs_of",
+    "trace_profile", "trace_workflow",
 )  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def addresses(application):
         "trace_run_in_progress": ("child-1", monitor_facts.RUNNING),
         "trace_leak": leaks[0].id if leaks else "none",
         "trace_failure": FAILURE,
+        "trace_failure_group": "group-0",
         "trace_transcript": "shell-1",
         "trace_runs_of": ("task", "shop.tasks.remember_order"),
         "trace_profile": monitor_facts.PROFILE,

@@ -57,6 +57,7 @@ from tests.support.store_records import (
     time_profile,
     window,
 )
+from tests.support.triage_contract import TRIAGE
 
 CONTRACT: list[Callable[[Store], None]] = []
 
@@ -67,6 +68,8 @@ def promise(function: Callable[[Store], None]) -> Callable[[Store], None]:
 
 
 promise(the_pages_of_every_list_are_the_list)
+for _of_triage in TRIAGE:
+    promise(_of_triage)
 
 
 def counted(store: Store) -> dict[str, int]:

@@ -2,6 +2,7 @@
 import {copy} from "./clipboard.js";
 import {refresh} from "./refresh.js";
 import {post} from "./requests.js";
+import {bodyOfButton} from "./selection.js";
 import {toast} from "./toasts.js";
 import {tracing} from "./tracing.js";
 
@@ -24,7 +25,7 @@ export function outcome(value, done) {
 }
 
 async function order(button) {
-    const value = await post(button.dataset.post, button.dataset.body, button.controller.signal);
+    const value = await post(button.dataset.post, bodyOfButton(button), button.controller.signal);
     const {text, bad} = outcome(value, button.dataset.done);
     toast(text, bad);
     if (button.dataset.lasts && value.workers?.length !== 0) {
