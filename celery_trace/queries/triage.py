@@ -140,6 +140,12 @@ class TriageQueries(FailureQueries):
                 found |= {record.id: record for record in rows_of.RETRIED.records(rows)}
         return found
 
+    def release_of(self, process: str) -> str:
+        """The release of a process; empty if it is not known."""
+        wanted = sa.select(_processes.c.release).where(_processes.c.uid == process)
+        with self.store.reading() as connection:
+            return str(connection.execute(wanted).scalar() or "")
+
     def comment(self, id: str) -> Comment | None:
         """One comment."""
         with self.store.reading() as connection:

@@ -35,6 +35,7 @@ def without_values(failure: FailureDetail) -> FailureDetail:
         heap=[],
         traceback_text="",
         returned="",
+        logs=None,
         task=failure.task and replace(failure.task, headers={}),
     )
 

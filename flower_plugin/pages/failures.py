@@ -20,6 +20,7 @@ from celery_trace.model import (
     Outcome,
     Page,
 )
+from celery_trace.model.logs import LogLine
 from celery_trace.queries import Queries
 from celery_trace.queries.failures import SEARCHED_VALUES
 from celery_trace.queries.filters import FailureFilter, GroupFilter
@@ -37,13 +38,20 @@ GROUP_STATES = ("new", "ongoing", "regressed", "resolved", "ignored")
 
 
 class ShownFrame(Struct, frozen=True, kw_only=True):
-    """A frame for the template. ``index`` is its number in the first exception, for the shell; -1 in others."""
+    """
+    A frame for the template.
+
+    Attributes:
+        index: Its number in the first exception, for the shell; -1 in others.
+        link: The address of its line in an editor or on a forge, or empty.
+    """
 
     index: int
     frame: FrameView
     file: str
     source: list[SourceLine]
     opened: bool
+    link: str
 
 
 class ShownLink(Struct, frozen=True, kw_only=True):
@@ -131,7 +139,7 @@ _LINK_TEXTS = {
 }
 
 
-def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
+def shown_chain(detail: FailureDetail, visit: Visit, release: str = "") -> list[ShownLink]:
     """
     The exceptions of a failure with their frames, the raised one first.
 
@@ -142,7 +150,7 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
     sampled = detail.last_sample is not None
     links = []
     for number, link in enumerate(chain):
-        runs = in_groups(link.frames, visit, first=number == 0, sampled=sampled)
+        runs = in_groups(link.frames, visit, first=number == 0, sampled=sampled, release=release)
         # At a hard time limit the child gets a SystemExit. Its attributes don't belong to the exception in the title.
         other = number == 0 and detail.exception is not None and link.type != detail.exception.type
         shown_link = replace(link, attributes=[]) if other else link
@@ -151,7 +159,7 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
 
 
 def in_groups(
-    frames: Sequence[FrameView], visit: Visit, *, first: bool, sampled: bool
+    frames: Sequence[FrameView], visit: Visit, *, first: bool, sampled: bool, release: str = ""
 ) -> list[tuple[bool, list[ShownFrame]]]:
     """
     Frames in groups of user code (True) and libraries (False), in their order.
@@ -159,12 +167,14 @@ def in_groups(
     Args:
         first: They are numbered, and the innermost frame of user code is expanded.
         sampled: They are of a sample, which marks all frames as user code.
+        release: That the process ran, for links to their lines.
     """
     ours = [frame.in_app and (not sampled or visit.paths.is_users(frame.file)) for frame in frames]
     opened = ours.index(True) if True in ours else 0
     groups: list[tuple[bool, list[ShownFrame]]] = []
     for index, (frame, in_app) in enumerate(zip(frames, ours, strict=True)):
-        shown = _shown_frame(frame, visit, index=index if first else -1, opened=first and index == opened)
+        is_opened = first and index == opened
+        shown = _shown_frame(frame, visit, index=index if first else -1, opened=is_opened, release=release)
         if groups and groups[-1][0] == in_app:
             groups[-1][1].append(shown)
         else:
@@ -180,7 +190,7 @@ def _only_link(detail: FailureDetail) -> ChainLink:
     )
 
 
-def _shown_frame(frame: FrameView, visit: Visit, *, index: int, opened: bool) -> ShownFrame:
+def _shown_frame(frame: FrameView, visit: Visit, *, index: int, opened: bool, release: str) -> ShownFrame:
     context = frame.context or ([(frame.line, frame.code)] if frame.code else [])
     return ShownFrame(
         index=index,
@@ -188,6 +198,7 @@ def _shown_frame(frame: FrameView, visit: Visit, *, index: int, opened: bool) ->
         file=visit.paths.short(frame.file),
         source=source_lines(context, frame.line, frame.columns),
         opened=opened,
+        link=visit.source_link(frame.file, frame.line, module=frame.module, release=release),
     )
 
 
@@ -210,6 +221,8 @@ def as_text(detail: FailureDetail) -> str:
             lines.extend(f"      {local.name} = {local.value}" for local in frame.locals if frame.in_app)
     if detail.traceback_text and not detail.frames:
         lines.append(detail.traceback_text)
+    if detail.logs is not None:
+        lines += ["", "Log records:", *(f"  {one.level} {one.logger}: {one.text}" for one in detail.logs.lines)]
     return escaped_lines("\n".join(lines))
 
 
@@ -326,6 +339,7 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
     if not shows_values:
         detail = without_values(detail)
     kind, message = exception_text(detail.exception, detail.outcome)
+    release = queries.release_of(detail.process)
     shell = visit.settings.shell
     may_shell = visit.may(UserRole.RECREATED) and shell != "off"
     shells = queries.shells(failure_id=identifier, limit=20).rows if shows_values else []
@@ -334,7 +348,8 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
         "failure": detail,
         "kind": kind,
         "message": message,
-        "chain": shown_chain(detail, visit),
+        "chain": shown_chain(detail, visit, release),
+        "log_lines": _log_lines(detail, visit, release),
         "heap": {"heap": detail.heap},
         "text": as_text(detail),
         "attempts": attempts(queries, detail),
@@ -360,6 +375,19 @@ def _last_stack(detail: FailureDetail, visit: Visit) -> list[tuple[Line, str]]:
     if [(line.file, line.line) for line in stack] == shown[: len(stack)]:
         return []
     return [(line, visit.paths.short(line.file)) for line in stack]
+
+
+def _log_lines(detail: FailureDetail, visit: Visit, release: str) -> list[tuple[LogLine, str, str]]:
+    """The run's log records, each with its place as text and the link to it."""
+    lines = detail.logs.lines if detail.logs is not None else []
+    return [
+        (
+            line,
+            f"{visit.paths.short(line.file)}:{line.line}" if line.file else "",
+            visit.source_link(line.file, line.line, release=release),
+        )
+        for line in lines
+    ]
 
 
 def _request_rows(detail: FailureDetail) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from celery_trace.runtime.probes.heap_probe import HeapProbe
+from celery_trace.runtime.probes.log_probe import LogProbe
 from celery_trace.runtime.probes.memory_probe import MemoryProbe
 from celery_trace.runtime.probes.probe import Probe
 from celery_trace.runtime.probes.profile_probe import ProfileProbe
@@ -16,4 +17,11 @@ from celery_trace.runtime.probes.stack_probe import StackProbe
 from celery_trace.runtime.probes.trace_probe import TraceProbe
 
 #: All probes. They start in this order, and a run is offered to them in this order.
-PROBES: Final[tuple[type[Probe], ...]] = (StackProbe, HeapProbe, MemoryProbe, ProfileProbe, TraceProbe)
+PROBES: Final[tuple[type[Probe], ...]] = (
+    StackProbe,
+    HeapProbe,
+    MemoryProbe,
+    ProfileProbe,
+    TraceProbe,
+    LogProbe,
+)
