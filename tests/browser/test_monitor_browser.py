@@ -458,8 +458,8 @@ def test_a_rule_is_changed_on_the_page_and_what_is_wrong_is_said_beside_it(full,
     expect(page.get_by_text("A process holds more than 3.0 GiB")).to_be_visible(timeout=20_000)
     expect(page.get_by_text("set here by admin")).to_be_visible()
     assert [rule.name for rule in in_force(None, app.context.queries.alert_rules())][-1] == "lost-2"
-    page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Restore configured rules").click()
+    page.get_by_role("dialog").get_by_role("button", name="Restore configured rules").click()
     expect(page.get_by_text("shipped defaults")).to_be_visible(timeout=20_000)
     assert app.context.queries.alert_rules() is None
 

@@ -1,5 +1,6 @@
 // Buttons that copy, and buttons that send requests to the monitor.
 import {copy} from "./clipboard.js";
+import {ask} from "./dialog.js";
 import {refresh} from "./refresh.js";
 import {post} from "./requests.js";
 import {bodyOfButton} from "./selection.js";
@@ -38,7 +39,8 @@ async function order(button) {
 // A second click cancels a pending request.
 async function orderOnce(button) {
     if (button.controller) { button.controller.abort(); return; }
-    if (button.dataset.ask && !window.confirm(button.dataset.ask)) { return; }
+    const {ask: question, action} = button.dataset;
+    if (question && !await ask(question, action || button.textContent.trim().replace(/\s+/g, " "))) { return; }
     const label = button.textContent;
     button.controller = new AbortController();
     button.setAttribute("aria-busy", "true");
