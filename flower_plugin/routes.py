@@ -42,6 +42,7 @@ ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/tasks/profile", profiling.ProfileNextHandler, "trace_api_profile_next"),
     (r"/api/trace/profiles/(.+)", ProfileHandler, "trace_api_profile"),
     (r"/api/trace/running", RunningHandler, "trace_api_running"),
+    (r"/api/trace/suggestions", reading.SuggestionsHandler, "trace_api_suggestions"),
     (r"/api/trace/forecasts", reading.ForecastsHandler, "trace_api_forecasts"),
     (r"/api/trace/workflows/([^/]+)", TimelineHandler, "trace_api_workflow"),
     (r"/api/trace/(leaks|failures|groups|alerts|shells)/([^/]+)", reading.OneHandler, "trace_api_one"),

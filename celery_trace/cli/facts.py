@@ -34,29 +34,45 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+#: The words of a search, see docs/monitor.md.
+QUERY = click.argument("query", nargs=-1)
+
+
 @command
 @listing(
-    KIND, NAME, WORKER, SEARCH, SINCE,
+    QUERY, KIND, NAME, WORKER, SEARCH, SINCE,
     click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), default=None),
 )  # fmt: skip
-def leaks(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[LeakFilter]) -> None:
-    """List leaks: how much per run, and where."""
+def leaks(
+    context: CommandContext, query: tuple[str, ...], limit: int, cursor: str | None, **filters: Unpack[LeakFilter]
+) -> None:
+    """List leaks: how much per run, and where. QUERY is a search, such as task:shop.* since:2h."""
     with context.store() as (_, queries):
+        filters["query"] = _joined(query)
         page = queries.leaks(limit=limit, cursor=cursor, **filters)
     context.page(page, leak_text.leaks(page.rows, context.style))
 
 
+def _joined(words: tuple[str, ...]) -> str:
+    from celery_trace.queries.language import joined
+
+    return joined(words)
+
+
 @command
 @listing(
-    KIND, NAME, WORKER, SEARCH, SINCE,
+    QUERY, KIND, NAME, WORKER, SEARCH, SINCE,
     click.option("--outcome", type=click.Choice([outcome.value for outcome in Outcome]), default=None),
     click.option("--task-id", default=None, help="Only this task's."),
     click.option("--fingerprint", default=None, help="Only this group's."),
     click.option("--live", is_flag=True, default=None, help="Only failures that a process still holds."),
 )  # fmt: skip
-def failures(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[FailureFilter]) -> None:
-    """List failed, killed and lost runs, newest first."""
+def failures(
+    context: CommandContext, query: tuple[str, ...], limit: int, cursor: str | None, **filters: Unpack[FailureFilter]
+) -> None:
+    """List failed, killed and lost runs, newest first. QUERY is a search, such as exception:KeyError order_id=7."""
     with context.store() as (_, queries):
+        filters["query"] = _joined(query)
         page = queries.failures(limit=limit, cursor=cursor, **filters)
     context.page(page, failure_text.failures(page.rows, context.style))
 

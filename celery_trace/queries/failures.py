@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from celery_trace.model import Failure, FailureDetail, FailureGroup, FailureSummary, Kept, Outcome, Page
-from celery_trace.queries import cursors
+from celery_trace.queries import cursors, searches
 from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
 from celery_trace.queries.filters import FailureFilter, GroupFilter, exactly
@@ -63,11 +63,14 @@ class FailureQueries(QueryBase):
 
         Args:
             limit, cursor: The page.
-            filters: See :class:`FailureFilter`. ``search`` is part of the task's name or of the exception, a whole
-                task or failure id, or part of a local's or an argument's value, also as ``name=value``; see
-                :data:`SEARCHED_VALUES`.
+            filters: See :class:`FailureFilter`. ``query`` is in the language of searches. ``search`` is part of the
+                task's name or of the exception, a whole task or failure id, or part of a local's or an argument's
+                value, also as ``name=value``; see :data:`SEARCHED_VALUES`.
         """
-        kind, name, search, live = filters.get("kind"), filters.get("name"), filters.get("search"), filters.get("live")
+        kind, name, live = filters.get("kind"), filters.get("name"), filters.get("live")
+        asked = searches.understood("failures", filters.get("query"), self._now_s())
+        texts = [*asked.texts, *([search] if (search := filters.get("search")) else [])]
+        held_live = [live] if live is not None else [not term.negative for term in asked.of("is")]
         exact = ("kind", "name", "outcome", "fingerprint", "worker", "task_id", "root_id")
         conditions = exactly(_failures, filters, *exact)
         if (since_s := filters.get("since_s")) is not None:
@@ -75,16 +78,17 @@ class FailureQueries(QueryBase):
         if (until_s := filters.get("until_s")) is not None:
             conditions.append(_failures.c.at_s < until_s)
         columns = [column for column in _failures.columns if column.name != "payload"]
-        wanted = sa.select(*columns).where(*conditions)
         with self.store.reading() as connection:
             order = ((_failures.c.at_s, True), (_failures.c.id, True))
-            if search:
-                if cursor:  # the search in values begins at the page
-                    conditions.append(cursors.after(order, cursors.decode(cursor, cursors.kinds_of(order))))
-                wanted = wanted.where(self._matches(connection, search, conditions, kind, name))
-            if live is not None:
+            conditions += searches.of_failures(connection, asked)
+            wanted = sa.select(*columns).where(*conditions)
+            if texts and cursor:  # the search in values begins at the page
+                conditions.append(cursors.after(order, cursors.decode(cursor, cursors.kinds_of(order))))
+            for text in texts:
+                wanted = wanted.where(self._matches(connection, text, conditions, kind, name))
+            for is_live in held_live:
                 held = self._held(connection, None)
-                wanted = wanted.where(_failures.c.id.in_(held) if live else _failures.c.id.not_in(held))
+                wanted = wanted.where(_failures.c.id.in_(held) if is_live else _failures.c.id.not_in(held))
             return self._page(
                 connection, "failures", wanted, order, limit, cursor, lambda rows: self._summaries(connection, rows)
             )
@@ -256,19 +260,24 @@ class FailureQueries(QueryBase):
                 :meth:`failures`.
         """
         exact = ("kind", "name", "outcome")
-        since_s, search, state = filters.get("since_s"), filters.get("search"), filters.get("state")
+        since_s, state = filters.get("since_s"), filters.get("state")
+        asked = searches.understood("groups", filters.get("query"), self._now_s())
+        texts = [*asked.texts, *([search.strip()] if (search := filters.get("search")) else [])]
         wanted = self.select_groups().where(*exactly(_groups, filters, *exact))
         if since_s is not None:
             wanted = wanted.where(_groups.c.last_seen_s >= since_s)
         if assigned_to := filters.get("assigned_to"):
             wanted = wanted.where(_triage.c.assigned_to == assigned_to)
+        wanted = wanted.where(*searches.of_groups(asked))
         if state:
             wanted = wanted.where(_of_state(state, self._now_s()))
+        for term in asked.of("is"):
+            found = sa.or_(*(_of_state(word, self._now_s()) for word in term.values))
+            wanted = wanted.where(sa.not_(found) if term.negative else found)
         column = {"count": _groups.c["count"], "first": _groups.c.first_seen_s}.get(sort or "", _groups.c.last_seen_s)
         order = ((column, True), (_groups.c.fingerprint, True))
         with self.store.reading() as connection:
-            if search:
-                text = search.strip()
+            for text in texts:
                 narrow = exactly(_failures, filters, *exact)
                 if since_s is not None:
                     narrow.append(_failures.c.at_s >= since_s)

@@ -15,6 +15,8 @@ class _Filters(TypedDict, total=False):
     since_s: float | None
     #: Text to search for.
     search: str | None
+    #: A search in the language of :mod:`celery_trace.queries.language`.
+    query: str | None
 
 
 class LeakFilter(_Filters, total=False):

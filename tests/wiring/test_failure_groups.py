@@ -273,3 +273,25 @@ def test_the_end_of_the_monitor_ends_an_order(monitor, sent, monkeypatch):
     monitor[1].context.retries.close()
     assert ended(monitor).ended == "stopped"
     assert time.monotonic() - begun < 30
+
+
+# --- searches of the API
+
+
+def test_a_search_of_the_api_finds_and_completes(monitor):
+    found = ask(monitor, "val", "/api/trace/groups?q=exception:Zero*%20worker:celery@web-1", method="GET").json()
+    assert [row["fingerprint"] for row in found["groups"]] == ["group-0"]
+    found = ask(monitor, "lou", "/api/trace/failures?q=task:shop.again%20outcome:retried", method="GET").json()
+    assert [row["task_id"] for row in found["failures"]] == ["by-celery"]
+    offered = ask(monitor, "lou", "/api/trace/suggestions?list=failures&q=exception:zero", method="GET").json()
+    assert [one["text"] for one in offered["suggestions"]] == ["exception:ZeroDivisionError "]
+    assert ask(monitor, "lou", "/api/trace/suggestions?list=other", method="GET").status == 400
+    refused = ask(monitor, "val", "/api/trace/failures?q=tsak:x", method="GET")
+    assert (refused.status, "Did you mean task" in refused.text) == (400, True)
+
+
+@pytest.mark.parametrize("search", ["card", "message:card", "order=7", "-message:card"])
+def test_a_search_that_reads_values_needs_the_role(monitor, search):
+    for noun in ("failures", "groups"):
+        assert ask(monitor, "lou", f"/api/trace/{noun}?q={search}", method="GET").status == 403
+        assert ask(monitor, "val", f"/api/trace/{noun}?q={search}", method="GET").status == 200

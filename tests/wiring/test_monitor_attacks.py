@@ -55,7 +55,7 @@ READ = {
         /api/trace /api/trace/ /api/trace/stats /api/trace/leaks /api/trace/failures /api/trace/groups /api/trace/runs
         /api/trace/workers /api/trace/alerts /api/trace/alerts/rules /api/trace/leaks/x /api/trace/failures/x
         /api/trace/groups/x
-        /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts /api/trace/queues
+        /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts /api/trace/queues /api/trace/suggestions
         /api/trace/running
     """,
     UserRole.LOCALS: """
