@@ -44,6 +44,13 @@ class Retried(StoreRow, table=schema.retried, verbose_name="retried failure", ve
     """A failed task that was sent again from the monitor."""
 
 
+class SavedView(StoreRow, table=schema.saved_views):
+    """A search that a user has saved."""
+
+    def __str__(self) -> str:
+        return str(self.title)
+
+
 class Trend(StoreRow, table=schema.trends):
     """How often a group failed in an hour."""
 

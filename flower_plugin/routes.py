@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.web import RedirectHandler, RequestHandler, URLSpec, url
 
-from flower_plugin.api import changes, profiling, reading, triage
+from flower_plugin.api import changes, profiling, reading, triage, views
 from flower_plugin.api.listings import LISTS
 from flower_plugin.api.metrics import MetricsHandler
 from flower_plugin.api.profiles import ProfileHandler
@@ -28,6 +28,7 @@ ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/alerts/test", changes.ChannelTestHandler, "trace_api_alert_test"),
     (r"/api/trace/alerts/([^/]+)/(ack|silence)", changes.AlertHandler, "trace_api_alert"),
     (r"/api/trace/(leaks|groups)/([^/]+)/resolve", changes.ResolveHandler, "trace_api_resolve"),
+    (r"/api/trace/groups/(resolve|ignore)", triage.GroupsHandler, "trace_api_groups"),
     (r"/api/trace/groups/([^/]+)/reopen", triage.ReopenHandler, "trace_api_reopen"),
     (r"/api/trace/groups/([^/]+)/assign", triage.AssignHandler, "trace_api_assign"),
     (r"/api/trace/groups/([^/]+)/ignore", triage.IgnoreHandler, "trace_api_ignore"),
@@ -42,6 +43,8 @@ ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/tasks/profile", profiling.ProfileNextHandler, "trace_api_profile_next"),
     (r"/api/trace/profiles/(.+)", ProfileHandler, "trace_api_profile"),
     (r"/api/trace/running", RunningHandler, "trace_api_running"),
+    (r"/api/trace/views", views.ViewsHandler, "trace_api_views"),
+    (r"/api/trace/views/([^/]+)/remove", views.ViewRemovalHandler, "trace_api_view_removal"),
     (r"/api/trace/suggestions", reading.SuggestionsHandler, "trace_api_suggestions"),
     (r"/api/trace/forecasts", reading.ForecastsHandler, "trace_api_forecasts"),
     (r"/api/trace/workflows/([^/]+)", TimelineHandler, "trace_api_workflow"),

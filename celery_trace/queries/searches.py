@@ -9,9 +9,11 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from celery_trace.model import Outcome, Verdict
+from celery_trace.model.searches import SavedView
 from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
 from celery_trace.queries.language import Qualifier, Search, Suggestion, Term, read, suggestions_of_names, word_at_end
+from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Groups that the qualifiers of a group select, the most recent first.
 MOST_GROUPS = 2_000
+#: Saved searches of one user.
+MOST_VIEWS = 100
 #: Values that a completion offers.
 MOST_SUGGESTED = 12
 #: States of a group; ``open`` is any but resolved and ignored.
@@ -225,7 +229,16 @@ def texts(words: Iterable[str], *columns: AnyColumn) -> list[sa.ColumnElement[bo
 
 
 class SearchQueries(QueryBase):
-    """Completions of searches."""
+    """Completions of searches, and saved ones."""
+
+    def saved_views(self, user: str, noun: str | None = None) -> list[SavedView]:
+        """A user's saved searches of a list or of all, by title."""
+        table = tables.saved_views
+        wanted = sa.select(table).where(table.c.username == user).order_by(table.c.title, table.c.id).limit(MOST_VIEWS)
+        if noun is not None:
+            wanted = wanted.where(table.c.noun == noun)
+        with self.store.reading() as connection:
+            return rows_of.SAVED_VIEWS.records(connection.execute(wanted).all())
 
     def suggestions(self, noun: str, text: str) -> list[Suggestion]:
         """

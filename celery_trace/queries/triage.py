@@ -131,6 +131,17 @@ class TriageQueries(FailureQueries):
                 found |= set(connection.execute(wanted).scalars())
         return found
 
+    def known_groups(self, fingerprints: list[str]) -> list[str]:
+        """Those of the groups that exist, in order."""
+        found: list[str] = []
+        groups = tables.groups.c
+        with self.store.reading() as connection:
+            for part in chunks(sorted(set(fingerprints))):
+                found += connection.execute(
+                    sa.select(groups.fingerprint).where(groups.fingerprint.in_(part)).order_by(groups.fingerprint)
+                ).scalars()
+        return found
+
     def retried(self, failure_ids: list[str]) -> dict[str, Retried]:
         """The failures among these that were sent again, by id."""
         found: dict[str, Retried] = {}

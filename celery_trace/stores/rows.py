@@ -34,6 +34,7 @@ from celery_trace.model import (
     Window,
     stable_id,
 )
+from celery_trace.model.searches import SavedView
 from celery_trace.model.triage import Comment, Retried
 from celery_trace.stores import schema, tables
 from celery_trace.stores.mapping import Row, TableOf
@@ -57,6 +58,7 @@ SUMMARIES = TableOf(schema.failures, FailureSummary, view=True)
 GROUPS = TableOf(schema.groups, FailureGroup, view=True)
 COMMENTS = TableOf(schema.comments, Comment)
 RETRIED = TableOf(schema.retried, Retried)
+SAVED_VIEWS = TableOf(schema.saved_views, SavedView)
 KEPT = TableOf(schema.kept, Kept)
 STATS = TableOf(schema.stats, Stats)
 FLOWS = TableOf(schema.flows, Flow)

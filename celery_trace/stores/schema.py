@@ -463,6 +463,18 @@ retried = _table(
     _index("ct_retried_print", "fingerprint", "at_s"),
 )
 
+#: Searches that users have saved.
+saved_views = _table(
+    "saved_views",
+    _key("id"),
+    _text("username", field="user"),
+    _text("noun", WORD),
+    _text("title"),
+    _text("query", LONG_TEXT),
+    _seconds("at_s"),
+    _index("ct_saved_views_user", "username", "noun"),
+)
+
 #: How often a group failed in each hour.
 trends = _table(
     "trends",

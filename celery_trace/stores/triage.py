@@ -1,5 +1,5 @@
 """
-Writes what users decide about groups of failures: assigned, ignored, resolved, commented, sent again.
+Writes what users decide about groups of failures (assigned, ignored, resolved, commented, sent again), and their views.
 
 Each function runs in the caller's transaction, see :meth:`celery_trace.stores.store.Store.in_transaction`.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from celery_trace.model.searches import SavedView
 from celery_trace.model.triage import Comment, Retried
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
@@ -63,6 +64,18 @@ def remove_comment(connection: sa.Connection, id: str) -> None:
 def retried(connection: sa.Connection, records: Sequence[Retried]) -> None:
     """Note that failures were sent again."""
     upsert(connection, tables.retried, [rows_of.RETRIED.row(record) for record in records])
+    _changed(connection)
+
+
+def save_view(connection: sa.Connection, view: SavedView) -> None:
+    """Save a user's search, or replace it."""
+    upsert(connection, tables.saved_views, [rows_of.SAVED_VIEWS.row(view)])
+    _changed(connection)
+
+
+def remove_view(connection: sa.Connection, id: str) -> None:
+    """Remove a user's search."""
+    connection.execute(sa.delete(tables.saved_views).where(tables.saved_views.c.id == id))
     _changed(connection)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import msgspec
+from sqlalchemy import Connection
 
 from celery_trace.model import new_id, plain_text
 from celery_trace.model.triage import Comment, GroupDetail
 from celery_trace.queries import Queries
 from celery_trace.queries.triage import MOST_RETRIED
-from celery_trace.stores import triage
+from celery_trace.stores import state, triage
 from flower_plugin.api.changes import ChangeHandler
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.problems import Problem
@@ -17,6 +18,8 @@ from flower_plugin.retries import CannotBegin
 #: Characters of a comment, and of the name of a user.
 MOST_COMMENT, MOST_NAME = 4000, 200
 MOST_SECONDS = 366 * 86_400
+#: Groups of one selection.
+MOST_GROUPS = 1_000
 
 
 class GroupChange(ChangeHandler):
@@ -64,9 +67,7 @@ class IgnoreHandler(GroupChange):
 
     async def change(self, *groups: str) -> dict[str, object]:
         """Ignore it."""
-        seconds = self.body().get("seconds")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
-            raise Problem(400, f"Invalid seconds {str(seconds)[:50]!r}.", f"It must be from 0 to {MOST_SECONDS:,}.")
+        seconds = GroupsHandler.seconds(self.body())
         group, user = await self.group(groups[0]), self.user.name
         until_s = self.context.clock.now_s() + seconds if seconds else None
         store = self.context.store
@@ -74,6 +75,39 @@ class IgnoreHandler(GroupChange):
             store.in_transaction, lambda connection: triage.ignore(connection, group.fingerprint, until_s, user)
         )
         return {"ignored": group.fingerprint, "until": until_s}
+
+
+class GroupsHandler(ChangeHandler):
+    """``POST groups/resolve`` and ``groups/ignore``: of a selection, ``{"fingerprints": [...], "seconds": n}``."""
+
+    async def change(self, *groups: str) -> dict[str, object]:
+        """Change all of them in one transaction."""
+        body, action = self.body(), groups[0]
+        found = body.get("fingerprints")
+        if not isinstance(found, list) or not 0 < len(found) <= MOST_GROUPS:
+            raise Problem(400, "Invalid fingerprints.", f"It must be a list of at most {MOST_GROUPS} texts.")
+        fingerprints = [str(one)[:64] for one in found if isinstance(one, str)]
+        known = await self.query(Queries.known_groups, fingerprints)
+        user, now_s = self.user.name, self.context.clock.now_s()
+        until_s = now_s + self.seconds(body) if action == "ignore" else 0.0
+
+        def change_all(connection: Connection) -> None:
+            for fingerprint in known:
+                if action == "ignore":
+                    triage.ignore(connection, fingerprint, until_s if until_s > now_s else None, user)
+                else:
+                    state.resolve_group(connection, fingerprint, user, now_s)
+
+        await self.off_loop(self.context.store.in_transaction, change_all)
+        return {"changed": known, "action": action}
+
+    @staticmethod
+    def seconds(body: dict[str, object]) -> float:
+        """For how long to ignore, from the body."""
+        seconds = body.get("seconds")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
+            raise Problem(400, f"Invalid seconds {str(seconds)[:50]!r}.", f"It must be from 0 to {MOST_SECONDS:,}.")
+        return float(seconds)
 
 
 class CommentHandler(GroupChange):

@@ -17,24 +17,32 @@ from celery_trace.model import (
     FailureSummary,
     FrameView,
     Line,
-    Outcome,
     Page,
 )
 from celery_trace.model.logs import LogLine
 from celery_trace.queries import Queries
 from celery_trace.queries.failures import SEARCHED_VALUES
-from celery_trace.queries.filters import FailureFilter, GroupFilter
 from celery_trace.reproduction.written import may_repeat
 from celery_trace.text.escape import escaped_lines
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.auth.values import without_values
-from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
+from flower_plugin.pages.searching import Asked, asked
 from flower_plugin.problems import NotFound
 from flower_plugin.rendering.source import SourceLine, source_lines
 
 MOST_ROWS = 100
 MOST_MEMBERS = 100
-GROUP_STATES = ("new", "ongoing", "regressed", "resolved", "ignored")
+#: The orders of groups.
+SORTS = (("", "Last seen"), ("count", "Count"), ("first", "First seen"))
+#: For how long a group can be ignored: seconds and label.
+IGNORE_FOR = (
+    (3600, "1 hour"),
+    (86_400, "1 day"),
+    (7 * 86_400, "1 week"),
+    (30 * 86_400, "30 days"),
+    (365 * 86_400, "1 year"),
+)
 
 
 class ShownFrame(Struct, frozen=True, kw_only=True):
@@ -75,23 +83,13 @@ def exception_text(exception: ExceptionInfo | None, outcome: str) -> tuple[str, 
     }.get(str(outcome), (str(outcome).replace("_", " ").capitalize(), ""))
 
 
-def _search(visit: Visit) -> str:
-    """The search text; empty without the role ``locals``, as a search reads local variables."""
-    return visit.word("search") if visit.may(UserRole.LOCALS) else ""
-
-
-def _shared(
-    queries: Queries,
-    visit: Visit,
-    wanted: FailureFilter | GroupFilter,
-    page: Page[FailureSummary] | Page[FailureGroup],
-) -> Context:
+def _shared(queries: Queries, visit: Visit, wanted: Asked, page: Page[FailureSummary] | Page[FailureGroup]) -> Context:
     return {
         "rows": page.rows,
         "next": page.next,
-        "filtered": any(wanted.values()),
-        "ranges": RANGES,
-        "outcomes": list(Outcome),
+        "asked": wanted,
+        "views": queries.saved_views(visit.user.name, wanted.noun),
+        "filtered": bool(wanted.query),
         "exception_text": exception_text,
         "shows_values": visit.may(UserRole.LOCALS),
         "searched_values": SEARCHED_VALUES,
@@ -101,35 +99,26 @@ def _shared(
 
 def groups(queries: Queries, visit: Visit) -> Context:
     """Failure groups."""
-    wanted = GroupFilter(
-        kind=visit.word("kind"),
-        name=visit.word("name"),
-        outcome=visit.word("outcome", tuple(Outcome)),
-        state=visit.word("state", GROUP_STATES),
-        since_s=visit.since_s(),
-        search=_search(visit),
-    )
+    wanted = asked(visit, "groups", values=True)
     sort = visit.word("sort", ("count", "first"))
-    page = queries.groups(**wanted, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
-    return {**_shared(queries, visit, wanted, page), "sort": sort, "states": GROUP_STATES}
+    cursor = visit.word("cursor") or None
+    page = wanted.page(lambda query: queries.groups(query=query, sort=sort or None, limit=MOST_ROWS, cursor=cursor))
+    may_decide = visit.may(UserRole.LOCALS) and not visit.read_only
+    return {
+        **_shared(queries, visit, wanted, page),
+        "sort": sort,
+        "sorts": SORTS,
+        "may_decide": may_decide,
+        "ignore_for": IGNORE_FOR,
+    }
 
 
 def listing(queries: Queries, visit: Visit) -> Context:
     """All failures, newest first."""
-    wanted = FailureFilter(
-        kind=visit.word("kind"),
-        name=visit.word("name"),
-        outcome=visit.word("outcome", tuple(Outcome)),
-        fingerprint=visit.word("fingerprint"),
-        worker=visit.word("worker"),
-        since_s=visit.since_s(),
-        search=_search(visit),
-        task_id=visit.word("task_id"),
-        root_id=visit.word("root_id"),
-        live=visit.word("live") == "1" or None,
-    )
-    page = queries.failures(**wanted, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
-    return _shared(queries, visit, wanted, page)
+    wanted = asked(visit, "failures", values=True)
+    cursor = visit.word("cursor") or None
+    page = wanted.page(lambda query: queries.failures(query=query, limit=MOST_ROWS, cursor=cursor))
+    return {**_shared(queries, visit, wanted, page), "sort": "", "sorts": ()}
 
 
 _LINK_TEXTS = {

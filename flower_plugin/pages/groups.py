@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from celery_trace.model.triage import GroupDetail, Retried
 from celery_trace.queries import Queries
+from celery_trace.queries.language import written
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.auth.values import without_comments
-from flower_plugin.pages.failures import exception_text
+from flower_plugin.pages.failures import IGNORE_FOR, exception_text
 from flower_plugin.pages.page import Context, MonitorPage, Visit
 from flower_plugin.problems import NotFound
 
@@ -21,18 +22,6 @@ TREND_RANGES: dict[str, tuple[str, float | None]] = {
     "week": ("7 days", 7 * _DAY_S),
     "all": ("all", None),
 }
-#: For how long a group can be ignored: seconds and label.
-IGNORE_FOR = (
-    (3600, "1 hour"),
-    (86_400, "1 day"),
-    (7 * 86_400, "1 week"),
-    (30 * 86_400, "30 days"),
-    (365 * 86_400, "1 year"),
-)
-
-
-#: Tags by which the list of failures can be filtered.
-TAG_PARAMETERS = {"worker": "worker"}
 
 
 def group(queries: Queries, visit: Visit, fingerprint: str) -> Context:
@@ -71,7 +60,7 @@ def group(queries: Queries, visit: Visit, fingerprint: str) -> Context:
         "rows": page.rows,
         "next": page.next,
         "retried": retried,
-        "tag_parameters": TAG_PARAMETERS,
+        "written": written,
         "ignore_for": IGNORE_FOR,
         "assignees": sorted({*queries.assignees(), visit.user.name}) if shows_values else [],
         "exception_text": exception_text,

@@ -468,15 +468,15 @@ def test_a_failure_is_found_by_the_value_of_a_local(full, page):
     base, app = full
     log_in(page, base, app)
     page.goto(f"{base}/trace/failures/all")
-    page.get_by_role("searchbox").fill("Email = ada@example")
-    page.get_by_role("button", name="Filter").click()
-    page.wait_for_url("**search=Email*")
+    page.get_by_role("combobox", name="Search").fill("Email=ada@example")
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_url("**q=Email*")
     expect(page.locator("tbody tr").first).to_be_visible(timeout=SLOW_MS)
     expect(page.locator(".tr-filter-note")).to_be_visible(timeout=SLOW_MS)
-    page.get_by_role("searchbox").fill("grace@example")
-    page.get_by_role("button", name="Filter").click()
-    page.wait_for_url("**search=grace*")
-    expect(page.get_by_text("No failures match this filter")).to_be_visible(timeout=SLOW_MS)
+    page.get_by_role("combobox", name="Search").fill("grace@example")
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_url("**q=grace*")
+    expect(page.get_by_text("No failures match this search")).to_be_visible(timeout=SLOW_MS)
 
 
 def test_an_outlier_is_opened_from_the_plot_and_closed_again(full, page):

@@ -295,3 +295,65 @@ def test_a_search_that_reads_values_needs_the_role(monitor, search):
     for noun in ("failures", "groups"):
         assert ask(monitor, "lou", f"/api/trace/{noun}?q={search}", method="GET").status == 403
         assert ask(monitor, "val", f"/api/trace/{noun}?q={search}", method="GET").status == 200
+
+
+def test_a_selection_of_groups_is_changed_together(monitor, tmp_path):
+    body = {"fingerprints": ["group-0", "group-1", "gone", 5], "seconds": 3600}
+    assert ask(monitor, "lou", "/api/trace/groups/ignore", body).status == 403
+    assert ask(monitor, "val", "/api/trace/groups/ignore", body).json()["changed"] == ["group-0", "group-1"]
+    assert [group(monitor, fingerprint=f"group-{number}")["state"] for number in range(3)] == [
+        "ignored",
+        "ignored",
+        "new",
+    ]
+    assert audited(tmp_path)[-1]["command"] == "POST /api/trace/groups/ignore"
+    assert ask(monitor, "val", "/api/trace/groups/resolve", body).status == 200
+    assert group(monitor, fingerprint="group-1")["resolved_by"] == "val"
+    ask(monitor, "val", "/api/trace/groups/ignore", {**body, "seconds": 0})
+    assert group(monitor)["ignored_until"] is None
+    for wrong in ({}, {"fingerprints": []}, {"fingerprints": ["x"] * 2000}, {"fingerprints": "x"}):
+        assert ask(monitor, "val", "/api/trace/groups/resolve", wrong).status == 400
+    assert ask(monitor, "val", "/api/trace/groups/ignore", {"fingerprints": ["group-0"], "seconds": "x"}).status == 400
+
+
+def test_views_belong_to_the_user_who_saved_them(monitor):
+    view = {"list": "failures", "title": " Mine ", "query": "task:shop.*"}
+    saved = ask(monitor, "val", "/api/trace/views", view).json()["view"]
+    assert (saved["title"], saved["user"], saved["noun"]) == ("Mine", "val", "failures")
+    ask(monitor, "val", "/api/trace/views", {**view, "query": "outcome:lost"})
+    (one,) = ask(monitor, "val", "/api/trace/views", method="GET").json()["views"]
+    assert (one["id"], one["query"]) == (saved["id"], "outcome:lost")
+    assert ask(monitor, "vic", "/api/trace/views", method="GET").json()["views"] == []
+    assert ask(monitor, "vic", f"/api/trace/views/{saved['id']}/remove").status == 404
+    assert "Mine" in ask(monitor, "val", "/trace/failures/all", method="GET").text
+    assert "Mine" not in ask(monitor, "val", "/trace/failures", method="GET").text
+    assert "Mine" not in ask(monitor, "vic", "/trace/failures/all", method="GET").text
+    assert ask(monitor, "lou", "/api/trace/views", view).status == 403
+    assert ask(monitor, "val", f"/api/trace/views/{saved['id']}/remove").status == 200
+    assert ask(monitor, "val", "/api/trace/views", method="GET").json()["views"] == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"list": "other"},
+        {"list": 5},
+        {"title": " "},
+        {"title": "x" * 200},
+        {"query": 5},
+        {"query": "x" * 600},
+        {"query": "tsak:x"},
+    ],
+)
+def test_a_view_that_can_not_be_used_is_refused(monitor, wrong):
+    view = {"list": "failures", "title": "Mine", "query": "task:shop.*", **wrong}
+    assert ask(monitor, "val", "/api/trace/views", view).status == 400
+
+
+def test_a_user_can_not_fill_the_store_with_views(monitor, monkeypatch):
+    monkeypatch.setattr("flower_plugin.api.views.MOST_VIEWS", 2)
+    statuses = [
+        ask(monitor, "val", "/api/trace/views", {"list": "groups", "title": title, "query": ""}).status
+        for title in "abca"
+    ]
+    assert statuses == [200, 200, 409, 200]

@@ -15,6 +15,7 @@ import sqlite3
 import time
 from base64 import b64encode
 from contextlib import closing
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from msgspec.structs import replace
 from tornado.web import create_signed_value
 
 from celery_trace.model import Kept, Node, failure_id
+from celery_trace.model.searches import SavedView
 from celery_trace.model.triage import Comment
 from celery_trace.settings import load
 from celery_trace.stores import open_store, triage
@@ -56,6 +58,7 @@ READ = {
         /api/trace/workers /api/trace/alerts /api/trace/alerts/rules /api/trace/leaks/x /api/trace/failures/x
         /api/trace/groups/x
         /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts /api/trace/queues /api/trace/suggestions
+        /api/trace/views
         /api/trace/running
     """,
     UserRole.LOCALS: """
@@ -70,6 +73,7 @@ READ = {
         /api/trace/leaks/x/resolve /api/trace/groups/x/resolve /api/trace/failures/x/retry /api/trace/failures/x/drop
         /api/trace/groups/x/reopen /api/trace/groups/x/assign /api/trace/groups/x/ignore /api/trace/groups/x/comments
         /api/trace/comments/x/remove /api/trace/groups/x/retry /api/trace/groups/x/retry/stop
+        /api/trace/groups/resolve /api/trace/groups/ignore /api/trace/views/x/remove
         /api/trace/tasks/trace /api/trace/tasks/profile
     """,
 }
@@ -79,7 +83,8 @@ CHANGE = {
         /api/trace/alerts/test /api/trace/alerts/x/ack /api/trace/alerts/x/silence
         /api/trace/leaks/x/resolve /api/trace/groups/x/resolve
         /api/trace/groups/x/reopen /api/trace/groups/x/assign /api/trace/groups/x/ignore /api/trace/groups/x/comments
-        /api/trace/comments/x/remove
+        /api/trace/comments/x/remove /api/trace/groups/resolve /api/trace/groups/ignore
+        /api/trace/views /api/trace/views/x/remove
     """,
     UserRole.LIVE: """
         /api/trace/alerts/rules /api/trace/failures/x/retry /api/trace/failures/x/drop
@@ -515,7 +520,7 @@ def test_our_pages_offer_what_is_allowed_and_nothing_that_would_be_refused(
     monkeypatch.setattr(retries, "PACE_S", 60.0)  # an order that goes on
     words = "leaks failures workers runs runs/task/shop.tasks.remember_order alerts profiles statistics"
     pages = ["/trace", f"/trace/failures/{FAILURE}", *(f"/trace/{word}" for word in words.split())]
-    pages += [f"/trace/failures/groups/group-{number}" for number in range(3)]
+    pages += [*(f"/trace/failures/groups/group-{number}" for number in range(3)), "/trace/failures?q=is:open"]
     known = {address: re.compile(re.escape(address).replace("/x/", "/[^/]+/") + "$") for address in CHANGE_NEEDS}
     offered = {name: set() for name in PEOPLE if name != "stranger"}
     with serving(lambda: attacked(tmp_path, filled, read_only=read_only, prefix="")) as (base, app):
@@ -524,6 +529,9 @@ def test_our_pages_offer_what_is_allowed_and_nothing_that_would_be_refused(
         store.resolve_group("group-1", "ada", time.time() + 1)
         remark = Comment(id="c1", fingerprint="group-1", at=1.0, user="val", text="seen")
         store.in_transaction(lambda connection: triage.comment(connection, remark))
+        for user in ("val", "liv"):
+            view = SavedView(id=user, user=user, noun="groups", title="mine", query="", at=1.0)
+            store.in_transaction(partial(triage.save_view, view=view))
         app.context.retries.begin("group-2", ["gone", "gone too"], "ada")
         for name, found in offered.items():
             client = Client(base)
@@ -531,7 +539,7 @@ def test_our_pages_offer_what_is_allowed_and_nothing_that_would_be_refused(
             for page in (*pages, f"/trace/leaks/{row.id}"):
                 answer = client.get(page)
                 assert answer.status == (403 if page == "/trace/profiles" and name == "lou" else 200), (name, page)
-                for address in re.findall(r'data-post="([^"]+)"', answer.text):
+                for address in re.findall(r'data-(?:post|save-view)="([^"]+)"', answer.text):
                     found.update(route for route, pattern in known.items() if pattern.match(address))
                     assert any(pattern.match(address) for pattern in known.values()), address
     for name, found in offered.items():
