@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 #: The words of a search, see docs/monitor.md.
-QUERY = click.argument("query", nargs=-1)
+QUERY = click.argument("words", nargs=-1, metavar="[QUERY]...")
 
 
 @command
@@ -44,11 +44,11 @@ QUERY = click.argument("query", nargs=-1)
     click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), default=None),
 )  # fmt: skip
 def leaks(
-    context: CommandContext, query: tuple[str, ...], limit: int, cursor: str | None, **filters: Unpack[LeakFilter]
+    context: CommandContext, words: tuple[str, ...], limit: int, cursor: str | None, **filters: Unpack[LeakFilter]
 ) -> None:
     """List leaks: how much per run, and where. QUERY is a search, such as task:shop.* since:2h."""
     with context.store() as (_, queries):
-        filters["query"] = _joined(query)
+        filters["query"] = _joined(words)
         page = queries.leaks(limit=limit, cursor=cursor, **filters)
     context.page(page, leak_text.leaks(page.rows, context.style))
 
@@ -68,11 +68,11 @@ def _joined(words: tuple[str, ...]) -> str:
     click.option("--live", is_flag=True, default=None, help="Only failures that a process still holds."),
 )  # fmt: skip
 def failures(
-    context: CommandContext, query: tuple[str, ...], limit: int, cursor: str | None, **filters: Unpack[FailureFilter]
+    context: CommandContext, words: tuple[str, ...], limit: int, cursor: str | None, **filters: Unpack[FailureFilter]
 ) -> None:
     """List failed, killed and lost runs, newest first. QUERY is a search, such as exception:KeyError order_id=7."""
     with context.store() as (_, queries):
-        filters["query"] = _joined(query)
+        filters["query"] = _joined(words)
         page = queries.failures(limit=limit, cursor=cursor, **filters)
     context.page(page, failure_text.failures(page.rows, context.style))
 

@@ -106,12 +106,12 @@ class RunLogs:
         if self._undo is not None or not self._most:
             return
         before = logging.Logger.callHandlers
-        watching = True
+        watching, note = True, self.note
 
-        def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-            before(logger, record)
+        def call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
+            before(self, record)
             if watching:
-                self.note(record)
+                note(record)
 
         def undo() -> None:
             nonlocal watching
@@ -195,7 +195,7 @@ class RunLogs:
 
     def _shown(self, value: object) -> str:
         if is_instance(value, BaseException):
-            return describe(value, self._redactor, MOST_TEXT).message  # type: ignore[arg-type]
+            return describe(value, self._redactor, MOST_TEXT).message
         capture = capture_exception(
             _NoError(), limits=_LIMITS, redactor=self._redactor, arguments=Arguments((value,), {})
         )

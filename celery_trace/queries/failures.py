@@ -272,8 +272,8 @@ class FailureQueries(QueryBase):
         if state:
             wanted = wanted.where(_of_state(state, self._now_s()))
         for term in asked.of("is"):
-            found = sa.or_(*(_of_state(word, self._now_s()) for word in term.values))
-            wanted = wanted.where(sa.not_(found) if term.negative else found)
+            in_state = sa.or_(*(_of_state(word, self._now_s()) for word in term.values))
+            wanted = wanted.where(sa.not_(in_state) if term.negative else in_state)
         column = {"count": _groups.c["count"], "first": _groups.c.first_seen_s}.get(sort or "", _groups.c.last_seen_s)
         order = ((column, True), (_groups.c.fingerprint, True))
         with self.store.reading() as connection:
