@@ -142,7 +142,11 @@ class Site(Struct, frozen=True, kw_only=True):
 
 
 class Evidence(Struct, frozen=True):
-    """The evidence of the sampled heap on one site; an event is a run that retained something."""
+    """
+    The evidence of the sampled heap on one site; an event is a run that retained something.
+
+    If most memory of the site is in one block that grows, an event is a look at which it had grown.
+    """
 
     runs: int = 0  # observed, without those in flight
     early: int = 0  # events in the first half of those runs
@@ -151,6 +155,7 @@ class Evidence(Struct, frozen=True):
     picks: int = 0  # that the estimate is based on
     proved: int = 0  # events with survivors of a full garbage collection
     released: float = 0.0  # recent releases as a share of recent births: 0 for a leak, 1 for a full queue
+    one_block: bool = False  # a text or buffer that grows
 
     @property
     def events(self) -> int:
