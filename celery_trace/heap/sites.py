@@ -12,7 +12,7 @@ from celery_trace.heap.long_runs import is_of_long_run
 from celery_trace.heap.picks import UNTAGGED, Block, Pick, Stack
 from celery_trace.heap.retainers import Found
 from celery_trace.heap.survivors import Key
-from celery_trace.heap.verdict import GROWS, Judgement, judge
+from celery_trace.heap.verdict import FEW_RELEASED, GROWS, Judgement, judge
 from celery_trace.model import Evidence, Holder, Verdict
 from celery_trace.text.code_owner import CodeOwner
 
@@ -30,8 +30,9 @@ MOST_BLOCKS: Final = 20
 YOUNGEST_BLOCKS: Final = 4
 #: A holder is searched for again after so many times the runs.
 SEARCH_AGAIN: Final = 2.0
-#: Sites that keep so much a run are searched at once, bytes.
+#: Sites that keep so much a run are searched at once, and judged after each of the first runs (bytes).
 URGENT_BYTES: Final = 2**20
+URGENT_RUNS: Final = 16
 
 
 class SiteState(Struct):
@@ -167,6 +168,16 @@ class SiteTable:
         """Note what a search has found."""
         for key, found in holders.items():
             self._sites[key].found = found
+
+
+def urgent_tags(evidence: Mapping[Key, Evidence]) -> set[int]:
+    """The tasks that seem to retain so much in each of their first runs that their next run is judged at once."""
+    return {
+        tag
+        for (tag, _), one in evidence.items()
+        if tag != UNTAGGED and not is_of_long_run(tag) and one.runs < URGENT_RUNS
+        and one.bytes_per_run >= URGENT_BYTES and one.released <= FEW_RELEASED
+    }  # fmt: skip
 
 
 def blocks_of(picks: Iterable[Pick]) -> list[Block]:

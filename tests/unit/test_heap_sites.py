@@ -10,7 +10,16 @@ from celery_trace.heap.long_runs import is_of_long_run, task_of
 from celery_trace.heap.picks import UNTAGGED, Pick
 from celery_trace.heap.places import Places
 from celery_trace.heap.retainers import Found
-from celery_trace.heap.sites import LARGE_BYTES, MOST_BLOCKS, MOST_SITES_AT_END, YOUNGEST_BLOCKS, SiteTable, blocks_of
+from celery_trace.heap.sites import (
+    LARGE_BYTES,
+    MOST_BLOCKS,
+    MOST_SITES_AT_END,
+    URGENT_RUNS,
+    YOUNGEST_BLOCKS,
+    SiteTable,
+    blocks_of,
+    urgent_tags,
+)
 from celery_trace.heap.survivors import Key
 from celery_trace.model import Evidence, Holder, Verdict
 from celery_trace.text.code_owner import CodeOwner
@@ -105,6 +114,15 @@ def test_after_an_expensive_search_only_an_urgent_site_is_searched() -> None:
     assert known.to_search({PAY: GROWS}, alive, last=False, waits=True) == {}
     urgent = Evidence(runs=100, early=48, late=48, bytes=100.0 * 2**20, picks=200)
     assert known.to_search({PAY: urgent}, alive, last=False, waits=True).keys() == {PAY}
+
+
+def test_a_task_is_urgent_in_its_first_runs_if_they_seem_to_retain_megabytes() -> None:
+    huge = Evidence(runs=4, early=2, late=2, bytes=4 * 7.6 * 2**20, picks=99)
+    assert urgent_tags({PAY: GROWS, (2, (OWN, 11)): huge}) == {2}
+    assert urgent_tags({(UNTAGGED, (OWN, 11)): huge, LONG: huge}) == set()
+    released = Evidence(runs=4, early=2, late=2, bytes=4 * 7.6 * 2**20, picks=99, released=0.9)
+    later = Evidence(runs=URGENT_RUNS, early=8, late=8, bytes=URGENT_RUNS * 7.6 * 2**20, picks=99)
+    assert urgent_tags({PAY: released}) == urgent_tags({PAY: later}) == set()
 
 
 def test_a_site_without_survivors_is_not_searched() -> None:

@@ -188,6 +188,27 @@ def test_the_first_rows_come_with_what_they_wait_for() -> None:
     assert row.confidence > 0.9
 
 
+_reports: list[bytes] = []
+
+
+def keeps_a_huge_report(number: int) -> None:
+    _reports.append(b"%08d" % number * 2**20)  # LEAK huge reports
+
+
+def test_a_task_that_keeps_megabytes_is_judged_after_each_of_its_first_runs() -> None:
+    verdicts = []
+    with watched(mean_bytes=4096.0) as on:
+        for number in range(1, 11):
+            on.run(keeps_a_huge_report, number)
+            if number == 5:
+                on.judge()  # as the first look after some seconds
+            on.look()
+            verdicts.append(next((row.verdict for row in on.rows("keeps_a_huge_report")), None))
+        _reports.clear()
+    assert verdicts[:4] == [None] * 4
+    assert verdicts[7:] == [Verdict.GROWING, Verdict.LEAKING, Verdict.LEAKING]
+
+
 LOOK_ALIKES = [
     replaces,
     fills_a_cache,
