@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from celery_trace.model import Evidence, Holder, Verdict
+from celery_trace.model import EntryGrowth, Evidence, Holder, Verdict
 from celery_trace.text.format import percent, size
 
 #: Fewer observed runs get no verdict; the second is for runs that retain much.
@@ -38,6 +38,12 @@ FEWEST_HUGE_RUNS: Final = 6
 HUGE_BYTES_PER_RUN: Final = 6 * 2**20
 #: Births decline, as in a table that fills with keys, if even births would look like that in fewer cases than this.
 FALLS_OFF: Final = 0.05
+#: The same if the holder gains entries steadily, which this site may not have allocated.
+FALLS_OFF_THOUGH_STEADY: Final = 0.01
+#: A container gains fewer entries if the difference of both halves is so many standard deviations; and the variance of
+#: a position between two known ones.
+SLOWS: Final = 1.28
+ROUNDING: Final = 1.0
 #: Dicts, lists, small tuples and floats come from free lists: one that was allocated at this line may be in use
 #: elsewhere by now. A site that retains less than this per run, mostly of those, is not called a leak (bytes).
 RECYCLED_BYTES: Final = 1024
@@ -101,9 +107,29 @@ def grows(evidence: Evidence) -> float:
     return min(goes_on(evidence), stays(evidence)) * (1.0 - max(0.0, evidence.released - FEW_RELEASED))
 
 
-def falls_off(evidence: Evidence) -> bool:
-    """Whether clearly fewer births fell into the second half of the runs than into the first."""
-    return at_most(evidence.late, evidence.events, 0.5) < FALLS_OFF
+def falls_off(evidence: Evidence, entries: EntryGrowth | None = None) -> bool:
+    """
+    Whether clearly fewer births fell into the second half of the runs than into the first.
+
+    Args:
+        evidence: Of the site.
+        entries: Those that its holder has gained, which are counted exactly.
+    """
+    if entries is None:
+        return at_most(evidence.late, evidence.events, 0.5) < FALLS_OFF
+    return slows(entries) or at_most(evidence.late, evidence.events, 0.5) < FALLS_OFF_THOUGH_STEADY
+
+
+def slows(entries: EntryGrowth) -> bool:
+    """
+    Whether a container has gained fewer entries in the second half of the runs than in the first.
+
+    Each run adds one entry, or so many at most, if its key is new: a binomial distribution. A leak that adds one in each
+    run varies by nothing, so that even a small difference shows.
+    """
+    chances = entries.runs / 2 * math.ceil(2 * max(entries.early, entries.late) / entries.runs)
+    variance = sum(half * (1 - half / chances) for half in (entries.early, entries.late)) if chances else 0.0
+    return entries.early - entries.late > SLOWS * math.sqrt(variance + ROUNDING)
 
 
 def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LEAST_RUNS) -> Judgement:  # noqa: B008 - frozen
@@ -146,10 +172,12 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         return Judgement(Verdict.GROWING, confidence, why, "larger objects")
     if evidence.runs < least_runs:
         return Judgement(Verdict.GROWING, confidence, seen, f"{least_runs - evidence.runs} more runs")
-    if confidence < (LEAKS if holder.path else LEAKS_WITHOUT_HOLDER):
+    if confidence < _needed(holder):
         return Judgement(Verdict.GROWING, confidence, seen, "more runs")
-    if falls_off(evidence):
+    if falls_off(evidence, holder.entries):
         return Judgement(Verdict.GROWING, confidence, f"{seen}, fewer and fewer recently", "more runs")
+    if holder.outdated:
+        return Judgement(Verdict.GROWING, confidence, seen, "another search for its holder")
     return Judgement(Verdict.LEAKING, confidence, seen if holder.path else f"{seen}, {holder.why}")
 
 
@@ -162,6 +190,13 @@ def _seen(evidence: Evidence) -> str:
 def _lasts(holder: Holder) -> bool:
     """Whether something holds it that is not just a function in progress, as that is true of what each run builds."""
     return bool(holder.path) and not holder.path[0].endswith("(frame)")
+
+
+def _needed(holder: Holder) -> float:
+    """The confidence from which growth is a leak: less if the holder's entries, which are exact, confirm it."""
+    if not holder.path:
+        return LEAKS_WITHOUT_HOLDER
+    return GROWS if holder.entries is not None and not slows(holder.entries) else LEAKS
 
 
 def _missing_of_its_holder(evidence: Evidence, holder: Holder) -> str:

@@ -281,7 +281,7 @@ class HeapWatch:
             waits = not last and self._search.waits
             wanted = self._sites.to_search(evidence, self._history.alive, last=last, waits=waits)
             if wanted:
-                self._search.begin(wanted)
+                self._search.begin(wanted, self._history.alive)
         self._writer.write_clean(runs, self._sites.tags(), 1 if last else CLEAN_RUNS)
         is_due = last or self._profiles.is_due(now_s)
         if is_due or ends:

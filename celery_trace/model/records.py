@@ -168,6 +168,14 @@ class Evidence(Struct, frozen=True):
         return self.bytes / self.runs if self.runs else 0.0
 
 
+class EntryGrowth(Struct, frozen=True):
+    """How many entries a container has gained in both halves of some runs."""
+
+    early: int
+    late: int
+    runs: int
+
+
 class Holder(Struct, frozen=True, omit_defaults=True):
     """The result of the search for what holds survivors."""
 
@@ -178,6 +186,8 @@ class Holder(Struct, frozen=True, omit_defaults=True):
     why: str = ""  # why no root was reached
     outside: bool = False  # its holder is invisible to the garbage collector, so it is not garbage
     recycled: bool = False  # mostly small objects, which the interpreter reuses at other lines
+    entries: EntryGrowth | None = None  # by the order of its entries
+    outdated: bool = False  # found long ago, so that it is to be found again before its site is called a leak
 
 
 class Room(Struct, frozen=True, omit_defaults=True):

@@ -164,3 +164,28 @@ def test_a_stack_belongs_to_its_innermost_own_line_and_ours_to_nobody() -> None:
     places.clear()
     stacks[1] = stacks[2]
     assert places.of(1) == (LIBRARY, 3)
+
+
+def test_a_line_of_a_library_is_covered_by_an_own_line_of_the_same_task_and_holder() -> None:
+    other_task = (2, (LIBRARY, 5))
+    evidence = dict.fromkeys([PAY, (1, (LIBRARY, 5)), other_task], GROWS)
+    known = table()
+    known.add(evidence, lambda _: (), last=False)
+    known.found(dict.fromkeys(evidence, HELD))
+    assert {key for key, _ in known.judge(evidence)} == {PAY, other_task}
+
+
+def test_before_it_is_called_a_leak_an_old_holder_is_searched_again() -> None:
+    known, alive = table(), {PAY: [pick(1, 1), pick(2, 2)]}
+    known.add({PAY: GROWS}, lambda _: (), last=False)
+    assert list(known.judge({PAY: GROWS}))
+    known.to_search({PAY: GROWS}, alive, last=False, waits=False)
+    known.found({PAY: HELD})
+    later = Evidence(runs=180, early=80, late=80, bytes=100_000.0, picks=200)
+    ((_, site),) = known.judge({PAY: later})
+    assert (site.judgement.verdict, site.judgement.waits_for) == (Verdict.GROWING, "another search for its holder")
+    assert known.to_search({PAY: later}, alive, last=False, waits=False).keys() == {PAY}
+    known.found({PAY: HELD})
+    ((_, site),) = known.judge({PAY: later})
+    assert site.judgement.verdict is Verdict.LEAKING
+    assert not site.holder.outdated
