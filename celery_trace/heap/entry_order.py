@@ -1,10 +1,10 @@
 """
 How a container has filled, by the order of its entries.
 
-A list has its oldest entries first, and so has a dict. Some of its entries were sampled, so the runs that added these are
-known, and each one's position is the exact number of entries before it. So even the first search for a holder shows how
-many entries each half of the runs has added, without an error of sampling: a table that fills with keys adds fewer and
-fewer, a leak does not.
+A list has its oldest entries first, and so has a dict. Some of its entries were sampled, so the runs that added these
+are known, and each one's position is the exact number of entries before it. So even the first search for a holder shows
+how many entries each half of the runs has added, without an error of sampling: a table that fills with keys adds fewer
+and fewer, a leak does not.
 """
 
 from __future__ import annotations

@@ -124,8 +124,8 @@ def slows(entries: EntryGrowth) -> bool:
     """
     Whether a container has gained fewer entries in the second half of the runs than in the first.
 
-    Each run adds one entry, or so many at most, if its key is new: a binomial distribution. A leak that adds one in each
-    run varies by nothing, so that even a small difference shows.
+    Each run adds one entry, or so many at most, if its key is new: a binomial distribution. A leak that adds one in
+    each run varies by nothing, so that even a small difference shows.
     """
     chances = entries.runs / 2 * math.ceil(2 * max(entries.early, entries.late) / entries.runs)
     variance = sum(half * (1 - half / chances) for half in (entries.early, entries.late)) if chances else 0.0

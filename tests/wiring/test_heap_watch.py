@@ -366,14 +366,17 @@ def test_what_each_run_builds_and_drops_is_no_leak_even_if_it_is_more_each_time(
 def test_a_local_variable_of_a_function_that_runs_is_a_holder() -> None:
     heap_tests.sampler()  # without the extension, frames can't be read
     handed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    taken: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def keeps_what_comes() -> None:
         kept = []
         while (text := handed.get()) is not None:
             kept.append(text)
+            taken.put(None)
 
     def hands_over(number: int) -> None:
         handed.put(b"%d" % number * 900)  # LEAK held by a frame
+        taken.get()  # on a busy machine, most would wait in the queue, which would be their holder
 
     keeper = threading.Thread(target=keeps_what_comes)
     keeper.start()
