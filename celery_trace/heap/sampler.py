@@ -116,6 +116,10 @@ class Sampler:
         """The frames of a pick, innermost first; empty if unknown."""
         return tuple((code.co_filename, line, code.co_qualname) for code, line in self._c.stack(number))
 
+    def codes(self, number: int) -> list[CodeType]:
+        """The functions of a pick's stack, innermost first; empty if unknown."""
+        return [code for code, _ in self._c.stack(number)]
+
     def holding_frames(self, objects: list[object]) -> list[tuple[int, CodeType, str]]:
         """
         Which local variables of functions that run, in any thread, refer to one of some objects.

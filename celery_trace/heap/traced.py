@@ -178,6 +178,10 @@ class TracedSampler:
                 return ()
             return tuple((file, line, self._name(file, line)) for file, line in self._stacks[number])
 
+    def codes(self, number: int) -> list[CodeType]:  # noqa: ARG002 - the interface's
+        """Empty: tracemalloc keeps file names and lines only."""
+        return []
+
     def holding_frames(self, objects: list[object]) -> list[tuple[int, CodeType, str]]:  # noqa: ARG002 - the interface's
         """Empty: the variables of a running function can't be read without the extension module."""
         return []

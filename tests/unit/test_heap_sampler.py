@@ -193,11 +193,15 @@ def test_full_collections_are_counted(sampler: AnySampler) -> None:
 def test_referrers_names_what_holds_a_text(sampler: AnySampler) -> None:
     sampler.mark(keep_texts.__code__, TAG)
     sampler.start(64)
-    holder: list[str] = []
-    keep_texts(holder, 30, 3000)
-    blocks = [(pick.address, pick.size) for pick in tagged(sampler) if pick.size >= 3000]
-    # No more than there are: tracemalloc would look for others in the whole heap, for seconds.
-    found = [(address, referent) for address, referent, by in sampler.referrers(blocks, 30) if by is holder]
+    gc.disable()  # a collection may leave the holder behind the whole heap, which takes tracemalloc longer than it may
+    try:
+        holder: list[str] = []
+        keep_texts(holder, 30, 3000)
+        blocks = [(pick.address, pick.size) for pick in tagged(sampler) if pick.size >= 3000]
+        # No more than there are: tracemalloc would look for others in the whole heap, for seconds.
+        found = [(address, referent) for address, referent, by in sampler.referrers(blocks, 30) if by is holder]
+    finally:
+        gc.enable()
     assert len(found) == 30
     assert all(referent in holder for _, referent in found)
     assert {address for address, _ in found} <= {address for address, _ in blocks}
