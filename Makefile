@@ -11,6 +11,8 @@ TIERS ?= unit wiring worker browser services
 VERSIONS ?= 3.13 3.12
 JOBS ?= 2
 ARGS ?=
+# Hundreds of processes that tests start import the same modules: compile each once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system node demo test versions fallback lint types bench check clean constraints
