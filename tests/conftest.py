@@ -30,7 +30,10 @@ pytest_plugins = [
 HERE = Path(__file__).parent
 
 # How long an example takes says how busy the machine is; the first text of all waits for a table of Unicode.
-hypothesis.settings.register_profile("ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# What guards secrets and signatures says itself that it tries more examples than these.
+hypothesis.settings.register_profile(
+    "ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], max_examples=50
+)
 hypothesis.settings.load_profile("ours")
 
 #: Tier (the folder's name) and the seconds after which one of its tests counts as hung. The order is that of a
