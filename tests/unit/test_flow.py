@@ -28,6 +28,7 @@ NOW_S = 1_700_000_100.0
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda one: st.lists(one) | st.dictionaries(st.text(), one),
+    max_leaves=8,
 )
 
 
