@@ -24,8 +24,14 @@ MOST_NAME: Final = 255
 class _Totals:
     """The messages of one task in one queue, in the current five minutes."""
 
+    __slots__ = (
+        "acks_late", "bucket_s", "dirty", "ends_s", "eta_max_s", "published", "received", "redelivered", "reserved",
+        "started", "transfers", "wait_max_s", "waits",
+    )  # fmt: skip
+
     def __init__(self, bucket_s: int) -> None:
         self.bucket_s = bucket_s
+        self.ends_s = bucket_s + Flow.BUCKET_S
         self.dirty = False
         self.published = self.received = self.started = self.redelivered = 0
         self.waits = [0] * Histogram.BUCKETS
@@ -130,21 +136,27 @@ class MessageFlow:
 
     def _of(self, queue: str, name: str) -> _Totals | None:
         """The totals of the current five minutes; None if there are too many pairs."""
-        key = queue[:MOST_NAME], name[:MOST_NAME]
-        bucket_s = self._bucket_s()
-        totals = self._totals.get(key)
-        if totals is not None and totals.bucket_s != bucket_s:
-            if totals.dirty:
-                self._write_totals(*key, totals)
-            totals = self._totals[key] = _Totals(bucket_s)
-        elif totals is None:
-            if len(self._totals) >= MOST_PAIRS:
-                self.counters["flow:left_out"] += 1
+        totals = self._totals.get((queue, name))
+        if totals is None or not totals.bucket_s <= self._clock.now_s() < totals.ends_s:
+            totals = self._new_totals(queue[:MOST_NAME], name[:MOST_NAME])
+            if totals is None:
                 return None
-            totals = self._totals[key] = _Totals(bucket_s)
         totals.dirty = self.dirty = True
         if self._ticker.asleep:
             self._ticker.wake()
+        return totals
+
+    def _new_totals(self, queue: str, name: str) -> _Totals | None:
+        bucket_s = self._bucket_s()
+        totals = self._totals.get((queue, name))
+        if totals is not None and totals.bucket_s == bucket_s:  # a name that was cut
+            return totals
+        if totals is not None and totals.dirty:
+            self._write_totals(queue, name, totals)
+        elif totals is None and len(self._totals) >= MOST_PAIRS:
+            self.counters["flow:left_out"] += 1
+            return None
+        totals = self._totals[queue, name] = _Totals(bucket_s)
         return totals
 
     def _write_totals(self, queue: str, name: str, totals: _Totals) -> None:
