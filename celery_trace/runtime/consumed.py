@@ -251,7 +251,8 @@ class ConsumedMessages:
 
     def _queue_of(self, request: WorkerRequest, info: Mapping[str, object]) -> str:
         """The queue that a message came from, remembered while the consumer's queues are the same."""
-        tags = getattr(getattr(self._consumer, "task_consumer", None), "_active_tags", None) or {}
+        found = getattr(getattr(self._consumer, "task_consumer", None), "_active_tags", None)
+        tags: Mapping[object, object] = found or {}
         if tags is not self._tags or len(tags) != self._tag_count or len(self._queue_by_route) > _MOST_ROUTES:
             self._tags, self._tag_count = tags, len(tags)
             self._queue_by_route.clear()
@@ -349,7 +350,8 @@ def worker_state() -> ModuleType:
     """What Celery knows of the requests of this process; loaded by any worker."""
     from celery.worker import state
 
-    return state
+    found: ModuleType = state
+    return found
 
 
 def _members(found: Iterable[R]) -> list[R]:

@@ -37,6 +37,7 @@ from celery_trace.process.open_runs import Token
 from celery_trace.runtime import (
     batches,
     consumed,
+    loops,
     publishing,
     refused_messages,
     schedules,
@@ -261,6 +262,8 @@ class CeleryTrace:
             retainers.hold(sender)
             traced = self._trace_here()
             recorder = traced.recorder
+            if recorder.process.role is Role.MAIN:
+                recorder.probe(HeapProbe).stop_at(*loops.of_a_main_process())
             recorder.ticker.every(EVENT_S, self._report_unrecorded, "unrecorded")
             if recorder.process.role is not Role.MAIN:
                 self._uninstall_batches = batches.install(self.app, self)
@@ -361,9 +364,8 @@ class CeleryTrace:
                 self._uninstall_tracers = tracers.install(self.app, self._hooks)
                 if self._uninstall_tracers is not None:
                     self._connection.drop("task_prerun", "task_postrun")
-                    code = next((tracers.boundary(task.__trace__) for task in self.app.tasks.values()), None)
-                    if self._traced is not None and code is not None:
-                        self._traced.recorder.probe(HeapProbe).stop_at(code)
+                    if self._traced is not None:
+                        self._traced.recorder.probe(HeapProbe).stop_at(*loops.of_a_child(self.app))
 
     def on_worker_process_shutdown(self, **_: object) -> None:
         """A pool process ends normally."""

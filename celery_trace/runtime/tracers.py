@@ -106,10 +106,11 @@ else:
         Hooks = PlainHooks
 
 
-def boundary(tracer: Tracer) -> CodeType | None:
+def boundary(tracer: object) -> CodeType | None:
     """The function around every run of an observed tracer: all frames outside of it are the pool's. None if unknown."""
     inside = getattr(tracer, "__wrapped__", None)
-    return getattr(tracer, "__code__", None) or getattr(inside, "__code__", None)
+    code = getattr(tracer, "__code__", None) or getattr(inside, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def install(app: Celery, hooks: Hooks) -> Callable[[], None] | None:

@@ -192,14 +192,14 @@ def test_the_boundary_of_runs_is_in_the_stack_of_each(app, way):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_tracer_and_its_hooks_are_released(app, way):
     class Task:
-        pass
+        def heard(self, *_):
+            pass
 
     made = Task()
-    hooks = hooks_of(way)(lambda *_: made, lambda *_: None)
-    made.tracer = hooks.observed(lambda *_: (1, None, 0.1, None), made)
+    made.tracer = hooks_of(way)(made.heard, made.heard).observed(lambda *_: (1, None, 0.1, None), made)
     made.tracer("id", (), {})
     released = weakref.ref(made)
-    del made, hooks
+    del made
     gc.collect()
     assert released() is None
 
