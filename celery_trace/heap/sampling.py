@@ -12,6 +12,8 @@ from celery_trace.model import RUN_NOTHING, Role
 
 #: Mean distance of two picks, bytes, when sampling begins; the sampler doubles it as picks become many.
 MEAN_BYTES: Final = 4096.0
+#: The same in a process that runs no tasks, which allocates far more than its children do for a run.
+MEAN_BYTES_OF_MAIN: Final = 16384.0
 #: The distance up to which it is doubled because picks cost too much: for few runs, for many, and for each run of a
 #: task, so that a leak of a kilobyte a run still has some sixty picks.
 COARSE_BYTES: Final = 8192.0
@@ -27,7 +29,7 @@ SAVED_FOR_PICKS_OF_MAIN_S: Final = 0.5
 #: The share of the budget that looks may take; above it the pauses between them become longer.
 LOOKS_SHARE: Final = 0.3
 #: A stretch over its budget ends after so many seconds in a process that runs no tasks.
-SHORT_STRETCH_S: Final = 20.0
+SHORT_STRETCH_S: Final = 10.0
 
 
 def coarsest_bytes(role: Role, runs_per_task: float) -> float:
@@ -77,9 +79,9 @@ class Sampling:
 
     def start(self) -> None:
         """A stretch begins."""
-        self._sampler.start(MEAN_BYTES)
+        self._mean_bytes = MEAN_BYTES_OF_MAIN if self._role in RUN_NOTHING else MEAN_BYTES
+        self._sampler.start(self._mean_bytes)
         self.is_on = True
-        self._mean_bytes = MEAN_BYTES
         self.duty.begin_stretch()
         self._cost_s = self._sampler.cost_s()
         share, saved_s = PICKS_SHARE, SAVED_FOR_PICKS_S

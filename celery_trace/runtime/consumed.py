@@ -8,6 +8,7 @@ so that method is wrapped.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import weakref
@@ -22,6 +23,7 @@ from celery_trace.failures.celery_request import number, retries_of
 from celery_trace.guard import report, swallow
 from celery_trace.model import Ahead, AnyRecord, Consuming, MessageStart, ProcessRecord
 from celery_trace.runtime.flow import MOST_NAME, MessageFlow
+from celery_trace.runtime.messages import DONE, IN_PYTHON, Message, quick_messages
 
 #: How often the state of the queues is looked at, seconds, and written if nothing has changed.
 LOOK_S: Final = 10.0
@@ -35,8 +37,6 @@ MOST_ENDED: Final = 1000
 MOST_UNNOTICED: Final = 20_000
 #: Runs ahead of reserved messages in one record.
 MOST_AHEAD: Final = 3
-#: Routes of messages whose queue is remembered; one queue can have many.
-_MOST_ROUTES: Final = 1000
 
 R = TypeVar("R")
 
@@ -73,33 +73,7 @@ class WorkerRequest(Protocol):
     request_dict: Mapping[str, object]
     delivery_info: Mapping[str, object]
     message: _Delivered
-    trace_message: _ConsumedMessage
-
-
-class _ConsumedMessage:
-    """
-    What is known of a received message; an attribute of its request.
-
-    Once its run has begun, ``request`` refers to that weakly, and ``written`` says whether there is a record of the
-    start.
-    """
-
-    __slots__ = (
-        "late", "name", "owner", "queue", "received_s", "redelivered", "request", "retries", "started_s",
-        "waits_since_s", "written",
-    )  # fmt: skip
-
-    owner: ConsumedMessages
-    queue: str
-    name: str
-    received_s: float
-    waits_since_s: float | None
-    retries: int
-    redelivered: bool
-    late: bool
-    started_s: float
-    request: weakref.ref[WorkerRequest]
-    written: bool
+    trace_message: Message
 
 
 class ConsumedMessages:
@@ -118,28 +92,32 @@ class ConsumedMessages:
         self._write = write
         self._state = worker_state()
         self._consumer: object = None
-        self._tags: object = None  # of the consumer's queues, which a new connection makes anew
-        self._tag_count = 0
-        self._queue_by_route: dict[tuple[object, object, object], str] = {}
-        self._started: dict[str, _ConsumedMessage] = {}
-        self._ended: OrderedDict[str, tuple[_ConsumedMessage, float, bool]] = OrderedDict()
+        self._started: dict[str, Message] = {}
+        self._ended: OrderedDict[str, tuple[Message, float, bool]] = OrderedDict()
         self._written: dict[str, Consuming] = {}
+        self._mark = object()
+        #: Handles the usual messages; None where there is no extension module.
+        self.quick = quick_messages(
+            self._mark, self._started, self._ended, MOST_UNNOTICED, published.HEADER, published.OLDEST_S
+        )
 
     # --- a message's life
 
     def received(self, consumer: object, request: WorkerRequest) -> None:
         """A message was received; in Celery's consumer, for each message: every microsecond here bounds its rate."""
         try:
+            if self.quick is not None and self.quick.received(consumer, request):
+                return
             self._consumer = consumer
             now_s = time.time()
             headers, info, eta, task = request.request_dict, request.delivery_info, request.eta, request.task
             sent_s, problem = published.published_s(headers, now_s)
             if problem:
                 self._flow.count(problem)
-            message = _ConsumedMessage()
-            message.owner = self
-            message.queue = queue = self._queue_of(request, info)
+            message = Message()
+            message.owner = self._mark
             message.name = name = task.name
+            message.queue = queue = self._queue_of(request, info, name)
             message.received_s = now_s
             message.waits_since_s = sent_s
             message.retries = retries_of(headers)
@@ -160,10 +138,18 @@ class ConsumedMessages:
 
     def accepted(self, request: WorkerRequest) -> None:
         """The run of a message has begun, as its pool reports; in any thread."""
-        message: _ConsumedMessage | None = getattr(request, "trace_message", None)
-        started_s = number(request.time_start)
-        if message is None or message.owner is not self or started_s is None:
+        done = self.quick.accepted(request) if self.quick is not None else IN_PYTHON
+        if done == DONE:
             return
+        message: Message | None = getattr(request, "trace_message", None)
+        started_s = number(request.time_start)
+        if message is None or message.owner is not self._mark or started_s is None:
+            return
+        if done == IN_PYTHON:
+            self._count_start(message, request, started_s)
+        self._note_start(message, request.id)
+
+    def _count_start(self, message: Message, request: WorkerRequest, started_s: float) -> None:
         since_s, eta = message.waits_since_s, request.eta
         reserved_s = message.received_s if eta is None else max(message.received_s, eta.timestamp())
         message.started_s = started_s
@@ -176,9 +162,8 @@ class ConsumedMessages:
             redelivered=message.redelivered,
             late=message.late,
         )
-        self._note_start(message, request.id)
 
-    def _note_start(self, started: _ConsumedMessage, task_id: str) -> None:
+    def _note_start(self, started: Message, task_id: str) -> None:
         """Remember a start; write it if its message was delivered before, with the earlier start if it was here."""
         if len(self._started) >= MOST_UNNOTICED:
             self._note_ends(time.time())
@@ -195,20 +180,20 @@ class ConsumedMessages:
                 self._write_start(started, task_id)
         self._started[task_id] = started
 
-    def _end_of(self, started: _ConsumedMessage, task_id: str, now_s: float) -> tuple[float | None, bool]:
+    def _end_of(self, started: Message, task_id: str, now_s: float) -> tuple[float | None, bool]:
         """When a run ended, and whether it succeeded; None while it runs."""
         if self._is_running(started):
             return None, False
         return now_s, task_id in self._state.successful_requests
 
-    def _is_running(self, started: _ConsumedMessage) -> bool:
+    def _is_running(self, started: Message) -> bool:
         request = started.request()
         return request is not None and request in self._state.active_requests
 
     def _note_ends(self, now_s: float) -> None:
         """Move the runs that have ended since the last look; write those that last long."""
         long_s = min(LONG_S, self._visibility_timeout_s() or LONG_S)
-        ended: list[tuple[str, _ConsumedMessage]] = []
+        ended: list[tuple[str, Message]] = []
         for task_id, started in list(self._started.items()):
             if self._is_running(started):
                 if started.late and not started.written and now_s - started.started_s > long_s:
@@ -225,7 +210,7 @@ class ConsumedMessages:
             self._ended.popitem(last=False)
 
     def _write_start(
-        self, started: _ConsumedMessage, task_id: str, ended_s: float | None = None, succeeded: bool = False
+        self, started: Message, task_id: str, ended_s: float | None = None, succeeded: bool = False
     ) -> None:
         started.written = True
         self._write(
@@ -249,22 +234,18 @@ class ConsumedMessages:
         consumer = getattr(self._consumer, "task_consumer", None)
         return list(getattr(consumer, "queues", None) or ())
 
-    def _queue_of(self, request: WorkerRequest, info: Mapping[str, object]) -> str:
+    def _queue_of(self, request: WorkerRequest, info: Mapping[str, object], name: str) -> str:
         """The queue that a message came from, remembered while the consumer's queues are the same."""
         found = getattr(getattr(self._consumer, "task_consumer", None), "_active_tags", None)
         tags: Mapping[object, object] = found or {}
-        if tags is not self._tags or len(tags) != self._tag_count or len(self._queue_by_route) > _MOST_ROUTES:
-            self._tags, self._tag_count = tags, len(tags)
-            self._queue_by_route.clear()
         tag = request.message.delivery_info.get("consumer_tag")
-        route = tag, info.get("exchange"), info.get("routing_key")
-        try:
-            queue = self._queue_by_route.get(route)
-            if queue is None:
-                queue = self._queue_by_route[route] = self._find_queue(tags, tag, info)
-            return queue
-        except TypeError:  # a message can contain anything
-            return self._find_queue(tags, tag, info)
+        queue = self._find_queue(tags, tag, info)
+        counts = self._flow.counts(queue, name) if self.quick is not None else None
+        if self.quick is not None and counts is not None:
+            route = tag, info.get("exchange"), info.get("routing_key"), name
+            with contextlib.suppress(TypeError):  # a message can contain anything
+                self.quick.learn(self._consumer, found, len(tags), route, counts)
+        return queue
 
     def _find_queue(self, tags: Mapping[object, object], tag: object, info: Mapping[str, object]) -> str:
         if tag is not None and len(tags) < 100:
@@ -365,7 +346,7 @@ def _members(found: Iterable[R]) -> list[R]:
 
 
 def _is_from(request: WorkerRequest, queue: str) -> bool:
-    message: _ConsumedMessage | None = getattr(request, "trace_message", None)
+    message: Message | None = getattr(request, "trace_message", None)
     return message is not None and message.queue == queue
 
 

@@ -283,6 +283,7 @@ class CeleryTrace:
         self._uninstall_consumed = consumed.install(self._consumed.accepted)
         recorder.ticker.every(consumed.LOOK_S, self._look_at_queues, "queues", idle_s=consumed.LOOK_IDLE_S)
         self._consumed.look(consumer)
+        recorder.handle_quickly(self._consumed.quick)
 
     def _look_at_queues(self) -> None:
         if self._consumed is not None:

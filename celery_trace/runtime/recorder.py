@@ -40,6 +40,7 @@ from celery_trace.process.frames import shared_places
 from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERED, OpenRuns, Token
 from celery_trace.redaction import Redactor
 from celery_trace.runtime.flow import MessageFlow
+from celery_trace.runtime.messages import QuickMessages
 from celery_trace.runtime.probes import PROBES
 from celery_trace.runtime.probes.probe import IDLE_S, Probe
 from celery_trace.runtime.rollups import RunTotals
@@ -118,6 +119,7 @@ class Recorder:
         self.keeper: LiveKeeper | None = None
         #: The messages that it publishes and consumes.
         self.flow = MessageFlow(process.uid, self.write, clock, ticker)
+        self.quick_messages: QuickMessages | None = None
         #: The runs in progress.
         self.open_runs = OpenRuns()
         if type(clock) is not SystemClock:
@@ -326,6 +328,14 @@ class Recorder:
     def _choose_way(self) -> None:
         """A run begins and ends quickly unless a probe wants it, or it has to wake the ticker."""
         self.open_runs.quick = not (self._run_probes or self.ticker.asleep or self.closed)
+        if self.quick_messages is not None:
+            self.quick_messages.on = not (self.ticker.asleep or self.closed)
+
+    def handle_quickly(self, messages: QuickMessages | None) -> None:
+        """The usual messages that this process consumes are handled without a call of Python, while that is possible."""
+        if type(self.clock) is SystemClock:
+            self.quick_messages = messages
+            self._choose_way()
 
     def _before_run(self, token: Token) -> None:
         observed: list[tuple[Probe, object]] = []
