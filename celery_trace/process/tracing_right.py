@@ -26,7 +26,7 @@ def is_permitted() -> bool:
 
 
 def scope(path: Path = SCOPE_FILE) -> int:
-    """Yama's limit: 0 for none, or no Yama; 1 for :data:`ANCESTORS`; 2 for administrators; 3 for nobody."""
+    """Yama's limit: 0 for none, or no Yama; 1 for :data:`ANCESTORS`; 2 for administrators; 3 for no process."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
