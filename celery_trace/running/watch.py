@@ -169,7 +169,7 @@ class RunningWatch:
 
 
 def _from_outside(reading: BoxReading, run: Running, sample: LastSample | None, now_s: float) -> LastSample | None:
-    """The stack of a run whose process takes no samples, as C code holds its lock; None if it can't be read."""
+    """The stack of a run from outside, once its process takes no samples, as in C code; None if it can't be read."""
     if now_s - (sample.at_s if sample is not None else run.started_at_s) < LASTS_S:
         return None
     stack = outside.read_run(reading, run, sample)
