@@ -270,7 +270,7 @@ class HeapWatch:
         if self._is_frozen is None:  # once, as it counts them all; usually it is done before the first task
             self._is_frozen = gc.get_freeze_count() > 0
         runs = self._counts.now(now_s)
-        self._read_sample(runs, now_s)
+        self._read_sample(runs, now_s, last=last)
         evidence = self._history.evidence()
         self._urgent = {tag: runs[tag] for tag in urgent_tags(evidence)}
         self._sites.add(evidence, self._stack_of, last=last)
@@ -295,10 +295,11 @@ class HeapWatch:
         if self._sampler.sweep():
             self._places.clear()
 
-    def _read_sample(self, runs: Mapping[int, int], now_s: float) -> None:
+    def _read_sample(self, runs: Mapping[int, int], now_s: float, *, last: bool) -> None:
         stats = self._sampler.stats()
         self._search.count_collections(stats["collections"])
-        in_flight = max(IN_FLIGHT_RUNS, 2 * self._watched.most_open())
+        # At the end no run is in progress, but what the last one has left may be replaced by the next.
+        in_flight = 1 if last else max(IN_FLIGHT_RUNS, 2 * self._watched.most_open())
         picks: list[Pick] = self._long_runs.look(self._counts.positioned(self._sampler.picks()), runs, in_flight, now_s)
         self._history.look(
             picks,
