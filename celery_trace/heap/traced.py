@@ -106,7 +106,7 @@ class TracedSampler:
         self._stop_tracing()
         self._release()
 
-    def stop_at(self, code: CodeType) -> None:
+    def stop_at(self, *codes: CodeType) -> None:
         """Does nothing: tracemalloc has one depth for all stacks."""
 
     def coarsen(self) -> None:

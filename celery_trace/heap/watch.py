@@ -124,9 +124,9 @@ class HeapWatch:
                     self._sampler.mark(function, tag)
         return tag
 
-    def stop_at(self, code: CodeType) -> None:
-        """Set the function around every run: frames outside of it are left out of stacks."""
-        self._sampler.stop_at(code)
+    def stop_at(self, codes: Iterable[CodeType]) -> None:
+        """Set the functions around every run, and around what is between runs: frames outside are left out of stacks."""
+        self._sampler.stop_at(*codes)
 
     def _count_run(self, tag: int) -> int:
         self._sampler.restore(self._sampler.run(tag))

@@ -458,7 +458,7 @@ def test_stacks_end_with_what_stands_around_every_run(extension: Sampler) -> Non
         depths = {len(extension.stack(pick.stack)) for pick in tagged(extension)}
         outermost = {extension.stack(pick.stack)[-1][2].rpartition(".")[2] for pick in tagged(extension)}
     finally:
-        extension.stop_at(keep_texts.__code__)
+        extension.stop_at()
     assert (depths, outermost) == ({2}, {"around"})
     with pytest.raises(TypeError):
         extension.stop_at(around)  # type: ignore[arg-type]
