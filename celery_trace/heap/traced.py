@@ -63,6 +63,8 @@ class TracedSampler:
 
     #: The whole process is many times slower while this is on, so stretches are short and looks frequent.
     sees_all = False
+    #: Whether a pick has the address of its own block.
+    knows_blocks = False
     pace = Pace(look_s=0.2, first_pause_s=0.2, longest_pause_s=0.2, fewest_runs=20, longest_over_s=1.0)
 
     def __init__(self) -> None:

@@ -82,7 +82,7 @@ class HeapWatch:
         self._watched = WatchedProcess(process, clock, sampler, self._own, TAGS, self._counts, most_open)
         self._sampling = Sampling(sampler, process.role, settings.memory_budget, clock)
         self._places = Places(sampler.stack, self._own)
-        self._history = HeapHistory(self._places.of)
+        self._history = HeapHistory(self._places.of, knows_blocks=sampler.knows_blocks)
         self._long_runs = LongRuns()
         self._sites = SiteTable(self._own, settings.memory_recheck_runs, runs_nothing=self._watched.runs_nothing)
         self._search = HolderSearch(sampler, settings.memory_budget, self._note_holders)
