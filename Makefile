@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # them, not by how many tests they have.
 SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 TIERS ?= unit wiring worker browser services
-VERSIONS ?= 3.13 3.12
+VERSIONS ?= 3.14 3.13 3.12
 # Tests of real processes wait most of the time; the others compute all the time.
 JOBS ?= $(if $(filter-out unit wiring,$(TIERS)),4,2)
 ARGS ?=
@@ -28,9 +28,9 @@ test: setup system node ## All tests; TIERS="unit wiring" selects, ARGS="-k name
 	$(BIN)/python -m pytest -rsx $(SIDE_BY_SIDE) $(addprefix tests/,$(TIERS)) $(ARGS)
 
 versions: TIERS = unit wiring
-versions: ## Unit and wiring tests on other Pythons of this machine; VERSIONS="3.13 3.12" names them
+versions: ## Unit and wiring tests on other Pythons; VERSIONS="3.14 3.13 3.12" names them
 	@found=$$(scripts/other-pythons $(VERSIONS)); \
-	[ -n "$$found" ] || echo "Of Python $(VERSIONS) this machine has none: only $$($(PYTHON) --version) was tested."; \
+	[ -n "$$found" ] || echo "Of Python $(VERSIONS) there is none here: only $$($(PYTHON) --version) was tested."; \
 	for python in $$found; do \
 	    venv=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	    echo "On $$($$python --version), in $$venv"; \

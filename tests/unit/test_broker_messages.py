@@ -164,7 +164,8 @@ def test_any_bytes_in_a_list_are_an_entry_or_refused(item: bytes) -> None:
     [
         (b'{"body": "' + b"x" * 100_000 + b'"}', "too_big"),
         (b'{"headers": {"x": "' + b"x" * MOST_HEADER_BYTES + b'"}}', "too_big"),
-        (b'{"properties": ' + b"[" * 30_000 + b"]" * 30_000 + b"}", "malformed"),
+        # Since Python 3.14 the size of the C stack limits the depth.
+        (b'{"properties": ' + b"[" * 30_000 + b"]" * 30_000 + b"}", "malformed or too_big"),
         (b"[" * 60_000, "malformed"),
         (b'{"headers": {"x": ' + b"9" * 30_000 + b"}}", "malformed"),
         (b'{"body": "\xff"}', "malformed"),
@@ -174,7 +175,7 @@ def test_any_bytes_in_a_list_are_an_entry_or_refused(item: bytes) -> None:
 def test_what_is_no_entry_is_refused_for_the_right_reason(item: bytes, why: str) -> None:
     refused = entry(item, MOST)
     assert isinstance(refused, RawRefusal)
-    assert refused.why == why
+    assert refused.why in why.split(" or ")
     assert len(refused.text) <= 300
 
 
