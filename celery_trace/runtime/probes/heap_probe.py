@@ -70,6 +70,7 @@ class HeapProbe(Probe):
             self._spent_before_s += heap.duty.spent_s
             return
         self.heap.look()
+        self.call_every(self.heap.look_s)
 
     def _detach(self) -> HeapWatch:
         heap, self.heap = self.heap, None

@@ -27,7 +27,7 @@ from celery_trace.text.code_owner import CodeOwner, project_roots
 STACK_S: Final = 0.1
 #: How often a sample is counted in the profiles, on average, seconds. As often are stacks written while each run ends
 #: before the next sample: a thread that wakes up more often costs more than short runs do.
-STACK_COUNTED_S: Final = 0.3
+STACK_COUNTED_S: Final = 0.5
 #: A black box that could not be made is tried again after so long, seconds.
 RETRY_S: Final = 10.0
 #: Roles of the processes that a worker runs tasks in. Elsewhere the crash handler is the program's.
