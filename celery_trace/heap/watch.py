@@ -123,7 +123,7 @@ class HeapWatch:
         return tag
 
     def stop_at(self, codes: Iterable[CodeType]) -> None:
-        """Set the functions around every run, and around what is between runs: frames outside are left out of stacks."""
+        """Set the functions around every run and around what is between runs: frames outside are left out of stacks."""
         self._sampler.stop_at(*codes)
 
     def _count_run(self, tag: int) -> int:

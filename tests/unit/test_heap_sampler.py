@@ -462,16 +462,20 @@ def test_stacks_end_with_what_stands_around_every_run(extension: Sampler) -> Non
 
 def test_between_the_runs_of_a_pool_fewer_picks_stand_for_as_much(extension: Sampler) -> None:
     kept: list[Any] = []
-    extension.mark(keep_blocks.__code__, TAG)
+
+    def of_a_task() -> None:
+        keep_blocks(kept, 2000, 1000)
+
+    extension.mark(of_a_task.__code__, TAG)
     extension.stop_at(sys._getframe().f_code)
     extension.start(2048)
     try:
         extension.restore(extension.run(TAG + 1))
         between = extension.stats()["taken"], sum(pick.weight for pick in extension.picks())
-        keep_blocks(kept, 2000, 1000)
+        of_a_task()
         after = extension.stats()["taken"], sum(pick.weight for pick in extension.picks())
         before = extension.run(TAG + 1)
-        keep_blocks(kept, 2000, 1000)
+        of_a_task()
         extension.restore(before)
         in_a_run = extension.stats()["taken"] - after[0]
         tags = {pick.tag for pick in extension.picks()}
