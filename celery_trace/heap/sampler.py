@@ -48,7 +48,9 @@ class Sampler:
     sees_all = True
     #: Whether a pick has the address of its own block.
     knows_blocks = True
-    pace = Pace(look_s=1.0, first_pause_s=2.0, longest_pause_s=20.0, fewest_runs=250, longest_over_s=600.0)
+    pace = Pace(
+        look_s=1.0, first_pause_s=2.0, longest_pause_s=20.0, fewest_runs=250, longest_over_s=600.0, calm_look_s=2.0
+    )
 
     def __init__(self) -> None:
         self._c = _extension("_sampler")

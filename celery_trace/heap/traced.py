@@ -65,7 +65,7 @@ class TracedSampler:
     sees_all = False
     #: Whether a pick has the address of its own block.
     knows_blocks = False
-    pace = Pace(look_s=0.2, first_pause_s=0.2, longest_pause_s=0.2, fewest_runs=20, longest_over_s=1.0)
+    pace = Pace(look_s=0.2, first_pause_s=0.2, longest_pause_s=0.2, fewest_runs=20, longest_over_s=1.0, calm_look_s=0.2)
 
     def __init__(self) -> None:
         self._pid = 0

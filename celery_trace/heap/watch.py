@@ -94,8 +94,7 @@ class HeapWatch:
         self._urgent: dict[int, int] = {}  # tasks whose next run is judged at once, with their runs by the last look
         self._closed = False
         self._is_frozen: bool | None = None  # not read yet
-        #: How often :meth:`look` wants to be called, seconds.
-        self.look_s = sampler.pace.look_s
+        self._pace = sampler.pace
         #: Sets this thread's tag when a run begins, and restores the previous one when it has ended.
         self.run: Callable[[int], int] = sampler.run
         self.restore: Callable[[int], object] = sampler.restore
@@ -125,7 +124,7 @@ class HeapWatch:
         return tag
 
     def stop_at(self, codes: Iterable[CodeType]) -> None:
-        """Set the functions around every run, and around what is between runs: frames outside are left out of stacks."""
+        """Set the functions around every run and around what is between runs: frames outside are left out of stacks."""
         self._sampler.stop_at(*codes)
 
     def _count_run(self, tag: int) -> int:
@@ -148,6 +147,11 @@ class HeapWatch:
     def is_searching(self) -> bool:
         """Whether a search for holders is in progress."""
         return self._search.is_on
+
+    @property
+    def look_s(self) -> float:
+        """How often :meth:`look` wants to be called now, seconds."""
+        return self._pace.look_s if self._search.is_on else self._pace.calm_look_s
 
     @property
     def state(self) -> str:

@@ -30,8 +30,9 @@ import threading
 import time
 import weakref
 import zlib
+from collections.abc import Collection
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Final, NamedTuple
 
 import msgspec
@@ -225,6 +226,8 @@ class BlackBox:
         self._clock = clock
         #: Set where runs share a thread.
         self.places: RunPlaces | None = None
+        #: Functions that are around tasks: frames outside of them are not a task's.
+        self.around: Collection[CodeType] = ()
         self._pid = os.getpid()
         self._open_runs = open_runs
         self._movement = movement
@@ -334,7 +337,7 @@ class BlackBox:
         running = dict((in_progress[first:] + in_progress[:first])[:MOST_STACKS])
         frames = stacks_by_run(running, self.places)
         found = [
-            SampledStack(thread, running[thread], *_places_of(stack), len(in_progress) / len(running))
+            SampledStack(thread, running[thread], *_places_of(stack, self.around), len(in_progress) / len(running))
             for thread, stack in frames.items()
         ]
         stacks = {str(one.thread): one.frames for one in found}
@@ -467,8 +470,11 @@ def _hold_lock(path: Path) -> int:
     return descriptor
 
 
-def _places_of(frames: list[FrameType]) -> tuple[list[tuple[str, int, str]], int]:
-    """A stack without our wrappers, and how many of its frames are inside of the outermost wrapper: the task's."""
+def _places_of(frames: list[FrameType], around: Collection[CodeType]) -> tuple[list[tuple[str, int, str]], int]:
+    """
+    A stack without our wrappers, and how many of its frames are the task's: those inside of the outermost wrapper, or
+    up to the outermost of some functions that are around tasks.
+    """
     stack: list[tuple[str, int, str]] = []
     inside = -1
     for frame in frames:
@@ -477,7 +483,7 @@ def _places_of(frames: list[FrameType]) -> tuple[list[tuple[str, int, str]], int
         code = frame.f_code
         if code.co_filename not in WRAPPERS:
             stack.append((code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname))
-        else:
+        if code.co_filename in WRAPPERS or code in around:
             inside = len(stack)
     return stack, inside if inside >= 0 else len(stack)
 

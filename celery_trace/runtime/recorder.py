@@ -332,7 +332,7 @@ class Recorder:
             self.quick_messages.on = not (self.ticker.asleep or self.closed)
 
     def handle_quickly(self, messages: QuickMessages | None) -> None:
-        """The usual messages that this process consumes are handled without a call of Python, while that is possible."""
+        """Handle the usual messages that this process consumes in C, while that is possible."""
         if type(self.clock) is SystemClock:
             self.quick_messages = messages
             self._choose_way()

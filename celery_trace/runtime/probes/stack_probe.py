@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import get_ident
+from types import CodeType
 from typing import Final
 
 from celery_trace import guard
@@ -27,7 +28,7 @@ from celery_trace.text.code_owner import CodeOwner, project_roots
 STACK_S: Final = 0.1
 #: How often a sample is counted in the profiles, on average, seconds. As often are stacks written while each run ends
 #: before the next sample: a thread that wakes up more often costs more than short runs do.
-STACK_COUNTED_S: Final = 0.3
+STACK_COUNTED_S: Final = 0.5
 #: A black box that could not be made is tried again after so long, seconds.
 RETRY_S: Final = 10.0
 #: Roles of the processes that a worker runs tasks in. Elsewhere the crash handler is the program's.
@@ -53,6 +54,7 @@ class StackProbe(Probe):
         self._due_s = 0.0
         self._runs = 0  # at the last sample
         self._answers: Answers | None = None
+        self._around: frozenset[CodeType] = frozenset()
 
     def start(self) -> None:
         """Make the black box, where tasks may run."""
@@ -83,7 +85,7 @@ class StackProbe(Probe):
                 guard.own_errors[self.name] += 1
                 host.spool.note_failure(error)
                 return
-            box.places = host.places
+            box.places, box.around = host.places, self._around
             self.box = box
             if host.process.role in _OF_A_WORKER:
                 with guard.Guard("crash handler"):
@@ -91,6 +93,12 @@ class StackProbe(Probe):
             if host.process.role in _IN_MAIN_THREAD and host.settings.stack_signal:
                 with guard.Guard("stack by signal"):
                     box.dump_on(signal.Signals[host.settings.stack_signal])
+
+    def stop_at(self, codes: Iterable[CodeType]) -> None:
+        """Set the functions around every run: frames outside of them are not the run's."""
+        self._around = frozenset(codes)
+        if self.box is not None:
+            self.box.around = self._around
 
     def _wake(self) -> float:
         """
