@@ -62,8 +62,7 @@ class StackProbe(Probe):
         self.call_every(STACK_S, idle_s=RETRY_S)
         assert self.timer is not None
         self.timer.early, self.timer.wake = 0.0, self._wake
-        if host.process.role is not Role.GREEN:  # there, the stack of a thread is not that of one run
-            self.times = StackTimes(host.process, CodeOwner(host.settings.in_app, project_roots()), host.clock)
+        self.times = StackTimes(host.process, CodeOwner(host.settings.in_app, project_roots()), host.clock)
         self._write_due_s = host.clock.monotonic_s() + PROFILE_FIRST_S
         self._count_at(host.clock.monotonic_s() + STACK_COUNTED_S)
         self.open_box()
