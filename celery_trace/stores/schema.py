@@ -508,6 +508,8 @@ consuming = _table(
     _text("ahead", LONG_TEXT),  # JSON list
     _maybe("visibility_timeout_s"),
     _flag("gone"),
+    _text("idle_because"),
+    _maybe("idle_since_s"),
     _index("ct_consuming_at", "at_s"),
 )
 
