@@ -10,7 +10,7 @@ from msgspec import Struct
 from celery_trace import timeline
 from celery_trace.intervals import SAMPLE_S
 from celery_trace.model import FailureSummary, Kind, Outcome, Run, Sample
-from celery_trace.model.timelines import ChordFacts, Span, TaskEvents, Timeline, TimelineRow
+from celery_trace.model.timelines import Span, TaskEvents, Timeline, TimelineRow
 from celery_trace.queries import Queries
 from celery_trace.text import format
 from flower_plugin.pages.page import Context, MonitorPage, Visit
@@ -70,7 +70,7 @@ def read(queries: Queries, remembered: Remembered, root_id: str, now_s: float) -
         runs=runs,
         failures=failures,
         samples=_samples(queries, runs),
-        chords=_chords(queries, failures),
+        chords=queries.chords(roots),
         now_s=now_s,
         first=first,
         incomplete=incomplete,
@@ -92,13 +92,6 @@ def _samples(queries: Queries, runs: Sequence[Run]) -> list[Sample]:
         return []
     since_s, until_s = min(starts_s for starts_s, _ in finite), max(ends_s for _, ends_s in finite)
     return queries.memory_between((run.process for run in runs), since_s, until_s + SAMPLE_S)
-
-
-def _chords(queries: Queries, failures: Sequence[FailureSummary]) -> list[ChordFacts]:
-    """The chords that unlock tasks have waited for, by their latest retries."""
-    latest = {one.task_id: one for one in sorted(failures, key=lambda one: one.at) if one.name == timeline.UNLOCK}
-    details = [queries.failure(one.id) for one in list(latest.values())[-MOST_CHORDS:]]
-    return [timeline.chord_of(detail) for detail in details if detail is not None]
 
 
 class Bar(Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from threading import get_ident
 from typing import Final
 
 from celery_trace import guard
+from celery_trace.failures.chords import ChordNotes
 from celery_trace.heap.sampler import locals_mark
 from celery_trace.intervals import PROFILE_FIRST_S, PROFILE_S
 from celery_trace.model import RUN_NOTHING, Role
@@ -53,6 +54,7 @@ class StackProbe(Probe):
         self._due_s = 0.0
         self._runs = 0  # at the last sample
         self._answers: Answers | None = None
+        self._chords = ChordNotes(host.write, host.clock)
 
     def start(self) -> None:
         """Make the black box, where tasks may run."""
@@ -120,7 +122,11 @@ class StackProbe(Probe):
         lasts = host.runs == self._runs and host.open_runs.count > 0
         self._runs = host.runs
         if self.box is not None:
-            self._count(self.box.sample())
+            stacks = self.box.sample()
+            for one in stacks:
+                if one.token.task_id:
+                    self._chords.member(one.token.origin, one.token.task_id)
+            self._count(stacks)
             if self.box.requested():
                 self._answer()
         elif host.clock.monotonic_s() >= self._due_s and not host.closed:
