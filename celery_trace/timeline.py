@@ -36,6 +36,7 @@ _OUTCOMES: Mapping[str, str] = {
 }  # fmt: skip
 #: Outcomes after which no result will come.
 _ENDED_BADLY = frozenset(str(one) for one in Outcome) - {"retried"}
+_FAILED = frozenset({"failed", "time_limit", "lost", "internal_error"})
 #: The rows that are left out first if there are too many.
 _LEAST = ("succeeded", "unknown")
 
@@ -112,6 +113,48 @@ def build(
         chords=_chords(chords, rows),
         incomplete=incomplete,
     )
+
+
+# --- bars -----------------------------------------------------------------------------------------------
+
+
+class Bar(Struct, frozen=True):
+    """
+    A span as it is drawn.
+
+    ``kind`` is ``waiting``, ``running``, ``retried`` (an earlier try was, whatever the outcome of the last) or
+    ``failed``. ``begins`` and ``ends`` are shares of the timeline's length.
+    """
+
+    kind: str
+    begins: float
+    ends: float
+
+
+def bars(found: Timeline, row: TimelineRow, now_s: float) -> list[Bar]:
+    """The spans of a row of which a time is known."""
+    begins_s = now_s if found.begins_at is None else found.begins_at
+    length_s = max((now_s if found.ends_at is None else found.ends_at) - begins_s, 0.001)
+    made = []
+    for span in row.spans:
+        known = [at_s for at_s in (span.starts_at, ends_of(span, row, now_s)) if at_s is not None]
+        if known:
+            begins, ends = ((at_s - begins_s) / length_s for at_s in (min(known), max(known)))
+            made.append(Bar(_kind(span, row), begins, ends))
+    return made
+
+
+def ends_of(span: Span, row: TimelineRow, now_s: float) -> float | None:
+    """The end of a span; now if it goes on, None if it is unknown."""
+    return now_s if span.ends_at is None and row.outcome == span.kind else span.ends_at
+
+
+def _kind(span: Span, row: TimelineRow) -> str:
+    if span.kind == "waiting":
+        return "waiting"
+    if span is not row.spans[-1] or row.outcome == "retried":
+        return "retried"
+    return "failed" if row.outcome in _FAILED else "running"
 
 
 # --- the facts of one id --------------------------------------------------------------------------------
