@@ -45,7 +45,7 @@ class Stall(Struct, frozen=True):
 
 def blind_sample(process: ProcessRecord, began_s: float) -> ThreadSample:
     """What is known of a run of which there is no sample yet: C code has held Python's lock from its begin on."""
-    is_main_thread = process.role in (Role.CHILD, Role.SOLO, Role.GREEN)
+    is_main_thread = process.role in (Role.CHILD, Role.SOLO)
     return ThreadSample(process.pid if is_main_thread else 0, began_s, began_s, began_s, None)
 
 
