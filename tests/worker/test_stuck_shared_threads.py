@@ -94,7 +94,7 @@ def test_runs_behind_one_that_keeps_the_thread_name_it(
 
     def seen() -> bool:
         said.update({row.task_id: row.waiting_for for row in records.queries.running().rows if row.stuck})
-        return "turn" in said.get(waits, "") and bool(said.get(keeps))
+        return "thread at" in said.get(waits, "") and bool(said.get(keeps))
 
     try:
         records.wait(lambda _: seen(), "both are stuck", timeout_s=40, explain=lambda: str(said))
