@@ -13,6 +13,7 @@ from types import CodeType
 from typing import Final
 
 from celery_trace import guard
+from celery_trace.failures.chords import ChordNotes
 from celery_trace.heap.sampler import locals_mark
 from celery_trace.intervals import PROFILE_FIRST_S, PROFILE_S
 from celery_trace.model import RUN_NOTHING, Role
@@ -55,6 +56,7 @@ class StackProbe(Probe):
         self._runs = 0  # at the last sample
         self._answers: Answers | None = None
         self._around: frozenset[CodeType] = frozenset()
+        self._chords = ChordNotes(host.write, host.clock)
 
     def start(self) -> None:
         """Make the black box, where tasks may run."""
@@ -64,8 +66,7 @@ class StackProbe(Probe):
         self.call_every(STACK_S, idle_s=RETRY_S)
         assert self.timer is not None
         self.timer.early, self.timer.wake = 0.0, self._wake
-        if host.process.role is not Role.GREEN:  # there, the stack of a thread is not that of one run
-            self.times = StackTimes(host.process, CodeOwner(host.settings.in_app, project_roots()), host.clock)
+        self.times = StackTimes(host.process, CodeOwner(host.settings.in_app, project_roots()), host.clock)
         self._write_due_s = host.clock.monotonic_s() + PROFILE_FIRST_S
         self._count_at(host.clock.monotonic_s() + STACK_COUNTED_S)
         self.open_box()
@@ -129,7 +130,11 @@ class StackProbe(Probe):
         lasts = host.runs == self._runs and host.open_runs.count > 0
         self._runs = host.runs
         if self.box is not None:
-            self._count(self.box.sample())
+            stacks = self.box.sample()
+            for one in stacks:
+                if one.token.task_id:
+                    self._chords.member(one.token.origin, one.token.task_id)
+            self._count(stacks)
             if self.box.requested():
                 self._answer()
         elif host.clock.monotonic_s() >= self._due_s and not host.closed:
