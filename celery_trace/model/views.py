@@ -184,7 +184,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     """
     A worker (or a web host) and its processes.
 
-    ``rss_bytes`` is summed over the running ones with known memory, which are ``rss_processes``.
+    ``rss_bytes`` is summed over the running ones with known memory, which are ``rss_processes``. ``state`` is
+    ``alive``, ``stopped`` (its main process exited normally), ``killed``, or ``silent``: nothing is known of its end.
     """
 
     name: str
@@ -197,6 +198,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     processes: list[ProcessView]
     # beyond the contract
     rss_processes: int = 0
+    state: str = "silent"
 
 
 class GrowthShare(Struct, frozen=True):

@@ -275,6 +275,17 @@ def _newest_facts(snapshots: Iterable[RunningSnapshot]) -> dict[str, _NewestFact
     return found
 
 
+def _state(alive: bool, processes: Sequence[ProcessView]) -> str:
+    """A worker's state, see :class:`WorkerView`. How its latest main process ended decides it; children come and go."""
+    if alive:
+        return "alive"
+    mains = [process for process in processes if process.role in MAIN_ROLES] or processes
+    last = max(mains, key=lambda process: process.started_at)
+    if last.ended_at is None:
+        return "silent"
+    return "killed" if last.ended_how == "killed" else "stopped"
+
+
 def _alive(row: AnyRow, now_s: float) -> bool:
     return row.ended_at_s is None and now_s - row.seen_at_s < SILENT_S
 
@@ -298,6 +309,7 @@ def _worker(
         overhead_ratio=max(ratios, default=0.0),
         processes=views,
         rss_processes=len(resident),
+        state=_state(bool(living), views),
     )
 
 

@@ -255,14 +255,14 @@ def _near_limits(queries: Queries, workers: Iterable[WorkerView], known: list[Li
 
 
 def _worker_item(worker: WorkerView) -> Item | None:
-    # All processes of a worker that was stopped have exited normally; any other silence needs attention.
-    if worker.alive or all(process.ended_how == "exit" for process in worker.processes):
+    if worker.state not in ("killed", "silent"):
         return None
     killed = sum(process.ended_how == "killed" for process in worker.processes)
     return Item(
         weight=300 + killed,
         tone="warning",
-        what=f"{'' if worker.role in rules.NO_WORKERS else 'Worker '}{worker.name or worker.host} is silent",
+        what=f"{'' if worker.role in rules.NO_WORKERS else 'Worker '}{worker.name or worker.host} "
+        + ("was killed" if worker.state == "killed" else "is silent"),
         detail=f"{plural(killed, 'process', 'processes')} killed" if killed else "It did not exit normally",
         link=f"/workers?worker={quote(worker.name or worker.host, safe='')}",
         at_s=worker.last_seen,

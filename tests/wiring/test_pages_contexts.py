@@ -96,6 +96,26 @@ def test_the_overview_ranks_what_needs_attention(queries, visit):
     assert not context["new_here"]
 
 
+@pytest.mark.parametrize(("how", "state"), [("exit", "stopped"), ("killed", "killed"), ("", "silent")])
+def test_how_the_main_process_ended_is_the_state_of_its_worker_whatever_became_of_its_children(
+    tmp_path, visit, how, state
+):
+    store, now_s = open_store(load({"trace_dir": str(tmp_path)}, environment={})), time.time()
+    long_ago = {"host": "h", "worker": "w1@h", "started_at_s": now_s - 5000}
+    ended = {"ended_at_s": now_s - 2000, "ended_how": how} if how else {}
+    store.write(
+        [
+            ProcessRecord(uid="main", pid=1, role="main", **long_ago, **ended),
+            ProcessRecord(uid="child", pid=2, role="child", ended_at_s=now_s - 4000, ended_how="killed", **long_ago),
+        ]
+    )
+    queries = Queries(store)
+    assert [worker.state for worker in queries.workers().rows] == [state]
+    items = [item.what for item in overview.overview(queries, visit())["items"]]
+    assert items == {"stopped": [], "killed": ["Worker w1@h was killed"], "silent": ["Worker w1@h is silent"]}[state]
+    store.close()
+
+
 def test_a_scheduler_is_listed_and_is_no_worker(tmp_path, visit):
     store = open_store(load({"trace_dir": str(tmp_path)}, environment={}))
     began = {"host": "h", "started_at_s": time.time() - 60}

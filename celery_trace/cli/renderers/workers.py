@@ -13,6 +13,8 @@ from celery_trace.model import Forecast, MemoryState, ProcessView, WorkerView
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import NONE, percent, size
 
+_STATE_COLOURS = {"alive": "green", "stopped": "dim", "killed": "red"}
+
 
 def workers(rows: Iterable[WorkerView], style: Style) -> str:
     """Workers, with their living processes below each; ended ones are counted."""
@@ -32,7 +34,7 @@ def workers(rows: Iterable[WorkerView], style: Style) -> str:
 
 def _lines(worker: WorkerView, style: Style) -> Iterator[Sequence[Cell]]:
     yield [
-        (escaped(worker.name), "bold"), ("alive", "green") if worker.alive else ("silent", "yellow"), worker.role,
+        (escaped(worker.name), "bold"), (worker.state, _STATE_COLOURS.get(worker.state, "yellow")), worker.role,
         size(worker.rss_bytes), "", "", "", percent(worker.overhead_ratio), style.ago(worker.last_seen), "",
     ]  # fmt: skip
     for process in worker.processes:
