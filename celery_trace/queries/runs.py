@@ -297,18 +297,20 @@ def _worker(
     living = [row for row in rows if _alive(row, now_s)]  # the first ones
     views = [_process(row, newest.get(row.uid)) for row in rows]
     # A child that has just started has no sample yet.
-    resident = [view.memory.rss_bytes for view in views[: len(living)] if view.memory]
+    known = [view.memory for view in views[: len(living)] if view.memory]
+    shares = [memory.pss_bytes for memory in known if memory.pss_bytes is not None]
     ratios = [row.overhead_ratio for row in living if row.sampled_at_s is not None]
     return WorkerView(
         name=name,
         host=host,
         role=_shared_role(rows),
         alive=bool(living),
-        rss_bytes=sum(resident),
+        rss_bytes=sum(memory.rss_bytes for memory in known),
         last_seen=max(max(row.seen_at_s, newest[row.uid].at_s if row.uid in newest else 0.0) for row in rows),
         overhead_ratio=max(ratios, default=0.0),
         processes=views,
-        rss_processes=len(resident),
+        rss_processes=len(known),
+        pss_bytes=sum(shares) if shares and len(shares) == len(known) else None,
         state=_state(bool(living), views),
     )
 

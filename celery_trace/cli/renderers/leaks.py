@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from celery_trace.cli.renderers.style import OF_STATE, Style
 from celery_trace.cli.renderers.tables import TableColumn, fact, state, table
 from celery_trace.model import Leak, Line
+from celery_trace.text import roles
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import moment, percent, size
 
@@ -23,7 +24,7 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
         (
             [
                 state(leak.verdict), amount(leak), size(leak.kept_bytes_total), leak.runs,
-                f"{leak.kind} {leak.name}" if leak.kind != "process" else f"process ({leak.role or '?'})",
+                f"{leak.kind} {leak.name}" if leak.kind != "process" else f"({roles.of_leak(leak.role)})",
                 style.place(leak.file, leak.line) if leak.file else _without_line(leak),
                 style.ago(leak.last_seen), leak.id,
             ]

@@ -10,6 +10,7 @@ from celery_trace.cli.renderers.tables import Cell, TableColumn, table
 from celery_trace.heap import forecasting
 from celery_trace.heap.needs import Proposal
 from celery_trace.model import Forecast, MemoryState, ProcessView, WorkerView
+from celery_trace.text import roles
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import NONE, percent, size
 
@@ -34,7 +35,8 @@ def workers(rows: Iterable[WorkerView], style: Style) -> str:
 
 def _lines(worker: WorkerView, style: Style) -> Iterator[Sequence[Cell]]:
     yield [
-        (escaped(worker.name), "bold"), (worker.state, _STATE_COLOURS.get(worker.state, "yellow")), worker.role,
+        (escaped(worker.name), "bold"), (worker.state, _STATE_COLOURS.get(worker.state, "yellow")),
+        roles.of_worker(worker.role),
         size(worker.rss_bytes), "", "", "", percent(worker.overhead_ratio), style.ago(worker.last_seen), "",
     ]  # fmt: skip
     for process in worker.processes:
@@ -48,7 +50,7 @@ def _lines(worker: WorkerView, style: Style) -> Iterator[Sequence[Cell]]:
 def _line(process: ProcessView, style: Style) -> Sequence[Cell]:
     memory = process.memory or MemoryState()
     return [
-        f"  pid {process.pid}", "", process.role, size(memory.rss_bytes if process.memory else None),
+        f"  pid {process.pid}", "", roles.of_process(process.role), size(memory.rss_bytes if process.memory else None),
         size(memory.uss_bytes), memory.fds if memory.fds is not None else NONE, process.runs,
         percent(process.overhead_ratio), style.ago(process.at), process.running,
     ]  # fmt: skip
