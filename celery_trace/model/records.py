@@ -118,7 +118,10 @@ def leak_id(kind: str, name: str, file: str, line: int, native: str | None) -> s
 
 
 class TypeCount(Struct, frozen=True):
-    """Surviving objects of one type. ``bytes`` is ``sys.getsizeof`` summed, without what they refer to."""
+    """
+    Surviving objects of one type: how many a search found, and their share of the retained bytes with what only they
+    refer to.
+    """
 
     type: str
     count: int

@@ -315,10 +315,12 @@ def test_a_leak_comes_with_its_evidence(queries, visit):
     assert context["sentence"] == "shop.tasks.remember_order leaks"
     assert [line.lit for line in context["source"]] == [True]
     labels = [line.label for line in context["plot"].lines]
-    assert labels == ["all processes", "pid 102", "pid 101"]
+    assert labels[:3] == ["all processes", "pid 102", "pid 101"]
     assert {mark.text for mark in context["plot"].marks} >= {"pid 101 started", "pid 102 started"}
     assert len(context["windows"]) == 6
     assert context["types"][0].type == "str"
+    assert sum(row.bytes for row in context["types"]) == context["leak"].kept_bytes_total
+    assert context["evidence"].startswith("Memory of 674 of 674 runs is still alive, in 2 processes. It grows with ")
 
 
 def test_an_unknown_leak_is_missing_with_a_way_back(queries, visit):
@@ -338,23 +340,38 @@ def test_growth_comes_to_what_the_table_says_and_no_line_goes_down():
             at_s=at_s, runs=8, run_number=run_number, kept_bytes_per_run=kept,
         )  # fmt: skip
 
-    process = ProcessRecord(uid="p", host="h", pid=7, started_at_s=100.0, ended_at_s=1000.0, ended_how="killed")
+    gone = ProcessRecord(uid="p", host="h", pid=7, started_at_s=100.0, ended_at_s=1000.0, ended_how="killed")
     row = replace(a_leak(10), kept_bytes_total=450, first_seen=200.0)
     windows = [window("w1", 500.0, 20), window("w2", 700.0, 30, Verdict.STEADY, 0.0), window("w3", 900.0, 50, kept=5.0)]
     rows = [rollup(300, 20), rollup(0, 10), rollup(-300, 10**6), rollup(600, 5)]
-    plot = leaks.growth(row, windows, rows, {"p": process})
-    assert plot.lines == [
-        leaks.GrowthLine("all processes", [(100.0, 100.0), (300.0, 200.0), (600.0, 400.0), (900.0, 450.0)]),
-        leaks.GrowthLine("pid 7", [(100.0, 0.0), (500.0, 200.0), (700.0, 200.0), (900.0, 300.0)]),
-    ]
-    young = leaks.growth(row, windows, rows, {"p": process}, now_s=710.0).lines[0]
+    plot = leaks.growth(row, windows, rows, {"p": gone})
+    everything, process, others = plot.lines
+    assert process == leaks.GrowthLine("pid 7", [(100.0, 0.0), (500.0, 200.0), (700.0, 200.0), (900.0, 300.0)])
+    ends = [(at_s, round(kept)) for at_s, kept in everything.points if at_s in (100.0, 300.0, 600.0, 900.0)]
+    assert (everything.label, ends) == ("all processes", [(100.0, 33), (300.0, 167), (600.0, 333), (900.0, 450)])
+    assert others.label == "other processes"
+    for (at_s, kept), (of_others_s, rest) in zip(everything.points, others.points, strict=True):
+        assert (at_s, kept) == (of_others_s, pytest.approx(rest + leaks._at(process.points, at_s)))
+        assert rest >= 0
+    young = leaks.growth(row, windows[:2], rows, {"p": gone}, now_s=710.0).lines[0]
     assert young.points[-1] == (710.0, 450.0), "no point lies in the future"
     assert [mark.text for mark in plot.marks] == ["pid 7 started", "pid 7 killed"]
-    mended = replace(row, kept_bytes_total=200)
-    ends = [point[1] for point in leaks.growth(mended, windows, rows, {"p": process}).lines[0].points]
-    assert ends == [0.0, 100.0, 200.0, 200.0], "runs after it was mended add nothing"
+    mended = replace(row, kept_bytes_total=300)
+    assert [line.label for line in leaks.growth(mended, windows, rows, {"p": gone}).lines] == ["all processes", "pid 7"]
+    kept = [kept for _, kept in leaks.growth(mended, windows, rows, {"p": gone}).lines[0].points]
+    assert kept == sorted(kept), "no line goes down"
+    assert kept[-1] == 300.0, "runs after it was mended add nothing"
     nothing = replace(row, kept_bytes_per_run=0, kept_bytes_total=0)
-    assert [line.label for line in leaks.growth(nothing, windows, rows, {"p": process}).lines] == ["pid 7"]
+    assert [line.label for line in leaks.growth(nothing, windows, rows, {"p": gone}).lines] == ["pid 7"]
+
+
+def test_the_evidence_is_one_sentence_and_never_quite_certain():
+    row = replace(a_leak(10), why="memory of 212 of 220 runs is still alive", processes=2, confidence=0.9996)
+    assert leaks.evidence(row) == (
+        "Memory of 212 of 220 runs is still alive, in 2 processes. It grows with more than 99.9 % confidence."
+    )
+    assert leaks.evidence(replace(row, confidence=0.975)).endswith("It grows with 97.5 % confidence.")
+    assert leaks.evidence(replace(row, why="")) == ""
 
 
 # --- failures ----------------------------------------------------------------------------------------

@@ -129,14 +129,14 @@ function timeline(place, data) {
     });
 }
 
-// A drag zooms; a click opens a run.
-function openOnClick(plot, ids) {
+// A drag zooms; a click opens a run, at an address or on this page.
+function openOnClick(plot, ids, place) {
     let pressed = 0;
     plot.over.addEventListener("mousedown", (event) => { pressed = event.clientX; });
     plot.over.addEventListener("click", (event) => {
         const index = plot.cursor.idx;
         if (index === null || index === undefined || Math.abs(event.clientX - pressed) > 3) { return; }
-        const address = new URL(window.location.href);
+        const address = new URL(place.dataset.open || window.location.href, window.location.href);
         address.searchParams.set("run", ids[index]);
         address.hash = "opened-run";
         window.location.assign(address.href);
@@ -167,7 +167,7 @@ function scatter(place, data, chosen) {
             })
         ]
     });
-    openOnClick(plot, data.id);
+    openOnClick(plot, data.id, place);
     return plot;
 }
 
