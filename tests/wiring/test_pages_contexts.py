@@ -38,6 +38,7 @@ from flower_plugin.pages import alerts, failures, incidents, leaks, overview, ru
 from flower_plugin.pages.page import Visit
 from flower_plugin.pages.timemarks import marks_of
 from flower_plugin.problems import NotFound
+from flower_plugin.rendering import colours
 from flower_plugin.rendering.markup import Paths
 from tests.support import monitor_facts
 from tests.support.alerting import leak as a_leak
@@ -809,3 +810,37 @@ def test_a_store_that_was_lost_is_told_on_the_overview_and_the_statistics(tmp_pa
     assert context["store_size"][0].startswith("The store takes ")
     assert context["store_size"][1].startswith("0 failures take 0 B; 1,000,000 are kept, or 2.0 GiB of them")
     store.close()
+
+
+def test_lanes_have_the_single_runs_and_those_in_progress_as_long_as_they_lasted(tmp_path, visit):
+    store, now_s = open_store(load({"trace_dir": str(tmp_path)}, environment={})), time.time()
+    child = ProcessRecord(uid="c", host="h", pid=8, worker="w@h", role="child", started_at_s=now_s - 900)
+    growing = [(now_s - 890, 50), (now_s - 700, 80), (now_s - 30, 95)]
+    store.write([child, *(
+        Sample(process="c", at_s=at_s, memory=MemoryState(rss_bytes=mib * monitor_facts.MIB)) for at_s, mib in growing
+    )])  # fmt: skip
+    common = {"process": "c", "kind": Kind.TASK, "queue": "", "state": "SUCCESS", "why": "sampled"}
+    store.write([
+        model.Run(id="r1", name="shop.a", started_at_s=now_s - 600, duration_s=50.0, **common),
+        model.Run(id="r2", name="shop.a", started_at_s=now_s - 400, duration_s=0.5, **common),
+        model.Run(id="r3", name="shop.a", started_at_s=now_s - 90_000, duration_s=0.5, **common),
+    ])  # fmt: skip
+    run = model.RunningRun(
+        process="c", kind=Kind.TASK, name="shop.b", task_id="t", pid=8, role="child", started_at_s=now_s - 20
+    )
+    store.write([model.RunningSnapshot(place="h", at_s=now_s - 1, runs=[run], ended={"c": 2})])
+    context = workers.memory(Queries(store), visit(worker="w@h"))
+    plot = context["plots"]
+    assert [name.name for name in plot.names] == ["shop.a", "shop.b"]
+    (lane,) = plot.lanes
+    lasted = sorted((round(bar.from_s - now_s), round(bar.until_s - bar.from_s, 1), bar.name) for bar in lane)
+    assert lasted == [(-600, 50.0, 0), (-400, 0.5, 0), (-20, 19.0, 1)]
+    assert {bar.path for bar in lane} >= {"/runs/task/shop.a?run=r1", "/running/c/t"}
+    # What it gained by its first imports is start-up, and no growth.
+    assert context["settled"]["c"].memory.rss_bytes == 80 * monitor_facts.MIB
+    store.close()
+
+
+def test_a_name_has_one_colour_for_ever():
+    assert [colours.of_name(name) for name in ("shop.tasks.quote", "shop.tasks.add", "\udcff")] == [12, 7, 1]
+    assert {colours.of_name(f"task-{number}") for number in range(300)} == set(range(16))

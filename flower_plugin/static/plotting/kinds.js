@@ -79,11 +79,11 @@ function memoryTooltip(one, at, value, format) {
 }
 
 // Redraws the lanes after zooming.
-function lanesPlugin(place, lines, inARowS) {
+function lanesPlugin(place, data) {
     let shown = "";
     return {hooks: {draw: [(plot) => {
         const now = [plot.scales.x.min, plot.scales.x.max, plot.bbox.width].join();
-        if (now !== shown) { shown = now; drawLanes(place, plot, lines.map((one) => one.ran), inARowS); }
+        if (now !== shown) { shown = now; drawLanes(place, plot, data); }
     }]}};
 }
 
@@ -98,7 +98,7 @@ function memory(place, data, chosen) {
         series: [{}, ...lines.map((one, at) =>
             line(one.label, at, {spanGaps: false, points: {show: one.x.length < 40, filter: dotsOf(one)}}))],
         plugins: [
-            lanesPlugin(place, lines, data.in_a_row_s), marksPlugin(data.marks),
+            lanesPlugin(place, data), marksPlugin(data.marks),
             levelsPlugin(limit ? [[limit, "limit " + size(limit)]] : [], "--flower-danger"),
             tooltipPlugin((plot, index) => {
                 const at = plot.data[0][index];
