@@ -10,10 +10,11 @@ import functools
 import getpass
 import io
 import os
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -92,6 +93,7 @@ class CommandContext:
             colour=colour and tty and "NO_COLOR" not in os.environ,
             width=shutil.get_terminal_size((160, 40)).columns if tty else 0,
             root=os.getcwd(),
+            app=given_app(sys.argv, os.environ) or shlex.quote(str(app.main or "")),
         )
 
     @contextmanager
@@ -119,14 +121,32 @@ class CommandContext:
         self.show(text, page.as_json() | more)
 
 
+def given_app(argv: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The app as it was given to celery, by ``-A``, ``--app`` or ``APP``; empty if it was not. Quoted for a shell."""
+    words = iter(argv[1:])
+    for word in words:
+        if word in {"-A", "--app"}:
+            return shlex.quote(next(words, ""))
+        if word.startswith("--app=") or (word.startswith("-A") and len(word) > 2):
+            return shlex.quote(word.removeprefix("--app=").removeprefix("-A"))
+        if word == "trace":
+            break
+    return shlex.quote(environment["APP"]) if environment.get("APP") else ""
+
+
 def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.Command:
     """Make a subcommand: it gets a :class:`CommandContext`, takes ``--format``, and reports errors in one line."""
 
     @functools.wraps(function)
     def run(ctx: click.Context, /, shape: str, debug: bool, **values: object) -> object:
+        hint: Callable[[str], str] = str
         try:
             found = ctx.find_root().obj
-            return function(CommandContext(found.app, shape, not getattr(found, "no_color", False)), **values)
+            context = CommandContext(found.app, shape, not getattr(found, "no_color", False))
+            hint = context.style.hint
+            return function(context, **values)
+        except Refusal as refusal:
+            raise Refusal(hint(refusal.message)) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:  # the reader has closed the pipe, as in `| head`
@@ -135,7 +155,7 @@ def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.
         except Exception as error:
             if debug:
                 raise
-            raise Refusal(_error_message(error)) from None
+            raise Refusal(hint(_error_message(error))) from None
 
     run = click.option("--debug", is_flag=True, hidden=True, help="Show the traceback of errors.")(run)
     run = click.option(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Cell, TableColumn, table
+from celery_trace.cli.renderers.tables import Cell, TableColumn, table, wrapped
 from celery_trace.heap import forecasting
 from celery_trace.heap.needs import Proposal
 from celery_trace.model import Forecast, MemoryState, ProcessView, WorkerView
@@ -65,13 +65,22 @@ def _ended(processes: Sequence[ProcessView]) -> str:
 def forecasts(found: Iterable[Forecast], proposals: Iterable[tuple[str, Proposal]], style: Style) -> str:
     """Forecasts and proposed limits, shown below the table."""
     lines = [
-        style.paint(f"{escaped(forecasting.who(one))} {escaped(forecasting.sentence(one))}.", "yellow")
-        + f" Now {size(one.used_bytes)}, growing by {size(one.bytes_per_hour)} per hour."
+        style.paint(
+            wrapped(
+                f"{escaped(forecasting.who(one))} {escaped(forecasting.sentence(one))}. Now {size(one.used_bytes)}, "
+                f"growing by {size(one.bytes_per_hour)} per hour.",
+                style,
+            ),
+            "yellow",
+        )
         for one in found
     ]
     for worker, proposal in proposals:
         lines.append(
-            f"{escaped(worker)} needs --max-memory-per-child {proposal.child_kib} -c {proposal.concurrency} "
-            f"and a container with {size(proposal.container_bytes)}. {escaped(proposal.how)}."
+            wrapped(
+                f"{escaped(worker)} needs --max-memory-per-child {proposal.child_kib} -c {proposal.concurrency} "
+                f"and a container with {size(proposal.container_bytes)}. {escaped(proposal.how)}.",
+                style,
+            )
         )
     return "".join(f"\n{line}\n" for line in lines)
