@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,6 +27,7 @@ from celery_trace.clock import SystemClock
 from celery_trace.errors import TraceError
 from celery_trace.model import Kind, Page
 from celery_trace.settings import Settings
+from celery_trace.text.commands import given_app
 from celery_trace.text.escape import escaped
 from celery_trace.text.parse import read_bytes, read_seconds, wrong_duration, wrong_size
 
@@ -119,19 +120,6 @@ class CommandContext:
         if page.next and not self.json:
             text += f"\nMore: add --cursor {page.next}\n"
         self.show(text, page.as_json() | more)
-
-
-def given_app(argv: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The app as it was given to celery, by ``-A``, ``--app`` or ``APP``; empty if it was not. Quoted for a shell."""
-    words = iter(argv[1:])
-    for word in words:
-        if word in {"-A", "--app"}:
-            return shlex.quote(next(words, ""))
-        if word.startswith("--app=") or (word.startswith("-A") and len(word) > 2):
-            return shlex.quote(word.removeprefix("--app=").removeprefix("-A"))
-        if word == "trace":
-            break
-    return shlex.quote(environment["APP"]) if environment.get("APP") else ""
 
 
 def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.Command:

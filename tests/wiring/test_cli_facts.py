@@ -13,7 +13,6 @@ from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
-from celery_trace.cli.context import given_app
 from celery_trace.cli.renderers.style import Style
 from celery_trace.commands import SUBCOMMANDS, trace
 from celery_trace.failures.capture import capture_exception
@@ -34,6 +33,7 @@ from celery_trace.queries import Queries
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits, Settings
 from celery_trace.stores import Store, leak_rows, open_store
+from celery_trace.text.commands import given_app
 from tests.support import store_records as make
 
 Run = Callable[..., Result]
