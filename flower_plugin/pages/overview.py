@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -126,6 +126,14 @@ def _workers(workers: Iterable[WorkerView], mains: Iterable[ProcessRecord], now_
     return Strip("Workers", count(alive), note, badges.sparkline(points, "Workers", shown="{:,.0f}".format), "/workers")
 
 
+def _per_minute(runs: Mapping[int, Sequence[int]], workers: Iterable[WorkerView], now_s: float) -> float:
+    """The rate of the last five to ten minutes, or since the oldest living process began."""
+    since_s = float(int(now_s) // Rollup.BUCKET_S * Rollup.BUCKET_S - Rollup.BUCKET_S)
+    ran = sum(row[0] for at_s, row in runs.items() if at_s >= since_s)
+    started = [one.started_at for worker in workers for one in worker.processes if one.ended_at is None]
+    return 60 * ran / max(1.0, now_s - max(since_s, min(started, default=since_s)))
+
+
 def strips(
     queries: Queries, workers: Iterable[WorkerView], running: Sequence[RunningView], now_s: float
 ) -> list[Strip]:
@@ -142,12 +150,13 @@ def strips(
     if not rollups and not samples:
         return []
     ran, failed = sum(row[0] for row in runs.values()), sum(row[1] for row in runs.values())
+    workers = list(workers)
     tasks = [run for run in running if run.kind == Kind.TASK]
     stuck = sum(run.stuck for run in tasks)
     reserved = sum(state.reserved for state in queries.consuming())
     busy = f"{stuck} stuck" if stuck else f"{count(reserved)} reserved" if reserved else "runs now"
     return [
-        Strip("Throughput", f"{60 * ran / (now_s - first_s):,.1f}", "runs per minute",
+        Strip("Throughput", f"{_per_minute(runs, workers, now_s):,.1f}", "runs per minute",
               badges.bars([(at_s, row[0]) for at_s, row in runs.items()], "Runs"), "/runs"),
         _waiting(samples),
         Strip("Running", count(len(tasks)), busy,

@@ -844,3 +844,21 @@ def test_lanes_have_the_single_runs_and_those_in_progress_as_long_as_they_lasted
 def test_a_name_has_one_colour_for_ever():
     assert [colours.of_name(name) for name in ("shop.tasks.quote", "shop.tasks.add", "\udcff")] == [12, 7, 1]
     assert {colours.of_name(f"task-{number}") for number in range(300)} == set(range(16))
+
+
+@pytest.mark.parametrize(("age_s", "rate"), [(120.0, "60.0"), (7200.0, None)])
+def test_throughput_is_that_of_the_last_minutes_and_not_of_the_hour(tmp_path, visit, age_s, rate):
+    store, now_s = open_store(load({"trace_dir": str(tmp_path)}, environment={})), time.time()
+    bucket_s = int(now_s) // 300 * 300
+    child = ProcessRecord(uid="c", pid=1, host="h", worker="w@h", role="child", started_at_s=now_s - age_s)
+    common = {"process": "c", "kind": Kind.TASK, "name": "x", "durations": Histogram([])}
+    store.write([
+        child,
+        Sample(process="c", at_s=now_s, memory=MemoryState(rss_bytes=1)),
+        Rollup(bucket_s=bucket_s, seq=1, runs=120, **common),
+        Rollup(bucket_s=bucket_s - 1800, seq=2, runs=100_000, **common),
+    ])  # fmt: skip
+    shown = {one.label: one.value for one in overview.strips(Queries(store), Queries(store).workers().rows, [], now_s)}
+    expected = rate or f"{60 * 120 / (now_s - bucket_s + 300):,.1f}"
+    assert shown["Throughput"] == expected
+    store.close()
