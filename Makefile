@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN := $(VENV)/bin
-# Most tests of real processes wait; the tests of a file stay together, as they share its fixtures. Files begin in the
-# order that tests/conftest.py gives them, not by how many tests they have.
+# The tests of a file stay together, as they share its fixtures. Files begin in the order that tests/conftest.py gives
+# them, not by how many tests they have.
 SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 TIERS ?= unit wiring worker browser services
-VERSIONS ?= 3.13 3.12
-JOBS ?= 2
+VERSIONS ?= 3.14 3.13 3.12
+# Tests of real processes wait most of the time; the others compute all the time.
+JOBS ?= $(if $(filter-out unit wiring,$(TIERS)),4,2)
 ARGS ?=
+# Hundreds of processes that tests start import the same modules: compile each once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system node demo pictures test versions fallback lint types bench check clean constraints
@@ -27,17 +30,19 @@ pictures: setup ## Make the pictures of README.md anew, from a demo that runs fo
 test: setup system node ## All tests; TIERS="unit wiring" selects, ARGS="-k name" goes to pytest, JOBS=1
 	$(BIN)/python -m pytest -rsx $(SIDE_BY_SIDE) $(addprefix tests/,$(TIERS)) $(ARGS)
 
-versions: ## Unit and wiring tests on other Pythons of this machine; VERSIONS="3.13 3.12" names them
+versions: TIERS = unit wiring
+versions: ## Unit and wiring tests on other Pythons; VERSIONS="3.14 3.13 3.12" names them
 	@found=$$(scripts/other-pythons $(VERSIONS)); \
-	[ -n "$$found" ] || echo "Of Python $(VERSIONS) this machine has none: only $$($(PYTHON) --version) was tested."; \
+	[ -n "$$found" ] || echo "Of Python $(VERSIONS) there is none here: only $$($(PYTHON) --version) was tested."; \
 	for python in $$found; do \
 	    venv=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	    echo "On $$($$python --version), in $$venv"; \
 	    scripts/make-venv $$python $$venv -r requirements-dev.txt && \
-	    $$venv/bin/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/wiring $(ARGS) || exit 1; \
+	    $$venv/bin/python -m pytest $(SIDE_BY_SIDE) $(addprefix tests/,$(TIERS)) $(ARGS) || exit 1; \
 	done
 
 # Without CI, so that tests that need the extension module are skipped.
+fallback: TIERS = unit wiring
 fallback: setup ## Tests of the heap and of traced blocks without the extension module
 	CI= TESTS_WITHOUT_EXTENSION=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(wildcard tests/*/test_heap_*.py) \
 	    tests/wiring/test_blocks_trace_memory.py tests/wiring/test_tracers.py $(ARGS)

@@ -51,16 +51,26 @@ def waiting(headers: Mapping[str, object], eta_s: float | None, now_s: float) ->
         eta_s: Its ETA, seconds since the epoch.
         now_s: The reader's clock, seconds since the epoch.
     """
+    sent_s, problem = published_s(headers, now_s)
+    return Waiting(sent_s if sent_s is None or eta_s is None else max(sent_s, eta_s), problem)
+
+
+def published_s(headers: Mapping[str, object], now_s: float) -> tuple[float | None, str]:
+    """
+    When a message was published, seconds since the epoch, but not after ``now_s``; None if unknown.
+
+    Returns:
+        That, and what is wrong with the header: :data:`REFUSED`, :data:`AHEAD` or empty.
+    """
     value = headers.get(HEADER)
     if value is None:
-        return Waiting(None)
+        return None, ""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return Waiting(None, REFUSED)
+        return None, REFUSED
     if not now_s - OLDEST_S < value < now_s + SKEW_S:  # an integer may be too large for a float
-        return Waiting(None, REFUSED)
-    published_s = float(value)
-    since_s = max(min(published_s, now_s), eta_s if eta_s is not None else 0.0)
-    return Waiting(since_s, AHEAD if published_s > now_s else "")
+        return None, REFUSED
+    sent_s = float(value)
+    return (now_s, AHEAD) if sent_s > now_s else (sent_s, "")
 
 
 def eta_of(headers: Mapping[str, object]) -> float | None:

@@ -9,8 +9,11 @@ which overrides the default. Unknown names and invalid values are refused with w
 from __future__ import annotations
 
 import difflib
+import functools
+import logging
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -23,6 +26,8 @@ from celery_trace.text.parse import read_bytes, read_seconds
 
 if TYPE_CHECKING:
     from celery import Celery
+
+logger = logging.getLogger("celery_trace")
 
 #: The environment variable that switches the plugin on; not a setting.
 SWITCH = "CELERY_TRACE"
@@ -280,7 +285,7 @@ def load(
     command_line: Mapping[str, object] | None = None,
 ) -> Settings:
     """
-    Merge the sources and check every value.
+    Merge the sources and check every value. On an interpreter without its lock, ``enabled`` is False.
 
     Args:
         configuration: Celery's or Django's settings; keys ``trace_*`` or ``CELERY_TRACE_*`` count, others are ignored.
@@ -308,7 +313,25 @@ def load(
                 known = ", ".join(f"trace_{known}" for known in _BY_NAME)
                 raise SettingError(f"Unknown setting {key}.{hint} Known are: {known}.")
             values[name] = setting.parse(source[key], key)
-    return replace(Settings(), **values)
+    loaded = replace(Settings(), **values)
+    if loaded.enabled and _runs_without_lock():
+        _say_that_nothing_is_traced()
+        return replace(loaded, enabled=False)
+    return loaded
+
+
+def _runs_without_lock() -> bool:
+    """Whether this is a free-threaded interpreter with its lock off; since Python 3.13 there are such builds."""
+    is_on: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+    return not is_on()
+
+
+@functools.cache
+def _say_that_nothing_is_traced() -> None:
+    logger.warning(
+        "celery-trace: nothing is traced, as this free-threaded Python runs without the global interpreter lock, on "
+        "which it relies. Use the standard build, or PYTHON_GIL=1."
+    )
 
 
 def _cased(name: str, like: str) -> str:

@@ -30,17 +30,21 @@ pytest_plugins = [
 HERE = Path(__file__).parent
 
 # How long an example takes says how busy the machine is; the first text of all waits for a table of Unicode.
-hypothesis.settings.register_profile("ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# What guards secrets and signatures says itself that it tries more examples than these.
+hypothesis.settings.register_profile(
+    "ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], max_examples=50
+)
 hypothesis.settings.load_profile("ours")
 
 #: Tier (the folder's name) and the seconds after which one of its tests counts as hung. The order is that of a
 #: run: what is fast and says most comes first; within a tier the order is random.
 TIERS = {"unit": 60, "wiring": 120, "worker": 300, "services": 300, "browser": 420}
 
-#: What begins first in its tier: the heap's tests, as each pass over a heap takes longer the more tests have filled it,
-#: and the files that take longest, so that no process ends with one of them alone.
+#: What begins first: the heap's tests, as each pass over a heap takes longer the more tests have filled it, and the
+#: files that take longest, so that no process ends with one of them alone.
 BEGINS_FIRST = re.compile(
-    r"test_(heap_|corpus|store_|leaks_corpus|memory_|demo|fault_|warm_shutdown|django_site|cli_processes|end_to_end|brokers)"
+    r"test_(heap_|corpus|store_|fault_|django_site|monitor_command|monitor_browser|running|warm_shutdown|cli_processes"
+    r"|memory_|stuck_runs|leaks_corpus|demo|transport_broker|brokers|end_to_end)"
 )
 
 #: Tiers that start processes; after their tests the whole machine is searched for what they left.
@@ -54,7 +58,7 @@ leftovers.mark_environment()
 
 # `make fallback` runs some tests as where no extension module can be built.
 if os.environ.get("TESTS_WITHOUT_EXTENSION"):
-    for module in ("heap._sampler", "heap._referrers", "process._open_runs", "process._thread_state"):
+    for module in ("heap._sampler", "heap._referrers", "process._open_runs", "process._thread_state", "runtime._messages"):
         sys.modules[f"celery_trace.{module}"] = None  # type: ignore[assignment]
 
 
@@ -73,7 +77,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIERS[tier]))
     order = list(TIERS)
-    items.sort(key=lambda item: (order.index(_tier(item.path)), not BEGINS_FIRST.match(item.path.name)))
+
+    def place(item: pytest.Item) -> tuple[bool, bool, bool, int]:
+        tier = _tier(item.path)
+        computes = tier not in STARTS_PROCESSES
+        begins_first = bool(BEGINS_FIRST.match(item.path.name))
+        # What waits can begin in any order: the long files of all its tiers come first.
+        return not computes, computes and tier != "unit", not begins_first, order.index(tier)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

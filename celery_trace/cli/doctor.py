@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from celery_trace import private_files
 from celery_trace.alerting import channels, rules
+from celery_trace.cli import interpreter
 from celery_trace.collector.status import read_status
 from celery_trace.errors import Unavailable
 from celery_trace.model import StoreSize
@@ -92,8 +93,8 @@ def examine(app: Celery, settings: Settings) -> list[Finding]:
 
 
 def _versions(_: Installation) -> Iterator[Finding]:
-    python = platform.python_version()
-    yield _ok("python", f"{python} ({sys.implementation.name})")
+    for said in interpreter.examine():
+        yield Finding(level=said.level, check=said.check, found=said.found, advice=said.advice)
     try:
         celery = importlib.metadata.version("celery")
         ours = importlib.metadata.version("celery-trace")

@@ -13,6 +13,10 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#ifdef Py_GIL_DISABLED
+#error "The pass over all objects relies on the GIL"
+#endif
+
 /* Before 3.14 PyUnstable_GC_VisitObjects() leaves out what gc.freeze() has set aside. */
 #define VISITS_ALL (PY_VERSION_HEX >= 0x030E0000)
 

@@ -63,6 +63,10 @@
 #define MUCH_LARGER 8           /* a block of so many times the mean has at least one pick, but for 1 in 3,000 */
 #define PEAK_BUCKETS 128        /* of what runs held at most: four an octave, from 1 KiB on */
 #define LARGE 512               /* pymalloc hands larger requests on to the RAW domain */
+#define OUTSIDE_HALVINGS 3      /* between the runs of a thread 1 in 2^3 picks is taken ... */
+#define OUTSIDE_MEAN 65536.0    /* ... unless that is fewer than one in so many bytes */
+#define MOST_BOUNDARIES 8
+#define TIMED_PICKS 16          /* the time of one in so many is measured */
 #define NEVER (INT64_MAX / 2)   /* the countdown while the sampler is off */
 
 #define LIKELY(x) __builtin_expect(!!(x), 1)
@@ -99,7 +103,8 @@ typedef struct {
     uint32_t tag;
     uint32_t run;               /* runs of the tag that had begun */
     uint32_t collections;       /* full collections that had ended */
-    uint32_t resized;           /* whether the block grew or shrank to this, and was not made for it */
+    uint8_t resized;            /* whether the block grew or shrank to this, and was not made for it */
+    uint8_t halvings;           /* 1 in 2^halvings of its kind is taken: of those between runs */
     int32_t next_unused;        /* while the place is free; -1 ends the list */
 } Pick;
 
@@ -114,9 +119,10 @@ static Counts under_gil = {NEVER, 0}, raw = {NEVER, 0};
 static const PyMemAllocatorEx *original[DOMAINS];
 static int on;                  /* whether picks are taken */
 
-/* How many picks share these bits of their address; sticks at 255. Read without the lock: that a block is a pick is
-   known to whoever frees it, as it was noted before its address was handed out. */
-static uint8_t filter[1 << FILTER_BITS];
+/* Whether picks have these bits of their address: a bit each, so that the table stays in the processor's caches. Read
+   without the lock: that a block is a pick is known to whoever frees it, as it was noted before its address was handed
+   out. */
+static uint64_t filter[1 << (FILTER_BITS - 6)];
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* Under `lock`, from here ... */
@@ -126,6 +132,7 @@ static uint64_t random_state = 1;
 static int32_t unused = -1;     /* head of the list of free places */
 static int32_t used;            /* places of `picks` that were ever used since the last reset */
 static int32_t live;
+static uint8_t sharing[1 << FILTER_BITS];           /* how many picks share a bit of the filter; sticks at 255 */
 static Pick picks[MOST_PICKS];
 static uint16_t pick_index[1 << INDEX_BITS];        /* open addressing: place + 1, or 0 */
 static Stack *stacks[MOST_STACKS];
@@ -140,7 +147,8 @@ static PyInterpreterState *interpreter;
 static uint32_t runs_of[MOST_TAGS];
 static struct { PyCodeObject *code; uint32_t tag; } marks[MOST_MARKS];
 static int mark_count;
-static PyCodeObject *outermost;     /* around every run: frames outside of it are left out; or NULL */
+static PyCodeObject *boundaries[MOST_BOUNDARIES];   /* around every run or loop: frames outside are left out */
+static int boundary_count;
 static uint32_t collections;
 
 /*
@@ -156,6 +164,7 @@ static uint32_t stretch;                /* rises with each start of the sampler;
 /* Of this thread; gone with it. */
 static _Thread_local struct {
     uint32_t tag;
+    uint32_t runs;              /* that have begun in it */
     uint32_t nested;            /* calls of MEM and OBJ that this thread is in, and whose calls of RAW don't count */
     uint32_t seen[DOMAINS];     /* large calls that came by our hooks */
     int forking;                /* this thread forks, and has the lock */
@@ -206,7 +215,7 @@ is_small(const Pick *pick)
 static double
 weight_of(const Pick *pick)
 {
-    return ldexp(pick->size / chance(pick->size), is_small(pick) ? (int)pick->stack->halvings : 0);
+    return ldexp(pick->size / chance(pick->size), pick->halvings + (is_small(pick) ? (int)pick->stack->halvings : 0));
 }
 
 static inline uint32_t
@@ -226,7 +235,8 @@ filter_place(const void *address)           /* neighbours stay neighbours, for t
 static inline int
 may_be_picked(const void *block)
 {
-    return UNLIKELY(__atomic_load_n(&filter[filter_place(block)], RELAXED));
+    uint32_t place = filter_place(block);
+    return UNLIKELY(__atomic_load_n(&filter[place / 64], RELAXED) >> (place % 64) & 1);
 }
 
 /* The state of this thread, which holds the GIL. */
@@ -282,6 +292,22 @@ lasti_of(_PyInterpreterFrame *frame)
     return (int32_t)(_PyInterpreterFrame_LASTI(frame) * sizeof(_Py_CODEUNIT));
 }
 
+static int
+is_boundary(const PyCodeObject *code)
+{
+    for (int i = 0; i < boundary_count; i++)
+        if (boundaries[i] == code)
+            return 1;
+    return 0;
+}
+
+/* Whether this thread of a pool's process runs tasks, and none now. */
+static int
+is_between_runs(uint32_t tag)
+{
+    return tag == UNTAGGED && mine.runs && boundary_count;
+}
+
 static uint32_t
 tag_of_code(PyCodeObject *code)
 {
@@ -300,7 +326,7 @@ static uint32_t
 walk(PyThreadState *state, Frame frames[MOST_FRAMES], uint32_t *tag)
 {
     uint32_t depth = 0;
-    int search = *tag == UNTAGGED && mark_count > 0, walked = 0;
+    int search = *tag == UNTAGGED && mark_count > 0 && !is_between_runs(*tag), walked = 0;
     for (_PyInterpreterFrame *frame = innermost(state); frame != NULL && walked < MOST_WALKED; frame = frame->previous) {
         if (_PyFrame_IsIncomplete(frame))
             continue;
@@ -317,7 +343,7 @@ walk(PyThreadState *state, Frame frames[MOST_FRAMES], uint32_t *tag)
         }
         else if (!search)
             break;
-        if (code == outermost && !search)
+        if (is_boundary(code) && !search)
             break;
         if (search) {
             uint32_t found = tag_of_code(code);
@@ -332,10 +358,8 @@ static uint64_t
 hash_of(const Frame *frames, uint32_t depth)    /* FNV-1a over words */
 {
     uint64_t hash = 14695981039346656037ull ^ depth;
-    for (uint32_t i = 0; i < depth; i++) {
-        hash = (hash ^ (uintptr_t)frames[i].code) * 1099511628211ull;
-        hash = (hash ^ (uint32_t)frames[i].lasti) * 1099511628211ull;
-    }
+    for (uint32_t i = 0; i < depth; i++)
+        hash = (hash ^ (uintptr_t)frames[i].code ^ (uint64_t)(uint32_t)frames[i].lasti << 48) * 1099511628211ull;
     return hash ^ (hash >> 32);
 }
 
@@ -490,9 +514,9 @@ enter(int32_t at)
     while (pick_index[place])
         place = (place + 1) & mask;
     pick_index[place] = (uint16_t)(at + 1);
-    uint8_t *shared = &filter[filter_place((void *)picks[at].address)];
-    if (*shared < 255)
-        __atomic_store_n(shared, *shared + 1, RELAXED);
+    uint32_t bit = filter_place((void *)picks[at].address);
+    if (sharing[bit] < 255 && sharing[bit]++ == 0)
+        __atomic_store_n(&filter[bit / 64], filter[bit / 64] | 1ull << bit % 64, RELAXED);
     if (picks[at].stack != NULL)
         picks[at].stack->live++;
     if (is_small(&picks[at]))
@@ -515,9 +539,9 @@ leave(uint32_t place)                       /* backward shift deletion, Knuth 6.
         }
     }
     pick_index[place] = 0;
-    uint8_t *shared = &filter[filter_place((void *)picks[at].address)];
-    if (*shared < 255)
-        __atomic_store_n(shared, *shared - 1, RELAXED);
+    uint32_t bit = filter_place((void *)picks[at].address);
+    if (sharing[bit] < 255 && --sharing[bit] == 0)
+        __atomic_store_n(&filter[bit / 64], filter[bit / 64] & ~(1ull << bit % 64), RELAXED);
     if (picks[at].stack != NULL)
         picks[at].stack->live--;
     if (is_small(&picks[at]))
@@ -618,15 +642,31 @@ make_room(void)
         weigh_anew();
 }
 
+/* How many halvings a pick between runs has: what the pool does there is most of what such a process allocates, and the
+   least likely to leak. */
+static int
+halvings_outside(size_t whole)
+{
+    int halvings = 0;
+    if (whole < large)
+        while (halvings < OUTSIDE_HALVINGS && ldexp(mean, halvings + 1) <= OUTSIDE_MEAN)
+            halvings++;
+    return halvings;
+}
+
 /* Take a pick. `state` is this thread's if it holds the main interpreter's GIL, else NULL. */
 static void
-take(PyThreadState *state, const void *block, size_t size, size_t whole, int resized)
+take_pick(PyThreadState *state, const void *block, size_t size, size_t whole, int resized)
 {
-    int64_t started_ns = now_ns();
     uint32_t tag = mine.tag, depth = 0;
     Frame frames[MOST_FRAMES];
     if (tag == IGNORED)
         return;
+    int halvings = is_between_runs(tag) ? halvings_outside(whole) : 0;
+    if (halvings && uniform() > ldexp(1.0, -halvings)) {
+        thinned++;
+        return;
+    }
     if (state != NULL)
         depth = walk(state, frames, &tag);
     Stack *stack = depth ? intern(frames, depth) : NULL;
@@ -634,7 +674,6 @@ take(PyThreadState *state, const void *block, size_t size, size_t whole, int res
         stack->halvings = 0;                /* none stands for more than itself, so all are taken again */
     if (stack != NULL && stack->halvings && whole < large && uniform() > ldexp(1.0, -(int)stack->halvings)) {
         thinned++;
-        pick_ns += now_ns() - started_ns;
         return;
     }
     int32_t at = depth && stack == NULL ? -1 : new_place();
@@ -643,14 +682,27 @@ take(PyThreadState *state, const void *block, size_t size, size_t whole, int res
         return;
     }
     picks[at] = (Pick){
-        .address = (uintptr_t)block, .size = size, .whole = whole, .serial = ++serial, .born_ns = started_ns,
+        .address = (uintptr_t)block, .size = size, .whole = whole, .serial = ++serial, .born_ns = now_ns(),
         .stack = stack, .tag = tag, .run = tag < MOST_TAGS ? runs_of[tag] : 0, .collections = collections,
-        .resized = (uint32_t)resized,
+        .resized = (uint8_t)resized, .halvings = (uint8_t)halvings,
     };
     enter(at);
     taken++;
     make_room();
-    pick_ns += now_ns() - started_ns;
+}
+
+/* The same, and measure what it costs: of some, as reading the clock costs too. */
+static void
+take(PyThreadState *state, const void *block, size_t size, size_t whole, int resized)
+{
+    static uint32_t number;
+    if (number++ % TIMED_PICKS) {
+        take_pick(state, block, size, whole, resized);
+        return;
+    }
+    int64_t started_ns = now_ns();
+    take_pick(state, block, size, whole, resized);
+    pick_ns += TIMED_PICKS * (now_ns() - started_ns);
 }
 
 /* --- hooks ------------------------------------------------------------------------------------------- */
@@ -942,6 +994,7 @@ clear(void)
     if (used) {
         memset(pick_index, 0, sizeof pick_index);
         memset(filter, 0, sizeof filter);
+        memset(sharing, 0, sizeof sharing);
         for (int32_t i = 0; i < used; i++)
             picks[i].address = 0;
     }
@@ -988,6 +1041,7 @@ after_fork_in_child(void)
         if (peaks_of[tag] != NULL)          /* those runs were the parent's */
             memset(peaks_of[tag], 0, PEAK_BUCKETS * sizeof(uint32_t));
     mine.tag = UNTAGGED;
+    mine.runs = 0;
 }
 
 /* At the end of the interpreter: what is referred to is gone with it. */
@@ -999,10 +1053,11 @@ at_exit(void)
     if (used) {
         memset(pick_index, 0, sizeof pick_index);
         memset(filter, 0, sizeof filter);
+        memset(sharing, 0, sizeof sharing);
         memset(stack_index, 0, sizeof stack_index);
     }
     memset(marks, 0, sizeof marks);
-    outermost = NULL;
+    boundary_count = 0;
     unused = -1;
     used = live = mark_count = stack_count = 0;
     pthread_mutex_unlock(&lock);
@@ -1079,6 +1134,7 @@ sampler_run(PyObject *Py_UNUSED(module), PyObject *argument)
     uint32_t before = mine.tag;
     mine.tag = (uint32_t)tag;
     if (mine.tag != UNTAGGED && mine.tag < MOST_TAGS) {
+        mine.runs++;
         runs_of[mine.tag]++;
         begin_account(mine.tag);
     }
@@ -1136,15 +1192,26 @@ sampler_mark(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyObject *
-sampler_stop_at(PyObject *Py_UNUSED(module), PyObject *argument)
+sampler_stop_at(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    if (!PyCode_Check(argument)) {
-        PyErr_SetString(PyExc_TypeError, "stop_at() takes a code object");
+    Py_ssize_t count = PyTuple_GET_SIZE(args);
+    if (count > MOST_BOUNDARIES) {
+        PyErr_SetString(PyExc_ValueError, "stop_at() takes no more than 8 code objects");
         return NULL;
     }
-    PyCodeObject *before = outermost;
-    outermost = (PyCodeObject *)Py_NewRef(argument);
-    Py_XDECREF(before);
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!PyCode_Check(PyTuple_GET_ITEM(args, i))) {
+            PyErr_SetString(PyExc_TypeError, "stop_at() takes code objects");
+            return NULL;
+        }
+    PyCodeObject *before[MOST_BOUNDARIES];
+    int count_before = boundary_count;
+    memcpy(before, boundaries, sizeof before);
+    for (Py_ssize_t i = 0; i < count; i++)
+        boundaries[i] = (PyCodeObject *)Py_NewRef(PyTuple_GET_ITEM(args, i));
+    boundary_count = (int)count;
+    for (int i = 0; i < count_before; i++)
+        Py_DECREF(before[i]);
     Py_RETURN_NONE;
 }
 
@@ -1448,7 +1515,7 @@ PyDoc_STRVAR(restore_doc, "restore(tag)\n\nA run has ended; this thread has the 
 PyDoc_STRVAR(runs_doc, "runs(tag) -> int\n\nHow many runs with this tag have begun.");
 PyDoc_STRVAR(peaks_doc, "peaks(tag) -> bytes\n\nHow many runs held at most so much, an unsigned int a bucket; see peak_bucket().");
 PyDoc_STRVAR(mark_doc, "mark(code, tag) -> bool\n\nWhat has this function in its stack, in a thread without a tag, has this tag.");
-PyDoc_STRVAR(stop_at_doc, "stop_at(code)\n\nStacks end with a frame of this function; what is outside of it is not walked.");
+PyDoc_STRVAR(stop_at_doc, "stop_at(*codes)\n\nStacks end with a frame of one of these functions; what is outside of it is not walked.");
 PyDoc_STRVAR(note_collection_doc, "note_collection(phase, info)\n\nFor gc.callbacks: counts full collections.");
 PyDoc_STRVAR(picks_doc, "picks() -> bytes\n\nWhat is alive of the sample, a record each; see sampler.RECORD.");
 PyDoc_STRVAR(stack_doc, "stack(number) -> ((code, line), ...)\n\nA stack, innermost frame first.");
@@ -1469,7 +1536,7 @@ static PyMethodDef methods[] = {
     {"runs", sampler_runs, METH_O, runs_doc},
     {"peaks", sampler_peaks, METH_O, peaks_doc},
     {"mark", sampler_mark, METH_VARARGS, mark_doc},
-    {"stop_at", sampler_stop_at, METH_O, stop_at_doc},
+    {"stop_at", sampler_stop_at, METH_VARARGS, stop_at_doc},
     {"note_collection", (PyCFunction)(void (*)(void))sampler_note_collection, METH_FASTCALL, note_collection_doc},
     {"picks", sampler_picks, METH_NOARGS, picks_doc},
     {"stack", sampler_stack, METH_O, stack_doc},

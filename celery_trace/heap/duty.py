@@ -27,12 +27,15 @@ class Allowance:
         self._saved_s = saved_s
         self._began_s = self._last_s = now_s
         self._spent_s = 0.0
+        #: How many times its share the last cost was.
+        self.times_over = 0.0
 
     def exceeds(self, spent_s: float, now_s: float) -> bool:
         """Note what was spent since the last call, processor seconds."""
         self._spent_s += spent_s
         passed_s, self._last_s = now_s - self._last_s, now_s
         allowed_s = self._share * (now_s - self._began_s + self._saved_s)
+        self.times_over = spent_s / max(self._share * passed_s, 1e-9)
         return spent_s > self._share * passed_s and self._spent_s > allowed_s
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from celery_trace.guard import report
 from celery_trace.heap import retainers
-from celery_trace.heap.picks import Block
+from celery_trace.heap.picks import Block, Pick
 from celery_trace.heap.sampler import HeapSampler
 from celery_trace.heap.survivors import Key
 
@@ -18,6 +19,8 @@ SEARCH_AT_END_S: Final = 0.1
 QUICK_S: Final = 0.1
 #: The share of the time that searches may take, in budgets: the next one waits until the last one is paid off.
 SEARCHES_SHARE: Final = 3.0
+
+_NONE: Final[Mapping[Key, Sequence[Pick]]] = MappingProxyType({})
 
 Found = Mapping[Key, retainers.Found]
 
@@ -53,8 +56,14 @@ class HolderSearch:
         """Whether the next search is not due yet, as the last one was expensive."""
         return time.monotonic() < self._not_before_s
 
-    def begin(self, wanted: Mapping[Key, Sequence[Block]]) -> None:
-        """Search the holders of some blocks of each site, in the same passes over the heap."""
+    def begin(self, wanted: Mapping[Key, Sequence[Block]], alive: Mapping[Key, Sequence[Pick]] = _NONE) -> None:
+        """
+        Search the holders of some blocks of each site, in the same passes over the heap.
+
+        Args:
+            wanted: The blocks of each site.
+            alive: All survivors of the sites.
+        """
         self.count_collections(self._sampler.stats()["collections"])
         self._passes = retainers.search(
             self._sampler.referrers,
@@ -62,6 +71,8 @@ class HolderSearch:
             plain=self._sampler.plain(block for blocks in wanted.values() for block in blocks),
             sees_all=self._sampler.sees_all,
             holding_frames=self._sampler.holding_frames,
+            born={pick.address: pick.run for key in wanted for pick in alive.get(key, ())},
+            codes={key: self._sampler.codes(alive[key][0].stack) for key in wanted if alive.get(key)},
         )
 
     def count_collections(self, number: int) -> None:

@@ -16,10 +16,12 @@ import types
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from msgspec import Struct
 
+from celery_trace.heap.entry_order import births_by_object, entry_growth, evicts
 from celery_trace.heap.objects import bound_of, entries_of, globals_of, is_a, length_of, module_of, types_in
 from celery_trace.heap.paths import PathText
 from celery_trace.heap.picks import Block, Match
@@ -60,6 +62,8 @@ MOST: Final = 0.5
 MOSTLY_RECYCLED: Final = 0.8
 #: Entries of the dicts with a table that comes from a free list too.
 _SMALL_DICT: Final = 5
+#: The bound of a container whose limit is only known to the code that fills it.
+EVICTED: Final = "a cache that removes its oldest entries"
 UNCOLLECTED: Final = f"{NO_ROOT} that is not collected, as garbage collection is off here"
 
 #: How far above what it holds an object with a bound may be: instance, its namespace, the container inside.
@@ -120,6 +124,8 @@ def search(
     plain: Collection[int] = (),
     sees_all: bool = True,
     holding_frames: HoldingFrames = _no_frames,
+    born: Mapping[int, int] = MappingProxyType({}),
+    codes: Mapping[Key, Sequence[types.CodeType]] = MappingProxyType({}),
 ) -> Iterator[dict[Key, Found] | None]:
     """
     Find what keeps the objects in some blocks alive, for several sites in the same passes over the heap.
@@ -130,6 +136,8 @@ def search(
         plain: Addresses of those blocks that hold a text, bytes or a number.
         sees_all: Whether a pass visits all objects, so that an object it does not find has no referrer.
         holding_frames: Finds the local variables of running functions that refer to one of some objects.
+        born: The run in which a block was allocated, by its address; of more than the given ones.
+        codes: Functions that allocated the blocks of each site.
 
     Yields:
         None after each pass, so that the caller can pause; at last what was found, by site.
@@ -139,7 +147,10 @@ def search(
         for name, module in list(sys.modules.items())
         if issubclass(type(module), types.ModuleType)
     }
-    walks = {key: _Walk(modules, plain, holding_frames, sees_all=sees_all) for key in blocks}
+    births = births_by_object(born)
+    walks = {
+        key: _Walk(modules, plain, holding_frames, births, codes.get(key, ()), sees_all=sees_all) for key in blocks
+    }
     _walking.update(id(walk.things) for walk in walks.values())
     try:
         yield from _rise(referrers, blocks, walks)
@@ -178,7 +189,14 @@ class _Walk:
     """The objects of one search, all in one list, so that only one referrer of ours has to be left out."""
 
     def __init__(
-        self, modules: dict[int, str], plain: Collection[int], holding_frames: HoldingFrames, *, sees_all: bool
+        self,
+        modules: dict[int, str],
+        plain: Collection[int],
+        holding_frames: HoldingFrames,
+        births: Mapping[int, int],
+        codes: Sequence[types.CodeType],
+        *,
+        sees_all: bool,
     ) -> None:
         self.things: list[object] = []
         self.nodes: list[_Node] = []
@@ -186,6 +204,8 @@ class _Walk:
         self._plain = plain
         self._sees_all = sees_all
         self._holding_frames = holding_frames
+        self._births = dict(births)  # of objects, by address
+        self._codes = codes
         self._recycled = 0  # of those, the ones that come from a free list
         self._unseen = 0  # of those, the ones to which no object refers
         self._ends: dict[int, int] = {}  # objects to which only our own lists refer, and how many of those
@@ -220,6 +240,9 @@ class _Walk:
         self._recycled = sum(_is_recycled(thing, address in buffers) for address, thing in held.items())
         self._unseen = sum(address in self._plain and address not in first for address in own)
         self.starts = len(first) + self._unseen
+        for block, index in first.items():  # some are found by the buffer of their entries
+            if index >= 0 and block in self._births:
+                self._births[id(self.things[index])] = self._births[block]
         seen: set[tuple[int, int]] = set()
         for block, referent, referrer in matches:
             below = first[block]
@@ -353,7 +376,10 @@ class _Walk:
         things = chain[: meeting + 2]
         path = [*([frame] if frame else []), *text.steps(things, variable)]
         bound, full = self._bound(chain[: meeting + 1])
+        if not bound and len(path) > 1 and evicts(path[-2], self._codes):
+            bound = EVICTED
         holder = chain[meeting]
+        has_entries = id(holder) not in text.namespaces
         return Found(
             Holder(
                 path=path,
@@ -361,8 +387,9 @@ class _Walk:
                 full=full,
                 searched=True,
                 recycled=self._recycled >= MOSTLY_RECYCLED * self.starts,
+                entries=entry_growth(holder, self._births) if has_entries else None,
             ),
-            types=types_in([] if id(holder) in text.namespaces else entries_of(holder), holder, things[-1]),
+            types=types_in(entries_of(holder) if has_entries else [], holder, things[-1]),
             length=length_of(holder),
         )
 

@@ -99,14 +99,15 @@ class Sampler:
         counts = memoryview(self._c.peaks(tag)).cast("I")
         return {bucket: count for bucket, count in enumerate(counts) if count}
 
-    def stop_at(self, code: CodeType) -> None:
+    def stop_at(self, *codes: CodeType) -> None:
         """
-        End stacks with a frame of this function, which is around every run.
+        End stacks with a frame of one of these functions, which are around every run and what is between runs.
 
-        The frames outside of it are always the same, and walking them is most of the cost of a pick. In search of a
-        marked function, the whole stack is walked.
+        The frames outside of them are always the same, and walking them is most of the cost of a pick. In search of a
+        marked function, the whole stack is walked. Between the runs of a thread fewer picks are taken from now on, each
+        of which stands for more.
         """
-        self._c.stop_at(code)
+        self._c.stop_at(*codes)
 
     def picks(self) -> Iterator[Pick]:
         """The picks that are alive now."""
@@ -115,6 +116,10 @@ class Sampler:
     def stack(self, number: int) -> Stack:
         """The frames of a pick, innermost first; empty if unknown."""
         return tuple((code.co_filename, line, code.co_qualname) for code, line in self._c.stack(number))
+
+    def codes(self, number: int) -> list[CodeType]:
+        """The functions of a pick's stack, innermost first; empty if unknown."""
+        return [code for code, _ in self._c.stack(number)]
 
     def holding_frames(self, objects: list[object]) -> list[tuple[int, CodeType, str]]:
         """

@@ -12,6 +12,8 @@ from celery_trace.model import RUN_NOTHING, Role
 
 #: Mean distance of two picks, bytes, when sampling begins; the sampler doubles it as picks become many.
 MEAN_BYTES: Final = 4096.0
+#: The same in a process that runs no tasks, which allocates far more than its children do for a run.
+MEAN_BYTES_OF_MAIN: Final = 16384.0
 #: The distance up to which it is doubled because picks cost too much: for few runs, for many, and for each run of a
 #: task, so that a leak of a kilobyte a run still has some sixty picks.
 COARSE_BYTES: Final = 8192.0
@@ -19,13 +21,15 @@ COARSEST_BYTES: Final = 65536.0
 BYTES_PER_RUN: Final = 16.0
 #: Picks become fewer when they take more than this share of the process's processor time, in budgets.
 PICKS_SHARE: Final = 1.0
-#: What a stretch may spend on them at its start, processor seconds: its first runs are sampled finely.
+#: The processor time that counts as saved when a stretch begins, seconds, so that its first runs are sampled finely.
 SAVED_FOR_PICKS_S: Final = 2.0
+#: The same two in a process that runs no tasks: a busy worker's main process bounds the rate of all its children.
+PICKS_SHARE_OF_MAIN: Final = 0.25
+SAVED_FOR_PICKS_OF_MAIN_S: Final = 0.5
 #: The share of the budget that looks may take; above it the pauses between them become longer.
 LOOKS_SHARE: Final = 0.3
-#: A stretch over its budget ends after so many seconds in a process that runs no tasks: a busy worker's main process
-#: bounds the rate of all its children.
-SHORT_STRETCH_S: Final = 20.0
+#: A stretch over its budget ends after so many seconds in a process that runs no tasks.
+SHORT_STRETCH_S: Final = 10.0
 
 
 def coarsest_bytes(role: Role, runs_per_task: float) -> float:
@@ -75,12 +79,15 @@ class Sampling:
 
     def start(self) -> None:
         """A stretch begins."""
-        self._sampler.start(MEAN_BYTES)
+        self._mean_bytes = MEAN_BYTES_OF_MAIN if self._role in RUN_NOTHING else MEAN_BYTES
+        self._sampler.start(self._mean_bytes)
         self.is_on = True
-        self._mean_bytes = MEAN_BYTES
         self.duty.begin_stretch()
         self._cost_s = self._sampler.cost_s()
-        self._picking = Allowance(PICKS_SHARE * self.duty.budget, time.process_time(), saved_s=SAVED_FOR_PICKS_S)
+        share, saved_s = PICKS_SHARE, SAVED_FOR_PICKS_S
+        if self._role in RUN_NOTHING:
+            share, saved_s = PICKS_SHARE_OF_MAIN, SAVED_FOR_PICKS_OF_MAIN_S
+        self._picking = Allowance(share * self.duty.budget, time.process_time(), saved_s=saved_s)
         stats = self._sampler.stats()
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
@@ -99,9 +106,12 @@ class Sampling:
         stats = self._sampler.stats()
         pick_s = stats["pick_s"] - self._pick_s
         self.duty.spend((stats["calls"] - self._calls) * self._cost_s + pick_s)
-        coarsest = coarsest_bytes(self._role, runs_per_task)
-        if self._picking.exceeds(pick_s, time.process_time()) and stats["mean_bytes"] < coarsest:
-            self._sampler.coarsen()
+        if self._picking.exceeds(pick_s, time.process_time()):
+            mean_bytes = stats["mean_bytes"]
+            wanted = min(mean_bytes * self._picking.times_over, coarsest_bytes(self._role, runs_per_task))
+            while mean_bytes < wanted:
+                self._sampler.coarsen()
+                mean_bytes *= 2
         self._calls, self._pick_s = stats["calls"], stats["pick_s"]
 
     def has_moved(self) -> bool:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from celery_trace.heap.long_runs import LEAST_BYTES as LEAST_BYTES_OF_LONG_RUN
 from celery_trace.heap.long_runs import is_of_long_run
 from celery_trace.heap.picks import UNTAGGED, Block, Pick, Stack
 from celery_trace.heap.retainers import Found
 from celery_trace.heap.survivors import Key
-from celery_trace.heap.verdict import GROWS, Judgement, judge
+from celery_trace.heap.verdict import FEW_RELEASED, GROWS, Judgement, judge, slows
 from celery_trace.model import Evidence, Holder, Verdict
 from celery_trace.text.code_owner import CodeOwner
 
@@ -30,8 +31,17 @@ MOST_BLOCKS: Final = 20
 YOUNGEST_BLOCKS: Final = 4
 #: A holder is searched for again after so many times the runs.
 SEARCH_AGAIN: Final = 2.0
-#: Sites that keep so much a run are searched at once, bytes.
+#: The same if it gains fewer and fewer entries.
+SOONER: Final = 1.25
+#: A holder is up to date if it was found when so large a share of the runs had been observed.
+UP_TO_DATE: Final = 0.6
+#: Sites that keep so much a run are searched at once, and judged after each of the first runs (bytes).
 URGENT_BYTES: Final = 2**20
+URGENT_RUNS: Final = 16
+
+
+#: A tag and the path to the holder.
+_HeldBy = tuple[int, tuple[str, ...]]
 
 
 class SiteState(Struct):
@@ -47,10 +57,19 @@ class SiteState(Struct):
     written_s: float = 0.0
     growth: list[tuple[float, int]] = []
 
+    outdated: bool = False  # whether its holder is to be found again before it is called a leak
+
+    @property
+    def slows(self) -> bool:
+        """Whether its holder gains fewer entries than before, so that it may be full soon."""
+        entries = self.found.holder.entries if self.found is not None else None
+        return entries is not None and slows(entries)
+
     @property
     def holder(self) -> Holder:
         """The holder, as far as it is known."""
-        return self.found.holder if self.found is not None else Holder()
+        holder = self.found.holder if self.found is not None else Holder()
+        return replace(holder, outdated=True) if self.outdated else holder
 
 
 class SiteTable:
@@ -68,7 +87,7 @@ class SiteTable:
         self._least_runs = least_runs
         self._runs_nothing = runs_nothing
         self._sites: dict[Key, SiteState] = {}
-        self._covering: dict[tuple[str, ...], Key] = {}  # the holder's path: the site that reports it
+        self._covering: dict[_HeldBy, Key] = {}  # the site that reports what a holder holds
 
     def tags(self) -> set[int]:
         """The tags of all sites."""
@@ -111,10 +130,23 @@ class SiteTable:
             Those to be reported, and all of long runs.
         """
         known = [(key, site) for key, site in self._sites.items() if key in evidence]
+        for key, site in known:
+            holder = _holder_of(key, site)
+            if holder is not None and key[0] != UNTAGGED and self._own(key[1][0]):
+                self._covering[holder] = key
         for key, site in sorted(known, key=lambda one: -evidence[one[0]].bytes):
-            site.judgement = judge(evidence[key], site.holder, least_runs=self._least_runs)
+            self._judge(site, evidence[key])
             if is_of_long_run(key[0]) or self._is_reported(key, site, evidence[key]):
                 yield key, site
+
+    def _judge(self, site: SiteState, evidence: Evidence) -> None:
+        """The verdict; before the first one of a leak, its holder is searched again if that was long ago."""
+        site.outdated = False
+        site.judgement = judge(evidence, site.holder, least_runs=self._least_runs)
+        is_old = site.searched_at_runs < UP_TO_DATE * evidence.runs
+        if site.judgement.verdict is Verdict.LEAKING and site.verdict is not Verdict.LEAKING and is_old:
+            site.outdated = True
+            site.judgement = judge(evidence, site.holder, least_runs=self._least_runs)
 
     def _is_reported(self, key: Key, site: SiteState, evidence: Evidence) -> bool:
         # Outside of tasks a suspicion alone gets no row.
@@ -124,14 +156,13 @@ class SiteTable:
 
     def _is_covered(self, key: Key, site: SiteState) -> bool:
         """
-        Whether a line of a library is covered by a larger site of the same holder.
+        Whether a line of a library is covered by another site of the same holder.
 
-        A message that a worker holds was allocated at some twenty lines of Celery's and the broker's.
+        In a task that is one of the user's own lines, such as that of an exception with frames of Celery's. Else it is
+        the largest: a message that a worker holds was allocated at some twenty lines of Celery's and the broker's.
         """
-        if key[0] != UNTAGGED or self._own(key[1][0]) or not site.holder.path:
-            return False
-        holder = tuple(step.partition("[")[0] for step in site.holder.path[:-1])
-        return self._covering.setdefault(holder, key) != key
+        holder = _holder_of(key, site)
+        return holder is not None and not self._own(key[1][0]) and self._covering.setdefault(holder, key) != key
 
     def to_search(
         self, evidence: Mapping[Key, Evidence], alive: Mapping[Key, Iterable[Pick]], *, last: bool, waits: bool
@@ -161,12 +192,29 @@ class SiteTable:
         """Whether a site's holder is of interest and was not searched for recently."""
         grows = site.judgement.confidence >= GROWS and site.judgement.verdict in (Verdict.SUSPECT, Verdict.GROWING)
         is_unknown = site.found is None and (last or self._is_large(key, evidence))
-        return (grows or is_unknown) and evidence.runs >= SEARCH_AGAIN * site.searched_at_runs
+        again = 1.0 if site.outdated else SOONER if site.slows else SEARCH_AGAIN
+        return (grows or is_unknown) and evidence.runs >= again * site.searched_at_runs
 
     def found(self, holders: Mapping[Key, Found]) -> None:
         """Note what a search has found."""
         for key, found in holders.items():
             self._sites[key].found = found
+
+
+def _holder_of(key: Key, site: SiteState) -> _HeldBy | None:
+    """The tag and the path to the holder, without lengths; None without one."""
+    path = tuple(step.partition("[")[0] for step in site.holder.path[:-1])
+    return (key[0], path) if path else None
+
+
+def urgent_tags(evidence: Mapping[Key, Evidence]) -> set[int]:
+    """The tasks that seem to retain so much in each of their first runs that their next run is judged at once."""
+    return {
+        tag
+        for (tag, _), one in evidence.items()
+        if tag != UNTAGGED and not is_of_long_run(tag) and one.runs < URGENT_RUNS
+        and one.bytes_per_run >= URGENT_BYTES and one.released <= FEW_RELEASED
+    }  # fmt: skip
 
 
 def blocks_of(picks: Iterable[Pick]) -> list[Block]:

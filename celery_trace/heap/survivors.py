@@ -14,7 +14,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from celery_trace.heap.growing_blocks import GrowingBlocks, is_part
 from celery_trace.heap.picks import Pick
+from celery_trace.heap.verdict import grows
 from celery_trace.model import Evidence
 
 #: The usual number of runs of the same task that have to begin after an allocation before it counts.
@@ -46,6 +48,7 @@ def together(evidence: Iterable[Evidence]) -> Evidence:
         picks=sum(row.picks for row in rows),
         proved=sum(row.proved for row in rows),
         released=sum(row.released * row.events for row in rows) / events if events else 0.0,
+        one_block=any(row.one_block for row in rows),
     )
 
 
@@ -72,6 +75,11 @@ class _SiteHistory(Struct):
     resized: _Turnover  # of blocks that were resized: one that grows is freed and born each time
     past: Evidence = Evidence()  # of earlier stretches
     now: Evidence = Evidence()
+    block: Evidence | None = None  # if it grows by one block
+
+    def of_survivors(self) -> Evidence:
+        """The evidence of all stretches, without that of one block."""
+        return together((self.past, self.now)) if self.past.runs else self.now
 
 
 class HeapHistory:
@@ -88,7 +96,8 @@ class HeapHistory:
         # Each pick that counts, by serial: its site, weight and whether it was resized.
         self._counted: dict[int, tuple[Key, float, int]] = {}
         self._began: dict[int, int] = {}  # tag: its runs when this stretch began
-        #: The picks that count, by site, at the last look.
+        self._blocks: GrowingBlocks[Key] = GrowingBlocks()
+        #: The picks that count, by site, at the last look; those of one block if it is what grows.
         self.alive: dict[Key, list[Pick]] = {}
 
     def begin(self, runs: Mapping[int, int]) -> None:
@@ -101,6 +110,7 @@ class HeapHistory:
         self._began = dict(runs)
         self._counted = {}
         self.alive = {}
+        self._blocks.begin()
         for (tag, _), site in self._sites.items():
             site.past = together((site.past, site.now)) if site.past.runs else site.now
             site.now = Evidence()
@@ -131,10 +141,13 @@ class HeapHistory:
         alive: dict[Key, list[Pick]] = defaultdict(list)
         born: dict[tuple[Key, int], float] = defaultdict(float)
         died: dict[tuple[Key, int], float] = defaultdict(float)
+        parts: dict[Key, list[Pick]] = defaultdict(list)
         thinned_out: set[Key] = set()  # their missing picks need not be freed
         for number, pick in enumerate(picks, 1):
             if not number % _SLICE:
                 breathe()
+            if is_part(pick) and (place := self._place_of(pick.stack)) is not None:
+                parts[pick.tag, place].append(pick)
             known = before.pop(pick.serial, None)
             if known is not None:
                 key, weight, _ = known
@@ -155,21 +168,38 @@ class HeapHistory:
             if not thinned and key not in thinned_out:
                 died[key, resized] += weight
         for key, resized in born.keys() | died.keys():
-            site = self._sites.get(key)
-            if site is None:
-                site = self._sites[key] = _SiteHistory(self._began.get(key[0], 0), _Turnover(), _Turnover())
+            site = self._site(key)
             turnover = site.resized if resized else site.turnover
             turnover.look(born[key, resized], died[key, resized])
         for number, (key, site) in enumerate(self._sites.items(), 1):
             if not number % _SLICE_OF_SITES:
                 breathe()
             site.now = _evidence(site, alive.get(key, []), runs.get(key[0], 0) - in_flight, collections)
+        self._blocks.look(parts, lambda key: runs.get(key[0], 0))
+        self._judge_blocks()
+
+    def _judge_blocks(self) -> None:
+        """See which sites grow by one block."""
+        for site in self._sites.values():
+            site.block = None
+        for key in self._blocks.grown():
+            block = self._blocks.main(key, self.alive.get(key, []))
+            if block is None:
+                continue
+            evidence, site = block.evidence(), self._site(key)
+            if grows(evidence) > grows(site.of_survivors()):
+                site.block = evidence
+                self.alive[key] = block.picks or self.alive.get(key, [])
+
+    def _site(self, key: Key) -> _SiteHistory:
+        site = self._sites.get(key)
+        if site is None:
+            site = self._sites[key] = _SiteHistory(self._began.get(key[0], 0), _Turnover(), _Turnover())
+        return site
 
     def evidence(self) -> dict[Key, Evidence]:
         """The evidence of each site."""
-        return {
-            key: together((site.past, site.now)) if site.past.runs else site.now for key, site in self._sites.items()
-        }
+        return {key: site.block or site.of_survivors() for key, site in self._sites.items()}
 
 
 def _released(site: _SiteHistory) -> float:

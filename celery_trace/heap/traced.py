@@ -106,7 +106,7 @@ class TracedSampler:
         self._stop_tracing()
         self._release()
 
-    def stop_at(self, code: CodeType) -> None:
+    def stop_at(self, *codes: CodeType) -> None:
         """Does nothing: tracemalloc has one depth for all stacks."""
 
     def coarsen(self) -> None:
@@ -177,6 +177,10 @@ class TracedSampler:
             if not 0 <= number < len(self._stacks):
                 return ()
             return tuple((file, line, self._name(file, line)) for file, line in self._stacks[number])
+
+    def codes(self, number: int) -> list[CodeType]:  # noqa: ARG002 - the interface's
+        """Empty: tracemalloc keeps file names and lines only."""
+        return []
 
     def holding_frames(self, objects: list[object]) -> list[tuple[int, CodeType, str]]:  # noqa: ARG002 - the interface's
         """Empty: the variables of a running function can't be read without the extension module."""

@@ -27,7 +27,7 @@ from celery_trace.heap.resources import ResourceWatch
 from celery_trace.heap.run_counts import RunCounts
 from celery_trace.heap.sampler import HeapSampler, open_sampler
 from celery_trace.heap.sampling import Sampling
-from celery_trace.heap.sites import SiteTable
+from celery_trace.heap.sites import SiteTable, urgent_tags
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, HeapHistory, Key
 from celery_trace.heap.tags import TAGS
 from celery_trace.heap.verdict import FEW_RELEASED
@@ -91,6 +91,7 @@ class HeapWatch:
         self._resources = ResourceWatch(self._watched, emit)
         self._pause_s = sampler.pace.first_pause_s
         self._due_s = now_s + self._pause_s
+        self._urgent: dict[int, int] = {}  # tasks whose next run is judged at once, with their runs by the last look
         self._closed = False
         self._is_frozen: bool | None = None  # not read yet
         #: How often :meth:`look` wants to be called, seconds.
@@ -123,9 +124,9 @@ class HeapWatch:
                     self._sampler.mark(function, tag)
         return tag
 
-    def stop_at(self, code: CodeType) -> None:
-        """Set the function around every run: frames outside of it are left out of stacks."""
-        self._sampler.stop_at(code)
+    def stop_at(self, codes: Iterable[CodeType]) -> None:
+        """Set the functions around every run, and around what is between runs: frames outside are left out of stacks."""
+        self._sampler.stop_at(*codes)
 
     def _count_run(self, tag: int) -> int:
         self._sampler.restore(self._sampler.run(tag))
@@ -194,11 +195,12 @@ class HeapWatch:
             self._sampling.drop_sample()
             self._start()
         else:
-            self._look_at_sample(now_s, started_s, is_over=self.duty.is_over(runs_per_task))
+            is_urgent = any(runs[tag] > number for tag, number in self._urgent.items())
+            self._look_at_sample(now_s, started_s, is_urgent=is_urgent, is_over=self.duty.is_over(runs_per_task))
 
-    def _look_at_sample(self, now_s: float, started_s: float, *, is_over: bool) -> None:
+    def _look_at_sample(self, now_s: float, started_s: float, *, is_urgent: bool, is_over: bool) -> None:
         """Judge if that is due; the sample is lost at the end of a stretch."""
-        if now_s >= self._due_s or is_over:
+        if now_s >= self._due_s or is_urgent or is_over:
             if self._sampling.has_moved():
                 self._judge(now_s, ends=is_over)
                 self._pause_s = self._sampling.pause_after(time.thread_time() - started_s)
@@ -270,6 +272,7 @@ class HeapWatch:
         runs = self._counts.now(now_s)
         self._read_sample(runs, now_s)
         evidence = self._history.evidence()
+        self._urgent = {tag: runs[tag] for tag in urgent_tags(evidence)}
         self._sites.add(evidence, self._stack_of, last=last)
         self._write_sites(evidence, runs, now_s)
         of_ended_runs = {key: alive for key, alive in self._history.alive.items() if not is_of_long_run(key[0])}
@@ -278,7 +281,7 @@ class HeapWatch:
             waits = not last and self._search.waits
             wanted = self._sites.to_search(evidence, self._history.alive, last=last, waits=waits)
             if wanted:
-                self._search.begin(wanted)
+                self._search.begin(wanted, self._history.alive)
         self._writer.write_clean(runs, self._sites.tags(), 1 if last else CLEAN_RUNS)
         is_due = last or self._profiles.is_due(now_s)
         if is_due or ends:

@@ -145,7 +145,11 @@ class Site(Struct, frozen=True, kw_only=True):
 
 
 class Evidence(Struct, frozen=True):
-    """The evidence of the sampled heap on one site; an event is a run that retained something."""
+    """
+    The evidence of the sampled heap on one site; an event is a run that retained something.
+
+    If most memory of the site is in one block that grows, an event is a look at which it had grown.
+    """
 
     runs: int = 0  # observed, without those in flight
     early: int = 0  # events in the first half of those runs
@@ -154,6 +158,7 @@ class Evidence(Struct, frozen=True):
     picks: int = 0  # that the estimate is based on
     proved: int = 0  # events with survivors of a full garbage collection
     released: float = 0.0  # recent releases as a share of recent births: 0 for a leak, 1 for a full queue
+    one_block: bool = False  # a text or buffer that grows
 
     @property
     def events(self) -> int:
@@ -166,6 +171,14 @@ class Evidence(Struct, frozen=True):
         return self.bytes / self.runs if self.runs else 0.0
 
 
+class EntryGrowth(Struct, frozen=True):
+    """How many entries a container has gained in both halves of some runs."""
+
+    early: int
+    late: int
+    runs: int
+
+
 class Holder(Struct, frozen=True, omit_defaults=True):
     """The result of the search for what holds survivors."""
 
@@ -176,6 +189,8 @@ class Holder(Struct, frozen=True, omit_defaults=True):
     why: str = ""  # why no root was reached
     outside: bool = False  # its holder is invisible to the garbage collector, so it is not garbage
     recycled: bool = False  # mostly small objects, which the interpreter reuses at other lines
+    entries: EntryGrowth | None = None  # by the order of its entries
+    outdated: bool = False  # found long ago, so that it is to be found again before its site is called a leak
 
 
 class Room(Struct, frozen=True, omit_defaults=True):

@@ -95,9 +95,10 @@ class RunStack(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
     The stack of a run, innermost first.
 
-    ``by`` is ``process`` if the process captured it itself, with locals and arguments in ``capture``; ``signal`` if it
-    was written by `faulthandler` while C code held the interpreter's lock; ``sample`` if it is the last sample of the
-    black box. Empty if there is no stack: ``why`` has the reason.
+    ``by`` is ``process`` if the process captured it itself, with locals and arguments in ``capture``; ``outside`` if it
+    was read from the memory of the process, which did not answer; ``signal`` if it was written by `faulthandler` while
+    C code held the interpreter's lock; ``sample`` if it is the last sample of the black box. Empty if there is no
+    stack: ``why`` has the reason.
     """
 
     request: str  # its id

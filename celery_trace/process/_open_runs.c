@@ -1,8 +1,9 @@
 /*
- * The fast path around every run: it is written into the black box, and at its end added to its task's totals.
+ * The fast path around every run: it is written into the black box, and at its end added to its task's totals. Around
+ * Celery's tracers (Observed) a run that succeeds needs no call of Python.
  *
- * The same as open_runs.py, which explains it and replaces it where this can't be built, at a tenth of the cost. All of it
- * needs the GIL, which also replaces a lock: no other Python code runs in between.
+ * The same as open_runs.py and runtime/tracers.py, which explain it and replace it where this can't be built, at a tenth
+ * of the cost. All of it needs the GIL, which also replaces a lock: no other Python code runs in between.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -28,6 +29,10 @@ enum { EMPTY = 0, RUNNING = 1 };
 enum { NO_PLACE = -1, NO_TAG = 0 };
 /* The result of adding a run: whether to write it as a record, and why. open_runs.py has the same. */
 enum { NEXT_PERIOD = -1, ADDED = 0, OUTLIER = 1, SCATTERED = 2 };
+
+typedef struct {
+    PyTypeObject *token_type, *runs_type, *observed_type;
+} State;
 
 static double
 seconds(clockid_t clock)
@@ -176,6 +181,7 @@ typedef struct {
     const void *owner;          /* the OpenRuns that made it, only to compare */
     double started_at_s, started_s, duration_s;
     int retries, shared, place;
+    char special;
 } Token;
 
 static void
@@ -207,6 +213,7 @@ static PyMemberDef token_members[] = {
     {"duration_s", T_DOUBLE, offsetof(Token, duration_s), READONLY, "Once it has ended."},
     {"retries", T_INT, offsetof(Token, retries), READONLY, NULL},
     {"shared", T_INT, offsetof(Token, shared), READONLY, "The most concurrent runs."},
+    {"special", T_BOOL, offsetof(Token, special), 0, "Whether its end is handled in Python."},
     {NULL},
 };
 
@@ -222,6 +229,7 @@ static PyType_Spec token_spec = {
 typedef struct {
     PyObject_HEAD
     PyTypeObject *token_type;
+    PyObject *retries_key;      /* in a task's request */
     PyObject *now, *monotonic, *ident, *enter, *leave;  /* callables; None for the system's, or for none */
     PyObject *latest;           /* the counts of the run that began last, or NULL */
     Py_buffer buffer;           /* of the black box's file; buf is NULL without one */
@@ -232,6 +240,7 @@ typedef struct {
     PyObject *missed;           /* list: a thread and its run for each run that ended while a sample was overdue */
     int used;                   /* places that have ever been taken */
     int count, most;
+    char quick;                 /* whether nothing else is called when a run begins or ends */
     long long ended;
 } OpenRuns;
 
@@ -261,10 +270,11 @@ runs_init(OpenRuns *self, PyObject *args, PyObject *kwargs)
     Py_XSETREF(self->ident, Py_NewRef(Py_None));
     Py_XSETREF(self->enter, Py_NewRef(Py_None));
     Py_XSETREF(self->leave, Py_NewRef(Py_None));
-    self->token_type = *(PyTypeObject **)PyType_GetModuleState(Py_TYPE(self));
+    self->token_type = ((State *)PyType_GetModuleState(Py_TYPE(self)))->token_type;
     self->due_s = INFINITY;
     Py_XSETREF(self->missed, PyList_New(0));
-    return self->missed != NULL ? 0 : -1;
+    Py_XSETREF(self->retries_key, PyUnicode_InternFromString("retries"));
+    return self->missed != NULL && self->retries_key != NULL ? 0 : -1;
 }
 
 static int
@@ -303,6 +313,7 @@ runs_dealloc(OpenRuns *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     runs_clear(self);
+    Py_XDECREF(self->retries_key);
     if (self->buffer.buf != NULL)
         PyBuffer_Release(&self->buffer);
     type->tp_free(self);
@@ -409,15 +420,9 @@ take_place(OpenRuns *self, uint64_t thread, const Counts *totals, PyObject *task
     return free_one;
 }
 
-static PyObject *
-runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
+static Token *
+begin(OpenRuns *self, Counts *totals, PyObject *task_id, int retries)
 {
-    if (count_args != 3 || !PyUnicode_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "begin() takes counts, the task's id and its retries");
-        return NULL;
-    }
-    Counts *totals = (Counts *)args[0];
-    int retries = (int)PyLong_AsUnsignedLongMask(args[2]);
     double at_s = read_clock(self->now, CLOCK_REALTIME);
     if (PyErr_Occurred())
         return NULL;
@@ -428,12 +433,13 @@ runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
     if (token == NULL)
         return NULL;
     token->totals = (Counts *)Py_NewRef(totals);
-    token->task_id = Py_NewRef(args[1]);
+    token->task_id = Py_NewRef(task_id);
     token->origin = token->describe = token->tag_before = token->observed = token->why = token->top = NULL;
     token->owner = self;
     token->started_at_s = at_s;
     token->duration_s = 0.0;
     token->retries = retries;
+    token->special = 0;
     token->place = thread ? take_place(self, thread, totals, token->task_id, retries, at_s) : NO_PLACE;
     if (token->place != NO_PLACE)
         Py_XSETREF(self->tokens[token->place], (Token *)Py_NewRef(token));
@@ -449,7 +455,17 @@ runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
     token->started_s = read_clock(self->monotonic, CLOCK_MONOTONIC);
     if (PyErr_Occurred())
         PyErr_Clear();
-    return (PyObject *)token;
+    return token;
+}
+
+static PyObject *
+runs_begin(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
+{
+    if (count_args != 3 || !PyUnicode_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "begin() takes counts, the task's id and its retries");
+        return NULL;
+    }
+    return (PyObject *)begin(self, (Counts *)args[0], args[1], (int)PyLong_AsUnsignedLongMask(args[2]));
 }
 
 /* A sample was due in this run and has not been taken: the run did not release the GIL in between. */
@@ -466,14 +482,9 @@ note_missed(OpenRuns *self, Token *token)
     Py_XDECREF(pair);
 }
 
-static PyObject *
-runs_end(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
+static int
+end(OpenRuns *self, Token *token, int failed, int retried)
 {
-    if (count_args != 3 || !Py_IS_TYPE(args[0], self->token_type)) {
-        PyErr_SetString(PyExc_TypeError, "end() takes a token, whether it has failed, and whether it is retried");
-        return NULL;
-    }
-    Token *token = (Token *)args[0];
     token->duration_s = read_clock(self->monotonic, CLOCK_MONOTONIC) - token->started_s;
     if (PyErr_Occurred())
         PyErr_Clear();
@@ -502,8 +513,17 @@ runs_end(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
         token->shared = self->count;
     if (is_ours && --self->count == 0)
         Py_CLEAR(self->latest);
-    return PyLong_FromLong(add(token->totals, token->started_at_s, token->started_s, token->duration_s,
-                               args[1] == Py_True, args[2] == Py_True));
+    return add(token->totals, token->started_at_s, token->started_s, token->duration_s, failed, retried);
+}
+
+static PyObject *
+runs_end(OpenRuns *self, PyObject *const *args, Py_ssize_t count_args)
+{
+    if (count_args != 3 || !Py_IS_TYPE(args[0], self->token_type)) {
+        PyErr_SetString(PyExc_TypeError, "end() takes a token, whether it has failed, and whether it is retried");
+        return NULL;
+    }
+    return PyLong_FromLong(end(self, (Token *)args[0], args[1] == Py_True, args[2] == Py_True));
 }
 
 static PyObject *
@@ -556,6 +576,7 @@ static PyMemberDef runs_members[] = {
     {"count", T_INT, offsetof(OpenRuns, count), READONLY, "Runs in progress."},
     {"most", T_INT, offsetof(OpenRuns, most), READONLY, "The most that were in progress at once."},
     {"due_s", T_DOUBLE, offsetof(OpenRuns, due_s), 0, "When a sample is due, by the monotonic clock."},
+    {"quick", T_BOOL, offsetof(OpenRuns, quick), 0, "Whether nothing else is called when a run begins or ends."},
     {"ended", T_LONGLONG, offsetof(OpenRuns, ended), READONLY, "Runs that have ended."},
     {NULL},
 };
@@ -584,39 +605,392 @@ static PyType_Spec runs_spec = {
     "celery_trace.process._open_runs.OpenRuns", sizeof(OpenRuns), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, runs_slots,
 };
 
-/* --- the module ---------------------------------------------------------------------------------------- */
+/* --- around Celery's tracers ----------------------------------------------------------------------------- */
+
+/* What the wrapped tracers of a process have in common. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *begins, *ends, *added;    /* callables: runtime/tracers.py explains them */
+    PyObject *describe;
+    OpenRuns *runs;                     /* or NULL: each run begins in Python */
+    PyObject *tokens;                   /* dict: of the runs in progress, by the task's id */
+    PyObject *known;                    /* dict: a run of a task's id that is in it begins in Python */
+} Hooks;
+
+static int
+hooks_init(Hooks *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"begins", "ends", NULL};
+    PyObject *begins, *ends;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO", names, &begins, &ends))
+        return -1;
+    Py_XSETREF(self->begins, Py_NewRef(begins));
+    Py_XSETREF(self->ends, Py_NewRef(ends));
+    return 0;
+}
+
+static PyObject *
+hooks_connect(Hooks *self, PyObject *args)
+{
+    PyObject *runs, *tokens, *known, *describe, *added;
+    PyTypeObject *type = ((State *)PyType_GetModuleState(Py_TYPE(self)))->runs_type;
+    if (!PyArg_ParseTuple(args, "O!O!O!OO", type, &runs, &PyDict_Type, &tokens, &PyDict_Type, &known, &describe, &added))
+        return NULL;
+    Py_XSETREF(self->tokens, Py_NewRef(tokens));
+    Py_XSETREF(self->known, Py_NewRef(known));
+    Py_XSETREF(self->describe, Py_NewRef(describe));
+    Py_XSETREF(self->added, Py_NewRef(added));
+    Py_XSETREF(self->runs, (OpenRuns *)Py_NewRef(runs));
+    Py_RETURN_NONE;
+}
+
+static int
+hooks_traverse(Hooks *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->begins);
+    Py_VISIT(self->ends);
+    Py_VISIT(self->added);
+    Py_VISIT(self->describe);
+    Py_VISIT(self->runs);
+    Py_VISIT(self->tokens);
+    Py_VISIT(self->known);
+    return 0;
+}
+
+static int
+hooks_clear(Hooks *self)
+{
+    Py_CLEAR(self->begins);
+    Py_CLEAR(self->ends);
+    Py_CLEAR(self->added);
+    Py_CLEAR(self->describe);
+    Py_CLEAR(self->runs);
+    Py_CLEAR(self->tokens);
+    Py_CLEAR(self->known);
+    return 0;
+}
+
+static void
+hooks_dealloc(Hooks *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    hooks_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *hooks_observed(Hooks *, PyObject *const *, Py_ssize_t);
+
+static PyMethodDef hooks_methods[] = {
+    {"observed", (PyCFunction)(void (*)(void))hooks_observed, METH_FASTCALL, "observed(tracer, task) -> tracer"},
+    {"connect", (PyCFunction)hooks_connect, METH_VARARGS,
+     "connect(runs, tokens, known, describe, added): begin and end most runs without a call of Python."},
+    {NULL},
+};
+
+static PyType_Slot hooks_slots[] = {
+    {Py_tp_init, hooks_init},
+    {Py_tp_dealloc, hooks_dealloc},
+    {Py_tp_traverse, hooks_traverse},
+    {Py_tp_clear, hooks_clear},
+    {Py_tp_methods, hooks_methods},
+    {0, NULL},
+};
+
+static PyType_Spec hooks_spec = {
+    "celery_trace.process._open_runs.Hooks", sizeof(Hooks), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, hooks_slots,
+};
+
+/* A task's tracer, with its runs observed. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *tracer, *task;
+    Hooks *hooks;
+    Counts *totals;             /* of the task in `runs`, once it has run there; or NULL */
+    OpenRuns *runs;
+} Observed;
 
 typedef struct {
-    PyTypeObject *token_type;
-} State;
+    PyObject *task_id, *args, *kwargs, *request;
+} Call;
+
+static PyObject *
+hooks_observed(Hooks *self, PyObject *const *args, Py_ssize_t count_args)
+{
+    if (count_args != 2 || self->begins == NULL) {
+        PyErr_SetString(PyExc_TypeError, "observed() takes a tracer and its task");
+        return NULL;
+    }
+    PyTypeObject *type = ((State *)PyType_GetModuleState(Py_TYPE(self)))->observed_type;
+    Observed *made = (Observed *)type->tp_alloc(type, 0);
+    if (made == NULL)
+        return NULL;
+    made->tracer = Py_NewRef(args[0]);
+    made->task = Py_NewRef(args[1]);
+    made->hooks = (Hooks *)Py_NewRef(self);
+    return (PyObject *)made;
+}
+
+static int
+observed_traverse(Observed *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->tracer);
+    Py_VISIT(self->task);
+    Py_VISIT(self->hooks);
+    Py_VISIT(self->totals);
+    Py_VISIT(self->runs);
+    return 0;
+}
+
+static int
+observed_clear(Observed *self)
+{
+    Py_CLEAR(self->tracer);
+    Py_CLEAR(self->task);
+    Py_CLEAR(self->hooks);
+    Py_CLEAR(self->totals);
+    Py_CLEAR(self->runs);
+    return 0;
+}
+
+static void
+observed_dealloc(Observed *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    observed_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* Begin a run in Python. False, with an error, if the run must not begin. */
+static int
+begin_in_python(Observed *self, const Call *call)
+{
+    Hooks *hooks = self->hooks;
+    PyObject *args[] = {self->task, call->task_id, call->request};
+    PyObject *result = PyObject_Vectorcall(hooks->begins, args, 3, NULL);
+    if (result == NULL)
+        return 0;
+    Py_DECREF(result);
+    if (hooks->runs != NULL) {          /* which totals it is counted in */
+        Token *token = (Token *)PyDict_GetItemWithError(hooks->tokens, call->task_id);
+        if (token == NULL)
+            PyErr_Clear();
+        else if (Py_IS_TYPE(token, hooks->runs->token_type) && token->owner == hooks->runs) {
+            Py_XSETREF(self->totals, (Counts *)Py_NewRef(token->totals));
+            Py_XSETREF(self->runs, (OpenRuns *)Py_NewRef(hooks->runs));
+        }
+    }
+    return 1;
+}
+
+/* Begin a run, if nothing has to be called for it. NULL, without an error, if it has to begin in Python. */
+static Token *
+begin_quickly(Observed *self, const Call *call)
+{
+    Hooks *hooks = self->hooks;
+    OpenRuns *runs = hooks->runs;
+    if (runs == NULL || !runs->quick || self->totals == NULL || self->runs != runs || !PyUnicode_CheckExact(call->task_id) ||
+        !PyDict_CheckExact(call->request))
+        return NULL;
+    if (PyDict_GET_SIZE(hooks->known) && PyDict_Contains(hooks->known, call->task_id) != 0) {
+        PyErr_Clear();
+        return NULL;
+    }
+    PyObject *number = PyDict_GetItemWithError(call->request, runs->retries_key);
+    int retries = number != NULL && PyLong_CheckExact(number) ? (int)PyLong_AsUnsignedLongMask(number) : 0;
+    Token *token = PyErr_Occurred() ? NULL : begin(runs, self->totals, call->task_id, retries);
+    if (token == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    token->origin = Py_NewRef(call->request);
+    token->describe = Py_NewRef(hooks->describe);
+    if (PyDict_SetItem(hooks->tokens, call->task_id, (PyObject *)token) < 0)
+        PyErr_Clear();                  /* the run is counted all the same */
+    return token;
+}
+
+/* End a successful run that began quickly. False if that has to be done in Python. */
+static int
+end_quickly(Observed *self, Token *token, const Call *call)
+{
+    Hooks *hooks = self->hooks;
+    OpenRuns *runs = self->runs;
+    if (hooks->runs != runs || !runs->quick || token->special || token->owner != runs)
+        return 0;
+    if (PyDict_DelItem(hooks->tokens, call->task_id) < 0)
+        PyErr_Clear();
+    int added = end(runs, token, 0, 0);
+    if (added != ADDED) {
+        PyObject *number = PyLong_FromLong(added), *args[] = {(PyObject *)token, number};
+        PyObject *result = number != NULL ? PyObject_Vectorcall(hooks->added, args, 2, NULL) : NULL;
+        Py_XDECREF(number);
+        Py_XDECREF(result);
+    }
+    return 1;
+}
+
+/* Call `ends`: with the state alone after a success, else with what the run was called with, and its error. */
+static PyObject *
+end_in_python(Observed *self, const Call *call, PyObject *state, int in_full, PyObject *error)
+{
+    PyObject *args[] = {self->task, call->task_id, state, call->args, call->kwargs, call->request, error};
+    PyObject *names = NULL;
+    if (in_full && (names = Py_BuildValue(error != NULL ? "(ssss)" : "(sss)", "args", "kwargs", "request", "retval")) == NULL)
+        return NULL;
+    PyObject *result = PyObject_Vectorcall(self->hooks->ends, args, 3, names);
+    Py_XDECREF(names);
+    return result;
+}
+
+/* An error leaves the tracer, such as SystemExit. */
+static void
+end_by_error(Observed *self, const Call *call)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyObject *error = PyErr_GetRaisedException();
+#else
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    if (traceback != NULL)
+        PyException_SetTraceback(error, traceback);
+#endif
+    PyObject *before = PyErr_GetHandledException();
+    PyErr_SetHandledException(error);           /* as in an `except` clause */
+    PyObject *result = end_in_python(self, call, Py_None, 1, NULL);
+    PyErr_SetHandledException(before);
+    Py_XDECREF(before);
+    int passes = result != NULL;                /* or a later error takes its place */
+    Py_XDECREF(result);
+#if PY_VERSION_HEX >= 0x030C0000
+    if (passes)
+        PyErr_SetRaisedException(error);
+    else
+        Py_XDECREF(error);
+#else
+    if (passes)
+        PyErr_Restore(type, error, traceback);
+    else {
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+    }
+#endif
+}
+
+/* A run has left the tracer with its result. False with an error that passes through. */
+static int
+end_by_result(Observed *self, Token *token, const Call *call, PyObject *returned)
+{
+    PyObject *info = Py_None, *lasted = Py_None, *result = NULL;
+    if (PyTuple_Check(returned) && PyTuple_GET_SIZE(returned) > 2) {
+        info = PyTuple_GET_ITEM(returned, 1);
+        lasted = PyTuple_GET_ITEM(returned, 2);
+    }
+    if (info == Py_None) {
+        /* Without a duration nothing ran: a redelivered message of a task that has succeeded before. */
+        if (token != NULL && lasted != Py_None && end_quickly(self, token, call))
+            return !PyErr_Occurred();
+        PyObject *state = PyUnicode_FromString(lasted != Py_None ? "SUCCESS" : "IGNORED");
+        if (state != NULL)
+            result = end_in_python(self, call, state, 0, NULL);
+        Py_XDECREF(state);
+    }
+    else {
+        PyObject *state = PyObject_GetAttrString(info, "state");
+        PyObject *error = state != NULL ? PyObject_GetAttrString(info, "retval") : NULL;
+        if (error != NULL)
+            result = end_in_python(self, call, state, 1, error);
+        Py_XDECREF(state);
+        Py_XDECREF(error);
+    }
+    Py_XDECREF(result);
+    return result != NULL;
+}
+
+static PyObject *
+observed_call(Observed *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"uuid", "args", "kwargs", "request", NULL};
+    Call call = {.request = Py_None};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|O", names, &call.task_id, &call.args, &call.kwargs, &call.request))
+        return NULL;
+    Token *token = begin_quickly(self, &call);
+    if (token == NULL && !begin_in_python(self, &call))
+        return NULL;
+    PyObject *passed[] = {call.task_id, call.args, call.kwargs, call.request};
+    PyObject *returned = PyObject_Vectorcall(self->tracer, passed, 4, NULL);
+    if (returned == NULL)
+        end_by_error(self, &call);
+    else if (!end_by_result(self, token, &call, returned))
+        Py_CLEAR(returned);
+    Py_XDECREF(token);
+    return returned;
+}
+
+static PyMemberDef observed_members[] = {
+    {"__wrapped__", T_OBJECT, offsetof(Observed, tracer), READONLY, "Celery's tracer."},
+    {NULL},
+};
+
+static PyType_Slot observed_slots[] = {
+    {Py_tp_dealloc, observed_dealloc},
+    {Py_tp_traverse, observed_traverse},
+    {Py_tp_clear, observed_clear},
+    {Py_tp_members, observed_members},
+    {Py_tp_call, observed_call},
+    {0, NULL},
+};
+
+static PyType_Spec observed_spec = {
+    "celery_trace.process._open_runs.Observed", sizeof(Observed), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, observed_slots,
+};
+
+/* --- the module ---------------------------------------------------------------------------------------- */
 
 static int
 fill(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     state->token_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &token_spec, NULL);
+    state->runs_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &runs_spec, NULL);
+    state->observed_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &observed_spec, NULL);
     PyObject *counts = PyType_FromModuleAndSpec(module, &counts_spec, NULL);
-    PyObject *runs = PyType_FromModuleAndSpec(module, &runs_spec, NULL);
-    int failed = state->token_type == NULL || counts == NULL || runs == NULL ||
-                 PyModule_AddObjectRef(module, "Token", (PyObject *)state->token_type) < 0 ||
+    PyObject *hooks = PyType_FromModuleAndSpec(module, &hooks_spec, NULL);
+    int failed = state->token_type == NULL || state->runs_type == NULL || state->observed_type == NULL || counts == NULL ||
+                 hooks == NULL || PyModule_AddObjectRef(module, "Token", (PyObject *)state->token_type) < 0 ||
+                 PyModule_AddObjectRef(module, "OpenRuns", (PyObject *)state->runs_type) < 0 ||
                  PyModule_AddObjectRef(module, "Counts", counts) < 0 ||
-                 PyModule_AddObjectRef(module, "OpenRuns", runs) < 0;
+                 PyModule_AddObjectRef(module, "Hooks", hooks) < 0;
     Py_XDECREF(counts);
-    Py_XDECREF(runs);
+    Py_XDECREF(hooks);
     return failed ? -1 : 0;
 }
 
 static int
 traverse(PyObject *module, visitproc visit, void *arg)
 {
-    Py_VISIT(((State *)PyModule_GetState(module))->token_type);
+    State *state = PyModule_GetState(module);
+    Py_VISIT(state->token_type);
+    Py_VISIT(state->runs_type);
+    Py_VISIT(state->observed_type);
     return 0;
 }
 
 static int
 clear(PyObject *module)
 {
-    Py_CLEAR(((State *)PyModule_GetState(module))->token_type);
+    State *state = PyModule_GetState(module);
+    Py_CLEAR(state->token_type);
+    Py_CLEAR(state->runs_type);
+    Py_CLEAR(state->observed_type);
     return 0;
 }
 

@@ -9,8 +9,8 @@ It cannot sample while C code holds the GIL, so each sample is shown with its ag
 (SIGSEGV and the like), `faulthandler` appends the stack of the crash to the file.
 
 Layout: a header with the process record and, at its end, the number of runs that have ended, the number of requests to
-the process, and the signal that it writes its stack on; a place for each run in progress; the last sample, twice; the
-crash, as text.
+the process, the signal that it writes its stack on, and whether its stacks may be read from outside; a place for each
+run in progress; the last sample, twice; the crash, as text.
 A place is a byte for "taken" and the run in binary; :mod:`celery_trace.process.open_runs` writes it
 around every run. A sample is ``sequence, length, checksum, JSON``; the writer alternates between the two, so one whole
 sample survives.
@@ -40,6 +40,7 @@ from celery_trace import private_files
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
+from celery_trace.process import tracing_right
 from celery_trace.process.frames import RunPlaces, stacks_by_run
 from celery_trace.process.movement import Movement, Stack, ThreadSample
 from celery_trace.process.open_runs import COUNT, MOST_PLACES, PLACE, VISIBLE, OpenRuns, Token
@@ -59,6 +60,8 @@ _REQUESTS_AT: Final = _RUNS_AT - COUNT.size - _REQUESTS.size
 #: The signal on which the process writes its stack into ``<uid>.dump``; 0 for none.
 _SIGNAL: Final = struct.Struct("<I")
 _SIGNAL_AT: Final = _REQUESTS_AT - _SIGNAL.size
+#: Whether the process permits that its memory is read for stacks.
+_READABLE_AT: Final = _SIGNAL_AT - 1
 _SAMPLE_AT: Final = _RUNS_AT + MOST_PLACES * PLACE.size
 _SIZE: Final = _SAMPLE_AT + 2 * _SAMPLE_BYTES
 #: Frames kept of one stack, innermost first.
@@ -122,11 +125,15 @@ def label(kind: str, name: str) -> bytes:
 
 
 class BoxReading(msgspec.Struct, frozen=True, kw_only=True):
-    """The contents of a box. ``running`` and ``sample`` are the first of ``runs``, for one run at a time."""
+    """
+    The contents of a box. ``running`` and ``sample`` are the first of ``runs``, for one run at a time. ``readable`` is
+    whether the process permits that its stacks are read from outside.
+    """
 
     process: ProcessRecord
     runs: list[tuple[Running, LastSample | None]]
     ended: int = 0  # runs so far
+    readable: bool = False
 
     @property
     def running(self) -> Running | None:
@@ -245,6 +252,7 @@ class BlackBox:
             if descriptor >= 0:
                 os.close(descriptor)
         self._map[: _HEADER.size + len(header)] = _HEADER.pack(_MAGIC, len(header)) + header
+        self._map[_READABLE_AT] = tracing_right.is_permitted()
         try:
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # a platform without it: the sample has no memory
@@ -510,7 +518,8 @@ def read(path: Path, *, noticed_at_s: float | None = None) -> BoxReading | None:
         if crash is not None:
             seen = crash.of_run(run, running, min(written_at_s, noticed_at_s), noticed_at_s, seen)
         runs.append((run, seen))
-    return BoxReading(process=process, runs=runs, ended=COUNT.unpack_from(data, _RUNS_AT - COUNT.size)[0])
+    ended = COUNT.unpack_from(data, _RUNS_AT - COUNT.size)[0]
+    return BoxReading(process=process, runs=runs, ended=ended, readable=data[_READABLE_AT] == 1)
 
 
 def request(path: Path) -> None:

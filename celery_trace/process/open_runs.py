@@ -120,6 +120,7 @@ class PlainToken(Struct):
     observed: Any = None  # the probes that observe the run, and their state
     why: str | None = None  # why a probe wants the run written as a record
     top: list[Site] | None = None  # the run's top differences
+    special: bool = False  # its end needs more than to be counted
     #: The request, and a function that reads queue and root id from it, for the few runs that are written as records.
     origin: object = None
     describe: Callable[[object], tuple[str, str]] | None = None
@@ -144,6 +145,8 @@ class PlainOpenRuns:
         #: Runs in progress, and the most that there were at once.
         self.count = 0
         self.most = 1
+        #: Whether nothing else is called when a run begins or ends; see :mod:`celery_trace.runtime.tracers`.
+        self.quick = False
         #: When a sample of the stacks is due, by the monotonic clock.
         self.due_s = math.inf
         self._missed: list[tuple[int, PlainToken]] = []

@@ -33,8 +33,6 @@ _MOST_BLOCKS: Final = 20
 _MOST_TEXT: Final = 120
 _LOCKS: Final = (type(threading.Lock()), type(threading.RLock()))
 _OWNER: Final = re.compile(r"<locked _thread\.RLock object owner=(\d+) ")
-#: Instructions that enter a context. Since Python 3.14 it is a call of a special method, at the context's position.
-_ENTERS: Final = ("BEFORE_WITH",)
 _DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*){0,6}")
 _MISSING: Final = object()
 
@@ -132,9 +130,17 @@ def _place(frame: FrameType) -> WaitPlace:
 def _call_of(frame: FrameType) -> str:
     """The function that a frame calls now; empty if that is no plain dotted name."""
     text = _text_at(frame.f_code, frame.f_lasti)
-    if text and frame.f_lasti >= 0 and dis.opname[frame.f_code.co_code[frame.f_lasti]] in _ENTERS:
+    if text and _enters(frame.f_code, frame.f_lasti):
         text += ".__enter__"
     return text[:_MOST_TEXT] if _DOTTED.fullmatch(text) else ""
+
+
+def _enters(code: CodeType, instruction: int) -> bool:
+    """Whether an instruction enters a context: since Python 3.14 it calls a special method, loaded just before."""
+    if instruction < 2:
+        return False
+    before, name = (dis.opname[code.co_code[at]] for at in (instruction - 2, instruction))
+    return name == "BEFORE_WITH" or (name, before) == ("CALL", "LOAD_SPECIAL")
 
 
 def _loops(frame: FrameType) -> bool:

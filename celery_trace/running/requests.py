@@ -2,8 +2,9 @@
 Requests for the stack of a run, to a process on the same host.
 
 The asker writes ``<uid>.request`` beside the process's black box and raises a number in the box. The ticker of the
-process answers with ``<uid>.stack``. While C code holds the interpreter's lock it can't: then a signal has
-`faulthandler` write the stack, without locals, into ``<uid>.dump``.
+process answers with ``<uid>.stack``. While C code holds the interpreter's lock it can't: then the stack is read without
+locals, from outside (:mod:`celery_trace.running.outside`), or else by a signal, on which `faulthandler` writes it into
+``<uid>.dump``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from celery_trace import private_files
 from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.model import LastSample, Line, ProcessRecord, RunStack, StackRequest
 from celery_trace.process import blackbox
+from celery_trace.process.blackbox import Running
+from celery_trace.running import outside
 
 #: How long the process itself is waited for before its stack is read by a signal, seconds: it looks for requests every
 #: 0.1 s while a run lasts.
@@ -87,9 +90,11 @@ def read_stack(folder: Path, request: StackRequest, source: SourceLines) -> RunS
             answered = _ask(folder, box, request, asked_s + ANSWER_S)
             if answered is not None:
                 return answered
-            dumped = _dumped(box)
+            found = _from_outside(box, request)
+            dumped = [] if found else _dumped(box)
             # The machine may only be slow: an answer with locals is better.
-            return _wait(folder, request, asked_s + PATIENCE_S) or _without_locals(box, request, dumped, source)
+            answered = _wait(folder, request, asked_s + PATIENCE_S)
+            return answered or _without_locals(box, request, found, dumped, source)
     except OSError as error:
         raise NoStack(f"the process has ended, or has no black box ({error.strerror or error})") from error
 
@@ -139,6 +144,14 @@ def _wait(folder: Path, request: StackRequest, until_s: float) -> RunStack | Non
         if time.monotonic() > until_s:
             return None
         time.sleep(_POLL_S)
+
+
+def _from_outside(box: Path, request: StackRequest) -> list[Line]:
+    """The stack of the run's thread, without anything done by its process; empty if it can't be read so."""
+    reading = blackbox.read(box)
+    runs = reading.runs if reading is not None else []
+    found = next(((run, sample) for run, sample in runs if _is_requested(run, request)), None)
+    return outside.read_run(reading, *found) if reading is not None and found is not None else []
 
 
 def _dumped(box: Path) -> list[Line]:
@@ -194,12 +207,17 @@ def _handles(pid: int, number: int) -> bool:
     return False
 
 
-def _without_locals(box: Path, request: StackRequest, dumped: list[Line], source: SourceLines) -> RunStack:
-    """The stack that the signal gave, or else the last sample."""
+def _without_locals(
+    box: Path, request: StackRequest, found_outside: list[Line], dumped: list[Line], source: SourceLines
+) -> RunStack:
+    """The stack that was read from outside, or that the signal gave, or else the last sample."""
     found = _run(box, request)
     if found is None:
         return RunStack(request=request.id, at_s=time.time(), why=ENDED)
     process, sample = found
+    if found_outside:
+        stack = source.lines(found_outside, process.started_at_s)
+        return RunStack(request=request.id, at_s=time.time(), by="outside", stack=stack, why=_NO_ANSWER)
     if dumped:
         stack = source.lines(dumped, process.started_at_s)
         return RunStack(request=request.id, at_s=time.time(), by="signal", stack=stack, why=_NO_LOCALS)
@@ -219,8 +237,10 @@ def _run(box: Path, request: StackRequest) -> tuple[ProcessRecord, LastSample | 
     reading = blackbox.read(box)
     if reading is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(box))
-    for run, sample in reading.runs:
-        by_place = run.thread == request.thread and abs(run.started_at_s - request.started_at_s) < SAME_S
-        if (run.task_id == request.task_id) if request.task_id else by_place:
-            return reading.process, sample
-    return None
+    return next(((reading.process, sample) for run, sample in reading.runs if _is_requested(run, request)), None)
+
+
+def _is_requested(run: Running, request: StackRequest) -> bool:
+    if request.task_id:
+        return run.task_id == request.task_id
+    return run.thread == request.thread and abs(run.started_at_s - request.started_at_s) < SAME_S

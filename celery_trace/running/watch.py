@@ -15,6 +15,7 @@ from celery_trace.model import SNAPSHOT_AGAIN_S, Kind, LastSample, Line, Process
 from celery_trace.process import blackbox
 from celery_trace.process.blackbox import BoxReading, Running
 from celery_trace.process.movement import ThreadSample
+from celery_trace.running import outside
 from celery_trace.running.mains import MainWatch
 from celery_trace.running.stalls import Stalls, blind_sample
 
@@ -114,7 +115,8 @@ class RunningWatch:
     ) -> RunningRun:
         process = reading.process
         key = (process.uid, run.task_id, run.started_at_s, run.thread)
-        state = seen[key] = self._state(self._seen.get(key), run, sample, process.started_at_s)
+        shown = _from_outside(reading, run, sample, now_s) or sample
+        state = seen[key] = self._state(self._seen.get(key), run, shown, process.started_at_s)
         memory = sample.memory if sample is not None else None
         found = RunningRun(
             process=process.uid,
@@ -164,6 +166,15 @@ class RunningWatch:
         if len(now.runs) != len(before.runs) or any(map(_has_changed, before.runs, now.runs)):
             return True
         return bool(now.ended) and now.at_s - before.at_s >= SNAPSHOT_AGAIN_S
+
+
+def _from_outside(reading: BoxReading, run: Running, sample: LastSample | None, now_s: float) -> LastSample | None:
+    """The stack of a run from outside, once its process takes no samples, as in C code; None if it can't be read."""
+    if now_s - (sample.at_s if sample is not None else run.started_at_s) < LASTS_S:
+        return None
+    stack = outside.read_run(reading, run, sample)
+    memory = sample.memory if sample is not None else None
+    return LastSample(at_s=now_s, age_s=0.0, stack=stack, memory=memory) if stack else None
 
 
 def _is_same(stack: list[Line], sampled: list[Line]) -> bool:

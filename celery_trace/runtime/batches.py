@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
 from celery_trace.failures.celery_request import field, text
-from celery_trace.runtime.tracers import Runs, remove_outermost_frame
+from celery_trace.runtime.tracers import remove_outermost_frame
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -27,8 +27,14 @@ R = TypeVar("R")
 _MOST_IDS: Final = 50
 
 
-class BatchRuns(Runs, Protocol):
+class BatchRuns(Protocol):
     """Is called for each batch, with the id of its first request. Its methods may not raise."""
+
+    def run_begins(self, task: Task, task_id: str, request: object) -> None:
+        """A batch begins."""
+
+    def run_ends(self, task: Task, task_id: str, state: str | None, **rest: object) -> None:
+        """It has ended; see :class:`celery_trace.runtime.tracers.PlainHooks`."""
 
     def batch_failed(
         self, task: Task, task_id: str, request: object, error: BaseException, args: object, note: str

@@ -8,19 +8,22 @@ so that method is wrapped.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from types import ModuleType
 from typing import Final, Protocol, TypeVar
 
 from celery_trace import published
 from celery_trace.failures.celery_request import number, retries_of
-from celery_trace.guard import Guard, report
+from celery_trace.guard import report, swallow
 from celery_trace.model import Ahead, AnyRecord, Consuming, MessageStart, ProcessRecord
 from celery_trace.runtime.flow import MOST_NAME, MessageFlow
+from celery_trace.runtime.messages import DONE, IN_PYTHON, Message, quick_messages
 
 #: How often the state of the queues is looked at, seconds, and written if nothing has changed.
 LOOK_S: Final = 10.0
@@ -34,9 +37,6 @@ MOST_ENDED: Final = 1000
 MOST_UNNOTICED: Final = 20_000
 #: Runs ahead of reserved messages in one record.
 MOST_AHEAD: Final = 3
-
-_guard = Guard("message received")
-
 
 R = TypeVar("R")
 
@@ -73,38 +73,7 @@ class WorkerRequest(Protocol):
     request_dict: Mapping[str, object]
     delivery_info: Mapping[str, object]
     message: _Delivered
-    trace_message: _ConsumedMessage
-
-
-class _ConsumedMessage:
-    """What is known of a received message; an attribute of its request."""
-
-    __slots__ = ("late", "owner", "queue", "received_s", "redelivered", "retries", "waits_since_s")
-
-    def __init__(
-        self, owner: object, queue: str, received_s: float, waits_since_s: float | None, *, retries: int,
-        redelivered: bool, late: bool,
-    ) -> None:  # fmt: skip
-        self.owner = owner
-        self.queue = queue
-        self.received_s = received_s
-        self.waits_since_s = waits_since_s
-        self.retries = retries
-        self.redelivered = redelivered
-        self.late = late
-
-
-class _Started:
-    """A run that has begun; ``written`` says whether there is a record of it."""
-
-    __slots__ = ("message", "name", "request", "started_s", "written")
-
-    def __init__(self, request: WorkerRequest, name: str, message: _ConsumedMessage, started_s: float) -> None:
-        self.request = weakref.ref(request)
-        self.name = name
-        self.message = message
-        self.started_s = started_s
-        self.written = False
+    trace_message: Message
 
 
 class ConsumedMessages:
@@ -121,111 +90,141 @@ class ConsumedMessages:
         self._process = process
         self._flow = flow
         self._write = write
+        self._state = worker_state()
         self._consumer: object = None
-        self._started: dict[str, _Started] = {}
-        self._ended: OrderedDict[str, tuple[_Started, float, bool]] = OrderedDict()
+        self._started: dict[str, Message] = {}
+        self._ended: OrderedDict[str, tuple[Message, float, bool]] = OrderedDict()
         self._written: dict[str, Consuming] = {}
+        self._mark = object()
+        #: Handles the usual messages; None where there is no extension module.
+        self.quick = quick_messages(
+            self._mark, self._started, self._ended, MOST_UNNOTICED, published.HEADER, published.OLDEST_S
+        )
 
     # --- a message's life
 
     def received(self, consumer: object, request: WorkerRequest) -> None:
-        """A message was received; in Celery's consumer."""
-        with _guard:
+        """A message was received; in Celery's consumer, for each message: every microsecond here bounds its rate."""
+        try:
+            if self.quick is not None and self.quick.received(consumer, request):
+                return
             self._consumer = consumer
             now_s = time.time()
-            headers = request.request_dict
-            eta_s = request.eta.timestamp() if request.eta is not None else None
-            found = published.waiting(headers, eta_s, now_s)
-            if found.problem:
-                self._flow.count(found.problem)
-            info = request.delivery_info
-            redelivered = bool(info.get("redelivered") or headers.get("redelivered"))
-            message = request.trace_message = _ConsumedMessage(
-                self, self._queue_of(request, info), now_s, found.since_s, retries=retries_of(headers),
-                redelivered=redelivered, late=bool(request.task.acks_late),
-            )  # fmt: skip
-            sent_s = published.waiting(headers, None, now_s).since_s if not redelivered else None
-            self._flow.received(
-                message.queue, request.task.name, now_s - sent_s if sent_s is not None else None,
-                max(0.0, eta_s - now_s) if eta_s is not None else 0.0,
-            )  # fmt: skip
+            headers, info, eta, task = request.request_dict, request.delivery_info, request.eta, request.task
+            sent_s, problem = published.published_s(headers, now_s)
+            if problem:
+                self._flow.count(problem)
+            message = Message()
+            message.owner = self._mark
+            message.name = name = task.name
+            message.queue = queue = self._queue_of(request, info, name)
+            message.received_s = now_s
+            message.waits_since_s = sent_s
+            message.retries = retries_of(headers)
+            message.redelivered = bool(info.get("redelivered") or headers.get("redelivered"))
+            message.late = bool(task.acks_late)
+            message.written = False
+            request.trace_message = message
+            transfer_s = now_s - sent_s if sent_s is not None and not message.redelivered else None
+            if eta is None:
+                self._flow.received(queue, name, transfer_s, 0.0)
+                return
+            eta_s = eta.timestamp()
+            if sent_s is not None:
+                message.waits_since_s = max(sent_s, eta_s)
+            self._flow.received(queue, name, transfer_s, max(0.0, eta_s - now_s))
+        except Exception as error:
+            swallow("message received", error)
 
     def accepted(self, request: WorkerRequest) -> None:
         """The run of a message has begun, as its pool reports; in any thread."""
-        message: _ConsumedMessage | None = getattr(request, "trace_message", None)
-        started_s = number(request.time_start)
-        if message is None or message.owner is not self or started_s is None:
+        done = self.quick.accepted(request) if self.quick is not None else IN_PYTHON
+        if done == DONE:
             return
-        eta_s = request.eta.timestamp() if request.eta is not None else 0.0
+        message: Message | None = getattr(request, "trace_message", None)
+        started_s = number(request.time_start)
+        if message is None or message.owner is not self._mark or started_s is None:
+            return
+        if done == IN_PYTHON:
+            self._count_start(message, request, started_s)
+        self._note_start(message, request.id)
+
+    def _count_start(self, message: Message, request: WorkerRequest, started_s: float) -> None:
+        since_s, eta = message.waits_since_s, request.eta
+        reserved_s = message.received_s if eta is None else max(message.received_s, eta.timestamp())
+        message.started_s = started_s
+        message.request = weakref.ref(request)
         self._flow.started(
             message.queue,
-            request.task.name,
-            max(0.0, started_s - message.waits_since_s) if message.waits_since_s is not None else None,
-            max(0.0, started_s - max(message.received_s, eta_s)),
+            message.name,
+            max(0.0, started_s - since_s) if since_s is not None else None,
+            max(0.0, started_s - reserved_s),
             redelivered=message.redelivered,
             late=message.late,
         )
-        self._note_start(_Started(request, request.task.name, message, started_s), request.id)
 
-    def _note_start(self, started: _Started, task_id: str) -> None:
+    def _note_start(self, started: Message, task_id: str) -> None:
         """Remember a start; write it if its message was delivered before, with the earlier start if it was here."""
         if len(self._started) >= MOST_UNNOTICED:
             self._note_ends(time.time())
         earlier = self._started.get(task_id)
-        if earlier is not None and earlier.message.retries == started.message.retries:
+        if earlier is not None and earlier.retries == started.retries:
             self._write_start(earlier, task_id, *self._end_of(earlier, task_id, started.started_s))
             self._write_start(started, task_id)
-        elif started.message.redelivered or task_id in self._ended:
+        elif started.redelivered or task_id in self._ended:
             ended = self._ended.get(task_id)
-            if ended is not None and ended[0].message.retries == started.message.retries:
+            if ended is not None and ended[0].retries == started.retries:
                 self._write_start(ended[0], task_id, ended[1], succeeded=ended[2])
                 self._write_start(started, task_id)
-            elif started.message.redelivered:
+            elif started.redelivered:
                 self._write_start(started, task_id)
         self._started[task_id] = started
 
-    def _end_of(self, started: _Started, task_id: str, now_s: float) -> tuple[float | None, bool]:
+    def _end_of(self, started: Message, task_id: str, now_s: float) -> tuple[float | None, bool]:
         """When a run ended, and whether it succeeded; None while it runs."""
-        from celery.worker import state
-
-        request = started.request()
-        if request is not None and request in state.active_requests:
+        if self._is_running(started):
             return None, False
-        return now_s, task_id in state.successful_requests
+        return now_s, task_id in self._state.successful_requests
+
+    def _is_running(self, started: Message) -> bool:
+        request = started.request()
+        return request is not None and request in self._state.active_requests
 
     def _note_ends(self, now_s: float) -> None:
         """Move the runs that have ended since the last look; write those that last long."""
         long_s = min(LONG_S, self._visibility_timeout_s() or LONG_S)
+        ended: list[tuple[str, Message]] = []
         for task_id, started in list(self._started.items()):
-            ended_s, succeeded = self._end_of(started, task_id, now_s)
-            if ended_s is None:
-                if started.message.late and not started.written and now_s - started.started_s > long_s:
+            if self._is_running(started):
+                if started.late and not started.written and now_s - started.started_s > long_s:
                     self._write_start(started, task_id)
                 continue
             if self._started.get(task_id) is started:
                 del self._started[task_id]
             if started.written:
-                self._write_start(started, task_id, ended_s, succeeded=succeeded)
-            self._ended[task_id] = started, ended_s, succeeded
-            while len(self._ended) > MOST_ENDED:
-                self._ended.popitem(last=False)
+                self._write_start(started, task_id, *self._end_of(started, task_id, now_s))
+            ended.append((task_id, started))
+        for task_id, started in ended[-MOST_ENDED:]:
+            self._ended[task_id] = started, now_s, task_id in self._state.successful_requests
+        while len(self._ended) > MOST_ENDED:
+            self._ended.popitem(last=False)
 
     def _write_start(
-        self, started: _Started, task_id: str, ended_s: float | None = None, succeeded: bool = False
+        self, started: Message, task_id: str, ended_s: float | None = None, succeeded: bool = False
     ) -> None:
         started.written = True
         self._write(
             MessageStart(
                 process=self._process.uid,
                 worker=self._process.worker or self._process.host,
-                queue=started.message.queue,
+                queue=started.queue,
                 name=started.name[:MOST_NAME],
                 task_id=str(task_id)[:MOST_NAME],
-                retries=started.message.retries,
+                retries=started.retries,
                 started_at_s=started.started_s,
                 ended_at_s=ended_s,
                 succeeded=succeeded,
-                redelivered=started.message.redelivered,
+                redelivered=started.redelivered,
             )
         )
 
@@ -235,10 +234,20 @@ class ConsumedMessages:
         consumer = getattr(self._consumer, "task_consumer", None)
         return list(getattr(consumer, "queues", None) or ())
 
-    def _queue_of(self, request: WorkerRequest, info: Mapping[str, object]) -> str:
-        """The queue that a message came from."""
-        tags = getattr(getattr(self._consumer, "task_consumer", None), "_active_tags", None) or {}
+    def _queue_of(self, request: WorkerRequest, info: Mapping[str, object], name: str) -> str:
+        """The queue that a message came from, remembered while the consumer's queues are the same."""
+        found = getattr(getattr(self._consumer, "task_consumer", None), "_active_tags", None)
+        tags: Mapping[object, object] = found or {}
         tag = request.message.delivery_info.get("consumer_tag")
+        queue = self._find_queue(tags, tag, info)
+        counts = self._flow.counts(queue, name) if self.quick is not None else None
+        if self.quick is not None and counts is not None:
+            route = tag, info.get("exchange"), info.get("routing_key"), name
+            with contextlib.suppress(TypeError):  # a message can contain anything
+                self.quick.learn(self._consumer, found, len(tags), route, counts)
+        return queue
+
+    def _find_queue(self, tags: Mapping[object, object], tag: object, info: Mapping[str, object]) -> str:
         if tag is not None and len(tags) < 100:
             for name, known in tags.items():
                 if known == tag:
@@ -252,8 +261,7 @@ class ConsumedMessages:
 
     def look(self, consumer: object = None) -> None:
         """Write the state of each queue that the worker consumes, if it has changed or a minute is over."""
-        from celery.worker import state
-
+        state = self._state
         if consumer is not None:
             self._consumer = consumer
         now_s = time.time()
@@ -319,6 +327,14 @@ class ConsumedMessages:
         self._leave(list(self._written), now_s)
 
 
+def worker_state() -> ModuleType:
+    """What Celery knows of the requests of this process; loaded by any worker."""
+    from celery.worker import state
+
+    found: ModuleType = state
+    return found
+
+
 def _members(found: Iterable[R]) -> list[R]:
     """The requests in one of Celery's weak sets, to which the main thread adds meanwhile."""
     for _ in range(5):
@@ -330,7 +346,7 @@ def _members(found: Iterable[R]) -> list[R]:
 
 
 def _is_from(request: WorkerRequest, queue: str) -> bool:
-    message: _ConsumedMessage | None = getattr(request, "trace_message", None)
+    message: Message | None = getattr(request, "trace_message", None)
     return message is not None and message.queue == queue
 
 

@@ -14,25 +14,12 @@ from typing import Final
 from celery_trace import os_threads
 from celery_trace.clock import Clock
 from celery_trace.model import AnyRecord, Flow, Histogram
+from celery_trace.runtime.messages import FlowCounts
 from celery_trace.runtime.ticker import Ticker
 
 #: Pairs of queue and task in five minutes; further ones are only counted.
 MOST_PAIRS: Final = 500
 MOST_NAME: Final = 255
-
-
-class _Totals:
-    """The messages of one task in one queue, in the current five minutes."""
-
-    def __init__(self, bucket_s: int) -> None:
-        self.bucket_s = bucket_s
-        self.dirty = False
-        self.published = self.received = self.started = self.redelivered = 0
-        self.waits = [0] * Histogram.BUCKETS
-        self.transfers = [0] * Histogram.BUCKETS
-        self.reserved = [0] * Histogram.BUCKETS
-        self.wait_max_s = self.eta_max_s = 0.0
-        self.acks_late = False
 
 
 class MessageFlow:
@@ -51,19 +38,17 @@ class MessageFlow:
         self._write = write
         self._clock = clock
         self._ticker = ticker
-        self._totals: dict[tuple[str, str], _Totals] = {}
+        self._totals: dict[tuple[str, str], FlowCounts] = {}
         self._seq = 0
         self._lock = os_threads.rlock()  # re-entrant: a finalizer may publish
-        self.dirty = False
         #: ``flow:header_refused``, ``flow:clock_ahead`` and ``flow:left_out``, where they are not 0.
         self.counters: Counter[str] = Counter()
 
     def published(self, queue: str, name: str) -> None:
         """A message was published."""
-        with self._lock:
-            totals = self._of(queue, name)
-            if totals is not None:
-                totals.published += 1
+        totals = self.counts(queue, name)
+        if totals is not None:
+            totals.publish()
 
     def received(self, queue: str, name: str, transfer_s: float | None, eta_s: float) -> None:
         """
@@ -75,13 +60,9 @@ class MessageFlow:
             transfer_s: How long it was in the broker, seconds; None if unknown.
             eta_s: How long it is going to be held for its ETA, seconds.
         """
-        with self._lock:
-            totals = self._of(queue, name)
-            if totals is not None:
-                totals.received += 1
-                totals.eta_max_s = max(totals.eta_max_s, eta_s)
-                if transfer_s is not None:
-                    totals.transfers[Histogram.bucket(transfer_s)] += 1
+        totals = self.counts(queue, name)
+        if totals is not None:
+            totals.receive(transfer_s, eta_s)
 
     def started(
         self, queue: str, name: str, wait_s: float | None, reserved_s: float | None, *, redelivered: bool, late: bool
@@ -97,17 +78,9 @@ class MessageFlow:
             redelivered: Whether the message was delivered before.
             late: Whether it is acknowledged after its run.
         """
-        with self._lock:
-            totals = self._of(queue, name)
-            if totals is not None:
-                totals.started += 1
-                totals.redelivered += redelivered
-                totals.acks_late = late
-                if reserved_s is not None:
-                    totals.reserved[Histogram.bucket(reserved_s)] += 1
-                if wait_s is not None and not redelivered:
-                    totals.waits[Histogram.bucket(wait_s)] += 1
-                    totals.wait_max_s = max(totals.wait_max_s, wait_s)
+        totals = self.counts(queue, name)
+        if totals is not None:
+            totals.start(wait_s, reserved_s, redelivered, late)
 
     def count(self, problem: str) -> None:
         """Count a header that could not be used as it is."""
@@ -117,7 +90,6 @@ class MessageFlow:
     def flush(self) -> None:
         """Write what has changed, and forget what belongs to earlier periods."""
         with self._lock:
-            self.dirty = False
             bucket_s = self._bucket_s()
             for (queue, name), totals in list(self._totals.items()):
                 if totals.dirty:
@@ -128,27 +100,37 @@ class MessageFlow:
     def _bucket_s(self) -> int:
         return int(self._clock.now_s()) // Flow.BUCKET_S * Flow.BUCKET_S
 
-    def _of(self, queue: str, name: str) -> _Totals | None:
-        """The totals of the current five minutes; None if there are too many pairs."""
-        key = queue[:MOST_NAME], name[:MOST_NAME]
-        bucket_s = self._bucket_s()
-        totals = self._totals.get(key)
-        if totals is not None and totals.bucket_s != bucket_s:
-            if totals.dirty:
-                self._write_totals(*key, totals)
-            totals = self._totals[key] = _Totals(bucket_s)
-        elif totals is None:
-            if len(self._totals) >= MOST_PAIRS:
-                self.counters["flow:left_out"] += 1
-                return None
-            totals = self._totals[key] = _Totals(bucket_s)
-        totals.dirty = self.dirty = True
+    @property
+    def dirty(self) -> bool:
+        """Whether something was added that is not written yet."""
+        return any(totals.dirty for totals in list(self._totals.values()))
+
+    def counts(self, queue: str, name: str) -> FlowCounts | None:
+        """The counts of the current five minutes; None if there are too many pairs."""
+        totals = self._totals.get((queue, name))
+        if totals is None or not totals.bucket_s <= self._clock.now_s() < totals.ends_s:
+            with self._lock:
+                totals = self._new_totals(queue[:MOST_NAME], name[:MOST_NAME])
         if self._ticker.asleep:
             self._ticker.wake()
         return totals
 
-    def _write_totals(self, queue: str, name: str, totals: _Totals) -> None:
-        totals.dirty = False
+    def _new_totals(self, queue: str, name: str) -> FlowCounts | None:
+        bucket_s = self._bucket_s()
+        totals = self._totals.get((queue, name))
+        if totals is not None and totals.bucket_s == bucket_s:  # a name that was cut
+            return totals
+        if totals is not None and totals.dirty:
+            self._write_totals(queue, name, totals)
+        elif totals is None and len(self._totals) >= MOST_PAIRS:
+            self.counters["flow:left_out"] += 1
+            return None
+        totals = self._totals[queue, name] = FlowCounts(queue, bucket_s, Flow.BUCKET_S)
+        return totals
+
+    def _write_totals(self, queue: str, name: str, totals: FlowCounts) -> None:
+        totals.dirty = False  # before the read: what is added now sets it again
+        waits, transfers, reserved = totals.histograms()
         self._seq += 1
         self._write(
             Flow(
@@ -161,19 +143,11 @@ class MessageFlow:
                 received=totals.received,
                 started=totals.started,
                 redelivered=totals.redelivered,
-                waits=_histogram(totals.waits),
-                transfers=_histogram(totals.transfers),
-                reserved=_histogram(totals.reserved),
+                waits=Histogram(waits),
+                transfers=Histogram(transfers),
+                reserved=Histogram(reserved),
                 wait_max_s=totals.wait_max_s,
                 eta_max_s=totals.eta_max_s,
                 acks_late=totals.acks_late,
             )
         )
-
-
-def _histogram(counts: list[int]) -> Histogram:
-    """A copy without the zeros at its end."""
-    used = len(counts)
-    while used and not counts[used - 1]:
-        used -= 1
-    return Histogram(counts[:used])

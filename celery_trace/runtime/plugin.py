@@ -38,6 +38,7 @@ from celery_trace.runtime import (
     batches,
     consumed,
     greeting,
+    loops,
     publishing,
     refused_messages,
     schedules,
@@ -99,13 +100,13 @@ class NotRecording(TraceError):
 class _Traced:
     """What one process needs to trace tasks; each fork makes its own."""
 
-    __slots__ = ("forget_written", "open_runs", "recorder", "soft_limit", "watcher")
+    __slots__ = ("open_runs", "recorder", "soft_limit", "watcher", "written")
 
     def __init__(self, recorder: Recorder, watcher: FailureWatcher, writer: FailureWriter) -> None:
         self.recorder = recorder
         self.watcher = watcher
         #: A redelivered message starts the same run again, and a failure of it is a new one.
-        self.forget_written = writer.written.pop
+        self.written = writer.written
         self.open_runs: dict[str, Token] = {}
         #: The soft time limit that was reached in the run in progress.
         self.soft_limit: SoftLimit | None = None
@@ -158,6 +159,7 @@ class CeleryTrace:
         self._consumed: ConsumedMessages | None = None  # of a worker's main process
         self._scheduler: CeleryScheduler | None = None  # that runs as a thread of this worker
         self._stamps: bool | None = None  # whether messages get our header; None until the first one
+        self._hooks = tracers.Hooks(self.run_begins, self.run_ends)
         _hide_secrets()
         # Not the app's address: another app may get it while these receivers are still connected.
         self._connection = signals.connect(self, uid=f"celery_trace.{new_id()}")
@@ -263,6 +265,8 @@ class CeleryTrace:
             retainers.hold(sender)
             traced = self._trace_here()
             recorder = traced.recorder
+            if recorder.process.role is Role.MAIN:
+                recorder.probe(HeapProbe).stop_at(*loops.of_a_main_process())
             recorder.ticker.every(EVENT_S, self._report_unrecorded, "unrecorded")
             if recorder.process.role is not Role.MAIN:
                 self._uninstall_batches = batches.install(self.app, self)
@@ -282,6 +286,7 @@ class CeleryTrace:
         self._uninstall_consumed = consumed.install(self._consumed.accepted)
         recorder.ticker.every(consumed.LOOK_S, self._look_at_queues, "queues", idle_s=consumed.LOOK_IDLE_S)
         self._consumed.look(consumer)
+        recorder.handle_quickly(self._consumed.quick)
 
     def _look_at_queues(self) -> None:
         if self._consumed is not None:
@@ -360,11 +365,11 @@ class CeleryTrace:
                 self._uninstall_batches = batches.install(self.app, self)
                 if self.settings.failures:
                     self._uninstall_limits = soft_limits.install(self._soft_limit_reached)
-                self._uninstall_tracers = tracers.install(self.app, self)
+                self._uninstall_tracers = tracers.install(self.app, self._hooks)
                 if self._uninstall_tracers is not None:
                     self._connection.drop("task_prerun", "task_postrun")
                     if self._traced is not None:
-                        self._traced.recorder.probe(HeapProbe).stop_at(tracers.AROUND_CODE)
+                        self._traced.recorder.probe(HeapProbe).stop_at(*loops.of_a_child(self.app))
 
     def on_worker_process_shutdown(self, **_: object) -> None:
         """A pool process ends normally."""
@@ -465,7 +470,7 @@ class CeleryTrace:
                     self._connection.close()
                     return
                 traced = self._trace_here()
-            traced.forget_written(task_id, None)
+            traced.written.pop(task_id, None)
             retries = request.get("retries") if type(request) is dict else retries_of(request)
             if type(retries) is not int:  # a message can contain anything
                 retries = 0
@@ -491,6 +496,14 @@ class CeleryTrace:
                     if state == "SUCCESS" or (state in ("IGNORED", "REJECTED") and not self.settings.rejected):
                         lasted_s = time.perf_counter() - token.started_s
                         traced.watcher.soft_limit_ignored(task, token.origin, soft_limit, state, lasted_s)
+        except Exception as error:
+            report("task_postrun", error)
+
+    def run_added(self, token: Token, added: int) -> None:
+        """A run that has succeeded, and began and ended without a call of Python, is not only added to its totals."""
+        try:
+            if self._traced is not None:
+                self._traced.recorder.run_added(token, "SUCCESS", added)
         except Exception as error:
             report("task_postrun", error)
 
@@ -559,6 +572,7 @@ class CeleryTrace:
         traced.recorder.probe(StackProbe).soft_limit_reached()
         for task_id, token in list(traced.open_runs.items())[:1]:
             task = self.app.tasks.get(token.totals.name)
+            token.special = True
             traced.soft_limit = traced.watcher.soft_limit_reached(task, task_id, token.origin, frame)
 
     def _here(self) -> _Traced:
@@ -589,8 +603,9 @@ class CeleryTrace:
         watcher = FailureWatcher(settings, process, writer, clock)
         recorder.extra_counters.append(lambda: watcher.counters)
         recorder.ticker.every(LEFT_OUT_S, watcher.refusals.report_left_out, "refused messages")
-        self._traced = _Traced(recorder, watcher, writer)
-        return self._traced
+        traced = self._traced = _Traced(recorder, watcher, writer)
+        self._hooks.connect(recorder.open_runs, traced.open_runs, traced.written, _queue_and_root, self.run_added)
+        return traced
 
     def _recorder(self) -> Recorder:
         now_s = time.monotonic()

@@ -40,6 +40,7 @@ from celery_trace.process.frames import shared_places
 from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERED, OpenRuns, Token
 from celery_trace.redaction import Redactor
 from celery_trace.runtime.flow import MessageFlow
+from celery_trace.runtime.messages import QuickMessages
 from celery_trace.runtime.probes import PROBES
 from celery_trace.runtime.probes.probe import IDLE_S, Probe
 from celery_trace.runtime.rollups import RunTotals
@@ -118,6 +119,7 @@ class Recorder:
         self.keeper: LiveKeeper | None = None
         #: The messages that it publishes and consumes.
         self.flow = MessageFlow(process.uid, self.write, clock, ticker)
+        self.quick_messages: QuickMessages | None = None
         #: The runs in progress.
         self.open_runs = OpenRuns()
         if type(clock) is not SystemClock:
@@ -183,6 +185,7 @@ class Recorder:
             spool.note_failure(error)
         recorder = cls(settings, process, spool, Ticker(clock), clock, code_of=code_of)
         recorder.ticker.is_idle = recorder.is_idle
+        recorder.ticker.turns = recorder._choose_way
         # On a full disk, or where a probe fails, everything else is recorded.
         for probe in recorder.probes:
             recorder.begin(probe.name, probe.start)
@@ -244,6 +247,20 @@ class Recorder:
         added = self.open_runs.end(token, failed, retried)
         if token.observed:
             self._after_run(token)
+        if added != ADDED or token.why is not None:
+            self.run_added(token, state, added, failed=failed, retried=retried)
+
+    def run_added(self, token: Token, state: str, added: int, *, failed: bool = False, retried: bool = False) -> None:
+        """
+        A run has ended that is not only to be added up.
+
+        Args:
+            token: From :meth:`run_started`.
+            state: Celery's state, or the HTTP status.
+            added: What :meth:`OpenRuns.end` returned.
+            failed: Whether it counts as a failure.
+            retried: Whether it is retried.
+        """
         while added == NEXT_PERIOD:
             self._next_period(token.totals, token.started_at_s)
             added = self.open_runs.add(token, failed, retried)
@@ -306,6 +323,19 @@ class Recorder:
         """Ask each probe whether it wants runs. The others cost a run nothing."""
         with self._lock:
             self._run_probes = tuple(probe for probe in self.probes if probe.wants_runs)
+        self._choose_way()
+
+    def _choose_way(self) -> None:
+        """A run begins and ends quickly unless a probe wants it, or it has to wake the ticker."""
+        self.open_runs.quick = not (self._run_probes or self.ticker.asleep or self.closed)
+        if self.quick_messages is not None:
+            self.quick_messages.on = not (self.ticker.asleep or self.closed)
+
+    def handle_quickly(self, messages: QuickMessages | None) -> None:
+        """The usual messages that this process consumes are handled without a call of Python, while that is possible."""
+        if type(self.clock) is SystemClock:
+            self.quick_messages = messages
+            self._choose_way()
 
     def _before_run(self, token: Token) -> None:
         observed: list[tuple[Probe, object]] = []
@@ -431,6 +461,7 @@ class Recorder:
         if self.closed:
             return
         self.closed = True
+        self._choose_way()
         self.ticker.stop()
         if self.keeper is not None:
             with guard.Guard("live keeper: close"):
@@ -457,6 +488,7 @@ class Recorder:
         """In a forked child: drop the parent's recorder without writing; the files are the parent's."""
         self.closed = True
         self._run_probes = ()
+        self._choose_way()
         for probe in self.probes:
             with probe.guard:
                 probe.after_fork()

@@ -59,8 +59,9 @@ class Ticker:
         self._stopped = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        #: Whether it waits for an idle interval.
+        #: Whether it waits for an idle interval, and what is called when that changes.
         self.asleep = False
+        self.turns: Callable[[], None] = lambda: None
 
     def every(self, seconds: float, call: Callable[[], object], name: str, *, idle_s: float | None = None) -> Timer:
         """
@@ -94,7 +95,7 @@ class Ticker:
 
     def wake(self) -> None:
         """The process is no longer idle: return to the normal intervals."""
-        self.asleep = False
+        self._turn(asleep=False)
         for timer in self._timers:
             if timer.wake is not None:
                 with timer.guard:
@@ -115,9 +116,14 @@ class Ticker:
                     timer.due_s = now_s + timer.every_s  # the call may have changed it
             elif timer.due_s > now_s + interval_s:
                 timer.due_s = now_s + interval_s  # it was deferred while the process was idle
-        self.asleep = idle
+        self._turn(asleep=idle)
         longest_s = _LONGEST_IDLE_S if idle else _LONGEST_S
         return min((timer.due_s - now_s for timer in self._timers), default=longest_s)
+
+    def _turn(self, *, asleep: bool) -> None:
+        if asleep != self.asleep:
+            self.asleep = asleep
+            self.turns()
 
     def _loop(self) -> None:
         while not self._stopped:

@@ -130,7 +130,8 @@ def attribute_names(owner: object) -> set[str]:
         entries = type.__dict__["__dict__"].__get__(base)
         names.update(_keys(entries))
         own = entries.get("__dict__")
-        if type(own) is types.GetSetDescriptorType and own.__objclass__ is base:
+        # Since Python 3.15 classes share this descriptor, and it is of `object`.
+        if type(own) is types.GetSetDescriptorType and own.__objclass__ in (base, object):
             try:
                 names.update(_keys(own.__get__(owner)))
             except (AttributeError, TypeError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +107,7 @@ class DatabaseFile:
         if self.path.exists():
             return
         private_files.make_trace_dir(self.path.parent)
-        with self._folder_locked():
+        with folder_locked(self.path.parent):
             if self.path.exists():
                 return
             for ending in _BESIDE:
@@ -136,7 +137,7 @@ class DatabaseFile:
             StoreUnavailable: The file can't be renamed, or too many were set aside already.
         """
         try:
-            with self._folder_locked():
+            with folder_locked(self.path.parent):
                 if damaged is None or self.look() != damaged:
                     return None
                 before = {path.name for path in self.path.parent.glob(f"{self.path.name}.damaged-*")}
@@ -159,15 +160,36 @@ class DatabaseFile:
             ) from None
         return target
 
-    @contextlib.contextmanager
-    def _folder_locked(self) -> Iterator[None]:
-        """One process at a time: collector and monitor may find the same damage at once."""
-        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+
+class Connection(sqlite3.Connection):
+    """
+    A connection to the file of a store.
+
+    SQLite deletes the WAL by its name with the last connection. If another process set the file aside and created a new
+    one in that moment, it would delete the new WAL with its records. So no file is set aside while one is closed.
+    """
+
+    #: The folder of the file, once the connection is configured.
+    folder: Path | None = None
+
+    def close(self) -> None:
+        """Close it while no process sets its file aside."""
+        with contextlib.ExitStack() as stack:
+            if self.folder is not None:
+                with contextlib.suppress(OSError):  # without the folder there is no file to set aside
+                    stack.enter_context(folder_locked(self.folder))
+            super().close()
+
+
+@contextlib.contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """One process at a time: collector and monitor may find the same damage at once."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _descriptors() -> list[int]:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine, make_url
 
 from celery_trace.redaction import Redactor
-from celery_trace.stores.database_file import DatabaseFile
+from celery_trace.stores.database_file import Connection, DatabaseFile
 from celery_trace.stores.errors import StoreUnavailable
 
 _SECRETS = Redactor()
@@ -148,18 +148,23 @@ def _configure_sqlite(engine: Engine, *, wal: bool) -> None:
         if path is not None:
             arguments[0] = f"file:{quote(str(path))}?mode=rw"
             options["uri"] = True
+            options["factory"] = Connection
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes too late for a consistent read
-        cursor = connection.cursor()
-        if wal:
-            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # affects new files only
-            cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")
-        cursor.execute("PRAGMA cache_size=-32000")
-        cursor.execute("PRAGMA temp_store=MEMORY")
-        cursor.close()
+        if wal and path is not None and isinstance(connection, Connection):
+            connection.folder = path.parent
+        try:
+            if wal:
+                connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # affects new files only
+                connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA cache_size=-32000")
+            connection.execute("PRAGMA temp_store=MEMORY")
+        except sqlite3.Error:
+            connection.close()  # the pool only drops it
+            raise
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import cache
 from operator import attrgetter, itemgetter
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
@@ -202,6 +203,7 @@ class _Payload(Generic[T]):
         return self._decode(unsqueeze(payload)) if payload else self._class()
 
 
+@cache  # annotations that are text take long to evaluate
 def _fields(record: type[Struct]) -> Mapping[str, FieldInfo]:
     return {field.name: field for field in msgspec.structs.fields(record)}
 

@@ -31,6 +31,8 @@ from celery_trace.text.format import size
 
 #: Attempts of a write when other writers change the same rows.
 ATTEMPTS = 6
+#: How long a file is tried again that another process is just creating, seconds.
+_OPENING_S = 2.0
 
 T = TypeVar("T")
 
@@ -78,8 +80,8 @@ class Store:
         Raises:
             StoreUnavailable: It can't be reached or created, or its schema is newer than this version.
         """
-        before = self._id
-        for _ in range(ATTEMPTS):
+        before, begun_s = self._id, time.monotonic()
+        for attempt in range(ATTEMPTS):
             identity = None
             try:
                 engines.prepare_sqlite_file(self._file, self.address, create=self._create and not self._by_django)
@@ -87,10 +89,13 @@ class Store:
                 self._open_tables()
             except sa.exc.SQLAlchemyError as error:
                 self.engine.dispose()
-                if not is_damage(error):
+                if is_damage(error):
+                    self._lost = self._lost or LostStore(at=self.clock.now_s(), why="damaged")
+                    self._set_aside(identity, _reason(error))
+                elif _is_busy(error) and attempt < ATTEMPTS - 1 and time.monotonic() - begun_s < _OPENING_S:
+                    time.sleep(0.01 * 2**attempt)
+                else:
                     raise self._unavailable("open", error) from error
-                self._lost = self._lost or LostStore(at=self.clock.now_s(), why="damaged")
-                self._set_aside(identity, _reason(error))
                 continue
             except StoreUnavailable:
                 self.engine.dispose()
@@ -194,9 +199,12 @@ class Store:
         if lost is None or (before and before == self._id):  # a copy of the same store was restored
             return
         logger.warning("celery-trace: %s: %s", self.address, lineage.sentence(lost))
-        if self._create:
+        until_s = time.monotonic() + _OPENING_S
+        while self._create and time.monotonic() < until_s:
             with contextlib.suppress(sa.exc.SQLAlchemyError):  # the log has it
                 self._once(lambda connection: lineage.note(connection, before, lost))
+                return
+            time.sleep(0.05)
 
     # --- connections
 
@@ -395,6 +403,16 @@ def is_damage(error: Exception) -> bool:
     """Whether SQLite reports that the file is damaged or not a database."""
     code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
     return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _is_busy(error: Exception) -> bool:
+    """
+    Whether SQLite reports a lock.
+
+    It does so without waiting if two connections switch a new file to WAL at the same time.
+    """
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _reason(error: Exception) -> str:

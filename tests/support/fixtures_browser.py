@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.support import leftovers, requirements
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 #: Chromium's own errands would knock on the network at every start.
 FLAGS = (
@@ -30,6 +33,8 @@ def chromium() -> Iterator[Browser]:
 
     For one module: while Playwright's synchronous driver runs, no other test may run an event loop in this thread.
     """
+    from playwright.sync_api import sync_playwright
+
     path = requirements.program("chromium", package="chromium")
     with ExitStack() as stack:
         with leftovers.whose_processes_outlive_tests():

@@ -91,13 +91,17 @@ def _threads() -> set[threading.Thread]:
 
 def _child_pids(pid: int) -> list[int]:
     try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        return [int(child) for task in os.listdir(f"/proc/{pid}/task") for child in _children(pid, task)]
     except OSError:
         try:
             return [child.pid for child in psutil.Process(pid).children()]
         except psutil.Error:
             return []
+
+
+def _children(pid: int, task: str) -> list[bytes]:
+    with open(f"/proc/{pid}/task/{task}/children", "rb", buffering=0) as file:  # each test reads it twice: no Path
+        return file.read().split()
 
 
 def _descendants(pid: int) -> set[int]:

@@ -193,7 +193,8 @@ class Client:
             with self._opener.open(request, timeout=30) as answer:
                 found = Answer(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as error:
-            found = Answer(error.code, error.headers, error.read())
+            with error:
+                found = Answer(error.code, error.headers, error.read())
         for line in found.headers.get_all("Set-Cookie") or ():
             name, _, rest = line.partition("=")
             value = rest.partition(";")[0]

@@ -58,15 +58,13 @@ def prose(path: Path) -> str:
 
 def _texts(source: str) -> Iterator[str]:
     """The strings of a module; of a docstring only the heading."""
-    tree = ast.parse(source)
-    headings = {}
-    for node in ast.walk(tree):
+    headings: dict[ast.expr, str] = {}
+    for node in ast.walk(ast.parse(source)):  # a definition comes before its docstring
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 headings[first.value] = str(first.value.value).strip().partition("\n\n")[0]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield headings.get(node, node.value)
 
 

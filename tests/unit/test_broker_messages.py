@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import functools
 import json
 import zlib
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ KEY = b"k" * 32
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30)
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner), max_leaves=10
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner), max_leaves=6
 )
 headers = st.dictionaries(st.sampled_from(["compression", "ticket", "expires", "clock", "x"]), values) | values
 encodings = st.sampled_from(["base64", "utf-8", "binary", "idna", "zlib", "none-such", None]) | scalars
@@ -56,6 +57,12 @@ def virtual_channel(most_bytes: int = MOST, **options: Any) -> Any:
     return checked_channel(channel, most_bytes, **options)
 
 
+@functools.cache
+def bomb() -> bytes:
+    """Ten megabytes, compressed."""
+    return bz2.compress(bytes(10_000_000))
+
+
 @pytest.fixture
 def never_inflates(monkeypatch: pytest.MonkeyPatch) -> None:
     def inflating(*_: Any) -> None:
@@ -70,7 +77,7 @@ def never_inflates(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("never_inflates")
 @pytest.mark.parametrize("compression", ["application/x-bz2", "application/x-gzip", "bzip2", "no such", 5, [1], b"x"])
 def test_a_compressed_message_of_rabbitmq_is_refused_as_it_stands(compression: Any) -> None:
-    body = bz2.compress(bytes(10_000_000))
+    body = bomb()
     message = amqp_message(amqp_channel(), body, application_headers={"compression": compression})
     assert message.refused is not None
     assert message.refused.why == "compressed"
@@ -157,7 +164,8 @@ def test_any_bytes_in_a_list_are_an_entry_or_refused(item: bytes) -> None:
     [
         (b'{"body": "' + b"x" * 100_000 + b'"}', "too_big"),
         (b'{"headers": {"x": "' + b"x" * MOST_HEADER_BYTES + b'"}}', "too_big"),
-        (b'{"properties": ' + b"[" * 30_000 + b"]" * 30_000 + b"}", "malformed"),
+        # Since Python 3.14 the size of the C stack limits the depth.
+        (b'{"properties": ' + b"[" * 30_000 + b"]" * 30_000 + b"}", "malformed or too_big"),
         (b"[" * 60_000, "malformed"),
         (b'{"headers": {"x": ' + b"9" * 30_000 + b"}}", "malformed"),
         (b'{"body": "\xff"}', "malformed"),
@@ -167,7 +175,7 @@ def test_any_bytes_in_a_list_are_an_entry_or_refused(item: bytes) -> None:
 def test_what_is_no_entry_is_refused_for_the_right_reason(item: bytes, why: str) -> None:
     refused = entry(item, MOST)
     assert isinstance(refused, RawRefusal)
-    assert refused.why == why
+    assert refused.why in why.split(" or ")
     assert len(refused.text) <= 300
 
 

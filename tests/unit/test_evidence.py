@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_trace.heap.evidence import key_step, without_keys, without_secrets
@@ -74,6 +74,7 @@ def test_a_key_in_a_record_of_an_older_release_is_hidden_where_it_is_no_name(old
     assert without_keys([old]) == [f"[str]:{old.rpartition(':')[2]}"]
 
 
+@settings(max_examples=100)
 @given(st.text(max_size=200))
 def test_no_key_is_seen_whatever_it_holds(key):
     assert without_keys([f"{key_step(key)}: list[3]"]) == ["[str]: list[3]"]

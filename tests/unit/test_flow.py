@@ -16,6 +16,7 @@ from celery_trace import published
 from celery_trace.clock import FakeClock
 from celery_trace.guard import own_errors
 from celery_trace.model import AnyRecord, Consuming, Flow, Histogram, MessageStart, Schedule
+from celery_trace.runtime import consumed, messages
 from celery_trace.runtime import recorder as recorders
 from celery_trace.runtime.consumed import LONG_S, ConsumedMessages
 from celery_trace.runtime.flow import MOST_PAIRS, MessageFlow
@@ -23,11 +24,13 @@ from celery_trace.runtime.publishing import message_published
 from celery_trace.runtime.schedules import Schedules
 from celery_trace.runtime.ticker import Ticker
 from tests.support import store_records as make
+from tests.support.requirements import lacking
 
 NOW_S = 1_700_000_100.0
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda one: st.lists(one) | st.dictionaries(st.text(), one),
+    max_leaves=8,
 )
 
 
@@ -172,10 +175,15 @@ class FakeRequest:
         self.delivery_info = {"exchange": "", "routing_key": "mails", "redelivered": headers.get("redelivered")}
 
 
-@pytest.fixture
-def state() -> Any:
+@pytest.fixture(params=["quick", "python"])
+def state(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Celery's state; messages are handled in both ways."""
     from celery.worker import state
 
+    if request.param == "python":
+        monkeypatch.setattr(consumed, "quick_messages", lambda *_: None)
+    elif messages.Message is messages.PlainMessage:
+        lacking("no extension module", "a C compiler and Python's headers build it (make system)")
     state.reset_state()
     yield state
     state.reset_state()
@@ -185,7 +193,8 @@ def consumer_of(timeout_s: float | None = None) -> Any:
     queue = SimpleNamespace(name="mails", exchange=SimpleNamespace(name="mails"), routing_key="mails")
     transport = SimpleNamespace(Channel=SimpleNamespace(visibility_timeout=timeout_s) if timeout_s else None)
     connection = SimpleNamespace(transport_options={}, get_transport_cls=lambda: transport)
-    return SimpleNamespace(task_consumer=SimpleNamespace(queues=[queue]), connection=connection)
+    task_consumer = SimpleNamespace(queues=[queue], _active_tags={})
+    return SimpleNamespace(task_consumer=task_consumer, connection=connection)
 
 
 class Worker:
@@ -194,8 +203,11 @@ class Worker:
     def __init__(self, state: Any, timeout_s: float | None = None) -> None:
         self.state = state
         self.written: list[AnyRecord] = []
-        self.flow = MessageFlow("p1", self.written.append, FakeClock(NOW_S), Ticker(FakeClock(NOW_S)))
+        clock = FakeClock(time.time())
+        self.flow = MessageFlow("p1", self.written.append, clock, Ticker(clock))
         self.messages = ConsumedMessages(make.process(), self.flow, self.written.append)
+        if self.messages.quick is not None:
+            self.messages.quick.on = True
         self.consumer = consumer_of(timeout_s)
 
     def run(self, request: FakeRequest, started_s: float | None = None) -> FakeRequest:
@@ -317,6 +329,95 @@ def test_a_clock_that_goes_backwards_makes_no_negative_wait(state: Any) -> None:
     (flow,) = (record for record in worker.written if isinstance(record, Flow))
     assert (flow.wait_max_s, flow.waits.counts) == (0.0, [1])
     assert worker.flow.counters == {"flow:clock_ahead": 1}
+
+
+# --- both ways
+
+
+WAYS = [messages.FlowCounts, messages.PlainFlowCounts]
+
+
+@pytest.mark.parametrize("kind", WAYS, ids=["quick", "python"])
+def test_counts_of_a_period_are_added_up(kind: type[messages.FlowCounts]) -> None:
+    counts = kind("mails", 300, 300.0)
+    assert (counts.queue, counts.bucket_s, counts.ends_s, counts.dirty) == ("mails", 300, 600.0, False)
+    counts.publish()
+    counts.receive(0.5, 30.0)
+    counts.receive(None, 2.0)
+    counts.start(2.0, None, False, True)
+    counts.start(900.0, 1.0, True, False)
+    assert (counts.published, counts.received, counts.started, counts.redelivered) == (1, 2, 2, 1)
+    assert (counts.wait_max_s, counts.eta_max_s, counts.acks_late, counts.dirty) == (2.0, 30.0, False, True)
+    waits, transfers, reserved = counts.histograms()
+    for found, second in ((waits, 2.0), (transfers, 0.5), (reserved, 1.0)):
+        assert (len(found) - 1, sum(found), found[-1]) == (Histogram.bucket(second), 1, 1)
+
+
+@given(st.floats(0.0, 1e12))
+def test_both_ways_put_a_wait_into_the_same_bucket(wait_s: float) -> None:
+    made = [kind("q", 0, 300.0) for kind in WAYS]
+    for counts in made:
+        counts.start(wait_s, wait_s, False, False)
+    assert made[0].histograms() == made[1].histograms()
+
+
+HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        published.HEADER: st.one_of(st.floats(-10.0, 10.0).map(lambda ago_s: time.time() - ago_s), JSON),
+        "redelivered": st.booleans() | st.none(),
+        "retries": st.integers(0, 5) | JSON,
+    },
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), HEADERS, st.booleans()), max_size=8))
+def test_any_messages_are_counted_alike_in_both_ways(sent: list[tuple[str, dict[str, Any], bool]]) -> None:
+    from celery.worker import state
+
+    found = []
+    for way in ("quick", "python"):
+        state.reset_state()
+        worker = Worker(state)
+        if way == "python":
+            worker.messages.quick = None
+        for task_id, headers, has_eta in sent:
+            eta = datetime.now(UTC) if has_eta else None
+            request = FakeRequest(task_id, eta=eta, **headers)
+            request.delivery_info["redelivered"] = None
+            worker.run(request, time.time())
+        worker.flow.flush()
+        flows = [(one.received, one.started, one.redelivered, sum(one.waits.counts), sum(one.transfers.counts),
+                  sum(one.reserved.counts)) for one in worker.written if isinstance(one, Flow)]  # fmt: skip
+        starts = [(one.task_id, one.retries, one.redelivered) for one in worker.starts]
+        found.append((flows, starts, dict(worker.flow.counters), sorted(worker.messages._started)))
+    assert found[0] == found[1]
+
+
+def test_a_usual_message_needs_no_python_until_the_consumers_queues_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    from celery.worker import state
+
+    worker = Worker(state)
+    if worker.messages.quick is None:
+        lacking("no extension module", "a C compiler and Python's headers build it (make system)")
+    in_python: list[str] = []
+    queue_of = worker.messages._queue_of
+    monkeypatch.setattr(worker.messages, "_queue_of", lambda *given: in_python.append("queue") or queue_of(*given))
+    started = worker.flow.started
+    monkeypatch.setattr(worker.flow, "started", lambda *given, **named: in_python.append("start") or started(*given, **named))
+    for number in range(3):
+        worker.run(FakeRequest(f"t{number}"))
+    assert in_python == ["queue", "start"]
+    other = SimpleNamespace(name="other", exchange=SimpleNamespace(name=""), routing_key="other")
+    worker.consumer.task_consumer = SimpleNamespace(queues=[other], _active_tags={"other": "1"})
+    request = FakeRequest("t4")
+    request.message.delivery_info["consumer_tag"] = "1"
+    assert worker.run(request).trace_message.queue == "other"  # type: ignore[attr-defined]
+    worker.messages.quick.on = False
+    worker.run(FakeRequest("t5"))
+    assert in_python == ["queue", "start"] * 3
+    worker.flow.flush()
+    assert {one.queue: one.started for one in worker.written if isinstance(one, Flow)} == {"mails": 3, "other": 2}
 
 
 # --- beat

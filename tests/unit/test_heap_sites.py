@@ -10,7 +10,16 @@ from celery_trace.heap.long_runs import is_of_long_run, task_of
 from celery_trace.heap.picks import UNTAGGED, Pick
 from celery_trace.heap.places import Places
 from celery_trace.heap.retainers import Found
-from celery_trace.heap.sites import LARGE_BYTES, MOST_BLOCKS, MOST_SITES_AT_END, YOUNGEST_BLOCKS, SiteTable, blocks_of
+from celery_trace.heap.sites import (
+    LARGE_BYTES,
+    MOST_BLOCKS,
+    MOST_SITES_AT_END,
+    URGENT_RUNS,
+    YOUNGEST_BLOCKS,
+    SiteTable,
+    blocks_of,
+    urgent_tags,
+)
 from celery_trace.heap.survivors import Key
 from celery_trace.model import Evidence, Holder, Verdict
 from celery_trace.text.code_owner import CodeOwner
@@ -107,6 +116,15 @@ def test_after_an_expensive_search_only_an_urgent_site_is_searched() -> None:
     assert known.to_search({PAY: urgent}, alive, last=False, waits=True).keys() == {PAY}
 
 
+def test_a_task_is_urgent_in_its_first_runs_if_they_seem_to_retain_megabytes() -> None:
+    huge = Evidence(runs=4, early=2, late=2, bytes=4 * 7.6 * 2**20, picks=99)
+    assert urgent_tags({PAY: GROWS, (2, (OWN, 11)): huge}) == {2}
+    assert urgent_tags({(UNTAGGED, (OWN, 11)): huge, LONG: huge}) == set()
+    released = Evidence(runs=4, early=2, late=2, bytes=4 * 7.6 * 2**20, picks=99, released=0.9)
+    later = Evidence(runs=URGENT_RUNS, early=8, late=8, bytes=URGENT_RUNS * 7.6 * 2**20, picks=99)
+    assert urgent_tags({PAY: released}) == urgent_tags({PAY: later}) == set()
+
+
 def test_a_site_without_survivors_is_not_searched() -> None:
     known = table()
     known.add({PAY: GROWS}, lambda _: (), last=False)
@@ -146,3 +164,28 @@ def test_a_stack_belongs_to_its_innermost_own_line_and_ours_to_nobody() -> None:
     places.clear()
     stacks[1] = stacks[2]
     assert places.of(1) == (LIBRARY, 3)
+
+
+def test_a_line_of_a_library_is_covered_by_an_own_line_of_the_same_task_and_holder() -> None:
+    other_task = (2, (LIBRARY, 5))
+    evidence = dict.fromkeys([PAY, (1, (LIBRARY, 5)), other_task], GROWS)
+    known = table()
+    known.add(evidence, lambda _: (), last=False)
+    known.found(dict.fromkeys(evidence, HELD))
+    assert {key for key, _ in known.judge(evidence)} == {PAY, other_task}
+
+
+def test_before_it_is_called_a_leak_an_old_holder_is_searched_again() -> None:
+    known, alive = table(), {PAY: [pick(1, 1), pick(2, 2)]}
+    known.add({PAY: GROWS}, lambda _: (), last=False)
+    assert list(known.judge({PAY: GROWS}))
+    known.to_search({PAY: GROWS}, alive, last=False, waits=False)
+    known.found({PAY: HELD})
+    later = Evidence(runs=180, early=80, late=80, bytes=100_000.0, picks=200)
+    ((_, site),) = known.judge({PAY: later})
+    assert (site.judgement.verdict, site.judgement.waits_for) == (Verdict.GROWING, "another search for its holder")
+    assert known.to_search({PAY: later}, alive, last=False, waits=False).keys() == {PAY}
+    known.found({PAY: HELD})
+    ((_, site),) = known.judge({PAY: later})
+    assert site.judgement.verdict is Verdict.LEAKING
+    assert not site.holder.outdated

@@ -69,8 +69,11 @@ def test_few_runs_have_no_verdict_and_say_how_many_more_it_takes() -> None:
 
 
 def test_runs_that_keep_megabytes_have_a_verdict_sooner() -> None:
-    large = Evidence(8, 4, 4, 8 * 7.6 * 2**20, 8)
+    large = Evidence(4, 2, 2, 4 * 7.6 * 2**20, 8)
     assert judge(large, FOUND).verdict is Verdict.GROWING
+    assert judge(Evidence(6, 3, 3, 6 * 7.6 * 2**20, 8), FOUND).verdict is Verdict.LEAKING
+    in_some = Evidence(8, 3, 3, 8 * 7.6 * 2**20, 8)
+    assert judge(in_some, FOUND).waits_for == "142 more runs"
     assert judge(Evidence(3, 1, 2, 3 * 7.6 * 2**20, 3), FOUND).waits_for == "1 more runs"
 
 
@@ -79,6 +82,19 @@ def test_what_holds_a_lot_of_memory_is_called_a_leak_before_the_process_is_kille
     assert judge(Evidence(10, 5, 5, 10 * 4.0 * 2**20, 10), FOUND).waits_for == "140 more runs"
     bounded = Holder(path=FOUND.path, bound="lru_cache (10/32)", searched=True)
     assert judge(Evidence(10, 5, 5, 10 * 7.6 * 2**20, 10), bounded).verdict is Verdict.GROWING
+
+
+def test_one_block_that_grows_is_a_leak_once_something_holds_it_for_good() -> None:
+    text = Evidence(400, 12, 12, 200_000.0, 24, one_block=True)
+    judgement = judge(text, Holder(path=["shop.tasks (module)", "_log: str"], searched=True))
+    assert judgement.verdict is Verdict.LEAKING
+    assert judgement.why == "one block has grown by 195.3 KiB in 400 runs"
+    for unheld in (
+        Holder(searched=True, why="held from C code", outside=True),
+        Holder(path=["pay() (frame)", "rows: list[9]"], searched=True),
+    ):
+        judgement = judge(text, unheld)
+        assert (judgement.verdict, judgement.waits_for) == (Verdict.SUSPECT, "a holder")
 
 
 def test_births_that_become_fewer_are_those_of_a_table_that_fills() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -433,6 +433,7 @@ def test_a_brief_capture_has_no_locals_and_says_where_others_are() -> None:
     assert not found.code_changed()
 
 
+@settings(max_examples=100)
 @given(st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, max_size=3) | st.lists(inner, max_size=3)))
 def test_no_secret_is_in_a_file(value: object) -> None:
     secret, token = "hunter2-swordfish", "sk-live-51Habcdefghijklmnopqrstuv"

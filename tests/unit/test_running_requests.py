@@ -19,9 +19,10 @@ from celery_trace.control.audit import AuditLog
 from celery_trace.control.signing import sign
 from celery_trace.failures.capture.source_lines import SourceLines
 from celery_trace.failures.views import frames
-from celery_trace.model import ProcessRecord, Role, RunStack, StackRequest
+from celery_trace.model import Line, ProcessRecord, Role, RunStack, StackRequest
 from celery_trace.process import blackbox
 from celery_trace.redaction import Redactor
+from celery_trace.running import outside
 from celery_trace.running.answers import Answers
 from celery_trace.running.listener import ACTION, REQUEST_KIND, StackListener
 from celery_trace.running.requests import NoStack, is_here, read_stack, request_file, stack_file
@@ -114,7 +115,13 @@ def test_a_run_that_has_ended_has_no_stack(process: TracedProcess, tmp_path: Pat
     assert (stack.stack, stack.capture, stack.why) == ([], None, "the run has ended")
 
 
-def test_a_process_that_does_not_answer_shows_its_last_sample(process: TracedProcess, tmp_path: Path) -> None:
+def test_a_process_that_does_not_answer_shows_its_last_sample(
+    process: TracedProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(pid: int, native_id: int) -> list[Line]:
+        raise outside.Unreadable("not here")
+
+    monkeypatch.setattr(outside, "read_stack", unreadable)
     process.box.sample()
     process.ticks = False
     stack = read_stack(tmp_path, a_request(), SOURCE)

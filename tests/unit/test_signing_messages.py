@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_trace.clock import FakeClock
@@ -132,11 +132,13 @@ def test_a_pickle_is_refused_and_never_opened(protocol: int) -> None:
     assert why(pickle.dumps(Bomb(), protocol)) == "malformed"
 
 
+@settings(max_examples=100)
 @given(st.binary(max_size=300))
 def test_whatever_the_bytes_are_the_answer_is_a_refusal(data: bytes) -> None:
     assert why(data) in {"malformed", "unsigned", "forged"}
 
 
+@settings(max_examples=100)
 @given(st.integers(min_value=0), st.integers(min_value=0, max_value=255))
 def test_no_single_byte_can_be_changed(position: int, value: int) -> None:
     data = bytearray(command())

@@ -6,6 +6,7 @@ import array
 import ctypes
 import functools
 import gc
+import io
 import json
 import os
 import queue
@@ -187,6 +188,27 @@ def test_the_first_rows_come_with_what_they_wait_for() -> None:
     assert row.confidence > 0.9
 
 
+_reports: list[bytes] = []
+
+
+def keeps_a_huge_report(number: int) -> None:
+    _reports.append(b"%08d" % number * 2**20)  # LEAK huge reports
+
+
+def test_a_task_that_keeps_megabytes_is_judged_after_each_of_its_first_runs() -> None:
+    verdicts = []
+    with watched(mean_bytes=4096.0) as on:
+        for number in range(1, 11):
+            on.run(keeps_a_huge_report, number)
+            if number == 5:
+                on.judge()  # as the first look after some seconds
+            on.look()
+            verdicts.append(next((row.verdict for row in on.rows("keeps_a_huge_report")), None))
+        _reports.clear()
+    assert verdicts[:4] == [None] * 4
+    assert verdicts[7:] == [Verdict.GROWING, Verdict.LEAKING, Verdict.LEAKING]
+
+
 LOOK_ALIKES = [
     replaces,
     fills_a_cache,
@@ -276,17 +298,85 @@ def test_memory_that_an_extension_type_allocates_is_held_by_what_holds_its_objec
     assert row.retained_by[2].startswith(kind)
 
 
+class Log:
+    text = ""
+    data = bytearray()
+    file = io.BytesIO()
+    numbers = array.array("d")
+
+
+def joins_a_text(number: int) -> None:
+    Log.text += f"{number:08d}" * 200  # LEAK a text
+
+
+def extends_bytes(number: int) -> None:
+    Log.data.extend(b"%08d" % number * 200)  # LEAK bytes
+
+
+def writes_to_a_buffer(number: int) -> None:
+    Log.file.write(b"%08d" % number * 200)  # LEAK a buffer
+
+
+def extends_an_array(number: int) -> None:
+    Log.numbers.extend([float(number)] * 200)  # LEAK an array
+
+
+@pytest.mark.parametrize(
+    ("task", "mark", "holder"),
+    [
+        (joins_a_text, "LEAK a text", "text: str"),
+        (extends_bytes, "LEAK bytes", "data: bytearray"),
+        (writes_to_a_buffer, "LEAK a buffer", "file: BytesIO"),
+        (extends_an_array, "LEAK an array", "numbers: array"),
+    ],
+)
+def test_one_object_that_grows_is_a_leak(task: Callable[[int], Any], mark: str, holder: str) -> None:
+    heap_tests.sampler()
+    Log.text, Log.data, Log.file, Log.numbers = "", bytearray(), io.BytesIO(), array.array("d")
+    with watched() as on:
+        on.turns(task, passes, runs=300, looks=20)
+        (row,) = [row for row in on.rows() if row.verdict is Verdict.LEAKING]
+    Log.text, Log.data, Log.file, Log.numbers = "", bytearray(), io.BytesIO(), array.array("d")
+    assert (row.name, row.line) == (task.__name__, line_of(mark))
+    assert row.kept_bytes_per_run == pytest.approx(1_600, rel=0.2)
+    assert row.retained_by[0] == f"{__name__}.Log (class)"
+    assert row.retained_by[-1].startswith(holder), row.retained_by
+
+
+_previous: list[bytes] = []
+
+
+def builds_more_each_time(number: int) -> None:
+    rows = bytearray(1_000)
+    for _ in range(number):
+        rows.extend(bytes(1_000))
+    _previous[:] = [bytes(rows[:100])]
+
+
+def test_what_each_run_builds_and_drops_is_no_leak_even_if_it_is_more_each_time() -> None:
+    with watched() as on:
+        for number in range(200):
+            on.run(builds_more_each_time, number)
+            if number % 10 == 0:
+                on.judge()
+        on.close()
+        assert not [row for row in on.rows() if row.verdict in (Verdict.LEAKING, Verdict.GROWING)]
+
+
 def test_a_local_variable_of_a_function_that_runs_is_a_holder() -> None:
     heap_tests.sampler()  # without the extension, frames can't be read
     handed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    taken: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def keeps_what_comes() -> None:
         kept = []
         while (text := handed.get()) is not None:
             kept.append(text)
+            taken.put(None)
 
     def hands_over(number: int) -> None:
         handed.put(b"%d" % number * 900)  # LEAK held by a frame
+        taken.get()  # on a busy machine, most would wait in the queue, which would be their holder
 
     keeper = threading.Thread(target=keeps_what_comes)
     keeper.start()

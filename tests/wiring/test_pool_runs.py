@@ -18,7 +18,13 @@ from celery_trace.process import blackbox
 from celery_trace.runtime import tracers
 from celery_trace.runtime.probes.heap_probe import HeapProbe
 from celery_trace.runtime.probes.stack_probe import StackProbe
-from tests.support.fixtures_pool import Pool
+from tests.support.fixtures_pool import Pool, inside_of_work
+from tests.support.run_hooks import WAYS, hooks_of
+
+
+@pytest.fixture(autouse=True, params=WAYS)
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracers, "Hooks", hooks_of(request.param))
 
 
 def box_of(pool: Pool) -> blackbox.BoxReading:
@@ -82,10 +88,10 @@ def test_what_passes_a_run_ends_it_and_shows_no_frame_of_ours(pool: Pool, error:
     assert box_of(pool).runs == []
 
 
-def test_a_message_that_is_delivered_again_counts_as_no_success(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_is_delivered_again_counts_as_no_success(pool: Pool) -> None:
     told: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(pool.plugin, "run_ends", lambda *told_of, **_: told.append(told_of))
-    skipped = tracers.around(lambda *_: (None, None, None, None), pool.app.tasks["add"], pool.plugin)
+    hooks = tracers.Hooks(lambda *_: None, lambda *told_of, **_: told.append(told_of))
+    skipped = hooks.observed(lambda *_: (None, None, None, None), pool.app.tasks["add"])
     skipped("id", (), {}, {"id": "id"})
     assert [of[2] for of in told] == ["IGNORED"]
 
@@ -218,6 +224,44 @@ def test_a_block_of_another_thread_leaves_the_run_alone(pool: Pool) -> None:
     assert [totals.runs for totals in pool.totals("beside")] == [1]
 
 
+def test_a_run_that_succeeds_needs_no_python_of_ours_once_its_task_has_run(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tracers.Hooks is tracers.PlainHooks:
+        pytest.skip("without the extension module each run has a call")
+    pool.runs("add", 3)  # the second one of a task is quick
+    called: list[str] = []
+    for name in ("run_started", "run_ended"):
+        monkeypatch.setattr(pool.recorder, name, lambda *_, name=name, **__: called.append(name))
+    assert pool.run("add", 4)[0] == 5
+    assert (called, pool.plugin._traced.open_runs) == ([], {})  # type: ignore[union-attr]
+    pool.recorder.ticker._turn(asleep=True)
+    pool.run("add", 4)
+    assert called == ["run_started"], "the ticker has to be woken"
+
+
+@pytest.mark.parametrize("retries", [None, "2", 2.5, True])
+def test_a_message_with_a_strange_number_of_retries_is_run_for_the_first_time(pool: Pool, retries: object) -> None:
+    pool.runs("add", 2)
+    seen = []
+    pool.app.tasks["work"].__trace__("warm", (), {}, {"id": "warm", "retries": 0})
+    inside_of_work["work"] = lambda: seen.extend(run.retries for run, _ in box_of(pool).runs)
+    pool.app.tasks["work"].__trace__("id", (), {}, {"id": "id", "retries": retries})
+    inside_of_work.clear()
+    assert seen == [0]
+
+
+def test_a_failure_of_a_message_that_is_delivered_again_is_a_new_one(pool: Pool) -> None:
+    def fail() -> None:
+        raise ValueError
+
+    for _ in range(2):
+        pool.inside(fail, task_id="again")
+        pool.inside(lambda: None, task_id="other")
+    assert [one.task_id for one in pool.written(Failure)] == ["again", "again"]
+    assert [totals.failed for totals in pool.totals("work")] == [2]
+
+
 def test_a_process_forked_in_a_run_may_go_its_way_to_the_end_of_the_task(pool: Pool) -> None:
     ours = os.getpid()
     seen = []
@@ -250,6 +294,7 @@ def test_a_recorder_that_ends_in_a_run_leaves_the_run_alone(pool: Pool) -> None:
 def test_a_time_limit_that_meets_us_is_the_tasks(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is raised in whatever runs: what was begun of ours is not left half done, and the task fails with it."""
     pool.runs("add", 5)
+    pool.recorder.open_runs.quick = False  # as while a probe wants the run; a quick one has no code to be interrupted
     raised: list[type[Exception]] = [SoftTimeLimitExceeded, ValueError]
 
     def struck(*_: Any, **__: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from celery_trace.clock import FakeClock
+from celery_trace.collector.status import STATUS_FILE, Status, write_status
 from celery_trace.guard import own_errors
 from celery_trace.model import Kind, Role, Rollup, Run, Sample
 from celery_trace.process import blackbox
@@ -30,6 +31,7 @@ from celery_trace.runtime.probes.probe import Probe
 from celery_trace.runtime.probes.profile_probe import ProfileProbe
 from celery_trace.runtime.probes.stack_probe import StackProbe
 from celery_trace.runtime.probes.trace_probe import TraceProbe
+from celery_trace.runtime.probes.tracer_probe import TracerProbe
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.runtime.ticker import Ticker
 from celery_trace.settings import Settings
@@ -101,6 +103,17 @@ def _order_a_profile(recorder: Recorder) -> None:
     recorder.probe(ProfileProbe).arm("shop.pay", lambda: True, 600)
 
 
+def _a_collector_that_needs_the_right(recorder: Recorder) -> None:
+    probe = recorder.probe(TracerProbe)
+    write_status(recorder.settings.folder / STATUS_FILE, Status(pid=4711, started_at_s=0.0, transport="direct"))
+    probe.needs_grant = lambda: True
+    probe.grant = GRANTED.append
+    recorder.begin(probe.name, probe.start)
+
+
+#: The processes that were allowed to read this one.
+GRANTED: list[int] = []
+
 CASES: dict[type[Probe], Case] = {
     StackProbe: Case(_sampled_a_stack, black_box=True),
     HeapProbe: Case(_sampled_the_heap, memory="auto"),
@@ -110,6 +123,7 @@ CASES: dict[type[Probe], Case] = {
         lambda process: [run.why for run in process.records(Run)] == ["traced"],
         order=lambda recorder: recorder.measure("shop.pay", "always", 600),
     ),
+    TracerProbe: Case(lambda process: GRANTED[-1:] == [4711], black_box=True, order=_a_collector_that_needs_the_right),
 }
 
 

@@ -1,13 +1,15 @@
 """An SQLite file that is deleted, replaced or damaged while stores have it open."""
 
+import sqlite3
 import threading
 
 import pytest
+import sqlalchemy as sa
 
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
-from celery_trace.stores import StoreUnavailable, open_store
-from celery_trace.stores.database_file import MOST_SET_ASIDE
+from celery_trace.stores import StoreUnavailable, migration, open_store
+from celery_trace.stores.database_file import MOST_SET_ASIDE, folder_locked
 from tests.support.store_contract import open_clock
 from tests.support.store_records import failure
 
@@ -181,3 +183,40 @@ def test_a_store_whose_tables_were_dropped_is_made_anew_and_the_loss_is_kept(ope
     store.write([failure("t2")])
     assert tasks(store) == ["t2"]
     assert [lost.why for lost in Queries(store).stats().lost_stores] == ["replaced"]
+
+
+def test_no_file_is_set_aside_while_a_connection_to_it_is_closed(tmp_path, opened):
+    """With its last connection SQLite deletes the WAL at the path: it must be the closed file's."""
+    store = opened()
+    store.write([failure("before")])
+    wal = tmp_path / "trace.db-wal"
+    with folder_locked(tmp_path):  # another process sets the file aside
+        closing = threading.Thread(target=store.close)
+        closing.start()
+        closing.join(0.3)
+        assert closing.is_alive()
+        (tmp_path / "trace.db").rename(tmp_path / "trace.db.damaged-1")
+        wal.rename(tmp_path / "trace.db.damaged-1-wal")
+        wal.write_bytes(b"of the new file")
+    closing.join(30)
+    assert not closing.is_alive()
+    assert wal.read_bytes() == b"of the new file"
+    wal.unlink()
+
+
+def test_a_new_file_that_another_process_is_just_creating_is_opened_a_moment_later(opened, monkeypatch):
+    locked = [sqlite3.OperationalError("database is locked") for _ in range(2)]
+    for error in locked:
+        error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    real = migration.bring_up_to_date
+
+    def bring_up_to_date(*args, **options):
+        if locked:
+            raise sa.exc.OperationalError("PRAGMA journal_mode=WAL", {}, locked.pop())
+        return real(*args, **options)
+
+    monkeypatch.setattr(migration, "bring_up_to_date", bring_up_to_date)
+    store = opened()
+    assert locked == []
+    store.write([failure("t1")])
+    assert tasks(store) == ["t1"]

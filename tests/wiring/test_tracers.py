@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
+import uuid
+import weakref
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from celery.exceptions import Ignore, Reject
 from celery.signals import task_postrun, task_prerun
 
 from celery_trace.runtime import tracers
+from tests.support.run_hooks import WAYS, hooks_of
 
 ENDS = {
     "fail": ValueError,
@@ -62,10 +66,10 @@ def app():
     app.close()
 
 
-@pytest.fixture
-def heard(app):
+@pytest.fixture(params=WAYS)
+def heard(app, request):
     heard = Heard()
-    undo = tracers.install(app, heard)
+    undo = tracers.install(app, hooks_of(request.param)(heard.run_begins, heard.run_ends))
     assert undo is not None
     yield heard
     undo()
@@ -120,9 +124,10 @@ def test_a_message_of_a_task_that_succeeded_before_is_no_success_of_its_own(app,
     task = app.tasks["add"]
     task.acks_late = True
     task.__trace__ = trace.build_tracer("add", task, app.loader, "host", app=app)
-    request = {"id": "again", "task": "add", "delivery_info": {"redelivered": True}, "is_eager": False}
+    task_id = str(uuid.uuid4())  # Celery remembers those that have succeeded
+    request = {"id": task_id, "task": "add", "delivery_info": {"redelivered": True}, "is_eager": False}
     for _ in range(2):
-        task.__trace__("again", (1, 2), {}, dict(request))
+        task.__trace__(task_id, (1, 2), {}, dict(request))
     assert [state for _, _, state, _ in heard.ended] == ["SUCCESS", "IGNORED"]
 
 
@@ -140,10 +145,69 @@ def test_other_peoples_receivers_still_hear(app, heard):
     assert ends == ["id", "SUCCESS"]
 
 
+def hooks() -> tracers.Hooks:
+    return tracers.Hooks(print, print)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_error_of_a_hook_takes_the_place_of_the_tasks_and_refers_to_it(app, way):
+    def ends(*_, **__):
+        raise MemoryError
+
+    tracer = hooks_of(way)(lambda *_: None, ends).observed(app.tasks["end"].__trace__, app.tasks["end"])
+    with pytest.raises(MemoryError) as caught:
+        tracer("id", ("exit",), {}, {"id": "id", "task": "end"})
+    assert type(caught.value.__context__) is SystemExit
+    with pytest.raises(MemoryError):
+        tracer("id", ("ignore",), {}, {"id": "id", "task": "end"})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_may_not_begin_does_not(app, way):
+    def begins(*_):
+        raise TimeoutError
+
+    ran = []
+    tracer = hooks_of(way)(begins, print).observed(lambda *call: ran.append(call), app.tasks["add"])
+    with pytest.raises(TimeoutError):
+        tracer("id", (), {}, request={})
+    assert ran == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_boundary_of_runs_is_in_the_stack_of_each(app, way):
+    def inside(*_):
+        frame = sys._getframe()
+        while frame is not None:
+            codes.append(frame.f_code)
+            frame = frame.f_back
+        return 1, None, 0.1, None
+
+    codes: list[Any] = []
+    tracer = hooks_of(way)(lambda *_: None, lambda *_: None).observed(inside, app.tasks["add"])
+    assert tracer("id", (), {})[0] == 1
+    assert codes.index(tracers.boundary(tracer)) < codes.index(sys._getframe().f_code)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_tracer_and_its_hooks_are_released(app, way):
+    class Task:
+        def heard(self, *_):
+            pass
+
+    made = Task()
+    made.tracer = hooks_of(way)(made.heard, made.heard).observed(lambda *_: (1, None, 0.1, None), made)
+    made.tracer("id", (), {})
+    released = weakref.ref(made)
+    del made
+    gc.collect()
+    assert released() is None
+
+
 def test_undoing_it_leaves_everything_as_it_was(app):
     before = {name: task.__trace__ for name, task in app.tasks.items()}
     build = trace.build_tracer
-    undo = tracers.install(app, Heard())
+    undo = tracers.install(app, hooks())
     assert trace.build_tracer is not build
     undo()
     assert trace.build_tracer is build
@@ -152,5 +216,5 @@ def test_undoing_it_leaves_everything_as_it_was(app):
 
 def test_a_celery_without_tracers_is_left_to_its_signals(app):
     app.tasks["add"].__trace__ = None
-    assert tracers.install(app, Heard()) is None
+    assert tracers.install(app, hooks()) is None
     assert trace.build_tracer.__module__ == "celery.app.trace"

@@ -14,6 +14,7 @@ from celery_trace.runtime.probes.probe import Probe
 from celery_trace.runtime.probes.profile_probe import ProfileProbe
 from celery_trace.runtime.probes.stack_probe import StackProbe
 from celery_trace.runtime.probes.trace_probe import TraceProbe
+from celery_trace.runtime.probes.tracer_probe import TracerProbe
 
 #: All probes. They start in this order, and a run is offered to them in this order.
-PROBES: Final[tuple[type[Probe], ...]] = (StackProbe, HeapProbe, MemoryProbe, ProfileProbe, TraceProbe)
+PROBES: Final[tuple[type[Probe], ...]] = (StackProbe, HeapProbe, MemoryProbe, ProfileProbe, TraceProbe, TracerProbe)

@@ -25,7 +25,7 @@ class HeapProbe(Probe):
         self.heap: HeapWatch | None = None
         self._until_s = 0.0  # of a watch that was ordered
         self._spent_before_s = 0.0  # by watches that were ordered
-        self._boundary: CodeType | None = None
+        self._boundaries: tuple[CodeType, ...] = ()
 
     def start(self) -> None:
         """
@@ -43,17 +43,16 @@ class HeapProbe(Probe):
         if self.heap is None:
             return
         host.open_runs.enter, host.open_runs.leave = self.heap.run, self.heap.restore
-        if self._boundary is not None:
-            self.heap.stop_at(self._boundary)
+        self.heap.stop_at(self._boundaries)
         for totals in host.totals():
             self.new_name(totals)
         self.call_every(self.heap.look_s)
 
-    def stop_at(self, code: CodeType) -> None:
-        """Set the function around every run: frames outside of it are not part of a stack."""
-        self._boundary = code
+    def stop_at(self, *codes: CodeType) -> None:
+        """Set the functions around every run, and around what is between runs: frames outside are no part of a stack."""
+        self._boundaries = codes
         if self.heap is not None:
-            self.heap.stop_at(code)
+            self.heap.stop_at(codes)
 
     def new_name(self, totals: RunTotals) -> None:
         """Give the name a tag of the sampler."""
