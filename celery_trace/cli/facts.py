@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
@@ -27,10 +28,13 @@ from celery_trace.cli.renderers import leaks as leak_text
 from celery_trace.cli.renderers import shells as shell_text
 from celery_trace.cli.renderers import workers as worker_text
 from celery_trace.cli.renderers.style import Style
-from celery_trace.model import FailureDetail, Outcome, Verdict
+from celery_trace.model import FailureDetail, Kind, Outcome, Verdict
+from celery_trace.model.timelines import Timeline
+from celery_trace.queries import timelines
 
 if TYPE_CHECKING:
-    from celery_trace.queries.filters import FailureFilter, LeakFilter
+    from celery_trace.queries import Queries
+    from celery_trace.queries.filters import FailureFilter, GroupFilter, LeakFilter
 
 T = TypeVar("T")
 
@@ -44,7 +48,9 @@ def leaks(context: CommandContext, limit: int, cursor: str | None, **filters: Un
     """List leaks: how much per run, and where."""
     with context.store() as (_, queries):
         page = queries.leaks(limit=limit, cursor=cursor, **filters)
-    context.page(page, leak_text.leaks(page.rows, context.style))
+        blind = queries.not_looking()
+    text = leak_text.leaks(page.rows, context.style) + leak_text.not_looking(blind, context.style)
+    context.page(page, text, **({"not_looking": blind} if blind else {}))
 
 
 @command
@@ -54,10 +60,22 @@ def leaks(context: CommandContext, limit: int, cursor: str | None, **filters: Un
     click.option("--task-id", default=None, help="Only this task's."),
     click.option("--fingerprint", default=None, help="Only this group's."),
     click.option("--live", is_flag=True, default=None, help="Only failures that a process still holds."),
+    click.option("--each", is_flag=True, help="Each failure on its own; JSON and filters of single ones do so too."),
 )  # fmt: skip
-def failures(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[FailureFilter]) -> None:
-    """List failed, killed and lost runs, newest first."""
+def failures(
+    context: CommandContext, limit: int, cursor: str | None, each: bool, **filters: Unpack[FailureFilter]
+) -> None:
+    """List failed, killed and lost runs by group, the last seen first."""
+    single = any(filters.get(name) for name in ("worker", "task_id", "fingerprint", "live"))
     with context.store() as (_, queries):
+        if not (each or single or context.json):
+            of_groups: GroupFilter = {
+                "kind": filters.get("kind"), "name": filters.get("name"), "outcome": filters.get("outcome"),
+                "since_s": filters.get("since_s"), "search": filters.get("search"),
+            }  # fmt: skip
+            groups = queries.groups(limit=limit, cursor=cursor, trends=False, **of_groups)
+            context.page(groups, failure_text.groups(groups.rows, context.style))
+            return
         page = queries.failures(limit=limit, cursor=cursor, **filters)
     context.page(page, failure_text.failures(page.rows, context.style))
 
@@ -96,7 +114,8 @@ def show(context: CommandContext, id: str) -> None:
     with context.store() as (_, queries):
 
         def failed(found: FailureDetail, style: Style) -> str:
-            return failure_text.failure(found, style) + attempt_text.attempts(queries.attempts(found.task_id), style)
+            text = failure_text.failure(found, style, _workflow(queries, found))
+            return text + attempt_text.attempts(queries.attempts(found.task_id), style)
 
         if (
             is_shown(queries.failure, failed)
@@ -110,6 +129,14 @@ def show(context: CommandContext, id: str) -> None:
         context.show(attempt_text.attempts(attempts, context.style, least=1), {"attempts": attempts})
         return
     raise unknown(id, "leak, failure, alert, shell session or task with attempts")
+
+
+def _workflow(queries: Queries, found: FailureDetail) -> Timeline | None:
+    """The stored tasks of the failure's workflow; None for a task on its own."""
+    if found.kind != Kind.TASK or not found.task_id:
+        return None
+    made = timelines.read(queries, timelines.no_events, found.root_id or found.task_id, time.time())
+    return made if len(made.rows) > 1 else None
 
 
 @command

@@ -84,6 +84,7 @@ from celery_trace.model.running import (
     is_stuck,
     stuck_after_s,
 )
+from celery_trace.model.spans import RunSpan
 from celery_trace.model.views import (
     AlertView,
     ChainLink,
@@ -169,6 +170,7 @@ __all__ = [
     "Rollup",
     "Room",
     "Run",
+    "RunSpan",
     "RunStack",
     "RunningRun",
     "RunningSnapshot",

@@ -84,9 +84,9 @@ class RunningWatch:
         for uid in sorted(living):
             reading = blackbox.read(self._folder / f"{uid}.box", noticed_at_s=now_s)
             processes[uid] = reading.process if reading is not None else None
+            ended[uid] = reading.ended if reading is not None else 0
             if reading is None:
                 continue
-            ended[uid] = reading.ended
             runs += [self._run(reading, run, sample, now_s, seen) for run, sample in reading.runs]
         self._seen = seen
         self._stalls.next_round()
@@ -176,7 +176,7 @@ class RunningWatch:
             return True
         if len(now.runs) != len(before.runs) or any(map(_has_changed, before.runs, now.runs)):
             return True
-        return bool(now.runs or now.stalled) and now.at_s - before.at_s >= SNAPSHOT_AGAIN_S
+        return bool(now.ended) and now.at_s - before.at_s >= SNAPSHOT_AGAIN_S
 
 
 def _from_outside(reading: BoxReading, run: Running, sample: LastSample | None, now_s: float) -> LastSample | None:

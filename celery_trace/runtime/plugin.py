@@ -37,6 +37,7 @@ from celery_trace.process.open_runs import Token
 from celery_trace.runtime import (
     batches,
     consumed,
+    greeting,
     loops,
     publishing,
     refused_messages,
@@ -242,6 +243,8 @@ class CeleryTrace:
         self._worker = getattr(sender, "hostname", "") or ""
         self._role = _role_of(getattr(sender, "pool_cls", None))
         self._child_limit_kib = getattr(sender, "max_memory_per_child", None) or 0
+        with Guard("greeting"):
+            greeting.add(sender, self._settings, str(self.app.main or ""))
         with Guard("worker_init"):
             from celery_trace.control.orders import RemoteControlFilter
 

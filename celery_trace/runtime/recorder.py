@@ -50,8 +50,8 @@ from celery_trace.runtime.ticker import Ticker
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
 
-#: How often the running totals are written, seconds.
-FLUSH_S: Final = 2.0
+#: How often the running totals are written, seconds. With the collector's pause, readers see them two seconds late.
+FLUSH_S: Final = 1.0
 #: How often the process reports what it wrote, dropped and cost, seconds.
 ACCOUNT_S: Final = 10.0
 #: How often one run of each name is written as a record, for the scatter plot, seconds.
