@@ -78,6 +78,18 @@ STORE = Meta(
 )
 
 
+SOURCE_URL = Meta(
+    pattern=(
+        r"^(\Z|(https?|vscode|vscodium|vscode-insiders|cursor|windsurf|zed|idea|pycharm|jetbrains|subl|txmt|mvim|emacs)"
+        r"://([^{}\s<>\"'`\\]|\{(file|path|line|release)\})+\Z)"
+    ),
+    extra={
+        "allowed": "an address with {file} or {path}, {line} and {release}, such as vscode://file/{file}:{line} or "
+        "https://github.com/me/shop/blob/{release}/{path}#L{line}"
+    },
+)
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """
     The checked values. Field names are the setting's name without its prefix.
@@ -99,6 +111,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, at_least(1), means("Runs between a suspicion and its verdict; fewer are faster and less sure")
     ] = 120
     failures: Annotated[bool, means("Capture failures")] = True
+    log_records: Annotated[
+        int,
+        Meta(ge=0, le=500, extra={"allowed": "a whole number from 0 to 500"}),
+        means("How many log records of a run its failure shows; 0 to keep none"),
+    ] = 50
     rejected: Annotated[bool, means("Record runs that raised Ignore or Reject too")] = False
     black_box: Annotated[
         bool, means("Sample each process's stack up to ten times a second, for killed tasks and for profiles of time")
@@ -145,6 +162,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     alert_rules: Annotated[
         tuple[Mapping[str, object], ...] | None, means("Alert rules; by default the shipped ones")
     ] = None
+    source_url: Annotated[
+        str, SOURCE_URL, means("Where pages link a line of source: an editor or a forge; {path} is below the project")
+    ] = ""
     release: Annotated[str, means("What is deployed, such as a version or a commit; plots mark where it changes")] = ""
 
     @property

@@ -32,6 +32,25 @@ class Group(StoreRow, table=schema.groups, verbose_name="group of failures", ver
     """Failures that share a fingerprint."""
 
 
+class Triage(StoreRow, table=schema.triage, verbose_name="triage of a group", verbose_name_plural="triage of groups"):
+    """What users decided about a group."""
+
+
+class Comment(StoreRow, table=schema.comments):
+    """A user's comment on a group."""
+
+
+class Retried(StoreRow, table=schema.retried, verbose_name="retried failure", verbose_name_plural="retried failures"):
+    """A failed task that was sent again from the monitor."""
+
+
+class SavedView(StoreRow, table=schema.saved_views):
+    """A search that a user has saved."""
+
+    def __str__(self) -> str:
+        return str(self.title)
+
+
 class Trend(StoreRow, table=schema.trends):
     """How often a group failed in an hour."""
 

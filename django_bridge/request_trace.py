@@ -56,3 +56,9 @@ def of(request: HttpRequest) -> RequestTrace | None:
     """The trace of a request, or None if it never reached the middleware."""
     trace = getattr(request, "__dict__", {}).get(ATTRIBUTE)
     return trace if isinstance(trace, RequestTrace) else None
+
+
+def run_in_progress() -> tuple[str, int] | None:
+    """The id of the request that the calling code serves, and that it is its first attempt."""
+    trace = current.get()
+    return (trace.id, 0) if trace is not None else None

@@ -25,8 +25,9 @@ from celery_trace.failures.capture import Arguments, capture_exception
 from celery_trace.guard import Guard
 from celery_trace.model import ExceptionInfo, Failure, Kind, Outcome, Role, TaskContext, new_id
 from celery_trace.process.memory import read_memory
-from celery_trace.redaction import Redactor
+from celery_trace.redaction import Redactor, Scrubber
 from celery_trace.runtime import recorder as recorders
+from celery_trace.runtime.probes.log_probe import LogProbe
 from celery_trace.runtime.recorder import Recorder
 from celery_trace.settings import Settings
 from celery_trace.text.code_owner import code_of
@@ -215,6 +216,9 @@ class Tracer:
             atexit.unregister(recorders.close)
             atexit.register(recorders.close)
             recorder.extra_counters.append(self._counters)
+            logs = recorder.probe(LogProbe).logs
+            logs.find.append(request_trace.run_in_progress)
+            logs.passed_over.add("django.request")
             with Guard("django: live shell"), _making:
                 if self.settings.shell == "live" and recorder.keeper is None:
                     _keep_live(recorder)
@@ -242,13 +246,16 @@ class Tracer:
             if not trace.name:
                 route = routes.route_of(match) if match is not None else routes.NO_ROUTE
                 trace.name = routes.run_name(request.method, route)
+            scrubber = Scrubber()
             capture = capture_exception(
                 error,
                 limits=self.settings.limits,
                 redactor=self.redactor,
                 in_app=self.settings.in_app,
                 arguments=Arguments(match.args, match.kwargs) if match is not None else None,
+                scrubber=scrubber,
             )
+            tail = recorder.probe(LogProbe).logs.of(trace.id, 0, scrubber)
             raised = capture.exceptions[0]
             exception = ExceptionInfo(type=raised.type, module=raised.module, message=raised.message)
             failure = Failure(
@@ -274,6 +281,7 @@ class Tracer:
                 ),
                 memory=read_memory(),
                 note=note,
+                logs=tail if tail.lines else None,
             )
             trace.first_failure = False
             recorder.write(failure)

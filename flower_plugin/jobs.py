@@ -193,6 +193,7 @@ class Jobs:
     def stop(self) -> None:
         """Stop all jobs. Idempotent."""
         self._stopped = True
+        self._context.retries.close()
         for job in self._jobs:
             job.stop()
         if self._consumer is not None:

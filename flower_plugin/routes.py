@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.web import RedirectHandler, RequestHandler, URLSpec, url
 
-from flower_plugin.api import changes, profiling, reading
+from flower_plugin.api import changes, profiling, reading, triage, views
 from flower_plugin.api.listings import LISTS
 from flower_plugin.api.metrics import MetricsHandler
 from flower_plugin.api.profiles import ProfileHandler
@@ -28,6 +28,14 @@ ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/alerts/test", changes.ChannelTestHandler, "trace_api_alert_test"),
     (r"/api/trace/alerts/([^/]+)/(ack|silence)", changes.AlertHandler, "trace_api_alert"),
     (r"/api/trace/(leaks|groups)/([^/]+)/resolve", changes.ResolveHandler, "trace_api_resolve"),
+    (r"/api/trace/groups/(resolve|ignore)", triage.GroupsHandler, "trace_api_groups"),
+    (r"/api/trace/groups/([^/]+)/reopen", triage.ReopenHandler, "trace_api_reopen"),
+    (r"/api/trace/groups/([^/]+)/assign", triage.AssignHandler, "trace_api_assign"),
+    (r"/api/trace/groups/([^/]+)/ignore", triage.IgnoreHandler, "trace_api_ignore"),
+    (r"/api/trace/groups/([^/]+)/comments", triage.CommentHandler, "trace_api_comment"),
+    (r"/api/trace/comments/([^/]+)/remove", triage.CommentRemovalHandler, "trace_api_comment_removal"),
+    (r"/api/trace/groups/([^/]+)/retry", triage.RetryGroupHandler, "trace_api_retry_group"),
+    (r"/api/trace/groups/([^/]+)/retry/stop", triage.StopRetryHandler, "trace_api_stop_retry"),
     (r"/api/trace/failures/([^/]+)/retry", changes.RetryHandler, "trace_api_retry"),
     (r"/api/trace/failures/([^/]+)/test", MadeTestHandler, "trace_api_made_test"),
     (r"/api/trace/failures/([^/]+)/drop", changes.DropHandler, "trace_api_drop"),
@@ -35,9 +43,12 @@ ROUTES: tuple[tuple[str, type[RequestHandler], str], ...] = (
     (r"/api/trace/tasks/profile", profiling.ProfileNextHandler, "trace_api_profile_next"),
     (r"/api/trace/profiles/(.+)", ProfileHandler, "trace_api_profile"),
     (r"/api/trace/running", RunningHandler, "trace_api_running"),
+    (r"/api/trace/views", views.ViewsHandler, "trace_api_views"),
+    (r"/api/trace/views/([^/]+)/remove", views.ViewRemovalHandler, "trace_api_view_removal"),
+    (r"/api/trace/suggestions", reading.SuggestionsHandler, "trace_api_suggestions"),
     (r"/api/trace/forecasts", reading.ForecastsHandler, "trace_api_forecasts"),
     (r"/api/trace/workflows/([^/]+)", TimelineHandler, "trace_api_workflow"),
-    (r"/api/trace/(leaks|failures|alerts|shells)/([^/]+)", reading.OneHandler, "trace_api_one"),
+    (r"/api/trace/(leaks|failures|groups|alerts|shells)/([^/]+)", reading.OneHandler, "trace_api_one"),
     (r"/trace/profiles/([^/]+)/flamegraph", profiling.FlamegraphHandler, "trace_flamegraph"),
     (r"/metrics", MetricsHandler, "trace_metrics"),
     (r"/logout", LogoutHandler, "trace_logout"),

@@ -39,23 +39,36 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+#: The words of a search, see docs/monitor.md.
+QUERY = click.argument("words", nargs=-1, metavar="[QUERY]...")
+
+
 @command
 @listing(
-    KIND, NAME, WORKER, SEARCH, SINCE,
+    QUERY, KIND, NAME, WORKER, SEARCH, SINCE,
     click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), default=None),
 )  # fmt: skip
-def leaks(context: CommandContext, limit: int, cursor: str | None, **filters: Unpack[LeakFilter]) -> None:
-    """List leaks: how much per run, and where."""
+def leaks(
+    context: CommandContext, words: tuple[str, ...], limit: int, cursor: str | None, **filters: Unpack[LeakFilter]
+) -> None:
+    """List leaks: how much per run, and where. QUERY is a search, such as task:shop.* since:2h."""
     with context.store() as (_, queries):
+        filters["query"] = _joined(words)
         page = queries.leaks(limit=limit, cursor=cursor, **filters)
         blind = queries.not_looking()
     text = leak_text.leaks(page.rows, context.style) + leak_text.not_looking(blind, context.style)
     context.page(page, text, **({"not_looking": blind} if blind else {}))
 
 
+def _joined(words: tuple[str, ...]) -> str:
+    from celery_trace.queries.language import joined
+
+    return joined(words)
+
+
 @command
 @listing(
-    KIND, NAME, WORKER, SEARCH, SINCE,
+    QUERY, KIND, NAME, WORKER, SEARCH, SINCE,
     click.option("--outcome", type=click.Choice([outcome.value for outcome in Outcome]), default=None),
     click.option("--task-id", default=None, help="Only this task's."),
     click.option("--fingerprint", default=None, help="Only this group's."),
@@ -63,15 +76,24 @@ def leaks(context: CommandContext, limit: int, cursor: str | None, **filters: Un
     click.option("--each", is_flag=True, help="Each failure on its own; JSON and filters of single ones do so too."),
 )  # fmt: skip
 def failures(
-    context: CommandContext, limit: int, cursor: str | None, each: bool, **filters: Unpack[FailureFilter]
+    context: CommandContext,
+    words: tuple[str, ...],
+    limit: int,
+    cursor: str | None,
+    each: bool,
+    **filters: Unpack[FailureFilter],
 ) -> None:
-    """List failed, killed and lost runs by group, the last seen first."""
+    """List failures by group, the last seen first. QUERY is a search, such as exception:KeyError order_id=7."""
+    from celery_trace.queries import searches
+
+    filters["query"] = query = _joined(words)
     single = any(filters.get(name) for name in ("worker", "task_id", "fingerprint", "live"))
+    single = single or not searches.is_understood("groups", query)
     with context.store() as (_, queries):
         if not (each or single or context.json):
             of_groups: GroupFilter = {
                 "kind": filters.get("kind"), "name": filters.get("name"), "outcome": filters.get("outcome"),
-                "since_s": filters.get("since_s"), "search": filters.get("search"),
+                "since_s": filters.get("since_s"), "search": filters.get("search"), "query": query,
             }  # fmt: skip
             groups = queries.groups(limit=limit, cursor=cursor, trends=False, **of_groups)
             context.page(groups, failure_text.groups(groups.rows, context.style))

@@ -128,6 +128,7 @@ _GROUPS: Final[tuple[tuple[tuple[str, ...], Callable[[Failure], _Rank]], ...]] =
     (("last_sample",), _sample),
     (("note",), _part("note")),
     (("returned",), _part("returned")),
+    (("logs",), _part("logs")),
 )
 
 

@@ -31,7 +31,7 @@ _REMEMBERED: Final = 64
 #: Places of a traceback that are compared, from the outermost on; deep recursion looks alike after them.
 _MOST_PLACES: Final = 200
 
-NOTE: Final = "locals left out: this failure repeats"
+NOTE: Final = "locals and log records left out: this failure repeats"
 
 _json = msgspec.json.Encoder().encode
 

@@ -106,6 +106,7 @@ def detail(
         note=failure.note,
         returned=failure.returned,
         killed=failure.kills,
+        logs=failure.logs,
         heap=capture.heap,
         cut_values=capture.cut_values,
         redacted_values=capture.redacted_values,

@@ -21,6 +21,7 @@ from celery_trace.failures.capture.render import text as rendered
 from celery_trace.failures.celery_request import context_of, finished_before
 from celery_trace.failures.fingerprint import fingerprint
 from celery_trace.failures.repeats import Repeats
+from celery_trace.failures.run_logs import RunLogs
 from celery_trace.model import (
     AnyRecord,
     Capture,
@@ -35,6 +36,7 @@ from celery_trace.model import (
     kill_of,
     new_id,
 )
+from celery_trace.model.logs import LogTail
 from celery_trace.process.counters import address_space_bytes
 from celery_trace.process.memory import read_memory
 from celery_trace.redaction import Redactor, Scrubber
@@ -108,6 +110,7 @@ class FailureWriter:
         emit: Takes the record; must not raise.
         clock: The time.
         keep: Takes the record and the exception afterwards, for the live shell.
+        logs: The last log records of runs.
     """
 
     def __init__(
@@ -117,12 +120,14 @@ class FailureWriter:
         emit: Callable[[AnyRecord], None],
         clock: Clock,
         keep: Keep | None = None,
+        logs: RunLogs | None = None,
     ) -> None:
         self._settings = settings
         self._process = process
         self.emit = emit
         self._clock = clock
         self._keep = keep
+        self._logs = logs
         self._limits = settings.limits
         self.redactor = Redactor(settings.redact)
         self._remembered = _REMEMBERED_IN_A_CHILD if process.role is Role.CHILD else _REMEMBERED
@@ -216,9 +221,15 @@ class FailureWriter:
             note=joined(seen.note, capture.brief if capture is not None else ""),
             returned=returned,
             kills=[kill_of(process, seen.pid, at_s)] if seen.killed else [],
+            logs=self._tail(run, scrubber) if ran_here and not (capture is not None and capture.brief) else None,
         )
         self.emit(failure)
         return failure
+
+    def _tail(self, run: SeenRun, scrubber: Scrubber) -> LogTail | None:
+        """The run's last log records; None if it has logged nothing."""
+        tail = self._logs.of(run.task_id, run.retries, scrubber) if self._logs is not None else None
+        return tail if tail is not None and tail.lines else None
 
     # --- each end once
 

@@ -23,6 +23,7 @@ from celery_trace.model.capture import (
     RequestContext,
     TaskContext,
 )
+from celery_trace.model.logs import LogTail
 
 FORMAT_VERSION = 1
 
@@ -511,6 +512,7 @@ class Failure(Record, frozen=True, kw_only=True, tag="failure"):
     returned: str = ""  # the task's return value, if it had finished before the failure
     #: The processes that it killed, oldest first; at most the last 200.
     kills: list[Kill] = []
+    logs: LogTail | None = None  # the run's last log records
 
     @property
     def key(self) -> str:

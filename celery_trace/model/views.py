@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from msgspec import Struct, field
 
 from celery_trace.model.capture import ExceptionInfo, Line, Node, RequestContext, TaskContext
+from celery_trace.model.logs import LogTail
 from celery_trace.model.records import Kill, LastSample, MemoryState, Outcome, Role, TypeCount, Verdict
 
 
@@ -137,6 +138,7 @@ class FailureDetail(FailureSummary, frozen=True, kw_only=True):
     note: str = ""
     returned: str = ""
     killed: list[Kill] = []  # oldest first
+    logs: LogTail | None = None
     heap: list[Node] = []
     cut_values: int = 0
     redacted_values: int = 0
@@ -157,8 +159,11 @@ class FailureGroup(Struct, frozen=True, kw_only=True):
     first_seen: float
     last_seen: float
     latest_id: str
-    state: str = "new"  # "new", "ongoing", "resolved", "regressed"
+    state: str = "new"  # "new", "ongoing", "resolved", "regressed", "ignored"
     trend: list[tuple[float, int]] = []
+    # beyond the contract
+    assigned_to: str = ""
+    ignored_until: float | None = None
 
 
 class ProcessView(Struct, frozen=True, kw_only=True):

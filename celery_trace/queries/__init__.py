@@ -8,20 +8,22 @@ All block, are thread-safe, and raise :class:`~celery_trace.stores.StoreUnavaila
 
 from celery_trace.queries.attempts import AttemptQueries
 from celery_trace.queries.cursors import BadCursor
-from celery_trace.queries.failures import FailureQueries
 from celery_trace.queries.flow import FlowQueries
 from celery_trace.queries.forecasts import ForecastQueries
 from celery_trace.queries.heaps import HeapQueries
+from celery_trace.queries.language import BadSearch
 from celery_trace.queries.leaks import LeakQueries
 from celery_trace.queries.monitoring import MonitoringQueries
 from celery_trace.queries.running import RunningQueries
 from celery_trace.queries.runs import RunQueries
+from celery_trace.queries.searches import SearchQueries
+from celery_trace.queries.triage import TriageQueries
 from celery_trace.queries.workflows import WorkflowQueries
 
 
 class Queries(
     LeakQueries,
-    FailureQueries,
+    TriageQueries,
     RunQueries,
     RunningQueries,
     HeapQueries,
@@ -30,8 +32,9 @@ class Queries(
     MonitoringQueries,
     WorkflowQueries,
     AttemptQueries,
+    SearchQueries,
 ):
     """Reads one store: ``Queries(store)``."""
 
 
-__all__ = ["BadCursor", "Queries"]
+__all__ = ["BadCursor", "BadSearch", "Queries"]

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from celery_trace.model import Failure, FailureDetail, FailureGroup, FailureSummary, Kept, Outcome, Page
-from celery_trace.queries import cursors
+from celery_trace.queries import cursors, searches
 from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
 from celery_trace.queries.filters import FailureFilter, GroupFilter, exactly
@@ -20,7 +20,7 @@ from celery_trace.stores.statements import by_key
 from celery_trace.stores.writing import HOUR_S
 
 if TYPE_CHECKING:
-    from celery_trace.stores.tables import AnyRow
+    from celery_trace.stores.tables import AnyRow, AnySelect
 
 #: A group is new for this long, seconds.
 NEW_S = 24 * 3600
@@ -45,6 +45,7 @@ _groups = tables.groups
 _kept = tables.kept
 _values = tables.failure_values
 _processes = tables.processes
+_triage = tables.triage
 
 
 class FailureQueries(QueryBase):
@@ -62,11 +63,14 @@ class FailureQueries(QueryBase):
 
         Args:
             limit, cursor: The page.
-            filters: See :class:`FailureFilter`. ``search`` is part of the task's name or of the exception, a whole
-                task or failure id, or part of a local's or an argument's value, also as ``name=value``; see
-                :data:`SEARCHED_VALUES`.
+            filters: See :class:`FailureFilter`. ``query`` is in the language of searches. ``search`` is part of the
+                task's name or of the exception, a whole task or failure id, or part of a local's or an argument's
+                value, also as ``name=value``; see :data:`SEARCHED_VALUES`.
         """
-        kind, name, search, live = filters.get("kind"), filters.get("name"), filters.get("search"), filters.get("live")
+        kind, name, live = filters.get("kind"), filters.get("name"), filters.get("live")
+        asked = searches.understood("failures", filters.get("query"), self._now_s())
+        texts = [*asked.texts, *([search] if (search := filters.get("search")) else [])]
+        held_live = [live] if live is not None else [not term.negative for term in asked.of("is")]
         exact = ("kind", "name", "outcome", "fingerprint", "worker", "task_id", "root_id")
         conditions = exactly(_failures, filters, *exact)
         if (since_s := filters.get("since_s")) is not None:
@@ -74,16 +78,17 @@ class FailureQueries(QueryBase):
         if (until_s := filters.get("until_s")) is not None:
             conditions.append(_failures.c.at_s < until_s)
         columns = [column for column in _failures.columns if column.name != "payload"]
-        wanted = sa.select(*columns).where(*conditions)
         with self.store.reading() as connection:
             order = ((_failures.c.at_s, True), (_failures.c.id, True))
-            if search:
-                if cursor:  # the search in values begins at the page
-                    conditions.append(cursors.after(order, cursors.decode(cursor, cursors.kinds_of(order))))
-                wanted = wanted.where(self._matches(connection, search, conditions, kind, name))
-            if live is not None:
+            conditions += searches.of_failures(connection, asked)
+            wanted = sa.select(*columns).where(*conditions)
+            if texts and cursor:  # the search in values begins at the page
+                conditions.append(cursors.after(order, cursors.decode(cursor, cursors.kinds_of(order))))
+            for text in texts:
+                wanted = wanted.where(self._matches(connection, text, conditions, kind, name))
+            for is_live in held_live:
                 held = self._held(connection, None)
-                wanted = wanted.where(_failures.c.id.in_(held) if live else _failures.c.id.not_in(held))
+                wanted = wanted.where(_failures.c.id.in_(held) if is_live else _failures.c.id.not_in(held))
             return self._page(
                 connection, "failures", wanted, order, limit, cursor, lambda rows: self._summaries(connection, rows)
             )
@@ -250,31 +255,29 @@ class FailureQueries(QueryBase):
             sort: ``count`` for the most frequent first, ``first`` for the latest to appear first.
             limit, cursor: The page.
             trends: Whether to read each group's trend, which takes longer than all the rest.
-            filters: ``state`` is ``new`` (first seen within a day), ``ongoing``, ``resolved``, ``regressed``, or
-                ``open`` for all but the resolved ones. ``search`` is as in :meth:`failures`.
+            filters: ``state`` is ``new`` (first seen within a day), ``ongoing``, ``resolved``, ``regressed``,
+                ``ignored``, or ``open`` for all but the resolved and the ignored ones. ``search`` is as in
+                :meth:`failures`.
         """
         exact = ("kind", "name", "outcome")
-        since_s, search, state = filters.get("since_s"), filters.get("search"), filters.get("state")
-        wanted = sa.select(_groups).where(*exactly(_groups, filters, *exact))
+        since_s, state = filters.get("since_s"), filters.get("state")
+        asked = searches.understood("groups", filters.get("query"), self._now_s())
+        texts = [*asked.texts, *([search.strip()] if (search := filters.get("search")) else [])]
+        wanted = self.select_groups().where(*exactly(_groups, filters, *exact))
         if since_s is not None:
             wanted = wanted.where(_groups.c.last_seen_s >= since_s)
-        new_since_s = self._now_s() - NEW_S
-        resolved = _groups.c.resolved_at_s.is_not(None)
-        again = _groups.c.last_seen_s > _groups.c.resolved_at_s
-        conditions = {
-            "new": sa.and_(~resolved, _groups.c.first_seen_s > new_since_s),
-            "ongoing": sa.and_(~resolved, _groups.c.first_seen_s <= new_since_s),
-            "resolved": sa.and_(resolved, ~again),
-            "regressed": sa.and_(resolved, again),
-            "open": sa.or_(~resolved, again),
-        }
+        if assigned_to := filters.get("assigned_to"):
+            wanted = wanted.where(_triage.c.assigned_to == assigned_to)
+        wanted = wanted.where(*searches.of_groups(asked))
         if state:
-            wanted = wanted.where(conditions.get(state, sa.false()))
+            wanted = wanted.where(_of_state(state, self._now_s()))
+        for term in asked.of("is"):
+            in_state = sa.or_(*(_of_state(word, self._now_s()) for word in term.values))
+            wanted = wanted.where(sa.not_(in_state) if term.negative else in_state)
         column = {"count": _groups.c["count"], "first": _groups.c.first_seen_s}.get(sort or "", _groups.c.last_seen_s)
         order = ((column, True), (_groups.c.fingerprint, True))
         with self.store.reading() as connection:
-            if search:
-                text = search.strip()
+            for text in texts:
                 narrow = exactly(_failures, filters, *exact)
                 if since_s is not None:
                     narrow.append(_failures.c.at_s >= since_s)
@@ -289,10 +292,17 @@ class FailureQueries(QueryBase):
                 order,
                 limit,
                 cursor,
-                lambda rows: self._group_views(connection, rows, trends=trends),
+                lambda rows: self.group_views(connection, rows, trends=trends),
             )
 
-    def _group_views(self, connection: sa.Connection, rows: Sequence[AnyRow], *, trends: bool) -> list[FailureGroup]:
+    @staticmethod
+    def select_groups() -> AnySelect:
+        """The rows of groups with what users decided about them."""
+        return sa.select(_groups, _triage.c.assigned_to, _triage.c.ignored_until_s, _triage.c.ignored_by).join(
+            _triage, _triage.c.fingerprint == _groups.c.fingerprint, isouter=True
+        )
+
+    def group_views(self, connection: sa.Connection, rows: Sequence[AnyRow], *, trends: bool) -> list[FailureGroup]:
         now_s = self._now_s()
         hour_s = int(now_s // HOUR_S) * HOUR_S
         slices = [hour_s - HOUR_S * back for back in range(TREND_HOURS - 1, -1, -1)] if trends else []
@@ -309,6 +319,8 @@ class FailureQueries(QueryBase):
             rows_of.GROUPS.record(
                 row,
                 state=_state(row, now_s),
+                assigned_to=row.assigned_to or "",
+                ignored_until=row.ignored_until_s,
                 trend=[(float(start), counts.get((row.fingerprint, start), 0)) for start in slices],
             )
             for row in rows
@@ -354,6 +366,27 @@ class FailureQueries(QueryBase):
 
 
 def _state(row: AnyRow, now_s: float) -> str:
+    if row.resolved_at_s is not None and row.last_seen_s <= row.resolved_at_s:
+        return "resolved"
+    if row.ignored_until_s is not None and row.ignored_until_s > now_s:
+        return "ignored"
     if row.resolved_at_s is not None:
-        return "regressed" if row.last_seen_s > row.resolved_at_s else "resolved"
+        return "regressed"
     return "new" if row.first_seen_s > now_s - NEW_S else "ongoing"
+
+
+def _of_state(state: str, now_s: float) -> sa.ColumnElement[bool]:
+    """The condition for :func:`_state`; ``open`` is any but ``resolved`` and ``ignored``."""
+    again = _groups.c.last_seen_s > _groups.c.resolved_at_s
+    unresolved = _groups.c.resolved_at_s.is_(None)
+    ignored = sa.func.coalesce(_triage.c.ignored_until_s, 0.0) > now_s
+    is_open = sa.and_(sa.or_(unresolved, again), ~ignored)
+    conditions = {
+        "new": sa.and_(is_open, unresolved, _groups.c.first_seen_s > now_s - NEW_S),
+        "ongoing": sa.and_(is_open, unresolved, _groups.c.first_seen_s <= now_s - NEW_S),
+        "resolved": sa.and_(~unresolved, ~again),
+        "regressed": sa.and_(is_open, ~unresolved),
+        "ignored": sa.and_(sa.or_(unresolved, again), ignored),
+        "open": is_open,
+    }
+    return conditions.get(state, sa.false())

@@ -15,6 +15,8 @@ class _Filters(TypedDict, total=False):
     since_s: float | None
     #: Text to search for.
     search: str | None
+    #: A search in the language of :mod:`celery_trace.queries.language`.
+    query: str | None
 
 
 class LeakFilter(_Filters, total=False):
@@ -42,6 +44,7 @@ class GroupFilter(_Filters, total=False):
 
     outcome: str | None
     state: str | None
+    assigned_to: str | None
 
 
 def exactly(table: sa.FromClause, filters: Mapping[str, object], *names: str) -> list[sa.ColumnElement[bool]]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Unpack
 import sqlalchemy as sa
 
 from celery_trace.model import Leak, Page, Window
-from celery_trace.queries import cursors
+from celery_trace.queries import cursors, searches
 from celery_trace.queries.base import QueryBase
-from celery_trace.queries.cursors import like
 from celery_trace.queries.filters import LeakFilter, exactly
+from celery_trace.queries.language import Search
 from celery_trace.stores import leak_rows, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.mapping import Row
@@ -59,13 +59,16 @@ class LeakQueries(QueryBase):
         """
         kind, name, verdict = filters.get("kind"), filters.get("name"), filters.get("verdict")
         queue, since_s, search = filters.get("queue"), filters.get("since_s"), filters.get("search")
+        asked = searches.understood("leaks", filters.get("query"), self._now_s())
+        texts = [*asked.texts, *([search.strip()] if search else [])]
+        worker = filters.get("worker") or next((one.exact for one in asked.of("worker") if one.exact), None)
         by_urgency = ((_leaks.c.rank, False), (_leaks.c.kept_bytes_per_run, True))
         order = (*(SORTS.get(sort or "", by_urgency)), (_leaks.c.id, True))
-        if worker := filters.get("worker"):
+        if worker:
             with self.store.reading() as connection:
                 rows = self._rows_of_worker(connection, worker, kind, name)
                 rows = self._listed(connection, rows, queue)
-            fitting = [row for row in rows if _fits(row, verdict, since_s, search)]
+            fitting = [row for row in rows if _fits(row, verdict, since_s, texts) and _fits_search(row, asked)]
             page, following = cursors.page_of(fitting, order, limit, cursor)
             return Page("leaks", [row["leak"] for row in page], following)
         leak_rows.refresh(self.store)
@@ -80,11 +83,10 @@ class LeakQueries(QueryBase):
             wanted = wanted.where(self._in_queue(queue))
         if since_s is not None:
             wanted = wanted.where(_leaks.c.last_seen_s >= since_s)
-        if search:
-            pattern = like(search.strip().lower())
-            wanted = wanted.where(
-                sa.or_(*(sa.func.lower(c).like(pattern, escape="!") for c in (_leaks.c.name, _leaks.c.place)))
-            )
+        wanted = wanted.where(*searches.of_leaks(asked), *searches.texts(texts, _leaks.c.name, _leaks.c.place))
+        for term in asked.of("queue"):
+            inside = sa.or_(*(self._in_queue(name) for name in term.values))
+            wanted = wanted.where(sa.not_(inside) if term.negative else inside)
         with self.store.reading() as connection:
             return self._page(connection, "leaks", wanted, order, limit, cursor, self._build)
 
@@ -169,11 +171,21 @@ class LeakQueries(QueryBase):
         return [leak_rows.leak(row, self._now_s()) for row in rows]
 
 
-def _fits(row: Row, verdict: str | None, since_s: float | None, search: str | None) -> bool:
+def _fits(row: Row, verdict: str | None, since_s: float | None, texts: Sequence[str]) -> bool:
     """Whether a row matches, by the conditions that the table uses in the database."""
-    text = (search or "").strip().lower()
     return (
         (not verdict or row["verdict"] == verdict)
         and (since_s is None or row["last_seen_s"] >= since_s)
-        and (text in row["name"].lower() or text in row["place"].lower())
+        and all(text.lower() in row["name"].lower() or text.lower() in row["place"].lower() for text in texts)
     )
+
+
+def _fits_search(row: Row, asked: Search) -> bool:
+    """The same for the qualifiers of a search."""
+    columns = {"task": "name", "kind": "kind", "verdict": "verdict"}
+    exact = all(term.fits(str(row[columns[term.qualifier.name]])) for term in asked.of(*columns))
+    placed = all(
+        any(value.lower().replace("*", "") in row["place"].lower() for value in term.values) is not term.negative
+        for term in asked.of("place")
+    )
+    return exact and placed and all(row["last_seen_s"] >= term.at_s for term in asked.of("since"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import sqlalchemy as sa
 
 from celery_trace.alerting.rules import StoredRules
 from celery_trace.intervals import SILENT_S
 from celery_trace.model import AlertView, AuditEntry, Delivery, Page, ShellView, StatsView
+from celery_trace.queries import searches
 from celery_trace.queries.base import QueryBase
 from celery_trace.stores import lineage, migration, sizes, tables
 from celery_trace.stores import rows as rows_of
@@ -32,9 +35,12 @@ STALE_S = 600.0
 class MonitoringQueries(QueryBase):
     """Alerts, shell sessions and statistics."""
 
-    def alerts(self, *, state: str | None = None, limit: int = 100, cursor: str | None = None) -> Page[AlertView]:
-        """Alerts, newest first."""
-        return self._newest(rows_of.ALERTS, _alerts.c.since_s, limit, cursor, "alerts", state=state)
+    def alerts(
+        self, *, state: str | None = None, query: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page[AlertView]:
+        """Alerts, newest first. ``query`` is a search."""
+        further = searches.of_alerts(searches.understood("alerts", query, self._now_s()))
+        return self._newest(rows_of.ALERTS, _alerts.c.since_s, limit, cursor, "alerts", further, state=state)
 
     def alert(self, id: str) -> AlertView | None:
         """One alert."""
@@ -75,11 +81,25 @@ class MonitoringQueries(QueryBase):
         return self._newest(rows_of.AUDIT, _audit.c.at_s, limit, cursor, "audit", failure=failure_id, session=session)
 
     def _newest(
-        self, rows: TableOf[T], time: AnyColumn, limit: int, cursor: str | None, noun: str, **equal: str | None
+        self,
+        rows: TableOf[T],
+        time: AnyColumn,
+        limit: int,
+        cursor: str | None,
+        noun: str,
+        further: Sequence[sa.ColumnElement[bool]] = (),
+        **equal: str | None,
     ) -> Page[T]:
-        """A page of a table's rows, newest first; those with the given values of columns, where a value is given."""
+        """
+        A page of a table's rows, newest first.
+
+        Args:
+            further: Further conditions.
+            equal: Values of columns; empty ones are left out.
+        """
         columns = time.table.c
-        wanted = sa.select(time.table).where(*(columns[name] == value for name, value in equal.items() if value))
+        given = (columns[name] == value for name, value in equal.items() if value)
+        wanted = sa.select(time.table).where(*given, *further)
         with self.store.reading() as connection:
             order = ((time, True), (columns.id, True))
             return self._page(connection, noun, wanted, order, limit, cursor, rows.records)

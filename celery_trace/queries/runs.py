@@ -21,7 +21,7 @@ from celery_trace.model import (
     Sample,
     WorkerView,
 )
-from celery_trace.queries import cursors
+from celery_trace.queries import cursors, searches
 from celery_trace.queries.base import QueryBase
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
@@ -63,11 +63,18 @@ class RunQueries(QueryBase):
         task_id: str | None = None,
         root_id: str | None = None,
         since_s: float | None = None,
+        query: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page[Run]:
-        """Runs that are stored individually, newest first. ``since_s`` is seconds since the epoch."""
-        wanted = sa.select(_runs)
+        """
+        Runs that are stored individually, newest first.
+
+        Args:
+            since_s: Seconds since the epoch.
+            query: A search in the language of searches.
+        """
+        wanted = sa.select(_runs).where(*searches.of_runs(searches.understood("runs", query, self._now_s())))
         for column, value in (
             (_runs.c.kind, kind),
             (_runs.c.name, name),
@@ -124,11 +131,15 @@ class RunQueries(QueryBase):
         with self.store.reading() as connection:
             return [rows_of.total(row) for row in connection.execute(newest)][::-1]
 
-    def names(self) -> list[tuple[str, str, int, int]]:
-        """All names that ever ran: kind, name, runs, failed runs; by name."""
+    def names(self, *, query: str | None = None) -> list[tuple[str, str, int, int]]:
+        """All names that ever ran: kind, name, runs, failed runs; by name. ``query`` is a search."""
         table = tables.names
+        asked = searches.understood("names", query, self._now_s())
         wanted = (
-            sa.select(table.c.kind, table.c.name, table.c.runs, table.c.failed).order_by(table.c.name).limit(10_000)
+            sa.select(table.c.kind, table.c.name, table.c.runs, table.c.failed)
+            .where(*searches.of_names(asked))
+            .order_by(table.c.name)
+            .limit(10_000)
         )
         with self.store.reading() as connection:
             return [(row.kind, row.name, row.runs, row.failed) for row in connection.execute(wanted)]

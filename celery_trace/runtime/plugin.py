@@ -49,6 +49,7 @@ from celery_trace.runtime import (
 from celery_trace.runtime import recorder as recorders
 from celery_trace.runtime.consumed import ConsumedMessages, WorkerRequest
 from celery_trace.runtime.probes.heap_probe import HeapProbe
+from celery_trace.runtime.probes.log_probe import LogProbe
 from celery_trace.runtime.probes.memory_probe import MemoryProbe
 from celery_trace.runtime.probes.profile_probe import ProfileProbe
 from celery_trace.runtime.probes.stack_probe import StackProbe
@@ -601,7 +602,8 @@ class CeleryTrace:
         if recorder.keeper is None and settings.shell == "live" and runs_tasks:
             recorder.begin("live keeper", lambda: self._begin_keeper(recorder))
         process, clock = recorder.process, recorder.clock
-        writer = FailureWriter(settings, process, recorder.write, clock, recorder.keep)
+        logs = recorder.probe(LogProbe).logs
+        writer = FailureWriter(settings, process, recorder.write, clock, recorder.keep, logs)
         watcher = FailureWatcher(settings, process, writer, clock)
         recorder.extra_counters.append(lambda: watcher.counters)
         recorder.ticker.every(LEFT_OUT_S, watcher.refusals.report_left_out, "refused messages")

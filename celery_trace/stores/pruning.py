@@ -19,7 +19,7 @@ from msgspec import Struct, field
 
 from celery_trace.model import stable_id
 from celery_trace.settings import Settings
-from celery_trace.stores import schema, shared_captures, sizes, tables
+from celery_trace.stores import schema, shared_captures, sizes, tables, triage
 from celery_trace.stores.statements import add_tallies, chunks
 
 if TYPE_CHECKING:
@@ -259,7 +259,10 @@ def _take_from_groups(connection: sa.Connection, rows: Sequence[AnyRow]) -> None
         )
     for key, count in sorted(hours.items()):
         connection.execute(sa.update(trends).where(trends.c.id == key).values(count=trends.c["count"] - count))
-    connection.execute(sa.delete(groups).where(groups.c.fingerprint.in_(sorted(fewer)), groups.c["count"] <= 0))
+    empty = sa.select(groups.c.fingerprint).where(groups.c.fingerprint.in_(sorted(fewer)), groups.c["count"] <= 0)
+    gone = connection.execute(empty).scalars().all()
+    connection.execute(sa.delete(groups).where(groups.c.fingerprint.in_(gone)))
+    triage.forget(connection, gone)
 
 
 def _forget_leaks(connection: sa.Connection, before_s: float) -> None:

@@ -35,6 +35,8 @@ from celery_trace.model import (
     Window,
     stable_id,
 )
+from celery_trace.model.searches import SavedView
+from celery_trace.model.triage import Comment, Retried
 from celery_trace.stores import schema, tables
 from celery_trace.stores.mapping import Row, TableOf
 from celery_trace.stores.payloads import DeltaBase, is_difference, squeeze, unsqueeze
@@ -56,6 +58,9 @@ TIME_PROFILES = TableOf(schema.time_profiles, TimeProfile)
 FAILURES = TableOf(schema.failures, Failure)
 SUMMARIES = TableOf(schema.failures, FailureSummary, view=True)
 GROUPS = TableOf(schema.groups, FailureGroup, view=True)
+COMMENTS = TableOf(schema.comments, Comment)
+RETRIED = TableOf(schema.retried, Retried)
+SAVED_VIEWS = TableOf(schema.saved_views, SavedView)
 KEPT = TableOf(schema.kept, Kept)
 STATS = TableOf(schema.stats, Stats)
 FLOWS = TableOf(schema.flows, Flow)

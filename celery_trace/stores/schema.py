@@ -383,6 +383,8 @@ failures = _table(
     _text("root_id", field="task.root_id"),
     _text("parent_id", field="task.parent_id"),
     _text("group_id", field="task.group_id"),
+    _text("queue", field="task.queue"),
+    _text("route", field="request.route"),
     _text("outcome", WORD),
     _text("witness", WORD),
     _text("exception_type", field="exception.type"),
@@ -440,6 +442,48 @@ groups = _table(
     _maybe("resolved_at_s"),
     _text("resolved_by"),
     _index("ct_groups_seen", "last_seen_s", "fingerprint"),
+)
+
+#: What users decided about a group. A table of its own, as every failure rewrites its group's row.
+triage = _table(
+    "triage",
+    _key("fingerprint"),
+    _text("assigned_to"),
+    _maybe("ignored_until_s"),
+    _text("ignored_by"),
+)
+
+comments = _table(
+    "comments",
+    _key("id"),
+    _text("fingerprint", ID),
+    _seconds("at_s"),
+    _text("username", field="user"),
+    _text("text", LONG_TEXT),
+    _index("ct_comments_print", "fingerprint", "at_s"),
+)
+
+#: Failed tasks that were sent again from the monitor.
+retried = _table(
+    "retried",
+    _key("id"),
+    _text("fingerprint", ID),
+    _seconds("at_s"),
+    _text("username", field="user"),
+    _text("task_id"),
+    _index("ct_retried_print", "fingerprint", "at_s"),
+)
+
+#: Searches that users have saved.
+saved_views = _table(
+    "saved_views",
+    _key("id"),
+    _text("username", field="user"),
+    _text("noun", WORD),
+    _text("title"),
+    _text("query", LONG_TEXT),
+    _seconds("at_s"),
+    _index("ct_saved_views_user", "username", "noun"),
 )
 
 #: How often a group failed in each hour.

@@ -12,9 +12,10 @@ from kombu.exceptions import OperationalError
 from celery_trace.alerting import rules
 from celery_trace.queries import Queries
 from celery_trace.settings import SettingError
-from flower_plugin.api.retry import CannotRetry, retry
+from celery_trace.stores import rows
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.problems import Problem
+from flower_plugin.retries import CannotRetry, retry
 from flower_plugin.web import wire
 from flower_plugin.web.handlers import JsonHandler
 
@@ -194,6 +195,8 @@ class RetryHandler(ChangeHandler):
             task_id = await self.over_the_broker(lambda: retry(self.context.capp, failure))
         except CannotRetry as error:
             raise Problem(409, "This task can't be retried from the monitor.", str(error)) from error
+        user = self.user.name
+        await self.off_loop(lambda: self.context.retries.note(failure, user, task_id, rows.fingerprint(failure)))
         return {"task_id": task_id, "name": failure.name}
 
 

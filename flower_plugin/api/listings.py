@@ -42,13 +42,13 @@ _SINCE = {"since": _number}
 LISTS: Mapping[str, ApiList] = {
     "leaks": ApiList(
         Queries.leaks,
-        {**dict.fromkeys(("kind", "name", "verdict", "worker", "queue", "search", "sort"), _text), **_SINCE},
+        {**dict.fromkeys(("kind", "name", "verdict", "worker", "queue", "search", "sort", "q"), _text), **_SINCE},
     ),
     "failures": ApiList(
         Queries.failures,
         {
             **dict.fromkeys(
-                ("kind", "name", "outcome", "fingerprint", "worker", "search", "task_id", "root_id"), _text
+                ("kind", "name", "outcome", "fingerprint", "worker", "search", "task_id", "root_id", "q"), _text
             ),
             **_SINCE,
             "until": _number,
@@ -56,17 +56,20 @@ LISTS: Mapping[str, ApiList] = {
         },
     ),
     "groups": ApiList(
-        Queries.groups, {**dict.fromkeys(("kind", "name", "outcome", "state", "search", "sort"), _text), **_SINCE}
+        Queries.groups,
+        {**dict.fromkeys(("kind", "name", "outcome", "state", "assigned_to", "search", "sort", "q"), _text), **_SINCE},
     ),
-    "runs": ApiList(Queries.runs, {**dict.fromkeys(("kind", "name", "why", "task_id", "root_id"), _text), **_SINCE}),
+    "runs": ApiList(
+        Queries.runs, {**dict.fromkeys(("kind", "name", "why", "task_id", "root_id", "q"), _text), **_SINCE}
+    ),
     "workers": ApiList(Queries.workers, dict(_SINCE)),
     "queues": ApiList(Queries.queue_views, dict(_SINCE)),
-    "alerts": ApiList(Queries.alerts, {"state": _text}),
+    "alerts": ApiList(Queries.alerts, {"state": _text, "q": _text}),
     "shells": ApiList(Queries.shells, {"failure": _text}),
 }
 
 #: Parameters with a different name in the query.
-_QUERY_NAMES = {"since": "since_s", "until": "until_s", "failure": "failure_id"}
+_QUERY_NAMES = {"since": "since_s", "until": "until_s", "failure": "failure_id", "q": "query"}
 
 
 def list_arguments(noun: str, given: Mapping[str, str]) -> dict[str, str | float | bool]:

@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from celery_trace.heap.evidence import without_keys
 from celery_trace.model import AlertView, FailureDetail, FailureGroup, FailureSummary, Leak, ShellView
+from celery_trace.model.triage import GroupDetail
 from flower_plugin.auth.roles import User, UserRole
 
-FailureRow = TypeVar("FailureRow", FailureSummary, FailureGroup)
+FailureRow = TypeVar("FailureRow", FailureSummary, FailureGroup, GroupDetail)
 
 #: Replaces exception messages, as they often contain values.
 HIDDEN = "(hidden: needs the role locals)"
@@ -34,6 +35,7 @@ def without_values(failure: FailureDetail) -> FailureDetail:
         heap=[],
         traceback_text="",
         returned="",
+        logs=None,
         task=failure.task and replace(failure.task, headers={}),
     )
 
@@ -41,6 +43,11 @@ def without_values(failure: FailureDetail) -> FailureDetail:
 def without_message(row: FailureRow) -> FailureRow:
     """A row of a list without its message."""
     return row if row.exception is None else replace(row, exception=replace(row.exception, message=HIDDEN))
+
+
+def without_comments(group: GroupDetail) -> GroupDetail:
+    """A group without its message and its comments, which may quote values."""
+    return replace(without_message(group), comments=())
 
 
 def without_data(leak: Leak) -> Leak:

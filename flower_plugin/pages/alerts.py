@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from celery_trace.alerting.rules import SEVERITIES, SHIPPED, Rule, configured, in_force, kind_of, sentence, written
-from celery_trace.model import AlertView
+from celery_trace.model import AlertView, Page
 from celery_trace.queries import Queries
 from celery_trace.settings import SettingError
 from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
+from flower_plugin.pages.searching import asked
 
 _ORDER = {"firing": 0, "pending": 1, "resolved": 2}
 STATES = ("firing", "pending", "resolved")
@@ -83,11 +85,17 @@ def rank(alert: AlertView) -> tuple[int, bool, float]:
     return (_ORDER.get(alert.state, 3), bool(alert.acknowledged_by), -(alert.fired_at or alert.since))
 
 
+def _of_state(queries: Queries, state: str, query: str) -> Page[AlertView]:
+    return queries.alerts(state=state, query=query, limit=200)
+
+
 def alerts(queries: Queries, visit: Visit) -> Context:
     """The context of the page."""
-    state = visit.word("state", STATES)
+    wanted = asked(visit, "alerts")
     # One query per state, so that 200 resolved alerts do not hide a firing one.
-    found = [alert for one in ((state,) if state else STATES) for alert in queries.alerts(state=one, limit=200).rows]
+    pages = [wanted.page(partial(_of_state, queries, one)) for one in STATES]
+    found = [alert for page in pages for alert in page.rows]
+    state = next((word for word in STATES if wanted.query == f"is:{word}"), "")
     rows = sorted(map(visit.alert, found), key=rank)
     stored, rules_error = queries.alert_rules(), ""
     try:
@@ -102,6 +110,11 @@ def alerts(queries: Queries, visit: Visit) -> Context:
     return {
         "rows": rows,
         "state": state,
+        "asked": wanted,
+        "views": queries.saved_views(visit.user.name, "alerts"),
+        "sort": "",
+        "sorts": (),
+        "filtered": bool(wanted.query),
         "states": STATES,
         "deliveries": deliveries,
         "about": about,

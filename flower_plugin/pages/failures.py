@@ -17,33 +17,49 @@ from celery_trace.model import (
     FailureSummary,
     FrameView,
     Line,
-    Outcome,
     Page,
 )
+from celery_trace.model.logs import LogLine
 from celery_trace.queries import Queries
 from celery_trace.queries.failures import SEARCHED_VALUES
-from celery_trace.queries.filters import FailureFilter, GroupFilter
 from celery_trace.reproduction.written import may_repeat
 from celery_trace.text.escape import escaped_lines
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.auth.values import without_values
-from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
+from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
+from flower_plugin.pages.searching import Asked, asked
 from flower_plugin.problems import NotFound
 from flower_plugin.rendering.source import SourceLine, source_lines
 
 MOST_ROWS = 100
 MOST_MEMBERS = 100
-GROUP_STATES = ("new", "ongoing", "regressed", "resolved")
+#: The orders of groups.
+SORTS = (("", "Last seen"), ("count", "Count"), ("first", "First seen"))
+#: For how long a group can be ignored: seconds and label.
+IGNORE_FOR = (
+    (3600, "1 hour"),
+    (86_400, "1 day"),
+    (7 * 86_400, "1 week"),
+    (30 * 86_400, "30 days"),
+    (365 * 86_400, "1 year"),
+)
 
 
 class ShownFrame(Struct, frozen=True, kw_only=True):
-    """A frame for the template. ``index`` is its number in the first exception, for the shell; -1 in others."""
+    """
+    A frame for the template.
+
+    Attributes:
+        index: Its number in the first exception, for the shell; -1 in others.
+        link: The address of its line in an editor or on a forge, or empty.
+    """
 
     index: int
     frame: FrameView
     file: str
     source: list[SourceLine]
     opened: bool
+    link: str
 
 
 class ShownLink(Struct, frozen=True, kw_only=True):
@@ -67,23 +83,13 @@ def exception_text(exception: ExceptionInfo | None, outcome: str) -> tuple[str, 
     }.get(str(outcome), (str(outcome).replace("_", " ").capitalize(), ""))
 
 
-def _search(visit: Visit) -> str:
-    """The search text; empty without the role ``locals``, as a search reads local variables."""
-    return visit.word("search") if visit.may(UserRole.LOCALS) else ""
-
-
-def _shared(
-    queries: Queries,
-    visit: Visit,
-    wanted: FailureFilter | GroupFilter,
-    page: Page[FailureSummary] | Page[FailureGroup],
-) -> Context:
+def _shared(queries: Queries, visit: Visit, wanted: Asked, page: Page[FailureSummary] | Page[FailureGroup]) -> Context:
     return {
         "rows": page.rows,
         "next": page.next,
-        "filtered": any(wanted.values()),
-        "ranges": RANGES,
-        "outcomes": list(Outcome),
+        "asked": wanted,
+        "views": queries.saved_views(visit.user.name, wanted.noun),
+        "filtered": bool(wanted.query),
         "exception_text": exception_text,
         "shows_values": visit.may(UserRole.LOCALS),
         "searched_values": SEARCHED_VALUES,
@@ -93,35 +99,26 @@ def _shared(
 
 def groups(queries: Queries, visit: Visit) -> Context:
     """Failure groups."""
-    wanted = GroupFilter(
-        kind=visit.word("kind"),
-        name=visit.word("name"),
-        outcome=visit.word("outcome", tuple(Outcome)),
-        state=visit.word("state", GROUP_STATES),
-        since_s=visit.since_s(),
-        search=_search(visit),
-    )
+    wanted = asked(visit, "groups", values=True)
     sort = visit.word("sort", ("count", "first"))
-    page = queries.groups(**wanted, sort=sort or None, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
-    return {**_shared(queries, visit, wanted, page), "sort": sort, "states": GROUP_STATES}
+    cursor = visit.word("cursor") or None
+    page = wanted.page(lambda query: queries.groups(query=query, sort=sort or None, limit=MOST_ROWS, cursor=cursor))
+    may_decide = visit.may(UserRole.LOCALS) and not visit.read_only
+    return {
+        **_shared(queries, visit, wanted, page),
+        "sort": sort,
+        "sorts": SORTS,
+        "may_decide": may_decide,
+        "ignore_for": IGNORE_FOR,
+    }
 
 
 def listing(queries: Queries, visit: Visit) -> Context:
     """All failures, newest first."""
-    wanted = FailureFilter(
-        kind=visit.word("kind"),
-        name=visit.word("name"),
-        outcome=visit.word("outcome", tuple(Outcome)),
-        fingerprint=visit.word("fingerprint"),
-        worker=visit.word("worker"),
-        since_s=visit.since_s(),
-        search=_search(visit),
-        task_id=visit.word("task_id"),
-        root_id=visit.word("root_id"),
-        live=visit.word("live") == "1" or None,
-    )
-    page = queries.failures(**wanted, limit=MOST_ROWS, cursor=visit.word("cursor") or None)
-    return _shared(queries, visit, wanted, page)
+    wanted = asked(visit, "failures", values=True)
+    cursor = visit.word("cursor") or None
+    page = wanted.page(lambda query: queries.failures(query=query, limit=MOST_ROWS, cursor=cursor))
+    return {**_shared(queries, visit, wanted, page), "sort": "", "sorts": ()}
 
 
 _LINK_TEXTS = {
@@ -131,7 +128,7 @@ _LINK_TEXTS = {
 }
 
 
-def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
+def shown_chain(detail: FailureDetail, visit: Visit, release: str = "") -> list[ShownLink]:
     """
     The exceptions of a failure with their frames, the raised one first.
 
@@ -142,7 +139,7 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
     sampled = detail.last_sample is not None
     links = []
     for number, link in enumerate(chain):
-        runs = in_groups(link.frames, visit, first=number == 0, sampled=sampled)
+        runs = in_groups(link.frames, visit, first=number == 0, sampled=sampled, release=release)
         # At a hard time limit the child gets a SystemExit. Its attributes don't belong to the exception in the title.
         other = number == 0 and detail.exception is not None and link.type != detail.exception.type
         shown_link = replace(link, attributes=[]) if other else link
@@ -151,7 +148,7 @@ def shown_chain(detail: FailureDetail, visit: Visit) -> list[ShownLink]:
 
 
 def in_groups(
-    frames: Sequence[FrameView], visit: Visit, *, first: bool, sampled: bool
+    frames: Sequence[FrameView], visit: Visit, *, first: bool, sampled: bool, release: str = ""
 ) -> list[tuple[bool, list[ShownFrame]]]:
     """
     Frames in groups of user code (True) and libraries (False), in their order.
@@ -159,12 +156,14 @@ def in_groups(
     Args:
         first: They are numbered, and the innermost frame of user code is expanded.
         sampled: They are of a sample, which marks all frames as user code.
+        release: That the process ran, for links to their lines.
     """
     ours = [frame.in_app and (not sampled or visit.paths.is_users(frame.file)) for frame in frames]
     opened = ours.index(True) if True in ours else 0
     groups: list[tuple[bool, list[ShownFrame]]] = []
     for index, (frame, in_app) in enumerate(zip(frames, ours, strict=True)):
-        shown = _shown_frame(frame, visit, index=index if first else -1, opened=first and index == opened)
+        is_opened = first and index == opened
+        shown = _shown_frame(frame, visit, index=index if first else -1, opened=is_opened, release=release)
         if groups and groups[-1][0] == in_app:
             groups[-1][1].append(shown)
         else:
@@ -180,7 +179,7 @@ def _only_link(detail: FailureDetail) -> ChainLink:
     )
 
 
-def _shown_frame(frame: FrameView, visit: Visit, *, index: int, opened: bool) -> ShownFrame:
+def _shown_frame(frame: FrameView, visit: Visit, *, index: int, opened: bool, release: str) -> ShownFrame:
     context = frame.context or ([(frame.line, frame.code)] if frame.code else [])
     return ShownFrame(
         index=index,
@@ -188,6 +187,7 @@ def _shown_frame(frame: FrameView, visit: Visit, *, index: int, opened: bool) ->
         file=visit.paths.short(frame.file),
         source=source_lines(context, frame.line, frame.columns),
         opened=opened,
+        link=visit.source_link(frame.file, frame.line, module=frame.module, release=release),
     )
 
 
@@ -210,6 +210,8 @@ def as_text(detail: FailureDetail) -> str:
             lines.extend(f"      {local.name} = {local.value}" for local in frame.locals if frame.in_app)
     if detail.traceback_text and not detail.frames:
         lines.append(detail.traceback_text)
+    if detail.logs is not None:
+        lines += ["", "Log records:", *(f"  {one.level} {one.logger}: {one.text}" for one in detail.logs.lines)]
     return escaped_lines("\n".join(lines))
 
 
@@ -318,6 +320,7 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
     if not shows_values:
         detail = without_values(detail)
     kind, message = exception_text(detail.exception, detail.outcome)
+    release = queries.release_of(detail.process)
     shell = visit.settings.shell
     may_shell = visit.may(UserRole.RECREATED) and shell != "off"
     shells = queries.shells(failure_id=identifier, limit=20).rows if shows_values else []
@@ -326,7 +329,8 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
         "failure": detail,
         "kind": kind,
         "message": message,
-        "chain": shown_chain(detail, visit),
+        "chain": shown_chain(detail, visit, release),
+        "log_lines": _log_lines(detail, visit, release),
         "heap": {"heap": detail.heap},
         "text": as_text(detail),
         "attempts": queries.attempts(detail.task_id),
@@ -336,6 +340,8 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
         "makes_test": shows_values and bool(detail.frames) and may_repeat(detail.kind, detail.outcome),
         "has_shell": may_shell and bool(detail.chain and any(link.frames for link in detail.chain)),
         "shells": shells,
+        "neighbours": queries.neighbours(detail),
+        "retried": queries.retried([identifier]).get(identifier),
         "request_rows": _request_rows(detail),
         "last_stack": _last_stack(detail, visit),
     }
@@ -350,6 +356,19 @@ def _last_stack(detail: FailureDetail, visit: Visit) -> list[tuple[Line, str]]:
     if [(line.file, line.line) for line in stack] == shown[: len(stack)]:
         return []
     return [(line, visit.paths.short(line.file)) for line in stack]
+
+
+def _log_lines(detail: FailureDetail, visit: Visit, release: str) -> list[tuple[LogLine, str, str]]:
+    """The run's log records, each with its place as text and the link to it."""
+    lines = detail.logs.lines if detail.logs is not None else []
+    return [
+        (
+            line,
+            f"{visit.paths.short(line.file)}:{line.line}" if line.file else "",
+            visit.source_link(line.file, line.line, release=release),
+        )
+        for line in lines
+    ]
 
 
 def _request_rows(detail: FailureDetail) -> list[tuple[str, list[tuple[str, str]]]]:

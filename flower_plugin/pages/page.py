@@ -14,6 +14,7 @@ from flower_plugin.auth.roles import User, UserRole
 from flower_plugin.auth.values import without_text
 from flower_plugin.context import MonitorStatus
 from flower_plugin.rendering.markup import Paths
+from flower_plugin.rendering.source import source_link
 
 Context = dict[str, object]
 
@@ -57,6 +58,23 @@ class Visit(Struct, frozen=True, kw_only=True):
         """Start of the chosen time range, seconds since the epoch, or None."""
         _, length_s = RANGES[self.word("range", tuple(RANGES), default)]
         return None if length_s is None else self.now_s - length_s
+
+    def source_link(self, file: str, line: int, *, module: str = "", release: str = "") -> str:
+        """
+        The address of a line by the setting ``trace_source_url``; empty if there is none.
+
+        Args:
+            module: Of the code, to find the file below the project of another host.
+            release: That the process ran.
+        """
+        template = self.settings.source_url
+        if not template:
+            return ""
+        path = self.paths.short(file) if self.paths.is_users(file, module) else ""
+        if path.startswith("/"):
+            below = module.replace(".", "/")
+            path = next((end for end in (f"{below}.py", f"{below}/__init__.py") if file.endswith(f"/{end}")), "")
+        return source_link(template, file, path, line, release)
 
     def may(self, role: UserRole) -> bool:
         """Whether the user has the role."""

@@ -10,6 +10,7 @@ from celery_trace.model import Histogram, Measure, Rollup, Run
 from celery_trace.queries import Queries
 from flower_plugin.pages.flames import chosen, flame
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
+from flower_plugin.pages.searching import asked
 from flower_plugin.problems import NotFound
 
 MOST_RUNS = 500
@@ -75,10 +76,18 @@ def scatter(runs: Sequence[Run]) -> dict[str, list[object]]:
 
 def names(queries: Queries, visit: Visit) -> Context:
     """All names, most runs first."""
-    search = visit.word("search").lower()
-    rows = [row for row in queries.names() if search in str(row[1]).lower()]
+    wanted = asked(visit, "names")
+    rows = [] if wanted.problem else queries.names(query=wanted.query)
     rows.sort(key=lambda row: -int(row[2]))
-    return {"rows": rows[:500], "more": max(0, len(rows) - 500), "filtered": bool(search)}
+    return {
+        "rows": rows[:500],
+        "more": max(0, len(rows) - 500),
+        "asked": wanted,
+        "views": queries.saved_views(visit.user.name, "names"),
+        "sort": "",
+        "sorts": (),
+        "filtered": bool(wanted.query),
+    }
 
 
 def runs(queries: Queries, visit: Visit, kind: str, name: str) -> Context:

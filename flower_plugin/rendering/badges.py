@@ -50,6 +50,7 @@ _STATES: Mapping[str, tuple[str, str, str]] = {
     "ongoing": ("ongoing", "muted", "Known and still occurring"),
     "resolved": ("resolved", "success", "Resolved and not seen since"),
     "regressed": ("regressed", "danger", "Seen again after it was resolved"),
+    "ignored": ("ignored", "muted", "Ignored until the time that a user has set"),
     "firing": ("firing", "danger", "Above the threshold for the required time"),
     "pending": ("pending", "warning", "Above the threshold, but not for the required time yet"),
     "live": ("live", "success", "The process still has the objects"),
@@ -141,6 +142,29 @@ def bars(trend: Sequence[tuple[float, int]], label: str, width: int = 110, heigh
     return (
         f'<svg class="tr-bars" role="img" aria-label="{show(text)}" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}">{rects}</svg>'
+    )
+
+
+def bar_plot(trend: Sequence[tuple[float, int]], label: str, moment: Callable[[float], str]) -> str:
+    """
+    Bars of counts per time slice over the whole width, oldest first, each with its time on hover.
+
+    Args:
+        trend: Begin of each slice, seconds since the epoch, and its count.
+        moment: A time as text.
+    """
+    most = max((count for _, count in trend), default=0)
+    bars_ = []
+    for index, (begin, count) in enumerate(trend):
+        height = max(2.0, count / most * 100) if count else 1.0
+        bars_.append(
+            f'<rect x="{index * 10 + 1}" y="{100 - height:.1f}" width="8" height="{height:.1f}"'
+            f"{'' if count else ' class=tr-zero'}><title>{show(moment(begin))}: {count:,}</title></rect>"
+        )
+    text = f"{label}: {sum(count for _, count in trend):,} in {len(trend)} intervals, at most {most:,} in one"
+    return (
+        f'<svg class="tr-bars tr-bar-plot" role="img" aria-label="{show(text)}" '
+        f'viewBox="0 0 {len(trend) * 10} 100" preserveAspectRatio="none">{"".join(bars_)}</svg>'
     )
 
 

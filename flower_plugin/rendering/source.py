@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
+from urllib.parse import quote
 
 from msgspec import Struct
 from pygments import highlight
@@ -80,3 +82,26 @@ def _marked(text: str, first: int, end: int) -> str:
 def one_line(code: str) -> str:
     """Markup: a single line of code."""
     return _lines(_clean(code.strip()))[0]
+
+
+def source_link(template: str, file: str, path: str, line: int, release: str) -> str:
+    """
+    The address of a line in an editor or on a forge; empty if it can't be made.
+
+    All values are escaped, so that a record can't change where the link goes.
+
+    Args:
+        template: The setting ``trace_source_url``.
+        file: The absolute file name, or one that the process knows.
+        path: The file below the project; empty if it is not the project's.
+        line: The line's number.
+        release: What was deployed, empty if that is not known.
+    """
+    values = {"file": file if file.startswith("/") else "", "path": path, "line": str(line), "release": release}
+    wanted = _PLACES.findall(template)
+    if not wanted or line < 1 or not all(values[name] for name in wanted):
+        return ""
+    return _PLACES.sub(lambda match: quote(values[match[1]], safe="/"), template)
+
+
+_PLACES = re.compile(r"\{(file|path|line|release)\}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from tornado.template import BaseLoader, Template
@@ -26,6 +27,7 @@ HELPERS = {
     "percent": format.percent,
     "number": format.count,
     "plural": format.plural,
+    "moment": partial(format.moment, utc=True),
     "data_block": markup.data_block,
     "badges": badges,
     "one_line": one_line,

@@ -38,8 +38,8 @@ SLOW_MS = 30_000
 WIDTHS = (390, 820, 1280, 1440)
 #: Pages of one thing, which a store without facts has none of.
 OF_ONE = (
-    "trace_run_in_progress", "trace_leak", "trace_failure", "trace_transcript", "trace_runs_of", "trace_profile",
-    "trace_workflow",
+    "trace_run_in_progress", "trace_leak", "trace_failure", "trace_failure_group", "trace_transcript", "trace_runs_of",
+    "trace_profile", "trace_workflow",
 )  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def addresses(application):
         "trace_run_in_progress": ("child-1", monitor_facts.RUNNING),
         "trace_leak": leaks[0].id if leaks else "none",
         "trace_failure": FAILURE,
+        "trace_failure_group": "group-0",
         "trace_transcript": "shell-1",
         "trace_runs_of": ("task", "shop.tasks.remember_order"),
         "trace_profile": monitor_facts.PROFILE,
@@ -491,8 +492,8 @@ def test_a_rule_is_changed_on_the_page_and_what_is_wrong_is_said_beside_it(full,
     expect(page.get_by_text("A process holds more than 3.0 GiB")).to_be_visible(timeout=20_000)
     expect(page.get_by_text("set here by admin")).to_be_visible()
     assert [rule.name for rule in in_force(None, app.context.queries.alert_rules())][-1] == "lost-2"
-    page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Restore configured rules").click()
+    page.get_by_role("dialog").get_by_role("button", name="Restore configured rules").click()
     expect(page.get_by_text("shipped defaults")).to_be_visible(timeout=20_000)
     assert app.context.queries.alert_rules() is None
 
@@ -501,15 +502,15 @@ def test_a_failure_is_found_by_the_value_of_a_local(full, page):
     base, app = full
     log_in(page, base, app)
     page.goto(f"{base}/trace/failures/all")
-    page.get_by_role("searchbox").fill("Email = ada@example")
-    page.get_by_role("button", name="Filter").click()
-    page.wait_for_url("**search=Email*")
+    page.get_by_role("combobox", name="Search").fill("Email=ada@example")
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_url("**q=Email*")
     expect(page.locator("tbody tr").first).to_be_visible(timeout=SLOW_MS)
     expect(page.locator(".tr-filter-note")).to_be_visible(timeout=SLOW_MS)
-    page.get_by_role("searchbox").fill("grace@example")
-    page.get_by_role("button", name="Filter").click()
-    page.wait_for_url("**search=grace*")
-    expect(page.get_by_text("No failures match this filter")).to_be_visible(timeout=SLOW_MS)
+    page.get_by_role("combobox", name="Search").fill("grace@example")
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_url("**q=grace*")
+    expect(page.get_by_text("No failures match this search")).to_be_visible(timeout=SLOW_MS)
 
 
 def test_an_outlier_is_opened_from_the_plot_and_closed_again(full, page):

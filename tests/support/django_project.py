@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 from typing import Any
 
 import django
@@ -131,6 +132,17 @@ class ClassView(View):
     def get(self, request: Any) -> HttpResponse:
         amount = 3
         raise KeyError(amount)
+
+
+def logs(request: Any) -> HttpResponse:
+    logging.getLogger("shop.views").warning("%s logs in with password=%s", "ada", "hunter2" * 2)
+    return HttpResponse(str(1 / 0))
+
+
+async def async_logs(request: Any) -> HttpResponse:
+    logging.getLogger("shop.views").warning("before")
+    await asyncio.gather(*(asyncio.to_thread(logging.getLogger("shop.views").warning, "in a thread") for _ in range(2)))
+    return HttpResponse(str(1 / 0))
 
 
 async def async_divide(request: Any) -> HttpResponse:
@@ -359,6 +371,8 @@ urlpatterns = [
     path("class/", ClassView.as_view()),
     path("async-divide/", async_divide),
     path("async-fine/", async_fine),
+    path("logs/", logs),
+    path("async-logs/", async_logs),
     path("not-found/", not_found),
     path("denied/", denied),
     path("bad-request/", bad_request),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 MODULE = '''
 import ctypes
+import logging
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ import time
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.utils.log import get_task_logger
 
 app = Celery("failing")
 app.conf.update(
@@ -52,6 +54,16 @@ def innermost(amount, password):
 @app.task
 def boom(amount, password):
     return innermost(amount, password)
+
+
+@app.task(bind=True, max_retries=1)
+def logs(self, password):
+    logging.getLogger("failing.orders").warning("attempt %d with %s", self.request.retries, password)
+    get_task_logger(__name__).error("attempt %d fails", self.request.retries)
+    try:
+        innermost(5, password)
+    except ValueError as error:
+        raise self.retry(exc=error, countdown=0)
 
 
 @app.task

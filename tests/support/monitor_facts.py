@@ -58,6 +58,7 @@ from celery_trace.model import (
     Window,
     failure_id,
 )
+from celery_trace.model.logs import LogLine, LogTail
 
 MIB = 1024 * 1024
 WORKER = "celery@web-1"
@@ -450,6 +451,26 @@ def time_profiles(now_s: float, hostile: bool = False) -> Iterator[TimeProfile]:
         )
 
 
+def logs(at_s: float, number: int, hostile: bool) -> LogTail:
+    """The last log records of a run."""
+    texts = (
+        "order 4711 of ada",
+        "asking the bank\nfor the second time",
+        "the bank did not answer within 2 s",
+        "giving up",
+    )
+    levels = ("INFO", "DEBUG", "WARNING", "ERROR")
+    lines = [
+        LogLine(
+            at_s=at_s - 3 + place * 0.7, level=level, logger=_hostile("shop.orders", place, hostile)[:200],
+            text=_hostile(text, number + place, hostile), file="/srv/shop/shop/tasks.py", line=31 + place,
+            cut=500 if place == 2 else 0,
+        )
+        for place, (level, text) in enumerate(zip(levels, texts, strict=True))
+    ]  # fmt: skip
+    return LogTail(lines, 12)
+
+
 def failures(now_s: float, hostile: bool = False, count: int = 40) -> Iterator[Failure]:
     """Failures of several kinds and groups."""
     for number in range(count):
@@ -502,6 +523,7 @@ def failures(now_s: float, hostile: bool = False, count: int = 40) -> Iterator[F
                 parent_id="" if number > 2 else ROOT if number == 0 else "6e1f9b3a-0000-4000-8000-000000000000",
             ),
             memory=MemoryState(rss_bytes=143 * MIB, uss_bytes=110 * MIB, threads=4, fds=19),
+            logs=logs(at_s, number, hostile) if number % 3 == 0 else None,
             **common,
         )
 

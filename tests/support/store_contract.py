@@ -44,6 +44,7 @@ from celery_trace.queries import Queries
 from celery_trace.settings import Settings
 from celery_trace.stores import Store, leak_rows, migration, open_store, rows, schema, sizes, tables
 from tests.support.paging_contract import the_pages_of_every_list_are_the_list
+from tests.support.search_contract import SEARCHES
 from tests.support.store_records import (
     NOW_S,
     failure,
@@ -57,6 +58,7 @@ from tests.support.store_records import (
     time_profile,
     window,
 )
+from tests.support.triage_contract import TRIAGE
 
 CONTRACT: list[Callable[[Store], None]] = []
 
@@ -67,6 +69,8 @@ def promise(function: Callable[[Store], None]) -> Callable[[Store], None]:
 
 
 promise(the_pages_of_every_list_are_the_list)
+for _further in (*TRIAGE, *SEARCHES):
+    promise(_further)
 
 
 def counted(store: Store) -> dict[str, int]:

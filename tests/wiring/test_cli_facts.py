@@ -462,3 +462,20 @@ def test_what_cannot_be_repeated_is_refused_with_the_reason(run: Run, filled: St
     [id] = [row["id"] for row in parsed(run("failures", "--format", "json", "--task-id", "t3"))["failures"]]
     assert "its process was killed" in run(command, id).stderr
     assert "There is no failure with the id nothing" in run(command, "nothing").stderr
+
+
+def test_failures_and_leaks_take_a_search(store: Store, run: Run) -> None:
+    store.write([make.failure("t1"), make.failure("t2", name="shop.send mail", fingerprint="fp2")])
+
+    def found(*words: str) -> list[str]:
+        return [row["task_id"] for row in json.loads(run("failures", "--format", "json", *words).output)["failures"]]
+
+    assert found("task:shop.charge") == ["t1"]
+    assert found("task:shop.send mail") == ["t2"]
+    assert sorted(found("no such card")) == ["t1", "t2"]
+    assert found("--", "-task:*charge") == ["t2"]
+    refused = run("failures", "tsak:x")
+    assert refused.exit_code == 1
+    assert "Did you mean task?" in refused.output
+    assert run("leaks", "task:shop.*").exit_code == 0
+    assert "Unknown qualifier" in run("leaks", "exception:x").output

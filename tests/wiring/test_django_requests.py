@@ -342,3 +342,31 @@ def test_a_failed_request_keeps_no_frame_alive(site, monkeypatch):
     (witness,) = project.witnesses
     assert witness() is None
     assert site.failure().name == "GET /witnessed/"
+
+
+def test_the_log_records_of_a_failed_request_are_its_own_and_redacted(site):
+    client = site.client()
+    client.get("/logs/")
+    client.get("/logs/")
+    client.get("/divide/")
+    first, second, other = site.failures()
+    for failure in (first, second):
+        (line,) = failure.logs.lines
+        assert (line.level, line.logger) == ("WARNING", "shop.views")
+        assert line.text == "ada logs in with password=[redacted]"
+        assert line.file.endswith("django_project.py")
+    assert other.logs is None
+    assert b"hunter2hunter2" not in site.bytes()
+
+
+def test_the_log_records_of_an_async_request_are_seen_in_its_threads_too(site):
+    import asyncio
+
+    asyncio.run(site.async_client().get("/async-logs/"))
+    assert [line.text for line in site.failure().logs.lines] == ["before", "in a thread", "in a thread"]
+
+
+def test_no_log_record_is_kept_where_that_is_off(site):
+    with override_settings(CELERY_TRACE_LOG_RECORDS=0):
+        site.client().get("/logs/")
+        assert site.failure().logs is None

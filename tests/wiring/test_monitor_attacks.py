@@ -15,6 +15,7 @@ import sqlite3
 import time
 from base64 import b64encode
 from contextlib import closing
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,8 +24,11 @@ from msgspec.structs import replace
 from tornado.web import create_signed_value
 
 from celery_trace.model import Kept, Node, failure_id
+from celery_trace.model.searches import SavedView
+from celery_trace.model.triage import Comment
 from celery_trace.settings import load
-from celery_trace.stores import open_store
+from celery_trace.stores import open_store, triage
+from flower_plugin import retries
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.context import static_version
 from tests.support import monitor_facts
@@ -45,13 +49,16 @@ READ = {
         /api/task/apply/x /api/task/async-apply/x /api/task/send-task/x /api/task/abort/x /api/task/timeout/x
         /api/task/rate-limit/x /api/task/revoke/x
         /trace /trace/ /trace/leaks /trace/leaks/x /trace/failures /trace/failures/all /trace/failures/x /trace/workers
+        /trace/failures/groups/x
         /trace/runs /trace/runs/task/x /trace/runs/request/x /trace/runs/block/x /trace/alerts /trace/statistics
         /trace/queues /trace/running /trace/running/x/x
         /trace/flame/task/x /trace/flame/request/x /trace/flame/block/x /trace/flame/process/x
         /trace/workflow/x /api/trace/workflows/x /trace/x /trace/live
         /api/trace /api/trace/ /api/trace/stats /api/trace/leaks /api/trace/failures /api/trace/groups /api/trace/runs
         /api/trace/workers /api/trace/alerts /api/trace/alerts/rules /api/trace/leaks/x /api/trace/failures/x
-        /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts /api/trace/queues
+        /api/trace/groups/x
+        /api/trace/alerts/x /api/trace/profiles/x /api/trace/forecasts /api/trace/queues /api/trace/suggestions
+        /api/trace/views
         /api/trace/running
     """,
     UserRole.LOCALS: """
@@ -64,6 +71,9 @@ READ = {
     UserRole.NOBODY: """
         /api/trace/alerts/test /api/trace/alerts/x/ack /api/trace/alerts/x/silence
         /api/trace/leaks/x/resolve /api/trace/groups/x/resolve /api/trace/failures/x/retry /api/trace/failures/x/drop
+        /api/trace/groups/x/reopen /api/trace/groups/x/assign /api/trace/groups/x/ignore /api/trace/groups/x/comments
+        /api/trace/comments/x/remove /api/trace/groups/x/retry /api/trace/groups/x/retry/stop
+        /api/trace/groups/resolve /api/trace/groups/ignore /api/trace/views/x/remove
         /api/trace/tasks/trace /api/trace/tasks/profile
     """,
 }
@@ -72,10 +82,13 @@ CHANGE = {
     UserRole.LOCALS: """
         /api/trace/alerts/test /api/trace/alerts/x/ack /api/trace/alerts/x/silence
         /api/trace/leaks/x/resolve /api/trace/groups/x/resolve
+        /api/trace/groups/x/reopen /api/trace/groups/x/assign /api/trace/groups/x/ignore /api/trace/groups/x/comments
+        /api/trace/comments/x/remove /api/trace/groups/resolve /api/trace/groups/ignore
+        /api/trace/views /api/trace/views/x/remove
     """,
     UserRole.LIVE: """
         /api/trace/alerts/rules /api/trace/failures/x/retry /api/trace/failures/x/drop
-        /api/trace/tasks/trace /api/trace/tasks/profile
+        /api/trace/tasks/trace /api/trace/tasks/profile /api/trace/groups/x/retry /api/trace/groups/x/retry/stop
         /api/worker/shutdown/x /api/worker/pool/restart/x /api/worker/pool/grow/x /api/worker/pool/shrink/x
         /api/worker/pool/autoscale/x /api/worker/queue/add-consumer/x /api/worker/queue/cancel-consumer/x
         /api/task/apply/x /api/task/async-apply/x /api/task/send-task/x /api/task/abort/x /api/task/timeout/x
@@ -501,20 +514,32 @@ def test_flowers_page_offers_no_button_that_would_be_refused(tmp_path, filled, e
 
 
 @pytest.mark.parametrize("read_only", [False, True], ids=["writable", "read-only"])
-def test_our_pages_offer_what_is_allowed_and_nothing_that_would_be_refused(tmp_path, filled, effects, read_only):
+def test_our_pages_offer_what_is_allowed_and_nothing_that_would_be_refused(
+    tmp_path, filled, effects, read_only, monkeypatch
+):
+    monkeypatch.setattr(retries, "PACE_S", 60.0)  # an order that goes on
     words = "leaks failures workers runs runs/task/shop.tasks.remember_order alerts profiles statistics"
     pages = ["/trace", f"/trace/failures/{FAILURE}", *(f"/trace/{word}" for word in words.split())]
+    pages += [*(f"/trace/failures/groups/group-{number}" for number in range(3)), "/trace/failures?q=is:open"]
     known = {address: re.compile(re.escape(address).replace("/x/", "/[^/]+/") + "$") for address in CHANGE_NEEDS}
     offered = {name: set() for name in PEOPLE if name != "stranger"}
     with serving(lambda: attacked(tmp_path, filled, read_only=read_only, prefix="")) as (base, app):
         row = app.context.queries.leaks(limit=1).rows[0]
+        store = app.context.store
+        store.resolve_group("group-1", "ada", time.time() + 1)
+        remark = Comment(id="c1", fingerprint="group-1", at=1.0, user="val", text="seen")
+        store.in_transaction(lambda connection: triage.comment(connection, remark))
+        for user in ("val", "liv"):
+            view = SavedView(id=user, user=user, noun="groups", title="mine", query="", at=1.0)
+            store.in_transaction(partial(triage.save_view, view=view))
+        app.context.retries.begin("group-2", ["gone", "gone too"], "ada")
         for name, found in offered.items():
             client = Client(base)
             client.log_in(f"{name}'s", name)
             for page in (*pages, f"/trace/leaks/{row.id}"):
                 answer = client.get(page)
                 assert answer.status == (403 if page == "/trace/profiles" and name == "lou" else 200), (name, page)
-                for address in re.findall(r'data-post="([^"]+)"', answer.text):
+                for address in re.findall(r'data-(?:post|save-view)="([^"]+)"', answer.text):
                     found.update(route for route, pattern in known.items() if pattern.match(address))
                     assert any(pattern.match(address) for pattern in known.values()), address
     for name, found in offered.items():

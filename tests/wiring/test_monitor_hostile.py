@@ -109,7 +109,8 @@ BODIES = [
 
 ORDERS = (
     "alerts/rules", "alerts/test", "alerts/alert-leak/silence", "failures/x/retry", "failures/x/drop", "tasks/trace",
-    "tasks/profile", "leaks/x/resolve", "groups/x/resolve",
+    "tasks/profile", "leaks/x/resolve", "groups/x/resolve", "groups/group-0/assign", "groups/group-0/ignore",
+    "groups/group-0/comments", "groups/x/retry", "groups/resolve", "groups/ignore", "views",
 )  # fmt: skip
 
 

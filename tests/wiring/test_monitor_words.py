@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from celery_trace.clock import FakeClock
 from celery_trace.model import Capture, Failure, Kind, Node, Outcome, TaskContext
-from flower_plugin.api.retry import CannotRetry, retry
 from flower_plugin.auth.gate import Hosts
 from flower_plugin.auth.login import LINK_LIFE_S, LoginSessions, OneTimeLinks
 from flower_plugin.incoming.broker import BrokerLink
@@ -18,6 +17,7 @@ from flower_plugin.pages.alerts import channel_name
 from flower_plugin.rendering import badges, markup
 from flower_plugin.rendering.markup import Paths
 from flower_plugin.rendering.source import source_lines
+from flower_plugin.retries import CannotRetry, retry
 from flower_plugin.web.login_pages import safe_target
 from tests.support.monitor_facts import HOSTILE
 

@@ -387,9 +387,34 @@ def test_groups_and_failures_are_filtered_by_the_address(queries, visit):
     assert failures.listing(queries, visit(search="CardDeclined"))["rows"]
 
 
-def test_a_search_of_who_may_not_see_values_reads_none(queries, visit):
-    everything = len(failures.listing(queries, visit(UserRole.LOOK))["rows"])
-    assert len(failures.listing(queries, visit(UserRole.LOOK, search="4242"))["rows"]) == everything
+@pytest.mark.parametrize("search", [{"search": "4242"}, {"q": "4242"}, {"q": "message:4242"}, {"q": "task:x amount=5"}])
+def test_a_search_of_who_may_not_see_values_reads_none(queries, visit, search):
+    for page in (failures.listing, failures.groups):
+        context = page(queries, visit(UserRole.LOOK, **search))
+        assert (context["rows"], "needs the role locals" in context["asked"].problem) == ([], True)
+        assert page(queries, visit(UserRole.LOCALS, **search))["asked"].problem == ""
+    assert failures.listing(queries, visit(UserRole.LOOK, q="exception:Zero*"))["rows"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "query"),
+    [
+        ({"name": "shop.tasks.charge", "outcome": "failed"}, "task:shop.tasks.charge outcome:failed"),
+        ({"fingerprint": "group-0", "worker": "celery@web-1", "live": "1"},
+         "worker:celery@web-1 group:group-0 is:live"),
+        ({"q": "since:1h", "range": "week"}, "since:1h since:7d"), ({"name": "GET /x"}, 'task:"GET /x"'),
+        ({"outcome": "nonsense", "state": "new"}, ""), ({"search": "no such card"}, '"no such card"'),
+    ],
+)  # fmt: skip
+def test_older_addresses_become_a_search_that_says_the_same(queries, visit, parameters, query):
+    asked = failures.listing(queries, visit(**parameters))["asked"]
+    assert (asked.query, asked.problem) == (query, "")
+
+
+def test_a_search_that_is_not_understood_is_explained_on_the_page(queries, visit):
+    for page in (failures.listing, failures.groups, runs.names, alerts.alerts):
+        context = page(queries, visit(q="nothing:x"))
+        assert (context["rows"], context["asked"].problem[:17]) == ([], "Unknown qualifier")
 
 
 def test_a_failure_shows_its_frames_with_the_users_own_one_open(queries, visit):

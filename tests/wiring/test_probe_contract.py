@@ -8,6 +8,7 @@ A new probe gets a ``Case`` in ``CASES``.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import threading
@@ -26,6 +27,7 @@ from celery_trace.process import blackbox
 from celery_trace.runtime import recorder as recorders
 from celery_trace.runtime.probes import PROBES
 from celery_trace.runtime.probes.heap_probe import HeapProbe
+from celery_trace.runtime.probes.log_probe import LogProbe
 from celery_trace.runtime.probes.memory_probe import MemoryProbe
 from celery_trace.runtime.probes.probe import Probe
 from celery_trace.runtime.probes.profile_probe import ProfileProbe
@@ -103,6 +105,16 @@ def _order_a_profile(recorder: Recorder) -> None:
     recorder.probe(ProfileProbe).arm("shop.pay", lambda: True, 600)
 
 
+def _find_the_run(recorder: Recorder) -> None:
+    recorder.probe(LogProbe).logs.find.append(lambda: ("id-1", 0))
+
+
+def _kept_a_log_record(process: Process) -> bool:
+    process.run(lambda: logging.getLogger("shop").critical("paid"))
+    logs = process.recorder.probe(LogProbe).logs
+    return bool(logs.of("id-1", 0).lines)
+
+
 def _a_collector_that_needs_the_right(recorder: Recorder) -> None:
     probe = recorder.probe(TracerProbe)
     write_status(recorder.settings.folder / STATUS_FILE, Status(pid=4711, started_at_s=0.0, transport="direct"))
@@ -117,6 +129,7 @@ GRANTED: list[int] = []
 CASES: dict[type[Probe], Case] = {
     StackProbe: Case(_sampled_a_stack, black_box=True),
     HeapProbe: Case(_sampled_the_heap, memory="auto"),
+    LogProbe: Case(_kept_a_log_record, order=_find_the_run),
     MemoryProbe: Case(lambda process: bool(process.records(Sample)), memory="rss"),
     ProfileProbe: Case(lambda process: process.probe.counters()["profile:taken"] == 1, order=_order_a_profile),
     TraceProbe: Case(
@@ -269,6 +282,7 @@ def test_a_probe_leaves_no_state_behind(kind: type[Probe], ends: str, tmp_path: 
     Process(kind, tmp_path / "trace").run()
     recorders.close()  # what is open once in each process, such as /proc/self/statm, is open now
     before, callbacks, thread_count = handles(), list(gc.callbacks), threading.active_count()
+    call_handlers = logging.Logger.callHandlers
     process = Process(kind, tmp_path / "trace")
     process.run()
     token = process.recorder.run_started(Kind.TASK, "shop.pay", "id-2") if ends == "in a run" else None
@@ -279,5 +293,6 @@ def test_a_probe_leaves_no_state_behind(kind: type[Probe], ends: str, tmp_path: 
     assert gc.callbacks == callbacks
     assert threading.active_count() == thread_count
     assert not tracemalloc.is_tracing()
+    assert logging.Logger.callHandlers is call_handlers
     assert [path.name for path in (tmp_path / "trace").rglob("*") if path.suffix in {".box", ".lock"}] == []
     assert not own_errors

@@ -75,6 +75,7 @@ def test_each_failure_that_a_child_sees_is_one_record_with_frames(
         )
     }  # fmt: skip
     ids["boom"] = send("boom", 5, "hunter2")
+    ids["logs"] = send("logs", "hunter2")
     ids["two"] = send("two", 1, 2, 3)
     ids["nothing"] = send("nothing", 1, key="value")
 
@@ -95,6 +96,15 @@ def test_each_failure_that_a_child_sees_is_one_record_with_frames(
     assert boom.memory.rss_bytes > 1_000_000
 
     assert failure("two", "failed").exception.type == "TypeError"
+
+    assert boom.logs is None
+    for attempt, outcome in enumerate(("retried", "failed")):
+        logged = failure("logs", outcome, attempt).logs.lines
+        assert [(line.level, line.logger, line.text) for line in logged] == [
+            ("WARNING", "failing.orders", f"attempt {attempt} with [redacted]"),
+            ("ERROR", "failing", f"attempt {attempt} fails"),
+        ]
+        assert logged[0].file.endswith("failing.py")
 
     soft = failure("soft", "time_limit")
     assert soft.exception.type == "SoftTimeLimitExceeded"
@@ -139,7 +149,7 @@ def test_each_failure_that_a_child_sees_is_one_record_with_frames(
     assert [arg.value for arg in nothing.args] == ["1"]
     assert [(word.name, word.value) for word in nothing.kwargs] == [("key", "'value'")]
 
-    assert len(records.queries.failures().rows) == len(ids) + 1, "one each, and one more for the second try"
+    assert len(records.queries.failures().rows) == len(ids) + 2, "one each, and one more for each second try"
     worker.stop()
     assert b"hunter2" not in everything_written(trace_dir)
 

@@ -81,6 +81,7 @@ def failure(found: FailureDetail, style: Style, workflow: Timeline | None = None
         *_arguments(found),
         *_exceptions(found, style),
         *_last_sample(found, style),
+        *_log_records(found),
         *_rest(found),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -174,6 +175,18 @@ def _last_sample(found: FailureDetail, style: Style) -> Iterator[str]:
     else:
         yield f"Last sample, {duration(sample.age_s)} before its end, innermost first"
     yield from stack(sample.stack, style)
+
+
+def _log_records(found: FailureDetail) -> Iterator[str]:
+    if found.logs is None:
+        return
+    earlier = f", {found.logs.left_out} earlier ones left out" if found.logs.left_out else ""
+    yield from ("", f"Log records, the last {len(found.logs.lines)}{earlier}")
+    for line in found.logs.lines:
+        ago = duration(max(0.0, found.at - line.at_s))
+        text = "\n    ".join(escaped_lines(line.text).splitlines() or [""])
+        cut = f" … {line.cut} cut" if line.cut else ""
+        yield f"  -{ago} {escaped(line.level)} {escaped(line.logger)}: {text}{cut}"
 
 
 def _rest(found: FailureDetail) -> Iterator[str]:

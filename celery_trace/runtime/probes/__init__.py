@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from celery_trace.runtime.probes.heap_probe import HeapProbe
+from celery_trace.runtime.probes.log_probe import LogProbe
 from celery_trace.runtime.probes.memory_probe import MemoryProbe
 from celery_trace.runtime.probes.probe import Probe
 from celery_trace.runtime.probes.profile_probe import ProfileProbe
@@ -17,4 +18,12 @@ from celery_trace.runtime.probes.trace_probe import TraceProbe
 from celery_trace.runtime.probes.tracer_probe import TracerProbe
 
 #: All probes. They start in this order, and a run is offered to them in this order.
-PROBES: Final[tuple[type[Probe], ...]] = (StackProbe, HeapProbe, MemoryProbe, ProfileProbe, TraceProbe, TracerProbe)
+PROBES: Final[tuple[type[Probe], ...]] = (
+    StackProbe,
+    HeapProbe,
+    MemoryProbe,
+    ProfileProbe,
+    TraceProbe,
+    LogProbe,
+    TracerProbe,
+)

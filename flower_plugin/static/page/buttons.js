@@ -1,7 +1,9 @@
 // Buttons that copy, and buttons that send requests to the monitor.
 import {copy} from "./clipboard.js";
+import {ask} from "./dialog.js";
 import {refresh} from "./refresh.js";
 import {post} from "./requests.js";
+import {bodyOfButton} from "./selection.js";
 import {toast} from "./toasts.js";
 import {tracing} from "./tracing.js";
 
@@ -24,7 +26,7 @@ export function outcome(value, done) {
 }
 
 async function order(button) {
-    const value = await post(button.dataset.post, button.dataset.body, button.controller.signal);
+    const value = await post(button.dataset.post, bodyOfButton(button), button.controller.signal);
     const {text, bad} = outcome(value, button.dataset.done);
     toast(text, bad);
     if (button.dataset.lasts && value.workers?.length !== 0) {
@@ -37,7 +39,8 @@ async function order(button) {
 // A second click cancels a pending request.
 async function orderOnce(button) {
     if (button.controller) { button.controller.abort(); return; }
-    if (button.dataset.ask && !window.confirm(button.dataset.ask)) { return; }
+    const {ask: question, action} = button.dataset;
+    if (question && !await ask(question, action || button.textContent.trim().replace(/\s+/g, " "))) { return; }
     const label = button.textContent;
     button.controller = new AbortController();
     button.setAttribute("aria-busy", "true");

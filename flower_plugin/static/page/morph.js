@@ -33,10 +33,10 @@ function isDrawing(old, fresh) {
     return old instanceof Element && old.matches("[data-source]") && fresh.dataset?.source === old.dataset.source;
 }
 
-// Attributes of user state: open details, and the selected series.
-function isUserState(name, node) {
-    return (name === "open" && node.matches("details")) || (name === "aria-pressed" && node.matches("[data-series]"));
-}
+// By attribute of user state: open details, the selected series, selected rows.
+const USER_STATE = {open: "details", "aria-pressed": "[data-series]", checked: "[data-pick], [data-pick-all]"};
+
+function isUserState(name, node) { return Object.hasOwn(USER_STATE, name) && node.matches(USER_STATE[name]); }
 
 /**
  * Make an element equal to a new version.
