@@ -62,7 +62,13 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # `make fallback` runs some tests as where no extension module can be built.
 if os.environ.get("TESTS_WITHOUT_EXTENSION"):
-    for module in ("heap._sampler", "heap._referrers", "process._open_runs", "process._thread_state", "runtime._messages"):
+    for module in (
+        "heap._sampler",
+        "heap._referrers",
+        "process._open_runs",
+        "process._thread_state",
+        "runtime._messages",
+    ):
         sys.modules[f"celery_trace.{module}"] = None  # type: ignore[assignment]
 
 

@@ -21,12 +21,13 @@ from celery_trace.cli.context import (
     user,
 )
 from celery_trace.cli.renderers import alerts as alert_text
+from celery_trace.cli.renderers import attempts as attempt_text
 from celery_trace.cli.renderers import failures as failure_text
 from celery_trace.cli.renderers import leaks as leak_text
 from celery_trace.cli.renderers import shells as shell_text
 from celery_trace.cli.renderers import workers as worker_text
 from celery_trace.cli.renderers.style import Style
-from celery_trace.model import Outcome, Verdict
+from celery_trace.model import FailureDetail, Outcome, Verdict
 
 if TYPE_CHECKING:
     from celery_trace.queries.filters import FailureFilter, LeakFilter
@@ -79,7 +80,11 @@ def workers(context: CommandContext, since_s: float | None, limit: int, cursor: 
 @command
 @click.argument("id")
 def show(context: CommandContext, id: str) -> None:
-    """Show a leak, failure, alert or shell session by its id."""
+    """
+    Show a leak, failure, alert or shell session by its id.
+
+    A failure is shown with all attempts of its task; with a task's id, only these are.
+    """
 
     def is_shown(read: Callable[[str], T | None], text: Callable[[T, Style], str]) -> bool:
         found = read(id)
@@ -89,14 +94,22 @@ def show(context: CommandContext, id: str) -> None:
         return True
 
     with context.store() as (_, queries):
+
+        def failed(found: FailureDetail, style: Style) -> str:
+            return failure_text.failure(found, style) + attempt_text.attempts(queries.attempts(found.task_id), style)
+
         if (
-            is_shown(queries.failure, failure_text.failure)
+            is_shown(queries.failure, failed)
             or is_shown(queries.leak, leak_text.leak)
             or is_shown(queries.alert, lambda alert, style: alert_text.alerts([alert], style))
             or is_shown(queries.shell, shell_text.shell)
         ):
             return
-    raise unknown(id, "leak, failure, alert or shell session")
+        attempts = queries.attempts(id)
+    if attempts:
+        context.show(attempt_text.attempts(attempts, context.style, least=1), {"attempts": attempts})
+        return
+    raise unknown(id, "leak, failure, alert, shell session or task with attempts")
 
 
 @command

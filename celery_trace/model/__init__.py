@@ -18,6 +18,7 @@ from celery_trace.model.capture import (
     TaskContext,
     Variable,
 )
+from celery_trace.model.chords import UNLOCK, Chord, ChordCount
 from celery_trace.model.flow import (
     Ahead,
     Consuming,
@@ -113,6 +114,7 @@ __all__ = [
     "SNAPSHOT_AGAIN_S",
     "SNAPSHOT_VALID_S",
     "TIMES",
+    "UNLOCK",
     "UNSEEN",
     "Ahead",
     "AlertView",
@@ -121,6 +123,8 @@ __all__ = [
     "Capture",
     "CapturedException",
     "ChainLink",
+    "Chord",
+    "ChordCount",
     "Consuming",
     "Delivery",
     "EntryGrowth",

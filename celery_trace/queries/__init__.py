@@ -6,6 +6,7 @@ All block, are thread-safe, and raise :class:`~celery_trace.stores.StoreUnavaila
 :class:`BadCursor`.
 """
 
+from celery_trace.queries.attempts import AttemptQueries
 from celery_trace.queries.cursors import BadCursor
 from celery_trace.queries.failures import FailureQueries
 from celery_trace.queries.flow import FlowQueries
@@ -28,6 +29,7 @@ class Queries(
     FlowQueries,
     MonitoringQueries,
     WorkflowQueries,
+    AttemptQueries,
 ):
     """Reads one store: ``Queries(store)``."""
 

@@ -116,7 +116,9 @@ class QuickMessages(Protocol):
     #: Whether a message need not wake the ticker.
     on: bool
 
-    def learn(self, consumer: object, tags: object, tag_count: int, route: tuple[object, ...], counts: FlowCounts) -> None:
+    def learn(
+        self, consumer: object, tags: object, tag_count: int, route: tuple[object, ...], counts: FlowCounts
+    ) -> None:
         """
         Remember where messages are counted that come this way.
 

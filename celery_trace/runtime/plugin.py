@@ -366,7 +366,9 @@ class CeleryTrace:
                 if self._uninstall_tracers is not None:
                     self._connection.drop("task_prerun", "task_postrun")
                     if self._traced is not None:
-                        self._traced.recorder.probe(HeapProbe).stop_at(*loops.of_a_child(self.app))
+                        around = loops.around_runs(self.app)
+                        self._traced.recorder.probe(HeapProbe).stop_at(*around, *loops.between_runs())
+                        self._traced.recorder.probe(StackProbe).stop_at(around)
 
     def on_worker_process_shutdown(self, **_: object) -> None:
         """A pool process ends normally."""

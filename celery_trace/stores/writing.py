@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from celery_trace.model import (
     AnyRecord,
     AuditEntry,
+    Chord,
     Consuming,
     Failure,
     Flow,
@@ -99,6 +100,7 @@ def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float)
         (MessageStart, batch.starts),
         (Schedule, batch.schedules),
         (RunningSnapshot, batch.running),
+        (Chord, batch.chords),
     ):
         given = by_type.get(kind)
         if not given:
@@ -331,6 +333,9 @@ class _Batch:
 
     def running(self, given: list[RunningSnapshot]) -> int:
         return self._latest(rows_of.RUNNING, tables.running, given, "at_s")
+
+    def chords(self, given: list[Chord]) -> int:
+        return self._latest(rows_of.CHORDS, tables.chords, given, "at_s")
 
     def flows(self, given: list[Flow]) -> int:
         return self._latest(rows_of.FLOWS, tables.flows, given, "seq")

@@ -404,7 +404,9 @@ def test_a_usual_message_needs_no_python_until_the_consumers_queues_change(monke
     queue_of = worker.messages._queue_of
     monkeypatch.setattr(worker.messages, "_queue_of", lambda *given: in_python.append("queue") or queue_of(*given))
     started = worker.flow.started
-    monkeypatch.setattr(worker.flow, "started", lambda *given, **named: in_python.append("start") or started(*given, **named))
+    monkeypatch.setattr(
+        worker.flow, "started", lambda *given, **named: in_python.append("start") or started(*given, **named)
+    )
     for number in range(3):
         worker.run(FakeRequest(f"t{number}"))
     assert in_python == ["queue", "start"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from celery_trace.cli.renderers.attempts import by_task
 from celery_trace.cli.renderers.leaks import stack
 from celery_trace.cli.renderers.style import Style
 from celery_trace.cli.renderers.tables import TableColumn, fact, shortened, state, table
@@ -18,21 +19,21 @@ _MOST_VALUE = 160
 
 
 def failures(rows: Iterable[FailureSummary], style: Style) -> str:
-    """Failed runs, one per line."""
+    """Failed runs, one line for each task."""
     return table(
         [
             TableColumn("AT", right=True), TableColumn("OUTCOME"), TableColumn("NAME", elastic=True),
-            TableColumn("EXCEPTION", elastic=True),
+            TableColumn("EXCEPTION", elastic=True), TableColumn("ATTEMPTS", elastic=True, spare=True),
             TableColumn("COUNT", right=True, spare=True), TableColumn("WORKER", elastic=True, spare=True),
             TableColumn("LIVE", spare=True), TableColumn("ID", whole=True),
         ],
         (
             [
                 style.ago(failure.at), state(failure.outcome), f"{failure.kind} {failure.name}", _what(failure),
-                failure.count, f"{failure.worker or failure.hostname} ({failure.pid})",
+                tries or NONE, failure.count, f"{failure.worker or failure.hostname} ({failure.pid})",
                 ("live", "green") if failure.live else "", failure.id,
             ]
-            for failure in rows
+            for failure, tries in by_task(rows)
         ),
         style,
         "No failures.",

@@ -1,0 +1,5 @@
+from django_bridge.store_migrations import StoreMigration
+
+
+class Migration(StoreMigration):
+    after = "0011_running"
