@@ -16,13 +16,16 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system node demo test versions fallback lint types bench check clean constraints
+.PHONY: help setup system node demo pictures test versions fallback lint types bench check clean constraints
 
 help: ## List these commands
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { gsub(/\$$\(VENV\)/, "$(VENV)"); printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DEMO_VENV)/.installed ## Worker, monitor, Django site and traffic on this machine; CHECK=1 checks it unattended
 	@PYTHONPATH=examples exec $(DEMO_VENV)/bin/python -m demo $(if $(filter-out 0,$(CHECK)),--check) $(ARGS)
+
+pictures: setup ## Make the pictures of README.md anew, from a demo that runs for them (with Chromium)
+	@PYTHONPATH=examples $(BIN)/python -m demo.pictures docs/pictures
 
 test: setup system node ## All tests; TIERS="unit wiring" selects, ARGS="-k name" goes to pytest, JOBS=1
 	$(BIN)/python -m pytest -rsx $(SIDE_BY_SIDE) $(addprefix tests/,$(TIERS)) $(ARGS)

@@ -184,11 +184,15 @@ def big_heap(figures: dict[str, Any]) -> Section:
 
 def main_process(figures: dict[str, Any]) -> Section:
     """A leak in the worker's main process."""
+    row, line = figures.get("row"), figures["line"]
+    right = row is not None and row["holder"].endswith("seen") and not figures["strangers"]
+    found = f"`{row['holder'] or 'no holder'}` after {line['seconds']:.0f} s" if row and line else "no row of its line"
     return Section(
         "A leak in the main process",
-        "A receiver of `task_received` keeps four kilobytes for each of 20 messages a second.",
+        "A receiver of `task_received` keeps four kilobytes for each of 20 messages a second. It is called a leak "
+        "after five minutes.",
         [_named({"4 KB a message": figures})],
-        [_reach("a leak in the main process", "line and holder", figures, "seen")],
+        [Reach("a leak in the main process", "line and holder", found, right)],
     )
 
 

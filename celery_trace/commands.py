@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 #: The subcommands of ``trace``, in the order of the help.
 SUBCOMMANDS = (
-    "leaks", "failures", "show", "shell", "alerts", "workers", "running", "top", "queues", "diagnose", "flame",
-    "profile", "make-test", "replay", "prune", "export", "collect", "doctor",
+    "leaks", "failures", "show", "shell", "alerts", "workers", "running", "top", "queues", "timeline", "diagnose",
+    "flame", "profile", "make-test", "replay", "prune", "export", "collect", "doctor",
 )  # fmt: skip
 
 

@@ -18,8 +18,6 @@ SAMPLE_CHANGE: Final = 0.01
 ROLLUP_S: Final = 300
 #: Two samples further apart than this have a gap between them: the process was gone or not measured, seconds.
 SAMPLE_GAP_S: Final = SAMPLE_IDLE_S + 100.0
-#: Samples no further apart than this are drawn as one line; between others there may be gaps, seconds.
-SAMPLES_IN_A_ROW_S: Final = 3 * SAMPLE_S
 #: Heap profiles are written so long after the start, and no more often than this, seconds.
 PROFILE_FIRST_S: Final = 60.0
 PROFILE_S: Final = 300.0

@@ -7,6 +7,7 @@ A command that loops must not block the event loop of a green worker, so ours ru
 from __future__ import annotations
 
 import _thread
+import contextlib
 import sys
 import threading
 from collections.abc import Callable
@@ -56,6 +57,43 @@ def rlock() -> Lock:
     made = _original("RLock")
     result: Lock = (made or threading.RLock)()
     return result
+
+
+class WakeUp:
+    """Wakes up one thread of the system, from any thread or greenlet."""
+
+    def __init__(self) -> None:
+        self._lock = lock()
+        self._lock.acquire()
+        self._set = False
+
+    def is_set(self) -> bool:
+        """Whether it was set since it was cleared."""
+        return self._set
+
+    def set(self) -> None:
+        """End the wait."""
+        self._set = True
+        with contextlib.suppress(RuntimeError):  # it is free already
+            self._lock.release()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it is set, for at most so many seconds."""
+        self._lock.acquire(True, timeout_s)
+
+    def clear(self) -> None:
+        """Before the next wait."""
+        self._set = False
+
+
+def shares_locks() -> bool:
+    """
+    Whether a thread of the system may take the same locks as greenlets, such as those of `logging`.
+
+    Eventlet's may not be shared: a greenlet that waits for one never wakes up.
+    """
+    eventlet = sys.modules.get("eventlet.patcher")
+    return eventlet is None or not eventlet.is_monkey_patched("thread")
 
 
 def are_patched() -> bool:

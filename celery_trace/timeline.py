@@ -8,7 +8,6 @@ only some: sampled ones, outliers and failures. So each row names what is unknow
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +17,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from celery_trace.intervals import SAMPLE_S
-from celery_trace.model import FailureDetail, FailureSummary, Kind, Node, Outcome, Run, Sample
-from celery_trace.model.timelines import ChordFacts, ChordMember, Span, TaskEvents, Timeline, TimelineRow, WaitingChord
+from celery_trace.model import UNLOCK, Chord, FailureSummary, Kind, Outcome, Run, Sample
+from celery_trace.model.timelines import ChordMember, Span, TaskEvents, Timeline, TimelineRow, WaitingChord
 
 #: Rows of a timeline; the others are counted.
 MOST_ROWS = 300
@@ -30,10 +29,6 @@ MOST_SPANS = 20
 #: Levels by which a page indents; deeper rows have this depth.
 MOST_DEPTH = 100
 
-#: Celery's task that waits for the members of a chord, for result backends that can't count them.
-UNLOCK = "celery.chord_unlock"
-
-_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _OUTCOMES: Mapping[str, str] = {
     "PENDING": "waiting", "RECEIVED": "waiting", "STARTED": "running", "SUCCESS": "succeeded", "FAILURE": "failed",
@@ -41,6 +36,7 @@ _OUTCOMES: Mapping[str, str] = {
 }  # fmt: skip
 #: Outcomes after which no result will come.
 _ENDED_BADLY = frozenset(str(one) for one in Outcome) - {"retried"}
+_FAILED = frozenset({"failed", "time_limit", "lost", "internal_error"})
 #: The rows that are left out first if there are too many.
 _LEAST = ("succeeded", "unknown")
 
@@ -72,7 +68,7 @@ def build(
     runs: Iterable[Run] = (),
     failures: Iterable[FailureSummary] = (),
     samples: Iterable[Sample] = (),
-    chords: Sequence[ChordFacts] = (),
+    chords: Iterable[Chord] = (),
     now_s: float,
     first: str = "",
     most: int = MOST_ROWS,
@@ -85,7 +81,7 @@ def build(
         root_id: The id that was asked for.
         events, runs, failures: In any order; the records of one id become one row.
         samples: Of the processes of the runs, oldest first.
-        chords: From :func:`chord_of`.
+        chords: As recorded, in any order.
         now_s: The reader's clock, seconds since the epoch.
         first: The id of the first row, if it is not ``root_id``: the request that sent the tasks.
         most: Maximum number of rows. Those that have succeeded are left out first.
@@ -117,6 +113,48 @@ def build(
         chords=_chords(chords, rows),
         incomplete=incomplete,
     )
+
+
+# --- bars -----------------------------------------------------------------------------------------------
+
+
+class Bar(Struct, frozen=True):
+    """
+    A span as it is drawn.
+
+    ``kind`` is ``waiting``, ``running``, ``retried`` (an earlier try was, whatever the outcome of the last) or
+    ``failed``. ``begins`` and ``ends`` are shares of the timeline's length.
+    """
+
+    kind: str
+    begins: float
+    ends: float
+
+
+def bars(found: Timeline, row: TimelineRow, now_s: float) -> list[Bar]:
+    """The spans of a row of which a time is known."""
+    begins_s = now_s if found.begins_at is None else found.begins_at
+    length_s = max((now_s if found.ends_at is None else found.ends_at) - begins_s, 0.001)
+    made = []
+    for span in row.spans:
+        known = [at_s for at_s in (span.starts_at, ends_of(span, row, now_s)) if at_s is not None]
+        if known:
+            begins, ends = ((at_s - begins_s) / length_s for at_s in (min(known), max(known)))
+            made.append(Bar(_kind(span, row), begins, ends))
+    return made
+
+
+def ends_of(span: Span, row: TimelineRow, now_s: float) -> float | None:
+    """The end of a span; now if it goes on, None if it is unknown."""
+    return now_s if span.ends_at is None and row.outcome == span.kind else span.ends_at
+
+
+def _kind(span: Span, row: TimelineRow) -> str:
+    if span.kind == "waiting":
+        return "waiting"
+    if span is not row.spans[-1] or row.outcome == "retried":
+        return "retried"
+    return "failed" if row.outcome in _FAILED else "running"
 
 
 # --- the facts of one id --------------------------------------------------------------------------------
@@ -381,89 +419,51 @@ def _selected(rows: Sequence[TimelineRow], most: int) -> list[TimelineRow]:
 # --- chords ---------------------------------------------------------------------------------------------
 
 
-def chord_of(unlock: FailureDetail) -> ChordFacts:
-    """
-    The chord of an unlock task, from the arguments of a retry.
-
-    Celery's events are of no use: they shorten nested values, so the ids of the members are missing.
-    """
-    heap = unlock.heap
-    body = next((one.ref for one in (*unlock.args[1:2], *unlock.kwargs) if one.name in {"1", "callback"}), -1)
-    result = next((one.ref for one in unlock.kwargs if one.name == "result"), -1)
-    members, complete = _ids_below(heap, result)
-    return ChordFacts(
-        unlock=unlock.task_id,
-        body=_text_at(heap, _item(heap, body, "task")),
-        body_id=_text_at(heap, _item(heap, _item(heap, body, "options"), "task_id")),
-        members=members,
-        complete=complete,
-    )
+def _together_by_group(chords: Iterable[Chord]) -> list[Chord]:
+    """One of each group: that of its unlock task, which knows all members, or else the known members together."""
+    found: dict[str, Chord] = {}
+    for chord in sorted(chords, key=lambda chord: chord.at_s):
+        known = found.get(chord.group)
+        if known is None or (chord.unlock and not known.unlock):
+            found[chord.group] = chord
+        elif not known.unlock:
+            members = list(dict.fromkeys([*known.members, *chord.members]))
+            found[chord.group] = replace(known, members=members)
+    return list(found.values())
 
 
-def _node(heap: Sequence[Node], ref: int) -> Node | None:
-    return heap[ref] if 0 <= ref < len(heap) else None
-
-
-def _text_at(heap: Sequence[Node], ref: int) -> str:
-    node = _node(heap, ref)
-    return node.value[:200] if node is not None and node.kind == "plain" and isinstance(node.value, str) else ""
-
-
-def _item(heap: Sequence[Node], ref: int, key: str) -> int:
-    """The value of a key of a captured dictionary; its items are keys and values in turn."""
-    node = _node(heap, ref)
-    if node is None or node.kind != "dict":
-        return -1
-    pairs = zip(node.items[::2], node.items[1::2], strict=False)
-    return next((value for name, value in pairs if _text_at(heap, name) == key), -1)
-
-
-def _ids_below(heap: Sequence[Node], ref: int) -> tuple[list[str], bool]:
-    """All ids of tasks in a captured value, and whether none was cut."""
-    ids: dict[str, None] = {}
-    seen: set[int] = set()
-    waiting, complete = [ref], True
-    while waiting:
-        ref = waiting.pop()
-        node = _node(heap, ref)
-        if ref in seen:
-            continue
-        seen.add(ref)
-        if node is None or node.cut or node.kind == "absent":
-            complete = False
-        if node is not None:
-            waiting.extend(reversed(node.items))
-            if _ID.fullmatch(text := _text_at(heap, ref)):
-                ids[text] = None
-    return list(ids), complete and bool(ids)
-
-
-def _chords(facts: Sequence[ChordFacts], rows: Mapping[str, TimelineRow]) -> list[WaitingChord]:
+def _chords(chords: Iterable[Chord], rows: Mapping[str, TimelineRow]) -> list[WaitingChord]:
     """The chords with a body that has not started."""
-    known = {one.unlock: one for one in facts}
-    unlocks = [row.id for row in rows.values() if row.name == UNLOCK]
-    chords = [_chord(known.get(id, ChordFacts(unlock=id)), rows) for id in unlocks]
-    return [chord for chord in chords if chord is not None]
+    known = _together_by_group(chords)
+    unlocks = {chord.unlock for chord in known}
+    known += [
+        Chord(group="", unlock=row.id, at_s=0.0)
+        for row in rows.values()
+        if row.name == UNLOCK and row.id not in unlocks
+    ]
+    found = [_chord(chord, rows) for chord in known]
+    return [chord for chord in found if chord is not None]
 
 
-def _chord(facts: ChordFacts, rows: Mapping[str, TimelineRow]) -> WaitingChord | None:
+def _chord(chord: Chord, rows: Mapping[str, TimelineRow]) -> WaitingChord | None:
     """
     A chord that waits; None if its body has been sent.
 
     If a member fails, the unlock task succeeds, and the body gets its error without being sent.
     """
-    if facts.body_id in rows and rows[facts.body_id].outcome != "unknown":
+    if chord.body_id in rows and rows[chord.body_id].outcome != "unknown":
         return None
-    members = [rows.get(id, TimelineRow(id=id)) for id in facts.members]
+    members = [rows.get(id, TimelineRow(id=id)) for id in chord.members]
     missing = [row for row in members if row.outcome != "succeeded"]
     blocked = any(row.outcome in _ENDED_BADLY for row in missing)
-    if rows[facts.unlock].outcome == "succeeded" and not blocked:
+    over = chord.unlock in rows and rows[chord.unlock].outcome == "succeeded"
+    if (over and not blocked) or not (chord.unlock or missing):
         return None
     return WaitingChord(
-        unlock=facts.unlock,
-        body=facts.body,
+        unlock=chord.unlock,
+        body=chord.body,
         members=len(members),
         missing=[ChordMember(id=row.id, name=row.name, outcome=row.outcome) for row in missing],
-        complete=facts.complete,
+        complete=chord.complete,
         blocked=blocked,
     )

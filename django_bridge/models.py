@@ -85,6 +85,10 @@ class Running(StoreRow, table=schema.running, verbose_name="running runs", verbo
     """What runs on one host: the latest snapshot."""
 
 
+class Chord(StoreRow, table=schema.chords):
+    """A chord with a body that waits."""
+
+
 class Process(StoreRow, table=schema.processes, verbose_name_plural="processes"):
     """A traced process, with its latest sample."""
 

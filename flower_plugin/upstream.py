@@ -221,15 +221,34 @@ SPLICES: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-#: Inline scripts and styles that our content security policy blocks: (pattern in Flower's template, replacement).
+#: The title of a page: one product has one name.
+_TITLE = (r"Flower(?=\{% end %\})", "celery-trace")
+
+#: What is different in Flower's templates, its name and links, and inline scripts and styles that our content security
+#: policy blocks: (pattern in Flower's template, replacement).
 REPLACED: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "navbar.html": (
+        (
+            r"<a class=\"app-brand navbar-brand\" href=\"\{\{ reverse_url\('main'\) \}\}\">",
+            '<a class="app-brand navbar-brand" href="{{ handler.application.context.base_url }}/trace">',
+        ),
+        (r"<span>Flower</span>", "<span>celery-trace</span>"),
+        # To Flower's own documentation and source.
+        (r'<li class="nav-item">\s*<a class="app-icon-link nav-link" href="https:(?s:.)*?</li>', ""),
+    ),
+    "base.html": (_TITLE,),
+    "broker.html": (_TITLE,),
+    "logout.html": (_TITLE,),
+    "task.html": (_TITLE,),
+    "tasks.html": (_TITLE,),
     "workers.html": (
+        _TITLE,
         (
             r"<script[^>]*>\s*var autorefresh = \{\{ autorefresh \}\};\s*</script>",
             '<input type="hidden" id="trace-autorefresh" value="{{ autorefresh }}">',
         ),
     ),
-    "worker.html": ((r'<th style="width: 125px;"></th>', '<th class="tr-on-flower-action"></th>'),),
+    "worker.html": (_TITLE, (r'<th style="width: 125px;"></th>', '<th class="tr-on-flower-action"></th>')),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,9 @@ for name in list(os.environ):
     if name.startswith(("CELERY_", "DJANGO_", "FLOWER_")):
         del os.environ[name]
 leftovers.mark_environment()
+# A run that a shell started in the background ignores SIGINT, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # `make fallback` runs some tests as where no extension module can be built.
 if os.environ.get("TESTS_WITHOUT_EXTENSION"):

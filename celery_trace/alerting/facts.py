@@ -12,6 +12,7 @@ from celery_trace.alerting.rules import Facts, Rule, StoredRules, kind_of
 from celery_trace.alerting.rules.spool_dropping import SPOOL
 from celery_trace.model import (
     AlertView,
+    Consuming,
     Delivery,
     FailureGroup,
     FailureSummary,
@@ -82,6 +83,9 @@ class AlertQueries(Protocol):
     def running(self) -> Page[RunningView]:
         """Runs in progress."""
 
+    def consuming(self) -> list[Consuming]:
+        """The state of each queue in each worker that consumes it."""
+
     def stalled_processes(self) -> list[StalledProcess]:
         """Main processes and beats that are blocked."""
 
@@ -124,6 +128,7 @@ class FactReader:
             "redelivery_risks": lambda _now_s, _window_s: queries.redelivery_risks(),
             "schedules": lambda now_s, window_s: queries.schedules(since_s=now_s - window_s),
             "stalled": lambda _now_s, _window_s: queries.stalled_processes(),
+            "consuming": lambda _now_s, _window_s: queries.consuming(),
             "running": lambda _now_s, _window_s: queries.running().rows,
         }
 

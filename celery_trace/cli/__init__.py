@@ -13,7 +13,8 @@ COMMANDS: dict[str, click.Command] = {
     str(command.name): command
     for command in (
         facts.leaks, facts.failures, facts.show, facts.shell, alerting.alerts, facts.workers, running.running,
-        running.top, flow.queues, diagnosing.diagnose, flames.flame, profiling.profile, reproducing.make_test,
-        reproducing.replay, maintenance.prune, maintenance.export, maintenance.collect, maintenance.doctor,
+        running.top, flow.queues, flow.timeline, diagnosing.diagnose, flames.flame, profiling.profile,
+        reproducing.make_test, reproducing.replay, maintenance.prune, maintenance.export, maintenance.collect,
+        maintenance.doctor,
     )
 }  # fmt: skip

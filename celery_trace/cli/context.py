@@ -10,6 +10,7 @@ import functools
 import getpass
 import io
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -26,6 +27,7 @@ from celery_trace.clock import SystemClock
 from celery_trace.errors import TraceError
 from celery_trace.model import Kind, Page
 from celery_trace.settings import Settings
+from celery_trace.text.commands import given_app
 from celery_trace.text.escape import escaped
 from celery_trace.text.parse import read_bytes, read_seconds, wrong_duration, wrong_size
 
@@ -92,6 +94,7 @@ class CommandContext:
             colour=colour and tty and "NO_COLOR" not in os.environ,
             width=shutil.get_terminal_size((160, 40)).columns if tty else 0,
             root=os.getcwd(),
+            app=given_app(sys.argv, os.environ) or shlex.quote(str(app.main or "")),
         )
 
     @contextmanager
@@ -124,9 +127,14 @@ def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.
 
     @functools.wraps(function)
     def run(ctx: click.Context, /, shape: str, debug: bool, **values: object) -> object:
+        hint: Callable[[str], str] = str
         try:
             found = ctx.find_root().obj
-            return function(CommandContext(found.app, shape, not getattr(found, "no_color", False)), **values)
+            context = CommandContext(found.app, shape, not getattr(found, "no_color", False))
+            hint = context.style.hint
+            return function(context, **values)
+        except Refusal as refusal:
+            raise Refusal(hint(refusal.message)) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:  # the reader has closed the pipe, as in `| head`
@@ -135,7 +143,7 @@ def command(function: F, *, shapes: Sequence[str] = ("table", "json")) -> click.
         except Exception as error:
             if debug:
                 raise
-            raise Refusal(_error_message(error)) from None
+            raise Refusal(hint(_error_message(error))) from None
 
     run = click.option("--debug", is_flag=True, hidden=True, help="Show the traceback of errors.")(run)
     run = click.option(

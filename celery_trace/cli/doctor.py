@@ -117,7 +117,8 @@ def _extras(_: Installation) -> Iterator[Finding]:
         if importlib.util.find_spec(module) is not None:
             yield _ok(module, importlib.metadata.version(package))
         else:
-            yield _warn(module, "not installed", f'For {purpose}: pip install "celery-trace[{extra}]"')
+            # Only what is used has to be there.
+            yield _ok(module, f'not installed; for {purpose}: pip install "celery-trace[{extra}]"')
 
 
 def _switch(here: Installation) -> Iterator[Finding]:
@@ -130,6 +131,8 @@ def _switch(here: Installation) -> Iterator[Finding]:
         yield _ok("enabled", f"{SWITCH} is set in this environment")
     elif _receivers():
         yield _ok("enabled", "by CeleryTrace(app) in the app's module")
+    elif (status := read_status(here.settings.folder)) is not None and status.state != "ended" and _lives(status.pid):
+        yield _ok("enabled", "not in this environment, but a traced process runs")
     else:
         yield _warn(
             "enabled",
@@ -158,7 +161,7 @@ def _rules(here: Installation) -> Iterator[Finding]:
     if labels:
         yield _ok("alert channels", ", ".join(labels))
     else:
-        yield _warn("alert channels", "none", "Alerts are shown on the monitor only; set trace_alert_channels.")
+        yield _ok("alert channels", "none: alerts are shown on the monitor; trace_alert_channels sends them too")
 
 
 # --- the machine ------------------------------------------------------------------------------------------
@@ -440,8 +443,14 @@ def _not_made_yet(settings: Settings) -> bool:
 
 
 def _broker(here: Installation) -> Iterator[Finding]:
-    connection = here.app.connection_for_read()
-    address = connection.as_uri()  # without its password
+    scheme = str(here.app.conf.broker_url or "amqp").partition(":")[0]
+    try:
+        connection = here.app.connection_for_read()
+        address = connection.as_uri()  # without its password
+        connection.transport_cls  # noqa: B018 - imports the broker's library
+    except ImportError as error:
+        yield _fail("broker", f"the library for {scheme} is not installed: {error}", _install(scheme))
+        return
     try:
         connection.connect_timeout = BROKER_S
         connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=BROKER_S)
@@ -454,6 +463,22 @@ def _broker(here: Installation) -> Iterator[Finding]:
         )
     finally:
         connection.release()
+
+
+#: Celery's extras, where their names are not those of the broker's address.
+_EXTRAS = {
+    "rediss": "redis",
+    "valkey": "valkey",
+    "valkeys": "valkey",
+    "amqps": "amqp",
+    "azureservicebus": "azureservicebus",
+}
+
+
+def _install(scheme: str) -> str:
+    """How to install what a broker needs."""
+    name = scheme.partition("+")[0]
+    return f'Run: pip install "celery[{_EXTRAS.get(name, name)}]"'
 
 
 def _collector(here: Installation) -> Iterator[Finding]:

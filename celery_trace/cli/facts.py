@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
@@ -21,15 +22,19 @@ from celery_trace.cli.context import (
     user,
 )
 from celery_trace.cli.renderers import alerts as alert_text
+from celery_trace.cli.renderers import attempts as attempt_text
 from celery_trace.cli.renderers import failures as failure_text
 from celery_trace.cli.renderers import leaks as leak_text
 from celery_trace.cli.renderers import shells as shell_text
 from celery_trace.cli.renderers import workers as worker_text
 from celery_trace.cli.renderers.style import Style
-from celery_trace.model import Outcome, Verdict
+from celery_trace.model import FailureDetail, Kind, Outcome, Verdict
+from celery_trace.model.timelines import Timeline
+from celery_trace.queries import timelines
 
 if TYPE_CHECKING:
-    from celery_trace.queries.filters import FailureFilter, LeakFilter
+    from celery_trace.queries import Queries
+    from celery_trace.queries.filters import FailureFilter, GroupFilter, LeakFilter
 
 T = TypeVar("T")
 
@@ -50,7 +55,9 @@ def leaks(
     with context.store() as (_, queries):
         filters["query"] = _joined(words)
         page = queries.leaks(limit=limit, cursor=cursor, **filters)
-    context.page(page, leak_text.leaks(page.rows, context.style))
+        blind = queries.not_looking()
+    text = leak_text.leaks(page.rows, context.style) + leak_text.not_looking(blind, context.style)
+    context.page(page, text, **({"not_looking": blind} if blind else {}))
 
 
 def _joined(words: tuple[str, ...]) -> str:
@@ -66,13 +73,31 @@ def _joined(words: tuple[str, ...]) -> str:
     click.option("--task-id", default=None, help="Only this task's."),
     click.option("--fingerprint", default=None, help="Only this group's."),
     click.option("--live", is_flag=True, default=None, help="Only failures that a process still holds."),
+    click.option("--each", is_flag=True, help="Each failure on its own; JSON and filters of single ones do so too."),
 )  # fmt: skip
 def failures(
-    context: CommandContext, words: tuple[str, ...], limit: int, cursor: str | None, **filters: Unpack[FailureFilter]
+    context: CommandContext,
+    words: tuple[str, ...],
+    limit: int,
+    cursor: str | None,
+    each: bool,
+    **filters: Unpack[FailureFilter],
 ) -> None:
-    """List failed, killed and lost runs, newest first. QUERY is a search, such as exception:KeyError order_id=7."""
+    """List failures by group, the last seen first. QUERY is a search, such as exception:KeyError order_id=7."""
+    from celery_trace.queries import searches
+
+    filters["query"] = query = _joined(words)
+    single = any(filters.get(name) for name in ("worker", "task_id", "fingerprint", "live"))
+    single = single or not searches.is_understood("groups", query)
     with context.store() as (_, queries):
-        filters["query"] = _joined(words)
+        if not (each or single or context.json):
+            of_groups: GroupFilter = {
+                "kind": filters.get("kind"), "name": filters.get("name"), "outcome": filters.get("outcome"),
+                "since_s": filters.get("since_s"), "search": filters.get("search"), "query": query,
+            }  # fmt: skip
+            groups = queries.groups(limit=limit, cursor=cursor, trends=False, **of_groups)
+            context.page(groups, failure_text.groups(groups.rows, context.style))
+            return
         page = queries.failures(limit=limit, cursor=cursor, **filters)
     context.page(page, failure_text.failures(page.rows, context.style))
 
@@ -95,7 +120,11 @@ def workers(context: CommandContext, since_s: float | None, limit: int, cursor: 
 @command
 @click.argument("id")
 def show(context: CommandContext, id: str) -> None:
-    """Show a leak, failure, alert or shell session by its id."""
+    """
+    Show a leak, failure, alert or shell session by its id.
+
+    A failure is shown with all attempts of its task; with a task's id, only these are.
+    """
 
     def is_shown(read: Callable[[str], T | None], text: Callable[[T, Style], str]) -> bool:
         found = read(id)
@@ -105,14 +134,31 @@ def show(context: CommandContext, id: str) -> None:
         return True
 
     with context.store() as (_, queries):
+
+        def failed(found: FailureDetail, style: Style) -> str:
+            text = failure_text.failure(found, style, _workflow(queries, found))
+            return text + attempt_text.attempts(queries.attempts(found.task_id), style)
+
         if (
-            is_shown(queries.failure, failure_text.failure)
+            is_shown(queries.failure, failed)
             or is_shown(queries.leak, leak_text.leak)
             or is_shown(queries.alert, lambda alert, style: alert_text.alerts([alert], style))
             or is_shown(queries.shell, shell_text.shell)
         ):
             return
-    raise unknown(id, "leak, failure, alert or shell session")
+        attempts = queries.attempts(id)
+    if attempts:
+        context.show(attempt_text.attempts(attempts, context.style, least=1), {"attempts": attempts})
+        return
+    raise unknown(id, "leak, failure, alert, shell session or task with attempts")
+
+
+def _workflow(queries: Queries, found: FailureDetail) -> Timeline | None:
+    """The stored tasks of the failure's workflow; None for a task on its own."""
+    if found.kind != Kind.TASK or not found.task_id:
+        return None
+    made = timelines.read(queries, timelines.no_events, found.root_id or found.task_id, time.time())
+    return made if len(made.rows) > 1 else None
 
 
 @command

@@ -49,8 +49,8 @@ def running(context: CommandContext, task_id: str | None, name: str | None, work
     found = next((row for row in page.rows if row.task_id == task_id), None)
     if found is None:
         raise Refusal(
-            f"No task with the id {escaped(task_id)} is running. It may have ended; a new one appears in two seconds "
-            "(ten with the transport broker). List the ids with: celery -A proj trace running"
+            f"No task with the id {escaped(task_id)} is running. It may have ended; a new one appears in two seconds. "
+            "List the ids with: celery -A proj trace running"
         )
     from celery_trace.running.client import StackReader, with_stack
 

@@ -47,9 +47,8 @@ PACE_S = 1.0
 BACK_OFF_S = (0.25, 15.0)
 #: How often the statistics are written, seconds.
 ACCOUNT_S = 5.0
-#: How often the black boxes are read for what runs, seconds; through the broker less often.
-RUNNING_S = 1.5
-RUNNING_BROKER_S = 10.0
+#: How often the black boxes are read for what runs, seconds. Readers see it at most two seconds late.
+RUNNING_S = 1.0
 #: From this age of a run on, requests for stacks are taken from the broker, seconds.
 LISTEN_S = 1.0
 #: Time limit of the last round, seconds.
@@ -113,7 +112,6 @@ class Collector:
             store=before.store if before is not None else "",
         )
         self._running = RunningWatch(folder, self._name, clock, self._source, stalls or Stalls())
-        self._running_every_s = RUNNING_BROKER_S if transport.name == "broker" else RUNNING_S
         self._running_due_s = 0.0
         self._listen = listen
         self._listener: StackListener | None = None
@@ -330,7 +328,7 @@ class Collector:
         monotonic_s = self._clock.monotonic_s()
         if monotonic_s < self._running_due_s:
             return
-        self._running_due_s = monotonic_s + self._running_every_s
+        self._running_due_s = monotonic_s + RUNNING_S
         if self._listener is not None:
             self._running.address = self._listener.reachable_at
         snapshot = None
@@ -403,7 +401,8 @@ class Collector:
                 idle_s = IDLE_S[0] if self.round() else min(idle_s * 1.5, IDLE_S[1])
                 back_off_s = BACK_OFF_S[0]
                 took_s = self._clock.monotonic_s() - begun_s
-                wait(max(idle_s, min(took_s * (1 / SHARE - 1), PACE_S)))
+                running_due_s = max(IDLE_S[0], self._running_due_s - self._clock.monotonic_s())
+                wait(max(min(idle_s, running_due_s), min(took_s * (1 / SHARE - 1), PACE_S)))
             except TransportUnavailable as error:
                 self._refused(error)
                 wait(back_off_s)

@@ -30,9 +30,10 @@ from celery_trace.failures.celery_request import (
     time_start,
     whole,
 )
+from celery_trace.failures.chords import ChordNotes
 from celery_trace.failures.refusals import MessageRefusals
 from celery_trace.failures.writer import FailureWriter, SeenFailure, SeenRun, SoftLimit
-from celery_trace.model import ExceptionInfo, Outcome, ProcessRecord, Role
+from celery_trace.model import UNLOCK, ExceptionInfo, Outcome, ProcessRecord, Role
 from celery_trace.redaction import Scrubber
 from celery_trace.settings import Settings
 from celery_trace.text.format import duration
@@ -66,6 +67,7 @@ class FailureWatcher:
         self._writer = writer
         self.refusals = MessageRefusals(settings, writer, clock)
         self._parameters: dict[str, tuple[str, ...]] = {}
+        self._chords = ChordNotes(writer.emit, clock)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -152,6 +154,9 @@ class FailureWatcher:
     def retry(self, sender: object = None, request: object = None, reason: object = None, **_: object) -> None:
         """``task_retry``: the error that led to it, or the ``Retry`` itself."""
         run = self._run(sender, text(field(request, "id")), request)
+        if run.name == UNLOCK:  # it looks again later: nothing has failed
+            self._chords.unlock(request)
+            return
         cause = getattr(reason, "exc", None)
         error = cause if isinstance(cause, BaseException) else reason
         if not isinstance(error, BaseException):
@@ -297,6 +302,7 @@ class FailureWatcher:
         note: str = "",
     ) -> None:
         """A run of this process failed, and its frames still exist."""
+        self._chords.member(run.request, run.task_id)
         started_s = time_start() if started_s is None else started_s
         self._writer.write(
             SeenFailure(

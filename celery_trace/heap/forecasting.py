@@ -169,11 +169,15 @@ _LIMITS: Final = {
 }
 
 
+def in_short(forecast: Forecast) -> str:
+    """``reaches its limit of 512.0 MiB in 3 h``."""
+    return f"reaches {_possessive(forecast)} limit of {size(forecast.limit_bytes)} in {about(forecast.seconds)}"
+
+
 def sentence(forecast: Forecast) -> str:
     """``reaches its limit of 512.0 MiB in 3 h (2 h to 5 h), 80 % of the growth by shop.tasks.remember_order``."""
-    when, earliest, latest = map(about, (forecast.seconds, forecast.earliest_s, forecast.latest_s))
-    interval = f" ({earliest} to {latest})" if earliest != latest else ""
-    text = f"reaches {_possessive(forecast)} limit of {size(forecast.limit_bytes)} in {when}{interval}"
+    earliest, latest = about(forecast.earliest_s), about(forecast.latest_s)
+    text = in_short(forecast) + (f" ({earliest} to {latest})" if earliest != latest else "")
     if forecast.shares:
         first = forecast.shares[0]
         text += f", {percent(first.share)} of the growth by {first.name}"

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from celery_trace.heap.survivors import together
 from celery_trace.heap.verdict import Judgement, judge
-from celery_trace.model import Evidence, Holder, Leak, Stage, Verdict, Window, leak_id
+from celery_trace.heap.windows import shares
+from celery_trace.model import Evidence, Holder, Leak, Stage, TypeCount, Verdict, Window, leak_id
 
 #: Observed runs without the site that refute it, once no process reports it any more; and how often it would have
 #: shown in them at its rate (by chance a rare leak stays away for that long in one case of 150).
@@ -215,7 +216,6 @@ def _leak(
     runs: dict[str, int] = {}
     for window in of_name:
         runs[window.process] = max(runs.get(window.process, 0), window.run_number)
-    typed = next((window for window in reversed(found) if window.types), None)
     holding = next((window for window in reversed(found) if window.retained_by), None)
     samples = _samples(found, bytes_per_run)
     release, began_at_s = _began_with(of_name, found)
@@ -235,7 +235,7 @@ def _leak(
         runs=sum(runs.values()),
         processes=len(runs),
         traceback=list(here.traceback) if here else [],
-        types=list(typed.types) if typed else [],
+        types=_types(found, samples[-1][1]),
         retained_by=list(holding.retained_by) if holding else [],
         first_seen=found[0].at_s,
         last_seen=found[-1].at_s,
@@ -252,6 +252,17 @@ def _leak(
         or _meaning(holding.retained_by if holding else ()),
         concurrent=any(window.concurrent > 1 for window in found),
     )
+
+
+def _types(found: Sequence[Window], total_bytes: int) -> list[TypeCount]:
+    """The total, divided among the types that the latest searches of all processes have found; greatest first."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for window in _latest(window for window in found if window.types):
+        for row in window.types:
+            counts[row.type][0] += row.count
+            counts[row.type][1] += row.bytes
+    ordered = sorted(counts.items(), key=lambda item: (-item[1][1], item[0]))
+    return shares(((kind, count, weight) for kind, (count, weight) in ordered), total_bytes)
 
 
 #: What Celery and kombu hold, by attribute, explained for users who don't know their internals.

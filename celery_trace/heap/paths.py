@@ -148,9 +148,9 @@ def _edge_of_function(function: types.FunctionType, thing: object) -> str:
 
 
 def _name_of(thing: object, namespace: Mapping[str, object] | Mapping[object, object]) -> str:
-    """The name of an object in a namespace; or of one of its type, as the head of a list may have moved on."""
+    """The name of an object in a namespace; or of one of its type, as a longer text may have replaced it since."""
     found = [(name, value) for name, value in list(namespace.items()) if type(name) is str]
-    of_its_type = [name for name, value in found if type(value) is type(thing)]
+    of_its_type = [name for name, value in found if type(value) is type(thing) and not name.startswith("__")]
     return next((name for name, value in found if value is thing), of_its_type[0] if len(of_its_type) == 1 else "")
 
 

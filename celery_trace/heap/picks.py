@@ -44,6 +44,7 @@ class Pace(NamedTuple):
     longest_pause_s: float
     fewest_runs: int  # a stretch over its budget goes on until its tasks have run so often …
     longest_over_s: float  # … or for so long
+    calm_look_s: float  # how often it checks while it searches no holder
 
 
 class SamplerStats(TypedDict):

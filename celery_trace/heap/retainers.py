@@ -229,6 +229,11 @@ class _Walk:
         """The first level: the objects in the blocks and what refers to them."""
         own = {address for address, _ in blocks}
         matches = [match for match in matches if match[0] in own]
+        weak = {address for address, thing, _ in matches if is_a(thing, weakref.ReferenceType)}
+        if weak and 2 * len({address for address, _, _ in matches} - weak) >= len(weak):
+            # What holds a weak reference keeps only that alive. What it refers to was allocated on the same line.
+            own -= weak
+            matches = [match for match in matches if match[0] not in weak]
         first: dict[int, int] = {}  # block to the object in it
         level = self._level
         counted: Counter[int] = Counter()

@@ -46,7 +46,11 @@ class Sampler:
 
     #: Whether :meth:`referrers` has seen all objects when it returns.
     sees_all = True
-    pace = Pace(look_s=1.0, first_pause_s=2.0, longest_pause_s=20.0, fewest_runs=250, longest_over_s=600.0)
+    #: Whether a pick has the address of its own block.
+    knows_blocks = True
+    pace = Pace(
+        look_s=1.0, first_pause_s=2.0, longest_pause_s=20.0, fewest_runs=250, longest_over_s=600.0, calm_look_s=2.0
+    )
 
     def __init__(self) -> None:
         self._c = _extension("_sampler")

@@ -31,7 +31,7 @@ MOST_BLOCKS: Final = 20
 YOUNGEST_BLOCKS: Final = 4
 #: A holder is searched for again after so many times the runs.
 SEARCH_AGAIN: Final = 2.0
-#: The same if it gains fewer and fewer entries.
+#: The same if it gains fewer and fewer entries, or if a block was replaced during the search.
 SOONER: Final = 1.25
 #: A holder is up to date if it was found when so large a share of the runs had been observed.
 UP_TO_DATE: Final = 0.6
@@ -57,6 +57,7 @@ class SiteState(Struct):
     written_s: float = 0.0
     growth: list[tuple[float, int]] = []
 
+    one_block: bool = False  # whether one block grows
     outdated: bool = False  # whether its holder is to be found again before it is called a leak
 
     @property
@@ -141,7 +142,7 @@ class SiteTable:
 
     def _judge(self, site: SiteState, evidence: Evidence) -> None:
         """The verdict; before the first one of a leak, its holder is searched again if that was long ago."""
-        site.outdated = False
+        site.one_block, site.outdated = evidence.one_block, False
         site.judgement = judge(evidence, site.holder, least_runs=self._least_runs)
         is_old = site.searched_at_runs < UP_TO_DATE * evidence.runs
         if site.judgement.verdict is Verdict.LEAKING and site.verdict is not Verdict.LEAKING and is_old:
@@ -192,13 +193,16 @@ class SiteTable:
         """Whether a site's holder is of interest and was not searched for recently."""
         grows = site.judgement.confidence >= GROWS and site.judgement.verdict in (Verdict.SUSPECT, Verdict.GROWING)
         is_unknown = site.found is None and (last or self._is_large(key, evidence))
-        again = 1.0 if site.outdated else SOONER if site.slows else SEARCH_AGAIN
+        is_unclear = site.slows or (site.one_block and not site.holder.path)
+        again = 1.0 if site.outdated else SOONER if is_unclear else SEARCH_AGAIN
         return (grows or is_unknown) and evidence.runs >= again * site.searched_at_runs
 
     def found(self, holders: Mapping[Key, Found]) -> None:
-        """Note what a search has found."""
+        """Note what a search has found. If a block was replaced meanwhile, an earlier one knows more."""
         for key, found in holders.items():
-            self._sites[key].found = found
+            site = self._sites[key]
+            if found.holder.path or not (site.one_block and site.holder.path):
+                site.found = found
 
 
 def _holder_of(key: Key, site: SiteState) -> _HeldBy | None:

@@ -88,10 +88,12 @@ class HeapHistory:
 
     Args:
         place_of: The place of a stack, by its number; None if it is not judged, such as our own work.
+        knows_blocks: Whether a pick has the address of its own block.
     """
 
-    def __init__(self, place_of: Callable[[int], Place | None]) -> None:
+    def __init__(self, place_of: Callable[[int], Place | None], *, knows_blocks: bool = True) -> None:
         self._place_of = place_of
+        self._knows_blocks = knows_blocks
         self._sites: dict[Key, _SiteHistory] = {}
         # Each pick that counts, by serial: its site, weight and whether it was resized.
         self._counted: dict[int, tuple[Key, float, int]] = {}
@@ -146,7 +148,7 @@ class HeapHistory:
         for number, pick in enumerate(picks, 1):
             if not number % _SLICE:
                 breathe()
-            if is_part(pick) and (place := self._place_of(pick.stack)) is not None:
+            if self._knows_blocks and is_part(pick) and (place := self._place_of(pick.stack)) is not None:
                 parts[pick.tag, place].append(pick)
             known = before.pop(pick.serial, None)
             if known is not None:

@@ -63,7 +63,9 @@ class TracedSampler:
 
     #: The whole process is many times slower while this is on, so stretches are short and looks frequent.
     sees_all = False
-    pace = Pace(look_s=0.2, first_pause_s=0.2, longest_pause_s=0.2, fewest_runs=20, longest_over_s=1.0)
+    #: Whether a pick has the address of its own block.
+    knows_blocks = False
+    pace = Pace(look_s=0.2, first_pause_s=0.2, longest_pause_s=0.2, fewest_runs=20, longest_over_s=1.0, calm_look_s=0.2)
 
     def __init__(self) -> None:
         self._pid = 0

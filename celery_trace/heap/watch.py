@@ -82,7 +82,7 @@ class HeapWatch:
         self._watched = WatchedProcess(process, clock, sampler, self._own, TAGS, self._counts, most_open)
         self._sampling = Sampling(sampler, process.role, settings.memory_budget, clock)
         self._places = Places(sampler.stack, self._own)
-        self._history = HeapHistory(self._places.of)
+        self._history = HeapHistory(self._places.of, knows_blocks=sampler.knows_blocks)
         self._long_runs = LongRuns()
         self._sites = SiteTable(self._own, settings.memory_recheck_runs, runs_nothing=self._watched.runs_nothing)
         self._search = HolderSearch(sampler, settings.memory_budget, self._note_holders)
@@ -94,8 +94,7 @@ class HeapWatch:
         self._urgent: dict[int, int] = {}  # tasks whose next run is judged at once, with their runs by the last look
         self._closed = False
         self._is_frozen: bool | None = None  # not read yet
-        #: How often :meth:`look` wants to be called, seconds.
-        self.look_s = sampler.pace.look_s
+        self._pace = sampler.pace
         #: Sets this thread's tag when a run begins, and restores the previous one when it has ended.
         self.run: Callable[[int], int] = sampler.run
         self.restore: Callable[[int], object] = sampler.restore
@@ -125,7 +124,7 @@ class HeapWatch:
         return tag
 
     def stop_at(self, codes: Iterable[CodeType]) -> None:
-        """Set the functions around every run, and around what is between runs: frames outside are left out of stacks."""
+        """Set the functions around every run and around what is between runs: frames outside are left out of stacks."""
         self._sampler.stop_at(*codes)
 
     def _count_run(self, tag: int) -> int:
@@ -148,6 +147,11 @@ class HeapWatch:
     def is_searching(self) -> bool:
         """Whether a search for holders is in progress."""
         return self._search.is_on
+
+    @property
+    def look_s(self) -> float:
+        """How often :meth:`look` wants to be called now, seconds."""
+        return self._pace.look_s if self._search.is_on else self._pace.calm_look_s
 
     @property
     def state(self) -> str:
@@ -270,7 +274,7 @@ class HeapWatch:
         if self._is_frozen is None:  # once, as it counts them all; usually it is done before the first task
             self._is_frozen = gc.get_freeze_count() > 0
         runs = self._counts.now(now_s)
-        self._read_sample(runs, now_s)
+        self._read_sample(runs, now_s, last=last)
         evidence = self._history.evidence()
         self._urgent = {tag: runs[tag] for tag in urgent_tags(evidence)}
         self._sites.add(evidence, self._stack_of, last=last)
@@ -295,10 +299,11 @@ class HeapWatch:
         if self._sampler.sweep():
             self._places.clear()
 
-    def _read_sample(self, runs: Mapping[int, int], now_s: float) -> None:
+    def _read_sample(self, runs: Mapping[int, int], now_s: float, *, last: bool) -> None:
         stats = self._sampler.stats()
         self._search.count_collections(stats["collections"])
-        in_flight = max(IN_FLIGHT_RUNS, 2 * self._watched.most_open())
+        # At the end no run is in progress, but what the last one has left may be replaced by the next.
+        in_flight = 1 if last else max(IN_FLIGHT_RUNS, 2 * self._watched.most_open())
         picks: list[Pick] = self._long_runs.look(self._counts.positioned(self._sampler.picks()), runs, in_flight, now_s)
         self._history.look(
             picks,

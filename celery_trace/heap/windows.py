@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from celery_trace.heap.picks import Stack
@@ -47,9 +48,21 @@ def _traceback(stack: Stack, reader: SourceReader) -> list[Line]:
     return lines
 
 
-def shares(types: list[tuple[str, int, int]], total_bytes: int) -> list[TypeCount]:
-    """The retained bytes, divided among the types that the holder holds."""
-    weighed = sum(weight for _, _, weight in types)
-    return [
-        TypeCount(kind, count, round(total_bytes * weight / weighed) if weighed else 0) for kind, count, weight in types
-    ]
+def shares(types: Iterable[tuple[str, int, int]], total_bytes: int) -> list[TypeCount]:
+    """
+    The retained bytes, divided among the types that the holder holds: they add up to the total.
+
+    Args:
+        types: Type, number of objects, and weight.
+        total_bytes: What is retained.
+    """
+    found = list(types)
+    weighed = sum(weight for _, _, weight in found)
+    shared: list[TypeCount] = []
+    before = passed = 0
+    for kind, count, weight in found:
+        passed += weight
+        until = round(total_bytes * passed / weighed) if weighed else 0
+        shared.append(TypeCount(kind, count, until - before))
+        before = until
+    return shared

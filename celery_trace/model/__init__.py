@@ -18,6 +18,7 @@ from celery_trace.model.capture import (
     TaskContext,
     Variable,
 )
+from celery_trace.model.chords import UNLOCK, Chord, ChordCount
 from celery_trace.model.flow import (
     Ahead,
     Consuming,
@@ -83,6 +84,7 @@ from celery_trace.model.running import (
     is_stuck,
     stuck_after_s,
 )
+from celery_trace.model.spans import RunSpan
 from celery_trace.model.views import (
     AlertView,
     ChainLink,
@@ -113,6 +115,7 @@ __all__ = [
     "SNAPSHOT_AGAIN_S",
     "SNAPSHOT_VALID_S",
     "TIMES",
+    "UNLOCK",
     "UNSEEN",
     "Ahead",
     "AlertView",
@@ -121,6 +124,8 @@ __all__ = [
     "Capture",
     "CapturedException",
     "ChainLink",
+    "Chord",
+    "ChordCount",
     "Consuming",
     "Delivery",
     "EntryGrowth",
@@ -165,6 +170,7 @@ __all__ = [
     "Rollup",
     "Room",
     "Run",
+    "RunSpan",
     "RunStack",
     "RunningRun",
     "RunningSnapshot",

@@ -59,7 +59,8 @@ class Consuming(Record, frozen=True, kw_only=True, tag="consuming"):
     A worker consumes a queue: its latest state.
 
     ``reserved`` messages have been received and wait for a free process; ``ahead`` are the runs in the way, the
-    longest first.
+    longest first. ``idle_because`` says why the worker takes no messages although it has a free process, in a clause;
+    empty if it does, or has none.
     """
 
     process: str
@@ -73,6 +74,8 @@ class Consuming(Record, frozen=True, kw_only=True, tag="consuming"):
     ahead: list[Ahead] = field(default_factory=list)
     visibility_timeout_s: float | None = None
     gone: bool = False  # it no longer consumes the queue
+    idle_because: str = ""
+    idle_since_s: float | None = None
 
     @property
     def key(self) -> str:

@@ -119,7 +119,10 @@ def leak_id(kind: str, name: str, file: str, line: int, native: str | None) -> s
 
 
 class TypeCount(Struct, frozen=True):
-    """Surviving objects of one type. ``bytes`` is ``sys.getsizeof`` summed, without what they refer to."""
+    """
+    Surviving objects of one type: how many a search found, and their share of the retained bytes with what only they
+    refer to.
+    """
 
     type: str
     count: int
@@ -200,10 +203,16 @@ class Room(Struct, frozen=True, omit_defaults=True):
 
 
 class MemoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A process's memory at one moment; ``None`` where this platform has no such counter."""
+    """
+    A process's memory at one moment; ``None`` where this platform has no such counter.
+
+    ``uss_bytes`` is memory that only this process uses; ``pss_bytes`` also has its share of pages that several use, so
+    the sum over processes counts each page once. Both are read at most once a minute, and None in between.
+    """
 
     rss_bytes: int = 0
     uss_bytes: int | None = None
+    pss_bytes: int | None = None
     allocated_blocks: int | None = None  # live pymalloc blocks, sys.getallocatedblocks()
     malloc_bytes: int | None = None  # live bytes of the C allocator, mallinfo2
     mmap_bytes: int | None = None

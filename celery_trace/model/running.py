@@ -11,7 +11,7 @@ from celery_trace.model.capture import Capture, Line
 from celery_trace.model.records import Kind, Record, Role
 from celery_trace.model.views import LocalValue
 
-#: While something runs, a snapshot is written at least this often, seconds, even if nothing has changed.
+#: While a process lives, a snapshot is written at least this often, seconds, even if nothing has changed.
 SNAPSHOT_AGAIN_S: Final = 20.0
 #: An older snapshot with runs says nothing any more, seconds: its collector or its host is gone.
 SNAPSHOT_VALID_S: Final = 4 * SNAPSHOT_AGAIN_S
@@ -64,8 +64,8 @@ class RunningSnapshot(Record, frozen=True, kw_only=True, tag="running"):
     """
     Everything that runs on one host below one ``trace_dir``. The latest replaces the earlier ones.
 
-    ``ended`` counts the runs that have ended in each living process, by its uid. ``stuck_s`` is the host's setting
-    ``trace_stuck_seconds``.
+    ``ended`` counts the runs that have ended in each living process, by its uid; 0 for one without a black box.
+    ``stuck_s`` is the host's setting ``trace_stuck_seconds``.
     """
 
     place: str  # the host and its trace_dir

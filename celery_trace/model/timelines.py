@@ -35,24 +35,6 @@ class TaskEvents(Struct, frozen=True, kw_only=True):
     at_s: float | None = None
 
 
-class ChordFacts(Struct, frozen=True, kw_only=True):
-    """
-    What the captured arguments of a ``celery.chord_unlock`` say about its chord.
-
-    Attributes:
-        unlock: The id of that task.
-        body: The name of the body's task, and ``body_id`` its id; empty if unknown.
-        members: The ids of the tasks that it waits for.
-        complete: Whether these are all of them; long lists are cut in captures.
-    """
-
-    unlock: str
-    body: str = ""
-    body_id: str = ""
-    members: list[str] = []
-    complete: bool = False
-
-
 class Span(Struct, frozen=True, kw_only=True):
     """
     A period of one try of a task.

@@ -167,7 +167,7 @@ class FailureGroup(Struct, frozen=True, kw_only=True):
 
 
 class ProcessView(Struct, frozen=True, kw_only=True):
-    """One traced process with its latest memory."""
+    """One traced process with its latest memory; of that, USS and PSS may be a minute older."""
 
     uid: str
     pid: int
@@ -189,7 +189,9 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     """
     A worker (or a web host) and its processes.
 
-    ``rss_bytes`` is summed over the running ones with known memory, which are ``rss_processes``.
+    ``rss_bytes`` is summed over the running ones with known memory, which are ``rss_processes``; it counts pages that
+    processes share several times, ``pss_bytes`` once. That is None if it is unknown for one of them. ``state`` is
+    ``alive``, ``stopped`` (its main process exited normally), ``killed``, or ``silent``: nothing is known of its end.
     """
 
     name: str
@@ -202,6 +204,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     processes: list[ProcessView]
     # beyond the contract
     rss_processes: int = 0
+    pss_bytes: int | None = None
+    state: str = "silent"
 
 
 class GrowthShare(Struct, frozen=True):

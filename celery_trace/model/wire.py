@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from celery_trace.model.chords import Chord
 from celery_trace.model.flow import Consuming, Flow, MessageStart, QueueSample, Schedule
 from celery_trace.model.profiles import TimeProfile
 from celery_trace.model.records import (
@@ -38,6 +39,7 @@ AnyRecord = (
     | MessageStart
     | Schedule
     | RunningSnapshot
+    | Chord
 )
 
 _encoder = msgspec.json.Encoder(order=None)

@@ -30,8 +30,9 @@ import threading
 import time
 import weakref
 import zlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Final, NamedTuple
 
 import msgspec
@@ -41,8 +42,8 @@ from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 from celery_trace.model import LastSample, Line, MemoryState, ProcessRecord
 from celery_trace.process import tracing_right
-from celery_trace.process.frames import RunPlaces, stacks_by_run
-from celery_trace.process.movement import Movement, Stack, ThreadSample
+from celery_trace.process.frames import RunFrames, RunPlaces, look_at_runs
+from celery_trace.process.movement import Movement, ThreadSample
 from celery_trace.process.open_runs import COUNT, MOST_PLACES, PLACE, VISIBLE, OpenRuns, Token
 from celery_trace.text.code_owner import WRAPPERS
 
@@ -95,13 +96,18 @@ class Running(msgspec.Struct, frozen=True):
 
 
 class SampledStack(NamedTuple):
-    """The stack of a run in progress: file, line, function, innermost first, and its first frames from the task on."""
+    """
+    The stack of a run in progress: file, line, function, innermost first, and its first frames from the task on.
+
+    ``thread`` is the number of the greenlet or coroutine, where runs share a thread.
+    """
 
     thread: int
     token: Token
     frames: list[tuple[str, int, str]]
     inside: int  # how many of the frames are the task's; the others are around it
     stands_for: float  # how many runs: more than one if more runs were in progress than are sampled at a time
+    runs_in: int  # the thread that runs it now; 0 if its greenlet or coroutine is suspended
 
 
 class _Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -225,6 +231,8 @@ class BlackBox:
         self._clock = clock
         #: Set where runs share a thread.
         self.places: RunPlaces | None = None
+        #: Functions that are around tasks: frames outside of them are not a task's.
+        self.around: Collection[CodeType] = ()
         self._pid = os.getpid()
         self._open_runs = open_runs
         self._movement = movement
@@ -317,10 +325,10 @@ class BlackBox:
 
     def sample(self) -> list[SampledStack]:
         """
-        Sample the stacks of the threads that run tasks; nothing is written while none does.
+        Sample the stacks of the runs in progress; nothing is written while there are none.
 
         Returns:
-            The stacks; none under gevent and eventlet, where the stack that can be read need not be a task's.
+            The stacks.
         """
         target = self._map
         if target is None or os.getpid() != self._pid:
@@ -332,15 +340,24 @@ class BlackBox:
         # Of many at once, other ones each time.
         first = self._sequence * MOST_STACKS % len(in_progress) if len(in_progress) > MOST_STACKS else 0
         running = dict((in_progress[first:] + in_progress[:first])[:MOST_STACKS])
-        frames = stacks_by_run(running, self.places)
-        found = [
-            SampledStack(thread, running[thread], *_places_of(stack), len(in_progress) / len(running))
-            for thread, stack in frames.items()
-        ]
-        stacks = {str(one.thread): one.frames for one in found}
         now_s = self._clock.now_s()
-        threads = self._compare({one.thread: one.frames for one in found}, in_progress, now_s)
-        del frames
+        frames = sys._current_frames()
+        try:
+            looks = look_at_runs(running, self.places, frames)
+            found = [
+                SampledStack(
+                    number,
+                    running[number],
+                    *_places_of(look.frames, self.around),
+                    len(in_progress) / len(running),
+                    look.thread if look.runs else 0,
+                )
+                for number, look in looks.items()
+            ]
+            threads = self._compare(found, looks, frames, in_progress, now_s)
+        finally:
+            frames.clear()  # this frame is in it, as in `stacks_by_run`
+        stacks = {str(one.thread): one.frames for one in found}
         data = _encode(_Sample(now_s, self._resident_bytes(), stacks, self._queues_of(running), threads))
         while len(data) > _SAMPLE_BYTES - _SAMPLE_HEAD.size and stacks:
             stacks = {thread: stack[: len(stack) // 2] for thread, stack in list(stacks.items())[:4]}
@@ -348,22 +365,23 @@ class BlackBox:
                 stacks = {}
             data = _encode(_Sample(now_s, 0, stacks, threads=threads if len(stacks) == len(threads) else {}))
         self._write_sample(data)
-        return found if self.places is None else []
+        return found
 
     def _compare(
-        self, stacks: dict[int, Stack], in_progress: list[tuple[int, Token]], now_s: float
+        self,
+        found: list[SampledStack],
+        looks: Mapping[int, RunFrames],
+        frames: Mapping[int, FrameType],
+        in_progress: list[tuple[int, Token]],
+        now_s: float,
     ) -> dict[str, ThreadSample]:
-        """Since when the threads do nothing new. Runs that share a thread share its processor time."""
-        if self._movement is None or self.places is not None:
+        """Since when the runs do nothing new."""
+        if self._movement is None:
             return {}
         with Guard("since when a run does nothing new"):
-            frames = sys._current_frames()
-            living = {thread: stack for thread, stack in stacks.items() if thread in frames}
             began = {thread: token.started_at_s for thread, token in in_progress}
-            try:
-                return self._movement.look(living, frames, began, now_s)
-            finally:
-                frames.clear()  # this frame is in it, as in `stacks_by_run`
+            stacks = {one.thread: one.frames for one in found}
+            return self._movement.look(stacks, looks, frames, began, now_s)
         return {}
 
     def _queues_of(self, running: dict[int, Token]) -> dict[str, str]:
@@ -467,8 +485,11 @@ def _hold_lock(path: Path) -> int:
     return descriptor
 
 
-def _places_of(frames: list[FrameType]) -> tuple[list[tuple[str, int, str]], int]:
-    """A stack without our wrappers, and how many of its frames are inside of the outermost wrapper: the task's."""
+def _places_of(frames: list[FrameType], around: Collection[CodeType]) -> tuple[list[tuple[str, int, str]], int]:
+    """
+    A stack without our wrappers, and how many of its frames are the task's: those inside of the outermost wrapper, or
+    up to the outermost of some functions that are around tasks.
+    """
     stack: list[tuple[str, int, str]] = []
     inside = -1
     for frame in frames:
@@ -477,7 +498,7 @@ def _places_of(frames: list[FrameType]) -> tuple[list[tuple[str, int, str]], int
         code = frame.f_code
         if code.co_filename not in WRAPPERS:
             stack.append((code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname))
-        else:
+        if code.co_filename in WRAPPERS or code in around:
             inside = len(stack)
     return stack, inside if inside >= 0 else len(stack)
 

@@ -15,8 +15,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from celery_trace.process.frames import RunFrames
 from celery_trace.process.thread_state import clock_of
-from celery_trace.process.waits import Wait, examine
+from celery_trace.process.waits import Wait, chain, examine
 
 #: File, line and function of each frame, innermost first.
 Stack = list[tuple[str, int, str]]
@@ -35,7 +36,7 @@ _MOST_PLACES: Final = 4
 class ThreadSample(Struct, frozen=True, array_like=True):
     """What a sample shows of one thread in addition to its stack. Times are seconds since the epoch."""
 
-    #: The system's number of the thread; 0 if unknown.
+    #: The system's number of the thread; 0 if unknown, or if no thread runs it now.
     native_id: int
     #: Since when each sample shows one of the same few places.
     place_since_s: float
@@ -54,6 +55,10 @@ class ThreadSample(Struct, frozen=True, array_like=True):
     result_since_s: float = 0.0
     #: When the run's soft time limit was reached; 0 if it was not.
     soft_limit_at_s: float = 0.0
+    #: Whether its greenlet or coroutine is suspended, until what it waits for happens and the thread is free.
+    suspended: bool = False
+    #: The number of another run that has kept the thread of a suspended one for a while; 0 if none has.
+    behind: int = 0
 
 
 class _Watched:
@@ -142,13 +147,41 @@ class _Watched:
         )
 
 
+class _Suspended:
+    """A run that no thread runs, from sample to sample. Its processor time is not known, but whether it had a turn."""
+
+    __slots__ = ("began_s", "examined_at_s", "since_s", "turn", "wait")
+
+    def __init__(self, began_s: float, turn: object, now_s: float) -> None:
+        self.began_s = began_s
+        self.turn = turn
+        self.since_s = self.examined_at_s = now_s
+        self.wait: Wait | None = None
+
+    def step(self, turn: object, now_s: float) -> None:
+        """Note where the run is now."""
+        if turn != self.turn:
+            self.turn, self.since_s = turn, now_s
+
+    def examined(self, wait: Wait, now_s: float) -> None:
+        """Note what the run waits for."""
+        self.wait, self.examined_at_s = wait, now_s
+
+    def sample(self, soft_limit_at_s: float, behind: int) -> ThreadSample:
+        """What is known now."""
+        return ThreadSample(
+            0, self.since_s, self.since_s, self.since_s, None, wait=self.wait,
+            soft_limit_at_s=soft_limit_at_s if soft_limit_at_s >= self.began_s else 0.0, suspended=True, behind=behind,
+        )  # fmt: skip
+
+
 class Movement:
     """
-    Compares the samples of a process's threads.
+    Compares the samples of a process's runs.
 
     Args:
         stuck_s: From when on a run may be stuck, seconds. Before a run has lasted for half of
-            that, its thread is not examined.
+            that, it is not examined.
         locals_mark: Returns a number that changes when a local variable of a thread's functions does; None where there
             is no extension module for it.
         scrub: Removes secrets from a text, such as the name of a thread.
@@ -166,58 +199,113 @@ class Movement:
         self._examined_at_s = 0.0
         self._locals_mark = locals_mark
         self._scrub = scrub
-        self._watched: dict[int, _Watched] = {}
+        self._watched: dict[int, _Watched | _Suspended] = {}
         self._soft_limits: dict[int, float] = {}
+        self._keeps: dict[int, tuple[int, float]] = {}  # by thread: the run that it runs, and since when
 
     def soft_limit_reached(self, thread: int, at_s: float) -> None:
         """The soft time limit of a thread's run was reached. Called from a signal handler."""
         self._soft_limits[thread] = at_s
 
     def look(
-        self, stacks: Mapping[int, Stack], frames: Mapping[int, FrameType], began: Mapping[int, float], now_s: float
+        self,
+        stacks: Mapping[int, Stack],
+        places: Mapping[int, RunFrames],
+        frames: Mapping[int, FrameType],
+        began: Mapping[int, float],
+        now_s: float,
     ) -> dict[str, ThreadSample]:
         """
-        Compare the stacks of threads with those of the last sample.
+        Compare the stacks of runs with those of the last sample.
 
         Args:
-            stacks: By thread.
-            frames: The frames of all threads, which the stacks were read from.
-            began: When the run in each of these threads began, seconds since the epoch.
+            stacks: By the number of the run: its thread or, where runs share one, of its greenlet or coroutine.
+            places: The same, as frames.
+            frames: The innermost frames of all threads.
+            began: When each run in progress began, seconds since the epoch, by the same number.
             now_s: The time of this sample, likewise.
         """
         before = self._watched
         # Of many runs, a sample has a few.
-        self._watched = {thread: known for thread, known in before.items() if began.get(thread) == known.began_s}
+        self._watched = {number: known for number, known in before.items() if began.get(number) == known.began_s}
+        self._keeps = {thread: keeper for thread, keeper in self._keeps.items() if keeper[0] in began}
         seen: list[int] = []
-        for thread, stack in stacks.items():
-            instruction = frames[thread].f_lasti
-            known = before.get(thread)
+        for number, stack in stacks.items():
+            place = places[number]
+            known = self._watched.pop(number, None)
+            self._note_turn(number, place, now_s)
             try:
-                if known is None or known.began_s != began[thread]:
-                    clock_id = clock_of(thread)
-                    known = _Watched(clock_id, began[thread], stack, instruction, now_s)
-                    ran = True
+                if place.runs:
+                    known = self._step(known, place.thread, began[number], stack, frames, now_s)
                 else:
-                    ran = known.step(stack, instruction, now_s)
-            except OSError:  # the thread has ended, and another one has its number
-                self._watched.pop(thread, None)
+                    known = _step_suspended(known, began[number], place.turn, now_s)
+            except (OSError, KeyError):  # the thread has ended, and another one may have its number
                 continue
-            if ran and self._locals_mark is not None:
-                known.compare_locals(self._locals_mark(thread), now_s)
             if self._is_due(known, now_s):
                 self._examined_at_s = now_s
-                known.examined(examine(thread, frames, self._scrub), now_s)
-            self._watched[thread] = known
-            seen.append(thread)
-        limits = self._soft_limits
-        return {str(thread): self._watched[thread].sample(limits.get(thread, 0.0)) for thread in seen}
+                inner = place.frames if not place.runs else chain(frames[place.thread])
+                known.examined(examine(inner, frames, self._scrub), now_s)
+            self._watched[number] = known
+            seen.append(number)
+        return {str(number): self._sample(number, places[number], now_s) for number in seen}
 
-    def _is_due(self, known: _Watched, now_s: float) -> bool:
+    def _step(
+        self,
+        known: _Watched | _Suspended | None,
+        thread: int,
+        began_s: float,
+        stack: Stack,
+        frames: Mapping[int, FrameType],
+        now_s: float,
+    ) -> _Watched:
+        """
+        The thread of a run is where it is now.
+
+        Raises:
+            KeyError: The thread has ended.
+            OSError: Likewise.
+        """
+        instruction = frames[thread].f_lasti
+        clock_id = clock_of(thread)
+        if type(known) is _Watched and known.clock_id == clock_id:
+            ran = known.step(stack, instruction, now_s)
+        else:
+            known = _Watched(clock_id, began_s, stack, instruction, now_s)
+            ran = True
+        if ran and self._locals_mark is not None:
+            known.compare_locals(self._locals_mark(thread), now_s)
+        return known
+
+    def _note_turn(self, number: int, place: RunFrames, now_s: float) -> None:
+        if number == place.thread:
+            return
+        keeper, _ = self._keeps.get(place.thread, (0, 0.0))
+        if place.runs and keeper != number:
+            self._keeps[place.thread] = number, now_s
+        elif not place.runs and keeper == number:
+            del self._keeps[place.thread]
+
+    def _sample(self, number: int, place: RunFrames, now_s: float) -> ThreadSample:
+        known, limit_s = self._watched[number], self._soft_limits.get(number, 0.0)
+        if isinstance(known, _Watched):
+            return known.sample(limit_s)
+        keeper, since_s = self._keeps.get(place.thread, (0, 0.0))
+        keeps = keeper in self._watched and now_s - since_s >= self._examine_every_s
+        return known.sample(limit_s, keeper if keeps else 0)
+
+    def _is_due(self, known: _Watched | _Suspended, now_s: float) -> bool:
         return (
             now_s - known.began_s >= self._examine_after_s
             and now_s - known.examined_at_s >= self._examine_every_s
             and not 0 <= now_s - self._examined_at_s < self._pause_s
         )
+
+
+def _step_suspended(known: _Watched | _Suspended | None, began_s: float, turn: object, now_s: float) -> _Suspended:
+    if type(known) is not _Suspended:
+        return _Suspended(began_s, turn, now_s)
+    known.step(turn, now_s)
+    return known
 
 
 def _place_of(stack: Stack) -> int:

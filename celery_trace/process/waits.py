@@ -9,6 +9,7 @@ compute its ``__dict__`` and ``__class__``.
 
 from __future__ import annotations
 
+import _socket
 import dis
 import inspect
 import os
@@ -62,6 +63,10 @@ class Wait(Struct, frozen=True, array_like=True):
     holds_at: WaitPlace | None = None
     #: The places where the tasks of its asyncio loop wait.
     awaits: list[WaitPlace] = []
+    #: The descriptor that a greenlet or coroutine waits for; -1 if it waits for none, or if that is unknown.
+    descriptor: int = -1
+    #: Whether it waits until it can write to that.
+    writes: bool = False
 
 
 class _Block(Protocol):
@@ -72,20 +77,21 @@ class _Block(Protocol):
     target: int
 
 
-def examine(thread: int, frames: Mapping[int, FrameType], scrub: Callable[[str], str] = str) -> Wait:
+def examine(stack: Sequence[FrameType], frames: Mapping[int, FrameType], scrub: Callable[[str], str] = str) -> Wait:
     """
-    What a thread waits for.
+    What a run waits for.
 
     Args:
-        thread: Its number.
+        stack: Its frames, innermost first.
         frames: The innermost frames of all threads.
         scrub: Removes secrets from a text, such as the name of a thread.
     """
-    innermost = frames[thread]
+    innermost = stack[0]
     call, loops = _call_of(innermost), _loops(innermost)
     result_id = joins = holder = ""
     awaits: list[WaitPlace] = []
-    for frame in _chain(innermost):
+    descriptor, writes = -1, False
+    for frame in stack[:_MOST_FRAMES]:
         where, function = _tail(frame.f_code.co_filename), frame.f_code.co_name
         if where == "celery/result.py" and function == "get":
             result_id = result_id or _text(_attribute(_local(frame, "self"), "id"))
@@ -96,11 +102,18 @@ def examine(thread: int, frames: Mapping[int, FrameType], scrub: Callable[[str],
         elif where == "asyncio/base_events.py" and function == "run_forever":
             awaits = _awaited(_local(frame, "self"))
             break
+        elif descriptor < 0 and where in _SOCKETS:
+            descriptor, writes = _SOCKETS[where](frame), function.startswith(_WRITES) or _local(frame, "write") is True
     holds_at: WaitPlace | None = None
     lock = _resolve(innermost, re.sub(r"\.(acquire|__enter__)$", "", call)) if call else None
     if type(lock) in _LOCKS:
         holder, holds_at = _holder(lock, frames)
-    return Wait(call, loops, scrub(result_id), scrub(joins), scrub(holder), holds_at, awaits)
+    return Wait(call, loops, scrub(result_id), scrub(joins), scrub(holder), holds_at, awaits, descriptor, writes)
+
+
+def chain(frame: FrameType | None) -> list[FrameType]:
+    """A frame and its callers."""
+    return list(_chain(frame))
 
 
 def _chain(frame: FrameType | None) -> Iterator[FrameType]:
@@ -317,6 +330,60 @@ def _thread_name(thread: int) -> str:
             if name:
                 return name
     return str(thread)
+
+
+# --- sockets of greenlets and coroutines ---------------------------------------------------------------
+
+_WRITES: Final = ("send", "connect", "drain")
+
+
+def _of_gevent(frame: FrameType) -> int:
+    return _fileno(_slot(_local(frame, "self"), "_sock"))
+
+
+def _of_eventlet(frame: FrameType) -> int:
+    return _fileno(_local(frame, "fileno"))
+
+
+def _of_stream(frame: FrameType) -> int:
+    reader = _local(frame, "self")
+    transport = _attribute(reader if frame.f_code.co_name != "drain" else _attribute(reader, "_reader"), "_transport")
+    return _fileno(_attribute(transport, "_sock_fd"))
+
+
+def _of_loop(frame: FrameType) -> int:
+    return _fileno(_local(frame, "sock"))
+
+
+def _fileno(found: object) -> int:
+    """The number of a descriptor, or of a socket."""
+    if type(found) is int:
+        return found
+    return _socket.socket.fileno(found) if issubclass(type(found), _socket.socket) else -1  # type: ignore[arg-type]
+
+
+def _slot(owner: object, name: str) -> object:
+    """What is in a slot of an object, without running code."""
+    for names in _namespaces(type(owner)):
+        found = names.get(name)
+        if type(found) is MemberDescriptorType:
+            try:
+                value: object = found.__get__(owner)
+            except AttributeError:
+                return _MISSING
+            return value
+    return _MISSING
+
+
+#: The descriptor that a function of these files waits for.
+_SOCKETS: Final[Mapping[str, Callable[[FrameType], int]]] = {
+    "gevent/_socket3.py": _of_gevent,
+    "gevent/_socketcommon.py": _of_gevent,
+    "gevent/ssl.py": _of_gevent,
+    "hubs/__init__.py": _of_eventlet,
+    "asyncio/streams.py": _of_stream,
+    "asyncio/selector_events.py": _of_loop,
+}
 
 
 # --- asyncio -------------------------------------------------------------------------------------------

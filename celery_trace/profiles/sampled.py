@@ -16,8 +16,13 @@ that began after the sample was due is not counted. Within a run, time of less t
 **Processor time** is read from the clock of each thread, so its sum is exact. It is attributed to the first stack that
 is sampled while the thread does not wait; where the kernel does not show that, to the next stack.
 
+Where runs share a thread, as greenlets and coroutines do, its clock counts all of them. There, the time of the samples
+in which the thread is running counts as processor time of the run that it runs. Work of less than the interpreter's
+switch interval between two waits is not seen.
+
 **Locks.** A thread that waits in a futex waits for a lock or for another thread; if the futex is the interpreter's, it
-waits for the interpreter. In a process with one running thread, that means only that it was sampled.
+waits for the interpreter. In a process with one running thread, that means only that it was sampled. Of runs that share
+a thread, this is not known.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ from celery_trace.heap.stacks import MOST_STACKS, FrameTable, from_the_task
 from celery_trace.model import TIMES, UNSEEN, Kind, Measure, ProcessRecord, TimeProfile, TimeStack
 from celery_trace.process.blackbox import MOST_FRAMES, SampledStack
 from celery_trace.process.open_runs import Token
-from celery_trace.process.thread_state import ThreadClock, ThreadState, state_of
+from celery_trace.process.thread_state import ThreadClock, ThreadState, native_id, state_of
 from celery_trace.text.code_owner import CodeOwner
 
 #: Names with a profile in one process; the time of further ones is counted, not shown.
@@ -50,6 +55,7 @@ MOST_AT_ONCE: Final = 40
 #: Threads of which the processor time is followed, those that ran a task last.
 MOST_THREADS: Final = 64
 
+_READY: Final = (ThreadState.RUNS, ThreadState.WAITS_FOR_GIL)
 _US: Final = 1_000_000
 _UNSEEN: Final = (UNSEEN.file, UNSEEN.line, UNSEEN.function)
 #: The outermost frame of a stack of which the outer frames were not read.
@@ -148,6 +154,7 @@ class _Pending(Struct, frozen=True):
     times: _NameTimes
     stack: Stack
     stands_for: float
+    cpu_share: float
     lock_share: float
 
 
@@ -218,25 +225,29 @@ class StackTimes:
             self._settle(self._at_s)
             self._at_s, self._before_s = resumed
         self._settle(self._clock.monotonic_s())
-        used_s = self._processor_time([*(one.thread for one in stacks), *(thread for thread, _ in missed)])
+        own_threads = [one.thread for one in stacks if one.runs_in == one.thread]
+        used_s = self._processor_time([*own_threads, *(thread for thread, _ in missed)])
         overdue: set[int] = set()
         for thread, token in missed:
             if thread not in overdue:
                 overdue.add(thread)
                 self._note((_UNSEEN,), token, used_s.get(thread), ThreadState.WAITS, 1.0, 0.0)
         counted = [one for one in stacks if one.thread not in overdue and one.token.started_s <= due_s]
-        states = [self._state_of(one.thread) for one in counted]
-        ready = sum(state in (ThreadState.RUNS, ThreadState.WAITS_FOR_GIL) for state in states)
+        states = [self._state_of(one) for one in counted]
+        ready = sum(state in _READY for state in states)
         for one, state in zip(counted, states, strict=True):
+            frames = one.frames[: one.inside]
+            if one.inside == len(one.frames) == MOST_FRAMES:
+                frames = [*frames, _DEEPER]
+            if one.runs_in != one.thread:
+                self._note_shared(tuple(frames), one, state)
+                continue
             used = used_s.get(one.thread)
             lock_share = 0.0
             if state is ThreadState.WAITS_FOR_LOCK:
                 lock_share = 1.0
             elif state is ThreadState.WAITS_FOR_GIL and ready > 1 and self._before_s:
                 lock_share = max(0.0, 1.0 - (used or 0.0) / self._before_s)
-            frames = one.frames[: one.inside]
-            if one.inside == len(one.frames) == MOST_FRAMES:
-                frames = [*frames, _DEEPER]
             self._note(tuple(frames), one.token, used, state, one.stands_for, lock_share)
 
     def _settle(self, now_s: float) -> None:
@@ -245,7 +256,7 @@ class StackTimes:
         weight_s = (self._before_s + gap_s) / 2
         for one in self._pending:
             wall_s = weight_s * one.stands_for
-            one.times.add(one.stack, Seconds(wall_s, 0.0, wall_s * one.lock_share))
+            one.times.add(one.stack, Seconds(wall_s, wall_s * one.cpu_share, wall_s * one.lock_share))
         self._pending = []
         self._at_s, self._before_s = now_s, gap_s
 
@@ -264,7 +275,20 @@ class StackTimes:
         if state in (ThreadState.UNKNOWN, ThreadState.RUNS, ThreadState.WAITS_FOR_GIL) and times.cpu_due_s:
             times.add(stack, Seconds(cpu=times.cpu_due_s))
             times.cpu_due_s = 0.0
-        self._pending.append(_Pending(times, stack, stands_for, lock_share))
+        self._pending.append(_Pending(times, stack, stands_for, 0.0, lock_share))
+
+    def _note_shared(self, stack: Stack, one: SampledStack, state: ThreadState) -> None:
+        """
+        A run that shares its thread. The thread's clock counts all of its runs, so processor time is sampled too: of
+        the run that the thread runs.
+        """
+        times = self._times_of(one.token.totals)
+        if times is None:
+            self.left_out_s += self._before_s * one.stands_for
+            return
+        if one.runs_in and state is not ThreadState.UNKNOWN:
+            times.measures.add(Measure.CPU)
+        self._pending.append(_Pending(times, stack, one.stands_for, float(state in _READY), 0.0))
 
     def _times_of(self, totals: Totals) -> _NameTimes | None:
         key = totals.kind, totals.name
@@ -273,8 +297,12 @@ class StackTimes:
             found = self._names[key] = _NameTimes(totals, self._clock.now_s())
         return found
 
-    def _state_of(self, thread: int) -> ThreadState:
-        known = self._threads.get(thread)
+    def _state_of(self, one: SampledStack) -> ThreadState:
+        if not one.runs_in:
+            return ThreadState.WAITS
+        if one.runs_in != one.thread:
+            return self._state(native_id(one.runs_in))
+        known = self._threads.get(one.thread)
         return self._state(known.clock.native_id) if known is not None else ThreadState.UNKNOWN
 
     def _processor_time(self, running: Sequence[int]) -> dict[int, float]:

@@ -6,6 +6,7 @@ All block, are thread-safe, and raise :class:`~celery_trace.stores.StoreUnavaila
 :class:`BadCursor`.
 """
 
+from celery_trace.queries.attempts import AttemptQueries
 from celery_trace.queries.cursors import BadCursor
 from celery_trace.queries.flow import FlowQueries
 from celery_trace.queries.forecasts import ForecastQueries
@@ -30,6 +31,7 @@ class Queries(
     FlowQueries,
     MonitoringQueries,
     WorkflowQueries,
+    AttemptQueries,
     SearchQueries,
 ):
     """Reads one store: ``Queries(store)``."""

@@ -163,6 +163,21 @@ class MonitoringQueries(QueryBase):
                     found.setdefault(name, []).append(f"{row.worker or f'{row.role}@{row.host}'} pid {row.pid}")
         return found
 
+    def not_looking(self) -> dict[str, list[str]]:
+        """Living processes in which no leak can be found: reason to names, such as ``w1@h pid 12``."""
+        table = tables.processes
+        wanted = sa.select(table.c.mode, table.c.worker, table.c.role, table.c.host, table.c.pid).where(
+            table.c.ended_at_s.is_(None),
+            table.c.seen_at_s > self._now_s() - SILENT_S,
+            table.c.mode.in_(("off", "rss")),
+        )
+        found: dict[str, list[str]] = {}
+        with self.store.reading() as connection:
+            for row in connection.execute(wanted.order_by(table.c.worker, table.c.pid).limit(MOST_ASKED)):
+                name = f"{row.worker or f'{row.role}@{row.host}'} pid {row.pid}"
+                found.setdefault(f"trace_memory is {row.mode} there", []).append(name)
+        return found
+
     def change_token(self) -> str:
         """A text that changes with every write; one row is read."""
         wanted = sa.select(_tallies.c.value).where(_tallies.c.id == "changes")

@@ -17,6 +17,7 @@ from celery_trace.model import (
     Rollup,
     Run,
     RunningSnapshot,
+    RunSpan,
     Sample,
     WorkerView,
 )
@@ -45,6 +46,8 @@ MOST_SAMPLES = 1000
 #: Processes in a worker's series, those seen last.
 MOST_SERIES = 500
 MOST_ROLLUPS = 20_000
+#: Single runs that are read for the lanes of a worker, the newest of all workers; and those that are returned.
+SPANS_READ, MOST_SPANS = 20_000, 1000
 MOST_NAMES = 10_000
 
 
@@ -92,6 +95,26 @@ class RunQueries(QueryBase):
         with self.store.reading() as connection:
             row = connection.execute(sa.select(_runs).where(_runs.c.id == id)).first()
         return rows_of.RUNS.record(row) if row is not None else None
+
+    def spans(self, processes: Iterable[str], *, since_s: float | None = None) -> list[RunSpan]:
+        """When the single runs of some processes ran, newest first; the newest :data:`MOST_SPANS`."""
+        columns = [_runs.c[name] for name in ("id", "process", "kind", "name", "started_at_s", "duration_s", "why")]
+        newest = sa.select(*columns).order_by(_runs.c.started_at_s.desc(), _runs.c.id).limit(SPANS_READ)
+        if since_s is not None:
+            newest = newest.where(_runs.c.started_at_s >= since_s)
+        table = newest.subquery()
+        found: list[RunSpan] = []
+        with self.store.reading() as connection:
+            for part in chunks(sorted(processes)):
+                wanted = sa.select(table).where(table.c.process.in_(part)).order_by(table.c.started_at_s.desc())
+                found += [
+                    RunSpan(
+                        run=row.id, process=row.process, kind=row.kind, name=row.name, started_at=row.started_at_s,
+                        duration_s=row.duration_s, why=row.why,
+                    )
+                    for row in connection.execute(wanted.limit(MOST_SPANS))
+                ]  # fmt: skip
+        return sorted(found, key=lambda span: -span.started_at)[:MOST_SPANS]
 
     def rollups(
         self, *, kind: str | None = None, name: str | None = None, since_s: float | None = None
@@ -181,6 +204,24 @@ class RunQueries(QueryBase):
         with self.store.reading() as connection:
             rows = connection.execute(wanted.order_by(_processes.c.seen_at_s.desc()).limit(500)).all()
         return sorted(rows_of.PROCESSES.records(rows), key=lambda process: process.started_at_s)
+
+    def settled(self, uids: Iterable[str], after_s: float) -> dict[str, Sample]:
+        """The first sample of each process that was taken so long after its start, by uid."""
+        first = (
+            sa.select(_samples.c.id)
+            .where(_samples.c.process == _processes.c.uid, _samples.c.at_s >= _processes.c.started_at_s + after_s)
+            .order_by(_samples.c.at_s)
+            .limit(1)
+            .correlate(_processes)
+            .scalar_subquery()
+        )
+        with self.store.reading() as connection:
+            ids: list[str] = []
+            for part in chunks(sorted(uids)):
+                wanted = sa.select(first).select_from(_processes).where(_processes.c.uid.in_(part))
+                ids += [id for id in connection.execute(wanted).scalars() if id is not None]
+            found = rows_of.SAMPLES.records(self._by_key(connection, _samples, ids).values())
+        return {sample.process: sample for sample in found}
 
     def processes(self, uids: Iterable[str]) -> dict[str, ProcessRecord]:
         """Processes by uid; unknown ones are left out."""
@@ -286,6 +327,17 @@ def _newest_facts(snapshots: Iterable[RunningSnapshot]) -> dict[str, _NewestFact
     return found
 
 
+def _state(alive: bool, processes: Sequence[ProcessView]) -> str:
+    """A worker's state, see :class:`WorkerView`. How its latest main process ended decides it; children come and go."""
+    if alive:
+        return "alive"
+    mains = [process for process in processes if process.role in MAIN_ROLES] or processes
+    last = max(mains, key=lambda process: process.started_at)
+    if last.ended_at is None:
+        return "silent"
+    return "killed" if last.ended_how == "killed" else "stopped"
+
+
 def _alive(row: AnyRow, now_s: float) -> bool:
     return row.ended_at_s is None and now_s - row.seen_at_s < SILENT_S
 
@@ -297,18 +349,21 @@ def _worker(
     living = [row for row in rows if _alive(row, now_s)]  # the first ones
     views = [_process(row, newest.get(row.uid)) for row in rows]
     # A child that has just started has no sample yet.
-    resident = [view.memory.rss_bytes for view in views[: len(living)] if view.memory]
+    known = [view.memory for view in views[: len(living)] if view.memory]
+    shares = [memory.pss_bytes for memory in known if memory.pss_bytes is not None]
     ratios = [row.overhead_ratio for row in living if row.sampled_at_s is not None]
     return WorkerView(
         name=name,
         host=host,
         role=_shared_role(rows),
         alive=bool(living),
-        rss_bytes=sum(resident),
+        rss_bytes=sum(memory.rss_bytes for memory in known),
         last_seen=max(max(row.seen_at_s, newest[row.uid].at_s if row.uid in newest else 0.0) for row in rows),
         overhead_ratio=max(ratios, default=0.0),
         processes=views,
-        rss_processes=len(resident),
+        rss_processes=len(known),
+        pss_bytes=sum(shares) if shares and len(shares) == len(known) else None,
+        state=_state(bool(living), views),
     )
 
 

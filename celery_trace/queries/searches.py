@@ -12,7 +12,16 @@ from celery_trace.model import Outcome, Verdict
 from celery_trace.model.searches import SavedView
 from celery_trace.queries.base import QueryBase
 from celery_trace.queries.cursors import like
-from celery_trace.queries.language import Qualifier, Search, Suggestion, Term, read, suggestions_of_names, word_at_end
+from celery_trace.queries.language import (
+    BadSearch,
+    Qualifier,
+    Search,
+    Suggestion,
+    Term,
+    read,
+    suggestions_of_names,
+    word_at_end,
+)
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
 
@@ -101,6 +110,15 @@ def understood(noun: str, text: str | None, now_s: float) -> Search:
         BadSearch: It can't be understood.
     """
     return read(text, LISTS[noun], now_s) if text else Search()
+
+
+def is_understood(noun: str, text: str) -> bool:
+    """Whether a list has all qualifiers of a search."""
+    try:
+        understood(noun, text, 0.0)
+    except BadSearch:
+        return False
+    return True
 
 
 def conditions(search: Search, columns: Mapping[str, AnyColumn]) -> list[sa.ColumnElement[bool]]:

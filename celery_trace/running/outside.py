@@ -45,7 +45,7 @@ class _Thread(Protocol):
 
 
 class _Unwinder(Protocol):
-    def get_stack_trace(self) -> Iterable[object]: ...
+    def get_stack_trace(self) -> Iterable[_Thread]: ...  # 3.15 lists interpreters, which have threads
 
 
 def read_run(reading: BoxReading, run: Running, sample: LastSample | None) -> list[Line]:
@@ -128,7 +128,6 @@ def _open(module: ModuleType, pid: int) -> _Unwinder:
 def _stack_of(unwinder: _Unwinder, native_id: int) -> list[Line]:
     """The stack of a thread; empty if there is no such thread."""
     for entry in unwinder.get_stack_trace():
-        # 3.14 lists threads, 3.15 interpreters with threads.
         threads: Iterable[_Thread] = getattr(entry, "threads", (entry,))
         for thread in threads:
             if thread.thread_id == native_id:

@@ -27,6 +27,8 @@ _LOOK_FROM: Final = 0.5
 _BUSY: Final = 0.5
 #: Without a sample for so long, C code holds Python's lock, or the process is stopped, seconds.
 _SILENT_S: Final = 2.5
+#: What keeps the thread of suspended runs, if there are no samples.
+_SOMETHING: Final = ("a run or C code", None)
 _RUNS_ON: Final = "continues after it caught the error of its soft time limit"
 #: When a child is looked at first, it has worked if it has used this share of the time, and then if it has used so
 #: many processor seconds more: `/proc` counts hundredths.
@@ -131,6 +133,7 @@ class Stalls:
         stack: Sequence[Line],
         sampled_at_s: float,
         now_s: float,
+        keeper: tuple[str, Sequence[Line]] | None = None,
     ) -> tuple[float, str]:
         """
         Since when a run makes no progress, seconds since the epoch, and what it waits for; (0, "") if it works.
@@ -142,6 +145,7 @@ class Stalls:
             stack: Innermost first.
             sampled_at_s: When the sample was taken, seconds since the epoch.
             now_s: The time, likewise.
+            keeper: The name and the stack of the run that keeps the thread of a suspended one.
         """
         if thread is None:
             return 0.0, ""
@@ -152,12 +156,16 @@ class Stalls:
         facts = self._facts(process, thread)
         before = self._known.get(key)
         activity = self._activity(stall.activity, facts, before, now_s)
-        if activity is Activity.WAITS and thread.wait is None:
+        behind = self._behind(keeper)
+        if thread.suspended and activity is not Activity.STOPPED:
+            behind = behind or (_SOMETHING if activity is Activity.HOLDS_LOCK else None)
+            activity = Activity.SUSPENDED
+        if activity in (Activity.WAITS, Activity.SUSPENDED) and thread.wait is None:
             return stall.since_s, ""
-        own = _own_line(stack, self._owner)
         evidence = WaitEvidence(
-            activity=activity, stack=stack, own=own, wait=thread.wait or Wait(), facts=facts, short=self._owner.short
-        )
+            activity=activity, stack=stack, own=_own_line(stack, self._owner), wait=thread.wait or Wait(), facts=facts,
+            short=self._owner.short, behind=behind,
+        )  # fmt: skip
         sure = activity is not Activity.HOLDS_LOCK or (before is not None and facts.state != "")
         words = self.redactor.text(sentence(evidence)) if sure else ""
         known = _KnownStall(
@@ -172,11 +180,22 @@ class Stalls:
             words += ", after it caught the error of its soft time limit"
         return max(stall.since_s, known.worked_at_s), words
 
+    def _behind(self, keeper: tuple[str, Sequence[Line]] | None) -> tuple[str, Line | None] | None:
+        if keeper is None:
+            return None
+        name, stack = keeper
+        return name, stack[_own_line(stack, self._owner)] if stack else None
+
     def _facts(self, process: ProcessRecord, thread: ThreadSample) -> ThreadFacts:
         """Nothing, if the process is in another container: its pid may mean another process here."""
-        if thread.native_id and self.procfs.is_process(process.pid, f"{process.uid}.lock"):
+        descriptor = thread.wait.descriptor if thread.wait is not None else -1
+        wanted = thread.native_id or (thread.suspended and descriptor >= 0)
+        if not wanted or not self.procfs.is_process(process.pid, f"{process.uid}.lock"):
+            return ThreadFacts()
+        if thread.native_id:
             return self.procfs.thread(process.pid, thread.native_id)
-        return ThreadFacts()
+        call = "sendto" if thread.wait is not None and thread.wait.writes else "recvfrom"
+        return ThreadFacts(call=call, on=tuple(self.procfs.descriptors(process.pid, [descriptor])))
 
     def _activity(self, seen: Activity, facts: ThreadFacts, before: _KnownStall | None, now_s: float) -> Activity:
         """Without samples, the thread's processor time and system call show who holds Python's lock."""

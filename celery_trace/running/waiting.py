@@ -38,6 +38,7 @@ class Activity(StrEnum):
     HOLDS_LOCK = "holds_lock"  # in C code that lets no other thread run
     STARVED = "starved"  # another thread is in C code that lets no other thread run
     STOPPED = "stopped"
+    SUSPENDED = "suspended"  # a greenlet or coroutine that waits
 
 
 class WaitEvidence(Struct, frozen=True, kw_only=True):
@@ -54,6 +55,8 @@ class WaitEvidence(Struct, frozen=True, kw_only=True):
     wait: Wait = Wait()
     facts: ThreadFacts = ThreadFacts()
     short: Callable[[str], str] = str
+    #: The run that keeps the thread of a suspended one: its name, and the innermost line of the user's own code.
+    behind: tuple[str, Line | None] | None = None
 
 
 def sentence(evidence: WaitEvidence) -> str:
@@ -72,6 +75,10 @@ def sentence(evidence: WaitEvidence) -> str:
             return f"inside C code that holds Python's lock, last seen{_at(evidence, evidence.own)}"
         case Activity.STARVED:
             return "waiting for Python's lock, which C code in another thread holds"
+    if evidence.behind is not None:
+        name, line = evidence.behind
+        where = f" at {evidence.short(line.file)}:{line.line}" if line is not None else ""
+        return f"waiting for its turn: {name} keeps the thread{where}"
     return _by_library(evidence) or _by_system_call(evidence) or _by_expression(evidence) or _somewhere(evidence)
 
 
@@ -122,11 +129,12 @@ def _joined(evidence: WaitEvidence, _line: Line) -> str:
     return f"waiting for thread {evidence.wait.joins or 'of this process'} to end"
 
 
-def _of_threading(_evidence: WaitEvidence, line: Line) -> str:
+def _of_threading(evidence: WaitEvidence, line: Line) -> str:
     kind = line.function.partition(".")[0]
     return {
         "Event": "waiting for an Event to be set",
         "Condition": "waiting for a Condition to be notified",
+        "Lock": f"waiting for a lock{_at(evidence, evidence.own)}",
         "Semaphore": "waiting for a Semaphore",
         "BoundedSemaphore": "waiting for a Semaphore",
         "Barrier": "waiting for other threads at a Barrier",
@@ -155,6 +163,10 @@ def _always(words: str) -> Callable[[WaitEvidence, Line], str]:
     return lambda _evidence, _line: words
 
 
+def _lock_of_its_line(evidence: WaitEvidence, _line: Line) -> str:
+    return f"waiting for a lock{_at(evidence, evidence.own)}"
+
+
 #: The end of a file's name, its functions, and the words.
 _LIBRARIES: Final[tuple[tuple[tuple[str, ...], frozenset[str], Callable[[WaitEvidence, Line], str]], ...]] = (
     (("celery/result.py",), frozenset({"get", "join", "join_native", "wait"}), _result),
@@ -170,7 +182,16 @@ _LIBRARIES: Final[tuple[tuple[tuple[str, ...], frozenset[str], Callable[[WaitEvi
      _always("waiting for a Future")),
     (("asyncio/base_events.py", "asyncio/runners.py"), frozenset({"run_forever", "run_until_complete", "run"}),
      _of_asyncio),
-    (("/socket.py",), frozenset({"getaddrinfo", "gethostbyname"}), _always("resolving the name of a host")),
+    (("/socket.py", "gevent/_socketcommon.py", "support/greendns.py"), frozenset({"getaddrinfo", "gethostbyname"}),
+     _always("resolving the name of a host")),
+    (("gevent/hub.py", "eventlet/greenthread.py"), frozenset({"sleep"}), _always("in time.sleep")),
+    (("asyncio/tasks.py",), frozenset({"sleep"}), _always("in asyncio.sleep")),
+    (("asyncio/locks.py",), frozenset({"wait", "wait_for", "acquire"}), _of_threading),
+    (("asyncio/queues.py",), frozenset({"get", "put", "join"}), _of_queue),
+    (("asyncio/subprocess.py", "gevent/subprocess.py", "green/subprocess.py"), frozenset({"wait", "communicate"}),
+     _always("waiting for a child process")),
+    (("gevent/thread.py", "gevent/lock.py"), frozenset({"acquire", "__enter__"}), _lock_of_its_line),
+    (("eventlet/semaphore.py",), frozenset({"acquire"}), _lock_of_its_line),
 )  # fmt: skip
 
 

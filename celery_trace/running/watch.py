@@ -84,9 +84,9 @@ class RunningWatch:
         for uid in sorted(living):
             reading = blackbox.read(self._folder / f"{uid}.box", noticed_at_s=now_s)
             processes[uid] = reading.process if reading is not None else None
+            ended[uid] = reading.ended if reading is not None else 0
             if reading is None:
                 continue
-            ended[uid] = reading.ended
             runs += [self._run(reading, run, sample, now_s, seen) for run, sample in reading.runs]
         self._seen = seen
         self._stalls.next_round()
@@ -140,8 +140,19 @@ class RunningWatch:
             return found
         seen_at_s = sample.at_s if sample is not None else run.started_at_s
         moves = state.moves or (blind_sample(process, run.started_at_s) if sample is None else None)
-        since_s, words = self._stalls.judge(key, process, moves, state.stack, seen_at_s, now_s)
+        since_s, words = self._stalls.judge(
+            key, process, moves, state.stack, seen_at_s, now_s, self._keeper(reading, moves)
+        )
         return replace(found, stalled_since_s=since_s, waiting_for=words)
+
+    def _keeper(self, reading: BoxReading, moves: ThreadSample | None) -> tuple[str, list[Line]] | None:
+        """The run that keeps the thread of a suspended one, and its stack when it was sampled last."""
+        number = moves.behind if moves is not None else 0
+        run = next((run for run, _ in reading.runs if number and run.thread == number), None)
+        if run is None:
+            return None
+        known = self._seen.get((reading.process.uid, run.task_id, run.started_at_s, run.thread))
+        return run.name, known.stack if known is not None else []
 
     def _state(self, before: _Seen | None, run: Running, sample: LastSample | None, loaded_at_s: float) -> _Seen:
         """The run's stack, with code, and since when it has not moved."""
@@ -165,7 +176,7 @@ class RunningWatch:
             return True
         if len(now.runs) != len(before.runs) or any(map(_has_changed, before.runs, now.runs)):
             return True
-        return bool(now.runs or now.stalled) and now.at_s - before.at_s >= SNAPSHOT_AGAIN_S
+        return bool(now.ended) and now.at_s - before.at_s >= SNAPSHOT_AGAIN_S
 
 
 def _from_outside(reading: BoxReading, run: Running, sample: LastSample | None, now_s: float) -> LastSample | None:

@@ -23,6 +23,7 @@ from celery_trace.failures.celery_request import number, retries_of
 from celery_trace.guard import report, swallow
 from celery_trace.model import Ahead, AnyRecord, Consuming, MessageStart, ProcessRecord
 from celery_trace.runtime.flow import MOST_NAME, MessageFlow
+from celery_trace.runtime.idle_consumer import Idle, why_idle
 from celery_trace.runtime.messages import DONE, IN_PYTHON, Message, quick_messages
 
 #: How often the state of the queues is looked at, seconds, and written if nothing has changed.
@@ -95,6 +96,7 @@ class ConsumedMessages:
         self._started: dict[str, Message] = {}
         self._ended: OrderedDict[str, tuple[Message, float, bool]] = OrderedDict()
         self._written: dict[str, Consuming] = {}
+        self._idle_since: Idle | None = None
         self._mark = object()
         #: Handles the usual messages; None where there is no extension module.
         self.quick = quick_messages(
@@ -275,6 +277,7 @@ class ConsumedMessages:
             key=lambda run: run.since_s,
         )[:MOST_AHEAD]  # fmt: skip
         timeout_s = self._visibility_timeout_s()
+        idle = self._idle(len(active), len(waiting), len(scheduled), now_s)
         names = {str(queue.name)[:MOST_NAME] for queue in self._queues()}
         for queue in sorted(names):
             reserved = [request for request in waiting if _is_from(request, queue)]
@@ -291,10 +294,21 @@ class ConsumedMessages:
                     reserved_since_s=min(since_s, default=None),
                     ahead=ahead if reserved else [],
                     visibility_timeout_s=timeout_s,
+                    idle_because=idle.because if idle is not None else "",
+                    idle_since_s=idle.since_s if idle is not None else None,
                 )
             )
         if names:  # while the worker reconnects it has none, and still consumes them all
             self._leave(set(self._written) - names, now_s)
+
+    def _idle(self, active: int, waiting: int, scheduled: int, now_s: float) -> Idle | None:
+        held = active + waiting  # Celery counts scheduled messages as reserved
+        found = why_idle(self._consumer, active=active, held=held, scheduled=scheduled, now_s=now_s)
+        if found is None:
+            self._idle_since = None
+        elif self._idle_since is None or self._idle_since.because != found.because:
+            self._idle_since = Idle(found.because, found.since_s or now_s)
+        return self._idle_since
 
     def _write_state(self, found: Consuming) -> None:
         known = self._written.get(found.queue)
@@ -351,7 +365,7 @@ def _is_from(request: WorkerRequest, queue: str) -> bool:
 
 
 def _facts(state: Consuming) -> tuple[object, ...]:
-    return state.running, state.reserved, state.scheduled, state.reserved_since_s, state.ahead
+    return state.running, state.reserved, state.scheduled, state.reserved_since_s, state.ahead, state.idle_because
 
 
 def install(accepted: Callable[[WorkerRequest], None]) -> Callable[[], None]:

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 _MOST_AROUND_RUNS: Final = 4
 
 
-def of_a_child(app: Celery) -> list[CodeType]:
-    """Around the runs of a pool's process with observed tracers, and around what it does between runs."""
+def around_runs(app: Celery) -> list[CodeType]:
+    """Around the runs of a pool's process with observed tracers."""
+    found = {tracers.boundary(getattr(task, "__trace__", None)) for task in app.tasks.values()}
+    return [code for code in found if code is not None][:_MOST_AROUND_RUNS]
+
+
+def between_runs() -> list[CodeType]:
+    """Around what a pool's process does between runs."""
     from billiard.pool import Worker  # loaded in such a process
 
-    around_runs = {tracers.boundary(getattr(task, "__trace__", None)) for task in app.tasks.values()}
-    found = [code for code in around_runs if code is not None]
-    return [*found[:_MOST_AROUND_RUNS], *_codes(getattr(Worker, "workloop", None))]
+    return _codes(getattr(Worker, "workloop", None))
 
 
 def of_a_main_process() -> list[CodeType]:

@@ -37,6 +37,7 @@ from celery_trace.process.open_runs import Token
 from celery_trace.runtime import (
     batches,
     consumed,
+    greeting,
     loops,
     publishing,
     refused_messages,
@@ -243,6 +244,8 @@ class CeleryTrace:
         self._worker = getattr(sender, "hostname", "") or ""
         self._role = _role_of(getattr(sender, "pool_cls", None))
         self._child_limit_kib = getattr(sender, "max_memory_per_child", None) or 0
+        with Guard("greeting"):
+            greeting.add(sender, self._settings, str(self.app.main or ""))
         with Guard("worker_init"):
             from celery_trace.control.orders import RemoteControlFilter
 
@@ -367,7 +370,9 @@ class CeleryTrace:
                 if self._uninstall_tracers is not None:
                     self._connection.drop("task_prerun", "task_postrun")
                     if self._traced is not None:
-                        self._traced.recorder.probe(HeapProbe).stop_at(*loops.of_a_child(self.app))
+                        around = loops.around_runs(self.app)
+                        self._traced.recorder.probe(HeapProbe).stop_at(*around, *loops.between_runs())
+                        self._traced.recorder.probe(StackProbe).stop_at(around)
 
     def on_worker_process_shutdown(self, **_: object) -> None:
         """A pool process ends normally."""

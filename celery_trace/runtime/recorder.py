@@ -26,6 +26,7 @@ from celery_trace.model import (
     Failure,
     HeapProfile,
     Kind,
+    MemoryState,
     ProcessRecord,
     Role,
     Run,
@@ -37,6 +38,7 @@ from celery_trace.model import (
 from celery_trace.process.blackbox import label
 from celery_trace.process.counters import available
 from celery_trace.process.frames import shared_places
+from celery_trace.process.memory import read_rss_bytes
 from celery_trace.process.open_runs import ADDED, NEXT_PERIOD, OUTLIER, SCATTERED, OpenRuns, Token
 from celery_trace.redaction import Redactor
 from celery_trace.runtime.flow import MessageFlow
@@ -48,8 +50,8 @@ from celery_trace.runtime.ticker import Ticker
 from celery_trace.settings import Settings
 from celery_trace.spool import SpoolWriter
 
-#: How often the running totals are written, seconds.
-FLUSH_S: Final = 2.0
+#: How often the running totals are written, seconds. With the collector's pause, readers see them two seconds late.
+FLUSH_S: Final = 1.0
 #: How often the process reports what it wrote, dropped and cost, seconds.
 ACCOUNT_S: Final = 10.0
 #: How often one run of each name is written as a record, for the scatter plot, seconds.
@@ -297,6 +299,7 @@ class Recorder:
                 duration_s=token.duration_s,
                 state=state,
                 why=why,
+                memory=MemoryState(rss_bytes=read_rss_bytes()),
                 kept_blocks=sum(site.blocks for site in top) if token.top is not None else None,
                 kept_bytes=sum(site.bytes for site in top) if token.top is not None else None,
                 top=top,
@@ -332,7 +335,7 @@ class Recorder:
             self.quick_messages.on = not (self.ticker.asleep or self.closed)
 
     def handle_quickly(self, messages: QuickMessages | None) -> None:
-        """The usual messages that this process consumes are handled without a call of Python, while that is possible."""
+        """Handle the usual messages that this process consumes in C, while that is possible."""
         if type(self.clock) is SystemClock:
             self.quick_messages = messages
             self._choose_way()

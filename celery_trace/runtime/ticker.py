@@ -1,4 +1,9 @@
-"""The one background thread of a traced process, which makes all calls at intervals."""
+"""
+The one background thread of a traced process, which makes all calls at intervals.
+
+It is a thread of the system, so that it runs while a greenlet keeps the thread of the others. Under eventlet it is a
+greenlet.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from celery_trace import os_threads
 from celery_trace.clock import Clock
 from celery_trace.guard import Guard
 
@@ -57,7 +63,10 @@ class Ticker:
         self.is_idle: Callable[[], bool] = lambda: False
         self._timers: list[Timer] = []
         self._stopped = False
-        self._wake = threading.Event()
+        #: Whether Python's threads are greenlets, and it is none.
+        self._is_apart = os_threads.are_patched() and os_threads.shares_locks()
+        self._wake: os_threads.WakeUp | threading.Event = os_threads.WakeUp() if self._is_apart else threading.Event()
+        self._ended = os_threads.lock()
         self._thread: threading.Thread | None = None
         #: Whether it waits for an idle interval, and what is called when that changes.
         self.asleep = False
@@ -81,7 +90,10 @@ class Ticker:
 
     def start(self) -> None:
         """Start the thread; a second call does nothing."""
-        if self._thread is None:
+        if self._is_apart:
+            if self._ended.acquire(False):
+                os_threads.start(self._loop_apart, self._name)
+        elif self._thread is None:
             self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
             self._thread.start()
 
@@ -90,7 +102,9 @@ class Ticker:
         self._stopped = True
         self._wake.set()
         thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
+        if self._is_apart:
+            self._ended.acquire(True, timeout_s)
+        elif thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 
     def wake(self) -> None:
@@ -130,3 +144,9 @@ class Ticker:
             wait_s = self.beat()
             self._wake.wait(min(max(wait_s, 0.001), _LONGEST_IDLE_S))
             self._wake.clear()
+
+    def _loop_apart(self) -> None:
+        try:
+            self._loop()
+        finally:
+            self._ended.release()

@@ -18,6 +18,7 @@ import msgspec
 import sqlalchemy as sa
 
 from celery_trace.guard import report
+from celery_trace.heap.windows import shares
 from celery_trace.model import Leak, Rollup, Verdict, Window
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import schema, tables
@@ -257,7 +258,8 @@ def leak(row: AnyRow, now_s: float) -> Leak:
         samples = [*known.samples, (max(now_s, known.last_seen), total)]
     else:
         samples = _spread(known.samples, total)
-    return msgspec.structs.replace(known, runs=int(row.runs), kept_bytes_total=total, samples=samples)
+    types = shares(((one.type, one.count, one.bytes) for one in known.types), total)
+    return msgspec.structs.replace(known, runs=int(row.runs), kept_bytes_total=total, samples=samples, types=types)
 
 
 def _spread(samples: list[tuple[float, int]], total: int) -> list[tuple[float, int]]:

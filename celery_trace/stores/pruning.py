@@ -36,6 +36,7 @@ _BY_AGE: tuple[tuple[sa.Table, str, bool], ...] = (
     (tables.runs, "started_at_s", True),
     (tables.samples, "at_s", True),
     (tables.running, "at_s", True),
+    (tables.chords, "at_s", True),
     (tables.rollups, "bucket_s", True),
     (tables.totals, "bucket_s", False),
     (tables.windows, "at_s", True),

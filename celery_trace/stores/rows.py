@@ -9,6 +9,7 @@ import msgspec
 from celery_trace.model import (
     AlertView,
     AuditEntry,
+    Chord,
     Consuming,
     Delivery,
     Failure,
@@ -50,6 +51,7 @@ ROLLUPS = TableOf(schema.rollups, Rollup)
 TOTALS = TableOf(schema.totals, Rollup)
 RUNS = TableOf(schema.runs, Run)
 RUNNING = TableOf(schema.running, RunningSnapshot)
+CHORDS = TableOf(schema.chords, Chord)
 WINDOWS = TableOf(schema.windows, Window)
 HEAP_PROFILES = TableOf(schema.heap_profiles, HeapProfile)
 TIME_PROFILES = TableOf(schema.time_profiles, TimeProfile)

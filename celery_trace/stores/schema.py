@@ -270,6 +270,17 @@ running = _table(
     _index("ct_running_at", "at_s"),
 )
 
+#: Chords with a body that waits.
+chords = _table(
+    "chords",
+    _key("id", field="key"),
+    _text("root_id"),
+    _seconds("at_s"),
+    _payload(),
+    _index("ct_chords_root", "root_id"),
+    _index("ct_chords_at", "at_s"),
+)
+
 samples = _table(
     "samples",
     _key("id", field="key"),
@@ -552,6 +563,8 @@ consuming = _table(
     _text("ahead", LONG_TEXT),  # JSON list
     _maybe("visibility_timeout_s"),
     _flag("gone"),
+    _text("idle_because"),
+    _maybe("idle_since_s"),
     _index("ct_consuming_at", "at_s"),
 )
 

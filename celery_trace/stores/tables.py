@@ -49,6 +49,7 @@ names = _table(schema.names)
 queues = _table(schema.queues)
 runs = _table(schema.runs)
 running = _table(schema.running)
+chords = _table(schema.chords)
 samples = _table(schema.samples)
 windows = _table(schema.windows)
 heap_profiles = _table(schema.heap_profiles)
@@ -98,4 +99,5 @@ RECORDS = {
     "start": starts,
     "schedule": schedules,
     "running": running,
+    "chord": chords,
 }

@@ -20,12 +20,14 @@ from msgspec.structs import replace
 from celery_trace.model import (
     AnyRecord,
     AuditEntry,
+    Chord,
     Consuming,
     Failure,
     Flow,
     HeapProfile,
     Histogram,
     Kept,
+    MemoryState,
     MessageStart,
     ProcessRecord,
     QueueSample,
@@ -99,6 +101,7 @@ def write(connection: sa.Connection, records: Sequence[AnyRecord], now_s: float)
         (MessageStart, batch.starts),
         (Schedule, batch.schedules),
         (RunningSnapshot, batch.running),
+        (Chord, batch.chords),
     ):
         given = by_type.get(kind)
         if not given:
@@ -170,11 +173,14 @@ class _Batch:
     def samples(self, given: list[Sample]) -> int:
         new = insert_new(self._connection, tables.samples, [rows_of.SAMPLES.row(record) for record in given])
         latest: dict[str, Sample] = {}
-        for record in given:
-            if record.process not in latest or latest[record.process].at_s < record.at_s:
-                latest[record.process] = record
+        for record in sorted(given, key=lambda record: record.at_s):
+            before = latest.get(record.process)
+            memory = _with_rare_counters(record.memory, before.memory if before is not None else None)
+            latest[record.process] = replace(record, memory=memory)
         table = tables.processes
-        found = locked(self._connection, table, latest, (table.c.uid, table.c.sampled_at_s, table.c.seen_at_s))
+        found = locked(
+            self._connection, table, latest, (table.c.uid, table.c.sampled_at_s, table.c.seen_at_s, table.c.memory)
+        )
         changed = []
         for uid, row in found.items():
             record = latest[uid]
@@ -184,7 +190,7 @@ class _Batch:
                         "uid": uid,
                         "seen_at_s": max(row.seen_at_s, record.at_s),
                         "sampled_at_s": record.at_s,
-                        "memory": text(record.memory),
+                        "memory": text(_with_rare_counters(record.memory, rows_of.memory(row.memory))),
                         "running": record.name,
                         "runs": record.runs,
                         "kept_failures": record.kept_failures,
@@ -331,6 +337,9 @@ class _Batch:
 
     def running(self, given: list[RunningSnapshot]) -> int:
         return self._latest(rows_of.RUNNING, tables.running, given, "at_s")
+
+    def chords(self, given: list[Chord]) -> int:
+        return self._latest(rows_of.CHORDS, tables.chords, given, "at_s")
 
     def flows(self, given: list[Flow]) -> int:
         return self._latest(rows_of.FLOWS, tables.flows, given, "seq")
@@ -480,6 +489,13 @@ def _merge(old: Failure, new: Failure) -> Failure:
 
 def _hour(at_s: float) -> int:
     return int(at_s // HOUR_S) * HOUR_S
+
+
+def _with_rare_counters(memory: MemoryState, before: MemoryState | None) -> MemoryState:
+    """A process's latest memory, with the counters that are read less often as they were read last."""
+    if before is None or memory.uss_bytes is not None or memory.pss_bytes is not None:
+        return memory
+    return replace(memory, uss_bytes=before.uss_bytes, pss_bytes=before.pss_bytes)
 
 
 def _ended_properly(record: ProcessRecord) -> bool:

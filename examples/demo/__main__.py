@@ -50,7 +50,7 @@ def look_around(stage):
                export CELERY_TRACE_DIR={stage.folder}/trace
                {sys.executable} -m celery -A config trace leaks
 
-  Ctrl-C stops everything and removes all its files.
+  Ctrl-C stops everything and removes all its files. To keep them: make demo ARGS="--keep FOLDER"
 """)
 
 
@@ -118,13 +118,12 @@ def main():
                 status = check(stage, traffic) if options.check else show(stage, traffic, stop)
             except KeyboardInterrupt:
                 status = 130 if options.check else 0
-            except DemoError as error:
-                say(f"FAILED  {error}")
-                status = 1
             finally:
                 stop.set()
                 say("Stopping …")
                 traffic.stop()
+            if status == 1:
+                raise DemoError("not everything was seen")
     except KeyboardInterrupt:
         status = 130 if options.check else 0
     except DemoError as error:

@@ -22,6 +22,10 @@ MARK = "TRACE_DEMO"
 #: process to read the result of a task that ended at that moment (`Worker._ensure_messages_consumed`).
 ENDS_S = 45
 
+#: How long the broker may take to start, and for how long it may not answer later, seconds.
+BROKER_STARTS_S = 60.0
+BROKER_SLOW_S = 30
+
 #: From when on the demo calls a run stuck, seconds.
 STUCK_S = 10
 
@@ -79,7 +83,7 @@ class Stage:
     Broker, worker, site and monitor; a context manager.
 
     Leaving it ends everything: processes in order of their dependencies, then the folder with their files, unless
-    ``keep`` names one.
+    ``keep`` names one. After a :class:`DemoError` the logs stay.
 
     Attributes:
         monitor_url, site_url: Addresses, without a slash at the end.
@@ -101,14 +105,15 @@ class Stage:
         self.monitor_url = f"http://{LOOPBACK}:{self.monitor_port}"
         self.admin_password = os.urandom(6).hex()
         self.broker_url = self.monitor_page = self.login_link = self.password = ""
+        self._broker_seen = 0.0
 
     # --- up ------------------------------------------------------------------------------------------
 
     def __enter__(self):
         try:
             self._set_up()
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.close(failed=isinstance(error, DemoError))
             raise
         return self
 
@@ -129,12 +134,13 @@ class Stage:
         # It runs in the terminal's process group, but Ctrl-C must not end it before its clients.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
-            self.broker.start()
+            self.broker.start(timeout=BROKER_STARTS_S)
         except Exception as error:
             raise DemoError(f"the embedded Valkey server did not start: {error}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.broker_url = f"{self.broker.connection_url}/0"
+        self._broker_seen = time.monotonic()
         self.receiver = Receiver()
         environment = self._environment()
         self._manage(environment, "migrate", "--noinput")
@@ -208,16 +214,18 @@ class Stage:
         """
         for program in self.programs:
             program.check()
-        if not self.broker.is_running():
-            raise DemoError("the embedded Valkey server no longer answers")
+        if self.broker.is_running():
+            self._broker_seen = time.monotonic()
+        elif time.monotonic() - self._broker_seen > BROKER_SLOW_S:
+            raise DemoError(f"the embedded Valkey server has not answered for {BROKER_SLOW_S} s")
 
     # --- down ----------------------------------------------------------------------------------------
 
-    def __exit__(self, *_):
-        self.close()
+    def __exit__(self, kind, *_):
+        self.close(failed=kind is not None and issubclass(kind, DemoError))
 
-    def close(self):
-        """End everything; a second call does nothing."""
+    def close(self, failed=False):
+        """End everything; a second call does nothing. The logs of a demo that failed are kept."""
         # Site and monitor first: they use the worker. The worker's collector then drains the spool.
         for program in reversed(self.programs):
             program.ask_to_end()
@@ -238,9 +246,21 @@ class Stage:
             mark, self.mark = self.mark, ""
             if mark:
                 self._end_the_rest(mark)
-            if self.keep is None:
+            if self.keep is None and failed:
+                self._keep_logs()
+            elif self.keep is None:
                 shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
+
+    def _keep_logs(self):
+        """Remove everything but the logs."""
+        logs = sorted(self.folder.glob("*.log"))
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path not in logs:
+                path.unlink(missing_ok=True)
+        self.say(f"The logs are in {self.folder}: {', '.join(path.name for path in logs)}")
 
     def _end_the_rest(self, mark):
         deadline = time.monotonic() + 5

@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from celery_trace import CeleryTrace
 
@@ -52,7 +53,7 @@ class Traffic:
             try:
                 self._round(number)
                 self.trouble = ""
-            except OSError as error:
+            except (OSError, OperationalError) as error:  # the site or the broker did not answer: the next round may do
                 self.trouble = f"the traffic failed: {error}"
 
     def _round(self, number):

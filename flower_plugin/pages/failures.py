@@ -235,14 +235,6 @@ class Member(Struct, frozen=True, kw_only=True):
     depth: int = 0
 
 
-def attempts(queries: Queries, detail: FailureDetail) -> list[FailureSummary]:
-    """The other failed attempts of the same task, oldest first."""
-    if not detail.task_id:
-        return []
-    rows = queries.failures(task_id=detail.task_id, limit=30).rows
-    return sorted((row for row in rows if row.id != detail.id), key=lambda row: row.at)
-
-
 def workflow(queries: Queries, visit: Visit, detail: FailureDetail) -> list[Member]:
     """
     The tasks of the same chain, group or chord, from the root down, children after their parents.
@@ -341,7 +333,7 @@ def failure(queries: Queries, visit: Visit, identifier: str) -> Context:
         "log_lines": _log_lines(detail, visit, release),
         "heap": {"heap": detail.heap},
         "text": as_text(detail),
-        "attempts": attempts(queries, detail),
+        "attempts": queries.attempts(detail.task_id),
         "workflow": workflow(queries, visit, detail),
         "exception_text": exception_text,
         "shows_values": shows_values,

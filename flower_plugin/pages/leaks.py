@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +14,11 @@ from celery_trace.heap.run_counts import PROCESS_RUN_S
 from celery_trace.model import Leak, ProcessRecord, Rollup, Verdict, Window
 from celery_trace.queries import Queries
 from celery_trace.queries.filters import LeakFilter
+from celery_trace.text.format import percent, plural
 from flower_plugin.auth.roles import UserRole
 from flower_plugin.auth.values import without_data
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
+from flower_plugin.pages.runs import scatter
 from flower_plugin.pages.timemarks import Mark, marks_of
 from flower_plugin.problems import NotFound
 from flower_plugin.rendering.source import one_line, source_lines
@@ -27,6 +30,11 @@ SORTS = ("per_run", "total", "runs", "seen", "name")
 
 MOST_ROWS = 300
 MOST_LINES_IN_PLOT = 8
+MOST_POINTS = 300
+#: The line of other processes is shown from this share of the total.
+LEAST_SHARE = 0.01
+#: Single runs in the scatter plot.
+MOST_RUNS = 200
 
 
 def _filter(visit: Visit) -> LeakFilter:
@@ -85,8 +93,11 @@ def growth(
     """
     Retained memory over time.
 
+    The lines of the processes and "other processes" add up to "all processes" at each time, and that ends at the row's
+    total. "Other processes" are those without a line of their own; what they retain rises with the runs of the name.
+
     Args:
-        leak: The row. The line "all processes" ends at its total.
+        leak: The row.
         windows: The leak's evidence. A process's line goes from its start through each window and rises by the runs
             since the previous window times the bytes per run; steady windows add nothing.
         rollups: Rollups of all processes of one name, in any order. They give the times of the runs.
@@ -94,23 +105,35 @@ def growth(
         starts: Main processes of workers, for the marks of restarts and deploys.
         now_s: The point of the current rollup is at this time, not in the future.
     """
-    lines: list[GrowthLine] = []
     by_process: dict[str, list[Window]] = defaultdict(list)
     for window in windows:
         by_process[window.process].append(window)
-    shown = []
-    for uid, found in by_process.items():
-        process = processes.get(uid)
-        if process is None:
-            continue
-        lines.append(GrowthLine(f"pid {process.pid}", [(process.started_at_s, 0.0), *_points(found, leak)]))
-        shown.append(process)
+    shown = [processes[uid] for uid in by_process if uid in processes]
+    lines = [
+        GrowthLine(f"pid {process.pid}", [(process.started_at_s, 0.0), *_points(by_process[process.uid], leak)])
+        for process in shown
+    ]
     lines.sort(key=lambda line: -line.points[-1][1])
-    lines = lines[: MOST_LINES_IN_PLOT - 1]
-    total = _total_line(leak, sorted(rollups, key=lambda row: row.bucket_s), shown, now_s)
-    if total:
-        lines.insert(0, GrowthLine("all processes", total))
-    return GrowthPlot(lines, marks_of(shown, starts))
+    course = _course(leak, sorted(rollups, key=lambda row: row.bucket_s), lines, now_s)
+    if not course:
+        return GrowthPlot(lines[:MOST_LINES_IN_PLOT], marks_of(shown, starts))
+    lines = lines[: MOST_LINES_IN_PLOT - 2]
+    rest = max(0.0, leak.kept_bytes_total - sum(line.points[-1][1] for line in lines))
+    times = {at_s for at_s, _ in course}.union(at_s for line in lines for at_s, _ in line.points)
+    others = [(at_s, rest * _at(course, at_s)) for at_s in _thinned(sorted(times))]
+    total = [(at_s, kept + sum(_at(line.points, at_s) for line in lines)) for at_s, kept in others]
+    if rest > LEAST_SHARE * leak.kept_bytes_total:
+        lines.append(GrowthLine("other processes", others))
+    return GrowthPlot([GrowthLine("all processes", total), *lines], marks_of(shown, starts))
+
+
+def _at(points: Sequence[tuple[float, float]], at_s: float) -> float:
+    """The value of a line at a time: 0 before its first point, its last value after the last one."""
+    after = bisect.bisect_right(points, at_s, key=lambda point: point[0])
+    if after in (0, len(points)):
+        return points[-1][1] if after else 0.0
+    (from_s, low), (until_s, high) = points[after - 1], points[after]
+    return low + (high - low) * (at_s - from_s) / (until_s - from_s)
 
 
 def _points(windows: Sequence[Window], leak: Leak) -> list[tuple[float, float]]:
@@ -134,22 +157,29 @@ def _rate(window: Window, leak: Leak) -> float:
     return float(next(of_site, window.kept_bytes_per_run))
 
 
-def _total_line(
-    leak: Leak, rollups: Sequence[Rollup], shown: Sequence[ProcessRecord], now_s: float
+def _course(
+    leak: Leak, rollups: Sequence[Rollup], lines: Sequence[GrowthLine], now_s: float
 ) -> list[tuple[float, float]]:
-    """From zero, or from the bytes retained before the first rollup, to the row's total."""
+    """The share of the total that was retained by each time, as far as the runs of the name show it; 1 at the end."""
     rows = [row for row in rollups if row.runs and row.bucket_s + Rollup.BUCKET_S > leak.first_seen]
     if not rows or leak.kept_bytes_total <= 0:
         return []
-    rate = max(leak.kept_bytes_per_run, 0)
-    began_s = min((process.started_at_s for process in shown), default=0.0)
+    runs = sum(row.runs for row in rows)
+    before = max(0.0, 1 - max(leak.kept_bytes_per_run, 0) * runs / leak.kept_bytes_total)
+    began_s = min((line.points[0][0] for line in lines), default=0.0)
     first_s = float(rows[0].bucket_s)
-    kept = max(0.0, leak.kept_bytes_total - rate * sum(row.runs for row in rows))
-    points = [(min(max(first_s, began_s), first_s + Rollup.BUCKET_S), kept)]
+    points = [(min(max(first_s, began_s), first_s + Rollup.BUCKET_S), before)]
+    ran = 0
     for row in rows:
-        kept = min(kept + rate * row.runs, float(leak.kept_bytes_total))
-        points.append((max(points[-1][0], min(float(row.bucket_s + Rollup.BUCKET_S), now_s)), kept))
-    return [*points[:-1], (points[-1][0], float(leak.kept_bytes_total))]
+        ran += row.runs
+        at_s = max(points[-1][0], min(float(row.bucket_s + Rollup.BUCKET_S), now_s))
+        points.append((at_s, before + (1 - before) * ran / runs))
+    return points
+
+
+def _thinned(times: Sequence[float]) -> Sequence[float]:
+    step = len(times) // MOST_POINTS + 1
+    return times if step == 1 else [*times[:-1:step], times[-1]]
 
 
 def _first_s(
@@ -175,6 +205,20 @@ def sentence(leak: Leak) -> str:
     return f"{leak.name} {what}"
 
 
+def evidence(leak: Leak) -> str:
+    """The reason of the verdict as a sentence: ``Memory of 212 of 220 runs is still alive, in 2 processes``."""
+    if not leak.why:
+        return ""
+    sure = leak.confidence
+    confidence = f" It grows with {confidence_text(sure)} confidence." if sure else ""
+    return f"{leak.why[:1].upper()}{leak.why[1:]}, in {plural(leak.processes, 'process', 'processes')}.{confidence}"
+
+
+def confidence_text(share: float) -> str:
+    """``97.5 %``; a confidence is never 100 %."""
+    return "more than 99.9 %" if share > 0.999 else percent(share)
+
+
 def leak(queries: Queries, visit: Visit, identifier: str) -> Context:
     """
     One leak with its evidence.
@@ -191,7 +235,8 @@ def leak(queries: Queries, visit: Visit, identifier: str) -> Context:
         )
     if not visit.may(UserRole.LOCALS):
         found = without_data(found)
-    windows: Sequence[Window] = sorted(queries.leak_windows(identifier), key=lambda window: -window.at_s)[:100]
+    windows: Sequence[Window] = sorted(queries.leak_windows(identifier), key=lambda window: -window.at_s)
+    single = queries.runs(kind=found.kind, name=found.name, limit=MOST_RUNS).rows
     rollups = queries.rollups(kind=found.kind, name=found.name, since_s=visit.now_s - 7 * 86_400)
     uids = sorted({window.process for window in windows})
     processes = queries.processes(uids)
@@ -205,11 +250,13 @@ def leak(queries: Queries, visit: Visit, identifier: str) -> Context:
         "sentence": sentence(found),
         "source": source_lines(context_lines, found.line),
         "traceback": [(line, one_line(line.code)) for line in found.traceback],
-        "windows": windows,
+        "evidence": evidence(found),
+        "windows": windows[:100],
         "processes": processes,
         "plot": growth(found, windows, rollups, processes, starts, visit.now_s),
         "samples": found.samples,
-        "runs": queries.runs(kind=found.kind, name=found.name, limit=8).rows,
+        "runs": single[:8],
+        "scatter": scatter(single),
         "types": sorted(found.types, key=lambda row: -row.bytes),
         "process_run": f"{PROCESS_RUN_S:.0f} s",
         "forecasts": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+import msgspec
 from msgspec import Struct
 
 from celery_trace.alerting.rules.missed_schedule import overdue_s
@@ -106,7 +107,7 @@ def queues(queries: Queries, visit: Visit) -> Context:
         "filtered": bool(chosen),
         "plot": {"lines": [line for line in lines if line.at or line.wait_at]},
         "tasks": queries.task_flows(queue=chosen or None, since_s=since_s)[:MOST_TASKS],
-        "behind": _behind(states),
+        "behind": _behind(states, {row.name for row in rows if row.depth}),
         "repeated": [run for run in queries.repeated_runs(since_s=since_s) if chosen in ("", run.queue)][:50],
         "risks": [risk for risk in queries.redelivery_risks(since_s=since_s) if chosen in ("", risk.queue)],
         "schedule": [(entry, *_words_of(entry, visit.now_s)) for entry in schedule[:MOST_SCHEDULES]],
@@ -116,9 +117,13 @@ def queues(queries: Queries, visit: Visit) -> Context:
     }
 
 
-def _behind(states: Iterable[Consuming]) -> list[Consuming]:
-    """The workers with reserved or scheduled messages, those with most first."""
-    held = [state for state in states if state.reserved or state.scheduled]
+def _behind(states: Iterable[Consuming], waiting: set[str]) -> list[Consuming]:
+    """The workers with reserved or scheduled messages, those with most first, and those that take no waiting ones."""
+    shown = [
+        state if state.queue in waiting else msgspec.structs.replace(state, idle_because="", idle_since_s=None)
+        for state in states
+    ]
+    held = [state for state in shown if state.reserved or state.scheduled or state.idle_because]
     return sorted(held, key=lambda state: (-state.reserved, -state.scheduled, state.worker))[:50]
 
 

@@ -85,6 +85,7 @@ def one(queries: Queries, visit: Visit, process: str, key: str) -> Context:
         "heap": {"heap": capture.heap if capture is not None else []},
         "values": Values(args=arguments(capture), kwargs=keywords(capture)) if capture is not None else Values(),
         "shows_values": shows_values,
+        "attempts": queries.attempts(run.task_id),
     }
 
 

@@ -115,6 +115,7 @@ def runs(queries: Queries, visit: Visit, kind: str, name: str) -> Context:
     return {
         "opened": opened,
         "opened_failures": queries.failures(task_id=opened.task_id, limit=5).rows if opened and opened.task_id else [],
+        "attempts": queries.attempts(opened.task_id) if opened else [],
         "opened_process": queries.processes([opened.process]).get(opened.process) if opened else None,
         "title": f"{name} · runs",
         "kind": kind,

@@ -6,6 +6,7 @@ from celery_trace.model import StatsView
 from celery_trace.queries import Queries
 from celery_trace.stores import lineage, sizes
 from celery_trace.text.format import percent, size
+from flower_plugin.pages.incidents import COSTLY
 from flower_plugin.pages.page import Context, MonitorPage, NavPlace, Visit
 
 _SINGULAR = {"processes": "process", "stats": "stats"}
@@ -57,7 +58,10 @@ def statistics(queries: Queries, visit: Visit) -> Context:
     held = {_singular(table): number for table, number in stats.records.items()}
     kinds = sorted({*held, *stats.written, *stats.dropped})
     settings = visit.settings
+    budget = settings.memory_budget
     return {
+        "budget": budget,
+        "overhead_tone": "success" if stats.overhead_ratio <= max(COSTLY, budget) else "warning",
         "stats": stats,
         "kinds": [
             (_KINDS.get(kind, kind), held.get(kind, 0), stats.written.get(kind, 0), stats.dropped.get(kind, 0))

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from celery_trace.heap import forecasting
-from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_GAP_S, SAMPLE_IDLE_S, SAMPLE_S, SAMPLES_IN_A_ROW_S
-from celery_trace.model import MemoryState, ProcessRecord, ProcessView, Sample, WorkerView
+from celery_trace.heap.forecasting import WARM_UP_S
+from celery_trace.intervals import SAMPLE_CHANGE, SAMPLE_GAP_S, SAMPLE_IDLE_S, SAMPLE_S
+from celery_trace.model import MemoryState, ProcessRecord, ProcessView, RunningView, RunSpan, Sample, WorkerView
 from celery_trace.queries import Queries
 from celery_trace.text.format import duration, percent
+from flower_plugin.pages.incidents import COSTLY
 from flower_plugin.pages.limits import limits_of, of_process
 from flower_plugin.pages.page import RANGES, Context, MonitorPage, NavPlace, Visit
 from flower_plugin.pages.timemarks import Mark, ended_text, marks_of
+from flower_plugin.rendering import colours
 
 MOST_POINTS = 300
 #: The store thins out a longer series to about so many samples, one for each slice of the processes' lifetime.
 MOST_STORED_POINTS = 1000
-MOST_PROCESSES = 24
+#: Lines of the plot; living processes come first.
+MOST_PROCESSES = 12
 #: Workers of the list. It is sorted by name, so a lower limit would always leave out the same ones.
 MOST_WORKERS = 1000
 MOST_NAMES = 8
@@ -64,6 +69,7 @@ class MemoryLine(Struct, kw_only=True):
     """
 
     label: str
+    uid: str = ""
     at: list[float] = []
     rss: list[int | None] = []
     uss: list[int | None] = []
@@ -86,17 +92,34 @@ class MemoryLine(Struct, kw_only=True):
         return max((rss or 0 for rss in self.rss), default=0)
 
 
+class LaneRun(Struct, frozen=True, array_like=True):
+    """A bar of a lane: from, until, the place of its name among the names of the plot, and the path of its run."""
+
+    from_s: float
+    until_s: float
+    name: int
+    path: str
+
+
+class LaneName(Struct, frozen=True, array_like=True):
+    """A name in the lanes, with the number of its color."""
+
+    name: str
+    colour: int
+
+
 class MemoryPlot(Struct, frozen=True, kw_only=True):
     """
-    A worker's processes over time, the largest first; marks of events; the lowest limit of any process, bytes.
+    A worker's processes over time, living ones first; marks of events; the lowest limit of any process, bytes.
 
-    Samples that are at most ``in_a_row_s`` apart are connected.
+    ``lanes`` are the runs of the lines' processes.
     """
 
     lines: list[MemoryLine] = []
+    lanes: list[list[LaneRun]] = []
+    names: list[LaneName] = []
     marks: list[Mark] = []
     limit: float | None = None
-    in_a_row_s: float = SAMPLES_IN_A_ROW_S
 
 
 def series(samples: Iterable[Sample], worker: WorkerView | None, starts: Iterable[ProcessRecord] = ()) -> MemoryPlot:
@@ -108,8 +131,9 @@ def series(samples: Iterable[Sample], worker: WorkerView | None, starts: Iterabl
     ordered = {uid: sorted(rows, key=lambda row: row.at_s) for uid, rows in by_process.items()}
     lived_s = sum(rows[-1].at_s - rows[0].at_s for rows in ordered.values())
     longest_s = max(SAMPLE_GAP_S, 3 * lived_s / MOST_STORED_POINTS)
-    lines = [_line(rows, _label(uid, views.get(uid)), longest_s) for uid, rows in ordered.items()]
-    lines.sort(key=lambda line: -line.greatest)
+    lines = [_line(uid, rows, _label(uid, views.get(uid)), longest_s) for uid, rows in ordered.items()]
+    ended = {uid for uid, view in views.items() if view.ended_at is not None}
+    lines.sort(key=lambda line: (line.uid in ended, -line.greatest))
     shown = [
         ProcessRecord(
             uid=view.uid, host="", pid=view.pid, started_at_s=view.started_at, ended_at_s=view.ended_at,
@@ -125,9 +149,27 @@ def _label(uid: str, view: ProcessView | None) -> str:
     return f"{view.role} {view.pid}" if view is not None else uid[:8]
 
 
-def _line(rows: Sequence[Sample], label: str, longest_s: float) -> MemoryLine:
+def with_lanes(plot: MemoryPlot, spans: Iterable[RunSpan], running: Iterable[RunningView]) -> MemoryPlot:
+    """The plot with a lane for each line: the single runs of its process, and the runs in progress."""
+    found = [
+        (span.process, span.name, span.started_at, span.started_at + span.duration_s, _path_of(span)) for span in spans
+    ] + [(run.process, run.name, run.since, run.at, f"/{run.path}") for run in running]
+    by_frequency = [name for name, _ in Counter(name for _, name, *_ in found).most_common()]
+    places = {name: place for place, name in enumerate(by_frequency)}
+    lanes: dict[str, list[LaneRun]] = defaultdict(list)
+    for process, name, from_s, until_s, path in found:
+        lanes[process].append(LaneRun(from_s, max(from_s, until_s), places[name], path))
+    names = [LaneName(name, colours.of_name(name)) for name in by_frequency]
+    return replace(plot, lanes=[lanes[line.uid] for line in plot.lines], names=names if any(lanes.values()) else [])
+
+
+def _path_of(span: RunSpan) -> str:
+    return f"/runs/{span.kind}/{quote(span.name, safe='')}?run={quote(span.run, safe='')}"
+
+
+def _line(uid: str, rows: Sequence[Sample], label: str, longest_s: float) -> MemoryLine:
     """One process: at most :data:`MOST_POINTS` samples, with a gap in each silent period."""
-    line = MemoryLine(label=label)
+    line = MemoryLine(label=label, uid=uid)
     silences = silent_from_s(rows, longest_s)
     for row in thinned(rows):
         if line.at and silences and silences[0] < row.at_s:
@@ -225,6 +267,9 @@ def _plot(queries: Queries, visit: Visit, worker: WorkerView, since_s: float | N
     known = limits_of(queries, visit)
     living = [process for process in worker.processes if process.ended_at is None]
     limits = [limit.bytes for process in living for limit in of_process(process, worker.name, known)]
+    uids = {line.uid for line in plot.lines}
+    running = [run for run in queries.running().rows if run.process in uids]
+    plot = with_lanes(plot, queries.spans(uids, since_s=since_s), running)
     return replace(plot, limit=min(limits, default=None))
 
 
@@ -234,6 +279,8 @@ def _of_worker(queries: Queries, visit: Visit, worker: WorkerView, since_s: floa
     uids = [process.uid for process in worker.processes[:MOST_NAME_PROCESSES]]
     return {
         "plots": plot,
+        "settled": queries.settled([one.uid for one in worker.processes if one.ended_at is None], WARM_UP_S),
+        "ended": Counter(ended_text(one.ended_how) for one in worker.processes if one.ended_at is not None),
         "no_samples": None if plot.lines else no_samples(worker, visit.now_s),
         "by_name": retained_by_name(queries.kept_by_name(since_s=since_s, processes=uids)),
         "forecasts": [one for one in queries.forecasts() if one.worker == (worker.name or worker.host)],
@@ -244,7 +291,8 @@ def _of_worker(queries: Queries, visit: Visit, worker: WorkerView, since_s: floa
 
 #: The same without a worker.
 _OF_NONE: Context = {
-    "plots": MemoryPlot(), "no_samples": None, "by_name": [], "forecasts": [], "proposal": None, "recycled": None,
+    "plots": MemoryPlot(), "settled": {}, "ended": {}, "no_samples": None, "by_name": [], "forecasts": [],
+    "proposal": None, "recycled": None,
 }  # fmt: skip
 
 
@@ -262,6 +310,9 @@ def memory(queries: Queries, visit: Visit) -> Context:
         "unknown": wanted if wanted and chosen is None else "",
         "ended_text": ended_text,
         "forecast": forecasting,
+        "budget": visit.settings.memory_budget,
+        "costly": COSTLY,
+        "warm_up_s": WARM_UP_S,
         "ranges": RANGES,
         "range": visit.word("range", tuple(RANGES), "hour"),
     }

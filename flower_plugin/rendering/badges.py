@@ -58,7 +58,9 @@ _STATES: Mapping[str, tuple[str, str, str]] = {
     "running": ("running", "info", "In progress"),
     "stuck": ("stuck", "danger", "Lasts far longer than most runs of its task, and its stack does not move"),
     "alive": ("alive", "success", "Its processes report samples"),
-    "silent": ("silent", "muted", "None of its processes has reported recently"),
+    "stopped": ("stopped", "muted", "Its main process exited normally"),
+    "killed": ("killed", "danger", "Its main process was killed or crashed"),
+    "silent": ("silent", "warning", "None of its processes has reported recently, and no end is known"),
 }
 
 

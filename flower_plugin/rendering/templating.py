@@ -9,9 +9,9 @@ from pathlib import Path
 from tornado.template import BaseLoader, Template
 
 from celery_trace import intervals
-from celery_trace.text import format
+from celery_trace.text import format, roles
 from celery_trace.text.escape import escaped_lines
-from flower_plugin.rendering import badges, markup
+from flower_plugin.rendering import badges, colours, markup
 from flower_plugin.rendering.source import one_line
 
 FOLDER = Path(__file__).parent.parent / "templates"
@@ -31,6 +31,8 @@ HELPERS = {
     "data_block": markup.data_block,
     "badges": badges,
     "one_line": one_line,
+    "roles": roles,
+    "dot": colours.dot,
     "range_of": range,
     "intervals": intervals,
 }

@@ -116,6 +116,23 @@ def log_in(page, base):
     page.wait_for_url("**/trace")
 
 
+def test_the_head_of_the_table_of_tasks_stays_above_its_columns(monitor, page, errors):
+    base, app = monitor
+    deliver(app, [heartbeat(), *runs(6)])
+    log_in(page, base)
+    page.goto(f"{base}/tasks")
+    expect(page.locator("#tasks-table tbody tr").first).to_contain_text("shop.pay")
+    slip = """() => {
+        const lefts = (rows) => [...document.querySelectorAll(rows)].map((one) => one.getBoundingClientRect().left);
+        const head = lefts(".dataTables_scrollHead th"), body = lefts("#tasks-table tbody tr:first-child td");
+        return head.length === body.length ? Math.max(...head.map((left, at) => Math.abs(left - body[at]))) : 999;
+    }"""
+    for width in (1280, 390, 700, 1600):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(f"({slip})() < 2", timeout=10_000)
+    assert not errors
+
+
 def test_the_workers_page_counts_refreshes_searches_and_sorts(monitor, page, errors):
     base, app = monitor
     deliver(app, [heartbeat(active=2, loadavg=[0.5, 0.4, 0.3]), heartbeat("celery@two & <b>"), *runs(6)])

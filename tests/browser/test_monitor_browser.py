@@ -35,7 +35,7 @@ PREFIX = "pre/fix"
 MIB = 1024 * 1024
 #: What a machine that does many other things may take for a page, milliseconds.
 SLOW_MS = 30_000
-WIDTHS = (390, 820, 1280)
+WIDTHS = (390, 820, 1280, 1440)
 #: Pages of one thing, which a store without facts has none of.
 OF_ONE = (
     "trace_run_in_progress", "trace_leak", "trace_failure", "trace_failure_group", "trace_transcript", "trace_runs_of",
@@ -108,13 +108,12 @@ def log_in(page, base, app):
 
 
 def violations(page):
-    """What axe-core finds of serious or critical weight, in words."""
+    """What axe-core finds, of any weight, in words."""
     page.evaluate(AXE.read_text())
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
         f"{one['id']} ({one['impact']}): {node['target']} {node.get('failureSummary', '')[:300]}"
         for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
         for node in one["nodes"][:3]
     ]
 
@@ -157,6 +156,41 @@ def test_every_page_holds_in_both_themes_and_three_widths(monitor, page):
     assert problems == [], "\n".join(problems)
     # A browser says here what the content security policy refused.
     assert console == []
+
+
+#: Adds up how far what is seen moves without an input, as browsers score it.
+SHIFTS = """
+window.shifted = [];
+new PerformanceObserver((list) => {
+    for (const one of list.getEntries()) {
+        if (one.hadRecentInput) { continue; }
+        const moved = one.sources.map((source) => source.node?.className || source.node?.nodeName || "?");
+        window.shifted.push([one.value, moved.join(" ")]);
+    }
+}).observe({type: "layout-shift", buffered: true});
+"""
+#: What Web Vitals call good.
+GOOD = 0.1
+
+
+def test_no_page_shifts_when_it_has_loaded_or_when_facts_arrive(full, page):
+    base, app = full
+    page.add_init_script(SHIFTS)
+    log_in(page, base, app)
+    moved = {}
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        for name, address in addresses(app).items():
+            page.goto(base + address)
+            expect(page.locator("#tr-live-text")).to_have_text("Live")
+            memory = MemoryState(rss_bytes=(100 + width % 7) * MIB, uss_bytes=MIB, fds=9, threads=2)
+            with page.expect_response(lambda answer: "x-trace-refresh" in answer.request.headers, timeout=SLOW_MS):
+                app.context.store.write([Sample(process="child-1", at_s=time.time(), memory=memory)])
+            page.wait_for_timeout(100)
+            found = page.evaluate("window.shifted")
+            if sum(value for value, _ in found) > GOOD:
+                moved[f"{name} {width} px"] = found
+    assert moved == {}
 
 
 def test_the_login_page_and_a_missing_page_are_accessible_too(full, page):

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import {test} from "node:test";
-import {bars, namesByFrequency, placed} from "../../flower_plugin/static/plotting/bars.js";
+import {placed} from "../../flower_plugin/static/plotting/bars.js";
 import {
     byReason, byWeight, growthLines, highest, lonelyTimes, memoryLines, near, queueLines, takeRoom
 } from "../../flower_plugin/static/plotting/lines.js";
@@ -57,7 +57,6 @@ test("a line of memory breaks where nothing was measured, not where one figure i
     const [line] = memoryLines([PROCESS], "uss");
     assert.deepEqual([line.x, line.y], [[1, 2, 4], [1, null, 4]]);
     assert.equal(line.names.get(3), "b");
-    assert.deepEqual(line.ran.measured, [true, false, true, true]);
     assert.equal(highest([line]), 4);
 });
 
@@ -91,28 +90,11 @@ test("words of marks go to the weightiest first and to no place twice", () => {
     assert.equal(takeRoom(taken, 61, 90, 10), true);
 });
 
-function ran(x, name, measured = x.map(() => true)) { return {label: "pid 1", x, name, measured}; }
-
-test("samples of one name are one bar, up to the next sample if that comes at once", () => {
-    assert.deepEqual(bars(ran([0, 10, 20, 30], ["a", "a", "b", ""]), 30),
-        [{name: "a", from: 0, until: 20}, {name: "b", from: 20, until: 30}]);
-});
-
-test("a bar ends at its last sample where the next one comes late or was not measured", () => {
-    assert.deepEqual(bars(ran([0, 10, 310], ["a", "a", "b"]), 30),
-        [{name: "a", from: 0, until: 10}, {name: "b", from: 310, until: 310}]);
-    assert.deepEqual(bars(ran([0, 10], ["a", ""], [true, false]), 30), [{name: "a", from: 0, until: 0}]);
-});
-
-test("a bar is placed on its lane, and can be seen however short it is", () => {
-    assert.deepEqual(placed({from: 25, until: 75}, 0, 100), {left: 25, width: 50});
-    assert.deepEqual(placed({from: 50, until: 50}, 0, 100), {left: 50, width: 0.4});
-    assert.deepEqual(placed({from: -50, until: 150}, 0, 100), {left: 0, width: 100});
-    assert.equal(placed({from: 150, until: 160}, 0, 100), null);
-});
-
-test("names are ranked by how often they were sampled", () => {
-    assert.deepEqual(namesByFrequency([{name: ["a", "b", ""]}, {name: ["b"]}]), ["b", "a"]);
+test("a bar is as long as its run, and can be seen however short that is", () => {
+    assert.deepEqual(placed(25, 75, 0, 100), {left: 25, width: 50});
+    assert.deepEqual(placed(50, 50, 0, 100), {left: 50, width: 0.15});
+    assert.deepEqual(placed(-50, 150, 0, 100), {left: 0, width: 100});
+    assert.equal(placed(150, 160, 0, 100), null);
 });
 
 test("queues have a line of the chosen quantity, and waits have times of their own", () => {

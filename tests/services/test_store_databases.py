@@ -10,6 +10,11 @@ from celery_trace.stores import open_store, schema, tables
 from tests.support.store_contract import CONTRACT, move_up_from_the_first_schema, open_clock
 
 
+def as_people_write_it(url):
+    """And not as our engine spells it."""
+    return url.replace("mysql+pymysql://", "mariadb://").replace("postgresql+psycopg://", "postgres://")
+
+
 @pytest.fixture(params=["postgres_url", "mariadb_url"])
 def empty_url(request):
     """A database without our tables."""
@@ -22,17 +27,42 @@ def empty_url(request):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {schema.VERSION_TABLE}"))
 
     clear()
-    # As people write it, and not as our engine spells it.
-    yield url.replace("mysql+pymysql://", "mariadb://").replace("postgresql+psycopg://", "postgres://")
+    yield as_people_write_it(url)
     clear()
     engine.dispose()
 
 
-@pytest.fixture
-def store(empty_url, tmp_path):
-    store = open_store(Settings(dir=str(tmp_path), store=empty_url), clock=open_clock())
+@pytest.fixture(scope="module")
+def databases():
+    """By server, the address of a database whose tables were made by the first store in it."""
+    return {}
+
+
+@pytest.fixture(params=["postgres_url", "mariadb_url"])
+def store(request, databases, tmp_path):
+    """An empty store. Its tables are made once, as that takes far longer than most tests."""
+    server = sa.make_url(request.getfixturevalue(request.param))
+    if request.param not in databases:
+        engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sa.text("CREATE DATABASE kept"))
+        engine.dispose()
+        databases[request.param] = server.set(database="kept").render_as_string(hide_password=False)
+    address = databases[request.param]
+    empty(address)
+    store = open_store(Settings(dir=str(tmp_path), store=as_people_write_it(address)), clock=open_clock())
     yield store
     store.close()
+
+
+def empty(address):
+    engine = sa.create_engine(address)
+    with engine.begin() as connection:
+        made = set(sa.inspect(connection).get_table_names())
+        for table in tables.metadata.sorted_tables:
+            if table.name in made and connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
+                connection.execute(sa.text(f"TRUNCATE TABLE {table.name}"))
+    engine.dispose()
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)

@@ -166,7 +166,9 @@ def postgres_url() -> Iterator[str]:
         _run(_as_user(user, make), cwd=folder)
         serve = [postgres, "-D", str(data), "-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1"]
         serve += ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"]
-        with _serving(_as_user(user, serve), folder=folder, port=port):
+        with _serving(_as_user(user, serve), folder=folder, port=port) as server:
+            # It accepts connections, and refuses them, before.
+            server.wait_for("database system is ready to accept connections")
             yield f"postgresql+psycopg://trace@127.0.0.1:{port}/postgres"
 
 

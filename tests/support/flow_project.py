@@ -12,6 +12,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_transport_options={"visibility_timeout": int(os.environ.get("FLOW_VISIBILITY_S", "3600"))},
     worker_prefetch_multiplier=4,
+    worker_eta_task_limit=int(os.environ.get("FLOW_ETA_LIMIT", "0")) or None,
     beat_schedule={"every-second": {"task": "flowing.nothing", "schedule": 1.0}},
 )
 

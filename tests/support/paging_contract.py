@@ -8,7 +8,7 @@ from typing import Any
 from celery_trace.model import AlertView, AuditEntry, Delivery, ShellView
 from celery_trace.queries import Queries
 from celery_trace.queries.leaks import SORTS
-from celery_trace.stores import Store
+from celery_trace.stores import Store, leak_rows
 from tests.support.store_records import NOW_S, failure, process, run, site, window
 
 ROWS = 9
@@ -104,15 +104,17 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 
 
 def the_pages_of_every_list_are_the_list(store: Store) -> None:
-    """With each filter, in each order, in pages of one, two and five."""
+    """With each filter, in each order, in pages of one and of four."""
     fill(store)
+    while leak_rows.refresh(store):
+        pass  # a slow database leaves names for the next call
     queries = Queries(store)
     for noun, asked in ASKED:
         ask: Callable[..., Any] = getattr(queries, noun)
         whole = ask(**asked, limit=1000)
         assert whole.next is None
         assert len(whole.rows) > 1, (noun, asked)
-        for limit in (1, 2, 5):
+        for limit in (1, 4):
             rows: list[Any] = []
             cursor: str | None = None
             for _ in range(len(whole.rows) + 1):

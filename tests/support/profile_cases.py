@@ -56,7 +56,9 @@ def test_beside_greenlet_memray_starts_without_a_word(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (ran.stdout, ran.stderr, ran.returncode) == ("done\n", "", 0)
+    # What memray says of a program that is linked to fixed addresses, such as Debian's Python.
+    said = [line for line in ran.stderr.splitlines() if not line.startswith("Memray WARNING: Correcting symbol for ")]
+    assert (ran.stdout, said, ran.returncode) == ("done\n", [], 0)
 
 
 def test_the_next_run_is_profiled_and_only_that(setting: Setting) -> None:

@@ -17,14 +17,14 @@ BANNED = (
     "leave word", "heed", "beside", "blame[ds]?", "somebody", "nobody", "for good", "too dear", "the dear", "lay at",
     "speaks", "whose", "stands?", "sign of life", "let go", "nothing is to be", "foretold",
 )  # fmt: skip
-_BANNED = re.compile(rf"(?<![\w.\-/#])(?:{'|'.join(BANNED)})(?![\w\-])", re.IGNORECASE)
+_BANNED = re.compile(rf"(?<![\w.\-/#])(?:{'|'.join(BANNED)})(?![\w\-])")
 #: Common phrases with such a word.
 _ALLOWED = re.compile(r"stands? for", re.IGNORECASE)
 
 
 def banned(text: str) -> list[str]:
     """The banned words of a text, each with its context."""
-    text = " ".join(_ALLOWED.sub("", text).split())
+    text = " ".join(_ALLOWED.sub("", text).split()).lower()
     return [text[max(0, found.start() - 30) : found.end() + 30] for found in _BANNED.finditer(text)]
 
 

@@ -11,7 +11,7 @@ import pytest
 from celery_trace.failures.capture import capture_frames
 from celery_trace.process.frame_locals import _copy, locals_of
 from celery_trace.process.frames import stacks_by_run
-from celery_trace.process.waits import examine
+from celery_trace.process.waits import chain, examine
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits
 from tests.support.requirements import lacking
@@ -30,7 +30,8 @@ def captured(thread: int) -> None:
 
 
 def examined(thread: int) -> None:
-    examine(thread, sys._current_frames())
+    frames = sys._current_frames()
+    examine(chain(frames[thread]), frames)
 
 
 class Task:

@@ -167,6 +167,7 @@ def test_every_record_survives_the_journey_through_json():
         model.QueueSample(queue="q", at_s=1.0, depth=3, oldest_age_s=0.5),
         model.MessageStart(process="u", worker="w", queue="q", name="t", task_id="i", started_at_s=1.0),
         model.Schedule(process="u", entry="e", task="t", every="10 s", at_s=1.0, due_at_s=11.0),
+        model.Chord(group="g", at_s=1.0, unlock="u", body="t", members=["a"], complete=True),
         model.RunningSnapshot(
             place="h:1",
             at_s=1.0,

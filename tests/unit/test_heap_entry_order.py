@@ -32,6 +32,14 @@ def filled(container: Any, key_of: Callable[[int], Any], runs: int, *, every: in
     return container, births
 
 
+def of_some_keys(chooser: random.Random, keys: int) -> Callable[[int], int]:
+    return lambda _: chooser.randrange(keys)
+
+
+def in_some_runs(chooser: random.Random, share: float) -> Callable[[int], int]:
+    return lambda run: run if chooser.random() < share else 0
+
+
 @pytest.mark.parametrize("container", [[], deque(), {}, OrderedDict()], ids=["list", "deque", "dict", "OrderedDict"])
 def test_what_each_run_adds_to_is_counted_exactly(container: Any) -> None:
     growth = entry_growth(*filled(container, lambda run: run, 301))
@@ -54,8 +62,7 @@ def test_an_object_begins_in_its_block_after_none_to_two_headers() -> None:
 def test_a_table_that_fills_with_keys_slows_down(keys: int) -> None:
     slow = 0
     for seed in range(50):
-        chooser = random.Random(seed)
-        growth = entry_growth(*filled({}, lambda _, chooser=chooser: chooser.randrange(keys), 160))
+        growth = entry_growth(*filled({}, of_some_keys(random.Random(seed), keys), 160))
         assert growth is not None
         slow += slows(growth)
     assert slow >= 45
@@ -65,10 +72,7 @@ def test_a_table_that_fills_with_keys_slows_down(keys: int) -> None:
 def test_a_leak_in_some_runs_does_not(share: float) -> None:
     slow = 0
     for seed in range(100):
-        chooser = random.Random(seed)
-        growth = entry_growth(
-            *filled({}, lambda run, chooser=chooser: run if chooser.random() < share else 0, 300, every=1)
-        )
+        growth = entry_growth(*filled({}, in_some_runs(random.Random(seed), share), 300, every=1))
         assert growth is not None
         slow += slows(growth)
     assert slow <= 20

@@ -11,9 +11,10 @@ from celery_trace import guard
 from celery_trace.clock import FakeClock
 from celery_trace.heap import holder_search
 from celery_trace.heap.holder_search import HolderSearch
-from celery_trace.heap.picks import UNTAGGED, Pace
+from celery_trace.heap.picks import UNTAGGED
 from celery_trace.heap.retainers import Found
 from celery_trace.heap.run_counts import RunCounts
+from celery_trace.heap.sampler import Sampler
 from celery_trace.heap.sampling import COARSE_BYTES, COARSEST_BYTES, Sampling, coarsest_bytes
 from celery_trace.heap.sites import SiteState
 from celery_trace.heap.survivors import IN_FLIGHT_RUNS, Key
@@ -33,7 +34,7 @@ class Sampler:
     """The sampler's counters, set by hand."""
 
     sees_all = True
-    pace = Pace(look_s=1.0, first_pause_s=2.0, longest_pause_s=20.0, fewest_runs=250, longest_over_s=600.0)
+    pace = Sampler.pace
     referrers = holding_frames = None
 
     def __init__(self) -> None:

@@ -189,3 +189,16 @@ def test_before_it_is_called_a_leak_an_old_holder_is_searched_again() -> None:
     ((_, site),) = known.judge({PAY: later})
     assert site.judgement.verdict is Verdict.LEAKING
     assert not site.holder.outdated
+
+
+def test_a_search_during_which_the_block_was_replaced_does_not_forget_the_holder() -> None:
+    text = Evidence(runs=100, early=10, late=10, bytes=100_000.0, picks=20, one_block=True)
+    nowhere = Found(Holder(searched=True, why="no module, class or thread refers to it"))
+    for evidence, path in ((text, HELD.holder.path), (GROWS, [])):
+        known = table()
+        known.add({PAY: evidence}, lambda _: (), last=False)
+        assert list(known.judge({PAY: evidence}))
+        known.found({PAY: HELD})
+        known.found({PAY: nowhere})
+        ((_, site),) = known.judge({PAY: evidence})
+        assert site.holder.path == path

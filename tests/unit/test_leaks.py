@@ -99,6 +99,18 @@ def test_a_row_has_the_line_the_rate_and_the_holder_of_its_site() -> None:
     assert (row.runs, row.processes, row.role) == (203, 1, "child")
     assert row.retained_by == PATH
     assert [one.type for one in row.types] == ["shop.Order"]
+    assert sum(one.bytes for one in row.types) == row.kept_bytes_total
+
+
+def test_the_types_of_all_processes_add_up_to_what_all_have_kept() -> None:
+    row = the_row(
+        window("a", 1.0, 100, types=[TypeCount("shop.Order", 3, 1000), TypeCount("dict", 1, 333)]),
+        window("b", 2.0, 200, types=[TypeCount("dict", 1, 667)]),
+        window("b", 3.0, 210),
+    )
+    assert [(one.type, one.count) for one in row.types] == [("dict", 2), ("shop.Order", 3)]
+    assert sum(one.bytes for one in row.types) == row.kept_bytes_total > 2000
+    assert abs(row.types[0].bytes - row.types[1].bytes) <= 1
 
 
 def test_children_that_live_for_ten_runs_make_a_verdict_together() -> None:

@@ -54,15 +54,27 @@ def the_run(watch: RunningWatch) -> RunningRun:
     return run
 
 
-def test_an_idle_host_sends_one_empty_snapshot_and_then_nothing(
+def test_an_idle_host_shows_now_and_then_that_its_processes_live(
     watch: RunningWatch, box: BoxWithRuns, clock: FakeClock
 ) -> None:
     first = news(watch)
     assert first is not None
     assert (first.runs, first.ended) == ([], {UID: 0})
     for _ in range(5):
-        clock.advance(100)
+        clock.advance(SNAPSHOT_AGAIN_S - 1)
         assert news(watch) is None
+        clock.advance(1)
+        assert news(watch) is not None
+
+
+def test_a_host_without_processes_sends_one_empty_snapshot_and_then_nothing(
+    watch: RunningWatch, clock: FakeClock
+) -> None:
+    first = watch.look([])
+    assert first is not None
+    watch.sent(first)
+    clock.advance(10 * SNAPSHOT_AGAIN_S)
+    assert watch.look([]) is None
 
 
 def test_a_run_is_shown_with_its_facts_its_stack_and_the_line(

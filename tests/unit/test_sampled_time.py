@@ -162,7 +162,8 @@ class Sampler:
         """A sample some time after the last one: a stack of functions, innermost first; none if nothing runs."""
         self.clock.advance(after_s)
         frames = fields.get("frames", [frame(function) for function in functions])
-        run = SampledStack(threading.get_ident(), Token(name or self.name), frames, len(frames), 1.0)  # type: ignore[arg-type]
+        ident = threading.get_ident()
+        run = SampledStack(ident, Token(name or self.name), frames, len(frames), 1.0, ident)  # type: ignore[arg-type]
         self.times.look([run._replace(**fields)] if frames else [], [], self.clock.monotonic_s())
 
     def profile(self, name: str = "shop.pay") -> TimeProfile:
@@ -189,7 +190,7 @@ def test_a_run_that_began_after_the_sample_was_due_is_not_counted() -> None:
     sampler = Sampler()
     sampler.clock.advance(1.0)
     ident = threading.get_ident()
-    late = SampledStack(ident, Token(sampler.name, started_s=0.95), [frame("late")], 1, 1.0)  # type: ignore[arg-type]
+    late = SampledStack(ident, Token(sampler.name, started_s=0.95), [frame("late")], 1, 1.0, ident)  # type: ignore[arg-type]
     sampler.times.look([late], [], due_s=0.9)
     assert list(sampler.times.changed(at_end=True)) == []
     missed = Token(Name("missed"), 0.85)
@@ -258,7 +259,7 @@ def test_of_several_threads_the_ones_that_get_no_processor_wait_for_the_interpre
             used_s[threading.get_ident()] += 0.09
             used_s[other.ident] += 0.01
             runs = [
-                SampledStack(ident, Token(sampler.name), [frame(name)], 1, 1.0)  # type: ignore[arg-type]
+                SampledStack(ident, Token(sampler.name), [frame(name)], 1, 1.0, ident)  # type: ignore[arg-type]
                 for ident, name in ((threading.get_ident(), "works"), (other.ident, "waits"))
                 if ident is not None
             ]
@@ -394,7 +395,8 @@ def test_the_clock_of_an_ended_thread_is_dropped() -> None:
     started = threading.Event()
 
     def work() -> None:
-        runs.append(SampledStack(threading.get_ident(), Token(sampler.name), [frame("a")], 1, 1.0))  # type: ignore[arg-type]
+        ident = threading.get_ident()
+        runs.append(SampledStack(ident, Token(sampler.name), [frame("a")], 1, 1.0, ident))  # type: ignore[arg-type]
         started.set()
         stop.wait()
 

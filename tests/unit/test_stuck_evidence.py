@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from celery_trace.heap.sampler import locals_mark
 from celery_trace.process.blackbox import _places_of
-from celery_trace.process.frames import stacks_by_run
+from celery_trace.process.frames import look_at_runs
 from celery_trace.process.movement import Movement, ThreadSample
-from celery_trace.process.waits import Wait, examine
+from celery_trace.process.waits import Wait, chain, examine
 from celery_trace.redaction import Redactor
 from tests.support.waiting import wait_until
 
@@ -53,7 +54,8 @@ def waits(thread: int, wanted: Callable[[Wait], bool]) -> Wait:
     found: list[Wait] = []
 
     def look() -> bool:
-        found.append(examine(thread, sys._current_frames()))
+        frames = sys._current_frames()
+        found.append(examine(chain(frames[thread]), frames))
         return wanted(found[-1])
 
     wait_until(look, "it waits as wanted", timeout_s=10, explain=lambda: str(found[-1]))
@@ -209,7 +211,7 @@ def test_source_in_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         frame = sys._current_frames()[thread]
         while frame.f_code is not names["waits"].__code__ and frame.f_back is not None:
             frame = frame.f_back
-        found.append(examine(thread, {thread: frame}))
+        found.append(examine(chain(frame), {thread: frame}))
 
     with in_thread(names["waits"]) as thread:
         looking = threading.Thread(target=look, daemon=True)
@@ -234,7 +236,8 @@ def test_a_secret_in_the_name_of_a_thread_is_redacted() -> None:
     waited_for.start()
     with in_thread(waited_for.join) as thread:
         waits(thread, lambda wait: wait.joins != "")
-        found = examine(thread, sys._current_frames(), Redactor().text)
+        frames = sys._current_frames()
+        found = examine(chain(frames[thread]), frames, Redactor().text)
         release.set()
     assert found.joins == "password=[redacted]"
 
@@ -257,6 +260,15 @@ def test_an_asyncio_loop_is_named_by_the_lines_where_its_tasks_wait() -> None:
 # --- movement
 
 
+def look(
+    movement: Movement, frames: dict[int, FrameType], began: dict[int, float], now_s: float, *threads: int
+) -> dict[str, ThreadSample]:
+    """Look at threads, all by default."""
+    places = look_at_runs(threads or began, None, frames)
+    stacks = {thread: _places_of(place.frames)[0] for thread, place in places.items()}
+    return movement.look(stacks, places, frames, began, now_s)
+
+
 class Looks:
     """Looks at one thread again and again."""
 
@@ -269,8 +281,7 @@ class Looks:
     def __call__(self) -> ThreadSample:
         frames = sys._current_frames()
         self.now_s += 1
-        stacks = {thread: _places_of(stack) for thread, stack in stacks_by_run([self.thread], None).items()}
-        return self.movement.look(stacks, frames, {self.thread: self.began_s}, self.now_s)[str(self.thread)]
+        return look(self.movement, frames, {self.thread: self.began_s}, self.now_s)[str(self.thread)]
 
     def for_a_while(self, times: int = 20) -> ThreadSample:
         """The last of several looks, some milliseconds apart."""
@@ -362,7 +373,7 @@ def test_a_soft_time_limit_belongs_to_the_run_in_which_it_was_reached() -> None:
 def test_a_thread_that_has_ended_is_forgotten() -> None:
     with in_thread(lambda: None) as thread:
         pass
-    assert Movement(30.0).look({}, {}, {thread: 0.0}, 1.0) == {}
+    assert look(Movement(30.0), {}, {thread: 0.0}, 1.0) == {}
 
 
 def test_a_thread_that_only_some_samples_have_is_not_forgotten() -> None:
@@ -378,8 +389,7 @@ def test_a_thread_that_only_some_samples_have_is_not_forgotten() -> None:
         found: dict[str, ThreadSample] = {}
         for now_s in range(101, 111):
             frames, thread = sys._current_frames(), (one, other)[now_s % 2]
-            stack, _ = _places_of(stacks_by_run([thread], None)[thread])
-            found |= movement.look({thread: stack}, frames, began, float(now_s))
+            found |= look(movement, frames, began, float(now_s), thread)
         release.set()
     assert [found[str(thread)].quiet_since_s for thread in (other, one)] == [101.0, 102.0]
 
@@ -389,16 +399,15 @@ def test_one_of_several_threads_is_looked_up_at_a_time(monkeypatch: pytest.Monke
     looked_up: list[tuple[int, float]] = []
     now_s = 0.0
 
-    def note(thread: int, *_: object) -> Wait:
-        looked_up.append((thread, now_s))
+    def note(stack: list[FrameType], frames: dict[int, FrameType], _: object) -> Wait:
+        looked_up.append((next(thread for thread, frame in frames.items() if frame is stack[0]), now_s))
         return Wait()
 
     monkeypatch.setattr("celery_trace.process.movement.examine", note)
     with in_thread(lambda: release.wait(10)) as one, in_thread(lambda: release.wait(10)) as other:
         movement, began = Movement(30.0), {one: 100.0, other: 100.0}
         for now_s in (101.0, 130.0, 130.1, 130.3, 130.6):
-            stacks = {thread: _places_of(stack)[0] for thread, stack in stacks_by_run(began, None).items()}
-            movement.look(stacks, sys._current_frames(), began, now_s)
+            look(movement, sys._current_frames(), began, now_s)
         release.set()
     assert looked_up == [(one, 130.0), (other, 130.3)]
 

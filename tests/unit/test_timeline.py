@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from celery_trace.model import FailureDetail, FailureSummary, Kind, LocalValue, MemoryState, Node, Outcome, Run, Sample
+from celery_trace.model import UNLOCK, Chord, FailureSummary, Kind, MemoryState, Outcome, Run, Sample
 from celery_trace.model.timelines import Span, TaskEvents, Timeline, TimelineRow
-from celery_trace.timeline import MOST_ROWS, UNLOCK, build, chord_of
+from celery_trace.timeline import MOST_ROWS, build
 
 NOW_S = 1_900_000_000.0
 ROOT = "root"
@@ -221,38 +223,12 @@ def test_nothing_is_known_of_an_unknown_id() -> None:
 A, B, BODY = (f"{number:08d}-0000-4000-8000-000000000000" for number in range(3))
 
 
-def plain(value: str) -> Node:
-    return Node(type="str", kind="plain", value=value)
+KNOWN = Chord(group="g", at_s=NOW_S, unlock="unlock", body="shop.total", body_id=BODY, members=[A, B], complete=True)
 
 
-def listed(*items: int, cut: int = 0) -> Node:
-    return Node(type="list", kind="list", items=list(items), length=len(items) + cut, cut=cut)
-
-
-HEAP = [
-    Node(type="dict", kind="dict", items=[1, 2, 3, 4], length=2),
-    plain("task"), plain("shop.total"), plain("options"),
-    Node(type="dict", kind="dict", items=[5, 6], length=1),
-    plain("task_id"), plain(BODY),
-    listed(8, 9), listed(10), listed(11), plain(A), plain(B),
-]  # fmt: skip
-
-
-def unlock_failure(heap: list[Node]) -> FailureDetail:
-    def value(name: str, ref: int) -> LocalValue:
-        return LocalValue(name=name, type="", value="", cut=0, redacted=False, ref=ref)
-
-    return FailureDetail(
-        **{name: getattr(failure("unlock", NOW_S), name) for name in FailureSummary.__struct_fields__},
-        frames=[], chain=[], args=[value("0", 1), value("1", 0)], kwargs=[value("result", 7)], request=None,
-        memory=None, heap=heap,
-    )  # fmt: skip
-
-
-def chord(unlock: str, *members: TaskEvents, heap: list[Node] = HEAP) -> Timeline:
+def chord(unlock: str, *members: TaskEvents, chords: Sequence[Chord] = (KNOWN,)) -> Timeline:
     waits = events("unlock", unlock, name=UNLOCK)
-    facts = [chord_of(unlock_failure(heap))]
-    return build(ROOT, events=[events(ROOT), waits, *members], chords=facts, now_s=NOW_S)
+    return build(ROOT, events=[events(ROOT), waits, *members], chords=chords, now_s=NOW_S)
 
 
 def test_a_chord_names_the_members_that_its_body_waits_for() -> None:
@@ -278,17 +254,28 @@ def test_a_chord_with_a_body_that_was_sent_waits_for_nothing() -> None:
 
 
 def test_a_list_of_members_that_was_cut_is_called_incomplete() -> None:
-    (waiting,) = chord("RETRY", events(A), heap=[*HEAP[:7], listed(8, cut=498), *HEAP[8:]]).chords
+    (waiting,) = chord("RETRY", events(A), chords=[replace(KNOWN, members=[A], complete=False)]).chords
     assert (waiting.members, waiting.missing, waiting.complete) == (1, [], False)
 
 
-@pytest.mark.parametrize("heap", [[], [listed(0)], [*HEAP[:7], listed(7, 99, -4, 0), *HEAP[8:]]])
-def test_a_capture_that_refers_to_itself_or_to_nothing_is_read_to_its_end(heap: list[Node]) -> None:
-    (waiting,) = chord("RETRY", heap=heap).chords
-    assert not waiting.complete
+def counted(*members: str) -> list[Chord]:
+    return [replace(KNOWN, unlock="", members=[member], complete=False) for member in members]
 
 
-def test_an_unlock_task_without_captured_arguments_waits_for_unknown_members() -> None:
+def test_a_chord_that_its_backend_counts_waits_for_the_members_that_last_or_have_failed() -> None:
+    members = [events(A, "STARTED"), events(B, "FAILURE")]
+    (waiting,) = build(ROOT, events=[events(ROOT), *members], chords=counted(A, B), now_s=NOW_S).chords
+    assert (waiting.unlock, waiting.body, waiting.complete, waiting.blocked) == ("", "shop.total", False, True)
+    assert [(one.id, one.outcome) for one in waiting.missing] == [(A, "running"), (B, "failed")]
+    assert build(ROOT, events=[events(ROOT), events(A), events(B)], chords=counted(A, B), now_s=NOW_S).chords == []
+
+
+def test_a_chord_is_shown_once_if_both_its_unlock_task_and_its_members_are_known() -> None:
+    (waiting,) = chord("RETRY", events(A), events(B, "STARTED"), chords=[*counted(B), KNOWN, *counted(A)]).chords
+    assert (waiting.unlock, waiting.members, waiting.complete) == ("unlock", 2, True)
+
+
+def test_an_unlock_task_without_a_record_waits_for_unknown_members() -> None:
     found = build(ROOT, events=[events(ROOT), events("unlock", "RETRY", name=UNLOCK)], now_s=NOW_S)
     (waiting,) = found.chords
     assert (waiting.body, waiting.members, waiting.complete) == ("", 0, False)

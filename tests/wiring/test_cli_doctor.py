@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,32 @@ def look(folder: Path, *, broker: str = "memory://", **values: Any) -> dict[str,
     return {finding.check: finding for finding in findings}
 
 
-def test_a_healthy_installation_has_nothing_to_do_but_switch_on(folder: Path, own_broker_url: str) -> None:
+def test_a_healthy_installation_has_nothing_to_do(folder: Path, own_broker_url: str) -> None:
     open_store(Settings(dir=str(folder))).close()
     write_status(
         folder / STATUS_FILE,
         Status(pid=os.getpid(), started_at_s=time.time(), transport="direct", state="ready", at_s=time.time()),
     )
-    found = look(folder, broker=own_broker_url, alert_channels="log:")
-    assert {check: finding.level for check, finding in found.items() if finding.level == "fail"} == {}
+    found = look(folder, broker=own_broker_url)
+    # What the machine lacks is not the installation's fault.
+    of_machine = {"sandbox", "memory", "C memory", "disk"}
+    assert {check for check, finding in found.items() if finding.level != "ok"} <= of_machine
     for check in ("store", "collector", "broker", "trace_dir", "alert rules", "alert channels", "python", "flower"):
         assert found[check].level == "ok", found[check]
     assert "schema" in found["store"].found
-    assert found["enabled"].level == "warn"
+    assert found["enabled"].found == "not in this environment, but a traced process runs"
+
+
+def test_an_installation_that_nothing_traces_is_told_how_to_switch_on(folder: Path) -> None:
+    assert look(folder)["enabled"].level == "warn"
+
+
+def test_the_library_that_a_broker_needs_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.setattr("kombu.transport.redis.redis", None)
+    finding = look(folder, broker="rediss://127.0.0.1:9/0")["broker"]
+    assert finding.level == "fail"
+    assert finding.advice == 'Run: pip install "celery[redis]"'
 
 
 def test_every_finding_that_is_not_ok_says_what_to_do(folder: Path) -> None:
@@ -154,8 +169,8 @@ def test_alert_settings_that_would_be_refused_fail(folder: Path, values: dict[st
 def test_what_is_not_installed_is_named_with_its_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     found = look(folder)
-    assert 'pip install "celery-trace[monitor]"' in found["flower"].advice
-    assert 'pip install "celery-trace[django]"' in found["django"].advice
+    assert 'pip install "celery-trace[monitor]"' in found["flower"].found
+    assert 'pip install "celery-trace[django]"' in found["django"].found
 
 
 def test_a_check_that_breaks_does_not_end_the_examination(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

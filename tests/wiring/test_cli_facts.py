@@ -13,12 +13,27 @@ from celery import Celery
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
+from celery_trace.cli.renderers.style import Style
 from celery_trace.commands import SUBCOMMANDS, trace
 from celery_trace.failures.capture import capture_exception
-from celery_trace.model import AlertView, ExceptionInfo, Outcome, ShellLine, ShellView
+from celery_trace.model import (
+    AlertView,
+    ExceptionInfo,
+    Failure,
+    Kind,
+    Outcome,
+    ProcessRecord,
+    Role,
+    ShellLine,
+    ShellView,
+    TaskContext,
+    failure_id,
+)
+from celery_trace.queries import Queries
 from celery_trace.redaction import Redactor
 from celery_trace.settings import Limits, Settings
 from celery_trace.stores import Store, leak_rows, open_store
+from celery_trace.text.commands import given_app
 from tests.support import store_records as make
 
 Run = Callable[..., Result]
@@ -120,13 +135,72 @@ def test_failures_come_newest_first_and_can_be_filtered(run: Run, filled: Store)
     lost = parsed(run("failures", "--format", "json", "--outcome", "lost"))["failures"]
     assert [failure["task_id"] for failure in lost] == ["t3"]
     assert parsed(run("failures", "--format", "json", "--since", "15s"))["failures"][0]["task_id"] == "t3"
-    table = run("failures").stdout
+    table = run("failures", "--each").stdout
     assert "ValueError: no such card" in table
     assert "lost" in table
 
 
+def test_failures_are_listed_by_group_unless_single_ones_are_asked_for(run: Run, filled: Store) -> None:
+    again = next(failure for failure in Queries(filled).failures().rows if failure.task_id == "t1")
+    assert again.fingerprint
+    groups = run("failures").stdout
+    assert "COUNT" in groups
+    assert "LATEST ID" in groups
+    for single in (("--each",), ("--task-id", "t1"), ("--fingerprint", again.fingerprint)):
+        assert "LATEST ID" not in run("failures", *single).stdout
+    assert "LATEST ID" in run("failures", "exception:ValueError").stdout
+    assert "LATEST ID" not in run("failures", "id:t1").stdout, "a group has many tasks"
+    assert "t3" in [row["task_id"] for row in parsed(run("failures", "--format", "json"))["failures"]]
+
+
+def test_processes_in_which_no_leak_can_be_found_are_named_below_the_leaks(run: Run, filled: Store) -> None:
+    now_s = time.time()
+    common = {"host": "h", "started_at_s": now_s - 60, "role": Role.CHILD}
+    filled.write([ProcessRecord(uid="blind", pid=77, worker="w9@h", mode="off", **common)])
+    filled.write([ProcessRecord(uid="gone", pid=78, worker="w9@h", mode="off", ended_at_s=now_s, **common)])
+    result = run("leaks")
+    assert "Not looked at: w9@h pid 77: trace_memory is off there." in result.stdout
+    assert "78" not in result.stdout.rpartition("Not looked at")[2]
+    assert parsed(run("leaks", "--format", "json"))["not_looking"] == {"trace_memory is off there": ["w9@h pid 77"]}
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "app"),
+    [
+        (["celery", "-A", "config", "trace", "leaks"], {}, "config"),
+        (["celery", "--app", "my app", "trace", "leaks"], {}, "'my app'"),
+        (["celery", "--app=config.celery:app", "trace"], {}, "config.celery:app"),
+        (["celery", "-Aconfig", "trace"], {}, "config"),
+        (["celery", "trace", "show", "-A"], {"APP": "config"}, "config"),
+        (["celery", "trace"], {}, ""),
+    ],
+)
+def test_hints_name_the_app_as_it_was_given(argv: list[str], environment: dict[str, str], app: str) -> None:
+    assert given_app(argv, environment) == app
+    hint = Style(now_s=0, app=app or "shop").hint("See celery trace doctor, or celery -A proj worker.")
+    assert hint == f"See celery -A {app or 'shop'} trace doctor, or celery -A {app or 'shop'} worker."
+
+
+def test_a_failure_of_a_workflow_names_its_tasks_each_below_the_one_that_sent_it(run: Run, store: Store) -> None:
+    now_s = time.time()
+    process = ProcessRecord(uid="p", pid=7, host="h", started_at_s=now_s - 99, worker="w@h", role=Role.CHILD)
+    ids = {name: f"6e1f9b3a-0000-4000-8000-{number:012}" for number, name in enumerate(("first", "next", "last"))}
+    failed = [
+        Failure(
+            id=failure_id(ids[name], 0), process="p", kind=Kind.TASK, name=f"shop.{name}", task_id=ids[name],
+            outcome=Outcome.FAILED, fingerprint=name, at_s=now_s - 9, worker="w@h",
+            task=TaskContext(root_id=ids["first"], parent_id=ids[parent] if parent else "", group_id="g-1"),
+        )
+        for name, parent in (("first", ""), ("next", "first"), ("last", "next"))
+    ]  # fmt: skip
+    store.write([process, *failed])
+    shown = run("show", failure_id(ids["next"], 0)).stdout
+    assert "member of  group g-1" in shown
+    assert "\n  shop.first: failed\n→   shop.next: failed\n      shop.last: failed\n" in shown
+
+
 def test_a_list_goes_on_where_its_cursor_says(run: Run, filled: Store) -> None:
-    first = run("failures", "--limit", "2")
+    first = run("failures", "--each", "--limit", "2")
     assert "More: add --cursor " in first.stdout
     cursor = first.stdout.rsplit("--cursor ", 1)[1].strip()
     rest = parsed(run("failures", "--limit", "2", "--cursor", cursor, "--format", "json"))
@@ -165,7 +239,7 @@ def test_an_unknown_id_is_refused_in_a_clear_line(run: Run, filled: Store, words
     assert result.stdout == ""
     assert result.stderr.startswith("Error: There is no ")
     assert "with the id nothing in the store" in result.stderr
-    assert "celery trace failures" in result.stderr
+    assert "celery -A shop trace failures" in result.stderr
 
 
 def test_workers_are_shown_with_their_processes(run: Run, filled: Store) -> None:
@@ -227,10 +301,10 @@ def test_what_our_own_mistake_breaks_is_one_line_and_no_traceback(
         raise KeyError("surprise")
 
     monkeypatch.setattr("celery_trace.cli.renderers.failures.failures", broken)
-    result = run("failures")
+    result = run("failures", "--each")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Unexpected error: KeyError: 'surprise'" in result.stderr
-    assert isinstance(run("failures", "--debug").exception, KeyError)
+    assert isinstance(run("failures", "--each", "--debug").exception, KeyError)
 
 
 # --- alerts

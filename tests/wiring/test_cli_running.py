@@ -122,7 +122,7 @@ def test_a_host_that_takes_no_requests_is_said_with_what_to_do(run: Run, store: 
     answer = run("running", "--stack", "stuck-1")
     assert answer.exit_code == 1
     assert "the collector of h1 takes no requests" in answer.output
-    assert "celery -A proj trace running --stack ID" in answer.output
+    assert "celery -A shop trace running --stack ID" in answer.output
 
 
 def test_top_draws_on_a_terminal_until_q(store: Store, folder: Path, tmp_path: Path) -> None:

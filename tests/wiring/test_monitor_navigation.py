@@ -39,6 +39,16 @@ def test_every_page_has_all_entries_flowers_too(monitor, address):
     assert [(address, label) for address, label, _ in found] == [(page.address, page.title) for page in declared]
 
 
+@pytest.mark.parametrize("address", ["/trace", "/workers", "/tasks", "/broker"])
+def test_every_page_has_our_name_and_its_logo_opens_the_overview(monitor, address):
+    text = client(monitor, "ada").get(f"/pre{address}").text
+    (logo,) = re.findall(r'<a class="app-brand[^"]*" href="([^"]*)">', text)
+    assert logo == "/pre/trace"
+    assert re.search(r"<title>[^<]*celery-trace</title>", text)
+    assert not re.search(r"<(?:span|title)>[^<]*Flower</(?:span|title)>", text)
+    assert "github.com/mher/flower" not in text
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.place], ids=lambda page: page.name)
 def test_an_entry_opens_its_page_and_is_lit_there(monitor, page):
     answer = client(monitor, "ada").get(f"/pre{page.address}")

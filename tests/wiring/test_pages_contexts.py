@@ -10,6 +10,7 @@ from celery_trace import model
 from celery_trace.model import (
     AlertView,
     ExceptionInfo,
+    Forecast,
     Histogram,
     Kind,
     LocalValue,
@@ -33,10 +34,11 @@ from flower_plugin.api.metrics import Snapshot, render, take
 from flower_plugin.auth.roles import User, UserRole
 from flower_plugin.context import MonitorStatus
 from flower_plugin.incoming.broker import BrokerState
-from flower_plugin.pages import alerts, failures, leaks, overview, runs, shells, statistics, workers
+from flower_plugin.pages import alerts, failures, incidents, leaks, overview, runs, shells, statistics, workers
 from flower_plugin.pages.page import Visit
 from flower_plugin.pages.timemarks import marks_of
 from flower_plugin.problems import NotFound
+from flower_plugin.rendering import colours
 from flower_plugin.rendering.markup import Paths
 from tests.support import monitor_facts
 from tests.support.alerting import leak as a_leak
@@ -86,14 +88,34 @@ def visit(settings):
 
 def test_the_overview_ranks_what_needs_attention(queries, visit):
     context = overview.overview(queries, visit())
-    weights = [item.weight for item in context["items"]]
+    weights = [item.weight for item in context["incidents"]]
     assert weights == sorted(weights, reverse=True)
-    text = " | ".join(f"{item.what} {item.detail}" for item in context["items"])
-    assert "shop.tasks.remember_order leaks 101.6 KiB per run" in text
-    assert "shop.tasks.overrun was killed (time limit)" in text
+    text = " | ".join(f"{item.what} {item.detail}" for item in context["incidents"])
+    assert "shop.tasks.remember_order keeps 101.6 KiB each run in shop.tasks.RECEIPTS (shop/tasks.py:57)" in text
+    assert "shop.tasks.overrun was killed by its time limit" in text
     assert "Worker celery@batch-7 is silent" in text
     assert "shop.tasks.fill_cache" not in text
     assert not context["new_here"]
+
+
+@pytest.mark.parametrize(("how", "state"), [("exit", "stopped"), ("killed", "killed"), ("", "silent")])
+def test_how_the_main_process_ended_is_the_state_of_its_worker_whatever_became_of_its_children(
+    tmp_path, visit, how, state
+):
+    store, now_s = open_store(load({"trace_dir": str(tmp_path)}, environment={})), time.time()
+    long_ago = {"host": "h", "worker": "w1@h", "started_at_s": now_s - 5000}
+    ended = {"ended_at_s": now_s - 2000, "ended_how": how} if how else {}
+    store.write(
+        [
+            ProcessRecord(uid="main", pid=1, role="main", **long_ago, **ended),
+            ProcessRecord(uid="child", pid=2, role="child", ended_at_s=now_s - 4000, ended_how="killed", **long_ago),
+        ]
+    )
+    queries = Queries(store)
+    assert [worker.state for worker in queries.workers().rows] == [state]
+    items = [item.what for item in overview.overview(queries, visit())["incidents"]]
+    assert items == {"stopped": [], "killed": ["Worker w1@h was killed"], "silent": ["Worker w1@h is silent"]}[state]
+    store.close()
 
 
 def test_a_scheduler_is_listed_and_is_no_worker(tmp_path, visit):
@@ -108,47 +130,145 @@ def test_a_scheduler_is_listed_and_is_no_worker(tmp_path, visit):
     )
     queries = Queries(store)
     listed = {worker.name: worker.role for worker in queries.workers().rows}
-    figures = {name: words for name, _, words, *_ in overview.overview(queries, visit())["figures"]}
+    figures = {figure.label: figure.note for figure in overview.overview(queries, visit())["figures"]}
     store.close()
     assert listed == {"w1@h": "solo", "beat@h": "beat"}
-    assert figures["Memory"] == "resident in 1 worker and 1 other"
+    assert figures["Memory"] == "in 1 worker and 1 other"
 
 
-def test_an_alert_and_the_fact_it_speaks_of_are_one_item():
-    alert = overview.Item(weight=1000, tone="danger", what="alert", detail="", link="/leaks/x", alert="firing")
-    leak = overview.Item(weight=700, tone="warning", what="leak", detail="", link="/leaks/x", trend="<svg>", code="x()")
-    others = [overview.Item(weight=n, tone="x", what=f"a{n}", detail="", link="/alerts") for n in (1, 2)]
-    merged = overview.merged([leak, *others, alert])
-    assert [(item.what, item.trend) for item in merged] == [("leak", "<svg>"), ("a2", ""), ("a1", "")]
-    assert (merged[0].weight, merged[0].tone, merged[0].alert) == (1000, "danger", "firing")
+def an_alert(rule, subject, link, **changes):
+    return AlertView(
+        id=subject, rule=rule, subject=subject, state="firing", severity="warning", text=f"{subject} is wrong.",
+        value=1.0, threshold=0.0, since=1.0, fired_at=2.0, resolved_at=None, link=link, **changes,
+    )  # fmt: skip
+
+
+def an_incident(weight, subjects=(), what="leak"):
+    return incidents.Incident(
+        weight=weight, tone="warning", what=what, detail="", links=(("Line", "/leaks/x"),), trend="<svg>",
+        subjects=frozenset(subjects),
+    )  # fmt: skip
+
+
+def test_an_alert_and_the_fact_it_speaks_of_are_one_incident():
+    others = [an_alert("missed_schedule", f"a{n}", "queues") for n in (1, 2)]
+    found = incidents.with_alerts(
+        [an_incident(10, what="other"), an_incident(700, ["leaks/x", "leaks/y"])],
+        [*others, an_alert("leak", "task x", "leaks/y"), an_alert("leak", "task x", "leaks/x")],
+    )
+    assert [one.what for one in found] == ["leak", "a1 is wrong", "a2 is wrong", "other"]
+    assert (found[0].weight, found[0].tone, found[0].alert, found[0].trend) == (1000, "danger", "firing", "<svg>")
+    assert found[-1].alert == ""
+
+
+def test_a_failure_rate_and_a_kill_belong_to_the_group_that_failed(queries, visit):
+    groups = queries.groups(limit=100).rows
+    failed = next(group for group in groups if group.outcome == "failed")
+    killed = next(group for group in groups if group.outcome == "time_limit")
+    found = incidents.with_alerts(
+        incidents.of_groups([failed, replace(failed, fingerprint="rare", count=1), killed], True),
+        [
+            an_alert("failure_rate", f"{failed.kind} {failed.name}", f"failures?name={failed.name}"),
+            an_alert("lost", f"{killed.kind} {killed.name}", "failures/some"),
+        ],
+    )
+    assert sorted((one.link, one.alert) for one in found if one.alert) == sorted(
+        [(f"/failures/{failed.latest_id}", "firing"), (f"/failures/{killed.latest_id}", "firing")]
+    )
+    assert len(found) == 3
+
+
+def test_a_worker_that_grows_by_a_leak_is_told_with_the_leak_and_its_alert_too(queries, visit, monkeypatch):
+    (worst,) = (row for row in leaks.table(queries, visit())["rows"] if row.verdict == "leaking")
+    forecast = Forecast(
+        worker="w@h", process="p", pid=7, limit="child", limit_bytes=512 * monitor_facts.MIB, used_bytes=1,
+        bytes_per_hour=1, at=1.0, seconds=3 * 3600.0, earliest_s=1.0, latest_s=2.0,
+        shares=[model.GrowthShare(worst.kind, worst.name, 1, 0.8)],
+    )  # fmt: skip
+    monkeypatch.setattr(type(queries), "forecasts", lambda self: [forecast])
+    told = [an_alert("process_limit", "w@h (child)", "workers?worker=w%40h")]
+    monkeypatch.setattr(type(queries), "alerts", lambda self, **_: Page("alerts", told))
+    found = overview.overview(queries, visit())["incidents"]
+    (leak,) = [one for one in found if "w@h" in one.what]
+    assert leak.what.startswith(f"{worst.name} keeps ")
+    assert leak.what.endswith("; at this rate pid 7 of w@h reaches its limit of 512.0 MiB in 3 h")
+    assert [one.what for one in found if one.alert] == [leak.what]
+    # Of a process that grows by something else, the forecast stays on its own.
+    shares = [model.GrowthShare(worst.kind, worst.name, 1, 0.1)]
+    monkeypatch.setattr(type(queries), "forecasts", lambda self: [replace(forecast, shares=shares)])
+    (alone,) = [one for one in overview.overview(queries, visit())["incidents"] if "w@h" in one.what]
+    assert alone.what == "pid 7 of w@h reaches its limit of 512.0 MiB in 3 h"
+
+
+def test_every_incident_leads_on_by_links_that_are_pages(queries, visit):
+    for one in overview.overview(queries, visit())["incidents"]:
+        assert one.links, one
+        assert all(label and path.startswith("/") for label, path in one.links), one.links
+
+
+def test_memory_of_all_processes_is_pss_where_each_has_it(tmp_path, visit):
+    store, now_s = open_store(load({"trace_dir": str(tmp_path)}, environment={})), time.time()
+    mib = monitor_facts.MIB
+    for uid, worker, role in (("m", "w1@h", "main"), ("c", "w1@h", "child"), ("v", "", "web"), ("u", "", "web")):
+        record = ProcessRecord(uid=uid, host="h", pid=ord(uid), worker=worker, role=role, started_at_s=now_s - 60)
+        memory = MemoryState(rss_bytes=100 * mib, uss_bytes=30 * mib, pss_bytes=40 * mib)
+        store.write([record, Sample(process=uid, at_s=now_s - 30, memory=memory)])
+        # A later sample without them leaves them as they were.
+        store.write([Sample(process=uid, at_s=now_s - 20, memory=MemoryState(rss_bytes=110 * mib))])
+    queries = Queries(store)
+    figure = overview.overview(queries, visit())["figures"][2]
+    assert (figure.value, figure.note) == ("160.0 MiB", "in 1 worker and 2 web processes")
+    assert [(worker.rss_bytes, worker.pss_bytes) for worker in queries.workers().rows] == [(220 * mib, 80 * mib)] * 2
+    store.write([ProcessRecord(uid="x", host="h", pid=9, worker="w1@h", role="child", started_at_s=now_s - 60)])
+    store.write([Sample(process="x", at_s=now_s - 30, memory=MemoryState(rss_bytes=50 * mib))])
+    figure = overview.overview(queries, visit())["figures"][2]
+    assert (figure.value, figure.note) == ("490.0 MiB", "resident in 1 worker and 2 web processes")
+    store.close()
+
+
+def test_the_strip_shows_what_waits_by_queue_and_how_many_workers_there_were(tmp_path, visit):
+    store, now_s = open_store(load({"trace_dir": str(tmp_path)}, environment={})), time.time()
+    store.write([model.QueueSample(queue="mail", at_s=now_s - 20, depth=1484, oldest_age_s=240.0)])
+    store.write([model.QueueSample(queue="quick", at_s=now_s - 15, depth=0)])
+    store.write([model.QueueSample(queue="slow", at_s=now_s - 10, depth=3)])
+    common = {"host": "h", "role": "main", "started_at_s": now_s - 1800}
+    store.write([ProcessRecord(uid="a", pid=1, worker="a@h", **common)])
+    store.write([ProcessRecord(uid="b", pid=2, worker="b@h", ended_at_s=now_s - 600, ended_how="killed", **common)])
+    store.write([Sample(process="a", at_s=now_s - 20, memory=MemoryState(rss_bytes=1))])
+    shown = {one.label: one for one in overview.overview(Queries(store), visit())["strips"]}
+    assert list(shown) == ["Throughput", "Waiting", "Running", "Failing", "Workers"]
+    assert (shown["Waiting"].value, shown["Waiting"].note) == ("1,487", "mail 1,484, oldest 4 min; slow 3")
+    assert (shown["Workers"].value, shown["Workers"].note) == ("1", "1 killed")
+    assert "Workers: from 0 to 1" in shown["Workers"].plot
+    store.close()
 
 
 def test_the_lines_of_one_leaking_task_are_one_item(queries, visit):
     (worst,) = (row for row in leaks.table(queries, visit())["rows"] if row.verdict == "leaking")
     other = replace(worst, id="another-line", line=worst.line + 4, kept_bytes_per_run=96)
-    (lines,) = overview.leaks_by_name([other, worst])
+    (lines,) = incidents.leaks_by_name([other, worst])
     assert lines == [worst, other]
-    item = overview._leak_item(lines, visit().paths)
+    item = incidents.of_leak(lines, visit().paths)
     assert item.link == f"/leaks/{worst.id}"
     assert "and 1 more line" in item.detail
 
 
 def test_what_grows_in_a_bounded_holder_needs_no_attention():
     growing = replace(a_leak(1000), verdict="growing", bounded="LimitedSet (maxlen=1000)")
-    assert overview.leaks_by_name([growing]) == []
-    assert overview.leaks_by_name([replace(growing, bounded="")]) != []
-    assert overview.leaks_by_name([replace(growing, verdict="leaking")]) != []
+    assert incidents.leaks_by_name([growing]) == []
+    assert incidents.leaks_by_name([replace(growing, bounded="")]) != []
+    assert incidents.leaks_by_name([replace(growing, verdict="leaking")]) != []
 
 
 def test_growth_of_a_process_is_per_second(visit):
-    item = overview._leak_item([replace(a_leak(4096), kind="process", name="(process)")], visit().paths)
-    assert item.what == "(process) leaks 2.0 KiB per second"
+    item = incidents.of_leak([replace(a_leak(4096), kind="process", name="(process)")], visit().paths)
+    assert item.what.startswith("The process keeps 2.0 KiB per second, allocated at ")
 
 
 @pytest.mark.parametrize(("native", "where"), [(True, "native memory"), (False, "line not known yet")])
 def test_only_native_growth_is_called_native(visit, native, where):
-    item = overview._leak_item([a_leak(1000, file="", line=0, native=native)], visit().paths)
-    assert item.detail.startswith(f"{where}, ")
+    item = incidents.of_leak([a_leak(1000, file="", line=0, native=native)], visit().paths)
+    assert item.detail.endswith(f", {where}")
 
 
 def test_an_alert_of_a_group_and_the_group_are_one_item_when_it_failed_again(queries, visit, monkeypatch):
@@ -159,7 +279,7 @@ def test_an_alert_of_a_group_and_the_group_are_one_item_when_it_failed_again(que
         fired_at=time.time(), resolved_at=None, link="failures/an-older-one",
     )  # fmt: skip
     monkeypatch.setattr(type(queries), "alerts", lambda self, **_: Page("alerts", [told]))
-    items = [item for item in overview.overview(queries, visit())["items"] if item.alert]
+    items = [item for item in overview.overview(queries, visit())["incidents"] if item.alert]
     assert [(item.link, item.what.startswith(group.name)) for item in items] == [(f"/failures/{group.latest_id}", True)]
 
 
@@ -171,12 +291,12 @@ def test_a_time_limit_has_a_description():
 def test_the_overview_welcomes_who_has_nothing_yet(nothing, visit):
     context = overview.overview(nothing, visit())
     assert context["new_here"]
-    assert context["items"] == []
+    assert context["incidents"] == []
 
 
 def test_the_overview_quotes_no_message_to_who_may_not_see_values(queries, visit):
     context = overview.overview(queries, visit(UserRole.LOOK))
-    assert "4242" not in " ".join(item.detail for item in context["items"])
+    assert "4242" not in " ".join(item.detail for item in context["incidents"])
 
 
 # --- leaks -------------------------------------------------------------------------------------------
@@ -196,10 +316,12 @@ def test_a_leak_comes_with_its_evidence(queries, visit):
     assert context["sentence"] == "shop.tasks.remember_order leaks"
     assert [line.lit for line in context["source"]] == [True]
     labels = [line.label for line in context["plot"].lines]
-    assert labels == ["all processes", "pid 102", "pid 101"]
+    assert labels[:3] == ["all processes", "pid 102", "pid 101"]
     assert {mark.text for mark in context["plot"].marks} >= {"pid 101 started", "pid 102 started"}
     assert len(context["windows"]) == 6
     assert context["types"][0].type == "str"
+    assert sum(row.bytes for row in context["types"]) == context["leak"].kept_bytes_total
+    assert context["evidence"].startswith("Memory of 674 of 674 runs is still alive, in 2 processes. It grows with ")
 
 
 def test_an_unknown_leak_is_missing_with_a_way_back(queries, visit):
@@ -219,23 +341,38 @@ def test_growth_comes_to_what_the_table_says_and_no_line_goes_down():
             at_s=at_s, runs=8, run_number=run_number, kept_bytes_per_run=kept,
         )  # fmt: skip
 
-    process = ProcessRecord(uid="p", host="h", pid=7, started_at_s=100.0, ended_at_s=1000.0, ended_how="killed")
+    gone = ProcessRecord(uid="p", host="h", pid=7, started_at_s=100.0, ended_at_s=1000.0, ended_how="killed")
     row = replace(a_leak(10), kept_bytes_total=450, first_seen=200.0)
     windows = [window("w1", 500.0, 20), window("w2", 700.0, 30, Verdict.STEADY, 0.0), window("w3", 900.0, 50, kept=5.0)]
     rows = [rollup(300, 20), rollup(0, 10), rollup(-300, 10**6), rollup(600, 5)]
-    plot = leaks.growth(row, windows, rows, {"p": process})
-    assert plot.lines == [
-        leaks.GrowthLine("all processes", [(100.0, 100.0), (300.0, 200.0), (600.0, 400.0), (900.0, 450.0)]),
-        leaks.GrowthLine("pid 7", [(100.0, 0.0), (500.0, 200.0), (700.0, 200.0), (900.0, 300.0)]),
-    ]
-    young = leaks.growth(row, windows, rows, {"p": process}, now_s=710.0).lines[0]
+    plot = leaks.growth(row, windows, rows, {"p": gone})
+    everything, process, others = plot.lines
+    assert process == leaks.GrowthLine("pid 7", [(100.0, 0.0), (500.0, 200.0), (700.0, 200.0), (900.0, 300.0)])
+    ends = [(at_s, round(kept)) for at_s, kept in everything.points if at_s in (100.0, 300.0, 600.0, 900.0)]
+    assert (everything.label, ends) == ("all processes", [(100.0, 33), (300.0, 167), (600.0, 333), (900.0, 450)])
+    assert others.label == "other processes"
+    for (at_s, kept), (of_others_s, rest) in zip(everything.points, others.points, strict=True):
+        assert (at_s, kept) == (of_others_s, pytest.approx(rest + leaks._at(process.points, at_s)))
+        assert rest >= 0
+    young = leaks.growth(row, windows[:2], rows, {"p": gone}, now_s=710.0).lines[0]
     assert young.points[-1] == (710.0, 450.0), "no point lies in the future"
     assert [mark.text for mark in plot.marks] == ["pid 7 started", "pid 7 killed"]
-    mended = replace(row, kept_bytes_total=200)
-    ends = [point[1] for point in leaks.growth(mended, windows, rows, {"p": process}).lines[0].points]
-    assert ends == [0.0, 100.0, 200.0, 200.0], "runs after it was mended add nothing"
+    mended = replace(row, kept_bytes_total=300)
+    assert [line.label for line in leaks.growth(mended, windows, rows, {"p": gone}).lines] == ["all processes", "pid 7"]
+    kept = [kept for _, kept in leaks.growth(mended, windows, rows, {"p": gone}).lines[0].points]
+    assert kept == sorted(kept), "no line goes down"
+    assert kept[-1] == 300.0, "runs after it was mended add nothing"
     nothing = replace(row, kept_bytes_per_run=0, kept_bytes_total=0)
-    assert [line.label for line in leaks.growth(nothing, windows, rows, {"p": process}).lines] == ["pid 7"]
+    assert [line.label for line in leaks.growth(nothing, windows, rows, {"p": gone}).lines] == ["pid 7"]
+
+
+def test_the_evidence_is_one_sentence_and_never_quite_certain():
+    row = replace(a_leak(10), why="memory of 212 of 220 runs is still alive", processes=2, confidence=0.9996)
+    assert leaks.evidence(row) == (
+        "Memory of 212 of 220 runs is still alive, in 2 processes. It grows with more than 99.9 % confidence."
+    )
+    assert leaks.evidence(replace(row, confidence=0.975)).endswith("It grows with 97.5 % confidence.")
+    assert leaks.evidence(replace(row, why="")) == ""
 
 
 # --- failures ----------------------------------------------------------------------------------------
@@ -536,15 +673,15 @@ def test_the_overview_names_workers_near_their_limit_and_when_they_reach_it(tmp_
             ]
         )
     queries = Queries(store)
-    (item,) = overview.overview(queries, visit())["items"]
+    (item,) = overview.overview(queries, visit())["incidents"]
     assert item.what == "big@h is near its limit: 900.0 MiB of 1.0 GiB"
-    assert "pid 7, running shop.load" in item.detail
+    assert "Pid 7, running shop.load" in item.detail
     assert "reached in 12 min" in item.detail
     assert "<svg" in item.trend
     # Celery's own limit counts too, for children; what is beyond one is told before what is near another.
     here = visit()
     context = overview.overview(queries, replace(here, monitor=replace(here.monitor, child_limit_bytes=650 * mib)))
-    assert [item.what.split(":")[0] for item in context["items"]] == [
+    assert [item.what.split(":")[0] for item in context["incidents"]] == [
         "big@h exceeds its limit",
         "ok@h exceeds its limit",
     ]
@@ -679,8 +816,8 @@ def test_what_needs_attention_is_not_hidden_behind_what_does_not(tmp_path, visit
     queries = Queries(store)
     assert next(row.id for row in alerts.alerts(queries, visit())["rows"]) == "fires"
     context = overview.overview(queries, visit())
-    assert [item.what for item in context["items"]][-1].startswith("shop.old")
-    assert context["figures"][1][:2] == ("Failures", "121")
+    assert [item.what for item in context["incidents"]][-1].startswith("shop.old")
+    assert (context["figures"][1].label, context["figures"][1].value) == ("Failures", "121")
     store.close()
 
 
@@ -690,11 +827,63 @@ def test_a_store_that_was_lost_is_told_on_the_overview_and_the_statistics(tmp_pa
     for path in tmp_path.glob("trace.db*"):
         path.unlink()
     queries = Queries(store)
-    item = overview.overview(queries, visit())["items"][0]
+    item = overview.overview(queries, visit())["incidents"][0]
     assert item.what == "The store was lost and recreated"
     assert "deleted while in use" in item.detail
     context = statistics.statistics(queries, visit())
     assert [line for _, line in context["lost_stores"]] == [item.detail]
     assert context["store_size"][0].startswith("The store takes ")
     assert context["store_size"][1].startswith("0 failures take 0 B; 1,000,000 are kept, or 2.0 GiB of them")
+    store.close()
+
+
+def test_lanes_have_the_single_runs_and_those_in_progress_as_long_as_they_lasted(tmp_path, visit):
+    store, now_s = open_store(load({"trace_dir": str(tmp_path)}, environment={})), time.time()
+    child = ProcessRecord(uid="c", host="h", pid=8, worker="w@h", role="child", started_at_s=now_s - 900)
+    growing = [(now_s - 890, 50), (now_s - 700, 80), (now_s - 30, 95)]
+    store.write([child, *(
+        Sample(process="c", at_s=at_s, memory=MemoryState(rss_bytes=mib * monitor_facts.MIB)) for at_s, mib in growing
+    )])  # fmt: skip
+    common = {"process": "c", "kind": Kind.TASK, "queue": "", "state": "SUCCESS", "why": "sampled"}
+    store.write([
+        model.Run(id="r1", name="shop.a", started_at_s=now_s - 600, duration_s=50.0, **common),
+        model.Run(id="r2", name="shop.a", started_at_s=now_s - 400, duration_s=0.5, **common),
+        model.Run(id="r3", name="shop.a", started_at_s=now_s - 90_000, duration_s=0.5, **common),
+    ])  # fmt: skip
+    run = model.RunningRun(
+        process="c", kind=Kind.TASK, name="shop.b", task_id="t", pid=8, role="child", started_at_s=now_s - 20
+    )
+    store.write([model.RunningSnapshot(place="h", at_s=now_s - 1, runs=[run], ended={"c": 2})])
+    context = workers.memory(Queries(store), visit(worker="w@h"))
+    plot = context["plots"]
+    assert [name.name for name in plot.names] == ["shop.a", "shop.b"]
+    (lane,) = plot.lanes
+    lasted = sorted((round(bar.from_s - now_s), round(bar.until_s - bar.from_s, 1), bar.name) for bar in lane)
+    assert lasted == [(-600, 50.0, 0), (-400, 0.5, 0), (-20, 19.0, 1)]
+    assert {bar.path for bar in lane} >= {"/runs/task/shop.a?run=r1", "/running/c/t"}
+    # What it gained by its first imports is start-up, and no growth.
+    assert context["settled"]["c"].memory.rss_bytes == 80 * monitor_facts.MIB
+    store.close()
+
+
+def test_a_name_has_one_colour_for_ever():
+    assert [colours.of_name(name) for name in ("shop.tasks.quote", "shop.tasks.add", "\udcff")] == [12, 7, 1]
+    assert {colours.of_name(f"task-{number}") for number in range(300)} == set(range(16))
+
+
+@pytest.mark.parametrize(("age_s", "rate"), [(120.0, "60.0"), (7200.0, None)])
+def test_throughput_is_that_of_the_last_minutes_and_not_of_the_hour(tmp_path, visit, age_s, rate):
+    store, now_s = open_store(load({"trace_dir": str(tmp_path)}, environment={})), time.time()
+    bucket_s = int(now_s) // 300 * 300
+    child = ProcessRecord(uid="c", pid=1, host="h", worker="w@h", role="child", started_at_s=now_s - age_s)
+    common = {"process": "c", "kind": Kind.TASK, "name": "x", "durations": Histogram([])}
+    store.write([
+        child,
+        Sample(process="c", at_s=now_s, memory=MemoryState(rss_bytes=1)),
+        Rollup(bucket_s=bucket_s, seq=1, runs=120, **common),
+        Rollup(bucket_s=bucket_s - 1800, seq=2, runs=100_000, **common),
+    ])  # fmt: skip
+    shown = {one.label: one.value for one in overview.strips(Queries(store), Queries(store).workers().rows, [], now_s)}
+    expected = rate or f"{60 * 120 / (now_s - bucket_s + 300):,.1f}"
+    assert shown["Throughput"] == expected
     store.close()

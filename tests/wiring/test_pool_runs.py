@@ -127,6 +127,19 @@ def test_the_black_box_tells_of_a_run_while_it_lasts(pool: Pool) -> None:
     assert box_of(pool).runs == []
 
 
+def test_a_samples_frames_of_the_task_end_with_celerys_tracer(pool: Pool) -> None:
+    def look() -> None:
+        box = pool.recorder.probe(StackProbe).box
+        assert box is not None
+        [found] = box.sample()
+        seen.append([function for _, _, function in found.frames[: found.inside]])
+
+    seen: list[list[str]] = []
+    pool.runs("work", 2)
+    pool.inside(look)
+    assert [functions[-1] for functions in seen] == ["build_tracer.<locals>.trace_task"]
+
+
 def test_a_run_that_takes_unusually_long_is_kept_by_itself(pool: Pool) -> None:
     pool.runs("work", 60)
     totals = pool.recorder._totals["work"]

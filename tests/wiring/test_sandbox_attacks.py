@@ -304,6 +304,8 @@ def test_the_sandbox_holds_its_two_pipes_and_its_event_loop_and_no_more(
 ) -> None:
     folder = Path(f"/proc/{session.pid}/fd")
     kinds = sorted(os.readlink(entry).partition(":")[0] for entry in folder.iterdir())
+    # With static trampolines, libffi, which ctypes loads, keeps its own file open to map parts of it again.
+    kinds = [kind for kind in kinds if not Path(kind).name.startswith("libffi.so.")]
     assert set(kinds) <= {"/dev/null", "anon_inode", "pipe", "socket"}
     assert kinds.count("pipe") == 2
     # The loop wakes itself through a pair of sockets that are connected to each other.

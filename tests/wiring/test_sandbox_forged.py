@@ -60,11 +60,20 @@ def test_numbers_as_the_capture_writes_them_are_built() -> None:
 
 
 def nested_keys(depth: int) -> list[Node]:
-    """Tuples of the same tuple twice, the outermost a key of a dict: hashing it takes two to the power of depth."""
+    """
+    Tuples of the same tuple twice, two of them equal keys of a dict: comparing them takes two to the power of depth.
+
+    So does hashing them, but for the versions since Python 3.14, where a tuple keeps its hash.
+    """
     heap = [Node("int", "plain", 1)]
-    for index in range(depth):
-        heap.append(Node("tuple", "tuple", items=[index, index]))
-    heap.append(Node("dict", "dict", items=[depth, 0]))
+    keys = []
+    for _ in range(2):
+        inner = 0
+        for _ in range(depth):
+            heap.append(Node("tuple", "tuple", items=[inner, inner]))
+            inner = len(heap) - 1
+        keys.append(inner)
+    heap.append(Node("dict", "dict", items=[keys[0], 0, keys[1], 0]))
     return heap
 
 

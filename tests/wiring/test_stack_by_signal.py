@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,86 +16,57 @@ import pytest
 from celery_trace.clock import SystemClock
 from celery_trace.model import ProcessRecord, Role
 from celery_trace.process import blackbox
+from tests.support import waiting_calls
 from tests.support.box_runs import BoxWithRuns
 from tests.support.processes import REPOSITORY
 
-#: Calls that wait for about a second, and leave what they gave in ``result``.
-WAITS = {
-    "sleep": "time.sleep(1); result = 'slept'",
-    "recv": "result = ours.recv(10)",
-    "recv with a timeout": "ours.settimeout(20); result = ours.recv(10)",
-    "accept": "server = socket.create_server(('127.0.0.1', 0)); address = server.getsockname()\n"
-    "threading.Timer(1, lambda: socket.create_connection(address)).start(); result = server.accept()[1][0]",
-    "select": "result = len(select.select([ours], [], [], 20)[0])",
-    "poll": "poller = select.poll(); poller.register(ours, select.POLLIN); result = len(poller.poll(20_000))",
-    "epoll": "poller = select.epoll(); poller.register(ours, select.EPOLLIN); result = len(poller.poll(20))",
-    "read of a pipe": "result = os.read(child.stdout.fileno(), 10)",
-    "event": "event = threading.Event(); threading.Timer(1, event.set).start(); result = event.wait(20)",
-    "queue": "jobs = queue.Queue(); threading.Timer(1, jobs.put, [7]).start(); result = jobs.get(timeout=20)",
-    "wait for a child": "result = child.wait(20)",
-    "communicate": "result = child.communicate(timeout=20)[0]",
-    "flock": "import fcntl\nholder = subprocess.Popen([sys.executable, '-c', HOLD, sys.argv[1]], stdout=-1)\n"
-    "holder.stdout.read(1)\nheld = open(sys.argv[1] + '/held', 'w')\nfcntl.flock(held, fcntl.LOCK_EX); result = 1",
-    "read of the C library": "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-    "text = ctypes.create_string_buffer(10)\ncount = libc.read(child.stdout.fileno(), text, 10)\n"
-    "result = (count, ctypes.get_errno())",
-    "recv of the C library": "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-    "text = ctypes.create_string_buffer(10)\nours.setblocking(True)\ncount = libc.recv(ours.fileno(), text, 10, 0)\n"
-    "result = (count, ctypes.get_errno())",
-    "sqlite": "import sqlite3\npath = sys.argv[1] + '/db'\n"
-    "one = sqlite3.connect(path, isolation_level=None, check_same_thread=False)\n"
-    "one.execute('create table t (a)'); one.execute('begin exclusive')\n"
-    "threading.Timer(1, lambda: one.execute('commit')).start()\n"
-    "result = sqlite3.connect(path, timeout=20).execute('insert into t values (1)').rowcount",
-    "asyncio": "import asyncio\nresult = asyncio.run(asyncio.sleep(1, 'slept'))",
-}
-PROGRAM = """
-import os, queue, select, socket, subprocess, sys, threading, time
-sys.path.insert(0, sys.argv[2])
-from pathlib import Path
-from celery_trace.clock import SystemClock
-from celery_trace.model import ProcessRecord, Role
-from tests.support.box_runs import BoxWithRuns
-
-HOLD = '''
-import fcntl, sys, time
-with open(sys.argv[1] + "/held", "w") as held:
-    fcntl.flock(held, fcntl.LOCK_EX); print("x", flush=True); time.sleep(1)
-'''
-process = ProcessRecord(uid="p1", host="h", pid=os.getpid(), started_at_s=0.0, role=Role.CHILD)
-box = BoxWithRuns(Path(sys.argv[1]) / "p1.box", process, SystemClock())
-assert box.dump_on(int(sys.argv[3]))
-ours, theirs = socket.socketpair()
-late = "import sys, time; time.sleep(1); sys.stdout.write('done')"
-child = subprocess.Popen([sys.executable, "-c", late], stdout=subprocess.PIPE)
-threading.Timer(1, theirs.send, [b"sent"]).start()
-print("ready", flush=True)
-{wait}
-print(repr(result), flush=True)
-box.close()
-"""
-RESULTS = {
-    "sleep": "'slept'", "recv": "b'sent'", "recv with a timeout": "b'sent'", "accept": "'127.0.0.1'", "select": "1",
-    "poll": "1", "epoll": "1", "read of a pipe": "b'done'", "event": "True", "queue": "7", "wait for a child": "0",
-    "communicate": "b'done'", "flock": "1", "read of the C library": "(4, 0)", "recv of the C library": "(4, 0)",
-    "sqlite": "1", "asyncio": "'slept'",
-}  # fmt: skip
+Found = dict[str, tuple[str, bool, int]]
 
 
-@pytest.mark.parametrize("name", WAITS)
-def test_a_call_that_waits_goes_on_after_the_signal(name: str, tmp_path: Path) -> None:
-    words = [sys.executable, "-c", PROGRAM.replace("{wait}", WAITS[name]), str(tmp_path), str(REPOSITORY)]
+def _run(folder: Path, number: int) -> Found:
+    """What each call gives, whether it took its time, and how much was written on the signal meanwhile."""
+    words = [sys.executable, "-W", "ignore", "-m", "tests.support.waiting_calls", str(folder), str(number)]
     program = subprocess.Popen(
-        [*words, str(int(signal.SIGURG))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert program.stdout is not None
-    assert program.stdout.readline() == "ready\n"
-    for _ in range(20):
-        time.sleep(0.02)
-        program.send_signal(signal.SIGURG)
-    out, errors = program.communicate(timeout=60)
-    assert (program.returncode, out.strip()) == (0, RESULTS[name]), errors
-    assert not (tmp_path / "p1.dump").exists()
+    try:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        while number and program.poll() is None:
+            time.sleep(0.02)
+            program.send_signal(number)
+        out, errors = program.communicate(timeout=60)
+    finally:
+        program.kill()
+        program.wait()
+    assert program.returncode == 0, out + errors
+    assert not (folder / "p1.dump").exists()
+    found: Found = json.loads((folder / "found.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
+    """All calls without a signal, and while one arrives again and again."""
+    folders = [tmp_path_factory.mktemp("calls") for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        undisturbed, disturbed = pool.map(_run, folders, (0, int(signal.SIGURG)))
+    return undisturbed, disturbed
+
+
+def test_many_libraries_are_tried(runs: tuple[Found, Found]) -> None:
+    assert list(runs[0]) == list(runs[1]) == list(waiting_calls.CALLS)
+    assert len(waiting_calls.CALLS) >= 60
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", waiting_calls.CALLS)
+def test_a_call_that_waits_is_as_without_the_signal(name: str, runs: tuple[Found, Found]) -> None:
+    (plain, plain_in_time, _), (result, in_time, written) = runs[0][name], runs[1][name]
+    assert not plain.startswith("raised")
+    assert (result, in_time) == (plain, plain_in_time)
+    assert plain_in_time, "it waits, so that a signal arrives meanwhile"
+    assert written, "a signal has arrived meanwhile"
 
 
 def a_box(folder: Path) -> BoxWithRuns:

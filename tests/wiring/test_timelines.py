@@ -7,19 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from celery_trace.model import (
-    Capture,
-    CapturedException,
-    ExceptionInfo,
-    Failure,
-    Kind,
-    MemoryState,
-    Node,
-    Outcome,
-    Run,
-    Sample,
-    TaskContext,
-)
+from celery_trace.model import Chord, Kind, MemoryState, Run, Sample
 from celery_trace.settings import load
 from celery_trace.stores import open_store
 from tests.support import monitor_facts
@@ -66,31 +54,10 @@ def chord(now_s):
 
 
 def unlock(now_s):
-    """The first retry of the chord's unlock task, as it is captured."""
-
-    def value(kind, *items):
-        return Node(type=kind, kind=kind, items=list(items), length=len(items))
-
-    texts = ["task", "shop.total", "args", SECRET, "result", A, B]
-    heap = [Node(type="str", kind="plain", value=text) for text in texts]  # 0 to 6
-    heap += [
-        value("list", 3),
-        value("dict", 0, 1, 2, 7),
-        value("list", 5),
-        value("list", 9),
-        value("list", 6),
-        value("list", 11),
-        value("list", 10, 12),
-        value("tuple", 0, 8),
-        value("dict", 4, 13),
-    ]  # 7 to 15
-    raised = CapturedException(type="Retry", module="celery.exceptions", message="Retry in 1s")
-    return Failure(
-        id="unlock-0", process="child-1", kind=Kind.TASK, name="celery.chord_unlock", task_id="unlock",
-        outcome=Outcome.RETRIED, at_s=now_s - 37, fingerprint="unlock", exception=ExceptionInfo("Retry", "celery", ""),
-        capture=Capture(exceptions=[raised], heap=heap, args=14, kwargs=15),
-        task=TaskContext(root_id=REQUEST, parent_id=CELERYS_ROOT),
-    )  # fmt: skip
+    """What a worker records of the chord when its unlock task is retried."""
+    return Chord(
+        group="g", at_s=now_s - 37, root_id=REQUEST, unlock="unlock", body="shop.total", members=[A, B], complete=True
+    )
 
 
 @pytest.fixture(scope="module")

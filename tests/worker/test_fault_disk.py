@@ -130,10 +130,10 @@ def collect_all(settings: Settings) -> tuple[set[str], StatsView]:
 class Writer:
     """A process that writes failures; see :mod:`tests.support.spool_writer`."""
 
-    def __init__(self, settings: Settings, tag: str, failures: int) -> None:
+    def __init__(self, settings: Settings, tag: str, failures: int, *how: str) -> None:
         words = [sys.executable, "-m", "tests.support.spool_writer", str(settings.spool_folder), tag, str(failures)]
         self.process = subprocess.Popen(
-            [*words, "1", str(64 * 1024 * 1024)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [*words, "1", str(64 * 1024 * 1024), *how], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def wait_done(self) -> str:
@@ -151,7 +151,7 @@ class Writer:
         self.process.communicate(timeout=DEADLINE_S)
 
 
-StartWriter = Callable[[str, int], Writer]
+StartWriter = Callable[..., Writer]
 
 
 @pytest.fixture
@@ -164,8 +164,8 @@ def settings(disk: Disk, tmp_path: Path) -> Settings:
 def start_writer(settings: Settings) -> Iterator[StartWriter]:
     started: list[Writer] = []
 
-    def start(tag: str, failures: int) -> Writer:
-        started.append(Writer(settings, tag, failures))
+    def start(tag: str, failures: int, *how: str) -> Writer:
+        started.append(Writer(settings, tag, failures, *how))
         return started[-1]
 
     yield start
@@ -174,7 +174,7 @@ def start_writer(settings: Settings) -> Iterator[StartWriter]:
         writer.process.communicate()
 
 
-MANY = 12_000  # failures; about 5 MB, of which 2 MiB find room on an empty disk
+MANY = 3_500  # big failures; about 8 MB, of which 2 MiB find room on an empty disk and 4 MiB wait in memory
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["in order", "killed"])
@@ -184,7 +184,7 @@ def test_what_a_full_disk_costs_is_counted_to_the_last_failure(
 ) -> None:
     if room == "none from the start":
         disk.fill()
-    writer = start_writer("w", MANY)
+    writer = start_writer("w", MANY, "big")
     writer.wait_done()
     if killed:
         writer.process.kill()
@@ -199,7 +199,7 @@ def test_what_a_full_disk_costs_is_counted_to_the_last_failure(
 def test_a_process_that_ends_on_a_full_disk_still_says_how_it_ended_and_what_it_did(
     settings: Settings, disk: Disk, start_writer: StartWriter
 ) -> None:
-    writer = start_writer("w", MANY)
+    writer = start_writer("w", MANY, "big")
     writer.wait_done()
     disk.fill()
     writer.end()

@@ -140,7 +140,7 @@ for n in range(200):
     if pid == 0:
         sys.stdin = open(os.devnull)
         try:
-            main({str(settings.spool_folder)!r}, f"p{{n}}", 10, 10, {CAP}, die=n % 2 == 0)
+            main({str(settings.spool_folder)!r}, f"p{{n}}", 10, 10, {CAP}, "die" if n % 2 == 0 else "")
         finally:
             os._exit(0)
     children.append(pid)

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 SOURCE = Path(__file__).parents[1] / "support" / "running_project.py"
 SECRET = "hunter2-hunter2"
+#: How old facts may be, seconds, and what a loaded machine adds.
+FRESH_S = 2.0 + 5.0
 
 
 def line_of(mark: str) -> int:
@@ -181,3 +183,20 @@ def test_the_number_of_runs_is_two_seconds_old_at_most(start_host: Any) -> None:
     for _ in range(20):
         host.app.send_task("running.done", ignore_result=True)
     wait_until(lambda: host.runs_of_children() == [20], "20 are counted", timeout_s=15, explain=host.worker.tail)
+
+    def by_name() -> list[int] | None:
+        return host.ask(lambda queries: [runs for _, name, runs, _ in queries.names() if name == "running.done"])
+
+    wait_until(lambda: by_name() == [20], "20 are counted by name", timeout_s=FRESH_S, explain=host.worker.tail)
+
+
+def test_a_worker_that_was_stopped_is_stopped_and_not_silent(start_host: Any) -> None:
+    host = start_host("prefork")
+
+    def states() -> list[str]:
+        page = host.ask(lambda queries: queries.workers())
+        return [worker.state for worker in page.rows] if page is not None else []
+
+    wait_until(lambda: states() == ["alive"], "the worker is seen", timeout_s=15, explain=host.worker.tail)
+    host.worker.stop()
+    wait_until(lambda: states() == ["stopped"], "its end is seen", timeout_s=FRESH_S, explain=host.worker.tail)

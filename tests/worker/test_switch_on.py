@@ -66,6 +66,9 @@ def test_each_run_and_each_failure_is_recorded_once(way, project, start_worker, 
         send("errands.tidy", room)
     stumbled = send("errands.stumble", 3)
 
+    # Its banner names the command that shows the records.
+    assert worker.output.count("[celery-trace]\n  . records go to ") == 1
+    assert ". to see them: celery -A errands monitor   or: celery -A errands trace doctor\n" in worker.output
     failure = records.failure_of(stumbled, explain=worker.tail)
     records.wait(lambda _: records.runs_of("errands.tidy") >= 6, "six runs of tidy", explain=worker.tail)
     assert len(worker.children("celery_trace.collector")) == 1

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from celery_trace.alerting.rules.units import Unit
 from celery_trace.model import (
+    Consuming,
     FailureGroup,
     FailureSummary,
     Forecast,
@@ -42,7 +43,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     those of its buckets. ``leaks`` are those with a final verdict. ``dropped_records`` counts what the spools have
     dropped and no alert has reported. ``queues`` cover the longest window, and ``depth_changes`` is by how many
     messages each queue has grown in it. ``running`` are the runs in progress, ``stalled`` the main processes and
-    beats that are blocked. Facts that no active rule needs are not fetched.
+    beats that are blocked. ``consuming`` is the state of each queue in each worker that consumes it. Facts that no
+    active rule needs are not fetched.
     """
 
     now_s: float
@@ -60,6 +62,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     schedules: list[ScheduleView] = []
     running: list[RunningView] = []
     stalled: list[StalledProcess] = []
+    consuming: list[Consuming] = []
 
 
 class Reading(NamedTuple):

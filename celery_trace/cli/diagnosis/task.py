@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from celery.backends.base import DisabledBackend
 from msgspec import Struct
 
-from celery_trace.model import FailureSummary, Outcome, Run
+from celery_trace.cli.diagnosis import chords
+from celery_trace.model import FailureSummary, Outcome, Run, RunningView
 from celery_trace.model.diagnosis import Diagnosis, Known, Unknown
 from celery_trace.settings import Settings
 from celery_trace.text.code_owner import CodeOwner, innermost_own
@@ -153,6 +155,55 @@ def workflow(asked: Asked) -> Iterator[Fact]:
             yield Known(about="workflow", what=what, how="failures in the store with the same root", at=found[0].at)
 
 
+def chord(asked: Asked) -> Iterator[Fact]:
+    """Whether the body of its chord waits, and for which members."""
+    recorded = asked.queries.chords_of(asked.task_id)
+    backend = asked.app.backend
+    groups = [*(one.group for one in recorded), *(row.group_id for row in asked.failures() if row.group_id)]
+    try:
+        groups += within(SOURCE_S, lambda: list(chords.groups_of(backend, asked.task_id)))
+        counts = {
+            group: within(SOURCE_S, partial(chords.counted, backend, group))
+            for group in dict.fromkeys([*groups, asked.task_id])
+        }
+    except Exception as error:
+        yield Unknown(
+            about="chord", why=f"whether a chord waits for it: the result backend can't be read ({_brief(error)})"
+        )
+        return
+    running = {run.task_id: run for run in asked.queries.running().rows}
+    for group, count in counts.items():
+        if count is None:
+            continue
+        known = asked.queries.chords_of(group)
+        body = next((one.body for one in known if one.body), "The body")
+        left = count.size - count.ended
+        what = f"{body} of chord {group} waits for {left} of {plural(count.size, 'member')}"
+        yield Known(about="chord", what=what, how="the counter of the result backend, read just now")
+        members = dict.fromkeys(id for one in known for id in one.members if id not in count.states)
+        for id in list(members)[:MOST_NAMED]:
+            yield Known(about="chord", what=_member(asked, id, running.get(id)), how="what workers have recorded of it")
+        unknown = left - len(members.keys() - count.states.keys())
+        if unknown > 0:
+            why = (
+                f"the ids of {plural(unknown, 'member')} that have not ended: they wait in a queue, or have just begun"
+            )
+            yield Unknown(about="chord", why=why)
+
+
+def _member(asked: Asked, id: str, run: RunningView | None) -> str:
+    """What a member does that has not ended."""
+    if run is not None:
+        state = f"is stuck, {run.waiting_for or 'what it waits for is not known'}" if run.stuck else "runs"
+        return (
+            f"Its member {id} ({run.name}) {state} on {run.worker}, pid {run.pid}, for {duration(run.elapsed_s)} so far"
+        )
+    rows = asked.queries.failures(task_id=id, limit=1).rows
+    if rows:
+        return f"Its member {id} ({rows[0].name}) {_ENDS[rows[0].outcome]}{_place(rows[0])}, and was not counted"
+    return f"Its member {id} has begun to run, and runs no more"
+
+
 def in_progress(asked: Asked) -> Iterator[Fact]:
     """What its host has last read of it while it runs."""
     for run in asked.queries.running().rows:
@@ -237,6 +288,7 @@ SOURCES: tuple[Source, ...] = (
     workers_now,
     in_progress,
     workflow,
+    chord,
     result_backend,
 )
 

@@ -20,7 +20,7 @@ def examination(findings: Sequence[Finding], style: Style) -> str:
     for finding in findings:
         rows.append([(finding.level, _COLOURS.get(finding.level, "")), finding.check, finding.found])
         if finding.advice:
-            rows.append(["", "", f"→ {finding.advice}"])
+            rows.append(["", "", f"→ {style.hint(finding.advice)}"])
     failed = sum(finding.level == "fail" for finding in findings)
     warned = sum(finding.level == "warn" for finding in findings)
     return grid(rows, style) + f"\n{len(findings)} checks: {failed} failed, {warned} with a warning.\n"

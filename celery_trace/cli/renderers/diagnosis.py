@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from celery_trace.cli.renderers.style import Style
+from celery_trace.cli.renderers.tables import wrapped
 from celery_trace.model.diagnosis import Concern, Diagnosis
 from celery_trace.text.escape import escaped
 
@@ -22,14 +23,14 @@ def _lines(found: Diagnosis, style: Style) -> Iterator[str]:
     yield "Known"
     for fact in found.known:
         when = f"{style.ago(fact.at)}: " if fact.at is not None else ""
-        yield f"  {when}{escaped(fact.what)}"
-        yield style.paint(f"    from: {escaped(fact.how)}", "dim")
+        yield wrapped(f"{when}{escaped(fact.what)}", style, begin="  ", indent="  ")
+        yield style.paint(wrapped(f"from: {escaped(fact.how)}", style, begin="    ", indent="    "), "dim")
     if not found.known:
         yield "  nothing"
     yield ""
     yield "Unknown"
     for gap in found.unknown:
-        yield f"  {escaped(gap.why)}"
+        yield wrapped(escaped(gap.why), style, begin="  ", indent="  ")
     if not found.unknown:
         yield "  nothing"
 
@@ -40,10 +41,11 @@ def concerns(found: Sequence[Concern], style: Style) -> str:
         return "Nothing needs attention.\n"
     lines: list[str] = []
     for number, concern in enumerate(found, start=1):
+        text = wrapped(f"{concern.severity}  {escaped(concern.what)}", style, begin=f"{number}. ", indent="   ")
         lines.append(
-            f"{number}. {style.paint(concern.severity, _COLOURS.get(concern.severity, ''))}  {escaped(concern.what)}"
+            text.replace(concern.severity, style.paint(concern.severity, _COLOURS.get(concern.severity, "")), 1)
         )
-        lines.append(style.paint(f"   from: {escaped(concern.how)}", "dim"))
+        lines.append(style.paint(wrapped(f"from: {escaped(concern.how)}", style, begin="   ", indent="   "), "dim"))
         if concern.next:
-            lines.append(f"   → {escaped(concern.next)}")
+            lines.append(f"   → {escaped(style.hint(concern.next))}")
     return "\n".join(lines) + "\n"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from celery_trace.cli.renderers.attempts import by_task
 from celery_trace.cli.renderers.leaks import stack
 from celery_trace.cli.renderers.style import Style
 from celery_trace.cli.renderers.tables import TableColumn, fact, shortened, state, table
-from celery_trace.model import ChainLink, FailureDetail, FailureSummary, FrameView, LocalValue
+from celery_trace.model import ChainLink, FailureDetail, FailureGroup, FailureSummary, FrameView, LocalValue
+from celery_trace.model.timelines import Timeline
 from celery_trace.text.escape import escaped, escaped_lines
 from celery_trace.text.format import NONE, duration, moment, size, times
 
@@ -18,21 +20,43 @@ _MOST_VALUE = 160
 
 
 def failures(rows: Iterable[FailureSummary], style: Style) -> str:
-    """Failed runs, one per line."""
+    """Failed runs, one line for each task."""
     return table(
         [
-            TableColumn("AT", right=True), TableColumn("OUTCOME"), TableColumn("NAME", elastic=True),
-            TableColumn("EXCEPTION", elastic=True),
+            TableColumn("AT", right=True), TableColumn("OUTCOME", spare=True), TableColumn("NAME", elastic=True),
+            TableColumn("EXCEPTION", elastic=True), TableColumn("ATTEMPTS", elastic=True, spare=True),
             TableColumn("COUNT", right=True, spare=True), TableColumn("WORKER", elastic=True, spare=True),
             TableColumn("LIVE", spare=True), TableColumn("ID", whole=True),
         ],
         (
             [
                 style.ago(failure.at), state(failure.outcome), f"{failure.kind} {failure.name}", _what(failure),
-                failure.count, f"{failure.worker or failure.hostname} ({failure.pid})",
+                tries or NONE, failure.count, f"{failure.worker or failure.hostname} ({failure.pid})",
                 ("live", "green") if failure.live else "", failure.id,
             ]
-            for failure in rows
+            for failure, tries in by_task(rows)
+        ),
+        style,
+        "No failures.",
+    )  # fmt: skip
+
+
+def groups(rows: Iterable[FailureGroup], style: Style) -> str:
+    """Failures by group, one group per line with its latest failure."""
+    return table(
+        [
+            TableColumn("LAST", right=True), TableColumn("COUNT", right=True), TableColumn("STATE", spare=True),
+            TableColumn("OUTCOME"), TableColumn("NAME", elastic=True), TableColumn("EXCEPTION", elastic=True),
+            TableColumn("FIRST", right=True, spare=True), TableColumn("LATEST ID", whole=True),
+        ],
+        (
+            [
+                style.ago(group.last_seen), f"{group.count:,}", group.state, state(group.outcome),
+                f"{group.kind} {group.name}",
+                f"{group.exception.type}: {group.exception.message}" if group.exception else NONE,
+                style.ago(group.first_seen), group.latest_id,
+            ]
+            for group in rows
         ),
         style,
         "No failures.",
@@ -46,13 +70,14 @@ def _what(failure: FailureSummary) -> str:
     return "; ".join(words) or NONE
 
 
-def failure(found: FailureDetail, style: Style) -> str:
-    """One failure: its exceptions with frames, source and locals, and its origin."""
+def failure(found: FailureDetail, style: Style, workflow: Timeline | None = None) -> str:
+    """One failure: its exceptions with frames, source and locals, its origin and its workflow."""
     lines = [
         *_head(found, style),
         *_origin(found),
         *_cost(found),
         *_repeats(found),
+        *_workflow(found, workflow),
         *_arguments(found),
         *_exceptions(found, style),
         *_last_sample(found, style),
@@ -100,6 +125,25 @@ def _repeats(found: FailureDetail) -> Iterator[str]:
         yield fact("note", escaped(found.note))
     if found.returned:
         yield fact("returned", escaped(found.returned))
+
+
+def _workflow(found: FailureDetail, workflow: Timeline | None) -> Iterator[str]:
+    """The tasks of the workflow, each below the one that sent it, so that callbacks are below their task."""
+    if found.group_id:
+        yield fact("member of", f"group {escaped(found.group_id)}")
+    if workflow is None:
+        return
+    yield from ("", f"Workflow {escaped(workflow.first)}")
+    for row in workflow.rows:
+        mark = "→" if row.id == found.task_id else " "
+        sent = "" if row.name else f" {escaped(row.id)}"
+        yield f"{mark} {'  ' * min(row.depth, 20)}{escaped(row.name or 'unknown task')}{sent}: {row.outcome}"
+    if workflow.more:
+        yield f"  … {workflow.more} more"
+    for chord in workflow.chords:
+        waits = f"{len(chord.missing)} of {chord.members} members have not succeeded"
+        never = ", so it will not run" if chord.blocked else ""
+        yield f"  Chord: its body {escaped(chord.body or 'of unknown name')} waits; {waits}{never}"
 
 
 def _arguments(found: FailureDetail) -> Iterator[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from celery_trace.cli.renderers.style import OF_STATE, Style
-from celery_trace.cli.renderers.tables import TableColumn, fact, state, table
+from celery_trace.cli.renderers.tables import TableColumn, fact, state, table, wrapped
 from celery_trace.model import Leak, Line
+from celery_trace.text import roles
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import moment, percent, size
+
+#: Processes that :func:`not_looking` names.
+_MOST_NAMES = 5
 
 
 def leaks(rows: Iterable[Leak], style: Style) -> str:
@@ -23,7 +27,7 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
         (
             [
                 state(leak.verdict), amount(leak), size(leak.kept_bytes_total), leak.runs,
-                f"{leak.kind} {leak.name}" if leak.kind != "process" else f"process ({leak.role or '?'})",
+                f"{leak.kind} {leak.name}" if leak.kind != "process" else f"({roles.of_leak(leak.role)})",
                 style.place(leak.file, leak.line) if leak.file else _without_line(leak),
                 style.ago(leak.last_seen), leak.id,
             ]
@@ -32,6 +36,17 @@ def leaks(rows: Iterable[Leak], style: Style) -> str:
         style,
         "No leaks. A verdict needs 120 runs of a task; `celery trace workers` shows the workers and their runs.",
     )  # fmt: skip
+
+
+def not_looking(found: Mapping[str, list[str]], style: Style) -> str:
+    """Living processes in which no leak can be found, by reason; shown below the table."""
+    lines = [
+        f"Not looked at: {escaped(', '.join(names[:_MOST_NAMES]))}"
+        + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")
+        + f": {reason}."
+        for reason, names in found.items()
+    ]
+    return "".join(style.paint(f"\n{wrapped(line, style)}\n", "yellow") for line in lines)
 
 
 def _without_line(leak: Leak) -> str:

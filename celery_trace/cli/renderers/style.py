@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+import re
+from typing import Final, TypedDict
 
 import click
 from msgspec import Struct
@@ -31,18 +32,27 @@ OF_STATE = {
 }  # fmt: skip
 
 
+#: A command in a hint, as it is written for any project.
+_COMMAND: Final = re.compile(r"\bcelery (?:-A (?:proj|PROJECT) )?(?=(?:trace|worker|monitor)\b)")
+
+
 class Style(Struct, frozen=True, kw_only=True):
     """
     How text is shown.
 
     ``colour`` is for terminals only; ``width`` limits tables, in columns, 0 means no limit; ``now_s`` is the current
-    time; files below ``root`` are shown relative to it.
+    time; files below ``root`` are shown relative to it. ``app`` is the app as the user has given it to celery.
     """
 
     now_s: float
     colour: bool = False
     width: int = 0
     root: str = ""
+    app: str = ""
+
+    def hint(self, text: str) -> str:
+        """A hint of ours with its commands as the user can run them: ``celery -A config trace doctor``."""
+        return _COMMAND.sub(lambda _: f"celery -A {self.app} ", text) if self.app else text
 
     def paint(self, text: str, colour: str) -> str:
         """The text in a colour, if colours are on."""

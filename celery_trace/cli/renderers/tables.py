@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
@@ -76,7 +77,7 @@ def table(columns: Sequence[TableColumn], rows: Iterable[Sequence[Cell]], style:
     """
     cells = [[cell if isinstance(cell, tuple) else (escaped(cell), "") for cell in row] for row in rows]
     if not cells:
-        return empty + "\n"
+        return wrapped(style.hint(empty), style) + "\n"
     kept = _columns_that_fit(columns, cells, style.width)
     made = Table(box=_UNDERLINED, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
                  header_style="bold", border_style="dim")  # fmt: skip
@@ -93,6 +94,13 @@ def table(columns: Sequence[TableColumn], rows: Iterable[Sequence[Cell]], style:
     left_out = ", ".join(column.title for index, column in enumerate(columns) if index not in kept)
     note = shortened(f"Hidden columns: {left_out}.", style.width) + "\n" if left_out else ""
     return _printed(made, style) + note
+
+
+def wrapped(text: str, style: Style, *, begin: str = "", indent: str = "") -> str:
+    """A text in lines of the terminal's width; the first begins with ``begin``, the others with ``indent``."""
+    if not style.width:
+        return begin + text
+    return textwrap.fill(text, max(20, style.width), initial_indent=begin, subsequent_indent=indent)
 
 
 def _columns_that_fit(

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from celery_trace.cli.renderers.style import Style
-from celery_trace.cli.renderers.tables import Cell, TableColumn, table
+from celery_trace.cli.renderers.tables import Cell, TableColumn, table, wrapped
 from celery_trace.heap import forecasting
 from celery_trace.heap.needs import Proposal
 from celery_trace.model import Forecast, MemoryState, ProcessView, WorkerView
+from celery_trace.text import roles
 from celery_trace.text.escape import escaped
 from celery_trace.text.format import NONE, percent, size
+
+_STATE_COLOURS = {"alive": "green", "stopped": "dim", "killed": "red"}
 
 
 def workers(rows: Iterable[WorkerView], style: Style) -> str:
@@ -32,7 +35,8 @@ def workers(rows: Iterable[WorkerView], style: Style) -> str:
 
 def _lines(worker: WorkerView, style: Style) -> Iterator[Sequence[Cell]]:
     yield [
-        (escaped(worker.name), "bold"), ("alive", "green") if worker.alive else ("silent", "yellow"), worker.role,
+        (escaped(worker.name), "bold"), (worker.state, _STATE_COLOURS.get(worker.state, "yellow")),
+        roles.of_worker(worker.role),
         size(worker.rss_bytes), "", "", "", percent(worker.overhead_ratio), style.ago(worker.last_seen), "",
     ]  # fmt: skip
     for process in worker.processes:
@@ -46,7 +50,7 @@ def _lines(worker: WorkerView, style: Style) -> Iterator[Sequence[Cell]]:
 def _line(process: ProcessView, style: Style) -> Sequence[Cell]:
     memory = process.memory or MemoryState()
     return [
-        f"  pid {process.pid}", "", process.role, size(memory.rss_bytes if process.memory else None),
+        f"  pid {process.pid}", "", roles.of_process(process.role), size(memory.rss_bytes if process.memory else None),
         size(memory.uss_bytes), memory.fds if memory.fds is not None else NONE, process.runs,
         percent(process.overhead_ratio), style.ago(process.at), process.running,
     ]  # fmt: skip
@@ -61,13 +65,22 @@ def _ended(processes: Sequence[ProcessView]) -> str:
 def forecasts(found: Iterable[Forecast], proposals: Iterable[tuple[str, Proposal]], style: Style) -> str:
     """Forecasts and proposed limits, shown below the table."""
     lines = [
-        style.paint(f"{escaped(forecasting.who(one))} {escaped(forecasting.sentence(one))}.", "yellow")
-        + f" Now {size(one.used_bytes)}, growing by {size(one.bytes_per_hour)} per hour."
+        style.paint(
+            wrapped(
+                f"{escaped(forecasting.who(one))} {escaped(forecasting.sentence(one))}. Now {size(one.used_bytes)}, "
+                f"growing by {size(one.bytes_per_hour)} per hour.",
+                style,
+            ),
+            "yellow",
+        )
         for one in found
     ]
     for worker, proposal in proposals:
         lines.append(
-            f"{escaped(worker)} needs --max-memory-per-child {proposal.child_kib} -c {proposal.concurrency} "
-            f"and a container with {size(proposal.container_bytes)}. {escaped(proposal.how)}."
+            wrapped(
+                f"{escaped(worker)} needs --max-memory-per-child {proposal.child_kib} -c {proposal.concurrency} "
+                f"and a container with {size(proposal.container_bytes)}. {escaped(proposal.how)}.",
+                style,
+            )
         )
     return "".join(f"\n{line}\n" for line in lines)

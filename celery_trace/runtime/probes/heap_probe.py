@@ -49,7 +49,7 @@ class HeapProbe(Probe):
         self.call_every(self.heap.look_s)
 
     def stop_at(self, *codes: CodeType) -> None:
-        """Set the functions around every run, and around what is between runs: frames outside are no part of a stack."""
+        """Set the functions around every run and around what is between runs: stacks end there."""
         self._boundaries = codes
         if self.heap is not None:
             self.heap.stop_at(codes)
@@ -70,6 +70,7 @@ class HeapProbe(Probe):
             self._spent_before_s += heap.duty.spent_s
             return
         self.heap.look()
+        self.call_every(self.heap.look_s)
 
     def _detach(self) -> HeapWatch:
         heap, self.heap = self.heap, None

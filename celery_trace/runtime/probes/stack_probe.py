@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import get_ident
+from types import CodeType
 from typing import Final
 
 from celery_trace import guard
+from celery_trace.failures.chords import ChordNotes
 from celery_trace.heap.sampler import locals_mark
 from celery_trace.intervals import PROFILE_FIRST_S, PROFILE_S
 from celery_trace.model import RUN_NOTHING, Role
@@ -27,7 +29,7 @@ from celery_trace.text.code_owner import CodeOwner, project_roots
 STACK_S: Final = 0.1
 #: How often a sample is counted in the profiles, on average, seconds. As often are stacks written while each run ends
 #: before the next sample: a thread that wakes up more often costs more than short runs do.
-STACK_COUNTED_S: Final = 0.3
+STACK_COUNTED_S: Final = 0.5
 #: A black box that could not be made is tried again after so long, seconds.
 RETRY_S: Final = 10.0
 #: Roles of the processes that a worker runs tasks in. Elsewhere the crash handler is the program's.
@@ -53,6 +55,8 @@ class StackProbe(Probe):
         self._due_s = 0.0
         self._runs = 0  # at the last sample
         self._answers: Answers | None = None
+        self._around: frozenset[CodeType] = frozenset()
+        self._chords = ChordNotes(host.write, host.clock)
 
     def start(self) -> None:
         """Make the black box, where tasks may run."""
@@ -62,8 +66,7 @@ class StackProbe(Probe):
         self.call_every(STACK_S, idle_s=RETRY_S)
         assert self.timer is not None
         self.timer.early, self.timer.wake = 0.0, self._wake
-        if host.process.role is not Role.GREEN:  # there, the stack of a thread is not that of one run
-            self.times = StackTimes(host.process, CodeOwner(host.settings.in_app, project_roots()), host.clock)
+        self.times = StackTimes(host.process, CodeOwner(host.settings.in_app, project_roots()), host.clock)
         self._write_due_s = host.clock.monotonic_s() + PROFILE_FIRST_S
         self._count_at(host.clock.monotonic_s() + STACK_COUNTED_S)
         self.open_box()
@@ -83,7 +86,7 @@ class StackProbe(Probe):
                 guard.own_errors[self.name] += 1
                 host.spool.note_failure(error)
                 return
-            box.places = host.places
+            box.places, box.around = host.places, self._around
             self.box = box
             if host.process.role in _OF_A_WORKER:
                 with guard.Guard("crash handler"):
@@ -91,6 +94,12 @@ class StackProbe(Probe):
             if host.process.role in _IN_MAIN_THREAD and host.settings.stack_signal:
                 with guard.Guard("stack by signal"):
                     box.dump_on(signal.Signals[host.settings.stack_signal])
+
+    def stop_at(self, codes: Iterable[CodeType]) -> None:
+        """Set the functions around every run: frames outside of them are not the run's."""
+        self._around = frozenset(codes)
+        if self.box is not None:
+            self.box.around = self._around
 
     def _wake(self) -> float:
         """
@@ -121,7 +130,11 @@ class StackProbe(Probe):
         lasts = host.runs == self._runs and host.open_runs.count > 0
         self._runs = host.runs
         if self.box is not None:
-            self._count(self.box.sample())
+            stacks = self.box.sample()
+            for one in stacks:
+                if one.token.task_id:
+                    self._chords.member(one.token.origin, one.token.task_id)
+            self._count(stacks)
             if self.box.requested():
                 self._answer()
         elif host.clock.monotonic_s() >= self._due_s and not host.closed:

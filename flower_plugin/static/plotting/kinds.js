@@ -79,11 +79,11 @@ function memoryTooltip(one, at, value, format) {
 }
 
 // Redraws the lanes after zooming.
-function lanesPlugin(place, lines, inARowS) {
+function lanesPlugin(place, data) {
     let shown = "";
     return {hooks: {draw: [(plot) => {
         const now = [plot.scales.x.min, plot.scales.x.max, plot.bbox.width].join();
-        if (now !== shown) { shown = now; drawLanes(place, plot, lines.map((one) => one.ran), inARowS); }
+        if (now !== shown) { shown = now; drawLanes(place, plot, data); }
     }]}};
 }
 
@@ -98,7 +98,7 @@ function memory(place, data, chosen) {
         series: [{}, ...lines.map((one, at) =>
             line(one.label, at, {spanGaps: false, points: {show: one.x.length < 40, filter: dotsOf(one)}}))],
         plugins: [
-            lanesPlugin(place, lines, data.in_a_row_s), marksPlugin(data.marks),
+            lanesPlugin(place, data), marksPlugin(data.marks),
             levelsPlugin(limit ? [[limit, "limit " + size(limit)]] : [], "--flower-danger"),
             tooltipPlugin((plot, index) => {
                 const at = plot.data[0][index];
@@ -129,14 +129,14 @@ function timeline(place, data) {
     });
 }
 
-// A drag zooms; a click opens a run.
-function openOnClick(plot, ids) {
+// A drag zooms; a click opens a run, at an address or on this page.
+function openOnClick(plot, ids, place) {
     let pressed = 0;
     plot.over.addEventListener("mousedown", (event) => { pressed = event.clientX; });
     plot.over.addEventListener("click", (event) => {
         const index = plot.cursor.idx;
         if (index === null || index === undefined || Math.abs(event.clientX - pressed) > 3) { return; }
-        const address = new URL(window.location.href);
+        const address = new URL(place.dataset.open || window.location.href, window.location.href);
         address.searchParams.set("run", ids[index]);
         address.hash = "opened-run";
         window.location.assign(address.href);
@@ -167,7 +167,7 @@ function scatter(place, data, chosen) {
             })
         ]
     });
-    openOnClick(plot, data.id);
+    openOnClick(plot, data.id, place);
     return plot;
 }
 

@@ -1,66 +1,61 @@
-// Running tasks below the memory plot: a lane per process, a color per name.
+// Runs below the memory plot: a lane per process, bars as long as the runs, each in the color of its name.
 import {element} from "../page/dom.js";
-import {clip, escaped, exact} from "../page/text.js";
-import {bars, namesByFrequency, placed} from "./bars.js";
-import {colour, css} from "./theme.js";
+import {clip, duration, escaped, exact} from "../page/text.js";
+import {placed} from "./bars.js";
 
 const MOST_LANES = 12;
-const MOST_COLOURS = 7;
-const MOST_NAMES = 8;
+const MOST_NAMES = 12;
 
-function coloursOf(names) {
-    return new Map(names.map((name, at) => [name, at < MOST_COLOURS ? colour(at + 1) : css("--flower-text-muted")]));
-}
-
-function barElement(bar, place, colours) {
-    const shown = element("i");
-    shown.style.left = place.left + "%";
-    shown.style.width = place.width + "%";
-    shown.style.background = colours.get(bar.name);
-    shown.title = escaped(bar.name) + ", " + exact(bar.from) + (bar.until > bar.from ? " to " + exact(bar.until) : "");
+function bar([from, until, place, path], where, names, base) {
+    const [name, colour] = names[place];
+    const shown = element("a", "tr-task-" + colour);
+    shown.style.left = where.left + "%";
+    shown.style.width = where.width + "%";
+    shown.href = base + path;
+    // The same runs are links in the tables of their names.
+    shown.tabIndex = -1;
+    shown.title = `${escaped(name)}, ${exact(from)}, ${duration(until - from)}`;
     return shown;
 }
 
-function lane(one, plot, colours, inARowS) {
+function lane(label, runs, plot, names, base) {
     const ratio = window.devicePixelRatio || 1;
     const low = plot.scales.x.min;
     const span = plot.scales.x.max - low || 1;
-    const label = element("span", "", one.label);
-    label.style.width = plot.bbox.left / ratio + 4 + "px";
+    const title = element("span", "", label);
+    title.style.width = plot.bbox.left / ratio + 4 + "px";
     const track = element("div");
     track.style.width = plot.bbox.width / ratio + "px";
-    for (const bar of bars(one, inARowS)) {
-        const place = placed(bar, low, span);
-        if (place) { track.append(barElement(bar, place, colours)); }
+    for (const run of runs) {
+        const where = placed(run[0], run[1], low, span);
+        if (where) { track.append(bar(run, where, names, base)); }
     }
     const row = element("div", "tr-lane");
-    row.append(label, track);
+    row.append(title, track);
     return row;
 }
 
-function legend(names, colours) {
+function legend(names) {
     const line = element("p");
-    for (const name of names.slice(0, MOST_NAMES)) {
-        const dot = element("i");
-        dot.style.background = colours.get(name);
+    for (const [name, colour] of names.slice(0, MOST_NAMES)) {
         const item = element("span");
-        item.append(dot, escaped(clip(name, 60)));
+        item.append(element("i", "tr-dot tr-task-" + colour), escaped(clip(name, 60)));
         line.append(item);
     }
-    if (names.length > MOST_NAMES) { line.append(` and ${names.length - MOST_NAMES} more names (gray)`); }
+    if (names.length > MOST_NAMES) { line.append(` and ${names.length - MOST_NAMES} more names`); }
     return line;
 }
 
 export function removeLanes(place) { place.parentElement.querySelector(".tr-lanes")?.remove(); }
 
-export function drawLanes(place, plot, lines, inARowS) {
+export function drawLanes(place, plot, data) {
     removeLanes(place);
-    const names = namesByFrequency(lines);
-    if (!names.length) { return; }
-    const colours = coloursOf(names);
+    if (!data.names.length) { return; }
+    const base = document.body.dataset.base + "/trace";
     const box = element("div", "tr-lanes");
     box.dataset.drawn = place.dataset.source;
-    box.append(element("h3", "", "Running tasks"));
-    box.append(...lines.slice(0, MOST_LANES).map((one) => lane(one, plot, colours, inARowS)), legend(names, colours));
+    box.append(element("h3", "", "Single runs"));
+    box.append(...data.lines.slice(0, MOST_LANES).map((one, at) =>
+        lane(one.label, data.lanes[at], plot, data.names, base)), legend(data.names));
     place.after(box);
 }

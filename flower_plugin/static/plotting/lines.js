@@ -17,8 +17,7 @@ export function memoryLines(lines, chosen) {
             label: one.label,
             x: known.map((at) => one.at[at]),
             y: known.map((at) => one[chosen][at]),
-            names: new Map(one.at.map((at, index) => [at, one.name[index]])),
-            ran: {label: one.label, x: one.at, name: one.name, measured: one.rss.map((value) => value !== null)}
+            names: new Map(one.at.map((at, index) => [at, one.name[index]]))
         };
     });
 }

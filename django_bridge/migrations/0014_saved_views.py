@@ -2,4 +2,4 @@ from django_bridge.store_migrations import StoreMigration
 
 
 class Migration(StoreMigration):
-    after = "0012_triage"
+    after = "0013_triage"

@@ -464,6 +464,50 @@ def test_stacks_end_with_what_stands_around_every_run(extension: Sampler) -> Non
         extension.stop_at(around)  # type: ignore[arg-type]
 
 
+def test_between_the_runs_of_a_pool_fewer_picks_stand_for_as_much(extension: Sampler) -> None:
+    kept: list[Any] = []
+
+    def of_a_task() -> None:
+        keep_blocks(kept, 2000, 1000)
+
+    extension.mark(of_a_task.__code__, TAG)
+    extension.stop_at(sys._getframe().f_code)
+    extension.start(2048)
+    try:
+        extension.restore(extension.run(TAG + 1))
+        between = extension.stats()["taken"], sum(pick.weight for pick in extension.picks())
+        of_a_task()
+        after = extension.stats()["taken"], sum(pick.weight for pick in extension.picks())
+        before = extension.run(TAG + 1)
+        of_a_task()
+        extension.restore(before)
+        in_a_run = extension.stats()["taken"] - after[0]
+        tags = {pick.tag for pick in extension.picks()}
+    finally:
+        extension.stop_at()
+    assert after[1] - between[1] == pytest.approx(2_100_000, rel=0.4), "100 picks"
+    assert 4 * (after[0] - between[0]) < in_a_run
+    assert TAG not in tags, "no function of a task runs between the runs of a pool's process"
+
+
+def test_a_large_block_between_runs_is_always_picked(extension: Sampler) -> None:
+    extension.stop_at(sys._getframe().f_code)
+    extension.start(2048)
+    try:
+        extension.restore(extension.run(TAG))
+        kept = [bytes(60_000) for _ in range(60)]
+        found = [pick for pick in extension.picks() if pick.size > 50_000]
+    finally:
+        extension.stop_at()
+    assert len(found) == len(kept)
+    assert sum(pick.weight for pick in found) == pytest.approx(60 * 60_000, rel=0.01)
+
+
+def test_boundaries_are_a_few_functions(extension: Sampler) -> None:
+    with pytest.raises(ValueError, match="no more than 8"):
+        extension.stop_at(*[keep_blocks.__code__] * 9)
+
+
 def test_an_ignored_thread_is_not_sampled(extension: Sampler) -> None:
     extension.start(64)
     before = extension.run(IGNORED)
