@@ -7,13 +7,14 @@ replaces it where there is no extension module; the tests run both.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from celery_trace import os_threads
 from celery_trace.model import Histogram
 
 if TYPE_CHECKING:
     import weakref
+    from collections.abc import Mapping
 
 #: What :meth:`Quick.accepted` returns: nothing was done; everything; all but to compare it with earlier runs.
 IN_PYTHON, DONE, NOTE_START = 0, 1, 2
@@ -106,7 +107,7 @@ class PlainMessage:
     redelivered: bool
     late: bool
     started_s: float
-    request: weakref.ref[Any]
+    request: weakref.ref[object]
     written: bool
 
 
@@ -148,7 +149,7 @@ else:
 
 
 def quick_messages(
-    owner: object, started: dict[str, Message], ended: dict[str, Any], most: int, header: str, oldest_s: float
+    owner: object, started: dict[str, Message], ended: Mapping[str, object], most: int, header: str, oldest_s: float
 ) -> QuickMessages | None:
     """
     Handles the usual messages in C; None if there is no extension module.

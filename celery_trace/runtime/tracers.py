@@ -11,7 +11,7 @@ Python. See ``docs/decisions/0016-around-the-tracer.md``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -56,7 +56,7 @@ class PlainHooks:
         self,
         runs: OpenRuns,
         tokens: dict[str, Token],
-        known: dict[str, Any],
+        known: Mapping[str, object],
         describe: Callable[[object], tuple[str, str]],
         added: Callable[[Token, int], None],
     ) -> None:

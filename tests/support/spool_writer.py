@@ -6,7 +6,8 @@ A traced process reduced to its spool: a program for the fault tests.
 Says ``wrote <n>`` after each failure that stands in the spool, then ``done`` with the slowest append of 99 in 100, in
 processor time: other programs of the machine do not lengthen that, and that an append waits for nothing is another
 test's claim. With ``die`` it ends by SIGKILL without another word, otherwise it waits for its standard input to close
-and says goodbye. With ``back`` its clock steps back by an hour after each third of the failures. With ``big`` each failure takes 2 KB.
+and says goodbye. With ``back`` its clock steps back by an hour after each third of the failures. With ``big`` each
+failure takes 2 KB.
 """
 
 from __future__ import annotations

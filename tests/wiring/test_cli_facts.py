@@ -148,6 +148,8 @@ def test_failures_are_listed_by_group_unless_single_ones_are_asked_for(run: Run,
     assert "LATEST ID" in groups
     for single in (("--each",), ("--task-id", "t1"), ("--fingerprint", again.fingerprint)):
         assert "LATEST ID" not in run("failures", *single).stdout
+    assert "LATEST ID" in run("failures", "exception:ValueError").stdout
+    assert "LATEST ID" not in run("failures", "id:t1").stdout, "a group has many tasks"
     assert "t3" in [row["task_id"] for row in parsed(run("failures", "--format", "json"))["failures"]]
 
 

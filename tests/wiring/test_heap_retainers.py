@@ -468,7 +468,8 @@ def test_what_nothing_leads_to_is_said_not_to_be_found(
 
 
 def test_blocks_that_are_free_by_now_find_nothing_and_break_nothing() -> None:
-    steps = list(search(referrers(), {1: [(0x10, 500), (1 << 46, 64)]}))
+    # No round address: the unused bytes after three flags of a TypeVar may hold one by chance.
+    steps = list(search(referrers(), {1: [(0x10, 500), ((1 << 46) + 0x1230, 64)]}))
     assert steps[-1] is not None
     assert steps[-1][1].holder == retainers.Holder(searched=True, why=retainers.NO_ROOT)
 

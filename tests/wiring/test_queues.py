@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from celery_trace.clock import FakeClock
 from celery_trace.commands import trace
 from celery_trace.errors import Unavailable
-from celery_trace.model import Kind, QueueSample
+from celery_trace.model import Kind, QueueSample, Role, RunningRun, RunningSnapshot
 from celery_trace.published import HEADER
 from celery_trace.queries import Queries
 from celery_trace.settings import Settings
@@ -270,20 +270,25 @@ def test_metrics_have_the_wait_and_the_depth_of_each_queue(store: Store, queries
 
 
 def test_the_strip_of_the_overview_covers_an_hour(store: Store, queries: Queries) -> None:
-    assert strips(queries, NOW_S) == []
+    assert strips(queries, [], [], NOW_S) == []
+    runs = [
+        RunningRun(process="p", kind=kind, name="x", pid=7, role=Role.CHILD, started_at_s=NOW_S - 5, thread=number)
+        for number, kind in enumerate((Kind.TASK, Kind.TASK, Kind.REQUEST))
+    ]
     store.write(
         [
             make.rollup(1, 120, failed=30),
             make.rollup(1, 50, kind=Kind.REQUEST, name="GET /"),
             make.queue_sample(3, 60),
             make.queue_sample(4, 30, queue="other"),
-            make.consuming(running=2),
+            make.consuming(reserved=4),
+            RunningSnapshot(place="h", at_s=NOW_S - 1, runs=runs),
         ]
     )
-    found = {strip.label: strip for strip in strips(queries, NOW_S)}
-    assert list(found) == ["Throughput", "Waiting", "Running", "Failing"]
+    found = {strip.label: strip for strip in strips(queries, [], queries.running().rows, NOW_S)}
+    assert list(found) == ["Throughput", "Waiting", "Running", "Failing", "Workers"]
     assert (found["Waiting"].value, found["Running"].value, found["Failing"].value) == ("7", "2", "25 %")
-    assert found["Failing"].note == "of 120 runs"
+    assert (found["Failing"].note, found["Running"].note) == ("of 120 runs", "4 reserved")
 
 
 def test_a_queue_without_a_new_sample_keeps_its_last_one_in_a_sum() -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def forged(live: LiveProcess, kept: Kept, *, key: bytes | None = None, **values:
         "action": "open",
         "failure": kept.failure,
         "session": "attacker1",
-        "now_s": __import__("time").time(),
+        "now_s": time.time(),
     }
     return sign(live.key if key is None else key, **(given | values))[0]
 
@@ -263,7 +264,7 @@ def test_replies_are_believed_as_little_as_commands(live: LiveProcess, attacker:
     with live.session(live.fail()) as session:
         address = reply_address(session.id)
         body = '{"pieces":[{"kind":"result","text":"lies"}],"done":true}'
-        now_s = __import__("time").time()
+        now_s = time.time()
         for key, values in (
             (b"a key that somebody guessed", {}),
             (live.key, {"target": "another-session"}),
@@ -282,12 +283,14 @@ def test_replies_are_believed_as_little_as_commands(live: LiveProcess, attacker:
 def test_a_flood_without_the_key_neither_fills_the_log_nor_stops_a_session(
     live: LiveProcess, attacker: Attacker, tmp_path: Path
 ) -> None:
+    begun_s = time.monotonic()
     with live.session(live.fail()) as session:
         for _ in range(500):
             attacker.publish(command_address(live.process.uid), b"{}")
         assert answer(session, "1 + 1") == "2"
         expect(live, "malformed", 500)
-    assert len((tmp_path / "strangers.jsonl").read_text().splitlines()) == 20
+    minutes = time.monotonic() // 60 - begun_s // 60 + 1
+    assert 20 <= len((tmp_path / "strangers.jsonl").read_text().splitlines()) <= 20 * minutes
     assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 2  # what the session itself did
 
 
