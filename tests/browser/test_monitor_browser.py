@@ -211,7 +211,7 @@ def test_a_new_failure_appears_without_reload(full, page):
     page.goto(f"{base}/trace/failures/all")
     expect(page.locator("#tr-live-text")).to_have_text("Live")
     page.evaluate("window.same = 'page'")
-    page.get_by_placeholder("Task", exact=True).fill("half typed")
+    page.get_by_role("combobox", name="Search").fill("half typed")
     app.context.store.write(
         [
             Failure(
@@ -223,7 +223,7 @@ def test_a_new_failure_appears_without_reload(full, page):
     )  # fmt: skip
     expect(page.get_by_role("link", name="BrandNewError")).to_be_visible(timeout=20_000)
     assert page.evaluate("window.same") == "page"
-    assert page.get_by_placeholder("Task", exact=True).input_value() == "half typed"
+    assert page.get_by_role("combobox", name="Search").input_value() == "half typed"
 
 
 def test_a_failure_is_held_alive_no_longer_than_its_process_lives(full, page):
