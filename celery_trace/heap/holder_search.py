@@ -71,7 +71,7 @@ class HolderSearch:
             plain=self._sampler.plain(block for blocks in wanted.values() for block in blocks),
             sees_all=self._sampler.sees_all,
             holding_frames=self._sampler.holding_frames,
-            born={pick.address: pick.run for key in wanted for pick in alive.get(key, ())},
+            born={key: {pick.address: pick.run for pick in alive.get(key, ())} for key in wanted},
             codes={key: self._sampler.codes(alive[key][0].stack) for key in wanted if alive.get(key)},
         )
 

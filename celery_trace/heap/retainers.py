@@ -124,7 +124,7 @@ def search(
     plain: Collection[int] = (),
     sees_all: bool = True,
     holding_frames: HoldingFrames = _no_frames,
-    born: Mapping[int, int] = MappingProxyType({}),
+    born: Mapping[Key, Mapping[int, int]] = MappingProxyType({}),
     codes: Mapping[Key, Sequence[types.CodeType]] = MappingProxyType({}),
 ) -> Iterator[dict[Key, Found] | None]:
     """
@@ -136,7 +136,7 @@ def search(
         plain: Addresses of those blocks that hold a text, bytes or a number.
         sees_all: Whether a pass visits all objects, so that an object it does not find has no referrer.
         holding_frames: Finds the local variables of running functions that refer to one of some objects.
-        born: The run in which a block was allocated, by its address; of more than the given ones.
+        born: The runs in which blocks of each site were allocated, by address; of more than the given ones.
         codes: Functions that allocated the blocks of each site.
 
     Yields:
@@ -147,9 +147,11 @@ def search(
         for name, module in list(sys.modules.items())
         if issubclass(type(module), types.ModuleType)
     }
-    births = births_by_object(born)
     walks = {
-        key: _Walk(modules, plain, holding_frames, births, codes.get(key, ()), sees_all=sees_all) for key in blocks
+        key: _Walk(
+            modules, plain, holding_frames, births_by_object(born.get(key, {})), codes.get(key, ()), sees_all=sees_all
+        )
+        for key in blocks
     }
     _walking.update(id(walk.things) for walk in walks.values())
     try:
@@ -193,7 +195,7 @@ class _Walk:
         modules: dict[int, str],
         plain: Collection[int],
         holding_frames: HoldingFrames,
-        births: Mapping[int, int],
+        births: dict[int, int],
         codes: Sequence[types.CodeType],
         *,
         sees_all: bool,
@@ -204,7 +206,7 @@ class _Walk:
         self._plain = plain
         self._sees_all = sees_all
         self._holding_frames = holding_frames
-        self._births = dict(births)  # of objects, by address
+        self._births = births  # of objects, by address
         self._codes = codes
         self._recycled = 0  # of those, the ones that come from a free list
         self._unseen = 0  # of those, the ones to which no object refers

@@ -95,7 +95,8 @@ def alive_computes(seconds: float) -> None:
     ends_at = time.monotonic() + seconds
     total = 0
     while time.monotonic() < ends_at:
-        total += sum(range(100_000))
+        for _ in range(50):  # longer than the interpreter's switch interval, so that samples see it
+            total += sum(range(50_000))
         time.sleep(0.01)
 
 

@@ -265,7 +265,7 @@ def look(
 ) -> dict[str, ThreadSample]:
     """Look at threads, all by default."""
     places = look_at_runs(threads or began, None, frames)
-    stacks = {thread: _places_of(place.frames)[0] for thread, place in places.items()}
+    stacks = {thread: _places_of(place.frames, ())[0] for thread, place in places.items()}
     return movement.look(stacks, places, frames, began, now_s)
 
 

@@ -370,7 +370,7 @@ def test_the_entries_of_a_container_are_counted_by_their_order() -> None:
     _list.extend(Item(number) for number in range(120))
     blocks = [block_of(_list[number]) for number in range(0, 120, 10)]
     born = {address: 10 * at + 1 for at, (address, _) in enumerate(blocks)}
-    found = all_steps(search(referrers(), {1: blocks}, born=born))[1]
+    found = all_steps(search(referrers(), {1: blocks}, born={1: born}))[1]
     assert found.holder.entries == EntryGrowth(early=55, late=55, runs=110)
 
 
