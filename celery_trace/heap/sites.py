@@ -34,7 +34,7 @@ SEARCH_AGAIN: Final = 2.0
 #: The same if it gains fewer and fewer entries, or if a block was replaced during the search.
 SOONER: Final = 1.25
 #: A holder is up to date if it was found when so large a share of the runs had been observed.
-UP_TO_DATE: Final = 0.6
+UP_TO_DATE: Final = 0.9
 #: Sites that keep so much a run are searched at once, and judged after each of the first runs (bytes).
 URGENT_BYTES: Final = 2**20
 URGENT_RUNS: Final = 16
