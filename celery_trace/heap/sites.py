@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from celery_trace.heap.entry_order import FEWEST_RUNS
 from celery_trace.heap.long_runs import LEAST_BYTES as LEAST_BYTES_OF_LONG_RUN
 from celery_trace.heap.long_runs import is_of_long_run
 from celery_trace.heap.picks import UNTAGGED, Block, Pick, Stack
@@ -34,7 +35,7 @@ SEARCH_AGAIN: Final = 2.0
 #: The same if it gains fewer and fewer entries, or if a block was replaced during the search.
 SOONER: Final = 1.25
 #: A holder is up to date if it was found when so large a share of the runs had been observed.
-UP_TO_DATE: Final = 0.6
+UP_TO_DATE: Final = 0.9
 #: Sites that keep so much a run are searched at once, and judged after each of the first runs (bytes).
 URGENT_BYTES: Final = 2**20
 URGENT_RUNS: Final = 16
@@ -144,7 +145,8 @@ class SiteTable:
         """The verdict; before the first one of a leak, its holder is searched again if that was long ago."""
         site.one_block, site.outdated = evidence.one_block, False
         site.judgement = judge(evidence, site.holder, least_runs=self._least_runs)
-        is_old = site.searched_at_runs < UP_TO_DATE * evidence.runs
+        # By fewer runs than that, the order of its entries says nothing.
+        is_old = evidence.runs >= FEWEST_RUNS and site.searched_at_runs < UP_TO_DATE * evidence.runs
         if site.judgement.verdict is Verdict.LEAKING and site.verdict is not Verdict.LEAKING and is_old:
             site.outdated = True
             site.judgement = judge(evidence, site.holder, least_runs=self._least_runs)

@@ -42,7 +42,7 @@ FALLS_OFF: Final = 0.05
 FALLS_OFF_THOUGH_STEADY: Final = 0.01
 #: A container gains fewer entries if the difference of both halves is so many standard deviations; and the variance of
 #: a position between two known ones.
-SLOWS: Final = 1.28
+SLOWS: Final = 1.0
 ROUNDING: Final = 1.0
 #: Dicts, lists, small tuples and floats come from free lists: one that was allocated at this line may be in use
 #: elsewhere by now. A site that retains less than this per run, mostly of those, is not called a leak (bytes).

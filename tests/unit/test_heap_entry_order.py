@@ -65,7 +65,7 @@ def test_a_table_that_fills_with_keys_slows_down(keys: int) -> None:
         growth = entry_growth(*filled({}, of_some_keys(random.Random(seed), keys), 160))
         assert growth is not None
         slow += slows(growth)
-    assert slow >= 45
+    assert slow >= 46
 
 
 @pytest.mark.parametrize("share", [1.0, 0.9, 0.5, 0.2])
@@ -75,7 +75,7 @@ def test_a_leak_in_some_runs_does_not(share: float) -> None:
         growth = entry_growth(*filled({}, in_some_runs(random.Random(seed), share), 300, every=1))
         assert growth is not None
         slow += slows(growth)
-    assert slow <= 20
+    assert slow <= 30
 
 
 def test_without_an_order_or_with_few_points_nothing_is_known() -> None:
