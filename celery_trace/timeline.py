@@ -436,11 +436,10 @@ def _chords(chords: Iterable[Chord], rows: Mapping[str, TimelineRow]) -> list[Wa
     """The chords with a body that has not started."""
     known = _together_by_group(chords)
     unlocks = {chord.unlock for chord in known}
-    known += [
-        Chord(group="", unlock=row.id, at_s=0.0)
-        for row in rows.values()
-        if row.name == UNLOCK and row.id not in unlocks
-    ]
+    others = [row.id for row in rows.values() if row.name == UNLOCK and row.id not in unlocks]
+    # The unlock task of a chord that only its members have recorded so far.
+    of_known = sum(not chord.unlock for chord in known)
+    known += [Chord(group="", unlock=id, at_s=0.0) for id in others[of_known:]]
     found = [_chord(chord, rows) for chord in known]
     return [chord for chord in found if chord is not None]
 

@@ -46,6 +46,7 @@ def test_a_user_finds_the_leak_and_asks_the_failure(demo, page):
     page.get_by_role("link", name="Failures", exact=True).first.click()
     row = page.get_by_role("row").filter(has_text="shop.tasks.create_error").filter(has_text="ZeroDivisionError").first
     row.get_by_role("link", name="ZeroDivisionError").click()
+    page.get_by_role("link", name="Latest failure").click()
     expect(page.get_by_text("context_data").first).to_be_visible()
 
     # The shell.

@@ -12,7 +12,7 @@ from tests.browser.test_monitor_browser import log_in, violations
 from tests.support import monitor_facts
 from tests.support.monitor_app import make_monitor, serving
 from tests.support.monitor_facts import ROOT
-from tests.wiring.test_timelines import chord, deliver, event, unlock
+from tests.wiring.test_timelines import chord, deliver, event, stored
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def monitor(tmp_path_factory):
     settings = load({"trace_dir": str(folder), "trace_collector": False}, environment={})
     store = open_store(settings)
     monitor_facts.fill(store, time.time())
-    store.write([unlock(time.time())])
+    store.write(stored(time.time()))
     store.close()
     with serving(lambda: make_monitor(folder, settings=settings)) as (base, app):
         deliver(app, *chord(time.time()))

@@ -275,6 +275,11 @@ def test_a_chord_is_shown_once_if_both_its_unlock_task_and_its_members_are_known
     assert (waiting.unlock, waiting.members, waiting.complete) == ("unlock", 2, True)
 
 
+def test_an_unlock_task_is_that_of_the_chord_that_only_its_members_have_recorded() -> None:
+    (waiting,) = chord("RETRY", events(A), events(B, "STARTED"), chords=counted(B)).chords
+    assert (waiting.body, [one.id for one in waiting.missing]) == ("shop.total", [B])
+
+
 def test_an_unlock_task_without_a_record_waits_for_unknown_members() -> None:
     found = build(ROOT, events=[events(ROOT), events("unlock", "RETRY", name=UNLOCK)], now_s=NOW_S)
     (waiting,) = found.chords

@@ -55,8 +55,9 @@ def test_an_installation_that_nothing_traces_is_told_how_to_switch_on(folder: Pa
 
 
 def test_the_library_that_a_broker_needs_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "redis", None)
+    # Kombu's module has to be imported before: without the library, its import fails.
     monkeypatch.setattr("kombu.transport.redis.redis", None)
+    monkeypatch.setitem(sys.modules, "redis", None)
     finding = look(folder, broker="rediss://127.0.0.1:9/0")["broker"]
     assert finding.level == "fail"
     assert finding.advice == 'Run: pip install "celery[redis]"'

@@ -53,11 +53,24 @@ def chord(now_s):
     ]
 
 
-def unlock(now_s):
-    """What a worker records of the chord when its unlock task is retried."""
-    return Chord(
-        group="g", at_s=now_s - 37, root_id=REQUEST, unlock="unlock", body="shop.total", members=[A, B], complete=True
-    )
+def stored(now_s):
+    """What the store has of that workflow."""
+    return [
+        # A worker records the chord when its unlock task is retried.
+        Chord(
+            group="g", at_s=now_s - 37, root_id=REQUEST, unlock="unlock", body="shop.total", members=[A, B],
+            complete=True,
+        ),
+        Sample(process="child-1", at_s=now_s - 25, memory=MemoryState(rss_bytes=77 * 1024 * 1024)),
+        Run(
+            id="run-a", process="child-1", kind=Kind.TASK, name="shop.a", task_id=A, root_id=REQUEST, queue="slow",
+            started_at_s=now_s - 30, duration_s=10.0, state="SUCCESS", kept_bytes=2048,
+        ),
+        Run(
+            id="run-web", process="child-1", kind=Kind.REQUEST, name="GET /pay/", task_id=REQUEST,
+            started_at_s=now_s - 52, duration_s=1.5, state="200",
+        ),
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +80,7 @@ def monitor(tmp_path_factory):
     now_s = time.time()
     store = open_store(settings)
     monitor_facts.fill(store, now_s)
-    store.write(
-        [
-            unlock(now_s),
-            Sample(process="child-1", at_s=now_s - 25, memory=MemoryState(rss_bytes=77 * 1024 * 1024)),
-            Run(
-                id="run-a", process="child-1", kind=Kind.TASK, name="shop.a", task_id=A, root_id=REQUEST, queue="slow",
-                started_at_s=now_s - 30, duration_s=10.0, state="SUCCESS", kept_bytes=2048,
-            ),
-            Run(
-                id="run-web", process="child-1", kind=Kind.REQUEST, name="GET /pay/", task_id=REQUEST,
-                started_at_s=now_s - 52, duration_s=1.5, state="200",
-            ),
-        ]
-    )  # fmt: skip
+    store.write(stored(now_s))
     store.close()
     with serving(lambda: make_monitor(folder, settings=settings, pairs=("lou:1",), roles=("lou:look",))) as (base, app):
         deliver(app, *chord(now_s))
