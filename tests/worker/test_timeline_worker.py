@@ -86,10 +86,15 @@ def test_a_chain_is_a_staircase_with_the_failure_of_its_last_task(standing):
     assert f'href="/trace/failures/{found["rows"][3]["failure"]}"' in page
 
 
+def whole(found):
+    """Whether its chord is known with all members, as its unlock task records it; before, members record themselves."""
+    return found["chords"] and found["chords"][0]["complete"]
+
+
 def test_a_chord_says_which_member_its_body_waits_for_and_then_nothing(standing, tmp_path):
     app, get = standing
     root = app.send_task("proj.sends_chord", ["step", "held"]).id
-    found = timeline(get, root, lambda found: found["chords"] and len(found["chords"][0]["missing"]) == 1)
+    found = timeline(get, root, lambda found: whole(found) and len(found["chords"][0]["missing"]) == 1)
     (waiting,) = found["chords"]
     assert (waiting["body"], waiting["members"]) == ("proj.total", 2)
     assert (waiting["complete"], waiting["blocked"]) == (True, False)
@@ -103,7 +108,7 @@ def test_a_chord_says_which_member_its_body_waits_for_and_then_nothing(standing,
 def test_a_chord_with_a_member_that_failed_says_that_its_body_will_not_run(standing, tmp_path):
     app, get = standing
     root = app.send_task("proj.sends_chord", ["breaks", "held"]).id
-    found = timeline(get, root, lambda found: found["chords"] and found["chords"][0]["blocked"])
+    found = timeline(get, root, lambda found: whole(found) and found["chords"][0]["blocked"])
     missing = [(one["name"], one["outcome"]) for one in found["chords"][0]["missing"]]
     assert missing == [("proj.breaks", "failed"), ("proj.held", "running")]
     (tmp_path / "go").touch()
