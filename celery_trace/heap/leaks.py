@@ -122,7 +122,10 @@ def _sampled_row(of_name: Sequence[Window], found: Sequence[Window], site: tuple
 def _holder(latest: Sequence[Window]) -> Holder:
     """The holder: one that was found, before searches that found none."""
     known = [window.holder for window in latest if window.holder is not None]
-    rooted = sorted((holder for holder in known if holder.path), key=lambda holder: not holder.outdated)
+    rooted = sorted(
+        (holder for holder in known if holder.path),
+        key=lambda holder: (not holder.outdated, holder.of_another_task),
+    )
     searched = [holder for holder in known if holder.searched]
     return (rooted or searched or [Holder()])[-1]
 

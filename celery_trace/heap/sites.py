@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from celery_trace.heap.entry_order import FEWEST_RUNS
 from celery_trace.heap.long_runs import LEAST_BYTES as LEAST_BYTES_OF_LONG_RUN
-from celery_trace.heap.long_runs import is_of_long_run
+from celery_trace.heap.long_runs import is_of_long_run, task_of
 from celery_trace.heap.picks import UNTAGGED, Block, Pick, Stack
 from celery_trace.heap.retainers import Found
 from celery_trace.heap.survivors import Key
@@ -41,8 +41,10 @@ URGENT_BYTES: Final = 2**20
 URGENT_RUNS: Final = 16
 
 
-#: A tag and the path to the holder.
-_HeldBy = tuple[int, tuple[str, ...]]
+#: The path to a holder, without lengths.
+_Path = tuple[str, ...]
+#: A tag and that path.
+_HeldBy = tuple[int, _Path]
 
 
 class SiteState(Struct):
@@ -60,6 +62,7 @@ class SiteState(Struct):
 
     one_block: bool = False  # whether one block grows
     outdated: bool = False  # whether its holder is to be found again before it is called a leak
+    of_another_task: bool = False  # whether another task fills its holder
 
     @property
     def slows(self) -> bool:
@@ -71,7 +74,9 @@ class SiteState(Struct):
     def holder(self) -> Holder:
         """The holder, as far as it is known."""
         holder = self.found.holder if self.found is not None else Holder()
-        return replace(holder, outdated=True) if self.outdated else holder
+        if not self.outdated and not self.of_another_task:
+            return holder
+        return replace(holder, outdated=self.outdated, of_another_task=self.of_another_task)
 
 
 class SiteTable:
@@ -90,6 +95,7 @@ class SiteTable:
         self._runs_nothing = runs_nothing
         self._sites: dict[Key, SiteState] = {}
         self._covering: dict[_HeldBy, Key] = {}  # the site that reports what a holder holds
+        self._fillers: dict[_Path, set[int]] = {}  # the tasks whose objects a holder has for certain
 
     def tags(self) -> set[int]:
         """The tags of all sites."""
@@ -134,12 +140,31 @@ class SiteTable:
         known = [(key, site) for key, site in self._sites.items() if key in evidence]
         for key, site in known:
             holder = _holder_of(key, site)
-            if holder is not None and key[0] != UNTAGGED and self._own(key[1][0]):
+            if holder is None:
+                continue
+            if key[0] != UNTAGGED and self._own(key[1][0]):
                 self._covering[holder] = key
+            if not site.holder.recycled:
+                self._fillers.setdefault(holder[1], set()).add(task_of(key[0]))
         for key, site in sorted(known, key=lambda one: -evidence[one[0]].bytes):
+            site.of_another_task = self._is_of_another_task(key, site)
             self._judge(site, evidence[key])
             if is_of_long_run(key[0]) or self._is_reported(key, site, evidence[key]):
                 yield key, site
+
+    def _is_of_another_task(self, key: Key, site: SiteState) -> bool:
+        """
+        Whether the site's survivors are most likely objects of another task, with the same holder.
+
+        A dict, list or small tuple that is freed goes to a free list of the interpreter, and the next one that is made
+        takes its block, which still counts for the first one's line. What holds certain objects of another task alone
+        is therefore filled by that task.
+        """
+        holder = _holder_of(key, site)
+        if holder is None or not site.holder.recycled:
+            return False
+        fillers = self._fillers.get(holder[1], set())
+        return bool(fillers) and task_of(key[0]) not in fillers
 
     def _judge(self, site: SiteState, evidence: Evidence) -> None:
         """The verdict; before the first one of a leak, its holder is searched again if that was long ago."""

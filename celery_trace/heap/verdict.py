@@ -47,6 +47,8 @@ ROUNDING: Final = 1.0
 #: Dicts, lists, small tuples and floats come from free lists: one that was allocated at this line may be in use
 #: elsewhere by now. A site that retains less than this per run, mostly of those, is not called a leak (bytes).
 RECYCLED_BYTES: Final = 1024
+#: Why a site is steady whose blocks have become another task's objects.
+REUSED: Final = "small objects are reused: what its holder has was made by another task"
 #: Without a holder it takes this confidence and so many events, some of which have survived a full collection.
 LEAKS_WITHOUT_HOLDER: Final = 0.995
 EVENTS_WITHOUT_HOLDER: Final = 20
@@ -156,12 +158,9 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
         return Judgement(Verdict.STEADY, confidence, f"{percent(evidence.released)} of it is released again")
     if confidence < GROWS:
         return _undecided(evidence, confidence, seen)
-    if holder.bound:
-        if holder.full:
-            return Judgement(Verdict.STEADY, confidence, f"held by a full {holder.bound}")
-        return Judgement(Verdict.GROWING, confidence, f"{seen}, held by {holder.bound}", "the holder to fill")
-    if not holder.searched:
-        return Judgement(Verdict.SUSPECT, confidence, seen, "the search for its holder")
+    by_holder = _by_its_holder(holder, confidence, seen)
+    if by_holder is not None:
+        return by_holder
     missing = _missing_of_its_holder(evidence, holder)
     if missing:
         return Judgement(Verdict.SUSPECT, confidence, f"{seen}, {holder.why or IN_A_FRAME}", missing)
@@ -179,6 +178,17 @@ def judge(evidence: Evidence, holder: Holder = Holder(), *, least_runs: int = LE
     if holder.outdated:
         return Judgement(Verdict.GROWING, confidence, seen, "another search for its holder")
     return Judgement(Verdict.LEAKING, confidence, seen if holder.path else f"{seen}, {holder.why}")
+
+
+def _by_its_holder(holder: Holder, confidence: float, seen: str) -> Judgement | None:
+    """The verdict on a site that grows, where its holder alone decides; None if it does not."""
+    if holder.bound and holder.full:
+        return Judgement(Verdict.STEADY, confidence, f"held by a full {holder.bound}")
+    if holder.bound:
+        return Judgement(Verdict.GROWING, confidence, f"{seen}, held by {holder.bound}", "the holder to fill")
+    if not holder.searched:
+        return Judgement(Verdict.SUSPECT, confidence, seen, "the search for its holder")
+    return Judgement(Verdict.STEADY, confidence, REUSED) if holder.of_another_task else None
 
 
 def _seen(evidence: Evidence) -> str:

@@ -184,7 +184,7 @@ class WindowWriter:
                 role=self._process.role,
                 release=self._process.release,
                 evidence=evidence,
-                holder=found.holder,
+                holder=site.holder,
                 growth=site.growth,
             )
         )

@@ -192,6 +192,7 @@ class Holder(Struct, frozen=True, omit_defaults=True):
     recycled: bool = False  # mostly small objects, which the interpreter reuses at other lines
     entries: EntryGrowth | None = None  # by the order of its entries
     outdated: bool = False  # found long ago, so that it is to be found again before its site is called a leak
+    of_another_task: bool = False  # another task fills it, and the site's blocks are small objects that it reuses
 
 
 class Room(Struct, frozen=True, omit_defaults=True):

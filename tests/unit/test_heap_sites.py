@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from celery_trace.heap import sites
 from celery_trace.heap.long_runs import LEAST_BYTES as LEAST_BYTES_OF_LONG_RUN
@@ -173,6 +174,25 @@ def test_a_line_of_a_library_is_covered_by_an_own_line_of_the_same_task_and_hold
     known.add(evidence, lambda _: (), last=False)
     known.found(dict.fromkeys(evidence, HELD))
     assert {key for key, _ in known.judge(evidence)} == {PAY, other_task}
+
+
+def test_small_objects_in_a_holder_that_another_task_fills_are_that_tasks() -> None:
+    reused = Found(replace(HELD.holder, recycled=True))
+    other, both = (2, (OWN, 20)), (3, (OWN, 30))
+    for holders, expected in (
+        ({PAY: HELD, other: reused}, {PAY: False, other: True}),
+        ({PAY: reused, other: reused}, {PAY: False, other: False}),
+        ({PAY: HELD, other: reused, both: HELD, (3, (OWN, 31)): reused}, {PAY: False, other: True, both: False}),
+    ):
+        evidence = dict.fromkeys(holders, GROWS)
+        known = table()
+        known.add(evidence, lambda _: (), last=False)
+        known.found(holders)
+        found = dict(known.judge(evidence))
+        assert {key: found[key].holder.of_another_task for key in expected} == expected
+        assert (found[other].judgement.verdict is Verdict.STEADY) is expected[other]
+        if both in found:
+            assert not found[3, (OWN, 31)].holder.of_another_task
 
 
 def test_before_it_is_called_a_leak_an_old_holder_is_searched_again() -> None:
