@@ -120,7 +120,8 @@ def test_idle_time_counts_for_none(world: World) -> None:
     world.wait(1000.0)
     world.run("one", 5.0)
     world.wait(1000.0)
-    assert world.found_s("one") == pytest.approx(10.0, abs=0.5)
+    # Each run may have a sample more or less than its share.
+    assert world.found_s("one") == pytest.approx(10.0, abs=2 * stack_probe.STACK_COUNTED_S)
 
 
 # --- single samples ----------------------------------------------------------------------------------------
