@@ -37,7 +37,8 @@ class World:
         monkeypatch.setattr(Ticker, "start", lambda self: None)
         monkeypatch.setattr("celery_trace.runtime.recorder.PROBES", (StackProbe,))
         self.chance = random.Random(5)
-        monkeypatch.setattr(stack_probe.random, "random", self.chance.random)
+        for name in ("random", "uniform"):
+            monkeypatch.setattr(stack_probe.random, name, getattr(self.chance, name))
         self.clock = FakeClock()
         settings = Settings(dir=str(folder), memory="off")
         self.recorder = Recorder.start(settings, role=Role.CHILD, clock=self.clock)
@@ -106,7 +107,7 @@ def test_a_run_that_wakes_an_idle_process_is_sampled_by_its_length(world: World)
 
 
 def test_runs_that_keep_the_interpreter_count_though_no_sample_sees_them(world: World) -> None:
-    for _ in range(40_000):
+    for _ in range(80_000):
         world.run("blocking", 0.004, keeps_interpreter=True)
         world.wait(0.001)
         world.run("polite", 0.002)
