@@ -30,7 +30,6 @@ from celery_trace.cli.renderers import workers as worker_text
 from celery_trace.cli.renderers.style import Style
 from celery_trace.model import FailureDetail, Kind, Outcome, Verdict
 from celery_trace.model.timelines import Timeline
-from celery_trace.queries import timelines
 
 if TYPE_CHECKING:
     from celery_trace.queries import Queries
@@ -155,6 +154,8 @@ def show(context: CommandContext, id: str) -> None:
 
 def _workflow(queries: Queries, found: FailureDetail) -> Timeline | None:
     """The stored tasks of the failure's workflow; None for a task on its own."""
+    from celery_trace.queries import timelines
+
     if found.kind != Kind.TASK or not found.task_id:
         return None
     made = timelines.read(queries, timelines.no_events, found.root_id or found.task_id, time.time())

@@ -7,7 +7,6 @@ import click
 from celery_trace.cli.context import SINCE, CommandContext, command, listing
 from celery_trace.cli.renderers import queues as queue_text
 from celery_trace.cli.renderers import timeline as timeline_text
-from celery_trace.queries import timelines
 from celery_trace.text.escape import escaped
 
 
@@ -33,6 +32,8 @@ def timeline(context: CommandContext, task_id: str, as_json: bool) -> None:
 
     The monitor knows more: it has seen Celery's events.
     """
+    from celery_trace.queries import timelines
+
     with context.store() as (_, queries):
         found = timelines.read(queries, timelines.no_events, task_id, context.style.now_s)
     if not found.rows:

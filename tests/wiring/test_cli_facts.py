@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -481,3 +483,9 @@ def test_failures_and_leaks_take_a_search(store: Store, run: Run) -> None:
     assert "Did you mean task?" in refused.output
     assert run("leaks", "task:shop.*").exit_code == 0
     assert "Unknown qualifier" in run("leaks", "exception:x").output
+
+
+def test_the_commands_load_no_database_before_they_read_a_store() -> None:
+    program = "import sys, celery_trace.cli; print(*({'sqlalchemy', 'alembic'} & {*sys.modules}))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.split() == []
