@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
@@ -95,7 +96,6 @@ class SiteTable:
         self._runs_nothing = runs_nothing
         self._sites: dict[Key, SiteState] = {}
         self._covering: dict[_HeldBy, Key] = {}  # the site that reports what a holder holds
-        self._fillers: dict[_Path, set[int]] = {}  # the tasks whose objects a holder has for certain
 
     def tags(self) -> set[int]:
         """The tags of all sites."""
@@ -138,6 +138,7 @@ class SiteTable:
             Those to be reported, and all of long runs.
         """
         known = [(key, site) for key, site in self._sites.items() if key in evidence]
+        fillers: dict[_Path, set[int]] = defaultdict(set)  # the tasks whose objects a holder has for certain
         for key, site in known:
             holder = _holder_of(key, site)
             if holder is None:
@@ -145,26 +146,12 @@ class SiteTable:
             if key[0] != UNTAGGED and self._own(key[1][0]):
                 self._covering[holder] = key
             if not site.holder.recycled:
-                self._fillers.setdefault(holder[1], set()).add(task_of(key[0]))
+                fillers[holder[1]].add(task_of(key[0]))
         for key, site in sorted(known, key=lambda one: -evidence[one[0]].bytes):
-            site.of_another_task = self._is_of_another_task(key, site)
+            site.of_another_task = _is_of_another_task(key, site, fillers)
             self._judge(site, evidence[key])
             if is_of_long_run(key[0]) or self._is_reported(key, site, evidence[key]):
                 yield key, site
-
-    def _is_of_another_task(self, key: Key, site: SiteState) -> bool:
-        """
-        Whether the site's survivors are most likely objects of another task, with the same holder.
-
-        A dict, list or small tuple that is freed goes to a free list of the interpreter, and the next one that is made
-        takes its block, which still counts for the first one's line. What holds certain objects of another task alone
-        is therefore filled by that task.
-        """
-        holder = _holder_of(key, site)
-        if holder is None or not site.holder.recycled:
-            return False
-        fillers = self._fillers.get(holder[1], set())
-        return bool(fillers) and task_of(key[0]) not in fillers
 
     def _judge(self, site: SiteState, evidence: Evidence) -> None:
         """The verdict; before the first one of a leak, its holder is searched again if that was long ago."""
@@ -236,6 +223,20 @@ def _holder_of(key: Key, site: SiteState) -> _HeldBy | None:
     """The tag and the path to the holder, without lengths; None without one."""
     path = tuple(step.partition("[")[0] for step in site.holder.path[:-1])
     return (key[0], path) if path else None
+
+
+def _is_of_another_task(key: Key, site: SiteState, fillers: Mapping[_Path, set[int]]) -> bool:
+    """
+    Whether the site's survivors are most likely objects of another task, with the same holder.
+
+    A dict, list or small tuple that is freed goes to a free list of the interpreter, and the next one that is made
+    takes its block, which still counts for the first one's line. What holds certain objects of another task alone
+    is therefore filled by that task.
+    """
+    holder = _holder_of(key, site)
+    if holder is None or not site.holder.recycled or holder[1] not in fillers:
+        return False
+    return task_of(key[0]) not in fillers[holder[1]]
 
 
 def urgent_tags(evidence: Mapping[Key, Evidence]) -> set[int]:
