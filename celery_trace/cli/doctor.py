@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-from msgspec import Struct
 
 from celery_trace import private_files
 from celery_trace.alerting import channels, rules
 from celery_trace.cli import interpreter
+from celery_trace.cli.findings import Finding, fail, ok, warn
 from celery_trace.collector.status import read_status
 from celery_trace.errors import Unavailable
 from celery_trace.model import StoreSize
@@ -49,27 +49,6 @@ WASTED_BYTES = 64 * 1024 * 1024
 PARTS = ("spool", "orders", "profiles")
 
 
-class Finding(Struct, frozen=True, kw_only=True):
-    """The result of a check: ``level`` is ``ok``, ``warn`` (something useful is missing) or ``fail``."""
-
-    level: str
-    check: str
-    found: str
-    advice: str = ""
-
-
-def _ok(check: str, found: str) -> Finding:
-    return Finding(level="ok", check=check, found=found)
-
-
-def _warn(check: str, found: str, advice: str) -> Finding:
-    return Finding(level="warn", check=check, found=found, advice=advice)
-
-
-def _fail(check: str, found: str, advice: str) -> Finding:
-    return Finding(level="fail", check=check, found=found, advice=advice)
-
-
 class Installation(NamedTuple):
     """What the checks use."""
 
@@ -85,7 +64,7 @@ def examine(app: Celery, settings: Settings) -> list[Finding]:
         try:
             findings.extend(check(here))
         except Exception as error:  # the other checks must run
-            findings.append(_fail(name, f"the check failed: {type(error).__name__}: {error}", "Please report this."))
+            findings.append(fail(name, f"the check failed: {type(error).__name__}: {error}", "Please report this."))
     return findings
 
 
@@ -93,19 +72,18 @@ def examine(app: Celery, settings: Settings) -> list[Finding]:
 
 
 def _versions(_: Installation) -> Iterator[Finding]:
-    for said in interpreter.examine():
-        yield Finding(level=said.level, check=said.check, found=said.found, advice=said.advice)
+    yield from interpreter.examine()
     try:
         celery = importlib.metadata.version("celery")
         ours = importlib.metadata.version("celery-trace")
     except importlib.metadata.PackageNotFoundError as error:
-        yield _warn("versions", f"{error.name} is not installed as a package", "Run: pip install celery-trace")
+        yield warn("versions", f"{error.name} is not installed as a package", "Run: pip install celery-trace")
         return
     known = (5, 5) <= tuple(int(part) for part in celery.split(".")[:2] if part.isdigit()) < (5, 8)
     if known:
-        yield _ok("versions", f"celery-trace {ours}, celery {celery}")
+        yield ok("versions", f"celery-trace {ours}, celery {celery}")
     else:
-        yield _warn("versions", f"celery-trace {ours}, celery {celery}", "Tested with Celery 5.5 to 5.7.")
+        yield warn("versions", f"celery-trace {ours}, celery {celery}", "Tested with Celery 5.5 to 5.7.")
 
 
 def _extras(_: Installation) -> Iterator[Finding]:
@@ -115,10 +93,10 @@ def _extras(_: Installation) -> Iterator[Finding]:
         ("apprise", "apprise", "alerts", "alerts by mail, Slack and others"),
     ):
         if importlib.util.find_spec(module) is not None:
-            yield _ok(module, importlib.metadata.version(package))
+            yield ok(module, importlib.metadata.version(package))
         else:
             # Only what is used has to be there.
-            yield _ok(module, f'not installed; for {purpose}: pip install "celery-trace[{extra}]"')
+            yield ok(module, f'not installed; for {purpose}: pip install "celery-trace[{extra}]"')
 
 
 def _switch(here: Installation) -> Iterator[Finding]:
@@ -126,15 +104,15 @@ def _switch(here: Installation) -> Iterator[Finding]:
 
     asked = os.environ.get(SWITCH, "").strip().lower() not in {"", "0", "false", "no", "off"}
     if not here.settings.enabled:
-        yield _warn("enabled", "trace_enabled is False", "Set it to True to trace anything.")
+        yield warn("enabled", "trace_enabled is False", "Set it to True to trace anything.")
     elif asked:
-        yield _ok("enabled", f"{SWITCH} is set in this environment")
+        yield ok("enabled", f"{SWITCH} is set in this environment")
     elif _receivers():
-        yield _ok("enabled", "by CeleryTrace(app) in the app's module")
+        yield ok("enabled", "by CeleryTrace(app) in the app's module")
     elif (status := read_status(here.settings.folder)) is not None and status.state != "ended" and _lives(status.pid):
-        yield _ok("enabled", "not in this environment, but a traced process runs")
+        yield ok("enabled", "not in this environment, but a traced process runs")
     else:
-        yield _warn(
+        yield warn(
             "enabled",
             "not in this environment",
             f"Start the worker with {SWITCH}=1, or put CeleryTrace(app) into the app's module.",
@@ -150,18 +128,18 @@ def _receivers() -> bool:
 def _rules(here: Installation) -> Iterator[Finding]:
     try:
         made = rules.configured(here.settings.alert_rules)
-        yield _ok("alert rules", f"{len(made)} in force")
+        yield ok("alert rules", f"{len(made)} in force")
     except SettingError as error:
-        yield _fail("alert rules", str(error), "Correct trace_alert_rules; see docs/alerts.md.")
+        yield fail("alert rules", str(error), "Correct trace_alert_rules; see docs/alerts.md.")
     try:
         labels = [channel.label for channel in channels.channels(here.settings.alert_channels)]
     except SettingError as error:
-        yield _fail("alert channels", str(error), "Correct trace_alert_channels; see docs/alerts.md.")
+        yield fail("alert channels", str(error), "Correct trace_alert_channels; see docs/alerts.md.")
         return
     if labels:
-        yield _ok("alert channels", ", ".join(labels))
+        yield ok("alert channels", ", ".join(labels))
     else:
-        yield _ok("alert channels", "none: alerts are shown on the monitor; trace_alert_channels sends them too")
+        yield ok("alert channels", "none: alerts are shown on the monitor; trace_alert_channels sends them too")
 
 
 # --- the machine ------------------------------------------------------------------------------------------
@@ -172,9 +150,9 @@ def _folder(here: Installation) -> Iterator[Finding]:
     if not folder.exists():
         above = next(parent for parent in folder.parents if parent.exists())
         if os.access(above, os.W_OK | os.X_OK):
-            yield _ok("trace_dir", f"{folder} does not exist yet; a worker creates it")
+            yield ok("trace_dir", f"{folder} does not exist yet; a worker creates it")
         else:
-            yield _fail(
+            yield fail(
                 "trace_dir",
                 f"{folder} does not exist and {above} is not writable by uid {os.getuid()}",
                 "Set CELERY_TRACE_DIR to a writable place.",
@@ -188,29 +166,29 @@ def _folder(here: Installation) -> Iterator[Finding]:
             private_files.check_writable(spool)
     except OSError as error:
         what = "has no space" if unrecorded.is_full(error) else "is not writable"
-        yield _fail("trace_dir", f"{folder} {what}: {unrecorded.why(folder, error)}", unrecorded.advice(error))
+        yield fail("trace_dir", f"{folder} {what}: {unrecorded.why(folder, error)}", unrecorded.advice(error))
         return
     status = folder.stat()
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
-        yield _fail(
+        yield fail(
             "trace_dir",
             f"{folder} has mode {mode:04o}: others can read what was captured",
             f"Run: chmod 700 {folder}",
         )
     else:
-        yield _ok("trace_dir", f"{folder}, mode {mode:04o}")
+        yield ok("trace_dir", f"{folder}, mode {mode:04o}")
     yield from _files(folder)
     free = os.statvfs(folder)
     free_bytes = free.f_bavail * free.f_frsize
     if free_bytes < here.settings.spool_bytes:
-        yield _warn(
+        yield warn(
             "disk",
             f"{size(free_bytes)} free, the spool may take {size(here.settings.spool_bytes)}",
             "Free some space, or lower trace_spool_bytes.",
         )
     else:
-        yield _ok("disk", f"{size(free_bytes)} free")
+        yield ok("disk", f"{size(free_bytes)} free")
 
 
 def _files(folder: Path) -> Iterator[Finding]:
@@ -233,15 +211,15 @@ def _files(folder: Path) -> Iterator[Finding]:
             except OSError:  # gone by now, or another user's
                 continue
     if loose:
-        yield _fail("private files", f"readable by others: {_some(loose)}", f"Run: chmod -R go= {folder}")
+        yield fail("private files", f"readable by others: {_some(loose)}", f"Run: chmod -R go= {folder}")
     if refused:
-        yield _fail(
+        yield fail(
             "foreign files",
             f"not used, as another user may have put them there: {_some(refused)}",
             "Check who can write to trace_dir; then remove them, or make them yours alone (chown, chmod 600).",
         )
     if aside:
-        yield _warn(
+        yield warn(
             "set aside",
             f"not celery-trace's: {_some(aside)}",
             "Check who can write to trace_dir; then remove them.",
@@ -259,23 +237,23 @@ def _heap(here: Installation) -> Iterator[Finding]:
     from celery_trace.process import counters
 
     if here.settings.memory not in {"auto", "always"}:
-        yield _warn("memory", f"trace_memory is {here.settings.memory!r}", 'Set it to "auto" to find leaks.')
+        yield warn("memory", f"trace_memory is {here.settings.memory!r}", 'Set it to "auto" to find leaks.')
         return
     slow = availability()
     if slow:
-        yield _warn(
+        yield warn(
             "memory",
             f"sampled by short periods of tracemalloc: {slow}",
             "Tracing costs about a hundred times as much as sampling, so within the same budget it takes that much "
             "longer to find a leak. It stops for the program's own tracemalloc and for traced blocks.",
         )
     else:
-        yield _ok("memory", "sampled by the extension module")
+        yield ok("memory", "sampled by the extension module")
     allocator = os.environ.get("PYTHONMALLOC")
     if allocator:
-        yield _ok("allocators", f"PYTHONMALLOC is {allocator}: memory is sampled nevertheless")
+        yield ok("allocators", f"PYTHONMALLOC is {allocator}: memory is sampled nevertheless")
     if "malloc_bytes" not in counters.available():
-        yield _warn(
+        yield warn(
             "C memory",
             f"the C allocator has no statistics ({platform.libc_ver()[0] or 'not glibc'}, or another one is preloaded)",
             "Memory of C code is then measured by the process's address space only, which shows large amounts.",
@@ -338,15 +316,15 @@ def _sandbox(_: Installation) -> Iterator[Finding]:
     )
     tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     if tried.returncode != 0:
-        yield _warn("sandbox", "its layers could not be tested", "The recreated shell may not start on this machine.")
+        yield warn("sandbox", "its layers could not be tested", "The recreated shell may not start on this machine.")
         return
     layers = msgspec.json.decode(tried.stdout, type=list[tuple[str, bool, str]])
     holding = [name for name, holds, _ in layers if holds]
     lacking = [f"{name} ({note})" if note else name for name, holds, note in layers if not holds]
     if not lacking:
-        yield _ok("sandbox", ", ".join(holding))
+        yield ok("sandbox", ", ".join(holding))
     else:
-        yield _warn(
+        yield warn(
             "sandbox",
             f"works: {', '.join(holding) or 'nothing'}; does not: {', '.join(lacking)}",
             "The recreated shell works with less isolation. A newer kernel, or user namespaces, would improve it.",
@@ -365,21 +343,21 @@ def examine_store(here: Installation) -> Iterator[Finding]:
     try:
         store = open_store(here.settings, create=False)
     except Unavailable as error:
-        level = _warn if _not_made_yet(here.settings) else _fail
+        level = warn if _not_made_yet(here.settings) else fail
         yield level("store", f"{error.what}: {error.why}", error.next)
         return
     try:
         stats = Queries(store).stats()
     except Unavailable as error:
-        yield _fail("store", f"{error.what}: {error.why}", error.next)
+        yield fail("store", f"{error.what}: {error.why}", error.next)
         return
     finally:
         store.close()
-    yield _ok("store", f"{stats.store}, schema {stats.schema}, {sum(stats.records.values())} records")
+    yield ok("store", f"{stats.store}, schema {stats.schema}, {sum(stats.records.values())} records")
     if stats.size is not None:
         yield from _size(here, stats.size)
     for lost in stats.lost_stores:
-        yield _warn(
+        yield warn(
             "losses",
             sentence(lost),
             "Records that were only in it are lost, unless a backup or the file that was set aside has them.",
@@ -387,22 +365,22 @@ def examine_store(here: Installation) -> Iterator[Finding]:
     aside = stats.dropped.get("set_aside", 0)
     dropped = sum(stats.dropped.values()) - aside
     if dropped:
-        yield _warn("losses", f"{dropped} records were dropped by a full spool", "Raise trace_spool_bytes.")
+        yield warn("losses", f"{dropped} records were dropped by a full spool", "Raise trace_spool_bytes.")
     if aside:
-        yield _warn(
+        yield warn(
             "losses",
             f"{aside} unreadable records were dropped, as the queue celery_trace.set_aside is full",
             "Find out what publishes them, then empty that queue.",
         )
     if stats.corrupt_lines:
-        yield _warn(
+        yield warn(
             "losses",
             f"{stats.corrupt_lines} corrupt lines were set aside",
             f"See {here.settings.spool_folder / 'set-aside.log'}.",
         )
     if stats.own_errors:
         worst = max(stats.own_errors.items(), key=lambda pair: pair[1])
-        yield _warn("own errors", f"{sum(stats.own_errors.values())}, mostly in {worst[0]}", "See the worker's log.")
+        yield warn("own errors", f"{sum(stats.own_errors.values())}, mostly in {worst[0]}", "See the worker's log.")
 
 
 def _size(here: Installation, found: StoreSize) -> Iterator[Finding]:
@@ -420,21 +398,21 @@ def _size(here: Installation, found: StoreSize) -> Iterator[Finding]:
         and (found.bytes_per_day or 0) * NEARLY_FULL_DAYS > grows_into_disk
         and (found.bound_at is None or found.bound_at > time.time() + days_s)
     ):
-        yield _warn(
+        yield warn(
             "store size",
             f"{words} {size(grows_into_disk)} are free on the disk.",
             "The disk will be full before the retention limits the store: lower trace_retention_bytes or "
             "trace_retention_days, or free some space.",
         )
     elif not found.gives_back and found.free_bytes > WASTED_BYTES:
-        yield _warn(
+        yield warn(
             "store size",
             words,
             "This file was created by an older version and can't shrink. When writers may wait for some time, run: "
             "celery -A PROJECT trace prune --vacuum",
         )
     else:
-        yield _ok("store size", words)
+        yield ok("store size", words)
 
 
 def _not_made_yet(settings: Settings) -> bool:
@@ -449,14 +427,14 @@ def _broker(here: Installation) -> Iterator[Finding]:
         address = connection.as_uri()  # without its password
         connection.transport_cls  # noqa: B018 - imports the broker's library
     except ImportError as error:
-        yield _fail("broker", f"the library for {scheme} is not installed: {error}", _install(scheme))
+        yield fail("broker", f"the library for {scheme} is not installed: {error}", _install(scheme))
         return
     try:
         connection.connect_timeout = BROKER_S
         connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=BROKER_S)
-        yield _ok("broker", address)
+        yield ok("broker", address)
     except Exception as error:  # kombu's transports raise different errors
-        yield _fail(
+        yield fail(
             "broker",
             f"{address} does not answer ({type(error).__name__}: {error})",
             "Start the broker, or correct broker_url. Records are not lost: they wait in the spool.",
@@ -466,13 +444,7 @@ def _broker(here: Installation) -> Iterator[Finding]:
 
 
 #: Celery's extras, where their names are not those of the broker's address.
-_EXTRAS = {
-    "rediss": "redis",
-    "valkey": "valkey",
-    "valkeys": "valkey",
-    "amqps": "amqp",
-    "azureservicebus": "azureservicebus",
-}
+_EXTRAS = {"rediss": "redis", "valkeys": "valkey", "amqps": "amqp"}
 
 
 def _install(scheme: str) -> str:
@@ -484,20 +456,20 @@ def _install(scheme: str) -> str:
 def _collector(here: Installation) -> Iterator[Finding]:
     status = read_status(here.settings.folder)
     if status is None:
-        yield _warn(
+        yield warn(
             "collector",
             "none has run in this trace_dir",
             "A worker starts it; or run: celery -A PROJECT trace collect",
         )
         return
     if status.folders_lost:
-        yield _warn(
+        yield warn(
             "losses",
             f"{here.settings.folder} was removed {status.folders_lost} times while the collector ran",
             "Records that were not stored by then are lost. Find out what removes it.",
         )
     if status.sent_again:
-        yield _warn(
+        yield warn(
             "losses",
             f"the store was replaced while the collector ran; {status.sent_again} records were sent again",
             "Older records are only in the replaced store.",
@@ -505,16 +477,16 @@ def _collector(here: Installation) -> Iterator[Finding]:
     age_s = time.time() - status.at_s
     waiting = f"{status.spool_records} records wait in the spool ({size(status.spool_bytes)})"
     if status.state == "ended" or age_s > STATUS_S or not _lives(status.pid):
-        level = _fail if status.spool_records else _warn
+        level = fail if status.spool_records else warn
         yield level(
             "collector",
             f"not running (last seen {duration(max(age_s, 1.0))} ago); {waiting}",
             "A worker starts it; or run: celery -A PROJECT trace collect",
         )
     elif status.state == "waiting":
-        yield _fail("collector", f"pid {status.pid} waits: {status.why}; {waiting}", "See the store or broker above.")
+        yield fail("collector", f"pid {status.pid} waits: {status.why}; {waiting}", "See the store or broker above.")
     else:
-        yield _ok("collector", f"pid {status.pid}, {status.state}, {status.delivered} delivered; {waiting}")
+        yield ok("collector", f"pid {status.pid}, {status.state}, {status.delivered} delivered; {waiting}")
 
 
 def _lives(pid: int) -> bool:

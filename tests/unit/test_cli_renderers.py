@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from celery_trace.cli.doctor import Finding
+from celery_trace.cli.findings import Finding
 from celery_trace.cli.renderers import alerts, checkup, failures, leaks, shells, workers
 from celery_trace.cli.renderers.style import Style
 from celery_trace.cli.renderers.tables import TableColumn, grid, shortened, table

@@ -13,7 +13,8 @@ from celery import Celery
 from msgspec.structs import replace
 
 from celery_trace.cli import doctor
-from celery_trace.cli.doctor import CHECKS, Finding, examine
+from celery_trace.cli.doctor import CHECKS, examine
+from celery_trace.cli.findings import Finding
 from celery_trace.collector import STATUS_FILE, Status, write_status
 from celery_trace.model import AnyRecord, ProcessRecord, Role, Stats
 from celery_trace.settings import Settings

@@ -9,7 +9,7 @@ from celery_trace.cli.renderers.style import Style
 from celery_trace.cli.renderers.tables import Cell, grid
 
 if TYPE_CHECKING:
-    from celery_trace.cli.doctor import Finding
+    from celery_trace.cli.findings import Finding
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
