@@ -16,7 +16,7 @@ from celery_trace.stores import lineage, migration, sizes, tables
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores.mapping import T, TableOf
 from celery_trace.stores.state import RULES
-from celery_trace.stores.tables import AnyColumn
+from celery_trace.stores.tables import AnyColumn, AnyRow
 
 _alerts = tables.alerts
 _deliveries = tables.deliveries
@@ -160,7 +160,7 @@ class MonitoringQueries(QueryBase):
         with self.store.reading() as connection:
             for row in connection.execute(wanted.limit(MOST_ASKED)):
                 for name in _part(msgspec.json.decode(row.counters), "heap:"):
-                    found.setdefault(name, []).append(f"{row.worker or f'{row.role}@{row.host}'} pid {row.pid}")
+                    found.setdefault(name, []).append(_name_of(row))
         return found
 
     def not_looking(self) -> dict[str, list[str]]:
@@ -174,8 +174,7 @@ class MonitoringQueries(QueryBase):
         found: dict[str, list[str]] = {}
         with self.store.reading() as connection:
             for row in connection.execute(wanted.order_by(table.c.worker, table.c.pid).limit(MOST_ASKED)):
-                name = f"{row.worker or f'{row.role}@{row.host}'} pid {row.pid}"
-                found.setdefault(f"trace_memory is {row.mode} there", []).append(name)
+                found.setdefault(f"trace_memory is {row.mode} there", []).append(_name_of(row))
         return found
 
     def change_token(self) -> str:
@@ -183,6 +182,11 @@ class MonitoringQueries(QueryBase):
         wanted = sa.select(_tallies.c.value).where(_tallies.c.id == "changes")
         with self.store.reading() as connection:
             return str(connection.execute(wanted).scalar() or 0)
+
+
+def _name_of(process: AnyRow) -> str:
+    """``w1@h pid 12``; without a worker ``web@h pid 12``."""
+    return f"{process.worker or f'{process.role}@{process.host}'} pid {process.pid}"
 
 
 def _part(sums: dict[str, int], prefix: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ from celery_trace.model.searches import SavedView
 from celery_trace.model.triage import Comment, Retried
 from celery_trace.stores import rows as rows_of
 from celery_trace.stores import tables
+from celery_trace.stores.mapping import Row
 from celery_trace.stores.statements import add_tallies, chunks, locked, upsert
 
 
@@ -22,7 +23,17 @@ def _decide(connection: sa.Connection, fingerprint: str, **values: object) -> No
     before: dict[str, object] = {"assigned_to": "", "ignored_until_s": None, "ignored_by": ""}
     if fingerprint in found:
         before = dict(found[fingerprint]._mapping)
-    upsert(connection, tables.triage, [{**before, "fingerprint": fingerprint, **values}])
+    _put(connection, tables.triage, [{**before, "fingerprint": fingerprint, **values}])
+
+
+def _put(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Add rows, or replace those with the same key."""
+    upsert(connection, table, rows)
+    _changed(connection)
+
+
+def _remove(connection: sa.Connection, table: sa.Table, id: str) -> None:
+    connection.execute(sa.delete(table).where(table.c.id == id))
     _changed(connection)
 
 
@@ -51,32 +62,27 @@ def reopen(connection: sa.Connection, fingerprint: str) -> None:
 
 def comment(connection: sa.Connection, comment: Comment) -> None:
     """Add a comment."""
-    upsert(connection, tables.comments, [rows_of.COMMENTS.row(comment)])
-    _changed(connection)
+    _put(connection, tables.comments, [rows_of.COMMENTS.row(comment)])
 
 
 def remove_comment(connection: sa.Connection, id: str) -> None:
     """Remove a comment."""
-    connection.execute(sa.delete(tables.comments).where(tables.comments.c.id == id))
-    _changed(connection)
+    _remove(connection, tables.comments, id)
 
 
 def retried(connection: sa.Connection, records: Sequence[Retried]) -> None:
     """Note that failures were sent again."""
-    upsert(connection, tables.retried, [rows_of.RETRIED.row(record) for record in records])
-    _changed(connection)
+    _put(connection, tables.retried, [rows_of.RETRIED.row(record) for record in records])
 
 
 def save_view(connection: sa.Connection, view: SavedView) -> None:
     """Save a user's search, or replace it."""
-    upsert(connection, tables.saved_views, [rows_of.SAVED_VIEWS.row(view)])
-    _changed(connection)
+    _put(connection, tables.saved_views, [rows_of.SAVED_VIEWS.row(view)])
 
 
 def remove_view(connection: sa.Connection, id: str) -> None:
     """Remove a user's search."""
-    connection.execute(sa.delete(tables.saved_views).where(tables.saved_views.c.id == id))
-    _changed(connection)
+    _remove(connection, tables.saved_views, id)
 
 
 def forget(connection: sa.Connection, fingerprints: Sequence[str]) -> None:

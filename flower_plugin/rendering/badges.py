@@ -137,12 +137,15 @@ def bars(trend: Sequence[tuple[float, int]], label: str, width: int = 110, heigh
         + ("/>" if count else ' class="tr-zero"/>')
         for index, (_, count) in enumerate(trend)
     )
-    total = sum(count for _, count in trend)
-    text = f"{label}: {total:,} in {len(trend)} intervals, at most {most:,} in one"
     return (
-        f'<svg class="tr-bars" role="img" aria-label="{show(text)}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}">{rects}</svg>'
+        f'<svg class="tr-bars" role="img" aria-label="{show(_in_words(trend, label))}" width="{width}" '
+        f'height="{height}" viewBox="0 0 {width} {height}">{rects}</svg>'
     )
+
+
+def _in_words(trend: Sequence[tuple[float, int]], label: str) -> str:
+    counts = [count for _, count in trend]
+    return f"{label}: {sum(counts):,} in {len(counts)} intervals, at most {max(counts, default=0):,} in one"
 
 
 def bar_plot(trend: Sequence[tuple[float, int]], label: str, moment: Callable[[float], str]) -> str:
@@ -161,9 +164,8 @@ def bar_plot(trend: Sequence[tuple[float, int]], label: str, moment: Callable[[f
             f'<rect x="{index * 10 + 1}" y="{100 - height:.1f}" width="8" height="{height:.1f}"'
             f"{'' if count else ' class=tr-zero'}><title>{show(moment(begin))}: {count:,}</title></rect>"
         )
-    text = f"{label}: {sum(count for _, count in trend):,} in {len(trend)} intervals, at most {most:,} in one"
     return (
-        f'<svg class="tr-bars tr-bar-plot" role="img" aria-label="{show(text)}" '
+        f'<svg class="tr-bars tr-bar-plot" role="img" aria-label="{show(_in_words(trend, label))}" '
         f'viewBox="0 0 {len(trend) * 10} 100" preserveAspectRatio="none">{"".join(bars_)}</svg>'
     )
 
